@@ -1,0 +1,25 @@
+"""Fixtures shared by all tests: real data where present, a counting scheduler, hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=60, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+DATA = Path(os.environ.get("DOWNSCALE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def shared_data(name: str) -> Path:
+    """Path of a real field used by the tests; skips the test where the file is absent."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"real field {name} is not at {DATA} (set DOWNSCALE_TEST_DATA to its folder)")
+    return path
