@@ -1,0 +1,282 @@
+"""One-dimensional axes of cells: edges, measure, refinement, nesting (numpy only; knows no file and no field).
+
+An axis is its cell edges. What makes a cell large is its *measure*: degrees of longitude, the sine of
+latitude (so that products of measures are areas on the sphere), metres on a projected grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from downscale.errors import GridError, ShapeError
+
+Kind = Literal["latitude", "longitude", "projected"]
+Edges = NDArray[np.float64]
+
+FULL_CIRCLE = 360.0
+# Coordinates are often stored as float32: 1e-5 of a cell is far below any real misfit of grids and far above rounding.
+EDGE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class CellAxis:
+    """A row of adjoining cells along one coordinate.
+
+    Parameters
+    ----------
+    edges : array of float64, shape (n + 1,)
+        Cell edges, strictly monotone, in degrees (latitude, longitude) or metres (projected).
+    kind : {"latitude", "longitude", "projected"}
+        Decides the measure of a cell.
+
+    Notes
+    -----
+    ``refine(factor)`` cuts every cell into ``factor`` equal parts of the coordinate and keeps the coarse
+    edges bit for bit; the measures of the parts add up to the measure of the whole.
+
+    Examples
+    --------
+    >>> CellAxis(np.array([0.0, 10.0, 20.0]), "longitude").refine(2).edges
+    array([ 0.,  5., 10., 15., 20.])
+    """
+
+    edges: Edges
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        edges = np.asarray(self.edges, dtype=np.float64)
+        if edges.ndim != 1 or edges.size < 2:
+            raise ShapeError(f"expected at least two cell edges in one dimension, received shape {edges.shape}")
+        steps = np.diff(edges)
+        if not np.isfinite(edges).all() or not ((steps > 0).all() or (steps < 0).all()):
+            raise GridError(f"expected strictly monotone {self.kind} edges, received {edges[:6]}...; sort the axis")
+        if self.kind == "latitude" and np.abs(edges).max() > 90:
+            raise GridError(f"expected latitudes within -90 to 90, received {edges.min():g} to {edges.max():g}")
+        if self.kind == "longitude" and np.ptp(edges) > FULL_CIRCLE * (1 + 1e-9):
+            raise GridError(f"expected longitudes within one circle, received {np.ptp(edges):g} degrees")
+        object.__setattr__(self, "edges", edges)
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return self.edges.size - 1
+
+    @property
+    def ascending(self) -> bool:
+        """Whether the coordinate grows along the axis."""
+        return bool(self.edges[-1] > self.edges[0])
+
+    @cached_property
+    def centres(self) -> NDArray[np.float64]:
+        """Midpoints of the cells in the coordinate, shape (n,)."""
+        return 0.5 * (self.edges[:-1] + self.edges[1:])
+
+    @cached_property
+    def periodic(self) -> bool:
+        """Whether the longitudes close the circle."""
+        return self.kind == "longitude" and bool(np.isclose(np.ptp(self.edges), FULL_CIRCLE, rtol=0, atol=1e-6))
+
+    @cached_property
+    def measure_edges(self) -> Edges:
+        """Edges in the measure coordinate: sin(latitude), radians of longitude, or metres."""
+        if self.kind == "latitude":
+            return np.sin(np.deg2rad(self.edges))
+        return np.deg2rad(self.edges) if self.kind == "longitude" else self.edges
+
+    @cached_property
+    def measure(self) -> NDArray[np.float64]:
+        """Measures of the cells, positive, shape (n,)."""
+        if self.kind == "latitude":
+            # sin(b) - sin(a) = 2 cos(mean) sin(half width): no digits are lost near the poles.
+            half = np.deg2rad(np.abs(np.diff(self.edges))) / 2
+            return 2 * np.cos(np.deg2rad(self.centres)) * np.sin(half)
+        return np.abs(np.diff(self.measure_edges))
+
+    def refine(self, factor: int) -> CellAxis:
+        """Cut each cell into ``factor`` parts that are equal in the coordinate."""
+        check_factor(factor)
+        start, step = self.edges[:-1, None], np.diff(self.edges)[:, None] / factor
+        fine = start + step * np.arange(factor)
+        return CellAxis(np.append(fine.ravel(), self.edges[-1]), self.kind)
+
+    def coarsen(self, factor: int) -> CellAxis:
+        """Join ``factor`` neighbours into one cell; the number of cells must be a multiple."""
+        check_factor(factor)
+        if self.size % factor:
+            raise ShapeError(
+                f"expected a {self.kind} axis of a multiple of {factor} cells, received {self.size}; crop it first"
+            )
+        return CellAxis(self.edges[::factor], self.kind)
+
+    def reverse(self) -> CellAxis:
+        """Return the same cells in the opposite order."""
+        return CellAxis(self.edges[::-1], self.kind)
+
+    def nest_factor(self, fine: CellAxis) -> int | None:
+        """Return the integer by which ``fine`` refines this axis cell by cell in the same order, else None.
+
+        Fine cells need not be equal: it suffices that every coarse edge is a fine edge at even index steps.
+        """
+        factor, rest = divmod(fine.size, self.size)
+        if rest or factor < 1 or fine.kind != self.kind:
+            return None
+        tolerance = EDGE_TOLERANCE * np.abs(np.diff(fine.edges)).min()
+        return factor if np.allclose(fine.edges[::factor], self.edges, rtol=0, atol=tolerance) else None
+
+    def part_weights(self, fine: CellAxis) -> NDArray[np.float64]:
+        """Return the share of each fine cell in the measure of its coarse cell, shape (n_fine,); adds up to one."""
+        parts = fine.measure.reshape(self.size, -1)
+        return (parts / parts.sum(axis=1, keepdims=True)).ravel()
+
+
+def check_factor(factor: object) -> int:
+    """Return ``factor`` as an int if it is a whole number of at least one.
+
+    Raises
+    ------
+    ShapeError
+        For zero, negative, fractional and non-numeric factors.
+
+    Examples
+    --------
+    >>> check_factor(4)
+    4
+    """
+    whole = isinstance(factor, (int, np.integer)) and not isinstance(factor, bool)
+    if not whole or int(factor) < 1:  # type: ignore[call-overload]
+        raise ShapeError(f"expected factor to be a whole number of at least 1, received {factor!r}")
+    return int(factor)  # type: ignore[call-overload]
+
+
+def _check_centres(centres: NDArray[np.float64], kind: Kind) -> None:
+    if centres.ndim != 1 or centres.size == 0:
+        raise GridError(f"expected a one-dimensional {kind} coordinate, received shape {centres.shape}")
+    if not np.isfinite(centres).all():
+        raise GridError(f"expected finite {kind} coordinates, received NaN or infinity; drop those rows")
+    if kind == "latitude" and np.abs(centres).max() > 90 + 1e-6:
+        worst = centres[np.abs(centres).argmax()]
+        raise GridError(f"expected latitudes within -90 to 90, received {worst:g}; check units or axis names")
+
+
+def _check_order(centres: NDArray[np.float64], kind: Kind) -> None:
+    steps = np.diff(centres)
+    if (steps == 0).any():
+        value = centres[:-1][steps == 0][0]
+        raise GridError(f"expected distinct {kind} coordinates, received {value:g} twice; drop the duplicate")
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise GridError(f"expected sorted {kind} coordinates, received {centres[:4]}...; sort the axis first")
+
+
+def unwrap_longitude(centres: ArrayLike) -> NDArray[np.float64]:
+    """Remove the one jump of 360 degrees where a region crosses the seam of the convention.
+
+    Examples
+    --------
+    >>> unwrap_longitude([350.0, 355.0, 0.0, 5.0])
+    array([350., 355., 360., 365.])
+    """
+    values = np.asarray(centres, dtype=np.float64)
+    steps = np.diff(values)
+    jumps = np.flatnonzero(np.abs(steps) > FULL_CIRCLE / 2)
+    # Exactly one jump, against the direction of all other steps, is a seam; anything else is disorder.
+    if values.size < 3 or jumps.size != 1:
+        return values
+    unwrapped = values.copy()
+    unwrapped[jumps[0] + 1 :] -= np.sign(steps[jumps[0]]) * FULL_CIRCLE
+    return unwrapped
+
+
+def axis_from_centres(centres: ArrayLike, kind: Kind) -> CellAxis:
+    """Build an axis whose edges lie midway between centres, the outer ones by extension.
+
+    Latitude edges are clipped at the poles; longitudes that nearly close the circle close it exactly.
+
+    Raises
+    ------
+    GridError
+        For one cell only (its width is unknown), unsorted, duplicate, non-finite or impossible coordinates.
+    """
+    values = np.asarray(centres, dtype=np.float64)
+    _check_centres(values, kind)
+    values = unwrap_longitude(values) if kind == "longitude" else values
+    if values.size == 1:
+        raise GridError(f"expected bounds for a {kind} axis of one cell, received none; add CF bounds")
+    _check_order(values, kind)
+    middle = 0.5 * (values[:-1] + values[1:])
+    edges = np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
+    return CellAxis(_settle(edges, kind), kind)
+
+
+def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = None) -> CellAxis:
+    """Build an axis from CF bounds of shape (n, 2), which must adjoin.
+
+    Raises
+    ------
+    GridError
+        If the bounds overlap, leave gaps, or do not contain their centres.
+    """
+    pairs = np.asarray(bounds, dtype=np.float64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise GridError(f"expected {kind} bounds of shape (n, 2), received {pairs.shape}")
+    if not np.isfinite(pairs).all():
+        raise GridError(f"expected finite {kind} bounds, received NaN or infinity; drop the bounds or repair them")
+    if centres is not None:
+        _check_centres(np.asarray(centres, dtype=np.float64), kind)
+    pairs = _same_direction(pairs, kind, centres)
+    tolerance = EDGE_TOLERANCE * np.abs(pairs[:, 1] - pairs[:, 0]).min()
+    gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
+    if gaps.size and gaps.max() > max(tolerance, 1e-9):
+        worst = int(gaps.argmax())
+        raise GridError(
+            f"expected adjoining {kind} cells, received {pairs[worst].tolist()} before {pairs[worst + 1].tolist()}; "
+            "sort the axis or repair the bounds"
+        )
+    return CellAxis(_settle(np.append(pairs[:, 0], pairs[-1, 1]), kind), kind)
+
+
+def _same_direction(pairs: NDArray[np.float64], kind: Kind, centres: ArrayLike | None) -> NDArray[np.float64]:
+    """Order each pair along the axis and bring longitudes onto one branch."""
+    pairs = pairs.copy()
+    if kind == "longitude":
+        # A cell that crosses the seam may read [359.5, 0.5]: close each cell first, then chain the cells.
+        width = pairs[:, 1] - pairs[:, 0]
+        pairs[:, 1] -= np.round(width / FULL_CIRCLE) * FULL_CIRCLE * (np.abs(width) > FULL_CIRCLE / 2) * (
+            len(pairs) > 1
+        )
+        middle = unwrap_longitude(pairs.mean(axis=1))
+        pairs += (middle - pairs.mean(axis=1))[:, None]
+    middle = pairs.mean(axis=1)
+    _check_order(middle, kind)
+    up = middle[-1] > middle[0] if len(middle) > 1 else pairs[0, 1] > pairs[0, 0]
+    pairs = np.sort(pairs, axis=1)
+    return pairs if up else pairs[:, ::-1]
+
+
+def _settle(edges: Edges, kind: Kind) -> Edges:
+    """Clip latitudes at the poles and close a circle that is open by rounding only."""
+    if kind == "latitude":
+        return np.clip(edges, -90.0, 90.0)
+    if kind == "longitude":
+        span, cell = edges[-1] - edges[0], np.abs(np.diff(edges)).min()
+        if abs(abs(span) - FULL_CIRCLE) < 1e-3 * cell:
+            edges = edges.copy()
+            edges[-1] = edges[0] + np.sign(span) * FULL_CIRCLE
+    return edges
+
+
+def draw_to_poles(axis: CellAxis) -> CellAxis:
+    """Extend the outer latitude cells to the poles where a global grid leaves less than a third of a cell.
+
+    Gaussian grids have no row at the pole and midpoints leave a small cap that belongs to the last row.
+    """
+    edges = axis.edges.copy()
+    for end, inner in ((0, 1), (-1, -2)):
+        gap, width = 90.0 - abs(edges[end]), abs(edges[end] - edges[inner])
+        if 0 < gap < width / 3:
+            edges[end] = np.copysign(90.0, edges[end])
+    return CellAxis(edges, axis.kind)

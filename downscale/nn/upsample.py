@@ -1,0 +1,222 @@
+"""Fixed, latitude-aware up-sampling on the sphere and on planes (torch; knows grids, no file and no dask).
+
+The two-dimensional operators are products of one operator a axis: first rows (latitude), then columns. They gather:
+each fine value is a sum over a window of coarse neighbours, added tap by tap in one order, so that any cutting of the
+field gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from downscale.errors import OptionError, ShapeError, listing
+from downscale.grid.axis import FULL_CIRCLE, CellAxis, check_factor
+from downscale.grid.latlon import RectilinearGrid
+from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
+from downscale.kernels.sobolev import AxisWeights, axis_weights, enforce_cell_law
+from downscale.typing import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Factor = int | tuple[int, int]
+
+
+def factor_pair(factor: Factor) -> tuple[int, int]:
+    """Return the refinement of rows and columns as two checked integers."""
+    pair = factor if isinstance(factor, tuple) else (factor, factor)
+    return check_factor(pair[0]), check_factor(pair[1])
+
+
+class SeparableUpsample(torch.nn.Module):
+    """A linear up-sampler that is one operator along rows and one along columns.
+
+    Parameters
+    ----------
+    grid : RectilinearGrid
+        The whole coarse grid.
+    y_weights, x_weights : AxisWeights
+        The operators along the two axes of that grid.
+    factor : (int, int)
+        Refinement of rows and columns.
+    laws : frozenset of str
+        Laws that the operators obey.
+    """
+
+    multiple_of = 1
+
+    def __init__(
+        self,
+        grid: RectilinearGrid,
+        y_weights: AxisWeights,
+        x_weights: AxisWeights,
+        factor: tuple[int, int],
+        laws: frozenset[str],
+    ) -> None:
+        super().__init__()
+        self.grid, self.factor, self.laws = grid, factor, laws
+        self._axes = (y_weights, x_weights)
+        reach_y, reach_x = (_reach(w, f, n) for w, f, n in zip(self._axes, factor, grid.shape, strict=True))
+        # Missing neighbours are filled from their own neighbours, which doubles the reach.
+        self.halo: tuple[int, int] | None = (2 * reach_y, 2 * reach_x)
+        self._fill_radius = (reach_y, reach_x)
+
+    def forward(self, coarse: Tensor, place: Place | None = None) -> Tensor:
+        """Up-sample ``coarse`` of shape (..., n_y, n_x); NaN marks missing cells, whose parts become NaN."""
+        row, column = (0, 0) if place is None else (place.row, place.column)
+        if place is None and tuple(coarse.shape[-2:]) != self.grid.shape:
+            raise ShapeError(f"expected a coarse field of shape (..., {self.grid.shape}), received {tuple(coarse.shape)}")
+        missing = torch.isnan(coarse)
+        holes = bool(missing.any())
+        source = _fill(coarse, missing, self._fill_radius, place is None and self.grid.x.periodic) if holes else coarse
+        fine = _gather(source, self._axes[0], self.factor[0], row, self.grid.y, axis=-2)
+        fine = _gather(fine, self._axes[1], self.factor[1], column, self.grid.x, axis=-1)
+        return fine.masked_fill(_repeat(missing, self.factor), torch.nan) if holes else fine
+
+    def extra_repr(self) -> str:
+        """Describe the operator."""
+        taps = self._axes[0].taps, self._axes[1].taps
+        return f"cells={self.grid.shape}, factor={self.factor}, taps={taps}, laws={sorted(self.laws)}"
+
+
+class SobolevUpsample(SeparableUpsample):
+    """The Sobolev-optimal kernel on a grid: cell, phase and total law, exact on the sphere.
+
+    Parameters
+    ----------
+    grid : RectilinearGrid
+        The whole coarse grid, rows and columns.
+    factor : int or (int, int)
+        Refinement of rows and columns.
+    taps : int, odd
+        Coarse cells in a window along each axis; fewer where the axis is shorter.
+    order : float
+        Order of the Sobolev seminorm that is least.
+
+    Raises
+    ------
+    ShapeError, OptionError
+        If factor, taps or order are not usable.
+
+    Notes
+    -----
+    On a uniform axis this is the transposed convolution of kernel length ``taps * factor`` and stride ``factor``
+    whose kernel sums to ``factor``; at ends windows shift inward, on a closed circle they wrap.
+
+    Examples
+    --------
+    >>> from downscale.grid.axis import axis_from_centres
+    >>> lat, lon = np.arange(-85.0, 90, 10), np.arange(5.0, 360, 10)
+    >>> grid = RectilinearGrid(axis_from_centres(lat, "latitude"), axis_from_centres(lon, "longitude"))
+    >>> SobolevUpsample(grid, 2)(torch.ones(18, 36)).shape
+    torch.Size([36, 72])
+    """
+
+    def __init__(self, grid: RectilinearGrid, factor: Factor, taps: int = 7, order: float = 1.25) -> None:
+        pair = factor_pair(factor)
+        axes = [_sobolev_axis(axis, f, taps, order) for axis, f in zip((grid.y, grid.x), pair, strict=True)]
+        super().__init__(grid, axes[0], axes[1], pair, frozenset({"cell", "phase", "total"}))
+
+
+def _sobolev_axis(axis: CellAxis, factor: int, taps: int, order: float) -> AxisWeights:
+    fine = axis.refine(factor)
+    period = 2 * np.pi if axis.periodic else None
+    weights = axis_weights(axis.measure_edges, fine.measure_edges, taps, order, period)
+    return enforce_cell_law(weights, axis.part_weights(fine))
+
+
+def _block(grid: RectilinearGrid, factor: tuple[int, int]) -> SeparableUpsample:
+    y, x = block_weights(factor[0], grid.y.size), block_weights(factor[1], grid.x.size)
+    return SeparableUpsample(grid, y, x, factor, frozenset({"cell", "phase", "total"}))
+
+
+def _interpolation(
+    weights: Callable[..., AxisWeights], grid: RectilinearGrid, factor: tuple[int, int]
+) -> SeparableUpsample:
+    def along(axis: CellAxis, f: int) -> AxisWeights:
+        return weights(axis.centres, axis.refine(f).centres, FULL_CIRCLE if axis.periodic else None)
+
+    return SeparableUpsample(grid, along(grid.y, factor[0]), along(grid.x, factor[1]), factor, frozenset({"phase"}))
+
+
+# Every method is built from the grid, the factors and the settings of the kernel (which only sobolev heeds).
+METHODS: dict[str, Callable[..., SeparableUpsample]] = {
+    "sobolev": lambda grid, factor, taps, order: SobolevUpsample(grid, factor, taps, order),
+    "conservative": lambda grid, factor, taps, order: _block(grid, factor),
+    "bilinear": lambda grid, factor, taps, order: _interpolation(linear_weights, grid, factor),
+    "bicubic": lambda grid, factor, taps, order: _interpolation(cubic_weights, grid, factor),
+}
+
+
+def upsampler(
+    method: str, grid: RectilinearGrid, factor: Factor, taps: int = 7, order: float = 1.25
+) -> SeparableUpsample:
+    """Build the training-free up-sampler of that name.
+
+    Raises
+    ------
+    OptionError
+        If there is none of that name; lists the names.
+    """
+    if method not in METHODS:
+        raise OptionError(f"expected method to be one of {listing(METHODS)}, received {method!r}")
+    return METHODS[method](grid, factor_pair(factor), taps, order)
+
+
+def _reach(weights: AxisWeights, factor: int, size: int) -> int:
+    """Return how many coarse cells beyond its own a fine cell looks at, at most."""
+    parent = np.arange(weights.start.size) // factor
+    return int(min(max((parent - weights.start).max(), (weights.start + weights.taps - 1 - parent).max()), size))
+
+
+def _gather(coarse: Tensor, weights: AxisWeights, factor: int, first: int, axis_cells: CellAxis, axis: int) -> Tensor:
+    """Apply one axis operator to the coarse cells ``first, first + 1, ...`` of the whole axis."""
+    given, whole = coarse.shape[axis], axis_cells.size
+    cells = np.arange(first, first + given)
+    wrap = cells // whole * whole
+    rows = ((cells - wrap)[:, None] * factor + np.arange(factor)).ravel()
+    local = weights.start[rows] + np.repeat(wrap, factor) - first
+    closed = given == whole and axis_cells.periodic
+    moved = coarse.movedim(axis, -1) if axis != -1 else coarse
+    total: Tensor | None = None
+    for tap in range(weights.taps):
+        # At a cut, windows leave the block; those values lie within the halo and are trimmed.
+        index = (local + tap) % given if closed else np.clip(local + tap, 0, given - 1)
+        term = moved.index_select(-1, torch.as_tensor(index, device=coarse.device))
+        term = term * coarse.new_tensor(weights.weights[rows, tap])
+        total = term if total is None else total + term
+    assert total is not None
+    return total.movedim(-1, axis) if axis != -1 else total
+
+
+def _repeat(mask: Tensor, factor: tuple[int, int]) -> Tensor:
+    return mask.repeat_interleave(factor[0], dim=-2).repeat_interleave(factor[1], dim=-1)
+
+
+def _fill(coarse: Tensor, missing: Tensor, radius: tuple[int, int], closed: bool) -> Tensor:
+    """Fill missing cells by a smooth mean of their valid neighbours, so that windows near a coast stay whole.
+
+    The fill moves no budget: under the cell law a cell's own mean depends on its own value alone.
+    """
+    value, weight = coarse.masked_fill(missing, 0.0), (~missing).to(coarse.dtype)
+    for axis, reach, wraps in ((-2, radius[0], False), (-1, radius[1], closed)):
+        value, weight = _smooth(value, axis, reach, wraps), _smooth(weight, axis, reach, wraps)
+    filled = torch.where(weight > 0, value / torch.where(weight > 0, weight, 1.0), 0.0)
+    return torch.where(missing, filled, coarse)
+
+
+def _smooth(field: Tensor, axis: int, radius: int, closed: bool) -> Tensor:
+    """Sum neighbours with weights that fall by a factor of four a cell, added in one order."""
+    size = field.shape[axis]
+    total = torch.zeros_like(field)
+    for offset in range(-radius, radius + 1):
+        index = torch.arange(size, device=field.device) + offset
+        inside = (index >= 0) & (index < size)
+        index = index % size if closed else index.clamp(0, size - 1)
+        share = 0.25 ** abs(offset) * (torch.ones_like(inside) if closed else inside).to(field.dtype)
+        total = total + field.index_select(axis, index) * (share if axis == -1 else share[:, None])
+    return total

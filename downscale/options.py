@@ -1,0 +1,108 @@
+"""Package-wide options; knows names and legal values only.
+
+Used like xarray's: ``downscale.set_options(check="warn")`` for good, or as a context manager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from downscale.errors import OptionError, listing
+
+CHECKS = ("raise", "warn", "log", "skip")
+
+
+def _one_of(*legal: str) -> Callable[[Any], str | None]:
+    return lambda value: None if value in legal else f"one of {listing(legal)}"
+
+
+def _boolean(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
+def _tolerance(value: Any) -> str | None:
+    good = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
+    return None if good else "a positive number, or None for the default of the data type"
+
+
+def _device(value: Any) -> str | None:
+    return None if isinstance(value, str) and value else "'auto', 'cpu' or the name of an accelerator"
+
+
+_VALIDATORS: dict[str, Callable[[Any], str | None]] = {
+    "check": _one_of(*CHECKS),
+    "device": _device,
+    "progress": _one_of("auto", "on", "off"),
+    "keep_attrs": _boolean,
+    "tolerance": _tolerance,
+}
+
+_OPTIONS: dict[str, Any] = {
+    "check": "raise",
+    "device": "auto",
+    "progress": "auto",
+    "keep_attrs": True,
+    "tolerance": None,
+}
+
+
+def get_options() -> dict[str, Any]:
+    """Return a copy of the options in force.
+
+    Examples
+    --------
+    >>> get_options()["check"]
+    'raise'
+    """
+    return dict(_OPTIONS)
+
+
+def option(name: str) -> Any:
+    """Return the value of one option."""
+    return _OPTIONS[name]
+
+
+class set_options:  # noqa: N801 - a function to its users, as in xarray
+    """Set options for good, or for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    check : {"raise", "warn", "log", "skip"}
+        What to do where a law does not hold in a computed block.
+    device : str
+        "auto" takes an accelerator where there is one, else the CPU.
+    progress : {"auto", "on", "off"}
+        Progress bars; "auto" shows them on a terminal only.
+    keep_attrs : bool
+        Keep the attributes of variables.
+    tolerance : float or None
+        Largest relative error of a coarse cell; None takes 1e-6 for float32 and 1e-12 for float64.
+
+    Raises
+    ------
+    OptionError
+        On an unknown name or an illegal value; the message lists the choices.
+
+    Examples
+    --------
+    >>> with set_options(check="warn"):
+    ...     get_options()["check"]
+    'warn'
+    """
+
+    def __init__(self, **options: Any) -> None:
+        for name, value in options.items():
+            if name not in _VALIDATORS:
+                raise OptionError(f"expected an option among {listing(_VALIDATORS)}, received {name!r}")
+            expected = _VALIDATORS[name](value)
+            if expected is not None:
+                raise OptionError(f"option {name!r}: expected {expected}, received {value!r}")
+        self._previous = {name: _OPTIONS[name] for name in options}
+        _OPTIONS.update(options)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        _OPTIONS.update(self._previous)

@@ -1,0 +1,61 @@
+"""Words shared by all floors: what an up-sampler is and how a block is told its place (no torch at run time)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from downscale.grid.latlon import RectilinearGrid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the world the coarse cells given to an up-sampler lie.
+
+    Attributes
+    ----------
+    coarse, fine : RectilinearGrid
+        Grids of the whole domain.
+    row, column : int
+        Index in the whole domain of the first coarse row and column given; a negative column, or one beyond the
+        end, has been wrapped around a periodic axis.
+    statics : mapping of str to array
+        Fine-resolution companions (orography, masks) of the given cells, cut in lock-step.
+    """
+
+    coarse: RectilinearGrid
+    fine: RectilinearGrid
+    row: int = 0
+    column: int = 0
+    statics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Upscaler(Protocol):
+    """Anything that makes a fine field of a coarse one.
+
+    Attributes
+    ----------
+    factor : (int, int)
+        Refinement of rows and columns.
+    halo : (int, int) or None
+        Coarse cells beyond a block that move the block's fine values; None means all of them, so that the
+        horizontal axes cannot be cut.
+    multiple_of : int
+        Sizes that the up-sampler accepts are multiples of this.
+    laws : frozenset of str
+        Laws ("total", "phase", "cell") that hold by construction.
+    """
+
+    factor: tuple[int, int]
+    halo: tuple[int, int] | None
+    multiple_of: int
+    laws: frozenset[str]
+
+    def __call__(self, coarse: Tensor, place: Place) -> Tensor:
+        """Map (..., n_y, n_x) to (..., n_y * factor_y, n_x * factor_x); values within ``halo`` of a cut may be wrong."""
+        ...
