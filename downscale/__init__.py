@@ -1,0 +1,75 @@
+"""Downscale gridded climate fields and keep every budget.
+
+Importing this package registers the accessor ``.downscale`` on xarray objects. It is cheap: names are looked up when they
+are used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from downscale.registration import register_accessors
+from downscale.version import __version__
+
+if TYPE_CHECKING:
+    from downscale import sample
+    from downscale.api import cell_area, coarsen, downscale, plan
+    from downscale.diagnostics.report import ConservationReport
+    from downscale.errors import DownscaleError
+    from downscale.io.read import open_dataset
+    from downscale.io.write import to_netcdf
+    from downscale.losses.terrain import TerrainPenalty
+    from downscale.options import get_options, set_options
+    from downscale.validate import check_conservation
+
+_HOMES = {
+    "downscale": "downscale.api",
+    "plan": "downscale.api",
+    "coarsen": "downscale.api",
+    "cell_area": "downscale.api",
+    "check_conservation": "downscale.validate",
+    "open_dataset": "downscale.io.read",
+    "to_netcdf": "downscale.io.write",
+    "set_options": "downscale.options",
+    "get_options": "downscale.options",
+    "ConservationReport": "downscale.diagnostics.report",
+    "TerrainPenalty": "downscale.losses.terrain",
+    "DownscaleError": "downscale.errors",
+}
+
+__all__ = [
+    "ConservationReport",
+    "DownscaleError",
+    "TerrainPenalty",
+    "__version__",
+    "cell_area",
+    "check_conservation",
+    "coarsen",
+    "downscale",
+    "get_options",
+    "open_dataset",
+    "plan",
+    "sample",
+    "set_options",
+    "to_netcdf",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in ("sample", "maps", "grid", "kernels", "fields", "nn", "losses", "diagnostics", "engine", "io"):
+        value = import_module(f"downscale.{name}")
+    else:
+        raise AttributeError(f"module 'downscale' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+register_accessors()

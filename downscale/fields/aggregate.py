@@ -73,6 +73,12 @@ class Aggregation:
             )
         return cls(coarse.y.part_weights(fine.y), coarse.x.part_weights(fine.x), *factors)
 
+    def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Aggregation:
+        """Return the operator of the coarse ``rows`` by ``columns``."""
+        y_share = self.y_share.reshape(-1, self.factor_y)[rows].ravel()
+        x_share = self.x_share.reshape(-1, self.factor_x)[columns].ravel()
+        return Aggregation(y_share, x_share, self.factor_y, self.factor_x)
+
     def mean(self, fine: Array, mask: Array | None = None) -> Array:
         """Average a fine field over coarse cells, ``A y``: (..., n_fine_y, n_fine_x) -> (..., n_y, n_x).
 

@@ -53,9 +53,9 @@ class Spacing:
         """Rows and columns."""
         return self.dx.shape[0], self.dx.shape[1]
 
-    def window(self, rows: slice, columns: NDArray[np.int64]) -> Spacing:
-        """Return the spacings of some rows and columns, as an open (not periodic) piece."""
-        return Spacing(self.dy[rows], self.dx[rows][:, columns], periodic=False)
+    def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64], closed: bool) -> Spacing:
+        """Return the spacings of some rows and columns; ``closed`` where the columns still close the circle."""
+        return Spacing(self.dy[rows], self.dx[np.ix_(rows, columns)], closed)
 
 
 def _extended(x: Floats) -> Floats:

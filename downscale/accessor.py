@@ -1,0 +1,60 @@
+"""The accessor ``.downscale`` of Datasets and DataArrays: validate, format, call (no torch until it is called)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+if TYPE_CHECKING:
+    from downscale.diagnostics.report import ConservationReport
+    from downscale.engine.plan import Plan
+
+
+class _Accessor:
+    """Downscale this object; see :func:`downscale.downscale` for all arguments.
+
+    Examples
+    --------
+    >>> import downscale
+    >>> ds = downscale.sample.open("north_america")
+    >>> dict(ds.downscale(4).sizes)["lat"]
+    148
+    """
+
+    def __init__(self, obj: Any) -> None:
+        self._obj = obj
+
+    def __call__(self, factor: Any = None, method: Any = "sobolev", **options: Any) -> Any:
+        """Return the fine object; same as ``downscale.downscale(obj, factor, method, ...)``."""
+        from downscale.api import downscale
+
+        return downscale(self._obj, factor, method, **options)
+
+    def plan(self, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
+        """Return what a call with these arguments would do; touches no data."""
+        from downscale.api import plan
+
+        return plan(self._obj, factor, method, **options)
+
+    def check(self, other: Any, **options: Any) -> ConservationReport:
+        """Check conservation between this object and ``other``, whichever of the two is the coarse one."""
+        from downscale.validate import check_conservation, coarse_and_fine
+
+        return check_conservation(*coarse_and_fine(self._obj, other), **options)
+
+    def coarsen(self, factor: Any) -> Any:
+        """Average over blocks of cells with exact areas and masks; see :func:`downscale.coarsen`."""
+        from downscale.api import coarsen
+
+        return coarsen(self._obj, factor)
+
+
+@xr.register_dataset_accessor("downscale")
+class DatasetAccessor(_Accessor):
+    """``Dataset.downscale``: call it, or use ``plan``, ``check`` and ``coarsen``."""
+
+
+@xr.register_dataarray_accessor("downscale")
+class DataArrayAccessor(_Accessor):
+    """``DataArray.downscale``: call it, or use ``plan``, ``check`` and ``coarsen``."""

@@ -1,0 +1,381 @@
+"""The functions behind the accessor and the command line: xarray in, xarray out, lazy in, lazy out."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.engine.apply import apply
+from downscale.engine.block import Job
+from downscale.engine.cut import Cut, Span
+from downscale.engine.device import pick_device
+from downscale.engine.plan import Plan, plan_variable
+from downscale.fields.aggregate import Aggregation
+from downscale.io.cf import XarrayObject, horizontal, horizontal_variables, quantity_of
+from downscale.io.coordinates import dropped_coordinates, kept_coordinates, new_coordinates
+from downscale.options import option
+from downscale.request import Prepared, Request, parse_factor, prepare
+from downscale.version import __version__
+
+# A fine chunk of this size keeps the scheduler busy and the memory small.
+CHUNK_BYTES = 128_000_000
+PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
+
+
+def downscale(
+    obj: XarrayObject,
+    factor: Any = None,
+    method: Any = "sobolev",
+    *,
+    target_grid: Any = None,
+    orog: Any = None,
+    lapse_rate: Any = None,
+    terrain_penalty: Any = None,
+    conserve: str | None = "cell",
+    bounds: Any = "auto",
+    data_vars: Any = None,
+    quantity: str | None = None,
+    device: str | None = None,
+    output_chunks: Any = None,
+    check: str | None = None,
+    tolerance: float | None = None,
+    keep_attrs: bool | None = None,
+    taps: int = 7,
+    order: float = 1.25,
+) -> XarrayObject:
+    """Downscale a field and keep every budget.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Coarse fields on latitude and longitude, or on projected x and y in metres. Never modified.
+    factor : int or mapping of dimension to int
+        Refinement, for example ``4`` or ``{"lat": 4, "lon": 2}``.
+    method : str or Upscaler
+        "sobolev" (the least error of all training-free methods tried), "conservative" (blocks), "bilinear", "bicubic",
+        or any object with the Upscaler protocol.
+    target_grid : Dataset, DataArray or file, optional
+        A grid whose cells nest in the coarse ones, instead of ``factor``.
+    orog : DataArray, Dataset or file, optional
+        Orography in metres, on any finer rectilinear grid that covers the domain.
+    lapse_rate : float or DataArray, optional
+        Change of the field with height, units a metre (-6.5e-3 for temperature in K). Adds the relief that the
+        coarse grid does not resolve, ``Gamma (z - U A z)``. Never assumed: None adds nothing.
+    terrain_penalty : TerrainPenalty, optional
+        Lower slopes that the relief does not explain, under the cell law.
+    conserve : {"cell", "total", None}
+        "cell": every coarse cell gets its own value back. "total": only the area integral of each map does. None
+        leaves the method as it is. Holds for every method.
+    bounds : "auto", (lower, upper), mapping of name to these, or None
+        Fine values keep within; "auto" takes them from the standard name (precipitation >= 0, fractions, humidity).
+    data_vars : str or list of str, optional
+        Variables to downscale; all that have both horizontal dimensions by default.
+    quantity : {"intensive", "extensive"}, optional
+        Means over cells (default) or sums over cells (read from ``cell_methods`` "area: sum").
+    device : str, optional
+        "auto" (default), "cpu", or the name of an accelerator.
+    output_chunks : mapping, optional
+        Dask chunks of the result.
+    check : {"raise", "warn", "log", "skip"}, optional
+        What to do where the cell law does not hold in a block, when it is computed.
+    tolerance : float, optional
+        Largest relative error of a coarse cell; 1e-6 for float32 and 1e-12 for float64 by default.
+    keep_attrs : bool, optional
+        Keep the attributes of variables (default).
+    taps, order : int, float
+        Window and Sobolev order of "sobolev".
+
+    Returns
+    -------
+    Dataset or DataArray
+        Of the type of ``obj``, lazy if it is, in the same data type; new coordinates with bounds in its order and
+        longitude convention, and cell areas. Variables without both horizontal dimensions pass through. Missing
+        coarse cells stay missing; their neighbours keep their budgets.
+
+    Raises
+    ------
+    DownscaleError
+        A ``ValueError`` with one line, if the request or the coordinates are not usable.
+    ConservationError
+        When a block is computed in which the law does not hold.
+
+    Notes
+    -----
+    Cell law: ``A y = x``, averaging the fine field over any coarse cell with true areas and masks gives the coarse
+    value. Any chunking gives the same bits for the training-free methods.
+    """
+    settings = {key: value for key, value in locals().items() if key in Request.__dataclass_fields__}
+    request = Request(**settings)
+    ds, name = _as_dataset(obj)
+    prepared = prepare(ds, request)
+    fine = _assembled(ds, prepared, request)
+    if output_chunks is not None:
+        fine = fine.chunk(output_chunks)
+    keep = option("keep_attrs") if keep_attrs is None else keep_attrs
+    fine = _described(fine, ds, prepared, request, keep)
+    return fine if name is None else _as_array(fine, obj, name)
+
+
+def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
+    """Return what :func:`downscale` would do with these arguments; touches no data.
+
+    Examples
+    --------
+    >>> import downscale
+    >>> downscale.plan(downscale.sample.open("north_america"), 4).factor
+    {'lat': 4, 'lon': 4}
+    """
+    options = {key: value for key, value in options.items() if key not in ("output_chunks", "keep_attrs")}
+    request = Request(factor=factor, method=method, **options)
+    ds, _ = _as_dataset(obj)
+    prepared = prepare(ds, request)
+    planned = {}
+    for name, job in prepared.jobs.items():
+        array = _horizontal_last(ds[name], prepared)
+        chunks = sized(array.data, job).chunks if isinstance(array.data, da.Array) else tuple((n,) for n in array.shape)
+        planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks)
+    notes = [f"{name} holds codes: repeated, not averaged" for name in prepared.categorical]
+    dropped = dropped_coordinates(ds, prepared.where)
+    notes += [f"{', '.join(dropped)}: horizontal coordinates that the new grid cannot keep"] if dropped else []
+    workers = dask.system.CPU_COUNT if any(len(p.chunks) and p.blocks > 1 for p in planned.values()) else 1
+    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
+    others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
+    return Plan(
+        method if isinstance(method, str) else type(method).__name__, factors,
+        str(pick_device(request.setting("device"))), planned, others, workers, tuple(notes),
+    )  # fmt: skip
+
+
+def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
+    """Average a fine field over blocks of cells: the operator A, weighted by exact areas and by masks.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Fine fields; NaN cells are left out, and a block without any valid cell is NaN.
+    factor : int or mapping of dimension to int
+        Cells to join; sizes must be multiples (crop first).
+
+    Returns
+    -------
+    Dataset or DataArray
+        Of the type of ``obj``, lazy if it is. ``coarsen(downscale(x, f), f)`` is ``x`` (cell law).
+
+    Raises
+    ------
+    ShapeError
+        If a size is not a multiple of the factor.
+    """
+    ds, name = _as_dataset(obj)
+    where = horizontal(ds)
+    factors = parse_factor(factor, where)
+    grid = where.grid.coarsen(*factors)
+    cells = Aggregation.between(grid, where.grid)
+    names = horizontal_variables(ds, where)
+    new = {}
+    for key in names:
+        extensive = quantity_of(ds[key]) == "extensive"
+        areas = (where.grid.cell_area, grid.cell_area) if extensive else None
+        array = ds[key].transpose(..., *where.dims)
+        data = _mapped_mean(array.data, cells, areas)
+        new[key] = xr.DataArray(data, dims=array.dims, attrs=ds[key].attrs).transpose(*ds[key].dims).variable
+    made = new_coordinates(ds, where, grid)
+    passed = {k: v.variable for k, v in ds.data_vars.items() if k not in new and not set(where.dims) & set(v.dims)}
+    fine = xr.Dataset({**new, **passed}, {**kept_coordinates(ds, where), **made}, dict(ds.attrs))
+    return fine if name is None else _as_array(fine, obj, name)
+
+
+def _mapped_mean(data: Any, cells: Aggregation, areas: tuple[Any, Any] | None) -> Any:
+    def mean(block: np.ndarray) -> np.ndarray:
+        values = block.astype(np.float64)
+        values = values if areas is None else values / areas[0]
+        valid = np.isfinite(values)
+        out = cells.mean(values, None if valid.all() else valid)
+        kind = block.dtype if block.dtype.kind == "f" else np.float64
+        return (out if areas is None else out * areas[1]).astype(kind)
+
+    if not isinstance(data, da.Array):
+        return mean(np.asarray(data))
+    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+    shape = cells.y_share.size // cells.factor_y, cells.x_share.size // cells.factor_x
+    kind = data.dtype if data.dtype.kind == "f" else np.dtype("f8")
+    return whole.map_blocks(
+        mean, chunks=(*whole.chunks[:-2], (shape[0],), (shape[1],)), dtype=kind, meta=np.empty((0,) * data.ndim, kind)
+    )
+
+
+def cell_area(obj: XarrayObject) -> xr.DataArray:
+    """Return the exact cell areas in m2 on the horizontal dimensions of ``obj``.
+
+    On the sphere ``R**2 (lon2 - lon1) (sin(lat2) - sin(lat1))`` with R = 6 371 000 m.
+    """
+    ds, _ = _as_dataset(obj)
+    where = horizontal(ds)
+    coords = {name: ds[name].variable for name in where.dims}
+    made = new_coordinates(ds, where, where.grid)["cell_area"]
+    return xr.DataArray(made, coords=coords, name="cell_area")
+
+
+def _as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
+    """Return ``obj`` as a Dataset, and the name of its variable if it was a DataArray."""
+    if isinstance(obj, xr.Dataset):
+        return obj, None
+    if not isinstance(obj, xr.DataArray):
+        raise TypeError(f"expected an xarray Dataset or DataArray, received {type(obj).__name__}")
+    name = str(obj.name) if obj.name is not None and obj.name not in obj.coords else "field"
+    return obj.to_dataset(name=name), name
+
+
+def _as_array(fine: xr.Dataset, obj: xr.DataArray, name: str) -> xr.DataArray:
+    return fine[name].rename(obj.name)
+
+
+def _horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
+    return array.transpose(..., *prepared.where.dims)
+
+
+def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Dataset:
+    where = prepared.where
+    gone = set(where.dims)
+    stray = [str(n) for n, v in ds.data_vars.items() if gone & set(v.dims) and str(n) not in _taken(ds, prepared)]
+    if stray and request.data_vars is None:
+        warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=4)
+    variables: dict[Any, Any] = {}
+    for name, variable in ds.data_vars.items():
+        if name in prepared.jobs:
+            variables[name] = _fine_variable(variable, prepared.jobs[str(name)], prepared, request)
+        elif name in prepared.categorical:
+            variables[name] = _repeated(variable, prepared)
+        elif not gone & set(variable.dims):
+            variables[name] = variable.variable
+    coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
+    return xr.Dataset(variables, coords)
+
+
+def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
+    bounds = {str(ds[name].attrs.get("bounds", f"{name}_bnds")) for name in prepared.where.dims}
+    return {*prepared.jobs, *prepared.categorical, *bounds}
+
+
+def _fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
+    array = _horizontal_last(variable, prepared)
+    data = sized(array.data, job)
+    statics = _block_statics(job, prepared)
+    fine = apply(job, data, statics)
+    if request.conserve == "total" and "cell" not in job.upscaler.laws:
+        fine = _total_restored(data, fine, job)
+    result = xr.Variable(array.dims, fine, dict(variable.attrs))
+    return result.transpose(*variable.dims)
+
+
+def sized(data: Any, job: Job) -> Any:
+    """Cut the chunks of a lazy array along its first dimensions so that fine chunks stay near ``CHUNK_BYTES``."""
+    if not isinstance(data, da.Array) or data.ndim < 3:
+        return data
+    factor = job.cells.factor_y * job.cells.factor_x
+    largest = [max(sizes) for sizes in data.chunks]
+    excess = np.prod(largest) * factor * job.dtype.itemsize / CHUNK_BYTES
+    for axis in range(data.ndim - 2):
+        if excess <= 1:
+            break
+        pieces = min(int(np.ceil(excess)), largest[axis])
+        data = data.rechunk({axis: -(-largest[axis] // pieces)})
+        excess /= pieces
+    return data
+
+
+def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """Return the fine fields that the blocks need: relief for the penalty, and the terrain term to add."""
+    orog = prepared.statics.get("orog")
+    statics: dict[str, Any] = {}
+    if orog is None:
+        return statics
+    if job.refinement is not None:
+        statics["orog"] = orog
+    if prepared.lapse_rate is not None:
+        term = dask.delayed(_terrain_term)(orog, prepared.lapse_rate, job)
+        statics["terrain"] = da.from_delayed(term, prepared.fine.shape, np.float64)
+    return statics
+
+
+def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
+    """Return ``Gamma (z - U A z)``: the relief that the coarse grid does not resolve; its cell means are zero."""
+    plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
+                    check="skip")  # fmt: skip
+    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
+    from downscale.engine.block import compute_block
+
+    smooth = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
+    return np.asarray(rate) * (orog - smooth)
+
+
+def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
+    """Shift each map so that its area integral over valid cells is that of the coarse map (total law)."""
+    xp = da if isinstance(fine, da.Array) else np
+    area_c, area_f = job.coarse.cell_area, job.fine.cell_area
+    if job.extensive:
+        area_c, area_f = np.ones_like(area_c), np.ones_like(area_f)
+    wanted = xp.nansum(coarse.astype("f8") * area_c, axis=(-2, -1), keepdims=True)
+    valid = xp.isfinite(fine)
+    had = xp.nansum(fine.astype("f8") * area_f, axis=(-2, -1), keepdims=True)
+    weight = (valid * area_f).sum(axis=(-2, -1), keepdims=True)
+    return (fine + (wanted - had) / weight).astype(job.dtype)
+
+
+def _repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
+    """Give each fine cell the code of its coarse cell."""
+    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
+    data = variable.data
+    xp = da if isinstance(data, da.Array) else np
+    for dim, factor in factors.items():
+        data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
+    return xr.Variable(variable.dims, data, dict(variable.attrs))
+
+
+def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Request, keep: bool) -> xr.Dataset:
+    """Set attributes and encodings: what was done, and how each variable is to be read."""
+    for name in fine.data_vars:
+        if not keep:
+            fine[name].attrs = {}
+        if name in prepared.jobs or name in prepared.categorical:
+            fine[name].attrs["cell_measures"] = "area: cell_area"
+            if "grid_mapping" in ds[name].encoding:
+                fine[name].encoding["grid_mapping"] = ds[name].encoding["grid_mapping"]
+        for stale in ("actual_range", "valid_range", "valid_min", "valid_max"):
+            fine[name].attrs.pop(stale, None)
+    for name in fine.variables:
+        kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
+        if name in ds.variables:
+            fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
+    words = describe(request, prepared)
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    line = f"{stamp} downscale {__version__}: {words}"
+    fine.attrs = dict(ds.attrs)
+    fine.attrs["history"] = line + ("\n" + str(ds.attrs["history"]) if ds.attrs.get("history") else "")
+    fine.attrs["downscale_version"] = __version__
+    fine.attrs["downscale_settings"] = words
+    return fine
+
+
+def describe(request: Request, prepared: Prepared) -> str:
+    """Return the settings of a run in one line, for the history of a file."""
+    method = request.method if isinstance(request.method, str) else type(request.method).__name__
+    words = [f"{dim} x{factor}" for dim, factor in zip(prepared.where.dims, prepared.factors, strict=True)]
+    words.append(f"method={method}")
+    if method == "sobolev":
+        words.append(f"taps={request.taps} order={request.order:g}")
+    words.append(f"conserve={request.conserve}")
+    if request.lapse_rate is not None:
+        rate = request.lapse_rate
+        words.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
+    if request.terrain_penalty is not None:
+        values = (f"{key}={getattr(request.terrain_penalty, key):g}" for key in PENALTY_ATTRS)
+        words.append(f"terrain_penalty({' '.join(values)})")
+    return ", ".join(words)

@@ -1,0 +1,159 @@
+"""Conservation validators as reductions: chunk, combine, finalize (numpy; judges numbers and grids of anybody's making).
+
+A partial result is small and may be combined in any order, so a field of any size is judged block by block, and the
+chunked answer is the whole one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.fields.aggregate import Aggregation
+
+Floats = NDArray[np.float64]
+
+# Rounding to storage leaves half a unit in the last place of each fine value, 6e-8 and 1e-16; sums add a little.
+DEFAULT_TOLERANCE = {4: 1e-6, 8: 1e-12, 2: 1e-2}
+
+
+def default_tolerance(dtype: np.dtype[Any]) -> float:
+    """Return the largest relative error of a coarse cell that rounding explains.
+
+    Examples
+    --------
+    >>> default_tolerance(np.dtype("float32"))
+    1e-06
+    """
+    return DEFAULT_TOLERANCE.get(dtype.itemsize, 1e-12) if dtype.kind == "f" else 1e-12
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest error seen and the index of its coarse cell in the whole field."""
+
+    value: float = 0.0
+    index: tuple[int, ...] = ()
+
+    def larger(self, other: Peak) -> Peak:
+        """Return the larger one; on a tie the first in index order, so that the order of blocks is of no account."""
+        if self.value != other.value:
+            return self if self.value > other.value else other
+        return self if other.index == () or (self.index != () and self.index <= other.index) else other
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What one block contributes to a report.
+
+    ``sums`` holds, for each slab of maps (by the start of its other dimensions), the area-weighted sums of the fine
+    field, of the coarse field and of the magnitudes, one value a map.
+    """
+
+    relative: Peak = Peak()
+    absolute: Peak = Peak()
+    checked: int = 0
+    masked: int = 0
+    lost: int = 0
+    invented: int = 0
+    out_of_bounds: int = 0
+    sums: dict[tuple[int, ...], Floats] = field(default_factory=dict)
+
+
+def chunk(
+    coarse: Floats,
+    fine: Floats,
+    cells: Aggregation,
+    area: Floats,
+    origin: tuple[int, ...],
+    bounds: tuple[float | None, float | None] = (None, None),
+) -> Partial:
+    """Judge one block.
+
+    Parameters
+    ----------
+    coarse, fine : arrays, shapes (..., n_y, n_x) and (..., n_fine_y, n_fine_x)
+        The block as stored; NaN marks missing cells. The sums are taken in float64.
+    cells : Aggregation
+        From fine to coarse cells of the block.
+    area : array, shape (n_y, n_x)
+        Coarse cell areas.
+    origin : tuple of int
+        Index of the first value of ``coarse`` in the whole field.
+    bounds : (float or None, float or None)
+        Fine values outside are counted.
+    """
+    x, y = coarse.astype(np.float64), fine.astype(np.float64)
+    valid_fine, valid_coarse = np.isfinite(y), np.isfinite(x)
+    mean = cells.mean(y, valid_fine)
+    size = cells.mean(np.abs(np.where(valid_fine, y, 0.0)), valid_fine)
+    covered = np.isfinite(mean)
+    judged = valid_coarse & covered
+    error = np.where(judged, np.abs(mean - np.where(valid_coarse, x, 0.0)), 0.0)
+    # Relative to the larger of the coarse value and the mean size of its fine values: rounding is of that size.
+    scale = np.where(judged, np.maximum(np.abs(x), size), 1.0)
+    relative = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
+    weight = np.where(judged, area, 0.0)
+    sums = np.stack([(weight * np.where(judged, term, 0.0)).sum(axis=(-2, -1)) for term in (mean, x, scale)])
+    return Partial(
+        relative=_peak(relative, origin),
+        absolute=_peak(error, origin),
+        checked=int(judged.sum()),
+        masked=int((~valid_coarse).sum()),
+        lost=int((valid_coarse & ~covered).sum()),
+        invented=int((~valid_coarse & covered).sum()),
+        out_of_bounds=_outside(y, x, cells, bounds),
+        sums={tuple(origin[:-2]): sums},
+    )
+
+
+def _peak(error: Floats, origin: tuple[int, ...]) -> Peak:
+    if error.size == 0 or not error.max() > 0:
+        return Peak()
+    local = np.unravel_index(int(error.argmax()), error.shape)
+    return Peak(float(error.max()), tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
+
+
+def _outside(fine: Floats, coarse: Floats, cells: Aggregation, bounds: tuple[float | None, float | None]) -> int:
+    """Count fine values beyond the bounds in cells whose coarse value keeps them (others cannot)."""
+    low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
+    if low == -np.inf and high == np.inf:
+        return 0
+    feasible = cells.spread((coarse >= low) & (coarse <= high))
+    return int((((fine < low) | (fine > high)) & feasible).sum())
+
+
+def combine(first: Partial, second: Partial) -> Partial:
+    """Join what two blocks contribute."""
+    sums = dict(first.sums)
+    for start, values in second.sums.items():
+        sums[start] = sums[start] + values if start in sums else values
+    return Partial(
+        relative=first.relative.larger(second.relative),
+        absolute=first.absolute.larger(second.absolute),
+        checked=first.checked + second.checked,
+        masked=first.masked + second.masked,
+        lost=first.lost + second.lost,
+        invented=first.invented + second.invented,
+        out_of_bounds=first.out_of_bounds + second.out_of_bounds,
+        sums=sums,
+    )
+
+
+def combine_all(partials: list[Partial]) -> Partial:
+    """Join any number of blocks."""
+    return reduce(combine, partials, Partial())
+
+
+def global_error(partial: Partial) -> float:
+    """Return the largest relative error of the area integral of a map (total law)."""
+    worst = 0.0
+    for fine, coarse, size in partial.sums.values():
+        gap = np.abs(fine - coarse)
+        ratio = np.divide(gap, size, out=np.zeros_like(gap), where=size > 0)
+        worst = max(worst, float(ratio.max(initial=0.0)))
+    return worst

@@ -1,0 +1,102 @@
+"""Map one job over an array, block by block, lazily (dask; sees no network and no file).
+
+``dask.map_overlap`` trims halos by their coarse depth, which is wrong for up-sampling; blocks are therefore cut, wrapped
+and trimmed here, from the integers of the plan.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+
+from downscale.engine.block import Job, compute_block
+from downscale.engine.cut import Cut, Span, cut_axis
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# An eager array is handed to the blocks in pieces of this many fine values, so that memory stays bounded.
+EAGER_BLOCK_VALUES = 8_000_000
+
+
+def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> tuple[tuple[Cut, ...], tuple[Cut, ...]]:
+    """Return the cuts of rows and columns for these chunks."""
+    halo = job.upscaler.halo or (None, None)
+    rows = cut_axis(y_chunks, False, halo[0], job.margin[0], job.upscaler.multiple_of)
+    columns = cut_axis(x_chunks, job.coarse.x.periodic, halo[1], job.margin[1], job.upscaler.multiple_of)
+    return rows, columns
+
+
+def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
+    """Downscale ``values`` (..., n_y, n_x); a dask array gives a dask array, anything else is computed.
+
+    Parameters
+    ----------
+    job : Job
+        What to do.
+    values : numpy or dask array
+        The coarse field; its horizontal chunks are the blocks.
+    statics : dict of arrays, optional
+        Fine fields of shape (n_fine_y, n_fine_x) that are cut in lock-step.
+    """
+    lazy = isinstance(values, da.Array)
+    array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
+    fixed = {name: _as_dask(static) for name, static in (statics or {}).items()}
+    rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
+    table = [[_block(job, array, fixed, row, column) for column in columns] for row in rows]
+    fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
+    return fine if lazy else fine.compute()
+
+
+def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
+    """Cut an eager array along its first dimensions only."""
+    budget = max(EAGER_BLOCK_VALUES // (job.fine.shape[0] * job.fine.shape[1]), 1)
+    chunks: list[int] = []
+    for size in reversed(values.shape[:-2]):
+        chunks.append(min(size, budget) or 1)
+        budget = max(budget // max(size, 1), 1)
+    return (*reversed(chunks), -1, -1)
+
+
+def _as_dask(static: Any) -> da.Array:
+    return static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1, name=False)
+
+
+def _block(job: Job, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut) -> da.Array:
+    piece = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
+    piece = piece.rechunk({piece.ndim - 2: -1, piece.ndim - 1: -1})
+    factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
+    fixed = {
+        name: _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x).rechunk(-1).to_delayed().item()
+        for name, static in statics.items()
+    }
+    out_chunks = (*piece.chunks[:-2], (rows.own.length * factor_y,), (columns.own.length * factor_x,))
+    return da.map_blocks(
+        compute_block,
+        piece,
+        job=job,
+        rows=rows,
+        columns=columns,
+        statics=fixed,
+        chunks=out_chunks,
+        dtype=job.dtype,
+        meta=np.empty((0,) * piece.ndim, dtype=job.dtype),
+        name=f"downscale-{job.name}-{uuid.uuid4().hex}",
+    )
+
+
+def _taken(array: da.Array, span: Span, axis: int, factor: int) -> da.Array:
+    """Return the cells of ``span`` along ``axis``, over the seam of a circle where it passes it."""
+    if span.whole and span.first == 0:
+        return array
+    pieces = []
+    for turn in (-1, 0, 1):
+        low, high = max(span.first, turn * span.size), min(span.last, (turn + 1) * span.size)
+        if low < high:
+            index = [slice(None)] * array.ndim
+            index[axis] = slice((low - turn * span.size) * factor, (high - turn * span.size) * factor)
+            pieces.append(array[tuple(index)])
+    return pieces[0] if len(pieces) == 1 else da.concatenate(pieces, axis=axis)

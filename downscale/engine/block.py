@@ -1,0 +1,226 @@
+"""What happens to one block: up-sample, terrain, constrain, refine, trim, check (torch; sees only the Upscaler protocol)."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from downscale.diagnostics.conservation import chunk
+from downscale.engine.cut import Cut
+from downscale.engine.device import pick_device, to_array, to_tensor
+from downscale.errors import BoundsError, ConservationError
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.conserve import Bound, additive, bounded, infeasible
+from downscale.grid.latlon import RectilinearGrid
+from downscale.losses.terrain import TerrainRefinement
+from downscale.typing import Place, Upscaler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger("downscale")
+
+# Fine values worked on at once: 16 MB in float64, about what the caches of a core and its neighbours hold.
+BATCH_VALUES = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that is the same for all blocks of one variable.
+
+    Attributes
+    ----------
+    upscaler : Upscaler
+        Makes the proposal.
+    coarse, fine : RectilinearGrid
+        Grids of the whole domain.
+    conserve : {"cell", None}
+        Whether the cell law is imposed on the proposal.
+    bounds : (float or None, float or None)
+        Bounds of fine values; imposed together with the cell law.
+    strict_bounds : bool
+        Whether a coarse value outside the bounds is an error (bounds asked for) or a warning (implied by the name).
+    refinement : TerrainRefinement or None
+        Lowers the terrain-gradient penalty.
+    extensive : bool
+        Whether values are sums over cells, not means.
+    """
+
+    name: str
+    upscaler: Upscaler
+    coarse: RectilinearGrid
+    fine: RectilinearGrid
+    cells: Aggregation
+    dtype: np.dtype[Any]
+    tolerance: float
+    conserve: str | None = "cell"
+    bounds: tuple[Bound, Bound] = (None, None)
+    strict_bounds: bool = True
+    refinement: TerrainRefinement | None = None
+    extensive: bool = False
+    check: str = "raise"
+    device: str = "auto"
+
+    @property
+    def margin(self) -> tuple[int, int]:
+        """Coarse cells beyond its own that a block must hold."""
+        return (0, 0) if self.refinement is None else self.refinement.halo
+
+
+def compute_block(
+    values: NDArray[Any], job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]] | None = None
+) -> NDArray[Any]:
+    """Downscale the block ``values`` (..., given rows, given columns) to its own fine cells.
+
+    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to be added. Maps are taken a few
+    at a time, so that the working memory stays in cache and does not grow with the block.
+
+    Raises
+    ------
+    ConservationError, BoundsError
+        If a law does not hold in the result as stored, or cannot hold; ``job.check`` may turn these into a warning.
+    """
+    device = pick_device(job.device)
+    fixed = {name: to_tensor(array, device) for name, array in (statics or {}).items()}
+    factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
+    maps = values.reshape(-1, *values.shape[-2:])
+    fine = np.empty((len(maps), rows.own.length * factor_y, columns.own.length * factor_x), job.dtype)
+    batch = max(BATCH_VALUES // max(rows.given.length * factor_y * columns.given.length * factor_x, 1), 1)
+    for start in range(0, len(maps), batch):
+        part = slice(start, start + batch)
+        fine[part] = _compute_maps(to_tensor(_finite(maps[part]), device), fixed, job, rows, columns)
+    return fine.reshape(*values.shape[:-2], *fine.shape[-2:])
+
+
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    """Take infinities for missing values: no mean is defined with them."""
+    return np.where(np.isfinite(values), values, np.nan) if values.dtype.kind == "f" else values
+
+
+def _compute_maps(
+    coarse: Tensor, fixed: dict[str, Tensor], job: Job, rows: Cut, columns: Cut
+) -> NDArray[Any]:
+    if job.extensive:
+        coarse = coarse / coarse.new_tensor(job.coarse.cell_area[np.ix_(rows.given.cells, columns.given.cells)])
+    place = Place(job.coarse, job.fine, rows.given.first, columns.given.first, fixed)
+    with torch.no_grad():
+        proposal = job.upscaler(coarse, place)
+        if "terrain" in fixed:
+            proposal = proposal + fixed["terrain"]
+        fine = _finished(proposal, coarse, fixed.get("orog"), job, rows, columns)
+    stored = to_array(fine).astype(job.dtype)
+    own_coarse = to_array(coarse[..., rows.own.inside(rows.given), columns.own.inside(columns.given)])
+    _check(stored, own_coarse, job, rows, columns)
+    if job.extensive:
+        own = np.ix_(rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x))
+        return (stored.astype(np.float64) * job.fine.cell_area[own]).astype(job.dtype)
+    return stored
+
+
+def _finished(
+    proposal: Tensor, coarse: Tensor, orog: Tensor | None, job: Job, rows: Cut, columns: Cut
+) -> Tensor:
+    """Trim to what is held, impose law and bounds, refine, trim to the block's own cells."""
+    factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
+    held = rows.held.inside(rows.given, factor_y), columns.held.inside(columns.given, factor_x)
+    fine = proposal[..., held[0], held[1]]
+    x = coarse[..., rows.held.inside(rows.given), columns.held.inside(columns.given)]
+    cells = job.cells.window(rows.held.cells, columns.held.cells)
+    fine = _constrained(fine, x, cells, job, rows, columns)
+    if job.refinement is not None:
+        fine_rows, fine_columns = rows.held.fine_cells(factor_y), columns.held.fine_cells(factor_x)
+        closed = columns.held.whole and job.fine.x.periodic
+        spacing = job.refinement.spacing.window(fine_rows, fine_columns, closed)
+        relief = None if orog is None else orog[held]
+        bounds = _feasible_bounds(x, job)
+        fine = job.refinement(fine, x, relief, cells, fine_rows, spacing, bounds)
+    return fine[..., rows.own.inside(rows.held, factor_y), columns.own.inside(columns.held, factor_x)]
+
+
+def _feasible_bounds(x: Tensor, job: Job) -> tuple[Bound, Bound]:
+    """Return the bounds widened to the coarse values that break them (those cells were warned about)."""
+    low, high = job.bounds
+    finite = x[torch.isfinite(x)]
+    if finite.numel() == 0:
+        return job.bounds
+    return (
+        None if low is None else min(low, float(finite.min())),
+        None if high is None else max(high, float(finite.max())),
+    )
+
+
+def _constrained(fine: Tensor, x: Tensor, cells: Aggregation, job: Job, rows: Cut, columns: Cut) -> Tensor:
+    if job.conserve is None:
+        return fine
+    if job.bounds == (None, None):
+        return fine if "cell" in job.upscaler.laws and job.refinement is None else additive(fine, x, cells, _valid(fine))
+    low = -np.inf if job.bounds[0] is None else job.bounds[0]
+    high = np.inf if job.bounds[1] is None else job.bounds[1]
+    bad = infeasible(x, low, high)
+    if not bool(bad.any()):
+        return bounded(fine, x, cells, _valid(fine), job.bounds)
+    own = bad[..., rows.own.inside(rows.held), columns.own.inside(columns.held)]
+    if bool(own.any()):
+        _report_infeasible(own, x[..., rows.own.inside(rows.held), columns.own.inside(columns.held)], job, rows, columns)
+    # The law goes before the bounds: such a cell keeps its value, spread evenly.
+    inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells, _valid(fine), job.bounds)
+    spread = torch.where(torch.isnan(fine), fine, cells.spread(x))
+    return torch.where(cells.spread(bad), spread, inner)
+
+
+def _valid(fine: Tensor) -> Tensor | None:
+    mask = torch.isfinite(fine)
+    return None if bool(mask.all()) else mask
+
+
+def _report_infeasible(bad: Tensor, x: Tensor, job: Job, rows: Cut, columns: Cut) -> None:
+    index = tuple(int(i) for i in bad.nonzero()[0])
+    where = _location(job, rows, columns, index[-2:])
+    low, high = (f"{b:g}" if b is not None else "none" for b in job.bounds)
+    line = (
+        f"{job.name}: expected coarse values within the bounds [{low}, {high}], received {float(x[index]):.6g} at "
+        f"{where} ({int(bad.sum())} cells of this block); widen bounds= or repair the input"
+    )
+    if job.strict_bounds and job.check == "raise":
+        raise BoundsError(line)
+    _say(line + "; those cells keep their value, spread evenly", job.check)
+
+
+def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
+    row, column = rows.own.cells[index[0]], columns.own.cells[index[1]]
+    y, x = job.coarse.y.centres[row], job.coarse.x.centres[column]
+    names = ("latitude", "longitude") if job.coarse.spherical else ("y", "x")
+    return f"{names[0]} {y:g}, {names[1]} {x:g}"
+
+
+def _check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> None:
+    if job.check == "skip" or job.conserve is None:
+        return
+    cells = job.cells.window(rows.own.cells, columns.own.cells)
+    area = np.ones(coarse.shape[-2:])
+    partial = chunk(coarse, stored, cells, area, (0,) * coarse.ndim)
+    if partial.relative.value <= job.tolerance and partial.lost == 0:
+        return
+    where = _location(job, rows, columns, partial.relative.index[-2:]) if partial.relative.index else "no cell"
+    line = (
+        f"{job.name}: expected the cell law within {job.tolerance:g}, received a largest relative error of "
+        f"{partial.relative.value:.3g} at {where} and {partial.lost} cells lost; check method and input"
+    )
+    if job.check == "raise":
+        raise ConservationError(line)
+    _say(line, job.check)
+
+
+def _say(line: str, check: str) -> None:
+    if check == "skip":
+        return
+    if check in ("raise", "warn"):
+        warnings.warn(line, UserWarning, stacklevel=2)
+    else:
+        logger.warning(line)

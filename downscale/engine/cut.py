@@ -1,0 +1,109 @@
+"""How an axis is cut into blocks with halos: integers only (knows no array and no device)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Span:
+    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells; a circle may be passed over its seam."""
+
+    first: int
+    last: int
+    size: int
+
+    @property
+    def length(self) -> int:
+        """Number of cells."""
+        return self.last - self.first
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all cells of the axis."""
+        return self.length == self.size
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Indices into the whole axis."""
+        return np.arange(self.first, self.last) % self.size
+
+    def fine_cells(self, factor: int) -> NDArray[np.int64]:
+        """Indices of the fine cells into the whole fine axis."""
+        return (self.cells[:, None] * factor + np.arange(factor)).ravel()
+
+    def inside(self, outer: Span, factor: int = 1) -> slice:
+        """Return where the fine cells of this span lie among those of ``outer``."""
+        return slice((self.first - outer.first) * factor, (self.last - outer.first) * factor)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One block along one axis: the cells it answers for, those it holds while refining, those it is given."""
+
+    own: Span
+    held: Span
+    given: Span
+
+
+def cut_axis(
+    chunks: Sequence[int], periodic: bool, halo: int | None, margin: int = 0, multiple_of: int = 1
+) -> tuple[Cut, ...]:
+    """Cut an axis into blocks.
+
+    Parameters
+    ----------
+    chunks : sequence of int
+        Sizes of the blocks in coarse cells.
+    periodic : bool
+        Whether the axis closes a circle.
+    halo : int or None
+        Cells beyond what is held that the up-sampler looks at; None: it looks at all.
+    margin : int
+        Cells beyond its own that a block must hold for the refinement.
+    multiple_of : int
+        What is given to the up-sampler must be a multiple of this.
+
+    Raises
+    ------
+    ShapeError
+        If the axis must not be cut but is, or no legal size exists.
+
+    Examples
+    --------
+    >>> [ (c.given.first, c.given.last) for c in cut_axis([4, 4], periodic=False, halo=1)]
+    [(0, 5), (3, 8)]
+    """
+    size = sum(chunks)
+    if halo is None and len(chunks) > 1:
+        raise ShapeError(
+            f"expected uncut horizontal axes, since this method looks at the whole field, received {len(chunks)} "
+            "chunks; rechunk that axis to -1"
+        )
+    cuts, start = [], 0
+    for length in chunks:
+        own = Span(start, start + length, size)
+        held = _widened(own, margin, periodic)
+        given = _widened(held, size if halo is None else halo, periodic)
+        cuts.append(Cut(own, given if given.whole else held, given))
+        start += length
+    wrong = [cut.given.length for cut in cuts if cut.given.length % multiple_of]
+    if wrong:
+        raise ShapeError(
+            f"expected blocks of a multiple of {multiple_of} coarse cells, received {wrong[0]}; change the chunks"
+        )
+    return tuple(cuts)
+
+
+def _widened(span: Span, cells: int, periodic: bool) -> Span:
+    first, last = span.first - cells, span.last + cells
+    if not periodic:
+        return Span(max(first, 0), min(last, span.size), span.size)
+    # Once the circle is full more cells would only repeat it.
+    return Span(first, last, span.size) if last - first < span.size else Span(0, span.size, span.size)

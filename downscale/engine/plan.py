@@ -1,0 +1,184 @@
+"""What would happen: grids, chunks, halos, tasks and memory, in integers (touches no data)."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from downscale.engine.apply import cuts_of
+from downscale.engine.block import BATCH_VALUES, Job
+
+# Copies in float64 that a batch of maps needs while it is up-sampled, constrained and checked (measured).
+WORKING_COPIES = 6
+
+
+@dataclass(frozen=True)
+class VariablePlan:
+    """What would happen to one variable.
+
+    Attributes
+    ----------
+    dims, coarse_shape, fine_shape : tuples
+        Dimensions and sizes, horizontal dimensions last.
+    chunks : tuple of int
+        Largest fine chunk along each dimension.
+    blocks : int
+        Blocks to compute.
+    halo : (int, int)
+        Coarse cells that a block reads beyond its own, rows and columns.
+    block_bytes : int
+        Memory of one block in work: what is read, the result and the working copies of a batch of maps.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    coarse_shape: tuple[int, ...]
+    fine_shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    blocks: int
+    halo: tuple[int, int]
+    law: str
+    bounds: tuple[float | None, float | None]
+    block_bytes: int
+
+    @property
+    def fine_bytes(self) -> int:
+        """Size of the result."""
+        return int(np.prod(self.fine_shape)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would happen, for all variables.
+
+    Attributes
+    ----------
+    method : str
+        The up-sampler.
+    factor : mapping of dimension to int
+        Refinement.
+    variables : mapping of name to VariablePlan
+        The fields that would be downscaled.
+    passed_through : tuple of str
+        Variables that would be kept as they are.
+    workers : int
+        Blocks in work at once.
+    notes : tuple of str
+        What a user should know.
+    """
+
+    method: str
+    factor: dict[str, int]
+    device: str
+    variables: dict[str, VariablePlan]
+    passed_through: tuple[str, ...]
+    workers: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> int:
+        """Blocks over all variables."""
+        return sum(plan.blocks for plan in self.variables.values())
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of all results."""
+        return sum(plan.fine_bytes for plan in self.variables.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Largest memory in use at once, above the libraries' own."""
+        return self.workers * max((plan.block_bytes for plan in self.variables.values()), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, fit for JSON."""
+        return {
+            "method": self.method,
+            "factor": self.factor,
+            "device": self.device,
+            "tasks": self.tasks,
+            "workers": self.workers,
+            "output_bytes": self.output_bytes,
+            "peak_bytes": self.peak_bytes,
+            "passed_through": list(self.passed_through),
+            "notes": list(self.notes),
+            "variables": {name: vars(plan) for name, plan in self.variables.items()},
+        }
+
+    def _lines(self) -> list[tuple[str, str]]:
+        factor = ", ".join(f"{dim} x{value}" for dim, value in self.factor.items())
+        lines = [("method", self.method), ("factor", factor), ("device", self.device)]
+        for name, plan in self.variables.items():
+            shapes = f"{_sizes(plan.coarse_shape)} -> {_sizes(plan.fine_shape)} {plan.dtype}"
+            blocks = f"{plan.blocks} blocks of {_sizes(plan.chunks)}, halo {plan.halo[0]} x {plan.halo[1]} coarse cells"
+            low, high = ("" if bound is None else f"{bound:g}" for bound in plan.bounds)
+            bounds = f", bounds [{low or '-inf'}, {high or 'inf'}]" if low or high else ""
+            lines.append((name, f"({', '.join(plan.dims)}) {shapes}; {blocks}; law: {plan.law}{bounds}"))
+        if self.passed_through:
+            lines.append(("kept as is", ", ".join(self.passed_through)))
+        lines.append(("output", readable_bytes(self.output_bytes)))
+        lines.append(("peak memory", f"about {readable_bytes(self.peak_bytes)} with {self.workers} workers"))
+        return lines + [("note", note) for note in self.notes]
+
+    def __repr__(self) -> str:
+        width = max(len(label) for label, _ in self._lines())
+        return "\n".join(["Plan", *(f"  {label.ljust(width)}  {text}" for label, text in self._lines())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(a)}</th><td style='text-align:left'>{html.escape(b)}</td></tr>"
+            for a, b in self._lines()
+        )
+        return f"<div><b>Plan</b><table>{rows}</table></div>"
+
+
+def plan_variable(job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]) -> VariablePlan:
+    """Plan one variable from its shape and chunks (horizontal dimensions last); may refuse, with the reason."""
+    rows, columns = cuts_of(job, chunks[-2], chunks[-1])
+    factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
+    largest = tuple(max(sizes) for sizes in chunks)
+    fine_chunk = (*largest[:-2], largest[-2] * factor_y, largest[-1] * factor_x)
+    blocks = int(np.prod([len(sizes) for sizes in chunks]))
+    halo = max(c.own.first - c.given.first for c in rows), max(c.own.first - c.given.first for c in columns)
+    given = max(c.given.length for c in rows) * max(c.given.length for c in columns)
+    maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
+    batch = min(maps, max(BATCH_VALUES // (given * factor_y * factor_x), 1))
+    working = batch * given * factor_y * factor_x * 8 * WORKING_COPIES
+    result = int(np.prod(fine_chunk)) * job.dtype.itemsize
+    return VariablePlan(
+        name=job.name,
+        dims=dims,
+        coarse_shape=shape,
+        fine_shape=(*shape[:-2], *job.fine.shape),
+        dtype=str(job.dtype),
+        chunks=fine_chunk,
+        blocks=blocks,
+        halo=halo,
+        law=job.conserve or "none imposed",
+        bounds=job.bounds,
+        block_bytes=maps * given * job.dtype.itemsize + 2 * result + working,
+    )
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)
+
+
+def readable_bytes(count: int) -> str:
+    """Return a size for people.
+
+    Examples
+    --------
+    >>> readable_bytes(3_500_000)
+    '3.5 MB'
+    """
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

@@ -1,0 +1,176 @@
+"""What CF metadata says of a field: horizontal axes, bounds, cell methods (xarray; never torch).
+
+Axes are found by cf-xarray (attributes first, then common names); bounds are read, never guessed, and where there are
+none the edges lie midway between centres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.errors import DownscaleError, GridError
+from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, draw_to_poles
+from downscale.grid.latlon import RectilinearGrid
+
+XarrayObject = xr.Dataset | xr.DataArray
+
+# Names of last resort, for files whose axes carry no attributes.
+Y_NAMES = ("lat", "latitude", "nav_lat", "rlat", "grid_latitude", "y", "yc", "projection_y_coordinate")
+X_NAMES = ("lon", "longitude", "long", "nav_lon", "rlon", "grid_longitude", "x", "xc", "projection_x_coordinate")
+STANDARD = {
+    "y": ("latitude", "grid_latitude", "projection_y_coordinate"),
+    "x": ("longitude", "grid_longitude", "projection_x_coordinate"),
+}
+METRES = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "km": 1000.0, "kilometre": 1000.0}
+
+
+@dataclass(frozen=True, eq=False)
+class Horizontal:
+    """The two horizontal dimensions of an object and the grid they make.
+
+    Attributes
+    ----------
+    y, x : str
+        Names of the dimensions (and of their coordinates).
+    grid : RectilinearGrid
+        Cells in the order of the object, in degrees or metres.
+    unit : float
+        Metres in one unit of a projected coordinate; 1 for degrees.
+    """
+
+    y: str
+    x: str
+    grid: RectilinearGrid
+    unit: float = 1.0
+
+    @property
+    def dims(self) -> tuple[str, str]:
+        """Names of the row and column dimension."""
+        return self.y, self.x
+
+
+def horizontal(obj: XarrayObject) -> Horizontal:
+    """Find the horizontal axes of a Dataset or DataArray and read their cells.
+
+    Raises
+    ------
+    GridError
+        If there are none, they are two-dimensional, or their coordinates are not usable; the line names the axis.
+    """
+    y, x = _axis_name(obj, "y"), _axis_name(obj, "x")
+    if y is None or x is None:
+        raise GridError(_no_axes(obj))
+    y_kind, x_kind = _kind(obj[y], "y"), _kind(obj[x], "x")
+    unit = _metres(obj[y]) if y_kind == "projected" else 1.0
+    y_axis = _cells(obj, y, y_kind, unit)
+    x_axis = _cells(obj, x, x_kind, unit)
+    if x_axis.periodic and _bounds(obj, y) is None:
+        y_axis = draw_to_poles(y_axis)
+    return Horizontal(y, x, RectilinearGrid(y_axis, x_axis), unit)
+
+
+def _axis_name(obj: XarrayObject, axis: str) -> str | None:
+    """Return the name of the one-dimensional coordinate along an axis: standard name, then attributes, then name."""
+    lines = [str(name) for name in obj.dims if name in obj.coords and obj[name].ndim == 1]
+    for standard in STANDARD[axis]:
+        found = [name for name in lines if obj[name].attrs.get("standard_name") == standard]
+        if found:
+            return found[0]
+    found = [name for name in lines if name in _cf_names(obj, axis)]
+    if found:
+        return found[0]
+    legal = Y_NAMES if axis == "y" else X_NAMES
+    found = [name for name in lines if name.lower() in legal]
+    return found[0] if found else None
+
+
+def _cf_names(obj: XarrayObject, axis: str) -> list[str]:
+    import cf_xarray  # noqa: F401 - registers .cf; late, since it doubles the time of a bare import
+
+    cf = obj.cf
+    word = "latitude" if axis == "y" else "longitude"
+    return [*cf.coordinates.get(word, []), *cf.axes.get(axis.upper(), [])]
+
+
+def _no_axes(obj: XarrayObject) -> str:
+    two_d = [str(n) for n in obj.coords if obj[n].ndim == 2 and str(n).lower() in (*Y_NAMES, *X_NAMES)]
+    has = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
+    if two_d:
+        return (
+            f"expected one-dimensional latitude and longitude, received two-dimensional {', '.join(two_d)}; "
+            "regrid to a rectilinear grid first, or give the projected x and y as coordinates"
+        )
+    return (
+        "expected horizontal coordinates (latitude and longitude, or projected x and y), received dimensions "
+        f"{has}; rename them or set standard_name and units"
+    )
+
+
+def _kind(coordinate: xr.DataArray, axis: str) -> Kind:
+    standard, units = coordinate.attrs.get("standard_name", ""), str(coordinate.attrs.get("units", "")).lower()
+    if standard.startswith("projection_") or units in METRES:
+        return "projected"
+    if standard in STANDARD[axis] or units.startswith("degree"):
+        return "latitude" if axis == "y" else "longitude"
+    degrees = str(coordinate.name).lower() not in ("y", "x", "yc", "xc")
+    return ("latitude" if axis == "y" else "longitude") if degrees else "projected"
+
+
+def _metres(coordinate: xr.DataArray) -> float:
+    return METRES.get(str(coordinate.attrs.get("units", "m")).lower(), 1.0)
+
+
+def bounds_name(obj: XarrayObject, name: str) -> str:
+    """Return the name of the bounds variable of a coordinate, as given or as it should be."""
+    coordinate = obj[name]
+    return str(coordinate.attrs.get("bounds") or coordinate.encoding.get("bounds") or f"{name}_bnds")
+
+
+def _bounds(obj: XarrayObject, name: str) -> np.ndarray[Any, Any] | None:
+    variable = bounds_name(obj, name)
+    present = variable in obj.coords or (isinstance(obj, xr.Dataset) and variable in obj.variables)
+    if not present or obj[variable].ndim != 2:
+        return None
+    bounds = obj[variable]
+    return np.asarray(bounds.transpose(name, ...).values, dtype=np.float64)
+
+
+def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> CellAxis:
+    centres = np.asarray(obj[name].values)
+    if centres.dtype.kind not in "fiu":
+        raise GridError(f"coordinate {name!r}: expected numbers, received {centres.dtype}; convert it first")
+    bounds = _bounds(obj, name)
+    try:
+        if bounds is not None:
+            return axis_from_bounds(bounds * unit, kind, centres * unit)
+        return axis_from_centres(centres * unit, kind)
+    except DownscaleError as error:
+        raise type(error)(f"coordinate {name!r}: {error}") from None
+
+
+def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
+    """Return the names of the numeric data variables that have both horizontal dimensions."""
+    both = set(where.dims)
+    return [str(n) for n, v in ds.data_vars.items() if both <= set(v.dims) and v.dtype.kind in "fiub"]
+
+
+def is_categorical(variable: xr.DataArray) -> bool:
+    """Return whether values are codes, which must never be averaged."""
+    return variable.dtype.kind == "b" or bool({"flag_values", "flag_masks", "flag_meanings"} & set(variable.attrs))
+
+
+def quantity_of(variable: xr.DataArray) -> str:
+    """Return "extensive" where ``cell_methods`` says that values are sums over area, else "intensive".
+
+    Examples
+    --------
+    >>> quantity_of(xr.DataArray(0.0, attrs={"cell_methods": "time: mean area: sum"}))
+    'extensive'
+    """
+    words = str(variable.attrs.get("cell_methods", "")).split()
+    pairs = zip(words, words[1:], strict=False)
+    return "extensive" if any(a == "area:" and b == "sum" for a, b in pairs) else "intensive"

@@ -1,0 +1,35 @@
+"""Physical bounds of quantities by CF standard name and units (knows names only)."""
+
+from __future__ import annotations
+
+import xarray as xr
+
+Bounds = tuple[float | None, float | None]
+
+# Amounts and rates that cannot be negative, whatever their units.
+NONNEGATIVE = (
+    "precipitation", "rainfall", "snowfall", "lwe_thickness", "thickness_of", "specific_humidity",
+    "humidity_mixing_ratio", "mass_fraction_of", "mole_fraction_of", "wind_speed", "_speed", "runoff",
+    "soil_moisture", "evaporation_amount", "surface_snow_amount", "surface_downwelling", "concentration_of",
+)  # fmt: skip
+# Shares of a whole: 0 to 1, or 0 to 100 in per cent.
+FRACTIONS = ("_area_fraction", "area_fraction", "relative_humidity", "sea_ice_area_fraction", "cloud_area_fraction")
+PER_CENT = ("%", "percent", "per cent")
+
+
+def automatic_bounds(variable: xr.DataArray) -> Bounds:
+    """Return the bounds that the standard name of a variable implies, ``(None, None)`` where there are none.
+
+    Examples
+    --------
+    >>> automatic_bounds(xr.DataArray(0.0, attrs={"standard_name": "precipitation_flux"}))
+    (0.0, None)
+    >>> automatic_bounds(xr.DataArray(0.0, attrs={"standard_name": "cloud_area_fraction", "units": "%"}))
+    (0.0, 100.0)
+    """
+    name = str(variable.attrs.get("standard_name", ""))
+    if name.startswith(("tendency_of", "change_", "product_of")) or name.endswith("_anomaly"):
+        return None, None
+    if any(word in name for word in FRACTIONS):
+        return 0.0, 100.0 if str(variable.attrs.get("units", "1")).lower() in PER_CENT else 1.0
+    return (0.0, None) if any(word in name for word in NONNEGATIVE) else (None, None)

@@ -1,0 +1,70 @@
+"""Open NetCDF files as CF says, with Dask chunks and one-line errors (xarray; never torch)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from downscale.errors import InputError
+
+Chunks = str | int | Mapping[Any, Any] | None
+
+
+def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> xr.Dataset:
+    """Open a NetCDF file, or several by a glob, lazily; bounds and grid mappings become coordinates.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file, or a pattern such as ``"tas_*.nc"`` whose files are joined by their coordinates.
+    chunks : "auto", int, mapping or None
+        Dask chunks as in xarray; None reads without Dask.
+    **options
+        Passed to ``xarray.open_dataset``.
+
+    Returns
+    -------
+    Dataset
+        With ``decode_coords="all"``, so that bounds, cell areas and grid mappings are coordinates.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not a readable NetCDF file.
+    """
+    files = find_files(path)
+    settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, "engine": "netcdf4", **options}
+    try:
+        if len(files) == 1:
+            return xr.open_dataset(files[0], **settings)
+        return xr.open_mfdataset(
+            files, combine="by_coords", data_vars="minimal", coords="minimal", compat="override", join="exact", **settings
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h") from None
+
+
+def find_files(path: str | Path) -> list[str]:
+    """Return the files that a path or pattern names, sorted.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    text = str(Path(path).expanduser())
+    if any(mark in text for mark in "*?["):
+        files = sorted(glob.glob(text, recursive=True))
+        if not files:
+            raise InputError(f"expected files that match {text}, received none; check the pattern")
+        return files
+    if not Path(text).exists():
+        raise InputError(f"expected an existing file, received {text}; check the path")
+    if Path(text).is_dir():
+        raise InputError(f"expected a file, received the folder {text}; give a pattern such as {text}/*.nc")
+    return [text]

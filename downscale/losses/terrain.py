@@ -1,0 +1,192 @@
+"""The terrain-gradient penalty and its inference-time refinement (torch; judges numbers, knows no network).
+
+A fine field may be as steep as the relief explains, ``g0 + gamma |grad z|``; what is steeper is penalised. As a loss it
+is differentiable; at inference the field nearest to the proposal is found that lowers the penalty under the cell law.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from downscale.errors import OptionError
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.conserve import Bound, additive, bounded
+from downscale.fields.gradient import Spacing, slope, sobel
+from downscale.grid.latlon import RectilinearGrid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TerrainPenalty:
+    """Settings of the terrain-gradient penalty.
+
+    Parameters
+    ----------
+    base_gradient : float
+        g0: slope allowed over flat land, units of the field a metre.
+    ratio : float
+        gamma: slope allowed for each unit of terrain slope, units of the field a metre of height.
+    weight : float
+        Strength of the refinement, in units of the mean fine cell area.
+    iterations : int
+        Steps of the refinement; each makes the halo of a block one coarse cell wider.
+
+    Raises
+    ------
+    OptionError
+        If a value is negative.
+    """
+
+    base_gradient: float
+    ratio: float = 0.0
+    weight: float = 1.0
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("base_gradient", "ratio", "weight", "iterations"):
+            if not getattr(self, name) >= 0:
+                raise OptionError(f"expected terrain penalty {name} >= 0, received {getattr(self, name)!r}")
+
+    def allowed(self, orog: Tensor | None, field: Tensor, spacing: Spacing) -> Tensor:
+        """Return the allowed slope at each fine cell, shape of ``orog`` or of one field."""
+        flat = field.new_full(field.shape[-2:], self.base_gradient)
+        return flat if orog is None else flat + self.ratio * slope(torch.nan_to_num(orog), spacing)
+
+
+def terrain_gradient_penalty(
+    field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return ``P(y) = sum a max(0, |grad y| - allowed)**2 / sum a``, one value a map, differentiable.
+
+    Parameters
+    ----------
+    field : tensor, shape (..., n_y, n_x)
+        Fine field; gradients by Sobel in metres.
+    spacing : Spacing
+        Distances of the fine grid.
+    allowed : tensor, shape (n_y, n_x)
+        Slope that costs nothing, units of the field a metre; with 0 for a plain slope penalty.
+    area : tensor, shape (n_y, n_x) or (n_y, 1)
+        Fine cell areas.
+    mask : tensor of bool, optional
+        Valid cells; stencils that touch an invalid one are left out.
+    """
+    filled = field if mask is None else torch.where(mask, field, torch.zeros_like(field))
+    excess = _excess(filled, spacing, allowed)
+    weight = area.expand(field.shape[-2:]) * (1.0 if mask is None else _whole_stencils(mask, spacing).to(field.dtype))
+    total = (weight * excess**2).sum(dim=(-2, -1))
+    share = weight.sum(dim=(-2, -1)) if mask is not None else weight.sum()
+    return total / torch.clamp(share, min=torch.finfo(field.dtype).tiny)
+
+
+def _excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
+    east, north = sobel(field, spacing)
+    # The root has no derivative at zero; there the excess is zero anyway.
+    length = torch.sqrt(torch.clamp(east**2 + north**2, min=torch.finfo(field.dtype).tiny))
+    return torch.relu(length - allowed)
+
+
+def _whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
+    """Return where all nine cells of the stencil are valid."""
+    missing = (~mask).to(torch.float64).reshape(-1, 1, *mask.shape[-2:])
+    mode = "circular" if spacing.periodic else "replicate"
+    wide = torch.nn.functional.pad(missing, (1, 1, 0, 0), mode=mode)
+    wide = torch.nn.functional.pad(wide, (0, 0, 1, 1), mode="replicate")
+    return (torch.nn.functional.max_pool2d(wide, 3, stride=1) == 0).reshape(mask.shape)
+
+
+class TerrainRefinement:
+    """Lower the penalty of a field under the cell law and bounds, before anything is written.
+
+    Finds ``argmin 1/2 |y - y0|_a**2 + lambda P(y)`` subject to ``A y = x`` and bounds, by accelerated projected
+    gradient steps in an area-weighted metric. The problem is convex. Steps are sized a coarse row at a time, since
+    metres a column shrink towards the poles; all arithmetic is local, so that blocks with ``halo`` give the same bits.
+
+    Parameters
+    ----------
+    fine : RectilinearGrid
+        The whole fine grid.
+    cells : Aggregation
+        Its aggregation to the whole coarse grid.
+    penalty : TerrainPenalty
+        Settings.
+
+    References
+    ----------
+    Beck, A. and Teboulle, M. (2009), A fast iterative shrinkage-thresholding algorithm for linear inverse problems,
+    SIAM Journal on Imaging Sciences 2, 183-202.
+    """
+
+    def __init__(self, fine: RectilinearGrid, cells: Aggregation, penalty: TerrainPenalty) -> None:
+        self.penalty = penalty
+        self.spacing = Spacing.of(fine)
+        self.row_area = fine.cell_area[:, 0]
+        self.strength = penalty.weight * float(fine.cell_area.mean())
+        self._step = _row_steps(self.spacing, self.row_area, self.strength, cells.factor_y)
+        reach = tuple(penalty.iterations * -(-2 // factor) for factor in (cells.factor_y, cells.factor_x))
+        self.halo = (reach[0], reach[1])
+
+    def __call__(
+        self,
+        proposal: Tensor,
+        coarse: Tensor,
+        orog: Tensor | None,
+        cells: Aggregation,
+        rows: NDArray[np.int64],
+        spacing: Spacing,
+        bounds: tuple[Bound, Bound] = (None, None),
+    ) -> Tensor:
+        """Refine ``proposal`` (..., n_fine_y, n_fine_x) of the fine ``rows`` given; NaN cells stay NaN."""
+        mask = torch.isfinite(proposal)
+        start = torch.where(mask, proposal, torch.zeros_like(proposal))
+        area = start.new_tensor(self.row_area[rows])[:, None]
+        step = start.new_tensor(self._step[rows])[:, None]
+        allowed = self.penalty.allowed(orog, start, spacing)
+        usable = _whole_stencils(mask, spacing).to(start.dtype)
+        current = ahead = start
+        momentum = 1.0
+        for _ in range(self.penalty.iterations):
+            slope_of_penalty = _penalty_gradient(ahead, spacing, allowed, area, usable)
+            descent = (ahead - start) + self.strength * slope_of_penalty
+            moved = _project(ahead - step * descent, coarse, cells, mask, bounds)
+            following = 0.5 * (1 + (1 + 4 * momentum**2) ** 0.5)
+            ahead = moved + ((momentum - 1) / following) * (moved - current)
+            current, momentum = moved, following
+        return torch.where(mask, current, torch.full_like(current, torch.nan))
+
+
+def _project(
+    field: Tensor, coarse: Tensor, cells: Aggregation, mask: Tensor, bounds: tuple[Bound, Bound]
+) -> Tensor:
+    """Return the nearest field under the cell law and bounds; cells without a value take what they have."""
+    free = bounds == (None, None)
+    moved = additive(field, coarse, cells, mask) if free else bounded(field, coarse, cells, mask, bounds)
+    return torch.where(mask, moved, torch.zeros_like(moved))
+
+
+def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, usable: Tensor) -> Tensor:
+    """Return the derivative of ``sum a max(0, |grad y| - allowed)**2`` divided by the areas."""
+    with torch.enable_grad():
+        point = field.detach().requires_grad_(True)
+        total = (area * usable * _excess(point, spacing, allowed) ** 2).sum()
+        (derivative,) = torch.autograd.grad(total, point)
+    return derivative / area
+
+
+def _row_steps(
+    spacing: Spacing, row_area: NDArray[np.float64], strength: float, factor_y: int
+) -> NDArray[np.float64]:
+    """Return safe step sizes of fine rows, equal within a coarse row, from a bound on the curvature."""
+    steep = (2 / np.abs(spacing.dx).min(axis=1)) ** 2 + (2 / spacing.dy) ** 2
+    near = np.stack([np.roll(steep * row_area, 1), steep * row_area, np.roll(steep * row_area, -1)])
+    near[0, 0], near[2, -1] = near[1, 0], near[1, -1]
+    curvature = 1 + 2 * strength * near.max(axis=0) / row_area
+    largest = curvature.reshape(-1, factor_y).max(axis=1)
+    return np.repeat(1 / largest, factor_y)

@@ -1,0 +1,99 @@
+"""The public figure: coarse, fine and the detail between them; knows the order of the steps, not how one is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from downscale.errors import GridError, InputError
+from downscale.io.cf import Horizontal, XarrayObject
+from downscale.maps.cells import Cells, check_select, find_field, read_cells, read_static, reduce_field
+from downscale.maps.geography import draw_coast, draw_graticule, draw_relief
+from downscale.maps.output import check_path, write
+from downscale.maps.panels import draw_fields, layout
+from downscale.maps.view import choose_view
+from downscale.maps.words import name_of, subtitle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def compare(
+    coarse: XarrayObject,
+    fine: XarrayObject,
+    *,
+    path: str | Path | None = None,
+    select: Mapping[str, int] | None = None,
+    title: str | None = None,
+    cmap: Any = None,
+    sftlf: XarrayObject | None = None,
+    orog: XarrayObject | None = None,
+    dpi: int = 150,
+) -> Figure:
+    """Draw a coarse field, its fine one and the detail between them side by side.
+
+    The detail is the fine value minus that of the coarse cell it lies in; where the cell law holds it averages to
+    zero over each coarse cell.
+
+    Parameters
+    ----------
+    coarse, fine : DataArray or Dataset of one field
+        Over lat/lon (degrees) or y/x (metres), in one unit; the grids need not nest. Only a Dataset carries bounds:
+        the edges of a DataArray lie midway between its centres.
+    path : path, optional
+        File to write, .png or another kind that matplotlib knows; the name appears when the file is complete.
+    select : mapping of dimension to index, optional
+        Which time, member, ... to show; the first of each by default.
+    title, cmap : optional
+        By default the ``long_name``, and colours that suit the ``standard_name``.
+    sftlf : DataArray, optional
+        Land fraction (% or 1): its contour at half is the coast where no coastline file is installed.
+    orog : DataArray, optional
+        Surface altitude in m: one dotted contour on the coarse panel, whose cells cannot show relief.
+    dpi : int
+        Dots an inch of the file; 150 gives 2000 columns.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Its first three axes are the panels, the next two the colour bars; pyplot does not know it.
+
+    Raises
+    ------
+    OutputError, OptionError, GridError, InputError
+        For a path that cannot be written; an unknown dimension, index or colour map; axes of two kinds; two units.
+    """
+    target = None if path is None else check_path(Path(path))
+    found = find_field(coarse), find_field(fine)
+    fields, cells = _read(found, select or {})
+    view = choose_view(*cells, found[1][1])
+    words = subtitle([field for field, _ in found], fields, select or {})
+    figure, panels, bars = layout(view, title or name_of(fields[1], capital=True), words)
+    draw_fields(panels, bars, view, cells, fields, cmap)
+    for number, panel in enumerate(panels):
+        draw_coast(panel, view, sftlf)
+        draw_graticule(panel, view, number)
+    if orog is not None:
+        draw_relief(panels[0], view, read_static(orog))
+    if target is not None:
+        write(figure, target, dpi)
+    return figure
+
+
+def _read(
+    found: tuple[tuple[xr.DataArray, Horizontal], tuple[xr.DataArray, Horizontal]], select: Mapping[str, int]
+) -> tuple[tuple[xr.DataArray, xr.DataArray], tuple[Cells, Cells]]:
+    """Return the two horizontal fields and their cells, if they can be compared."""
+    (whole, there), (split, here) = found
+    check_select(select, (whole, split))
+    fields = reduce_field(whole, there, select), reduce_field(split, here, select)
+    units = [field.attrs.get("units") for field in fields]
+    if None not in units and units[0] != units[1]:
+        raise InputError(f"expected both fields in one unit, received {units[0]!r} and {units[1]!r}; convert one")
+    kinds = there.grid.x.kind, here.grid.x.kind
+    if kinds[0] != kinds[1]:
+        raise GridError(f"expected both fields on lat/lon or in metres, received {kinds[0]} and {kinds[1]} axes")
+    return fields, (read_cells(fields[0], there), read_cells(fields[1], here))

@@ -1,0 +1,40 @@
+"""One picture file, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from downscale.errors import OutputError, listing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_path(path: Path) -> Path:
+    if not path.parent.is_dir():
+        raise OutputError(f"expected an existing folder for the map, received '{path.parent}'; create it first")
+    if path.is_dir():
+        raise OutputError(f"expected a file name for the map, received the folder '{path}'; add a name such as map.png")
+    return path
+
+
+def write(figure: Figure, path: Path, dpi: int) -> None:
+    """Write under a temporary name in the same folder, then rename: the name never holds half a picture."""
+    kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix[1:].lower() or "png"
+    if kind not in kinds:
+        raise OutputError(f"expected a map file of type {listing(kinds)}, received '{path.name}'; use .png")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with draft.open("wb") as stream:
+            figure.savefig(stream, format=kind, dpi=dpi, facecolor="white")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise OutputError(f"expected to write the map '{path}', received {error.strerror}; choose another folder") from error
+    finally:
+        draft.unlink(missing_ok=True)

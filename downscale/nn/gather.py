@@ -1,0 +1,179 @@
+"""Transposed convolution in gather form, with a choice of edges (torch); knows no law and no parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from downscale.errors import ShapeError
+from downscale.kernels.laws import Size, kernel_geometry
+from downscale.kernels.polyphase import split, tap_range
+from downscale.nn.edges import EDGES, edge_names, fold
+
+
+def pair(word: str, size: Size) -> tuple[int, int]:
+    """Return sizes along (lat, lon) from one number or a pair.
+
+    Raises
+    ------
+    ShapeError
+        If there are not one or two whole numbers.
+    """
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sizes) != 2 or not all(isinstance(number, int) for number in sizes):
+        raise ShapeError(f"{word} expected a whole number or a pair (lat, lon) of them, received {size!r}")
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class AxisGeometry:
+    """Sizes of a transposed convolution along one axis.
+
+    Raises
+    ------
+    ShapeError
+        If a size is out of range, or ``output_padding`` is not below ``stride``.
+    """
+
+    kernel_size: int
+    stride: int
+    padding: int
+    output_padding: int
+    edge: str = "zeros"
+
+    def __post_init__(self) -> None:
+        kernel_geometry(self.kernel_size, self.stride, self.padding)
+        if not 0 <= self.output_padding < self.stride:
+            raise ShapeError(
+                f"output_padding expected 0 to stride - 1 = {self.stride - 1}, received "
+                f"{self.output_padding}: change padding instead"
+            )
+        surplus = self.kernel_size - 2 * self.padding + self.output_padding - self.stride
+        if surplus and self.edge != "zeros":
+            raise ShapeError(
+                f"padding_mode {self.edge!r} expected n * stride outputs, received k={self.kernel_size}, "
+                f"s={self.stride}, padding={self.padding} and output_padding={self.output_padding}, making "
+                f"n * stride {surplus:+d}: leave padding out, or take padding_mode='zeros'"
+            )
+
+    def output_size(self, cells: int) -> int:
+        """Return the number of fine cells made of a number of coarse cells.
+
+        Raises
+        ------
+        ShapeError
+            If nothing is left.
+        """
+        size = (cells - 1) * self.stride - 2 * self.padding + self.kernel_size + self.output_padding
+        if cells < 1 or size < 1:
+            raise ShapeError(
+                f"coarse field expected cells enough for an output, received {cells} with {self}, which make "
+                f"{size}: take a larger field or less padding"
+            )
+        return size
+
+    def rows(self, cells: int) -> tuple[int, int]:
+        """Return the range of coarse rows that are refined; beyond the edge where the edge mode spills."""
+        if EDGES[self.edge].spills:
+            first, last = tap_range(self.kernel_size, self.stride, self.padding)
+            return first, cells + last
+        return 0, -(-self.output_size(cells) // self.stride)
+
+    def window(self, cells: int) -> tuple[int, int]:
+        """Return the range of coarse cells that those rows read."""
+        start, stop = self.rows(cells)
+        first, last = tap_range(self.kernel_size, self.stride, self.padding)
+        return start - last, stop - first
+
+    def trimmed(self, fine: Tensor, dim: int, cells: int) -> Tensor:
+        """Return the fine field without what lies beyond the edge, folded back where it spills."""
+        size = self.output_size(cells)
+        if EDGES[self.edge].spills:
+            return fold(fine, dim, self.rows(cells)[0] * self.stride, size)
+        return fine.narrow(dim, 0, size)
+
+
+def gather_conv_transpose2d(
+    coarse: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    padding_mode: str | Sequence[str] = "zeros",
+) -> Tensor:
+    """``torch.nn.functional.conv_transpose2d`` in gather form, with a choice of edges.
+
+    One convolution of the extended coarse field makes all phases of each coarse cell, which are interleaved.
+    With ``padding_mode="zeros"`` the numbers are those of the scatter form.
+
+    Parameters
+    ----------
+    coarse : Tensor, shape (batch, in, lat, lon) or (in, lat, lon)
+        Coarse field.
+    weight : Tensor, shape (in, out // groups, kh, kw)
+        Kernels, laid out as in ``torch.nn.ConvTranspose2d``.
+    bias : Tensor, shape (out,), optional
+        Added to each output channel.
+    stride, padding, output_padding, groups
+        As in ``torch.nn.functional.conv_transpose2d``.
+    padding_mode : str or pair of str
+        Name in ``EDGES`` for both axes, or one each for (lat, lon).
+
+    Raises
+    ------
+    OptionError
+        If an edge mode is unknown.
+    ShapeError
+        If sizes do not fit, or a mode other than zeros is asked for where the output is not ``n * stride``.
+
+    References
+    ----------
+    Vaidyanathan (1990), Multirate digital filters, filter banks, polyphase networks, and applications,
+    Proceedings of the IEEE 78, 56-93.
+    """
+    sizes = zip(
+        weight.shape[-2:],
+        pair("stride", stride),
+        pair("padding", padding),
+        pair("output_padding", output_padding),
+        edge_names(padding_mode),
+        strict=True,
+    )
+    return gather(coarse, weight, bias, [AxisGeometry(*axis) for axis in sizes], groups)
+
+
+def gather(
+    coarse: Tensor, weight: Tensor, bias: Tensor | None, axes: Sequence[AxisGeometry], groups: int
+) -> Tensor:
+    """Do `gather_conv_transpose2d` for the geometry of the axes (lat, lon)."""
+    if coarse.ndim not in (3, 4) or coarse.shape[-3] != weight.shape[0]:
+        raise ShapeError(
+            f"coarse field expected shape ([batch,] {weight.shape[0]}, lat, lon), received "
+            f"{tuple(coarse.shape)}: give one channel for each input channel of the layer"
+        )
+    extended = coarse if coarse.ndim == 4 else coarse.unsqueeze(0)
+    for dim, axis in zip((-2, -1), axes, strict=True):
+        extended = EDGES[axis.edge].extend(extended, dim, *axis.window(coarse.shape[dim]))
+    fine = interleave(F.conv2d(extended, phase_filters(weight, axes, groups), groups=groups), axes)
+    for dim, axis in zip((-2, -1), axes, strict=True):
+        fine = axis.trimmed(fine, dim, coarse.shape[dim])
+    fine = fine if bias is None else fine + bias[:, None, None]
+    return fine if coarse.ndim == 4 else fine.squeeze(0)
+
+
+def phase_filters(weight: Tensor, axes: Sequence[AxisGeometry], groups: int) -> Tensor:
+    """Return ``conv2d`` filters of all phases, shape (out * s_h * s_w, in // groups, taps_h, taps_w)."""
+    phases = split(weight, [axis.stride for axis in axes], [axis.padding for axis in axes]).flip(-2, -1)
+    grouped = phases.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1, 5, 6)
+    return grouped.flatten(0, 3)
+
+
+def interleave(phases: Tensor, axes: Sequence[AxisGeometry]) -> Tensor:
+    """Put the phases (batch, out * s_h * s_w, lat, lon) side by side: (batch, out, s_h lat, s_w lon)."""
+    table = phases.unflatten(1, (-1, *(axis.stride for axis in axes)))
+    return table.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,55 @@
+"""Register the accessors as soon as both xarray and this package are imported (standard library only).
+
+Importing xarray takes most of a second, which a command line that only prints its help should not pay. So the accessors
+are registered at once where xarray is there already, and otherwise right after it is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+
+def register_accessors() -> None:
+    """Make ``.downscale`` known to xarray, now or when xarray is imported."""
+    if "xarray" in sys.modules:
+        import downscale.accessor  # noqa: F401 - the import registers
+    elif not any(isinstance(finder, _AfterXarray) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterXarray())
+
+
+class _AfterXarray(MetaPathFinder):
+    """Hand the import of xarray on to the usual finders, and register when it is done."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "xarray":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Registering(spec.loader)
+        return spec
+
+
+class _Registering(Loader):
+    """The loader of xarray, followed by the registration."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The module's own loader serves later questions (resources, source); ours has done its work.
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        import downscale.accessor  # noqa: F401 - the import registers

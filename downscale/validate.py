@@ -1,0 +1,258 @@
+"""Conservation validators on xarray objects: align two grids, judge block by block, report (never torch)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.diagnostics.conservation import Partial, chunk, combine_all, default_tolerance
+from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
+from downscale.errors import GridError, InputError, listing
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.latlon import RectilinearGrid
+from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables, is_categorical, quantity_of
+from downscale.io.quantities import Bounds, automatic_bounds
+from downscale.options import option
+
+# Fine values judged at once; the sums need a few copies in float64.
+BLOCK_VALUES = 4_000_000
+
+
+def check_conservation(
+    coarse: XarrayObject,
+    fine: XarrayObject,
+    *,
+    law: str = "cell",
+    tolerance: float | None = None,
+    bounds: Any = "auto",
+    data_vars: Any = None,
+    quantity: str | None = None,
+) -> ConservationReport:
+    """Check that averaging ``fine`` over each cell of ``coarse`` gives its value back.
+
+    Works on anybody's output, since it looks at numbers and grids only. Lazy fields are judged block by block.
+
+    Parameters
+    ----------
+    coarse, fine : Dataset or DataArray
+        The fine grid nests in the coarse one; the order of latitudes and the branch of longitudes may differ.
+    law : {"cell", "total"}
+        The law to judge by; both errors are reported.
+    tolerance : float, optional
+        Largest relative error that passes; by default 1e-6 for float32, 1e-12 for float64 (the coarser of the two).
+    bounds : "auto", (lower, upper) or None
+        Fine values outside are counted; "auto" takes them from the standard name.
+    data_vars : str or list of str, optional
+        Variables to check; all that both objects have by default.
+    quantity : {"intensive", "extensive"}, optional
+        Means or sums over cells; read from ``cell_methods`` by default.
+
+    Returns
+    -------
+    ConservationReport
+        The largest relative and absolute cell error and where, the global error, and counts.
+
+    Raises
+    ------
+    GridError, InputError
+        If the grids do not nest, the other dimensions differ, or there is no variable to check.
+    """
+    big, small = _as_dataset(coarse), _as_dataset(fine)
+    if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
+        name = str(coarse.name or fine.name or "field")
+        big, small = coarse.to_dataset(name=name), fine.to_dataset(name=name)
+    at_coarse, at_fine = horizontal(big), horizontal(small)
+    small = _aligned(small, at_fine, at_coarse)
+    at_fine = horizontal(small)
+    cells = Aggregation.between(at_coarse.grid, at_fine.grid)
+    reports = {}
+    for name in _shared_variables(big, small, at_coarse, at_fine, data_vars):
+        reports[name] = _variable_report(
+            name, big[name], small[name], at_coarse, at_fine, cells, law, tolerance, bounds, quantity
+        )
+    return ConservationReport(reports)
+
+
+def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
+    """Return two objects with the one of fewer horizontal cells first."""
+    cells = [int(np.prod(horizontal(_as_dataset(obj)).grid.shape)) for obj in (one, other)]
+    return (one, other) if cells[0] <= cells[1] else (other, one)
+
+
+def _as_dataset(obj: XarrayObject) -> xr.Dataset:
+    if isinstance(obj, xr.Dataset):
+        return obj
+    return obj.to_dataset(name=obj.name if obj.name is not None and obj.name not in obj.coords else "field")
+
+
+def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> xr.Dataset:
+    """Flip the axes of ``fine`` that run against those of the coarse grid."""
+    flips = {}
+    for name, ours, theirs in zip(
+        at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True
+    ):
+        if ours.ascending != theirs.ascending:
+            flips[name] = slice(None, None, -1)
+    fine = fine.isel(flips) if flips else fine
+    return _on_branch(fine, at_fine, at_coarse)
+
+
+def _axes(grid: RectilinearGrid) -> tuple[Any, Any]:
+    return grid.y, grid.x
+
+
+def _on_branch(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> xr.Dataset:
+    """Bring longitudes that are whole circles off onto the branch of the coarse grid."""
+    if not at_coarse.grid.spherical or not at_fine.grid.spherical:
+        return fine
+    west = [min(grid.x.edges[0], grid.x.edges[-1]) for grid in (at_coarse.grid, at_fine.grid)]
+    turn = 360.0 * round((west[0] - west[1]) / 360.0)
+    if turn == 0:
+        return fine
+    bounds = fine[at_fine.x].attrs.get("bounds", f"{at_fine.x}_bnds")
+    moved = fine.assign_coords({at_fine.x: fine[at_fine.x].copy(data=fine[at_fine.x].values + turn)})
+    if bounds in fine.variables:
+        moved[bounds] = (fine[bounds].dims, fine[bounds].values + turn)
+        moved = moved.set_coords(bounds)
+    return moved
+
+
+def _shared_variables(
+    coarse: xr.Dataset, fine: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, wanted: Any
+) -> list[str]:
+    there = set(horizontal_variables(fine, at_fine))
+    shared = [n for n in horizontal_variables(coarse, at_coarse) if n in there and not is_categorical(coarse[n])]
+    if wanted is not None:
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        for name in names:
+            if name not in shared:
+                raise InputError(f"expected a variable of both fields among {listing(shared)}, received {name!r}")
+        return names
+    if not shared:
+        raise InputError(
+            f"expected a variable that both fields have, received {listing(coarse.data_vars)} and "
+            f"{listing(fine.data_vars)}; rename one"
+        )
+    return shared
+
+
+def _variable_report(
+    name: str,
+    coarse: xr.DataArray,
+    fine: xr.DataArray,
+    at_coarse: Horizontal,
+    at_fine: Horizontal,
+    cells: Aggregation,
+    law: str,
+    tolerance: float | None,
+    bounds: Any,
+    quantity: str | None,
+) -> VariableReport:
+    x, y = _matched(name, coarse, fine, at_coarse, at_fine)
+    areas = None
+    if (quantity or quantity_of(coarse)) == "extensive":
+        areas = at_coarse.grid.cell_area, at_fine.grid.cell_area
+    limits: Bounds = automatic_bounds(coarse) if isinstance(bounds, str) else bounds or (None, None)
+    total = _judged(x, y, cells, at_coarse.grid.cell_area, limits, areas)
+    kinds = [array.dtype for array in (coarse, fine) if array.dtype.kind == "f"] or [np.dtype("f8")]
+    allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
+
+    def locate(index: tuple[int, ...]) -> dict[str, Any]:
+        place = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
+        return place
+
+    return finalize(name, total, law, float(allowed), str(coarse.attrs.get("units", "")), locate)
+
+
+def _label(array: xr.DataArray, dim: str, index: int) -> Any:
+    if dim not in array.coords:
+        return index
+    value = array[dim].values[index]
+    return float(value) if np.asarray(value).dtype.kind in "fiu" else str(value)
+
+
+def _matched(
+    name: str, coarse: xr.DataArray, fine: xr.DataArray, at_coarse: Horizontal, at_fine: Horizontal
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return both with the same other dimensions in the same order, horizontal ones last."""
+    extra = [d for d in fine.dims if d not in at_fine.dims and d not in coarse.dims]
+    others = [d for d in coarse.dims if d not in at_coarse.dims]
+    for dim in others:
+        if dim not in fine.dims or fine.sizes[dim] != coarse.sizes[dim]:
+            has = f"{fine.sizes[dim]} values" if dim in fine.dims else "none"
+            raise GridError(f"{name}: expected {coarse.sizes[dim]} values of {dim!r} in the fine field, received {has}")
+        if dim in coarse.coords and dim in fine.coords and not coarse[dim].equals(fine[dim]):
+            _require_close(name, str(dim), coarse, fine)
+    x = coarse.transpose(*others, *at_coarse.dims)
+    if extra:
+        x = x.expand_dims({d: fine[d] if d in fine.coords else fine.sizes[d] for d in extra})
+    return x, fine.transpose(*extra, *others, *at_fine.dims)
+
+
+def _require_close(name: str, dim: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
+    a, b = coarse[dim].values, fine[dim].values
+    numbers = a.dtype.kind in "fiu" and b.dtype.kind in "fiu"
+    if not (np.allclose(a, b) if numbers else bool((a == b).all())):
+        raise GridError(f"{name}: expected equal coordinates {dim!r}, received values that differ; select the same")
+
+
+def _judged(
+    x: xr.DataArray, y: xr.DataArray, cells: Aggregation, area: np.ndarray, bounds: Bounds, areas: Any
+) -> Partial:
+    """Judge block by block along the other dimensions and along rows, and combine."""
+    coarse, fine = _as_dask(x.data), _as_dask(y.data)
+    factor_y, factor_x = cells.factor_y, cells.factor_x
+    other, rows = _block_sizes(fine, factor_y)
+    fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1))
+    coarse = coarse.rechunk((*other, rows, -1))
+    columns = np.arange(coarse.shape[-1])
+    tasks = []
+    for index in np.ndindex(fine.numblocks[:-1]):
+        origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(coarse.chunks, (*index, 0), strict=True))
+        span = np.arange(origin[-2], origin[-2] + rows[index[-1]])
+        part = [None if areas is None else a[r] for a, r in zip(
+            areas or (None, None), (span, _fine_rows(span, factor_y)), strict=True)]  # fmt: skip
+        tasks.append(
+            dask.delayed(_judge_block)(
+                coarse.blocks[(*index, 0)], fine.blocks[(*index, 0)], cells.window(span, columns), area[span], origin,
+                bounds, part
+            )
+        )  # fmt: skip
+    return combine_all(list(dask.compute(*tasks)))
+
+
+def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
+    return (span[:, None] * factor + np.arange(factor)).ravel()
+
+
+def _judge_block(
+    coarse: np.ndarray, fine: np.ndarray, cells: Aggregation, area: np.ndarray, origin: tuple[int, ...],
+    bounds: Bounds, areas: list[Any],
+) -> Partial:  # fmt: skip
+    x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
+    if areas[0] is not None:
+        x, y = x / areas[0], y.astype(np.float64) / areas[1]
+    return chunk(x, y, cells, area, origin, bounds)
+
+
+def _as_dask(data: Any) -> da.Array:
+    return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False)
+
+
+def _block_sizes(fine: da.Array, factor_y: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Return chunk sizes of the other dimensions, and of the coarse rows, that keep a block small."""
+    row_values = fine.shape[-1] * factor_y
+    coarse_rows = fine.shape[-2] // factor_y
+    per_block = max(min(BLOCK_VALUES // row_values, coarse_rows), 1)
+    rows = (per_block,) * (coarse_rows // per_block)
+    rows += (coarse_rows % per_block,) if coarse_rows % per_block else ()
+    budget = max(BLOCK_VALUES // (row_values * per_block), 1)
+    other: list[Any] = []
+    for sizes in reversed(fine.chunks[:-2]):
+        other.append(min(max(sizes), budget))
+        budget = max(budget // max(sizes), 1)
+    return tuple(reversed(other)), rows
