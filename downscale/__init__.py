@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from downscale.diagnostics.report import ConservationReport
     from downscale.errors import DownscaleError
     from downscale.io.read import open_dataset
-    from downscale.io.write import to_netcdf
+    from downscale.pipeline import to_netcdf
     from downscale.losses.terrain import TerrainPenalty
     from downscale.options import get_options, set_options
     from downscale.validate import check_conservation
@@ -30,7 +30,7 @@ _HOMES = {
     "cell_area": "downscale.api",
     "check_conservation": "downscale.validate",
     "open_dataset": "downscale.io.read",
-    "to_netcdf": "downscale.io.write",
+    "to_netcdf": "downscale.pipeline",
     "set_options": "downscale.options",
     "get_options": "downscale.options",
     "ConservationReport": "downscale.diagnostics.report",

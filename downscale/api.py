@@ -18,8 +18,14 @@ from downscale.engine.cut import Cut, Span
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_variable
 from downscale.fields.aggregate import Aggregation
-from downscale.io.cf import XarrayObject, horizontal, horizontal_variables, quantity_of
-from downscale.io.coordinates import dropped_coordinates, kept_coordinates, new_coordinates
+from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables, quantity_of
+from downscale.io.coordinates import (
+    AREA,
+    dropped_coordinates,
+    kept_coordinates,
+    new_coordinates,
+    sphere_mapping,
+)
 from downscale.options import option
 from downscale.request import Prepared, Request, parse_factor, prepare
 from downscale.version import __version__
@@ -187,7 +193,7 @@ def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
         data = _mapped_mean(array.data, cells, areas)
         new[key] = xr.DataArray(data, dims=array.dims, attrs=ds[key].attrs).transpose(*ds[key].dims).variable
     made = new_coordinates(ds, where, grid)
-    passed = {k: v.variable for k, v in ds.data_vars.items() if k not in new and not set(where.dims) & set(v.dims)}
+    passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if k not in new and not set(where.dims) & set(v.dims)}
     fine = xr.Dataset({**new, **passed}, {**kept_coordinates(ds, where), **made}, dict(ds.attrs))
     return fine if name is None else _as_array(fine, obj, name)
 
@@ -219,8 +225,8 @@ def cell_area(obj: XarrayObject) -> xr.DataArray:
     ds, _ = _as_dataset(obj)
     where = horizontal(ds)
     coords = {name: ds[name].variable for name in where.dims}
-    made = new_coordinates(ds, where, where.grid)["cell_area"]
-    return xr.DataArray(made, coords=coords, name="cell_area")
+    made = new_coordinates(ds, where, where.grid)[AREA]
+    return xr.DataArray(made, coords=coords, name=AREA)
 
 
 def _as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
@@ -254,9 +260,18 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
         elif name in prepared.categorical:
             variables[name] = _repeated(variable, prepared)
         elif not gone & set(variable.dims):
-            variables[name] = variable.variable
+            variables[name] = variable.variable.copy(deep=False)
     coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
+    if _is_plain_sphere(ds, where):
+        coords["crs"] = sphere_mapping()
     return xr.Dataset(variables, coords)
+
+
+def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
+    """Return whether axes are true latitude and longitude and no grid mapping is given."""
+    rotated = "grid" in str(ds[where.y].attrs.get("standard_name", "")) or where.y in ("rlat", "grid_latitude")
+    given = any("grid_mapping" in {**v.attrs, **v.encoding} for v in ds.data_vars.values())
+    return where.grid.spherical and not rotated and not given and "crs" not in ds.variables
 
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
@@ -345,9 +360,10 @@ def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Re
         if not keep:
             fine[name].attrs = {}
         if name in prepared.jobs or name in prepared.categorical:
-            fine[name].attrs["cell_measures"] = "area: cell_area"
-            if "grid_mapping" in ds[name].encoding:
-                fine[name].encoding["grid_mapping"] = ds[name].encoding["grid_mapping"]
+            fine[name].attrs["cell_measures"] = f"area: {AREA}"
+            mapping = ds[name].encoding.get("grid_mapping") or ds[name].attrs.get("grid_mapping")
+            if mapping is not None or "crs" in fine.coords:
+                fine[name].attrs["grid_mapping"] = mapping or "crs"
         for stale in ("actual_range", "valid_range", "valid_min", "valid_max"):
             fine[name].attrs.pop(stale, None)
     for name in fine.variables:

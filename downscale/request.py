@@ -19,7 +19,7 @@ from downscale.grid.axis import check_factor
 from downscale.grid.latlon import RectilinearGrid
 from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables, is_categorical, quantity_of
 from downscale.io.quantities import Bounds, automatic_bounds
-from downscale.io.statics import on_grid, pick_orography
+from downscale.io.statics import on_grid, pick_static
 from downscale.losses.terrain import TerrainPenalty, TerrainRefinement
 from downscale.nn.upsample import METHODS, upsampler
 from downscale.options import CHECKS, option
@@ -288,10 +288,10 @@ def _terrain(fine: RectilinearGrid, where: Horizontal, request: Request) -> tupl
     """Return the statics and the lapse rate, as a number or on the fine grid."""
     if request.orog is None:
         return {}, None
-    statics = {"orog": on_grid(pick_orography(request.orog), fine)}
+    statics = {"orog": on_grid(pick_static(request.orog), fine)}
     rate = request.lapse_rate
     if rate is None or (isinstance(rate, numbers.Real) and np.isfinite(rate)):
         return statics, rate
     if isinstance(rate, xr.DataArray):
-        return statics, on_grid(rate, fine, "lapse_rate")
+        return statics, on_grid(pick_static(rate), fine, "lapse_rate")
     raise OptionError(f"expected lapse_rate to be a number or a DataArray (units a metre), received {rate!r}")

@@ -55,8 +55,8 @@ def random_nonnegative(law, geometry, seed, count=20):
     return kernels.reshape(count, *geometry[0])
 
 
-def interior(kernel, stride, padding, coarse):
-    """Scatter form on a field long enough that its middle sees no edge; returns the fine field, padded by none."""
+def scattered(kernel, stride, coarse):
+    """The whole field that the scatter form makes of a coarse one."""
     field = torch.from_numpy(coarse)[None, None]
     weight = torch.from_numpy(kernel)[None, None]
     return F.conv_transpose2d(field, weight, stride=stride)[0, 0].numpy()
@@ -71,7 +71,7 @@ def test_same_padding_makes_n_times_stride(kernel_size, stride):
     assert 0 <= extra < max(stride, 2)
 
 
-# What the constraints mean ---------------------------------------------------------------------------------------
+# What the constraints mean ------------------------------------------------------------------------
 
 
 @given(planes(), st.integers(0, 99))
@@ -79,7 +79,7 @@ def test_total_keeps_the_sum_of_the_scattered_field(plane, seed):
     kernel_size, stride, padding = plane
     kernel = project(random_kernels(kernel_size, seed, ()), "total", stride, padding)
     coarse = np.random.default_rng(seed).standard_normal((4, 5))
-    fine = interior(kernel, stride, padding, coarse)
+    fine = scattered(kernel, stride, coarse)
     np.testing.assert_allclose(fine.sum(), np.prod(stride) * coarse.sum(), atol=1e-10)
 
 
@@ -87,7 +87,7 @@ def test_total_keeps_the_sum_of_the_scattered_field(plane, seed):
 def test_phase_keeps_constants(plane, seed):
     kernel_size, stride, padding = plane
     kernel = project(random_kernels(kernel_size, seed, ()), "phase", stride, padding)
-    fine = interior(kernel, stride, padding, np.full((14, 14), 2.5))
+    fine = scattered(kernel, stride, np.full((14, 14), 2.5))
     inside = tuple(slice(k, -k) for k in kernel_size)
     np.testing.assert_allclose(fine[inside], 2.5, atol=1e-10)
     assert fine[inside].size > 0
@@ -98,7 +98,7 @@ def test_cell_returns_block_means(plane, seed):
     kernel_size, stride, padding = plane
     kernel = project(random_kernels(kernel_size, seed, ()), "cell", stride, padding)
     coarse = np.random.default_rng(seed).standard_normal((5, 4))
-    fine = interior(kernel, stride, padding, coarse)
+    fine = scattered(kernel, stride, coarse)
     (sh, sw), (ph, pw) = stride, padding
     fine = np.pad(fine, ((0, sh), (0, sw)))[ph : ph + 5 * sh, pw : pw + 4 * sw]
     np.testing.assert_allclose(fine.reshape(5, sh, 4, sw).mean((1, 3)), coarse, atol=1e-10)
@@ -135,7 +135,7 @@ def test_constraints_are_float64_and_cannot_be_spoilt():
     assert law_system("phase", 4, 2) is law_system(("phase",), (4,), (2,))
 
 
-# Projection ------------------------------------------------------------------------------------------------------
+# Projection ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", COMBINATIONS)
@@ -241,11 +241,11 @@ def test_nonnegative_cell_kernels_stay_in_the_central_block(axis, padding):
     np.testing.assert_allclose(nearest.sum(), stride)
 
 
-# Errors ----------------------------------------------------------------------------------------------------------
+# Errors -------------------------------------------------------------------------------------------
 
 
 def test_unknown_law():
-    with pytest.raises(OptionError, match=r"law expected one or more of 'total', 'phase', 'cell', received 'mass'"):
+    with pytest.raises(OptionError, match=r"law expected .* of 'total', 'phase', 'cell', received 'mass'"):
         law_constraints("mass", 4, 2)
     with pytest.raises(OptionError, match=r"received \(\): choose among"):
         project(np.ones(4), (), 2)
@@ -265,12 +265,12 @@ def test_total_and_cell_hold_for_kernels_shorter_than_the_stride(law):
 
 
 def test_cell_needs_its_central_block():
-    with pytest.raises(ShapeError, match=r"expected padding < kernel size, received k=\(3,\), s=\(2,\) and padding"):
+    with pytest.raises(ShapeError, match=r"padding < kernel size, received k=\(3,\), s=\(2,\) and padding \(3,"):
         law_constraints("cell", 3, 2, 3)
 
 
 def test_laws_that_cannot_hold_together():
-    with pytest.raises(ShapeError, match=r"laws \('phase', 'cell'\) expected taps enough .* padding \(1,\): no kernel"):
+    with pytest.raises(ShapeError, match=r"laws \('phase', 'cell'\) expected taps enough .* \(1,\): no kernel"):
         law_constraints(("cell", "phase"), 2, 2, 1)
 
 

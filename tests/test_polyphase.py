@@ -85,7 +85,7 @@ def test_gradient_of_split_and_merge():
 
 def test_merge_refuses_phases_of_another_kernel():
     phases = split(torch.randn(4, 4), 2, 1)
-    with pytest.raises(ShapeError, match=r"phases expected shape \(\.\.\., 2, 2, 4, 4\), received \(2, 2, 3, 3\)"):
+    with pytest.raises(ShapeError, match=r"expected shape \(\.\.\., 2, 2, 5, 5\), received \(2, 2, 3, 3\)"):
         merge(phases, (8, 8), 2, 3)
     with pytest.raises(ShapeError, match="give the kernel size, stride and padding that split was given"):
         merge(torch.randn(3), (4, 4), 2, 1)

@@ -9,12 +9,14 @@ import xarray as xr
 
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.sphere import EARTH_RADIUS
 from downscale.io.cf import Horizontal, XarrayObject, bounds_name
 
 CF_ATTRS = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
+AREA = "areacella"
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
 
 
@@ -23,7 +25,7 @@ def new_coordinates(source: XarrayObject, where: Horizontal, grid: RectilinearGr
     made: dict[Hashable, xr.Variable] = {}
     for name, axis in ((where.y, grid.y), (where.x, grid.x)):
         made.update(_axis_variables(source, name, axis, where.unit))
-    made["cell_area"] = xr.Variable(where.dims, grid.cell_area, dict(AREA_ATTRS))
+    made[AREA] = xr.Variable(where.dims, grid.cell_area, dict(AREA_ATTRS))
     return made
 
 
@@ -58,11 +60,19 @@ def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
 def kept_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, xr.Variable]:
     """Return the coordinates that do not lie on the horizontal axes: times, levels, members, grid mappings."""
     gone = set(where.dims)
-    return {name: coord.variable for name, coord in source.coords.items() if not gone & set(coord.dims)}
+    return {
+        name: coord.variable.copy(deep=False) for name, coord in source.coords.items() if not gone & set(coord.dims)
+    }
 
 
 def dropped_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
     """Return the names of horizontal coordinates that a new grid cannot keep (two-dimensional longitudes, ...)."""
-    made = {where.y, where.x, bounds_name(source, where.y), bounds_name(source, where.x), "cell_area"}
+    made = {where.y, where.x, bounds_name(source, where.y), bounds_name(source, where.x), AREA}
     gone = set(where.dims)
     return [str(n) for n, coord in source.coords.items() if gone & set(coord.dims) and n not in made]
+
+
+def sphere_mapping() -> xr.Variable:
+    """Return the grid mapping of latitudes and longitudes on the sphere whose areas the package uses."""
+    attrs = {"grid_mapping_name": "latitude_longitude", "earth_radius": EARTH_RADIUS}
+    return xr.Variable((), np.int32(0), attrs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,21 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
     files = find_files(path)
     settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, "engine": "netcdf4", **options}
     try:
-        if len(files) == 1:
-            return xr.open_dataset(files[0], **settings)
-        return xr.open_mfdataset(
-            files, combine="by_coords", data_vars="minimal", coords="minimal", compat="override", join="exact", **settings
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        with warnings.catch_warnings():
+            # Chunks finer than those on disk cost some reading, which is the caller's choice.
+            warnings.filterwarnings("ignore", message="The specified chunks separate")
+            return _opened(files, settings)
+    except (
+OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h") from None
+
+
+def _opened(files: list[str], settings: dict[str, Any]) -> xr.Dataset:
+    if len(files) == 1:
+        return xr.open_dataset(files[0], **settings)
+    joined = {"combine": "by_coords", "data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
+    return xr.open_mfdataset(files, **joined, **settings)
 
 
 def find_files(path: str | Path) -> list[str]:

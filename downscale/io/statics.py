@@ -11,16 +11,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.errors import GridError, InputError
+from downscale.errors import GridError, InputError, listing
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
 from downscale.io.cf import horizontal
 
 OROG_NAMES = ("surface_altitude", "height_above_mean_sea_level", "height_above_reference_ellipsoid")
+# Edges stored in float32 miss each other by this share of a cell at most.
+COVERAGE_TOLERANCE = 1e-3
 
 
-def pick_orography(static: xr.Dataset | xr.DataArray | str | Path) -> xr.DataArray:
-    """Return the orography of a file, Dataset or DataArray: by standard name, else ``orog``, else the only field.
+def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None = None) -> xr.Dataset:
+    """Return the Dataset of one field, bounds and all: by name, by standard name, ``orog``, or the only field.
 
     Raises
     ------
@@ -30,34 +32,42 @@ def pick_orography(static: xr.Dataset | xr.DataArray | str | Path) -> xr.DataArr
     if isinstance(static, (str, Path)):
         from downscale.io.read import open_dataset
 
-        static = open_dataset(static)
+        static = open_dataset(static, chunks=None)
     if isinstance(static, xr.DataArray):
-        return static
-    fields = [str(name) for name, v in static.data_vars.items() if v.ndim >= 2]
-    named = [name for name in fields if static[name].attrs.get("standard_name") in OROG_NAMES]
-    choice = named or [name for name in fields if name == "orog"] or fields
+        return static.to_dataset(name=static.name or "orog")
+    fields = [str(key) for key, v in static.data_vars.items() if v.ndim >= 2 and not str(key).endswith("_bnds")]
+    if name is not None and name not in fields:
+        raise InputError(f"expected a field among {listing(fields)}, received {name!r}")
+    named = [key for key in fields if static[key].attrs.get("standard_name") in OROG_NAMES]
+    choice = [name] if name is not None else named or [key for key in fields if key == "orog"] or fields
     if len(choice) != 1:
         raise InputError(f"expected one orography field, received {choice or 'none'}; pass that DataArray itself")
-    return static[choice[0]]
+    return static[choice]
 
 
-def on_grid(field: xr.DataArray, grid: RectilinearGrid, what: str = "orog") -> Any:
-    """Return ``field`` as a (n_y, n_x) array on ``grid``: itself where the cells agree, else conservative means.
+def on_grid(static: xr.Dataset, grid: RectilinearGrid, what: str = "orog") -> Any:
+    """Return a field as a (n_y, n_x) array on ``grid``: itself where the cells agree, else conservative means.
 
     Missing values count as zero (the sea, in an orography). A lazy field gives a lazy array.
+
+    Parameters
+    ----------
+    static : Dataset
+        Of one data variable, with its bounds if it has any (:func:`pick_static`).
 
     Raises
     ------
     GridError
         If the field does not cover the grid, or has more than two dimensions.
     """
-    where = horizontal(field)
+    where = horizontal(static)
+    field = next(iter(static.data_vars.values()))
     plane = field.squeeze(drop=True).transpose(..., where.y, where.x)
     if plane.ndim != 2:
         raise GridError(f"{what}: expected two dimensions, received {plane.dims}; select one map first")
     rows, columns = overlap_weights(where.grid.y, grid.y), overlap_weights(where.grid.x, grid.x)
     covered = rows.sum(axis=1).min(), columns.sum(axis=1).min()
-    if min(covered) < 1 - 1e-6:
+    if min(covered) < 1 - COVERAGE_TOLERANCE:
         raise GridError(
             f"{what}: expected a field that covers the whole fine grid, received one that covers "
             f"{100 * max(min(covered), 0):.3g} % of its worst row or column; use a larger field"

@@ -81,7 +81,7 @@ def kernel_geometry(
     ShapeError
         If the lengths differ, or a size is not a whole number of the legal range.
     """
-    axes = 1 if isinstance(kernel_size, int) else len(kernel_size)
+    axes = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     kernel = _sizes("kernel_size", kernel_size, axes, least=1)
     strides = _sizes("stride", stride, axes, least=1)
     if padding is None:
@@ -91,13 +91,13 @@ def kernel_geometry(
 
 def _sizes(word: str, sizes: Size, axes: int, least: int) -> Sizes:
     """Return one whole number an axis; a number alone stands for all axes."""
-    given = (sizes,) * axes if isinstance(sizes, int) else tuple(sizes)
-    if len(given) != axes or not all(isinstance(size, int) and size >= least for size in given):
+    given = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,) * axes
+    if len(given) != axes or not all(isinstance(n, (int, np.integer)) and n >= least for n in given):
         raise ShapeError(
             f"{word} expected {axes} whole number(s) >= {least}, received {given}: "
             "give one for each spatial axis"
         )
-    return given
+    return tuple(int(size) for size in given)
 
 
 def _phase_rows(kernel: int, stride: int, padding: int) -> Array:
@@ -212,7 +212,7 @@ def geometry_of(kernel: Any, stride: Size, padding: Size | None) -> tuple[Sizes,
     ShapeError
         If the kernel has too few axes, or stride or padding do not fit them.
     """
-    axes = min(kernel.ndim, 2) if isinstance(stride, int) else len(stride)
+    axes = len(stride) if isinstance(stride, Sequence) else min(kernel.ndim, 2)
     if not 0 < axes <= kernel.ndim:
         raise ShapeError(
             f"kernel expected at least {axes} axes for stride {stride}, received {tuple(kernel.shape)}: "

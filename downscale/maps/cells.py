@@ -50,7 +50,7 @@ def find_field(obj: XarrayObject) -> tuple[xr.DataArray, Horizontal]:
         return obj, where
     names = horizontal_variables(obj, where)
     if len(names) != 1:
-        raise InputError(f"expected one field, received a Dataset with {listing(names) or 'none'}; select one")
+        raise InputError(f"expected one field, received a Dataset with {listing(names) or 'none'}; name one")
     return obj[names[0]], where
 
 

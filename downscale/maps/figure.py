@@ -1,4 +1,4 @@
-"""The public figure: coarse, fine and the detail between them; knows the order of the steps, not how one is done."""
+"""The public figure: coarse, fine and the detail; knows the order of the steps, not how one is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xarray as xr
 from downscale.errors import GridError, InputError
 from downscale.io.cf import Horizontal, XarrayObject
 from downscale.maps.cells import Cells, check_select, find_field, read_cells, read_static, reduce_field
-from downscale.maps.geography import draw_coast, draw_graticule, draw_relief
+from downscale.maps.geography import draw_coast, draw_contour, draw_graticules, relief_level
 from downscale.maps.output import check_path, write
 from downscale.maps.panels import draw_fields, layout
 from downscale.maps.view import choose_view
@@ -35,49 +35,50 @@ def compare(
 ) -> Figure:
     """Draw a coarse field, its fine one and the detail between them side by side.
 
-    The detail is the fine value minus that of the coarse cell it lies in; where the cell law holds it averages to
-    zero over each coarse cell.
+    The detail is the fine value minus that of the coarse cell it lies in; where the cell law holds it
+    averages to zero over each coarse cell.
 
     Parameters
     ----------
     coarse, fine : DataArray or Dataset of one field
-        Over lat/lon (degrees) or y/x (metres), in one unit; the grids need not nest. Only a Dataset carries bounds:
-        the edges of a DataArray lie midway between its centres.
+        Over lat/lon (degrees) or y/x (metres), in one unit; the grids need not nest. Only a Dataset carries
+        bounds: the edges of a DataArray lie midway between its centres.
     path : path, optional
         File to write, .png or another kind that matplotlib knows; the name appears when the file is complete.
     select : mapping of dimension to index, optional
         Which time, member, ... to show; the first of each by default.
     title, cmap : optional
-        By default the ``long_name``, and colours that suit the ``standard_name``.
+        By default the ``long_name`` and colours that suit the ``standard_name``.
     sftlf : DataArray, optional
         Land fraction (% or 1): its contour at half is the coast where no coastline file is installed.
     orog : DataArray, optional
-        Surface altitude in m: one dotted contour on the coarse panel, whose cells cannot show relief.
+        Surface altitude in m: one dotted contour on the coarse panel, which cannot show relief.
     dpi : int
-        Dots an inch of the file; 150 gives 2000 columns.
+        Dots an inch of the file; 150 makes it about 2000 pixels wide.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Its first three axes are the panels, the next two the colour bars; pyplot does not know it.
+        Its axes are the three panels and two colour bars; pyplot does not know it.
 
     Raises
     ------
     OutputError, OptionError, GridError, InputError
-        For a path that cannot be written; an unknown dimension, index or colour map; axes of two kinds; two units.
+        For a bad path; select or cmap; axes of two kinds; fields in two units.
     """
     target = None if path is None else check_path(Path(path))
     found = find_field(coarse), find_field(fine)
     fields, cells = _read(found, select or {})
     view = choose_view(*cells, found[1][1])
-    words = subtitle([field for field, _ in found], fields, select or {})
+    relief = None if orog is None else read_static(orog)
+    level = None if relief is None else relief_level(relief)
+    words = subtitle([field for field, _ in found], fields, select or {}, level)
     figure, panels, bars = layout(view, title or name_of(fields[1], capital=True), words)
     draw_fields(panels, bars, view, cells, fields, cmap)
-    for number, panel in enumerate(panels):
-        draw_coast(panel, view, sftlf)
-        draw_graticule(panel, view, number)
-    if orog is not None:
-        draw_relief(panels[0], view, read_static(orog))
+    draw_coast(panels, view, sftlf)
+    draw_graticules(panels, view)
+    if relief is not None and level is not None:
+        draw_contour(panels[0], view, relief, level, linestyles=":")
     if target is not None:
         write(figure, target, dpi)
     return figure
@@ -92,8 +93,8 @@ def _read(
     fields = reduce_field(whole, there, select), reduce_field(split, here, select)
     units = [field.attrs.get("units") for field in fields]
     if None not in units and units[0] != units[1]:
-        raise InputError(f"expected both fields in one unit, received {units[0]!r} and {units[1]!r}; convert one")
+        raise InputError(f"expected fields in one unit, received {units[0]!r} and {units[1]!r}; convert one")
     kinds = there.grid.x.kind, here.grid.x.kind
     if kinds[0] != kinds[1]:
-        raise GridError(f"expected both fields on lat/lon or in metres, received {kinds[0]} and {kinds[1]} axes")
+        raise GridError(f"expected axes of one kind, received {kinds[0]} and {kinds[1]}; reproject one field")
     return fields, (read_cells(fields[0], there), read_cells(fields[1], here))

@@ -1,4 +1,4 @@
-"""One picture file, whole or not at all."""
+"""One picture file, whole or not at all; knows no field."""
 
 from __future__ import annotations
 
@@ -15,26 +15,44 @@ if TYPE_CHECKING:
 
 
 def check_path(path: Path) -> Path:
+    """Return a path that can be written, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        If its folder is missing or it is a folder itself.
+    """
     if not path.parent.is_dir():
-        raise OutputError(f"expected an existing folder for the map, received '{path.parent}'; create it first")
+        raise OutputError(f"expected an existing folder for the map, received '{path.parent}'; create it")
     if path.is_dir():
-        raise OutputError(f"expected a file name for the map, received the folder '{path}'; add a name such as map.png")
+        raise OutputError(f"expected a file name for the map, received the folder '{path}'; add map.png")
     return path
 
 
 def write(figure: Figure, path: Path, dpi: int) -> None:
-    """Write under a temporary name in the same folder, then rename: the name never holds half a picture."""
+    """Write under a temporary name in the same folder, then rename: the name never holds half a picture.
+
+    Raises
+    ------
+    OutputError
+        For an unknown kind of file and for whatever the system refuses.
+    """
     kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix[1:].lower() or "png"
     if kind not in kinds:
         raise OutputError(f"expected a map file of type {listing(kinds)}, received '{path.name}'; use .png")
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with draft.open("wb") as stream:
+        with draft.open("wb") as stream, warnings.catch_warnings():
+            # A title in a script that the font lacks is drawn as boxes: no reason to lose the map.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(stream, format=kind, dpi=dpi, facecolor="white")
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(draft, path)
     except OSError as error:
-        raise OutputError(f"expected to write the map '{path}', received {error.strerror}; choose another folder") from error
+        why = error.strerror or error
+        raise OutputError(
+            f"expected to write the map '{path}', received: {why}; choose another place"
+        ) from error
     finally:
         draft.unlink(missing_ok=True)

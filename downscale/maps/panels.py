@@ -10,47 +10,67 @@ import xarray as xr
 
 from downscale.errors import OptionError
 from downscale.maps.cells import Array, Cells
+from downscale.maps.geography import FRAME, INK, SOFT_INK
 from downscale.maps.view import View, windows
-from downscale.maps.words import name_of, raised
+from downscale.maps.words import MINUS, TIMES, name_of, raised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Blue to red for warmth and white to blue for rain are what readers expect; the second map of a pair is
+# for the detail. All of them survive colour blindness.
+COLOURS = {
+    "temperature": ("RdYlBu_r", "RdBu_r"),
+    "precipitation": ("Blues", "BrBG"),
+    "rainfall": ("Blues", "BrBG"),
+    "snowfall": ("Blues", "BrBG"),
+}
+OTHER_COLOURS = ("viridis", "RdBu_r")
+MISSING = "0.86"
+LONGEST_STEP = 1.5  # degrees: longer cell edges would visibly cut the corners of a curved map
+SLIDE_WIDTH, TALLEST_PANEL, NARROWEST = 40 / 3, 4.9, 2.4  # inches
+MAP_MARGINS, PLANE_MARGINS = (0.66, 0.4, 0.34, 1.2), (0.85, 0.25, 0.3, 1.4)  # left, right, between, below
+ROUNDING = 1e-6  # of the largest value: less is rounding and must not fill the colours of the detail
+
+
 def layout(view: View, title: str, subtitle: str) -> tuple[Figure, list[Any], list[Any]]:
-    """Place three panels of the domain's own shape and two colour bars, in inches, so that nothing overlaps."""
+    """Place three panels of the domain's shape and two colour bars, in inches, so that nothing overlaps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     outline = view.outline()
     extent = np.ptp(outline, axis=0)
-    left, right, gap, bottom = (0.66, 0.4, 0.34, 1.12) if view.projection is not None else (0.85, 0.25, 0.3, 1.32)
+    left, right, gap, bottom = PLANE_MARGINS if view.projection is None else MAP_MARGINS
     width = min((SLIDE_WIDTH - left - right - 2 * gap) / 3, TALLEST_PANEL * extent[0] / extent[1])
     height = width * extent[1] / extent[0]
-    total = max(left + right + 2 * gap + 3 * width, 9.0)
-    gap = (total - left - right - 3 * width) / 2
+    spare = max(0.0, NARROWEST - width)  # titles and bars are wider than a narrow panel
+    left, right, gap = left + spare / 2, right + spare / 2, gap + spare
+    total = left + right + 2 * gap + 3 * width
     lines = textwrap.wrap(title, int(total / 0.135))
     head = 0.16 + 0.28 * len(lines)
     tall = bottom + height + head + (0.6 if subtitle else 0.38)
     figure = Figure(figsize=(total, tall), facecolor="white")
     FigureCanvasAgg(figure)
-    middle, put = (left + 1.5 * width + gap) / total, {"ha": "center", "va": "top", "parse_math": False}
+    middle = (left + 1.5 * width + gap) / total
+    put: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
     figure.text(middle, 1 - 0.16 / tall, "\n".join(lines), fontsize=16, color=INK, **put)
     figure.text(middle, 1 - (head + 0.02) / tall, subtitle, fontsize=10.5, color=SOFT_INK, **put)
 
     def place(x: float, y: float, w: float, h: float, **options: Any) -> Any:
         return figure.add_axes((x / total, y / tall, w / total, h / tall), **options)
 
-    kind = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
+    kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
     panels = [place(left + i * (width + gap), bottom, width, height, **kind) for i in range(3)]
     for panel in panels:
         draw_frame(panel, view, outline)
-    both, own = 0.62 * (2 * width + gap), max(0.82 * width, min(2.4, width + gap))
+    both, own = 0.62 * (2 * width + gap), max(0.82 * width, NARROWEST - 0.1)
     centres = left + width + gap / 2, left + 2.5 * width + 2 * gap
-    bars = [place(x - w / 2, 0.6, w, 0.14) for x, w in zip(centres, (both, own), strict=True)]
+    bars = [place(x - w / 2, 0.68, w, 0.14) for x, w in zip(centres, (both, own), strict=True)]
     return figure, panels, bars
 
 
 def draw_frame(panel: Any, view: View, outline: Array) -> None:
+    """Limit a panel to its domain and draw the border thinly."""
     from matplotlib.path import Path as Border
 
     panel.set_xlim(outline[:, 0].min(), outline[:, 0].max())
@@ -62,31 +82,40 @@ def draw_frame(panel: Any, view: View, outline: Array) -> None:
 
 
 def draw_fields(
-    panels: list[Any], bars: list[Any], view: View, pair: tuple[Cells, Cells], fields: list[xr.DataArray], cmap: Any
+    panels: list[Any],
+    bars: list[Any],
+    view: View,
+    pair: tuple[Cells, Cells],
+    fields: tuple[xr.DataArray, xr.DataArray],
+    cmap: Any,
 ) -> None:
+    """Fill the panels: one colour scale for both fields, one that is symmetric about zero for the detail."""
     blocks, parts = pair
     detail = Cells(parts.values - blocks.at(parts.y, parts.x), parts.y, parts.x)
     own, other = colours(fields[1], cmap)
     both = np.concatenate([blocks.values.ravel(), parts.values.ravel()])
-    limits, reach = robust_limits(both), max(np.abs(robust_limits(detail.values)))
+    limits = robust_limits(both)
+    reach = max(*np.abs(robust_limits(detail.values)), ROUNDING * max(np.abs(limits)))
     meshes = [draw_cells(panels[i], view, cells, own, limits) for i, cells in enumerate(pair)]
     meshes.append(draw_cells(panels[2], view, detail, other, (-reach, reach)))
-    sizes = [f"{cells.y.size} × {cells.x.size} cells" for cells in pair]
+    sizes = [f"{cells.y.size} {TIMES} {cells.x.size} cells" for cells in pair]
     names = f"Coarse ({sizes[0]})", f"Fine ({sizes[1]})", "Added detail"
     for panel, name in zip(panels, names, strict=True):
         panel.set_title(name, fontsize=12.5, color=INK, pad=7)
     units = str(fields[1].attrs.get("units", fields[0].attrs.get("units", "")))
     draw_bar(bars[0], meshes[1], both, name_of(fields[1], capital=False), units)
-    draw_bar(bars[1], meshes[2], detail.values, "fine − its coarse cell", units)
+    draw_bar(bars[1], meshes[2], detail.values, f"fine {MINUS} its coarse cell", units)
 
 
 def draw_cells(panel: Any, view: View, cells: Cells, cmap: Any, limits: tuple[float, float]) -> Any:
+    """Draw cells by their corners; none is smoothed."""
     from matplotlib.axes import Axes
 
     y, x = windows(cells, view, np.inf if view.projection is None else LONGEST_STEP)
     corners, values = view.project(*np.meshgrid(x.edges, y.edges)), np.ma.masked_invalid(cells.at(y, x))
-    # The corners are map coordinates already: cartopy's own method would search them for crossings of the date line.
-    return Axes.pcolormesh(panel, *corners, values, cmap=cmap, vmin=limits[0], vmax=limits[1], rasterized=True)
+    low, high = limits
+    # The corners are map coordinates already; cartopy's own method would search them for torn cells.
+    return Axes.pcolormesh(panel, *corners, values, cmap=cmap, vmin=low, vmax=high, rasterized=True)
 
 
 def robust_limits(values: Array) -> tuple[float, float]:
@@ -102,33 +131,41 @@ def robust_limits(values: Array) -> tuple[float, float]:
 
 
 def colours(field: xr.DataArray, cmap: Any) -> tuple[Any, Any]:
+    """Return the colour maps of a field and of its detail.
+
+    Raises
+    ------
+    OptionError
+        If matplotlib has no colour map of that name.
+    """
     import matplotlib
 
     name = str(field.attrs.get("standard_name", ""))
-    own, other = next((pair for word, pair in COLOURS.items() if word in name), OTHER_COLOURS)
-    own = own if cmap is None else cmap
+    usual, other = next((pair for word, pair in COLOURS.items() if word in name), OTHER_COLOURS)
+    own: Any = usual if cmap is None else cmap
     if isinstance(own, str):
         if own not in matplotlib.colormaps:
-            raise OptionError(f"expected the name of a matplotlib colour map, received {own!r}; try 'viridis'")
+            raise OptionError(f"expected a colour map of matplotlib, received {own!r}; try 'viridis'")
         own = matplotlib.colormaps[own]
     return own.with_extremes(bad=MISSING), matplotlib.colormaps[other].with_extremes(bad=MISSING)
 
 
 def draw_bar(axes: Any, mesh: Any, values: Array, name: str, units: str) -> None:
+    """Draw a horizontal colour bar with its quantity and unit; huge and tiny numbers share a power of ten."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     low, high = mesh.get_clim()
     extend = ("neither", "min", "max", "both")[int((values < low).any()) + 2 * int((values > high).any())]
     largest, inches = max(abs(low), abs(high)), axes.get_position().width * axes.figure.get_figwidth()
     power = 0 if 1e-2 <= largest < 1e5 else 3 * int(np.floor(np.log10(largest) / 3))
-    words = FuncFormatter(lambda value, _: f"{value / 10.0**power:g}".replace("-", "−"))
+    numbers = FuncFormatter(lambda value, _: f"{value / 10.0**power:g}".replace("-", MINUS))
     ticks = MaxNLocator(min(7, max(3, int(inches / 0.5))), symmetric=low == -high)
     bar = axes.figure.colorbar(
-        mesh, cax=axes, orientation="horizontal", extend=extend, ticks=ticks, format=words, extendfrac=0.03
+        mesh, cax=axes, orientation="horizontal", extend=extend, ticks=ticks, format=numbers, extendfrac=0.03
     )
     bar.outline.set(linewidth=0.5, edgecolor=FRAME)
     axes.tick_params(labelsize=10, length=3, width=0.5, color=FRAME, labelcolor=INK)
     unit = " ".join(([f"10{power}"] if power else []) + ([units] if units not in ("", "1") else []))
     label = f"{name} ({raised(unit)})" if unit else name
-    label = textwrap.fill(label, int(inches / 0.078), max_lines=2, placeholder=" …")
+    label = textwrap.fill(label, int(inches / 0.071), max_lines=2, placeholder=" ...")
     axes.set_xlabel(label.replace("\u00a0", " "), fontsize=10.5, color=INK, labelpad=4, parse_math=False)

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from downscale.grid.axis import CellAxis
+from downscale.io.cf import Horizontal
 from downscale.maps.cells import Array, Cells, window
+
+ROTATED = ("rlon", "grid_longitude")
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,11 @@ class View:
             return (x / 1000, y / 1000) if self.unit == "km" else (x, y)
         from cartopy.crs import Geodetic
 
-        # A hair inside the seam, or its two sides would both land on one side of the map.
-        middle = 0.5 * (self.west + self.east)
-        x = middle + np.clip(x - middle, -180 + 1e-6, 180 - 1e-6)
+        if self.full_circle:
+            # Around a pole the two sides of the seam must touch; elsewhere they stay a hair inside it, or both
+            # would land on one side of the map.
+            middle = 0.5 * (self.west + self.east)
+            x = middle + (x - middle) * (1 + 1e-7 if self.polar else 1 - 1e-8)
         points = self.projection.transform_points(Geodetic(), x, y)
         return points[..., 0], points[..., 1]
 
@@ -64,8 +69,10 @@ class View:
         return np.stack(self.project(ring_x, ring_y), axis=-1)
 
 
-def choose_view(blocks: Cells, parts: Cells, rotated: bool) -> View:
+def choose_view(blocks: Cells, parts: Cells, where: Horizontal) -> View:
     """Show the domain of the fine cells."""
+    # Rotated degrees are no geographic ones; without their pole they are drawn as a plane.
+    rotated = where.x in ROTATED
     west, east, south, north = (float(v) for v in (*parts.x.edges[[0, -1]], *parts.y.edges[[0, -1]]))
     if rotated or parts.x.kind != "longitude":
         return View(west, east, south, north, unit="°" if rotated else "km")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+
 
 def raised(unit: str) -> str:
     """Set the exponents of a unit as superscripts, with spaces that do not break a line.
@@ -26,12 +28,18 @@ def raised(unit: str) -> str:
 def name_of(field: xr.DataArray, capital: bool) -> str:
     """Return the long name of a field, or the best that there is."""
     attrs = field.attrs
-    name = str(attrs.get("long_name") or attrs.get("standard_name", "").replace("_", " ") or field.name or "field")
+    standard = str(attrs.get("standard_name", "")).replace("_", " ")
+    name = str(attrs.get("long_name") or standard or field.name or "field")
     return name[:1].upper() + name[1:] if capital else name
 
 
-def subtitle(fields: Iterable[xr.DataArray], chosen: Iterable[xr.DataArray], select: Mapping[str, int]) -> str:
-    """Say which time, member, ... of the whole fields is shown."""
+def subtitle(
+    fields: Iterable[xr.DataArray],
+    chosen: Iterable[xr.DataArray],
+    select: Mapping[str, int],
+    level: float | None,
+) -> str:
+    """Say which time, member, ... of the whole fields is shown, and which altitude is dotted."""
     words: dict[str, str] = {}
     for whole, part in zip(fields, chosen, strict=True):
         for name in [str(dim) for dim in whole.dims if dim not in part.dims] + ["time"]:
@@ -39,7 +47,8 @@ def subtitle(fields: Iterable[xr.DataArray], chosen: Iterable[xr.DataArray], sel
                 words.setdefault(name, value_words(name, part.coords[name].values[()]))
             elif whole.sizes.get(name, 1) > 1:
                 words.setdefault(name, f"{name} {select.get(name, 0)}")
-    return " · ".join(words.values())
+    relief = [] if level is None else [f"dotted: {level:g} m above sea level"]
+    return " · ".join([*words.values(), *relief])
 
 
 def value_words(name: str, value: Any) -> str:

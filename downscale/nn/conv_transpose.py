@@ -256,5 +256,5 @@ def _axis(kernel_size: int, stride: int, padding: int | None, extra: int | None,
         padding = same_padding(kernel_size, stride)[0] if extra is None or odd or whole < 0 else whole
     if extra is None:
         extra = stride + 2 * padding - kernel_size
-        extra = extra if 0 <= extra < stride else 0
+        extra = extra if 0 <= extra <= max(stride - 1, 1) else 0
     return AxisGeometry(kernel_size, stride, padding, extra, edge)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,10 +23,12 @@ def pair(word: str, size: Size) -> tuple[int, int]:
     ShapeError
         If there are not one or two whole numbers.
     """
-    sizes = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sizes) != 2 or not all(isinstance(number, int) for number in sizes):
-        raise ShapeError(f"{word} expected a whole number or a pair (lat, lon) of them, received {size!r}")
-    return sizes
+    sizes = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sizes) != 2 or not all(isinstance(number, (int, np.integer)) for number in sizes):
+        raise ShapeError(
+            f"{word} expected a whole number or a pair (lat, lon), received {size!r}: give one for each axis"
+        )
+    return int(sizes[0]), int(sizes[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class AxisGeometry:
     Raises
     ------
     ShapeError
-        If a size is out of range, or ``output_padding`` is not below ``stride``.
+        If a size is out of range, or ``output_padding`` above ``max(stride - 1, 1)``.
     """
 
     kernel_size: int
@@ -46,9 +49,11 @@ class AxisGeometry:
 
     def __post_init__(self) -> None:
         kernel_geometry(self.kernel_size, self.stride, self.padding)
-        if not 0 <= self.output_padding < self.stride:
+        # torch stops at stride - 1; with a stride of one an even kernel needs one more for n outputs.
+        most = max(self.stride - 1, 1)
+        if not 0 <= self.output_padding <= most:
             raise ShapeError(
-                f"output_padding expected 0 to stride - 1 = {self.stride - 1}, received "
+                f"output_padding expected 0 to max(stride - 1, 1) = {most}, received "
                 f"{self.output_padding}: change padding instead"
             )
         surplus = self.kernel_size - 2 * self.padding + self.output_padding - self.stride

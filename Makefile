@@ -1,0 +1,53 @@
+# `make demo` and `make test` do all their own set-up; the first call takes a few minutes, later ones none.
+# Another interpreter: make test PYTHON=python3.12    Another environment: make test VENV=/tmp/venv
+
+PYTHON ?= python3
+VENV ?= .venv
+INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# The releases that `make constraints` is not free to move: torch, and the dask that dask-cuda 26.10 (extra hpc) demands.
+HELD = torch==2.13.0 dask==2026.7.1
+
+.PHONY: demo test lint constraints clean
+
+demo: $(VENV)/.package
+	$(VENV)/bin/downscale demo --out demo
+	@echo "Written to demo/:" && ls -l demo
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -q -n 2 --doctest-modules tests downscale
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+# Made afresh if interrupted: the stamp is the last thing written.
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "error: expected Python >= 3.11, found no '$(PYTHON)'; run make with PYTHON=/path/to/python3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: expected Python >= 3.11, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); run make with PYTHON=/path/to/python3.11 or newer" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing downscale into $(VENV) (a few minutes the first time)"
+	$(INSTALL) -e .
+	@touch $@
+
+# What the tests need includes the package, so `make demo` after `make test` installs nothing.
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing downscale and its development tools into $(VENV) (a few minutes the first time)"
+	$(INSTALL) -e '.[dev]'
+	@touch $(VENV)/.package $@
+
+# The newest version of everything not held, as pip finds it in an empty environment.
+constraints:
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install -qq --disable-pip-version-check $(HELD) -e '.[dev]'
+	sed -n '/^#/p' constraints.txt > build/constraints.txt
+	build/constraints/bin/python -m pip freeze --exclude downscale-climate | sed 's/+[a-z0-9.]*$$//' >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/constraints
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

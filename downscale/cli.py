@@ -1,0 +1,169 @@
+"""The command line: parse, call, say (everything heavy is imported inside the commands, so that help is instant).
+
+Exit status 0: done; 1: a law is broken or a run failed; 2: the request or the input is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from downscale.errors import ConservationError, DownscaleError
+
+app = typer.Typer(
+    name="downscale",
+    help="Downscale gridded climate fields and keep every budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the outputs; made if missing.")] = Path("demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the main job on the embedded real sample: NetCDF, map and report."""
+    from downscale.demo import demo_recipe, prepare_folder
+    from downscale.pipeline import run as run_recipe
+
+    prepare_folder(out)
+    _say_outcome(run_recipe(demo_recipe(out), overwrite=overwrite))
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="The recipe.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data, write nothing.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
+    from downscale.pipeline import run as run_recipe
+    from downscale.recipe import load_recipe
+
+    _say_outcome(run_recipe(load_recipe(recipe), dry_run=dry_run, overwrite=overwrite))
+
+
+@app.command()
+def apply(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="Coarse file, or a quoted pattern.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Fine file to write.")],
+    factor: Annotated[str, typer.Option(help="Refinement: 4, or by dimension lat:4,lon:2.")],
+    method: Annotated[str, typer.Option(help="sobolev, conservative, bilinear or bicubic.")] = "sobolev",
+    variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
+    orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
+    lapse_rate: Annotated[float | None, typer.Option(help="Change with height, units a metre; needs --orog.")] = None,
+    conserve: Annotated[str, typer.Option(help="cell, total or none.")] = "cell",
+    bounds: Annotated[str, typer.Option(help="auto, none, or LOW:HIGH (either may be empty).")] = "auto",
+    chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
+    complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data, write nothing.")] = False,
+) -> None:
+    """Downscale one file into another; the result is checked as written."""
+    from downscale.arguments import parse_bounds, parse_pairs
+    from downscale.pipeline import run as run_recipe
+    from downscale.recipe import parse_recipe
+
+    content = {
+        "title": f"{Path(source).name} x {factor}",
+        "input": {
+            "path": source,
+            "variables": variables.split(",") if variables else None,
+            "chunks": "auto" if chunks == "auto" else parse_pairs(chunks, "chunks"),
+        },
+        "downscale": {
+            "factor": parse_pairs(factor, "factor"),
+            "method": method,
+            "conserve": None if conserve == "none" else conserve,
+            "bounds": parse_bounds(bounds),
+            "device": device,
+        },
+        "statics": {"orog": orog} if orog is not None else None,
+        "terrain": {"lapse_rate": lapse_rate},
+        "output": {"path": str(target), "complevel": complevel},
+    }
+    _say_outcome(run_recipe(parse_recipe(content, "apply"), dry_run=dry_run, overwrite=overwrite))
+
+
+@app.command()
+def check(
+    coarse: Annotated[str, typer.Argument(metavar="COARSE.nc", help="The coarse file, or a quoted pattern.")],
+    fine: Annotated[str, typer.Argument(metavar="FINE.nc", help="The fine file, of anybody's making.")],
+    law: Annotated[str, typer.Option(help="cell or total.")] = "cell",
+    tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
+    variables: Annotated[str | None, typer.Option("--vars", help="Variables to check, e.g. tas,pr.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check that the fine file keeps the budgets of the coarse one; exit status 1 where a law is broken."""
+    from downscale.pipeline import open_input
+    from downscale.validate import check_conservation
+
+    names = variables.split(",") if variables else None
+    report = check_conservation(open_input(coarse), open_input(fine), law=law, tolerance=tolerance, data_vars=names)
+    typer.echo(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and options."""
+    from downscale.engine.device import device_names
+    from downscale.options import get_options
+    from downscale.report import library_versions
+
+    lines = {**library_versions(), "devices": ", ".join(device_names())}
+    lines.update({f"option {name}": str(value) for name, value in get_options().items()})
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        typer.echo(f"{name.ljust(width)}  {value}")
+
+
+def _say_outcome(outcome: Any) -> None:
+    if outcome.conservation is None and not outcome.files:
+        typer.echo(repr(outcome.plan))
+        return
+    if outcome.conservation is not None:
+        typer.echo(repr(outcome.conservation))
+    for name, values in outcome.terrain_penalty.items():
+        typer.echo(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
+    for path in outcome.files:
+        typer.echo(f"wrote {path}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status; a wrong request or input prints one line."""
+    try:
+        status = app(arguments, standalone_mode=False)
+        return int(status) if isinstance(status, int) else 0
+    except ConservationError as error:
+        return _fail(error, 1)
+    except DownscaleError as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing incomplete was left behind", 1)
+    except Exception as error:  # noqa: BLE001 - the last door: people get a line, not a traceback
+        if hasattr(error, "format_message"):  # what the parser of the command line raises
+            return _fail(error.format_message(), 2)
+        if isinstance(error, (OSError, MemoryError)):
+            return _fail(f"{type(error).__name__}: {error}", 1)
+        if "-X" in sys.orig_argv or sys.flags.dev_mode:
+            raise
+        line = " ".join(str(error).split())
+        return _fail(f"unexpected {type(error).__name__}: {line}; run with python -X dev -m downscale for details", 1)
+
+
+def _fail(error: object, status: int) -> int:
+    line = " ".join(str(error).split())
+    print(f"downscale: {line}", file=sys.stderr)
+    return status

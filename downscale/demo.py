@@ -1,0 +1,48 @@
+"""The main job on the embedded real sample, as a recipe (knows names only)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from downscale.errors import OutputError
+from downscale.recipe import Recipe, parse_recipe
+
+TITLE = "Near-surface air temperature, HadCM3 A1B, x4"
+
+
+def demo_recipe(folder: str | Path) -> Recipe:
+    """Return the recipe of ``downscale demo``: x4 with relief, terrain-gradient penalty, map and report."""
+    out = Path(folder)
+    return parse_recipe(
+        {
+            "title": TITLE,
+            "description": "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with "
+            "the Sobolev kernel; unresolved relief by the standard lapse rate; every coarse cell keeps its mean.",
+            "input": {"path": "sample:north_america", "variables": ["tas"], "chunks": {"time": 6}},
+            "statics": {"orog": "sample:north_america_relief", "variable": "orog"},
+            "downscale": {"factor": 4, "method": "sobolev"},
+            "terrain": {"lapse_rate": -6.5e-3, "penalty": {"base_gradient": 1.0e-5, "ratio": 6.5e-3}},
+            "validate": {"law": "cell", "tolerance": 1.0e-6},
+            "output": {
+                "path": str(out / "tas_north_america_x4.nc"),
+                "map": str(out / "tas_north_america_x4.png"),
+                "report": str(out / "report.html"),
+                "overwrite": True,
+            },
+        }
+    )
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder of the outputs.
+
+    Raises
+    ------
+    OutputError
+        If its parent is missing, or a file is in the way.
+    """
+    if not folder.resolve().parent.is_dir():
+        raise OutputError(f"expected an existing parent folder, received {folder.resolve().parent}; create it first")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder, received the file {folder}; choose another name")
+    folder.mkdir(exist_ok=True)

@@ -1,0 +1,218 @@
+"""The whole story of a run: read, downscale, terrain, validate, write, draw, report (the only place that knows all of it)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from downscale.api import downscale, plan
+from downscale.diagnostics.report import ConservationReport
+from downscale.engine.plan import Plan
+from downscale.errors import OutputError
+from downscale.io.read import open_dataset
+from downscale.io.statics import pick_static
+from downscale.io.write import check_target, write_checked
+from downscale.losses.terrain import TerrainPenalty
+from downscale.progress import progress_bar
+from downscale.recipe import Recipe
+from downscale.report import write_report
+from downscale.request import Request
+from downscale.selfcheck import self_validation, terrain_penalty_values
+from downscale.validate import check_conservation
+
+SAMPLE = "sample:"
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        What was asked.
+    plan : Plan
+        What was to happen.
+    conservation : ConservationReport or None
+        What the validator found in the file as written; None after a dry run.
+    self_validation, terrain_penalty : dict
+        Errors of predicting the coarse field from its own coarsening; penalty before and after.
+    files : list of Path
+        What was written.
+    seconds : float
+        Wall time.
+    """
+
+    recipe: Recipe
+    plan: Plan
+    conservation: ConservationReport | None = None
+    self_validation: dict[str, dict[str, float]] = field(default_factory=dict)
+    terrain_penalty: dict[str, dict[str, float]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def to_netcdf(
+    ds: xr.Dataset | xr.DataArray, path: str | Path, *, coarse: Any = None, overwrite: bool = False,
+    complevel: int = 1, law: str = "cell", tolerance: float | None = None, bounds: Any = "auto",
+) -> ConservationReport | None:  # fmt: skip
+    """Write a fine field as CF-1.11 NetCDF, checked as written and certified.
+
+    The file appears under its name only when it is complete, flushed and, where ``coarse`` is given, found to keep the
+    law when read back; then it carries a certificate in its attributes.
+
+    Parameters
+    ----------
+    ds : Dataset or DataArray
+        What to write; lazy fields are computed block by block.
+    path : str or Path
+        The file; its folder must exist.
+    coarse : Dataset or DataArray, optional
+        The coarse field whose budgets the file must keep.
+    overwrite : bool
+        Replace an existing file (never one of the inputs).
+    complevel : int
+        Deflate level, 0 to 9; values are stored in their own data type, never packed.
+    law, tolerance, bounds
+        As in :func:`downscale.check_conservation`.
+
+    Returns
+    -------
+    ConservationReport or None
+        What was found in the file, if ``coarse`` was given.
+
+    Raises
+    ------
+    OutputError, ConservationError
+        Nothing is left behind then.
+    """
+    if isinstance(ds, xr.DataArray):
+        ds = ds.to_dataset(name=ds.name or "field")
+
+    def checker(written: xr.Dataset) -> ConservationReport:
+        return check_conservation(coarse, written, law=law, tolerance=tolerance, bounds=bounds)
+
+    source = () if coarse is None else (coarse.encoding.get("source"),)
+    return write_checked(
+        ds, path, None if coarse is None else checker, overwrite=overwrite, complevel=complevel, inputs=source,
+        progress=progress_bar(),
+    )  # fmt: skip
+
+
+def run(recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False) -> Outcome:
+    """Carry out a recipe: read, statics, downscale, terrain, validate, write.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        From :func:`downscale.recipe.load_recipe`.
+    dry_run : bool
+        Plan only; reads coordinates, writes nothing.
+    overwrite : bool
+        Replace existing outputs, whatever the recipe says.
+
+    Raises
+    ------
+    DownscaleError
+        With one line; the NetCDF file appears only if its laws hold as written.
+    """
+    begin = time.perf_counter()
+    overwrite = overwrite or recipe.output.overwrite
+    coarse = open_input(recipe.input.path, recipe.input.chunks)
+    request = build_request(recipe)
+    options = {key: getattr(request, key) for key in Request.__dataclass_fields__}
+    outcome = Outcome(recipe, plan(coarse, **options))
+    targets = _targets(recipe, overwrite, coarse)
+    if dry_run:
+        return outcome
+    fine = downscale(coarse, **options)
+    chosen = coarse if recipe.input.variables is None else coarse[recipe.input.variables]
+    outcome.conservation = _written(fine, chosen, recipe, overwrite)
+    outcome.files.append(Path(recipe.output.path))
+    outcome.self_validation = self_validation(coarse, request)
+    outcome.terrain_penalty = terrain_penalty_values(coarse, request)
+    outcome.seconds = time.perf_counter() - begin
+    for kind, target in targets.items():
+        if kind == "map":
+            _draw(coarse, recipe, request, target)
+        if kind == "report":
+            write_report(outcome, target, targets.get("map"))
+            outcome.files.append(target.with_suffix(".json"))
+        outcome.files.append(target)
+    return outcome
+
+
+def _written(
+    fine: xr.Dataset, coarse: xr.Dataset, recipe: Recipe, overwrite: bool
+) -> ConservationReport | None:
+    judge = recipe.downscale.conserve is not None
+    law = "total" if recipe.downscale.conserve == "total" else recipe.validation.law
+    return to_netcdf(
+        fine, recipe.output.path, coarse=coarse if judge else None, overwrite=overwrite,
+        complevel=recipe.output.complevel, law=law, tolerance=recipe.validation.tolerance,
+        bounds=recipe.downscale.bounds,
+    )  # fmt: skip
+
+
+def open_input(path: str, chunks: Any = "auto") -> xr.Dataset:
+    """Open a file, a pattern, or ``sample:NAME``."""
+    if path.startswith(SAMPLE):
+        from downscale import sample
+
+        return open_dataset(sample.path(path.removeprefix(SAMPLE)), chunks=chunks)
+    return open_dataset(path, chunks=chunks)
+
+
+def build_request(recipe: Recipe) -> Request:
+    """Return what a recipe asks of the engine."""
+    penalty = recipe.terrain.penalty
+    settings = recipe.downscale.model_dump(exclude_none=True)
+    settings.update(conserve=recipe.downscale.conserve, bounds=recipe.downscale.bounds)
+    return Request(
+        **settings,
+        orog=None if recipe.statics is None else _statics(recipe, recipe.statics.variable),
+        lapse_rate=recipe.terrain.lapse_rate,
+        terrain_penalty=None if penalty is None else TerrainPenalty(**penalty.model_dump()),
+        data_vars=recipe.input.variables,
+        tolerance=recipe.validation.tolerance,
+    )
+
+
+def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
+    assert recipe.statics is not None
+    return pick_static(open_input(recipe.statics.orog, chunks=None), name)
+
+
+def _targets(recipe: Recipe, overwrite: bool, coarse: xr.Dataset) -> dict[str, Path]:
+    """Return the paths of map and report, all outputs checked before any work is done."""
+    inputs = (coarse.encoding.get("source"),)
+    check_target(recipe.output.path, overwrite, inputs)
+    names = {"map": recipe.output.map, "report": recipe.output.report}
+    targets = {kind: check_target(name, overwrite, inputs) for kind, name in names.items() if name is not None}
+    if len({Path(recipe.output.path), *targets.values()}) != 1 + len(targets):
+        raise OutputError("expected different names for the file, the map and the report, received one twice")
+    return targets
+
+
+def _draw(coarse: xr.Dataset, recipe: Recipe, request: Request, target: Path) -> None:
+    from downscale.maps import compare
+
+    fine = open_dataset(recipe.output.path, chunks={})
+    name = next(iter(plan_names(coarse, request)))
+    last = {d: -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
+    sftlf = None
+    if recipe.statics is not None:
+        statics = open_input(recipe.statics.orog, chunks=None)
+        sftlf = statics["sftlf"] if "sftlf" in statics else None
+    compare(coarse[name], fine[name], path=target, select=last, title=recipe.title, sftlf=sftlf)
+
+
+def plan_names(coarse: xr.Dataset, request: Request) -> list[str]:
+    """Return the names of the variables that would be downscaled."""
+    from downscale.request import prepare
+
+    return list(prepare(coarse, request).jobs)
