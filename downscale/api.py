@@ -17,6 +17,7 @@ from downscale.engine.block import Job
 from downscale.engine.cut import Cut, Span
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_variable
+from downscale.errors import OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables, quantity_of
 from downscale.io.coordinates import (
@@ -32,6 +33,7 @@ from downscale.version import __version__
 
 # A fine chunk of this size keeps the scheduler busy and the memory small.
 CHUNK_BYTES = 128_000_000
+OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 
@@ -55,6 +57,7 @@ def downscale(
     keep_attrs: bool | None = None,
     taps: int = 7,
     order: float = 1.25,
+    **unknown: Any,
 ) -> XarrayObject:
     """Downscale a field and keep every budget.
 
@@ -118,6 +121,7 @@ def downscale(
     value. Any chunking gives the same bits for the training-free methods.
     """
     settings = {key: value for key, value in locals().items() if key in Request.__dataclass_fields__}
+    _refuse(unknown)
     request = Request(**settings)
     ds, name = _as_dataset(obj)
     prepared = prepare(ds, request)
@@ -129,6 +133,12 @@ def downscale(
     return fine if name is None else _as_array(fine, obj, name)
 
 
+def _refuse(unknown: dict[str, Any]) -> None:
+    if unknown:
+        legal = [*Request.__dataclass_fields__, *OUTPUT_OPTIONS]
+        raise OptionError(f"expected an argument among {listing(legal)}, received {listing(unknown)}")
+
+
 def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
     """Return what :func:`downscale` would do with these arguments; touches no data.
 
@@ -138,7 +148,8 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     >>> downscale.plan(downscale.sample.open("north_america"), 4).factor
     {'lat': 4, 'lon': 4}
     """
-    options = {key: value for key, value in options.items() if key not in ("output_chunks", "keep_attrs")}
+    options = {key: value for key, value in options.items() if key not in OUTPUT_OPTIONS}
+    _refuse({key: value for key, value in options.items() if key not in Request.__dataclass_fields__})
     request = Request(factor=factor, method=method, **options)
     ds, _ = _as_dataset(obj)
     prepared = prepare(ds, request)

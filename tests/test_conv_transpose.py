@@ -1,34 +1,26 @@
-"""The learnable transposed convolution: its laws at every moment and at every edge, and its two equal forms."""
+"""The learnable transposed convolution: its law at every moment, its sizes and its mixing."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 import itertools
 import warnings
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from downscale.errors import OptionError, ShapeError
 from downscale.kernels.laws import law_residual, obeys, project
-from downscale.kernels.sobolev import axis_weights
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.edges import EDGES, default_edge, fold
-from downscale.nn.gather import gather_conv_transpose2d
-from downscale.nn.initial import INITS, sobolev_kernel
+from downscale.nn.edges import EDGES
+from downscale.nn.initial import INITS
 from downscale.nn.parametrization import AffineLaw, SimplexLaw
 
 LAWS = ["total", "phase", "cell", ("phase", "cell")]
 BOUND = [(law, "any") for law in LAWS] + [(law, "nonnegative") for law in LAWS[:3]]
 TYPES = [torch.float32, torch.float64]
-ORACLE = Path(__file__).parents[2] / "shared" / "reference" / "axis_weights.py"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -170,6 +162,21 @@ def test_law_survives_a_change_of_type(law, sign):
 
 
 @pytest.mark.parametrize(("law", "sign"), BOUND)
+def test_a_layer_made_without_memory_gets_its_law_on_arrival(law, sign):
+    layer = depthwise(law=law, sign=sign, device="meta").to_empty(device="cpu")
+    layer.reset_parameters()
+    assert layer.law_residual() < 1e-12
+
+
+def test_mixed_precision_leaves_the_law_alone():
+    layer = depthwise(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.ones(3, 4, 4)).dtype == torch.bfloat16
+        assert layer.weight.dtype == torch.float32
+        assert layer.law_residual() < 1e-6
+
+
+@pytest.mark.parametrize(("law", "sign"), BOUND)
 @pytest.mark.parametrize("gain", [False, True])
 def test_gradient_of_the_parametrised_weight(law, sign, gain):
     bound = {"any": AffineLaw, "nonnegative": SimplexLaw}[sign](law, (1, 2, 3, 4), (2, 1), free_gain=gain)
@@ -194,49 +201,13 @@ def test_parametrisations_can_be_worn_by_another_layer():
     torch.testing.assert_close(fine[..., 1:-1, 1:-1], torch.ones(1, 4, 10, 10))
 
 
-# Gather equals scatter -----------------------------------------------------------------------------
-
-
-def small_axes():
-    """All (k, s, p, output_padding) of small size that leave an output of three cells."""
-    for k, s in itertools.product(range(1, 8), range(1, 5)):
-        for p, extra in itertools.product(range(k + 2), range(s)):
-            if 2 * s - 2 * p + k + extra >= 1:
-                yield k, s, p, extra
-
-
-def scatter_and_gather(coarse, weight, options):
-    """Both forms and the gradients of a random functional of them."""
-    results = []
-    for form in (F.conv_transpose2d, gather_conv_transpose2d):
-        inputs = [coarse.clone().requires_grad_(), weight.clone().requires_grad_()]
-        fine = form(*inputs, **options)
-        functional = torch.linspace(-1, 1, fine.numel(), dtype=fine.dtype).reshape(fine.shape)
-        results.append((fine, *torch.autograd.grad((fine * functional).sum(), inputs)))
-    return results
-
-
-@pytest.mark.parametrize(("groups", "channels"), [(1, (2, 3)), (2, (4, 2)), (3, (3, 3))])
-def test_gather_form_is_the_transposed_convolution(groups, channels):
-    generator = torch.Generator().manual_seed(0)
-    axes = list(small_axes())
-    assert len(axes) > 200
-    for lat, lon in zip(axes, axes[7:] + axes[:7], strict=True):
-        names = ("stride", "padding", "output_padding")
-        options = dict(zip(names, zip(lat[1:], lon[1:], strict=True), strict=True), groups=groups)
-        coarse = torch.randn(1, channels[0], 3, 4, dtype=torch.float64, generator=generator)
-        shape = channels[0], channels[1] // groups, lat[0], lon[0]
-        weight = torch.randn(shape, dtype=torch.float64, generator=generator)
-        scatter, gather = scatter_and_gather(coarse, weight, options)
-        for expected, found in zip(scatter, gather, strict=True):
-            assert found.shape == expected.shape
-            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+# Sizes -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_the_layer_is_the_transposed_convolution_with_its_weight(groups):
     options = {"padding_mode": "zeros", "gain": "free", "bias": True, "groups": groups}
-    layer = ConservativeConvTranspose2d(4, 8, (5, 4), (2, 3), padding=(1, 0), output_padding=(0, 2), **options)
+    layer = ConservativeConvTranspose2d(4, 8, (5, 4), (2, 3), (1, 0), (0, 2), **options)
     with torch.no_grad():
         layer.bias.normal_()
     coarse = torch.randn(2, 4, 5, 6)
@@ -260,102 +231,12 @@ def test_sizes_left_out_are_chosen_for_n_times_stride():
     assert free(torch.ones(1, 1, 5, 5)).shape == (1, 1, 11, 11)
 
 
-# Laws at the edge ----------------------------------------------------------------------------------
-
-
-def edge_violation(law, edge, layer, coarse):
-    """How far the layer on this field is from keeping a law on the whole domain, edge included."""
-    if law == "phase":
-        return (layer(torch.ones_like(coarse)) - 1).abs().max()
-    fine = layer(coarse)
-    if law == "cell":
-        return (block_mean(fine, layer.stride) - coarse).abs().max()
-    return (fine.sum((-2, -1)) - coarse.sum((-2, -1)) * np.prod(layer.stride)).abs().max()
-
-
-@pytest.mark.parametrize("edge", EDGES)
-@pytest.mark.parametrize("law", ["total", "phase", "cell"])
-def test_which_law_each_edge_keeps(law, edge):
-    layer = depthwise(law=law, padding_mode=edge)
-    coarse = torch.randn(2, 3, 5, 6, dtype=torch.float64)
-    violation = edge_violation(law, edge, layer, coarse)
-    if law in EDGES[edge].keeps:
-        assert violation < 1e-12
-    else:
-        assert violation > 1e-2
-
-
-@pytest.mark.parametrize("edge", ["reflect", "fold"])
-@pytest.mark.parametrize("law", ["total", "phase", "cell"])
-def test_mirror_symmetric_kernels_keep_their_law_under_reflect_and_fold(law, edge):
-    layer = depthwise(law=law, padding_mode=edge, kernel_size=(9, 6))
-    layer.weight = project(torch.rand(3, 1, 9, 6, dtype=torch.float64), law, (3, 2))
-    layer.weight = (layer.weight + layer.weight.flip(-1)) / 2
-    layer.weight = (layer.weight + layer.weight.flip(-2)) / 2
-    assert edge_violation(law, edge, layer, torch.randn(1, 3, 4, 5, dtype=torch.float64)) < 1e-12
-
-
-@pytest.mark.parametrize("law", LAWS)
-def test_default_edge_keeps_the_law(law):
-    layer = depthwise(law=law)
-    assert layer.padding_mode == (default_edge(layer.law),) * 2
-    assert set(layer.law) <= EDGES[layer.padding_mode[0]].keeps
-    coarse = torch.randn(1, 3, 4, 5, dtype=torch.float64)
-    for name in layer.law:
-        assert edge_violation(name, None, layer, coarse) < 1e-12
-
-
-sizes = st.integers(1, 6)
-
-
-@given(n=st.tuples(sizes, sizes), edges=st.tuples(*[st.sampled_from(["circular", "reflect", "fold"])] * 2))
-@settings(max_examples=20)
-def test_cell_kernels_return_block_means_on_any_field(n, edges):
-    layer = depthwise(2, (28, 15), (4, 3), law="cell", padding_mode=edges)
-    coarse = torch.randn(2, *n, dtype=torch.float64)
-    torch.testing.assert_close(block_mean(layer(coarse), (4, 3)), coarse, rtol=0, atol=1e-12)
-
-
-@given(n=st.tuples(sizes, sizes), edges=st.tuples(*[st.sampled_from(["circular", "fold"])] * 2))
-@settings(max_examples=20)
-def test_total_is_kept_on_any_field(n, edges):
-    layer = depthwise(2, (13, 8), (4, 3), law="total", padding_mode=edges)
-    coarse = torch.randn(2, *n, dtype=torch.float64)
-    assert edge_violation("total", edges, layer, coarse) < 1e-11
-
-
-@given(n=st.tuples(sizes, sizes), edges=st.tuples(*[st.sampled_from(["circular", "reflect"])] * 2))
-@settings(max_examples=20)
-def test_constants_stay_constant_on_any_field(n, edges):
-    layer = depthwise(2, (13, 8), (4, 3), law="phase", padding_mode=edges)
-    assert edge_violation("phase", edges, layer, torch.ones(2, *n, dtype=torch.float64)) < 1e-12
-
-
-@given(kernel_size=st.integers(1, 30), stride=st.integers(1, 5), n=st.integers(1, 5))
-def test_fold_is_the_transpose_of_reflect(kernel_size, stride, n):
-    reach = kernel_size
-    fine, coarse = torch.randn(1, n + 2 * reach), torch.randn(1, n)
-    extended = EDGES["reflect"].extend(coarse, -1, -reach, n + reach)
-    folded = fold(fine, -1, -reach, n)
-    torch.testing.assert_close((extended * fine).sum(), (coarse * folded).sum(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(folded.sum(), fine.sum(), rtol=1e-4, atol=1e-4)
-
-
-def test_extensions_are_the_named_ones():
-    coarse = torch.tensor([[1.0, 2.0, 3.0]])
-    assert EDGES["reflect"].extend(coarse, -1, -4, 8).tolist() == [[3, 3, 2, 1, 1, 2, 3, 3, 2, 1, 1, 2]]
-    assert EDGES["circular"].extend(coarse, -1, -4, 5).tolist() == [[3, 1, 2, 3, 1, 2, 3, 1, 2]]
-    assert EDGES["zeros"].extend(coarse, -1, -1, 4).tolist() == [[0, 1, 2, 3, 0]]
-
-
-@pytest.mark.parametrize("shift", [1, -2])
-def test_rolling_longitude_rolls_the_output(shift):
-    layer = depthwise(padding_mode=("reflect", "circular"))
-    coarse = torch.randn(1, 3, 4, 6, dtype=torch.float64)
-    rolled = layer(coarse.roll(shift, -1))
-    torch.testing.assert_close(rolled, layer(coarse).roll(shift * 2, -1), rtol=0, atol=1e-13)
-    other = layer(coarse.roll(shift, -2))
-    assert (other - layer(coarse).roll(shift * 3, -2)).abs().max() > 1e-2
+def test_reset_starts_again():
+    layer = depthwise(init="sobolev")
+    start = layer.weight.detach().clone()
+    train(layer, torch.optim.SGD)
+    layer.reset_parameters()
+    assert torch.equal(layer.weight, start)
 
 
 # Mixing channels -----------------------------------------------------------------------------------
@@ -389,85 +270,13 @@ def test_a_fresh_mixing_layer_neither_blows_up_nor_dies(init):
     assert 0.3 < layer(torch.randn(2, 64, 6, 6)).std() < 3
 
 
-# The start -----------------------------------------------------------------------------------------
-
-
-def reference_kernel(taps, stride):
-    """The kernel that the interior rows of the reference implementation make up, shape (taps * stride,)."""
-    if not ORACLE.exists():
-        pytest.skip(f"the reference implementation is not at {ORACLE}")
-    spec = importlib.util.spec_from_file_location("reference_axis_weights", ORACLE)
-    oracle = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(oracle)
-    n = taps + 4
-    weights, start = oracle.axis_weights(np.arange(n + 1.0), np.arange(n * stride + 1) / stride, taps)
-    rows = slice((n // 2) * stride, (n // 2 + 1) * stride)
-    assert (start[rows] == n // 2 - taps // 2).all()
-    return np.concatenate([weights[rows, taps - 1 - block] for block in range(taps)])
-
-
-@pytest.mark.parametrize(("taps", "stride"), [*itertools.product([1, 3, 5, 7], [1, 2, 3, 4])])
-def test_sobolev_start_is_the_reference_kernel_and_obeys_all_laws(taps, stride):
-    kernel = sobolev_kernel(taps * stride, stride)
-    np.testing.assert_allclose(kernel, reference_kernel(taps, stride), atol=1e-12)
-    assert law_residual(kernel, ("total", "phase", "cell"), stride) < 1e-12
-
-
-@pytest.mark.parametrize("law", LAWS)
-def test_layers_start_from_the_product_of_sobolev_kernels(law):
-    layer = depthwise(2, (20, 21), (4, 3), init="sobolev", law=law)
-    product = torch.from_numpy(np.outer(sobolev_kernel(20, 4), sobolev_kernel(21, 3)))
-    torch.testing.assert_close(layer.weight, product.expand(2, 1, 20, 21), rtol=0, atol=1e-13)
-    assert law_residual(layer.weight, ("total", "phase", "cell"), (4, 3)) < 1e-12
-
-
-def test_the_untrained_layer_is_the_periodic_sobolev_operator():
-    layer = depthwise(1, 28, 4, init="sobolev", padding_mode="circular")
-    coarse = torch.randn(1, 9, 10, dtype=torch.float64)
-    lat, lon = (
-        torch.from_numpy(axis_weights(np.arange(n + 1.0), np.arange(4 * n + 1) / 4, period=n).dense(n))
-        for n in (9, 10)
-    )
-    torch.testing.assert_close(layer(coarse)[0], lat @ coarse[0] @ lon.T, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(("law", "sign"), BOUND)
-@pytest.mark.parametrize("kernel_size", [(4, 5), (8, 6), (9, 16), (3, 2)])
-def test_sobolev_start_for_other_sizes_obeys_and_stays_near(law, sign, kernel_size):
-    stride = tuple(min(s, k) for s, k in zip((4, 2), kernel_size, strict=True))
-    layer = depthwise(1, kernel_size, stride, init="sobolev", law=law, sign=sign)
-    assert layer.law_residual() < 1e-12
-    even = depthwise(1, kernel_size, stride, init="uniform", law=law, sign=sign).weight
-    cut = [sobolev_kernel(k, s) for k, s in zip(kernel_size, stride, strict=True)]
-    wish = torch.from_numpy(np.outer(*cut))
-    assert (layer.weight - wish).norm() <= (even - wish).norm() + 1e-12
-
-
-def test_every_tap_that_may_learn_learns():
-    for law in ("total", "phase", "cell"):
-        layer = depthwise(1, 12, 4, init="sobolev", law=law, sign="nonnegative")
-        layer(torch.randn(1, 5, 5, dtype=torch.float64)).square().sum().backward()
-        used = layer.weight[0, 0] > 0
-        gradient = layer.parametrizations.weight.original.grad[0, 0]
-        assert gradient[used].abs().min() > 1e-9
-        assert used.all() or law == "cell"
-
-
-def test_reset_starts_again():
-    layer = depthwise(init="sobolev")
-    start = layer.weight.detach().clone()
-    train(layer, torch.optim.SGD)
-    layer.reset_parameters()
-    assert torch.equal(layer.weight, start)
-
-
 # Words and errors ----------------------------------------------------------------------------------
 
 
 def test_repr_tells_the_law():
     text = repr(depthwise(law=("phase", "cell"), padding_mode=("reflect", "circular")))
-    for part in ("law=('phase', 'cell')", "sign='any'", "gain='one'", "('reflect', 'circular')", "stride=(3, 2)"):
-        assert part in text
+    assert "3, 3, kernel_size=(7, 6), stride=(3, 2)" in text
+    assert "law=('phase', 'cell'), sign='any', gain='one', padding_mode=('reflect', 'circular')" in text
 
 
 def test_no_warnings():
@@ -506,7 +315,7 @@ def test_a_gain_of_one_needs_one_input_for_each_output():
     [
         ({"kernel_size": 3, "stride": 4}, r"law 'phase' expected .* received k=\(3, 3\) and s=\(4, 4\)"),
         ({"groups": 3}, "multiples of groups, received in_channels=2, out_channels=2 and groups=3"),
-        ({"stride": (2, 2, 2)}, r"stride expected a whole number or a pair \(lat, lon\), received \(2, 2, 2\)"),
+        ({"stride": (2, 2, 2)}, r"stride expected a whole number or a pair .*, received \(2, 2, 2\)"),
         ({"stride": 0}, r"stride expected 1 whole number\(s\) >= 1, received \(0,\)"),
         ({"padding": -1}, r"padding expected 1 whole number\(s\) >= 0, received \(-1,\)"),
         ({"padding": 0}, r"padding_mode 'reflect' expected n \* stride outputs, .* making n \* stride \+2"),

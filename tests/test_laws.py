@@ -132,7 +132,7 @@ def test_constraints_are_float64_and_cannot_be_spoilt():
     assert rows.dtype == sums.dtype == np.float64
     with pytest.raises(ValueError, match="read-only"):
         rows[0, 0] = 7.0
-    assert law_system("phase", 4, 2) is law_system(("phase",), (4,), (2,))
+    assert law_system("phase", 4, 2) is law_system(("phase",), (np.int64(4),), [2], 1)
 
 
 # Projection ---------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_not_a_number_obeys_nothing():
     assert not obeys(np.full(4, np.nan), "total", 2)
 
 
-# Non-negative kernels --------------------------------------------------------------------------------------------
+# Non-negative kernels -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", ["total", "phase", "cell", ("total", "cell"), ("total", "phase")])
@@ -253,7 +253,7 @@ def test_unknown_law():
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [((3,), (4,)), ((4, 1), (2, 2))])
 def test_phase_needs_a_kernel_as_long_as_the_stride(kernel_size, stride):
-    with pytest.raises(ShapeError, match=r"law 'phase' expected kernel size >= stride .* received k=.* and s="):
+    with pytest.raises(ShapeError, match=r"'phase' expected kernel size >= stride .* received k=.* and s="):
         law_constraints("phase", kernel_size, stride)
     with pytest.raises(ShapeError, match="take a kernel of at least the stride"):
         project_nonnegative(np.ones(kernel_size), "phase", stride)
@@ -265,12 +265,12 @@ def test_total_and_cell_hold_for_kernels_shorter_than_the_stride(law):
 
 
 def test_cell_needs_its_central_block():
-    with pytest.raises(ShapeError, match=r"padding < kernel size, received k=\(3,\), s=\(2,\) and padding \(3,"):
+    with pytest.raises(ShapeError, match=r"padding < kernel size, received k=\(3,\), s=\(2,\) and .* \(3,"):
         law_constraints("cell", 3, 2, 3)
 
 
 def test_laws_that_cannot_hold_together():
-    with pytest.raises(ShapeError, match=r"laws \('phase', 'cell'\) expected taps enough .* \(1,\): no kernel"):
+    with pytest.raises(ShapeError, match=r"\('phase', 'cell'\) expected taps enough .* \(1,\): no kernel"):
         law_constraints(("cell", "phase"), 2, 2, 1)
 
 
@@ -296,7 +296,7 @@ def test_geometry_that_does_not_fit(kernel_size, stride, padding, word):
 
 
 def test_too_few_axes():
-    with pytest.raises(ShapeError, match=r"kernel expected at least 2 axes for stride \(2, 2\), received \(4,\)"):
+    with pytest.raises(ShapeError, match=r"expected at least 2 axes for stride \(2, 2\), received \(4,\)"):
         project(np.ones(4), "total", (2, 2))
 
 

@@ -96,7 +96,7 @@ def chunk(
     error = np.where(judged, np.abs(mean - np.where(valid_coarse, x, 0.0)), 0.0)
     # Relative to the larger of the coarse value and the mean size of its fine values: rounding is of that size.
     scale = np.where(judged, np.maximum(np.abs(x), size), 1.0)
-    relative = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
+    relative = np.divide(error, np.maximum(scale, _smallest(coarse, fine)), out=np.zeros_like(error), where=scale > 0)
     weight = np.where(judged, area, 0.0)
     sums = np.stack([(weight * np.where(judged, term, 0.0)).sum(axis=(-2, -1)) for term in (mean, x, scale)])
     return Partial(
@@ -109,6 +109,12 @@ def chunk(
         out_of_bounds=_outside(y, x, cells, bounds),
         sums={tuple(origin[:-2]): sums},
     )
+
+
+def _smallest(coarse: Floats, fine: Floats) -> float:
+    """Return the magnitude below which the stored types lose precision step by step."""
+    kinds = [np.finfo(array.dtype) for array in (coarse, fine) if array.dtype.kind == "f"]
+    return max((float(kind.tiny) / float(kind.eps) for kind in kinds), default=0.0)
 
 
 def _peak(error: Floats, origin: tuple[int, ...]) -> Peak:

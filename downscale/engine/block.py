@@ -159,7 +159,9 @@ def _constrained(fine: Tensor, x: Tensor, cells: Aggregation, job: Job, rows: Cu
     if job.conserve is None:
         return fine
     if job.bounds == (None, None):
-        return fine if "cell" in job.upscaler.laws and job.refinement is None else additive(fine, x, cells, _valid(fine))
+        # Also where the law holds by construction: a kernel's rounding is of the size of the neighbours' values, which
+        # in a cell of much smaller values is more than rounding.
+        return additive(fine, x, cells, _valid(fine))
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]
     bad = infeasible(x, low, high)

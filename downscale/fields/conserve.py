@@ -97,7 +97,8 @@ def bounded(
     _require_feasible(x, lower, upper)
     with torch.no_grad():
         shift = _solve_shift(z, x, cells, mask, lower, upper)
-    return _polished(z, x, cells, mask, lower, upper, shift)
+    y = _differentiable(z, x, cells, mask, lower, upper, shift)
+    return y + _rounding_left(y.detach(), x.detach(), cells, mask, lower, upper)
 
 
 def _solve_shift(
@@ -127,7 +128,7 @@ def _solve_shift(
     return shift
 
 
-def _polished(
+def _differentiable(
     z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float, shift: Tensor
 ) -> Tensor:
     """Take one differentiable Newton step from the solution: its derivative is the implicit one."""
@@ -137,6 +138,30 @@ def _polished(
     error = cells.mean(moved.clamp(lower, upper), mask) - x
     step = torch.where(slope > 0, error / torch.where(slope > 0, slope, torch.ones_like(slope)), error * 0)
     return (moved - torch.where(free, cells.spread(step), torch.zeros_like(z))).clamp(lower, upper)
+
+
+def _rounding_left(
+    y: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float
+) -> Tensor:
+    """Return what brings cells close to a bound to full *relative* accuracy, by scaling distances from that bound.
+
+    A proposal of order one leaves errors of 1e-16, which is much for a cell of drizzle and is dust in a dry one.
+    """
+    low = torch.as_tensor(lower, dtype=x.dtype, device=x.device)
+    high = torch.as_tensor(upper, dtype=x.dtype, device=x.device)
+    near_low = (x - low).abs() <= (high - x).abs()
+    bound = torch.where(near_low, low, high)
+    if not bool(torch.isfinite(bound).any()):
+        return torch.zeros_like(y)
+    wanted, given = x - bound, cells.mean(y, mask) - bound
+    ratio = wanted / torch.where(given == 0, torch.ones_like(given), given)
+    base = cells.spread(bound)
+    scaled = base + (y - base) * cells.spread(ratio)
+    scaled = torch.where(cells.spread(given == 0), cells.spread(x), scaled).clamp(lower, upper)
+    # Beyond rounding the scaling would change the field: there the Newton iteration has the last word.
+    slight = (wanted - given).abs() <= 1e-12 * torch.clamp(cells.fold(y.abs(), torch.maximum), min=1.0)
+    use = cells.spread(slight & torch.isfinite(bound) & torch.isfinite(ratio))
+    return torch.where(use, scaled - y, torch.zeros_like(y))
 
 
 def _filled(z: Tensor, mask: Tensor, value: float) -> Tensor:

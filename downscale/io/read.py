@@ -41,11 +41,11 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
     settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, "engine": "netcdf4", **options}
     try:
         with warnings.catch_warnings():
-            # Chunks finer than those on disk cost some reading, which is the caller's choice.
-            warnings.filterwarnings("ignore", message="The specified chunks separate")
+            # Chunks finer than those on disk are the caller's choice; the others are slips of the file that do no harm.
+            for harmless in ("The specified chunks separate", ".*referenced in cell_measures", ".*non-conforming '_FillValue'"):
+                warnings.filterwarnings("ignore", message=harmless)
             return _opened(files, settings)
-    except (
-OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h") from None
 

@@ -15,7 +15,7 @@ from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_var
 
 Array = NDArray[np.float64]
 
-MOST_CELLS = 2400  # along one axis of a panel of some 600 pixels
+MOST_CELLS = 1600  # along one axis of a panel of some 600 pixels
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import xarray as xr
 from downscale.errors import GridError, InputError
 from downscale.io.cf import Horizontal, XarrayObject
 from downscale.maps.cells import Cells, check_select, find_field, read_cells, read_static, reduce_field
-from downscale.maps.geography import draw_coast, draw_contour, draw_graticules, relief_level
+from downscale.maps.geography import draw_coast, draw_graticules, draw_relief, relief_level
 from downscale.maps.output import check_path, write
 from downscale.maps.panels import draw_fields, layout
 from downscale.maps.view import choose_view
@@ -69,16 +69,15 @@ def compare(
     target = None if path is None else check_path(Path(path))
     found = find_field(coarse), find_field(fine)
     fields, cells = _read(found, select or {})
-    view = choose_view(*cells, found[1][1])
+    view = choose_view(*cells, fields[1])
     relief = None if orog is None else read_static(orog)
-    level = None if relief is None else relief_level(relief)
+    level = relief_level(relief)
     words = subtitle([field for field, _ in found], fields, select or {}, level)
     figure, panels, bars = layout(view, title or name_of(fields[1], capital=True), words)
     draw_fields(panels, bars, view, cells, fields, cmap)
     draw_coast(panels, view, sftlf)
     draw_graticules(panels, view)
-    if relief is not None and level is not None:
-        draw_contour(panels[0], view, relief, level, linestyles=":")
+    draw_relief(panels[0], view, relief, level)
     if target is not None:
         write(figure, target, dpi)
     return figure

@@ -49,10 +49,16 @@ def installed_coast(width: float) -> Path | None:
     return None
 
 
-def relief_level(orog: Cells) -> float | None:
+def relief_level(orog: Cells | None) -> float | None:
     """Return the round altitude that parts high land from low; None for a plain."""
-    land = orog.values[np.isfinite(orog.values)]
+    land = np.array([]) if orog is None else orog.values[np.isfinite(orog.values)]
     return next((level for level in RELIEF if land.size and 2 * level <= np.percentile(land, 99)), None)
+
+
+def draw_relief(panel: Any, view: View, orog: Cells | None, level: float | None) -> None:
+    """Draw one altitude as a dotted contour."""
+    if orog is not None and level is not None:
+        draw_contour(panel, view, orog, level, linestyles=":")
 
 
 def draw_contour(panel: Any, view: View, cells: Cells, level: float, linestyles: str = "-") -> None:
@@ -65,8 +71,8 @@ def draw_contour(panel: Any, view: View, cells: Cells, level: float, linestyles:
         values[:, [0, -1]] = values[:, [0, -1]].mean(axis=1, keepdims=True)
     rows, columns = (np.concatenate([axis.edges[:1], axis.centres, axis.edges[-1:]]) for axis in (y, x))
     if (values > level).any() and (values < level).any():
-        place, style = view.project(*np.meshgrid(columns, rows)), {"colors": INK, "linewidths": 0.55}
-        Axes.contour(panel, *place, values, [level], linestyles=linestyles, **style)
+        style: dict[str, Any] = {"colors": INK, "linewidths": 0.55, "linestyles": linestyles}
+        Axes.contour(panel, *view.project(*np.meshgrid(columns, rows)), values, [level], **style)
 
 
 def draw_graticules(panels: list[Any], view: View) -> None:
@@ -112,7 +118,7 @@ def _label(panel: Any, text: str, x: float, y: float, outward: Array) -> None:
     across, up = (int(v) for v in np.round(outward))
     style: dict[str, Any] = {"fontsize": 9, "color": SOFT_INK, "annotation_clip": False}
     style |= {"ha": ("right", "center", "left")[across + 1], "va": ("top", "center", "bottom")[up + 1]}
-    panel.annotate(text, (x, y), xytext=tuple(4 * outward), textcoords="offset points", **style)
+    panel.annotate(text, (x, y), xytext=tuple(5 * outward), textcoords="offset points", **style)
 
 
 def round_degrees(low: float, high: float, number: float) -> Array:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from downscale.grid.axis import CellAxis
-from downscale.io.cf import Horizontal
 from downscale.maps.cells import Array, Cells, window
 
 ROTATED = ("rlon", "grid_longitude")
@@ -52,8 +52,8 @@ class View:
         from cartopy.crs import Geodetic
 
         if self.full_circle:
-            # Around a pole the two sides of the seam must touch; elsewhere they stay a hair inside it, or both
-            # would land on one side of the map.
+            # Around a pole the two sides of the seam must touch; elsewhere they stay a hair inside it, or
+            # both would land on one side of the map.
             middle = 0.5 * (self.west + self.east)
             x = middle + (x - middle) * (1 + 1e-7 if self.polar else 1 - 1e-8)
         points = self.projection.transform_points(Geodetic(), x, y)
@@ -69,10 +69,11 @@ class View:
         return np.stack(self.project(ring_x, ring_y), axis=-1)
 
 
-def choose_view(blocks: Cells, parts: Cells, where: Horizontal) -> View:
+def choose_view(blocks: Cells, parts: Cells, field: xr.DataArray) -> View:
     """Show the domain of the fine cells."""
     # Rotated degrees are no geographic ones; without their pole they are drawn as a plane.
-    rotated = where.x in ROTATED
+    x = field[field.dims[1]]
+    rotated = x.attrs.get("standard_name", x.name) in ROTATED
     west, east, south, north = (float(v) for v in (*parts.x.edges[[0, -1]], *parts.y.edges[[0, -1]]))
     if rotated or parts.x.kind != "longitude":
         return View(west, east, south, north, unit="°" if rotated else "km")
