@@ -17,11 +17,11 @@ def demo_recipe(folder: str | Path) -> Recipe:
         {
             "title": TITLE,
             "description": "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with "
-            "the Sobolev kernel; unresolved relief by the standard lapse rate; every coarse cell keeps its mean.",
-            "input": {"path": "sample:north_america", "variables": ["tas"], "chunks": {"time": 6}},
+            "the Sobolev kernel; unresolved relief by the lapse rate that self-validation favours; every coarse cell keeps its mean.",
+            "input": {"path": "sample:north_america", "variables": ["tas"], "chunks": {"time": 12}},
             "statics": {"orog": "sample:north_america_relief", "variable": "orog"},
             "downscale": {"factor": 4, "method": "sobolev"},
-            "terrain": {"lapse_rate": -6.5e-3, "penalty": {"base_gradient": 1.0e-5, "ratio": 6.5e-3}},
+            "terrain": {"lapse_rate": -3.0e-3, "penalty": {"base_gradient": 1.0e-5, "ratio": 3.0e-3}},
             "validate": {"law": "cell", "tolerance": 1.0e-6},
             "output": {
                 "path": str(out / "tas_north_america_x4.nc"),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from downscale.grid.latlon import RectilinearGrid
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from downscale.grid.latlon import RectilinearGrid
 
 
 @dataclass(frozen=True)
