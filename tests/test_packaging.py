@@ -21,6 +21,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from downscale.version import __version__
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CORE = [Requirement(text) for text in PROJECT["dependencies"]]
@@ -134,12 +136,12 @@ def test_the_command_exists() -> None:
 
 
 def test_one_version_everywhere() -> None:
+    """The distributions take theirs from the same file; their names are checked below."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)
-    assert citation["version"] == PROJECT["version"]
-    assert headings[0] == PROJECT["version"]
-    assert importlib.import_module("downscale").__version__ == PROJECT["version"]
+    assert citation["version"] == __version__
+    assert headings[0] == __version__
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +177,9 @@ def test_the_wheel_holds_only_the_package(built: tuple[set[str], set[str]]) -> N
     _, wheel = built
     assert {path.split("/")[0] for path in wheel} == {
         "downscale",
-        f"downscale_climate-{PROJECT['version']}.dist-info",
+        f"downscale_climate-{__version__}.dist-info",
     }
-    assert f"downscale_climate-{PROJECT['version']}.dist-info/licenses/LICENSE" in wheel
+    assert f"downscale_climate-{__version__}.dist-info/licenses/LICENSE" in wheel
 
 
 @pytest.mark.slow
