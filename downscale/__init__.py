@@ -1,7 +1,7 @@
 """Downscale gridded climate fields and keep every budget.
 
-Importing this package registers the accessor ``.downscale`` on xarray objects. It is cheap: names are looked up when they
-are used.
+Importing this package registers the accessor ``.downscale`` on xarray objects. It is cheap: names are looked up when
+they are used.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from downscale.version import __version__
 
 if TYPE_CHECKING:
     from downscale import sample
-    from downscale.api import cell_area, coarsen, downscale, plan
+    from downscale.api import downscale, plan
+    from downscale.averages import cell_area, coarsen
     from downscale.diagnostics.report import ConservationReport
     from downscale.errors import DownscaleError
     from downscale.io.read import open_dataset
-    from downscale.pipeline import to_netcdf
     from downscale.losses.terrain import TerrainPenalty
     from downscale.options import get_options, set_options
+    from downscale.pipeline import to_netcdf
     from downscale.validate import check_conservation
 
 _HOMES = {
     "downscale": "downscale.api",
     "plan": "downscale.api",
-    "coarsen": "downscale.api",
-    "cell_area": "downscale.api",
+    "coarsen": "downscale.averages",
+    "cell_area": "downscale.averages",
     "check_conservation": "downscale.validate",
     "open_dataset": "downscale.io.read",
     "to_netcdf": "downscale.pipeline",

@@ -45,7 +45,7 @@ class _Accessor:
 
     def coarsen(self, factor: Any) -> Any:
         """Average over blocks of cells with exact areas and masks; see :func:`downscale.coarsen`."""
-        from downscale.api import coarsen
+        from downscale.averages import coarsen
 
         return coarsen(self._obj, factor)
 

@@ -18,8 +18,7 @@ from downscale.engine.cut import Cut, Span
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_variable
 from downscale.errors import OptionError, listing
-from downscale.fields.aggregate import Aggregation
-from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables, quantity_of
+from downscale.io.cf import Horizontal, XarrayObject, as_array, as_dataset
 from downscale.io.coordinates import (
     AREA,
     dropped_coordinates,
@@ -28,7 +27,7 @@ from downscale.io.coordinates import (
     sphere_mapping,
 )
 from downscale.options import option
-from downscale.request import Prepared, Request, parse_factor, prepare
+from downscale.request import Prepared, Request, prepare
 from downscale.version import __version__
 
 # A fine chunk of this size keeps the scheduler busy and the memory small.
@@ -123,14 +122,14 @@ def downscale(
     settings = {key: value for key, value in locals().items() if key in Request.__dataclass_fields__}
     _refuse(unknown)
     request = Request(**settings)
-    ds, name = _as_dataset(obj)
+    ds, name = as_dataset(obj)
     prepared = prepare(ds, request)
     fine = _assembled(ds, prepared, request)
     if output_chunks is not None:
         fine = fine.chunk(output_chunks)
     keep = option("keep_attrs") if keep_attrs is None else keep_attrs
     fine = _described(fine, ds, prepared, request, keep)
-    return fine if name is None else _as_array(fine, obj, name)
+    return fine if name is None else as_array(fine, name, obj)
 
 
 def _refuse(unknown: dict[str, Any]) -> None:
@@ -151,7 +150,7 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     options = {key: value for key, value in options.items() if key not in OUTPUT_OPTIONS}
     _refuse({key: value for key, value in options.items() if key not in Request.__dataclass_fields__})
     request = Request(factor=factor, method=method, **options)
-    ds, _ = _as_dataset(obj)
+    ds, _ = as_dataset(obj)
     prepared = prepare(ds, request)
     planned = {}
     for name, job in prepared.jobs.items():
@@ -168,90 +167,6 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
         method if isinstance(method, str) else type(method).__name__, factors,
         str(pick_device(request.setting("device"))), planned, others, workers, tuple(notes),
     )  # fmt: skip
-
-
-def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
-    """Average a fine field over blocks of cells: the operator A, weighted by exact areas and by masks.
-
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        Fine fields; NaN cells are left out, and a block without any valid cell is NaN.
-    factor : int or mapping of dimension to int
-        Cells to join; sizes must be multiples (crop first).
-
-    Returns
-    -------
-    Dataset or DataArray
-        Of the type of ``obj``, lazy if it is. ``coarsen(downscale(x, f), f)`` is ``x`` (cell law).
-
-    Raises
-    ------
-    ShapeError
-        If a size is not a multiple of the factor.
-    """
-    ds, name = _as_dataset(obj)
-    where = horizontal(ds)
-    factors = parse_factor(factor, where)
-    grid = where.grid.coarsen(*factors)
-    cells = Aggregation.between(grid, where.grid)
-    names = horizontal_variables(ds, where)
-    new = {}
-    for key in names:
-        extensive = quantity_of(ds[key]) == "extensive"
-        areas = (where.grid.cell_area, grid.cell_area) if extensive else None
-        array = ds[key].transpose(..., *where.dims)
-        data = _mapped_mean(array.data, cells, areas)
-        new[key] = xr.DataArray(data, dims=array.dims, attrs=ds[key].attrs).transpose(*ds[key].dims).variable
-    made = new_coordinates(ds, where, grid)
-    passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if k not in new and not set(where.dims) & set(v.dims)}
-    fine = xr.Dataset({**new, **passed}, {**kept_coordinates(ds, where), **made}, dict(ds.attrs))
-    return fine if name is None else _as_array(fine, obj, name)
-
-
-def _mapped_mean(data: Any, cells: Aggregation, areas: tuple[Any, Any] | None) -> Any:
-    def mean(block: np.ndarray) -> np.ndarray:
-        values = block.astype(np.float64)
-        values = values if areas is None else values / areas[0]
-        valid = np.isfinite(values)
-        out = cells.mean(values, None if valid.all() else valid)
-        kind = block.dtype if block.dtype.kind == "f" else np.float64
-        return (out if areas is None else out * areas[1]).astype(kind)
-
-    if not isinstance(data, da.Array):
-        return mean(np.asarray(data))
-    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-    shape = cells.y_share.size // cells.factor_y, cells.x_share.size // cells.factor_x
-    kind = data.dtype if data.dtype.kind == "f" else np.dtype("f8")
-    return whole.map_blocks(
-        mean, chunks=(*whole.chunks[:-2], (shape[0],), (shape[1],)), dtype=kind, meta=np.empty((0,) * data.ndim, kind)
-    )
-
-
-def cell_area(obj: XarrayObject) -> xr.DataArray:
-    """Return the exact cell areas in m2 on the horizontal dimensions of ``obj``.
-
-    On the sphere ``R**2 (lon2 - lon1) (sin(lat2) - sin(lat1))`` with R = 6 371 000 m.
-    """
-    ds, _ = _as_dataset(obj)
-    where = horizontal(ds)
-    coords = {name: ds[name].variable for name in where.dims}
-    made = new_coordinates(ds, where, where.grid)[AREA]
-    return xr.DataArray(made, coords=coords, name=AREA)
-
-
-def _as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
-    """Return ``obj`` as a Dataset, and the name of its variable if it was a DataArray."""
-    if isinstance(obj, xr.Dataset):
-        return obj, None
-    if not isinstance(obj, xr.DataArray):
-        raise TypeError(f"expected an xarray Dataset or DataArray, received {type(obj).__name__}")
-    name = str(obj.name) if obj.name is not None and obj.name not in obj.coords else "field"
-    return obj.to_dataset(name=name), name
-
-
-def _as_array(fine: xr.Dataset, obj: xr.DataArray, name: str) -> xr.DataArray:
-    return fine[name].rename(obj.name)
 
 
 def _horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:

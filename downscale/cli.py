@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 2)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing incomplete was left behind", 1)
-    except Exception as error:  # noqa: BLE001 - the last door: people get a line, not a traceback
+    except Exception as error:
         if hasattr(error, "format_message"):  # what the parser of the command line raises
             return _fail(error.format_message(), 2)
         if isinstance(error, (OSError, MemoryError)):

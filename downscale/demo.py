@@ -7,6 +7,10 @@ from pathlib import Path
 from downscale.errors import OutputError
 from downscale.recipe import Recipe, parse_recipe
 
+DESCRIPTION = (
+    "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with the Sobolev kernel; "
+    "unresolved relief by the lapse rate that self-validation favours; every coarse cell keeps its mean."
+)
 TITLE = "Near-surface air temperature, HadCM3 A1B, x4"
 
 
@@ -16,8 +20,7 @@ def demo_recipe(folder: str | Path) -> Recipe:
     return parse_recipe(
         {
             "title": TITLE,
-            "description": "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with "
-            "the Sobolev kernel; unresolved relief by the lapse rate that self-validation favours; every coarse cell keeps its mean.",
+            "description": DESCRIPTION,
             "input": {"path": "sample:north_america", "variables": ["tas"], "chunks": {"time": 12}},
             "statics": {"orog": "sample:north_america_relief", "variable": "orog"},
             "downscale": {"factor": 4, "method": "sobolev"},

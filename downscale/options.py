@@ -63,7 +63,7 @@ def option(name: str) -> Any:
     return _OPTIONS[name]
 
 
-class set_options:  # noqa: N801 - a function to its users, as in xarray
+class set_options:
     """Set options for good, or for the length of a ``with`` block.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The whole story of a run: read, downscale, terrain, validate, write, draw, report (the only place that knows all of it)."""
+"""The whole story of a run: read, downscale, terrain, validate, write, draw, report."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def run(recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False) -> Ou
     targets = _targets(recipe, overwrite, coarse)
     if dry_run:
         return outcome
-    fine = downscale(coarse, **options)
+    fine: Any = downscale(coarse, **options)
     chosen = coarse if recipe.input.variables is None else coarse[recipe.input.variables]
     outcome.conservation = _written(fine, chosen, recipe, overwrite)
     outcome.files.append(Path(recipe.output.path))
@@ -203,7 +203,7 @@ def _draw(coarse: xr.Dataset, recipe: Recipe, request: Request, target: Path) ->
 
     fine = open_dataset(recipe.output.path, chunks={})
     name = next(iter(plan_names(coarse, request)))
-    last = {d: -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
+    last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
     sftlf = None
     if recipe.statics is not None:
         statics = open_input(recipe.statics.orog, chunks=None)

@@ -31,7 +31,7 @@ class Input(_Block):
 
 
 class Statics(_Block):
-    """Fine-resolution companions: a file (or ``sample:NAME``) with the orography in metres, and land fraction if any."""
+    """Fine-resolution companions: a file (or ``sample:NAME``) with the orography in metres, land fraction if any."""
 
     orog: str
     variable: str | None = None
@@ -129,7 +129,8 @@ def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:
 
     Examples
     --------
-    >>> parse_recipe({"input": {"path": "a.nc"}, "downscale": {"factor": 2}, "output": {"path": "b.nc"}}).downscale.factor
+    >>> content = {"input": {"path": "a.nc"}, "downscale": {"factor": 2}, "output": {"path": "b.nc"}}
+    >>> parse_recipe(content).downscale.factor
     2
     """
     try:

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,8 @@ def _conservation(outcome: Outcome) -> str:
     return (
         "<h2>Conservation, read back from the file as written</h2>"
         f"{outcome.conservation._repr_html_()}"
-        "<p class='note'>Cell law: the fine field, averaged over any coarse cell with true areas and masks, is the coarse "
-        "value.</p>"
+        "<p class='note'>Cell law: the fine field, averaged over any coarse cell with true areas and masks, is the "
+        "coarse value.</p>"
     )
 
 
@@ -115,7 +116,7 @@ def _penalty(outcome: Outcome) -> str:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,8 +1,8 @@
-"""From what a user asks to what the engine does: validate, build grids, up-samplers and jobs (reads coordinates only)."""
+"""From what a user asks to what the engine does: validate, build grids and jobs (reads coordinates only)."""
 
 from __future__ import annotations
 
-import numbers
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,15 @@ from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.block import Job
 from downscale.errors import GridError, InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
-from downscale.grid.axis import check_factor
 from downscale.grid.latlon import RectilinearGrid
-from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables, is_categorical, quantity_of
+from downscale.io.cf import (
+    Horizontal,
+    horizontal,
+    horizontal_variables,
+    is_categorical,
+    parse_factor,
+    quantity_of,
+)
 from downscale.io.quantities import Bounds, automatic_bounds
 from downscale.io.statics import on_grid, pick_static
 from downscale.losses.terrain import TerrainPenalty, TerrainRefinement
@@ -70,7 +76,7 @@ class Request:
                 f"expected terrain_penalty to be a TerrainPenalty, received {type(self.terrain_penalty).__name__}"
             )
         if self.terrain_penalty is not None and self.conserve != "cell":
-            raise OptionError(f"expected conserve='cell' with terrain_penalty, received {self.conserve!r}; drop one of them")
+            raise OptionError(f"expected conserve='cell' with terrain_penalty, received {self.conserve!r}; drop one")
 
     def setting(self, name: str) -> Any:
         """Return an option of this request, or the package's where none was given."""
@@ -177,22 +183,6 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
 
 
-def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:
-    """Return the refinement of rows and columns from an int or a mapping of dimension to int.
-
-    Raises
-    ------
-    ShapeError
-        If it is not a whole number of at least 1, or names another dimension.
-    """
-    if not isinstance(factor, Mapping):
-        return check_factor(factor), check_factor(factor)
-    unknown = [name for name in factor if name not in where.dims]
-    if unknown:
-        raise ShapeError(f"expected factor for the dimensions {listing(where.dims)}, received {listing(unknown)}")
-    return check_factor(factor.get(where.y, 1)), check_factor(factor.get(where.x, 1))
-
-
 def _target(where: Horizontal, request: Request) -> tuple[tuple[int, int], RectilinearGrid]:
     if request.target_grid is not None:
         if request.factor is not None:
@@ -276,12 +266,16 @@ def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
     if isinstance(bounds, str) and bounds == "auto":
         return automatic_bounds(variable)
     pair = tuple(bounds) if isinstance(bounds, (tuple, list)) else ()
-    if len(pair) != 2 or not all(b is None or (isinstance(b, numbers.Real) and not np.isnan(b)) for b in pair):
+    if len(pair) != 2 or not all(b is None or (_is_number(b) and not math.isnan(b)) for b in pair):
         raise OptionError(f"expected bounds to be 'auto', None or a pair (lower, upper), received {bounds!r}")
-    low, high = (None if b is None or np.isinf(b) else float(b) for b in pair)
+    low, high = (None if b is None or math.isinf(b) else float(b) for b in pair)
     if low is not None and high is not None and not low < high:
         raise OptionError(f"expected the lower bound below the upper, received {bounds!r}")
     return low, high
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _terrain(fine: RectilinearGrid, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:
@@ -290,7 +284,7 @@ def _terrain(fine: RectilinearGrid, where: Horizontal, request: Request) -> tupl
         return {}, None
     statics = {"orog": on_grid(pick_static(request.orog), fine)}
     rate = request.lapse_rate
-    if rate is None or (isinstance(rate, numbers.Real) and np.isfinite(rate)):
+    if rate is None or (_is_number(rate) and math.isfinite(rate)):
         return statics, rate
     if isinstance(rate, xr.DataArray):
         return statics, on_grid(pick_static(rate), fine, "lapse_rate")

@@ -1,4 +1,4 @@
-"""Self-validation: how well is the coarse field predicted from its own coarsening (xarray; small samples of maps)?
+"""Self-validation: the coarse field predicted from its own coarsening (xarray; small samples of maps).
 
 What helps one scale further up is the best evidence, without fine truth, of what helps here; it is an indication, not a
 proof, since relief and weather differ between scales.
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.api import cell_area, coarsen, downscale
+from downscale.api import downscale
+from downscale.averages import cell_area, coarsen
 from downscale.io.cf import Horizontal, horizontal
 from downscale.io.coordinates import new_coordinates
 from downscale.io.statics import on_grid, pick_static

@@ -57,5 +57,5 @@ class Upscaler(Protocol):
     laws: frozenset[str]
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
-        """Map (..., n_y, n_x) to (..., n_y * factor_y, n_x * factor_x); values within ``halo`` of a cut may be wrong."""
+        """Map (..., n_y, n_x) to (..., n_y * factor_y, n_x * factor_x); within ``halo`` of a cut it may be wrong."""
         ...

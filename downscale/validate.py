@@ -14,7 +14,15 @@ from downscale.diagnostics.report import ConservationReport, VariableReport, fin
 from downscale.errors import GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.latlon import RectilinearGrid
-from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables, is_categorical, quantity_of
+from downscale.io.cf import (
+    Horizontal,
+    XarrayObject,
+    as_dataset,
+    horizontal,
+    horizontal_variables,
+    is_categorical,
+    quantity_of,
+)
 from downscale.io.quantities import Bounds, automatic_bounds
 from downscale.options import option
 
@@ -61,10 +69,10 @@ def check_conservation(
     GridError, InputError
         If the grids do not nest, the other dimensions differ, or there is no variable to check.
     """
-    big, small = _as_dataset(coarse), _as_dataset(fine)
+    big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
-        name = str(coarse.name or fine.name or "field")
-        big, small = coarse.to_dataset(name=name), fine.to_dataset(name=name)
+        # Two arrays are compared whatever their names.
+        small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
     at_coarse, at_fine = horizontal(big), horizontal(small)
     small = _aligned(small, at_fine, at_coarse)
     at_fine = horizontal(small)
@@ -79,14 +87,8 @@ def check_conservation(
 
 def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
     """Return two objects with the one of fewer horizontal cells first."""
-    cells = [int(np.prod(horizontal(_as_dataset(obj)).grid.shape)) for obj in (one, other)]
+    cells = [int(np.prod(horizontal(as_dataset(obj)[0]).grid.shape)) for obj in (one, other)]
     return (one, other) if cells[0] <= cells[1] else (other, one)
-
-
-def _as_dataset(obj: XarrayObject) -> xr.Dataset:
-    if isinstance(obj, xr.Dataset):
-        return obj
-    return obj.to_dataset(name=obj.name if obj.name is not None and obj.name not in obj.coords else "field")
 
 
 def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> xr.Dataset:
@@ -162,8 +164,7 @@ def _variable_report(
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
 
     def locate(index: tuple[int, ...]) -> dict[str, Any]:
-        place = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
-        return place
+        return {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
 
     return finalize(name, total, law, float(allowed), str(coarse.attrs.get("units", "")), locate)
 
@@ -205,7 +206,7 @@ def _judged(
 ) -> Partial:
     """Judge block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
-    factor_y, factor_x = cells.factor_y, cells.factor_x
+    factor_y = cells.factor_y
     other, rows = _block_sizes(fine, factor_y)
     fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1))
     coarse = coarse.rechunk((*other, rows, -1))

@@ -1,1 +1,1 @@
-
+"""Judging numbers of anybody's making: conservation validators and their report."""

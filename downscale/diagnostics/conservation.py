@@ -1,4 +1,4 @@
-"""Conservation validators as reductions: chunk, combine, finalize (numpy; judges numbers and grids of anybody's making).
+"""Conservation validators as reductions: chunk, combine, finalize (numpy; judges numbers of anybody's making).
 
 A partial result is small and may be combined in any order, so a field of any size is judged block by block, and the
 chunked answer is the whole one.

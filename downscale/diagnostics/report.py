@@ -11,6 +11,11 @@ from downscale.diagnostics.conservation import Partial, global_error
 from downscale.errors import ConservationError
 
 
+HEAD = (
+    "variable", "law", "passed", "max rel. error", "where", "max abs. error", "global error", "cells", "masked"
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class VariableReport:
     """How well one variable keeps its budgets.
@@ -155,8 +160,7 @@ class ConservationReport:
         return self
 
     def _rows(self) -> list[tuple[str, ...]]:
-        head = ("variable", "law", "passed", "max rel. error", "where", "max abs. error", "global error", "cells", "masked")
-        rows = [head]
+        rows: list[tuple[str, ...]] = [HEAD]
         for r in self.variables.values():
             absolute = f"{r.max_absolute_error:.2e} {r.units}".strip()
             rows.append((

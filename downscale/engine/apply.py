@@ -1,7 +1,7 @@
 """Map one job over an array, block by block, lazily (dask; sees no network and no file).
 
-``dask.map_overlap`` trims halos by their coarse depth, which is wrong for up-sampling; blocks are therefore cut, wrapped
-and trimmed here, from the integers of the plan.
+``dask.map_overlap`` trims halos by their coarse depth, which is wrong for up-sampling; blocks are therefore cut,
+wrapped and trimmed here, from the integers of the plan.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def _block(job: Job, array: da.Array, statics: dict[str, da.Array], rows: Cut, c
     piece = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
     piece = piece.rechunk({piece.ndim - 2: -1, piece.ndim - 1: -1})
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
-    fixed = {
-        name: _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x).rechunk(-1).to_delayed().item()
-        for name, static in statics.items()
-    }
+    fixed = {}
+    for name, static in statics.items():
+        part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x)
+        fixed[name] = part.rechunk(-1).to_delayed().item()
     out_chunks = (*piece.chunks[:-2], (rows.own.length * factor_y,), (columns.own.length * factor_x,))
     return da.map_blocks(
         compute_block,

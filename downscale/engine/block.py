@@ -1,4 +1,4 @@
-"""What happens to one block: up-sample, terrain, constrain, refine, trim, check (torch; sees only the Upscaler protocol)."""
+"""What happens to one block: up-sample, add relief, constrain, refine, trim, check (torch; never nn)."""
 
 from __future__ import annotations
 
@@ -167,9 +167,9 @@ def _constrained(fine: Tensor, x: Tensor, cells: Aggregation, job: Job, rows: Cu
     bad = infeasible(x, low, high)
     if not bool(bad.any()):
         return bounded(fine, x, cells, _valid(fine), job.bounds)
-    own = bad[..., rows.own.inside(rows.held), columns.own.inside(columns.held)]
-    if bool(own.any()):
-        _report_infeasible(own, x[..., rows.own.inside(rows.held), columns.own.inside(columns.held)], job, rows, columns)
+    own = rows.own.inside(rows.held), columns.own.inside(columns.held)
+    if bool(bad[..., own[0], own[1]].any()):
+        _report_infeasible(bad[..., own[0], own[1]], x[..., own[0], own[1]], job, rows, columns)
     # The law goes before the bounds: such a cell keeps its value, spread evenly.
     inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells, _valid(fine), job.bounds)
     spread = torch.where(torch.isnan(fine), fine, cells.spread(x))

@@ -13,7 +13,7 @@ from downscale.errors import ShapeError
 
 @dataclass(frozen=True)
 class Span:
-    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells; a circle may be passed over its seam."""
+    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells, over the seam of a circle if need be."""
 
     first: int
     last: int
@@ -31,11 +31,11 @@ class Span:
 
     @property
     def cells(self) -> NDArray[np.int64]:
-        """Indices into the whole axis."""
+        """Indices into the whole axis, wrapped."""
         return np.arange(self.first, self.last) % self.size
 
     def fine_cells(self, factor: int) -> NDArray[np.int64]:
-        """Indices of the fine cells into the whole fine axis."""
+        """Return the indices of the fine cells into the whole fine axis."""
         return (self.cells[:, None] * factor + np.arange(factor)).ravel()
 
     def inside(self, outer: Span, factor: int = 1) -> slice:

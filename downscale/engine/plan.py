@@ -129,9 +129,10 @@ class Plan:
         return "\n".join(["Plan", *(f"  {label.ljust(width)}  {text}" for label, text in self._lines())])
 
     def _repr_html_(self) -> str:
+        left = "style='text-align:left'"
         rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(a)}</th><td style='text-align:left'>{html.escape(b)}</td></tr>"
-            for a, b in self._lines()
+            f"<tr><th {left}>{html.escape(label)}</th><td {left}>{html.escape(text)}</td></tr>"
+            for label, text in self._lines()
         )
         return f"<div><b>Plan</b><table>{rows}</table></div>"
 

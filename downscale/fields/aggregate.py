@@ -126,7 +126,8 @@ class Aggregation:
     def _check(self, fine: Array) -> None:
         expected = (self.y_share.size, self.x_share.size)
         if tuple(fine.shape[-2:]) != expected:
-            raise ShapeError(f"expected a fine field of shape (..., {expected[0]}, {expected[1]}), received {tuple(fine.shape)}")
+            sizes = f"(..., {expected[0]}, {expected[1]})"
+            raise ShapeError(f"expected a fine field of shape {sizes}, received {tuple(fine.shape)}")
 
     def _share_sum(self, fine: Array) -> Array:
         self._check(fine)

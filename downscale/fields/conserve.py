@@ -25,7 +25,9 @@ class Constraint(Protocol):
 
     def __call__(
         self, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = ...
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Return the nearest field that keeps the cell law."""
+        ...
 
 
 def additive(

@@ -19,8 +19,11 @@ Kind = Literal["latitude", "longitude", "projected"]
 Edges = NDArray[np.float64]
 
 FULL_CIRCLE = 360.0
-# Coordinates are often stored as float32: 1e-5 of a cell is far below any real misfit of grids and far above rounding.
+# Two edges closer than this share of a cell are meant to be one: far below any real misfit of grids.
 EDGE_TOLERANCE = 1e-4
+# Coordinates are often stored as float32, whose steps near 360 degrees are much of a small cell; up to the second
+# share of a cell, a few such steps are no misfit either.
+STORAGE_ROUNDING, STORAGE_LIMIT = 4 * float(np.finfo(np.float32).eps), 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ class CellAxis:
         factor, rest = divmod(fine.size, self.size)
         if rest or factor < 1 or fine.kind != self.kind:
             return None
-        tolerance = EDGE_TOLERANCE * np.abs(np.diff(fine.edges)).min()
+        tolerance = _edge_tolerance(fine.edges, np.diff(fine.edges))
         return factor if np.allclose(fine.edges[::factor], self.edges, rtol=0, atol=tolerance) else None
 
     def part_weights(self, fine: CellAxis) -> NDArray[np.float64]:
@@ -151,6 +154,12 @@ def check_factor(factor: object) -> int:
     if not whole or int(factor) < 1:  # type: ignore[call-overload]
         raise ShapeError(f"expected factor to be a whole number of at least 1, received {factor!r}")
     return int(factor)  # type: ignore[call-overload]
+
+
+def _edge_tolerance(edges: NDArray[np.float64], widths: NDArray[np.float64]) -> float:
+    """Return how far apart two stored edges may be that are meant to be one."""
+    cell, rounding = float(np.abs(widths).min()), STORAGE_ROUNDING * float(np.abs(edges).max())
+    return max(EDGE_TOLERANCE * cell, min(rounding, STORAGE_LIMIT * cell))
 
 
 def _check_centres(centres: NDArray[np.float64], kind: Kind) -> None:
@@ -184,7 +193,7 @@ def unwrap_longitude(centres: ArrayLike) -> NDArray[np.float64]:
     steps = np.diff(values)
     jumps = np.flatnonzero(np.abs(steps) > FULL_CIRCLE / 2)
     # Exactly one jump, against the direction of all other steps, is a seam; anything else is disorder.
-    if values.size < 3 or jumps.size != 1:
+    if jumps.size != 1:
         return values
     unwrapped = values.copy()
     unwrapped[jumps[0] + 1 :] -= np.sign(steps[jumps[0]]) * FULL_CIRCLE
@@ -215,46 +224,76 @@ def axis_from_centres(centres: ArrayLike, kind: Kind) -> CellAxis:
 def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = None) -> CellAxis:
     """Build an axis from CF bounds of shape (n, 2), which must adjoin.
 
+    With centres, longitudes lie on the branch of the first centre, whatever the branch of the bounds.
+
     Raises
     ------
     GridError
         If the bounds overlap, leave gaps, or do not contain their centres.
     """
     pairs = np.asarray(bounds, dtype=np.float64)
-    if pairs.ndim != 2 or pairs.shape[1] != 2:
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
         raise GridError(f"expected {kind} bounds of shape (n, 2), received {pairs.shape}")
     if not np.isfinite(pairs).all():
         raise GridError(f"expected finite {kind} bounds, received NaN or infinity; drop the bounds or repair them")
-    if centres is not None:
-        _check_centres(np.asarray(centres, dtype=np.float64), kind)
-    pairs = _same_direction(pairs, kind, centres)
-    tolerance = EDGE_TOLERANCE * np.abs(pairs[:, 1] - pairs[:, 0]).min()
-    gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
-    if gaps.size and gaps.max() > max(tolerance, 1e-9):
-        worst = int(gaps.argmax())
-        raise GridError(
-            f"expected adjoining {kind} cells, received {pairs[worst].tolist()} before {pairs[worst + 1].tolist()}; "
-            "sort the axis or repair the bounds"
-        )
-    return CellAxis(_settle(np.append(pairs[:, 0], pairs[-1, 1]), kind), kind)
+    middle = None if centres is None else np.asarray(centres, dtype=np.float64)
+    if middle is not None:
+        _check_centres(middle, kind)
+        if len(middle) != len(pairs):
+            raise GridError(f"expected {len(middle)} pairs of {kind} bounds, received {len(pairs)}; drop the bounds")
+    pairs = _same_direction(_closed(pairs, middle) if kind == "longitude" else pairs, kind)
+    _check_adjoining(pairs, kind)
+    axis = CellAxis(_settle(np.append(pairs[:, 0], pairs[-1, 1]), kind), kind)
+    return axis if middle is None else _around(axis, middle)
 
 
-def _same_direction(pairs: NDArray[np.float64], kind: Kind, centres: ArrayLike | None) -> NDArray[np.float64]:
-    """Order each pair along the axis and bring longitudes onto one branch."""
-    pairs = pairs.copy()
-    if kind == "longitude":
-        # A cell that crosses the seam may read [359.5, 0.5]: close each cell first, then chain the cells.
-        width = pairs[:, 1] - pairs[:, 0]
-        pairs[:, 1] -= np.round(width / FULL_CIRCLE) * FULL_CIRCLE * (np.abs(width) > FULL_CIRCLE / 2) * (
-            len(pairs) > 1
-        )
-        middle = unwrap_longitude(pairs.mean(axis=1))
-        pairs += (middle - pairs.mean(axis=1))[:, None]
+def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Bring longitudes onto one branch: close each cell that crosses the seam, [359.5, 0.5], then chain the cells."""
+    if len(pairs) == 1:
+        low, high = pairs.min(), pairs.max()
+        # Of a single cell only the centre tells on which side of its bounds it lies.
+        beyond = centres is not None and (centres[0] - low + 1e-6) % FULL_CIRCLE > high - low + 2e-6
+        return np.array([[high, low + FULL_CIRCLE]]) if beyond else pairs
+    width = pairs[:, 1] - pairs[:, 0]
+    turns = np.where(np.abs(width) > FULL_CIRCLE / 2, np.round(width / FULL_CIRCLE), 0.0)
+    pairs = np.stack([pairs[:, 0], pairs[:, 1] - turns * FULL_CIRCLE], axis=1)
+    middle = pairs.mean(axis=1)
+    return pairs + (unwrap_longitude(middle) - middle)[:, None]
+
+
+def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+    """Order each pair along the axis."""
     middle = pairs.mean(axis=1)
     _check_order(middle, kind)
     up = middle[-1] > middle[0] if len(middle) > 1 else pairs[0, 1] > pairs[0, 0]
     pairs = np.sort(pairs, axis=1)
     return pairs if up else pairs[:, ::-1]
+
+
+def _check_adjoining(pairs: NDArray[np.float64], kind: Kind) -> None:
+    gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
+    if gaps.size and gaps.max() > max(_edge_tolerance(pairs, pairs[:, 1] - pairs[:, 0]), 1e-9):
+        worst = int(gaps.argmax())
+        raise GridError(
+            f"expected adjoining {kind} cells, received {pairs[worst].tolist()} before {pairs[worst + 1].tolist()}; "
+            "sort the axis or repair the bounds"
+        )
+
+
+def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
+    """Check that the cells contain their centres, and turn longitudes to the branch of the first centre."""
+    turns = np.round((axis.centres - centres) / FULL_CIRCLE) if axis.kind == "longitude" else np.zeros(axis.size)
+    moved, edges = centres + turns * FULL_CIRCLE, axis.edges
+    slack = _edge_tolerance(edges, np.diff(edges))
+    low, high = np.minimum(edges[:-1], edges[1:]) - slack, np.maximum(edges[:-1], edges[1:]) + slack
+    outside = np.flatnonzero((moved < low) | (moved > high))
+    if outside.size:
+        pair = edges[outside[0] : outside[0] + 2].tolist()
+        raise GridError(
+            f"expected {axis.kind} bounds around their centres, received {pair} for {centres[outside[0]]:g}; "
+            "repair the bounds or drop them"
+        )
+    return CellAxis(edges - turns[0] * FULL_CIRCLE, axis.kind) if turns[0] else axis
 
 
 def _settle(edges: Edges, kind: Kind) -> Edges:
@@ -263,7 +302,7 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
         return np.clip(edges, -90.0, 90.0)
     if kind == "longitude":
         span, cell = edges[-1] - edges[0], np.abs(np.diff(edges)).min()
-        if abs(abs(span) - FULL_CIRCLE) < 1e-3 * cell:
+        if abs(abs(span) - FULL_CIRCLE) < max(1e-3 * cell, _edge_tolerance(edges, np.diff(edges))):
             edges = edges.copy()
             edges[-1] = edges[0] + np.sign(span) * FULL_CIRCLE
     return edges

@@ -25,11 +25,17 @@ def overlap_weights(source: CellAxis, target: CellAxis) -> NDArray[np.float64]:
     """
     if source.kind != target.kind:
         raise GridError(f"expected two axes of one kind, received {source.kind} and {target.kind}")
-    shifts = (-FULL_CIRCLE, 0.0, FULL_CIRCLE) if source.kind == "longitude" else (0.0,)
     total = np.zeros((target.size, source.size))
-    for shift in shifts:
+    for shift in _turns(source, target) if source.kind == "longitude" else (0.0,):
         total += _lengths(_spans(source, shift), _spans(target, 0.0))
     return total / target.measure[:, None]
+
+
+def _turns(source: CellAxis, target: CellAxis) -> NDArray[np.float64]:
+    """Return every turn of whole circles that can bring source longitudes onto target longitudes."""
+    first = np.ceil((target.edges.min() - source.edges.max()) / FULL_CIRCLE)
+    last = np.floor((target.edges.max() - source.edges.min()) / FULL_CIRCLE)
+    return FULL_CIRCLE * np.arange(first, last + 1)
 
 
 def _spans(axis: CellAxis, shift: float) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-
+"""The outside world: CF metadata, reading and writing NetCDF (never torch)."""

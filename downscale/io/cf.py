@@ -6,14 +6,16 @@ none the edges lie midway between centres.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from downscale.errors import DownscaleError, GridError
-from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, draw_to_poles
+from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
+from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
 from downscale.grid.latlon import RectilinearGrid
 
 XarrayObject = xr.Dataset | xr.DataArray
@@ -172,5 +174,35 @@ def quantity_of(variable: xr.DataArray) -> str:
     'extensive'
     """
     words = str(variable.attrs.get("cell_methods", "")).split()
-    pairs = zip(words, words[1:], strict=False)
-    return "extensive" if any(a == "area:" and b == "sum" for a, b in pairs) else "intensive"
+    return "extensive" if any(pair == ("area:", "sum") for pair in pairwise(words)) else "intensive"
+
+
+def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
+    """Return ``obj`` as a Dataset, and the name of its variable if it was a DataArray."""
+    if isinstance(obj, xr.Dataset):
+        return obj, None
+    if not isinstance(obj, xr.DataArray):
+        raise InputError(f"expected an xarray Dataset or DataArray, received {type(obj).__name__}; open the file first")
+    name = str(obj.name) if obj.name is not None and obj.name not in obj.coords else "field"
+    return obj.to_dataset(name=name), name
+
+
+def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:
+    """Return one variable as a DataArray with the name of ``like``."""
+    return ds[name].rename(like.name if isinstance(like, xr.DataArray) else name)
+
+
+def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:
+    """Return the refinement of rows and columns from an int or a mapping of dimension to int.
+
+    Raises
+    ------
+    ShapeError
+        If it is not a whole number of at least 1, or names another dimension.
+    """
+    if not isinstance(factor, Mapping):
+        return check_factor(factor), check_factor(factor)
+    unknown = [name for name in factor if name not in where.dims]
+    if unknown:
+        raise ShapeError(f"expected factor for the dimensions {listing(where.dims)}, received {listing(unknown)}")
+    return check_factor(factor.get(where.y, 1)), check_factor(factor.get(where.x, 1))

@@ -65,7 +65,9 @@ def encodings(ds: xr.Dataset, complevel: int) -> dict[str, dict[str, Any]]:
         plain = name in ds.coords or str(name) in bounds or variable.dtype.kind not in "f"
         kept["_FillValue"] = None if plain else np.dtype(variable.dtype).type(FILL_VALUE)
         if variable.ndim >= 2 and variable.dtype.kind in "fiu" and variable.size > 1000:
-            kept.update(zlib=complevel > 0, complevel=complevel, shuffle=complevel > 0, chunksizes=chunk_sizes(variable.shape))
+            deflate = complevel > 0
+            sizes = chunk_sizes(variable.shape)
+            kept.update(zlib=deflate, complevel=complevel, shuffle=deflate, chunksizes=sizes)
         made[str(name)] = kept
         # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
         ds[name].encoding = {"coordinates": None} if str(name) in related else {}

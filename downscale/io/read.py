@@ -12,6 +12,7 @@ import xarray as xr
 
 from downscale.errors import InputError
 
+HARMLESS = ("The specified chunks separate", ".*referenced in cell_measures", ".*non-conforming '_FillValue'")
 Chunks = str | int | Mapping[Any, Any] | None
 
 
@@ -42,19 +43,20 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
     try:
         with warnings.catch_warnings():
             # Chunks finer than those on disk are the caller's choice; the others are slips of the file that do no harm.
-            for harmless in ("The specified chunks separate", ".*referenced in cell_measures", ".*non-conforming '_FillValue'"):
+            for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
             return _opened(files, settings)
     except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h") from None
+        line = f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h"
+        raise InputError(line) from None
 
 
 def _opened(files: list[str], settings: dict[str, Any]) -> xr.Dataset:
     if len(files) == 1:
         return xr.open_dataset(files[0], **settings)
-    joined = {"combine": "by_coords", "data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
-    return xr.open_mfdataset(files, **joined, **settings)
+    joined: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
+    return xr.open_mfdataset(files, combine="by_coords", **joined, **settings)
 
 
 def find_files(path: str | Path) -> list[str]:

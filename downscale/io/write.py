@@ -1,7 +1,7 @@
 """Write CF NetCDF files that appear complete, checked and certified, or not at all (xarray and netCDF4; never torch).
 
-The file is written under a temporary name in the same folder, flushed, read back, checked *as written* against the coarse
-field, given its certificate, and only then renamed.
+The file is written under a temporary name in the same folder, flushed, read back, checked *as written* against the
+coarse field, given its certificate, and only then renamed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from downscale.io.encoding import cf_ready, encodings
 from downscale.version import __version__
 
 CERTIFICATE = "conservation_certificate"
+CERTIFIED = (
+    "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked"
+)  # fmt: skip
 Checker = Callable[[xr.Dataset], ConservationReport]
 
 
@@ -41,17 +44,17 @@ def check_target(path: str | Path, overwrite: bool = False, inputs: tuple[Any, .
         raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
     for source in inputs:
         if source and target.exists() and Path(source).exists() and os.path.samefile(source, target):
-            raise OutputError(f"expected an output other than the input, received {target} for both; choose another name")
+            raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
     if target.exists() and not overwrite:
-        raise OutputError(f"expected a new file, received {target} that exists; pass overwrite (--overwrite) to replace it")
+        raise OutputError(f"expected a new file, received {target} that exists; pass --overwrite (overwrite=True)")
     if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"expected a writable folder for the output, received {target.parent}; change its permissions")
+        raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
     return target
 
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed on error."""
+    """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
     scratch = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         yield scratch
@@ -99,7 +102,8 @@ def write_checked(
                 ready.to_netcdf(scratch, engine="netcdf4", format="NETCDF4", encoding=encodings(ready, complevel))
             report = None if checker is None else _certified(scratch, checker)
     except OSError as error:
-        raise OutputError(f"expected to write {target}, received: {error.strerror or error}; free space or choose another folder") from error  # fmt: skip
+        reason = error.strerror or error
+        raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
     return report
 
 
@@ -121,6 +125,5 @@ def _certified(scratch: Path, checker: Checker) -> ConservationReport:
 
 def certificate(report: ConservationReport) -> dict[str, Any]:
     """Return the certificate that is stored in a file: laws, errors and tolerances as measured in that file."""
-    keys = ("law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked")
-    variables = {name: {key: getattr(r, key) for key in keys} for name, r in report.variables.items()}
+    variables = {name: {key: getattr(r, key) for key in CERTIFIED} for name, r in report.variables.items()}
     return {"checked": "as written", "downscale_version": __version__, "passed": report.passed, "variables": variables}

@@ -1,1 +1,1 @@
-
+"""Torch modules: fixed and learnable up-sampling under the laws."""

@@ -69,7 +69,7 @@ class SeparableUpsample(torch.nn.Module):
         """Up-sample ``coarse`` of shape (..., n_y, n_x); NaN marks missing cells, whose parts become NaN."""
         row, column = (0, 0) if place is None else (place.row, place.column)
         if place is None and tuple(coarse.shape[-2:]) != self.grid.shape:
-            raise ShapeError(f"expected a coarse field of shape (..., {self.grid.shape}), received {tuple(coarse.shape)}")
+            raise ShapeError(f"expected a coarse field of {self.grid.shape} cells, received {tuple(coarse.shape)}")
         missing = torch.isnan(coarse)
         holes = bool(missing.any())
         source = _fill(coarse, missing, self._fill_radius, place is None and self.grid.x.periodic) if holes else coarse

@@ -1,0 +1,92 @@
+"""Averages and areas of fields on their own grids: the operator A for xarray objects (lazy in, lazy out)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.fields.aggregate import Aggregation
+from downscale.io.cf import (
+    XarrayObject,
+    as_array,
+    as_dataset,
+    horizontal,
+    horizontal_variables,
+    parse_factor,
+    quantity_of,
+)
+from downscale.io.coordinates import AREA, kept_coordinates, new_coordinates
+
+
+def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
+    """Average a fine field over blocks of cells: the operator A, weighted by exact areas and by masks.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Fine fields; NaN cells are left out, and a block without any valid cell is NaN.
+    factor : int or mapping of dimension to int
+        Cells to join; sizes must be multiples (crop first).
+
+    Returns
+    -------
+    Dataset or DataArray
+        Of the type of ``obj``, lazy if it is. ``coarsen(downscale(x, f), f)`` is ``x`` (cell law).
+
+    Raises
+    ------
+    ShapeError
+        If a size is not a multiple of the factor.
+    """
+    ds, name = as_dataset(obj)
+    where = horizontal(ds)
+    factors = parse_factor(factor, where)
+    grid = where.grid.coarsen(*factors)
+    cells = Aggregation.between(grid, where.grid)
+    names = horizontal_variables(ds, where)
+    new = {}
+    for key in names:
+        extensive = quantity_of(ds[key]) == "extensive"
+        areas = (where.grid.cell_area, grid.cell_area) if extensive else None
+        array = ds[key].transpose(..., *where.dims)
+        data = _mapped_mean(array.data, cells, areas)
+        new[key] = xr.DataArray(data, dims=array.dims, attrs=ds[key].attrs).transpose(*ds[key].dims).variable
+    made = new_coordinates(ds, where, grid)
+    gone = set(where.dims)
+    passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not gone & set(v.dims)}
+    fine = xr.Dataset({**new, **passed}, {**kept_coordinates(ds, where), **made}, dict(ds.attrs))
+    return fine if name is None else as_array(fine, name, obj)
+
+
+def _mapped_mean(data: Any, cells: Aggregation, areas: tuple[Any, Any] | None) -> Any:
+    def mean(block: np.ndarray) -> np.ndarray:
+        values = block.astype(np.float64)
+        values = values if areas is None else values / areas[0]
+        valid = np.isfinite(values)
+        out = cells.mean(values, None if valid.all() else valid)
+        kind = block.dtype if block.dtype.kind == "f" else np.float64
+        return (out if areas is None else out * areas[1]).astype(kind)
+
+    if not isinstance(data, da.Array):
+        return mean(np.asarray(data))
+    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+    shape = cells.y_share.size // cells.factor_y, cells.x_share.size // cells.factor_x
+    kind = data.dtype if data.dtype.kind == "f" else np.dtype("f8")
+    return whole.map_blocks(
+        mean, chunks=(*whole.chunks[:-2], (shape[0],), (shape[1],)), dtype=kind, meta=np.empty((0,) * data.ndim, kind)
+    )
+
+
+def cell_area(obj: XarrayObject) -> xr.DataArray:
+    """Return the exact cell areas in m2 on the horizontal dimensions of ``obj``.
+
+    On the sphere ``R**2 (lon2 - lon1) (sin(lat2) - sin(lat1))`` with R = 6 371 000 m.
+    """
+    ds, _ = as_dataset(obj)
+    where = horizontal(ds)
+    coords = {name: ds[name].variable for name in where.dims}
+    made = new_coordinates(ds, where, where.grid)[AREA]
+    return xr.DataArray(made, coords=coords, name=AREA)
