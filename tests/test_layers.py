@@ -35,6 +35,7 @@ FLOORS: dict[str, float] = {
     "engine": 5.0,
     "io": 5.0,
     "train": 6.0,
+    "averages": 7.0,
     "progress": 7.0,
     "report": 7.0,
     "request": 7.0,
@@ -157,9 +158,16 @@ def broken_sizes(source: Source, package: str) -> Iterator[tuple[int, str]]:
         yield lines, f"{lines} lines; split the file, at most {MOST_LINES}"
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            length = (node.end_lineno or node.lineno) - node.lineno + 1 - docstring_lines(node)
             if length > MOST_FUNCTION_LINES:
                 yield node.lineno, f"{node.name} has {length} lines; split it, at most {MOST_FUNCTION_LINES}"
+
+
+def docstring_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """What a function says of itself does not make it long."""
+    first = function.body[0]
+    said = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return (first.end_lineno or first.lineno) - first.lineno + 1 if said else 0
 
 
 def broken_words(source: Source, package: str) -> Iterator[tuple[int, str]]:

@@ -10,7 +10,6 @@ from typing import Any
 from downscale.diagnostics.conservation import Partial, global_error
 from downscale.errors import ConservationError
 
-
 HEAD = (
     "variable", "law", "passed", "max rel. error", "where", "max abs. error", "global error", "cells", "masked"
 )  # fmt: skip

@@ -13,7 +13,7 @@ from downscale.errors import ShapeError
 
 @dataclass(frozen=True)
 class Span:
-    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells, over the seam of a circle if need be."""
+    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells; a circle may be passed over."""
 
     first: int
     last: int

@@ -137,7 +137,9 @@ class Plan:
         return f"<div><b>Plan</b><table>{rows}</table></div>"
 
 
-def plan_variable(job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]) -> VariablePlan:
+def plan_variable(
+    job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]
+) -> VariablePlan:
     """Plan one variable from its shape and chunks (horizontal dimensions last); may refuse, with the reason."""
     rows, columns = cuts_of(job, chunks[-2], chunks[-1])
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x

@@ -84,7 +84,7 @@ def chunk_sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
     Examples
     --------
     >>> chunk_sizes((480, 720, 1440))
-    (1, 360, 1440)
+    (1, 720, 1440)
     """
     sizes = list(shape)
     for axis in range(len(sizes) - 2):
