@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -102,18 +103,15 @@ def bounded_cell(z: np.ndarray, x: float, weights: np.ndarray, lower: float, upp
     def mean(t: float) -> float:
         return math.fsum(weights * np.clip(z + t, lower, upper))
 
-    ends = sorted(t for t in np.concatenate([lower - z, upper - z]) if math.isfinite(t))
-    below = [t for t in ends if mean(t) <= x]
-    above = [t for t in ends if mean(t) >= x]
-    # Between two breakpoints the mean is a straight line in t; beyond the outer ones every part moves or none does.
-    if below and above and below[-1] >= above[0]:
-        return np.clip(z + above[0], lower, upper)
-    anchor = below[-1] if below else (above[0] if above else 0.0)
-    other = above[0] if above else (anchor + 1.0 if below else anchor - 1.0)
-    if not below:
-        other, anchor = anchor - 1.0, above[0] if above else 0.0
-    rise = mean(other) - mean(anchor)
-    return np.clip(z + anchor + (x - mean(anchor)) * (other - anchor) / rise, lower, upper)
+    # z + t lies below x at the first of these, above x at the second; between breakpoints the mean is a straight line.
+    nodes = [x - z.max(), x - z.min(), *(lower - z), *(upper - z)]
+    nodes = sorted(t for t in nodes if math.isfinite(t))
+    for left, right in itertools.pairwise(nodes):
+        if mean(left) <= x <= mean(right):
+            rise = mean(right) - mean(left)
+            share = (x - mean(left)) / rise if rise > 0 else 0.0
+            return np.clip(z + left + share * (right - left), lower, upper)
+    return np.clip(z + min(nodes, key=lambda t: abs(mean(t) - x)), lower, upper)
 
 
 def periodic_conv_transpose(field: np.ndarray, kernels: tuple[np.ndarray, np.ndarray], factor: tuple[int, int]):

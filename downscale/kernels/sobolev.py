@@ -16,6 +16,9 @@ from downscale.errors import OptionError, ShapeError
 
 Floats = NDArray[np.float64]
 
+# Share of a coarse cell by which rounding may move a fine edge beyond it.
+NEST_TOLERANCE = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class AxisWeights:
@@ -118,7 +121,7 @@ def usable_taps(taps: int, cells: int, periodic: bool) -> int:
 def _check_settings(taps: int, order: float) -> None:
     if not isinstance(taps, (int, np.integer)) or taps < 1 or taps % 2 == 0:
         raise OptionError(f"expected taps to be an odd whole number, received {taps!r}")
-    if not order > 0.5 or (order - 0.5) % 1 == 0:
+    if not 0.5 < order < np.inf or (order - 0.5) % 1 == 0:
         raise OptionError(f"expected order above 0.5 and not 1.5, 2.5, ..., received {order!r}")
 
 
@@ -129,6 +132,14 @@ def _parents(coarse: Floats, fine: Floats) -> NDArray[np.int64]:
     parent = np.searchsorted(sign * coarse, sign * centre) - 1
     if parent.min() < 0 or parent.max() > coarse.size - 2:
         raise ShapeError("expected every fine cell inside a coarse cell, received fine cells outside the coarse axis")
+    slack = NEST_TOLERANCE * np.abs(np.diff(coarse))[parent]
+    low, high = np.minimum(fine[:-1], fine[1:]) + slack, np.maximum(fine[:-1], fine[1:]) - slack
+    across = (low < np.minimum(coarse[parent], coarse[parent + 1])) | (
+        high > np.maximum(coarse[parent], coarse[parent + 1])
+    )
+    if across.any():
+        pair = fine[across.argmax() :][:2].tolist()
+        raise ShapeError(f"expected every fine cell inside one coarse cell, received {pair} across a coarse edge")
     return parent
 
 
@@ -158,20 +169,19 @@ def _solve_windows(edges: Floats, fine: Floats, start: NDArray[np.int64], taps: 
 def _kriging(window: Floats, target: Floats, order: float) -> Floats:
     """Solve the block-kriging systems; window (..., taps + 1), target (..., 2), result (..., taps)."""
     beta = 2 * order - 1
-    drifts = int(beta // 2) + 1
+    taps = window.shape[1] - 1
+    # With no more cells than drift terms the drift alone decides: the polynomial through all cells.
+    drifts = min(int(beta // 2) + 1, taps)
     sign = (-1.0) ** drifts
     low, high = window[:, :-1], window[:, 1:]
     t_low, t_high = target[:, :1], target[:, 1:]
     covariance = sign * _mean_covariance(low[:, :, None], high[:, :, None], low[:, None], high[:, None], beta)
     right = sign * _mean_covariance(low, high, t_low, t_high, beta)
     drift, drift_right = _mean_powers(low, high, drifts), _mean_powers(t_low, t_high, drifts)[:, 0]
-    taps = low.shape[1]
     system = np.zeros((len(window), taps + drifts, taps + drifts))
     system[:, :taps, :taps] = covariance
     system[:, :taps, taps:] = drift
     system[:, taps:, :taps] = drift.transpose(0, 2, 1)
-    if taps < drifts:  # fewer cells than drift terms: the constant alone
-        return np.full((len(window), taps), 1.0 / taps)
     rhs = np.concatenate([right, drift_right], axis=1)[..., None]
     return np.linalg.solve(system, rhs)[:, :taps, 0]
 

@@ -72,7 +72,8 @@ class SeparableUpsample(torch.nn.Module):
             raise ShapeError(f"expected a coarse field of {self.grid.shape} cells, received {tuple(coarse.shape)}")
         missing = torch.isnan(coarse)
         holes = bool(missing.any())
-        source = _fill(coarse, missing, self._fill_radius, place is None and self.grid.x.periodic) if holes else coarse
+        closed = self.grid.x.periodic and coarse.shape[-1] == self.grid.shape[1]
+        source = _fill(coarse, missing, self._fill_radius, closed) if holes else coarse
         fine = _gather(source, self._axes[0], self.factor[0], row, self.grid.y, axis=-2)
         fine = _gather(fine, self._axes[1], self.factor[1], column, self.grid.x, axis=-1)
         return fine.masked_fill(_repeat(missing, self.factor), torch.nan) if holes else fine
