@@ -1,8 +1,9 @@
 """Hard constraints: make the cell law hold for any fine proposal (torch; knows no grid but the aggregation).
 
 All take a proposal ``z`` (..., n_fine_y, n_fine_x), coarse values ``x`` (..., n_y, n_x), the aggregation A and an
-optional mask of valid fine cells, and return ``y`` with ``A y = x`` on every coarse cell that has a valid part. All are
-idempotent, batched and differentiable in ``z`` and ``x``.
+optional mask of valid fine cells, and return ``y`` with ``A y = x`` on every coarse cell that has a valid part. What
+lies under the mask comes back as it was and moves no gradient. All are idempotent, batched and differentiable in ``z``
+and ``x``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def additive(
 
     The orthogonal projection on the cell law in the area-weighted norm; any sign; bounds are not looked at.
     """
-    return z + cells.spread(x - cells.mean(z, mask))
+    return _kept(z + cells.spread(x - cells.mean(z, mask)), z, mask)
 
 
 def multiplicative(
@@ -52,12 +53,15 @@ def multiplicative(
     BoundsError
         If ``z`` or ``x`` is negative.
     """
-    _require_nonnegative(x, "multiplicative", "coarse")
-    _require_nonnegative(z if mask is None else z[..., mask] if mask.ndim == 2 else z[mask], "multiplicative", "fine")
-    mean = cells.mean(z, mask)
-    flat = mean == 0
-    ratio = x / torch.where(flat, torch.ones_like(mean), mean)
-    return torch.where(cells.spread(flat), cells.spread(x), z * cells.spread(ratio))
+    _require_nonnegative(_with_parts(x, z, cells, mask), "multiplicative", "coarse")
+    valid = z if mask is None else _filled(z, mask, 0.0)
+    _require_nonnegative(valid, "multiplicative", "fine")
+    # Relative to its largest part no cell overflows, however small its values are.
+    top = cells.fold(valid, torch.maximum).detach()
+    flat = top == 0
+    relative = valid / cells.spread(torch.where(flat, torch.ones_like(top), top))
+    pattern = torch.where(cells.spread(flat), torch.ones_like(z), relative)
+    return _kept(pattern * cells.spread(x / _mean_or_one(pattern, cells, mask)), z, mask)
 
 
 def softmax(
@@ -72,12 +76,14 @@ def softmax(
     BoundsError
         If ``x`` is negative.
     """
-    _require_nonnegative(x, "softmax", "coarse")
-    valid = z if mask is None else torch.where(mask, z, torch.full_like(z, -torch.inf))
+    _require_nonnegative(_with_parts(x, z, cells, mask), "softmax", "coarse")
+    valid = z if mask is None else _filled(z, mask, -torch.inf)
     top = cells.fold(valid, torch.maximum).detach()
+    # The logarithm of a dry cell is -inf throughout: no pattern, hence uniform.
+    valid = torch.where(cells.spread(top == -torch.inf), torch.zeros_like(z), valid)
     top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
-    shares = torch.exp(z - cells.spread(top))
-    return cells.spread(x / cells.mean(shares, mask)) * shares
+    shares = torch.exp(valid - cells.spread(top))
+    return _kept(shares * cells.spread(x / _mean_or_one(shares, cells, mask)), z, mask)
 
 
 def bounded(
@@ -96,11 +102,14 @@ def bounded(
     """
     lower = -torch.inf if bounds[0] is None else bounds[0]
     upper = torch.inf if bounds[1] is None else bounds[1]
-    _require_feasible(x, lower, upper)
+    _require_feasible(_with_parts(x, z, cells, mask), lower, upper)
     with torch.no_grad():
         shift = _solve_shift(z, x, cells, mask, lower, upper)
     y = _differentiable(z, x, cells, mask, lower, upper, shift)
-    return y + _rounding_left(y.detach(), x.detach(), cells, mask, lower, upper)
+    with torch.no_grad():
+        exact = _rounded(y.detach(), z, x, cells, mask, lower, upper)
+    # The difference is zero; it carries the gradient.
+    return _kept(exact + (y - y.detach()) if y.requires_grad else exact, z, mask)
 
 
 def _solve_shift(
@@ -124,7 +133,8 @@ def _solve_shift(
         free = ((moved > lower) & (moved < upper)).to(z.dtype)
         slope = cells.mean(free, mask)
         newton = shift - error / torch.where(slope > 0, slope, torch.ones_like(slope))
-        inside = (slope > 0) & (newton > left) & (newton < right)
+        # The ends are roots too: in a dry cell the step lands on one, and bisection would take sixty steps to get there.
+        inside = (slope > 0) & (newton >= left) & (newton <= right)
         # A cell that is done stays as it is, so that its neighbours cannot change it.
         shift = torch.where(done, shift, torch.where(inside, newton, 0.5 * (left + right)))
     return shift
@@ -142,32 +152,48 @@ def _differentiable(
     return (moved - torch.where(free, cells.spread(step), torch.zeros_like(z))).clamp(lower, upper)
 
 
-def _rounding_left(
-    y: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float
+def _rounded(
+    y: Tensor, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float
 ) -> Tensor:
-    """Return what brings cells close to a bound to full *relative* accuracy, by scaling distances from that bound.
+    """Bring cells close to a bound to full *relative* accuracy, by scaling distances from that bound.
 
     A proposal of order one leaves errors of 1e-16, which is much for a cell of drizzle and is dust in a dry one.
     """
-    low = torch.as_tensor(lower, dtype=x.dtype, device=x.device)
-    high = torch.as_tensor(upper, dtype=x.dtype, device=x.device)
-    near_low = (x - low).abs() <= (high - x).abs()
-    bound = torch.where(near_low, low, high)
+    low, high = x.new_tensor(lower), x.new_tensor(upper)
+    bound = torch.where((x - low).abs() <= (high - x).abs(), low, high)
     if not bool(torch.isfinite(bound).any()):
-        return torch.zeros_like(y)
-    wanted, given = x - bound, cells.mean(y, mask) - bound
-    ratio = wanted / torch.where(given == 0, torch.ones_like(given), given)
+        return y
     base = cells.spread(bound)
-    scaled = base + (y - base) * cells.spread(ratio)
-    scaled = torch.where(cells.spread(given == 0), cells.spread(x), scaled).clamp(lower, upper)
-    # Beyond rounding the scaling would change the field: there the Newton iteration has the last word.
-    slight = (wanted - given).abs() <= 1e-12 * torch.clamp(cells.fold(y.abs(), torch.maximum), min=1.0)
+    distance, wanted = y - base, x - bound
+    given = cells.mean(distance, mask)
+    ratio = wanted / torch.where(given == 0, torch.ones_like(given), given)
+    scaled = torch.where(cells.spread(given == 0), cells.spread(x), base + distance * cells.spread(ratio))
+    # Beyond rounding the scaling would change the field: there the Newton iteration has the last word. Where the law
+    # holds to rounding already, parts at the other bound stay on it.
+    size = cells.fold(z.abs() if mask is None else _filled(z.abs(), mask, 0.0), torch.maximum) + x.abs() + bound.abs()
+    error, eps = (wanted - given).abs(), torch.finfo(y.dtype).eps
+    slight = (error <= 32 * eps * size) & (error > 2 * eps * wanted.abs())
     use = cells.spread(slight & torch.isfinite(bound) & torch.isfinite(ratio))
-    return torch.where(use, scaled - y, torch.zeros_like(y))
+    return torch.where(use, scaled.clamp(lower, upper), y)
 
 
 def _filled(z: Tensor, mask: Tensor, value: float) -> Tensor:
     return torch.where(mask, z, torch.full_like(z, value))
+
+
+def _kept(y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
+    return y if mask is None else torch.where(mask, y, z)
+
+
+def _mean_or_one(pattern: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+    """Return the means of cells, one where no part is valid: a NaN there would spoil every gradient."""
+    mean = cells.mean(pattern, mask)
+    return mean if mask is None else torch.where(cells.share(mask, pattern) > 0, mean, torch.ones_like(mean))
+
+
+def _with_parts(x: Tensor, z: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+    """Return the coarse values that have a valid part, NaN elsewhere: those bind nothing."""
+    return x if mask is None else torch.where(cells.share(mask, z) > 0, x, torch.full_like(x, torch.nan))
 
 
 def _require_nonnegative(values: Tensor, name: str, role: str) -> None:

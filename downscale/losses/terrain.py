@@ -173,6 +173,13 @@ def _project(
 
 def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, usable: Tensor) -> Tensor:
     """Return the derivative of ``sum a max(0, |grad y| - allowed)**2`` divided by the areas."""
+    if spacing.periodic:
+        # Wrapped and trimmed, cells at the seam add their terms in the order of all others, as they do in a block that is cut.
+        turn = np.arange(-2, field.shape[-1] + 2) % field.shape[-1]
+        wide = Spacing(spacing.dy, spacing.dx[:, turn], periodic=False)
+        index = torch.as_tensor(turn, device=field.device)
+        field, allowed, usable = (part.index_select(-1, index) for part in (field, allowed, usable))
+        return _penalty_gradient(field, wide, allowed, area, usable)[..., 2:-2]
     with torch.enable_grad():
         point = field.detach().requires_grad_(True)
         total = (area * usable * _excess(point, spacing, allowed) ** 2).sum()

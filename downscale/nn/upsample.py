@@ -180,18 +180,24 @@ def _gather(coarse: Tensor, weights: AxisWeights, factor: int, first: int, axis_
     cells = np.arange(first, first + given)
     wrap = cells // whole * whole
     rows = ((cells - wrap)[:, None] * factor + np.arange(factor)).ravel()
-    local = weights.start[rows] + np.repeat(wrap, factor) - first
+    local = (weights.start[rows] + np.repeat(wrap, factor) - first).reshape(given, factor)
+    share = weights.weights[rows]
+    if (local == local[:, :1]).all():
+        # Siblings look at one window: take each coarse cell once and let the weights make the siblings.
+        local, share = local[:, 0], share.reshape(given, factor, -1)
+    else:
+        local, share = local.ravel(), share[:, None]
     closed = given == whole and axis_cells.periodic
-    moved = coarse.movedim(axis, -1) if axis != -1 else coarse
+    trailing = (1,) * (-1 - axis)
     total: Tensor | None = None
     for tap in range(weights.taps):
         # At a cut, windows leave the block; those values lie within the halo and are trimmed.
         index = (local + tap) % given if closed else np.clip(local + tap, 0, given - 1)
-        term = moved.index_select(-1, torch.as_tensor(index, device=coarse.device))
-        term = term * coarse.new_tensor(weights.weights[rows, tap])
+        term = coarse.index_select(axis, torch.as_tensor(index, device=coarse.device)).unsqueeze(axis)
+        term = term * coarse.new_tensor(share[..., tap]).reshape(*share.shape[:2], *trailing)
         total = term if total is None else total + term
     assert total is not None
-    return total.movedim(-1, axis) if axis != -1 else total
+    return total.flatten(axis - 1, axis)
 
 
 def _repeat(mask: Tensor, factor: tuple[int, int]) -> Tensor:
