@@ -1,0 +1,287 @@
+"""Error of the training-free methods on real fields, beside the reference table (public names of the package only).
+
+Each field is averaged over blocks of cells with ``downscale.coarsen``, downscaled again by every method, and
+compared with itself: the area-weighted root mean square error over all cells of complete coarse cells, as a ratio
+to that of bilinear interpolation. Coarse cells that hold a missing value are dropped. The last columns are the
+largest relative error of a coarse cell, by ``downscale.check_conservation``.
+
+Run from the root of the repository, with the package installed:
+
+    python benchmarks/accuracy.py [--data DIR] [--factors 2 4 8] [--steps 24] [--markdown]
+
+The data folder may also be named by DOWNSCALE_TEST_DATA; by default it is ../shared/data beside the repository.
+Exit status 2 where it is absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from fields import FIELDS, GROUPS, Field, crop, files_of, large_enough, open_field
+
+import downscale
+
+TOLERANCE = 0.02
+BASE = "bilinear"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+Options = Mapping[str, Any]
+
+METHODS: dict[str, Options] = {
+    BASE: {"method": "bilinear", "conserve": None},
+    "block": {"method": "conservative"},
+    "bicubic": {"method": "bicubic", "conserve": None},
+    "bilin+add": {"method": "bilinear"},
+    "sob 5 taps": {"method": "sobolev", "taps": 5},
+    "sobolev": {"method": "sobolev"},
+    "bounded": {"method": "sobolev", "bounds": (0, None)},
+}
+RATIOS = tuple(name for name in METHODS if name != BASE)
+JUDGED = (BASE, "sobolev")
+
+# RMSE / bilinear: geometric means over fields, by factor and group. The five taps are of order 1 at x8, else 1.25.
+REFERENCE: dict[int, dict[str, dict[str, float]]] = {
+    2: {
+        "smooth": {"bicubic": 0.811, "sob 5 taps": 0.746, "sobolev": 0.740},
+        "rain": {"bicubic": 0.809, "sob 5 taps": 0.750, "sobolev": 0.745, "bounded": 0.74},
+    },
+    4: {
+        "smooth": {"bicubic": 0.884, "sob 5 taps": 0.838, "sobolev": 0.836},
+        "rain": {"bicubic": 0.877, "sob 5 taps": 0.827, "sobolev": 0.823, "bounded": 0.816},
+    },
+    8: {
+        "smooth": {"bicubic": 0.908, "sob 5 taps": 0.869},
+        "rain": {"bicubic": 0.921, "sob 5 taps": 0.886, "bounded": 0.875},
+    },
+}
+# The reference gives one range for blocks without naming factors: shown, not judged.
+BLOCK_RANGE = (1.13, 1.19)
+# Single fields at x4: very smooth, so no part of the means.
+REFERENCE_UPPER = {"era-interim u 0.75 deg": 0.612, "era-interim v 0.75 deg": 0.733, "era-interim z 0.75 deg": 0.498}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured on one field at one factor."""
+
+    field: Field
+    shape: tuple[int, ...]
+    base: float
+    ratios: dict[str, float]
+    cell_errors: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A measured ratio beside its reference."""
+
+    label: str
+    measured: float
+    spread: float
+    reference: tuple[float, float]
+    judged: bool = True
+
+    @property
+    def difference(self) -> float:
+        """Signed distance to the reference (to the nearer end, if it is a range)."""
+        low, high = self.reference
+        return min(self.measured - low, 0.0) + max(self.measured - high, 0.0)
+
+    @property
+    def close(self) -> bool:
+        """Whether the reference is met, or there is none to be met."""
+        return not self.judged or abs(self.difference) <= TOLERANCE
+
+
+def measure(item: Field, truth: xr.Dataset, factor: int) -> Row:
+    """Coarsen a field, downscale it by every method, and compare."""
+    truth = crop(truth, factor)
+    coarse = complete_cells(truth, factor)
+    area = downscale.cell_area(truth).values
+    errors, cell_errors = {}, {}
+    for name, options in METHODS.items():
+        if name == "bounded" and item.group != "rain":
+            continue
+        fine = downscale.downscale(coarse, factor, **settings(name, options, factor), check="skip")
+        errors[name] = rmse(fine["field"].values, truth["field"].values, area)
+        if name in JUDGED:
+            report = downscale.check_conservation(coarse, fine, bounds=None)
+            cell_errors[name] = report.variables["field"].max_relative_error
+    ratios = {name: errors[name] / errors[BASE] for name in RATIOS if name in errors}
+    return Row(item, truth["field"].shape, errors[BASE], ratios, cell_errors)
+
+
+def settings(name: str, options: Options, factor: int) -> dict[str, Any]:
+    """Return the arguments of a method: no bounds but those it names, and order 1 where the reference has it."""
+    order = {"order": 1.0} if name == "sob 5 taps" and factor == 8 else {}
+    return {"bounds": None, **options, **order}
+
+
+def complete_cells(truth: xr.Dataset, factor: int) -> xr.Dataset:
+    """Return the coarse field, missing wherever any of its fine cells is."""
+    coarse: Any = downscale.coarsen(truth, factor)
+    share = downscale.coarsen(truth.notnull().astype(np.float64), factor)
+    return coarse.where(share["field"] > 1 - 1e-9)
+
+
+def rmse(fine: np.ndarray, truth: np.ndarray, area: np.ndarray) -> float:
+    """Return the area-weighted root mean square difference over cells that are present in both."""
+    squares = (fine - truth) ** 2
+    present = np.isfinite(squares)
+    weights = np.where(present, area, 0.0)
+    return float(np.sqrt(np.where(present, squares, 0.0).ravel() @ weights.ravel() / weights.sum()))
+
+
+def run(fields: Iterable[Field], folder: Path, factors: Sequence[int], steps: int) -> dict[int, list[Row]]:
+    """Measure all fields at all factors, reading each once."""
+    rows: dict[int, list[Row]] = {factor: [] for factor in factors}
+    for item in fields:
+        _progress(f"{item.name} ...")
+        truth = open_field(item, folder, steps)
+        for factor in factors:
+            if large_enough(truth, factor):
+                rows[factor].append(measure(item, truth, factor))
+    _progress("")
+    return rows
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:40}\r", end="", file=sys.stderr, flush=True)
+
+
+def geometric_mean(rows: Sequence[Row], name: str) -> tuple[float, float]:
+    """Return the geometric mean of a ratio over fields, and its standard error from the scatter among them."""
+    logs = np.log([row.ratios[name] for row in rows])
+    mean = float(np.exp(logs.mean()))
+    return mean, float(mean * logs.std(ddof=1) / np.sqrt(len(logs))) if len(logs) > 1 else float("nan")
+
+
+def in_group(rows: Iterable[Row], group: str) -> list[Row]:
+    return [row for row in rows if row.field.group == group]
+
+
+def verdicts(factor: int, rows: Sequence[Row]) -> list[Verdict]:
+    """Set the group means, and the single upper-air fields at x4, beside their references."""
+    found = []
+    for group, references in REFERENCE.get(factor, {}).items():
+        members = in_group(rows, group)
+        if members:
+            blocks = geometric_mean(members, "block")
+            found.append(Verdict(f"x{factor} {group} block", *blocks, BLOCK_RANGE, judged=False))
+            for name, value in references.items():
+                mean = geometric_mean(members, name)
+                found.append(Verdict(f"x{factor} {group} {name}", *mean, (value, value)))
+    for row in in_group(rows, "upper air") if factor == 4 else ():
+        value = REFERENCE_UPPER[row.field.name]
+        found.append(Verdict(f"x4 {row.field.name} sobolev", row.ratios["sobolev"], float("nan"), (value, value)))
+    return found
+
+
+def field_table(factor: int, rows: Sequence[Row]) -> list[list[str]]:
+    """Return the lines of one factor: every field, then the mean of each group."""
+    header = [f"x{factor}", "group", "maps x cells", *RATIOS, "RMSE bilinear", *(f"cell err {n}" for n in JUDGED)]
+    lines = [header]
+    for group in GROUPS:
+        members = in_group(rows, group)
+        lines += [_field_line(row) for row in members]
+        if members:
+            lines.append(_mean_line(group, members))
+    return lines
+
+
+def _field_line(row: Row) -> list[str]:
+    ratios = [f"{row.ratios[name]:.3f}" if name in row.ratios else "-" for name in RATIOS]
+    errors = [f"{row.cell_errors[name]:.1e}" for name in JUDGED]
+    shape = " x ".join(map(str, row.shape))
+    return [row.field.name, row.field.group, shape, *ratios, f"{row.base:.3g} {row.field.units}", *errors]
+
+
+def _mean_line(group: str, members: Sequence[Row]) -> list[str]:
+    ratios = [f"{geometric_mean(members, n)[0]:.3f}" if n in members[0].ratios else "-" for n in RATIOS]
+    errors = [f"{max(row.cell_errors[name] for row in members):.1e}" for name in JUDGED]
+    return [f"MEAN of {len(members)} (largest error)", group, "", *ratios, "", *errors]
+
+
+def verdict_table(found: Sequence[Verdict]) -> list[list[str]]:
+    """Return the lines of the comparison with the references."""
+    lines = [["mean RMSE / bilinear", "here", "+- s.e.", "reference", "difference", f"within {TOLERANCE}"]]
+    for v in found:
+        low, high = v.reference
+        reference = f"{low:.3f}" if low == high else f"{low:.2f}-{high:.2f}"
+        spread = "" if np.isnan(v.spread) else f"{v.spread:.3f}"
+        close = ("yes" if v.close else "NO") if v.judged else "-"
+        lines.append([v.label, f"{v.measured:.3f}", spread, reference, f"{v.difference:+.3f}", close])
+    return lines
+
+
+def rendered(lines: Sequence[Sequence[str]], markdown: bool) -> str:
+    """Return a table with aligned columns, or in Markdown."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    edge, gap = ("| ", " | ") if markdown else ("", "  ")
+    text = []
+    for first, *others in lines:
+        cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))]
+        text.append(edge + gap.join(cells) + edge[::-1])
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|" if markdown else "-" * len(text[0])
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def conclusion(found: Sequence[Verdict]) -> str:
+    """Return the closing line: whether every reference is met."""
+    judged = [v for v in found if v.judged]
+    far = [v for v in judged if not v.close]
+    if not judged:
+        return "There is no reference for these factors."
+    if not far:
+        return f"All {len(judged)} means are within {TOLERANCE} of the reference."
+    names = ", ".join(f"{v.label} ({v.difference:+.3f})" for v in far)
+    return f"NOT all within {TOLERANCE} of the reference: {len(far)} of {len(judged)} are farther: {names}."
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text}")
+    return number
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Error of the training-free methods on real fields.")
+    data = Path(os.environ.get("DOWNSCALE_TEST_DATA", SHARED))
+    parser.add_argument("--data", type=Path, default=data, help="folder of the real fields")
+    parser.add_argument("--factors", type=_positive, nargs="+", default=[2, 4, 8], help="refinements")
+    parser.add_argument("--steps", type=_positive, default=24, help="largest number of maps of a field")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    missing = [name for name in files_of(FIELDS) if not (options.data / name).exists()]
+    if missing:
+        received = f"expected the real fields in {options.data}, received no {missing[0]}"
+        print(f"{received}; set --data or DOWNSCALE_TEST_DATA", file=sys.stderr)
+        return 2
+    start = time.perf_counter()
+    rows = run(FIELDS, options.data, options.factors, options.steps)
+    found = [v for factor in options.factors for v in verdicts(factor, rows[factor])]
+    for factor in options.factors:
+        print(rendered(field_table(factor, rows[factor]), options.markdown), end="\n\n")
+    print(rendered(verdict_table(found), options.markdown), end="\n\n")
+    print(f"{time.perf_counter() - start:.0f} s; +- s.e. is the standard error from the scatter among the fields")
+    print(conclusion(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
