@@ -25,6 +25,9 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
             if value is not None and key not in variable.attrs:
                 variable.attrs[key] = value
         variable.encoding.pop("coordinates", None)
+        for key in [key for key in RELATED if key in variable.attrs and not _present(ready, variable.attrs[key])]:
+            # A name that points at nothing makes readers complain and checkers fail.
+            del variable.attrs[key]
     ready = ready.reset_coords([n for n in _related(ready) if n in ready.coords and n not in ready.dims])
     for name in _bounds(ready):
         # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
@@ -33,6 +36,12 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     ready.attrs.pop("coordinates", None)
     ready.encoding.pop("coordinates", None)
     return ready
+
+
+def _present(ds: xr.Dataset, names: object) -> bool:
+    """Return whether every variable that an attribute names is there."""
+    words = [word for word in str(names).replace(":", ": ").split() if not word.endswith(":")]
+    return all(word in ds.variables for word in words)
 
 
 def _bounds(ds: xr.Dataset) -> list[str]:
