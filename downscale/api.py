@@ -18,14 +18,16 @@ from downscale.engine.cut import Cut, Span
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_variable
 from downscale.errors import OptionError, listing
-from downscale.io.cf import Horizontal, XarrayObject, as_array, as_dataset
+from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
 from downscale.io.coordinates import (
     AREA,
+    STALE_ATTRS,
     dropped_coordinates,
     kept_coordinates,
     new_coordinates,
     sphere_mapping,
 )
+from downscale.io.read import SOURCES, sources_of
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
 from downscale.version import __version__
@@ -155,7 +157,8 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     planned = {}
     for name, job in prepared.jobs.items():
         array = _horizontal_last(ds[name], prepared)
-        chunks = sized(array.data, job).chunks if isinstance(array.data, da.Array) else tuple((n,) for n in array.shape)
+        # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
+        chunks = tuple((n,) for n in array.shape) if array.chunks is None else sized(array.data, job).chunks
         planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks)
     notes = [f"{name} holds codes: repeated, not averaged" for name in prepared.categorical]
     dropped = dropped_coordinates(ds, prepared.where)
@@ -185,7 +188,7 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
             variables[name] = _fine_variable(variable, prepared.jobs[str(name)], prepared, request)
         elif name in prepared.categorical:
             variables[name] = _repeated(variable, prepared)
-        elif not gone & set(variable.dims):
+        elif not gone & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
     coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
     if _is_plain_sphere(ds, where):
@@ -202,7 +205,7 @@ def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
     bounds = {str(ds[name].attrs.get("bounds", f"{name}_bnds")) for name in prepared.where.dims}
-    return {*prepared.jobs, *prepared.categorical, *bounds}
+    return {*prepared.jobs, *prepared.categorical, *bounds, *area_names(ds)}
 
 
 def _fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
@@ -210,10 +213,17 @@ def _fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request
     data = sized(array.data, job)
     statics = _block_statics(job, prepared)
     fine = apply(job, data, statics)
-    if request.conserve == "total" and "cell" not in job.upscaler.laws:
+    if request.conserve == "total" and not _keeps_total(job, prepared):
         fine = _total_restored(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
     return result.transpose(*variable.dims)
+
+
+def _keeps_total(job: Job, prepared: Prepared) -> bool:
+    """Return whether the total law holds as it is: laws of a kernel are about equal parts and one lapse rate."""
+    axes = ((job.coarse.y, job.fine.y, job.cells.factor_y), (job.coarse.x, job.fine.x, job.cells.factor_x))
+    equal = all(np.array_equal(coarse.refine(factor).edges, fine.edges) for coarse, fine, factor in axes)
+    return "cell" in job.upscaler.laws and equal and isinstance(prepared.lapse_rate, (int, float, type(None)))
 
 
 def sized(data: Any, job: Job) -> Any:
@@ -260,14 +270,16 @@ def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
 def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
     """Shift each map so that its area integral over valid cells is that of the coarse map (total law)."""
     xp = da if isinstance(fine, da.Array) else np
+
+    def integral(values: Any, weights: Any) -> Any:
+        return xp.where(xp.isfinite(values), values.astype("f8") * weights, 0.0).sum(axis=(-2, -1), keepdims=True)
+
     area_c, area_f = job.coarse.cell_area, job.fine.cell_area
-    if job.extensive:
-        area_c, area_f = np.ones_like(area_c), np.ones_like(area_f)
-    wanted = xp.nansum(coarse.astype("f8") * area_c, axis=(-2, -1), keepdims=True)
-    valid = xp.isfinite(fine)
-    had = xp.nansum(fine.astype("f8") * area_f, axis=(-2, -1), keepdims=True)
-    weight = (valid * area_f).sum(axis=(-2, -1), keepdims=True)
-    return (fine + (wanted - had) / weight).astype(job.dtype)
+    weights = (1.0, 1.0) if job.extensive else (area_c, area_f)
+    valid = (xp.isfinite(fine) * area_f).sum(axis=(-2, -1), keepdims=True)
+    # A map without any value has nothing to restore.
+    gap = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
+    return (fine + gap * (area_f if job.extensive else 1.0)).astype(job.dtype)
 
 
 def _repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
@@ -290,8 +302,8 @@ def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Re
             mapping = ds[name].encoding.get("grid_mapping") or ds[name].attrs.get("grid_mapping")
             if mapping is not None or "crs" in fine.coords:
                 fine[name].attrs["grid_mapping"] = mapping or "crs"
-        for stale in ("actual_range", "valid_range", "valid_min", "valid_max"):
-            fine[name].attrs.pop(stale, None)
+            for stale in STALE_ATTRS:
+                fine[name].attrs.pop(stale, None)
     for name in fine.variables:
         kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
         if name in ds.variables:
@@ -299,6 +311,8 @@ def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Re
     words = describe(request, prepared)
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     line = f"{stamp} downscale {__version__}: {words}"
+    for name in prepared.jobs:
+        fine[name].encoding[SOURCES] = sources_of(ds)
     fine.attrs = dict(ds.attrs)
     fine.attrs["history"] = line + ("\n" + str(ds.attrs["history"]) if ds.attrs.get("history") else "")
     fine.attrs["downscale_version"] = __version__

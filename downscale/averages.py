@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
@@ -15,6 +16,7 @@ from downscale.io.cf import (
     as_dataset,
     horizontal,
     horizontal_variables,
+    is_categorical,
     parse_factor,
     quantity_of,
 )
@@ -23,6 +25,8 @@ from downscale.io.coordinates import AREA, kept_coordinates, new_coordinates
 
 def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
     """Average a fine field over blocks of cells: the operator A, weighted by exact areas and by masks.
+
+    Codes (``flag_values``, booleans) have no mean: a block takes the code with the largest area.
 
     Parameters
     ----------
@@ -51,8 +55,10 @@ def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
     for key in names:
         extensive = quantity_of(ds[key]) == "extensive"
         areas = (where.grid.cell_area, grid.cell_area) if extensive else None
+        codes = is_categorical(ds[key])
         array = ds[key].transpose(..., *where.dims)
-        data = _mapped_mean(array.data, cells, areas)
+        kind = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
+        data = _mapped(_largest(cells) if codes else _mean(cells, areas), array.data, cells, kind)
         new[key] = xr.DataArray(data, dims=array.dims, attrs=ds[key].attrs).transpose(*ds[key].dims).variable
     made = new_coordinates(ds, where, grid)
     gone = set(where.dims)
@@ -61,23 +67,42 @@ def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
     return fine if name is None else as_array(fine, name, obj)
 
 
-def _mapped_mean(data: Any, cells: Aggregation, areas: tuple[Any, Any] | None) -> Any:
+def _mean(cells: Aggregation, areas: tuple[Any, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
     def mean(block: np.ndarray) -> np.ndarray:
         values = block.astype(np.float64)
         values = values if areas is None else values / areas[0]
         valid = np.isfinite(values)
         out = cells.mean(values, None if valid.all() else valid)
-        kind = block.dtype if block.dtype.kind == "f" else np.float64
-        return (out if areas is None else out * areas[1]).astype(kind)
+        return out if areas is None else out * areas[1]
+
+    return mean
+
+
+def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
+    def largest(block: np.ndarray) -> np.ndarray:
+        valid = block == block
+        codes = np.unique(block[valid])
+        if codes.size == 0:
+            return cells.fold(block, np.maximum)
+        reference = np.zeros(block.shape)
+        shares = np.stack([cells.share(block == code, reference) for code in codes])
+        return np.where(shares.max(axis=0) > 0, codes[shares.argmax(axis=0)], cells.fold(block, np.maximum))
+
+    return largest
+
+
+def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Aggregation, kind: np.dtype[Any]) -> Any:
+    """Apply a reduction from fine to coarse maps to whole maps, a few at a time where the data are lazy."""
+
+    def reduced(block: np.ndarray) -> np.ndarray:
+        return reduction(block).astype(kind)
 
     if not isinstance(data, da.Array):
-        return mean(np.asarray(data))
+        return reduced(np.asarray(data))
     whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
     shape = cells.y_share.size // cells.factor_y, cells.x_share.size // cells.factor_x
-    kind = data.dtype if data.dtype.kind == "f" else np.dtype("f8")
-    return whole.map_blocks(
-        mean, chunks=(*whole.chunks[:-2], (shape[0],), (shape[1],)), dtype=kind, meta=np.empty((0,) * data.ndim, kind)
-    )
+    chunks = (*whole.chunks[:-2], (shape[0],), (shape[1],))
+    return whole.map_blocks(reduced, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind))
 
 
 def cell_area(obj: XarrayObject) -> xr.DataArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+# What the parser of the command line returns for Ctrl-C.
+INTERRUPTED = 130
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 
@@ -143,8 +147,16 @@ def _say_outcome(outcome: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status; a wrong request or input prints one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         status = app(arguments, standalone_mode=False)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
         return int(status) if isinstance(status, int) else 0
     except ConservationError as error:
         return _fail(error, 1)
@@ -153,14 +165,24 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; nothing incomplete was left behind", 1)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            return 2
         if hasattr(error, "format_message"):  # what the parser of the command line raises
             return _fail(error.format_message(), 2)
         if isinstance(error, (OSError, MemoryError)):
             return _fail(f"{type(error).__name__}: {error}", 1)
+        if str(error).startswith("NetCDF: "):  # what the library raises where data turn out to be damaged
+            return _fail(f"expected readable data, received {error}; a file is damaged, get it again", 2)
         if "-X" in sys.orig_argv or sys.flags.dev_mode:
             raise
         line = " ".join(str(error).split())
         return _fail(f"unexpected {type(error).__name__}: {line}; run with python -X dev -m downscale for details", 1)
+
+
+def _warn(message: Warning | str, *where: object, **more: object) -> None:
+    """Show a warning as one line, without the source code that gave it."""
+    print(f"downscale: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(error: object, status: int) -> int:

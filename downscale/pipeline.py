@@ -13,13 +13,13 @@ from downscale.api import downscale, plan
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import OutputError
-from downscale.io.read import open_dataset
+from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import pick_static
 from downscale.io.write import check_target, write_checked
 from downscale.losses.terrain import TerrainPenalty
 from downscale.progress import progress_bar
 from downscale.recipe import Recipe
-from downscale.report import write_report
+from downscale.report import facts_path, write_report
 from downscale.request import Request
 from downscale.selfcheck import self_validation, terrain_penalty_values
 from downscale.validate import check_conservation
@@ -96,10 +96,9 @@ def to_netcdf(
     def checker(written: xr.Dataset) -> ConservationReport:
         return check_conservation(coarse, written, law=law, tolerance=tolerance, bounds=bounds)
 
-    source = () if coarse is None else (coarse.encoding.get("source"),)
     return write_checked(
-        ds, path, None if coarse is None else checker, overwrite=overwrite, complevel=complevel, inputs=source,
-        progress=progress_bar(),
+        ds, path, None if coarse is None else checker, overwrite=overwrite, complevel=complevel,
+        inputs=() if coarse is None else sources_of(coarse), progress=progress_bar(),
     )  # fmt: skip
 
 
@@ -131,30 +130,33 @@ def run(recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False) -> Ou
         return outcome
     fine: Any = downscale(coarse, **options)
     chosen = coarse if recipe.input.variables is None else coarse[recipe.input.variables]
-    outcome.conservation = _written(fine, chosen, recipe, overwrite)
+    # Codes are repeated: there are no means to judge.
+    judge = recipe.downscale.conserve is not None and bool(outcome.plan.variables)
+    outcome.conservation = _written(fine, chosen if judge else None, recipe, overwrite)
     outcome.files.append(Path(recipe.output.path))
-    outcome.self_validation = self_validation(coarse, request)
-    outcome.terrain_penalty = terrain_penalty_values(coarse, request)
+    if outcome.plan.variables:
+        outcome.self_validation = self_validation(coarse, request)
+        outcome.terrain_penalty = terrain_penalty_values(coarse, request)
     outcome.seconds = time.perf_counter() - begin
     for kind, target in targets.items():
         if kind == "map":
-            _draw(coarse, recipe, request, target)
+            names = [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)]
+            _draw(coarse, recipe, names[0], target)
         if kind == "report":
             write_report(outcome, target, targets.get("map"))
-            outcome.files.append(target.with_suffix(".json"))
         outcome.files.append(target)
     return outcome
 
 
 def _written(
-    fine: xr.Dataset, coarse: xr.Dataset, recipe: Recipe, overwrite: bool
+    fine: xr.Dataset, coarse: xr.Dataset | None, recipe: Recipe, overwrite: bool
 ) -> ConservationReport | None:
-    judge = recipe.downscale.conserve is not None
     law = "total" if recipe.downscale.conserve == "total" else recipe.validation.law
     return to_netcdf(
-        fine, recipe.output.path, coarse=coarse if judge else None, overwrite=overwrite,
-        complevel=recipe.output.complevel, law=law, tolerance=recipe.validation.tolerance,
-        bounds=recipe.downscale.bounds,
+        fine, recipe.output.path, coarse=coarse, overwrite=overwrite, complevel=recipe.output.complevel, law=law,
+        tolerance=recipe.validation.tolerance,
+        # Bounds are imposed together with the cell law only.
+        bounds=recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
     )  # fmt: skip
 
 
@@ -188,31 +190,31 @@ def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
 
 
 def _targets(recipe: Recipe, overwrite: bool, coarse: xr.Dataset) -> dict[str, Path]:
-    """Return the paths of map and report, all outputs checked before any work is done."""
-    inputs = (coarse.encoding.get("source"),)
-    check_target(recipe.output.path, overwrite, inputs)
-    names = {"map": recipe.output.map, "report": recipe.output.report}
+    """Return the paths of map, report and facts, all outputs checked before any work is done."""
+    statics = () if recipe.statics is None else sources_of(open_input(recipe.statics.orog, chunks=None))
+    names = {"file": recipe.output.path, "map": recipe.output.map, "report": recipe.output.report}
+    if recipe.output.report is not None:
+        names["facts"] = str(facts_path(Path(recipe.output.report)))
+    inputs = (*sources_of(coarse), *statics)
     targets = {kind: check_target(name, overwrite, inputs) for kind, name in names.items() if name is not None}
-    if len({Path(recipe.output.path), *targets.values()}) != 1 + len(targets):
-        raise OutputError("expected different names for the file, the map and the report, received one twice")
+    if len({target.resolve() for target in targets.values()}) != len(targets):
+        kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
+        raise OutputError(f"expected different names for all outputs, received {kinds}; rename one")
+    if "map" in targets:
+        from downscale.maps.output import check_path
+
+        check_path(targets["map"])
+    del targets["file"]
     return targets
 
 
-def _draw(coarse: xr.Dataset, recipe: Recipe, request: Request, target: Path) -> None:
+def _draw(coarse: xr.Dataset, recipe: Recipe, name: str, target: Path) -> None:
     from downscale.maps import compare
 
     fine = open_dataset(recipe.output.path, chunks={})
-    name = next(iter(plan_names(coarse, request)))
     last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
     sftlf = None
     if recipe.statics is not None:
         statics = open_input(recipe.statics.orog, chunks=None)
         sftlf = statics["sftlf"] if "sftlf" in statics else None
     compare(coarse[name], fine[name], path=target, select=last, title=recipe.title, sftlf=sftlf)
-
-
-def plan_names(coarse: xr.Dataset, request: Request) -> list[str]:
-    """Return the names of the variables that would be downscaled."""
-    from downscale.request import prepare
-
-    return list(prepare(coarse, request).jobs)

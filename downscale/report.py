@@ -26,10 +26,15 @@ th { font-weight: 600; } td { font-variant-numeric: tabular-nums; } img { width:
 LIBRARIES = ("numpy", "xarray", "dask", "torch", "netCDF4", "cartopy")
 
 
+def facts_path(path: Path) -> Path:
+    """Return the name of the facts that lie beside a report."""
+    return path.with_suffix(".json")
+
+
 def write_report(outcome: Outcome, path: Path, picture: Path | None = None) -> None:
     """Write ``path`` (HTML) and beside it the same facts as JSON; both appear complete or not at all."""
     facts = report_facts(outcome)
-    with temporary_beside(path.with_suffix(".json")) as scratch:
+    with temporary_beside(facts_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
     with temporary_beside(path) as scratch:
         scratch.write_text(_page(outcome, facts, picture), encoding="utf-8")

@@ -24,7 +24,7 @@ from downscale.io.cf import (
     parse_factor,
     quantity_of,
 )
-from downscale.io.quantities import Bounds, automatic_bounds
+from downscale.io.quantities import is_number, variable_bounds
 from downscale.io.statics import on_grid, pick_static
 from downscale.losses.terrain import TerrainPenalty, TerrainRefinement
 from downscale.nn.upsample import METHODS, upsampler
@@ -60,6 +60,8 @@ class Request:
         _among("conserve", self.conserve, CONSERVE)
         _among("quantity", self.quantity, (*QUANTITIES, None))
         _among("check", self.check, (*CHECKS, None))
+        if self.tolerance is not None and not (is_number(self.tolerance) and self.tolerance > 0):
+            raise OptionError(f"expected tolerance to be a positive number, received {self.tolerance!r}")
         if isinstance(self.method, (str, Path)):
             _among("method", str(self.method), tuple(METHODS))
         elif not isinstance(self.method, Upscaler):
@@ -251,40 +253,13 @@ def _variables(ds: xr.Dataset, where: Horizontal, request: Request) -> list[str]
     return wanted
 
 
-def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
-    """Return the bounds of one variable from "auto", a pair, None, or a mapping of these by name.
-
-    Raises
-    ------
-    OptionError
-        If it is none of these, or the lower bound is not below the upper.
-    """
-    if isinstance(bounds, Mapping):
-        return variable_bounds(variable, name, bounds.get(name, "auto"))
-    if bounds is None:
-        return None, None
-    if isinstance(bounds, str) and bounds == "auto":
-        return automatic_bounds(variable)
-    pair = tuple(bounds) if isinstance(bounds, (tuple, list)) else ()
-    if len(pair) != 2 or not all(b is None or (_is_number(b) and not math.isnan(b)) for b in pair):
-        raise OptionError(f"expected bounds to be 'auto', None or a pair (lower, upper), received {bounds!r}")
-    low, high = (None if b is None or math.isinf(b) else float(b) for b in pair)
-    if low is not None and high is not None and not low < high:
-        raise OptionError(f"expected the lower bound below the upper, received {bounds!r}")
-    return low, high
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
 def _terrain(fine: RectilinearGrid, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:
     """Return the statics and the lapse rate, as a number or on the fine grid."""
     if request.orog is None:
         return {}, None
     statics = {"orog": on_grid(pick_static(request.orog), fine)}
     rate = request.lapse_rate
-    if rate is None or (_is_number(rate) and math.isfinite(rate)):
+    if rate is None or (is_number(rate) and math.isfinite(rate)):
         return statics, rate
     if isinstance(rate, xr.DataArray):
         return statics, on_grid(pick_static(rate), fine, "lapse_rate")

@@ -11,23 +11,29 @@ import xarray as xr
 
 from downscale.diagnostics.conservation import Partial, chunk, combine_all, default_tolerance
 from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
-from downscale.errors import GridError, InputError, listing
+from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
+from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.io.cf import (
     Horizontal,
     XarrayObject,
     as_dataset,
+    bounds_of,
     horizontal,
     horizontal_variables,
     is_categorical,
     quantity_of,
 )
-from downscale.io.quantities import Bounds, automatic_bounds
+from downscale.io.quantities import Bounds, is_number, variable_bounds
 from downscale.options import option
 
 # Fine values judged at once; the sums need a few copies in float64.
 BLOCK_VALUES = 4_000_000
+LAWS = ("cell", "total")
+QUANTITIES = ("intensive", "extensive", None)
+# Times stored as floating-point days since a far date miss each other by microseconds.
+SAME_TIME = np.timedelta64(1, "ms")
 
 
 def check_conservation(
@@ -47,12 +53,13 @@ def check_conservation(
     Parameters
     ----------
     coarse, fine : Dataset or DataArray
-        The fine grid nests in the coarse one; the order of latitudes and the branch of longitudes may differ.
+        The fine grid nests in the coarse one; the order of latitudes and the branch of longitudes may differ. A fine
+        axis without bounds whose centres are those of equal parts of the coarse cells is taken for these parts.
     law : {"cell", "total"}
         The law to judge by; both errors are reported.
     tolerance : float, optional
         Largest relative error that passes; by default 1e-6 for float32, 1e-12 for float64 (the coarser of the two).
-    bounds : "auto", (lower, upper) or None
+    bounds : "auto", (lower, upper), mapping of name to these, or None
         Fine values outside are counted; "auto" takes them from the standard name.
     data_vars : str or list of str, optional
         Variables to check; all that both objects have by default.
@@ -66,16 +73,18 @@ def check_conservation(
 
     Raises
     ------
-    GridError, InputError
+    GridError, ShapeError, InputError
         If the grids do not nest, the other dimensions differ, or there is no variable to check.
+    OptionError
+        If an option is not legal.
     """
+    _require_legal(law, tolerance, quantity)
     big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared whatever their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
     at_coarse, at_fine = horizontal(big), horizontal(small)
-    small = _aligned(small, at_fine, at_coarse)
-    at_fine = horizontal(small)
+    small, at_fine = _aligned(small, at_fine, at_coarse)
     cells = Aggregation.between(at_coarse.grid, at_fine.grid)
     reports = {}
     for name in _shared_variables(big, small, at_coarse, at_fine, data_vars):
@@ -91,36 +100,59 @@ def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObjec
     return (one, other) if cells[0] <= cells[1] else (other, one)
 
 
-def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> xr.Dataset:
-    """Flip the axes of ``fine`` that run against those of the coarse grid."""
-    flips = {}
-    for name, ours, theirs in zip(
-        at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True
-    ):
-        if ours.ascending != theirs.ascending:
-            flips[name] = slice(None, None, -1)
-    fine = fine.isel(flips) if flips else fine
-    return _on_branch(fine, at_fine, at_coarse)
+def _require_legal(law: str, tolerance: float | None, quantity: str | None) -> None:
+    for name, value, legal in (("law", law, LAWS), ("quantity", quantity, QUANTITIES)):
+        if value not in legal:
+            raise OptionError(f"expected {name} to be one of {listing(legal)}, received {value!r}")
+    if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
+        raise OptionError(f"expected tolerance to be a positive number, received {tolerance!r}")
 
 
-def _axes(grid: RectilinearGrid) -> tuple[Any, Any]:
+def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+    """Turn the axes of ``fine`` to the order and the branch of longitude of the coarse grid."""
+    axes = []
+    for name, axis, wanted in zip(at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True):
+        if axis.ascending != wanted.ascending:
+            fine, axis = fine.isel({name: slice(None, None, -1)}), axis.reverse()
+        if axis.kind == wanted.kind == "longitude":
+            first = _seam(axis, wanted)
+            fine = fine.roll({name: -first}, roll_coords=True) if first else fine
+            axis = _turned(axis, first, wanted)
+        if bounds_of(fine, name) is None:
+            axis = _parts(fine[name].values * at_fine.unit, axis, wanted)
+        axes.append(axis)
+    return fine, Horizontal(at_fine.y, at_fine.x, RectilinearGrid(*axes), at_fine.unit)
+
+
+def _axes(grid: RectilinearGrid) -> tuple[CellAxis, CellAxis]:
     return grid.y, grid.x
 
 
-def _on_branch(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> xr.Dataset:
-    """Bring longitudes that are whole circles off onto the branch of the coarse grid."""
-    if not at_coarse.grid.spherical or not at_fine.grid.spherical:
-        return fine
-    west = [min(grid.x.edges[0], grid.x.edges[-1]) for grid in (at_coarse.grid, at_fine.grid)]
-    turn = 360.0 * round((west[0] - west[1]) / 360.0)
-    if turn == 0:
-        return fine
-    bounds = fine[at_fine.x].attrs.get("bounds", f"{at_fine.x}_bnds")
-    moved = fine.assign_coords({at_fine.x: fine[at_fine.x].copy(data=fine[at_fine.x].values + turn)})
-    if bounds in fine.variables:
-        moved[bounds] = (fine[bounds].dims, fine[bounds].values + turn)
-        moved = moved.set_coords(bounds)
-    return moved
+def _off(degrees: Any) -> Any:
+    """Return distances on a circle, -180 to 180."""
+    return (degrees + FULL_CIRCLE / 2) % FULL_CIRCLE - FULL_CIRCLE / 2
+
+
+def _seam(axis: CellAxis, wanted: CellAxis) -> int:
+    """Return the cell of a closed circle that begins where ``wanted`` does; 0 where the axis is open."""
+    return int(np.abs(_off(axis.edges[:-1] - wanted.edges[0])).argmin()) if axis.periodic and wanted.periodic else 0
+
+
+def _turned(axis: CellAxis, first: int, wanted: CellAxis) -> CellAxis:
+    """Return the axis begun at its cell ``first``, on the branch of ``wanted``."""
+    circle = np.copysign(FULL_CIRCLE, axis.edges[-1] - axis.edges[0])
+    edges = np.concatenate([axis.edges[first:], axis.edges[1 : first + 1] + circle])
+    return CellAxis(edges + FULL_CIRCLE * round((wanted.edges[0] - edges[0]) / FULL_CIRCLE), axis.kind)
+
+
+def _parts(centres: np.ndarray, axis: CellAxis, wanted: CellAxis) -> CellAxis:
+    """Return equal parts of the coarse cells where these have the given centres, else the axis as it is."""
+    if axis.size % wanted.size or axis.kind != wanted.kind:
+        return axis
+    parts = wanted.refine(axis.size // wanted.size)
+    gaps = centres - parts.centres
+    gaps = _off(gaps) if axis.kind == "longitude" else gaps
+    return parts if np.abs(gaps).max() <= 1e-3 * np.abs(np.diff(parts.edges)).min() else axis
 
 
 def _shared_variables(
@@ -158,7 +190,7 @@ def _variable_report(
     areas = None
     if (quantity or quantity_of(coarse)) == "extensive":
         areas = at_coarse.grid.cell_area, at_fine.grid.cell_area
-    limits: Bounds = automatic_bounds(coarse) if isinstance(bounds, str) else bounds or (None, None)
+    limits = variable_bounds(coarse, name, bounds)
     total = _judged(x, y, cells, at_coarse.grid.cell_area, limits, areas)
     kinds = [array.dtype for array in (coarse, fine) if array.dtype.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
@@ -196,9 +228,18 @@ def _matched(
 
 def _require_close(name: str, dim: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
     a, b = coarse[dim].values, fine[dim].values
-    numbers = a.dtype.kind in "fiu" and b.dtype.kind in "fiu"
-    if not (np.allclose(a, b) if numbers else bool((a == b).all())):
+    if not _equal(a, b):
         raise GridError(f"{name}: expected equal coordinates {dim!r}, received values that differ; select the same")
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.dtype.kind in "fiu" and b.dtype.kind in "fiu":
+        return bool(np.allclose(a, b))
+    try:
+        # Dates of a calendar differ by datetime.timedelta, of which this is a comparison too.
+        return bool((np.abs(a - b) <= SAME_TIME).all())
+    except TypeError:
+        return bool((a == b).all())
 
 
 def _judged(

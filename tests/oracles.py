@@ -58,7 +58,7 @@ def sobolev_matrix(coarse, fine, taps: int = 7, order: float = 1.25, period: flo
         taps -= 1
     turn = 0.0 if period is None else math.copysign(period, coarse[-1] - coarse[0])
     matrix = np.zeros((len(fine) - 1, count))
-    for row, part in enumerate(zip(fine[:-1], fine[1:], strict=True)):
+    for row, part in enumerate(itertools.pairwise(fine)):
         middle = 0.5 * (part[0] + part[1])
         (parent,) = [i for i in range(count) if min(coarse[i : i + 2]) < middle < max(coarse[i : i + 2])]
         first = parent - taps // 2

@@ -77,7 +77,8 @@ def chunk(
     Parameters
     ----------
     coarse, fine : arrays, shapes (..., n_y, n_x) and (..., n_fine_y, n_fine_x)
-        The block as stored; NaN marks missing cells. The sums are taken in float64.
+        The block as stored; NaN marks missing cells. The sums are taken in float64. An infinite fine value is an
+        infinite error, an infinite coarse one is missing: no mean is defined with it.
     cells : Aggregation
         From fine to coarse cells of the block.
     area : array, shape (n_y, n_x)
@@ -88,17 +89,19 @@ def chunk(
         Fine values outside are counted.
     """
     x, y = coarse.astype(np.float64), fine.astype(np.float64)
-    valid_fine, valid_coarse = np.isfinite(y), np.isfinite(x)
-    mean = cells.mean(y, valid_fine)
-    size = cells.mean(np.abs(np.where(valid_fine, y, 0.0)), valid_fine)
-    covered = np.isfinite(mean)
+    valid_fine, valid_coarse = ~np.isnan(y), np.isfinite(x)
+    with np.errstate(invalid="ignore"):
+        mean = cells.mean(y, valid_fine)
+    size = cells.mean(np.abs(np.where(np.isfinite(y), y, 0.0)), valid_fine)
+    covered = ~np.isnan(mean)
     judged = valid_coarse & covered
     error = np.where(judged, np.abs(mean - np.where(valid_coarse, x, 0.0)), 0.0)
     # Relative to the larger of the coarse value and the mean size of its fine values: rounding is of that size.
     scale = np.where(judged, np.maximum(np.abs(x), size), 1.0)
     relative = np.divide(error, np.maximum(scale, _smallest(coarse, fine)), out=np.zeros_like(error), where=scale > 0)
     weight = np.where(judged, area, 0.0)
-    sums = np.stack([(weight * np.where(judged, term, 0.0)).sum(axis=(-2, -1)) for term in (mean, x, scale)])
+    with np.errstate(invalid="ignore"):
+        sums = np.stack([(weight * np.where(judged, term, 0.0)).sum(axis=(-2, -1)) for term in (mean, x, scale)])
     return Partial(
         relative=_peak(relative, origin),
         absolute=_peak(error, origin),
@@ -106,7 +109,7 @@ def chunk(
         masked=int((~valid_coarse).sum()),
         lost=int((valid_coarse & ~covered).sum()),
         invented=int((~valid_coarse & covered).sum()),
-        out_of_bounds=_outside(y, x, cells, bounds),
+        out_of_bounds=_outside(fine, x, cells, bounds),
         sums={tuple(origin[:-2]): sums},
     )
 
@@ -129,6 +132,9 @@ def _outside(fine: Floats, coarse: Floats, cells: Aggregation, bounds: tuple[flo
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     if low == -np.inf and high == np.inf:
         return 0
+    if fine.dtype.kind == "f":
+        # A bound such as 0.7 is a little less as float32, and so are values that lie on it.
+        low, high = min(low, float(fine.dtype.type(low))), max(high, float(fine.dtype.type(high)))
     feasible = cells.spread((coarse >= low) & (coarse <= high))
     return int((((fine < low) | (fine > high)) & feasible).sum())
 
@@ -159,7 +165,8 @@ def global_error(partial: Partial) -> float:
     """Return the largest relative error of the area integral of a map (total law)."""
     worst = 0.0
     for fine, coarse, size in partial.sums.values():
-        gap = np.abs(fine - coarse)
+        with np.errstate(invalid="ignore"):
+            gap = np.nan_to_num(np.abs(fine - coarse), nan=np.inf, posinf=np.inf)
         ratio = np.divide(gap, size, out=np.zeros_like(gap), where=size > 0)
         worst = max(worst, float(ratio.max(initial=0.0)))
     return worst

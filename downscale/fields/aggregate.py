@@ -27,7 +27,7 @@ def namespace(array: Array) -> Any:
 
 
 def like(values: NDArray[Any], reference: Array) -> Array:
-    """Return ``values`` with the kind, data type and place of ``reference``; beside whole numbers they stay fractions."""
+    """Return ``values`` with the kind, data type and place of ``reference``; fractions beside whole numbers."""
     if namespace(reference) is np:
         return np.asarray(values, dtype=reference.dtype if reference.dtype.kind == "f" else np.float64)
     kind = reference.dtype if reference.is_floating_point() else None
@@ -96,8 +96,8 @@ class Aggregation:
             return self._share_sum(fine)
         xp = namespace(fine)
         total = self._share_sum(xp.where(mask, fine, xp.zeros_like(fine)))
-        # Rounding leaves the share of a whole cell a little off one. Relative to it, a cell without gaps gets the bits that
-        # it gets without a mask, whatever its neighbours lack.
+        # Rounding leaves the share of a whole cell a little off one. Relative to it, a cell without gaps gets the bits
+        # that it gets without a mask, whatever its neighbours lack.
         share = self.share(mask, fine) / self._share_sum(like(np.ones((self.y_share.size, self.x_share.size)), fine))
         some = share > 0
         return xp.where(some, total / xp.where(some, share, xp.ones_like(share)), xp.full_like(share, np.nan))

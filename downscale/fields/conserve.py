@@ -133,7 +133,7 @@ def _solve_shift(
         free = ((moved > lower) & (moved < upper)).to(z.dtype)
         slope = cells.mean(free, mask)
         newton = shift - error / torch.where(slope > 0, slope, torch.ones_like(slope))
-        # The ends are roots too: in a dry cell the step lands on one, and bisection would take sixty steps to get there.
+        # An end may be the root: in a dry cell the step lands on one, and bisection would take sixty steps.
         inside = (slope > 0) & (newton >= left) & (newton <= right)
         # A cell that is done stays as it is, so that its neighbours cannot change it.
         shift = torch.where(done, shift, torch.where(inside, newton, 0.5 * (left + right)))

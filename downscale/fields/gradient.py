@@ -17,10 +17,13 @@ from downscale.grid.latlon import RectilinearGrid
 Array = Any
 Floats = NDArray[np.float64]
 
+# By how much the squared slopes may exceed the larger of the bounds of both directions where cells are unequal.
+UNEQUAL_MARGIN = 1.1
+
 
 @dataclass(frozen=True, eq=False)
 class Spacing:
-    """Distances between the neighbours of each cell, in metres.
+    """Distances between the neighbours of each cell, in metres, and its area.
 
     Attributes
     ----------
@@ -28,12 +31,15 @@ class Spacing:
         Signed distance from the row before to the row after.
     dx : array, shape (n_y, n_x)
         Signed distance from the column before to the column after.
+    area : array, shape (n_y, n_x)
+        Cell areas in m2.
     periodic : bool
         Whether the last column neighbours the first.
     """
 
     dy: Floats
     dx: Floats
+    area: Floats
     periodic: bool
 
     @classmethod
@@ -46,7 +52,8 @@ class Spacing:
             x = np.concatenate([[x[-1] - turn], x, [x[0] + turn]])
         else:
             x = _extended(x)
-        return cls(y[2:] - y[:-2], np.multiply.outer(grid.x_scale, x[2:] - x[:-2]), grid.x.periodic)
+        dx = np.multiply.outer(grid.x_scale, x[2:] - x[:-2])
+        return cls(y[2:] - y[:-2], dx, grid.cell_area, grid.x.periodic)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,7 +62,8 @@ class Spacing:
 
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64], closed: bool) -> Spacing:
         """Return the spacings of some rows and columns; ``closed`` where the columns still close the circle."""
-        return Spacing(self.dy[rows], self.dx[np.ix_(rows, columns)], closed)
+        cells = np.ix_(rows, columns)
+        return Spacing(self.dy[rows], self.dx[cells], self.area[cells], closed)
 
 
 def _extended(x: Floats) -> Floats:
@@ -91,6 +99,38 @@ def slope(field: Array, spacing: Spacing) -> Array:
     """Return the length of the gradient, units of the field a metre, shape (..., n_y, n_x)."""
     east, north = sobel(field, spacing)
     return (east**2 + north**2) ** 0.5
+
+
+def gradient_bound(spacing: Spacing) -> Floats:
+    """Return ``d`` with ``sum(area |grad f|**2) <= sum(d f**2)`` for every field f, shape (n_y, n_x).
+
+    Either direction alone is bounded by the absolute sums of its stencils (Cauchy and Schwarz). Sobel's smoothing keeps
+    the two together below the larger bound where cells are equal; the margin is for unequal cells.
+    """
+    dy = np.broadcast_to(spacing.dy[:, None], spacing.shape)
+    east = _stencil_bound(spacing.dx, spacing.area, -1, (spacing.periodic, False))
+    north = _stencil_bound(dy, spacing.area, -2, (False, spacing.periodic))
+    return UNEQUAL_MARGIN * np.maximum(east, north)
+
+
+def _stencil_bound(distance: Floats, area: Floats, axis: int, periodic: tuple[bool, bool]) -> Floats:
+    """Bound one direction; ``periodic`` along the difference and across it."""
+    along, across = periodic
+    other, size = -3 - axis, distance.shape[axis]
+    # Both neighbours count once; at an open end the linear continuation doubles the difference.
+    counts = np.full(size, 2.0) if along else np.full(size, 2.0) * (1 + np.isin(np.arange(size), (0, size - 1)))
+    sums = np.expand_dims(counts, other) / np.abs(distance)
+    weights = _smoothed(area * _smoothed(sums, other, across), other, across) / np.abs(distance)
+    moved = np.moveaxis(weights, axis, 0)
+    if along:
+        spread = np.roll(moved, 1, axis=0) + np.roll(moved, -1, axis=0)
+    else:
+        spread = np.zeros_like(moved)
+        spread[2:] += moved[1:-1]
+        spread[:-2] += moved[1:-1]
+        spread[:2] += 2 * moved[:1]
+        spread[-2:] += 2 * moved[-1:]
+    return np.moveaxis(spread, 0, axis) * (along or size > 1)
 
 
 def _continued(field: Array, axis: int, periodic: bool) -> Array:

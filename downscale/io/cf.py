@@ -27,6 +27,7 @@ STANDARD = {
     "y": ("latitude", "grid_latitude", "projection_y_coordinate"),
     "x": ("longitude", "grid_longitude", "projection_x_coordinate"),
 }
+AREA = "areacella"
 METRES = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "km": 1000.0, "kilometre": 1000.0}
 
 
@@ -70,7 +71,7 @@ def horizontal(obj: XarrayObject) -> Horizontal:
     unit = _metres(obj[y]) if y_kind == "projected" else 1.0
     y_axis = _cells(obj, y, y_kind, unit)
     x_axis = _cells(obj, x, x_kind, unit)
-    if x_axis.periodic and _bounds(obj, y) is None:
+    if x_axis.periodic and bounds_of(obj, y) is None:
         y_axis = draw_to_poles(y_axis)
     return Horizontal(y, x, RectilinearGrid(y_axis, x_axis), unit)
 
@@ -132,7 +133,8 @@ def bounds_name(obj: XarrayObject, name: str) -> str:
     return str(coordinate.attrs.get("bounds") or coordinate.encoding.get("bounds") or f"{name}_bnds")
 
 
-def _bounds(obj: XarrayObject, name: str) -> np.ndarray[Any, Any] | None:
+def bounds_of(obj: XarrayObject, name: str) -> np.ndarray[Any, Any] | None:
+    """Return the bounds of a coordinate, shape (n, 2), or None where the object holds none."""
     variable = bounds_name(obj, name)
     present = variable in obj.coords or (isinstance(obj, xr.Dataset) and variable in obj.variables)
     if not present or obj[variable].ndim != 2:
@@ -145,7 +147,7 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> CellAxis:
     centres = np.asarray(obj[name].values)
     if centres.dtype.kind not in "fiu":
         raise GridError(f"coordinate {name!r}: expected numbers, received {centres.dtype}; convert it first")
-    bounds = _bounds(obj, name)
+    bounds = bounds_of(obj, name)
     try:
         if bounds is not None:
             return axis_from_bounds(bounds * unit, kind, centres * unit)
@@ -155,9 +157,15 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> CellAxis:
 
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
-    """Return the names of the numeric data variables that have both horizontal dimensions."""
-    both = set(where.dims)
-    return [str(n) for n, v in ds.data_vars.items() if both <= set(v.dims) and v.dtype.kind in "fiub"]
+    """Return the names of the numeric fields on both horizontal dimensions; cell areas belong to the grid."""
+    both, areas = set(where.dims), set(area_names(ds))
+    names = [str(n) for n, v in ds.data_vars.items() if both <= set(v.dims) and v.dtype.kind in "fiub"]
+    return [name for name in names if name not in areas]
+
+
+def area_names(ds: xr.Dataset) -> list[str]:
+    """Return the names of the data variables that hold cell areas, which a new grid has its own of."""
+    return [str(n) for n, v in ds.data_vars.items() if n == AREA or v.attrs.get("standard_name") == "cell_area"]
 
 
 def is_categorical(variable: xr.DataArray) -> bool:

@@ -10,13 +10,14 @@ import xarray as xr
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
-from downscale.io.cf import Horizontal, XarrayObject, bounds_name
+from downscale.io.cf import AREA, Horizontal, XarrayObject, bounds_name
 
 CF_ATTRS = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
-AREA = "areacella"
+# What was true of the coarse values only.
+STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
 
 
@@ -38,7 +39,7 @@ def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, unit: float
         turn = _turns(np.asarray(old.values, dtype=np.float64), centres)
         centres, edges = centres + turn, edges + turn[:, None]
     attrs = {**(CF_ATTRS.get(axis.kind, {}) if "standard_name" not in old.attrs else {}), **old.attrs}
-    for stale in ("actual_range", "valid_min", "valid_max", "valid_range"):
+    for stale in STALE_ATTRS:
         attrs.pop(stale, None)
     attrs["bounds"] = bounds
     return {name: xr.Variable((name,), centres, attrs), bounds: xr.Variable((name, corner), edges)}

@@ -71,13 +71,14 @@ def encodings(ds: xr.Dataset, complevel: int) -> dict[str, dict[str, Any]]:
             owner = ds[bounds[str(name)]].encoding if str(name) in bounds else {}
             kept.update({k: owner[k] for k in ("units", "calendar") if k in owner})
             kept["dtype"] = "float64"
-        plain = name in ds.coords or str(name) in bounds or variable.dtype.kind not in "f"
+        plain = name in ds.coords or str(name) in related or variable.dtype.kind not in "f"
         kept["_FillValue"] = None if plain else np.dtype(variable.dtype).type(FILL_VALUE)
         if variable.ndim >= 2 and variable.dtype.kind in "fiu" and variable.size > 1000:
             deflate = complevel > 0
             sizes = chunk_sizes(variable.shape)
             kept.update(zlib=deflate, complevel=complevel, shuffle=deflate, chunksizes=sizes)
         made[str(name)] = kept
+    for name in ds.variables:
         # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
         ds[name].encoding = {"coordinates": None} if str(name) in related else {}
     return made

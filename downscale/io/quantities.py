@@ -1,8 +1,15 @@
-"""Physical bounds of quantities by CF standard name and units (knows names only)."""
+"""Physical bounds of quantities: asked for, or by CF standard name and units (knows names only)."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import xarray as xr
+
+from downscale.errors import OptionError
 
 Bounds = tuple[float | None, float | None]
 
@@ -33,3 +40,31 @@ def automatic_bounds(variable: xr.DataArray) -> Bounds:
     if any(word in name for word in FRACTIONS):
         return 0.0, 100.0 if str(variable.attrs.get("units", "1")).lower() in PER_CENT else 1.0
     return (0.0, None) if any(word in name for word in NONNEGATIVE) else (None, None)
+
+
+def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
+    """Return the bounds of one variable from "auto", a pair, None, or a mapping of these by name.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these, or the lower bound is not below the upper.
+    """
+    if isinstance(bounds, Mapping):
+        return variable_bounds(variable, name, bounds.get(name, "auto"))
+    if bounds is None:
+        return None, None
+    if isinstance(bounds, str) and bounds == "auto":
+        return automatic_bounds(variable)
+    pair = tuple(bounds) if isinstance(bounds, (tuple, list)) else ()
+    if len(pair) != 2 or not all(b is None or (is_number(b) and not math.isnan(b)) for b in pair):
+        raise OptionError(f"expected bounds to be 'auto', None or a pair (lower, upper), received {bounds!r}")
+    low, high = (None if b is None or math.isinf(b) else float(b) for b in pair)
+    if low is not None and high is not None and not low < high:
+        raise OptionError(f"expected the lower bound below the upper, received {bounds!r}")
+    return low, high
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a real number."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -10,9 +10,11 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.errors import InputError
+from downscale.errors import InputError, listing
+from downscale.io.classic import require_whole
 
-HARMLESS = ("The specified chunks separate", ".*referenced in cell_measures", ".*non-conforming '_FillValue'")
+HARMLESS = ("The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'")
+SOURCES = "sources"
 Chunks = str | int | Mapping[Any, Any] | None
 
 
@@ -45,18 +47,46 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
             # Chunks finer than those on disk are the caller's choice; the others are slips of the file that do no harm.
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
-            return _opened(files, settings)
+            return _known(_opened(files, settings), chunks)
+    except InputError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         line = f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h"
         raise InputError(line) from None
 
 
+def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
+    """Return the Dataset if it has every dimension of ``chunks``; xarray would pass over a misspelt one."""
+    for name in chunks if isinstance(chunks, Mapping) else ():
+        if name not in ds.sizes:
+            raise InputError(f"expected chunks of the dimensions {listing(ds.sizes)}, received {name!r}; see ncdump -h")
+    return ds
+
+
 def _opened(files: list[str], settings: dict[str, Any]) -> xr.Dataset:
+    for file in files:
+        require_whole(file)
     if len(files) == 1:
         return xr.open_dataset(files[0], **settings)
     joined: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
-    return xr.open_mfdataset(files, combine="by_coords", **joined, **settings)
+    whole = xr.open_mfdataset(files, combine="by_coords", **joined, **settings)
+    for variable in whole.variables.values():
+        # The library remembers the first file only, on the whole and on each variable.
+        variable.encoding[SOURCES] = tuple(files)
+    return whole
+
+
+def sources_of(*objects: Any) -> tuple[str, ...]:
+    """Return the files that xarray objects were opened from, which variables remember through selections."""
+    found: dict[str, None] = {}
+    for obj in objects:
+        if isinstance(obj, xr.DataArray):
+            obj = obj.to_dataset(name="field") if obj.name is None or obj.name in obj.coords else obj.to_dataset()
+        for encoding in (obj.encoding, *(variable.encoding for variable in obj.variables.values())):
+            names = (encoding.get("source"), *encoding.get(SOURCES, ()))
+            found.update(dict.fromkeys(str(name) for name in names if name))
+    return tuple(found)
 
 
 def find_files(path: str | Path) -> list[str]:

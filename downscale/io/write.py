@@ -20,6 +20,7 @@ import xarray as xr
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import OptionError, OutputError
 from downscale.io.encoding import cf_ready, encodings
+from downscale.io.read import sources_of
 from downscale.version import __version__
 
 CERTIFICATE = "conservation_certificate"
@@ -94,7 +95,7 @@ def write_checked(
     """
     if complevel not in range(10):
         raise OptionError(f"expected complevel from 0 to 9, received {complevel!r}")
-    target = check_target(path, overwrite, (*inputs, ds.encoding.get("source")))
+    target = check_target(path, overwrite, (*inputs, *sources_of(ds)))
     ready = cf_ready(ds)
     try:
         with temporary_beside(target) as scratch:

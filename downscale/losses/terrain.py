@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import Bound, additive, bounded
-from downscale.fields.gradient import Spacing, slope, sobel
+from downscale.fields.gradient import Spacing, gradient_bound, slope, sobel
 from downscale.grid.latlon import RectilinearGrid
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TerrainPenalty:
     Raises
     ------
     OptionError
-        If a value is negative.
+        If a value is negative, or iterations are no whole number.
     """
 
     base_gradient: float
@@ -53,6 +53,8 @@ class TerrainPenalty:
         for name in ("base_gradient", "ratio", "weight", "iterations"):
             if not getattr(self, name) >= 0:
                 raise OptionError(f"expected terrain penalty {name} >= 0, received {getattr(self, name)!r}")
+        if not isinstance(self.iterations, (int, np.integer)):
+            raise OptionError(f"expected terrain penalty iterations to be whole, received {self.iterations!r}")
 
     def allowed(self, orog: Tensor | None, field: Tensor, spacing: Spacing) -> Tensor:
         """Return the allowed slope at each fine cell, shape of ``orog`` or of one field."""
@@ -88,9 +90,10 @@ def terrain_gradient_penalty(
 
 def _excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
     east, north = sobel(field, spacing)
+    square = east**2 + north**2
     # The root has no derivative at zero; there the excess is zero anyway.
-    length = torch.sqrt(torch.clamp(east**2 + north**2, min=torch.finfo(field.dtype).tiny))
-    return torch.relu(length - allowed)
+    flat = square == 0
+    return torch.relu(torch.sqrt(square.masked_fill(flat, 1.0)).masked_fill(flat, 0.0) - allowed)
 
 
 def _whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
@@ -127,9 +130,8 @@ class TerrainRefinement:
     def __init__(self, fine: RectilinearGrid, cells: Aggregation, penalty: TerrainPenalty) -> None:
         self.penalty = penalty
         self.spacing = Spacing.of(fine)
-        self.row_area = fine.cell_area[:, 0]
         self.strength = penalty.weight * float(fine.cell_area.mean())
-        self._step = _row_steps(self.spacing, self.row_area, self.strength, cells.factor_y)
+        self._step = _row_steps(self.spacing, self.strength, cells.factor_y)
         reach = tuple(penalty.iterations * -(-2 // factor) for factor in (cells.factor_y, cells.factor_x))
         self.halo = (reach[0], reach[1])
 
@@ -146,7 +148,7 @@ class TerrainRefinement:
         """Refine ``proposal`` (..., n_fine_y, n_fine_x) of the fine ``rows`` given; NaN cells stay NaN."""
         mask = torch.isfinite(proposal)
         start = torch.where(mask, proposal, torch.zeros_like(proposal))
-        area = start.new_tensor(self.row_area[rows])[:, None]
+        area = start.new_tensor(spacing.area)
         step = start.new_tensor(self._step[rows])[:, None]
         allowed = self.penalty.allowed(orog, start, spacing)
         usable = _whole_stencils(mask, spacing).to(start.dtype)
@@ -174,11 +176,11 @@ def _project(
 def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, usable: Tensor) -> Tensor:
     """Return the derivative of ``sum a max(0, |grad y| - allowed)**2`` divided by the areas."""
     if spacing.periodic:
-        # Wrapped and trimmed, cells at the seam add their terms in the order of all others, as they do in a block that is cut.
+        # Wrapped and trimmed, cells at the seam add their terms in the order of all others, as in a block that is cut.
         turn = np.arange(-2, field.shape[-1] + 2) % field.shape[-1]
-        wide = Spacing(spacing.dy, spacing.dx[:, turn], periodic=False)
+        wide = Spacing(spacing.dy, spacing.dx[:, turn], spacing.area[:, turn], periodic=False)
         index = torch.as_tensor(turn, device=field.device)
-        field, allowed, usable = (part.index_select(-1, index) for part in (field, allowed, usable))
+        field, allowed, area, usable = (part.index_select(-1, index) for part in (field, allowed, area, usable))
         return _penalty_gradient(field, wide, allowed, area, usable)[..., 2:-2]
     with torch.enable_grad():
         point = field.detach().requires_grad_(True)
@@ -187,13 +189,7 @@ def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Te
     return derivative / area
 
 
-def _row_steps(
-    spacing: Spacing, row_area: NDArray[np.float64], strength: float, factor_y: int
-) -> NDArray[np.float64]:
+def _row_steps(spacing: Spacing, strength: float, factor_y: int) -> NDArray[np.float64]:
     """Return safe step sizes of fine rows, equal within a coarse row, from a bound on the curvature."""
-    steep = (2 / np.abs(spacing.dx).min(axis=1)) ** 2 + (2 / spacing.dy) ** 2
-    near = np.stack([np.roll(steep * row_area, 1), steep * row_area, np.roll(steep * row_area, -1)])
-    near[0, 0], near[2, -1] = near[1, 0], near[1, -1]
-    curvature = 1 + 2 * strength * near.max(axis=0) / row_area
-    largest = curvature.reshape(-1, factor_y).max(axis=1)
-    return np.repeat(1 / largest, factor_y)
+    curvature = (1 + 2 * strength * gradient_bound(spacing) / spacing.area).max(axis=1)
+    return np.repeat(1 / curvature.reshape(-1, factor_y).max(axis=1), factor_y)

@@ -20,13 +20,22 @@ def check_path(path: Path) -> Path:
     Raises
     ------
     OutputError
-        If its folder is missing or it is a folder itself.
+        If its folder is missing, it is a folder itself, or no picture of its kind can be drawn.
     """
+    from matplotlib.backend_bases import FigureCanvasBase
+
     if not path.parent.is_dir():
         raise OutputError(f"expected an existing folder for the map, received '{path.parent}'; create it")
     if path.is_dir():
         raise OutputError(f"expected a file name for the map, received the folder '{path}'; add map.png")
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if _kind(path) not in kinds:
+        raise OutputError(f"expected a map file of type {listing(kinds)}, received '{path.name}'; use .png")
     return path
+
+
+def _kind(path: Path) -> str:
+    return path.suffix[1:].lower() or "png"
 
 
 def write(figure: Figure, path: Path, dpi: int) -> None:
@@ -35,17 +44,14 @@ def write(figure: Figure, path: Path, dpi: int) -> None:
     Raises
     ------
     OutputError
-        For an unknown kind of file and for whatever the system refuses.
+        For whatever the system refuses.
     """
-    kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix[1:].lower() or "png"
-    if kind not in kinds:
-        raise OutputError(f"expected a map file of type {listing(kinds)}, received '{path.name}'; use .png")
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with draft.open("wb") as stream, warnings.catch_warnings():
             # A title in a script that the font lacks is drawn as boxes: no reason to lose the map.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure.savefig(stream, format=kind, dpi=dpi, facecolor="white")
+            figure.savefig(stream, format=_kind(path), dpi=dpi, facecolor="white")
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(draft, path)

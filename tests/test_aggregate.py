@@ -1,0 +1,212 @@
+"""The aggregation operator: a weighted mean with exact areas and masks, its transpose, and the same bits everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from oracles import cell_means, part_areas
+from strategies import factor_pairs, generator, grids, masks, seeds
+
+from downscale.errors import ShapeError
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.axis import CellAxis
+from downscale.grid.latlon import RectilinearGrid
+
+
+def operator(grid: RectilinearGrid, factor: tuple[int, int]) -> tuple[Aggregation, RectilinearGrid]:
+    fine = grid.refine(*factor)
+    return Aggregation.between(grid, fine), fine
+
+
+@st.composite
+def cases(draw, max_cells=6):
+    """A grid, its factor, the operator, the fine grid, a field and a mask."""
+    grid, factor = draw(grids(1, max_cells)), draw(factor_pairs)
+    cells, fine = operator(grid, factor)
+    field = generator(draw(seeds)).standard_normal(fine.shape)
+    return grid, factor, cells, fine, field, draw(masks(fine.shape))
+
+
+@given(cases())
+def test_means_are_those_of_a_loop_over_cells(case):
+    grid, factor, cells, fine, field, mask = case
+    area = part_areas(fine.y.edges, fine.x.edges, grid.spherical)
+    np.testing.assert_allclose(cells.mean(field), cell_means(field, area, factor), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cells.mean(field, mask), cell_means(field, area, factor, mask), rtol=0, atol=1e-9)
+
+
+@given(cases(), seeds)
+def test_adjoint_is_the_transpose(case, seed):
+    grid, _, cells, _, field, _ = case
+    coarse = generator(seed).standard_normal(grid.shape)
+    one, other = (cells.mean(field) * coarse).sum(), (field * cells.adjoint(coarse)).sum()
+    assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
+
+
+@given(cases())
+def test_adjoint_is_the_derivative_of_the_mean(case):
+    _, _, cells, _, field, _ = case
+    point = torch.from_numpy(field).requires_grad_()
+    mean = cells.mean(point)
+    torch.manual_seed(0)
+    upstream = torch.randn_like(mean)
+    (derivative,) = torch.autograd.grad(mean, point, upstream)
+    np.testing.assert_allclose(derivative.numpy(), cells.adjoint(upstream.numpy()), rtol=0, atol=1e-15)
+
+
+@given(cases(), st.one_of(st.just(0.0), st.floats(1e-100, 1e6), st.floats(-1e6, -1e-100)))
+def test_constants_stay_constant_under_any_mask(case, value):
+    _, _, cells, fine, _, mask = case
+    constant = np.full(fine.shape, value)
+    np.testing.assert_allclose(cells.mean(constant), value, rtol=1e-14)
+    masked = cells.mean(constant, mask)
+    np.testing.assert_allclose(masked[np.isfinite(masked)], value, rtol=1e-14)
+
+
+@given(cases())
+def test_means_lie_between_the_extremes_of_their_parts(case):
+    _, _, cells, _, field, _ = case
+    mean, slack = cells.mean(field), 1e-14
+    assert (mean <= cells.fold(field, np.maximum) + slack).all()
+    assert (mean >= cells.fold(field, np.minimum) - slack).all()
+
+
+@given(cases())
+def test_what_lies_under_the_mask_is_ignored(case):
+    _, _, cells, _, field, mask = case
+    expected = cells.mean(field, mask)
+    for hidden in (np.nan, np.inf, 1e300):
+        np.testing.assert_array_equal(cells.mean(np.where(mask, field, hidden), mask), expected)
+
+
+@given(cases())
+def test_a_mask_elsewhere_changes_no_bit_of_a_whole_cell(case):
+    """Else a field would depend on whether its block has a gap."""
+    _, _, cells, _, field, mask = case
+    whole = cells.fold(mask, np.logical_and)
+    np.testing.assert_array_equal(cells.mean(field, mask)[whole], cells.mean(field)[whole])
+
+
+@given(cases())
+def test_a_cell_is_missing_exactly_where_no_part_is_valid(case):
+    _, factor, cells, _, field, mask = case
+    some = mask.reshape(-1, factor[0], mask.shape[1] // factor[1], factor[1]).any(axis=(1, 3))
+    np.testing.assert_array_equal(np.isfinite(cells.mean(field, mask)), some)
+    share = cells.share(mask, field)
+    np.testing.assert_array_equal(share > 0, some)
+    assert share.max(initial=0) <= 1 + 1e-15
+
+
+@given(cases())
+def test_numpy_and_torch_give_the_same_bits(case):
+    _, _, cells, _, field, mask = case
+    for kind in (np.float64, np.float32):
+        values = np.stack([field, 3 * field]).astype(kind)
+        tensor = torch.from_numpy(values)
+        np.testing.assert_array_equal(cells.mean(tensor).numpy(), cells.mean(values))
+        np.testing.assert_array_equal(cells.mean(tensor, torch.from_numpy(mask)).numpy(), cells.mean(values, mask))
+        assert cells.mean(values).dtype == kind
+        np.testing.assert_array_equal(cells.spread(cells.mean(tensor)).numpy(), cells.spread(cells.mean(values)))
+        np.testing.assert_array_equal(cells.adjoint(cells.mean(tensor)).numpy(), cells.adjoint(cells.mean(values)))
+
+
+def test_whole_numbers_have_fractions_for_means():
+    cells = Aggregation(np.array([0.25, 0.75]), np.full(2, 0.5), 2, 2)
+    field = np.array([[1, 0], [0, 1]])
+    np.testing.assert_array_equal(cells.mean(field), [[0.5]])
+    np.testing.assert_array_equal(cells.mean(torch.from_numpy(field)).numpy(), [[0.5]])
+    np.testing.assert_array_equal(cells.mean(field, field == 1), [[1.0]])
+
+
+@given(cases())
+def test_memory_layout_changes_no_bit(case):
+    _, _, cells, _, field, mask = case
+    stack = np.stack([field, field + 1, field - 1])
+    strided = np.asfortranarray(stack)
+    np.testing.assert_array_equal(cells.mean(strided, mask), cells.mean(stack, mask))
+    for part, whole in zip(stack, cells.mean(stack, mask), strict=True):
+        np.testing.assert_array_equal(cells.mean(part, mask), whole)
+
+
+@given(cases(), st.data())
+def test_a_window_is_a_slice_bit_for_bit(case, data):
+    grid, factor, cells, _, field, mask = case
+    rows, columns = (np.array(sorted(data.draw(st.sets(st.integers(0, n - 1), min_size=1)))) for n in grid.shape)
+    fine = [(part[:, None] * f + np.arange(f)).ravel() for part, f in zip((rows, columns), factor, strict=True)]
+    part = np.ix_(*fine)
+    window = cells.window(rows, columns)
+    whole = np.ix_(rows, columns)
+    np.testing.assert_array_equal(window.mean(field[part]), cells.mean(field)[whole])
+    np.testing.assert_array_equal(window.mean(field[part], mask[part]), cells.mean(field, mask)[whole])
+
+
+@given(cases(), seeds)
+def test_spread_is_a_right_inverse_under_any_mask(case, seed):
+    grid, factor, cells, _, _, mask = case
+    coarse = generator(seed).standard_normal((2, *grid.shape))
+    spread = cells.spread(coarse)
+    np.testing.assert_array_equal(spread, coarse.repeat(factor[0], axis=-2).repeat(factor[1], axis=-1))
+    back = cells.mean(spread, mask)
+    valid = np.isfinite(back)
+    np.testing.assert_allclose(back[valid], coarse[valid], rtol=1e-14)
+
+
+@given(cases())
+def test_fold_combines_the_parts_of_each_cell(case):
+    grid, factor, cells, _, field, _ = case
+    parts = field.reshape(grid.y.size, factor[0], grid.x.size, factor[1])
+    np.testing.assert_array_equal(cells.fold(field, np.maximum), parts.max(axis=(1, 3)))
+    np.testing.assert_array_equal(cells.fold(torch.from_numpy(field), torch.minimum).numpy(), parts.min(axis=(1, 3)))
+
+
+@given(st.integers(1, 5), st.integers(1, 5), factor_pairs, seeds)
+def test_equal_areas_give_the_block_means_of_xarray(rows, columns, factor, seed):
+    axes = [CellAxis(np.arange(n + 1.0) * 1000, "projected") for n in (rows, columns)]
+    cells, fine = operator(RectilinearGrid(*axes), factor)
+    field = generator(seed).standard_normal(fine.shape)
+    expected = xr.DataArray(field, dims=("y", "x")).coarsen(y=factor[0], x=factor[1]).mean()
+    np.testing.assert_allclose(cells.mean(field), expected, rtol=0, atol=1e-14)
+
+
+def test_areas_matter_on_the_sphere():
+    """The unweighted mean of the two halves of a cell from the equator to the pole is far off."""
+    row = RectilinearGrid(CellAxis(np.array([0.0, 90.0]), "latitude"), CellAxis(np.array([0.0, 1.0]), "longitude"))
+    cells, _ = operator(row, (2, 1))
+    half = np.sin(np.deg2rad(45))
+    assert cells.mean(np.array([[0.0], [1.0]]))[0, 0] == pytest.approx(1 - half, rel=1e-14)
+
+
+@given(cases(), st.integers(2, 3))
+def test_means_of_means_are_means(case, factor):
+    """Aggregating in two steps is aggregating in one (areas of areas add up)."""
+    grid, _, once, fine, _, _ = case
+    finest = fine.refine(factor, 1)
+    values = generator(0).standard_normal(finest.shape)
+    twice = once.mean(Aggregation.between(fine, finest).mean(values))
+    np.testing.assert_allclose(twice, Aggregation.between(grid, finest).mean(values), rtol=0, atol=1e-13)
+
+
+@given(grids(2, 5), st.integers(2, 3))
+def test_grids_that_do_not_nest_are_refused(grid, factor):
+    fine = grid.refine(factor, factor)
+    assume(grid.shape != (1, 1))
+    with pytest.raises(ShapeError, match=r"fine grid nested in the coarse one, received shapes .* do not match; give"):
+        Aggregation.between(fine, grid)
+    with pytest.raises(ShapeError, match="fine grid nested in the coarse one"):
+        Aggregation.between(grid, RectilinearGrid(fine.y.reverse(), fine.x))
+
+
+@pytest.mark.parametrize("call", ["mean", "fold", "masked"])
+def test_fields_of_another_shape_are_refused(call):
+    cells = Aggregation(np.full(4, 0.5), np.full(6, 0.5), 2, 2)
+    field = np.zeros((3, 6, 4))
+    with pytest.raises(ShapeError, match=r"fine field of shape \(..., 4, 6\), received \(3, 6, 4\)"):
+        {
+            "mean": lambda: cells.mean(field),
+            "fold": lambda: cells.fold(field, np.maximum),
+            "masked": lambda: cells.mean(field, np.ones((6, 4), bool)),
+        }[call]()
