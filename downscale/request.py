@@ -69,8 +69,8 @@ class Request:
                 f"expected method to be one of {listing(METHODS)} or an object with the Upscaler protocol, "
                 f"received {type(self.method).__name__}"
             )
-        if self.conserve == "total" and self.bounds not in ("auto", None):
-            raise OptionError("expected conserve='cell' with bounds, received conserve='total'; drop one of them")
+        if self.conserve != "cell" and self.bounds not in ("auto", None):
+            raise OptionError(f"expected conserve='cell' with bounds, received conserve={self.conserve!r}; drop one")
         if self.orog is None and self.lapse_rate is not None:
             raise OptionError("expected orog with lapse_rate, received none; pass the fine orography as orog=")
         if self.terrain_penalty is not None and not isinstance(self.terrain_penalty, TerrainPenalty):

@@ -72,7 +72,8 @@ def field_on(
     y, x = (key for key in coords if not key.endswith("_bnds"))
     attrs = {"standard_name": "air_temperature", "units": "K", "long_name": "a field", **attrs}
     time = xr.Variable("time", np.arange(times), {"units": "days since 2000-01-01", "calendar": "noleap"})
-    ds = xr.Dataset({name: (("time", y, x), values.astype(dtype), attrs)}, {"time": time, **coords}, {"title": "a test"})
+    field = xr.Variable(("time", y, x), values.astype(dtype), attrs)
+    ds = xr.Dataset({name: field}, {"time": time, **coords}, {"title": "a test"})
     return xr.decode_cf(ds, decode_coords=False)
 
 

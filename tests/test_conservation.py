@@ -36,7 +36,7 @@ class Case:
     def __init__(self, grid, factor, maps=3, seed=0, kind=np.float64, mask=None):
         fine_grid = grid.refine(*factor)
         self.grid, self.factor, self.cells = grid, factor, Aggregation.between(grid, fine_grid)
-        self.fine = generator(seed).standard_normal((maps, *fine_grid.shape)) + 3
+        self.fine = generator(seed).standard_normal((maps, *fine_grid.shape)) + 10
         if mask is not None:
             self.fine[:, ~mask] = np.nan
         valid = np.isfinite(self.fine)

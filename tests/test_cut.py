@@ -56,7 +56,7 @@ def test_the_circle_is_not_repeated():
 
 
 def test_a_method_that_looks_at_all_refuses_cut_axes():
-    with pytest.raises(ShapeError, match="expected uncut horizontal axes.*received 2 chunks; rechunk that axis to -1"):
+    with pytest.raises(ShapeError, match=r"expected uncut horizontal axes.*received 2 chunks; rechunk that axis to -1"):
         cut_axis([4, 4], periodic=False, halo=None)
 
 

@@ -89,10 +89,8 @@ def chunk(
         Fine values outside are counted.
     """
     x, y = coarse.astype(np.float64), fine.astype(np.float64)
-    valid_fine, valid_coarse = ~np.isnan(y), np.isfinite(x)
-    with np.errstate(invalid="ignore"):
-        mean = cells.mean(y, valid_fine)
-    size = cells.mean(np.abs(np.where(np.isfinite(y), y, 0.0)), valid_fine)
+    valid_coarse = np.isfinite(x)
+    mean, size = _mean_and_size(y, cells)
     covered = ~np.isnan(mean)
     judged = valid_coarse & covered
     error = np.where(judged, np.abs(mean - np.where(valid_coarse, x, 0.0)), 0.0)
@@ -112,6 +110,18 @@ def chunk(
         out_of_bounds=_outside(fine, x, cells, bounds),
         sums={tuple(origin[:-2]): sums},
     )
+
+
+def _mean_and_size(y: Floats, cells: Aggregation) -> tuple[Floats, Floats]:
+    """Return the means of a fine field and of its magnitudes over coarse cells."""
+    if np.isfinite(y).all():
+        mean = cells.mean(y)
+        # Most fields have one sign; their mean is the mean of their magnitudes.
+        return mean, mean if (y >= 0).all() else cells.mean(np.abs(y))
+    valid = ~np.isnan(y)
+    with np.errstate(invalid="ignore"):
+        mean = cells.mean(y, valid)
+    return mean, cells.mean(np.abs(np.where(np.isfinite(y), y, 0.0)), valid)
 
 
 def _smallest(coarse: Floats, fine: Floats) -> float:

@@ -121,9 +121,9 @@ def _solve_shift(
     left, right = x - cells.fold(high_z, torch.maximum), x - cells.fold(low_z, torch.minimum)
     shift = torch.minimum(torch.maximum(x - cells.mean(z, mask), left), right)
     scale = torch.maximum(x.abs(), cells.mean(z.abs(), mask))
-    done = ~torch.isfinite(x) | ~torch.isfinite(shift)
-    # A piecewise linear function of n parts has at most n + 1 pieces; bisection steps need about 60 more.
-    for _ in range(cells.factor_y * cells.factor_x + 64):
+    done, last = ~torch.isfinite(x) | ~torch.isfinite(shift), torch.full_like(x, torch.inf)
+    # Every step halves the error or the bracket: some 55 halvings of either reach rounding.
+    for _ in range(128):
         moved = z + cells.spread(shift)
         error = cells.mean(moved.clamp(lower, upper), mask) - x
         done = done | (error.abs() <= 4 * torch.finfo(z.dtype).eps * scale)
@@ -133,8 +133,10 @@ def _solve_shift(
         free = ((moved > lower) & (moved < upper)).to(z.dtype)
         slope = cells.mean(free, mask)
         newton = shift - error / torch.where(slope > 0, slope, torch.ones_like(slope))
-        # An end may be the root: in a dry cell the step lands on one, and bisection would take sixty steps.
-        inside = (slope > 0) & (newton >= left) & (newton <= right)
+        # An end may be the root: in a dry cell the step lands on one, and bisection would take sixty steps. But between
+        # two bounds Newton's steps can run to and fro from end to end: what gains too little is bisected.
+        gains, last = error.abs() <= 0.5 * last, error.abs()
+        inside = gains & (slope > 0) & (newton >= left) & (newton <= right)
         # A cell that is done stays as it is, so that its neighbours cannot change it.
         shift = torch.where(done, shift, torch.where(inside, newton, 0.5 * (left + right)))
     return shift

@@ -249,14 +249,12 @@ def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = 
 
 def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Bring longitudes onto one branch: close each cell that crosses the seam, [359.5, 0.5], then chain the cells."""
-    if len(pairs) == 1:
-        low, high = pairs.min(), pairs.max()
-        # Of a single cell only the centre tells on which side of its bounds it lies.
-        beyond = centres is not None and (centres[0] - low + 1e-6) % FULL_CIRCLE > high - low + 2e-6
-        return np.array([[high, low + FULL_CIRCLE]]) if beyond else pairs
-    width = pairs[:, 1] - pairs[:, 0]
-    turns = np.where(np.abs(width) > FULL_CIRCLE / 2, np.round(width / FULL_CIRCLE), 0.0)
-    pairs = np.stack([pairs[:, 0], pairs[:, 1] - turns * FULL_CIRCLE], axis=1)
+    low, high = pairs.min(axis=1), pairs.max(axis=1)
+    crosses = high - low > FULL_CIRCLE / 2 if len(pairs) > 1 else np.array([centres is not None])
+    if centres is not None:
+        # The centre tells on which side of its bounds a wide or a single cell lies.
+        crosses &= (centres - low + 1e-6) % FULL_CIRCLE > high - low + 2e-6
+    pairs = np.where(crosses[:, None], np.stack([high, low + FULL_CIRCLE], axis=1), pairs)
     middle = pairs.mean(axis=1)
     return pairs + (unwrap_longitude(middle) - middle)[:, None]
 

@@ -139,8 +139,9 @@ def bounds_of(obj: XarrayObject, name: str) -> np.ndarray[Any, Any] | None:
     present = variable in obj.coords or (isinstance(obj, xr.Dataset) and variable in obj.variables)
     if not present or obj[variable].ndim != 2:
         return None
-    bounds = obj[variable]
-    return np.asarray(bounds.transpose(name, ...).values, dtype=np.float64)
+    # A few numbers of a coordinate: read here and now, even where they came as a lazy array, and on no cluster.
+    bounds = obj[variable].transpose(name, ...).compute(scheduler="synchronous")
+    return np.asarray(bounds.values, dtype=np.float64)
 
 
 def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> CellAxis:

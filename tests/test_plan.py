@@ -1,0 +1,112 @@
+"""The plan says what will happen, exactly, and touches no data."""
+
+from __future__ import annotations
+
+import html
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lazy_files import unreadable
+from sample_fields import field_on, plane, rain_on, region, relief_on, world
+from schedulers import computations
+from strategies import cuttings, factor_pairs
+
+import downscale
+from downscale import TerrainPenalty
+from downscale.engine.plan import readable_bytes
+from downscale.errors import OptionError, ShapeError
+
+
+@given(st.data(), factor_pairs, st.sampled_from(["float32", "float64", "int16"]))
+@settings(max_examples=15)
+def test_predicted_shapes_chunks_and_bytes_are_those_of_the_result(data, factor, dtype):
+    ds = field_on(region(6, 8), 4, dtype=dtype)
+    cut = {dim: tuple(data.draw(cuttings(size))) for dim, size in (("time", 4), ("lat", 6), ("lon", 8))}
+    ds = ds.chunk(cut)
+    factors = {"lat": factor[0], "lon": factor[1]}
+    plan, fine = ds.downscale.plan(factors), ds.downscale(factors)
+    planned = plan.variables["tas"]
+    assert planned.fine_shape == fine.tas.shape
+    assert planned.dtype == fine.tas.dtype
+    assert planned.chunks == tuple(max(sizes) for sizes in fine.tas.chunks)
+    assert planned.blocks == plan.tasks == int(np.prod(fine.tas.data.numblocks))
+    assert plan.output_bytes == fine.tas.nbytes
+    assert plan.factor == factors
+
+
+def test_large_chunks_are_cut_along_time_as_planned(monkeypatch):
+    monkeypatch.setattr(downscale.api, "CHUNK_BYTES", 20_000)
+    ds = field_on(region(), 10).chunk()
+    fine, planned = ds.downscale(2), ds.downscale.plan(2).variables["tas"]
+    assert fine.tas.chunks[0] == (3, 3, 3, 1)
+    assert planned.blocks == 4
+    assert planned.chunks == (3, 24, 32)
+
+
+def test_planning_computes_nothing():
+    ds = field_on(world(), missing=0.1).chunk(time=1)
+    relief = relief_on(world()).chunk()
+    with computations(0):
+        plan = ds.downscale.plan(2, orog=relief, lapse_rate=-6.5e-3, terrain_penalty=TerrainPenalty(1e-5))
+        repr(plan), plan._repr_html_(), plan.to_dict()
+
+
+def test_planning_reads_nothing_of_a_file_opened_without_dask():
+    """Naming the data of a lazily opened variable already reads them."""
+    ds = unreadable(field_on(world()))
+    assert ds.downscale.plan(2).variables["tas"].fine_shape == (3, 24, 32)
+    with pytest.raises(AssertionError, match="data were read"):
+        ds.downscale(2)
+
+
+def test_the_plan_is_for_people_and_programs():
+    ds = rain_on(world()).assign(code=(("lat", "lon"), np.ones((12, 16), "i1"), {"flag_values": [1]}), n=5)
+    plan = ds.chunk(lat=6).downscale.plan(4, terrain_penalty=TerrainPenalty(1e-9, iterations=3))
+    text, page = repr(plan), plan._repr_html_()
+    for words in (
+        "method", "sobolev", "lat x4, lon x4", "3 x 12 x 16 -> 3 x 48 x 64 float64", "2 blocks of 3 x 24 x 64",
+        "law: cell, bounds [0, inf]", "code holds codes: repeated, not averaged", "output", "peak memory",
+    ):  # fmt: skip
+        assert words in text
+        assert html.escape(words) in page
+    assert plan.passed_through == ("n",)
+    facts = json.loads(json.dumps(plan.to_dict()))
+    assert facts["variables"]["pr"]["bounds"] == [0.0, None]
+    assert facts["output_bytes"] == 3 * 48 * 64 * 8
+    assert facts["peak_bytes"] > facts["variables"]["pr"]["block_bytes"] > 0
+
+
+def test_the_plan_tells_which_coordinates_are_lost():
+    ds = field_on(plane()).assign_coords(lon2d=(("y", "x"), np.zeros((12, 16))))
+    assert "lon2d: horizontal coordinates that the new grid cannot keep" in repr(ds.downscale.plan(2))
+
+
+def test_the_plan_escapes_what_files_say():
+    ds = field_on(world(), name="<b>tas</b>")
+    assert "<b>tas" not in ds.downscale.plan(2)._repr_html_()
+
+
+def test_the_halo_of_the_default_reaches_three_cells_twice():
+    """Seven taps look three cells to either side, inward windows at an end up to six; gaps double it."""
+    ds = field_on(world(40, 40)).chunk(lat=4, lon=4)
+    assert ds.downscale.plan(2).variables["tas"].halo[1] == 6
+    wider = ds.downscale.plan(2, terrain_penalty=TerrainPenalty(1e-5, iterations=5)).variables["tas"]
+    assert wider.halo[1] == 6 + 5
+
+
+def test_a_plan_refuses_what_a_run_would_refuse():
+    ds = field_on(world())
+    with pytest.raises(ShapeError, match="whole number of at least 1, received 0"):
+        ds.downscale.plan(0)
+    with pytest.raises(OptionError, match=r"expected an argument among 'factor', .*received 'fcator'"):
+        ds.downscale.plan(fcator=2)
+    assert ds.downscale.plan(2, output_chunks={"time": 1}, keep_attrs=False).tasks == 1
+
+
+def test_sizes_in_words():
+    assert [readable_bytes(n) for n in (0, 999, 1_000, 2_500_000_000, 3 * 10**15)] == [
+        "0 B", "999 B", "1 kB", "2.5 GB", "3e+03 TB",
+    ]  # fmt: skip
