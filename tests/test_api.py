@@ -106,8 +106,9 @@ def test_coarsening_gives_the_input_back(grid, factor, method, missing, seed):
         back = fine.downscale.coarsen(factors)
         assert back.tas.dtype == dtype
         np.testing.assert_allclose(back.tas, ds.tas, rtol=tolerance)
-        for name in ds.coords:
-            np.testing.assert_allclose(back[name].values.astype(float), ds[name].values.astype(float), atol=1e-9)
+        for name in set(ds.coords) - {"time"}:
+            np.testing.assert_allclose(back[name], ds[name], atol=1e-9)
+        assert back.time.drop_vars("crs", errors="ignore").identical(ds.time)
 
 
 @pytest.mark.parametrize("where", sorted(GRIDS))
@@ -125,7 +126,7 @@ def test_sums_over_cells_are_shared_out(where, lazy):
 
 
 def test_an_extensive_field_in_proportion_to_area_stays_so():
-    area = downscale.cell_area(field_on(world()))
+    area = downscale.cell_area(field_on(world())).drop_attrs(deep=False)
     fine = (area * 2.0).rename("mass").downscale(2, quantity="extensive", bounds=None)
     np.testing.assert_allclose(fine, 2.0 * downscale.cell_area(fine), rtol=1e-12)
     whole = (area * 2.0).rename("mass").downscale(2, "bilinear", quantity="extensive", conserve="total")
@@ -188,7 +189,7 @@ def test_bounds_hold_with_the_cell_law(where, method, seed):
 
 
 def test_bounds_by_name_and_by_hand():
-    ds = xr.merge([rain_on(region()), field_on(region())])
+    ds = rain_on(region()).assign(tas=field_on(region()).tas)
     fine = ds.downscale(2, bounds={"tas": (270.0, None)})
     assert float(fine.tas.min()) >= 270
     assert float(fine.pr.min()) >= 0
@@ -208,8 +209,8 @@ def test_codes_are_repeated_never_averaged():
         np.testing.assert_array_equal(fine.land, land.T.repeat(3, 0).repeat(3, 1))
         assert (fine.kind.dtype, fine.land.dtype, fine.land.dims) == (np.int16, np.bool_, ("lon", "lat"))
         back = fine.downscale.coarsen(3)
-        xr.testing.assert_equal(back.kind.compute(), ds.kind)
-        xr.testing.assert_equal(back.land.compute(), ds.land)
+        assert same_bits(back.kind, ds.kind)
+        assert same_bits(back.land, ds.land)
 
 
 def test_a_block_of_codes_takes_the_one_with_the_largest_area():
@@ -220,7 +221,8 @@ def test_a_block_of_codes_takes_the_one_with_the_largest_area():
         ("lat", "lon"), "code", {"flag_values": [1, 2, 3]},
     )  # fmt: skip
     assert codes.downscale.coarsen(2).values.tolist() == [[2.0, 3.0]]
-    assert np.isnan(codes.isel(lon=[2, 3], lat=[1]).downscale.coarsen({"lon": 2}).item())
+    nothing = codes.where(codes == 0)
+    assert np.isnan(nothing.downscale.coarsen(2)).all()
 
 
 def test_a_nested_target_grid_is_an_answer_too(tmp_path):

@@ -69,7 +69,7 @@ def test_small_cells_at_the_pole_keep_all_their_digits():
     """The difference of two sines would keep five: the area of a cap of angle c is 1 - cos(c) = 2 sin(c/2)**2."""
     cap = np.deg2rad(1 / 1200)
     axis = CellAxis(np.array([90 - 1 / 1200, 90.0]), "latitude")
-    assert axis.measure[0] == pytest.approx(2 * np.sin(cap / 2) ** 2, rel=1e-9)
+    assert axis.measure[0] == pytest.approx(2 * np.sin(cap / 2) ** 2, rel=1e-9, abs=0)
 
 
 @given(axes())
@@ -146,7 +146,7 @@ def test_rows_on_the_poles_are_half_cells_that_end_there(rows, descending):
     centres = np.linspace(-90, 90, rows)[:: -1 if descending else 1]
     axis = axis_from_centres(centres, "latitude")
     assert sorted(axis.edges[[0, -1]]) == [-90.0, 90.0]
-    assert axis.measure.sum() == pytest.approx(2.0, rel=1e-14)
+    assert axis.measure.sum() == pytest.approx(2.0, rel=1e-14, abs=0)
     assert axis.ascending == (not descending)
 
 
@@ -174,9 +174,16 @@ def test_disorder_is_not_taken_for_a_seam():
 def test_gaussian_rows_reach_the_poles(rows):
     axis = gaussian_latitudes(rows)
     assert sorted(axis.edges[[0, -1]]) == [-90.0, 90.0]
-    assert axis.measure.sum() == pytest.approx(2.0, rel=1e-14)
+    assert axis.measure.sum() == pytest.approx(2.0, rel=1e-14, abs=0)
     inner = axis_from_centres(np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(rows)[0])), "latitude")
     np.testing.assert_array_equal(axis.edges[1:-1], inner.edges[1:-1])
+
+
+@pytest.mark.parametrize(("end", "drawn"), [(89.0, 90.0), (88.4, 90.0), (88.0, 88.0), (86.0, 86.0), (90.0, 90.0)])
+def test_only_gaps_below_a_third_of_a_cell_are_closed(end, drawn):
+    axis = CellAxis(end - 5.0 * np.arange(3)[::-1], "latitude")
+    assert draw_to_poles(axis).edges.tolist() == [end - 10, end - 5, drawn]
+    assert draw_to_poles(CellAxis(-axis.edges, "latitude")).edges.tolist() == [10 - end, 5 - end, -drawn]
 
 
 @given(latitudes(2))

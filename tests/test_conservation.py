@@ -130,9 +130,9 @@ def test_a_leak_of_one_in_ten_thousand_is_found_and_located(kind, index, chunked
     case.fine[t, 2 * j : 2 * j + 2, 3 * i : 3 * i + 3] *= kind(1 + 1e-4)
     partial = combine_all(case.parts([1, 2], [4, 2], [3, 5])) if chunked else case.judged()
     assert partial.relative.index == partial.absolute.index == index
-    assert partial.relative.value == pytest.approx(1e-4, rel=0.02)
+    assert partial.relative.value == pytest.approx(1e-4, rel=0.02, abs=0)
     share = case.grid.cell_area[j, i] * case.coarse[t, j, i] / (case.grid.cell_area * np.abs(case.coarse[t])).sum()
-    assert global_error(partial) == pytest.approx(1e-4 * share, rel=0.05)
+    assert global_error(partial) == pytest.approx(1e-4 * share, rel=0.05, abs=0)
     report = report_of(partial, tolerance=tolerance)
     assert not report.passed
     assert report.where_relative == locate(index)
@@ -153,8 +153,8 @@ def test_errors_are_relative_to_the_size_of_the_parts():
     cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2)
     fine = np.array([[3.0, -1.0], [-3.0, 1.0 + 4e-6]])
     partial = chunk(np.zeros((1, 1)), fine, cells, np.ones((1, 1)), (0, 0))
-    assert partial.absolute.value == pytest.approx(1e-6, rel=1e-9)
-    assert partial.relative.value == pytest.approx(0.5e-6, rel=1e-5)
+    assert partial.absolute.value == pytest.approx(1e-6, rel=1e-9, abs=0)
+    assert partial.relative.value == pytest.approx(0.5e-6, rel=1e-5, abs=0)
 
 
 def test_all_zero_is_no_error():

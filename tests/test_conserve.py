@@ -326,6 +326,16 @@ def test_dry_cells_are_exactly_dry(bounds, kind):
         assert bool((y == x[0, 0]).all())
 
 
+@pytest.mark.parametrize("bounds", [(-0.5, 0.75), (0.0, 2.0), (0.0, None)])
+@pytest.mark.parametrize("factor", [(3, 2), (1, 2), (8, 8)])
+def test_none_of_many_cells_fails_to_converge(bounds, factor):
+    """Between two bounds Newton's steps may run from end to end for ever: one cell in two thousand did."""
+    cells, rng = small_cells(factor, (60, 60)), generator(14)
+    z = torch.from_numpy(rng.standard_normal((60 * factor[0], 60 * factor[1])) * 2)
+    x = torch.from_numpy(rng.uniform(bounds[0], 2 if bounds[1] is None else bounds[1], (60, 60)))
+    assert law_error(bounded(z, x, cells, bounds=bounds), x, cells, None) < 1e-12
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_proposals_of_very_unequal_parts_converge(seed):
     """Sizes over sixteen orders of magnitude, both bounds: Newton's steps alone would run to and fro."""

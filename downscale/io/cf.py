@@ -28,7 +28,10 @@ STANDARD = {
     "x": ("longitude", "grid_longitude", "projection_x_coordinate"),
 }
 AREA = "areacella"
-METRES = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "km": 1000.0, "kilometre": 1000.0}
+METRES = {
+    **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
+    **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,7 @@ def horizontal(obj: XarrayObject) -> Horizontal:
     if y is None or x is None:
         raise GridError(_no_axes(obj))
     y_kind, x_kind = _kind(obj[y], "y"), _kind(obj[x], "x")
-    unit = _metres(obj[y]) if y_kind == "projected" else 1.0
+    unit = _metres(obj[y], obj[x]) if y_kind == x_kind == "projected" else 1.0
     y_axis = _cells(obj, y, y_kind, unit)
     x_axis = _cells(obj, x, x_kind, unit)
     if x_axis.periodic and bounds_of(obj, y) is None:
@@ -123,8 +126,14 @@ def _kind(coordinate: xr.DataArray, axis: str) -> Kind:
     return ("latitude" if axis == "y" else "longitude") if degrees else "projected"
 
 
-def _metres(coordinate: xr.DataArray) -> float:
-    return METRES.get(str(coordinate.attrs.get("units", "m")).lower(), 1.0)
+def _metres(y: xr.DataArray, x: xr.DataArray) -> float:
+    """Return the metres in the one unit of two projected coordinates; those that name none are in metres."""
+    units = [str(coordinate.attrs.get("units") or "m") for coordinate in (y, x)]
+    sizes = {METRES.get(unit.lower()) for unit in units}
+    if len(sizes) > 1 or None in sizes:
+        names = f"{y.name!r} and {x.name!r}"
+        raise GridError(f"expected {names} both in m or both in km, received {listing(units)}; convert them first")
+    return sizes.pop() or 1.0
 
 
 def bounds_name(obj: XarrayObject, name: str) -> str:

@@ -55,7 +55,10 @@ def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
     if not jumps:
         return np.zeros_like(centres)
     west = -180.0 if old.min() < 0 else 0.0
-    return np.floor((west - centres) / FULL_CIRCLE + 1) * FULL_CIRCLE
+    # The seam itself lies on the side where the old coordinates have it.
+    if (old == west + FULL_CIRCLE).any():
+        return np.floor((west - centres) / FULL_CIRCLE + 1) * FULL_CIRCLE
+    return -np.floor((centres - west) / FULL_CIRCLE) * FULL_CIRCLE
 
 
 def kept_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, xr.Variable]:

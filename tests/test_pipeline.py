@@ -1,0 +1,257 @@
+"""A run from recipe to files: the demo, its report, its figures, and what is refused before any work is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from lazy_files import unreadable
+from sample_fields import field_on, rain_on, region, relief_on
+
+import downscale
+from downscale import pipeline, selfcheck
+from downscale.demo import demo_recipe, prepare_folder
+from downscale.errors import ConservationError, OutputError
+from downscale.recipe import parse_recipe
+from downscale.request import Request
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pipeline.Outcome]:
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, pipeline.run(demo_recipe(folder))
+
+
+def small(tmp_path: Path, ds: xr.Dataset | None = None, **blocks: Any) -> Any:
+    """A recipe that reads a small file and writes beside it."""
+    source = tmp_path / "in.nc"
+    if not source.exists():
+        (field_on(region()) if ds is None else ds).to_netcdf(source)
+    content: dict[str, Any] = {"input": {"path": str(source)}, "downscale": {"factor": 2}, "output": {"path": "out.nc"}}
+    for name, block in blocks.items():
+        content.setdefault(name, {}).update(block)
+    for key in ("path", "map", "report"):
+        if content["output"].get(key):
+            content["output"][key] = str(tmp_path / content["output"][key])
+    return parse_recipe(content)
+
+
+def test_the_demo_writes_all_its_files(demo):
+    folder, outcome = demo
+    assert sorted(os.listdir(folder)) == [
+        "report.html", "report.json", "tas_north_america_x4.nc", "tas_north_america_x4.png",
+    ]  # fmt: skip
+    assert {path.name for path in outcome.files} == set(os.listdir(folder))
+    assert outcome.conservation.passed
+    assert outcome.conservation.max_relative_error <= 1e-6
+
+
+def test_the_demo_keeps_its_cells_in_the_file(demo):
+    folder, _ = demo
+    coarse = downscale.sample.open("north_america")
+    fine = downscale.open_dataset(folder / "tas_north_america_x4.nc")
+    report = fine.downscale.check(coarse)
+    assert report.passed
+    assert report["tas"].cells_checked == coarse.tas.size
+    assert report.max_relative_error <= 1e-6
+    np.testing.assert_allclose(fine.downscale.coarsen(4).tas, coarse.tas, rtol=1e-6)
+
+
+def test_the_demo_lowers_the_penalty_and_tells_what_helps(demo):
+    _, outcome = demo
+    penalty, errors = outcome.terrain_penalty["tas"], outcome.self_validation["tas"]
+    assert penalty["after"] < penalty["before"]
+    assert set(errors) == {"blocks", "bilinear", "sobolev", "sobolev with terrain"}
+    assert errors["sobolev"] < errors["bilinear"] < errors["blocks"]
+
+
+def test_the_report_tells_all_to_people_and_programs(demo):
+    folder, outcome = demo
+    facts = json.loads((folder / "report.json").read_text())
+    assert facts["conservation"]["passed"] is True
+    assert facts["conservation"]["variables"]["tas"]["max_relative_error"] == outcome.conservation.max_relative_error
+    assert facts["plan"]["output_bytes"] == 24 * 148 * 196 * 4
+    assert facts["versions"]["downscale"] == downscale.__version__
+    assert facts["recipe"]["downscale"]["factor"] == 4
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 1
+    for words in ("data:image/png;base64,", "Cell law", "Self-validation", "Terrain-gradient", "every law holds"):
+        assert words in page
+    assert not re.findall(r"(?:src|href)=['\"]http", page), "a report that needs no network"
+
+
+def test_the_demo_passes_the_compliance_checker(demo):
+    folder, _ = demo
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    checker = shutil.which("compliance-checker", path=places)
+    if checker is None:
+        pytest.skip("compliance-checker is not installed")
+    file = folder / "tas_north_america_x4.nc"
+    done = subprocess.run(
+        [checker, "--test=cf:1.11", "--criteria=normal", "--format=json", "--output=-", str(file)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    facts = json.loads(done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1])
+    found = facts["cf:1.11"]
+    errors = [message for check in found["high_priorities"] for message in check["msgs"]]
+    warnings = [message for check in found["medium_priorities"] for message in check["msgs"]]
+    assert errors == []
+    assert all("units_metadata" in message for message in warnings), warnings
+
+
+def test_running_again_replaces_the_files(demo):
+    folder, _ = demo
+    before = (folder / "tas_north_america_x4.nc").stat().st_mtime_ns
+    pipeline.run(demo_recipe(folder))
+    assert (folder / "tas_north_america_x4.nc").stat().st_mtime_ns > before
+    assert len(os.listdir(folder)) == 4
+
+
+def test_a_dry_run_reads_no_data_and_writes_nothing(tmp_path, monkeypatch):
+    recipe = small(tmp_path, output={"map": "m.png", "report": "r.html"})
+    honest = pipeline.open_dataset
+    monkeypatch.setattr(pipeline, "open_dataset", lambda *a, **k: unreadable(honest(*a, **k)))
+    outcome = pipeline.run(recipe, dry_run=True)
+    assert os.listdir(tmp_path) == ["in.nc"]
+    assert outcome.files == []
+    assert outcome.conservation is None
+    assert outcome.plan.variables["tas"].fine_shape == (3, 24, 32)
+
+
+def test_a_run_without_extras(tmp_path):
+    outcome = pipeline.run(small(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["in.nc", "out.nc"]
+    assert outcome.conservation.passed
+    assert set(outcome.self_validation["tas"]) == {"blocks", "bilinear", "sobolev"}
+
+
+@pytest.mark.parametrize("conserve", ["cell", "total", None])
+@pytest.mark.parametrize("method", ["sobolev", "bicubic"])
+def test_each_law_is_judged_by_what_was_imposed(tmp_path, conserve, method):
+    """Bounds come with the cell law only; the total law does not fail for want of them."""
+    recipe = small(tmp_path, rain_on(region()), downscale={"factor": 2, "conserve": conserve, "method": method})
+    outcome = pipeline.run(recipe)
+    if conserve is None:
+        assert outcome.conservation is None
+    else:
+        assert outcome.conservation["pr"].law == conserve
+        assert outcome.conservation.passed
+    fine = downscale.open_dataset(tmp_path / "out.nc")
+    assert (float(fine.pr.min()) < 0) == (conserve != "cell")
+
+
+def test_bounds_by_name_are_imposed_and_judged(tmp_path):
+    recipe = small(tmp_path, downscale={"factor": 2, "bounds": {"tas": [270.0, None]}})
+    assert pipeline.run(recipe).conservation["tas"].values_out_of_bounds == 0
+    assert float(downscale.open_dataset(tmp_path / "out.nc").tas.min()) >= 270
+
+
+def test_a_file_of_codes_alone_is_written(tmp_path):
+    codes = (("lat", "lon"), np.arange(192, dtype="i2").reshape(12, 16), {"flag_values": np.arange(192, dtype="i2")})
+    ds = field_on(region()).assign(code=codes).drop_vars("tas")
+    outcome = pipeline.run(small(tmp_path, ds, output={"map": "m.png", "report": "r.html"}))
+    assert outcome.conservation is None
+    assert (tmp_path / "m.png").exists()
+    np.testing.assert_array_equal(downscale.open_dataset(tmp_path / "out.nc").code, codes[1].repeat(2, 0).repeat(2, 1))
+
+
+def test_outputs_are_checked_before_any_work(tmp_path, monkeypatch):
+    """Another run's facts are not replaced, no two outputs share a name, and no input is one."""
+    monkeypatch.setattr(pipeline, "downscale", lambda *a, **k: pytest.fail("work was done"))
+    relief_on(region()).to_netcdf(tmp_path / "relief.nc")
+    statics = {"orog": str(tmp_path / "relief.nc")}
+    (tmp_path / "old.json").write_text("precious")
+    for output, match in (
+        ({"report": "old.html"}, "expected a new file, received .*old.json that exists"),
+        ({"report": "x.json"}, "expected different names for all outputs, received .*x.json"),
+        ({"map": "out.nc"}, "expected different names for all outputs"),
+        ({"map": "m.foo"}, "expected a map file of type 'eps'.*received 'm.foo'; use .png"),
+        ({"map": "no/m.png"}, "expected an existing folder for the output, received .*no; create it"),
+        ({"path": "in.nc", "overwrite": True}, "expected an output other than the input, received .*in.nc for both"),
+        ({"report": "in.nc", "overwrite": True}, "expected an output other than the input"),
+        ({"path": "relief.nc", "overwrite": True}, "expected an output other than the input, received .*relief.nc"),
+    ):
+        with pytest.raises(OutputError, match=match):
+            pipeline.run(small(tmp_path, output=output, statics=statics, terrain={"lapse_rate": -6.5e-3}))
+    assert sorted(os.listdir(tmp_path)) == ["in.nc", "old.json", "relief.nc"]
+    assert (tmp_path / "old.json").read_text() == "precious"
+
+
+def test_no_part_of_a_pattern_is_overwritten(tmp_path):
+    for i in range(3):
+        field_on(region()).isel(time=[i]).to_netcdf(tmp_path / f"part_{i}.nc")
+    before = (tmp_path / "part_2.nc").read_bytes()
+    recipe = parse_recipe({
+        "input": {"path": str(tmp_path / "part_*.nc")}, "downscale": {"factor": 2},
+        "output": {"path": str(tmp_path / "part_2.nc"), "overwrite": True},
+    })  # fmt: skip
+    with pytest.raises(OutputError, match="expected an output other than the input"):
+        pipeline.run(recipe)
+    assert (tmp_path / "part_2.nc").read_bytes() == before
+
+
+def test_a_run_whose_law_is_broken_leaves_nothing(tmp_path, monkeypatch):
+    honest = pipeline.downscale
+
+    def leaking(*arguments: Any, **options: Any) -> xr.Dataset:
+        return honest(*arguments, **options) * 1.001
+
+    recipe = small(tmp_path, output={"map": "m.png", "report": "r.html"})
+    monkeypatch.setattr(pipeline, "downscale", leaking)
+    with pytest.raises(ConservationError, match="tas: expected the cell law within 1e-12"):
+        pipeline.run(recipe)
+    assert os.listdir(tmp_path) == ["in.nc"]
+
+
+def test_where_the_demo_may_write(tmp_path):
+    prepare_folder(tmp_path / "new")
+    prepare_folder(tmp_path / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="expected a folder, received the file"):
+        prepare_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="expected an existing parent folder, received"):
+        prepare_folder(tmp_path / "no" / "demo")
+
+
+def test_self_validation_judges_one_scale_up():
+    """On a smooth field interpolation beats blocks; a field too small to coarsen is not judged."""
+    ds = field_on(region(24, 32))
+    lat, lon = np.meshgrid(ds.lat, ds.lon, indexing="ij")
+    ds["tas"][:] = 280 + np.sin(np.deg2rad(8 * lat)) + np.cos(np.deg2rad(9 * lon))
+    errors = selfcheck.self_validation(ds, Request(factor=2))["tas"]
+    assert errors["sobolev"] < errors["bilinear"] < errors["blocks"]
+    assert selfcheck.self_validation(field_on(region(4, 4)), Request(factor=2)) == {}
+    odd = selfcheck.self_validation(field_on(region(25, 31)), Request(factor=2))
+    assert set(odd["tas"]) == {"blocks", "bilinear", "sobolev"}
+
+
+def test_self_validation_weighs_by_area():
+    guess = field_on(region()).tas
+    np.testing.assert_allclose(selfcheck.weighted_rmse(guess + 2.0, guess), 2.0)
+    area = downscale.cell_area(guess)
+    truth = guess.copy()
+    truth[:, 0] += 3.0
+    expected = np.sqrt(9.0 * area[0].sum() / area.sum())
+    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth), expected)
+    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth.where(truth.lat > 31)), 0.0)
+
+
+def test_samples_of_maps_are_spread_over_the_record():
+    ds = field_on(region(), 100)
+    where = pipeline.plan(ds, 2)
+    from downscale.io.cf import horizontal
+
+    taken = selfcheck.sample_maps(ds, horizontal(ds), 12)
+    assert taken.sizes["time"] == 12
+    assert taken.time[0] == ds.time[0]
+    assert taken.time[-1] == ds.time[-1]
+    assert where.variables["tas"].coarse_shape[0] == 100
