@@ -55,8 +55,8 @@ def test_apply_then_check(here):
 def test_apply_takes_what_the_function_takes(here):
     said = command(
         "apply", "in.nc", "out.nc", "--factor", "lat:2,lon:2", "--method", "bilinear", "--orog", "relief.nc",
-        "--lapse-rate", "-0.0065", "--bounds", "200:", "--chunks", "time:1,lat:5", "--complevel", "0", "--device", "cpu",
-        "--vars", "tas",
+        "--lapse-rate", "-0.0065", "--bounds", "200:", "--chunks", "time:1,lat:5", "--complevel", "0",
+        "--device", "cpu", "--vars", "tas",
     )  # fmt: skip
     assert said.status == 0, said.err
     fine = downscale.open_dataset("out.nc", chunks=None)
@@ -72,7 +72,8 @@ def test_apply_without_conservation(here):
     assert said.status == 0
     assert said.out == "wrote out.nc\n"
     assert command("check", "in.nc", "out.nc").status == 1
-    assert command("apply", "in.nc", "total.nc", "--factor", 2, "--method", "bicubic", "--conserve", "total").status == 0
+    said = command("apply", "in.nc", "total.nc", "--factor", 2, "--method", "bicubic", "--conserve", "total")
+    assert said.status == 0
     assert command("check", "in.nc", "total.nc", "--law", "total").status == 0
 
 
@@ -122,7 +123,7 @@ def test_a_run_whose_law_is_broken_ends_with_one(here, monkeypatch):
     monkeypatch.setattr(pipeline, "downscale", lambda *a, **k: honest(*a, **k) * 1.001)
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
     assert said.status == 1
-    assert "tas: expected the cell law within 1e-12, received a largest relative error of 0.001" in said.complaint
+    assert "tas: expected the cell law within 1e-12, received a largest relative error of 0.000999" in said.complaint
     assert not Path("out.nc").exists()
 
 
@@ -167,8 +168,11 @@ def test_one_line_in_its_own_process(tmp_path):
 def test_info_names_versions_devices_and_options():
     said = command("info")
     assert said.status == 0
-    for words in (f"downscale         {downscale.__version__}", "torch", "devices", "cpu", "option check", "raise"):
-        assert words in said.out
+    facts = dict(line.split("  ", 1) for line in said.out.splitlines())
+    assert facts["downscale"].strip() == downscale.__version__
+    assert facts["option check"].strip() == "raise"
+    assert "cpu" in facts["devices"]
+    assert {"python", "numpy", "xarray", "dask", "torch", "netCDF4"} <= set(facts)
 
 
 def test_help():

@@ -192,6 +192,13 @@ def test_an_infinite_value_is_an_infinite_error(value, law):
     assert not report_of(case.judged(), law).passed
 
 
+def test_infinite_values_do_not_cancel():
+    case = small_case()
+    case.fine[1, 3, 4], case.fine[1, 7, 20] = np.inf, -np.inf
+    assert global_error(case.judged()) == np.inf
+    assert not report_of(case.judged(), "total").passed
+
+
 def test_an_infinite_coarse_value_is_missing():
     case = small_case()
     case.coarse[0, 0, 0] = np.inf

@@ -144,6 +144,13 @@ def test_relief_allows_its_own_slope():
     assert float(penalty_of(288 - 9e-3 * relief, grid, allowed)) > 0
 
 
+def test_relief_that_is_missing_at_sea_is_flat_there():
+    relief = torch.tensor([[0.0, 0.0, 50.0, 80.0]] * 3, dtype=torch.float64)
+    holes = torch.where(relief == 0, torch.nan, relief)
+    settings, spacing = TerrainPenalty(1e-5, 1e-3), Spacing.of(plane(3, 4, 100.0))
+    assert torch.equal(settings.allowed(holes, relief, spacing), settings.allowed(relief, relief, spacing))
+
+
 # The refinement
 
 
@@ -293,9 +300,12 @@ def test_steps_are_safe_at_every_latitude(grid, weight):
     assert 0.1 < worst <= 1
 
 
-@pytest.mark.parametrize("weight", [0.3, 30.0])
+@pytest.mark.parametrize("weight", [0.3, 300.0])
 def test_the_rate_is_that_of_safe_accelerated_steps(weight):
-    """Beck and Teboulle: objective - optimum <= 2 |y0 - y*|**2 / (step (k + 1)**2), in the metric of the steps."""
+    """Beck and Teboulle: objective - optimum <= 2 |y0 - y*|**2 / (step (k + 1)**2), in the metric of the steps.
+
+    Without momentum the gap is twice that after a hundred steps.
+    """
     case = world_case(2, 0.0)
     best = case.refined(case.settings(400, weight))
     settings = case.settings(1, weight)
@@ -303,7 +313,7 @@ def test_the_rate_is_that_of_safe_accelerated_steps(weight):
     metric = torch.from_numpy(case.fine.cell_area / refinement._step[:, None]) / float(case.fine.cell_area.sum())
     distance = float((metric * (best - case.proposal) ** 2).sum())
     optimum = case.objective(best, settings)
-    for count in (1, 2, 5, 10, 30):
+    for count in (1, 3, 10, 30, 100):
         gap = case.objective(case.refined(case.settings(count, weight)), settings) - optimum
         assert gap <= 2 * distance / (count + 1) ** 2
 

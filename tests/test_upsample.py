@@ -205,6 +205,16 @@ def test_coasts_are_filled_around_the_world(method):
         )
 
 
+@every
+def test_coasts_are_filled_alike_from_all_sides(method):
+    """Turning the map over turns the output over."""
+    coarse = random_field((9, 12), 8, 0.4)
+    ours = upsampler(method, region(), (2, 3))(coarse)
+    over = RectilinearGrid(region().y.reverse(), region().x.reverse())
+    other = upsampler(method, over, (2, 3))(coarse.flip(-1, -2)).flip(-1, -2)
+    torch.testing.assert_close(other, ours, rtol=1e-11, atol=0.0, equal_nan=True)
+
+
 # Halos
 
 

@@ -58,7 +58,9 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
 
 def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
     """Return the Dataset if it has every dimension of ``chunks``; xarray would pass over a misspelt one."""
-    for name in chunks if isinstance(chunks, Mapping) else ():
+    for name, size in chunks.items() if isinstance(chunks, Mapping) else ():
+        if size == 0:
+            raise InputError(f"expected chunks of at least one value along {name!r}, received 0; -1 is all of them")
         if name not in ds.sizes:
             raise InputError(f"expected chunks of the dimensions {listing(ds.sizes)}, received {name!r}; see ncdump -h")
     return ds
