@@ -313,6 +313,9 @@ def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Re
     line = f"{stamp} downscale {__version__}: {words}"
     for name in prepared.jobs:
         fine[name].encoding[SOURCES] = sources_of(ds)
+    # Tools that join files along time want it unlimited, as it was.
+    records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)
+    fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
     fine.attrs = dict(ds.attrs)
     fine.attrs["history"] = line + ("\n" + str(ds.attrs["history"]) if ds.attrs.get("history") else "")
     fine.attrs["downscale_version"] = __version__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pickle
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from strategies import cuttings
 import downscale
 from downscale.engine import device as devices
 from downscale.errors import BoundsError, ConservationError, DownscaleError, OptionError, ShapeError
+from downscale.request import Request, prepare
 from downscale.typing import Place, Upscaler
 
 
@@ -272,6 +274,15 @@ def test_a_job_is_compared_by_identity():
 
     assert dataclasses.fields(Job)
     assert Job.__eq__ is object.__eq__
+
+
+def test_a_job_travels_light():
+    """Blocks go to other processes one by one; the areas of the fine grid do not go with each."""
+    job = prepare(field_on(world(90, 180)), Request(factor=4)).jobs["tas"]
+    job.fine.cell_area  # noqa: B018
+    there = pickle.loads(pickle.dumps(job))
+    assert len(pickle.dumps(job)) < job.fine.cell_area.nbytes / 5
+    np.testing.assert_array_equal(there.fine.cell_area, job.fine.cell_area)
 
 
 def test_errors_in_blocks_are_of_the_package():

@@ -23,6 +23,15 @@ every = pytest.mark.parametrize("method", list(METHODS))
 exact = pytest.mark.parametrize("method", ["sobolev", "conservative"])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The fields are tiny: handing them to several threads takes longer than the arithmetic."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def world(rows: int = 9, columns: int = 12) -> RectilinearGrid:
     lat, lon = np.linspace(-90, 90, rows + 1), np.linspace(-180, 180, columns + 1)
     return RectilinearGrid(CellAxis(lat, "latitude"), CellAxis(lon, "longitude"))

@@ -106,6 +106,17 @@ def test_a_real_packed_file_is_unpacked_for_good(tmp_path):
     assert same_bits(reopened(tmp_path / "a.nc").u, fine.u)
 
 
+def test_an_unlimited_time_stays_unlimited(tmp_path):
+    timed(region()).to_netcdf(tmp_path / "in.nc", unlimited_dims=["time", "lat"])
+    ds = downscale.open_dataset(tmp_path / "in.nc")
+    downscale.to_netcdf(ds.downscale(2), tmp_path / "out.nc", coarse=ds)
+    with netCDF4.Dataset(tmp_path / "out.nc") as file:
+        assert {name: dim.isunlimited() for name, dim in file.dimensions.items()} == {
+            "time": True, "lat": False, "lon": False, "bnds": False
+        }  # fmt: skip
+        assert file["tas"].chunking() == [3, 24, 32]
+
+
 def test_arrays_without_their_bounds_name_none(tmp_path):
     array = field_on(region()).tas.downscale(2)
     downscale.to_netcdf(array, tmp_path / "a.nc", coarse=field_on(region()).tas)

@@ -37,6 +37,10 @@ class RectilinearGrid:
                 f"expected latitude with longitude, or two axes in metres, received {self.y.kind} with {self.x.kind}"
             )
 
+    def __getstate__(self) -> dict[str, CellAxis]:
+        # What is computed on demand stays here: the areas of a fine grid outweigh all else that goes to a worker.
+        return {"y": self.y, "x": self.x}
+
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and columns."""

@@ -97,10 +97,14 @@ def write_checked(
         raise OptionError(f"expected complevel from 0 to 9, received {complevel!r}")
     target = check_target(path, overwrite, (*inputs, *sources_of(ds)))
     ready = cf_ready(ds)
+    how: dict[str, Any] = {
+        "encoding": encodings(ready, complevel),
+        "unlimited_dims": [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims],
+    }
     try:
         with temporary_beside(target) as scratch:
             with progress or nullcontext():
-                ready.to_netcdf(scratch, engine="netcdf4", format="NETCDF4", encoding=encodings(ready, complevel))
+                ready.to_netcdf(scratch, engine="netcdf4", format="NETCDF4", **how)
             report = None if checker is None else _certified(scratch, checker)
     except OSError as error:
         reason = error.strerror or error
