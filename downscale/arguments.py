@@ -37,6 +37,17 @@ def _whole(text: str, name: str) -> int:
         ) from None
 
 
+def parse_names(text: str | None) -> list[str] | None:
+    """Return the names in ``NAME,NAME``, or None for none at all.
+
+    Examples
+    --------
+    >>> parse_names("tas, pr")
+    ['tas', 'pr']
+    """
+    return [name.strip() for name in text.split(",")] if text else None
+
+
 def parse_bounds(text: str) -> Any:
     """Return "auto", None, or a pair from ``LOW:HIGH``; an empty side is open.
 

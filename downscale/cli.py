@@ -74,7 +74,7 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data, write nothing.")] = False,
 ) -> None:
     """Downscale one file into another; the result is checked as written."""
-    from downscale.arguments import parse_bounds, parse_pairs
+    from downscale.arguments import parse_bounds, parse_names, parse_pairs
     from downscale.pipeline import run as run_recipe
     from downscale.recipe import parse_recipe
 
@@ -82,7 +82,7 @@ def apply(
         "title": f"{Path(source).name} x {factor}",
         "input": {
             "path": source,
-            "variables": variables.split(",") if variables else None,
+            "variables": parse_names(variables),
             "chunks": "auto" if chunks == "auto" else parse_pairs(chunks, "chunks"),
         },
         "downscale": {
@@ -109,10 +109,11 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check that the fine file keeps the budgets of the coarse one; exit status 1 where a law is broken."""
+    from downscale.arguments import parse_names
     from downscale.pipeline import open_input
     from downscale.validate import check_conservation
 
-    names = variables.split(",") if variables else None
+    names = parse_names(variables)
     report = check_conservation(open_input(coarse), open_input(fine), law=law, tolerance=tolerance, data_vars=names)
     typer.echo(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
     if not report.passed:

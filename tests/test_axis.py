@@ -323,3 +323,12 @@ def test_whole_factors_pass(factor):
 def test_axes_refuse_factors_that_are_no_whole_numbers(method, factor):
     with pytest.raises(ShapeError, match="whole number"):
         getattr(CellAxis(np.arange(5.0), "projected"), method)(factor)
+
+
+def test_two_cells_of_one_circle_are_no_seam():
+    """Their centres lie half a circle apart, to rounding: the step back is no jump of the convention."""
+    edges = np.array([360.0, 227.51289604931545, 0.0])
+    pairs = np.stack([edges[:-1], edges[1:]], axis=1)
+    centres = pairs.mean(axis=1)
+    np.testing.assert_array_equal(unwrap_longitude(centres), centres)
+    np.testing.assert_array_equal(axis_from_bounds(pairs, "longitude", centres).edges, edges)

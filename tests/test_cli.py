@@ -19,7 +19,7 @@ from sample_fields import field_on, rain_on, region, relief_on, same_bits, world
 
 import downscale
 from downscale import pipeline
-from downscale.arguments import parse_bounds, parse_pairs
+from downscale.arguments import parse_bounds, parse_names, parse_pairs
 from downscale.errors import OptionError
 
 ROOT = Path(__file__).parents[1]
@@ -256,6 +256,8 @@ def test_small_grammars():
     for text in ("x", "2.5", "lat:x", "lat:2,", ":2", "lat:2,3", ""):
         with pytest.raises(OptionError, match="expected factor"):
             parse_pairs(text, "factor")
+    assert parse_names("tas, pr") == ["tas", "pr"]
+    assert parse_names(None) is parse_names("") is None
     assert parse_bounds("auto") == "auto"
     assert parse_bounds("none") is None
     assert [parse_bounds(text) for text in ("0:1", ":1", "0:", ":")] == [(0, 1), (None, 1), (0, None), (None, None)]

@@ -19,6 +19,8 @@ Kind = Literal["latitude", "longitude", "projected"]
 Edges = NDArray[np.float64]
 
 FULL_CIRCLE = 360.0
+# A longer step between neighbours is the seam of a convention; two cells of one circle lie half a circle apart.
+LONGEST_STEP = FULL_CIRCLE / 2 + 1e-6
 # Two edges closer than this share of a cell are meant to be one: far below any real misfit of grids.
 EDGE_TOLERANCE = 1e-4
 # Coordinates are often stored as float32, whose steps near 360 degrees are much of a small cell; up to the second
@@ -191,7 +193,7 @@ def unwrap_longitude(centres: ArrayLike) -> NDArray[np.float64]:
     """
     values = np.asarray(centres, dtype=np.float64)
     steps = np.diff(values)
-    jumps = np.flatnonzero(np.abs(steps) > FULL_CIRCLE / 2)
+    jumps = np.flatnonzero(np.abs(steps) > LONGEST_STEP)
     # Exactly one jump, against the direction of all other steps, is a seam; anything else is disorder.
     if jumps.size != 1:
         return values

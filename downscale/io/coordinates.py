@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import numpy as np
 import xarray as xr
 
-from downscale.grid.axis import FULL_CIRCLE, CellAxis
+from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
 from downscale.io.cf import AREA, Horizontal, XarrayObject, bounds_name
@@ -51,7 +51,7 @@ def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
     Coordinates that do not jump stay monotone, even where parts of a cell at the seam leave the branch by less than
     a cell.
     """
-    jumps = old.size > 2 and np.abs(np.diff(old)).max() > FULL_CIRCLE / 2
+    jumps = old.size > 2 and np.abs(np.diff(old)).max() > LONGEST_STEP
     if not jumps:
         return np.zeros_like(centres)
     west = -180.0 if old.min() < 0 else 0.0

@@ -18,6 +18,7 @@ NONNEGATIVE = (
     "precipitation", "rainfall", "snowfall", "lwe_thickness", "thickness_of", "specific_humidity",
     "humidity_mixing_ratio", "mass_fraction_of", "mole_fraction_of", "wind_speed", "_speed", "runoff",
     "soil_moisture", "evaporation_amount", "surface_snow_amount", "surface_downwelling", "concentration_of",
+    "snow_thickness", "ice_thickness", "optical_thickness", "mass_content_of", "leaf_area_index", "incoming_shortwave",
 )  # fmt: skip
 # Shares of a whole: 0 to 1, or 0 to 100 in per cent.
 FRACTIONS = ("_area_fraction", "area_fraction", "relative_humidity", "sea_ice_area_fraction", "cloud_area_fraction")
