@@ -37,10 +37,9 @@ def demo(
 ) -> None:
     """Run the main job on the embedded real sample: NetCDF, map and report."""
     from downscale.demo import demo_recipe, prepare_folder
-    from downscale.pipeline import run as run_recipe
 
     prepare_folder(out)
-    _say_outcome(run_recipe(demo_recipe(out), overwrite=overwrite))
+    _carry_out(demo_recipe(out), overwrite=overwrite)
 
 
 @app.command()
@@ -50,10 +49,9 @@ def run(
     overwrite: Overwrite = False,
 ) -> None:
     """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
-    from downscale.pipeline import run as run_recipe
     from downscale.recipe import load_recipe
 
-    _say_outcome(run_recipe(load_recipe(recipe), dry_run=dry_run, overwrite=overwrite))
+    _carry_out(load_recipe(recipe), dry_run=dry_run, overwrite=overwrite)
 
 
 @app.command()
@@ -75,7 +73,6 @@ def apply(
 ) -> None:
     """Downscale one file into another; the result is checked as written."""
     from downscale.arguments import parse_bounds, parse_names, parse_pairs
-    from downscale.pipeline import run as run_recipe
     from downscale.recipe import parse_recipe
 
     content = {
@@ -96,7 +93,7 @@ def apply(
         "terrain": {"lapse_rate": lapse_rate},
         "output": {"path": str(target), "complevel": complevel},
     }
-    _say_outcome(run_recipe(parse_recipe(content, "apply"), dry_run=dry_run, overwrite=overwrite))
+    _carry_out(parse_recipe(content, "apply"), dry_run=dry_run, overwrite=overwrite)
 
 
 @app.command()
@@ -132,6 +129,17 @@ def info() -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         typer.echo(f"{name.ljust(width)}  {value}")
+
+
+def _carry_out(recipe: Any, **how: bool) -> None:
+    from downscale.io.read import find_files
+
+    if not recipe.input.path.startswith("sample:"):
+        # A misspelt name is told before the libraries that do the work are loaded, which takes seconds.
+        find_files(recipe.input.path)
+    from downscale.pipeline import run as run_recipe
+
+    _say_outcome(run_recipe(recipe, **how))
 
 
 def _say_outcome(outcome: Any) -> None:

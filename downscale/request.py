@@ -129,6 +129,9 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     factors, fine = _target(where, request)
     upscaler = _upscaler(where, factors, request)
     names = _variables(ds, where, request)
+    unknown = [key for key in request.bounds if key not in names] if isinstance(request.bounds, Mapping) else []
+    if unknown:
+        raise OptionError(f"expected bounds of variables among {listing(names)}, received {listing(unknown)}")
     codes = tuple(name for name in names if is_categorical(ds[name]))
     cells = Aggregation.between(where.grid, fine)
     refinement = None if request.terrain_penalty is None else TerrainRefinement(fine, cells, request.terrain_penalty)
@@ -153,6 +156,10 @@ def _job(
     dtype = result_type(variable.dtype)
     bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
     tolerance = request.setting("tolerance")
+    extensive = (request.quantity or quantity_of(variable)) == "extensive"
+    if extensive and not set(bounds) <= {None, 0.0}:
+        # The sum over a small part may be anything up to that over the whole: only a sign is the same for both.
+        raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
     return Job(
         name=name,
         upscaler=upscaler,
@@ -166,7 +173,7 @@ def _job(
         bounds=bounds,
         strict_bounds=request.bounds != "auto",
         refinement=refinement,
-        extensive=(request.quantity or quantity_of(variable)) == "extensive",
+        extensive=extensive,
         check=request.setting("check"),
         device=request.setting("device"),
     )

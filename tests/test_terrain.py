@@ -176,7 +176,7 @@ class Case:
 
     def typical(self) -> float:
         """The median slope, so that half of the field is too steep."""
-        return float(slope(self.proposal, Spacing.of(self.fine)).nanmedian())
+        return float(slope(self.proposal, Spacing.of(self.fine)).nanmedian().nan_to_num())
 
     def settings(self, iterations: int, weight: float = 3.0, ratio: float = 0.0) -> TerrainPenalty:
         return TerrainPenalty(self.typical(), ratio, weight, iterations)

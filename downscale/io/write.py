@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import dask
 import netCDF4
 import xarray as xr
 
@@ -115,7 +116,9 @@ def write_checked(
 def _certified(scratch: Path, checker: Checker) -> ConservationReport:
     """Check the file as it lies on disk, and write what was found into its attributes."""
     _flush(scratch)
-    with xr.open_dataset(scratch, engine="netcdf4", chunks={}, decode_coords="all") as written:
+    # In this process: the workers of a cluster would keep the file open, and it could not be certified.
+    local = dask.config.set(scheduler="threads")
+    with local, xr.open_dataset(scratch, engine="netcdf4", chunks={}, decode_coords="all") as written:
         report = checker(written).raise_if_failed()
     with netCDF4.Dataset(scratch, "a") as file:
         file.setncattr(CERTIFICATE, json.dumps(certificate(report), sort_keys=True))
