@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.engine.apply import apply
-from downscale.engine.block import Job
+from downscale.engine.block import Job, compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_variable
@@ -261,8 +261,6 @@ def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
     plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
                     check="skip")  # fmt: skip
     rows, columns = (Span(0, n, n) for n in job.coarse.shape)
-    from downscale.engine.block import compute_block
-
     smooth = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
     return np.asarray(rate) * (orog - smooth)
 

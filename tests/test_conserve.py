@@ -21,13 +21,7 @@ BOUNDS = [(0.0, None), (None, 1.5), (0.0, 2.0), (-0.5, 0.75), (None, None)]
 every = pytest.mark.parametrize("name", NAMES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The fields are tiny: handing them to several threads takes longer than the arithmetic."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def proposal(name: str, rng: np.random.Generator, shape) -> torch.Tensor:

@@ -23,13 +23,7 @@ BOUND = [(law, "any") for law in LAWS] + [(law, "nonnegative") for law in LAWS[:
 TYPES = [torch.float32, torch.float64]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The fields are tiny: handing them to several threads takes ten times the arithmetic."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -19,13 +19,7 @@ from downscale.nn.gather import gather_conv_transpose2d
 LAWS = ["total", "phase", "cell", ("phase", "cell")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The fields are tiny: handing them to several threads takes ten times the arithmetic."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
