@@ -1,7 +1,8 @@
 """One-dimensional axes of cells: edges, measure, refinement, nesting (numpy only; knows no file and no field).
 
 An axis is its cell edges. What makes a cell large is its *measure*: degrees of longitude, the sine of
-latitude (so that products of measures are areas on the sphere), metres on a projected grid.
+latitude (so that products of measures are areas on the sphere), metres on a projected grid, seconds, pascals or metres
+of a layer, or one a cell where an axis merely counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from downscale.errors import GridError, ShapeError
 
-Kind = Literal["latitude", "longitude", "projected"]
+Kind = Literal["latitude", "longitude", "projected", "index", "time", "vertical"]
 Edges = NDArray[np.float64]
 
 FULL_CIRCLE = 360.0
@@ -35,9 +36,12 @@ class CellAxis:
     Parameters
     ----------
     edges : array of float64, shape (n + 1,)
-        Cell edges, strictly monotone, in degrees (latitude, longitude) or metres (projected).
-    kind : {"latitude", "longitude", "projected"}
+        Cell edges, strictly monotone, in degrees (latitude, longitude), metres (projected), seconds (time), units of
+        the vertical coordinate (vertical), or cells (index).
+    kind : {"latitude", "longitude", "projected", "index", "time", "vertical"}
         Decides the measure of a cell.
+    closed : bool
+        Whether the last cell neighbours the first, on an axis that is no longitude (a longitude knows by itself).
 
     Notes
     -----
@@ -52,6 +56,7 @@ class CellAxis:
 
     edges: Edges
     kind: Kind
+    closed: bool = False
 
     def __post_init__(self) -> None:
         edges = np.asarray(self.edges, dtype=np.float64)
@@ -83,8 +88,22 @@ class CellAxis:
 
     @cached_property
     def periodic(self) -> bool:
-        """Whether the longitudes close the circle."""
-        return self.kind == "longitude" and bool(np.isclose(np.ptp(self.edges), FULL_CIRCLE, rtol=0, atol=1e-6))
+        """Whether the last cell neighbours the first: longitudes that close the circle, or an axis said to be closed."""
+        circle = self.kind == "longitude" and bool(np.isclose(np.ptp(self.edges), FULL_CIRCLE, rtol=0, atol=1e-6))
+        return circle or self.closed
+
+    @property
+    def period(self) -> float | None:
+        """Length of the circle in the coordinate, None on an open axis."""
+        if not self.periodic:
+            return None
+        return FULL_CIRCLE if self.kind == "longitude" else float(np.ptp(self.edges))
+
+    @property
+    def measure_period(self) -> float | None:
+        """Length of the circle in the measure coordinate, None on an open axis."""
+        period = self.period
+        return float(np.deg2rad(period)) if period is not None and self.kind == "longitude" else period
 
     @cached_property
     def measure_edges(self) -> Edges:
@@ -107,7 +126,7 @@ class CellAxis:
         check_factor(factor)
         start, step = self.edges[:-1, None], np.diff(self.edges)[:, None] / factor
         fine = start + step * np.arange(factor)
-        return CellAxis(np.append(fine.ravel(), self.edges[-1]), self.kind)
+        return CellAxis(np.append(fine.ravel(), self.edges[-1]), self.kind, self.closed)
 
     def coarsen(self, factor: int) -> CellAxis:
         """Join ``factor`` neighbours into one cell; the number of cells must be a multiple."""
@@ -116,11 +135,11 @@ class CellAxis:
             raise ShapeError(
                 f"expected a {self.kind} axis of a multiple of {factor} cells, received {self.size}; crop it first"
             )
-        return CellAxis(self.edges[::factor], self.kind)
+        return CellAxis(self.edges[::factor], self.kind, self.closed)
 
     def reverse(self) -> CellAxis:
         """Return the same cells in the opposite order."""
-        return CellAxis(self.edges[::-1], self.kind)
+        return CellAxis(self.edges[::-1], self.kind, self.closed)
 
     def nest_factor(self, fine: CellAxis) -> int | None:
         """Return the integer by which ``fine`` refines this axis cell by cell in the same order, else None.
