@@ -107,19 +107,13 @@ class CellAxis:
 
     @cached_property
     def measure_edges(self) -> Edges:
-        """Edges in the measure coordinate: sin(latitude), radians of longitude, or metres."""
-        if self.kind == "latitude":
-            return np.sin(np.deg2rad(self.edges))
-        return np.deg2rad(self.edges) if self.kind == "longitude" else self.edges
+        """Edges in the measure coordinate: sin(latitude), radians of longitude, else the coordinate itself."""
+        return measure_edges_of(self.edges, self.kind)
 
     @cached_property
     def measure(self) -> NDArray[np.float64]:
         """Measures of the cells, positive, shape (n,)."""
-        if self.kind == "latitude":
-            # sin(b) - sin(a) = 2 cos(mean) sin(half width): no digits are lost near the poles.
-            half = np.deg2rad(np.abs(np.diff(self.edges))) / 2
-            return 2 * np.cos(np.deg2rad(self.centres)) * np.sin(half)
-        return np.abs(np.diff(self.measure_edges))
+        return measure_of(self.edges[:-1], self.edges[1:], self.kind)
 
     def refine(self, factor: int) -> CellAxis:
         """Cut each cell into ``factor`` parts that are equal in the coordinate."""
@@ -149,13 +143,29 @@ class CellAxis:
         factor, rest = divmod(fine.size, self.size)
         if rest or factor < 1 or fine.kind != self.kind:
             return None
-        tolerance = _edge_tolerance(fine.edges, np.diff(fine.edges))
+        tolerance = edge_tolerance(fine.edges, np.diff(fine.edges))
         return factor if np.allclose(fine.edges[::factor], self.edges, rtol=0, atol=tolerance) else None
 
     def part_weights(self, fine: CellAxis) -> NDArray[np.float64]:
         """Return the share of each fine cell in the measure of its coarse cell, shape (n_fine,); adds up to one."""
         parts = fine.measure.reshape(self.size, -1)
         return (parts / parts.sum(axis=1, keepdims=True)).ravel()
+
+
+def measure_edges_of(edges: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+    """Return edges in the measure coordinate of a kind."""
+    if kind == "latitude":
+        return np.sin(np.deg2rad(edges))
+    return np.deg2rad(edges) if kind == "longitude" else edges
+
+
+def measure_of(start: NDArray[np.float64], stop: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+    """Return the measures, positive, of cells between two edges."""
+    if kind == "latitude":
+        # sin(b) - sin(a) = 2 cos(mean) sin(half width): no digits are lost near the poles.
+        half = np.deg2rad(np.abs(stop - start)) / 2
+        return 2 * np.cos(np.deg2rad(0.5 * (start + stop))) * np.sin(half)
+    return np.abs(measure_edges_of(stop, kind) - measure_edges_of(start, kind))
 
 
 def check_factor(factor: object) -> int:
@@ -177,7 +187,7 @@ def check_factor(factor: object) -> int:
     return int(factor)  # type: ignore[call-overload]
 
 
-def _edge_tolerance(edges: NDArray[np.float64], widths: NDArray[np.float64]) -> float:
+def edge_tolerance(edges: NDArray[np.float64], widths: NDArray[np.float64]) -> float:
     """Return how far apart two stored edges may be that are meant to be one."""
     cell, rounding = float(np.abs(widths).min()), STORAGE_ROUNDING * float(np.abs(edges).max())
     return max(EDGE_TOLERANCE * cell, min(rounding, STORAGE_LIMIT * cell))
@@ -291,7 +301,7 @@ def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float6
 
 def _check_adjoining(pairs: NDArray[np.float64], kind: Kind) -> None:
     gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
-    if gaps.size and gaps.max() > max(_edge_tolerance(pairs, pairs[:, 1] - pairs[:, 0]), 1e-9):
+    if gaps.size and gaps.max() > max(edge_tolerance(pairs, pairs[:, 1] - pairs[:, 0]), 1e-9):
         worst = int(gaps.argmax())
         raise GridError(
             f"expected adjoining {kind} cells, received {pairs[worst].tolist()} before {pairs[worst + 1].tolist()}; "
@@ -303,7 +313,7 @@ def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
     """Check that the cells contain their centres, and turn longitudes to the branch of the first centre."""
     turns = np.round((axis.centres - centres) / FULL_CIRCLE) if axis.kind == "longitude" else np.zeros(axis.size)
     moved, edges = centres + turns * FULL_CIRCLE, axis.edges
-    slack = _edge_tolerance(edges, np.diff(edges))
+    slack = edge_tolerance(edges, np.diff(edges))
     low, high = np.minimum(edges[:-1], edges[1:]) - slack, np.maximum(edges[:-1], edges[1:]) + slack
     outside = np.flatnonzero((moved < low) | (moved > high))
     if outside.size:
@@ -321,7 +331,7 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
         return np.clip(edges, -90.0, 90.0)
     if kind == "longitude":
         span, cell = edges[-1] - edges[0], np.abs(np.diff(edges)).min()
-        if abs(abs(span) - FULL_CIRCLE) < max(1e-3 * cell, _edge_tolerance(edges, np.diff(edges))):
+        if abs(abs(span) - FULL_CIRCLE) < max(1e-3 * cell, edge_tolerance(edges, np.diff(edges))):
             edges = edges.copy()
             edges[-1] = edges[0] + np.sign(span) * FULL_CIRCLE
     return edges

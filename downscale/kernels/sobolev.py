@@ -97,18 +97,43 @@ def axis_weights(
     True
     """
     coarse, fine = np.asarray(coarse_edges, dtype=np.float64), np.asarray(fine_edges, dtype=np.float64)
+    return part_weights(coarse, fine[:-1], fine[1:], _parents(coarse, fine), taps, order, period)
+
+
+def part_weights(
+    coarse_edges: Floats,
+    low: Floats,
+    high: Floats,
+    parent: NDArray[np.int64],
+    taps: int = 7,
+    order: float = 1.25,
+    period: float | None = None,
+) -> AxisWeights:
+    """Return the weights of :func:`axis_weights` for parts of cells that need not adjoin.
+
+    Parameters
+    ----------
+    coarse_edges : array, shape (n + 1,)
+        Cell edges in a measure coordinate.
+    low, high : array, shape (n_parts,)
+        Edges of the parts, in the direction of the axis; each lies within its ``parent``.
+    parent : array of int, shape (n_parts,)
+        The coarse cell around each part.
+    taps, order, period
+        As in :func:`axis_weights`.
+    """
     _check_settings(taps, order)
-    count = coarse.size - 1
+    count = coarse_edges.size - 1
     taps = usable_taps(taps, count, periodic=period is not None)
-    parent = _parents(coarse, fine)
     first = parent - taps // 2
     if period is None:
         start = np.clip(first, 0, count - taps)
-        edges, offset = coarse, 0
+        edges, offset = coarse_edges, 0
     else:
         start, offset = first, taps
-        edges = _wrapped_edges(coarse, taps, np.sign(coarse[-1] - coarse[0]) * period)
-    return AxisWeights(_solve_windows(edges, fine, start + offset, taps, order), start)
+        edges = _wrapped_edges(coarse_edges, taps, np.sign(coarse_edges[-1] - coarse_edges[0]) * period)
+    pair = np.stack([low, high], axis=1)
+    return AxisWeights(_solve_windows(edges, pair, start + offset, taps, order), start)
 
 
 def usable_taps(taps: int, cells: int, periodic: bool) -> int:
@@ -152,10 +177,9 @@ def _wrapped_edges(edges: Floats, cells: int, period: float) -> Floats:
     return copies[first : first + inner.size + 2 * cells + 1]
 
 
-def _solve_windows(edges: Floats, fine: Floats, start: NDArray[np.int64], taps: int, order: float) -> Floats:
+def _solve_windows(edges: Floats, pair: Floats, start: NDArray[np.int64], taps: int, order: float) -> Floats:
     """Solve one small kriging system for each distinct window geometry and hand out the solutions."""
     window = edges[start[:, None] + np.arange(taps + 1)]
-    pair = np.stack([fine[:-1], fine[1:]], axis=1)
     centre = pair.mean(axis=1, keepdims=True)
     unit = np.abs(window[:, -1:] - window[:, :1]) / taps
     geometry = np.concatenate([(window - centre) / unit, (pair - centre) / unit], axis=1)

@@ -14,16 +14,18 @@ import numpy as np
 import torch
 
 from downscale.errors import OptionError, ShapeError, listing
-from downscale.grid.axis import FULL_CIRCLE, CellAxis, check_factor
+from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.parts import Parts
 from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
-from downscale.kernels.sobolev import AxisWeights, axis_weights, enforce_cell_law
+from downscale.kernels.sobolev import AxisWeights, enforce_cell_law, part_weights
 from downscale.typing import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Factor = int | tuple[int, int]
+BothParts = tuple[Parts, Parts]
 
 
 def factor_pair(factor: Factor) -> tuple[int, int]:
@@ -91,8 +93,8 @@ class SobolevUpsample(SeparableUpsample):
     ----------
     grid : RectilinearGrid
         The whole coarse grid, rows and columns.
-    factor : int or (int, int)
-        Refinement of rows and columns.
+    factor : int, (int, int) or (Parts, Parts)
+        Refinement of rows and columns, or the parts into which the cells are to be cut.
     taps : int, odd
         Coarse cells in a window along each axis; fewer where the axis is shorter.
     order : float
@@ -117,46 +119,60 @@ class SobolevUpsample(SeparableUpsample):
     torch.Size([36, 72])
     """
 
-    def __init__(self, grid: RectilinearGrid, factor: Factor, taps: int = 7, order: float = 1.25) -> None:
-        pair = factor_pair(factor)
-        axes = [_sobolev_axis(axis, f, taps, order) for axis, f in zip((grid.y, grid.x), pair, strict=True)]
-        super().__init__(grid, axes[0], axes[1], pair, frozenset({"cell", "phase", "total"}))
+    def __init__(
+        self, grid: RectilinearGrid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
+    ) -> None:
+        both = parts_of(grid, factor)
+        axes = [_sobolev_axis(parts, taps, order) for parts in both]
+        super().__init__(grid, axes[0], axes[1], counts_of(both), frozenset({"cell", "phase", "total"}))
 
 
-def _sobolev_axis(axis: CellAxis, factor: int, taps: int, order: float) -> AxisWeights:
-    fine = axis.refine(factor)
-    period = 2 * np.pi if axis.periodic else None
-    weights = axis_weights(axis.measure_edges, fine.measure_edges, taps, order, period)
-    return enforce_cell_law(weights, axis.part_weights(fine))
+def parts_of(grid: RectilinearGrid, factor: Factor | BothParts) -> BothParts:
+    """Return the parts of rows and columns, equal ones for a factor."""
+    if isinstance(factor, tuple) and isinstance(factor[0], Parts):
+        return factor  # type: ignore[return-value]
+    factor_y, factor_x = factor_pair(factor)  # type: ignore[arg-type]
+    return Parts.equal(grid.y, factor_y), Parts.equal(grid.x, factor_x)
 
 
-def _block(grid: RectilinearGrid, factor: tuple[int, int]) -> SeparableUpsample:
-    y, x = block_weights(factor[0], grid.y.size), block_weights(factor[1], grid.x.size)
-    return SeparableUpsample(grid, y, x, factor, frozenset({"cell", "phase", "total"}))
+def counts_of(parts: BothParts) -> tuple[int, int]:
+    """Return how many parts each row and each column has."""
+    return parts[0].count, parts[1].count
 
 
-def _interpolation(
-    weights: Callable[..., AxisWeights], grid: RectilinearGrid, factor: tuple[int, int]
-) -> SeparableUpsample:
-    def along(axis: CellAxis, f: int) -> AxisWeights:
-        return weights(axis.centres, axis.refine(f).centres, FULL_CIRCLE if axis.periodic else None)
+def _sobolev_axis(parts: Parts, taps: int, order: float) -> AxisWeights:
+    axis = parts.coarse
+    if parts.count == 1:
+        return block_weights(1, axis.size)
+    low, high = parts.measure_pairs
+    parent = np.repeat(np.arange(axis.size), parts.count)
+    weights = part_weights(axis.measure_edges, low, high, parent, taps, order, axis.measure_period)
+    return enforce_cell_law(weights, parts.share)
 
-    return SeparableUpsample(grid, along(grid.y, factor[0]), along(grid.x, factor[1]), factor, frozenset({"phase"}))
+
+def _block(grid: RectilinearGrid, parts: BothParts) -> SeparableUpsample:
+    y, x = (block_weights(axis.count, axis.coarse.size) for axis in parts)
+    return SeparableUpsample(grid, y, x, counts_of(parts), frozenset({"cell", "phase", "total"}))
 
 
-# Every method is built from the grid, the factors and the settings of the kernel (which only sobolev heeds).
+def _interpolation(weights: Callable[..., AxisWeights], grid: RectilinearGrid, parts: BothParts) -> SeparableUpsample:
+    y, x = (weights(axis.coarse.centres, axis.centres, axis.coarse.period) for axis in parts)
+    return SeparableUpsample(grid, y, x, counts_of(parts), frozenset({"phase"}))
+
+
+# Every method is built from the grid, the parts of its cells and the settings of the kernel (which only sobolev heeds).
 METHODS: dict[str, Callable[..., SeparableUpsample]] = {
-    "sobolev": lambda grid, factor, taps, order: SobolevUpsample(grid, factor, taps, order),
-    "conservative": lambda grid, factor, taps, order: _block(grid, factor),
-    "bilinear": lambda grid, factor, taps, order: _interpolation(linear_weights, grid, factor),
-    "bicubic": lambda grid, factor, taps, order: _interpolation(cubic_weights, grid, factor),
+    "sobolev": lambda grid, parts, taps, order: SobolevUpsample(grid, parts, taps, order),
+    "conservative": lambda grid, parts, taps, order: _block(grid, parts),
+    "bilinear": lambda grid, parts, taps, order: _interpolation(linear_weights, grid, parts),
+    "bicubic": lambda grid, parts, taps, order: _interpolation(cubic_weights, grid, parts),
 }
 
 
 def upsampler(
-    method: str, grid: RectilinearGrid, factor: Factor, taps: int = 7, order: float = 1.25
+    method: str, grid: RectilinearGrid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
 ) -> SeparableUpsample:
-    """Build the training-free up-sampler of that name.
+    """Build the training-free up-sampler of that name, for a factor or for the parts of rows and columns.
 
     Raises
     ------
@@ -165,7 +181,7 @@ def upsampler(
     """
     if method not in METHODS:
         raise OptionError(f"expected method to be one of {listing(METHODS)}, received {method!r}")
-    return METHODS[method](grid, factor_pair(factor), taps, order)
+    return METHODS[method](grid, parts_of(grid, factor), taps, order)
 
 
 def _reach(weights: AxisWeights, factor: int, size: int) -> int:

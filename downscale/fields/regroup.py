@@ -1,0 +1,127 @@
+"""From the parts of coarse cells to the cells of a target grid: means over what is covered and valid (no file, no grid).
+
+The second half of an up-sampling to a grid that does not nest: fields are made on the parts into which target edges cut
+the coarse cells, under the cell law; gathered into target cells by their measures they keep the total law exactly and the
+mean of every region that is a union of coarse cells and of target cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.fields.aggregate import like, namespace
+from downscale.grid.parts import Parts
+
+Array = Any  # numpy.ndarray or torch.Tensor
+# Shares of area are sums of differences; what is missing by less than this is not missing.
+SLACK = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Gathering:
+    """Which parts of one axis make up each target cell.
+
+    Attributes
+    ----------
+    part : array of int, shape (n_target, k)
+        Parts, padded.
+    measure : array, shape (n_target, k)
+        Their measures, zero where padded.
+    total : array, shape (n_target,)
+        Measure of the whole target cell, covered or not.
+    """
+
+    part: NDArray[np.int64]
+    measure: NDArray[np.float64]
+    total: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parts: Parts, cells: NDArray[np.int64] | None = None) -> Gathering:
+        """Gather the parts of the coarse ``cells`` (all by default), numbered in the order of these cells."""
+        given = np.arange(parts.coarse.size) if cells is None else cells
+        index = (given[:, None] * parts.count + np.arange(parts.count)).ravel()
+        owner, measure = parts.owner[index], parts.measure[index]
+        inside = np.flatnonzero(owner >= 0)
+        order = inside[np.argsort(owner[inside], kind="stable")]
+        number = np.bincount(owner[order], minlength=parts.target.size)
+        first = np.cumsum(number) - number
+        rank = np.arange(max(int(number.max(initial=0)), 1))
+        held = rank < number[:, None]
+        slot = order[np.minimum(first[:, None] + rank, max(order.size - 1, 0))] if order.size else np.zeros_like(held)
+        return cls(np.where(held, slot, 0), np.where(held, measure[np.where(held, slot, 0)], 0.0), parts.target.measure)
+
+
+@dataclass(frozen=True, eq=False)
+class Regroup:
+    """Means of target cells over the valid parts that they cover.
+
+    Notes
+    -----
+    Added in a fixed order, so that no chunking changes a bit. The weight of a target value in any budget is the
+    measure of its valid parts, ``valid_measure``.
+    """
+
+    y: Gathering
+    x: Gathering
+
+    @classmethod
+    def of(
+        cls, y: Parts, x: Parts, rows: NDArray[np.int64] | None = None, columns: NDArray[np.int64] | None = None
+    ) -> Regroup:
+        """Build the operator for fields on the parts of the coarse ``rows`` by ``columns``."""
+        return cls(Gathering.of(y, rows), Gathering.of(x, columns))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the target."""
+        return self.y.total.size, self.x.total.size
+
+    def total(self, parts: Array) -> Array:
+        """Return integrals over target cells: (..., n_parts_y, n_parts_x) -> (..., n_target_y, n_target_x)."""
+        return _gathered(_gathered(parts, self.x, -1), self.y, -2)
+
+    def valid_measure(self, mask: Array, reference: Array) -> Array:
+        """Return the measure of the valid parts of each target cell, in the data type of ``reference``."""
+        xp = namespace(reference)
+        return self.total(xp.where(mask, xp.ones_like(reference), xp.zeros_like(reference)))
+
+    def mean(self, parts: Array, mask: Array | None = None, na_thres: float = 1.0) -> Array:
+        """Return means over the valid parts of target cells, NaN where none is valid.
+
+        Parameters
+        ----------
+        parts : array
+            Field on the parts; what lies under the mask is ignored, NaN too.
+        mask : array of bool, optional
+            True where a part is valid.
+        na_thres : float
+            Largest missing share of a target cell that still gives a value, 0 to 1; what lies outside the coarse
+            domain is missing. 1 asks for any valid part, 0 for all (the meaning that xESMF gives the name).
+        """
+        xp = namespace(parts)
+        whole = like(np.multiply.outer(self.y.total, self.x.total), parts)
+        if mask is None:
+            total = self.total(parts)
+            valid = like(np.multiply.outer(self.y.measure.sum(axis=1), self.x.measure.sum(axis=1)), parts)
+        else:
+            total = self.total(xp.where(mask, parts, xp.zeros_like(parts)))
+            valid = self.valid_measure(mask, parts)
+        some = (valid > 0) & (1 - valid / whole <= na_thres + SLACK)
+        return xp.where(some, total / xp.where(some, valid, xp.ones_like(valid)), xp.full_like(total, np.nan))
+
+
+def _gathered(field: Array, axis_parts: Gathering, axis: int) -> Array:
+    """Sum the parts of target cells along one axis, part by part in their order."""
+    wide = (slice(None), None) if axis == -2 else slice(None)
+
+    def term(rank: int) -> Array:
+        index = axis_parts.part[:, rank]
+        taken = field[..., index] if axis == -1 else field[..., index, :]
+        return taken * like(axis_parts.measure[:, rank], taken)[wide]
+
+    return reduce(lambda a, b: a + b, (term(rank) for rank in range(axis_parts.part.shape[1])))

@@ -1,0 +1,196 @@
+"""How the edges of a target axis cut the cells of a coarse one: the supermesh of two axes (numpy only).
+
+Each coarse cell has the same number of parts, so that fields on the parts are plain arrays; where a cell is cut less
+often, its last part is followed by empty ones of no measure. Months cut into days and cells cut by a grid that does not
+nest are the same thing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import GridError
+from downscale.grid.axis import FULL_CIRCLE, CellAxis, check_factor, edge_tolerance, measure_edges_of, measure_of
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The parts of the cells of an axis.
+
+    Attributes
+    ----------
+    coarse, target : CellAxis
+        The axis that is cut, and the one whose edges cut it.
+    count : int
+        Parts of each coarse cell, empty ones included.
+    low, high : arrays, shape (n * count,)
+        Edges of the parts in the coordinate, in the order of the coarse axis; an empty part repeats the one before it.
+    owner : array of int, shape (n * count,)
+        Target cell that a part belongs to; -1 for parts outside the target and for empty ones.
+    empty : array of bool, shape (n * count,)
+        Parts without measure.
+
+    Notes
+    -----
+    Invariant: the shares of the parts of a coarse cell add up to one.
+    """
+
+    coarse: CellAxis
+    target: CellAxis
+    count: int
+    low: Floats
+    high: Floats
+    owner: Indices
+    empty: NDArray[np.bool_]
+
+    @classmethod
+    def equal(cls, coarse: CellAxis, factor: int) -> Parts:
+        """Cut each cell into ``factor`` parts that are equal in the coordinate.
+
+        Examples
+        --------
+        >>> Parts.equal(CellAxis(np.array([0.0, 10.0, 20.0]), "longitude"), 2).low
+        array([ 0.,  5., 10., 15.])
+        """
+        return cls.nested(coarse, coarse.refine(check_factor(factor)), factor)
+
+    @classmethod
+    def nested(cls, coarse: CellAxis, fine: CellAxis, factor: int) -> Parts:
+        """Take the cells of ``fine`` for parts, ``factor`` to a coarse cell, in the same order (they are trusted)."""
+        owner = np.arange(fine.size)
+        return cls(coarse, fine, factor, fine.edges[:-1], fine.edges[1:], owner, np.zeros(fine.size, dtype=bool))
+
+    @classmethod
+    def between(cls, coarse: CellAxis, target: CellAxis) -> Parts:
+        """Cut the cells of one axis at the edges of any other of the same kind.
+
+        Target edges that miss a coarse edge by rounding only are taken for it.
+
+        Raises
+        ------
+        GridError
+            If the axes are of different kinds or do not overlap.
+
+        Examples
+        --------
+        >>> thirds = Parts.between(CellAxis([0, 2, 4], "projected"), CellAxis([0, 3, 6], "projected"))
+        >>> thirds.low.tolist(), thirds.high.tolist(), thirds.owner.tolist()
+        ([0.0, 0.0, 2.0, 3.0], [2.0, 2.0, 3.0, 4.0], [0, -1, 0, 1])
+        """
+        if coarse.kind != target.kind:
+            raise GridError(f"expected two axes of one kind, received {coarse.kind} and {target.kind}")
+        sign = 1.0 if coarse.ascending else -1.0
+        edges, (low, high, cell) = sign * coarse.edges, _intervals(coarse, target, sign)
+        if not cell.size:
+            raise GridError(
+                f"expected a target that overlaps the {coarse.kind} range {coarse.edges.min():g} to "
+                f"{coarse.edges.max():g}, received {target.edges.min():g} to {target.edges.max():g}"
+            )
+        inside = np.concatenate([low, high])
+        cuts = np.unique(np.concatenate([edges, inside[(inside > edges[0]) & (inside < edges[-1])]]))
+        middle = 0.5 * (cuts[:-1] + cuts[1:])
+        parent = np.searchsorted(edges, middle) - 1
+        nearest = np.clip(np.searchsorted(low, middle) - 1, 0, cell.size - 1)
+        owner = np.where((low[nearest] < middle) & (middle < high[nearest]), cell[nearest], -1)
+        return _padded(coarse, target, sign, cuts, parent, owner)
+
+    @property
+    def size(self) -> int:
+        """Number of parts, empty ones included."""
+        return self.owner.size
+
+    @property
+    def regular(self) -> bool:
+        """Whether every part is a whole target cell and every target cell one part: the target nests evenly."""
+        whole = not self.empty.any() and (self.owner >= 0).all() and np.unique(self.owner).size == self.owner.size
+        return bool(whole and self.owner.size == self.target.size and (self.covered > 1 - 1e-6).all())
+
+    @cached_property
+    def measure(self) -> Floats:
+        """Measures of the parts; zero for empty ones."""
+        return np.where(self.empty, 0.0, measure_of(self.low, self.high, self.coarse.kind))
+
+    @cached_property
+    def measure_pairs(self) -> tuple[Floats, Floats]:
+        """Edges of the parts in the measure coordinate, in the order of the coarse axis."""
+        return measure_edges_of(self.low, self.coarse.kind), measure_edges_of(self.high, self.coarse.kind)
+
+    @cached_property
+    def centres(self) -> Floats:
+        """Midpoints of the parts in the coordinate."""
+        return 0.5 * (self.low + self.high)
+
+    @cached_property
+    def share(self) -> Floats:
+        """Shares of the parts in the measure of their coarse cell; each cell's add up to one."""
+        parts = self.measure.reshape(-1, self.count)
+        return (parts / parts.sum(axis=1, keepdims=True)).ravel()
+
+    @cached_property
+    def covered(self) -> Floats:
+        """Share of each target cell that the coarse axis covers, 0 to 1, shape (n_target,)."""
+        inside = self.owner >= 0
+        total = np.bincount(self.owner[inside], weights=self.measure[inside], minlength=self.target.size)
+        return np.minimum(total / self.target.measure, 1.0)
+
+
+def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats, Floats, Indices]:
+    """Return the target cells over the coarse axis, on its branch and in its direction, sorted, and their indices."""
+    slack = max(edge_tolerance(coarse.edges, np.diff(coarse.edges)), edge_tolerance(target.edges, np.diff(target.edges)))
+    low = np.minimum(sign * target.edges[:-1], sign * target.edges[1:])
+    high = np.maximum(sign * target.edges[:-1], sign * target.edges[1:])
+    edges, cell = sign * coarse.edges, np.arange(target.size)
+    if coarse.kind == "longitude":
+        first = np.ceil((edges[0] - high.max()) / FULL_CIRCLE)
+        turns = FULL_CIRCLE * np.arange(first, np.floor((edges[-1] - low.min()) / FULL_CIRCLE) + 1)
+        low, high = np.add.outer(turns, low).ravel(), np.add.outer(turns, high).ravel()
+        cell = np.tile(cell, turns.size)
+    low, high = _snapped(low, edges, slack), _snapped(high, edges, slack)
+    over = (high > edges[0]) & (low < edges[-1]) & (high > low)
+    order = np.argsort(low[over], kind="stable")
+    return low[over][order], high[over][order], cell[over][order]
+
+
+def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
+    """Move values that miss an edge by rounding onto it."""
+    right = np.clip(np.searchsorted(edges, values), 1, edges.size - 1)
+    near = np.where(values - edges[right - 1] < edges[right] - values, edges[right - 1], edges[right])
+    return np.where(np.abs(near - values) <= slack, near, values)
+
+
+def _padded(
+    coarse: CellAxis, target: CellAxis, sign: float, cuts: Floats, parent: Indices, owner: Indices
+) -> Parts:
+    """Lay the parts out with the same number for each coarse cell."""
+    number = np.bincount(parent, minlength=coarse.size)
+    count, first = int(number.max()), np.cumsum(number) - number
+    rank = np.arange(count)
+    part = (first[:, None] + np.minimum(rank, number[:, None] - 1)).ravel()
+    empty = (rank >= number[:, None]).ravel()
+    low, high = sign * cuts[part], sign * cuts[part + 1]
+    return Parts(coarse, target, count, low, high, np.where(empty, -1, owner[part]), empty)
+
+
+@dataclass(frozen=True, eq=False)
+class PartsGrid:
+    """The product of the parts of two axes: where fields are made before they are gathered into target cells."""
+
+    y: Parts
+    x: Parts
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and columns, empty parts included."""
+        return self.y.size, self.x.size
+
+    @property
+    def cell_area(self) -> Floats:
+        """Products of the measures (steradians or square metres), zero for empty parts, shape (n_y, n_x)."""
+        return np.multiply.outer(self.y.measure, self.x.measure)
