@@ -18,6 +18,7 @@ from downscale.engine.cut import Cut, Span
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_variable
 from downscale.errors import OptionError, listing
+from downscale.grid.latlon import RectilinearGrid
 from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
 from downscale.io.coordinates import (
     AREA,
@@ -44,6 +45,8 @@ def downscale(
     method: Any = "sobolev",
     *,
     target_grid: Any = None,
+    mask: Any = None,
+    na_thres: float = 1.0,
     orog: Any = None,
     lapse_rate: Any = None,
     terrain_penalty: Any = None,
@@ -71,8 +74,19 @@ def downscale(
     method : str or Upscaler
         "sobolev" (the least error of all training-free methods tried), "conservative" (blocks), "bilinear", "bicubic",
         or any object with the Upscaler protocol.
-    target_grid : Dataset, DataArray or file, optional
-        A grid whose cells nest in the coarse ones, instead of ``factor``.
+    target_grid : Dataset, DataArray, file or str, optional
+        Any rectilinear grid of the same kind of coordinates instead of ``factor``, finer or coarser, or a resolution
+        such as "0.25x0.25" (rows x columns). Where it does not nest in the coarse cells these are cut at its edges, the
+        pieces are made under the cell law and averaged over target cells: the total law holds exactly, the cell law for
+        every region that is a union of coarse and of target cells. Target cells outside the domain are NaN, those that
+        lie partly inside hold the mean of that part. With ``method="conservative"`` this is first-order conservative
+        regridding in both directions.
+    mask : Dataset, DataArray or file, optional
+        Valid fine cells: True or 1, or a fraction (0-1 or 0-100 %) above one half, such as ``sftlf``. Other fine cells
+        become NaN, and the law is kept over the valid area: coasts are neither diluted nor blanked.
+    na_thres : float
+        Largest missing share of a target cell that still gets a value, 0 to 1: with 1 (default) any valid part will do,
+        with 0 all of the cell must be valid.
     orog : DataArray, Dataset or file, optional
         Orography in metres, on any finer rectilinear grid that covers the domain.
     lapse_rate : float or DataArray, optional
@@ -179,6 +193,7 @@ def _horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
 def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Dataset:
     where = prepared.where
     gone = set(where.dims)
+    target = prepared.target
     stray = [str(n) for n, v in ds.data_vars.items() if gone & set(v.dims) and str(n) not in _taken(ds, prepared)]
     if stray and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=4)
@@ -190,10 +205,47 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
             variables[name] = _repeated(variable, prepared)
         elif not gone & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
-    coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
-    if _is_plain_sphere(ds, where):
-        coords["crs"] = sphere_mapping()
-    return xr.Dataset(variables, coords)
+    if target.grid is None:
+        coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
+        if _is_plain_sphere(ds, where):
+            coords["crs"] = sphere_mapping()
+        return xr.Dataset(variables, coords)
+    return _on_target(xr.Dataset(variables, kept_coordinates(ds, where)), prepared)
+
+
+def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
+    """Bring a field made on the cells of a target grid into its order, names and coordinates."""
+    target, old = prepared.target, prepared.where.dims
+    assert target.grid is not None
+    assert target.where is not None
+    new = target.where.dims
+    if target.nests:
+        for dim, order in zip(old, target.order, strict=True):
+            fine = fine if (np.diff(order) == 1).all() else _reordered(fine, dim, order)
+    clash = [name for name in new if name not in old and name in fine.variables]
+    if clash:
+        raise OptionError(f"expected other names than {listing(clash)} for the axes of the target; rename them")
+    fine = fine.rename_dims({a: b for a, b in zip(old, new, strict=True) if a != b and a in fine.dims})
+    made = new_coordinates(target.grid, target.where, target.where.grid)
+    for name in new:
+        # The very numbers of the target, so that fields on both add up.
+        stored = target.grid[name].variable
+        made[name] = xr.Variable((name,), stored.values, {**made[name].attrs, **stored.attrs, **_bounds_of(made, name)})
+    made.update({str(n): v.variable for n, v in target.grid.coords.items() if "grid_mapping_name" in v.attrs})
+    if _is_plain_sphere(target.grid, target.where) and "crs" not in fine.variables:
+        made["crs"] = sphere_mapping()
+    return fine.assign_coords(made)
+
+
+def _bounds_of(made: dict[Any, xr.Variable], name: str) -> dict[str, str]:
+    return {key: value for key, value in made[name].attrs.items() if key == "bounds"}
+
+
+def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
+    """Turn and roll an axis by slices, which stay cheap on lazy data."""
+    if order.size > 1 and (order[1] - order[0]) % order.size != 1:
+        fine, order = fine.isel({dim: slice(None, None, -1)}), order.size - 1 - order
+    return fine.roll({dim: -int(order[0])}, roll_coords=False)
 
 
 def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
@@ -220,10 +272,9 @@ def _fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request
 
 
 def _keeps_total(job: Job, prepared: Prepared) -> bool:
-    """Return whether the total law holds as it is: laws of a kernel are about equal parts and one lapse rate."""
-    axes = ((job.coarse.y, job.fine.y, job.cells.factor_y), (job.coarse.x, job.fine.x, job.cells.factor_x))
-    equal = all(np.array_equal(coarse.refine(factor).edges, fine.edges) for coarse, fine, factor in axes)
-    return "cell" in job.upscaler.laws and equal and isinstance(prepared.lapse_rate, (int, float, type(None)))
+    """Return whether the total law holds as it is: laws of a kernel are about whole cells and one lapse rate."""
+    whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
+    return whole and isinstance(job.coarse, RectilinearGrid) and "cell" in job.upscaler.laws
 
 
 def sized(data: Any, job: Job) -> Any:
@@ -245,7 +296,7 @@ def sized(data: Any, job: Job) -> Any:
 def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
     """Return the fine fields that the blocks need: relief for the penalty, and the terrain term to add."""
     orog = prepared.statics.get("orog")
-    statics: dict[str, Any] = {}
+    statics = {name: static for name, static in prepared.statics.items() if name == "mask"}
     if orog is None:
         return statics
     if job.refinement is not None:
@@ -259,7 +310,7 @@ def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
 def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
     """Return ``Gamma (z - U A z)``: the relief that the coarse grid does not resolve; its cell means are zero."""
     plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
-                    check="skip")  # fmt: skip
+                    check="skip", target=None)  # fmt: skip
     rows, columns = (Span(0, n, n) for n in job.coarse.shape)
     smooth = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
     return np.asarray(rate) * (orog - smooth)
@@ -297,7 +348,7 @@ def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Re
             fine[name].attrs = {}
         if name in prepared.jobs or name in prepared.categorical:
             fine[name].attrs["cell_measures"] = f"area: {AREA}"
-            mapping = ds[name].encoding.get("grid_mapping") or ds[name].attrs.get("grid_mapping")
+            mapping = _mapping_name(ds[name], prepared)
             if mapping is not None or "crs" in fine.coords:
                 fine[name].attrs["grid_mapping"] = mapping or "crs"
             for stale in STALE_ATTRS:
@@ -321,14 +372,30 @@ def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Re
     return fine
 
 
+def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
+    """Return the grid mapping of a variable of the result: its own, or that of the target grid."""
+    if prepared.target.grid is None:
+        return variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    variable.attrs.pop("grid_mapping", None)
+    names = [str(n) for n, v in prepared.target.grid.coords.items() if "grid_mapping_name" in v.attrs]
+    return names[0] if names else None
+
+
 def describe(request: Request, prepared: Prepared) -> str:
     """Return the settings of a run in one line, for the history of a file."""
     method = request.method if isinstance(request.method, str) else type(request.method).__name__
+    target = prepared.target
     words = [f"{dim} x{factor}" for dim, factor in zip(prepared.where.dims, prepared.factors, strict=True)]
+    if target.where is not None:
+        words = ["to {} x {} cells".format(*target.where.grid.shape)]
     words.append(f"method={method}")
     if method == "sobolev":
         words.append(f"taps={request.taps} order={request.order:g}")
     words.append(f"conserve={request.conserve}")
+    if request.mask is not None:
+        words.append("mask=given")
+    if request.na_thres != 1:
+        words.append(f"na_thres={request.na_thres:g}")
     if request.lapse_rate is not None:
         rate = request.lapse_rate
         words.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")

@@ -13,22 +13,15 @@ import xarray as xr
 
 from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.block import Job
-from downscale.errors import GridError, InputError, OptionError, ShapeError, listing
+from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
-from downscale.grid.latlon import RectilinearGrid
-from downscale.io.cf import (
-    Horizontal,
-    horizontal,
-    horizontal_variables,
-    is_categorical,
-    parse_factor,
-    quantity_of,
-)
+from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical, quantity_of
 from downscale.io.quantities import is_number, variable_bounds
-from downscale.io.statics import on_grid, pick_static
+from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.losses.terrain import TerrainPenalty, TerrainRefinement
 from downscale.nn.upsample import METHODS, upsampler
 from downscale.options import CHECKS, option
+from downscale.target import Target, pick_target, require_factor
 from downscale.typing import Upscaler
 
 Factor = int | Mapping[str, int]
@@ -43,6 +36,8 @@ class Request:
     factor: Factor | None = None
     method: Any = "sobolev"
     target_grid: Any = None
+    mask: Any = None
+    na_thres: float = 1.0
     orog: Any = None
     lapse_rate: Any = None
     terrain_penalty: TerrainPenalty | None = None
@@ -60,6 +55,8 @@ class Request:
         _among("conserve", self.conserve, CONSERVE)
         _among("quantity", self.quantity, (*QUANTITIES, None))
         _among("check", self.check, (*CHECKS, None))
+        if not is_number(self.na_thres) or not 0 <= self.na_thres <= 1:
+            raise OptionError(f"expected na_thres from 0 to 1, received {self.na_thres!r}")
         if self.tolerance is not None and not (is_number(self.tolerance) and self.tolerance > 0):
             raise OptionError(f"expected tolerance to be a positive number, received {self.tolerance!r}")
         if isinstance(self.method, (str, Path)):
@@ -99,8 +96,8 @@ class Prepared:
     ----------
     where : Horizontal
         Axes of the coarse object.
-    fine : RectilinearGrid
-        Grid of the result.
+    target : Target
+        Cells of the result.
     jobs : dict of name to Job
         One for each variable to downscale; other variables pass through or, if they lie on one horizontal axis
         only, are dropped.
@@ -109,7 +106,7 @@ class Prepared:
     """
 
     where: Horizontal
-    fine: RectilinearGrid
+    target: Target
     upscaler: Upscaler
     jobs: dict[str, Job]
     categorical: tuple[str, ...]
@@ -117,37 +114,60 @@ class Prepared:
     lapse_rate: Any = None
 
     @property
+    def fine(self) -> Any:
+        """Grid on which the result is made: fine cells, or parts of coarse ones."""
+        return self.target.fine
+
+    @property
     def factors(self) -> tuple[int, int]:
         """Refinement of rows and columns."""
-        cells = self.fine.shape[0] // self.where.grid.shape[0], self.fine.shape[1] // self.where.grid.shape[1]
-        return cells
+        return self.target.factors
 
 
 def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     """Build grids and jobs; raises where the request does not fit the object."""
     where = horizontal(ds)
-    factors, fine = _target(where, request)
-    upscaler = _upscaler(where, factors, request)
+    target = pick_target(where, request.factor, request.target_grid, request.method)
+    _require_nested(target, request)
+    upscaler = _upscaler(where, target, request)
     names = _variables(ds, where, request)
     unknown = [key for key in request.bounds if key not in names] if isinstance(request.bounds, Mapping) else []
     if unknown:
         raise OptionError(f"expected bounds of variables among {listing(names)}, received {listing(unknown)}")
     codes = tuple(name for name in names if is_categorical(ds[name]))
-    cells = Aggregation.between(where.grid, fine)
-    refinement = None if request.terrain_penalty is None else TerrainRefinement(fine, cells, request.terrain_penalty)
-    jobs = {}
-    for name in names:
-        if name not in codes:
-            jobs[name] = _job(ds[name], name, where, fine, upscaler, cells, refinement, request)
-    statics, rate = _terrain(fine, where, request)
-    return Prepared(where, fine, upscaler, jobs, codes, statics, rate)
+    if codes and not target.nests:
+        raise GridError(
+            f"expected a nested target for the codes {listing(codes)}, which have no mean, received one that cuts "
+            "cells; name other variables in data_vars, or use factor="
+        )
+    cells = target.aggregation(where.grid)
+    refinement = None
+    if request.terrain_penalty is not None:
+        refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
+    jobs = {
+        name: _job(ds[name], name, where, target, upscaler, cells, refinement, request)
+        for name in names
+        if name not in codes
+    }
+    statics, rate = _statics(target.fine, request)
+    return Prepared(where, target, upscaler, jobs, codes, statics, rate)
+
+
+def _require_nested(target: Target, request: Request) -> None:
+    """Refuse what is about whole fine cells where the target cuts cells."""
+    if target.nests:
+        return
+    for name, asked in (("terrain_penalty", request.terrain_penalty is not None),
+                        ("conserve='total'", request.conserve == "total")):  # fmt: skip
+        if asked:
+            raise OptionError(f"expected a nested target grid with {name}, received one that cuts cells; use factor=")
 
 
 def _job(
     variable: xr.DataArray,
     name: str,
     where: Horizontal,
-    fine: RectilinearGrid,
+    target: Target,
     upscaler: Upscaler,
     cells: Aggregation,
     refinement: TerrainRefinement | None,
@@ -164,7 +184,7 @@ def _job(
         name=name,
         upscaler=upscaler,
         coarse=where.grid,
-        fine=fine,
+        fine=target.fine,
         cells=cells,
         dtype=dtype,
         tolerance=default_tolerance(dtype) if tolerance is None else float(tolerance),
@@ -176,6 +196,8 @@ def _job(
         extensive=extensive,
         check=request.setting("check"),
         device=request.setting("device"),
+        target=None if target.nests else target.parts,
+        na_thres=request.na_thres,
     )
 
 
@@ -192,54 +214,10 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
 
 
-def _target(where: Horizontal, request: Request) -> tuple[tuple[int, int], RectilinearGrid]:
-    if request.target_grid is not None:
-        if request.factor is not None:
-            raise OptionError("expected factor or target_grid, received both; drop one of them")
-        return _nested_target(where, request.target_grid)
-    factor = request.factor
-    if factor is None:
-        factor = getattr(request.method, "factor", None)
-        if factor is None:
-            raise OptionError("expected factor or target_grid, received neither; try factor=4")
-        factor = dict(zip(where.dims, factor, strict=True)) if isinstance(factor, tuple) else factor
-    factors = parse_factor(factor, where)
-    return factors, where.grid.refine(*factors)
-
-
-def _nested_target(where: Horizontal, target: Any) -> tuple[tuple[int, int], RectilinearGrid]:
-    if isinstance(target, (str, Path)):
-        from downscale.io.read import open_dataset
-
-        target = open_dataset(target)
-    if not isinstance(target, (xr.Dataset, xr.DataArray)):
-        raise OptionError(f"expected target_grid to be a Dataset, DataArray or file, received {type(target).__name__}")
-    fine = oriented(horizontal(target).grid, where.grid)
-    factors = where.grid.nest_factors(fine)
-    if factors is None:
-        raise GridError(
-            f"expected a target grid whose cells nest in the coarse ones, received {fine.shape} cells for "
-            f"{where.grid.shape} with edges that do not match; use factor=, or give a nested grid"
-        )
-    return factors, fine
-
-
-def oriented(grid: RectilinearGrid, like: RectilinearGrid) -> RectilinearGrid:
-    """Return ``grid`` with its axes in the directions of ``like`` and on the same branch of longitude."""
-    y = grid.y if grid.y.ascending == like.y.ascending else grid.y.reverse()
-    x = grid.x if grid.x.ascending == like.x.ascending else grid.x.reverse()
-    if x.kind == "longitude":
-        turn = 360.0 * round((like.x.edges[0] - x.edges[0]) / 360.0)
-        x = type(x)(x.edges + turn, x.kind)
-    return RectilinearGrid(y, x)
-
-
-def _upscaler(where: Horizontal, factors: tuple[int, int], request: Request) -> Upscaler:
+def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
     if isinstance(request.method, (str, Path)):
-        return upsampler(str(request.method), where.grid, factors, request.taps, request.order)
-    own = request.method.factor
-    if (own if isinstance(own, tuple) else (own, own)) != factors:
-        raise ShapeError(f"expected the factor of the method, {own}, received {factors}; leave factor out")
+        return upsampler(str(request.method), where.grid, target.parts, request.taps, request.order)
+    require_factor(request.method, target)
     return request.method
 
 
@@ -260,11 +238,12 @@ def _variables(ds: xr.Dataset, where: Horizontal, request: Request) -> list[str]
     return wanted
 
 
-def _terrain(fine: RectilinearGrid, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:
-    """Return the statics and the lapse rate, as a number or on the fine grid."""
+def _statics(fine: Any, request: Request) -> tuple[dict[str, Any], Any]:
+    """Return the fine companions of the blocks, and the lapse rate, as a number or on the fine grid."""
+    statics = {} if request.mask is None else {"mask": mask_on_grid(pick_mask(request.mask), fine)}
     if request.orog is None:
-        return {}, None
-    statics = {"orog": on_grid(pick_static(request.orog), fine)}
+        return statics, None
+    statics["orog"] = on_grid(pick_static(request.orog), fine)
     rate = request.lapse_rate
     if rate is None or (is_number(rate) and math.isfinite(rate)):
         return statics, rate

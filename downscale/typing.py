@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from downscale.grid.latlon import RectilinearGrid
+    from downscale.grid.parts import PartsGrid
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Place:
     Attributes
     ----------
     coarse, fine : RectilinearGrid
-        Grids of the whole domain.
+        Grids of the whole domain; where a target does not nest, fine cells are the parts that it cuts from coarse ones.
     row, column : int
         Index in the whole domain of the first coarse row and column given; a negative column, or one beyond the
         end, has been wrapped around a periodic axis.
@@ -28,7 +29,7 @@ class Place:
     """
 
     coarse: RectilinearGrid
-    fine: RectilinearGrid
+    fine: RectilinearGrid | PartsGrid
     row: int = 0
     column: int = 0
     statics: Mapping[str, Any] = field(default_factory=dict)

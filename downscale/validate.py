@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -10,11 +11,13 @@ import numpy as np
 import xarray as xr
 
 from downscale.diagnostics.conservation import Partial, chunk, combine_all, default_tolerance
+from downscale.diagnostics.overlap import Regions, overlap_chunk
 from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.parts import Parts, PartsGrid
 from downscale.io.cf import (
     Horizontal,
     XarrayObject,
@@ -26,6 +29,7 @@ from downscale.io.cf import (
     quantity_of,
 )
 from downscale.io.quantities import Bounds, is_number, variable_bounds
+from downscale.io.statics import mask_on_grid, pick_mask
 from downscale.options import option
 
 # Fine values judged at once; the sums need a few copies in float64.
@@ -45,6 +49,8 @@ def check_conservation(
     bounds: Any = "auto",
     data_vars: Any = None,
     quantity: str | None = None,
+    mask: Any = None,
+    na_thres: float = 1.0,
 ) -> ConservationReport:
     """Check that averaging ``fine`` over each cell of ``coarse`` gives its value back.
 
@@ -53,8 +59,10 @@ def check_conservation(
     Parameters
     ----------
     coarse, fine : Dataset or DataArray
-        The fine grid nests in the coarse one; the order of latitudes and the branch of longitudes may differ. A fine
-        axis without bounds whose centres are those of equal parts of the coarse cells is taken for these parts.
+        The given field and the one made of it; the order of latitudes and the branch of longitudes may differ. A fine
+        axis without bounds whose centres are those of equal parts of the coarse cells is taken for these parts. Where
+        the grids do not nest, the cells judged are the smallest regions that are unions of cells of the one and of the
+        other (their edges are those that both grids have), and only what the made field covers counts.
     law : {"cell", "total"}
         The law to judge by; both errors are reported.
     tolerance : float, optional
@@ -64,7 +72,11 @@ def check_conservation(
     data_vars : str or list of str, optional
         Variables to check; all that both objects have by default.
     quantity : {"intensive", "extensive"}, optional
-        Means or sums over cells; read from ``cell_methods`` by default.
+        Means or sums over cells; read from ``cell_methods`` and units by default.
+    mask : Dataset, DataArray or file, optional
+        The mask of valid fine cells that ``fine`` was made with: coarse cells without any count as masked, not lost.
+    na_thres : float
+        The threshold that ``fine`` was made with: blank cells of which a larger share was missing are not lost.
 
     Returns
     -------
@@ -84,14 +96,97 @@ def check_conservation(
         # Two arrays are compared whatever their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
     at_coarse, at_fine = horizontal(big), horizontal(small)
-    small, at_fine = _aligned(small, at_fine, at_coarse)
-    cells = Aggregation.between(at_coarse.grid, at_fine.grid)
+    judge = _judge_of(big, small, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in _shared_variables(big, small, at_coarse, at_fine, data_vars):
-        reports[name] = _variable_report(
-            name, big[name], small[name], at_coarse, at_fine, cells, law, tolerance, bounds, quantity
-        )
+        reports[name] = _variable_report(name, big[name], judge, law, tolerance, bounds, quantity)
     return ConservationReport(reports)
+
+
+def _judge_of(
+    big: xr.Dataset, small: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, mask: Any, na_thres: float
+) -> _Nested | _Overlapping:
+    """Return who judges: cell by cell where the fine grid nests, else region by region."""
+    turned, there = small, at_fine
+    rectilinear = all(isinstance(w.grid, RectilinearGrid) for w in (at_coarse, at_fine))
+    if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:
+        turned, there = _aligned(small, at_fine, at_coarse)
+    if not rectilinear or at_coarse.grid.nest_factors(there.grid) is not None:
+        cells = Aggregation.between(at_coarse.grid, there.grid)
+        hidden = None if mask is None else _without_valid_cell(mask, there.grid, cells)
+        return _Nested(turned, at_coarse, there, cells, hidden)
+    axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
+    parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
+    blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid) < 0.5
+    return _Overlapping(small, at_coarse, at_fine, (parts_y, parts_x), na_thres, blank)
+
+
+def _without_valid_cell(mask: Any, grid: Any, cells: Aggregation) -> np.ndarray:
+    valid = mask_on_grid(pick_mask(mask), grid) > 0.5
+    return cells.share(valid, np.zeros(valid.shape)) == 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Nested:
+    """Judges coarse cells one by one, block by block along the other dimensions and along rows."""
+
+    fine: xr.Dataset
+    at_coarse: Horizontal
+    at_fine: Horizontal
+    cells: Aggregation
+    hidden: np.ndarray | None
+    outside: int = 0
+
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Partial:
+        """Return what all blocks find."""
+        areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
+        x = x if self.hidden is None else x.where(~self.hidden)
+        return _judged(x, y, self.cells, self.at_coarse.grid.cell_area, bounds, areas)
+
+    def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
+        """Return the coordinates of a coarse cell."""
+        return {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Overlapping:
+    """Judges the regions that two grids have in common, a few maps at a time."""
+
+    fine: xr.Dataset
+    at_coarse: Horizontal
+    at_fine: Horizontal
+    parts: tuple[Parts, Parts]
+    na_thres: float
+    blank: np.ndarray | None
+
+    @property
+    def outside(self) -> int:
+        """Coarse cells that the made grid does not cover wholly."""
+        inside = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in self.parts]
+        return int(np.prod(self.at_coarse.grid.shape) - inside[0] * inside[1])
+
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Partial:
+        """Return what all blocks find."""
+        given, made = _as_dask(x.data), _as_dask(y.data)
+        budget = max(BLOCK_VALUES // int(np.prod(PartsGrid(*self.parts).shape)), 1)
+        other = _leading_sizes(made.chunks[:-2], budget)
+        given, made = given.rechunk((*other, -1, -1)), made.rechunk((*other, -1, -1))
+        tasks = []
+        for index in np.ndindex(made.numblocks[:-2]):
+            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(given.chunks, (*index, 0, 0), strict=True))
+            task = dask.delayed(overlap_chunk)(
+                given.blocks[(*index, 0, 0)], made.blocks[(*index, 0, 0)], self.parts, origin, bounds,
+                extensive=extensive, na_thres=self.na_thres, hidden=self.blank,
+            )  # fmt: skip
+            tasks.append(task)
+        return combine_all(list(dask.compute(*tasks)))
+
+    def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
+        """Return the middle of a region."""
+        where = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims[:-2], index[:-2], strict=True)}
+        for dim, parts, i in zip(x.dims[-2:], self.parts, index[-2:], strict=True):
+            where[str(dim)] = float(Regions.of(parts).centres[i]) / self.at_coarse.unit
+        return where
 
 
 def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
@@ -175,30 +270,17 @@ def _shared_variables(
 
 
 def _variable_report(
-    name: str,
-    coarse: xr.DataArray,
-    fine: xr.DataArray,
-    at_coarse: Horizontal,
-    at_fine: Horizontal,
-    cells: Aggregation,
-    law: str,
-    tolerance: float | None,
-    bounds: Any,
+    name: str, coarse: xr.DataArray, judge: _Nested | _Overlapping, law: str, tolerance: float | None, bounds: Any,
     quantity: str | None,
-) -> VariableReport:
-    x, y = _matched(name, coarse, fine, at_coarse, at_fine)
-    areas = None
-    if (quantity or quantity_of(coarse)) == "extensive":
-        areas = at_coarse.grid.cell_area, at_fine.grid.cell_area
-    limits = variable_bounds(coarse, name, bounds)
-    total = _judged(x, y, cells, at_coarse.grid.cell_area, limits, areas)
+) -> VariableReport:  # fmt: skip
+    fine = judge.fine[name]
+    x, y = _matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
+    extensive = (quantity or quantity_of(coarse)) == "extensive"
+    total = judge.judged(x, y, variable_bounds(coarse, name, bounds), extensive)
     kinds = [array.dtype for array in (coarse, fine) if array.dtype.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
-
-    def locate(index: tuple[int, ...]) -> dict[str, Any]:
-        return {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
-
-    return finalize(name, total, law, float(allowed), str(coarse.attrs.get("units", "")), locate)
+    units = str(coarse.attrs.get("units", ""))
+    return finalize(name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside)
 
 
 def _label(array: xr.DataArray, dim: str, index: int) -> Any:
@@ -293,8 +375,13 @@ def _block_sizes(fine: da.Array, factor_y: int) -> tuple[tuple[Any, ...], tuple[
     rows = (per_block,) * (coarse_rows // per_block)
     rows += (coarse_rows % per_block,) if coarse_rows % per_block else ()
     budget = max(BLOCK_VALUES // (row_values * per_block), 1)
+    return _leading_sizes(fine.chunks[:-2], budget), rows
+
+
+def _leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any, ...]:
+    """Return chunk sizes of the other dimensions that hold at most ``budget`` maps."""
     other: list[Any] = []
-    for sizes in reversed(fine.chunks[:-2]):
+    for sizes in reversed(chunks):
         other.append(min(max(sizes), budget))
         budget = max(budget // max(sizes), 1)
-    return tuple(reversed(other)), rows
+    return tuple(reversed(other))

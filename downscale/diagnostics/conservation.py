@@ -96,13 +96,14 @@ def chunk(
     error = np.where(judged, np.abs(mean - np.where(valid_coarse, x, 0.0)), 0.0)
     # Relative to the larger of the coarse value and the mean size of its fine values: rounding is of that size.
     scale = np.where(judged, np.maximum(np.abs(x), size), 1.0)
-    relative = np.divide(error, np.maximum(scale, _smallest(coarse, fine)), out=np.zeros_like(error), where=scale > 0)
+    smallest = smallest_magnitude(coarse, fine)
+    relative = np.divide(error, np.maximum(scale, smallest), out=np.zeros_like(error), where=scale > 0)
     weight = np.where(judged, area, 0.0)
     with np.errstate(invalid="ignore"):
         sums = np.stack([(weight * np.where(judged, term, 0.0)).sum(axis=(-2, -1)) for term in (mean, x, scale)])
     return Partial(
-        relative=_peak(relative, origin),
-        absolute=_peak(error, origin),
+        relative=peak_of(relative, origin),
+        absolute=peak_of(error, origin),
         checked=int(judged.sum()),
         masked=int((~valid_coarse).sum()),
         lost=int((valid_coarse & ~covered).sum()),
@@ -124,13 +125,14 @@ def _mean_and_size(y: Floats, cells: Aggregation) -> tuple[Floats, Floats]:
     return mean, cells.mean(np.abs(np.where(np.isfinite(y), y, 0.0)), valid)
 
 
-def _smallest(coarse: Floats, fine: Floats) -> float:
+def smallest_magnitude(coarse: Floats, fine: Floats) -> float:
     """Return the magnitude below which the stored types lose precision step by step."""
     kinds = [np.finfo(array.dtype) for array in (coarse, fine) if array.dtype.kind == "f"]
     return max((float(kind.tiny) / float(kind.eps) for kind in kinds), default=0.0)
 
 
-def _peak(error: Floats, origin: tuple[int, ...]) -> Peak:
+def peak_of(error: Floats, origin: tuple[int, ...]) -> Peak:
+    """Return the largest error of a block and its index in the whole field."""
     if error.size == 0 or not error.max() > 0:
         return Peak()
     local = np.unravel_index(int(error.argmax()), error.shape)
@@ -139,14 +141,25 @@ def _peak(error: Floats, origin: tuple[int, ...]) -> Peak:
 
 def _outside(fine: Floats, coarse: Floats, cells: Aggregation, bounds: tuple[float | None, float | None]) -> int:
     """Count fine values beyond the bounds in cells whose coarse value keeps them (others cannot)."""
-    low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
+    low, high = _stored(bounds, fine)
     if low == -np.inf and high == np.inf:
         return 0
-    if fine.dtype.kind == "f":
-        # A bound such as 0.7 is a little less as float32, and so are values that lie on it.
-        low, high = min(low, float(fine.dtype.type(low))), max(high, float(fine.dtype.type(high)))
     feasible = cells.spread((coarse >= low) & (coarse <= high))
     return int((((fine < low) | (fine > high)) & feasible).sum())
+
+
+def outside(made: Floats, bounds: tuple[float | None, float | None]) -> int:
+    """Count values beyond the bounds."""
+    low, high = _stored(bounds, made)
+    return int(((made < low) | (made > high)).sum())
+
+
+def _stored(bounds: tuple[float | None, float | None], fine: Floats) -> tuple[float, float]:
+    """Return bounds as a data type holds them: 0.7 is a little less as float32, and so are values that lie on it."""
+    low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
+    if fine.dtype.kind == "f":
+        low, high = min(low, float(fine.dtype.type(low))), max(high, float(fine.dtype.type(high)))
+    return low, high
 
 
 def combine(first: Partial, second: Partial) -> Partial:

@@ -39,6 +39,8 @@ class VariableReport:
         Fine values outside the bounds.
     tolerance : float
         Largest relative error that passes.
+    cells_outside : int
+        Coarse cells (of one map) that the fine grid does not cover wholly; only what it covers is judged.
     """
 
     name: str
@@ -55,6 +57,7 @@ class VariableReport:
     cells_invented: int
     values_out_of_bounds: int
     tolerance: float
+    cells_outside: int = 0
 
     @property
     def judged_error(self) -> float:
@@ -87,7 +90,7 @@ class VariableReport:
 
 
 def finalize(
-    name: str, partial: Partial, law: str, tolerance: float, units: str, locate: Any
+    name: str, partial: Partial, law: str, tolerance: float, units: str, locate: Any, outside: int = 0
 ) -> VariableReport:
     """Turn the combined partial result into a report; ``locate`` maps an index to coordinates."""
     return VariableReport(
@@ -105,6 +108,7 @@ def finalize(
         cells_invented=partial.invented,
         values_out_of_bounds=partial.out_of_bounds,
         tolerance=tolerance,
+        cells_outside=outside,
     )
 
 
@@ -173,6 +177,12 @@ class ConservationReport:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         faults = [report.fault for report in self.variables.values() if report.fault]
+        faults += [
+            f"{r.name}: {r.cells_outside} coarse cells lie wholly or partly outside the fine grid; only what it covers "
+            "is judged"
+            for r in self.variables.values()
+            if r.cells_outside
+        ]
         verdict = "passed" if self.passed else "FAILED"
         tolerances = sorted({report.tolerance for report in self.variables.values()})
         head = f"ConservationReport: {verdict} (tolerance {', '.join(f'{t:g}' for t in tolerances)})"

@@ -13,7 +13,7 @@ import dask.array as da
 import numpy as np
 
 from downscale.engine.block import Job, compute_block
-from downscale.engine.cut import Cut, Span, cut_axis
+from downscale.engine.cut import Cut, Span, cut_axis, cut_span
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,11 @@ EAGER_BLOCK_VALUES = 8_000_000
 def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> tuple[tuple[Cut, ...], tuple[Cut, ...]]:
     """Return the cuts of rows and columns for these chunks."""
     halo = job.upscaler.halo or (None, None)
+    if job.target is not None:
+        # Target cells lie across coarse ones: maps are kept whole, and only what lies under the target is computed.
+        y, x = job.target
+        row = cut_span(*y.needed(), y.coarse.size, y.coarse.periodic, halo[0])
+        return (row,), (cut_span(*x.needed(), x.coarse.size, x.coarse.periodic, halo[1]),)
     rows = cut_axis(y_chunks, False, halo[0], job.margin[0], job.upscaler.multiple_of)
     columns = cut_axis(x_chunks, job.coarse.x.periodic, halo[1], job.margin[1], job.upscaler.multiple_of)
     return rows, columns
@@ -38,9 +43,9 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     job : Job
         What to do.
     values : numpy or dask array
-        The coarse field; its horizontal chunks are the blocks.
+        The coarse field; its horizontal chunks are the blocks (whole maps where the target does not nest).
     statics : dict of arrays, optional
-        Fine fields of shape (n_fine_y, n_fine_x) that are cut in lock-step.
+        Fields on the fine cells (or on the parts), shape (n_fine_y, n_fine_x), that are cut in lock-step.
     """
     lazy = isinstance(values, da.Array)
     array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
@@ -73,7 +78,8 @@ def _block(job: Job, array: da.Array, statics: dict[str, da.Array], rows: Cut, c
     for name, static in statics.items():
         part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x)
         fixed[name] = part.rechunk(-1).to_delayed().item()
-    out_chunks = (*piece.chunks[:-2], (rows.own.length * factor_y,), (columns.own.length * factor_x,))
+    height, width = job.block_shape(rows, columns)
+    out_chunks = (*piece.chunks[:-2], (height,), (width,))
     return da.map_blocks(
         compute_block,
         piece,

@@ -17,7 +17,9 @@ from downscale.engine.device import pick_device, to_array, to_tensor
 from downscale.errors import BoundsError, ConservationError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import Bound, additive, bounded, infeasible
+from downscale.fields.regroup import Regroup
 from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.parts import Parts, PartsGrid
 from downscale.losses.terrain import TerrainRefinement
 from downscale.typing import Place, Upscaler
 
@@ -50,12 +52,17 @@ class Job:
         Lowers the terrain-gradient penalty.
     extensive : bool
         Whether values are sums over cells, not means.
+    target : (Parts, Parts) or None
+        Parts of rows and columns where the target does not nest: ``fine`` is then the grid of these parts, and what is
+        made on it is gathered into target cells.
+    na_thres : float
+        Largest missing share of a target cell that still gives a value.
     """
 
     name: str
     upscaler: Upscaler
     coarse: RectilinearGrid
-    fine: RectilinearGrid
+    fine: RectilinearGrid | PartsGrid
     cells: Aggregation
     dtype: np.dtype[Any]
     tolerance: float
@@ -66,6 +73,14 @@ class Job:
     extensive: bool = False
     check: str = "raise"
     device: str = "auto"
+    target: tuple[Parts, Parts] | None = None
+    na_thres: float = 1.0
+
+    def block_shape(self, rows: Cut, columns: Cut) -> tuple[int, int]:
+        """Return the rows and columns of the result of one block."""
+        if self.target is not None:
+            return self.target[0].target.size, self.target[1].target.size
+        return rows.own.length * self.cells.factor_y, columns.own.length * self.cells.factor_x
 
     @property
     def margin(self) -> tuple[int, int]:
@@ -78,8 +93,8 @@ def compute_block(
 ) -> NDArray[Any]:
     """Downscale the block ``values`` (..., given rows, given columns) to its own fine cells.
 
-    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to be added. Maps are taken a few
-    at a time, so that the working memory stays in cache and does not grow with the block.
+    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to be added, "mask" (1 if valid).
+    Maps are taken a few at a time, so that the working memory stays in cache and does not grow with the block.
 
     Raises
     ------
@@ -90,7 +105,7 @@ def compute_block(
     fixed = {name: to_tensor(array, device) for name, array in (statics or {}).items()}
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     maps = values.reshape(-1, *values.shape[-2:])
-    fine = np.empty((len(maps), rows.own.length * factor_y, columns.own.length * factor_x), job.dtype)
+    fine = np.empty((len(maps), *job.block_shape(rows, columns)), job.dtype)
     batch = max(BATCH_VALUES // max(rows.given.length * factor_y * columns.given.length * factor_x, 1), 1)
     for start in range(0, len(maps), batch):
         part = slice(start, start + batch)
@@ -113,14 +128,54 @@ def _compute_maps(
         proposal = job.upscaler(coarse, place)
         if "terrain" in fixed:
             proposal = proposal + fixed["terrain"]
+        if "mask" in fixed:
+            proposal = proposal.masked_fill(fixed["mask"] < 0.5, torch.nan)
         fine = _finished(proposal, coarse, fixed.get("orog"), job, rows, columns)
-    stored = to_array(fine).astype(job.dtype)
     own_coarse = to_array(coarse[..., rows.own.inside(rows.given), columns.own.inside(columns.given)])
+    if "mask" in fixed:
+        valid = to_array(fixed["mask"])[_inside(rows, job.cells.factor_y), _inside(columns, job.cells.factor_x)]
+        own_coarse = _uncovered_as_missing(own_coarse, valid, job, rows, columns)
+    # Parts are no part of any file: what is stored are means over them.
+    stored = to_array(fine).astype(job.dtype if job.target is None else np.float64)
     _check(stored, own_coarse, job, rows, columns)
+    if job.target is not None:
+        return _gathered(stored, job, rows, columns)
     if job.extensive:
         own = np.ix_(rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x))
         return (stored.astype(np.float64) * job.fine.cell_area[own]).astype(job.dtype)
     return stored
+
+
+def _inside(cut: Cut, factor: int) -> slice:
+    return cut.own.inside(cut.given, factor)
+
+
+def _uncovered_as_missing(
+    coarse: NDArray[Any], valid: NDArray[Any], job: Job, rows: Cut, columns: Cut
+) -> NDArray[Any]:
+    """Take coarse cells without a valid fine cell for missing: the law is about valid area."""
+    cells = job.cells.window(rows.own.cells, columns.own.cells)
+    none = cells.share(valid > 0.5, valid) == 0
+    if bool((none & np.isfinite(coarse)).any()):
+        # One text for all blocks, so that it is shown once.
+        _say(
+            f"{job.name}: coarse cells with a value have no valid fine cell under mask=, so that their budget is "
+            "nowhere in the result; widen the mask to keep it",
+            job.check,
+        )
+    return np.where(none, np.nan, coarse)
+
+
+def _gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
+    """Gather parts into target cells, as means or, for sums over cells, as sums over what is covered and valid."""
+    assert job.target is not None
+    groups = Regroup.of(*job.target, rows.own.cells, columns.own.cells)
+    valid = np.isfinite(parts)
+    mask = None if valid.all() else valid
+    made = groups.mean(parts, mask, job.na_thres)
+    if job.extensive:
+        made = made * groups.valid_measure(valid, parts) * PartsGrid(*job.target).unit_area
+    return made.astype(job.dtype)
 
 
 def _finished(
@@ -134,6 +189,7 @@ def _finished(
     cells = job.cells.window(rows.held.cells, columns.held.cells)
     fine = _constrained(fine, x, cells, job, rows, columns)
     if job.refinement is not None:
+        assert not isinstance(job.fine, PartsGrid)
         fine_rows, fine_columns = rows.held.fine_cells(factor_y), columns.held.fine_cells(factor_x)
         closed = columns.held.whole and job.fine.x.periodic
         spacing = job.refinement.spacing.window(fine_rows, fine_columns, closed)

@@ -101,6 +101,15 @@ def cut_axis(
     return tuple(cuts)
 
 
+def cut_span(first: int, last: int, size: int, periodic: bool, halo: int | None) -> Cut:
+    """Return the one block that answers for the cells ``first`` to ``last`` (excluded) and looks ``halo`` beyond."""
+    own = Span(first, last, size)
+    given = _widened(own, size if halo is None else halo, periodic)
+    if given.whole:
+        own = own if first >= 0 and last <= size else given
+    return Cut(own, own, given)
+
+
 def _widened(span: Span, cells: int, periodic: bool) -> Span:
     first, last = span.first - cells, span.last + cells
     if not periodic:

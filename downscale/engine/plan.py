@@ -144,8 +144,10 @@ def plan_variable(
     rows, columns = cuts_of(job, chunks[-2], chunks[-1])
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     largest = tuple(max(sizes) for sizes in chunks)
-    fine_chunk = (*largest[:-2], largest[-2] * factor_y, largest[-1] * factor_x)
-    blocks = int(np.prod([len(sizes) for sizes in chunks]))
+    whole = job.target is not None
+    height, width = job.block_shape(rows[0], columns[0]) if whole else (largest[-2] * factor_y, largest[-1] * factor_x)
+    fine_chunk = (*largest[:-2], height, width)
+    blocks = int(np.prod([len(sizes) for sizes in (chunks[:-2] if whole else chunks)]))
     halo = max(c.own.first - c.given.first for c in rows), max(c.own.first - c.given.first for c in columns)
     given = max(c.given.length for c in rows) * max(c.given.length for c in columns)
     maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
@@ -156,7 +158,7 @@ def plan_variable(
         name=job.name,
         dims=dims,
         coarse_shape=shape,
-        fine_shape=(*shape[:-2], *job.fine.shape),
+        fine_shape=(*shape[:-2], *((height, width) if whole else job.fine.shape)),
         dtype=str(job.dtype),
         chunks=fine_chunk,
         blocks=blocks,

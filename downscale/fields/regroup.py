@@ -1,8 +1,8 @@
-"""From the parts of coarse cells to the cells of a target grid: means over what is covered and valid (no file, no grid).
+"""From the parts of coarse cells to the cells of a target grid: means over what is covered and valid (knows no file).
 
-The second half of an up-sampling to a grid that does not nest: fields are made on the parts into which target edges cut
-the coarse cells, under the cell law; gathered into target cells by their measures they keep the total law exactly and the
-mean of every region that is a union of coarse cells and of target cells.
+The second half of an up-sampling to a grid that does not nest. Fields are made on the parts into which target edges cut
+the coarse cells, under the cell law; gathered into target cells by their measures they keep the total law exactly, and
+the mean of every region that is a union of coarse cells and of target cells.
 """
 
 from __future__ import annotations

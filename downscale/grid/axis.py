@@ -88,7 +88,7 @@ class CellAxis:
 
     @cached_property
     def periodic(self) -> bool:
-        """Whether the last cell neighbours the first: longitudes that close the circle, or an axis said to be closed."""
+        """Whether the last cell neighbours the first: longitudes of a whole circle, or an axis said to be closed."""
         circle = self.kind == "longitude" and bool(np.isclose(np.ptp(self.edges), FULL_CIRCLE, rtol=0, atol=1e-6))
         return circle or self.closed
 

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.errors import GridError
-from downscale.grid.axis import FULL_CIRCLE, CellAxis
+from downscale.grid.axis import FULL_CIRCLE, CellAxis, Kind, measure_edges_of, measure_of
+from downscale.grid.parts import Parts
+
+Floats = NDArray[np.float64]
 
 
-def overlap_weights(source: CellAxis, target: CellAxis) -> NDArray[np.float64]:
-    """Return the share of each source cell in each target cell, shape (n_target, n_source).
+def overlap_weights(source: CellAxis, target: CellAxis | Parts) -> Floats:
+    """Return the share of each source cell in each target cell (or part), shape (n_target, n_source).
 
     Rows add up to one where the source covers the target cell wholly, else to the covered share.
 
@@ -23,27 +26,36 @@ def overlap_weights(source: CellAxis, target: CellAxis) -> NDArray[np.float64]:
     GridError
         If the axes are of different kinds.
     """
-    if source.kind != target.kind:
-        raise GridError(f"expected two axes of one kind, received {source.kind} and {target.kind}")
-    total = np.zeros((target.size, source.size))
-    for shift in _turns(source, target) if source.kind == "longitude" else (0.0,):
-        total += _lengths(_spans(source, shift), _spans(target, 0.0))
-    return total / target.measure[:, None]
+    start, stop, kind = _cells(target)
+    if source.kind != kind:
+        raise GridError(f"expected two axes of one kind, received {source.kind} and {kind}")
+    total = np.zeros((start.size, source.size))
+    low, high = np.minimum(start, stop), np.maximum(start, stop)
+    spans = _spans(low, high, kind)
+    for shift in _turns(source, low, high) if kind == "longitude" else (0.0,):
+        total += _lengths(_spans(source.edges[:-1] + shift, source.edges[1:] + shift, kind), spans)
+    return total / measure_of(start, stop, kind)[:, None]
 
 
-def _turns(source: CellAxis, target: CellAxis) -> NDArray[np.float64]:
+def _cells(target: CellAxis | Parts) -> tuple[Floats, Floats, Kind]:
+    if isinstance(target, Parts):
+        # An empty part repeats its neighbour: it takes the same value and counts for nothing.
+        return target.low, target.high, target.coarse.kind
+    return target.edges[:-1], target.edges[1:], target.kind
+
+
+def _turns(source: CellAxis, low: Floats, high: Floats) -> Floats:
     """Return every turn of whole circles that can bring source longitudes onto target longitudes."""
-    first = np.ceil((target.edges.min() - source.edges.max()) / FULL_CIRCLE)
-    last = np.floor((target.edges.max() - source.edges.min()) / FULL_CIRCLE)
+    first = np.ceil((low.min() - source.edges.max()) / FULL_CIRCLE)
+    last = np.floor((high.max() - source.edges.min()) / FULL_CIRCLE)
     return FULL_CIRCLE * np.arange(first, last + 1)
 
 
-def _spans(axis: CellAxis, shift: float) -> NDArray[np.float64]:
-    moved = CellAxis(axis.edges + shift, axis.kind).measure_edges if shift else axis.measure_edges
-    return np.sort(np.stack([moved[:-1], moved[1:]]), axis=0)
+def _spans(start: Floats, stop: Floats, kind: Kind) -> Floats:
+    return np.sort(np.stack([measure_edges_of(start, kind), measure_edges_of(stop, kind)]), axis=0)
 
 
-def _lengths(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+def _lengths(source: Floats, target: Floats) -> Floats:
     lower = np.maximum(target[0][:, None], source[0])
     upper = np.minimum(target[1][:, None], source[1])
     return np.clip(upper - lower, 0.0, None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import GridError
 from downscale.grid.axis import FULL_CIRCLE, CellAxis, check_factor, edge_tolerance, measure_edges_of, measure_of
+from downscale.grid.sphere import EARTH_RADIUS
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -129,9 +130,32 @@ class Parts:
 
     @cached_property
     def share(self) -> Floats:
-        """Shares of the parts in the measure of their coarse cell; each cell's add up to one."""
+        """Shares of the parts in the measure of their coarse cell; each cell's add up to one.
+
+        Where the border of the target runs through a cell, what lies outside counts for nothing: the part inside is to
+        carry the value of the cell, so that a target keeps the budget of just what it covers.
+        """
+        inside = (self.owner >= 0).reshape(-1, self.count)
         parts = self.measure.reshape(-1, self.count)
+        parts = np.where(inside | ~inside.any(axis=1, keepdims=True), parts, 0.0)
         return (parts / parts.sum(axis=1, keepdims=True)).ravel()
+
+    def needed(self) -> tuple[int, int]:
+        """Return the first and the last (excluded) coarse cell under the target; below zero over the seam of a circle.
+
+        Examples
+        --------
+        >>> circle = CellAxis(np.arange(0, 361, 90.0), "longitude")
+        >>> Parts.between(circle, CellAxis(np.array([-30.0, 30.0]), "longitude")).needed()
+        (-1, 1)
+        """
+        used = np.flatnonzero((self.owner.reshape(-1, self.count) >= 0).any(axis=1))
+        first, last, size = int(used[0]), int(used[-1]) + 1, self.coarse.size
+        gaps = np.diff(used)
+        if self.coarse.periodic and gaps.size and gaps.max() > size - (last - first) + 1:
+            widest = int(gaps.argmax())
+            return int(used[widest + 1]) - size, int(used[widest]) + 1
+        return first, last
 
     @cached_property
     def covered(self) -> Floats:
@@ -143,7 +167,7 @@ class Parts:
 
 def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats, Floats, Indices]:
     """Return the target cells over the coarse axis, on its branch and in its direction, sorted, and their indices."""
-    slack = max(edge_tolerance(coarse.edges, np.diff(coarse.edges)), edge_tolerance(target.edges, np.diff(target.edges)))
+    slack = max(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
     low = np.minimum(sign * target.edges[:-1], sign * target.edges[1:])
     high = np.maximum(sign * target.edges[:-1], sign * target.edges[1:])
     edges, cell = sign * coarse.edges, np.arange(target.size)
@@ -191,6 +215,11 @@ class PartsGrid:
         return self.y.size, self.x.size
 
     @property
+    def unit_area(self) -> float:
+        """Area in m2 of one product of measures: on the sphere those are steradians."""
+        return EARTH_RADIUS**2 if self.y.coarse.kind == "latitude" else 1.0
+
+    @property
     def cell_area(self) -> Floats:
-        """Products of the measures (steradians or square metres), zero for empty parts, shape (n_y, n_x)."""
-        return np.multiply.outer(self.y.measure, self.x.measure)
+        """Areas of the parts in m2, zero for empty ones, shape (n_y, n_x)."""
+        return self.unit_area * np.multiply.outer(self.y.measure, self.x.measure)

@@ -12,11 +12,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.errors import GridError, InputError, listing
-from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
 from downscale.io.cf import horizontal
 
 OROG_NAMES = ("surface_altitude", "height_above_mean_sea_level", "height_above_reference_ellipsoid")
+MASK_NAMES = (
+    "sftlf", "sftof", "mask", "land_area_fraction", "sea_area_fraction", "land_binary_mask", "sea_binary_mask"
+)  # fmt: skip
+PER_CENT = ("%", "percent", "per cent")
 # Edges stored in float32 miss each other by this share of a cell at most.
 COVERAGE_TOLERANCE = 1e-3
 
@@ -45,7 +48,54 @@ def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None
     return static[choice]
 
 
-def on_grid(static: xr.Dataset, grid: RectilinearGrid, what: str = "orog") -> Any:
+def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
+    """Return the Dataset of one mask: ``sftlf``, by standard name, or the only field.
+
+    Raises
+    ------
+    InputError
+        If several fields could be meant, or none.
+    """
+    if isinstance(mask, (str, Path)):
+        from downscale.io.read import open_dataset
+
+        mask = open_dataset(mask, chunks=None)
+    if isinstance(mask, xr.DataArray):
+        return mask.to_dataset(name="mask" if mask.name is None or mask.name in mask.coords else mask.name)
+    if not isinstance(mask, xr.Dataset):
+        raise InputError(f"expected mask to be a Dataset, a DataArray or a file, received {type(mask).__name__}")
+    fields = [str(key) for key, v in mask.data_vars.items() if v.ndim >= 2 and not str(key).endswith("_bnds")]
+    named = [key for key in fields if mask[key].attrs.get("standard_name") in MASK_NAMES or key in MASK_NAMES]
+    choice = named or fields
+    if len(choice) != 1:
+        raise InputError(f"expected one mask, received {choice or 'none'}; pass that DataArray itself")
+    return mask[choice]
+
+
+def mask_on_grid(mask: xr.Dataset, grid: Any) -> NDArray[np.float64]:
+    """Return the valid share of each fine cell, 0 to 1, from a mask or a fraction (also in per cent).
+
+    Missing values are not valid; where the mask does not reach, everything is.
+    """
+    where = horizontal(mask)
+    field = next(iter(mask.data_vars.values()))
+    plane = field.squeeze(drop=True).transpose(..., where.y, where.x)
+    if plane.ndim != 2:
+        raise GridError(f"mask: expected two dimensions, received {plane.dims}; a mask does not vary in time")
+    values = np.nan_to_num(np.asarray(plane.values, dtype=np.float64))
+    if str(field.attrs.get("units", "")).strip() in PER_CENT or values.max(initial=0) > 1.5:
+        values = values / 100
+    if values.min(initial=0) < 0 or values.max(initial=0) > 1 + 1e-6:
+        raise InputError(
+            f"mask: expected True and False, or a fraction from 0 to 1 or to 100 %, received {values.min():g} to "
+            f"{values.max():g}; compare it with a threshold first"
+        )
+    rows, columns = overlap_weights(where.grid.y, grid.y), overlap_weights(where.grid.x, grid.x)
+    reached = np.multiply.outer(rows.sum(axis=1), columns.sum(axis=1)).clip(0, 1)
+    return _remap(values, rows, columns) + (1 - reached)
+
+
+def on_grid(static: xr.Dataset, grid: Any, what: str = "orog") -> Any:
     """Return a field as a (n_y, n_x) array on ``grid``: itself where the cells agree, else conservative means.
 
     Missing values count as zero (the sea, in an orography). A lazy field gives a lazy array.

@@ -1,0 +1,214 @@
+"""Where to: the fine cells of a factor or of a target grid, and the parts into which it cuts the coarse ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.errors import GridError, InputError, OptionError, ShapeError
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.axis import CellAxis
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.parts import Parts, PartsGrid
+from downscale.io.cf import Horizontal, horizontal, parse_factor
+
+# The resolution of a target in words: rows x columns, in degrees or metres.
+RESOLUTION = re.compile(r"\s*([0-9.eE+]+)\s*[xX]\s*([0-9.eE+]+)\s*")
+# More cells than this along an axis are a slip of the keyboard.
+MOST_CELLS = 200_000
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The fine cells of a request.
+
+    Attributes
+    ----------
+    fine : RectilinearGrid or PartsGrid
+        Cells in the order of the coarse field; where the target does not nest, the parts that it cuts.
+    parts : (Parts, Parts)
+        Parts of rows and columns.
+    nests : bool
+        Whether every coarse cell is made up of the same number of whole target cells.
+    grid : Dataset or None
+        The target as asked for, None for a factor.
+    where : Horizontal or None
+        Its axes.
+    """
+
+    fine: Any
+    parts: tuple[Parts, Parts]
+    nests: bool
+    grid: xr.Dataset | None = None
+    where: Horizontal | None = None
+
+    @property
+    def factors(self) -> tuple[int, int]:
+        """Parts of rows and columns of coarse cells."""
+        return self.parts[0].count, self.parts[1].count
+
+    def aggregation(self, coarse: Any) -> Aggregation:
+        """Return the operator A from the parts to the coarse cells."""
+        if self.nests:
+            return Aggregation.between(coarse, self.fine)
+        return Aggregation(self.parts[0].share, self.parts[1].share, *self.factors)
+
+    @property
+    def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices that bring fine rows and columns of a nested target into its own order."""
+        return np.argsort(self.parts[0].owner), np.argsort(self.parts[1].owner)
+
+
+def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -> Target:
+    """Return the fine cells of a factor or a target grid.
+
+    Raises
+    ------
+    OptionError, ShapeError, GridError
+        If both or neither are given, or they do not fit the coarse grid.
+    """
+    if target_grid is not None:
+        if factor is not None:
+            raise OptionError("expected factor or target_grid, received both; drop one of them")
+        return _on_target(where, target_dataset(target_grid, where))
+    if factor is None:
+        factor = getattr(method, "factor", None)
+        if factor is None:
+            raise OptionError("expected factor or target_grid, received neither; try factor=4")
+        factor = dict(zip(where.dims, factor, strict=True)) if isinstance(factor, tuple) else factor
+    factors = parse_factor(factor, where)
+    fine = where.grid.refine(*factors)
+    axes = ((where.grid.y, fine.y, factors[0]), (where.grid.x, fine.x, factors[1]))
+    y, x = (Parts.nested(coarse, cells, count) for coarse, cells, count in axes)
+    return Target(fine, (y, x), nests=True)
+
+
+def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
+    """Return the Dataset of a target given as one, as a DataArray, a file, or a resolution such as "0.25x0.25"."""
+    if isinstance(target, str) and RESOLUTION.fullmatch(target):
+        return resolution_grid(target, where)
+    if isinstance(target, (str, Path)):
+        from downscale.io.read import open_dataset
+
+        try:
+            return open_dataset(target, chunks={})
+        except InputError as error:
+            raise InputError(f"target_grid: {error}") from None
+    if isinstance(target, xr.DataArray):
+        # Its bounds, if any, are not among the coordinates that an array keeps; midpoints are.
+        return target.to_dataset(name="target" if target.name is None or target.name in target.coords else target.name)
+    if isinstance(target, xr.Dataset):
+        return target
+    raise OptionError(
+        'expected target_grid to be a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25", received '
+        f"{type(target).__name__}"
+    )
+
+
+def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
+    """Return the grid of a resolution, rows x columns, whose cells cover the coarse domain.
+
+    Edges lie on whole multiples of the resolution, counted from the South Pole and Greenwich, or from the origin of a
+    projection.
+    """
+    match = RESOLUTION.fullmatch(text)
+    assert match is not None
+    try:
+        steps = [float(step) for step in match.groups()]
+    except ValueError:
+        steps = [0.0]
+    if not all(np.isfinite(step) and step > 0 for step in steps):
+        raise OptionError(f'expected a resolution of two positive numbers such as "0.25x0.25", received {text!r}')
+    if not isinstance(where.grid, RectilinearGrid):
+        raise GridError(f"expected a target grid for rectilinear fields only, received {text!r}; use factor=")
+    made: dict[str, Any] = {}
+    for name, axis, step in zip(where.dims, (where.grid.y, where.grid.x), steps, strict=True):
+        edges = _multiples(axis, step * (1 if axis.kind != "projected" else where.unit), text) / where.unit
+        pairs = np.stack([edges[:-1], edges[1:]], axis=1)
+        made[name] = ((name,), 0.5 * (edges[:-1] + edges[1:]), {**_axis_attrs(axis), "bounds": f"{name}_bnds"})
+        made[f"{name}_bnds"] = ((name, "bnds"), pairs)
+    return xr.Dataset(coords=made)
+
+
+def _axis_attrs(axis: CellAxis) -> dict[str, str]:
+    return {
+        "latitude": {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"},
+        "longitude": {"standard_name": "longitude", "units": "degrees_east", "axis": "X"},
+    }.get(axis.kind, {})
+
+
+def _multiples(axis: CellAxis, step: float, text: str) -> NDArray[np.float64]:
+    """Return multiples of a step around an axis, in its direction."""
+    origin = -90.0 if axis.kind == "latitude" else 0.0
+    low, high = axis.edges.min(), axis.edges.max()
+    if (high - low) / step > MOST_CELLS:
+        raise OptionError(f"expected a resolution of at most {MOST_CELLS} cells along an axis, received {text!r}")
+    if axis.kind == "longitude" and axis.periodic:
+        count = round(360.0 / step)
+        if count < 1 or abs(count * step - 360.0) > 1e-6:
+            near = 360.0 / max(count, 1)
+            raise OptionError(
+                f"expected a step of longitude that divides 360 degrees, received {text!r}; the nearest is {near:.9g}"
+            )
+        edges = (-180.0 if axis.centres.min() < -1e-6 else 0.0) + np.arange(count + 1) * (360.0 / count)
+    else:
+        first, last = np.floor((low - origin) / step + 1e-6), np.ceil((high - origin) / step - 1e-6)
+        edges = origin + step * np.arange(first, last + 1)
+    edges = np.clip(edges, -90.0, 90.0) if axis.kind == "latitude" else edges
+    return edges if axis.ascending else edges[::-1]
+
+
+def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
+    there = horizontal(target)
+    for grid, what in ((where.grid, "coarse field"), (there.grid, "target grid")):
+        if not isinstance(grid, RectilinearGrid):
+            raise GridError(
+                f"expected one-dimensional axes with target_grid, received a {what} on two-dimensional coordinates; "
+                "use factor=, or remap it to a rectilinear grid first (cdo remapcon)"
+            )
+    if where.grid.y.kind != there.grid.y.kind:
+        raise GridError(
+            f"expected a target grid of the same kind of coordinates, received {there.grid.y.kind} for "
+            f"{where.grid.y.kind}; remap one of them first"
+        )
+    parts = Parts.between(where.grid.y, there.grid.y), Parts.between(where.grid.x, there.grid.x)
+    if not all(axis.regular for axis in parts):
+        return Target(PartsGrid(*parts), parts, nests=False, grid=target, where=there)
+    axes = [CellAxis(np.append(axis.low, axis.high[-1]), axis.coarse.kind, axis.coarse.closed) for axis in parts]
+    # A projected grid keeps the areas of its projection.
+    return Target(replace(where.grid, y=axes[0], x=axes[1]), parts, nests=True, grid=target, where=there)
+
+
+def own_factor(method: Any) -> tuple[int, int]:
+    """Return the refinement of an up-sampler object as a pair."""
+    own = method.factor
+    return own if isinstance(own, tuple) else (own, own)
+
+
+def require_factor(method: Any, target: Target) -> None:
+    """Refuse an up-sampler object on cells it was not made for.
+
+    Raises
+    ------
+    ShapeError
+        If its factor is another, or the target does not nest.
+    """
+    if not target.nests:
+        raise ShapeError("expected a nested target grid for this method, received one that cuts cells; use factor=")
+    if own_factor(method) != target.factors:
+        raise ShapeError(
+            f"expected the factor of the method, {method.factor}, received {target.factors}; leave factor out"
+        )
+
+
+def names_other_axes(factor: Any, target_grid: Any, dims: tuple[str, ...]) -> bool:
+    """Return whether a request is about axes other than the horizontal ones."""
+    asked = factor if isinstance(factor, Mapping) else target_grid if isinstance(target_grid, Mapping) else {}
+    return not isinstance(target_grid, xr.Dataset) and any(name not in dims for name in asked)
