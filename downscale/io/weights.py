@@ -1,0 +1,259 @@
+"""Weights of linear methods as files that other tools apply: the ESMF and the SCRIP layout (xarray; never torch).
+
+What is written is a matrix alone. Bounds, masks, relief and corrections that keep a law depend on the field, so they
+are in no file of weights: the file says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from downscale.errors import OptionError, OutputError, ShapeError, listing
+from downscale.grid.corners import Cells, cells_of
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.overlap import overlap_weights
+from downscale.io.write import check_target, temporary_beside
+from downscale.kernels.sparse import SparseWeights
+from downscale.version import __version__
+
+Floats = NDArray[np.float64]
+Layout = Literal["esmf", "scrip"]
+Normalization = Literal["fracarea", "destarea"]
+
+LAYOUTS = ("esmf", "scrip")
+NORMALIZATIONS = ("fracarea", "destarea")
+# Tools know a few names only; the name of the method itself stands in an attribute of its own.
+MAP_METHODS = {
+    "sobolev": "Conservative remapping",
+    "conservative": "Conservative remapping",
+    "bilinear": "Bilinear remapping",
+    "bicubic": "Bilinear remapping",
+}
+CONSERVATIVE = ("sobolev", "conservative")
+# A covered share this close to one is one, and this close to zero is the rounding of an edge.
+COVER_ROUNDING = 1e-9
+COMMENT = (
+    "The plain linear operator of the method. Bounds, masks, missing values, relief and corrections to coarse cells "
+    "depend on the field and are not in these weights."
+)
+
+
+def weights_dataset(
+    along_y: ArrayLike,
+    along_x: ArrayLike,
+    source: RectilinearGrid,
+    target: RectilinearGrid,
+    *,
+    layout: Layout = "esmf",
+    method: str = "sobolev",
+    normalization: Normalization = "fracarea",
+) -> xr.Dataset:
+    """Return the weights of a separable linear method as a Dataset that other tools read once it is written.
+
+    The weights are those of the unconstrained linear operator ``fine = along_y @ coarse @ along_x.T``: no bounds, no
+    masks, no relief. Where the source covers a target cell its weights add up to one (phase law); those of "sobolev"
+    and "conservative" give source areas when summed with target areas (total law), on both grids' covered part.
+
+    Parameters
+    ----------
+    along_y, along_x : array, shapes (n_target_y, n_source_y) and (n_target_x, n_source_x)
+        One matrix an axis, whose rows add up to the share of the target cell that the source covers.
+    source, target : RectilinearGrid
+        The grids, in the order of the fields.
+    layout : {"esmf", "scrip"}
+        "esmf": ``row``, ``col``, ``S`` as ESMF_RegridWeightGen, NCO and xESMF read. "scrip": ``src_address``,
+        ``dst_address``, ``remap_matrix`` as CDO and NCO read.
+    method : {"sobolev", "conservative", "bilinear", "bicubic"}
+        What the weights are.
+    normalization : {"fracarea", "destarea"}
+        Partly covered target cells hold the mean over their covered part, or that mean times the covered share.
+
+    Returns
+    -------
+    Dataset
+        Links count from one, sorted by target and then by source; cell (iy, ix) of a grid is 1 + iy * n_x + ix.
+
+    Raises
+    ------
+    OptionError, ShapeError
+        If a name is unknown, or the matrices do not fit the grids.
+    """
+    _check_names(layout, method, normalization)
+    y, x = _fitting(along_y, source, target, 0), _fitting(along_x, source, target, 1)
+    y, cover_y = _covered(y, normalization)
+    x, cover_x = _covered(x, normalization)
+    weights = SparseWeights.from_axes(y, x, cells_of(source), cells_of(target))
+    used = np.zeros(source.shape)
+    if method in CONSERVATIVE:
+        used = np.multiply.outer(_used(source.y, target.y), _used(source.x, target.x))
+    cover = np.multiply.outer(cover_y, cover_x)
+    return links_dataset(weights, used, cover, layout=layout, method=method, normalization=normalization)
+
+
+def links_dataset(
+    weights: SparseWeights, used: Floats, cover: Floats, *, layout: Layout, method: str, normalization: Normalization
+) -> xr.Dataset:
+    """Return any sparse weights with known cells in one of the two layouts.
+
+    Parameters
+    ----------
+    weights : SparseWeights
+        With ``source`` and ``target`` cells.
+    used, cover : array, shapes of the source and of the target grid
+        Share of each source cell that the target covers (zero for methods that do not conserve), and the reverse.
+    layout, method, normalization
+        As of :func:`weights_dataset`.
+
+    Raises
+    ------
+    OptionError, ShapeError
+        If a name is unknown or the cells are not.
+    """
+    _check_names(layout, method, normalization)
+    if weights.source is None or weights.target is None:
+        raise ShapeError("expected weights whose source and target cells are known, received bare links; add cells")
+    build = _esmf if layout == "esmf" else _scrip
+    made = build(weights)
+    for side, cells, share in (("a", weights.source, used), ("b", weights.target, cover)):
+        made.update((_grid_esmf if layout == "esmf" else _grid_scrip)(side, cells, share.ravel()))
+    ds = xr.Dataset(made, attrs=_attributes(layout, method, normalization))
+    for variable in ds.variables.values():
+        # Other tools take a fill value in a list of links for a link.
+        variable.encoding = {"_FillValue": None}
+    return ds
+
+
+def write_weights(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write weights to NetCDF; the name appears when the file is complete.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written or exists.
+    """
+    target = check_target(path, overwrite)
+    deflated = {"_FillValue": None, "zlib": True, "complevel": 1, "shuffle": True}
+    links = [name for name, variable in ds.variables.items() if variable.dims[0] in ("n_s", "num_links")]
+    try:
+        with temporary_beside(target) as scratch:
+            ds.to_netcdf(scratch, engine="netcdf4", format="NETCDF4", encoding=dict.fromkeys(links, deflated))
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
+    return target
+
+
+def _check_names(layout: str, method: str, normalization: str) -> None:
+    legal = {"layout": LAYOUTS, "method": tuple(MAP_METHODS), "normalization": NORMALIZATIONS}
+    for (name, names), value in zip(legal.items(), (layout, method, normalization), strict=True):
+        if value not in names:
+            raise OptionError(f"expected {name} among {listing(names)}, received {value!r}")
+
+
+def _fitting(matrix: ArrayLike, source: RectilinearGrid, target: RectilinearGrid, axis: int) -> Floats:
+    values = np.asarray(matrix, dtype=np.float64)
+    wanted = target.shape[axis], source.shape[axis]
+    name = "yx"[axis]
+    if values.shape != wanted:
+        raise ShapeError(f"expected weights along {name} of shape {wanted} for the two grids, received {values.shape}")
+    if not np.isfinite(values).all():
+        raise ShapeError(f"expected finite weights along {name}, received NaN or infinity; check the cell edges")
+    return values
+
+
+def _covered(matrix: Floats, normalization: str) -> tuple[Floats, Floats]:
+    """Return the weights as normalized and the covered share of each target cell along one axis."""
+    cover = matrix.sum(axis=1)
+    cover = np.where(np.abs(cover - 1) < COVER_ROUNDING, 1.0, cover)
+    # An edge that misses the source by rounding must not make a target cell of nothing.
+    cover = np.where(np.abs(cover) < COVER_ROUNDING, 0.0, cover)
+    kept = np.where(cover[:, None] == 0, 0.0, matrix)
+    whole = np.where((cover == 0) | (normalization == "destarea"), 1.0, cover)
+    return kept / whole[:, None], cover
+
+
+def _used(source: Any, target: Any) -> Floats:
+    """Return the share of each source cell that the target covers along one axis."""
+    return _covered(overlap_weights(target, source), "destarea")[1]
+
+
+def _attributes(layout: str, method: str, normalization: str) -> dict[str, str]:
+    """Return the attributes that tools look for; NCO tells layouts by the title, CDO needs the names of the grids."""
+    tool = "ESMF Offline Regridding Weight Generator" if layout == "esmf" else "SCRIP"
+    names = ("domain_a", "domain_b") if layout == "esmf" else ("source_grid", "dest_grid")
+    return {
+        "title": f"regridding weights by downscale {__version__} in the layout of {tool}",
+        "normalization": normalization,
+        "map_method": MAP_METHODS[method],
+        "conventions": "NCAR-CSM" if layout == "esmf" else "SCRIP",
+        names[0]: "source grid",
+        names[1]: "target grid",
+        "downscale_method": method,
+        "downscale_version": __version__,
+        "comment": COMMENT,
+    }
+
+
+def _esmf(weights: SparseWeights) -> dict[str, Any]:
+    one = np.int32(1)
+    return {
+        "row": ("n_s", weights.row + one, {"long_name": "target cell of the link, counted from 1"}),
+        "col": ("n_s", weights.col + one, {"long_name": "source cell of the link, counted from 1"}),
+        "S": ("n_s", weights.weight, {"long_name": "weight of the link"}),
+    }
+
+
+def _grid_esmf(side: str, cells: Cells, share: Floats) -> dict[str, Any]:
+    grid, n, nv = ("src" if side == "a" else "dst"), f"n_{side}", f"nv_{side}"
+    units, area_units = _units(cells)
+    made: dict[str, Any] = {f"{grid}_grid_dims": (f"{grid}_grid_rank", _dims(cells))}
+    for axis in ("y", "x"):
+        made[f"{axis}c_{side}"] = (n, getattr(cells, axis), {"units": units})
+        corners = getattr(cells, f"{axis}_corners")
+        if corners is not None:
+            made[f"{axis}v_{side}"] = ((n, nv), corners, {"units": units})
+    made[f"mask_{side}"] = (n, np.ones(share.size, np.int32), {"units": "unitless"})
+    if cells.area is not None:
+        made[f"area_{side}"] = (n, cells.area, {"units": area_units})
+    made[f"frac_{side}"] = (n, share, {"units": "unitless"})
+    return made
+
+
+def _scrip(weights: SparseWeights) -> dict[str, Any]:
+    one = np.int32(1)
+    return {
+        "src_address": ("num_links", weights.col + one),
+        "dst_address": ("num_links", weights.row + one),
+        "remap_matrix": (("num_links", "num_wgts"), weights.weight[:, None]),
+    }
+
+
+def _grid_scrip(side: str, cells: Cells, share: Floats) -> dict[str, Any]:
+    grid = "src_grid" if side == "a" else "dst_grid"
+    n, nv = f"{grid}_size", f"{grid}_corners"
+    units, area_units = _units(cells)
+    made: dict[str, Any] = {f"{grid}_dims": (f"{grid}_rank", _dims(cells))}
+    for axis, name in (("y", "lat"), ("x", "lon")):
+        made[f"{grid}_center_{name}"] = (n, getattr(cells, axis), {"units": units})
+        corners = getattr(cells, f"{axis}_corners")
+        if corners is not None:
+            made[f"{grid}_corner_{name}"] = ((n, nv), corners, {"units": units})
+    made[f"{grid}_imask"] = (n, np.ones(share.size, np.int32), {"units": "unitless"})
+    if cells.area is not None:
+        made[f"{grid}_area"] = (n, cells.area, {"units": area_units})
+    made[f"{grid}_frac"] = (n, share, {"units": "unitless"})
+    return made
+
+
+def _dims(cells: Cells) -> NDArray[np.int32]:
+    """Return the sizes of a grid with the fastest dimension first."""
+    return np.array(cells.shape[::-1], dtype=np.int32)
+
+
+def _units(cells: Cells) -> tuple[str, str]:
+    return ("degrees", "square radians") if cells.spherical else ("m", "m2")

@@ -1,0 +1,229 @@
+"""Apply weights from a file to xarray objects, lazily, with the coordinates of their target grid (never torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.errors import GridError, InputError, ShapeError, listing
+from downscale.grid.axis import FULL_CIRCLE, CellAxis
+from downscale.grid.corners import Cells
+from downscale.io.cf import (
+    X_NAMES,
+    Y_NAMES,
+    Horizontal,
+    XarrayObject,
+    area_names,
+    as_array,
+    as_dataset,
+    horizontal,
+    is_categorical,
+    quantity_of,
+)
+from downscale.io.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
+from downscale.io.weights_read import read_weights
+from downscale.kernels.sparse import SparseWeights, check_threshold
+
+# Share of a cell by which a centre in a file may lie outside the cell of the field: half a cell is another grid.
+CENTRE_SLACK = 1e-3
+
+
+def apply_weights(
+    obj: XarrayObject,
+    weights: SparseWeights | xr.Dataset | str | Path,
+    *,
+    skipna: bool = True,
+    na_thres: float = 1.0,
+    keep_attrs: bool = True,
+) -> XarrayObject:
+    """Regrid fields with the weights of a file, whoever made it.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Fields on the source grid, in the order of the weights. Never modified; lazy in, lazy out.
+    weights : SparseWeights, Dataset or path
+        As :func:`read_weights` reads them.
+    skipna, na_thres
+        What missing sources do: see :meth:`SparseWeights.apply`.
+    keep_attrs : bool
+        Keep the attributes of variables.
+
+    Returns
+    -------
+    Dataset or DataArray
+        On the target grid: 1-D coordinates with bounds and cell areas where it is rectilinear, else 2-D latitude and
+        longitude. No law is enforced: what the weights keep is kept.
+
+    Raises
+    ------
+    InputError, GridError, ShapeError, OptionError
+        If the weights are for another grid, or a variable holds codes or sums over cells, which have no mean.
+    """
+    check_threshold(na_thres)
+    operator = weights if isinstance(weights, SparseWeights) else read_weights(weights)
+    ds, name = as_dataset(obj)
+    dims, where = _source_dims(ds, operator)
+    new_dims, made, same_mapping = _target(ds, where, operator)
+    fields = {}
+    for key in _fields(ds, dims):
+        data = _regridded(ds[key].transpose(..., *dims).data, operator, skipna, na_thres)
+        attrs = _attributes(ds[key], same_mapping) if keep_attrs else {}
+        others = [d for d in ds[key].dims if d not in dims]
+        fine = xr.Variable((*others, *new_dims), data, attrs)
+        renamed = dict(zip(dims, new_dims, strict=False))
+        order = [renamed.get(str(d), d) for d in ds[key].dims]
+        fields[key] = fine.transpose(*order) if len(new_dims) == 2 else fine
+    gone = set(dims) | set(new_dims)
+    passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not gone & set(v.dims)}
+    kept = {k: v.variable.copy(deep=False) for k, v in ds.coords.items() if not gone & set(v.dims)}
+    out = xr.Dataset({**fields, **passed}, {**kept, **made}, dict(ds.attrs))
+    return out if name is None else as_array(out, name, obj)
+
+
+def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str], Horizontal | None]:
+    """Return the dimensions of the source grid, and its cells where it is rectilinear."""
+    if len(weights.source_shape) != 2:
+        raise ShapeError(
+            f"expected weights for a source grid of rows and columns, received {weights.source_shape[0]} cells in a "
+            "list; use SparseWeights.apply on the values"
+        )
+    try:
+        where = horizontal(ds)
+        dims = where.dims
+    except GridError:
+        where, dims = None, _curved_dims(ds)  # type: ignore[assignment]
+        if dims is None:
+            raise
+    sizes = tuple(ds.sizes[d] for d in dims)
+    if sizes != weights.source_shape:
+        raise ShapeError(
+            f"expected {weights.source_shape} source cells along {listing(dims)}, as the weights have, received "
+            f"{sizes}; make weights for this grid"
+        )
+    if where is not None:
+        _check_order(where, weights)
+    return dims, where
+
+
+def _curved_dims(ds: xr.Dataset) -> tuple[str, str] | None:
+    """Return the dimensions of two-dimensional latitudes, which are not read beyond that."""
+    for key, coordinate in ds.coords.items():
+        named = str(key).lower() in (*Y_NAMES, *X_NAMES) or coordinate.attrs.get("standard_name") in CF_ATTRS
+        if coordinate.ndim == 2 and named:
+            return str(coordinate.dims[0]), str(coordinate.dims[1])
+    return None
+
+
+def _check_order(where: Horizontal, weights: SparseWeights) -> None:
+    """Raise where the field runs in another order, or lies elsewhere, than the source of the weights."""
+    grid = None if weights.source is None else weights.source.grid()
+    if grid is None or grid.spherical != where.grid.spherical:
+        return
+    for name, own, other in ((where.y, where.grid.y, grid.y), (where.x, where.grid.x, grid.x)):
+        if not _within(other.centres, own):
+            raise GridError(
+                f"expected {name!r} as in the source grid of the weights, {_ends(other)}, received {_ends(own)}; "
+                "reverse, roll or sort the axis, or make weights for this grid"
+            )
+
+
+def _within(centres: np.ndarray[Any, Any], axis: CellAxis) -> bool:
+    half = 0.5 * np.abs(np.diff(axis.edges))
+    away = np.abs(centres - axis.centres)
+    if axis.kind == "longitude":
+        away = np.abs((centres - axis.centres + FULL_CIRCLE / 2) % FULL_CIRCLE - FULL_CIRCLE / 2)
+    return bool((away <= half * (1 + CENTRE_SLACK)).all())
+
+
+def _ends(axis: CellAxis) -> str:
+    return f"{axis.centres[0]:g} to {axis.centres[-1]:g}"
+
+
+def _target(
+    ds: xr.Dataset, where: Horizontal | None, weights: SparseWeights
+) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable], bool]:
+    """Return dimensions and coordinates of the target, and whether they are of the source's kind of coordinates."""
+    if weights.target is None:
+        dims = where.dims if where is not None and len(weights.target_shape) == 2 else ("y", "x")
+        return (dims if len(weights.target_shape) == 2 else ("cell",)), {}, False
+    grid = weights.target.grid()
+    if grid is None:
+        return *_curved(weights.target), False
+    source = None if weights.source is None else weights.source.grid()
+    if where is not None and source is not None and source.spherical == where.grid.spherical == grid.spherical:
+        return where.dims, new_coordinates(ds, where, grid), True
+    if not grid.spherical:
+        return ("y", "x"), {}, False
+    bare = xr.Dataset(coords={short: (short, [0.0], CF_ATTRS[kind]) for short, kind in _SHORT})
+    return ("lat", "lon"), new_coordinates(bare, Horizontal("lat", "lon", grid), grid), False
+
+
+_SHORT = (("lat", "latitude"), ("lon", "longitude"))
+
+
+def _curved(cells: Cells) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable]]:
+    """Return two-dimensional latitude and longitude with the corners of their cells, or those of a list of cells."""
+    dims = ("y", "x") if len(cells.shape) == 2 else ("cell",)
+    made: dict[Hashable, xr.Variable] = {}
+    for (name, kind), letter in zip(_SHORT, "yx", strict=True):
+        attrs = {key: value for key, value in CF_ATTRS[kind].items() if key != "axis"}
+        corners = getattr(cells, f"{letter}_corners")
+        if corners is not None:
+            attrs["bounds"] = f"{name}_bnds"
+            made[f"{name}_bnds"] = xr.Variable((*dims, "nv"), corners.reshape(*cells.shape, -1))
+        made[name] = xr.Variable(dims, getattr(cells, letter).reshape(cells.shape), attrs)
+    return dims, made
+
+
+def _fields(ds: xr.Dataset, dims: tuple[str, str]) -> list[Hashable]:
+    """Return the variables to regrid; areas belong to the grid, and what has no mean is refused."""
+    areas = set(area_names(ds))
+    names = [k for k, v in ds.data_vars.items() if set(dims) <= set(v.dims) and k not in areas]
+    names = [name for name in names if ds[name].dtype.kind in "fiub"]
+    if not names:
+        raise InputError(f"expected a numeric variable with dimensions {listing(dims)}, received none")
+    for name in names:
+        if is_categorical(ds[name]):
+            raise InputError(f"expected values with a mean, received codes in {name!r}; drop it before")
+        if quantity_of(ds[name]) == "extensive":
+            raise InputError(
+                f"expected means over cells, received sums over cells in {name!r} (cell_methods); divide by the cell "
+                "areas first and multiply by the new ones afterwards"
+            )
+    return names
+
+
+def _attributes(variable: xr.DataArray, same_mapping: bool) -> dict[str, Any]:
+    stale = STALE_ATTRS if same_mapping else (*STALE_ATTRS, "grid_mapping", "coordinates", "cell_measures")
+    return {key: value for key, value in variable.attrs.items() if key not in stale}
+
+
+def _regridded(data: Any, weights: SparseWeights, skipna: bool, na_thres: float) -> Any:
+    kind = np.dtype("f8" if data.dtype.itemsize > 4 or data.dtype in ("i4", "u4") else "f4")
+    if not isinstance(data, da.Array):
+        return weights.apply(data, skipna=skipna, na_thres=na_thres).astype(kind)
+    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+    leading = whole.chunks[:-2]
+    rank = len(weights.target_shape)
+    # One task holds the weights; each block names it instead of carrying them.
+    held = dask.delayed(weights, pure=True, traverse=False)
+    options: dict[str, Any] = {"weights": held, "skipna": skipna, "na_thres": na_thres, "kind": kind}
+    if rank == 2:
+        chunks = (*leading, *((n,) for n in weights.target_shape))
+        return whole.map_blocks(_block, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind), **options)
+    chunks = (*leading, (weights.target_shape[0],))
+    meta = np.empty((0,) * (data.ndim - 1), kind)
+    return whole.map_blocks(_block, chunks=chunks, drop_axis=data.ndim - 1, dtype=kind, meta=meta, **options)
+
+
+def _block(
+    block: np.ndarray[Any, Any], weights: SparseWeights, skipna: bool, na_thres: float, kind: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    return weights.apply(block, skipna=skipna, na_thres=na_thres).astype(kind)

@@ -1,0 +1,147 @@
+"""Read files of weights, ours and others': ESMF, SCRIP, CDO, xESMF (xarray; never torch)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.errors import InputError, ShapeError, listing
+from downscale.grid.corners import Cells
+from downscale.io.read import open_dataset
+from downscale.kernels.sparse import SparseWeights
+
+ESMF = ("row", "col", "S")
+SCRIP = ("dst_address", "src_address", "remap_matrix")
+METRES = ("m", "metre", "metres", "meter", "meters")
+Shape = tuple[int, ...]
+
+
+def read_weights(
+    weights: str | Path | xr.Dataset, *, source_shape: Shape | None = None, target_shape: Shape | None = None
+) -> SparseWeights:
+    """Read weights in the ESMF or the SCRIP layout.
+
+    Parameters
+    ----------
+    weights : path or Dataset
+        A file of this package, ESMF_RegridWeightGen, ``cdo gencon``, xESMF or any other that writes ``row, col, S``
+        or ``dst_address, src_address, remap_matrix``, which count from one.
+    source_shape, target_shape : (n_y, n_x), optional
+        Shapes of the grids, for files that hold the links alone (xESMF).
+
+    Raises
+    ------
+    InputError
+        If it is no file of weights, or holds NaN, cells outside its grids, or weights of gradients.
+    ShapeError
+        If the shapes are neither in the file nor given, or do not fit.
+    """
+    ds, name = _opened(weights)
+    if set(ESMF) <= set(ds.variables):
+        row, col, weight = (np.asarray(ds[key].values) for key in ESMF)
+        source, target = _esmf_cells(ds, "src", "a", source_shape), _esmf_cells(ds, "dst", "b", target_shape)
+    elif set(SCRIP) <= set(ds.variables):
+        row, col, weight = (np.asarray(ds[key].values) for key in SCRIP)
+        weight = _first_weight(weight, name)
+        source, target = _scrip_cells(ds, "src", source_shape), _scrip_cells(ds, "dst", target_shape)
+    else:
+        raise InputError(
+            f"expected weights with {listing(ESMF)} (ESMF) or {listing(SCRIP)} (SCRIP), received {name} with "
+            f"{listing(ds.variables) or 'no variables'}; make them with downscale.weights, ESMF or cdo gencon"
+        )
+    _check_links(name, ("target", row, target[0]), ("source", col, source[0]), weight)
+    return SparseWeights.from_links(row - 1, col - 1, weight, source[0], target[0], source[1], target[1])
+
+
+def _opened(weights: Any) -> tuple[xr.Dataset, str]:
+    if isinstance(weights, xr.Dataset):
+        return weights, "a Dataset"
+    if not isinstance(weights, (str, Path)):
+        raise InputError(f"expected weights as a Dataset or a file, received {type(weights).__name__}")
+    # Fill values and scales are left alone: nothing in a list of links is missing or packed.
+    with open_dataset(weights, chunks=None, decode_cf=False, decode_coords=False) as ds:
+        return ds.load(), str(weights)
+
+
+def _first_weight(weight: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return the weights of the values; those of gradients must be zero."""
+    if weight.ndim == 1:
+        return weight
+    if np.any(weight[:, 1:]):
+        raise InputError(
+            f"expected one weight a link, received {name} with {weight.shape[1]} (second order or bicubic, which need "
+            "gradients of the field); make first-order weights, for example with cdo gencon or genbil"
+        )
+    return weight[:, 0]
+
+
+def _check_links(name: str, *sides: Any) -> None:
+    *indexed, weight = sides
+    for what, index, shape in indexed:
+        if index.dtype.kind not in "iu" or index.shape != weight.shape:
+            raise InputError(
+                f"expected one whole number a link for the {what} cells, received {name} with {index.dtype} of shape "
+                f"{index.shape} for {weight.size} weights; make the file again"
+            )
+        cells = int(np.prod(shape))
+        if index.size and (index.min() < 1 or index.max() > cells):
+            raise InputError(
+                f"expected {what} cells from 1 to {cells}, received {index.min()} to {index.max()} in {name}; "
+                "they count from 1, x fastest: check the grids and their shapes"
+            )
+    if not np.isfinite(weight).all():
+        bad = int((~np.isfinite(weight)).sum())
+        raise InputError(f"expected finite weights, received {bad} NaN or infinite ones in {name}; make the file again")
+
+
+def _shape(ds: xr.Dataset, name: str, given: Shape | None, size: str, word: str) -> Shape:
+    """Return the shape of a grid, slowest dimension first, from the file, else as given."""
+    known = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
+    if known is None and given is None:
+        raise ShapeError(f"expected {name} in the weights, received none; pass {word}_shape=(n_y, n_x)")
+    if known is not None and given is not None and tuple(given) != known:
+        raise ShapeError(f"expected the {word} shape of the weights, {known}, received {tuple(given)}; leave it out")
+    shape = tuple(given) if known is None else known  # type: ignore[arg-type]
+    if size in ds.sizes and int(np.prod(shape)) != ds.sizes[size]:
+        raise ShapeError(f"expected {ds.sizes[size]} {word} cells ({size}), received the shape {shape}; check {name}")
+    return shape
+
+
+def _esmf_cells(ds: xr.Dataset, grid: str, side: str, given: Shape | None) -> tuple[Shape, Cells | None]:
+    word = "source" if side == "a" else "target"
+    shape = _shape(ds, f"{grid}_grid_dims", given, f"n_{side}", word)
+    names = (f"yc_{side}", f"xc_{side}", f"yv_{side}", f"xv_{side}", f"area_{side}")
+    return shape, _cells(ds, shape, names, "degrees")
+
+
+def _scrip_cells(ds: xr.Dataset, side: str, given: Shape | None) -> tuple[Shape, Cells | None]:
+    grid, word = f"{side}_grid", "source" if side == "src" else "target"
+    shape = _shape(ds, f"{grid}_dims", given, f"{grid}_size", word)
+    names = (f"{grid}_center_lat", f"{grid}_center_lon", f"{grid}_corner_lat", f"{grid}_corner_lon", f"{grid}_area")
+    return shape, _cells(ds, shape, names, "radians")
+
+
+def _cells(ds: xr.Dataset, shape: Shape, names: tuple[str, ...], unit: str) -> Cells | None:
+    """Return centres, corners and areas in degrees or metres, or None where the file has no centres."""
+    y, x, y_corners, x_corners, area = names
+    if y not in ds.variables or x not in ds.variables:
+        return None
+    both = y_corners in ds.variables and x_corners in ds.variables
+    return Cells(
+        shape,
+        _degrees(ds[y], unit),
+        _degrees(ds[x], unit),
+        _degrees(ds[y_corners], unit) if both else None,
+        _degrees(ds[x_corners], unit) if both else None,
+        np.asarray(ds[area].values, dtype=np.float64) if area in ds.variables else None,
+        spherical=str(ds[y].attrs.get("units", unit)).lower() not in METRES,
+    )
+
+
+def _degrees(variable: xr.DataArray, unit: str) -> NDArray[np.float64]:
+    values = np.asarray(variable.values, dtype=np.float64)
+    return np.rad2deg(values) if str(variable.attrs.get("units", unit)).lower().startswith("rad") else values
