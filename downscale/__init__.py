@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from downscale.diagnostics.report import ConservationReport
     from downscale.errors import DownscaleError
     from downscale.io.read import open_dataset
+    from downscale.io.weights import write_weights
+    from downscale.io.weights_apply import apply_weights
     from downscale.losses.terrain import TerrainPenalty
+    from downscale.operators import weights
     from downscale.options import get_options, set_options
     from downscale.pipeline import to_netcdf
     from downscale.validate import check_conservation
@@ -29,6 +32,9 @@ _HOMES = {
     "plan": "downscale.api",
     "coarsen": "downscale.averages",
     "cell_area": "downscale.averages",
+    "weights": "downscale.operators",
+    "write_weights": "downscale.io.weights",
+    "apply_weights": "downscale.io.weights_apply",
     "check_conservation": "downscale.validate",
     "open_dataset": "downscale.io.read",
     "to_netcdf": "downscale.pipeline",
@@ -44,6 +50,7 @@ __all__ = [
     "DownscaleError",
     "TerrainPenalty",
     "__version__",
+    "apply_weights",
     "cell_area",
     "check_conservation",
     "coarsen",
@@ -54,6 +61,8 @@ __all__ = [
     "sample",
     "set_options",
     "to_netcdf",
+    "weights",
+    "write_weights",
 ]
 
 

@@ -43,6 +43,12 @@ class _Accessor:
 
         return check_conservation(*coarse_and_fine(self._obj, other), **options)
 
+    def weights(self, factor: Any = None, method: str = "sobolev", **options: Any) -> xr.Dataset:
+        """Return the weights of a method as ``row, col, S``; see :func:`downscale.weights`."""
+        from downscale.operators import weights
+
+        return weights(self._obj, factor, method, **options)
+
     def coarsen(self, factor: Any) -> Any:
         """Average over blocks of cells with exact areas and masks; see :func:`downscale.coarsen`."""
         from downscale.averages import coarsen
@@ -52,9 +58,9 @@ class _Accessor:
 
 @xr.register_dataset_accessor("downscale")
 class DatasetAccessor(_Accessor):
-    """``Dataset.downscale``: call it, or use ``plan``, ``check`` and ``coarsen``."""
+    """``Dataset.downscale``: call it, or use ``plan``, ``check``, ``coarsen`` and ``weights``."""
 
 
 @xr.register_dataarray_accessor("downscale")
 class DataArrayAccessor(_Accessor):
-    """``DataArray.downscale``: call it, or use ``plan``, ``check`` and ``coarsen``."""
+    """``DataArray.downscale``: call it, or use ``plan``, ``check``, ``coarsen`` and ``weights``."""

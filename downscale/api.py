@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.engine.apply import apply
-from downscale.engine.block import Job, compute_block
-from downscale.engine.cut import Cut, Span
+from downscale.compute import fine_variable, horizontal_last, repeated, sized
+from downscale.describe import described
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_variable
 from downscale.errors import OptionError, listing
-from downscale.grid.latlon import RectilinearGrid
 from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
-from downscale.io.coordinates import (
-    AREA,
-    STALE_ATTRS,
-    dropped_coordinates,
-    kept_coordinates,
-    new_coordinates,
-    sphere_mapping,
-)
-from downscale.io.read import SOURCES, sources_of
+from downscale.io.coordinates import AREA, dropped_coordinates, kept_coordinates, new_coordinates, sphere_mapping
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
-from downscale.version import __version__
 
-# A fine chunk of this size keeps the scheduler busy and the memory small.
-CHUNK_BYTES = 128_000_000
 OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
-PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 
 def downscale(
@@ -144,7 +127,7 @@ def downscale(
     if output_chunks is not None:
         fine = fine.chunk(output_chunks)
     keep = option("keep_attrs") if keep_attrs is None else keep_attrs
-    fine = _described(fine, ds, prepared, request, keep)
+    fine = described(fine, ds, prepared, request, keep)
     return fine if name is None else as_array(fine, name, obj)
 
 
@@ -170,7 +153,7 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     prepared = prepare(ds, request)
     planned = {}
     for name, job in prepared.jobs.items():
-        array = _horizontal_last(ds[name], prepared)
+        array = horizontal_last(ds[name], prepared)
         # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
         chunks = tuple((n,) for n in array.shape) if array.chunks is None else sized(array.data, job).chunks
         planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks)
@@ -178,16 +161,18 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     dropped = dropped_coordinates(ds, prepared.where)
     notes += [f"{', '.join(dropped)}: horizontal coordinates that the new grid cannot keep"] if dropped else []
     workers = dask.system.CPU_COUNT if any(len(p.chunks) and p.blocks > 1 for p in planned.values()) else 1
+    notes += list(prepared.where.notes)
+    target = prepared.target
+    if not target.nests:
+        cut = " x ".join(str(count) for count in target.factors)
+        notes.append(f"target cells lie across coarse ones: these are cut into up to {cut} pieces, maps are kept whole")
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
     return Plan(
         method if isinstance(method, str) else type(method).__name__, factors,
         str(pick_device(request.setting("device"))), planned, others, workers, tuple(notes),
+        None if target.where is None else target.where.grid.shape,
     )  # fmt: skip
-
-
-def _horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
-    return array.transpose(..., *prepared.where.dims)
 
 
 def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Dataset:
@@ -200,9 +185,9 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in prepared.jobs:
-            variables[name] = _fine_variable(variable, prepared.jobs[str(name)], prepared, request)
+            variables[name] = fine_variable(variable, prepared.jobs[str(name)], prepared, request)
         elif name in prepared.categorical:
-            variables[name] = _repeated(variable, prepared)
+            variables[name] = repeated(variable, prepared)
         elif not gone & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
     if target.grid is None:
@@ -258,148 +243,3 @@ def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
     bounds = {str(ds[name].attrs.get("bounds", f"{name}_bnds")) for name in prepared.where.dims}
     return {*prepared.jobs, *prepared.categorical, *bounds, *area_names(ds)}
-
-
-def _fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
-    array = _horizontal_last(variable, prepared)
-    data = sized(array.data, job)
-    statics = _block_statics(job, prepared)
-    fine = apply(job, data, statics)
-    if request.conserve == "total" and not _keeps_total(job, prepared):
-        fine = _total_restored(data, fine, job)
-    result = xr.Variable(array.dims, fine, dict(variable.attrs))
-    return result.transpose(*variable.dims)
-
-
-def _keeps_total(job: Job, prepared: Prepared) -> bool:
-    """Return whether the total law holds as it is: laws of a kernel are about whole cells and one lapse rate."""
-    whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
-    return whole and isinstance(job.coarse, RectilinearGrid) and "cell" in job.upscaler.laws
-
-
-def sized(data: Any, job: Job) -> Any:
-    """Cut the chunks of a lazy array along its first dimensions so that fine chunks stay near ``CHUNK_BYTES``."""
-    if not isinstance(data, da.Array) or data.ndim < 3:
-        return data
-    factor = job.cells.factor_y * job.cells.factor_x
-    largest = [max(sizes) for sizes in data.chunks]
-    excess = np.prod(largest) * factor * job.dtype.itemsize / CHUNK_BYTES
-    for axis in range(data.ndim - 2):
-        if excess <= 1:
-            break
-        pieces = min(int(np.ceil(excess)), largest[axis])
-        data = data.rechunk({axis: -(-largest[axis] // pieces)})
-        excess /= pieces
-    return data
-
-
-def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
-    """Return the fine fields that the blocks need: relief for the penalty, and the terrain term to add."""
-    orog = prepared.statics.get("orog")
-    statics = {name: static for name, static in prepared.statics.items() if name == "mask"}
-    if orog is None:
-        return statics
-    if job.refinement is not None:
-        statics["orog"] = orog
-    if prepared.lapse_rate is not None:
-        term = dask.delayed(_terrain_term)(orog, prepared.lapse_rate, job)
-        statics["terrain"] = da.from_delayed(term, prepared.fine.shape, np.float64)
-    return statics
-
-
-def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
-    """Return ``Gamma (z - U A z)``: the relief that the coarse grid does not resolve; its cell means are zero."""
-    plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
-                    check="skip", target=None)  # fmt: skip
-    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
-    smooth = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
-    return np.asarray(rate) * (orog - smooth)
-
-
-def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
-    """Shift each map so that its area integral over valid cells is that of the coarse map (total law)."""
-    xp = da if isinstance(fine, da.Array) else np
-
-    def integral(values: Any, weights: Any) -> Any:
-        return xp.where(xp.isfinite(values), values.astype("f8") * weights, 0.0).sum(axis=(-2, -1), keepdims=True)
-
-    area_c, area_f = job.coarse.cell_area, job.fine.cell_area
-    weights = (1.0, 1.0) if job.extensive else (area_c, area_f)
-    valid = (xp.isfinite(fine) * area_f).sum(axis=(-2, -1), keepdims=True)
-    # A map without any value has nothing to restore.
-    gap = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
-    return (fine + gap * (area_f if job.extensive else 1.0)).astype(job.dtype)
-
-
-def _repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
-    """Give each fine cell the code of its coarse cell."""
-    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
-    data = variable.data
-    xp = da if isinstance(data, da.Array) else np
-    for dim, factor in factors.items():
-        data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
-    return xr.Variable(variable.dims, data, dict(variable.attrs))
-
-
-def _described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Request, keep: bool) -> xr.Dataset:
-    """Set attributes and encodings: what was done, and how each variable is to be read."""
-    for name in fine.data_vars:
-        if not keep:
-            fine[name].attrs = {}
-        if name in prepared.jobs or name in prepared.categorical:
-            fine[name].attrs["cell_measures"] = f"area: {AREA}"
-            mapping = _mapping_name(ds[name], prepared)
-            if mapping is not None or "crs" in fine.coords:
-                fine[name].attrs["grid_mapping"] = mapping or "crs"
-            for stale in STALE_ATTRS:
-                fine[name].attrs.pop(stale, None)
-    for name in fine.variables:
-        kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
-        if name in ds.variables:
-            fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
-    words = describe(request, prepared)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    line = f"{stamp} downscale {__version__}: {words}"
-    for name in prepared.jobs:
-        fine[name].encoding[SOURCES] = sources_of(ds)
-    # Tools that join files along time want it unlimited, as it was.
-    records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)
-    fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
-    fine.attrs = dict(ds.attrs)
-    fine.attrs["history"] = line + ("\n" + str(ds.attrs["history"]) if ds.attrs.get("history") else "")
-    fine.attrs["downscale_version"] = __version__
-    fine.attrs["downscale_settings"] = words
-    return fine
-
-
-def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
-    """Return the grid mapping of a variable of the result: its own, or that of the target grid."""
-    if prepared.target.grid is None:
-        return variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
-    variable.attrs.pop("grid_mapping", None)
-    names = [str(n) for n, v in prepared.target.grid.coords.items() if "grid_mapping_name" in v.attrs]
-    return names[0] if names else None
-
-
-def describe(request: Request, prepared: Prepared) -> str:
-    """Return the settings of a run in one line, for the history of a file."""
-    method = request.method if isinstance(request.method, str) else type(request.method).__name__
-    target = prepared.target
-    words = [f"{dim} x{factor}" for dim, factor in zip(prepared.where.dims, prepared.factors, strict=True)]
-    if target.where is not None:
-        words = ["to {} x {} cells".format(*target.where.grid.shape)]
-    words.append(f"method={method}")
-    if method == "sobolev":
-        words.append(f"taps={request.taps} order={request.order:g}")
-    words.append(f"conserve={request.conserve}")
-    if request.mask is not None:
-        words.append("mask=given")
-    if request.na_thres != 1:
-        words.append(f"na_thres={request.na_thres:g}")
-    if request.lapse_rate is not None:
-        rate = request.lapse_rate
-        words.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
-    if request.terrain_penalty is not None:
-        values = (f"{key}={getattr(request.terrain_penalty, key):g}" for key in PENALTY_ATTRS)
-        words.append(f"terrain_penalty({' '.join(values)})")
-    return ", ".join(words)

@@ -100,7 +100,7 @@ def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Agg
     if not isinstance(data, da.Array):
         return reduced(np.asarray(data))
     whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-    shape = cells.y_share.size // cells.factor_y, cells.x_share.size // cells.factor_x
+    shape = cells.coarse_shape
     chunks = (*whole.chunks[:-2], (shape[0],), (shape[1],))
     return whole.map_blocks(reduced, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind))
 
@@ -108,10 +108,11 @@ def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Agg
 def cell_area(obj: XarrayObject) -> xr.DataArray:
     """Return the exact cell areas in m2 on the horizontal dimensions of ``obj``.
 
-    On the sphere ``R**2 (lon2 - lon1) (sin(lat2) - sin(lat1))`` with R = 6 371 000 m.
+    On the sphere ``R**2 (lon2 - lon1) (sin(lat2) - sin(lat1))`` with R = 6 371 000 m; of quadrilaterals with sides on
+    great circles of that sphere; in a projection that the file describes, areas on its own ellipsoid.
     """
     ds, _ = as_dataset(obj)
     where = horizontal(ds)
-    coords = {name: ds[name].variable for name in where.dims}
+    coords = {name: ds[name].variable for name in (*where.dims, *(where.planes or ())) if name in ds.variables}
     made = new_coordinates(ds, where, where.grid)[AREA]
     return xr.DataArray(made, coords=coords, name=AREA)

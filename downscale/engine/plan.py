@@ -69,6 +69,8 @@ class Plan:
         Blocks in work at once.
     notes : tuple of str
         What a user should know.
+    target : (int, int) or None
+        Rows and columns of a target grid that was asked for; ``factor`` then counts the parts that it cuts.
     """
 
     method: str
@@ -78,6 +80,7 @@ class Plan:
     passed_through: tuple[str, ...]
     workers: int
     notes: tuple[str, ...] = ()
+    target: tuple[int, int] | None = None
 
     @property
     def tasks(self) -> int:
@@ -99,6 +102,7 @@ class Plan:
         return {
             "method": self.method,
             "factor": self.factor,
+            "target": self.target,
             "device": self.device,
             "tasks": self.tasks,
             "workers": self.workers,
@@ -111,7 +115,8 @@ class Plan:
 
     def _lines(self) -> list[tuple[str, str]]:
         factor = ", ".join(f"{dim} x{value}" for dim, value in self.factor.items())
-        lines = [("method", self.method), ("factor", factor), ("device", self.device)]
+        to = ("factor", factor) if self.target is None else ("target grid", _sizes(self.target))
+        lines = [("method", self.method), to, ("device", self.device)]
         for name, plan in self.variables.items():
             shapes = f"{_sizes(plan.coarse_shape)} -> {_sizes(plan.fine_shape)} {plan.dtype}"
             blocks = f"{plan.blocks} blocks of {_sizes(plan.chunks)}, halo {plan.halo[0]} x {plan.halo[1]} coarse cells"
@@ -163,7 +168,7 @@ def plan_variable(
         chunks=fine_chunk,
         blocks=blocks,
         halo=halo,
-        law=job.conserve or "none imposed",
+        law="none imposed" if job.conserve is None else job.conserve if job.target is None else "cell, on pieces",
         bounds=job.bounds,
         block_bytes=maps * given * job.dtype.itemsize + 2 * result + working,
     )

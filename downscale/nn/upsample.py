@@ -50,6 +50,7 @@ class SeparableUpsample(torch.nn.Module):
     """
 
     multiple_of = 1
+    axes: tuple[AxisWeights, AxisWeights]
 
     def __init__(
         self,
@@ -61,8 +62,8 @@ class SeparableUpsample(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.factor, self.laws = grid, factor, laws
-        self._axes = (y_weights, x_weights)
-        reach_y, reach_x = (_reach(w, f, n) for w, f, n in zip(self._axes, factor, grid.shape, strict=True))
+        self.axes = (y_weights, x_weights)
+        reach_y, reach_x = (_reach(w, f, n) for w, f, n in zip(self.axes, factor, grid.shape, strict=True))
         # Missing neighbours are filled from their own neighbours, which doubles the reach.
         self.halo: tuple[int, int] | None = (2 * reach_y, 2 * reach_x)
         self._fill_radius = (reach_y, reach_x)
@@ -76,13 +77,13 @@ class SeparableUpsample(torch.nn.Module):
         holes = bool(missing.any())
         closed = self.grid.x.periodic and coarse.shape[-1] == self.grid.shape[1]
         source = _fill(coarse, missing, self._fill_radius, closed) if holes else coarse
-        fine = _gather(source, self._axes[0], self.factor[0], row, self.grid.y, axis=-2)
-        fine = _gather(fine, self._axes[1], self.factor[1], column, self.grid.x, axis=-1)
+        fine = _gather(source, self.axes[0], self.factor[0], row, self.grid.y, axis=-2)
+        fine = _gather(fine, self.axes[1], self.factor[1], column, self.grid.x, axis=-1)
         return fine.masked_fill(_repeat(missing, self.factor), torch.nan) if holes else fine
 
     def extra_repr(self) -> str:
         """Describe the operator."""
-        taps = self._axes[0].taps, self._axes[1].taps
+        taps = self.axes[0].taps, self.axes[1].taps
         return f"cells={self.grid.shape}, factor={self.factor}, taps={taps}, laws={sorted(self.laws)}"
 
 

@@ -1,0 +1,107 @@
+"""The fields of a request: one lazy array a variable, from jobs, statics and laws on whole maps (xarray and dask)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.engine.apply import apply
+from downscale.engine.block import Job, compute_block
+from downscale.engine.cut import Cut, Span
+from downscale.grid.latlon import RectilinearGrid
+from downscale.request import Prepared, Request
+
+# A fine chunk of this size keeps the scheduler busy and the memory small.
+CHUNK_BYTES = 128_000_000
+
+
+def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
+    """Return a variable with rows and columns as its last dimensions."""
+    return array.transpose(..., *prepared.where.dims)
+
+
+def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
+    """Return the fine field of one variable, its dimensions in the order they had."""
+    array = horizontal_last(variable, prepared)
+    data = sized(array.data, job)
+    statics = _block_statics(job, prepared)
+    fine = apply(job, data, statics)
+    if request.conserve == "total" and not _keeps_total(job, prepared):
+        fine = _total_restored(data, fine, job)
+    result = xr.Variable(array.dims, fine, dict(variable.attrs))
+    return result.transpose(*variable.dims)
+
+
+def _keeps_total(job: Job, prepared: Prepared) -> bool:
+    """Return whether the total law holds as it is: laws of a kernel are about whole cells and one lapse rate."""
+    whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
+    return whole and isinstance(job.coarse, RectilinearGrid) and "cell" in job.upscaler.laws
+
+
+def sized(data: Any, job: Job) -> Any:
+    """Cut the chunks of a lazy array along its first dimensions so that fine chunks stay near ``CHUNK_BYTES``."""
+    if not isinstance(data, da.Array) or data.ndim < 3:
+        return data
+    factor = job.cells.factor_y * job.cells.factor_x
+    largest = [max(sizes) for sizes in data.chunks]
+    excess = np.prod(largest) * factor * job.dtype.itemsize / CHUNK_BYTES
+    for axis in range(data.ndim - 2):
+        if excess <= 1:
+            break
+        pieces = min(int(np.ceil(excess)), largest[axis])
+        data = data.rechunk({axis: -(-largest[axis] // pieces)})
+        excess /= pieces
+    return data
+
+
+def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """Return the fine fields that the blocks need: relief for the penalty, and the terrain term to add."""
+    orog = prepared.statics.get("orog")
+    statics = {name: static for name, static in prepared.statics.items() if name == "mask"}
+    if orog is None:
+        return statics
+    if job.refinement is not None:
+        statics["orog"] = orog
+    if prepared.lapse_rate is not None:
+        term = dask.delayed(_terrain_term)(orog, prepared.lapse_rate, job)
+        statics["terrain"] = da.from_delayed(term, prepared.fine.shape, np.float64)
+    return statics
+
+
+def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
+    """Return ``Gamma (z - U A z)``: the relief that the coarse grid does not resolve; its cell means are zero."""
+    plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
+                    check="skip", target=None)  # fmt: skip
+    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
+    smooth = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
+    return np.asarray(rate) * (orog - smooth)
+
+
+def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
+    """Shift each map so that its area integral over valid cells is that of the coarse map (total law)."""
+    xp = da if isinstance(fine, da.Array) else np
+
+    def integral(values: Any, weights: Any) -> Any:
+        return xp.where(xp.isfinite(values), values.astype("f8") * weights, 0.0).sum(axis=(-2, -1), keepdims=True)
+
+    area_c, area_f = job.coarse.cell_area, job.fine.cell_area
+    weights = (1.0, 1.0) if job.extensive else (area_c, area_f)
+    valid = (xp.isfinite(fine) * area_f).sum(axis=(-2, -1), keepdims=True)
+    # A map without any value has nothing to restore.
+    gap = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
+    return (fine + gap * (area_f if job.extensive else 1.0)).astype(job.dtype)
+
+
+def repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
+    """Give each fine cell the code of its coarse cell."""
+    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
+    data = variable.data
+    xp = da if isinstance(data, da.Array) else np
+    for dim, factor in factors.items():
+        data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
+    return xr.Variable(variable.dims, data, dict(variable.attrs))

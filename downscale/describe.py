@@ -1,0 +1,78 @@
+"""What a result says of itself: attributes, encodings, history (xarray; no numbers)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import xarray as xr
+
+from downscale.io.coordinates import AREA, STALE_ATTRS
+from downscale.io.read import SOURCES, sources_of
+from downscale.request import Prepared, Request
+from downscale.version import __version__
+
+PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
+
+
+def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Request, keep: bool) -> xr.Dataset:
+    """Set attributes and encodings: what was done, and how each variable is to be read."""
+    for name in fine.data_vars:
+        if not keep:
+            fine[name].attrs = {}
+        if name in prepared.jobs or name in prepared.categorical:
+            fine[name].attrs["cell_measures"] = f"area: {AREA}"
+            mapping = _mapping_name(ds[name], prepared)
+            if mapping is not None or "crs" in fine.coords:
+                fine[name].attrs["grid_mapping"] = mapping or "crs"
+            for stale in STALE_ATTRS:
+                fine[name].attrs.pop(stale, None)
+    for name in fine.variables:
+        kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
+        if name in ds.variables:
+            fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
+    words = describe(request, prepared)
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    line = f"{stamp} downscale {__version__}: {words}"
+    for name in prepared.jobs:
+        fine[name].encoding[SOURCES] = sources_of(ds)
+    # Tools that join files along time want it unlimited, as it was.
+    records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)
+    fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
+    fine.attrs = dict(ds.attrs)
+    fine.attrs["history"] = line + ("\n" + str(ds.attrs["history"]) if ds.attrs.get("history") else "")
+    fine.attrs["downscale_version"] = __version__
+    fine.attrs["downscale_settings"] = words
+    return fine
+
+
+def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
+    """Return the grid mapping of a variable of the result: its own, or that of the target grid."""
+    if prepared.target.grid is None:
+        return variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    variable.attrs.pop("grid_mapping", None)
+    names = [str(n) for n, v in prepared.target.grid.coords.items() if "grid_mapping_name" in v.attrs]
+    return names[0] if names else None
+
+
+def describe(request: Request, prepared: Prepared) -> str:
+    """Return the settings of a run in one line, for the history of a file."""
+    method = request.method if isinstance(request.method, str) else type(request.method).__name__
+    target = prepared.target
+    words = [f"{dim} x{factor}" for dim, factor in zip(prepared.where.dims, prepared.factors, strict=True)]
+    if target.where is not None:
+        words = ["to {} x {} cells".format(*target.where.grid.shape)]
+    words.append(f"method={method}")
+    if method == "sobolev":
+        words.append(f"taps={request.taps} order={request.order:g}")
+    words.append(f"conserve={request.conserve}")
+    if request.mask is not None:
+        words.append("mask=given")
+    if request.na_thres != 1:
+        words.append(f"na_thres={request.na_thres:g}")
+    if request.lapse_rate is not None:
+        rate = request.lapse_rate
+        words.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
+    if request.terrain_penalty is not None:
+        values = (f"{key}={getattr(request.terrain_penalty, key):g}" for key in PENALTY_ATTRS)
+        words.append(f"terrain_penalty({' '.join(values)})")
+    return ", ".join(words)
