@@ -18,9 +18,9 @@ from downscale.io.cf import (
     horizontal_variables,
     is_categorical,
     parse_factor,
-    quantity_of,
 )
 from downscale.io.coordinates import AREA, kept_coordinates, new_coordinates
+from downscale.io.quantities import quantity_of
 
 
 def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:

@@ -38,9 +38,16 @@ class Statics(_Block):
 
 
 class Downscale(_Block):
-    """How to downscale; see :func:`downscale.downscale`."""
+    """How to downscale; see :func:`downscale.downscale`.
 
-    factor: Any
+    ``target_grid`` is a file, a resolution such as "0.25x0.25", or a frequency by dimension (``{time: D}``); ``mask`` a
+    file.
+    """
+
+    factor: Any = None
+    target_grid: str | dict[str, str] | None = None
+    mask: str | None = None
+    na_thres: float = Field(default=1.0, ge=0, le=1)
     method: str = "sobolev"
     conserve: Literal["cell", "total"] | None = "cell"
     bounds: Any = "auto"

@@ -15,8 +15,8 @@ from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.block import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
-from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical, quantity_of
-from downscale.io.quantities import is_number, variable_bounds
+from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical
+from downscale.io.quantities import is_number, quantity_of, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.losses.terrain import TerrainPenalty, TerrainRefinement
 from downscale.nn.upsample import METHODS, upsampler
@@ -177,6 +177,8 @@ def _job(
     bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
     tolerance = request.setting("tolerance")
     extensive = (request.quantity or quantity_of(variable)) == "extensive"
+    if extensive and request.bounds == "auto":
+        bounds = (0.0 if bounds[0] == 0 else None, None)
     if extensive and not set(bounds) <= {None, 0.0}:
         # The sum over a small part may be anything up to that over the whole: only a sign is the same for both.
         raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")

@@ -20,7 +20,7 @@ from downscale.grid.parts import Parts, PartsGrid
 from downscale.io.cf import Horizontal, horizontal, parse_factor
 
 # The resolution of a target in words: rows x columns, in degrees or metres.
-RESOLUTION = re.compile(r"\s*([0-9.eE+]+)\s*[xX]\s*([0-9.eE+]+)\s*")
+RESOLUTION = re.compile(r"\s*([0-9.eE+-]+)\s*[xX]\s*([0-9.eE+-]+)\s*")
 # More cells than this along an axis are a slip of the keyboard.
 MOST_CELLS = 200_000
 

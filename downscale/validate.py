@@ -26,9 +26,8 @@ from downscale.io.cf import (
     horizontal,
     horizontal_variables,
     is_categorical,
-    quantity_of,
 )
-from downscale.io.quantities import Bounds, is_number, variable_bounds
+from downscale.io.quantities import Bounds, is_number, quantity_of, variable_bounds
 from downscale.io.statics import mask_on_grid, pick_mask
 from downscale.options import option
 

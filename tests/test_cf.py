@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import shared_data
 from sample_fields import field_on, plane, region, world
 
-import downscale
+import downscale  # noqa: F401 - registers .downscale
 from downscale.errors import DownscaleError, GridError
-from downscale.io.cf import as_dataset, horizontal, horizontal_variables, is_categorical, quantity_of
-from downscale.io.quantities import automatic_bounds
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.io.cf import as_dataset, horizontal, horizontal_variables, is_categorical
+from downscale.io.quantities import automatic_bounds, quantity_of
 
 
 def bare(y: str, x: str, /, rows: Any = (1.0, 2.0, 3.0), columns: Any = (4.0, 5.0, 6.0), **attrs: Any) -> xr.Dataset:
@@ -90,14 +90,107 @@ def test_coordinates_that_are_not_usable_get_one_line(ds, match):
         ds.downscale(2)
 
 
-def test_two_dimensional_coordinates_are_named():
-    plane_of_ones = (("j", "i"), np.ones((2, 3)))
-    ds = xr.Dataset({"a": plane_of_ones}, {"lat": plane_of_ones, "lon": plane_of_ones})
-    with pytest.raises(GridError, match=r"expected one-dimensional .*, received two-dimensional lat, lon; regrid"):
+def on_planes(lat: np.ndarray, lon: np.ndarray, dims: tuple[str, str] = ("j", "i"), **attrs: Any) -> xr.Dataset:
+    """A field on two-dimensional latitudes and longitudes."""
+    coords = {"lat": (dims, lat), "lon": (dims, lon)}
+    return xr.Dataset({"tas": (dims, lat + lon, attrs)}, coords)
+
+
+def sheared(rows: int = 4, columns: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[0:rows, 0:columns]
+    return 40 + y - 0.2 * x, 10 + x + 0.3 * y
+
+
+def test_two_dimensional_positions_make_quadrilaterals():
+    for dims in (("j", "i"), ("y", "x"), ("south_north", "west_east")):
+        ds = on_planes(*sheared(), dims)
+        where = horizontal(ds)
+        assert where.dims == dims
+        assert where.planes == ("lat", "lon")
+        assert isinstance(where.grid, CurvilinearGrid)
+        assert "no bounds; corners lie midway" in where.notes[0]
+        counted = ds.assign_coords({dim: np.arange(n) for dim, n in ds.sizes.items()})
+        assert isinstance(horizontal(counted).grid, CurvilinearGrid)
+        turned = horizontal(ds.transpose())
+        assert set(turned.dims) == set(dims)
+
+
+def test_rows_are_rows_whatever_the_order_of_dimensions():
+    lat, lon = sheared()
+    where = horizontal(on_planes(lat.T, lon.T, ("x", "y")))
+    assert where.dims == ("y", "x")
+    np.testing.assert_array_equal(where.grid.lat, lat)
+
+
+def test_of_several_positions_the_field_chooses():
+    lat, lon = sheared()
+    ds = on_planes(lat, lon).assign_coords(gphiu=(("j", "i"), lat + 0.1), glamu=(("j", "i"), lon + 0.5))
+    ds.gphiu.attrs["standard_name"], ds.glamu.attrs["standard_name"] = "latitude", "longitude"
+    ds.tas.encoding["coordinates"] = "gphiu glamu"
+    assert horizontal(ds).planes == ("gphiu", "glamu")
+    ds.tas.encoding["coordinates"] = "lat lon"
+    assert horizontal(ds).planes == ("lat", "lon")
+
+
+def test_positions_that_repeat_two_axes_are_these_axes():
+    lon, lat = np.meshgrid(np.arange(5.0, 360, 10), np.linspace(85, -85, 18))
+    where = horizontal(on_planes(lat, lon))
+    assert where.grid.y.kind == "latitude"
+    assert where.grid.x.periodic
+    np.testing.assert_allclose(where.grid.y.edges, np.linspace(90, -90, 19), rtol=0, atol=1e-12)
+    fine = on_planes(lat, lon).downscale(2)
+    assert "j" not in fine.coords
+    assert fine.lat.dims == ("j", "i")
+    np.testing.assert_allclose(fine.lat[:, 3], np.linspace(87.5, -87.5, 36), rtol=0, atol=1e-12)
+    assert fine.downscale.check(on_planes(lat, lon)).passed
+    assert horizontal(fine).grid.y.kind == "latitude"
+
+
+def test_missing_positions_get_one_line():
+    lat, lon = sheared()
+    lat[1, 2] = np.nan
+    with pytest.raises(GridError, match="coordinates 'lat' and 'lon': expected finite two-dimensional .*1 missing"):
+        horizontal(on_planes(lat, lon))
+
+
+@pytest.mark.parametrize("names", [("lat", "lon"), ("clat", "clon"), ("latCell", "lonCell")])
+def test_meshes_are_told_how_to_become_grids(names):
+    coords = {name: ("ncells", np.linspace(-80, 80, 20480)) for name in names}
+    ds = xr.Dataset({"tas": ("ncells", np.ones(20480))}, coords)
+    with pytest.raises(GridError, match=r"an unstructured mesh \(20480 cells along 'ncells'\); .*cdo remapcon,r202x101 "):
         horizontal(ds)
-    path = shared_data("nasty_curvilinear_nemo_orca1_sst_201501.nc")
-    with pytest.raises(GridError, match=r"received two-dimensional .*nav_lat"):
-        downscale.open_dataset(path).downscale(2)
+
+
+def test_healpix_and_topologies_are_told_how_to_become_grids():
+    crs = xr.Variable((), 0, {"grid_mapping_name": "healpix", "healpix_nside": 4})
+    ds = xr.Dataset({"tas": (("time", "cell"), np.ones((2, 192)))}, {"crs": crs})
+    with pytest.raises(GridError, match=r"a HEALPix grid \(192 cells along 'cell'\); .*cdo remapcon,r20x10 "):
+        ds.downscale(2)
+    mesh = xr.Variable((), 0, {"cf_role": "mesh_topology", "topology_dimension": 2})
+    ugrid = xr.Dataset({"tas": ("nMesh2_face", np.ones(50)), "Mesh2": mesh})
+    with pytest.raises(GridError, match=r"an unstructured mesh \(50 cells\); bring it to one first"):
+        horizontal(ugrid)
+
+
+def test_longitude_before_latitude_is_downscaled_in_its_own_order():
+    ds = field_on(world())
+    turned = ds.transpose("lon", "time", "lat")
+    fine = turned.downscale(2)
+    assert fine.tas.dims == ("lon", "time", "lat")
+    np.testing.assert_array_equal(fine.tas.transpose(*ds.tas.dims), ds.downscale(2).tas)
+
+
+def test_projections_that_nothing_tells_are_planes_with_a_note():
+    ds = field_on(plane())
+    where = horizontal(ds)
+    assert where.planes is None
+    assert "no grid_mapping; areas are those of the plane" in where.notes[0]
+    ds["crs"] = xr.Variable((), 0, {"grid_mapping_name": "of_mine"})
+    ds.tas.attrs["grid_mapping"] = "crs"
+    assert "the grid_mapping 'crs' cannot be used" in horizontal(ds).notes[0]
+    np.testing.assert_array_equal(horizontal(ds).grid.cell_area, where.grid.cell_area)
+    rotated = bare("rlat", "rlon")
+    assert "no grid_mapping tells where the pole is" in horizontal(rotated).notes[0]
 
 
 def test_a_single_cell_with_bounds_and_short_axes_do():
@@ -195,8 +288,8 @@ def test_cell_methods_tell_sums_from_means(methods, quantity):
         ("lwe_thickness_of_precipitation_amount", "m", (0.0, None)),
         ("rainfall_rate", "mm h-1", (0.0, None)),
         ("specific_humidity", "1", (0.0, None)),
-        ("relative_humidity", "%", (0.0, 100.0)),
-        ("relative_humidity", "1", (0.0, 1.0)),
+        ("relative_humidity", "%", (0.0, None)),
+        ("relative_humidity", "1", (0.0, None)),
         ("cloud_area_fraction", "%", (0.0, 100.0)),
         ("sea_ice_area_fraction", "1", (0.0, 1.0)),
         ("air_temperature", "K", (None, None)),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "cartopy", "matplotlib", "numba", "distributed", "cf_xarray", "pydantic", "scipy")
+HEAVY = ("torch", "cartopy", "matplotlib", "numba", "distributed", "cf_xarray", "pint", "pydantic", "scipy")
 
 
 def python(code: str, *flags: str) -> str:

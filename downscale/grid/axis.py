@@ -165,7 +165,9 @@ def measure_of(start: NDArray[np.float64], stop: NDArray[np.float64], kind: Kind
         # sin(b) - sin(a) = 2 cos(mean) sin(half width): no digits are lost near the poles.
         half = np.deg2rad(np.abs(stop - start)) / 2
         return 2 * np.cos(np.deg2rad(0.5 * (start + stop))) * np.sin(half)
-    return np.abs(measure_edges_of(stop, kind) - measure_edges_of(start, kind))
+    width = np.abs(stop - start)
+    # Converted after the subtraction: equal columns have equal bits wherever they lie.
+    return np.deg2rad(width) if kind == "longitude" else width
 
 
 def check_factor(factor: object) -> int:

@@ -1,32 +1,51 @@
-"""Physical bounds of quantities: asked for, or by CF standard name and units (knows names only)."""
+"""What a variable measures: bounds of its values, and whether they are sums or means over cells (never its data).
+
+Both come with the reason for them, so that a guess can be seen: cell methods, standard name and units are asked in this
+order, customary names only where there is no standard name and the units fit.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from downscale.errors import OptionError
+from downscale.io.bounds_table import ROWS, SHORT_NAMES, SIGNED, Row
+from downscale.io.units import convert, fits, is_logarithmic
 
 Bounds = tuple[float | None, float | None]
 
-# Amounts and rates that cannot be negative, whatever their units.
-NONNEGATIVE = (
-    "precipitation", "rainfall", "snowfall", "lwe_thickness", "thickness_of", "specific_humidity",
-    "humidity_mixing_ratio", "mass_fraction_of", "mole_fraction_of", "wind_speed", "_speed", "runoff",
-    "soil_moisture", "evaporation_amount", "surface_snow_amount", "surface_downwelling", "concentration_of",
-    "snow_thickness", "ice_thickness", "optical_thickness", "mass_content_of", "leaf_area_index", "incoming_shortwave",
+PER_CENT = ("%", "percent", "per cent", "percentage")
+# Statistics that are not negative, whatever they are of.
+SPREADS = (
+    "standard_deviation", "variance", "range", "sum_of_squares", "root_mean_square", "mean_absolute_value",
+    "maximum_absolute_value", "minimum_absolute_value",
 )  # fmt: skip
-# Shares of a whole: 0 to 1, or 0 to 100 in per cent.
-FRACTIONS = ("_area_fraction", "area_fraction", "relative_humidity", "sea_ice_area_fraction", "cloud_area_fraction")
-PER_CENT = ("%", "percent", "per cent")
+# Anomalies keep the standard name of what they are anomalies of; only words tell. Bounds on them would flatten half of
+# the field, so the words are believed.
+RELATIVE = re.compile(r"\b(anom(al(y|ies|ous))?|departures?|differences?|bias(es)?|trends?|increments?)\b")
+HORIZONTAL = (
+    {"lat", "lon"}, {"latitude", "longitude"}, {"y", "x"}, {"rlat", "rlon"}, {"grid_latitude", "grid_longitude"}
+)  # fmt: skip
+# Units of what adds up over cells. Volume per time is not among them: discharge belongs to a river, not to an area.
+SUMS = ("kg", "kg s-1", "m3", "J", "W", "mol", "mol s-1")
+COUNTS = ("count", "counts", "person", "persons", "people", "inhabitants", "individuals", "heads")
+# Through a line, along a river or to an instrument: no sums over the area of a cell, whatever the units.
+THROUGH = re.compile(r".*(transport|streamfunction|discharge|streamflow|across_line|river|received_|lightning).*")
+AREAS = re.compile(r"(.*_)?area|sea_ice_extent")
+CUSTOMARY = {name: short for short in SHORT_NAMES for name in short.names.split()}
+# Enough to see that nothing adds up over cells, without a library of units.
+BY_SIGHT = frozenset({"", "K", "%", "1", "m", "mm", "m s-1", "Pa", "degC", *(r.units for r in ROWS)} - {*SUMS, "m2"})
 
 
 def automatic_bounds(variable: xr.DataArray) -> Bounds:
-    """Return the bounds that the standard name of a variable implies, ``(None, None)`` where there are none.
+    """Return the bounds that name and units of a variable imply, in its own units; None for each that there is not.
 
     Examples
     --------
@@ -35,16 +54,176 @@ def automatic_bounds(variable: xr.DataArray) -> Bounds:
     >>> automatic_bounds(xr.DataArray(0.0, attrs={"standard_name": "cloud_area_fraction", "units": "%"}))
     (0.0, 100.0)
     """
-    name = str(variable.attrs.get("standard_name", ""))
-    if name.startswith(("tendency_of", "change_", "product_of")) or name.endswith("_anomaly"):
-        return None, None
-    if any(word in name for word in FRACTIONS):
-        return 0.0, 100.0 if str(variable.attrs.get("units", "1")).lower() in PER_CENT else 1.0
-    return (0.0, None) if any(word in name for word in NONNEGATIVE) else (None, None)
+    return bounds_and_reason(variable)[0]
+
+
+def bounds_and_reason(variable: xr.DataArray) -> tuple[Bounds, str]:
+    """Return the bounds that a variable implies, in its own units, and why these.
+
+    Examples
+    --------
+    >>> bounds_and_reason(xr.DataArray(0.0, name="tp", attrs={"units": "m"}))
+    ((0.0, None), "by name 'tp' and units 'm', as precipitation_amount")
+    """
+    units = _units(variable)
+    methods = [method for _, method in cell_methods(variable)]
+    spread = next((method for method in methods if method in SPREADS), None)
+    if spread is not None:
+        return (0.0, None), f"by cell_methods, {spread}"
+    row, reason = _row(variable)
+    if row is None:
+        return (None, None), reason
+    if units is not None and is_logarithmic(units):
+        return (None, None), f"none: units {units!r} are of a logarithm"
+    word = _relative_word(variable)
+    if word is not None:
+        return (None, None), f"none: {word}"
+    bounds, reason = _in_units(row, units, reason)
+    if "sum" in methods or quantity_of(variable) == "extensive":
+        return _of_sums(bounds), reason
+    return bounds, reason
+
+
+def _units(variable: xr.DataArray) -> str | None:
+    """Return the units, None where the variable names none."""
+    units = variable.attrs.get("units")
+    return None if units is None else str(units).strip()
+
+
+def _standard_name(variable: xr.DataArray) -> tuple[str, str]:
+    """Return the standard name and its modifier; GRIB readers write "unknown" where they know none."""
+    words = str(variable.attrs.get("standard_name", "")).split()
+    name = words[0].lower() if words else ""
+    return ("" if name in ("unknown", "none") else name), " ".join(words[1:])
+
+
+def _row(variable: xr.DataArray) -> tuple[Row | None, str]:
+    """Return the row for a variable, by its standard name or else by a customary name with fitting units."""
+    standard, modifier = _standard_name(variable)
+    if modifier in ("standard_error", "number_of_observations"):
+        return Row(re.escape(standard), "1"), f"by standard_name modifier {modifier}"
+    if modifier not in ("", "detection_minimum"):
+        return None, f"none: standard_name modifier {modifier!r}"
+    if standard:
+        row = row_of(standard)
+        return row, f"by standard_name {standard!r}" if row else f"none: standard_name {standard!r} implies none"
+    name, units = str(variable.name).lower(), _units(variable)
+    guess = CUSTOMARY.get(name)
+    if guess is None:
+        return None, "none: no standard_name, and the name says nothing"
+    if not units or not (units in guess.units or any(_as_wanted(units, wanted) for wanted in guess.units)):
+        return None, f"none: name {str(variable.name)!r} has units {units!r}, expected such as {guess.units[0]!r}"
+    row = row_of(guess.standard_name)
+    return row, f"by name {str(variable.name)!r} and units {units!r}, as {guess.standard_name}"
+
+
+def _as_wanted(units: str, wanted: str) -> bool:
+    return units.lower() in PER_CENT if wanted == "%" else fits(units, wanted)
+
+
+@cache
+def row_of(standard_name: str) -> Row | None:
+    """Return the row of the table that a standard name falls under, None where there is none.
+
+    Examples
+    --------
+    >>> row_of("tendency_of_specific_humidity") is None, row_of("specific_humidity").lower
+    (True, 0.0)
+    """
+    # An assumption is not what is measured: "_assuming_reference_mole_fraction_of_ozone" is no share.
+    standard_name = standard_name.split("_assuming_")[0]
+    # An integral has the sign of what is integrated, and no upper bound.
+    integral = re.match(r"integral_wrt_(time|depth)_of_(.*)", standard_name)
+    if integral:
+        row = row_of(integral[2])
+        return None if row is None else Row(row.pattern, row.units, row.lower)
+    if any(re.fullmatch(pattern, standard_name) for pattern in SIGNED):
+        return None
+    return next((row for row in ROWS if re.fullmatch(row.pattern, standard_name)), None)
+
+
+def _relative_word(variable: xr.DataArray) -> str | None:
+    """Return where a variable is said to be an anomaly or a difference, None where it is not."""
+    texts = {"name": str(variable.name or "").replace("_", " "), "long_name": str(variable.attrs.get("long_name", ""))}
+    for what, text in texts.items():
+        word = RELATIVE.search(text.lower())
+        if word:
+            return f"{what} speaks of {word[0]!r}"
+    return None
+
+
+def _in_units(row: Row, units: str | None, reason: str) -> tuple[Bounds, str]:
+    """Return the bounds of a row in the units of a variable; zero is zero in all that measure amounts."""
+    if row.upper is None:
+        return (row.lower, None), reason
+    # By CF, what names no units has none.
+    upper = convert(row.upper, row.units, units or "1")
+    if upper is None:
+        reason = f"{reason}; no upper bound, since units {units!r} are not those of {row.units!r}"
+    return (row.lower, upper), reason
+
+
+def _of_sums(bounds: Bounds) -> Bounds:
+    """Return what is left of bounds for sums over time or area: a sign."""
+    low, high = (bound if bound == 0 else None for bound in bounds)
+    return low, high
+
+
+def cell_methods(variable: xr.DataArray) -> list[tuple[set[str], str]]:
+    """Return the cell methods of a variable in order: the names that each is over, and the method.
+
+    Examples
+    --------
+    >>> cell_methods(xr.DataArray(0.0, attrs={"cell_methods": "time: mean (interval: 1 hour) area: sum"}))
+    [({'time'}, 'mean'), ({'area'}, 'sum')]
+    """
+    text = re.sub(r"\([^)]*\)", " ", str(variable.attrs.get("cell_methods", "")))
+    found = re.findall(r"((?:[\w.-]+:\s*)+)([A-Za-z_]+)", text)
+    return [({name.strip() for name in names.split(":")} - {""}, method.lower()) for names, method in found]
+
+
+def quantity_of(variable: xr.DataArray) -> str:
+    """Return "extensive" where values are sums over cells, else "intensive".
+
+    Examples
+    --------
+    >>> quantity_of(xr.DataArray(0.0, attrs={"cell_methods": "time: mean area: sum"}))
+    'extensive'
+    """
+    return quantity_and_reason(variable)[0]
+
+
+def quantity_and_reason(variable: xr.DataArray) -> tuple[str, str]:
+    """Return "extensive" or "intensive", and why: by the last cell method over area, else by units and names.
+
+    Examples
+    --------
+    >>> quantity_and_reason(xr.DataArray(0.0, attrs={"units": "Gg yr-1"}))
+    ('extensive', "by units 'Gg yr-1', which add up over cells as 'kg s-1'")
+    """
+    over = cell_methods(variable)
+    over_area = [method for names, method in over if "area" in names or any(pair <= names for pair in HORIZONTAL)]
+    if over_area:
+        quantity = "extensive" if over_area[-1] == "sum" else "intensive"
+        return quantity, f"by cell_methods, {over_area[-1]} over area"
+    units = _units(variable) or ""
+    name = _standard_name(variable)[0] or str(variable.name or "").lower()
+    if units in BY_SIGHT:
+        return "intensive", f"by units {units!r}"
+    if units.lower() in COUNTS:
+        return "extensive", f"by units {units!r}, which add up over cells"
+    if AREAS.fullmatch(name) and fits(units, "m2"):
+        return "extensive", f"by units {units!r} of an area, which add up over cells"
+    like = next((sums for sums in SUMS if fits(units, sums)), None)
+    if like is None:
+        return "intensive", f"by units {units!r}, which do not add up over cells"
+    if THROUGH.fullmatch(name):
+        return "intensive", f"{name!r} is no sum over the area of a cell, whatever its units {units!r}"
+    return "extensive", f"by units {units!r}, which add up over cells as {like!r}"
 
 
 def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
-    """Return the bounds of one variable from "auto", a pair, None, or a mapping of these by name.
+    """Return the bounds of one variable from "auto", a pair in its own units, None, or a mapping of these by name.
 
     Raises
     ------

@@ -24,9 +24,9 @@ from downscale.io.cf import (
     as_dataset,
     horizontal,
     is_categorical,
-    quantity_of,
 )
 from downscale.io.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
+from downscale.io.quantities import quantity_of
 from downscale.io.weights_read import read_weights
 from downscale.kernels.sparse import SparseWeights, check_threshold
 

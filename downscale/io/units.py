@@ -1,0 +1,113 @@
+"""Units as files spell them: whether they fit others, and numbers carried from one to the other (pint, imported late).
+
+A registry of its own: the one of cf-xarray makes itself that of the whole program and imports matplotlib.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+# Spellings of climate files that pint does not know or takes for something else (C coulomb, mb millibarn, d day).
+SPELLINGS = {
+    "%": "percent", "C": "degree_Celsius", "Celsius": "degree_Celsius", "deg_C": "degree_Celsius",
+    "degC": "degree_Celsius", "degreeC": "degree_Celsius", "degrees_C": "degree_Celsius",
+    "degrees_Celsius": "degree_Celsius", "Kelvin": "kelvin", "degK": "kelvin", "deg_K": "kelvin", "mb": "millibar",
+    "mbar": "millibar", "hrs": "hour", "hr": "hour", "h": "hour", "hourly": "hour", "d": "day", "dy": "day",
+    "daily": "day", "mon": "month", "yr": "year", "a": "year", "sec": "second", "gpm": "meter", "gpdam": "decameter",
+    "mwe": "meter", "Percent": "percent", "percentage": "percent", "fraction": "dimensionless",
+    "Fraction": "dimensionless", "proportion": "dimensionless", "Proportion": "dimensionless",
+    "unitless": "dimensionless", "none": "dimensionless", "ppmv": "ppm", "okta": "(0.125)", "oktas": "(0.125)",
+    "octa": "(0.125)", "octas": "(0.125)", "psu": "(0.001)", "PSU": "(0.001)", "DU": "(2.1415e-5 kg m**-2)",
+    "ppbv": "(1e-9)", "ppb": "(1e-9)", "pptv": "(1e-12)", "ppt": "(1e-12)",
+}  # fmt: skip
+# Words that tell of what the units are, which the name says already.
+REMARKS = re.compile(
+    r"(?:\bof\s+)?\b(?:liquid\s+)?water[\s_-]+(?:equivalents?|eq\.?)|\bw\.\s*e\.(?:q\.)?|\blwe\b|\bSWE\b", re.IGNORECASE
+)
+WORD = re.compile(r"(?<![0-9.])(?<![A-Za-z_])[A-Za-z_%]+")
+WHOLE_SHARE = re.compile(r"\(?\s*0\s*(?:-|to|\.\.+)\s*(1|100)\s*\)?")
+LOGARITHMIC = re.compile(r"\s*(?:(?:lg|ln|lb|log\w*)\s*\(|.*\bdB)")
+LONGEST = 80
+
+
+def is_logarithmic(units: str) -> bool:
+    """Return whether units are those of a logarithm (decibels, ``lg(re ...)``), whose zero is no zero.
+
+    Examples
+    --------
+    >>> is_logarithmic("dBZ"), is_logarithmic("lg(re 1 mg m-3)"), is_logarithmic("mm h-1")
+    (True, True, False)
+    """
+    return LOGARITHMIC.match(units) is not None
+
+
+def fits(units: str, wanted: str) -> bool:
+    """Return whether units can be read and measure the same as others ("%" the same as "1", degrees of arc not).
+
+    Examples
+    --------
+    >>> fits("mm/day", "m s-1"), fits("m of water equivalent", "m"), fits("degC", "m")
+    (True, True, False)
+    """
+    if units == wanted:
+        return True
+    read, other = read_units(units), read_units(wanted)
+    if read is None or other is None:
+        return False
+    return bool(read.to_root_units().units == other.to_root_units().units)
+
+
+def convert(value: float, units: str, wanted: str) -> float | None:
+    """Return a value in other units, offsets included; None where these cannot be read or do not fit.
+
+    Examples
+    --------
+    >>> convert(1.0, "1", "%"), convert(0.0, "K", "degC"), convert(1.0, "1", "ids")
+    (100.0, -273.15, None)
+    """
+    if units == wanted:
+        return value
+    if not fits(units, wanted):
+        return None
+    here, there = read_units(units), read_units(wanted)
+    moved = _registry().Quantity(value * float(here.magnitude), here.units).to(there.units)
+    # Twelve digits: what a bound is written with, without the rounding of the way there.
+    return float(f"{float(moved.magnitude) / float(there.magnitude):.12g}")
+
+
+@cache
+def read_units(units: str) -> Any:
+    """Return units as a pint quantity (a scale and a unit), or None where they cannot be read; never raises."""
+    text = _spelled(units)
+    # Powers of numbers are no units, and a file could ask for one that never ends.
+    if text is None or re.search(r"[\d)]\s*(?:\*\*|\^)", text):
+        return None
+    try:
+        read = _registry().Quantity(_registry().parse_expression(text))
+        return read if 0 < float(read.magnitude) < float("inf") else None
+    except Exception:  # Whatever a parser makes of free text, it is an answer: not units.
+        return None
+
+
+def _spelled(units: str) -> str | None:
+    """Return units as pint spells them: ``m-2`` as ``m**-2``, words of climate files as words of pint."""
+    text = REMARKS.sub("", str(units)).replace("\N{MINUS SIGN}", "-").strip()
+    share = WHOLE_SHARE.fullmatch(text)
+    if share:
+        return "percent" if share[1] == "100" else "dimensionless"
+    if not text or len(text) > LONGEST:
+        return None
+    text = re.sub(r"\bdeg(?:rees?)?\s+C(?:elsius)?\b", "degC", text)
+    text = re.sub(r"/\s*(\d+)\s*([A-Za-z]+)", r"/(\1*\2)", text)  # mm/3h
+    # A letter and then a number is a power, unless the letter is the e of a number.
+    text = re.sub(r"(?<=[A-Za-z])(?<![0-9.][eE])(?=[-+]?\d)", "**", text)
+    return WORD.sub(lambda word: SPELLINGS.get(word[0], word[0]), text)
+
+
+@cache
+def _registry() -> Any:
+    import pint  # late: half a second that most fields do not need
+
+    return pint.UnitRegistry(autoconvert_offset_to_baseunit=False)
