@@ -9,15 +9,19 @@ import dask
 import numpy as np
 import xarray as xr
 
+from downscale.along import _assembled as carried_out
+from downscale.along import plan_along
 from downscale.compute import fine_variable, horizontal_last, repeated, sized
-from downscale.describe import described
+from downscale.describe import describe, described, stamped
 from downscale.engine.device import pick_device
-from downscale.engine.plan import Plan, plan_variable
+from downscale.engine.plan import Plan, plan_line, plan_variable
 from downscale.errors import OptionError, listing
 from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
 from downscale.io.coordinates import AREA, dropped_coordinates, kept_coordinates, new_coordinates, sphere_mapping
+from downscale.io.quantities import bounds_and_reason, quantity_and_reason
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
+from downscale.stages import split
 
 OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
 
@@ -53,7 +57,8 @@ def downscale(
     obj : Dataset or DataArray
         Coarse fields on latitude and longitude, or on projected x and y in metres. Never modified.
     factor : int or mapping of dimension to int
-        Refinement, for example ``4`` or ``{"lat": 4, "lon": 2}``.
+        Refinement, for example ``4`` or ``{"lat": 4, "lon": 2}``; also of time or of layers with bounds
+        (``{"time": 30}``), which come first.
     method : str or Upscaler
         "sobolev" (the least error of all training-free methods tried), "conservative" (blocks), "bilinear", "bicubic",
         or any object with the Upscaler protocol.
@@ -63,7 +68,9 @@ def downscale(
         pieces are made under the cell law and averaged over target cells: the total law holds exactly, the cell law for
         every region that is a union of coarse and of target cells. Target cells outside the domain are NaN, those that
         lie partly inside hold the mean of that part. With ``method="conservative"`` this is first-order conservative
-        regridding in both directions.
+        regridding in both directions. A mapping of another dimension to a frequency or an axis, such as
+        ``{"time": "D"}``, cuts or joins along that: monthly means become daily values with the same monthly means,
+        layers become others.
     mask : Dataset, DataArray or file, optional
         Valid fine cells: True or 1, or a fraction (0-1 or 0-100 %) above one half, such as ``sftlf``. Other fine cells
         become NaN, and the law is kept over the valid area: coasts are neither diluted nor blanked.
@@ -122,13 +129,28 @@ def downscale(
     _refuse(unknown)
     request = Request(**settings)
     ds, name = as_dataset(obj)
-    prepared = prepare(ds, request)
-    fine = _assembled(ds, prepared, request)
+    keep = option("keep_attrs") if keep_attrs is None else keep_attrs
+    fine = _downscaled(ds, request, keep)
     if output_chunks is not None:
         fine = fine.chunk(output_chunks)
-    keep = option("keep_attrs") if keep_attrs is None else keep_attrs
-    fine = described(fine, ds, prepared, request, keep)
     return fine if name is None else as_array(fine, name, obj)
+
+
+def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
+    """Go through the stages: along other axes first, while maps are small."""
+    steps, rest = split(ds, request)
+    words, fine, prepared = [], ds, None
+    for step in steps:
+        course = plan_along(fine, step.dim, factor=step.factor, target=step.target, request=request)
+        fine = carried_out(fine, course, request)
+        words.append(course.words)
+    if rest is not None:
+        prepared = prepare(fine, rest)
+        fine = described(_assembled(fine, prepared, rest), fine, prepared, keep)
+    elif not keep:
+        for field in fine.data_vars.values():
+            field.attrs = {}
+    return stamped(fine, describe(request, prepared, words))
 
 
 def _refuse(unknown: dict[str, Any]) -> None:
@@ -150,29 +172,65 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     _refuse({key: value for key, value in options.items() if key not in Request.__dataclass_fields__})
     request = Request(factor=factor, method=method, **options)
     ds, _ = as_dataset(obj)
+    steps, rest = split(ds, request)
+    notes = []
+    fine, courses = ds if not steps else ds.chunk(), []
+    for step in steps:
+        course = plan_along(fine, step.dim, factor=step.factor, target=step.target, request=request)
+        fine, notes = carried_out(fine, course, request), [*notes, course.words]
+        courses.append(course)
+    if rest is not None:
+        return _planned(fine, rest, notes)
+    planned = {
+        name: plan_line(job, fine[name].dims, ds[name].shape, fine[name].chunks)
+        for name, job in courses[-1].jobs.items()
+    }
+    others = tuple(str(n) for n in ds.data_vars if n not in planned)
+    factors = {step.dim: step.factor for step in steps if step.factor is not None}
+    device = str(pick_device(request.setting("device")))
+    return Plan(_method_name(request), factors, device, planned, others, dask.system.CPU_COUNT, tuple(notes))
+
+
+def _method_name(request: Request) -> str:
+    return request.method if isinstance(request.method, str) else type(request.method).__name__
+
+
+def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
+    """Plan the horizontal stage."""
     prepared = prepare(ds, request)
+    target = prepared.target
     planned = {}
     for name, job in prepared.jobs.items():
         array = horizontal_last(ds[name], prepared)
         # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
         chunks = tuple((n,) for n in array.shape) if array.chunks is None else sized(array.data, job).chunks
         planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks)
-    notes = [f"{name} holds codes: repeated, not averaged" for name in prepared.categorical]
-    dropped = dropped_coordinates(ds, prepared.where)
-    notes += [f"{', '.join(dropped)}: horizontal coordinates that the new grid cannot keep"] if dropped else []
     workers = dask.system.CPU_COUNT if any(len(p.chunks) and p.blocks > 1 for p in planned.values()) else 1
-    notes += list(prepared.where.notes)
-    target = prepared.target
-    if not target.nests:
-        cut = " x ".join(str(count) for count in target.factors)
-        notes.append(f"target cells lie across coarse ones: these are cut into up to {cut} pieces, maps are kept whole")
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
-    return Plan(
-        method if isinstance(method, str) else type(method).__name__, factors,
-        str(pick_device(request.setting("device"))), planned, others, workers, tuple(notes),
-        None if target.where is None else target.where.grid.shape,
-    )  # fmt: skip
+    shape = None if target.where is None else target.where.grid.shape
+    device = str(pick_device(request.setting("device")))
+    notes = [*notes, *_notes(ds, prepared, request)]
+    return Plan(_method_name(request), factors, device, planned, others, workers, tuple(notes), shape)
+
+
+def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
+    """Return what a user should know before the work begins."""
+    notes = [f"{name} holds codes: repeated, not averaged" for name in prepared.categorical]
+    for name in prepared.jobs:
+        limits, reason = bounds_and_reason(ds[name])
+        if request.bounds == "auto" and limits != (None, None) and prepared.jobs[name].bounds != (None, None):
+            notes.append(f"{name}: bounds {reason}")
+        if prepared.jobs[name].extensive and request.quantity is None:
+            notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
+    dropped = dropped_coordinates(ds, prepared.where)
+    notes += [f"{', '.join(dropped)}: horizontal coordinates that the new grid cannot keep"] if dropped else []
+    if not prepared.target.nests:
+        cut = " x ".join(str(count) for count in prepared.target.factors)
+        notes.append(f"target cells lie across coarse ones: these are cut into up to {cut} pieces, maps are kept whole")
+    if request.orog is not None and request.lapse_rate is None and request.terrain_penalty is None:
+        notes.append("orog has no effect without lapse_rate or terrain_penalty")
+    return notes + list(prepared.where.notes)
 
 
 def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Dataset:

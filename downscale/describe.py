@@ -14,7 +14,7 @@ from downscale.version import __version__
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 
-def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Request, keep: bool) -> xr.Dataset:
+def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
     """Set attributes and encodings: what was done, and how each variable is to be read."""
     for name in fine.data_vars:
         if not keep:
@@ -30,16 +30,20 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, request: Req
         kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
         if name in ds.variables:
             fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
-    words = describe(request, prepared)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    line = f"{stamp} downscale {__version__}: {words}"
     for name in prepared.jobs:
         fine[name].encoding[SOURCES] = sources_of(ds)
     # Tools that join files along time want it unlimited, as it was.
     records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)
     fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
     fine.attrs = dict(ds.attrs)
-    fine.attrs["history"] = line + ("\n" + str(ds.attrs["history"]) if ds.attrs.get("history") else "")
+    return fine
+
+
+def stamped(fine: xr.Dataset, words: str) -> xr.Dataset:
+    """Put what was done on top of the history."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    line, history = f"{stamp} downscale {__version__}: {words}", fine.attrs.get("history")
+    fine.attrs["history"] = line + (f"\n{history}" if history else "")
     fine.attrs["downscale_version"] = __version__
     fine.attrs["downscale_settings"] = words
     return fine
@@ -54,13 +58,14 @@ def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
     return names[0] if names else None
 
 
-def describe(request: Request, prepared: Prepared) -> str:
-    """Return the settings of a run in one line, for the history of a file."""
+def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> str:
+    """Return the settings of a run in one line, for the history of a file; ``steps`` are those along other axes."""
     method = request.method if isinstance(request.method, str) else type(request.method).__name__
-    target = prepared.target
-    words = [f"{dim} x{factor}" for dim, factor in zip(prepared.where.dims, prepared.factors, strict=True)]
-    if target.where is not None:
-        words = ["to {} x {} cells".format(*target.where.grid.shape)]
+    words = list(steps)
+    if prepared is not None:
+        target, dims = prepared.target, prepared.where.dims
+        cells = None if target.where is None else "to {} x {} cells".format(*target.where.grid.shape)
+        words += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
     words.append(f"method={method}")
     if method == "sobolev":
         words.append(f"taps={request.taps} order={request.order:g}")

@@ -41,6 +41,8 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         lapse rate is given; empty where the field is too small.
     """
     prepared = prepare(ds, request)
+    if not prepared.target.nests:
+        return {}
     names = list(prepared.jobs)
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     truth = _cropped(sample_maps(ds[names], prepared.where).load(), factors)

@@ -30,6 +30,7 @@ from downscale.io.cf import (
 from downscale.io.quantities import Bounds, is_number, quantity_of, variable_bounds
 from downscale.io.statics import mask_on_grid, pick_mask
 from downscale.options import option
+from downscale.stretches import on_one_line
 
 # Fine values judged at once; the sums need a few copies in float64.
 BLOCK_VALUES = 4_000_000
@@ -61,7 +62,8 @@ def check_conservation(
         The given field and the one made of it; the order of latitudes and the branch of longitudes may differ. A fine
         axis without bounds whose centres are those of equal parts of the coarse cells is taken for these parts. Where
         the grids do not nest, the cells judged are the smallest regions that are unions of cells of the one and of the
-        other (their edges are those that both grids have), and only what the made field covers counts.
+        other (their edges are those that both grids have), and only what the made field covers counts. Where times or
+        layers differ in number, those of ``fine`` are first averaged over those of ``coarse`` by their bounds.
     law : {"cell", "total"}
         The law to judge by; both errors are reported.
     tolerance : float, optional
@@ -94,8 +96,9 @@ def check_conservation(
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared whatever their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
+    big, small, sizes = on_one_line(big, small)
     at_coarse, at_fine = horizontal(big), horizontal(small)
-    judge = _judge_of(big, small, at_coarse, at_fine, mask, na_thres)
+    judge = _judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in _shared_variables(big, small, at_coarse, at_fine, data_vars):
         reports[name] = _variable_report(name, big[name], judge, law, tolerance, bounds, quantity)
@@ -103,17 +106,19 @@ def check_conservation(
 
 
 def _judge_of(
-    big: xr.Dataset, small: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, mask: Any, na_thres: float
-) -> _Nested | _Overlapping:
+    big: xr.Dataset, small: xr.Dataset, sizes: xr.Dataset | None, at_coarse: Horizontal, at_fine: Horizontal, mask: Any,
+    na_thres: float,
+) -> _Nested | _Overlapping:  # fmt: skip
     """Return who judges: cell by cell where the fine grid nests, else region by region."""
     turned, there = small, at_fine
     rectilinear = all(isinstance(w.grid, RectilinearGrid) for w in (at_coarse, at_fine))
     if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:
         turned, there = _aligned(small, at_fine, at_coarse)
+        sizes = None if sizes is None else _aligned(sizes, at_fine, at_coarse)[0]
     if not rectilinear or at_coarse.grid.nest_factors(there.grid) is not None:
         cells = Aggregation.between(at_coarse.grid, there.grid)
         hidden = None if mask is None else _without_valid_cell(mask, there.grid, cells)
-        return _Nested(turned, at_coarse, there, cells, hidden)
+        return _Nested(turned, at_coarse, there, cells, hidden, sizes)
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
     parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid) < 0.5
@@ -134,13 +139,15 @@ class _Nested:
     at_fine: Horizontal
     cells: Aggregation
     hidden: np.ndarray | None
+    sizes: xr.Dataset | None
     outside: int = 0
 
     def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Partial:
         """Return what all blocks find."""
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
         x = x if self.hidden is None else x.where(~self.hidden)
-        return _judged(x, y, self.cells, self.at_coarse.grid.cell_area, bounds, areas)
+        sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
+        return _judged(x, y, sizes, self.cells, self.at_coarse.grid.cell_area, bounds, areas)
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the coordinates of a coarse cell."""
@@ -324,7 +331,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _judged(
-    x: xr.DataArray, y: xr.DataArray, cells: Aggregation, area: np.ndarray, bounds: Bounds, areas: Any
+    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, area: np.ndarray, bounds: Bounds, areas: Any
 ) -> Partial:
     """Judge block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
@@ -332,6 +339,7 @@ def _judged(
     other, rows = _block_sizes(fine, factor_y)
     fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1))
     coarse = coarse.rechunk((*other, rows, -1))
+    size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks)
     columns = np.arange(coarse.shape[-1])
     tasks = []
     for index in np.ndindex(fine.numblocks[:-1]):
@@ -342,7 +350,7 @@ def _judged(
         tasks.append(
             dask.delayed(_judge_block)(
                 coarse.blocks[(*index, 0)], fine.blocks[(*index, 0)], cells.window(span, columns), area[span], origin,
-                bounds, part
+                bounds, part, None if size is None else size.blocks[(*index, 0)]
             )
         )  # fmt: skip
     return combine_all(list(dask.compute(*tasks)))
@@ -354,12 +362,12 @@ def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
 
 def _judge_block(
     coarse: np.ndarray, fine: np.ndarray, cells: Aggregation, area: np.ndarray, origin: tuple[int, ...],
-    bounds: Bounds, areas: list[Any],
+    bounds: Bounds, areas: list[Any], size: np.ndarray | None,
 ) -> Partial:  # fmt: skip
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if areas[0] is not None:
         x, y = x / areas[0], y.astype(np.float64) / areas[1]
-    return chunk(x, y, cells, area, origin, bounds)
+    return chunk(x, y, cells, area, origin, bounds, size)
 
 
 def _as_dask(data: Any) -> da.Array:

@@ -128,7 +128,7 @@ def test_files_that_cannot_be_read(here, fault):
         (["--factor", "-2"], "expected factor to be a whole number of at least 1, received -2"),
         (["--factor", "2.5"], "expected factor to be a whole number, or dim:number,dim:number, received '2.5'"),
         (["--factor", "x"], "expected factor to be a whole number, or dim:number,dim:number, received 'x'"),
-        (["--factor", "latitude:2"], "expected factor for the dimensions 'lat', 'lon', received 'latitude'"),
+        (["--factor", "latitude:2"], "expected factor for the dimensions 'lat', 'lon', 'time', received 'latitude'"),
         ([], "Missing option '--factor'"),
         (["--factor", "2", "--vars", "pr"], "expected a variable among 'tas', received 'pr'"),
         (["--factor", "2", "--method", "cubic"], "expected method to be one of 'sobolev', 'conservative', "),
@@ -220,12 +220,12 @@ def test_checks_that_are_wrong(here, arguments, words):
 def test_fields_that_cannot_be_compared(here):
     ds = field_on(world())
     ds.rename(tas="pr").to_netcdf("other.nc")
-    field_on(world(13, 16)).to_netcdf("elsewhere.nc")
+    field_on(plane()).to_netcdf("elsewhere.nc")
     ds.isel(time=slice(0, 2)).to_netcdf("short.nc")
     for name, words in (
         ("other.nc", "expected a variable that both fields have, received 'tas' and 'pr'"),
-        ("elsewhere.nc", "expected a fine grid nested in the coarse one, received shapes (13, 16) and (12, 16)"),
-        ("short.nc", "tas: expected 3 values of 'time' in the fine field, received 2 values"),
+        ("elsewhere.nc", "expected two axes of one kind, received latitude and projected"),
+        ("short.nc", "expected 3 values of 'time' in the fine field or cells to average over, received 2 (coordinate 'time'"),
     ):
         said = command("check", "in.nc", name)
         assert said.status == 2

@@ -71,6 +71,7 @@ def chunk(
     area: Floats,
     origin: tuple[int, ...],
     bounds: tuple[float | None, float | None] = (None, None),
+    sizes: Floats | None = None,
 ) -> Partial:
     """Judge one block.
 
@@ -87,10 +88,14 @@ def chunk(
         Index of the first value of ``coarse`` in the whole field.
     bounds : (float or None, float or None)
         Fine values outside are counted.
+    sizes : array of the shape of ``fine``, optional
+        Mean sizes of what each fine value is a mean of, where it is one; else its own.
     """
     x, y = coarse.astype(np.float64), fine.astype(np.float64)
     valid_coarse = np.isfinite(x)
     mean, size = _mean_and_size(y, cells)
+    if sizes is not None:
+        size = cells.mean(np.nan_to_num(np.asarray(sizes, dtype=np.float64)), np.isfinite(y))
     covered = ~np.isnan(mean)
     judged = valid_coarse & covered
     error = np.where(judged, np.abs(mean - np.where(valid_coarse, x, 0.0)), 0.0)

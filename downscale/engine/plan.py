@@ -174,6 +174,27 @@ def plan_variable(
     )
 
 
+def plan_line(
+    job: Job, dims: tuple[Any, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]
+) -> VariablePlan:
+    """Plan one variable along one axis from the shape it has and the chunks that it will have."""
+    largest = tuple(max(sizes) for sizes in chunks)
+    result = int(np.prod(largest)) * job.dtype.itemsize
+    return VariablePlan(
+        name=job.name,
+        dims=tuple(map(str, dims)),
+        coarse_shape=shape,
+        fine_shape=tuple(sum(sizes) for sizes in chunks),
+        dtype=str(job.dtype),
+        chunks=largest,
+        blocks=int(np.prod([len(sizes) for sizes in chunks])),
+        halo=(0, 0),
+        law=job.conserve or "none imposed",
+        bounds=job.bounds,
+        block_bytes=2 * result + min(BATCH_VALUES, int(np.prod(largest))) * 8 * WORKING_COPIES,
+    )
+
+
 def _sizes(shape: tuple[int, ...]) -> str:
     return " x ".join(str(size) for size in shape)
 

@@ -1,0 +1,68 @@
+"""Before grids are compared: fields on the same times and layers, and series at a point as maps of one cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.along import along
+from downscale.errors import DownscaleError, GridError
+from downscale.io.cf import horizontal
+from downscale.request import Request
+
+# Averages as they are: the judge has the last word, not the averaging.
+PLAIN = Request(method="conservative", bounds=None, check="skip")
+
+
+def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset | None]:
+    """Return both with equal times and layers, and with horizontal axes; and mean sizes where means were taken.
+
+    Where an axis has another number of cells in ``fine``, its means over the cells of ``coarse`` are taken, weighted by
+    the true lengths of its own cells.
+
+    Raises
+    ------
+    GridError
+        If an axis differs and its cells cannot be told.
+    """
+    coarse, fine = _as_maps(coarse), _as_maps(fine)
+    sizes = None
+    flat = {*horizontal(coarse).dims, *horizontal(fine).dims}
+    for dim in map(str, coarse.dims):
+        there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
+        if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
+            continue
+        # Rounding is of the size of the values, which may be much above that of their mean.
+        sizes = np.abs(fine if sizes is None else sizes)
+        try:
+            fine, sizes = (along(field, dim, target=coarse, request=PLAIN) for field in (_floats(fine), _floats(sizes)))
+        except DownscaleError as error:
+            raise GridError(
+                f"expected {coarse.sizes[dim]} values of {dim!r} in the fine field or cells to average over, received "
+                f"{fine.sizes[dim]} ({error})"
+            ) from None
+    return coarse, fine, sizes
+
+
+def _floats(ds: xr.Dataset) -> xr.Dataset:
+    return ds.drop_vars([n for n, v in ds.data_vars.items() if v.dtype.kind != "f"])
+
+
+def _as_maps(ds: xr.Dataset) -> xr.Dataset:
+    """Give a series without horizontal axes one cell of them."""
+    try:
+        horizontal(ds)
+    except GridError as error:
+        if "expected horizontal coordinates" not in str(error) or {"y", "x"} & set(map(str, ds.variables)):
+            raise
+    else:
+        return ds
+    cell: dict[str, Any] = {}
+    for name in ("y", "x"):
+        attrs = {"standard_name": f"projection_{name}_coordinate", "units": "m", "bounds": f"{name}_bnds"}
+        cell[name] = (name, np.array([0.5]), attrs)
+        cell[f"{name}_bnds"] = ((name, "bnds"), np.array([[0.0, 1.0]]))
+    fields = {str(n): v.expand_dims({"y": [0.5], "x": [0.5]}, axis=(-2, -1)) for n, v in ds.data_vars.items()}
+    return ds.assign(fields).assign_coords(cell)
