@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from downscale.losses.terrain import TerrainPenalty
     from downscale.operators import weights
     from downscale.options import get_options, set_options
-    from downscale.pipeline import to_netcdf
+    from downscale.output import to_netcdf, to_zarr
     from downscale.validate import check_conservation
 
 _HOMES = {
@@ -37,7 +37,8 @@ _HOMES = {
     "apply_weights": "downscale.io.weights_apply",
     "check_conservation": "downscale.validate",
     "open_dataset": "downscale.io.read",
-    "to_netcdf": "downscale.pipeline",
+    "to_netcdf": "downscale.output",
+    "to_zarr": "downscale.output",
     "set_options": "downscale.options",
     "get_options": "downscale.options",
     "ConservationReport": "downscale.diagnostics.report",
@@ -61,6 +62,7 @@ __all__ = [
     "sample",
     "set_options",
     "to_netcdf",
+    "to_zarr",
     "weights",
     "write_weights",
 ]

@@ -66,3 +66,52 @@ def parse_bounds(text: str) -> Any:
     except ValueError:
         raise OptionError(f"expected bounds as auto, none or LOW:HIGH, received {text!r}") from None
     return low, high
+
+
+def parse_target(text: str | None) -> Any:
+    """Return a file or a resolution as it is, or ``dim:frequency`` as a mapping.
+
+    Examples
+    --------
+    >>> parse_target("time:D"), parse_target("0.25x0.25")
+    ({'time': 'D'}, '0.25x0.25')
+    """
+    if text is None or ":" not in text or "/" in text or text.endswith(".nc"):
+        return text
+    pairs = [part.split(":", 1) for part in text.split(",")]
+    if any(len(pair) != 2 or not all(word.strip() for word in pair) for pair in pairs):
+        raise OptionError(f"expected target as a file, a resolution 0.25x0.25 or dim:frequency, received {text!r}")
+    return {dim.strip(): wanted.strip() for dim, wanted in pairs}
+
+
+def parse_packing(text: str | None) -> Any:
+    """Return a whole number where the text is one, else the text.
+
+    Examples
+    --------
+    >>> parse_packing("12"), parse_packing("int16")
+    (12, 'int16')
+    """
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
+    """Return attributes from ``NAME=VALUE`` words, None for none.
+
+    Raises
+    ------
+    OptionError
+        If a word has no name or no equals sign.
+
+    Examples
+    --------
+    >>> parse_attrs(["institution=My institute"])
+    {'institution': 'My institute'}
+    """
+    if not pairs:
+        return None
+    parts = [pair.partition("=") for pair in pairs]
+    for (name, sign, _), pair in zip(parts, pairs, strict=True):
+        if not name.strip() or not sign:
+            raise OptionError(f"expected --attr NAME=VALUE, received {pair!r}")
+    return {name.strip(): value for name, _, value in parts}

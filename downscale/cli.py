@@ -27,6 +27,23 @@ app = typer.Typer(
 # What the parser of the command line returns for Ctrl-C.
 INTERRUPTED = 130
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from downscale.version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Downscale gridded climate fields and keep every budget."""
+
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 
 
@@ -57,8 +74,11 @@ def run(
 @app.command()
 def apply(
     source: Annotated[str, typer.Argument(metavar="IN.nc", help="Coarse file, or a quoted pattern.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Fine file to write.")],
-    factor: Annotated[str, typer.Option(help="Refinement: 4, or by dimension lat:4,lon:2.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Fine file to write (or store, OUT.zarr).")],
+    factor: Annotated[str | None, typer.Option(help="Refinement: 4, or by dimension lat:4,lon:2,time:30.")] = None,
+    target: Annotated[str | None, typer.Option(help="Grid instead: a file, 0.25x0.25, or time:D.")] = None,
+    mask: Annotated[str | None, typer.Option(help="File with the mask or fraction of valid fine cells.")] = None,
+    na_thres: Annotated[float, typer.Option(help="Largest missing share of a target cell, 0 to 1.")] = 1.0,
     method: Annotated[str, typer.Option(help="sobolev, conservative, bilinear or bicubic.")] = "sobolev",
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
     orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
@@ -67,23 +87,30 @@ def apply(
     bounds: Annotated[str, typer.Option(help="auto, none, or LOW:HIGH (either may be empty).")] = "auto",
     chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
     complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    packing: Annotated[str | None, typer.Option(help="int16, or bits of the mantissa to keep.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Attributes an archive asks for: cordex-esd.")] = None,
+    attrs: Annotated[list[str] | None, typer.Option("--attr", help="Global attribute NAME=VALUE; repeatable.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data, write nothing.")] = False,
 ) -> None:
     """Downscale one file into another; the result is checked as written."""
-    from downscale.arguments import parse_bounds, parse_names, parse_pairs
+    from downscale.arguments import parse_attrs, parse_bounds, parse_names, parse_packing, parse_pairs, parse_target
     from downscale.recipe import parse_recipe
 
     content = {
-        "title": f"{Path(source).name} x {factor}",
+        "title": f"{Path(source).name} x {factor}" if factor else f"{Path(source).name} to {target}",
         "input": {
             "path": source,
             "variables": parse_names(variables),
             "chunks": "auto" if chunks == "auto" else parse_pairs(chunks, "chunks"),
         },
         "downscale": {
-            "factor": parse_pairs(factor, "factor"),
+            "factor": None if factor is None else parse_pairs(factor, "factor"),
+            "target_grid": parse_target(target),
+            "mask": mask,
+            "na_thres": na_thres,
             "method": method,
             "conserve": None if conserve == "none" else conserve,
             "bounds": parse_bounds(bounds),
@@ -91,7 +118,14 @@ def apply(
         },
         "statics": {"orog": orog} if orog is not None else None,
         "terrain": {"lapse_rate": lapse_rate},
-        "output": {"path": str(target), "complevel": complevel},
+        "validate": {"tolerance": tolerance},
+        "output": {
+            "path": str(output),
+            "complevel": complevel,
+            "packing": parse_packing(packing),
+            "profile": profile,
+            "attrs": parse_attrs(attrs),
+        },
     }
     _carry_out(parse_recipe(content, "apply"), dry_run=dry_run, overwrite=overwrite)
 
@@ -103,6 +137,8 @@ def check(
     law: Annotated[str, typer.Option(help="cell or total.")] = "cell",
     tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to check, e.g. tas,pr.")] = None,
+    mask: Annotated[str | None, typer.Option(help="The mask that the fine file was made with.")] = None,
+    na_thres: Annotated[float, typer.Option(help="The threshold that it was made with.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check that the fine file keeps the budgets of the coarse one; exit status 1 where a law is broken."""
@@ -111,10 +147,35 @@ def check(
     from downscale.validate import check_conservation
 
     names = parse_names(variables)
-    report = check_conservation(open_input(coarse), open_input(fine), law=law, tolerance=tolerance, data_vars=names)
+    options: Any = {"law": law, "tolerance": tolerance, "data_vars": names, "mask": mask, "na_thres": na_thres}
+    report = check_conservation(open_input(coarse), open_input(fine), **options)
     typer.echo(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def weights(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="A file on the coarse grid.")],
+    output: Annotated[Path, typer.Argument(metavar="WEIGHTS.nc", help="File of weights to write.")],
+    factor: Annotated[str | None, typer.Option(help="Refinement: 4, or by dimension lat:4,lon:2.")] = None,
+    target: Annotated[str | None, typer.Option(help="Grid instead: a file, or 0.25x0.25.")] = None,
+    method: Annotated[str, typer.Option(help="sobolev, conservative, bilinear or bicubic.")] = "sobolev",
+    layout: Annotated[str, typer.Option(help="esmf (xESMF, NCO) or scrip (cdo remap).")] = "esmf",
+    normalization: Annotated[str, typer.Option(help="fracarea or destarea.")] = "fracarea",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the weights of a method, row, col and S, for other tools to apply."""
+    from downscale.arguments import parse_pairs
+    from downscale.io.weights import write_weights
+    from downscale.operators import weights as weights_of
+    from downscale.pipeline import open_input
+
+    refinement = None if factor is None else parse_pairs(factor, "factor")
+    made = weights_of(
+        open_input(source), refinement, method, target_grid=target, layout=layout, normalization=normalization
+    )
+    typer.echo(f"wrote {write_weights(made, output, overwrite=overwrite)}")
 
 
 @app.command()

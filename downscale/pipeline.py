@@ -15,16 +15,16 @@ from downscale.engine.plan import Plan
 from downscale.errors import OutputError
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import pick_static
-from downscale.io.write import check_target, write_checked
+from downscale.io.write import check_target
 from downscale.losses.terrain import TerrainPenalty
-from downscale.progress import progress_bar
+from downscale.output import to_netcdf, to_zarr
 from downscale.recipe import Recipe
 from downscale.report import facts_path, write_report
 from downscale.request import Request
 from downscale.selfcheck import self_validation, terrain_penalty_values
-from downscale.validate import check_conservation
+from downscale.stages import split
 
-SAMPLE = "sample:"
+SAMPLE, STORE = "sample:", ".zarr"
 
 
 @dataclass
@@ -54,52 +54,6 @@ class Outcome:
     terrain_penalty: dict[str, dict[str, float]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def to_netcdf(
-    ds: xr.Dataset | xr.DataArray, path: str | Path, *, coarse: Any = None, overwrite: bool = False,
-    complevel: int = 1, law: str = "cell", tolerance: float | None = None, bounds: Any = "auto",
-) -> ConservationReport | None:  # fmt: skip
-    """Write a fine field as CF-1.11 NetCDF, checked as written and certified.
-
-    The file appears under its name only when it is complete, flushed and, where ``coarse`` is given, found to keep the
-    law when read back; then it carries a certificate in its attributes.
-
-    Parameters
-    ----------
-    ds : Dataset or DataArray
-        What to write; lazy fields are computed block by block.
-    path : str or Path
-        The file; its folder must exist.
-    coarse : Dataset or DataArray, optional
-        The coarse field whose budgets the file must keep.
-    overwrite : bool
-        Replace an existing file (never one of the inputs).
-    complevel : int
-        Deflate level, 0 to 9; values are stored in their own data type, never packed.
-    law, tolerance, bounds
-        As in :func:`downscale.check_conservation`.
-
-    Returns
-    -------
-    ConservationReport or None
-        What was found in the file, if ``coarse`` was given.
-
-    Raises
-    ------
-    OutputError, ConservationError
-        Nothing is left behind then.
-    """
-    if isinstance(ds, xr.DataArray):
-        ds = ds.to_dataset(name=ds.name or "field")
-
-    def checker(written: xr.Dataset) -> ConservationReport:
-        return check_conservation(coarse, written, law=law, tolerance=tolerance, bounds=bounds)
-
-    return write_checked(
-        ds, path, None if coarse is None else checker, overwrite=overwrite, complevel=complevel,
-        inputs=() if coarse is None else sources_of(coarse), progress=progress_bar(),
-    )  # fmt: skip
 
 
 def run(recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False) -> Outcome:
@@ -134,7 +88,7 @@ def run(recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False) -> Ou
     judge = recipe.downscale.conserve is not None and bool(outcome.plan.variables)
     outcome.conservation = _written(fine, chosen if judge else None, recipe, overwrite)
     outcome.files.append(Path(recipe.output.path))
-    if outcome.plan.variables:
+    if outcome.plan.variables and not split(coarse, request)[0]:
         outcome.self_validation = self_validation(coarse, request)
         outcome.terrain_penalty = terrain_penalty_values(coarse, request)
     outcome.seconds = time.perf_counter() - begin
@@ -152,16 +106,19 @@ def _written(
     fine: xr.Dataset, coarse: xr.Dataset | None, recipe: Recipe, overwrite: bool
 ) -> ConservationReport | None:
     law = "total" if recipe.downscale.conserve == "total" else recipe.validation.law
-    return to_netcdf(
-        fine, recipe.output.path, coarse=coarse, overwrite=overwrite, complevel=recipe.output.complevel, law=law,
-        tolerance=recipe.validation.tolerance,
+    output = recipe.output
+    write = to_zarr if output.path.endswith(STORE) else to_netcdf
+    return write(
+        fine, output.path, coarse=coarse, overwrite=overwrite, complevel=output.complevel, law=law,
+        tolerance=recipe.validation.tolerance, mask=recipe.downscale.mask, na_thres=recipe.downscale.na_thres,
+        packing=output.packing, profile=output.profile, attrs=output.attrs,
         # Bounds are imposed together with the cell law only.
         bounds=recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
     )  # fmt: skip
 
 
 def open_input(path: str, chunks: Any = "auto") -> xr.Dataset:
-    """Open a file, a pattern, or ``sample:NAME``."""
+    """Open a file, a pattern, a Zarr store, or ``sample:NAME``."""
     if path.startswith(SAMPLE):
         from downscale import sample
 

@@ -81,12 +81,18 @@ class Validation(_Block):
 
 
 class Output(_Block):
-    """What to write: the NetCDF file, and a map and a report if named."""
+    """What to write: the NetCDF file (or Zarr store, ``.zarr``), and a map and a report if named.
+
+    ``packing``, ``profile`` and ``attrs`` are as in :func:`downscale.to_netcdf`.
+    """
 
     path: str
     map: str | None = None
     report: str | None = None
     complevel: int = Field(default=1, ge=0, le=9)
+    packing: str | int | dict[str, str | int] | None = None
+    profile: str | dict[str, Any] | None = None
+    attrs: dict[str, Any] | None = None
     overwrite: bool = False
 
 

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 import yaml
 from command import command
-from sample_fields import field_on, region, world
+from sample_fields import field_on, plane, region, world
 
 import downscale
 from downscale.errors import DownscaleError
@@ -129,7 +129,7 @@ def test_files_that_cannot_be_read(here, fault):
         (["--factor", "2.5"], "expected factor to be a whole number, or dim:number,dim:number, received '2.5'"),
         (["--factor", "x"], "expected factor to be a whole number, or dim:number,dim:number, received 'x'"),
         (["--factor", "latitude:2"], "expected factor for the dimensions 'lat', 'lon', 'time', received 'latitude'"),
-        ([], "Missing option '--factor'"),
+        ([], "expected factor or target_grid, received neither; try factor=4"),
         (["--factor", "2", "--vars", "pr"], "expected a variable among 'tas', received 'pr'"),
         (["--factor", "2", "--method", "cubic"], "expected method to be one of 'sobolev', 'conservative', "),
         (["--factor", "2", "--conserve", "mass"], "expected 'cell' or 'total', received 'mass'"),

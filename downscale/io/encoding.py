@@ -2,40 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from downscale.errors import InputError, OptionError, listing
+from downscale.io.times import time_encodings
+
 CONVENTIONS = "CF-1.11"
+CERTIFICATE = "conservation_certificate"
 # Missing values as CMIP stores them.
 FILL_VALUE = 1e20
 CHUNK_VALUES = 1_000_000
 # Attributes that xarray keeps in encodings once it has decoded them.
 RELATED = ("bounds", "cell_measures", "grid_mapping", "ancillary_variables")
+# How values were stored, or what was true of other values; and what was found in another file.
+STORED = ("_FillValue", "missing_value", "_Unsigned", "scale_factor", "add_offset")
+RANGES = ("valid_min", "valid_max", "valid_range", "actual_range")
+CLAIMS = ("conservation", "packing")
+FLAGS = ("flag_values", "flag_masks", "valid_min", "valid_max", "valid_range", "actual_range")
+LEGAL = ("chunksizes", "complevel", "dtype", "fletcher32", "shuffle", "zlib")
+PACKED = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units", "calendar")
+COORDINATES = ("latitude", "longitude", "projection_x_coordinate", "projection_y_coordinate")
+Encodings = dict[str, dict[str, Any]]
 
 
 def cf_ready(ds: xr.Dataset) -> xr.Dataset:
-    """Return a copy as CF wants it on disk: bounds and areas are plain variables, conventions are named."""
+    """Return a copy as CF wants it on disk: bounds and areas are plain variables, conventions are named.
+
+    Raises
+    ------
+    InputError
+        If a variable was not decoded: what its numbers mean would be lost with the attributes that say it.
+    """
     ready = ds.copy()
+    listed: set[str] = set()
     for name in ready.variables:
         variable = ready[name]
         for key in RELATED:
             value = variable.encoding.pop(key, None)
             if value is not None and key not in variable.attrs:
                 variable.attrs[key] = value
-        variable.encoding.pop("coordinates", None)
+        named = (variable.encoding.pop("coordinates", None), variable.attrs.pop("coordinates", None))
+        listed.update(word for words in named for word in str(words or "").split())
         for key in [key for key in RELATED if key in variable.attrs and not _present(ready, variable.attrs[key])]:
             # A name that points at nothing makes readers complain and checkers fail.
             del variable.attrs[key]
+        variable.attrs = _own_attributes(str(name), variable)
+    # A file that was opened without decoding lists its auxiliary coordinates in words only.
+    ready = ready.set_coords(listed & {str(name) for name in ready.data_vars})
     ready = ready.reset_coords([n for n in _related(ready) if n in ready.coords and n not in ready.dims])
     for name in _bounds(ready):
         # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
         ready[name].attrs = {}
+    ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
     ready.attrs["Conventions"] = CONVENTIONS
-    ready.attrs.pop("coordinates", None)
+    _drop_external(ready)
+    for stale in ("coordinates", CERTIFICATE):
+        ready.attrs.pop(stale, None)
     ready.encoding.pop("coordinates", None)
     return ready
+
+
+def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
+    """Return the attributes of a variable that stay true in a new file."""
+    attrs = dict(variable.attrs)
+    if float(attrs.get("scale_factor", 1)) != 1 or float(attrs.get("add_offset", 0)) != 0:
+        raise InputError(
+            f"{name}: expected decoded values, received scale_factor {attrs.get('scale_factor', 1)} and add_offset "
+            f"{attrs.get('add_offset', 0)} among the attributes; open the file with mask_and_scale=True"
+        )
+    gone = (*STORED, *CLAIMS, *(RANGES if variable.dtype.kind not in "iu" else ()))
+    attrs = {str(key): plain_attribute(value) for key, value in attrs.items() if key not in gone and value is not None}
+    if attrs.get("standard_name") == "realization":
+        attrs.setdefault("units", "1")
+    for key in [key for key in FLAGS if key in attrs]:
+        # Codes are of the type of the variable, however they were typed in.
+        kind = np.dtype("i1") if variable.dtype.kind == "b" else variable.dtype
+        attrs[key] = np.asarray(attrs[key], dtype=kind)
+    return attrs
+
+
+def plain_attribute(value: Any) -> Any:
+    """Return an attribute as NetCDF can hold it: numbers and strings as they are, others as text."""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, str | bytes | int | float | np.number | np.ndarray):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        return list(value)
+    numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float | np.number) for v in value)
+    return list(value) if numbers else str(value)
+
+
+def _drop_external(ready: xr.Dataset) -> None:
+    """Forget external variables that the file itself holds."""
+    words = str(ready.attrs.pop("external_variables", "")).split()
+    absent = [word for word in words if word not in ready.variables]
+    if absent:
+        ready.attrs["external_variables"] = " ".join(absent)
 
 
 def _present(ds: xr.Dataset, names: object) -> bool:
@@ -49,28 +116,43 @@ def _bounds(ds: xr.Dataset) -> list[str]:
     return sorted(name for name in names if name in ds.variables)
 
 
+def _areas(ds: xr.Dataset) -> set[str]:
+    measures = [str(ds[name].attrs.get("cell_measures", "")).split() for name in ds.variables]
+    return {word for words in measures for word in words if not word.endswith(":") and word in ds.variables}
+
+
 def _related(ds: xr.Dataset) -> set[str]:
     """Return names that other variables point at by bounds, cell_measures or grid_mapping."""
-    names = set(_bounds(ds))
+    names = {*_bounds(ds), *_areas(ds)}
     for name in ds.variables:
-        attrs = ds[name].attrs
-        names.update(word for word in str(attrs.get("cell_measures", "")).split() if not word.endswith(":"))
-        names.update(str(attrs.get("grid_mapping", "")).replace(":", " ").split())
-    return {name for name in names if name in ds.variables}
+        names.update(str(ds[name].attrs.get("grid_mapping", "")).replace(":", " ").split())
+    # The extended form of grid_mapping names coordinates too, which stay coordinates.
+    return {name for name in names if name in ds.variables and (name in _areas(ds) or not _is_coordinate(ds, name))}
 
 
-def encodings(ds: xr.Dataset, complevel: int) -> dict[str, dict[str, Any]]:
-    """Return the encoding of every variable of ``ds``; fields are shuffled and deflated in chunks of whole maps."""
-    bounds = {str(ds[n].attrs["bounds"]): str(n) for n in ds.variables if "bounds" in ds[n].attrs}
+def _is_coordinate(ds: xr.Dataset, name: str) -> bool:
+    standard = str(ds[name].attrs.get("standard_name", ""))
+    return name in ds.dims or standard in COORDINATES
+
+
+def fields_of(ds: xr.Dataset) -> list[str]:
+    """Return the names of the fields of a Dataset made by :func:`cf_ready`: floats that are no one's companion."""
     related = _related(ds)
-    made: dict[str, dict[str, Any]] = {}
+    return [str(n) for n, v in ds.data_vars.items() if v.dtype.kind == "f" and n not in related and v.ndim]
+
+
+def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
+    """Return the encoding of every variable of ``ds``; fields are shuffled and deflated in chunks of whole maps.
+
+    Encodings of ``ds`` itself are emptied, so that nothing is inherited but units, calendar and type of times.
+    """
+    related = _related(ds)
+    made: Encodings = {}
+    times = time_encodings(ds)
     for name, variable in ds.variables.items():
-        kept = {k: variable.encoding[k] for k in ("units", "calendar") if k in variable.encoding and _is_time(variable)}
-        if _is_time(variable):
-            # Bounds of times must count from the same day in the same calendar, or readers disagree.
-            owner = ds[bounds[str(name)]].encoding if str(name) in bounds else {}
-            kept.update({k: owner[k] for k in ("units", "calendar") if k in owner})
-            kept["dtype"] = "float64"
+        kept = times.get(str(name), {})
+        if variable.dtype.kind == "m":
+            kept = {"dtype": "float64", **{k: variable.encoding[k] for k in ("units",) if k in variable.encoding}}
         plain = name in ds.coords or str(name) in related or variable.dtype.kind not in "f"
         kept["_FillValue"] = None if plain else np.dtype(variable.dtype).type(FILL_VALUE)
         if variable.ndim >= 2 and variable.dtype.kind in "fiu" and variable.size > 1000:
@@ -80,12 +162,69 @@ def encodings(ds: xr.Dataset, complevel: int) -> dict[str, dict[str, Any]]:
         made[str(name)] = kept
     for name in ds.variables:
         # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
-        ds[name].encoding = {"coordinates": None} if str(name) in related else {}
+        ds[name].encoding = {"coordinates": _horizontal(ds, str(name))} if str(name) in related else {}
     return made
 
 
-def _is_time(variable: xr.Variable) -> bool:
-    return variable.dtype.kind in "mM" or (variable.dtype.kind == "O" and "calendar" in variable.encoding)
+def _horizontal(ds: xr.Dataset, name: str) -> str | None:
+    """Return the two-dimensional latitude and longitude of cell areas, which have no other place on the globe."""
+    planes = [str(n) for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) <= set(ds[name].dims)]
+    words = [n for n in planes if _is_coordinate(ds, n)]
+    return " ".join(words) if name in _areas(ds) and words else None
+
+
+def merged(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
+    """Return encodings with those of the user laid over them.
+
+    Raises
+    ------
+    OptionError
+        If a variable or a key is unknown, values would be packed past the check, or chunks do not fit.
+    """
+    for name, own in (asked or {}).items():
+        if name not in made:
+            raise OptionError(f"expected encoding of a variable among {listing(made)}, received {name!r}")
+        _require_legal(name, own, ds[name])
+        level = own.get("complevel")
+        deflate = {} if level is None else {"zlib": level > 0, "shuffle": level > 0}
+        made[name] = {**made[name], **deflate, **own}
+    return made
+
+
+def _require_legal(name: str, own: Mapping[str, Any], variable: xr.DataArray) -> None:
+    packed = [key for key in own if key in PACKED]
+    if packed:
+        raise OptionError(
+            f"encoding of {name!r}: expected no {listing(packed)}, which change or relabel values; "
+            f"pass packing={{{name!r}: 'int16'}} to pack them"
+        )
+    unknown = [key for key in own if key not in LEGAL]
+    if unknown:
+        raise OptionError(f"encoding of {name!r}: expected keys among {listing(LEGAL)}, received {listing(unknown)}")
+    if "dtype" in own and variable.dtype.kind == "f" and np.dtype(own["dtype"]).kind != "f":
+        raise OptionError(
+            f"encoding of {name!r}: expected a floating-point dtype, received {own['dtype']!r}; "
+            f"pass packing={{{name!r}: 'int16'}} to pack values"
+        )
+    if "complevel" in own:
+        require_level(own["complevel"])
+    sizes = own.get("chunksizes")
+    if sizes is not None and not _fit(sizes, variable.shape):
+        raise OptionError(
+            f"encoding of {name!r}: expected chunksizes from 1 to {variable.shape}, one for each dimension, "
+            f"received {sizes!r}"
+        )
+
+
+def _fit(sizes: Any, shape: tuple[int, ...]) -> bool:
+    right = isinstance(sizes, Iterable) and len(tuple(sizes)) == len(shape)
+    return right and all(1 <= chunk <= size for chunk, size in zip(sizes, shape, strict=True))
+
+
+def require_level(level: Any) -> None:
+    """Raise an OptionError unless a deflate level is one."""
+    if level not in range(10):
+        raise OptionError(f"expected complevel from 0 to 9, received {level!r}")
 
 
 def chunk_sizes(shape: tuple[int, ...]) -> tuple[int, ...]:

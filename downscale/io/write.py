@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,87 @@ import dask
 import netCDF4
 import xarray as xr
 
-from downscale.diagnostics.report import ConservationReport
-from downscale.errors import OptionError, OutputError
-from downscale.io.encoding import cf_ready, encodings
+from downscale.diagnostics.report import ConservationReport, VariableReport
+from downscale.errors import ConservationError, OutputError
+from downscale.io.discovery import described
+from downscale.io.encoding import CERTIFICATE, Encodings, cf_ready, encodings, fields_of, merged, require_level
+from downscale.io.packing import Packing, enough_bits, parse_packing, rounded, short_encodings, words
+from downscale.io.profiles import archived, parse_profile, profiled
 from downscale.io.read import sources_of
 from downscale.version import __version__
 
-CERTIFICATE = "conservation_certificate"
 CERTIFIED = (
     "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked"
 )  # fmt: skip
+Claims = dict[str, str]
 Checker = Callable[[xr.Dataset], ConservationReport]
+PLAIN_FORMAT, ARCHIVE_FORMAT = "NETCDF4", "NETCDF4_CLASSIC"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a result is to be stored, as asked for.
+
+    Attributes
+    ----------
+    complevel : int
+        Deflate level, 0 to 9.
+    packing : None, "int16", int, or mapping of name to these
+        Fewer bits for each value (:func:`downscale.io.packing.parse_packing`).
+    encoding : mapping of name to mapping, optional
+        Chunks, compression and type of single variables, laid over those chosen here.
+    profile : None, str or mapping
+        Archive whose global attributes the file must have (:mod:`downscale.io.profiles`).
+    attrs : mapping, optional
+        Global attributes, laid over all others; None drops one.
+    """
+
+    complevel: int = 1
+    packing: Any = None
+    encoding: Mapping[str, Mapping[str, Any]] | None = None
+    profile: Any = None
+    attrs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result ready to be written: what, in which encodings, and what was done to its values."""
+
+    ds: xr.Dataset
+    encodings: Encodings
+    unlimited: list[str]
+    packings: dict[str, Packing]
+    format: str = PLAIN_FORMAT
+
+
+def stored(ds: xr.Dataset, storage: Storage) -> Stored:
+    """Return a result as it is to be written; only the range of fields to be packed is computed.
+
+    Raises
+    ------
+    OptionError, OutputError, InputError
+        If the request does not fit the result.
+    """
+    require_level(storage.complevel)
+    profile, given = parse_profile(storage.profile)
+    ready = cf_ready(ds)
+    given = {**given, **(storage.attrs or {})}
+    attrs = described(ready)
+    attrs = {**attrs, **given} if profile is None else profiled(ready, attrs, given)
+    packable = [name for name in fields_of(ready) if ready[name].dtype.itemsize in (4, 8)]
+    packings = parse_packing(storage.packing, packable, ready)
+    made = encodings(ready, storage.complevel)
+    if profile is not None:
+        made = archived(made, ready)
+    made = merged(made, ready, storage.encoding)
+    for name, packed in short_encodings(ready, packings).items():
+        made[name] = {**made[name], **packed}
+    ready = rounded(ready, packings)
+    for name, packing in packings.items():
+        ready[name].attrs["packing"] = words(packing)
+    ready.attrs = {key: value for key, value in attrs.items() if value is not None}
+    records = [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims]
+    return Stored(ready, made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
 
 
 def check_target(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ...] = ()) -> Path:
@@ -44,6 +116,12 @@ def check_target(path: str | Path, overwrite: bool = False, inputs: tuple[Any, .
         raise OutputError(f"expected an existing folder for the output, received {target.parent}; create it first")
     if target.is_dir():
         raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
+    require_free(target, overwrite, inputs)
+    return target
+
+
+def require_free(target: Path, overwrite: bool, inputs: tuple[Any, ...]) -> None:
+    """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written."""
     for source in inputs:
         if source and target.exists() and Path(source).exists() and os.path.samefile(source, target):
             raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
@@ -51,24 +129,29 @@ def check_target(path: str | Path, overwrite: bool = False, inputs: tuple[Any, .
         raise OutputError(f"expected a new file, received {target} that exists; pass --overwrite (overwrite=True)")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
-    return target
 
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
-    scratch = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    scratch = scratch_name(target)
     try:
         yield scratch
-        _flush(scratch)
+        flush(scratch)
         os.replace(scratch, target)
-        _flush(target.parent)
+        flush(target.parent)
     finally:
         with suppress(FileNotFoundError):
             scratch.unlink()
 
 
-def _flush(path: Path) -> None:
+def scratch_name(target: Path) -> Path:
+    """Return a name beside ``target`` that no other run uses."""
+    return target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+
+
+def flush(path: Path) -> None:
+    """Wait until what is under a name lies on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -76,9 +159,19 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def one_line(target: Path) -> Iterator[None]:
+    """Turn what the operating system says of a full or broken disk into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
+
+
 def write_checked(
-    ds: xr.Dataset, path: str | Path, checker: Checker | None, *, overwrite: bool = False, complevel: int = 1,
-    inputs: tuple[Any, ...] = (), progress: Any = None,
+    ds: xr.Dataset, path: str | Path, checker: Checker | None, *, overwrite: bool = False,
+    storage: Storage | None = None, inputs: tuple[Any, ...] = (), progress: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
     """Write ``ds``; run ``checker`` on the file as written before it gets its name.
 
@@ -86,6 +179,8 @@ def write_checked(
     ----------
     checker : callable or None
         Takes the written Dataset and returns a report; where it failed, the file is removed and the error raised.
+    storage : Storage, optional
+        How values and attributes are stored.
     progress : context manager, optional
         Entered while data are computed and written.
 
@@ -94,44 +189,88 @@ def write_checked(
     OutputError, ConservationError
         Nothing is left behind then.
     """
-    if complevel not in range(10):
-        raise OptionError(f"expected complevel from 0 to 9, received {complevel!r}")
+    if Path(path).suffix == ".zarr":
+        raise OutputError(f"expected the name of a NetCDF file, received {path}; use to_zarr for a store")
     target = check_target(path, overwrite, (*inputs, *sources_of(ds)))
-    ready = cf_ready(ds)
-    how: dict[str, Any] = {
-        "encoding": encodings(ready, complevel),
-        "unlimited_dims": [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims],
-    }
-    try:
-        with temporary_beside(target) as scratch:
-            with progress or nullcontext():
-                ready.to_netcdf(scratch, engine="netcdf4", format="NETCDF4", **how)
-            report = None if checker is None else _certified(scratch, checker)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
-    return report
+    with progress or nullcontext():
+        out = stored(ds, storage or Storage())
+        with one_line(target), temporary_beside(target) as scratch:
+            how: dict[str, Any] = {"encoding": out.encodings, "unlimited_dims": out.unlimited, "format": out.format}
+            out.ds.to_netcdf(scratch, engine="netcdf4", **how)
+            return None if checker is None else _certified(scratch, checker, out.packings)
 
 
-def _certified(scratch: Path, checker: Checker) -> ConservationReport:
+def _certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check the file as it lies on disk, and write what was found into its attributes."""
-    _flush(scratch)
+    flush(scratch)
     # In this process: the workers of a cluster would keep the file open, and it could not be certified.
     local = dask.config.set(scheduler="threads")
     with local, xr.open_dataset(scratch, engine="netcdf4", chunks={}, decode_coords="all") as written:
-        report = checker(written).raise_if_failed()
+        report = judged(checker(written), packings)
+    own, each = claims(report, packings)
     with netCDF4.Dataset(scratch, "a") as file:
-        file.setncattr(CERTIFICATE, json.dumps(certificate(report), sort_keys=True))
-        for name, variable in report.variables.items():
-            file[name].setncattr(
-                "conservation",
-                f"{variable.law} law holds as written: largest relative error {variable.max_relative_error:.2e}, "
-                f"tolerance {variable.tolerance:g}, {variable.cells_checked} coarse cells checked",
-            )
+        file.setncatts(own)
+        for name, attrs in each.items():
+            file[name].setncatts(attrs)
     return report
 
 
-def certificate(report: ConservationReport) -> dict[str, Any]:
+def judged(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
+    """Return the report, or raise where a law is broken: with the remedy, if packing broke it.
+
+    Raises
+    ------
+    ConservationError
+        With one line.
+    """
+    for name, one in report.variables.items():
+        if not one.passed and name in packings:
+            raise ConservationError(_refusal(one, packings[name]))
+    return report.raise_if_failed()
+
+
+def _refusal(one: VariableReport, packing: Packing) -> str:
+    if one.judged_error <= one.tolerance:
+        return f"{one.fault}, as packed ({words(packing)}); leave out packing"
+    bits = enough_bits(one.tolerance, packing, one.judged_error)
+    more = "" if bits is None else f"keep about {bits} bits (packing={{{one.name!r}: {bits}}}), "
+    return (
+        f"{one.name}: expected the {one.law} law within {one.tolerance:g} as packed ({words(packing)}), received a "
+        f"largest relative error of {one.judged_error:.3g}; {more}pass tolerance={_above(one.judged_error):g}, or "
+        "leave out packing"
+    )
+
+
+def _above(error: float) -> float:
+    """Return a round number a little larger."""
+    text = f"{error * 1.05:.0e}"
+    return float(text) if float(text) > error else float(f"{int(text[0]) + 1}{text[1:]}")
+
+
+def claims(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple[Claims, dict[str, Claims]]:
+    """Return what a file says of itself: its certificate, and a line for each variable."""
+    each = {}
+    for name, one in report.variables.items():
+        line = (
+            f"{one.law} law holds as written: largest relative error {one.max_relative_error:.2e}, "
+            f"tolerance {one.tolerance:g}, {one.cells_checked} coarse cells checked"
+        )
+        each[name] = {"conservation": line}
+    return {CERTIFICATE: json.dumps(certificate(report, packings), sort_keys=True)}, each
+
+
+def certificate(report: ConservationReport, packings: Mapping[str, Packing] | None = None) -> dict[str, Any]:
     """Return the certificate that is stored in a file: laws, errors and tolerances as measured in that file."""
     variables = {name: {key: getattr(r, key) for key in CERTIFIED} for name, r in report.variables.items()}
+    for name, packing in (packings or {}).items():
+        if name in variables:
+            variables[name]["packing"] = words(packing)
     return {"checked": "as written", "downscale_version": __version__, "passed": report.passed, "variables": variables}
+
+
+def remove(path: Path) -> None:
+    """Remove a store or a file, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""Global attributes that help to find a file: where, when and what, as ACDD names them (xarray; never torch).
+
+What can be computed from the result is computed, what the author wrote is kept, and what was true of the input only is
+dropped: its extent, its dates of making, its identifier.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.io.encoding import CONVENTIONS, fields_of
+from downscale.io.times import bounds_in, frequency, period, resolution, span, stamp, steps, time_name, values_of
+
+ACDD = "ACDD-1.3"
+STALE = (
+    "tracking_id", "creation_date", "date_created", "date_modified", "date_issued", "date_metadata_modified",
+    "nominal_resolution", "grid_label", "id", "uuid",
+)  # fmt: skip
+EXTENT = re.compile(r"geospatial_(lat|lon|bounds).*|time_coverage_.*")
+UNITS = {"lat": "degrees_north", "lon": "degrees_east"}
+STANDARD = {"lat": "latitude", "lon": "longitude"}
+# Longitudes of a whole circle leave no wider gap than a coarse cell.
+WIDEST_CELL = 30.0
+CIRCLE = 360.0
+
+
+def described(ds: xr.Dataset) -> dict[str, Any]:
+    """Return the global attributes of a file: those of ``ds`` that stay true, and those computed from it."""
+    kept = {key: value for key, value in ds.attrs.items() if key not in STALE and not EXTENT.fullmatch(str(key))}
+    if "frequency" in kept and _base(kept["frequency"]) != _base(frequency(ds)):
+        del kept["frequency"]
+    names = [_called(ds[name]) for name in fields_of(ds)]
+    standard = [str(ds[name].attrs["standard_name"]) for name in fields_of(ds) if "standard_name" in ds[name].attrs]
+    settings = kept.get("downscale_settings")
+    made = {
+        "title": ", ".join(names),
+        "summary": ", ".join(names) + (f"; downscaled with these settings: {settings}" if settings else ""),
+        "keywords": ", ".join(dict.fromkeys(standard)),
+        **kept,
+        "Conventions": f"{CONVENTIONS}, {ACDD}",
+        "date_created": now(),
+    }
+    return {**{k: v for k, v in made.items() if v != ""}, **extent(ds), **coverage(ds)}
+
+
+def _called(field: xr.DataArray) -> str:
+    return str(field.attrs.get("long_name") or field.attrs.get("standard_name") or field.name)
+
+
+def now() -> str:
+    """Return the time of day as ISO 8601 says, in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _base(word: Any) -> str:
+    """Return the step in a frequency of CMIP, without what is said of sampling."""
+    found = re.match(r"\d*hr|day|mon|yr|fx", str(word))
+    return found[0] if found else str(word)
+
+
+def coverage(ds: xr.Dataset) -> dict[str, str]:
+    """Return when: first and last date, by bounds where there are any, length and step; in any calendar."""
+    name = time_name(ds)
+    if name is None:
+        return {}
+    begin, end = span(ds, name)
+    made = {"time_coverage_start": stamp(begin), "time_coverage_end": stamp(end)}
+    length = end - begin
+    days = length / np.timedelta64(1, "D") if isinstance(length, np.timedelta64) else length.total_seconds() / 86400
+    made["time_coverage_duration"] = period(float(days))
+    step = resolution(steps(ds, name))
+    return {**made, **({} if step is None else {"time_coverage_resolution": step})}
+
+
+def extent(ds: xr.Dataset) -> dict[str, Any]:
+    """Return where: the box of latitudes and longitudes of all cells, by their bounds where there are any.
+
+    As ACDD says, the western edge is the larger number where the box crosses the seam of longitudes.
+    """
+    names = {which: globe_coordinate(ds, which) for which in STANDARD}
+    if None in names.values():
+        return {}
+    made: dict[str, Any] = {}
+    for which, name in names.items():
+        assert name is not None
+        ends = _latitudes(ds, name) if which == "lat" else _longitudes(ds, name)
+        for side, value in zip(("min", "max"), ends, strict=True):
+            made[f"geospatial_{which}_{side}"] = float(value)
+        made[f"geospatial_{which}_units"] = UNITS[which]
+        step = _step(ds, name)
+        if step is not None:
+            made[f"geospatial_{which}_resolution"] = f"{step:.6g} degrees"
+    return made
+
+
+def globe_coordinate(ds: xr.Dataset, which: str) -> str | None:
+    """Return the name of the true latitude ("lat") or longitude ("lon") in one or two dimensions."""
+    found = [
+        str(name) for name, c in ds.coords.items()
+        if c.ndim in (1, 2) and c.dtype.kind in "fiu"
+        and (c.attrs.get("standard_name") == STANDARD[which] or c.attrs.get("units") == UNITS[which]
+             or ("standard_name" not in c.attrs and str(name) in (which, STANDARD[which])))
+    ]  # fmt: skip
+    return found[0] if found else None
+
+
+def _numbers(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
+    """Return the edges of all cells where there are any, else the centres."""
+    return np.asarray(values_of(ds[bounds_in(ds, name) or name].variable), dtype=np.float64)
+
+
+def _latitudes(ds: xr.Dataset, name: str) -> tuple[float, float]:
+    values = _numbers(ds, name)
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def _longitudes(ds: xr.Dataset, name: str) -> tuple[float, float]:
+    """Return the western and the eastern edge on the branch of the coordinate."""
+    values = _numbers(ds, name)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    centres = np.asarray(ds[name].values, dtype=np.float64)
+    straight = centres.ndim == 1 and np.abs(np.diff(centres)).max(initial=0) <= CIRCLE / 2
+    if straight or high - low < CIRCLE / 2:
+        return low, high
+    around = np.unique(np.round(values[np.isfinite(values)] % CIRCLE, 9))
+    gaps = np.diff(np.append(around, around[0] + CIRCLE))
+    widest = int(gaps.argmax())
+    if gaps[widest] <= WIDEST_CELL:
+        return low, high
+    west, east = (float(v) for v in (around[(widest + 1) % around.size], around[widest]))
+    if low < 0:
+        west, east = (v - CIRCLE if v > CIRCLE / 2 else v for v in (west, east))
+    return west, east
+
+
+def _step(ds: xr.Dataset, name: str) -> float | None:
+    """Return the step of equal steps of a one-dimensional coordinate."""
+    if ds[name].ndim != 1 or ds[name].size < 2:
+        return None
+    gaps = np.abs(np.diff(np.asarray(ds[name].values, dtype=np.float64)))
+    gaps = np.minimum(gaps, np.abs(gaps - CIRCLE))
+    return float(np.median(gaps)) if np.ptp(gaps) <= 1e-3 * gaps.max() else None

@@ -1,0 +1,163 @@
+"""Write Zarr stores that appear complete, checked and certified, or not at all (xarray and zarr; never torch).
+
+As for NetCDF: written under a temporary name in the same folder, flushed, read back, checked *as written*, certified,
+and only then renamed. Format 2 with consolidated metadata, which every reader of Zarr knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import dask
+import xarray as xr
+
+from downscale.diagnostics.report import ConservationReport
+from downscale.errors import OutputError
+from downscale.io.encoding import Encodings
+from downscale.io.packing import Packing
+from downscale.io.read import sources_of
+from downscale.io.write import (
+    Checker,
+    Storage,
+    Stored,
+    claims,
+    flush,
+    judged,
+    one_line,
+    remove,
+    require_free,
+    scratch_name,
+    stored,
+)
+
+FORMAT = 2
+MARKS = (".zgroup", ".zmetadata", "zarr.json")
+INSTALL = 'pip install "downscale-climate[zarr]"'
+# Kept from an encoding for NetCDF; the rest is about compression there.
+KEPT = ("_FillValue", "add_offset", "calendar", "dtype", "scale_factor", "units")
+
+
+def check_store(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ...] = ()) -> Path:
+    """Return the path of a store that may be written.
+
+    Raises
+    ------
+    OutputError
+        If its folder is missing or not writable, it is one of the inputs, it exists and ``overwrite`` is false, or what
+        is there is no Zarr store.
+    """
+    target = Path(path).expanduser()
+    if not target.name or target.suffix in (".nc", ".nc4"):
+        raise OutputError(f"expected the name of a Zarr store such as fine.zarr, received {path}; use to_netcdf")
+    if not target.parent.is_dir():
+        raise OutputError(f"expected an existing folder for the output, received {target.parent}; create it first")
+    require_free(target, overwrite, inputs)
+    if target.exists() and not any((target / mark).exists() for mark in MARKS):
+        raise OutputError(f"expected a Zarr store to replace, received {target} that is none; choose another name")
+    return target
+
+
+def write_store(
+    ds: xr.Dataset, path: str | Path, checker: Checker | None, *, overwrite: bool = False,
+    storage: Storage | None = None, inputs: tuple[Any, ...] = (), progress: Any = None,
+) -> ConservationReport | None:  # fmt: skip
+    """Write ``ds`` as a Zarr store; run ``checker`` on it as written before it gets its name.
+
+    Parameters
+    ----------
+    checker, overwrite, storage, inputs, progress
+        As for :func:`downscale.io.write.write_checked`.
+
+    Raises
+    ------
+    OutputError, ConservationError
+        Nothing is left behind then.
+    """
+    zarr = require_zarr(path)
+    target = check_store(path, overwrite, (*inputs, *sources_of(ds)))
+    with progress or nullcontext():
+        out = stored(ds, storage or Storage())
+        with one_line(target), _temporary_store(target) as scratch:
+            made = _encodings(out)
+            ready = _aligned(out.ds, made)
+            ready.to_zarr(scratch, mode="w-", encoding=made, zarr_format=FORMAT, consolidated=True)
+            return None if checker is None else _certified(zarr, scratch, checker, out.packings)
+
+
+def require_zarr(path: str | Path) -> Any:
+    """Return the package zarr.
+
+    Raises
+    ------
+    OutputError
+        If it is not installed.
+    """
+    try:
+        import zarr
+    except ImportError:
+        raise OutputError(f"expected the package zarr to write {path}, received none; {INSTALL}") from None
+    return zarr
+
+
+def _encodings(out: Stored) -> Encodings:
+    """Return encodings in the words of Zarr: the same chunks and values, compressed by Zstandard after a shuffle."""
+    from zarr.registry import get_numcodec
+
+    made: Encodings = {}
+    for name, own in out.encodings.items():
+        made[name] = {key: own[key] for key in KEPT if key in own}
+        if own.get("chunksizes") is not None:
+            level = int(own.get("complevel", 1))
+            made[name]["chunks"] = tuple(own["chunksizes"])
+            how = {"id": "blosc", "cname": "zstd", "clevel": level, "shuffle": int(bool(own.get("shuffle", True)))}
+            made[name]["compressors"] = (get_numcodec(how),) if level else None
+    return made
+
+
+def _aligned(ds: xr.Dataset, made: Encodings) -> xr.Dataset:
+    """Return ``ds`` with no Dask block that ends inside a chunk of the store, where two tasks would write at once."""
+    aligned = {}
+    for name, variable in ds.variables.items():
+        pairs = list(zip(variable.chunks or (), made[str(name)].get("chunks", variable.shape), strict=False))
+        if any(length % size for block, size in pairs for length in block[:-1]):
+            lengths = [max(max(block) // size, 1) * size for block, size in pairs]
+            aligned[name] = variable.chunk(dict(zip(variable.dims, lengths, strict=True)))
+    return ds.assign(aligned) if aligned else ds
+
+
+@contextmanager
+def _temporary_store(target: Path) -> Iterator[Path]:
+    """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
+    scratch, old = scratch_name(target), scratch_name(target)
+    try:
+        yield scratch
+        for folder, _, files in os.walk(scratch):
+            for file in (*files, ""):
+                flush(Path(folder) / file)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(scratch, target)
+        flush(target.parent)
+    finally:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        remove(scratch)
+        remove(old)
+
+
+def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
+    """Check the store as it lies on disk, and write what was found into its attributes."""
+    local = dask.config.set(scheduler="threads")
+    with local, xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
+        report = judged(checker(written), packings)
+    own, each = claims(report, packings)
+    group = zarr.open_group(scratch, mode="r+", zarr_format=FORMAT, use_consolidated=False)
+    group.attrs.update(own)
+    for name, attrs in each.items():
+        group[name].attrs.update(attrs)
+    zarr.consolidate_metadata(scratch, zarr_format=FORMAT)
+    return report

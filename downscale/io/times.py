@@ -1,0 +1,172 @@
+"""How times are stored and spoken of: units, calendars, spans and steps (xarray and cftime; never torch)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cftime  # type: ignore[import-untyped]
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+REFERENCE = "1850-01-01"
+DAYS = f"days since {REFERENCE}"
+UNITS = ("days", "hours", "minutes", "seconds")
+# What NumPy's dates are, whatever the file that they were read from calls its calendar.
+GREGORIAN = ("standard", "gregorian", "proleptic_gregorian")
+MONTH_DAYS, YEAR_DAYS = (28, 31), (360, 366)
+SAME_DAYS = 1e-6
+
+
+def is_time(variable: xr.Variable) -> bool:
+    """Return whether values are dates, of NumPy or of a calendar."""
+    if variable.dtype.kind == "M":
+        return True
+    return variable.dtype.kind == "O" and variable.size > 0 and isinstance(_first(variable), cftime.datetime)
+
+
+def _first(variable: xr.Variable) -> Any:
+    return values_of(variable.isel({dim: 0 for dim in variable.dims})).item()
+
+
+def values_of(variable: xr.Variable) -> NDArray[Any]:
+    """Return the values of a coordinate, read here and now, and on no cluster."""
+    lazy = hasattr(variable.data, "dask")
+    return np.asarray(variable.data.compute(scheduler="synchronous") if lazy else variable.values)
+
+
+def bounds_in(ds: xr.Dataset, name: str) -> str | None:
+    """Return the name of the bounds of a coordinate where the Dataset holds them."""
+    bounds = ds[name].attrs.get("bounds") or ds[name].encoding.get("bounds")
+    return str(bounds) if bounds in ds.variables else None
+
+
+def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Return units, calendar and data type of every date of ``ds``; bounds count as their coordinate does.
+
+    The encoding of the input is kept. Whole numbers are kept only where they hold every date, otherwise times are in
+    float64. Dates without units count from 1850 in the coarsest units that make them whole numbers.
+    """
+    dates = [str(name) for name, variable in ds.variables.items() if is_time(variable)]
+    owned = {name: bounds_in(ds, name) for name in dates}
+    made: dict[str, dict[str, Any]] = {}
+    for name in [name for name in dates if name not in owned.values()]:
+        family = [one for one in (name, owned[name]) if one in dates]
+        encoding = _encoding([ds[one].variable for one in family])
+        made.update({str(one): dict(encoding) for one in family})
+    return made
+
+
+def _encoding(family: list[xr.Variable]) -> dict[str, Any]:
+    given = family[0].encoding
+    calendar = _calendar(family[0])
+    units = str(given.get("units") or _units(family, calendar))
+    dtype = np.dtype(given.get("dtype") or "f8")
+    whole = dtype.kind in "iu" and all(_whole(one, units, calendar) for one in family)
+    return {"units": units, "calendar": calendar, "dtype": dtype.name if whole else "float64"}
+
+
+def _calendar(variable: xr.Variable) -> str:
+    given = str(variable.encoding.get("calendar") or "")
+    if variable.dtype.kind == "M":
+        return given if given in GREGORIAN else GREGORIAN[-1]
+    own = str(_first(variable).calendar)
+    return given if given in GREGORIAN and own in GREGORIAN else own
+
+
+def _units(family: list[xr.Variable], calendar: str) -> str:
+    choices = [f"{unit} since {REFERENCE}" for unit in UNITS]
+    return next((units for units in choices if all(_whole(one, units, calendar) for one in family)), choices[0])
+
+
+def _whole(variable: xr.Variable, units: str, calendar: str) -> bool:
+    numbers = numbers_of(variable, units, calendar)
+    return bool((numbers[np.isfinite(numbers)] % 1 == 0).all())
+
+
+def numbers_of(variable: xr.Variable, units: str = DAYS, calendar: str = "") -> NDArray[np.float64]:
+    """Return dates as numbers in ``units``, of the shape of ``variable``."""
+    how = {"units": units, "calendar": calendar or _calendar(variable), "dtype": np.dtype("f8")}
+    plain = xr.Variable(variable.dims, values_of(variable), encoding=how)
+    return np.asarray(xr.conventions.encode_cf_variable(plain).values, dtype=np.float64)
+
+
+def time_name(ds: xr.Dataset) -> str | None:
+    """Return the name of the coordinate of time, None where there is none."""
+    dates = [str(name) for name, variable in ds.variables.items() if variable.ndim <= 1 and is_time(variable)]
+    for one in (lambda n: ds[n].attrs.get("standard_name") == "time", lambda n: ds[n].attrs.get("axis") == "T",
+                lambda n: n == "time", lambda n: n in ds.dims):  # fmt: skip
+        found = [name for name in dates if one(name)]
+        if found:
+            return found[0]
+    return None
+
+
+def span(ds: xr.Dataset, name: str) -> tuple[Any, Any]:
+    """Return the first and the last date of a coordinate, by its bounds where it has any."""
+    values = values_of(ds[bounds_in(ds, name) or name].variable)
+    return values.min(), values.max()
+
+
+def steps(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
+    """Return the days that each value stands for, by its bounds, else the days between values."""
+    bounds = bounds_in(ds, name)
+    if bounds is not None:
+        edges = numbers_of(ds[bounds].variable)
+        lengths = np.abs(np.atleast_2d(edges)[:, -1] - np.atleast_2d(edges)[:, 0])
+        if (lengths > 0).all():
+            return np.asarray(lengths)
+    return np.diff(np.sort(np.atleast_1d(numbers_of(ds[name].variable))))
+
+
+def stamp(date: Any) -> str:
+    """Return a date of any calendar as ISO 8601 says.
+
+    Examples
+    --------
+    >>> stamp(cftime.datetime(2001, 2, 30, 6, calendar="360_day"))
+    '2001-02-30T06:00:00Z'
+    """
+    if isinstance(date, cftime.datetime):
+        return f"{date.isoformat(timespec='seconds')}Z"
+    return f"{np.datetime_as_string(np.datetime64(date), unit='s')}Z"
+
+
+def period(days: float) -> str:
+    """Return a length of time as ISO 8601 says.
+
+    Examples
+    --------
+    >>> period(0.25), period(31.5)
+    ('PT6H', 'P31DT12H')
+    """
+    seconds = round(days * 86400)
+    parts = (seconds // 86400, seconds % 86400 // 3600, seconds % 3600 // 60, seconds % 60)
+    date, *clock = (f"{number}{letter}" if number else "" for number, letter in zip(parts, "DHMS", strict=True))
+    return f"P{date}" + (f"T{''.join(clock)}" if any(clock) else "" if date else "T0S")
+
+
+def resolution(lengths: NDArray[np.float64]) -> str | None:
+    """Return the step of a record as ISO 8601 says, None where steps differ.
+
+    Examples
+    --------
+    >>> resolution(np.array([31.0, 28.0, 31.0])), resolution(np.array([0.125, 0.125]))
+    ('P1M', 'PT3H')
+    """
+    if not lengths.size:
+        return None
+    for word, (low, high) in (("P1M", MONTH_DAYS), ("P1Y", YEAR_DAYS)):
+        if low - SAME_DAYS <= lengths.min() and lengths.max() <= high + SAME_DAYS:
+            return word
+    return period(float(lengths[0])) if np.ptp(lengths) <= SAME_DAYS and lengths[0] > SAME_DAYS else None
+
+
+def frequency(ds: xr.Dataset) -> str | None:
+    """Return how often values come, in the words of CMIP ("mon", "day", "6hr", "fx", ...); None where unclear."""
+    name = time_name(ds)
+    if name is None:
+        return "fx"
+    step = resolution(steps(ds, name))
+    words = {"P1M": "mon", "P1Y": "yr", "P1D": "day", **{f"PT{n}H": f"{n}hr" for n in (1, 3, 6)}}
+    return words.get(step or "")
