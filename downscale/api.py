@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import dask
 import numpy as np
 import xarray as xr
 
-from downscale.along import _assembled as carried_out
-from downscale.along import plan_along
+from downscale.along import carried_out, plan_along
 from downscale.compute import fine_variable, horizontal_last, repeated, sized
 from downscale.describe import describe, described, stamped
 from downscale.engine.device import pick_device
 from downscale.engine.plan import Plan, plan_line, plan_variable
 from downscale.errors import OptionError, listing
 from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
-from downscale.io.coordinates import AREA, dropped_coordinates, kept_coordinates, new_coordinates, sphere_mapping
+from downscale.io.coordinates import (
+    AREA,
+    dropped_coordinates,
+    kept_coordinates,
+    made_names,
+    new_coordinates,
+    sphere_mapping,
+)
 from downscale.io.quantities import bounds_and_reason, quantity_and_reason
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
@@ -47,7 +54,7 @@ def downscale(
     tolerance: float | None = None,
     keep_attrs: bool | None = None,
     taps: int = 7,
-    order: float = 1.25,
+    order: float | None = None,
     **unknown: Any,
 ) -> XarrayObject:
     """Downscale a field and keep every budget.
@@ -104,7 +111,7 @@ def downscale(
     keep_attrs : bool, optional
         Keep the attributes of variables (default).
     taps, order : int, float
-        Window and Sobolev order of "sobolev".
+        Window and Sobolev order of "sobolev"; by default 7, and 1.25 over maps, 1 along time and layers.
 
     Returns
     -------
@@ -141,8 +148,9 @@ def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
     steps, rest = split(ds, request)
     words, fine, prepared = [], ds, None
     for step in steps:
-        course = plan_along(fine, step.dim, factor=step.factor, target=step.target, request=request)
-        fine = carried_out(fine, course, request)
+        beside = request if rest is None else replace(request, quantity=None)
+        course = plan_along(fine, step.dim, factor=step.factor, target=step.target, request=beside)
+        fine = carried_out(fine, course, beside)
         words.append(course.words)
     if rest is not None:
         prepared = prepare(fine, rest)
@@ -173,7 +181,7 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     request = Request(factor=factor, method=method, **options)
     ds, _ = as_dataset(obj)
     steps, rest = split(ds, request)
-    notes = []
+    notes: list[str] = []
     fine, courses = ds if not steps else ds.chunk(), []
     for step in steps:
         course = plan_along(fine, step.dim, factor=step.factor, target=step.target, request=request)
@@ -182,7 +190,7 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     if rest is not None:
         return _planned(fine, rest, notes)
     planned = {
-        name: plan_line(job, fine[name].dims, ds[name].shape, fine[name].chunks)
+        name: plan_line(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
         for name, job in courses[-1].jobs.items()
     }
     others = tuple(str(n) for n in ds.data_vars if n not in planned)
@@ -270,7 +278,7 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
         raise OptionError(f"expected other names than {listing(clash)} for the axes of the target; rename them")
     fine = fine.rename_dims({a: b for a, b in zip(old, new, strict=True) if a != b and a in fine.dims})
     made = new_coordinates(target.grid, target.where, target.where.grid)
-    for name in new:
+    for name in (name for name in new if name in target.grid.coords):
         # The very numbers of the target, so that fields on both add up.
         stored = target.grid[name].variable
         made[name] = xr.Variable((name,), stored.values, {**made[name].attrs, **stored.attrs, **_bounds_of(made, name)})
@@ -295,9 +303,10 @@ def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
     """Return whether axes are true latitude and longitude and no grid mapping is given."""
     rotated = "grid" in str(ds[where.y].attrs.get("standard_name", "")) or where.y in ("rlat", "grid_latitude")
     given = any("grid_mapping" in {**v.attrs, **v.encoding} for v in ds.data_vars.values())
-    return where.grid.spherical and not rotated and not given and "crs" not in ds.variables
+    plain = where.grid.spherical and where.mapping is None and not rotated
+    return plain and not given and "crs" not in ds.variables
 
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
     bounds = {str(ds[name].attrs.get("bounds", f"{name}_bnds")) for name in prepared.where.dims}
-    return {*prepared.jobs, *prepared.categorical, *bounds, *area_names(ds)}
+    return {*prepared.jobs, *prepared.categorical, *bounds, *area_names(ds), *made_names(ds, prepared.where)}

@@ -13,7 +13,6 @@ import xarray as xr
 from downscale.engine.apply import apply
 from downscale.engine.block import Job, compute_block
 from downscale.engine.cut import Cut, Span
-from downscale.grid.latlon import RectilinearGrid
 from downscale.request import Prepared, Request
 
 # A fine chunk of this size keeps the scheduler busy and the memory small.
@@ -40,7 +39,7 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
 def _keeps_total(job: Job, prepared: Prepared) -> bool:
     """Return whether the total law holds as it is: laws of a kernel are about whole cells and one lapse rate."""
     whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
-    return whole and isinstance(job.coarse, RectilinearGrid) and "cell" in job.upscaler.laws
+    return whole and job.cells.part_share is None and "cell" in job.upscaler.laws
 
 
 def sized(data: Any, job: Job) -> Any:

@@ -68,7 +68,7 @@ def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> s
         words += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
     words.append(f"method={method}")
     if method == "sobolev":
-        words.append(f"taps={request.taps} order={request.order:g}")
+        words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
     words.append(f"conserve={request.conserve}")
     if request.mask is not None:
         words.append("mask=given")

@@ -53,7 +53,7 @@ class Downscale(_Block):
     bounds: Any = "auto"
     quantity: Literal["intensive", "extensive"] | None = None
     taps: int = 7
-    order: float = 1.25
+    order: float | None = None
     device: str | None = None
 
 

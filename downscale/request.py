@@ -27,6 +27,8 @@ from downscale.typing import Upscaler
 Factor = int | Mapping[str, int]
 CONSERVE = ("cell", "total", None)
 QUANTITIES = ("intensive", "extensive")
+# The least error on real fields: over maps, and from monthly means to days (benchmarks/accuracy.py, monthly_to_daily.py).
+MAP_ORDER, LINE_ORDER = 1.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Request:
     check: str | None = None
     tolerance: float | None = None
     taps: int = 7
-    order: float = 1.25
+    order: float | None = None
 
     def __post_init__(self) -> None:
         _among("conserve", self.conserve, CONSERVE)
@@ -76,6 +78,16 @@ class Request:
             )
         if self.terrain_penalty is not None and self.conserve != "cell":
             raise OptionError(f"expected conserve='cell' with terrain_penalty, received {self.conserve!r}; drop one")
+
+    @property
+    def map_order(self) -> float:
+        """Sobolev order over maps."""
+        return MAP_ORDER if self.order is None else self.order
+
+    @property
+    def line_order(self) -> float:
+        """Sobolev order along time and layers."""
+        return LINE_ORDER if self.order is None else self.order
 
     def setting(self, name: str) -> Any:
         """Return an option of this request, or the package's where none was given."""
@@ -218,7 +230,7 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
     if isinstance(request.method, (str, Path)):
-        return upsampler(str(request.method), where.grid, target.parts, request.taps, request.order)
+        return upsampler(str(request.method), where.grid, target.parts, request.taps, request.map_order)
     require_factor(request.method, target)
     return request.method
 

@@ -28,16 +28,16 @@ def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Da
         If an axis differs and its cells cannot be told.
     """
     coarse, fine = _as_maps(coarse), _as_maps(fine)
-    sizes = None
+    sizes: xr.Dataset | None = None
     flat = {*horizontal(coarse).dims, *horizontal(fine).dims}
     for dim in map(str, coarse.dims):
         there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
         if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
             continue
         # Rounding is of the size of the values, which may be much above that of their mean.
-        sizes = np.abs(fine if sizes is None else sizes)
+        magnitudes = (fine if sizes is None else sizes).map(np.abs)
         try:
-            fine, sizes = (along(field, dim, target=coarse, request=PLAIN) for field in (_floats(fine), _floats(sizes)))
+            fine, sizes = (_averaged(field, dim, coarse) for field in (fine, magnitudes))
         except DownscaleError as error:
             raise GridError(
                 f"expected {coarse.sizes[dim]} values of {dim!r} in the fine field or cells to average over, received "
@@ -46,8 +46,11 @@ def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Da
     return coarse, fine, sizes
 
 
-def _floats(ds: xr.Dataset) -> xr.Dataset:
-    return ds.drop_vars([n for n, v in ds.data_vars.items() if v.dtype.kind != "f"])
+def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset) -> xr.Dataset:
+    fields = ds.drop_vars([name for name, field in ds.data_vars.items() if field.dtype.kind != "f"])
+    made = along(fields, dim, target=coarse, request=PLAIN)
+    assert isinstance(made, xr.Dataset)
+    return made
 
 
 def _as_maps(ds: xr.Dataset) -> xr.Dataset:

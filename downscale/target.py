@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def _multiples(axis: CellAxis, step: float, text: str) -> NDArray[np.float64]:
         first, last = np.floor((low - origin) / step + 1e-6), np.ceil((high - origin) / step - 1e-6)
         edges = origin + step * np.arange(first, last + 1)
     edges = np.clip(edges, -90.0, 90.0) if axis.kind == "latitude" else edges
-    return edges if axis.ascending else edges[::-1]
+    return np.asarray(edges if axis.ascending else edges[::-1], dtype=np.float64)
 
 
 def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
@@ -183,7 +183,7 @@ def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
         return Target(PartsGrid(*parts), parts, nests=False, grid=target, where=there)
     axes = [CellAxis(np.append(axis.low, axis.high[-1]), axis.coarse.kind, axis.coarse.closed) for axis in parts]
     # A projected grid keeps the areas of its projection.
-    return Target(replace(where.grid, y=axes[0], x=axes[1]), parts, nests=True, grid=target, where=there)
+    return Target(where.grid.with_axes(*axes), parts, nests=True, grid=target, where=there)
 
 
 def own_factor(method: Any) -> tuple[int, int]:

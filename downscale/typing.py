@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from downscale.grid.curvilinear import CurvilinearGrid
     from downscale.grid.latlon import RectilinearGrid
     from downscale.grid.parts import PartsGrid
 
@@ -28,8 +29,8 @@ class Place:
         Fine-resolution companions (orography, masks) of the given cells, cut in lock-step.
     """
 
-    coarse: RectilinearGrid
-    fine: RectilinearGrid | PartsGrid
+    coarse: RectilinearGrid | CurvilinearGrid
+    fine: RectilinearGrid | CurvilinearGrid | PartsGrid
     row: int = 0
     column: int = 0
     statics: Mapping[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
@@ -16,6 +16,7 @@ from downscale.diagnostics.report import ConservationReport, VariableReport, fin
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts, PartsGrid
 from downscale.io.cf import (
@@ -116,6 +117,9 @@ def _judge_of(
         turned, there = _aligned(small, at_fine, at_coarse)
         sizes = None if sizes is None else _aligned(sizes, at_fine, at_coarse)[0]
     if not rectilinear or at_coarse.grid.nest_factors(there.grid) is not None:
+        if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(there.grid, CurvilinearGrid):
+            # A large fine file has no corners of its own: those of the coarse cells' parts are its.
+            there = replace(there, grid=at_coarse.grid.adopt(there.grid))
         cells = Aggregation.between(at_coarse.grid, there.grid)
         hidden = None if mask is None else _without_valid_cell(mask, there.grid, cells)
         return _Nested(turned, at_coarse, there, cells, hidden, sizes)
@@ -222,10 +226,10 @@ def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tu
         if bounds_of(fine, name) is None:
             axis = _parts(fine[name].values * at_fine.unit, axis, wanted)
         axes.append(axis)
-    return fine, Horizontal(at_fine.y, at_fine.x, RectilinearGrid(*axes), at_fine.unit)
+    return fine, replace(at_fine, grid=at_fine.grid.with_axes(*axes))
 
 
-def _axes(grid: RectilinearGrid) -> tuple[CellAxis, CellAxis]:
+def _axes(grid: RectilinearGrid | CurvilinearGrid) -> tuple[CellAxis, CellAxis]:
     return grid.y, grid.x
 
 

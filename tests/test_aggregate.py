@@ -12,7 +12,7 @@ from oracles import cell_means, part_areas
 from strategies import factor_pairs, generator, grids, masks, seeds
 
 from downscale.errors import ShapeError
-from downscale.fields.aggregate import Aggregation
+from downscale.fields.aggregate import Aggregation, part_shares
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 
@@ -210,3 +210,84 @@ def test_fields_of_another_shape_are_refused(call):
             "fold": lambda: cells.fold(field, np.maximum),
             "masked": lambda: cells.mean(field, np.ones((6, 4), bool)),
         }[call]()
+
+
+# Areas that are no products, and empty parts
+
+
+@st.composite
+def shared_cases(draw):
+    """An operator with a share of its own for every fine cell, some of them empty, and a field."""
+    n_y, n_x, factor = draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(factor_pairs)
+    rng = generator(draw(seeds))
+    shape = n_y * factor[0], n_x * factor[1]
+    area = rng.uniform(0.2, 1, shape) * (rng.uniform(size=shape) > draw(st.sampled_from([0.0, 0.4])))
+    axes_of = [np.full(n, 1 / f) for n, f in zip(shape, factor, strict=True)]
+    return Aggregation(*axes_of, *factor, part_shares(area, *factor)), area, rng.standard_normal(shape), factor
+
+
+@given(shared_cases(), seeds)
+def test_shares_of_cells_give_means_adjoints_and_windows(case, seed):
+    cells, area, field, factor = case
+    n_y, n_x = cells.coarse_shape
+    blocks = [v.reshape(n_y, factor[0], n_x, factor[1]) for v in (area, field, area * field)]
+    whole, sums, plain = blocks[0].sum(axis=(1, 3)), blocks[2].sum(axis=(1, 3)), blocks[1].mean(axis=(1, 3))
+    expected = np.where(whole > 0, sums / np.where(whole > 0, whole, 1), plain)
+    np.testing.assert_allclose(cells.mean(field), expected, rtol=0, atol=1e-13)
+    coarse = generator(seed).standard_normal((n_y, n_x))
+    one, other = (cells.mean(field) * coarse).sum(), (field * cells.adjoint(coarse)).sum()
+    assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
+    np.testing.assert_array_equal(cells.mean(torch.from_numpy(field)).numpy(), cells.mean(field))
+    rows, columns = np.arange(n_y)[::2], np.arange(n_x)[-1:]
+    part = np.ix_(*((r[:, None] * f + np.arange(f)).ravel() for r, f in zip((rows, columns), factor, strict=True)))
+    window = cells.window(rows, columns)
+    np.testing.assert_array_equal(window.mean(field[part]), cells.mean(field)[np.ix_(rows, columns)])
+
+
+@given(shared_cases())
+def test_what_an_empty_part_holds_is_ignored(case):
+    cells, _, field, _ = case
+    empty = cells.part_share == 0
+    expected = cells.mean(field)
+    for hidden in (np.nan, np.inf, 1e300):
+        other = np.where(empty, hidden, field)
+        np.testing.assert_array_equal(cells.mean(other), expected)
+        np.testing.assert_array_equal(cells.mean(torch.from_numpy(other)).numpy(), expected)
+        np.testing.assert_array_equal(cells.mean(other, ~empty | (field > 0)), cells.mean(field, ~empty | (field > 0)))
+        np.testing.assert_array_equal(cells.fold(other, np.maximum), cells.fold(field, np.maximum))
+        found = cells.fold(torch.from_numpy(other), torch.minimum).numpy()
+        np.testing.assert_array_equal(found, cells.fold(field, np.minimum))
+    share = cells.share(np.ones(field.shape, bool), field)
+    np.testing.assert_allclose(share, 1, rtol=1e-14)
+    np.testing.assert_array_equal(cells.share(empty, field), 0)
+
+
+@given(cases())
+def test_empty_rows_and_columns_are_ignored_too(case):
+    """Cells padded with parts of no measure: the operator of the parts that are left."""
+    _, factor, cells, _, field, mask = case
+    wide = Aggregation(
+        np.insert(cells.y_share, np.arange(factor[0], cells.y_share.size + 1, factor[0]), 0.0),
+        np.insert(cells.x_share, np.arange(factor[1], cells.x_share.size + 1, factor[1]), 0.0),
+        factor[0] + 1, factor[1] + 1,
+    )  # fmt: skip
+    inside = np.ix_(wide.y_share > 0, wide.x_share > 0)
+    padded, known = np.full(wide.fine_shape, np.nan), np.zeros(wide.fine_shape, bool)
+    padded[inside], known[inside] = field, mask
+    np.testing.assert_array_equal(wide.mean(padded), cells.mean(field))
+    np.testing.assert_array_equal(wide.mean(padded, known), cells.mean(field, mask))
+    np.testing.assert_array_equal(wide.fold(padded, np.maximum), cells.fold(field, np.maximum))
+    np.testing.assert_array_equal(wide.adjoint(cells.mean(field))[inside], cells.adjoint(cells.mean(field)))
+
+
+def test_a_cell_without_area_takes_equal_shares():
+    cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2, part_shares(np.zeros((2, 2)), 2, 2))
+    assert cells.mean(np.array([[1.0, 2.0], [3.0, 6.0]])) == 3
+
+
+def test_a_product_by_shares_is_the_product():
+    lat, lon = CellAxis(np.array([0.0, 30, 90]), "latitude"), CellAxis(np.array([0.0, 10, 40]), "longitude")
+    cells, fine = operator(RectilinearGrid(lat, lon), (3, 2))
+    same = Aggregation(cells.y_share, cells.x_share, 3, 2, part_shares(fine.cell_area, 3, 2))
+    field = generator(1).standard_normal(fine.shape)
+    np.testing.assert_allclose(same.mean(field), cells.mean(field), rtol=0, atol=1e-14)

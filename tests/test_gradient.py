@@ -11,6 +11,7 @@ from strategies import generator, grids, latitudes, longitudes, projected_axes, 
 
 from downscale.fields.gradient import Spacing, gradient_bound, slope, sobel
 from downscale.grid.axis import CellAxis
+from downscale.grid.curvilinear import curvilinear_grid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
 
@@ -156,3 +157,46 @@ def test_an_axis_of_one_cell_has_no_slope_along_it(shape):
     assert np.isfinite(north).all()
     assert shape[0] > 1 or (north == 0).all()
     assert shape[1] > 1 or (east == 0).all()
+
+
+# Quadrilaterals
+
+
+def turned_positions(degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Square cells near the equator whose rows run at an angle to the east."""
+    y, x = np.mgrid[-6:7, -6:7] * 0.05
+    angle = np.deg2rad(degrees)
+    return x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 200.0])
+def test_slopes_do_not_depend_on_the_direction_of_the_rows(degrees):
+    lon, lat = turned_positions(degrees)
+    spacing = Spacing.of(curvilinear_grid(lon, lat))
+    assert spacing.dy.shape == spacing.shape == (13, 13)
+    metres = EARTH_RADIUS * np.deg2rad(1.0)
+    plane = metres * (3 * lon + 4 * lat)
+    np.testing.assert_allclose(slope(plane, spacing), 5.0, rtol=1e-3)
+    np.testing.assert_allclose(slope(torch.from_numpy(plane), spacing).numpy(), slope(plane, spacing), rtol=1e-14)
+
+
+def test_spacings_of_quadrilaterals_are_those_of_the_sphere_where_they_are_small():
+    lon, lat = np.meshgrid(10 + 0.1 * np.arange(8), 40 + 0.1 * np.arange(6))
+    axes_of = [CellAxis(v[0] - 0.05 + 0.1 * np.arange(v.size + 1), kind) for v, kind in (
+        (lat[:, 0], "latitude"), (lon[0], "longitude"))]  # fmt: skip
+    one, other = Spacing.of(curvilinear_grid(lon, lat)), Spacing.of(RectilinearGrid(*axes_of))
+    np.testing.assert_allclose(one.dx, other.dx, rtol=1e-6)
+    np.testing.assert_allclose(one.dy, np.broadcast_to(other.dy[:, None], one.shape), rtol=1e-6)
+    np.testing.assert_allclose(one.area, other.area, rtol=1e-3)
+
+
+def test_windows_and_the_bound_hold_for_quadrilaterals():
+    lon, lat = turned_positions(30.0)
+    spacing = Spacing.of(curvilinear_grid(lon, lat))
+    rows, columns = np.arange(3, 9), np.arange(2, 5)
+    part = spacing.window(rows, columns, closed=False)
+    np.testing.assert_array_equal(part.dy, spacing.dy[3:9, 2:5])
+    np.testing.assert_array_equal(spacing.columns(columns).dy, spacing.dy[:, 2:5])
+    field = generator(0).standard_normal(spacing.shape)
+    energy = (spacing.area * slope(field, spacing) ** 2).sum()
+    assert energy <= (gradient_bound(spacing) * field**2).sum()

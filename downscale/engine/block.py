@@ -18,6 +18,7 @@ from downscale.errors import BoundsError, ConservationError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import Bound, additive, bounded, infeasible
 from downscale.fields.regroup import Regroup
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts, PartsGrid
 from downscale.losses.terrain import TerrainRefinement
@@ -61,8 +62,8 @@ class Job:
 
     name: str
     upscaler: Upscaler
-    coarse: RectilinearGrid
-    fine: RectilinearGrid | PartsGrid
+    coarse: RectilinearGrid | CurvilinearGrid
+    fine: RectilinearGrid | CurvilinearGrid | PartsGrid
     cells: Aggregation
     dtype: np.dtype[Any]
     tolerance: float
@@ -252,9 +253,7 @@ def _report_infeasible(bad: Tensor, x: Tensor, job: Job, rows: Cut, columns: Cut
 
 def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
     row, column = rows.own.cells[index[0]], columns.own.cells[index[1]]
-    y, x = job.coarse.y.centres[row], job.coarse.x.centres[column]
-    names = ("latitude", "longitude") if job.coarse.spherical else ("y", "x")
-    return f"{names[0]} {y:g}, {names[1]} {x:g}"
+    return job.coarse.describe(int(row), int(column))
 
 
 def _check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> None:

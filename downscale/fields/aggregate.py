@@ -9,16 +9,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from downscale.errors import ShapeError
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 
 Array = Any  # numpy.ndarray or torch.Tensor
+Grid = RectilinearGrid | CurvilinearGrid
 
 
 def namespace(array: Array) -> Any:
@@ -44,6 +46,13 @@ class Aggregation:
         Shares of fine rows and columns in their coarse row and column; each coarse cell's shares add up to one.
     factor_y, factor_x : int
         Fine rows and columns in a coarse cell.
+    part_share : array of float64, shape (n_fine_y, n_fine_x), optional
+        Shares of fine cells in their coarse cell, where areas are no products of rows and columns; each coarse cell's
+        shares add up to one, and ``y_share`` and ``x_share`` then only tell sizes.
+
+    Notes
+    -----
+    A share of zero is an empty part: what a field holds there is ignored.
 
     Examples
     --------
@@ -56,10 +65,15 @@ class Aggregation:
     x_share: NDArray[np.float64]
     factor_y: int
     factor_x: int
+    part_share: NDArray[np.float64] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is computed on demand does not go to workers.
+        return {key: self.__dict__[key] for key in self.__dataclass_fields__}
 
     @classmethod
-    def between(cls, coarse: RectilinearGrid, fine: RectilinearGrid) -> Aggregation:
-        """Build the operator from two nested grids of one orientation.
+    def between(cls, coarse: Grid, fine: Grid) -> Aggregation:
+        """Build the operator from two nested grids of one kind and orientation.
 
         Raises
         ------
@@ -72,13 +86,29 @@ class Aggregation:
                 f"expected a fine grid nested in the coarse one, received shapes {fine.shape} and {coarse.shape} "
                 "with edges that do not match; give the coarse field of the same domain"
             )
-        return cls(coarse.y.part_weights(fine.y), coarse.x.part_weights(fine.x), *factors)
+        both = None if fine.separable else part_shares(fine.cell_area, *factors)
+        return cls(coarse.y.part_weights(fine.y), coarse.x.part_weights(fine.x), *factors, both)
+
+    @property
+    def fine_shape(self) -> tuple[int, int]:
+        """Number of fine rows and columns."""
+        return self.y_share.size, self.x_share.size
+
+    @property
+    def coarse_shape(self) -> tuple[int, int]:
+        """Number of coarse rows and columns."""
+        return self.y_share.size // self.factor_y, self.x_share.size // self.factor_x
 
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Aggregation:
         """Return the operator of the coarse ``rows`` by ``columns``."""
         y_share = self.y_share.reshape(-1, self.factor_y)[rows].ravel()
         x_share = self.x_share.reshape(-1, self.factor_x)[columns].ravel()
-        return Aggregation(y_share, x_share, self.factor_y, self.factor_x)
+        both = self.part_share
+        if both is not None:
+            n_y, n_x = self.coarse_shape
+            cells = both.reshape(n_y, self.factor_y, n_x, self.factor_x)[rows][:, :, columns]
+            both = cells.reshape(y_share.size, x_share.size)
+        return Aggregation(y_share, x_share, self.factor_y, self.factor_x, both)
 
     def mean(self, fine: Array, mask: Array | None = None) -> Array:
         """Average a fine field over coarse cells, ``A y``: (..., n_fine_y, n_fine_x) -> (..., n_y, n_x).
@@ -98,7 +128,7 @@ class Aggregation:
         total = self._share_sum(xp.where(mask, fine, xp.zeros_like(fine)))
         # Rounding leaves the share of a whole cell a little off one. Relative to it, a cell without gaps gets the bits
         # that it gets without a mask, whatever its neighbours lack.
-        share = self.share(mask, fine) / self._share_sum(like(np.ones((self.y_share.size, self.x_share.size)), fine))
+        share = self.share(mask, fine) / self._share_sum(like(np.ones(self.fine_shape), fine))
         some = share > 0
         return xp.where(some, total / xp.where(some, share, xp.ones_like(share)), xp.full_like(share, np.nan))
 
@@ -110,6 +140,8 @@ class Aggregation:
     def adjoint(self, coarse: Array) -> Array:
         """Apply the transpose of the unmasked ``mean``: ``<A y, x> = <y, A* x>``."""
         spread = self.spread(coarse)
+        if self.part_share is not None:
+            return spread * like(self.part_share, spread)
         return spread * like(self.y_share, spread)[:, None] * like(self.x_share, spread)
 
     def spread(self, coarse: Array) -> Array:
@@ -121,20 +153,87 @@ class Aggregation:
         return whole.reshape(*other, n_y * self.factor_y, n_x * self.factor_x)
 
     def fold(self, fine: Array, combine: Callable[[Array, Array], Array]) -> Array:
-        """Combine the parts of each coarse cell two by two (maximum, minimum, ...): fine -> coarse shape."""
+        """Combine the parts of each coarse cell two by two (maximum, minimum, ...): fine -> coarse shape.
+
+        In place of an empty part stands one of its cell that has an area, so ``combine(a, a)`` must be ``a``.
+        """
         self._check(fine)
+        if self._stand_ins is not None:
+            fine = _picked(fine, *self._stand_ins)
         columns = reduce(combine, [fine[..., part :: self.factor_x] for part in range(self.factor_x)])
         return reduce(combine, [columns[..., part :: self.factor_y, :] for part in range(self.factor_y)])
 
+    @cached_property
+    def _empty(self) -> NDArray[np.bool_] | None:
+        """Where fine cells have no share, None where all have one."""
+        if self.part_share is not None:
+            empty = self.part_share == 0
+        elif (self.y_share == 0).any() or (self.x_share == 0).any():
+            empty = (self.y_share == 0)[:, None] | (self.x_share == 0)
+        else:
+            return None
+        return empty if empty.any() else None
+
+    @cached_property
+    def _stand_ins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Rows and columns of the fine cells that stand for each fine cell: itself, or the first with a share."""
+        if self._empty is None:
+            return None
+        rows, columns = np.indices(self.fine_shape)
+        (n_y, n_x), f_y, f_x = self.coarse_shape, self.factor_y, self.factor_x
+        inside = (~self._empty).reshape(n_y, f_y, n_x, f_x).transpose(0, 2, 1, 3).reshape(n_y, n_x, -1)
+        first = np.repeat(np.repeat(inside.argmax(axis=-1), f_y, axis=0), f_x, axis=1)
+        first_rows, first_columns = rows // f_y * f_y + first // f_x, columns // f_x * f_x + first % f_x
+        return np.where(self._empty, first_rows, rows), np.where(self._empty, first_columns, columns)
+
     def _check(self, fine: Array) -> None:
-        expected = (self.y_share.size, self.x_share.size)
+        expected = self.fine_shape
         if tuple(fine.shape[-2:]) != expected:
             sizes = f"(..., {expected[0]}, {expected[1]})"
             raise ShapeError(f"expected a fine field of shape {sizes}, received {tuple(fine.shape)}")
 
     def _share_sum(self, fine: Array) -> Array:
         self._check(fine)
-        weighted = fine * like(self.x_share, fine)
+        if self._empty is not None:
+            # Nothing times NaN would be NaN.
+            xp = namespace(fine)
+            fine = xp.where(_beside(self._empty, fine), xp.zeros_like(fine), fine)
+        weighted = fine * like(self.x_share if self.part_share is None else self.part_share, fine)
         columns = reduce(lambda a, b: a + b, [weighted[..., part :: self.factor_x] for part in range(self.factor_x)])
-        rows = columns * like(self.y_share, fine)[:, None]
+        rows = columns if self.part_share is not None else columns * like(self.y_share, fine)[:, None]
         return reduce(lambda a, b: a + b, [rows[..., part :: self.factor_y, :] for part in range(self.factor_y)])
+
+
+def part_shares(area: NDArray[np.float64], factor_y: int, factor_x: int) -> NDArray[np.float64]:
+    """Return the shares of fine cells in their coarse cell from their areas, shape (n_fine_y, n_fine_x).
+
+    Invariant: the shares of a coarse cell add up to one; those of a cell without area are equal.
+
+    Examples
+    --------
+    >>> part_shares(np.array([[1.0, 3.0], [0.0, 0.0]]), 1, 2).tolist()
+    [[0.25, 0.75], [0.5, 0.5]]
+    """
+    n_y, n_x = area.shape[0] // factor_y, area.shape[1] // factor_x
+    parts = area.reshape(n_y, factor_y, n_x, factor_x)
+    whole = parts.sum(axis=(1, 3), keepdims=True)
+    some = whole > 0
+    share = np.where(some, parts / np.where(some, whole, 1.0), 1 / (factor_y * factor_x))
+    return share.reshape(area.shape)
+
+
+def _beside(values: NDArray[np.bool_], reference: Array) -> Array:
+    """Return a boolean array of the kind and in the place of ``reference``."""
+    if namespace(reference) is np:
+        return values
+    return reference.new_tensor(values, dtype=sys.modules["torch"].bool)
+
+
+def _picked(fine: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
+    """Return the values at the given rows and columns, on the array's own place."""
+    if namespace(fine) is np:
+        return fine[..., rows, columns]
+    whole = sys.modules["torch"].int64
+    flat = (rows * fine.shape[-1] + columns).ravel()
+    index = fine.new_tensor(flat, dtype=whole)
+    return fine.reshape(*fine.shape[:-2], -1).index_select(-1, index).reshape(fine.shape)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.fields.aggregate import like, namespace
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 
 Array = Any
@@ -27,8 +28,8 @@ class Spacing:
 
     Attributes
     ----------
-    dy : array, shape (n_y,)
-        Signed distance from the row before to the row after.
+    dy : array, shape (n_y,) or (n_y, n_x)
+        Signed distance from the row before to the row after; one number a row where all columns have the same.
     dx : array, shape (n_y, n_x)
         Signed distance from the column before to the column after.
     area : array, shape (n_y, n_x)
@@ -43,8 +44,14 @@ class Spacing:
     periodic: bool
 
     @classmethod
-    def of(cls, grid: RectilinearGrid) -> Spacing:
-        """Measure the spacings of a grid."""
+    def of(cls, grid: RectilinearGrid | CurvilinearGrid) -> Spacing:
+        """Measure the spacings of a grid.
+
+        On the sphere they are arcs, on a projection metres of the plane. On a grid of quadrilaterals they run along its
+        rows and columns, so that slopes are exact where these cross at right angles.
+        """
+        if isinstance(grid, CurvilinearGrid):
+            return cls(*grid.steps(), grid.cell_area, grid.closed)
         y = _extended(grid.y_metres)
         x = grid.x_radians_or_metres
         if grid.x.periodic:
@@ -63,7 +70,18 @@ class Spacing:
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64], closed: bool) -> Spacing:
         """Return the spacings of some rows and columns; ``closed`` where the columns still close the circle."""
         cells = np.ix_(rows, columns)
-        return Spacing(self.dy[rows], self.dx[cells], self.area[cells], closed)
+        dy = self.dy[rows] if self.dy.ndim == 1 else self.dy[cells]
+        return Spacing(dy, self.dx[cells], self.area[cells], closed)
+
+    def columns(self, columns: NDArray[np.int64]) -> Spacing:
+        """Return the spacings of all rows of some columns, which no longer close the circle."""
+        dy = self.dy if self.dy.ndim == 1 else self.dy[:, columns]
+        return Spacing(dy, self.dx[:, columns], self.area[:, columns], periodic=False)
+
+    @property
+    def dy_cells(self) -> Floats:
+        """``dy`` in a shape that goes with fields, (n_y, 1) or (n_y, n_x)."""
+        return self.dy[:, None] if self.dy.ndim == 1 else self.dy
 
 
 def _extended(x: Floats) -> Floats:
@@ -88,7 +106,7 @@ def sobel(field: Array, spacing: Spacing) -> tuple[Array, Array]:
     Sobel, I. and Feldman, G. (1968), A 3x3 isotropic gradient operator for image processing, Stanford Artificial
     Intelligence Project.
     """
-    dx, dy = like(spacing.dx, field), like(spacing.dy, field)[:, None]
+    dx, dy = like(spacing.dx, field), like(spacing.dy_cells, field)
     # Rows differ in metres: each is divided by its own spacing before the smoothing across rows.
     along_x = _difference(_continued(field, -1, spacing.periodic), -1) / dx
     along_y = _difference(_continued(field, -2, False), -2) / dy
@@ -107,7 +125,7 @@ def gradient_bound(spacing: Spacing) -> Floats:
     Either direction alone is bounded by the absolute sums of its stencils (Cauchy and Schwarz). Sobel's smoothing keeps
     the two together below the larger bound where cells are equal; the margin is for unequal cells.
     """
-    dy = np.broadcast_to(spacing.dy[:, None], spacing.shape)
+    dy = np.broadcast_to(spacing.dy_cells, spacing.shape)
     east = _stencil_bound(spacing.dx, spacing.area, -1, (spacing.periodic, False))
     north = _stencil_bound(dy, spacing.area, -2, (False, spacing.periodic))
     return UNEQUAL_MARGIN * np.maximum(east, north)

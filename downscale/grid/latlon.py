@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.errors import GridError
-from downscale.grid.axis import CellAxis
+from downscale.grid.axis import CellAxis, axis_from_bounds, axis_from_centres, draw_to_poles
 from downscale.grid.sphere import cell_area, metres_north, metres_per_radian_east
+
+# Rows or columns of two-dimensional positions differ by less than this, in degrees, where they are one axis repeated.
+SAME_DEGREES = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,11 @@ class RectilinearGrid:
         """Whether the axes are latitude and longitude."""
         return self.y.kind == "latitude"
 
+    @property
+    def separable(self) -> bool:
+        """Whether areas are products of one weight a row and one a column."""
+        return True
+
     @cached_property
     def cell_area(self) -> NDArray[np.float64]:
         """Cell areas in m2, shape (n_y, n_x)."""
@@ -75,13 +83,69 @@ class RectilinearGrid:
 
     def refine(self, factor_y: int, factor_x: int) -> RectilinearGrid:
         """Cut every cell into ``factor_y`` by ``factor_x`` parts."""
-        return RectilinearGrid(self.y.refine(factor_y), self.x.refine(factor_x))
+        return self.with_axes(self.y.refine(factor_y), self.x.refine(factor_x))
 
     def coarsen(self, factor_y: int, factor_x: int) -> RectilinearGrid:
         """Join blocks of ``factor_y`` by ``factor_x`` cells."""
-        return RectilinearGrid(self.y.coarsen(factor_y), self.x.coarsen(factor_x))
+        return self.with_axes(self.y.coarsen(factor_y), self.x.coarsen(factor_x))
 
-    def nest_factors(self, fine: RectilinearGrid) -> tuple[int, int] | None:
+    def with_axes(self, y: CellAxis, x: CellAxis) -> RectilinearGrid:
+        """Return a grid of the same kind on other axes."""
+        return RectilinearGrid(y, x)
+
+    def adopt(self, fine: RectilinearGrid) -> RectilinearGrid:
+        """Return ``fine``: cells of product grids are known from their axes."""
+        return fine
+
+    def describe(self, row: int, column: int) -> str:
+        """Return the place of a cell in words."""
+        if self.y.kind in ("time", "vertical"):
+            # Seconds since the first date mean nothing to people; the number of the step does.
+            step = f"step {row} of time" if self.y.kind == "time" else f"layer {self.y.centres[row]:g}"
+            return f"{step}, column {column}"
+        names = ("latitude", "longitude") if self.spherical else ("y", "x")
+        return f"{names[0]} {self.y.centres[row]:g}, {names[1]} {self.x.centres[column]:g}"
+
+    def nest_factors(self, fine: object) -> tuple[int, int] | None:
         """Return the integers by which ``fine`` refines this grid in the same order, or None."""
+        if not isinstance(fine, RectilinearGrid):
+            return None
         factors = self.y.nest_factor(fine.y), self.x.nest_factor(fine.x)
         return None if None in factors else factors  # type: ignore[return-value]
+
+
+def product_of(
+    lat: NDArray[np.float64],
+    lon: NDArray[np.float64],
+    corners: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> RectilinearGrid | None:
+    """Return the product grid that two-dimensional positions repeat, None where they are none.
+
+    Parameters
+    ----------
+    lat, lon : arrays, shape (n_y, n_x)
+        Centres in degrees: one latitude a row and one longitude a column.
+    corners : (array, array), shapes (n_y, n_x, 4), optional
+        Latitudes and longitudes of the corners.
+
+    Examples
+    --------
+    >>> lon, lat = np.meshgrid([5.0, 15.0], [-10.0, 10.0])
+    >>> product_of(lat, lon).y.edges
+    array([-20.,   0.,  20.])
+    """
+    flat = np.isfinite(lat).all() and np.isfinite(lon).all() and min(lat.shape) > 1
+    if not flat or np.ptp(lat, axis=1).max() > SAME_DEGREES or np.ptp(lon, axis=0).max() > SAME_DEGREES:
+        return None
+    if corners is None:
+        y, x = axis_from_centres(lat[:, 0], "latitude"), axis_from_centres(lon[0], "longitude")
+        return RectilinearGrid(draw_to_poles(y) if x.periodic else y, x)
+    pairs = []
+    for values, axis in zip(corners, (1, 0), strict=True):
+        ends = np.stack([values.min(axis=2), values.max(axis=2)], axis=2)
+        if not np.isfinite(ends).all() or np.ptp(ends, axis=axis).max() > SAME_DEGREES:
+            return None
+        pairs.append(ends.take(0, axis=axis))
+    return RectilinearGrid(
+        axis_from_bounds(pairs[0], "latitude", lat[:, 0]), axis_from_bounds(pairs[1], "longitude", lon[0])
+    )

@@ -167,7 +167,8 @@ class Parts:
 
 def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats, Floats, Indices]:
     """Return the target cells over the coarse axis, on its branch and in its direction, sorted, and their indices."""
-    slack = max(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
+    # The narrower cells decide what is a misfit: a minute is no rounding of a year.
+    slack = min(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
     low = np.minimum(sign * target.edges[:-1], sign * target.edges[1:])
     high = np.maximum(sign * target.edges[:-1], sign * target.edges[1:])
     edges, cell = sign * coarse.edges, np.arange(target.size)

@@ -8,26 +8,69 @@ import numpy as np
 import xarray as xr
 
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
-from downscale.io.cf import AREA, Horizontal, XarrayObject, bounds_name
+from downscale.io.cf import AREA, Horizontal, XarrayObject, bounds_name, plane_names
+from downscale.io.mapping import positions
 
 CF_ATTRS = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
+}
+PLANE_ATTRS = {
+    name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS
 }
 # What was true of the coarse values only.
 STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
 
 
-def new_coordinates(source: XarrayObject, where: Horizontal, grid: RectilinearGrid) -> dict[Hashable, xr.Variable]:
-    """Return centres, bounds and cell areas of ``grid`` in the names, order and convention of ``source``."""
+def new_coordinates(
+    source: XarrayObject, where: Horizontal, grid: RectilinearGrid | CurvilinearGrid
+) -> dict[Hashable, xr.Variable]:
+    """Return centres, bounds and cell areas of ``grid`` in the names, order and convention of ``source``.
+
+    Grids that are no product of latitude and longitude get two-dimensional latitudes and longitudes with their corners
+    too; those of large grids are lazy, and those of very large ones have no corners.
+    """
     made: dict[Hashable, xr.Variable] = {}
     for name, axis in ((where.y, grid.y), (where.x, grid.x)):
-        made.update(_axis_variables(source, name, axis, where.unit))
+        if name in source.coords and axis.kind != "index":
+            made.update(_axis_variables(source, name, axis, where.unit))
+    made.update(_plane_variables(source, where, grid))
     made[AREA] = xr.Variable(where.dims, grid.cell_area, dict(AREA_ATTRS))
     return made
+
+
+def _plane_variables(
+    source: XarrayObject, where: Horizontal, grid: RectilinearGrid | CurvilinearGrid
+) -> dict[Hashable, xr.Variable]:
+    """Return two-dimensional latitudes and longitudes and their corners, counter-clockwise as CF wants."""
+    if where.planes is None:
+        return {}
+    lat, lon = where.planes
+    there = lon in plane_names(source, where)
+    # Only a projection has a choice; longitudes of a source that go beyond 180 begin at 0.
+    west = 0.0 if there and where.mapping is not None and float(source[lon].max()) > 180 else -180.0
+    found = positions(grid, where.locator, west)
+    made: dict[Hashable, xr.Variable] = {}
+    for index, (name, word) in enumerate(((lat, "latitude"), (lon, "longitude"))):
+        old, bounds = (dict(source[name].attrs), bounds_name(source, name)) if there else ({}, f"{name}_bnds")
+        stale = (*STALE_ATTRS, "bounds")
+        attrs = {key: value for key, value in {**PLANE_ATTRS[word], **old}.items() if key not in stale}
+        made[name] = xr.Variable(where.dims, (found.lat, found.lon)[index], attrs)
+        if found.corners is not None:
+            made[name].attrs["bounds"] = bounds
+            corners = found.corners[1 - index]
+            made[bounds] = xr.Variable((*where.dims, _corner_dim(source, bounds, where)), corners)
+    return made
+
+
+def _corner_dim(source: XarrayObject, bounds: str, where: Horizontal) -> str:
+    present = bounds in source.coords or bounds in getattr(source, "variables", ())
+    spare = [str(d) for d in source[bounds].dims if d not in where.dims] if present and source[bounds].ndim == 3 else []
+    return spare[0] if spare and source.sizes[spare[0]] == 4 else "vertices"
 
 
 def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, unit: float) -> dict[Hashable, xr.Variable]:
@@ -69,10 +112,15 @@ def kept_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, 
     }
 
 
+def made_names(source: XarrayObject, where: Horizontal) -> set[str]:
+    """Return the names of variables of ``source`` that a new grid has its own of."""
+    axes = {where.y, where.x, bounds_name(source, where.y), bounds_name(source, where.x)}
+    return {*axes, *plane_names(source, where), AREA}
+
+
 def dropped_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
-    """Return the names of horizontal coordinates that a new grid cannot keep (two-dimensional longitudes, ...)."""
-    made = {where.y, where.x, bounds_name(source, where.y), bounds_name(source, where.x), AREA}
-    gone = set(where.dims)
+    """Return the names of horizontal coordinates that a new grid cannot keep (cell numbers, names of basins, ...)."""
+    made, gone = made_names(source, where), set(where.dims)
     return [str(n) for n, coord in source.coords.items() if gone & set(coord.dims) and n not in made]
 
 

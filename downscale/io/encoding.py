@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.errors import InputError, OptionError, listing
-from downscale.io.times import time_encodings
+from downscale.io.times import is_time, time_encodings
 
 CONVENTIONS = "CF-1.11"
 CERTIFICATE = "conservation_certificate"
@@ -25,6 +25,10 @@ CLAIMS = ("conservation", "packing")
 FLAGS = ("flag_values", "flag_masks", "valid_min", "valid_max", "valid_range", "actual_range")
 LEGAL = ("chunksizes", "complevel", "dtype", "fletcher32", "shuffle", "zlib")
 PACKED = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units", "calendar")
+AXES = {
+    "time": "T", "latitude": "Y", "longitude": "X", "grid_latitude": "Y", "grid_longitude": "X",
+    "projection_y_coordinate": "Y", "projection_x_coordinate": "X",
+}  # fmt: skip
 COORDINATES = ("latitude", "longitude", "projection_x_coordinate", "projection_y_coordinate")
 Encodings = dict[str, dict[str, Any]]
 
@@ -51,6 +55,7 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
             # A name that points at nothing makes readers complain and checkers fail.
             del variable.attrs[key]
         variable.attrs = _own_attributes(str(name), variable)
+    _name_axes(ready)
     # A file that was opened without decoding lists its auxiliary coordinates in words only.
     ready = ready.set_coords(listed & {str(name) for name in ready.data_vars})
     ready = ready.reset_coords([n for n in _related(ready) if n in ready.coords and n not in ready.dims])
@@ -64,6 +69,16 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
         ready.attrs.pop(stale, None)
     ready.encoding.pop("coordinates", None)
     return ready
+
+
+def _name_axes(ready: xr.Dataset) -> None:
+    """Say of the coordinates along dimensions which axis they are, where the input does not."""
+    if "time" in ready.indexes and is_time(ready["time"].variable):
+        ready["time"].attrs.setdefault("standard_name", "time")
+    for name in [name for name in ready.indexes if name in ready.dims]:
+        axis = AXES.get(str(ready[name].attrs.get("standard_name")))
+        if axis is not None:
+            ready[name].attrs.setdefault("axis", axis)
 
 
 def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:

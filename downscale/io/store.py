@@ -113,7 +113,7 @@ def _encodings(out: Stored) -> Encodings:
         if own.get("chunksizes") is not None:
             level = int(own.get("complevel", 1))
             made[name]["chunks"] = tuple(own["chunksizes"])
-            how = {"id": "blosc", "cname": "zstd", "clevel": level, "shuffle": int(bool(own.get("shuffle", True)))}
+            how: Any = {"id": "blosc", "cname": "zstd", "clevel": level, "shuffle": int(bool(own.get("shuffle", True)))}
             made[name]["compressors"] = (get_numcodec(how),) if level else None
     return made
 

@@ -178,7 +178,7 @@ def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Te
     if spacing.periodic:
         # Wrapped and trimmed, cells at the seam add their terms in the order of all others, as in a block that is cut.
         turn = np.arange(-2, field.shape[-1] + 2) % field.shape[-1]
-        wide = Spacing(spacing.dy, spacing.dx[:, turn], spacing.area[:, turn], periodic=False)
+        wide = spacing.columns(turn)
         index = torch.as_tensor(turn, device=field.device)
         field, allowed, area, usable = (part.index_select(-1, index) for part in (field, allowed, area, usable))
         return _penalty_gradient(field, wide, allowed, area, usable)[..., 2:-2]

@@ -15,6 +15,7 @@ import torch
 
 from downscale.errors import OptionError, ShapeError, listing
 from downscale.grid.axis import CellAxis, check_factor
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
 from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 Factor = int | tuple[int, int]
 BothParts = tuple[Parts, Parts]
+# Two axes are all that an operator looks at.
+Grid = RectilinearGrid | CurvilinearGrid
 
 
 def factor_pair(factor: Factor) -> tuple[int, int]:
@@ -39,7 +42,7 @@ class SeparableUpsample(torch.nn.Module):
 
     Parameters
     ----------
-    grid : RectilinearGrid
+    grid : RectilinearGrid or CurvilinearGrid
         The whole coarse grid.
     y_weights, x_weights : AxisWeights
         The operators along the two axes of that grid.
@@ -54,7 +57,7 @@ class SeparableUpsample(torch.nn.Module):
 
     def __init__(
         self,
-        grid: RectilinearGrid,
+        grid: Grid,
         y_weights: AxisWeights,
         x_weights: AxisWeights,
         factor: tuple[int, int],
@@ -92,7 +95,7 @@ class SobolevUpsample(SeparableUpsample):
 
     Parameters
     ----------
-    grid : RectilinearGrid
+    grid : RectilinearGrid or CurvilinearGrid
         The whole coarse grid, rows and columns.
     factor : int, (int, int) or (Parts, Parts)
         Refinement of rows and columns, or the parts into which the cells are to be cut.
@@ -121,14 +124,14 @@ class SobolevUpsample(SeparableUpsample):
     """
 
     def __init__(
-        self, grid: RectilinearGrid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
+        self, grid: Grid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
     ) -> None:
         both = parts_of(grid, factor)
         axes = [_sobolev_axis(parts, taps, order) for parts in both]
         super().__init__(grid, axes[0], axes[1], counts_of(both), frozenset({"cell", "phase", "total"}))
 
 
-def parts_of(grid: RectilinearGrid, factor: Factor | BothParts) -> BothParts:
+def parts_of(grid: Grid, factor: Factor | BothParts) -> BothParts:
     """Return the parts of rows and columns, equal ones for a factor."""
     if isinstance(factor, tuple) and isinstance(factor[0], Parts):
         return factor  # type: ignore[return-value]
@@ -151,12 +154,12 @@ def _sobolev_axis(parts: Parts, taps: int, order: float) -> AxisWeights:
     return enforce_cell_law(weights, parts.share)
 
 
-def _block(grid: RectilinearGrid, parts: BothParts) -> SeparableUpsample:
+def _block(grid: Grid, parts: BothParts) -> SeparableUpsample:
     y, x = (block_weights(axis.count, axis.coarse.size) for axis in parts)
     return SeparableUpsample(grid, y, x, counts_of(parts), frozenset({"cell", "phase", "total"}))
 
 
-def _interpolation(weights: Callable[..., AxisWeights], grid: RectilinearGrid, parts: BothParts) -> SeparableUpsample:
+def _interpolation(weights: Callable[..., AxisWeights], grid: Grid, parts: BothParts) -> SeparableUpsample:
     y, x = (weights(axis.coarse.centres, axis.centres, axis.coarse.period) for axis in parts)
     return SeparableUpsample(grid, y, x, counts_of(parts), frozenset({"phase"}))
 
@@ -171,7 +174,7 @@ METHODS: dict[str, Callable[..., SeparableUpsample]] = {
 
 
 def upsampler(
-    method: str, grid: RectilinearGrid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
+    method: str, grid: Grid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
 ) -> SeparableUpsample:
     """Build the training-free up-sampler of that name, for a factor or for the parts of rows and columns.
 

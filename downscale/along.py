@@ -1,0 +1,296 @@
+"""Downscale along one axis with bounds that is not horizontal: time or layers (xarray in and out, lazy in and out).
+
+A field along (axis, another dimension) is a map whose columns stay as they are, so that law, bounds, checks and blocks
+are those of any map; this module only turns the one into the other.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.compute import sized
+from downscale.diagnostics.conservation import default_tolerance
+from downscale.engine.apply import apply
+from downscale.engine.block import Job
+from downscale.errors import GridError, OptionError
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.axis import CellAxis, check_factor
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.overlap import overlap_weights
+from downscale.grid.parts import Parts, PartsGrid
+from downscale.io.axes import (
+    Line,
+    bounds_variables,
+    kept_beside,
+    methods_along,
+    new_line_coordinates,
+    read_line,
+    require_variables,
+    target_line,
+)
+from downscale.io.cf import XarrayObject, as_array, as_dataset, is_categorical
+from downscale.io.quantities import variable_bounds
+from downscale.io.read import SOURCES, sources_of
+from downscale.nn.upsample import upsampler
+from downscale.request import Request, result_type
+
+# Shares of a target cell are sums of differences.
+SLACK = 1e-6
+KEPT_ENCODING = ("grid_mapping", "cell_measures")
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What is to be done along one axis, known before any data are read.
+
+    Attributes
+    ----------
+    source, target : Line
+        Cells as they are and as they will be.
+    parts : Parts
+        Into which the target cuts the source.
+    whole : array of int or None
+        The part that each target cell is, where each is one whole part; None where cells are gathered from several.
+    jobs : dict of name to Job
+        One for each variable, for maps of this axis (rows) by the variable's last other dimension (columns).
+    categorical : tuple of str
+        Variables of codes, which take the code of the cell that covers most.
+    words : str
+        What will be done, for the history of a file.
+    """
+
+    source: Line
+    target: Line
+    parts: Parts
+    whole: NDArray[np.int64] | None
+    jobs: dict[str, Job]
+    categorical: tuple[str, ...]
+    words: str
+
+
+def along(
+    obj: XarrayObject, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
+) -> XarrayObject:
+    """Downscale, or average, along a time or vertical axis and keep the mean of every source cell.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Fields along ``dim``, any other dimensions beside it.
+    dim : str
+        The dimension, or a coordinate along it that has bounds.
+    factor : int, optional
+        Equal parts to cut each cell into.
+    target : str, Dataset, DataArray, Index or array, optional
+        Cells wanted instead: a frequency ("D"), an object with that axis, its coordinate, or bounds.
+    request : Request, optional
+        Method, bounds, law and checks; ``quantity`` is about this axis.
+
+    Returns
+    -------
+    Dataset or DataArray
+        Of the type of ``obj``, lazy if it is, with the new coordinate and its bounds. What a target does not cover is
+        missing, and target cells beyond the source are NaN. Other coordinates along the axis are dropped.
+
+    Raises
+    ------
+    DownscaleError
+        If the axis, the target or the request are not usable.
+
+    Notes
+    -----
+    Cell law along the axis: the means of the result over each source cell, weighted by true lengths, are the source's
+    values. Target cells that lie across source cells keep the total law, so that coarser cells are true means.
+
+    References
+    ----------
+    Taylor, K. E., Williamson, D. & Zwiers, F. (2000), The sea surface temperature and sea-ice concentration boundary
+    conditions for AMIP II simulations, PCMDI Report 60.
+    """
+    ds, name = as_dataset(obj)
+    course = plan_along(ds, dim, factor=factor, target=target, request=request)
+    made = carried_out(ds, course, request or Request())
+    return made if name is None else as_array(made, name, obj)
+
+
+def plan_along(
+    ds: xr.Dataset, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
+) -> Course:
+    """Return what :func:`along` would do with these arguments; touches no data but coordinates."""
+    request = request or Request()
+    _require_usable(dim, factor, target, request)
+    source = read_line(ds, dim)
+    if factor is not None:
+        aim = source.refine(check_factor(factor))
+        parts, words = Parts.nested(source.axis, aim.axis, check_factor(factor)), f"{dim} x{factor}"
+    else:
+        aim = target_line(source, target)
+        parts = Parts.between(source.axis, aim.axis)
+        words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({aim.axis.size} cells)"
+    names = require_variables(ds, source, request.data_vars)
+    codes = tuple(name for name in names if is_categorical(ds[name]))
+    whole = _whole_parts(parts)
+    operator = _operators(source.axis, parts, factor is not None, request)
+    jobs = {}
+    for name in names:
+        if name not in codes:
+            _warn_of_points(ds[name], name, source)
+            jobs[name] = _job(ds[name], name, source, parts, whole, operator, request)
+    return Course(source, aim, parts, whole, jobs, codes, words)
+
+
+def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> None:
+    if (factor is None) == (target is None):
+        which = "neither" if factor is None else "both"
+        raise OptionError(f"expected factor or target along {dim!r}, received {which}; try factor=4 or a target 'D'")
+    if not isinstance(request.method, str):
+        name = type(request.method).__name__
+        raise OptionError(f"expected a method by name along {dim!r}, received {name}; it is made for maps")
+    if request.conserve == "total" and request.method in ("bilinear", "bicubic"):
+        raise OptionError(
+            f"expected conserve='cell' or None along {dim!r} with {request.method!r}, received 'total'; choose one"
+        )
+
+
+def _whole_parts(parts: Parts) -> NDArray[np.int64] | None:
+    """Return which part each target cell is, None where one is not just one whole part."""
+    inside = np.flatnonzero(parts.owner >= 0)
+    number = np.bincount(parts.owner[inside], minlength=parts.target.size)
+    if (number != 1).any() or (parts.covered < 1 - SLACK).any():
+        return None
+    return inside[np.argsort(parts.owner[inside], kind="stable")]
+
+
+def _warn_of_points(variable: xr.DataArray, name: str, line: Line) -> None:
+    if "point" in methods_along(variable, line.dim, line.name, *(["time"] if line.clock is not None else [])):
+        warnings.warn(
+            f"{name}: 'point' values along {line.name!r} are taken for means over its cells", UserWarning, stacklevel=5
+        )
+
+
+def _operators(axis: CellAxis, parts: Parts, equal: bool, request: Request) -> Any:
+    """Return a function from a number of columns to grids, up-sampler and aggregation, made once each."""
+
+    @cache
+    def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Parts, Parts], Any, Aggregation]:
+        beside = Parts.equal(CellAxis(np.arange(columns + 1.0), "index"), 1)
+        grid, both = RectilinearGrid(axis, beside.coarse), (parts, beside)
+        fine = RectilinearGrid(parts.target, beside.target) if equal else PartsGrid(*both)
+        cells = Aggregation(parts.share, beside.share, parts.count, 1)
+        return grid, fine, both, upsampler(str(request.method), grid, both, request.taps, request.line_order), cells
+
+    return of
+
+
+def _job(
+    variable: xr.DataArray, name: str, line: Line, parts: Parts, whole: Any, operators: Any, request: Request
+) -> Job:
+    others = [size for dim, size in variable.sizes.items() if dim != line.dim]
+    grid, fine, both, operator, cells = operators(others[-1] if others else 1)
+    dtype = result_type(variable.dtype)
+    bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
+    extensive = (request.quantity or _quantity(variable, line)) == "extensive"
+    if extensive and request.bounds == "auto":
+        bounds = (0.0 if bounds[0] == 0 else None, None)
+    if extensive and not set(bounds) <= {None, 0.0}:
+        raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
+    tolerance = request.setting("tolerance")
+    return Job(
+        name=name,
+        upscaler=operator,
+        coarse=grid,
+        fine=fine,
+        cells=cells,
+        dtype=dtype,
+        tolerance=default_tolerance(dtype) if tolerance is None else float(tolerance),
+        # The total law follows from the cell law of the methods that are let through.
+        conserve="cell" if request.conserve == "cell" else None,
+        bounds=bounds,
+        strict_bounds=request.bounds != "auto",
+        extensive=extensive,
+        check=request.setting("check"),
+        device=request.setting("device"),
+        target=None if whole is not None else both,
+        na_thres=request.na_thres,
+    )
+
+
+def _quantity(variable: xr.DataArray, line: Line) -> str:
+    names = (line.dim, line.name, *(["time"] if line.clock is not None else []))
+    # The last method is that of the values: sums within days whose means are taken over days are means.
+    return "extensive" if methods_along(variable, *names)[-1:] == ["sum"] else "intensive"
+
+
+def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
+    """Return the Dataset on the new cells; what is lazy stays lazy."""
+    dim, bounds = course.source.dim, bounds_variables(ds)
+    coords, lost = kept_beside(ds, course.source)
+    variables: dict[Any, Any] = {}
+    for name, variable in ds.data_vars.items():
+        if name in course.jobs:
+            variables[name] = _made(variable, course.jobs[str(name)], course)
+            variables[name].encoding = {
+                **{key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding},
+                SOURCES: sources_of(ds),
+            }
+        elif name in course.categorical:
+            variables[name] = _codes(variable, course)
+        elif dim not in variable.dims:
+            variables[name] = variable.variable.copy(deep=False)
+        elif name not in bounds and request.data_vars is None:
+            lost.append(str(name))
+    if lost:
+        warnings.warn(f"dropped {', '.join(lost)}: not on the new axis {dim!r}", UserWarning, stacklevel=4)
+    new = new_line_coordinates(ds, course.source, course.target)
+    variables = {name: variable for name, variable in variables.items() if name not in new}
+    made = xr.Dataset(variables, {**coords, **new}, dict(ds.attrs))
+    made.encoding = {key: value for key, value in ds.encoding.items() if key in ("unlimited_dims", "source")}
+    return made
+
+
+def _made(variable: xr.DataArray, job: Job, course: Course) -> xr.Variable:
+    """Return the field of one variable on the new cells, its dimensions in the order they had."""
+    dim = course.source.dim
+    others = [name for name in variable.dims if name != dim]
+    array = variable.variable.transpose(*others[:-1], dim, *others[-1:])
+    data = array.data if others else array.data[:, None]
+    if isinstance(data, da.Array):
+        data = data if job.target is None else data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+        data = sized(data, job)
+    fine = _taken(apply(job, data), course.whole)
+    fine = fine if others else fine[:, 0]
+    return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
+
+
+def _taken(fine: Any, whole: NDArray[np.int64] | None) -> Any:
+    """Return the rows that are target cells, in their order, out of all parts; blocks stay as they are."""
+    if whole is None or np.array_equal(whole, np.arange(fine.shape[-2])):
+        return fine
+    if not isinstance(fine, da.Array) or (np.diff(whole) < 0).any():
+        return fine[..., whole, :]
+    ends = np.cumsum(fine.chunks[-2])
+    pieces, first = [], 0
+    for end in ends.tolist():
+        rows = whole[(whole >= first) & (whole < end)] - first
+        if rows.size:
+            pieces.append(fine[..., first:end, :][..., rows, :])
+        first = end
+    return da.concatenate(pieces, axis=fine.ndim - 2)
+
+
+def _codes(variable: xr.DataArray, course: Course) -> xr.Variable:
+    """Give each target cell the code of the source cell that covers most of it."""
+    if (course.parts.covered < SLACK).any():
+        raise GridError(
+            f"expected a target within the axis for the codes {variable.name!r}, received one beyond it; crop it"
+        )
+    most = overlap_weights(course.source.axis, course.target.axis).argmax(axis=1)
+    return variable.variable.isel({course.source.dim: most})

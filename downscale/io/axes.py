@@ -1,0 +1,373 @@
+"""Axes with bounds that are not horizontal, times and layers: read into cells, aimed at, written (xarray; never torch).
+
+The cells of such an axis are what its bounds say. Times without bounds are understood where their stamps leave no doubt
+(``downscale.io.clock.natural_edges``); layers without bounds never are. Times become seconds since the first edge, in
+their own calendar; other coordinates keep their numbers and units.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
+from downscale.grid.axis import CellAxis, axis_from_bounds
+from downscale.io.cf import bounds_name
+from downscale.io.clock import Clock, frequency_edges, natural_edges, pair_edges
+from downscale.io.coordinates import STALE_ATTRS
+from downscale.io.quantities import cell_methods
+from downscale.io.times import is_time
+from downscale.io.units import convert, fits
+
+STALE = (*STALE_ATTRS, "climatology", "formula_terms")
+PERIOD_METHODS = ("mean", "sum", "maximum", "minimum", "mid_range", "range", "median", "mode", "standard_deviation",
+                  "variance")  # fmt: skip
+
+# Labels, bounds and attributes of a coordinate.
+Written = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """The cells along one dimension that is not horizontal.
+
+    Attributes
+    ----------
+    dim, name : str
+        The dimension, and the coordinate on it whose bounds are the cells.
+    axis : CellAxis
+        Cells in seconds since ``clock.origin`` (time), or in ``units``.
+    clock : Clock or None
+        How seconds become dates; None where the axis is no time.
+    units : str
+        Units of a coordinate that is no time.
+    given : (labels, bounds, attributes) or None
+        How the target's own coordinate writes these cells; None: by their midpoints, as the source does.
+    """
+
+    dim: str
+    name: str
+    axis: CellAxis
+    clock: Clock | None = None
+    units: str = ""
+    given: Written | None = None
+
+    def refine(self, factor: int) -> Line:
+        """Cut each cell into ``factor`` equal parts."""
+        return replace(self, axis=self.axis.refine(factor), given=None)
+
+
+def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
+    """Read the cells along a dimension, or along the dimension of a one-dimensional coordinate.
+
+    Parameters
+    ----------
+    key : str
+        A dimension: its own coordinate, or the only other one on it that has bounds. Or one of these coordinates.
+    target : bool
+        Whether only cells are wanted: daily stamps at midnight then stand for the day that begins.
+
+    Raises
+    ------
+    GridError
+        If there are no such cells, or they are not usable; the line names the coordinate.
+    """
+    dim, name = _coordinate(ds, key)
+    variable = ds[name].variable
+    said = {**variable.encoding, **variable.attrs}
+    try:
+        if is_time(variable):
+            return _time_line(ds, dim, name, said, target)
+        return _layer_line(ds, dim, name, said)
+    except DownscaleError as error:
+        raise type(error)(f"coordinate {name!r}: {error}") from None
+
+
+def _coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
+    """Return the dimension and the coordinate that a key means."""
+    if key not in ds.dims:
+        if key not in ds.coords or ds[key].ndim != 1:
+            raise GridError(f"expected a dimension among {listing(ds.dims)}, received {key!r}")
+        return str(ds[key].dims[0]), key
+    own = key in ds.coords
+    if own and (is_time(ds[key].variable) or _pairs(ds, key) is not None):
+        return key, key
+    bounded = [str(n) for n in ds.coords if n != key and ds[n].dims == (key,) and _pairs(ds, str(n)) is not None]
+    if len(bounded) > 1:
+        raise GridError(
+            f"expected one coordinate with bounds along {key!r}, received {listing(bounded)}; name one of them instead"
+        )
+    if not bounded and not own:
+        raise GridError(f"expected a coordinate with bounds along {key!r}, received none; assign one")
+    return key, (bounded or [key])[0]
+
+
+def _pairs(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
+    """Return the bounds of a coordinate as they are, shape (n, 2), None where the object holds none."""
+    bounds = bounds_name(ds, name)
+    if bounds not in ds.variables or ds[bounds].ndim != 2 or ds[name].dims[0] not in ds[bounds].dims:
+        return None
+    return _values(ds[bounds].variable.transpose(ds[name].dims[0], ...))
+
+
+def _values(variable: xr.Variable) -> NDArray[Any]:
+    """Return the values of a coordinate, read here and now and on no cluster, even where they came lazily."""
+    data = variable.data
+    return np.asarray(data.compute(scheduler="synchronous") if isinstance(data, da.Array) else variable.values)
+
+
+def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target: bool) -> Line:
+    if "climatology" in said:
+        raise GridError(
+            f"expected periods that follow each other, received the climatology {said['climatology']!r}; give the "
+            "months of one year as bounds instead"
+        )
+    dates, pairs = _values(ds[name].variable), _pairs(ds, name)
+    if pairs is None:
+        clock = Clock.of(dates)
+        edges = natural_edges(dates, clock, target or _means_of_periods(ds, dim, name))
+        if edges is None:
+            raise GridError(_no_bounds(name, dates))
+    elif pairs.dtype.kind not in "MO":
+        raise GridError(f"expected dates as bounds, received {pairs.dtype}; name them in attribute bounds, then decode")
+    else:
+        clock = Clock.of(pairs)
+        edges = pair_edges(pairs, clock)
+        outside = np.flatnonzero((clock.seconds(dates) < edges[:-1]) | (clock.seconds(dates) > edges[1:]))
+        if outside.size:
+            at = int(outside[0])
+            raise GridError(
+                f"expected bounds around their dates, received {pairs[at, 0]} to {pairs[at, 1]} for {dates[at]}; "
+                "repair the bounds or drop them"
+            )
+    given: Written | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
+    return Line(dim, name, CellAxis(edges, "time"), clock, given=given)
+
+
+def _no_bounds(name: str, dates: NDArray[Any]) -> str:
+    shown = ", ".join(str(date) for date in dates[:3])
+    return (
+        f"expected bounds of the time axis, received none and {dates.size} stamps, {shown}..., whose periods are not "
+        f"clear; add {name}_bnds, or cell_methods 'time: mean' to daily means, or ds.cf.add_bounds({name!r})"
+    )
+
+
+def _means_of_periods(ds: xr.Dataset, dim: str, name: str) -> bool:
+    """Return whether ``cell_methods`` say that values of the variables on this axis are about whole periods."""
+    fields = [v for v in ds.data_vars.values() if dim in v.dims and v.dtype.kind in "fiu"]
+    return bool(fields) and all(set(methods_along(v, dim, name, "time")) & set(PERIOD_METHODS) for v in fields)
+
+
+def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
+    """Return the methods that ``cell_methods`` name along an axis, in order.
+
+    Examples
+    --------
+    >>> methods_along(xr.DataArray(0.0, attrs={"cell_methods": "time: lat: sum (interval: 1 day) lon: mean"}), "time")
+    ['sum']
+    """
+    return [method for axes, method in cell_methods(variable) if axes & set(names)]
+
+
+def _layer_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any]) -> Line:
+    coordinate, units = ds[name], str(said.get("units") or "")
+    if " since " in units:
+        raise GridError(
+            f"expected decoded dates, received numbers in {units!r}; open with decode_times=True, or call "
+            "xarray.decode_cf(ds), after counting in days where the units are months or years"
+        )
+    if "formula_terms" in said:
+        raise GridError(
+            "expected layers of one thickness everywhere, received hybrid levels (formula_terms), whose thickness "
+            "varies from place to place; interpolate to layers of pressure or height first"
+        )
+    if coordinate.dtype.kind not in "fiu":
+        raise GridError(f"expected dates or numbers, received {coordinate.dtype}; choose an axis with bounds")
+    pairs = _pairs(ds, name)
+    if pairs is None:
+        raise GridError(_no_layers(name, said))
+    return Line(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values), None, units,
+                (coordinate.values, pairs, dict(coordinate.attrs)))  # fmt: skip
+
+
+def _no_layers(name: str, said: dict[str, Any]) -> str:
+    # Pressures are given as levels far more often than as layers.
+    why = "; values at levels are no means of layers" if said.get("units") and fits(str(said["units"]), "Pa") else ""
+    return f"expected bounds of the axis, received none{why}; give the edges of its layers as {name}_bnds (bounds)"
+
+
+def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def target_line(line: Line, target: Any) -> Line:
+    """Return the cells that a target asks for, in the seconds or units of the source.
+
+    Parameters
+    ----------
+    line : Line
+        The axis of the source.
+    target : str, Dataset, DataArray, Index or array
+        A frequency such as "D" or "MS" (whole periods that cover the source), an object with such an axis, its
+        coordinate, or bounds of shape (n, 2). Coordinates that are given are kept as labels.
+
+    Raises
+    ------
+    GridError, OptionError
+        If it is none of these, its calendar or units are others, or the axes do not overlap.
+    """
+    if isinstance(target, str):
+        if line.clock is None:
+            raise OptionError(f"expected the cells of a target for {line.name!r}, received {target!r}; give bounds")
+        span = float(line.axis.edges[0]), float(line.axis.edges[-1])
+        return replace(line, axis=CellAxis(frequency_edges(line.clock, *span, target), "time"), given=None)
+    found = _target_of(line, target)
+    if (found.clock is None) != (line.clock is None):
+        kinds = ["a time" if one.clock is not None else "an axis of numbers" for one in (line, found)]
+        raise GridError(f"expected a target for {line.name!r} that is {kinds[0]}, received {kinds[1]}")
+    return _in_time_of(line, found) if line.clock is not None else _in_units_of(line, found)
+
+
+def _target_of(line: Line, target: Any) -> Line:
+    """Read the axis of a target object."""
+    if isinstance(target, xr.DataArray) and target.ndim == 1 and not set(target.dims) & set(target.coords):
+        target = target.values
+    if isinstance(target, xr.DataArray):
+        target = target.coords.to_dataset()
+    if isinstance(target, xr.Dataset):
+        return read_line(target, _axis_in(target, line), target=True)
+    values = np.asarray(target)
+    if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 2) or not values.size:
+        raise GridError(
+            f"expected a target for {line.name!r} of n coordinates or of bounds (n, 2), received {values.shape}"
+        )
+    if values.ndim == 1:
+        return read_line(xr.Dataset(coords={line.name: (line.name, values)}), line.name, target=True)
+    units = {"units": line.units} if line.units else {}
+    attrs = {**units, "bounds": "cells"}
+    labels = values[:, 0] if values.dtype.kind in "MO" else np.asarray(values, dtype=np.float64).mean(axis=1)
+    made = xr.Dataset(coords={line.name: (line.name, labels, attrs), "cells": ((line.name, "bnds"), values)})
+    return replace(read_line(made, line.name, target=True), given=None)
+
+
+def _axis_in(target: xr.Dataset, line: Line) -> str:
+    """Return the axis of a target that fits: by name, else its only time or its only coordinate with bounds."""
+    for name in (line.name, line.dim):
+        if name in target.coords and target[name].ndim == 1:
+            return name
+    lines = [str(n) for n in target.coords if target[n].ndim == 1]
+    if line.clock is not None:
+        fitting = [name for name in lines if is_time(target[name].variable)]
+    else:
+        numbers = [name for name in lines if target[name].dtype.kind in "fiu"]
+        fitting = [name for name in numbers if _pairs(target, name) is not None]
+    if len(fitting) != 1:
+        raise GridError(f"expected a target with an axis {line.name!r}, received {listing(lines) or 'none'}; rename it")
+    return fitting[0]
+
+
+def _in_time_of(line: Line, found: Line) -> Line:
+    assert line.clock is not None
+    assert found.clock is not None
+    dates = line.clock.adopt(found.clock.dates(found.axis.edges))
+    axis = CellAxis(line.clock.seconds(dates), "time")
+    given: Written | None = None
+    if found.given is not None:
+        given = line.clock.adopt(found.given[0]), line.clock.adopt(found.given[1]), {}
+    return Line(line.dim, line.name, axis, line.clock, "", given)
+
+
+def _in_units_of(line: Line, found: Line) -> Line:
+    """Return target layers in the units of the source; what is written keeps the target's."""
+    wrong = GridError(
+        f"expected a target for {line.name!r} in units that fit {line.units or 'none'!r}, received "
+        f"{found.units or 'none'!r}; convert it, or set the attribute units"
+    )
+    directions = [one.given[2].get("positive") if one.given else None for one in (line, found)]
+    if None not in directions and directions[0] != directions[1]:
+        raise GridError(
+            f"expected a target for {line.name!r} that counts {directions[0]}, received one that counts "
+            f"{directions[1]} (positive); turn its sign"
+        )
+    edges = found.axis.edges
+    if found.units != line.units:
+        zero, one = (convert(value, found.units, line.units) for value in (0.0, 1.0))
+        if not found.units or not line.units or zero is None or one is None:
+            raise wrong
+        edges = zero + edges * (one - zero)
+    given = found.given
+    return Line(line.dim, line.name, CellAxis(edges, "vertical"), None, line.units, given)
+
+
+def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hashable, xr.Variable]:
+    """Return coordinate and bounds of new cells in the names, type and calendar of the source.
+
+    The units that times count in are kept, but for those that no length is fixed for (months, years).
+    """
+    old, bounds = ds[source.name], bounds_name(ds, source.name)
+    corner = str(ds[bounds].dims[-1]) if bounds in ds.variables and ds[bounds].ndim == 2 else "bnds"
+    if line.given is not None:
+        labels, pairs, attrs = line.given
+    else:
+        labels, pairs, attrs = line.axis.centres, _edge_pairs(line.axis.edges), {}
+        if line.clock is not None:
+            labels, pairs = line.clock.dates(labels), line.clock.dates(pairs)
+    attrs = {**old.attrs, **attrs, "bounds": bounds}
+    attrs = {key: value for key, value in attrs.items() if key not in STALE}
+    made = {source.name: xr.Variable(source.dim, labels, attrs), bounds: xr.Variable((source.dim, corner), pairs)}
+    if line.clock is not None:
+        for variable in made.values():
+            variable.encoding = _counting(old.encoding)
+    return made  # type: ignore[return-value]
+
+
+def _counting(encoding: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    kept: dict[Hashable, Any] = {key: encoding[key] for key in ("units", "calendar") if key in encoding}
+    if "units" in kept:
+        kept["units"] = re.sub(r"^\s*(?:months?|years?|common_years?)\b", "days", str(kept["units"]))
+        # Fine stamps are seldom whole days.
+        kept["dtype"] = np.dtype("f8")
+    return kept
+
+
+def kept_beside(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable], list[str]]:
+    """Return the coordinates that do not lie along a dimension, and the names of those that do and are lost."""
+    own = {line.name, bounds_name(ds, line.name)}
+    kept = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
+    return kept, [str(name) for name, coord in ds.coords.items() if line.dim in coord.dims and name not in own]
+
+
+def bounds_variables(ds: xr.Dataset) -> set[str]:
+    """Return the names of all variables that are bounds of another."""
+    named = chain.from_iterable((v.attrs.get("bounds"), v.encoding.get("bounds")) for v in ds.variables.values())
+    return {str(name) for name in named if name} | {str(n) for n in ds.data_vars if str(n).endswith("_bnds")}
+
+
+def require_variables(ds: xr.Dataset, line: Line, wanted: Any) -> list[str]:
+    """Return the names of the fields along a dimension, or of those among ``wanted``.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    bounds = bounds_variables(ds)
+    fields = [str(n) for n, v in ds.data_vars.items() if line.dim in v.dims and v.dtype.kind in "fiub"]
+    legal = [name for name in fields if name not in bounds]
+    names = legal if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    unknown = [name for name in names if name not in ds.data_vars]
+    names = [name for name in names if name in legal]
+    if unknown or not names:
+        raise InputError(
+            f"expected a numeric variable with dimension {line.dim!r}, received "
+            f"{listing(unknown or ds.data_vars) or 'no variables'}"
+        )
+    return names

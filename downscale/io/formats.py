@@ -1,0 +1,107 @@
+"""What kind of file a path names, by its first bytes, and what reads it (opens nothing else; never torch)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from downscale.errors import InputError
+
+GRIB = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
+# What makes a folder a Zarr store, in either of its formats.
+MARKS = (".zgroup", ".zmetadata", ".zarray", "zarr.json")
+NETCDF, GRIB_READER, STORE = "netcdf4", "cfgrib", "zarr"
+INSTALL = {GRIB_READER: "pip install cfgrib", STORE: 'pip install "downscale-climate[zarr]"'}
+# Files that are often taken for NetCDF: how they begin, what they are, and what to do.
+OTHERS = (
+    (b"\x1f\x8b", "a gzip file; unpack it with gunzip"),
+    (b"BZh", "a bzip2 file; unpack it with bunzip2"),
+    (b"PK\x03\x04", "a zip archive; unpack it with unzip"),
+    (b"\x89PNG", "a PNG image; pass the data themselves"),
+    (b"\xff\xd8\xff", "a JPEG image; pass the data themselves"),
+    (b"%PDF", "a PDF document; pass the data themselves"),
+    (b"II*\x00", "a TIFF image; convert it with gdal_translate -of netCDF"),
+    (b"MM\x00*", "a TIFF image; convert it with gdal_translate -of netCDF"),
+    (b"\x0e\x03\x13\x01", "an HDF4 file; convert it with ncl_convert2nc or h4tonccf"),
+    (b"<", "a web page or XML, perhaps of a download that failed; get the file again"),
+    (b"{", "JSON; pass the file that it describes"),
+)  # fmt: skip
+HDF5 = b"\x89HDF\r\n\x1a\n"
+HEAD = 512
+
+
+def is_store(path: str | Path) -> bool:
+    """Return whether a path is a folder that holds a Zarr store."""
+    return Path(path).is_dir() and any((Path(path) / mark).exists() for mark in MARKS)
+
+
+def engine_of(path: str | Path) -> str:
+    """Return the engine of xarray that reads what lies under a path, by its content before its name.
+
+    Raises
+    ------
+    InputError
+        If the file is empty, may not be read, or is of a kind that holds no gridded data.
+
+    Examples
+    --------
+    >>> from downscale import sample
+    >>> engine_of(sample.path("north_america"))
+    'netcdf4'
+    """
+    if Path(path).is_dir():
+        return STORE
+    head = _head(path)
+    if head[:4] == b"GRIB":
+        return GRIB_READER
+    for magic, what in OTHERS:
+        if head.startswith(magic):
+            raise InputError(f"expected a NetCDF file, received {path}, which is {what}")
+    if Path(path).suffix.lower() in GRIB and not head.startswith((b"CDF", HDF5)):
+        return GRIB_READER
+    return NETCDF
+
+
+def _head(path: str | Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+    except PermissionError:
+        raise InputError(f"expected a readable file, received {path} without permission; see ls -l") from None
+    if not head:
+        raise InputError(f"expected a readable NetCDF file, received {path}, which is empty; get it again")
+    return head
+
+
+def require_reader(engine: str, path: str | Path) -> None:
+    """Raise an InputError where the package that an engine needs is not installed, or does not work."""
+    if engine not in INSTALL:
+        return
+    what = "the GRIB file" if engine == GRIB_READER else "the Zarr store"
+    try:
+        import_module(engine)
+    except Exception as error:  # noqa: BLE001 - a library that it binds may be missing too, and says so in its own way
+        reason = "none" if isinstance(error, ImportError) else " ".join(str(error).split())
+        line = f"expected the package {engine} to read {what} {path}, received {reason}; {INSTALL[engine]}"
+        raise InputError(line) from None
+
+
+def complaint(engine: str, path: str | Path, error: Exception) -> str:
+    """Return the line about a file that its reader cannot read."""
+    reason = str(error).splitlines()[0].strip() if str(error).strip() else type(error).__name__
+    if engine == GRIB_READER:
+        keys = "" if "filter_by_keys" not in str(error) else _one_grid_only()
+        return f"expected a whole GRIB file, received {path} ({reason}); {keys or 'check it with grib_ls'}"
+    if engine == STORE:
+        return f"expected a readable Zarr store, received {path} ({reason}); check that it was copied as a whole"
+    return f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h"
+
+
+def _one_grid_only() -> str:
+    return "its fields lie on several levels or steps: take those of one out with grib_copy -w"
+
+
+def reader_options(engine: str) -> dict[str, Any]:
+    """Return what a reader must be told: no file of its own beside the input, nothing damaged passed over."""
+    return {"backend_kwargs": {"indexpath": "", "errors": "raise"}} if engine == GRIB_READER else {}

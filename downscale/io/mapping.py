@@ -1,0 +1,251 @@
+"""Where the cells of a grid lie on the earth: CF grid mappings, longitudes, latitudes and corners (xarray, PROJ).
+
+A rotated pole is two formulas; projections are PROJ's, which is imported only where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.grid.axis import CellAxis
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.polygon import degrees_of, polygon_area, unit_vectors
+from downscale.grid.projected import Density, Embedding
+
+if TYPE_CHECKING:
+    from pyproj import CRS
+
+Floats = NDArray[np.float64]
+# From coordinates of a grid (x, y) to longitudes and latitudes in degrees, arrays of one shape.
+Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
+
+ROTATED = "rotated_latitude_longitude"
+# Where a file that CF cannot describe says it in PROJ's own words.
+PROJ_ATTRS = ("crs_wkt", "spatial_ref", "proj4", "proj4_params", "proj4_string", "proj4text", "proj", "proj_params")
+# Larger grids have lazy positions, and still larger ones no corners: 64 bytes a cell would outweigh the fields.
+EAGER_CELLS, MOST_CORNERS = 1_000_000, 20_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class GridMapping:
+    """A CF grid mapping: its variable's name and attributes."""
+
+    name: str
+    attrs: Mapping[str, Any]
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the axes are latitude and longitude of a rotated pole."""
+        return self.attrs.get("grid_mapping_name") == ROTATED and "grid_north_pole_latitude" in self.attrs
+
+    @property
+    def crs(self) -> CRS | None:
+        """The projection as PROJ knows it, None where it cannot be read."""
+        import pyproj
+        from pyproj.exceptions import CRSError
+
+        # Well-known text says all; CF's own attributes come next, strings of any other kind last.
+        texts = [self.attrs[key] for key in PROJ_ATTRS if key in self.attrs]
+        texts.insert(1 if "crs_wkt" in self.attrs else 0, None)
+        for text in texts:
+            try:
+                crs = pyproj.CRS.from_cf(dict(self.attrs)) if text is None else pyproj.CRS.from_user_input(text)
+            except (CRSError, KeyError, ValueError, TypeError, AttributeError):
+                continue
+            if crs.is_projected:
+                return crs
+        return None
+
+    def locator(self) -> Locator | None:
+        """Return the function from axes in degrees (rotated) or metres to longitudes and latitudes, if there is one."""
+        if self.rotated:
+            pole = [float(self.attrs.get(key, 0.0)) for key in (
+                "grid_north_pole_longitude", "grid_north_pole_latitude", "north_pole_grid_longitude")]  # fmt: skip
+            return lambda x, y: unrotated(x, y, *pole)
+        crs = self.crs
+        return None if crs is None else _inverse(crs, "EPSG:4326")
+
+    def embedding(self) -> Embedding | None:
+        """Return the function from the plane to points in space, on the ellipsoid of the projection."""
+        crs = None if self.rotated else self.crs
+        if crs is None or crs.ellipsoid is None or crs.geodetic_crs is None:
+            return None
+        locate, major = _inverse(crs, crs.geodetic_crs), float(crs.ellipsoid.semi_major_metre)
+        ratio = (float(crs.ellipsoid.semi_minor_metre) / major) ** 2
+
+        def embed(x: Floats, y: Floats) -> Floats:
+            lon, lat = locate(x, y)
+            # Beyond the edge of the earth PROJ gives infinities.
+            reached = np.isfinite(lon) & np.isfinite(lat)
+            up = unit_vectors(np.where(reached, lon, np.nan), np.where(reached, lat, np.nan))
+            normal = major / np.sqrt(1 - (1 - ratio) * up[..., 2] ** 2)
+            return up * normal[..., None] * np.array([1.0, 1.0, ratio])
+
+        return embed
+
+    def density(self) -> Density | None:
+        """Return the function from the plane to the area on the ellipsoid in a unit of area, NaN near the poles."""
+        crs = None if self.rotated else self.crs
+        if crs is None or crs.geodetic_crs is None:
+            return None
+        import pyproj
+
+        # A projection tied to another datum has its own formulas within.
+        plane = crs.source_crs if crs.is_bound and crs.source_crs is not None else crs
+        locate, project = _inverse(crs, crs.geodetic_crs), pyproj.Proj(plane)
+
+        def density(x: Floats, y: Floats) -> Floats:
+            lon, lat = locate(x, y)
+            # PROJ's differences step over a pole that is nearer than this.
+            known = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) < 89.9)
+            scale = project.get_factors(np.where(known, lon, 0.0), np.where(known, lat, 0.0)).areal_scale
+            return np.where(known, 1 / np.asarray(scale), np.nan)
+
+        return density
+
+
+def unrotated(
+    lon: Floats, lat: Floats, pole_lon: float, pole_lat: float, pole_grid_lon: float = 0.0
+) -> tuple[Floats, Floats]:
+    """Return true longitudes and latitudes of coordinates about a rotated pole, all in degrees.
+
+    Parameters
+    ----------
+    lon, lat : arrays
+        Coordinates of the rotated grid.
+    pole_lon, pole_lat : float
+        Where the grid's north pole lies.
+    pole_grid_lon : float
+        Longitude of the true north pole in the rotated grid.
+
+    Examples
+    --------
+    >>> [float(round(v, 9)) for v in unrotated(0.0, 0.0, -170.0, 40.0)]
+    [10.0, 50.0]
+    """
+    x, y, z = np.moveaxis(unit_vectors(np.asarray(lon) - pole_grid_lon, lat), -1, 0)
+    sine, cosine = np.sin(np.deg2rad(pole_lat)), np.cos(np.deg2rad(pole_lat))
+    turned = np.stack([x * sine - z * cosine, y, x * cosine + z * sine], axis=-1)
+    east, north = degrees_of(turned)
+    return _within(east + pole_lon + 180.0), north
+
+
+def _within(lon: Floats, west: float = -180.0) -> Floats:
+    """Return longitudes from ``west`` over one circle; those that are there already keep their bits."""
+    return lon - 360.0 * np.floor((lon - west) / 360.0)
+
+
+def _inverse(crs: CRS, target: Any) -> Locator:
+    def locate(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        import pyproj
+
+        units = [float(axis.unit_conversion_factor) or 1.0 for axis in crs.axis_info[:2]] or [1.0, 1.0]
+        # A transformer belongs to the thread that made it.
+        transformer = pyproj.Transformer.from_crs(crs, target, always_xy=True)
+        lon, lat = transformer.transform(np.asarray(x) / units[0], np.asarray(y) / units[-1])
+        return np.asarray(lon), np.asarray(lat)
+
+    return locate
+
+
+def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
+    """Return the grid mapping that a field on the horizontal dimensions names, else the only one there is."""
+    fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
+    named = [v.attrs.get("grid_mapping") or v.encoding.get("grid_mapping") for v in fields if set(dims) <= set(v.dims)]
+    words = [str(text).split(":")[0].split()[0] for text in named if text and str(text).strip()]
+    present = [word for word in words if word in obj.coords or word in getattr(obj, "variables", obj.coords)]
+    if not present:
+        names = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+        present = [str(n) for n in names if {"grid_mapping_name", "crs_wkt"} & set(obj[n].attrs)]
+        present = present if len(present) == 1 else []
+    return GridMapping(present[0], dict(obj[present[0]].attrs)) if present else None
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Longitudes and latitudes of cells in degrees, of shape (n_y, n_x), and of their corners, (n_y, n_x, 4), if any.
+
+    Corners run counter-clockwise seen from above, as CF wants; arrays of large grids are lazy.
+    """
+
+    lon: Any
+    lat: Any
+    corners: tuple[Any, Any] | None
+
+
+def positions(grid: RectilinearGrid | CurvilinearGrid, locator: Locator | None, west: float = -180.0) -> Positions:
+    """Return where the cells of a grid lie on the earth.
+
+    Parameters
+    ----------
+    grid : RectilinearGrid or CurvilinearGrid
+        Of a grid of quadrilaterals the positions are its own.
+    locator : function, optional
+        From the axes of a product grid to longitudes and latitudes; None where they are these.
+    west : float
+        Where longitudes of a product grid begin.
+    """
+    if isinstance(grid, CurvilinearGrid):
+        return _pieces(grid.shape, lambda rows: _own(grid), whole=True)
+    y, x, place = grid.y, grid.x, locator or (lambda lon, lat: (lon, lat))
+    turn = None if locator is None else west
+    middle = (y.edges[y.size // 2 :][:2], x.edges[x.size // 2 :][:2])
+    order = [0, 1, 2, 3] if _handed(place, *middle) > 0 else [3, 2, 1, 0]
+    return _pieces(grid.shape, lambda rows: _product(place, y, x, rows, turn, order))
+
+
+def _own(grid: CurvilinearGrid) -> tuple[Floats, Floats]:
+    lon, lat = grid.corners
+    return np.stack([grid.lon, grid.lat]), np.stack([lon, lat])
+
+
+def _handed(place: Locator, y: Floats, x: Floats) -> float:
+    """Return the sign of a cell's area with its corners in the order of the axes."""
+    ring = unit_vectors(*place(x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]))
+    return float(polygon_area(ring))
+
+
+def _product(
+    place: Locator, y: CellAxis, x: CellAxis, rows: slice, west: float | None, order: list[int]
+) -> tuple[Floats, Floats]:
+    """Return centres, shape (2, rows, n_x), and corners, shape (2, rows, n_x, 4), of some rows of a product grid."""
+    lon, lat = place(*np.meshgrid(x.centres, y.centres[rows]))
+    if west is not None:
+        lon = _within(lon, west)
+    east, north = place(*np.meshgrid(x.edges, y.edges[rows.start : rows.stop + 1]))
+    rings = [np.stack([v[:-1, :-1], v[:-1, 1:], v[1:, 1:], v[1:, :-1]], axis=-1)[..., order] for v in (east, north)]
+    if west is not None:
+        # Corners of a cell at the seam lie on the side of its centre.
+        rings[0] = rings[0] + 360.0 * np.round((lon[..., None] - rings[0]) / 360.0)
+    return np.stack([lon, lat]), np.stack(rings)
+
+
+def _pieces(
+    shape: tuple[int, int], piece: Callable[[slice], tuple[Floats, Floats]], whole: bool = False
+) -> Positions:
+    """Compute positions at once, or lazily some rows at a time."""
+    n_y, n_x = shape
+    if n_y * n_x <= EAGER_CELLS:
+        centres, corners = piece(slice(0, n_y))
+        return Positions(centres[0], centres[1], (corners[0], corners[1]))
+    step = n_y if whole else max(EAGER_CELLS // n_x, 1)
+    parts: tuple[list[Any], list[Any]] = ([], [])
+    for start in range(0, n_y, step):
+        rows = slice(start, min(start + step, n_y))
+        two, count = dask.delayed(piece, nout=2)(rows), rows.stop - rows.start
+        parts[0].append(da.from_delayed(two[0], (2, count, n_x), np.float64))
+        parts[1].append(da.from_delayed(two[1], (2, count, n_x, 4), np.float64))
+    lon, lat = da.concatenate(parts[0], axis=1)
+    if n_y * n_x > MOST_CORNERS:
+        return Positions(lon, lat, None)
+    corners = da.concatenate(parts[1], axis=1)
+    return Positions(lon, lat, (corners[0], corners[1]))
