@@ -15,6 +15,7 @@ from downscale.engine.plan import Plan
 from downscale.errors import OutputError
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import pick_static
+from downscale.io.store import check_store
 from downscale.io.write import check_target
 from downscale.losses.terrain import TerrainPenalty
 from downscale.output import to_netcdf, to_zarr
@@ -111,7 +112,7 @@ def _written(
     return write(
         fine, output.path, coarse=coarse, overwrite=overwrite, complevel=output.complevel, law=law,
         tolerance=recipe.validation.tolerance, mask=recipe.downscale.mask, na_thres=recipe.downscale.na_thres,
-        packing=output.packing, profile=output.profile, attrs=output.attrs,
+        packing=output.packing, profile=output.profile, attrs=output.attrs, encoding=output.encoding,
         # Bounds are imposed together with the cell law only.
         bounds=recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
     )  # fmt: skip
@@ -153,7 +154,11 @@ def _targets(recipe: Recipe, overwrite: bool, coarse: xr.Dataset) -> dict[str, P
     if recipe.output.report is not None:
         names["facts"] = str(facts_path(Path(recipe.output.report)))
     inputs = (*sources_of(coarse), *statics)
-    targets = {kind: check_target(name, overwrite, inputs) for kind, name in names.items() if name is not None}
+    targets = {
+        kind: (check_store if name.endswith(STORE) else check_target)(name, overwrite, inputs)
+        for kind, name in names.items()
+        if name is not None
+    }
     if len({target.resolve() for target in targets.values()}) != len(targets):
         kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
         raise OutputError(f"expected different names for all outputs, received {kinds}; rename one")

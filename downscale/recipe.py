@@ -83,7 +83,7 @@ class Validation(_Block):
 class Output(_Block):
     """What to write: the NetCDF file (or Zarr store, ``.zarr``), and a map and a report if named.
 
-    ``packing``, ``profile`` and ``attrs`` are as in :func:`downscale.to_netcdf`.
+    ``packing``, ``profile``, ``attrs`` and ``encoding`` are as in :func:`downscale.to_netcdf`.
     """
 
     path: str
@@ -93,6 +93,7 @@ class Output(_Block):
     packing: str | int | dict[str, str | int] | None = None
     profile: str | dict[str, Any] | None = None
     attrs: dict[str, Any] | None = None
+    encoding: dict[str, dict[str, Any]] | None = None
     overwrite: bool = False
 
 

@@ -27,7 +27,7 @@ from downscale.typing import Upscaler
 Factor = int | Mapping[str, int]
 CONSERVE = ("cell", "total", None)
 QUANTITIES = ("intensive", "extensive")
-# The least error on real fields: over maps, and from monthly means to days (benchmarks/accuracy.py, monthly_to_daily.py).
+# The least error on real fields (benchmarks/accuracy.py), and from monthly means to days (monthly_to_daily.py).
 MAP_ORDER, LINE_ORDER = 1.25, 1.0
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
 from conftest import shared_data
 from hypothesis import given
+from result_grids import GRIDS, curvilinear, latlon, members, times
 from sample_fields import coordinates, field_on, plane, rain_on, region, same_bits, world
 from strategies import factor_pairs, grids
 
 import downscale
 from downscale.grid.latlon import RectilinearGrid
+from downscale.output import to_netcdf
 
 DTYPES = {
     "float32": "float32", "float64": "float64", "float16": "float32", "int8": "float32", "int16": "float32",
@@ -253,3 +262,171 @@ def test_horizontal_dimensions_alone_are_enough():
     ds = field_on(region()).isel(time=0, drop=True)
     assert same_bits(ds.downscale(2).tas, field_on(region()).downscale(2).tas[0])
     assert isinstance(RectilinearGrid(region().y, region().x), RectilinearGrid)
+
+
+def downscaled() -> dict[str, xr.Dataset]:
+    """Results of the package itself, as they come, on the grids that need no files."""
+    rain = rain_on(world(), dtype="float32", missing=0.1)
+    return {
+        "made_world": field_on(world(), missing=0.1).downscale(2), "made_plane": field_on(plane()).downscale(2),
+        "made_rain": rain.downscale({"lat": 3, "lon": 2}),
+        "made_target": field_on(region()).downscale(target_grid="0.4x0.3"), "made_latlon": latlon().downscale(2),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[str]]]:
+    """What the compliance checker says of each file by how grave it is; all files in one go."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    checker = shutil.which("compliance-checker", path=places)
+    if checker is None:
+        pytest.skip("compliance-checker is not installed")
+    folder = tmp_path_factory.mktemp("written")
+    for name, made in GRIDS.items():
+        to_netcdf(made(), folder / f"{name}.nc")
+        to_netcdf(made(), folder / f"{name}_packed.nc", packing="int16")
+    for name, fine in downscaled().items():
+        to_netcdf(fine, folder / f"{name}.nc")
+    line = [checker, "--test=cf:1.11", "--criteria=normal", "--format=json_new", "--output=-"]
+    done = subprocess.run([*line, *map(str, sorted(folder.glob("*.nc")))], capture_output=True, text=True)
+    facts = json.loads(done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1])
+    return {
+        Path(file).stem: {
+            grave: [message for check in found["cf:1.11"][f"{grave}_priorities"] for message in check["msgs"]]
+            for grave in ("high", "medium")
+        }
+        for file, found in facts.items()
+    }
+
+
+MADE = ("made_world", "made_plane", "made_rain", "made_target", "made_latlon")
+
+
+@pytest.mark.parametrize("name", [*GRIDS, *(f"{name}_packed" for name in GRIDS), *MADE])
+def test_files_of_every_grid_pass_the_compliance_checker(verdicts, name):
+    assert verdicts[name]["high"] == []
+    # Scales of temperature are the input's to name, and a mesh without one-dimensional axes has no order of them.
+    known = ("units_metadata", "recommended order") if "curvilinear" in name else ("units_metadata",)
+    assert [line for line in verdicts[name]["medium"] if not any(word in line for word in known)] == []
+
+
+def attributes(path: Path) -> dict[str, dict[str, Any]]:
+    with netCDF4.Dataset(path) as file:
+        return {name: {key: v.getncattr(key) for key in v.ncattrs()} for name, v in file.variables.items()}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_reads_back_as_it_was(tmp_path, name):
+    ds = GRIDS[name]()
+    to_netcdf(ds, tmp_path / "a.nc")
+    back = downscale.open_dataset(tmp_path / "a.nc", chunks=None).load()
+    xr.testing.assert_equal(back, ds)
+    assert set(back.coords) == set(ds.coords)
+    for key in ("long_name", "comment", "cell_methods", "standard_name", "units"):
+        assert back.tas.attrs[key] == ds.tas.attrs[key]
+    for coordinate in ds.coords:
+        assert back[coordinate].dtype == ds[coordinate].dtype
+
+
+@pytest.mark.parametrize("name", ["rotated", "equal_area", "conic", "stereographic", "curvilinear"])
+def test_fields_name_their_place_and_companions_do_not(tmp_path, name):
+    to_netcdf(GRIDS[name](), tmp_path / "a.nc")
+    found = attributes(tmp_path / "a.nc")
+    assert set(found["tas"]["coordinates"].split()) == {"lat", "lon", "height"}
+    assert found["tas"]["cell_measures"] == "area: areacella"
+    assert found["tas"].get("grid_mapping") == (None if name == "curvilinear" else "crs")
+    assert found["areacella"]["coordinates"].split() == ["lat", "lon"], "a height has no part in an area"
+    for companion in ("lat_bnds", "lon_bnds", "time_bnds"):
+        assert found[companion] == {}
+    assert "coordinates" not in found.get("crs", {})
+    for variable, attrs in found.items():
+        assert ("_FillValue" in attrs) == (variable == "tas"), variable
+    with netCDF4.Dataset(tmp_path / "a.nc") as file:
+        assert "coordinates" not in file.ncattrs()
+
+
+def test_a_file_that_was_opened_in_words_is_written_in_words(tmp_path):
+    """Opened without coordinates: what attributes name is found again, and what they name in vain is dropped."""
+    to_netcdf(curvilinear(), tmp_path / "a.nc")
+    with xr.open_dataset(tmp_path / "a.nc", decode_coords=False) as plain:
+        assert "coordinates" in plain.tas.attrs
+        to_netcdf(plain.load(), tmp_path / "b.nc")
+        to_netcdf(plain.drop_vars(["height", "areacella"]), tmp_path / "c.nc")
+    one, other = attributes(tmp_path / "a.nc"), attributes(tmp_path / "b.nc")
+    assert {name: set(attrs) for name, attrs in one.items()} == {name: set(attrs) for name, attrs in other.items()}
+    left = attributes(tmp_path / "c.nc")["tas"]
+    assert left["coordinates"].split() == ["lat", "lon"]
+    assert "cell_measures" not in left
+
+
+def test_codes_are_of_the_type_of_their_variable(tmp_path):
+    to_netcdf(members(), tmp_path / "a.nc")
+    with netCDF4.Dataset(tmp_path / "a.nc") as file:
+        assert file["mask"].flag_values.dtype == file["mask"].dtype == np.int8
+        assert file["realization"].units == "1"
+        assert file["tas"].dimensions == ("realization", "time", "lat", "lon")
+
+
+def test_attributes_that_name_ranges_go_and_flags_stay(tmp_path):
+    ds = latlon()
+    ds.tas.attrs.update(valid_min=0.0, valid_max=1.0, valid_range=[0.0, 1.0], actual_range=[0.0, 1.0], nothing=None)
+    ds.tas.attrs["a list"] = ["x", "y"]
+    ds["code"] = ("lat", np.arange(6, dtype="i2"), {"valid_min": 0, "flag_values": [0, 1], "flag_meanings": "a b"})
+    to_netcdf(ds, tmp_path / "a.nc")
+    found = attributes(tmp_path / "a.nc")
+    assert not {"valid_min", "valid_max", "valid_range", "actual_range", "nothing"} & set(found["tas"])
+    assert list(found["tas"]["a list"]) == ["x", "y"]
+    assert found["code"]["valid_min"].dtype == np.int16
+    assert "valid_min" in ds.tas.attrs, "the given object is as it was"
+
+
+CALENDARS = ("noleap", "360_day", "standard", "proleptic_gregorian", "julian", "all_leap")
+
+
+@pytest.mark.parametrize("calendar", CALENDARS)
+@pytest.mark.parametrize("dtype", ["f8", "i4", "i8", "f4"])
+@pytest.mark.parametrize("units", ["days since 1850-01-01", "hours since 1979-01-01", None])
+def test_times_are_stored_as_they_were(tmp_path, calendar, dtype, units):
+    """Units, calendar and whole numbers of the input; whole numbers only where they hold every date."""
+    ds = latlon().assign_coords(times(calendar))
+    kept = {"units": units, "calendar": calendar, "dtype": np.dtype(dtype)}
+    ds.time.encoding = {} if units is None else kept
+    ds.time_bnds.encoding = {"units": "seconds since 1900-01-01", "calendar": calendar}
+    to_netcdf(ds, tmp_path / "a.nc")
+    with netCDF4.Dataset(tmp_path / "a.nc") as file:
+        raw, edges = file["time"], file["time_bnds"]
+        assert raw.units == (units or "hours since 1850-01-01"), "noon is no whole day"
+        assert raw.calendar == calendar or (units is None and raw.calendar == "proleptic_gregorian")
+        whole = units is not None and units.startswith("hours") and dtype.startswith("i")
+        assert raw.dtype == edges.dtype == (dtype if whole else "f8")
+        assert edges.ncattrs() == []
+        step = 24 if raw.units.startswith("hours") else 1
+        np.testing.assert_allclose(edges[:, 1] - edges[:, 0], step, rtol=1e-12)
+        np.testing.assert_allclose(raw[:] - edges[:, 0], step / 2, rtol=1e-9)
+    back = downscale.open_dataset(tmp_path / "a.nc", chunks=None)
+    assert (back.time.values == ds.time.values).all()
+    assert (back.time_bnds.values == ds.time_bnds.values).all()
+
+
+def test_a_calendar_of_another_object_is_not_believed(tmp_path):
+    ds = latlon()
+    ds.time.encoding["calendar"] = "360_day"
+    to_netcdf(ds, tmp_path / "a.nc")
+    assert attributes(tmp_path / "a.nc")["time"]["calendar"] == "noleap"
+    numpy = latlon().assign_coords(times("standard"))
+    numpy.time.encoding["calendar"] = "noleap"
+    to_netcdf(numpy, tmp_path / "b.nc")
+    assert attributes(tmp_path / "b.nc")["time"]["calendar"] == "proleptic_gregorian"
+
+
+def test_two_dates_on_one_record(tmp_path):
+    """A forecast: the day it was made, and how far it reaches."""
+    ds = latlon()
+    made = xr.Variable((), ds.time.values[0], {"standard_name": "forecast_reference_time", "long_name": "made"})
+    reach = xr.Variable("time", np.array([6, 30, 54], "m8[h]").astype("m8[ns]"), {"standard_name": "forecast_period"})
+    ds = ds.assign_coords(reference=made, reach=reach)
+    to_netcdf(ds, tmp_path / "a.nc")
+    back = downscale.open_dataset(tmp_path / "a.nc", chunks=None, decode_timedelta=True)
+    assert back.reference.item() == ds.reference.item()
+    np.testing.assert_array_equal(back.reach, ds.reach)
+    assert back.attrs["time_coverage_start"] == "2000-02-01T00:00:00Z"
