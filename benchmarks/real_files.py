@@ -41,6 +41,8 @@ from downscale.io.cf import horizontal, horizontal_variables, is_categorical
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Larger grids are cut to their middle: the referee takes minutes for a million cells with corners.
 MOST_CELLS = 70_000
+# CF asks for azimuth_of_central_line, the checker for "azimuth"; and CF has no name for oblique stereographic axes.
+KNOWN = ("azimuth is a required attribute for grid mapping oblique_mercator", "None is not a valid grid_mapping_name")
 HEAD = ("file", "variables", "grid", "coarse cells", "factor", "cell error in the file", "cdo remapcon", "cf:1.11")
 
 
@@ -71,7 +73,9 @@ def coarse_field(path: Path) -> xr.Dataset:
     codes = [n for n in horizontal_variables(ds, where) if is_categorical(ds[n])][:1]
     ds = ds.drop_vars([n for n in ds.data_vars if n not in (names or codes)])
     used = {d for v in ds.data_vars.values() for d in v.dims}
-    ds = ds.isel({d: slice(0, 2) for d in used - set(where.dims)})
+    # The referee knows two other dimensions, time and level.
+    others = [d for d in ds.dims if d in used and d not in where.dims]
+    ds = ds.isel({d: slice(0, 2) if d == "time" else slice(0, 1) for d in others})
     rows, columns = where.grid.shape
     if rows * columns > MOST_CELLS:
         side = int(MOST_CELLS**0.5)
@@ -89,8 +93,11 @@ def referee(folder: Path, coarse: xr.Dataset, name: str) -> str:
         return "no cdo"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        same = coarse[[name]].astype("f8").downscale(1, method="conservative", bounds=None)
-        downscale.to_netcdf(same, folder / "same.nc")
+        # A selection by name would lose the bounds of the axes.
+        alone = coarse.drop_vars([n for n in coarse.data_vars if n != name]).astype("f8")
+        same = alone.downscale(1, method="conservative", bounds=None)
+        downscale.to_netcdf(same, folder / "all.nc")
+        subprocess.run(["cdo", "-s", f"selname,{name}", folder / "all.nc", folder / "same.nc"], capture_output=True)
     line = ["cdo", "-s", "-b", "F64", f"remapcon,{folder / 'same.nc'}", f"-selname,{name}", folder / "fine.nc"]
     done = subprocess.run([*map(str, line), str(folder / "back.nc")], capture_output=True, text=True, errors="replace")
     if done.returncode:
@@ -102,7 +109,7 @@ def referee(folder: Path, coarse: xr.Dataset, name: str) -> str:
     signed = np.nanmin(wanted) <= 0 <= np.nanmax(wanted)
     error = np.nanmax(gap) / np.nanmax(size) if signed else np.nanmax(gap / size)
     lost = int((np.isnan(back) != np.isnan(wanted)).sum())
-    return f"{error:.1e}" + (f", {lost} cells" if lost else "")
+    return f"{error:.1e}" + (f", {lost} gaps filled" if lost else "")
 
 
 def checked(path: Path) -> tuple[str, bool]:
@@ -114,8 +121,10 @@ def checked(path: Path) -> tuple[str, bool]:
     line = [program, "--test=cf:1.11", "--criteria=normal", "--format=json_new", "--output=-", str(path)]
     said = subprocess.run(line, capture_output=True, text=True).stdout
     found = next(iter(json.loads(said[said.index("{") :]).values()))["cf:1.11"]
-    errors, warned = (sum(len(e["msgs"]) for e in found[f"{k}_priorities"]) for k in ("high", "medium"))
-    return (f"{errors} errors" if errors else "passed") + (f", {warned} notes" if warned else ""), errors == 0
+    high, medium = ([m for e in found[f"{k}_priorities"] for m in e["msgs"]] for k in ("high", "medium"))
+    errors = [message for message in high if not any(known in message for known in KNOWN)]
+    said = f"{len(errors)} errors" if errors else "passed"
+    return said + (" (*)" if len(errors) < len(high) else "") + (f", {len(medium)} notes" if medium else ""), not errors
 
 
 def rows(path: Path, factors: list[int]) -> Iterator[Row]:
@@ -136,7 +145,7 @@ def rows(path: Path, factors: list[int]) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             folder = Path(temporary)
-            codes = all(is_categorical(coarse[n]) or coarse[n].dtype.kind in "iub" for n in names)
+            codes = all(is_categorical(coarse[n]) for n in names)
             try:
                 fine = coarse.downscale(factor)
                 report = downscale.to_netcdf(fine, folder / "fine.nc", coarse=None if codes else coarse)

@@ -73,7 +73,8 @@ def downscale(
         Any rectilinear grid of the same kind of coordinates instead of ``factor``, finer or coarser, or a resolution
         such as "0.25x0.25" (rows x columns). Where it does not nest in the coarse cells these are cut at its edges, the
         pieces are made under the cell law and averaged over target cells: the total law holds exactly, the cell law for
-        every region that is a union of coarse and of target cells. Target cells outside the domain are NaN, those that
+        every region that is a union of coarse and of target cells; a coarse cell through which the border of the target
+        runs gives its value to the part inside. Target cells outside the domain are NaN, those that
         lie partly inside hold the mean of that part. With ``method="conservative"`` this is first-order conservative
         regridding in both directions. A mapping of another dimension to a frequency or an axis, such as
         ``{"time": "D"}``, cuts or joins along that: monthly means become daily values with the same monthly means,
@@ -83,7 +84,7 @@ def downscale(
         become NaN, and the law is kept over the valid area: coasts are neither diluted nor blanked.
     na_thres : float
         Largest missing share of a target cell that still gets a value, 0 to 1: with 1 (default) any valid part will do,
-        with 0 all of the cell must be valid.
+        with 0 all of the cell must be valid. What lies outside the coarse domain is missing.
     orog : DataArray, Dataset or file, optional
         Orography in metres, on any finer rectilinear grid that covers the domain.
     lapse_rate : float or DataArray, optional

@@ -17,6 +17,7 @@ from downscale.request import Prepared, Request
 
 # A fine chunk of this size keeps the scheduler busy and the memory small.
 CHUNK_BYTES = 128_000_000
+CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 
 
 def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
@@ -103,4 +104,6 @@ def repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
     xp = da if isinstance(data, da.Array) else np
     for dim, factor in factors.items():
         data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
-    return xr.Variable(variable.dims, data, dict(variable.attrs))
+    # A fill value has made floats of codes: they are stored as the whole numbers that they are.
+    whole = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
+    return xr.Variable(variable.dims, data, dict(variable.attrs), whole)

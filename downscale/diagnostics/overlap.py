@@ -123,10 +123,14 @@ def overlap_chunk(
     if extensive:
         result = np.divide(result, measure, out=np.full_like(result, np.nan), where=measure > 0)
     share = measure / np.multiply.outer(groups.y.total, groups.x.total)
-    blank = np.isnan(result) & ((1 - share > na_thres) | (False if hidden is None else hidden))
+    blank = np.isnan(result) & (1 - share > na_thres)
     cells = np.ix_(y.made, x.made)
     a, b, gone = source[..., whole[0], whole[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
     valid = np.isfinite(a)
+    if hidden is not None:
+        # The law is about valid parts, and these are none.
+        valid = valid & ~hidden[cells]
+        gone = gone & ~hidden[cells]
     missing = valid & ~gone & np.isnan(b)
     weight = np.where(valid & ~missing & ~gone, np.multiply.outer(y.measure, x.measure), 0.0)
     sums = [_sum(np.where(weight > 0, term, 0.0) * weight, y, x) for term in (a, b, np.abs(b), np.ones_like(a))]

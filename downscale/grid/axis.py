@@ -68,7 +68,9 @@ class CellAxis:
         if self.kind == "latitude" and np.abs(edges).max() > 90:
             raise GridError(f"expected latitudes within -90 to 90, received {edges.min():g} to {edges.max():g}")
         if self.kind == "longitude" and np.ptp(edges) > FULL_CIRCLE * (1 + 1e-9):
-            raise GridError(f"expected longitudes within one circle, received {np.ptp(edges):g} degrees")
+            raise GridError(
+                f"expected longitudes within one circle, received {np.ptp(edges):g} degrees; drop a repeated meridian"
+            )
         object.__setattr__(self, "edges", edges)
 
     @property

@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from downscale.errors import InputError, OptionError, listing
+from downscale.io.cf import is_categorical
+from downscale.io.repair import mend
 from downscale.io.times import is_time, time_encodings
 
 CONVENTIONS = "CF-1.11"
@@ -62,6 +64,7 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     for name in _bounds(ready):
         # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
         ready[name].attrs = {}
+    mend(ready, set(_bounds(ready)))
     ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
     ready.attrs["Conventions"] = CONVENTIONS
     _drop_external(ready)
@@ -170,6 +173,8 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
             kept = {"dtype": "float64", **{k: variable.encoding[k] for k in ("units",) if k in variable.encoding}}
         plain = name in ds.coords or str(name) in related or variable.dtype.kind not in "f"
         kept["_FillValue"] = None if plain else np.dtype(variable.dtype).type(FILL_VALUE)
+        if not plain:
+            kept.update(_whole_numbers(variable))
         if variable.ndim >= 2 and variable.dtype.kind in "fiu" and variable.size > 1000:
             deflate = complevel > 0
             sizes = chunk_sizes(variable.shape)
@@ -179,6 +184,15 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
         # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
         ds[name].encoding = {"coordinates": _horizontal(ds, str(name))} if str(name) in related else {}
     return made
+
+
+def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
+    """Return type and fill value of codes, which were whole numbers in the input; nothing for fields."""
+    kind = np.dtype(variable.encoding.get("dtype", variable.dtype))
+    fill = variable.encoding.get("_FillValue", variable.encoding.get("missing_value"))
+    if kind.kind not in "iu" or fill is None or not is_categorical(xr.DataArray(variable)):
+        return {}
+    return {"dtype": kind, "_FillValue": kind.type(fill)}
 
 
 def _horizontal(ds: xr.Dataset, name: str) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from downscale.errors import InputError
+from downscale.errors import InputError, listing
 
 GRIB = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
 # What makes a folder a Zarr store, in either of its formats.
@@ -27,6 +28,8 @@ OTHERS = (
     (b"<", "a web page or XML, perhaps of a download that failed; get the file again"),
     (b"{", "JSON; pass the file that it describes"),
 )  # fmt: skip
+# How xarray speaks of times that it cannot decode.
+UNDECODED = re.compile(r"unable to decode time units '(.*?)' with ['\"](?:calendar '(.*?)'|the default calendar)")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HEAD = 512
 
@@ -81,7 +84,7 @@ def require_reader(engine: str, path: str | Path) -> None:
     what = "the GRIB file" if engine == GRIB_READER else "the Zarr store"
     try:
         import_module(engine)
-    except Exception as error:  # noqa: BLE001 - a library that it binds may be missing too, and says so in its own way
+    except Exception as error:  # a library that it binds may be missing too, and says so in its own way
         reason = "none" if isinstance(error, ImportError) else " ".join(str(error).split())
         line = f"expected the package {engine} to read {what} {path}, received {reason}; {INSTALL[engine]}"
         raise InputError(line) from None
@@ -89,17 +92,46 @@ def require_reader(engine: str, path: str | Path) -> None:
 
 def complaint(engine: str, path: str | Path, error: Exception) -> str:
     """Return the line about a file that its reader cannot read."""
-    reason = str(error).splitlines()[0].strip() if str(error).strip() else type(error).__name__
+    text = str(getattr(error, "strerror", None) or error).strip()
+    times = UNDECODED.search(text)
+    if times is not None:
+        return (
+            f"expected times in units of one length and a known calendar, received units {times[1]!r} and "
+            f"calendar {times[2]!r} in {path}; rewrite them, for example with cdo settaxis, or open it with "
+            "decode_times=False"
+        )
+    reason = text.splitlines()[0] if text else type(error).__name__
     if engine == GRIB_READER:
-        keys = "" if "filter_by_keys" not in str(error) else _one_grid_only()
-        return f"expected a whole GRIB file, received {path} ({reason}); {keys or 'check it with grib_ls'}"
+        several = "filter_by_keys" in text
+        hint = "take fields of one level and step type out with grib_copy -w" if several else "check it with grib_ls"
+        return f"expected a whole GRIB file of one grid, received {path} ({reason}); {hint}"
     if engine == STORE:
         return f"expected a readable Zarr store, received {path} ({reason}); check that it was copied as a whole"
     return f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h"
 
 
-def _one_grid_only() -> str:
-    return "its fields lie on several levels or steps: take those of one out with grib_copy -w"
+def require_variables(ds: Any, path: str | Path) -> None:
+    """Raise an InputError where nothing lies at the root of a file or store, naming its groups."""
+    if ds.variables:
+        return
+    groups = _groups(path)
+    if not groups:
+        raise InputError(f"expected variables, received {path} without any; check it with ncdump -h")
+    raise InputError(
+        f"expected variables, received {path} with the groups {listing(groups)} only; open one with "
+        f"group={groups[0]!r}, or take it out with ncks -G : -g {groups[0]} {path} out.nc"
+    )
+
+
+def _groups(path: str | Path) -> list[str]:
+    if Path(path).is_dir():
+        return sorted(folder.name for folder in Path(path).iterdir() if is_store(folder))
+    if not Path(path).is_file():
+        return []
+    import netCDF4
+
+    with netCDF4.Dataset(path) as file:
+        return list(file.groups)
 
 
 def reader_options(engine: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Open NetCDF files as CF says, with Dask chunks and one-line errors (xarray; never torch)."""
+"""Open NetCDF files, Zarr stores and GRIB files as CF says, with Dask chunks and one-line errors (never torch)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from downscale.errors import InputError, listing
 from downscale.io.classic import require_whole
+from downscale.io.formats import (
+    GRIB_READER,
+    NETCDF,
+    complaint,
+    engine_of,
+    is_store,
+    reader_options,
+    require_reader,
+    require_variables,
+)
 
-HARMLESS = ("The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'")
+HARMLESS = (
+    "The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'",
+    "Failed to open Zarr store with consolidated", "Object at .* is not recognized", "Consolidated metadata is curr",
+)  # fmt: skip
 SOURCES = "sources"
+# What GRIB says of the message and of its own grid, which is no longer true of a field that was regridded.
+GRIB_KEPT = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLevel")
 Chunks = str | int | Mapping[Any, Any] | None
 
 
 def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> xr.Dataset:
-    """Open a NetCDF file, or several by a glob, lazily; bounds and grid mappings become coordinates.
+    """Open a NetCDF file, a Zarr store or a GRIB file, or several by a glob, lazily, with bounds as coordinates.
 
     Parameters
     ----------
     path : str or Path
-        A file, or a pattern such as ``"tas_*.nc"`` whose files are joined by their coordinates.
+        A file or the folder of a store, or a pattern such as ``"tas_*.nc"`` whose files are joined by their
+        coordinates. GRIB files need the package cfgrib, stores the extra ``zarr``; nothing is written beside them.
     chunks : "auto", int, mapping or None
         Dask chunks as in xarray; None reads without Dask.
     **options
@@ -38,22 +55,36 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
     Raises
     ------
     InputError
-        If there is no such file, or it is not a readable NetCDF file.
+        If there is no such file, or it is not readable.
     """
     files = find_files(path)
-    settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, "engine": "netcdf4", **options}
+    engine = str(options.get("engine") or _one_engine(files))
+    require_reader(engine, path)
+    settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, **options, "engine": engine}
+    if "backend_kwargs" not in options:
+        settings.update(reader_options(engine))
     try:
         with warnings.catch_warnings():
             # Chunks finer than those on disk are the caller's choice; the others are slips of the file that do no harm.
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
-            return _known(_opened(files, settings), chunks)
+            ds = _known(_opened(files, settings), chunks)
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        line = f"expected a readable NetCDF file, received {path} ({reason}); check it with ncdump -h"
-        raise InputError(line) from None
+    except Exception as error:
+        if options and isinstance(error, TypeError):
+            raise  # an option that xarray does not know
+        # Whatever a reader stumbles over lies in the file, and each reader has errors of its own.
+        raise InputError(complaint(engine, path, error)) from None
+    require_variables(ds, path)
+    return _remembering(ds, files, engine)
+
+
+def _one_engine(files: list[str]) -> str:
+    engines = {engine_of(file): file for file in files}
+    if len(engines) > 1:
+        raise InputError(f"expected files of one format, received {listing(engines.values())}; choose another pattern")
+    return next(iter(engines))
 
 
 def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
@@ -67,16 +98,32 @@ def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
 
 
 def _opened(files: list[str], settings: dict[str, Any]) -> xr.Dataset:
-    for file in files:
+    for file in files if settings["engine"] == NETCDF else ():
         require_whole(file)
     if len(files) == 1:
         return xr.open_dataset(files[0], **settings)
     joined: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
-    whole = xr.open_mfdataset(files, combine="by_coords", **joined, **settings)
-    for variable in whole.variables.values():
-        # The library remembers the first file only, on the whole and on each variable.
-        variable.encoding[SOURCES] = tuple(files)
-    return whole
+    return xr.open_mfdataset(files, combine="by_coords", **joined, **settings)
+
+
+def _remembering(ds: xr.Dataset, files: list[str], engine: str) -> xr.Dataset:
+    """Return the Dataset whose variables know their files, and nothing that is about GRIB messages only."""
+    for variable in ds.variables.values():
+        if len(files) > 1 or engine != NETCDF:
+            # The library remembers the first file only, and of stores on the whole only.
+            variable.encoding[SOURCES] = tuple(files)
+        if engine == GRIB_READER:
+            variable.attrs = _without_messages(variable.attrs)
+    if engine == GRIB_READER:
+        ds.attrs = _without_messages(ds.attrs)
+    return ds
+
+
+def _without_messages(attrs: dict[Any, Any]) -> dict[Any, Any]:
+    """Return attributes without those of GRIB messages and without names that say they are unknown."""
+    kept = {k: v for k, v in attrs.items() if v != "unknown" and (k in GRIB_KEPT or not str(k).startswith("GRIB_"))}
+    # Long integers are no attributes of classic files.
+    return {key: np.int32(value) if isinstance(value, int) else value for key, value in kept.items()}
 
 
 def sources_of(*objects: Any) -> tuple[str, ...]:
@@ -107,6 +154,6 @@ def find_files(path: str | Path) -> list[str]:
         return files
     if not Path(text).exists():
         raise InputError(f"expected an existing file, received {text}; check the path")
-    if Path(text).is_dir():
+    if Path(text).is_dir() and not is_store(text):
         raise InputError(f"expected a file, received the folder {text}; give a pattern such as {text}/*.nc")
     return [text]

@@ -1,0 +1,74 @@
+"""Slips of input files that checkers would call errors of ours: names, axes, codes, grid mappings (xarray only).
+
+Only what is certain is put right; nothing here changes a number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+
+from downscale.io.cf import CODE_UNITS
+from downscale.io.times import is_time
+
+UNNAMED = ("", "none", "unknown")
+
+
+def mend(ready: xr.Dataset, bounds: set[str]) -> None:
+    """Put right, in place, what the metadata of a Dataset lack; ``bounds`` take theirs from coordinates."""
+    for name, variable in ready.variables.items():
+        if variable.ndim == 0 and _is_mapping(variable.attrs):
+            _mend_mapping(variable.attrs)
+        elif name not in bounds:
+            _mend_names(str(name), variable)
+            _mend_axis(variable)
+            _mend_codes(variable)
+
+
+def _is_mapping(attrs: dict[Any, Any]) -> bool:
+    return bool({"grid_mapping_name", "crs_wkt", "spatial_ref"} & set(attrs))
+
+
+def _mend_names(name: str, variable: xr.Variable) -> None:
+    """Give a long name to what has no name at all but that of the variable."""
+    if not {"standard_name", "long_name"} & set(variable.attrs):
+        variable.attrs["long_name"] = name.replace("_", " ")
+
+
+def _mend_axis(variable: xr.Variable) -> None:
+    """Do not call a count of steps a time axis: its dates lie in another coordinate."""
+    attrs = variable.attrs
+    if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
+        del attrs["axis"]
+        attrs["units"] = "1"
+
+
+def _mend_codes(variable: xr.Variable) -> None:
+    """Codes are counted in no unit: words such as "ids" are no units."""
+    if str(variable.attrs.get("units", "")).strip().lower() in CODE_UNITS:
+        del variable.attrs["units"]
+
+
+def _mend_mapping(attrs: dict[Any, Any]) -> None:
+    """Add what CF demands of a grid mapping and the rest of it implies."""
+    if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
+        attrs.pop("grid_mapping_name", None)
+        for key, value in _from_text(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or "")).items():
+            attrs.setdefault(key, value)
+    if attrs.get("grid_mapping_name") == "polar_stereographic" and "latitude_of_projection_origin" not in attrs:
+        parallel = attrs.get("standard_parallel")
+        if parallel is not None:
+            attrs["latitude_of_projection_origin"] = 90.0 if float(parallel) > 0 else -90.0
+
+
+def _from_text(text: str) -> dict[str, Any]:
+    """Return the CF attributes of a coordinate system in words, none where CF has no name for it."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        found = CRS.from_wkt(text).to_cf()
+    except CRSError:
+        return {}
+    return found if str(found.get("grid_mapping_name", "")).lower() not in UNNAMED else {}
