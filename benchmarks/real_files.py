@@ -75,7 +75,8 @@ def coarse_field(path: Path) -> xr.Dataset:
     used = {d for v in ds.data_vars.values() for d in v.dims}
     # The referee knows two other dimensions, time and level.
     others = [d for d in ds.dims if d in used and d not in where.dims]
-    ds = ds.isel({d: slice(0, 2) if d == "time" else slice(0, 1) for d in others})
+    known = {d: slice(0, 2) if d == "time" else slice(0, 1) for d in others if d in ("time", *others[-1:])}
+    ds = ds.isel(known).isel({d: 0 for d in others if d not in known}, drop=True)
     rows, columns = where.grid.shape
     if rows * columns > MOST_CELLS:
         side = int(MOST_CELLS**0.5)

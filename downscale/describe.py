@@ -22,6 +22,7 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
         if name in prepared.jobs or name in prepared.categorical:
             fine[name].attrs["cell_measures"] = f"area: {AREA}"
             mapping = _mapping_name(ds[name], prepared)
+            fine[name].attrs.pop("grid_mapping", None)
             if mapping is not None or "crs" in fine.coords:
                 fine[name].attrs["grid_mapping"] = mapping or "crs"
             for stale in STALE_ATTRS:
@@ -51,10 +52,12 @@ def stamped(fine: xr.Dataset, words: str) -> xr.Dataset:
 
 def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
     """Return the grid mapping of a variable of the result: its own, or that of the target grid."""
-    if prepared.target.grid is None:
-        return variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
-    variable.attrs.pop("grid_mapping", None)
-    names = [str(n) for n, v in prepared.target.grid.coords.items() if "grid_mapping_name" in v.attrs]
+    given = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    if prepared.target.grid is None and given:
+        return str(given)
+    # Arithmetic drops encodings, and with them the name of the mapping: the only one there is says where x and y lie.
+    coords = (variable if prepared.target.grid is None else prepared.target.grid).coords
+    names = [str(name) for name, coord in coords.items() if "grid_mapping_name" in coord.attrs]
     return names[0] if names else None
 
 

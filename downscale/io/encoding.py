@@ -182,8 +182,19 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
         made[str(name)] = kept
     for name in ds.variables:
         # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
-        ds[name].encoding = {"coordinates": _horizontal(ds, str(name))} if str(name) in related else {}
+        if str(name) in related:
+            ds[name].encoding = {"coordinates": _horizontal(ds, str(name))}
+        else:
+            words = _beside(ds, str(name)) if name in ds.data_vars else None
+            ds[name].encoding = {} if words is None else {"coordinates": words}
     return made
+
+
+def _beside(ds: xr.Dataset, name: str) -> str | None:
+    """Return the auxiliary coordinates of a field on a plane, positions first: some readers take the first few only."""
+    own = {str(n) for n in ds[name].coords if n not in ds[name].dims and n in ds.coords}
+    first = [n for n in sorted(own) if _is_coordinate(ds, n) and ds[n].ndim == 2]
+    return " ".join([*first, *sorted(own - set(first))]) if first else None
 
 
 def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
