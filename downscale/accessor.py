@@ -49,11 +49,11 @@ class _Accessor:
 
         return weights(self._obj, factor, method, **options)
 
-    def coarsen(self, factor: Any) -> Any:
+    def coarsen(self, factor: Any, *, na_thres: float = 1.0) -> Any:
         """Average over blocks of cells with exact areas and masks; see :func:`downscale.coarsen`."""
         from downscale.averages import coarsen
 
-        return coarsen(self._obj, factor)
+        return coarsen(self._obj, factor, na_thres=na_thres)
 
 
 @xr.register_dataset_accessor("downscale")

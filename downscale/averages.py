@@ -9,7 +9,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.regroup import SLACK
 from downscale.io.cf import (
     XarrayObject,
     as_array,
@@ -20,10 +22,10 @@ from downscale.io.cf import (
     parse_factor,
 )
 from downscale.io.coordinates import AREA, kept_coordinates, new_coordinates
-from downscale.io.quantities import quantity_of
+from downscale.io.quantities import is_number, quantity_of
 
 
-def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
+def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayObject:
     """Average a fine field over blocks of cells: the operator A, weighted by exact areas and by masks.
 
     Codes (``flag_values``, booleans) have no mean: a block takes the code with the largest area.
@@ -34,6 +36,8 @@ def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
         Fine fields; NaN cells are left out, and a block without any valid cell is NaN.
     factor : int or mapping of dimension to int
         Cells to join; sizes must be multiples (crop first).
+    na_thres : float
+        Largest missing share of a block that still gives a value, 0 to 1 (as in :func:`downscale.downscale`).
 
     Returns
     -------
@@ -44,7 +48,11 @@ def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
     ------
     ShapeError
         If a size is not a multiple of the factor.
+    OptionError
+        If the threshold is not from 0 to 1.
     """
+    if not is_number(na_thres) or not 0 <= na_thres <= 1:
+        raise OptionError(f"expected na_thres from 0 to 1, received {na_thres!r}")
     ds, name = as_dataset(obj)
     where = horizontal(ds)
     factors = parse_factor(factor, where)
@@ -58,7 +66,7 @@ def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
         codes = is_categorical(ds[key])
         array = ds[key].transpose(..., *where.dims)
         kind = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
-        data = _mapped(_largest(cells) if codes else _mean(cells, areas), array.data, cells, kind)
+        data = _mapped(_largest(cells) if codes else _mean(cells, areas, na_thres), array.data, cells, kind)
         new[key] = xr.DataArray(data, dims=array.dims, attrs=ds[key].attrs).transpose(*ds[key].dims).variable
     made = new_coordinates(ds, where, grid)
     gone = set(where.dims)
@@ -67,13 +75,17 @@ def coarsen(obj: XarrayObject, factor: Any) -> XarrayObject:
     return fine if name is None else as_array(fine, name, obj)
 
 
-def _mean(cells: Aggregation, areas: tuple[Any, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
+def _mean(cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float) -> Callable[[np.ndarray], np.ndarray]:
     def mean(block: np.ndarray) -> np.ndarray:
         values = block.astype(np.float64)
         values = values if areas is None else values / areas[0]
         valid = np.isfinite(values)
-        out = cells.mean(values, None if valid.all() else valid)
-        return out if areas is None else out * areas[1]
+        if valid.all():
+            return cells.mean(values) if areas is None else cells.mean(values) * areas[1]
+        out, share = cells.mean(values, valid), cells.share(valid, values)
+        out = np.where(1 - share <= na_thres + SLACK, out, np.nan)
+        # The sum over a block is that of its valid cells.
+        return out if areas is None else out * areas[1] * share
 
     return mean
 

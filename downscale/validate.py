@@ -370,7 +370,9 @@ def _judge_block(
 ) -> Partial:  # fmt: skip
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if areas[0] is not None:
-        x, y = x / areas[0], y.astype(np.float64) / areas[1]
+        # The sum of the valid parts is to be that of the whole, however little of it is valid.
+        share = cells.share(np.isfinite(y), np.zeros(y.shape))
+        x, y = x / (areas[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / areas[1]
     return chunk(x, y, cells, area, origin, bounds, size)
 
 

@@ -210,6 +210,35 @@ def test_sums_over_cells_stay_sums():
     np.testing.assert_allclose(inside.sum(("lat", "lon")), coarse.pr.sum(("lat", "lon")), rtol=1e-12)
 
 
+@pytest.mark.parametrize("target", [None, "finer", "within"])
+def test_sums_under_a_mask_lose_nothing(target):
+    """What a coarse cell holds lies in its valid parts, however few they are."""
+    coarse = rain_on(region(), 2, missing=0.1, cell_methods="area: sum")
+    options = {"factor": 3} if target is None else {"target_grid": TARGETS["region"][target]}
+    grid = coarse.downscale(**options).pr[0].drop_vars("time")
+    mask = xr.ones_like(grid, dtype=bool)
+    mask[1::3, 1::3] = False
+    fine = coarse.downscale(mask=mask, **options)
+    assert downscale.check_conservation(coarse, fine, mask=mask).passed
+    if target is None:
+        blocks = fine.pr.values.reshape(2, 12, 3, 16, 3)
+        np.testing.assert_allclose(np.nansum(blocks, axis=(2, 4)), coarse.pr.fillna(0.0), rtol=1e-12)
+        np.testing.assert_allclose(downscale.coarsen(fine, 3).pr, coarse.pr, rtol=1e-12)
+    leaking = fine.copy(deep=True)
+    leaking["pr"] *= 1.001
+    assert not downscale.check_conservation(coarse, leaking, mask=mask).passed
+
+
+def test_blocks_of_which_too_much_is_missing_are_blank_on_request():
+    fine = field_on(region(), 1)
+    fine["tas"][0, :2, :1] = np.nan
+    fine["tas"][0, 2, 0] = np.nan
+    counts = [int(downscale.coarsen(fine, 2, na_thres=t).tas.isnull().sum()) for t in (0.0, 0.3, 0.6, 1.0)]
+    assert counts == [2, 1, 0, 0]
+    with pytest.raises(OptionError, match="expected na_thres from 0 to 1, received 2"):
+        fine.downscale.coarsen(2, na_thres=2)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_mask_keeps_the_law_over_what_is_valid(method):
     coarse = rain_on(region(), 2, missing=0.05)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.diagnostics.conservation import Partial, outside, peak_of, smallest_magnitude
+from downscale.fields.aggregate import Aggregation
 from downscale.fields.regroup import Regroup
 from downscale.grid.parts import Parts
 
@@ -116,9 +117,11 @@ def overlap_chunk(
     source, result = given.astype(np.float64), made.astype(np.float64)
     whole, groups = np.ix_(y.given, x.given), Regroup.of(*parts)
     if extensive:
-        source = source / np.multiply.outer(parts[0].coarse.measure, parts[1].coarse.measure)
+        source = source / _spread_over(parts, hidden)
     valid_source = np.isfinite(source)
     on_parts = np.repeat(np.repeat(valid_source, parts[0].count, axis=-2), parts[1].count, axis=-1)
+    if hidden is not None:
+        on_parts = on_parts & ~hidden[np.ix_(parts[0].owner, parts[1].owner)]
     measure = groups.valid_measure(on_parts, np.ones(on_parts.shape))
     if extensive:
         result = np.divide(result, measure, out=np.full_like(result, np.nan), where=measure > 0)
@@ -138,6 +141,17 @@ def overlap_chunk(
     whole_region = _sum((valid & gone).astype(float), y, x) == 0
     sums = [np.where(whole_region, term, 0.0) for term in sums]
     return _judged(sums, (given, made), _sum(missing.astype(float), y, x), measure, origin, bounds)
+
+
+def _spread_over(parts: tuple[Parts, Parts], hidden: NDArray[np.bool_] | None) -> Floats:
+    """Return the measures over which sums of given cells are spread: as far as no mask hides their parts."""
+    y, x = parts
+    whole = np.multiply.outer(y.coarse.measure, x.coarse.measure)
+    if hidden is None:
+        return whole
+    seen = ~hidden[np.ix_(y.owner, x.owner)] | (y.owner < 0)[:, None] | (x.owner < 0)
+    share = Aggregation(y.share, x.share, y.count, x.count).share(seen, np.zeros(seen.shape))
+    return whole * np.where(share > 0, share, 1.0)
 
 
 def _sum(values: Floats, y: Regions, x: Regions) -> Floats:

@@ -123,7 +123,7 @@ def _compute_maps(
     coarse: Tensor, fixed: dict[str, Tensor], job: Job, rows: Cut, columns: Cut
 ) -> NDArray[Any]:
     if job.extensive:
-        coarse = coarse / coarse.new_tensor(job.coarse.cell_area[np.ix_(rows.given.cells, columns.given.cells)])
+        coarse = coarse / coarse.new_tensor(_areas(fixed.get("mask"), job, rows, columns))
     place = Place(job.coarse, job.fine, rows.given.first, columns.given.first, fixed)
     with torch.no_grad():
         proposal = job.upscaler(coarse, place)
@@ -145,6 +145,15 @@ def _compute_maps(
         own = np.ix_(rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x))
         return (stored.astype(np.float64) * job.fine.cell_area[own]).astype(job.dtype)
     return stored
+
+
+def _areas(mask: Tensor | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:
+    """Return the areas over which sums are spread: those of the given cells as far as a mask leaves them valid."""
+    area = job.coarse.cell_area[np.ix_(rows.given.cells, columns.given.cells)]
+    if mask is None:
+        return area
+    share = job.cells.window(rows.given.cells, columns.given.cells).share(to_array(mask) > 0.5, np.zeros(mask.shape))
+    return area * np.where(share > 0, share, 1.0)
 
 
 def _inside(cut: Cut, factor: int) -> slice:
