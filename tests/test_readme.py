@@ -38,8 +38,8 @@ def run(arguments: list[str], folder: Path) -> str:
 
 
 def test_there_are_blocks() -> None:
-    assert len(PYTHON_BLOCKS) == 2
-    assert len(COMMANDS) == 6
+    assert len(PYTHON_BLOCKS) == 3
+    assert len(COMMANDS) == 8
 
 
 def test_quickstart(folder: Path) -> None:
@@ -53,6 +53,13 @@ def test_second_block(folder: Path) -> None:
     first, second = shown.splitlines()
     assert first == "True False"
     assert float(second) == 0.0
+
+
+def test_third_block(folder: Path) -> None:
+    passed, masked, difference, packed = run([sys.executable, "-c", PYTHON_BLOCKS[2]], folder).splitlines()
+    assert passed == masked == packed == "True"
+    assert float(difference) < 1e-4
+    assert (folder / "small.nc").exists()
 
 
 def test_one_liner_of_the_check(folder: Path) -> None:

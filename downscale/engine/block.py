@@ -167,12 +167,12 @@ def _uncovered_as_missing(
     cells = job.cells.window(rows.own.cells, columns.own.cells)
     none = cells.share(valid > 0.5, valid) == 0
     if bool((none & np.isfinite(coarse)).any()):
-        # One text for all blocks, so that it is shown once.
-        _say(
-            f"{job.name}: coarse cells with a value have no valid fine cell under mask=, so that their budget is "
-            "nowhere in the result; widen the mask to keep it",
-            job.check,
-        )
+        # One text for all blocks, so that it is shown once. Means over no area are no loss; sums are.
+        line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
+        if job.extensive:
+            _say(line + "; what they hold is nowhere in the result, widen the mask to keep it", job.check)
+        else:
+            logger.info(line)
     return np.where(none, np.nan, coarse)
 
 
