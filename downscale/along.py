@@ -17,7 +17,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.compute import sized
-from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.apply import apply
 from downscale.engine.block import Job
 from downscale.errors import GridError, OptionError
@@ -37,10 +36,9 @@ from downscale.io.axes import (
     target_line,
 )
 from downscale.io.cf import XarrayObject, as_array, as_dataset, is_categorical
-from downscale.io.quantities import variable_bounds
 from downscale.io.read import SOURCES, sources_of
 from downscale.nn.upsample import upsampler
-from downscale.request import Request, result_type
+from downscale.request import Request, job_settings
 
 # Shares of a target cell are sums of differences.
 SLACK = 1e-6
@@ -195,31 +193,14 @@ def _job(
 ) -> Job:
     others = [size for dim, size in variable.sizes.items() if dim != line.dim]
     grid, fine, both, operator, cells = operators(others[-1] if others else 1)
-    dtype = result_type(variable.dtype)
-    bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
     extensive = (request.quantity or _quantity(variable, line)) == "extensive"
-    if extensive and request.bounds == "auto":
-        bounds = (0.0 if bounds[0] == 0 else None, None)
-    if extensive and not set(bounds) <= {None, 0.0}:
-        raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
-    tolerance = request.setting("tolerance")
     return Job(
-        name=name,
         upscaler=operator,
         coarse=grid,
         fine=fine,
         cells=cells,
-        dtype=dtype,
-        tolerance=default_tolerance(dtype) if tolerance is None else float(tolerance),
-        # The total law follows from the cell law of the methods that are let through.
-        conserve="cell" if request.conserve == "cell" else None,
-        bounds=bounds,
-        strict_bounds=request.bounds != "auto",
-        extensive=extensive,
-        check=request.setting("check"),
-        device=request.setting("device"),
         target=None if whole is not None else both,
-        na_thres=request.na_thres,
+        **job_settings(variable, name, request, extensive),
     )
 
 

@@ -185,34 +185,47 @@ def _job(
     refinement: TerrainRefinement | None,
     request: Request,
 ) -> Job:
+    extensive = (request.quantity or quantity_of(variable)) == "extensive"
+    return Job(
+        upscaler=upscaler,
+        coarse=where.grid,
+        fine=target.fine,
+        cells=cells,
+        refinement=refinement,
+        target=None if target.nests else target.parts,
+        **job_settings(variable, name, request, extensive),
+    )
+
+
+def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
+    """Return what a job takes from the variable and the request alone, whatever the axes.
+
+    Raises
+    ------
+    OptionError
+        If bounds are asked for that sums over cells cannot keep.
+    """
     dtype = result_type(variable.dtype)
     bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
-    tolerance = request.setting("tolerance")
-    extensive = (request.quantity or quantity_of(variable)) == "extensive"
     if extensive and request.bounds == "auto":
         bounds = (0.0 if bounds[0] == 0 else None, None)
     if extensive and not set(bounds) <= {None, 0.0}:
         # The sum over a small part may be anything up to that over the whole: only a sign is the same for both.
         raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
-    return Job(
-        name=name,
-        upscaler=upscaler,
-        coarse=where.grid,
-        fine=target.fine,
-        cells=cells,
-        dtype=dtype,
-        tolerance=default_tolerance(dtype) if tolerance is None else float(tolerance),
-        # The total law is imposed on whole maps, after the blocks.
-        conserve="cell" if request.conserve == "cell" else None,
-        bounds=bounds,
-        strict_bounds=request.bounds != "auto",
-        refinement=refinement,
-        extensive=extensive,
-        check=request.setting("check"),
-        device=request.setting("device"),
-        target=None if target.nests else target.parts,
-        na_thres=request.na_thres,
-    )
+    tolerance = request.setting("tolerance")
+    return {
+        "name": name,
+        "dtype": dtype,
+        "tolerance": default_tolerance(dtype) if tolerance is None else float(tolerance),
+        # The total law is imposed on whole maps, after the blocks; along one axis it follows from the cell law.
+        "conserve": "cell" if request.conserve == "cell" else None,
+        "bounds": bounds,
+        "strict_bounds": request.bounds != "auto",
+        "extensive": extensive,
+        "check": request.setting("check"),
+        "device": request.setting("device"),
+        "na_thres": request.na_thres,
+    }
 
 
 def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -42,6 +42,7 @@ FLOORS: dict[str, float] = {
     "target": 7.0,
     "request": 7.05,
     "sample": 7.0,
+    "judges": 7.3,
     "stretches": 7.3,
     "validate": 7.35,
     "maps": 7.1,

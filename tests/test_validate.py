@@ -14,7 +14,7 @@ from sample_fields import field_on, plane, rain_on, region, world
 from strategies import cuttings, seeds
 
 import downscale
-from downscale import validate
+from downscale import judges
 from downscale.errors import ConservationError, GridError, InputError, ShapeError
 
 
@@ -68,7 +68,7 @@ def test_any_blocks_give_the_same_report(data, seed):
     cut = {dim: tuple(data.draw(cuttings(size))) for dim, size in (("time", 3), ("lat", 12), ("lon", 14))}
     whole = downscale.check_conservation(coarse, fine).to_dict()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validate, "BLOCK_VALUES", data.draw(st.sampled_from([1, 60, 200, 10**6])))
+        patch.setattr(judges, "BLOCK_VALUES", data.draw(st.sampled_from([1, 60, 200, 10**6])))
         parts = downscale.check_conservation(coarse, fine.chunk(cut)).to_dict()
     error, other = (report["variables"]["pr"].pop("global_error") for report in (whole, parts))
     assert parts == whole
