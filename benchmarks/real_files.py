@@ -45,16 +45,18 @@ MOST_CELLS = 70_000
 KNOWN = ("azimuth is a required attribute for grid mapping oblique_mercator", "None is not a valid grid_mapping_name")
 PREFACE = """# What became of real files
 
-Each file's first fields (two steps), downscaled by `sobolev` and written by `downscale.to_netcdf`; grids of more than 70 000 cells are
-cut to their middle. Printed by `python benchmarks/real_files.py`.
+Each file's first fields (two steps), downscaled by `sobolev` and written by `downscale.to_netcdf`; grids of more than
+70 000 cells are cut to their middle. Printed by `python benchmarks/real_files.py`.
 
-- *cell error in the file*: largest relative error of a coarse cell, found in the file as written (float32: half a unit in the last
-  place is 6e-8; float64: 1e-16).
-- *cdo remapcon*: largest relative difference between the coarse field and CDO's mean of the written file, to the largest coarse
-  value where a field has zeros or changes sign. CDO takes the sides of rotated and projected cells for great circles, which they are
-  not; that is its 1e-7 to 1e-5 there, and its *gaps filled* are missing cells that get a sliver of a neighbour.
-- *cf:1.11*: compliance-checker; a *note* is a recommendation (units_metadata of temperatures and times). (*) The checker asks
-  oblique Mercator for an attribute "azimuth" where CF has azimuth_of_central_line, and CF has no name for oblique stereographic.
+- *cell error in the file*: largest relative error of a coarse cell, found in the file as written (float32: half a
+  unit in the last place is 6e-8; float64: 1e-16).
+- *cdo remapcon*: largest relative difference between the coarse field and CDO's mean of the written file, to the
+  largest coarse value where a field has zeros or changes sign. CDO takes the sides of rotated and projected cells for
+  great circles, which they are not; that is its 1e-7 to 1e-5 there, and its *gaps filled* are missing cells that get
+  a sliver of a neighbour.
+- *cf:1.11*: compliance-checker; a *note* is a recommendation (units_metadata of temperatures and times). (*) The
+  checker asks oblique Mercator for an attribute "azimuth" where CF has azimuth_of_central_line, and CF has no name
+  for oblique stereographic.
 """
 HEAD = ("file", "variables", "grid", "coarse cells", "factor", "cell error in the file", "cdo remapcon", "cf:1.11")
 
