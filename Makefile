@@ -7,7 +7,7 @@ INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c c
 # The releases that `make constraints` is not free to move: torch, and the dask that dask-cuda 26.10 (extra hpc) demands.
 HELD = torch==2.13.0 dask==2026.7.1
 
-.PHONY: demo test lint constraints clean
+.PHONY: demo test test-slow lint constraints clean
 
 demo: $(VENV)/.package
 	$(VENV)/bin/downscale demo --out demo
@@ -15,6 +15,12 @@ demo: $(VENV)/.package
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -n 2 --doctest-modules tests downscale
+
+# The laws on a thousand drawn cases each, the same at every run. New draws: make test-slow PROFILE=explore
+PROFILE ?= thorough
+
+test-slow: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal tests/test_laws_everywhere.py tests/test_parts.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check

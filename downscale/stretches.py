@@ -35,7 +35,8 @@ def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Da
         if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
             continue
         # Rounding is of the size of the values, which may be much above that of their mean.
-        magnitudes = (fine if sizes is None else sizes).map(np.abs)
+        whole = fine if sizes is None else sizes
+        magnitudes = whole.assign({name: np.abs(v) for name, v in whole.data_vars.items() if v.dtype.kind == "f"})
         try:
             fine, sizes = (_averaged(field, dim, coarse) for field in (fine, magnitudes))
         except DownscaleError as error:

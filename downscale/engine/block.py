@@ -149,7 +149,12 @@ def _compute_maps(
 
 def _areas(mask: Tensor | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:
     """Return the areas over which sums are spread: those of the given cells as far as a mask leaves them valid."""
-    area = job.coarse.cell_area[np.ix_(rows.given.cells, columns.given.cells)]
+    if job.target is None:
+        area = job.coarse.cell_area[np.ix_(rows.given.cells, columns.given.cells)]
+    else:
+        # The measures that the parts are gathered by, on a plane too.
+        axes = job.coarse.y.measure[rows.given.cells], job.coarse.x.measure[columns.given.cells]
+        area = PartsGrid(*job.target).unit_area * np.multiply.outer(*axes)
     if mask is None:
         return area
     share = job.cells.window(rows.given.cells, columns.given.cells).share(to_array(mask) > 0.5, np.zeros(mask.shape))

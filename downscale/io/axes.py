@@ -62,7 +62,7 @@ class Line:
 
     def refine(self, factor: int) -> Line:
         """Cut each cell into ``factor`` equal parts."""
-        return replace(self, axis=self.axis.refine(factor), given=None)
+        return self if factor == 1 else replace(self, axis=self.axis.refine(factor), given=None)
 
 
 def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
@@ -320,6 +320,9 @@ def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hasha
         labels, pairs, attrs = line.axis.centres, _edge_pairs(line.axis.edges), {}
         if line.clock is not None:
             labels, pairs = line.clock.dates(labels), line.clock.dates(pairs)
+        if line is source:
+            # The stamps of cells that stay are those that they had.
+            labels = _values(old.variable)
     attrs = {**old.attrs, **attrs, "bounds": bounds}
     attrs = {key: value for key, value in attrs.items() if key not in STALE}
     made = {source.name: xr.Variable(source.dim, labels, attrs), bounds: xr.Variable((source.dim, corner), pairs)}

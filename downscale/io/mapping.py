@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -35,6 +36,32 @@ PROJ_ATTRS = ("crs_wkt", "spatial_ref", "proj4", "proj4_params", "proj4_string",
 EAGER_CELLS, MOST_CORNERS = 1_000_000, 20_000_000
 
 
+def _plain(value: Any) -> Any:
+    """Return an attribute as a value that can be a key: arrays become tuples of numbers."""
+    if isinstance(value, (np.ndarray, list, tuple)):
+        return tuple(np.asarray(value).tolist())
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@lru_cache(maxsize=64)
+def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
+    import pyproj
+    from pyproj.exceptions import CRSError
+
+    known = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs}
+    # Well-known text says all; CF's own attributes come next, strings of any other kind last.
+    texts = [known[key] for key in PROJ_ATTRS if key in known]
+    texts.insert(1 if "crs_wkt" in known else 0, None)
+    for text in texts:
+        try:
+            crs = pyproj.CRS.from_cf(known) if text is None else pyproj.CRS.from_user_input(text)
+        except (CRSError, KeyError, ValueError, TypeError, AttributeError):
+            continue
+        if crs.is_projected:
+            return crs
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class GridMapping:
     """A CF grid mapping: its variable's name and attributes."""
@@ -50,20 +77,8 @@ class GridMapping:
     @property
     def crs(self) -> CRS | None:
         """The projection as PROJ knows it, None where it cannot be read."""
-        import pyproj
-        from pyproj.exceptions import CRSError
-
-        # Well-known text says all; CF's own attributes come next, strings of any other kind last.
-        texts = [self.attrs[key] for key in PROJ_ATTRS if key in self.attrs]
-        texts.insert(1 if "crs_wkt" in self.attrs else 0, None)
-        for text in texts:
-            try:
-                crs = pyproj.CRS.from_cf(dict(self.attrs)) if text is None else pyproj.CRS.from_user_input(text)
-            except (CRSError, KeyError, ValueError, TypeError, AttributeError):
-                continue
-            if crs.is_projected:
-                return crs
-        return None
+        # Looking up a datum without a name takes PROJ a third of a second.
+        return _crs(tuple(sorted((str(key), _plain(value)) for key, value in self.attrs.items())))
 
     def locator(self) -> Locator | None:
         """Return the function from axes in degrees (rotated) or metres to longitudes and latitudes, if there is one."""
