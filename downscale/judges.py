@@ -40,16 +40,16 @@ def judge_of(
             # A large fine file has no corners of its own: those of the coarse cells' parts are its.
             there = replace(there, grid=at_coarse.grid.adopt(there.grid))
         cells = Aggregation.between(at_coarse.grid, there.grid)
-        hidden = None if mask is None else _without_valid_cell(mask, there.grid, cells)
+        hidden = None if mask is None else _without_valid_cell(mask, there, cells)
         return Nested(turned, at_coarse, there, cells, hidden, sizes)
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
     parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
-    blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid) < 0.5
+    blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
     return Overlapping(small, at_coarse, at_fine, (parts_y, parts_x), na_thres, blank)
 
 
-def _without_valid_cell(mask: Any, grid: Any, cells: Aggregation) -> np.ndarray:
-    valid = mask_on_grid(pick_mask(mask), grid) > 0.5
+def _without_valid_cell(mask: Any, there: Horizontal, cells: Aggregation) -> np.ndarray:
+    valid = mask_on_grid(pick_mask(mask), there.grid, there) > 0.5
     return cells.share(valid, np.zeros(valid.shape)) == 0
 
 

@@ -179,4 +179,9 @@ def _draw(coarse: xr.Dataset, recipe: Recipe, name: str, target: Path) -> None:
     if recipe.statics is not None:
         statics = open_input(recipe.statics.orog, chunks=None)
         sftlf = statics["sftlf"] if "sftlf" in statics else None
-    compare(coarse[name], fine[name], path=target, select=last, title=recipe.title, sftlf=sftlf)
+    compare(_only(coarse, name), _only(fine, name), path=target, select=last, title=recipe.title, sftlf=sftlf)
+
+
+def _only(ds: xr.Dataset, name: str) -> xr.Dataset:
+    """Return a Dataset of one field with its bounds, which a selection by name would drop."""
+    return ds.drop_vars([n for n in ds.data_vars if n != name and not str(n).endswith("_bnds")])

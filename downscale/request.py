@@ -161,7 +161,7 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         for name in names
         if name not in codes
     }
-    statics, rate = _statics(target.fine, request)
+    statics, rate = _statics(target.fine, where, request)
     return Prepared(where, target, upscaler, jobs, codes, statics, rate)
 
 
@@ -265,15 +265,15 @@ def _variables(ds: xr.Dataset, where: Horizontal, request: Request) -> list[str]
     return wanted
 
 
-def _statics(fine: Any, request: Request) -> tuple[dict[str, Any], Any]:
+def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:
     """Return the fine companions of the blocks, and the lapse rate, as a number or on the fine grid."""
-    statics = {} if request.mask is None else {"mask": mask_on_grid(pick_mask(request.mask), fine)}
+    statics = {} if request.mask is None else {"mask": mask_on_grid(pick_mask(request.mask), fine, where)}
     if request.orog is None:
         return statics, None
-    statics["orog"] = on_grid(pick_static(request.orog), fine)
+    statics["orog"] = on_grid(pick_static(request.orog), fine, "orog", where)
     rate = request.lapse_rate
     if rate is None or (is_number(rate) and math.isfinite(rate)):
         return statics, rate
     if isinstance(rate, xr.DataArray):
-        return statics, on_grid(pick_static(rate), fine, "lapse_rate")
+        return statics, on_grid(pick_static(rate), fine, "lapse_rate", where)
     raise OptionError(f"expected lapse_rate to be a number or a DataArray (units a metre), received {rate!r}")

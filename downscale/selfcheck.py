@@ -16,8 +16,7 @@ from downscale.api import downscale
 from downscale.averages import cell_area, coarsen
 from downscale.io.cf import Horizontal, horizontal
 from downscale.io.coordinates import new_coordinates
-from downscale.io.statics import on_grid, pick_static
-from downscale.request import Request, prepare
+from downscale.request import Prepared, Request, prepare
 
 SAMPLE_MAPS = 12
 # Below this many coarse cells along an axis the coarsening leaves nothing to judge by.
@@ -57,7 +56,7 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         method: {"method": method, **plain},
     }
     if request.orog is not None and request.lapse_rate is not None:
-        orog = _relief(truth, horizontal(truth), request.orog)
+        orog = _relief(truth, prepared)
         runs[f"{method} with terrain"] = {**runs[method], "orog": orog, "lapse_rate": request.lapse_rate}
     errors: dict[str, dict[str, float]] = {name: {} for name in names}
     for label, options in runs.items():
@@ -79,9 +78,11 @@ def _cropped(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
     return ds.isel({dim: slice(0, ds.sizes[dim] // factor * factor) for dim, factor in factors.items()})
 
 
-def _relief(truth: xr.Dataset, where: Horizontal, orog: Any) -> xr.Dataset:
-    """Return the orography on the grid of the coarse field, with bounds."""
-    values = np.asarray(on_grid(pick_static(orog), where.grid))
+def _relief(truth: xr.Dataset, prepared: Prepared) -> xr.Dataset:
+    """Return the fine orography averaged over the coarse cells that ``truth`` holds, with their bounds."""
+    where = horizontal(truth)
+    cells = next(iter(prepared.jobs.values())).cells
+    values = cells.mean(np.asarray(prepared.statics["orog"]))[: where.grid.shape[0], : where.grid.shape[1]]
     return xr.Dataset({"orog": (where.dims, values)}, new_coordinates(truth, where, where.grid))
 
 

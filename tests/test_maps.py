@@ -16,8 +16,13 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import shared_data
+from result_grids import conic, equal_area, rotated, stereographic
 
+import downscale
 from downscale.errors import GridError, InputError, OptionError, OutputError
+from downscale.io.cf import horizontal
+from downscale.io.mapping import unrotated
 from downscale.maps import compare
 from downscale.maps.cells import find_field, read_cells, window
 from downscale.maps.geography import installed_coast, relief_level, round_degrees
@@ -98,9 +103,9 @@ def meshes(figure: Any) -> list[Any]:
     return [next(c for c in panel.collections if isinstance(c, QuadMesh)) for panel in figure.axes[:3]]
 
 
-def picture(figure: Any) -> np.ndarray:
+def picture(figure: Any, dpi: int = 100) -> np.ndarray:
     """Pixels of the figure, rows from the top."""
-    figure.set_dpi(100)
+    figure.set_dpi(dpi)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
 
@@ -548,3 +553,190 @@ def test_importing_maps_imports_no_plotting() -> None:
     code = "import sys, downscale.maps; print([m for m in ('matplotlib', 'cartopy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def with_land_of(lon_0: float) -> xr.DataArray:
+    """A world of quarter cells that is land east of a meridian, over half the circle."""
+    y, x = centres(-90, 90, 180), centres(0, 360, 360)
+    land = np.broadcast_to(np.mod(x - lon_0, 360) < 180, (180, 360)).astype(float)
+    return xr.DataArray(land, dims=("lat", "lon"), coords={"lat": y, "lon": x}, attrs={"units": "1"}, name="sftlf")
+
+
+def wrong_pixels(figure: Any, number: int, lon: np.ndarray, lat: np.ndarray, values: np.ndarray) -> int:
+    """Count the cells whose colour is not found where their centre lies on the earth."""
+    from cartopy.crs import Geodetic
+    from matplotlib.cm import ScalarMappable
+
+    # Slanting cells of the world are two or three pixels wide at a hundred dots an inch.
+    pixels, panel = picture(figure, dpi=200), figure.axes[number]
+    mesh = next(c for c in panel.collections if isinstance(c, ScalarMappable) and c.get_array() is not None)
+    wrong, middle = 0, central_longitude(panel.projection)
+    # Map of the world: two degrees a pixel towards the poles.
+    most = 80 if type(panel.projection).__name__ == "EqualEarth" else 88
+    for east, north, value in zip(lon.ravel(), lat.ravel(), values.ravel(), strict=True):
+        if abs(north) > most or abs((east - middle) % 360 - 180) < 2:
+            continue  # within a pixel of a pole or of the frame
+        east = middle + (east - middle + 180) % 360 - 180
+        shown = pixel(pixels, panel, *panel.projection.transform_point(east, north, Geodetic()))
+        wanted = np.round(255 * np.array(mesh.cmap(mesh.norm(value)))[:3])
+        wrong += int(np.abs(shown - wanted).max() > 2)
+    return wrong
+
+
+def cut_from(ds: xr.Dataset, factor: int) -> tuple[xr.Dataset, xr.Dataset]:
+    """A rough field on fine cells that are refined from those of a file, and its means."""
+    coarse = ds[["tas"]].isel(time=0).assign_coords({n: v for n, v in ds.coords.items() if "time" not in v.dims})
+    return coarse, coarse.downscale(factor, bounds=None)
+
+
+MAPPED = {"rotated": rotated, "equal-area": equal_area, "conic": conic, "stereographic": stereographic}
+
+
+@pytest.mark.parametrize("made", MAPPED.values(), ids=MAPPED)
+def test_a_pixel_shows_the_cell_of_a_projected_or_rotated_grid_it_lies_in(made: Callable[[], xr.Dataset]) -> None:
+    coarse, fine = cut_from(made(), 3)
+    figure = bare(compare(coarse, fine))
+    for number, ds in enumerate((coarse, fine)):
+        where = horizontal(ds)
+        assert where.locator is not None
+        lon, lat = where.locator(*np.meshgrid(where.grid.x.centres, where.grid.y.centres))
+        assert wrong_pixels(figure, number, lon, lat, ds.tas.values) == 0
+    assert hasattr(figure.axes[0], "projection")
+
+
+def test_a_rotated_grid_may_run_over_its_own_seam_and_turn_about_its_pole() -> None:
+    ds = rotated()
+    moved = ds.assign_coords(rlon=ds.rlon + 178, rlon_bnds=ds.rlon_bnds + 178).drop_vars(["lat", "lon"])
+    moved.crs.attrs["north_pole_grid_longitude"] = 35.0
+    coarse, fine = cut_from(moved, 2)
+    where = horizontal(fine)
+    assert where.locator is not None
+    lon, lat = where.locator(*np.meshgrid(where.grid.x.centres, where.grid.y.centres))
+    assert wrong_pixels(bare(compare(coarse, fine)), 1, lon, lat, fine.tas.values) == 0
+
+
+def turned_mesh(shape: tuple[int, int], box: Any, pole: tuple[float, float]) -> xr.Dataset:
+    """Two-dimensional positions of a product grid about another pole: over the date line and around both poles."""
+    south, north, west, east = box
+    y, x = np.linspace(south, north, shape[0] + 1), np.linspace(west, east, shape[1] + 1)
+    node = unrotated(*np.meshgrid(x, y), *pole)
+    middle = unrotated(*np.meshgrid((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2), *pole)
+    coords = {}
+    for name, nodes, inner in (("lat", node[1], middle[1]), ("lon", node[0], middle[0])):
+        rings = np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, 1:], nodes[1:, :-1]], axis=-1)
+        attrs = {"standard_name": {"lat": "latitude", "lon": "longitude"}[name], "bounds": f"{name}_bnds"}
+        coords[name] = (("j", "i"), inner, {**attrs, "units": "degrees"})
+        coords[f"{name}_bnds"] = (("j", "i", "vertices"), rings)
+    values = np.random.default_rng(0).uniform(260, 300, shape)
+    return xr.Dataset({"tas": (("j", "i"), values, TAS)}, coords)
+
+
+MESHES = {
+    "world": ((-70, 70, 0, 360), (20.0, 35.0)), "europe": ((-12, 12, -15, 15), (-162.0, 39.25)),
+    "pacific": ((-12, 12, -15, 15), (5.0, 39.25)), "arctic": ((-15, 15, -15, 15), (100.0, 3.0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("box", "pole"), MESHES.values(), ids=MESHES)
+def test_a_pixel_shows_the_quadrilateral_it_lies_in(box: Any, pole: Any) -> None:
+    coarse = turned_mesh((18, 24), box, pole)
+    fine = coarse.downscale(2, bounds=None)
+    figure = bare(compare(coarse, fine))
+    for number, ds in enumerate((coarse, fine)):
+        assert wrong_pixels(figure, number, ds.lon.values, ds.lat.values, ds.tas.values) == 0
+
+
+def test_no_quadrilateral_is_stretched_over_the_map() -> None:
+    coarse = turned_mesh((18, 24), *MESHES["world"])
+    figure = compare(coarse, coarse)
+    corners = [path.vertices for path in figure.axes[0].collections[0].get_paths()]
+    wide = np.array([np.ptp(v[:, 0]) for v in corners])
+    low, high = figure.axes[0].get_xlim()
+    # Cells of fifteen degrees; in the rows around a pole those of the map are as long as its edge.
+    middle = np.array([abs(v[:, 1]).max() for v in corners]) < 5e6
+    assert wide[middle].max() < 0.12 * (high - low)
+    assert wide.max() < 0.2 * (high - low)
+
+
+def test_the_detail_of_quadrilaterals_is_fine_minus_its_own_coarse_cell() -> None:
+    coarse = turned_mesh((8, 10), *MESHES["europe"])
+    fine = coarse.downscale(2, bounds=None)
+    expected = fine.tas.values - np.kron(coarse.tas.values, np.ones((2, 2)))
+    shown = compare(coarse.tas, fine.tas).axes[2].collections[0].get_array()
+    np.testing.assert_array_equal(shown, expected.ravel())
+    with pytest.raises(GridError, match=r"columns are parts of the 8 x 10 coarse cells, received 12 x 20 cells"):
+        compare(coarse, fine.isel(j=slice(4, None)))
+    with pytest.raises(GridError, match=r"columns are parts of the 8 x 10 coarse cells, received 8 x 10 cells"):
+        compare(coarse, turned_mesh((8, 10), *MESHES["pacific"]))
+
+
+def test_fields_about_two_poles_or_on_two_kinds_of_positions_are_refused() -> None:
+    coarse, fine = pair(-4, 4, 0, 8)
+    with pytest.raises(GridError, match="expected axes of one kind, received longitude and rotated longitude"):
+        compare(coarse, cut_from(rotated(), 2)[1])
+    with pytest.raises(GridError, match="received two-dimensional positions and longitude"):
+        compare(turned_mesh((8, 10), *MESHES["europe"]), fine)
+
+
+@pytest.mark.parametrize("made", [rotated, conic, lambda: turned_mesh((6, 8), *MESHES["europe"])])
+def test_a_land_fraction_of_the_world_gives_the_coast_on_any_axes(made: Callable[[], xr.Dataset]) -> None:
+    from cartopy.crs import Geodetic
+
+    ds = made()
+    coarse = ds.isel(time=0) if "time" in ds.dims else ds
+    where = horizontal(coarse)
+    if where.locator is None:
+        lon = float(coarse.lon.mean())
+    else:
+        lon = float(where.locator(where.grid.x.centres.mean(), where.grid.y.centres.mean())[0])
+    meridian = np.floor(lon)
+    figure = compare(coarse, coarse, sftlf=with_land_of(meridian))
+    drawn = contours(figure)
+    assert len(drawn) == 3
+    vertices = np.concatenate([path.vertices for path in drawn[0].get_paths()])
+    east = Geodetic().transform_points(figure.axes[0].projection, vertices[:, 0], vertices[:, 1])[:, 0]
+    # Half way on the map between centres of one-degree cells.
+    np.testing.assert_allclose(east, meridian, rtol=0, atol=1e-3)
+
+
+def test_of_other_times_the_nearest_is_shown_and_both_are_said() -> None:
+    coarse, fine = pair(15, 60, 225, 315)
+    months = xr.date_range("2001-01-16", periods=3, freq="30D", calendar="noleap", use_cftime=True)
+    days = xr.date_range("2001-01-01T12:00", periods=90, freq="D", calendar="noleap", use_cftime=True)
+    slow = xr.concat([coarse + i for i in range(3)], "time").assign_coords(time=months)
+    fast = xr.concat([fine + i for i in range(90)], "time").assign_coords(time=days)
+    figure = compare(slow, fast, select={"time": -1})
+    assert "coarse 2001-03-17 (noleap calendar), fine 2001-03-17 12:00 (noleap calendar)" in words(figure)
+    assert meshes(figure)[0].get_array().max() == pytest.approx(float(slow[2].max()))
+    assert meshes(figure)[1].get_array().max() == pytest.approx(float(fast[75].max()))
+    same = compare(slow, fast.isel(time=[15, 75]).assign_coords(time=months[[0, 2]]), select={"time": 2})
+    assert "2001-03-17 (noleap calendar)" in words(same)
+    assert "fine" not in words(same)
+
+
+def test_a_step_is_dated_by_any_coordinate_that_tells_its_date() -> None:
+    coarse, fine = (xr.concat([f, f], "time_counter") for f in pair(15, 60, 225, 315))
+    dates = ("time_counter", np.array(["2015-01-16", "2015-02-15"], dtype="datetime64[ns]"))
+    dated = [f.assign_coords(time_counter=[0.0, 1.0], time_centered=dates) for f in (coarse, fine)]
+    said = words(compare(*dated, select={"time_counter": 1}))
+    assert "2015-02-15" in said
+    assert "time_counter" not in said
+
+
+@pytest.mark.parametrize("unit", ["degC", "degree_C", "celsius", "degrees_Celsius"])
+def test_degrees_celsius_are_written_as_such(unit: str) -> None:
+    assert raised(unit) == "°C"
+
+
+def test_an_ocean_model_over_the_date_line_is_drawn_cell_by_cell() -> None:
+    with downscale.open_dataset(shared_data("nasty_curvilinear_nemo_orca1_sst_201501.nc"), chunks=None) as ds:
+        part = ds.isel(y=slice(150, 300, 2), x=slice(0, 360, 2)).load().drop_vars(["bounds_lon", "bounds_lat"])
+    lon = part.nav_lon.values
+    assert np.abs(np.diff(lon)).max() > 300
+    figure = compare(part, part)
+    corners = np.array([path.vertices[:4] for path in figure.axes[0].collections[0].get_paths()])
+    low, high = figure.axes[0].get_xlim()
+    assert np.ptp(corners[..., 0], axis=1).max() < 0.1 * (high - low)
+    held = int(np.isfinite(part.tos).sum())
+    assert held <= len(corners) < 1.2 * held
+    assert "2015-01-16 (360_day calendar)" in words(figure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.errors import GridError, InputError, listing
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.axis import STORAGE_ROUNDING
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.overlap import overlap_weights
-from downscale.io.cf import horizontal
+from downscale.grid.parts import PartsGrid
+from downscale.grid.polygon import arc, unit_vectors
+from downscale.grid.sphere import EARTH_RADIUS
+from downscale.io.cf import Horizontal, horizontal
 
 OROG_NAMES = ("surface_altitude", "height_above_mean_sea_level", "height_above_reference_ellipsoid")
 MASK_NAMES = (
@@ -22,6 +30,14 @@ MASK_NAMES = (
 PER_CENT = ("%", "percent", "per cent")
 # Edges stored in float32 miss each other by this share of a cell at most.
 COVERAGE_TOLERANCE = 1e-3
+# Positions that are meant to be the same differ by this share of a cell at most: datums and single precision.
+MOST_SHIFT = 0.1
+REMEDY = (
+    "bring it to the fine cells first: write ds.downscale(factor) without it as FINE.nc, then "
+    "cdo remapcon,FINE.nc IN.nc OUT.nc"
+)
+
+Floats = NDArray[np.float64]
 
 
 def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None = None) -> xr.Dataset:
@@ -45,7 +61,16 @@ def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None
     choice = [name] if name is not None else named or [key for key in fields if key == "orog"] or fields
     if len(choice) != 1:
         raise InputError(f"expected one orography field, received {choice or 'none'}; pass that DataArray itself")
-    return static[choice]
+    return _alone(static, choice[0])
+
+
+def _alone(static: xr.Dataset, name: str) -> xr.Dataset:
+    """Return the Dataset of one field with all that tells where its cells lie: positions, bounds, grid mapping."""
+    said = {str(place.get(key)) for v in static.variables.values() for place in (v.attrs, v.encoding)
+            for key in ("bounds", "grid_mapping")}  # fmt: skip
+    others = [str(key) for key in static.data_vars if key != name]
+    kept = [key for key in others if key in said or key.endswith("_bnds") or static[key].ndim == 0]
+    return static.set_coords(kept).drop_vars([key for key in others if key not in kept])
 
 
 def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
@@ -69,33 +94,43 @@ def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
     choice = named or fields
     if len(choice) != 1:
         raise InputError(f"expected one mask, received {choice or 'none'}; pass that DataArray itself")
-    return mask[choice]
+    return _alone(mask, choice[0])
 
 
-def mask_on_grid(mask: xr.Dataset, grid: Any) -> NDArray[np.float64]:
+def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -> Floats:
     """Return the valid share of each fine cell, 0 to 1, from a mask or a fraction (also in per cent).
 
     Missing values are not valid; where the mask does not reach, everything is.
+
+    Parameters
+    ----------
+    mask : Dataset
+        Of one data variable (:func:`pick_mask`).
+    grid : RectilinearGrid, CurvilinearGrid or PartsGrid
+        Fine cells.
+    where : Horizontal, optional
+        Axes of the field that the fine cells are made from: tells which pole or projection the mask must share.
+
+    Raises
+    ------
+    GridError
+        If the mask lies on another kind of axes, or has more than two dimensions.
+    InputError
+        If its values are neither truths nor fractions.
     """
-    where = horizontal(mask)
-    field = next(iter(mask.data_vars.values()))
-    plane = field.squeeze(drop=True).transpose(..., where.y, where.x)
-    if plane.ndim != 2:
-        raise GridError(f"mask: expected two dimensions, received {plane.dims}; a mask does not vary in time")
-    values = np.nan_to_num(np.asarray(plane.values, dtype=np.float64))
-    if str(field.attrs.get("units", "")).strip() in PER_CENT or values.max(initial=0) > 1.5:
+    placed = _place(mask, grid, "mask", where)
+    values = np.nan_to_num(np.asarray(placed.plane.values, dtype=np.float64))
+    if str(placed.plane.attrs.get("units", "")).strip() in PER_CENT or values.max(initial=0) > 1.5:
         values = values / 100
     if values.min(initial=0) < 0 or values.max(initial=0) > 1 + 1e-6:
         raise InputError(
             f"mask: expected True and False, or a fraction from 0 to 1 or to 100 %, received {values.min():g} to "
             f"{values.max():g}; compare it with a threshold first"
         )
-    rows, columns = overlap_weights(where.grid.y, grid.y), overlap_weights(where.grid.x, grid.x)
-    reached = np.multiply.outer(rows.sum(axis=1), columns.sum(axis=1)).clip(0, 1)
-    return _remap(values, rows, columns) + (1 - reached)
+    return placed.move(values) + (1 - placed.reached)
 
 
-def on_grid(static: xr.Dataset, grid: Any, what: str = "orog") -> Any:
+def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal | None = None) -> Any:
     """Return a field as a (n_y, n_x) array on ``grid``: itself where the cells agree, else conservative means.
 
     Missing values count as zero (the sea, in an orography). A lazy field gives a lazy array.
@@ -104,31 +139,162 @@ def on_grid(static: xr.Dataset, grid: Any, what: str = "orog") -> Any:
     ----------
     static : Dataset
         Of one data variable, with its bounds if it has any (:func:`pick_static`).
+    grid : RectilinearGrid, CurvilinearGrid or PartsGrid
+        Fine cells. On a curvilinear grid the field must lie on these cells, on parts of them, or on cells that they
+        are parts of; one without coordinates must have their number of rows and columns.
+    what : str
+        What the field is, for messages.
+    where : Horizontal, optional
+        Axes of the field that the fine cells are made from: tells which pole or projection the static must share.
 
     Raises
     ------
     GridError
-        If the field does not cover the grid, or has more than two dimensions.
+        If the field lies on another kind of axes, does not cover the grid, or has more than two dimensions.
     """
-    where = horizontal(static)
-    field = next(iter(static.data_vars.values()))
-    plane = field.squeeze(drop=True).transpose(..., where.y, where.x)
-    if plane.ndim != 2:
-        raise GridError(f"{what}: expected two dimensions, received {plane.dims}; select one map first")
-    rows, columns = overlap_weights(where.grid.y, grid.y), overlap_weights(where.grid.x, grid.x)
-    covered = rows.sum(axis=1).min(), columns.sum(axis=1).min()
-    if min(covered) < 1 - COVERAGE_TOLERANCE:
+    placed = _place(static, grid, what, where)
+    if placed.least < 1 - COVERAGE_TOLERANCE:
         raise GridError(
             f"{what}: expected a field that covers the whole fine grid, received one that covers "
-            f"{100 * max(min(covered), 0):.3g} % of its worst row or column; use a larger field"
+            f"{100 * max(placed.least, 0):.3g} % of its worst row or column; use a larger field"
         )
-    if isinstance(plane.data, da.Array):
-        return da.from_delayed(dask.delayed(_remap)(plane.data, rows, columns), grid.shape, np.float64)
-    return _remap(plane.values, rows, columns)
+    if isinstance(placed.plane.data, da.Array):
+        return da.from_delayed(dask.delayed(placed.move)(placed.plane.data), grid.shape, np.float64)
+    return placed.move(placed.plane.values)
 
 
-def _remap(values: NDArray[Any], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    filled = np.nan_to_num(np.asarray(values, dtype=np.float64))
+@dataclass(frozen=True)
+class _Placed:
+    """A static field and how its values get to the fine cells."""
+
+    plane: xr.DataArray
+    move: Callable[[NDArray[Any]], Floats]
+    reached: Floats | float = 1.0
+    least: float = 1.0
+
+
+def _place(static: xr.Dataset, grid: Any, what: str, where: Horizontal | None) -> _Placed:
+    field = next(iter(static.data_vars.values())).squeeze(drop=True)
+    if isinstance(grid, CurvilinearGrid):
+        return _on_mesh(static, field, grid, what)
+    there = horizontal(static)
+    _require_same_axes(there, grid, what, where)
+    rows, columns = overlap_weights(there.grid.y, grid.y), overlap_weights(there.grid.x, grid.x)
+    covered = rows.sum(axis=1), columns.sum(axis=1)
+    reached = np.multiply.outer(*covered).clip(0, 1)
+    least = float(min(covered[0].min(), covered[1].min()))
+    return _Placed(_plane(field, there, what), lambda values: _remap(values, rows, columns), reached, least)
+
+
+def _plane(field: xr.DataArray, there: Horizontal, what: str) -> xr.DataArray:
+    plane = field.transpose(..., *there.dims)
+    if plane.ndim != 2:
+        hint = "a mask does not vary in time" if what == "mask" else "select one map first"
+        raise GridError(f"{what}: expected two dimensions, received {plane.dims}; {hint}")
+    return plane
+
+
+def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, what: str) -> _Placed:
+    """Place a field on quadrilaterals: on the same cells, on parts of them, or on cells they are parts of."""
+    try:
+        there = horizontal(static)
+    except GridError:
+        there = None
+    counted = there is not None and there.grid.x.kind == "projected" and there.mapping is None
+    if there is None or counted:
+        # Without positions only the number of rows and columns can tell.
+        if field.shape != grid.shape:
+            raise GridError(
+                f"{what}: expected the {grid.shape[0]} x {grid.shape[1]} fine cells of a curvilinear grid, received "
+                f"dimensions {dict(field.sizes)} without latitudes and longitudes; {REMEDY}"
+            )
+        return _Placed(field, _filled)
+    plane = _plane(field, there, what)
+    finer, coarser = _quotient(there.grid.shape, grid.shape), _quotient(grid.shape, there.grid.shape)
+    if finer == (1, 1) and _same_places(there.grid, grid):
+        return _Placed(plane, _filled)
+    if finer is not None and _same_places(there.grid, grid.refine(*finer)):
+        exact = isinstance(there.grid, CurvilinearGrid) and grid.nest_factors(there.grid) is not None
+        parts = Aggregation.between(grid, there.grid if exact else grid.refine(*finer))
+        return _Placed(plane, lambda values: np.asarray(parts.mean(_filled(values))))
+    if coarser is not None and _same_places(there.grid, grid.coarsen(*coarser)):
+        return _Placed(plane, lambda values: _filled(values).repeat(coarser[0], 0).repeat(coarser[1], 1))
+    raise GridError(
+        f"{what}: expected the {grid.shape[0]} x {grid.shape[1]} fine cells of a curvilinear grid, received "
+        f"{there.grid.shape[0]} x {there.grid.shape[1]} cells on {_words(there)}; {REMEDY}"
+    )
+
+
+def _quotient(many: tuple[int, int], few: tuple[int, int]) -> tuple[int, int] | None:
+    """Return how often rows and columns go into others, None where they do not."""
+    return None if many[0] % few[0] or many[1] % few[1] else (many[0] // few[0], many[1] // few[1])
+
+
+def _same_places(there: Any, grid: CurvilinearGrid) -> bool:
+    """Return whether the centres of two grids of one shape are the same, but for a share of a cell."""
+    if isinstance(there, CurvilinearGrid):
+        centres = there.centres
+    elif there.spherical:
+        centres = unit_vectors(*np.meshgrid(there.x.centres, there.y.centres))
+    else:
+        return False
+    slack = MOST_SHIFT * np.sqrt(grid.cell_area) / EARTH_RADIUS + 2 * np.pi * STORAGE_ROUNDING
+    return bool((arc(centres, grid.centres) <= slack).all())
+
+
+def _require_same_axes(there: Horizontal, grid: Any, what: str, where: Horizontal | None) -> None:
+    """Refuse a field whose axes are of another kind, or turn about another pole, than those of the fine cells.
+
+    Raises
+    ------
+    GridError
+        Naming both kinds of axes.
+    """
+    y, x = (axis.coarse if isinstance(grid, PartsGrid) else axis for axis in (grid.y, grid.x))
+    same = there.grid.x.kind == x.kind and not isinstance(there.grid, CurvilinearGrid)
+    if same and where is not None and where.grid.x.kind == x.kind:
+        same = _rotated(there) == _rotated(where) and _same_mapping(there, where, y.edges, x.edges)
+    if same:
+        return
+    mine = _words(where) if where is not None else "metres of a projection" if x.kind == "projected" else "degrees"
+    raise GridError(f"{what}: expected a field on {mine}, as the fine grid is, received one on {_words(there)}; "
+                    f"{REMEDY}")  # fmt: skip
+
+
+def _rotated(where: Horizontal) -> bool:
+    """Return whether the axes are degrees about another pole; one that no mapping names is known by its notes."""
+    return bool(where.grid.spherical and (where.mapping is not None or where.notes))
+
+
+def _same_mapping(there: Horizontal, where: Horizontal, y: Floats, x: Floats) -> bool:
+    """Return whether two grid mappings put the cells at the same places; unknown ones are trusted."""
+    if there.locator is None or where.locator is None:
+        return True
+    points = np.meshgrid(x[[0, 1, x.size // 2, -1]], y[[0, 1, y.size // 2, -1]])
+    mine, theirs = (unit_vectors(*locate(*points)) for locate in (where.locator, there.locator))
+    size = arc(mine[0, 0], mine[1, 1])
+    return bool((arc(mine, theirs) <= MOST_SHIFT * size).all())
+
+
+def _words(where: Horizontal) -> str:
+    """Say what the rows and columns of a field are."""
+    if isinstance(where.grid, CurvilinearGrid):
+        return "two-dimensional latitudes and longitudes"
+    if where.mapping is not None and where.mapping.rotated:
+        lat, lon = (float(where.mapping.attrs[f"grid_north_pole_{name}"]) for name in ("latitude", "longitude"))
+        return f"the axes of a pole at latitude {lat:g}, longitude {lon:g}"
+    if where.grid.spherical:
+        return "the axes of a rotated pole" if where.notes else "latitudes and longitudes"
+    kind = None if where.mapping is None else where.mapping.attrs.get("grid_mapping_name")
+    return "metres of a projection" + (f" ({kind})" if kind else "")
+
+
+def _filled(values: NDArray[Any]) -> Floats:
+    return np.nan_to_num(np.asarray(values, dtype=np.float64))
+
+
+def _remap(values: NDArray[Any], rows: Floats, columns: Floats) -> Floats:
+    filled = _filled(values)
     order = _permutation(rows), _permutation(columns)
     if order[0] is not None and order[1] is not None:
         # Cells that agree are copied, not multiplied: the bits stay as they are.
@@ -136,7 +302,7 @@ def _remap(values: NDArray[Any], rows: NDArray[np.float64], columns: NDArray[np.
     return rows @ filled @ columns.T
 
 
-def _permutation(weights: NDArray[np.float64]) -> NDArray[np.int64] | None:
+def _permutation(weights: Floats) -> NDArray[np.int64] | None:
     """Return which source cell each target cell is, or None where some are mixed."""
     source = weights.argmax(axis=1)
     share = np.take_along_axis(weights, source[:, None], axis=1)

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.errors import InputError, OptionError, listing
+from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.grid.axis import CellAxis
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.grid.polygon import arc
 from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables
 
 Array = NDArray[np.float64]
 
 MOST_CELLS = 1600  # along one axis of a panel of some 600 pixels
+WITHIN = 0.6  # of a diagonal: how far the centre of a part may be from that of its cell
+MOST = 0.9  # of the cells
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A horizontal field on ascending axes: values of shape (y, x), missing ones NaN."""
+    """A horizontal field on ascending axes: values of shape (y, x), missing ones NaN.
+
+    ``mapped`` says that the axes belong to a known projection or a rotated pole.
+    """
 
     values: Array
     y: CellAxis
     x: CellAxis
+    mapped: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of rows and columns."""
+        return self.y.size, self.x.size
 
     def at(self, y: CellAxis, x: CellAxis) -> Array:
         """Return the values of the cells that hold the centres of other cells; NaN where there is none."""
@@ -33,6 +46,55 @@ class Cells:
         values[rows < 0] = np.nan
         values[:, columns < 0] = np.nan
         return values
+
+    def under(self, fine: Cells) -> Array:
+        """Return the values beneath the cells of another field."""
+        return self.at(fine.y, fine.x)
+
+    def holding(self, values: Array) -> Cells:
+        """Return other values on the same cells."""
+        return replace(self, values=values)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A horizontal field on quadrilaterals: values of shape (y, x), missing ones NaN."""
+
+    values: Array
+    grid: CurvilinearGrid
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of rows and columns."""
+        return self.grid.shape
+
+    def under(self, fine: Mesh) -> Array:
+        """Return the values of the cells that were cut into those of another field.
+
+        Raises
+        ------
+        GridError
+            If the rows and columns of the other field are no parts of these.
+        """
+        rows, columns = (n // m for n, m in zip(fine.sizes, self.sizes, strict=True))
+        if (rows * self.sizes[0], columns * self.sizes[1]) == fine.sizes:
+            corners, centres = self.grid.all_corners(), self.grid.centres
+            reach = np.maximum(arc(corners[..., 0, :], corners[..., 2, :]), arc(corners[..., 1, :], corners[..., 3, :]))
+            away = arc(centres.repeat(rows, 0).repeat(columns, 1), fine.grid.centres)
+            # Meshes have a few cells whose centre lies outside of them: on land, along a fold.
+            if (away <= WITHIN * reach.repeat(rows, 0).repeat(columns, 1)).mean() > MOST:
+                return self.values.repeat(rows, 0).repeat(columns, 1)
+        raise GridError(
+            f"expected a fine field whose rows and columns are parts of the {self.sizes[0]} x {self.sizes[1]} coarse "
+            f"cells, received {fine.sizes[0]} x {fine.sizes[1]} cells; crop both to one domain, or remap one"
+        )
+
+    def holding(self, values: Array) -> Mesh:
+        """Return other values on the same cells."""
+        return replace(self, values=values)
+
+
+Drawn = Cells | Mesh
 
 
 def find_field(obj: XarrayObject) -> tuple[xr.DataArray, Horizontal]:
@@ -66,7 +128,8 @@ def check_select(select: Mapping[str, int], fields: tuple[xr.DataArray, xr.DataA
     for name, index in select.items():
         if name not in legal:
             raise OptionError(f"expected select to name one of {listing(sorted(legal))}, received {name!r}")
-        size = min(field.sizes[name] for field in fields if name in field.dims)
+        # An index counts in the coarse field, where that has the dimension.
+        size = next(field.sizes[name] for field in fields if name in field.dims)
         if not isinstance(index, (int, np.integer)) or not -size <= index < size:
             raise OptionError(f"expected an index of {name!r} from 0 to {size - 1}, received {index!r}")
 
@@ -77,22 +140,53 @@ def reduce_field(field: xr.DataArray, where: Horizontal, select: Mapping[str, in
     return field.isel(others).transpose(*where.dims)
 
 
+def index_like(fine: xr.DataArray, coarse: xr.DataArray, select: Mapping[str, int]) -> dict[str, int]:
+    """Return the indices of the fine field that show what ``select`` shows of the coarse one: the nearest in value.
+
+    Dimensions that only one of them has, and coordinates that cannot be told apart by numbers, keep their index.
+    """
+    found = dict(select)
+    for name in [str(dim) for dim in fine.dims if dim in coarse.dims]:
+        if not (name in fine.coords and name in coarse.coords) or name not in fine.indexes:
+            found[name] = min(select.get(name, 0), fine.sizes[name] - 1)
+            continue
+        wanted, values = coarse[name].values[select.get(name, 0)], fine[name].values
+        try:
+            # Of two that are as near the later one: midnight belongs to the day that begins.
+            found[name] = values.size - 1 - int(np.abs(values - wanted)[::-1].argmin())
+        except TypeError:
+            same = np.flatnonzero(values == wanted)
+            found[name] = int(same[0]) if same.size else min(select.get(name, 0), fine.sizes[name] - 1)
+    return found
+
+
+def read_field(field: xr.DataArray, where: Horizontal) -> Drawn:
+    """Read the values of a horizontal field with its cells, whatever they are."""
+    if isinstance(where.grid, CurvilinearGrid):
+        return Mesh(_known(field), where.grid)
+    return read_cells(field, where)
+
+
+def _known(field: xr.DataArray) -> Array:
+    values = np.asarray(field.values, dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def read_cells(field: xr.DataArray, where: Horizontal) -> Cells:
     """Read the values of a horizontal field in float64 onto ascending axes; infinities count as missing."""
-    values = np.asarray(field.values, dtype=np.float64)
-    values = np.where(np.isfinite(values), values, np.nan)
+    values = _known(field)
     y, x = where.grid.y, where.grid.x
     if not y.ascending:
         y, values = y.reverse(), values[::-1]
     if not x.ascending:
         x, values = x.reverse(), values[:, ::-1]
-    return Cells(values, y, x)
+    return Cells(values, y, x, where.mapping is not None)
 
 
-def read_static(obj: XarrayObject) -> Cells:
+def read_static(obj: XarrayObject) -> Drawn:
     """Read a field without time, such as a land fraction."""
     field, where = find_field(obj)
-    return read_cells(reduce_field(field, where, {}), where)
+    return read_field(reduce_field(field, where, {}), where)
 
 
 def cell_of(axis: CellAxis, points: Array) -> NDArray[np.intp]:

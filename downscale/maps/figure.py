@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from downscale.errors import GridError, InputError
+from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.io.cf import Horizontal, XarrayObject
-from downscale.maps.cells import Cells, check_select, find_field, read_cells, read_static, reduce_field
+from downscale.maps.cells import Drawn, check_select, find_field, index_like, read_field, read_static, reduce_field
 from downscale.maps.geography import draw_coast, draw_graticules, draw_relief, relief_level
 from downscale.maps.output import check_path, write
 from downscale.maps.panels import draw_fields, layout
@@ -41,16 +42,19 @@ def compare(
     Parameters
     ----------
     coarse, fine : DataArray or Dataset of one field
-        Over lat/lon (degrees) or y/x (metres), in one unit; the grids need not nest. Only a Dataset carries
-        bounds: the edges of a DataArray lie midway between its centres.
+        In one unit, over lat/lon (degrees), the axes of a projection or a rotated pole (drawn in that projection),
+        or two-dimensional latitudes and longitudes; both over the same kind, but the grids need not nest. Only a
+        Dataset carries bounds: the edges of a DataArray lie midway between its centres.
     path : path, optional
         File to write, .png or another kind that matplotlib knows; the name appears when the file is complete.
     select : mapping of dimension to index, optional
-        Which time, member, ... to show; the first of each by default.
+        Which time, member, ... of the coarse field to show; the first of each by default. Of a fine field with
+        other times the nearest one is shown, and both dates are said.
     title, cmap : optional
         By default the ``long_name`` and colours that suit the ``standard_name``.
     sftlf : DataArray, optional
-        Land fraction (% or 1): its contour at half is the coast where no coastline file is installed.
+        Land fraction (% or 1), over lat/lon or the axes of the fields: its contour at half is the coast where no
+        coastline file is installed.
     orog : DataArray, optional
         Surface altitude in m: one dotted contour on the coarse panel, which cannot show relief.
     dpi : int
@@ -69,7 +73,7 @@ def compare(
     target = None if path is None else check_path(Path(path))
     found = find_field(coarse), find_field(fine)
     fields, cells = _read(found, select or {})
-    view = choose_view(*cells, fields[1])
+    view = choose_view(*cells, fields[1], found[1][1].mapping)
     relief = None if orog is None else read_static(orog)
     level = relief_level(relief)
     words = subtitle([field for field, _ in found], fields, select or {}, level)
@@ -85,15 +89,21 @@ def compare(
 
 def _read(
     found: tuple[tuple[xr.DataArray, Horizontal], tuple[xr.DataArray, Horizontal]], select: Mapping[str, int]
-) -> tuple[tuple[xr.DataArray, xr.DataArray], tuple[Cells, Cells]]:
+) -> tuple[tuple[xr.DataArray, xr.DataArray], tuple[Drawn, Drawn]]:
     """Return the two horizontal fields and their cells, if they can be compared."""
     (whole, there), (split, here) = found
     check_select(select, (whole, split))
-    fields = reduce_field(whole, there, select), reduce_field(split, here, select)
+    fields = reduce_field(whole, there, select), reduce_field(split, here, index_like(split, whole, select))
     units = [field.attrs.get("units") for field in fields]
     if None not in units and units[0] != units[1]:
         raise InputError(f"expected fields in one unit, received {units[0]!r} and {units[1]!r}; convert one")
-    kinds = there.grid.x.kind, here.grid.x.kind
+    kinds = [_kind(where) for where in (there, here)]
     if kinds[0] != kinds[1]:
         raise GridError(f"expected axes of one kind, received {kinds[0]} and {kinds[1]}; reproject one field")
-    return fields, (read_cells(fields[0], there), read_cells(fields[1], here))
+    return fields, (read_field(fields[0], there), read_field(fields[1], here))
+
+
+def _kind(where: Horizontal) -> str:
+    if isinstance(where.grid, CurvilinearGrid):
+        return "two-dimensional positions"
+    return f"{'rotated ' if where.mapping is not None and where.mapping.rotated else ''}{where.grid.x.kind}"

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from downscale.errors import OptionError
-from downscale.maps.cells import Array, Cells
+from downscale.maps.cells import Array, Cells, Drawn
 from downscale.maps.geography import FRAME, INK, SOFT_INK
+from downscale.maps.mesh import draw_mesh
 from downscale.maps.view import View, windows
 from downscale.maps.words import MINUS, TIMES, name_of, raised
 
@@ -85,20 +86,20 @@ def draw_fields(
     panels: list[Any],
     bars: list[Any],
     view: View,
-    pair: tuple[Cells, Cells],
+    pair: tuple[Drawn, Drawn],
     fields: tuple[xr.DataArray, xr.DataArray],
     cmap: Any,
 ) -> None:
     """Fill the panels: one colour scale for both fields, one that is symmetric about zero for the detail."""
     blocks, parts = pair
-    detail = Cells(parts.values - blocks.at(parts.y, parts.x), parts.y, parts.x)
+    detail = parts.holding(parts.values - blocks.under(parts))  # type: ignore
     own, other = colours(fields[1], cmap)
     both = np.concatenate([blocks.values.ravel(), parts.values.ravel()])
     limits = robust_limits(both)
     reach = max(*np.abs(robust_limits(detail.values)), ROUNDING * max(np.abs(limits)))
     meshes = [draw_cells(panels[i], view, cells, own, limits) for i, cells in enumerate(pair)]
     meshes.append(draw_cells(panels[2], view, detail, other, (-reach, reach)))
-    sizes = [f"{cells.y.size} {TIMES} {cells.x.size} cells" for cells in pair]
+    sizes = [f"{cells.sizes[0]} {TIMES} {cells.sizes[1]} cells" for cells in pair]
     names = f"Coarse ({sizes[0]})", f"Fine ({sizes[1]})", "Added detail"
     for panel, name in zip(panels, names, strict=True):
         panel.set_title(name, fontsize=12.5, color=INK, pad=7)
@@ -107,11 +108,13 @@ def draw_fields(
     draw_bar(bars[1], meshes[2], detail.values, f"fine {MINUS} its coarse cell", units)
 
 
-def draw_cells(panel: Any, view: View, cells: Cells, cmap: Any, limits: tuple[float, float]) -> Any:
+def draw_cells(panel: Any, view: View, cells: Drawn, cmap: Any, limits: tuple[float, float]) -> Any:
     """Draw cells by their corners; none is smoothed."""
     from matplotlib.axes import Axes
 
-    y, x = windows(cells, view, np.inf if view.projection is None else LONGEST_STEP)
+    if not isinstance(cells, Cells):
+        return draw_mesh(panel, view, cells, cmap, limits, MISSING)
+    y, x = windows(cells, view, LONGEST_STEP if view.curved else np.inf)
     corners, values = view.project(*np.meshgrid(x.edges, y.edges)), np.ma.masked_invalid(cells.at(y, x))
     low, high = limits
     # The corners are map coordinates already; cartopy's own method would search them for torn cells.

@@ -11,6 +11,8 @@ import xarray as xr
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
+CELSIUS = ("degc", "deg_c", "degree_c", "degrees_c", "celsius", "degree_celsius", "degrees_celsius")
+
 
 def raised(unit: str) -> str:
     """Set the exponents of a unit as superscripts, with spaces that do not break a line.
@@ -20,6 +22,8 @@ def raised(unit: str) -> str:
     >>> raised("kg m-2 s-1").split()
     ['kg', 'm⁻²', 's⁻¹']
     """
+    if unit.strip().lower() in CELSIUS:
+        return "°C"
     digits = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     exponent = r"(?<=[A-Za-z])(?:\^|\*\*)?(-?\d+)|(?<=^10)(-?\d+)"
     return re.sub(exponent, lambda m: (m[1] or m[2]).translate(digits), unit).replace(" ", "\u00a0")
@@ -40,15 +44,33 @@ def subtitle(
     level: float | None,
 ) -> str:
     """Say which time, member, ... of the whole fields is shown, and which altitude is dotted."""
-    words: dict[str, str] = {}
+    words: dict[str, list[str]] = {}
     for whole, part in zip(fields, chosen, strict=True):
         for name in [str(dim) for dim in whole.dims if dim not in part.dims] + ["time"]:
-            if name in part.coords and part.coords[name].ndim == 0:
-                words.setdefault(name, value_words(name, part.coords[name].values[()]))
-            elif whole.sizes.get(name, 1) > 1:
-                words.setdefault(name, f"{name} {select.get(name, 0)}")
+            said = _place_words(whole, part, name)
+            if said is None and whole.sizes.get(name, 1) > 1:
+                said = f"{name} {select.get(name, 0)}"
+            if said is not None and said not in words.setdefault(name, []):
+                words[name].append(said)
     relief = [] if level is None else [f"dotted: {level:g} m above sea level"]
-    return " · ".join([*words.values(), *relief])
+    # What differs between the two fields is said of both, coarse first.
+    both = [said[0] if len(said) == 1 else f"coarse {said[0]}, fine {said[1]}" for said in words.values()]
+    return " · ".join([*both, *relief])
+
+
+def _place_words(whole: xr.DataArray, part: xr.DataArray, name: str) -> str | None:
+    """Say where along a dimension a part lies: a date where any coordinate tells one, else the coordinate's value."""
+    if name not in part.coords or part.coords[name].ndim:
+        return None
+    along = [key for key, v in whole.coords.items() if v.dims == (name,) and part.coords[key].ndim == 0]
+    dates = [key for key in along if is_date(part.coords[key].values[()])]
+    chosen = name if name in dates or not dates else dates[0]
+    return value_words(name, part.coords[chosen].values[()])
+
+
+def is_date(value: Any) -> bool:
+    """Return whether a value is a date of any calendar."""
+    return isinstance(value, np.datetime64) or hasattr(value, "year")
 
 
 def value_words(name: str, value: Any) -> str:
