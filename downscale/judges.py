@@ -39,6 +39,9 @@ def judge_of(
         if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(there.grid, CurvilinearGrid):
             # A large fine file has no corners of its own: those of the coarse cells' parts are its.
             there = replace(there, grid=at_coarse.grid.adopt(there.grid))
+        elif not isinstance(there.grid, CurvilinearGrid):
+            # One fit of the areas of a projection for both: two differ in their last digits.
+            there = replace(there, grid=at_coarse.grid.with_axes(there.grid.y, there.grid.x))
         cells = Aggregation.between(at_coarse.grid, there.grid)
         hidden = None if mask is None else _without_valid_cell(mask, there, cells)
         return Nested(turned, at_coarse, there, cells, hidden, sizes)

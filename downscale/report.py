@@ -96,8 +96,8 @@ def _conservation(outcome: Outcome) -> str:
 def _self_validation(outcome: Outcome) -> str:
     if not any(outcome.self_validation.values()):
         return (
-            "<h2>Self-validation</h2><p>None: the target does not nest, the request is along another axis, or the field "
-            "has fewer than three coarse blocks along an axis.</p>"
+            "<h2>Self-validation</h2><p>None: the target does not nest, the request is along another axis, or the "
+            "field has fewer than three coarse blocks along an axis.</p>"
         )
     rows = []
     for name, errors in outcome.self_validation.items():
