@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
 from typing import Any
 
 from downscale.errors import OptionError
+
+ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
 
 
 def parse_pairs(text: str, name: str) -> Any:
@@ -25,6 +30,10 @@ def parse_pairs(text: str, name: str) -> Any:
     pairs = [part.split(":", 1) for part in text.split(",")]
     if any(len(pair) != 2 or not pair[0].strip() for pair in pairs):
         raise OptionError(f"expected {name} as a whole number or dim:number,dim:number, received {text!r}")
+    names = [dim.strip() for dim, _ in pairs]
+    twice = [dim for dim in dict.fromkeys(names) if names.count(dim) > 1]
+    if twice:
+        raise OptionError(f"expected {name} for each dimension once, received {twice[0]!r} twice in {text!r}; drop one")
     return {dim.strip(): _whole(value, name) for dim, value in pairs}
 
 
@@ -32,24 +41,38 @@ def _whole(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise OptionError(
-            f"expected {name} to be a whole number, or dim:number,dim:number, received {text!r}"
-        ) from None
+        line = f"expected {name} to be a whole number, or dim:number,dim:number, received {text!r}"
+        raise OptionError(line) from None
 
 
 def parse_names(text: str | None) -> list[str] | None:
     """Return the names in ``NAME,NAME``, or None for none at all.
+
+    Raises
+    ------
+    OptionError
+        If a name is empty.
 
     Examples
     --------
     >>> parse_names("tas, pr")
     ['tas', 'pr']
     """
-    return [name.strip() for name in text.split(",")] if text else None
+    if not text:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise OptionError(f"expected --vars NAME,NAME, received {text!r}; leave it out for all variables")
+    return names
 
 
 def parse_bounds(text: str) -> Any:
     """Return "auto", None, or a pair from ``LOW:HIGH``; an empty side is open.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these, or a side is no finite number.
 
     Examples
     --------
@@ -65,17 +88,28 @@ def parse_bounds(text: str) -> Any:
         low, high = (float(part) if part.strip() else None for part in parts)
     except ValueError:
         raise OptionError(f"expected bounds as auto, none or LOW:HIGH, received {text!r}") from None
+    if not all(side is None or math.isfinite(side) for side in (low, high)):
+        raise OptionError(f"expected finite bounds LOW:HIGH, received {text!r}; leave a side empty where there is none")
     return low, high
 
 
 def parse_target(text: str | None) -> Any:
     """Return a file or a resolution as it is, or ``dim:frequency`` as a mapping.
 
+    Raises
+    ------
+    OptionError
+        If it is empty, or a number or two that are no resolution, or has a dimension without a frequency.
+
     Examples
     --------
     >>> parse_target("time:D"), parse_target("0.25x0.25")
     ({'time': 'D'}, '0.25x0.25')
     """
+    if text is not None and re.fullmatch(r"[-+\d.,;eExX ]*", text) and not Path(text).is_file():
+        if not re.fullmatch(r"[^xX,;]+[xX][^xX,;]+", text):
+            raise OptionError(f'expected a resolution of rows x columns such as "0.25x0.25", received {text!r}')
+        return text
     if text is None or ":" not in text or "/" in text or text.endswith(".nc"):
         return text
     pairs = [part.split(":", 1) for part in text.split(",")]
@@ -101,7 +135,7 @@ def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
     Raises
     ------
     OptionError
-        If a word has no name or no equals sign.
+        If a word has no equals sign, or a name that is none for an attribute.
 
     Examples
     --------
@@ -114,4 +148,6 @@ def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
     for (name, sign, _), pair in zip(parts, pairs, strict=True):
         if not name.strip() or not sign:
             raise OptionError(f"expected --attr NAME=VALUE, received {pair!r}")
+        if not ATTRIBUTE.fullmatch(name.strip()):
+            raise OptionError(f"expected --attr with a name of letters, digits and underscores, received {name!r}")
     return {name.strip(): value for name, _, value in parts}

@@ -138,7 +138,7 @@ def check(
     tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to check, e.g. tas,pr.")] = None,
     mask: Annotated[str | None, typer.Option(help="The mask that the fine file was made with.")] = None,
-    na_thres: Annotated[float, typer.Option(help="The threshold that it was made with.")] = 1.0,
+    na_thres: Annotated[float, typer.Option(min=0, max=1, help="The threshold that it was made with.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check that the fine file keeps the budgets of the coarse one; exit status 1 where a law is broken."""
@@ -166,16 +166,19 @@ def weights(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the weights of a method, row, col and S, for other tools to apply."""
-    from downscale.arguments import parse_pairs
+    from downscale.arguments import parse_pairs, parse_target
+    from downscale.io.read import sources_of
     from downscale.io.weights import write_weights
+    from downscale.io.write import check_target
     from downscale.operators import weights as weights_of
     from downscale.pipeline import open_input
 
     refinement = None if factor is None else parse_pairs(factor, "factor")
-    made = weights_of(
-        open_input(source), refinement, method, target_grid=target, layout=layout, normalization=normalization
-    )
-    typer.echo(f"wrote {write_weights(made, output, overwrite=overwrite)}")
+    coarse, grid = open_input(source), parse_target(target)
+    inputs = (*sources_of(coarse), *([target] if target else []))
+    check_target(output, overwrite, inputs)
+    made = weights_of(coarse, refinement, method, target_grid=grid, layout=layout, normalization=normalization)
+    typer.echo(f"wrote {write_weights(made, output, overwrite=overwrite, inputs=inputs)}")
 
 
 @app.command()
@@ -240,7 +243,10 @@ def _run(arguments: list[str] | None) -> int:
             return 2
         if hasattr(error, "format_message"):  # what the parser of the command line raises
             return _fail(error.format_message(), 2)
-        if isinstance(error, (OSError, MemoryError)):
+        if isinstance(error, MemoryError):
+            reason = str(error) or "not enough memory"
+            return _fail(f"MemoryError: {reason}; choose a smaller factor or region, or smaller --chunks", 1)
+        if isinstance(error, OSError):
             return _fail(f"{type(error).__name__}: {error}", 1)
         if str(error).startswith("NetCDF: "):  # what the library raises where data turn out to be damaged
             return _fail(f"expected readable data, received {error}; a file is damaged, get it again", 2)

@@ -172,6 +172,8 @@ def _label(array: xr.DataArray, dim: str, index: int) -> Any:
     if dim not in array.coords:
         return index
     value = array[dim].values[index]
+    if isinstance(value, np.timedelta64):
+        return f"{value / np.timedelta64(1, 'h'):g} hours"
     return float(value) if np.asarray(value).dtype.kind in "fiu" else str(value)
 
 

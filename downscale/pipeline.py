@@ -12,7 +12,7 @@ import xarray as xr
 from downscale.api import downscale, plan
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
-from downscale.errors import OutputError
+from downscale.errors import InputError, OutputError, listing
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import pick_static
 from downscale.io.store import check_store
@@ -124,7 +124,11 @@ def open_input(path: str, chunks: Any = "auto") -> xr.Dataset:
         from downscale import sample
 
         return open_dataset(sample.path(path.removeprefix(SAMPLE)), chunks=chunks)
-    return open_dataset(path, chunks=chunks)
+    ds = open_dataset(path, chunks=chunks)
+    empty = {str(dim) for field in ds.data_vars.values() for dim, size in field.sizes.items() if not size}
+    if empty:
+        raise InputError(f"expected at least one value along {listing(sorted(empty))} in {path}, received none")
+    return ds
 
 
 def build_request(recipe: Recipe) -> Request:

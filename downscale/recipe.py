@@ -6,6 +6,7 @@ YAML is safe-loaded; an unknown key is an error that names its path and the lega
 from __future__ import annotations
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,23 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from downscale.errors import InputError, OptionError, listing
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 2, 100, 100
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may come once only; the library would take the last of two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping, or raise where a key comes twice."""
+        keys = [(key.value, key.start_mark.line + 1) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen: dict[Any, int] = {}
+        for key, line in keys:
+            if key in seen and key != "<<":
+                raise yaml.YAMLError(f"key {key!r} in line {seen[key]} again in line {line}")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
 
 
 class _Block(BaseModel):
@@ -27,7 +45,7 @@ class Input(_Block):
 
     path: str
     variables: list[str] | None = None
-    chunks: dict[str, int] | str | None = "auto"
+    chunks: dict[str, int] | int | str | None = "auto"
 
 
 class Statics(_Block):
@@ -124,7 +142,7 @@ def load_recipe(path: str | Path) -> Recipe:
     if not file.is_file():
         raise InputError(f"expected an existing recipe file, received {file}; check the path")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = _Loader(file.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"expected a YAML recipe, received {file} ({reason})") from None
@@ -163,7 +181,11 @@ def _reason(fault: Any, place: str) -> str:
         return f"expected a key among {listing(legal)}, received {place!r}{hint}"
     if fault["type"] == "missing":
         return f"expected the key {place!r}, received none; add it"
-    return f"key {place!r}: expected {fault['msg'].removeprefix('Input should be ')}, received {fault['input']!r}"
+    wanted = fault["msg"].removeprefix("Input should be ")
+    if fault["type"] == "model_type":
+        wanted = f"the keys {listing(_legal_keys(fault['loc']))}"
+    # Of a nest of lists only the beginning is shown.
+    return f"key {place!r}: expected {wanted}, received {_SHOWN.repr(fault['input'])}"
 
 
 def _legal_keys(place: tuple[Any, ...]) -> list[str]:

@@ -253,12 +253,15 @@ def _variables(ds: xr.Dataset, where: Horizontal, request: Request) -> list[str]
     wanted = request.data_vars
     if wanted is None:
         if not legal:
+            has = ", ".join(f"{name!r} ({', '.join(map(str, v.dims))}; {v.dtype})" for name, v in ds.data_vars.items())
             raise InputError(
-                f"expected a numeric variable with dimensions {listing(where.dims)}, received "
-                f"{listing(ds.data_vars) or 'no variables'}"
+                f"expected a numeric variable with dimensions {listing(where.dims)}, received {has or 'no variables'}; "
+                "see ncdump -h"
             )
-        return legal
+        wanted = legal
     wanted = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    if not wanted:
+        raise InputError(f"expected variables among {listing(legal)}, received none; leave them out for all")
     for name in wanted:
         if name not in legal:
             raise InputError(f"expected a variable among {listing(legal)}, received {name!r}")

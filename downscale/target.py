@@ -84,6 +84,12 @@ def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -
             raise OptionError("expected factor or target_grid, received neither; try factor=4")
         factor = dict(zip(where.dims, factor, strict=True)) if isinstance(factor, tuple) else factor
     factors = parse_factor(factor, where)
+    for name, size, count in zip(where.dims, where.grid.shape, factors, strict=True):
+        if size * count > MOST_CELLS:
+            raise OptionError(
+                f"expected a factor of at most {MOST_CELLS // size} along {name!r}, which makes {MOST_CELLS} cells, "
+                f"received {count}; choose a smaller one, or a region"
+            )
     fine = where.grid.refine(*factors)
     axes = ((where.grid.y, fine.y, factors[0]), (where.grid.x, fine.x, factors[1]))
     y, x = (Parts.nested(coarse, cells, count) for coarse, cells, count in axes)

@@ -175,6 +175,8 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
             b = Clock.of(a).adopt(b)
         except (DownscaleError, AttributeError, TypeError):
             return False
+    if a.dtype.kind == b.dtype.kind == "O" and a.size and b.size and type(a.flat[0]) is not type(b.flat[0]):
+        return False  # dates of two calendars cannot be compared
     try:
         # Dates of a calendar differ by datetime.timedelta, of which this is a comparison too.
         return bool((np.abs(a - b) <= SAME_TIME).all())

@@ -18,7 +18,7 @@ from strategies import factor_pairs, grids, seeds
 
 import downscale
 from downscale import TerrainPenalty
-from downscale.errors import BoundsError, DownscaleError, GridError, InputError, OptionError, ShapeError
+from downscale.errors import BoundsError, DownscaleError, InputError, OptionError, ShapeError
 
 METHODS = ("sobolev", "conservative", "bilinear", "bicubic")
 

@@ -14,7 +14,6 @@ from sample_fields import field_on, plane, rain_on, region, relief_on, world
 from schedulers import computations
 from strategies import cuttings, factor_pairs
 
-import downscale
 from downscale import TerrainPenalty, compute
 from downscale.engine.plan import readable_bytes
 from downscale.errors import OptionError, ShapeError

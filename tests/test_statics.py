@@ -181,32 +181,32 @@ def test_a_mask_of_quadrilaterals_is_a_share_of_each():
 def test_relief_must_turn_about_the_same_pole():
     ds = rotated()
     where, relief = horizontal(ds), ds[["tas"]].isel(time=0)
-    np.testing.assert_array_equal(on_grid(relief, where.grid, "orog", where), relief.tas)
+    np.testing.assert_array_equal(on_grid(relief, where.grid, "lapse_rate", where), relief.tas)
     other = rotated()
     other.crs.attrs["grid_north_pole_latitude"] = 41.0
     with pytest.raises(GridError, match=r"on the axes of a pole at latitude 39.25, .* received .* at latitude 41,"):
-        on_grid(other[["tas"]].isel(time=0), where.grid, "orog", where)
+        on_grid(other[["tas"]].isel(time=0), where.grid, "lapse_rate", where)
     degrees = relief.drop_vars(["crs", "lat", "lon"]).rename(rlat="lat", rlon="lon")
     for name, line in (("lat", "latitude"), ("lon", "longitude")):
         degrees[name].attrs = {"standard_name": line, "units": "degrees"}
     with pytest.raises(GridError, match=r"on the axes of a pole .* received one on latitudes and longitudes; bring it"):
-        on_grid(degrees, where.grid, "orog", where)
+        on_grid(degrees, where.grid, "lapse_rate", where)
     with pytest.raises(GridError, match=r"mask: expected a field on latitudes and longitudes, .* one on the axes of a"):
         mask_on_grid(pick_mask(relief.tas > 280), horizontal(latlon()).grid, horizontal(latlon()))
     # Two descriptions of one pole are one pole.
     turned = rotated()
     turned.crs.attrs["grid_north_pole_longitude"] += 360
-    np.testing.assert_array_equal(on_grid(turned[["tas"]].isel(time=0), where.grid, "orog", where), relief.tas)
+    np.testing.assert_array_equal(on_grid(turned[["tas"]].isel(time=0), where.grid, "lapse_rate", where), relief.tas)
 
 
 def test_relief_must_lie_in_the_same_projection():
     ds = equal_area()
     where, relief = horizontal(ds), ds[["tas"]].isel(time=0)
-    np.testing.assert_array_equal(on_grid(relief, where.grid, "orog", where), relief.tas)
+    np.testing.assert_array_equal(on_grid(relief, where.grid, "lapse_rate", where), relief.tas)
     bare = relief.drop_vars("crs")
-    np.testing.assert_array_equal(on_grid(bare, where.grid, "orog", where), relief.tas)
+    np.testing.assert_array_equal(on_grid(bare, where.grid, "lapse_rate", where), relief.tas)
     with pytest.raises(GridError, match=r"a projection \(lambert_azimuthal_equal_area\), .*lambert_conformal"):
-        on_grid(conic()[["tas"]].isel(time=0), where.grid, "orog", where)
+        on_grid(conic()[["tas"]].isel(time=0), where.grid, "lapse_rate", where)
     with pytest.raises(GridError, match=r"expected a field on metres of a projection.* received one on latitudes and"):
         on(latlon()[["tas"]].isel(time=0), where.grid)
     with pytest.raises(GridError, match=r"received one on two-dimensional latitudes and longitudes; bring it to the"):

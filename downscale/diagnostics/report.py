@@ -68,7 +68,8 @@ class VariableReport:
     def passed(self) -> bool:
         """Whether the law holds: error within tolerance, no cell lost or invented, no value out of bounds."""
         faults = self.cells_lost + self.cells_invented + self.values_out_of_bounds
-        return self.judged_error <= self.tolerance and faults == 0 and self.cells_checked > 0
+        # A variable without any value has nothing to keep; that is legal, and said in the report.
+        return self.judged_error <= self.tolerance and faults == 0 and self.cells_checked + self.cells_masked > 0
 
     @property
     def fault(self) -> str:
@@ -182,6 +183,11 @@ class ConservationReport:
             "is judged"
             for r in self.variables.values()
             if r.cells_outside
+        ]
+        faults += [
+            f"{r.name}: no coarse cell has a value, and so has no fine cell; check the input if you expected some"
+            for r in self.variables.values()
+            if r.passed and not r.cells_checked
         ]
         verdict = "passed" if self.passed else "FAILED"
         tolerances = sorted({report.tolerance for report in self.variables.values()})

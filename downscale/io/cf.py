@@ -307,8 +307,10 @@ def bounds_of(obj: XarrayObject, name: str) -> np.ndarray[Any, Any] | None:
     """Return the bounds of a coordinate, shape (n, 2), or None where the object holds none."""
     variable = bounds_name(obj, name)
     present = variable in obj.coords or (isinstance(obj, xr.Dataset) and variable in obj.variables)
-    if not present or obj[variable].ndim != 2:
+    if not present:
         return None
+    if obj[variable].ndim != 2 or name not in obj[variable].dims:
+        raise GridError(f"{name!r}: expected bounds of shape (n, 2), received {variable} {obj[variable].dims}; drop it")
     # A few numbers of a coordinate: read here and now, even where they came as a lazy array, and on no cluster.
     bounds = obj[variable].transpose(name, ...).compute(scheduler="synchronous")
     return np.asarray(bounds.values, dtype=np.float64)

@@ -5,6 +5,7 @@ No date is ever carried from one calendar to another here; leap days and months 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,8 @@ DAY = 86400.0
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Days stored as floating-point numbers miss whole seconds by microseconds.
 ROUNDING = 1e-3
+# More periods than this along an axis are a slip of the keyboard.
+MOST_PERIODS = 1_000_000
 # Stamps of neighbouring months and years lie about a month and a year apart, wherever in their period they stand.
 MONTH_STEP, YEAR_STEP = (20 * DAY, 42 * DAY), (300 * DAY, 430 * DAY)
 REFORM = (1582, 10, 15)
@@ -212,13 +215,23 @@ def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> 
     starts = {"ME": "MS", "QE": "QS", "YE": "YS"}
     for end, start in starts.items():
         frequency = frequency.replace(end, start)
+    if not re.match(r"[\d.]*[A-Za-z]", frequency):
+        raise _no_frequency(frequency, "a number and a unit")
     begin = clock.midnight(clock.dates(np.array([first]))[0])
+    next_two = clock.seconds(_range(clock, frequency, start=begin, periods=2))
+    step = float(next_two[-1] - next_two[0])
+    if step <= 0 or (last - first) / step > MOST_PERIODS:
+        raise _no_frequency(frequency, f"at most {MOST_PERIODS} periods")
     start = _period_around(clock, frequency, begin)
     known = clock.seconds(_range(clock, frequency, start=start, end=clock.dates(np.array([last]))[0]))
     while known[-1] < last:
         more = _range(clock, frequency, start=clock.dates(known[-1:])[0], periods=2)
         known = np.append(known, clock.seconds(more[1:]))
     return known[np.searchsorted(known, first, side="right") - 1 :]
+
+
+def _no_frequency(frequency: str, reason: str) -> OptionError:
+    return OptionError(f"expected a frequency such as '6h', 'D', '5D', 'MS' or 'YS', received {frequency!r} ({reason})")
 
 
 def _period_around(clock: Clock, frequency: str, date: Any) -> Any:
@@ -235,10 +248,7 @@ def _range(clock: Clock, frequency: str, **span: Any) -> NDArray[Any]:
     try:
         made = xr.date_range(freq=frequency, calendar=clock.calendar, use_cftime=not clock.numpy, **span)
     except (ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(
-            f"expected a frequency such as '6h', 'D', '5D', 'MS' or 'YS', received {frequency!r} ({reason})"
-        ) from None
+        raise _no_frequency(frequency, str(error).splitlines()[0]) from None
     values = np.asarray(made.values)
     return values.astype(clock.origin.dtype) if clock.numpy else values
 

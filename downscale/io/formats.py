@@ -90,8 +90,8 @@ def require_reader(engine: str, path: str | Path) -> None:
         raise InputError(line) from None
 
 
-def complaint(engine: str, path: str | Path, error: Exception) -> str:
-    """Return the line about a file that its reader cannot read."""
+def complaint(engine: str, path: str | Path, error: Exception, several: bool = False) -> str:
+    """Return the line about a file, or about one of several, that its reader cannot read."""
     text = str(getattr(error, "strerror", None) or error).strip()
     times = UNDECODED.search(text)
     if times is not None:
@@ -101,9 +101,13 @@ def complaint(engine: str, path: str | Path, error: Exception) -> str:
             "decode_times=False"
         )
     reason = text.splitlines()[0] if text else type(error).__name__
+    if several and not isinstance(error, OSError):
+        return f"expected files of one grid that follow each other, received {path} ({reason}); choose another pattern"
+    if several and isinstance(error, OSError) and error.filename:
+        path = Path(str(error.filename)).name
     if engine == GRIB_READER:
-        several = "filter_by_keys" in text
-        hint = "take fields of one level and step type out with grib_copy -w" if several else "check it with grib_ls"
+        mixed = "filter_by_keys" in text
+        hint = "take fields of one level and step type out with grib_copy -w" if mixed else "check it with grib_ls"
         return f"expected a whole GRIB file of one grid, received {path} ({reason}); {hint}"
     if engine == STORE:
         return f"expected a readable Zarr store, received {path} ({reason}); check that it was copied as a whole"

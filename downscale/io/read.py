@@ -29,6 +29,7 @@ HARMLESS = (
     "Failed to open Zarr store with consolidated", "Object at .* is not recognized", "Consolidated metadata is curr",
 )  # fmt: skip
 SOURCES = "sources"
+LARGEST = 2**62
 # What GRIB says of the message and of its own grid, which is no longer true of a field that was regridded.
 GRIB_KEPT = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLevel")
 Chunks = str | int | Mapping[Any, Any] | None
@@ -57,6 +58,7 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
     InputError
         If there is no such file, or it is not readable.
     """
+    _require_chunks(chunks)
     files = find_files(path)
     engine = str(options.get("engine") or _one_engine(files))
     require_reader(engine, path)
@@ -75,7 +77,7 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
         if options and isinstance(error, TypeError):
             raise  # an option that xarray does not know
         # Whatever a reader stumbles over lies in the file, and each reader has errors of its own.
-        raise InputError(complaint(engine, path, error)) from None
+        raise InputError(complaint(engine, path, error, len(files) > 1)) from None
     require_variables(ds, path)
     return _remembering(ds, files, engine)
 
@@ -87,11 +89,20 @@ def _one_engine(files: list[str]) -> str:
     return next(iter(engines))
 
 
+def _require_chunks(chunks: Chunks) -> None:
+    """Raise an InputError where chunks are no sizes; that would be no fault of the file."""
+    if isinstance(chunks, str) and chunks != "auto":
+        raise InputError(f"expected chunks as 'auto', a whole number or a size by dimension, received {chunks!r}")
+    sizes = chunks.items() if isinstance(chunks, Mapping) else [("every dimension", chunks)]
+    for name, size in sizes:
+        if isinstance(size, int) and size != -1 and not 0 < size <= LARGEST:
+            along = repr(name) if isinstance(chunks, Mapping) else name
+            raise InputError(f"expected chunks of at least one value along {along}, received {size}; -1 is all of them")
+
+
 def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
     """Return the Dataset if it has every dimension of ``chunks``; xarray would pass over a misspelt one."""
-    for name, size in chunks.items() if isinstance(chunks, Mapping) else ():
-        if size == 0:
-            raise InputError(f"expected chunks of at least one value along {name!r}, received 0; -1 is all of them")
+    for name in chunks if isinstance(chunks, Mapping) else ():
         if name not in ds.sizes:
             raise InputError(f"expected chunks of the dimensions {listing(ds.sizes)}, received {name!r}; see ncdump -h")
     return ds

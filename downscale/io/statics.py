@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.errors import GridError, InputError, listing
+from downscale.errors import DownscaleError, GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import STORAGE_ROUNDING
 from downscale.grid.curvilinear import CurvilinearGrid
@@ -27,6 +27,7 @@ OROG_NAMES = ("surface_altitude", "height_above_mean_sea_level", "height_above_r
 MASK_NAMES = (
     "sftlf", "sftof", "mask", "land_area_fraction", "sea_area_fraction", "land_binary_mask", "sea_binary_mask"
 )  # fmt: skip
+METRES = ("m", "metre", "metres", "meter", "meters", "gpm", "")
 PER_CENT = ("%", "percent", "per cent")
 # Edges stored in float32 miss each other by this share of a cell at most.
 COVERAGE_TOLERANCE = 1e-3
@@ -127,7 +128,13 @@ def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -
             f"mask: expected True and False, or a fraction from 0 to 1 or to 100 %, received {values.min():g} to "
             f"{values.max():g}; compare it with a threshold first"
         )
-    return placed.move(values) + (1 - placed.reached)
+    shares = placed.move(values) + (1 - placed.reached)
+    if not (shares > 0.5).any():
+        raise InputError(
+            f"mask: expected valid fine cells, received none with a value above one half in {placed.plane.name!r}; "
+            "pass a mask that is 1 where values are valid"
+        )
+    return shares
 
 
 def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal | None = None) -> Any:
@@ -153,6 +160,8 @@ def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal
         If the field lies on another kind of axes, does not cover the grid, or has more than two dimensions.
     """
     placed = _place(static, grid, what, where)
+    if what == "orog":
+        _require_heights(placed.plane)
     if placed.least < 1 - COVERAGE_TOLERANCE:
         raise GridError(
             f"{what}: expected a field that covers the whole fine grid, received one that covers "
@@ -161,6 +170,17 @@ def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal
     if isinstance(placed.plane.data, da.Array):
         return da.from_delayed(dask.delayed(placed.move)(placed.plane.data), grid.shape, np.float64)
     return placed.move(placed.plane.values)
+
+
+def _require_heights(field: xr.DataArray) -> None:
+    """Raise an InputError where units are given and are no metres, or nothing has a value."""
+    units = str(field.attrs.get("units", "m")).strip()
+    if units not in METRES:
+        raise InputError(
+            f"orog: expected heights in m, received {field.name!r} in {units!r}; convert it, or pass another field"
+        )
+    if field.dtype.kind == "f" and not isinstance(field.data, da.Array) and not np.isfinite(field.values).any():
+        raise InputError("orog: expected heights, received missing values only; pass another field")
 
 
 @dataclass(frozen=True)
@@ -175,9 +195,14 @@ class _Placed:
 
 def _place(static: xr.Dataset, grid: Any, what: str, where: Horizontal | None) -> _Placed:
     field = next(iter(static.data_vars.values())).squeeze(drop=True)
+    if field.dtype.kind not in "fiub":
+        raise InputError(f"{what}: expected numbers, received {field.name!r} of type {field.dtype}; pass another field")
     if isinstance(grid, CurvilinearGrid):
         return _on_mesh(static, field, grid, what)
-    there = horizontal(static)
+    try:
+        there = horizontal(static)
+    except DownscaleError as error:
+        raise type(error)(f"{what}: {error}") from None
     _require_same_axes(there, grid, what, where)
     rows, columns = overlap_weights(there.grid.y, grid.y), overlap_weights(there.grid.x, grid.x)
     covered = rows.sum(axis=1), columns.sum(axis=1)

@@ -29,9 +29,11 @@ from downscale.io.write import (
     judged,
     one_line,
     remove,
+    require_folder,
     require_free,
     scratch_name,
     stored,
+    threads_that_end,
 )
 
 FORMAT = 2
@@ -53,8 +55,7 @@ def check_store(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ..
     target = Path(path).expanduser()
     if not target.name or target.suffix in (".nc", ".nc4"):
         raise OutputError(f"expected the name of a Zarr store such as fine.zarr, received {path}; use to_netcdf")
-    if not target.parent.is_dir():
-        raise OutputError(f"expected an existing folder for the output, received {target.parent}; create it first")
+    require_folder(target.parent)
     require_free(target, overwrite, inputs)
     if target.exists() and not any((target / mark).exists() for mark in MARKS):
         raise OutputError(f"expected a Zarr store to replace, received {target} that is none; choose another name")
@@ -84,7 +85,8 @@ def write_store(
         with one_line(target), _temporary_store(target) as scratch:
             made = _encodings(out)
             ready = _aligned(out.ds, made)
-            ready.to_zarr(scratch, mode="w-", encoding=made, zarr_format=FORMAT, consolidated=True)
+            with threads_that_end():
+                ready.to_zarr(scratch, mode="w-", encoding=made, zarr_format=FORMAT, consolidated=True)
             return None if checker is None else _certified(zarr, scratch, checker, out.packings)
 
 

@@ -128,15 +128,17 @@ def links_dataset(
     return ds
 
 
-def write_weights(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+def write_weights(
+    ds: xr.Dataset, path: str | Path, *, overwrite: bool = False, inputs: tuple[Any, ...] = ()
+) -> Path:
     """Write weights to NetCDF; the name appears when the file is complete.
 
     Raises
     ------
     OutputError
-        If the file cannot be written or exists.
+        If the file cannot be written, exists, or is one of ``inputs``.
     """
-    target = check_target(path, overwrite)
+    target = check_target(path, overwrite, inputs)
     deflated = {"_FillValue": None, "zlib": True, "complevel": 1, "shuffle": True}
     links = [name for name, variable in ds.variables.items() if variable.dims[0] in ("n_s", "num_links")]
     try:

@@ -81,6 +81,8 @@ def _first_weight(weight: NDArray[Any], name: str) -> NDArray[Any]:
 
 def _check_links(name: str, *sides: Any) -> None:
     *indexed, weight = sides
+    if weight.dtype.kind not in "fiu":
+        raise InputError(f"expected weights that are numbers, received {weight.dtype} in {name}; make the file again")
     for what, index, shape in indexed:
         if index.dtype.kind not in "iu" or index.shape != weight.shape:
             raise InputError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -17,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.base
+import dask.system
+import dask.threaded
 import netCDF4
+import numpy as np
 import xarray as xr
 
 from downscale.diagnostics.report import ConservationReport, VariableReport
-from downscale.errors import ConservationError, OutputError
+from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io.discovery import described
 from downscale.io.encoding import CERTIFICATE, Encodings, cf_ready, encodings, fields_of, merged, require_level
 from downscale.io.packing import Packing, enough_bits, parse_packing, rounded, short_encodings, words
@@ -85,6 +90,11 @@ def stored(ds: xr.Dataset, storage: Storage) -> Stored:
     profile, given = parse_profile(storage.profile)
     ready = cf_ready(ds)
     given = {**given, **(storage.attrs or {})}
+    for key, value in given.items():
+        if value is not None and not isinstance(value, str | int | float | np.generic | np.ndarray | list | tuple):
+            raise OptionError(
+                f"expected attribute {key!r} to be text, a number or a list of these, received {value!r}; make it text"
+            )
     attrs = described(ready)
     attrs = {**attrs, **given} if profile is None else profiled(ready, attrs, given)
     packable = [name for name in fields_of(ready) if ready[name].dtype.itemsize in (4, 8)]
@@ -112,16 +122,29 @@ def check_target(path: str | Path, overwrite: bool = False, inputs: tuple[Any, .
         If its folder is missing or not writable, it is one of the inputs, or it exists and ``overwrite`` is false.
     """
     target = Path(path).expanduser()
-    if not target.parent.is_dir():
-        raise OutputError(f"expected an existing folder for the output, received {target.parent}; create it first")
+    require_folder(target.parent)
     if target.is_dir():
         raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
     require_free(target, overwrite, inputs)
+    if target.exists() and not target.is_file():
+        raise OutputError(f"expected a file to replace, received {target} that is a device or a pipe; choose another")
     return target
+
+
+def require_folder(folder: Path) -> None:
+    """Raise an OutputError where there is no folder to hold an output."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder for the output, received the file {folder}; choose another")
+    if not folder.is_dir():
+        raise OutputError(f"expected an existing folder for the output, received {folder}; create it first")
 
 
 def require_free(target: Path, overwrite: bool, inputs: tuple[Any, ...]) -> None:
     """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written."""
+    # The temporary name beside it is longer.
+    longest = os.pathconf(target.parent, "PC_NAME_MAX")
+    if len(os.fsencode(scratch_name(target).name)) > longest:
+        raise OutputError(f"expected a name of at most {longest - 30} bytes, received {target.name[:9]}...; shorten it")
     for source in inputs:
         if source and target.exists() and Path(source).exists() and os.path.samefile(source, target):
             raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
@@ -160,6 +183,17 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
+def threads_that_end() -> Iterator[None]:
+    """Compute in threads that have ended with this block: one that still wrote would make a removed file anew."""
+    if dask.base.get_scheduler() not in (None, dask.threaded.get) or dask.config.get("pool", None) is not None:
+        yield
+        return
+    count = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
+    with dask.threaded.ContextAwareThreadPoolExecutor(count) as pool, dask.config.set(pool=pool):
+        yield
+
+
+@contextmanager
 def one_line(target: Path) -> Iterator[None]:
     """Turn what the operating system says of a full or broken disk into one line."""
     try:
@@ -167,6 +201,16 @@ def one_line(target: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
+    except RuntimeError as error:
+        # The library says the same of a full disk and of a damaged input.
+        if not str(error).startswith("NetCDF: ") or "_getitem" in _functions_of(error):
+            raise
+        raise OutputError(f"expected to write {target}, received: {error}; free space or choose another") from error
+
+
+def _functions_of(error: Exception) -> set[str]:
+    """Return the names of the functions that an error went through."""
+    return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
 
 
 def write_checked(
@@ -196,7 +240,8 @@ def write_checked(
         out = stored(ds, storage or Storage())
         with one_line(target), temporary_beside(target) as scratch:
             how: dict[str, Any] = {"encoding": out.encodings, "unlimited_dims": out.unlimited, "format": out.format}
-            out.ds.to_netcdf(scratch, engine="netcdf4", **how)
+            with threads_that_end():
+                out.ds.to_netcdf(scratch, engine="netcdf4", **how)
             return None if checker is None else _certified(scratch, checker, out.packings)
 
 
