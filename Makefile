@@ -18,9 +18,11 @@ test: $(VENV)/.dev
 
 # The laws on a thousand drawn cases each, the same at every run. New draws: make test-slow PROFILE=explore
 PROFILE ?= thorough
+# Which of them: all, or an expression such as LAWS="every_cell or any_target".
+LAWS ?= test
 
 test-slow: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal tests/test_laws_everywhere.py tests/test_parts.py
+	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -k "$(LAWS)" tests/test_laws_everywhere.py tests/test_parts.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check
