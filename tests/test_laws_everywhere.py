@@ -158,6 +158,8 @@ def test_a_mask_keeps_the_law_over_valid_parts(sample, factors, method, data):
     others = {dim: 0 for dim in sample.ds.v.dims if dim not in factor}
     like = downscale.downscale(sample.ds.isel(others, drop=True), factor, "conservative")
     valid = data.draw(masks(like.v.transpose(*factor).shape))
+    # A mask without any valid cell is refused.
+    assume(valid.any())
     mask = like.drop_vars("v").assign(mask=(tuple(factor), valid))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "v: coarse cells with a value have no valid fine cell", UserWarning)
