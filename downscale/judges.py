@@ -41,7 +41,8 @@ def judge_of(
             there = replace(there, grid=at_coarse.grid.adopt(there.grid))
         elif not isinstance(there.grid, CurvilinearGrid):
             # One fit of the areas of a projection for both: two differ in their last digits.
-            there = replace(there, grid=at_coarse.grid.with_axes(there.grid.y, there.grid.x))
+            y, x = (_settled(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
+            there = replace(there, grid=at_coarse.grid.with_axes(y, x))
         cells = Aggregation.between(at_coarse.grid, there.grid)
         hidden = None if mask is None else _without_valid_cell(mask, there, cells)
         return Nested(turned, at_coarse, there, cells, hidden, sizes)
@@ -49,6 +50,14 @@ def judge_of(
     parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
     return Overlapping(small, at_coarse, at_fine, (parts_y, parts_x), na_thres, blank)
+
+
+def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
+    """Return the axis with the edges that are meant to be those of ``wanted`` on them, to the last digit."""
+    parts = Parts.between(wanted, axis)
+    if not parts.regular or (np.diff(parts.owner) != 1).any():
+        return axis
+    return CellAxis(np.append(parts.low, parts.high[-1]), axis.kind, axis.closed)
 
 
 def _without_valid_cell(mask: Any, there: Horizontal, cells: Aggregation) -> np.ndarray:
