@@ -21,6 +21,7 @@ from downscale.engine.apply import apply
 from downscale.engine.block import Job
 from downscale.errors import GridError, OptionError
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.regroup import SLACK
 from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
@@ -40,8 +41,6 @@ from downscale.io.read import SOURCES, sources_of
 from downscale.nn.upsample import upsampler
 from downscale.request import Request, job_settings
 
-# Shares of a target cell are sums of differences.
-SLACK = 1e-6
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
 
 

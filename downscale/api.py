@@ -10,7 +10,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from downscale.along import carried_out, plan_along
+from downscale.along import Course, carried_out, plan_along
 from downscale.compute import fine_variable, horizontal_last, repeated, sized
 from downscale.describe import describe, described, stamped
 from downscale.engine.device import pick_device
@@ -28,7 +28,7 @@ from downscale.io.coordinates import (
 from downscale.io.quantities import bounds_and_reason, quantity_and_reason
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
-from downscale.stages import split
+from downscale.stages import Step, split
 
 OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
 
@@ -147,19 +147,25 @@ def downscale(
 def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
     """Go through the stages: along other axes first, while maps are small."""
     steps, rest = split(ds, request)
-    words, fine, prepared = [], ds, None
-    for step in steps:
-        beside = request if rest is None else replace(request, quantity=None)
-        course = plan_along(fine, step.dim, factor=step.factor, target=step.target, request=beside)
-        fine = carried_out(fine, course, beside)
-        words.append(course.words)
+    fine, courses = _along_lines(ds, steps, request if rest is None else replace(request, quantity=None))
+    prepared = None
     if rest is not None:
         prepared = prepare(fine, rest)
         fine = described(_assembled(fine, prepared, rest), fine, prepared, keep)
     elif not keep:
         for field in fine.data_vars.values():
             field.attrs = {}
-    return stamped(fine, describe(request, prepared, words))
+    return stamped(fine, describe(request, prepared, [course.words for course in courses]))
+
+
+def _along_lines(ds: xr.Dataset, steps: tuple[Step, ...], request: Request) -> tuple[xr.Dataset, list[Course]]:
+    """Go along the axes that are not horizontal, one after the other; lazy data stay lazy."""
+    courses = []
+    for step in steps:
+        course = plan_along(ds, step.dim, factor=step.factor, target=step.target, request=request)
+        ds = carried_out(ds, course, request)
+        courses.append(course)
+    return ds, courses
 
 
 def _refuse(unknown: dict[str, Any]) -> None:
@@ -182,12 +188,9 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     request = Request(factor=factor, method=method, **options)
     ds, _ = as_dataset(obj)
     steps, rest = split(ds, request)
-    notes: list[str] = []
-    fine, courses = ds if not steps else ds.chunk(), []
-    for step in steps:
-        course = plan_along(fine, step.dim, factor=step.factor, target=step.target, request=request)
-        fine, notes = carried_out(fine, course, request), [*notes, course.words]
-        courses.append(course)
+    beside = request if rest is None else replace(request, quantity=None)
+    fine, courses = _along_lines(ds.chunk() if steps else ds, steps, beside)
+    notes = [course.words for course in courses]
     if rest is not None:
         return _planned(fine, rest, notes)
     planned = {

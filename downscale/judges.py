@@ -55,9 +55,7 @@ def judge_of(
 def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
     """Return the axis with the edges that are meant to be those of ``wanted`` on them, to the last digit."""
     parts = Parts.between(wanted, axis)
-    if not parts.regular or (np.diff(parts.owner) != 1).any():
-        return axis
-    return CellAxis(np.append(parts.low, parts.high[-1]), axis.kind, axis.closed)
+    return parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis
 
 
 def _without_valid_cell(mask: Any, there: Horizontal, cells: Aggregation) -> np.ndarray:

@@ -67,11 +67,8 @@ def to_netcdf(
         Nothing is left behind then.
     """
     storage = Storage(complevel, packing, encoding, profile, attrs)
-    checker = _checker(coarse, law=law, tolerance=tolerance, bounds=bounds, mask=mask, na_thres=na_thres)
-    inputs = () if coarse is None else sources_of(coarse)
-    return write_checked(
-        _dataset(ds), path, checker, overwrite=overwrite, storage=storage, inputs=inputs, progress=progress_bar()
-    )
+    judging = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres}
+    return _written(write_checked, ds, path, coarse, overwrite, storage, judging)
 
 
 def to_zarr(
@@ -106,17 +103,17 @@ def to_zarr(
     from downscale.io.store import write_store
 
     storage = Storage(complevel, packing, encoding, profile, attrs)
-    checker = _checker(coarse, law=law, tolerance=tolerance, bounds=bounds, mask=mask, na_thres=na_thres)
+    judging = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres}
+    return _written(write_store, ds, path, coarse, overwrite, storage, judging)
+
+
+def _written(
+    write: Callable[..., ConservationReport | None], ds: xr.Dataset | xr.DataArray, path: str | Path, coarse: Any,
+    overwrite: bool, storage: Storage, judging: dict[str, Any],
+) -> ConservationReport | None:  # fmt: skip
+    """Write by ``write`` what is to be judged against ``coarse``, if there is one."""
+    if isinstance(ds, xr.DataArray):
+        ds = ds.to_dataset(name=ds.name or "field")
+    checker = None if coarse is None else lambda made: check_conservation(coarse, made, **judging)
     inputs = () if coarse is None else sources_of(coarse)
-    return write_store(
-        _dataset(ds), path, checker, overwrite=overwrite, storage=storage, inputs=inputs, progress=progress_bar()
-    )
-
-
-def _dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:
-    return obj.to_dataset(name=obj.name or "field") if isinstance(obj, xr.DataArray) else obj
-
-
-def _checker(coarse: Any, **options: Any) -> Callable[[xr.Dataset], ConservationReport] | None:
-    """Return what judges a written Dataset, None where there is nothing to judge by."""
-    return None if coarse is None else lambda written: check_conservation(coarse, written, **options)
+    return write(ds, path, checker, overwrite=overwrite, storage=storage, inputs=inputs, progress=progress_bar())

@@ -187,9 +187,8 @@ def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
     parts = Parts.between(where.grid.y, there.grid.y), Parts.between(where.grid.x, there.grid.x)
     if not all(axis.regular for axis in parts):
         return Target(PartsGrid(*parts), parts, nests=False, grid=target, where=there)
-    axes = [CellAxis(np.append(axis.low, axis.high[-1]), axis.coarse.kind, axis.coarse.closed) for axis in parts]
     # A projected grid keeps the areas of its projection.
-    return Target(where.grid.with_axes(*axes), parts, nests=True, grid=target, where=there)
+    return Target(where.grid.with_axes(parts[0].axis, parts[1].axis), parts, nests=True, grid=target, where=there)
 
 
 def own_factor(method: Any) -> tuple[int, int]:

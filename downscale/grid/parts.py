@@ -113,6 +113,11 @@ class Parts:
         whole = not self.empty.any() and (self.owner >= 0).all() and np.unique(self.owner).size == self.owner.size
         return bool(whole and self.owner.size == self.target.size and (self.covered > 1 - 1e-6).all())
 
+    @property
+    def axis(self) -> CellAxis:
+        """Regular parts as cells of one axis, in the order of the coarse one and on its edges to the last digit."""
+        return CellAxis(np.append(self.low, self.high[-1]), self.coarse.kind, self.coarse.closed)
+
     @cached_property
     def measure(self) -> Floats:
         """Measures of the parts; zero for empty ones."""
