@@ -30,10 +30,10 @@ EXTRAS = {
     extra: [Requirement(text) for text in texts] for extra, texts in PROJECT["optional-dependencies"].items()
 }
 # Where conda-forge names a package otherwise.
-CONDA_NAMES = {"dask": "dask-core", "matplotlib": "matplotlib-base", "torch": "pytorch"}
+CONDA_NAMES = {"dask": "dask-core", "isal": "python-isal", "matplotlib": "matplotlib-base", "torch": "pytorch"}
 # Import names that are not the distribution's.
 IMPORT_NAMES = {"yaml": "pyyaml"}
-HEAVY = ["torch", "cartopy", "matplotlib", "distributed", "dask.distributed", "numba", "llvmlite"]
+HEAVY = ["torch", "cartopy", "matplotlib", "distributed", "dask.distributed", "numba", "llvmlite", "h5py", "isal"]
 
 
 def pins() -> dict[str, Version]:
