@@ -30,11 +30,35 @@ def _device(value: Any) -> str | None:
     return None if isinstance(value, str) and value else "'auto', 'cpu' or the name of an accelerator"
 
 
+def _memory(value: Any) -> str | None:
+    wanted = 'a size such as "2GB", a number of bytes, or None for no limit'
+    if value is None:
+        return None
+    try:
+        return None if not isinstance(value, bool) and bytes_of(value) > 0 else wanted
+    except (ValueError, TypeError, AttributeError):
+        return wanted
+
+
+def bytes_of(size: int | float | str) -> int:
+    """Return a size as a number of bytes.
+
+    Examples
+    --------
+    >>> bytes_of("2GB"), bytes_of("512 MiB")
+    (2000000000, 536870912)
+    """
+    from dask.utils import parse_bytes
+
+    return int(parse_bytes(size))
+
+
 _VALIDATORS: dict[str, Callable[[Any], str | None]] = {
     "check": _one_of(*CHECKS),
     "device": _device,
     "progress": _one_of("auto", "on", "off"),
     "keep_attrs": _boolean,
+    "max_memory": _memory,
     "tolerance": _tolerance,
 }
 
@@ -43,6 +67,7 @@ _OPTIONS: dict[str, Any] = {
     "device": "auto",
     "progress": "auto",
     "keep_attrs": True,
+    "max_memory": None,
     "tolerance": None,
 }
 
@@ -76,6 +101,8 @@ class set_options:
         Progress bars; "auto" shows them on a terminal only.
     keep_attrs : bool
         Keep the attributes of variables.
+    max_memory : int, str or None
+        Memory that this process is to stay within, such as "2GB": blocks and workers are chosen for it.
     tolerance : float or None
         Largest relative error of a coarse cell; None takes 1e-6 for float32 and 1e-12 for float64.
 
