@@ -29,6 +29,7 @@ LEGAL = {
     "device": ["auto", "cpu", "cuda:1"],
     "progress": ["auto", "on", "off"],
     "keep_attrs": [True, False],
+    "max_memory": [None, "2GB", 10**9],
     "tolerance": [None, 1e-9, 1],
 }
 ILLEGAL = [
@@ -38,6 +39,8 @@ ILLEGAL = [
     ("device", 0, "option 'device': expected .* received 0"),
     ("progress", True, "option 'progress': expected one of 'auto', 'on', 'off', received True"),
     ("keep_attrs", 1, "option 'keep_attrs': expected True or False, received 1"),
+    ("max_memory", "much", "option 'max_memory': expected a size such as .* received 'much'"),
+    ("max_memory", -1, "received -1"),
     ("tolerance", 0, "option 'tolerance': expected a positive number, or None .* received 0"),
     ("tolerance", -1e-6, "option 'tolerance': expected a positive number"),
     ("tolerance", float("nan"), "received nan"),
