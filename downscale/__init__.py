@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from downscale.io.read import open_dataset
     from downscale.io.weights import write_weights
     from downscale.io.weights_apply import apply_weights
-    from downscale.losses.terrain import TerrainPenalty
+    from downscale.losses.penalty import TerrainPenalty
     from downscale.operators import weights
     from downscale.options import get_options, set_options
     from downscale.output import to_netcdf, to_zarr
@@ -42,7 +42,7 @@ _HOMES = {
     "set_options": "downscale.options",
     "get_options": "downscale.options",
     "ConservationReport": "downscale.diagnostics.report",
-    "TerrainPenalty": "downscale.losses.terrain",
+    "TerrainPenalty": "downscale.losses.penalty",
     "DownscaleError": "downscale.errors",
 }
 

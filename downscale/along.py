@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from downscale.compute import sized
 from downscale.engine.apply import apply
-from downscale.engine.block import Job
+from downscale.engine.job import Job
 from downscale.errors import GridError, OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.regroup import SLACK
@@ -38,7 +38,7 @@ from downscale.io.axes import (
 )
 from downscale.io.cf import XarrayObject, as_array, as_dataset, is_categorical
 from downscale.io.read import SOURCES, sources_of
-from downscale.nn.upsample import upsampler
+from downscale.nn.separable import operator
 from downscale.request import Request, job_settings
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
@@ -182,7 +182,7 @@ def _operators(axis: CellAxis, parts: Parts, equal: bool, request: Request) -> A
         grid, both = RectilinearGrid(axis, beside.coarse), (parts, beside)
         fine = RectilinearGrid(parts.target, beside.target) if equal else PartsGrid(*both)
         cells = Aggregation(parts.share, beside.share, parts.count, 1)
-        return grid, fine, both, upsampler(str(request.method), grid, both, request.taps, request.line_order), cells
+        return grid, fine, both, operator(str(request.method), grid, both, request.taps, request.line_order), cells
 
     return of
 

@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 
 from downscale.engine.apply import apply
-from downscale.engine.block import Job, compute_block
+from downscale.engine.block import compute_block
 from downscale.engine.cut import Cut, Span
+from downscale.engine.job import Job
 from downscale.request import Prepared, Request
 
 # A fine chunk of this size keeps the scheduler busy and the memory small.

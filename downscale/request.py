@@ -12,14 +12,14 @@ import numpy as np
 import xarray as xr
 
 from downscale.diagnostics.conservation import default_tolerance
-from downscale.engine.block import Job
+from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical
 from downscale.io.quantities import is_number, quantity_of, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
-from downscale.losses.terrain import TerrainPenalty, TerrainRefinement
-from downscale.nn.upsample import METHODS, upsampler
+from downscale.losses.penalty import TerrainPenalty
+from downscale.nn.separable import METHODS, operator
 from downscale.options import CHECKS, option
 from downscale.target import Target, pick_target, require_factor
 from downscale.typing import Upscaler
@@ -155,6 +155,8 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     cells = target.aggregation(where.grid)
     refinement = None
     if request.terrain_penalty is not None:
+        from downscale.losses.terrain import TerrainRefinement
+
         refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
     jobs = {
         name: _job(ds[name], name, where, target, upscaler, cells, refinement, request)
@@ -182,7 +184,7 @@ def _job(
     target: Target,
     upscaler: Upscaler,
     cells: Aggregation,
-    refinement: TerrainRefinement | None,
+    refinement: Any,
     request: Request,
 ) -> Job:
     extensive = (request.quantity or quantity_of(variable)) == "extensive"
@@ -243,7 +245,7 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
     if isinstance(request.method, (str, Path)):
-        return upsampler(str(request.method), where.grid, target.parts, request.taps, request.map_order)
+        return operator(str(request.method), where.grid, target.parts, request.taps, request.map_order)
     require_factor(request.method, target)
     return request.method
 

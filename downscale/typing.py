@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from downscale.grid.curvilinear import CurvilinearGrid
     from downscale.grid.latlon import RectilinearGrid
     from downscale.grid.parts import PartsGrid
+    from downscale.kernels.sobolev import AxisWeights
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,37 @@ class Upscaler(Protocol):
         Laws ("total", "phase", "cell") that hold by construction.
     """
 
-    factor: tuple[int, int]
-    halo: tuple[int, int] | None
-    multiple_of: int
-    laws: frozenset[str]
+    @property
+    def factor(self) -> tuple[int, int]: ...  # noqa: D102
+
+    @property
+    def halo(self) -> tuple[int, int] | None: ...  # noqa: D102
+
+    @property
+    def multiple_of(self) -> int: ...  # noqa: D102
+
+    @property
+    def laws(self) -> frozenset[str]: ...  # noqa: D102
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
         """Map (..., n_y, n_x) to (..., n_y * factor_y, n_x * factor_x); within ``halo`` of a cut it may be wrong."""
         ...
+
+
+@runtime_checkable
+class SeparableOperator(Protocol):
+    """An up-scaler that is one linear operator along rows and one along columns, as numbers.
+
+    Attributes
+    ----------
+    axes : (AxisWeights, AxisWeights)
+        The operators along rows and columns of the whole coarse grid.
+    reach : (int, int)
+        Coarse rows and columns beyond its own that a fine cell looks at.
+    """
+
+    @property
+    def axes(self) -> tuple[AxisWeights, AxisWeights]: ...  # noqa: D102
+
+    @property
+    def reach(self) -> tuple[int, int]: ...  # noqa: D102

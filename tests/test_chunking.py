@@ -15,7 +15,7 @@ from strategies import cuttings, factor_pairs, grids, seeds
 
 import downscale
 from downscale import TerrainPenalty
-from downscale.engine import block
+from downscale.engine import fused, tensors
 from downscale.grid.latlon import RectilinearGrid
 
 METHODS = ("sobolev", "conservative", "bilinear", "bicubic")
@@ -110,8 +110,10 @@ def test_gaps_elsewhere_change_no_bit_here():
 def test_the_number_of_maps_worked_on_at_once_changes_nothing(monkeypatch):
     ds = rain_on(region(), 5, missing=0.1)
     whole = ds.downscale(3)
-    monkeypatch.setattr(block, "BATCH_VALUES", 1)
+    monkeypatch.setattr(fused, "BATCH_VALUES", 1)
+    monkeypatch.setattr(tensors, "BATCH_VALUES", 1)
     assert same_bits(whole.pr, ds.downscale(3).pr)
+    assert same_bits(ds.downscale(3, quantity="extensive").pr, ds.chunk(time=2).downscale(3, quantity="extensive").pr)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])

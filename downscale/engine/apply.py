@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
+from dask.system import CPU_COUNT
 
-from downscale.engine.block import Job, compute_block
+from downscale.engine.block import compute_block, is_fused
 from downscale.engine.cut import Cut, Span, cut_axis, cut_span
+from downscale.engine.job import Job
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,12 +50,32 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
         Fields on the fine cells (or on the parts), shape (n_fine_y, n_fine_x), that are cut in lock-step.
     """
     lazy = isinstance(values, da.Array)
+    if not lazy and is_fused(job):
+        return _computed(job, np.asarray(values), statics or {})
     array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fixed = {name: _as_dask(static) for name, static in (statics or {}).items()}
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
     table = [[_block(job, array, fixed, row, column) for column in columns] for row in rows]
     fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
     return fine if lazy else fine.compute()
+
+
+def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
+    """Compute an eager array at once, its rows shared among threads."""
+    rows, columns = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
+    piece = values
+    for axis, cut in ((-2, rows[0]), (-1, columns[0])):
+        if not (cut.given.whole and cut.given.first == 0):
+            piece = np.take(piece, cut.given.cells, axis=axis)
+    factors = job.cells.factor_y, job.cells.factor_x
+    fixed = {}
+    for name, static in statics.items():
+        whole = np.asarray(static)
+        for axis, cut, factor in zip((-2, -1), (rows[0], columns[0]), factors, strict=True):
+            if not (cut.given.whole and cut.given.first == 0):
+                whole = np.take(whole, cut.given.fine_cells(factor), axis=axis)
+        fixed[name] = whole
+    return compute_block(piece, job, rows[0], columns[0], fixed, threads=max(CPU_COUNT, 2))
 
 
 def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:

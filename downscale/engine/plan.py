@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from downscale.engine.apply import cuts_of
-from downscale.engine.block import BATCH_VALUES, Job
+from downscale.engine.job import Job
+
+BATCH_VALUES = 2_000_000
 
 # Copies in float64 that a batch of maps needs while it is up-sampled, constrained and checked (measured).
 WORKING_COPIES = 6

@@ -1,6 +1,27 @@
-"""Torch modules: fixed and learnable up-sampling under the laws (knows kernels and fields, no file and no dask)."""
+"""Up-sampling under the laws, fixed and learnable (knows kernels and fields, no file and no dask).
 
-from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.upsample import SobolevUpsample
+What needs torch is imported when it is first named.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from downscale.nn.conv_transpose import ConservativeConvTranspose2d as ConservativeConvTranspose2d
+    from downscale.nn.upsample import SobolevUpsample as SobolevUpsample
+
+_HOMES = {"ConservativeConvTranspose2d": "conv_transpose", "SobolevUpsample": "upsample"}
 
 __all__ = ["ConservativeConvTranspose2d", "SobolevUpsample"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

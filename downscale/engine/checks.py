@@ -1,0 +1,121 @@
+"""What is said of a block: values that cannot be kept, cells under no valid part, laws that do not hold (numpy)."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.diagnostics.conservation import chunk
+from downscale.engine.cut import Cut
+from downscale.engine.job import Job
+from downscale.errors import BoundsError, ConservationError
+from downscale.fields.regroup import Regroup
+from downscale.grid.parts import PartsGrid
+
+logger = logging.getLogger("downscale")
+
+
+def finite(values: NDArray[Any]) -> NDArray[Any]:
+    """Take infinities for missing values: no mean is defined with them."""
+    return np.where(np.isfinite(values), values, np.nan) if values.dtype.kind == "f" else values
+
+
+def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:
+    """Return the areas over which sums are spread: those of the given cells as far as a mask leaves them valid."""
+    if job.target is None:
+        area = job.coarse.cell_area[np.ix_(rows.given.cells, columns.given.cells)]
+    else:
+        # The measures that the parts are gathered by, on a plane too.
+        axes = job.coarse.y.measure[rows.given.cells], job.coarse.x.measure[columns.given.cells]
+        area = PartsGrid(*job.target).unit_area * np.multiply.outer(*axes)
+    if valid is None:
+        return area
+    share = job.cells.window(rows.given.cells, columns.given.cells).share(valid, np.zeros(valid.shape))
+    return area * np.where(share > 0, share, 1.0)
+
+
+def uncovered_as_missing(
+    coarse: NDArray[Any], valid: NDArray[np.bool_], job: Job, rows: Cut, columns: Cut
+) -> NDArray[Any]:
+    """Take coarse cells without a valid fine cell for missing: the law is about valid area."""
+    cells = job.cells.window(rows.own.cells, columns.own.cells)
+    none = cells.share(valid, np.zeros(valid.shape)) == 0
+    if bool((none & np.isfinite(coarse)).any()):
+        # One text for all blocks, so that it is shown once. Means over no area are no loss; sums are.
+        line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
+        if job.extensive:
+            _say(line + "; what they hold is nowhere in the result, widen the mask to keep it", job.check)
+        else:
+            logger.info(line)
+    return np.where(none, np.nan, coarse)
+
+
+def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
+    """Gather parts into target cells, as means or, for sums over cells, as sums over what is covered and valid."""
+    assert job.target is not None
+    groups = Regroup.of(*job.target, rows.own.cells, columns.own.cells)
+    valid = np.isfinite(parts)
+    mask = None if valid.all() else valid
+    made = groups.mean(parts, mask, job.na_thres)
+    if job.extensive:
+        made = made * groups.valid_measure(valid, parts) * PartsGrid(*job.target).unit_area
+    return made.astype(job.dtype)
+
+
+def as_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
+    """Return means over the block's own fine cells as sums over them."""
+    own = np.ix_(rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x))
+    return (stored.astype(np.float64) * job.fine.cell_area[own]).astype(job.dtype)
+
+
+def report_infeasible(
+    bad: NDArray[np.bool_], x: NDArray[Any], job: Job, rows: Cut, columns: Cut
+) -> None:
+    """Say that coarse values lie outside the bounds, or refuse them."""
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    where = _location(job, rows, columns, index[-2:])
+    low, high = (f"{b:g}" if b is not None else "none" for b in job.bounds)
+    line = (
+        f"{job.name}: expected coarse values within the bounds [{low}, {high}], received {float(x[index]):.6g} at "
+        f"{where} ({int(bad.sum())} cells of this block); widen bounds= or repair the input"
+    )
+    if job.strict_bounds and job.check == "raise":
+        raise BoundsError(line)
+    _say(line + "; those cells keep their value, spread evenly", job.check)
+
+
+def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
+    row, column = rows.own.cells[index[0]], columns.own.cells[index[1]]
+    return job.coarse.describe(int(row), int(column))
+
+
+def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> None:
+    """Judge the values as stored; raises, warns or logs as the job says where the cell law does not hold."""
+    if job.check == "skip" or job.conserve is None:
+        return
+    cells = job.cells.window(rows.own.cells, columns.own.cells)
+    area = np.ones(coarse.shape[-2:])
+    partial = chunk(coarse, stored, cells, area, (0,) * coarse.ndim)
+    if partial.relative.value <= job.tolerance and partial.lost == 0:
+        return
+    where = _location(job, rows, columns, partial.relative.index[-2:]) if partial.relative.index else "no cell"
+    line = (
+        f"{job.name}: expected the cell law within {job.tolerance:g}, received a largest relative error of "
+        f"{partial.relative.value:.3g} at {where} and {partial.lost} cells lost; check method and input"
+    )
+    if job.check == "raise":
+        raise ConservationError(line)
+    _say(line, job.check)
+
+
+def _say(line: str, check: str) -> None:
+    if check == "skip":
+        return
+    if check in ("raise", "warn"):
+        warnings.warn(line, UserWarning, stacklevel=2)
+    else:
+        logger.warning(line)

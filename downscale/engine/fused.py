@@ -1,0 +1,201 @@
+"""A block in one compiled pass: windows, shares and limits laid out for the kernel, rows shared among threads (numpy).
+
+The twin by tensors is :mod:`downscale.engine.tensors`; both keep the same laws and agree to rounding.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.engine.checks import areas, as_sums, check, gathered, report_infeasible, uncovered_as_missing
+from downscale.engine.cut import Cut
+from downscale.engine.job import Job
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.fill import filled
+from downscale.kernels.fused import UNROLLED, bare, refine
+from downscale.kernels.windows import Windows
+from downscale.typing import SeparableOperator
+
+NOTHING = np.empty((0, 0))
+# Values of an intermediate result at once, where the kernel's is not the last.
+BATCH_VALUES = 2_000_000
+LAWLESS, CELL, BOUNDED = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What the kernel needs beside the values: the same for all maps of a block."""
+
+    y: Windows
+    x: Windows
+    closed: bool
+    cells: Aggregation
+    part_share: NDArray[np.float64]
+    term: NDArray[np.float64]
+    hidden: NDArray[np.bool_] | None
+
+
+def refine_maps(
+    maps: NDArray[Any], fine: NDArray[Any], job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]],
+    threads: int = 1,
+) -> None:  # fmt: skip
+    """Write the fine cells of some maps into ``fine``; rows are shared among ``threads``."""
+    layout = _layout(job, rows, columns, statics)
+    valid = statics["mask"] > 0.5 if "mask" in statics else None
+    area = areas(valid, job, rows, columns) if job.extensive else None
+    if area is None and job.target is None:
+        _refined(maps, fine, layout, job, rows, columns, threads)
+        return
+    shape = layout.cells.fine_shape
+    batch = max(BATCH_VALUES // max(shape[0] * shape[1], 1), 1)
+    for start in range(0, len(maps), batch):
+        part = maps[start : start + batch]
+        means = part if area is None else part / area
+        # Parts are no part of any file: what is stored are means over them.
+        stored = np.empty((len(part), *shape), job.dtype if job.target is None else np.float64)
+        _refined(means, stored, layout, job, rows, columns, threads)
+        made = as_sums if job.target is None else gathered
+        fine[start : start + batch] = made(stored, job, rows, columns)
+
+
+def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]]) -> Layout:
+    assert isinstance(job.upscaler, SeparableOperator)
+    y, x = (
+        Windows.of(axis, factor, cut.own.first, cut.own.last, cut.given.first, cut.given.length, UNROLLED)
+        for axis, factor, cut in zip(job.upscaler.axes, job.upscaler.factor, (rows, columns), strict=True)
+    )
+    closed = job.coarse.x.periodic and columns.given.whole
+    cells = job.cells.window(rows.own.cells, columns.own.cells)
+    own = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
+    valid = statics["mask"][own] > 0.5 if "mask" in statics else None
+    share = NOTHING if cells.part_share is None else cells.part_share
+    if valid is not None:
+        share = _valid_share(valid, cells)
+    term = np.ascontiguousarray(statics["terrain"][own], np.float64) if "terrain" in statics else NOTHING
+    hidden = None if valid is None or valid.all() else ~valid
+    return Layout(y, x, closed, cells, np.ascontiguousarray(share), term, hidden)
+
+
+def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
+    """Return the shares of fine cells in the valid part of their cell."""
+    whole = np.multiply.outer(cells.y_share, cells.x_share) if cells.part_share is None else cells.part_share
+    total = cells.share(valid, np.zeros(valid.shape))
+    share: NDArray[np.float64] = np.where(valid, whole, 0.0) / cells.spread(np.where(total > 0, total, 1.0))
+    return share
+
+
+def _refined(
+    maps: NDArray[Any], fine: NDArray[Any], layout: Layout, job: Job, rows: Cut, columns: Cut, threads: int
+) -> None:
+    """Run the kernel and look at what it doubts."""
+    kind = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
+    given = np.ascontiguousarray(maps, kind)
+    missing = np.isnan(given)
+    source = given
+    if missing.any():
+        reach = job.upscaler.reach  # type: ignore[attr-defined]
+        source = filled(given.astype(np.float64), missing, reach, layout.closed).astype(kind)
+    x = np.ascontiguousarray(given[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
+    law, low, high = _law(x, job, rows, columns)
+    judged = job.check != "skip" and job.conserve is not None
+    doubtful = _run(source, x, fine, layout, law, (low, high), job.tolerance if judged else np.inf, threads)
+    own = x if layout.hidden is None else uncovered_as_missing(x, ~layout.hidden, job, rows, columns)
+    if layout.hidden is not None:
+        fine[:, layout.hidden] = np.nan
+    for index in np.flatnonzero(doubtful):
+        check(fine[index : index + 1], own[index : index + 1], job, rows, columns)
+
+
+def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> tuple[int, float, float]:
+    if job.conserve is None:
+        return LAWLESS, -np.inf, np.inf
+    if job.bounds == (None, None):
+        # Also where the law holds by construction: a kernel's rounding is of the size of the neighbours' values, which
+        # in a cell of much smaller values is more than rounding.
+        return CELL, -np.inf, np.inf
+    low = -np.inf if job.bounds[0] is None else float(job.bounds[0])
+    high = np.inf if job.bounds[1] is None else float(job.bounds[1])
+    bad = (x < low) | (x > high)
+    if bad.any():
+        # The law goes before the bounds: such a cell keeps its value, spread evenly.
+        report_infeasible(bad, x, job, rows, columns)
+    return BOUNDED, low, high
+
+
+def _run(
+    source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, law: int, bounds: tuple[float, float],
+    tolerance: float, threads: int,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Run the kernel over all rows, in pieces of which each thread takes the next."""
+    y, x_axis, cells = layout.y, layout.x, layout.cells
+    windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
+    shares = (cells.y_share, cells.x_share, layout.part_share, layout.term)
+
+    def piece(maps: slice, first: int, last: int) -> NDArray[np.int64]:
+        doubtful = np.zeros(len(source[maps]), np.int64)
+        refine(
+            source[maps], x[maps], fine[maps], first, last, *windows, layout.closed, *shares, law, *bounds, tolerance,
+            doubtful,
+        )  # fmt: skip
+        return doubtful
+
+    if threads == 1:
+        return piece(slice(None), 0, x.shape[1])
+    doubtful = np.zeros(len(source), np.int64)
+    with ThreadPoolExecutor(threads) as pool:
+        tasks = {}
+        for maps, first, last in _pieces(x.shape, threads):
+            tasks[pool.submit(piece, maps, first, last)] = maps
+        for task, maps in tasks.items():
+            doubtful[maps] += task.result()
+    return doubtful
+
+
+def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]]:
+    """Cut maps and rows into some pieces a thread: whole maps where there are many, bands of rows else."""
+    maps, rows = shape[0], shape[1]
+    wanted = 4 * threads
+    step = max(maps // wanted, 1)
+    bands = min(max(-(-wanted // max(maps, 1)), 1), rows)
+    edges = [rows * k // bands for k in range(bands + 1)]
+    return [
+        (slice(start, start + step), first, last)
+        for start in range(0, maps, step)
+        for first, last in pairwise(edges)
+    ]
+
+
+def apply_bare(
+    coarse: NDArray[Any], operator: Any, out: NDArray[Any], threads: int = 1
+) -> NDArray[Any]:
+    """Apply an operator of four columns a cell to whole maps without gaps: no law imposed, nothing checked.
+
+    Parameters
+    ----------
+    coarse : array, shape (maps, n_y, n_x)
+    operator : Separable
+        Of factor 4 along columns and at most seven taps.
+    out : array, shape (maps, n_y * factor_y, n_x * 4)
+        Written, in the precision of its type.
+    """
+    (n_y, n_x), kind = operator.grid.shape, out.dtype
+    y, x = (
+        Windows.of(axis, factor, 0, n, 0, n, UNROLLED)
+        for axis, factor, n in zip(operator.axes, operator.factor, (n_y, n_x), strict=True)
+    )
+    args = (y.weights.astype(kind), x.cuts, x.starts, x.runs.astype(kind), x.left, x.wide, operator.grid.x.periodic)
+    table = y.table(n_y)
+
+    def piece(maps: slice, first: int, last: int) -> None:
+        rows = slice(first * operator.factor[0], last * operator.factor[0])
+        bare(coarse[maps], out[maps, rows], table[first:last], args[0][first:last], *args[1:])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda work: piece(*work), _pieces(coarse.shape, threads)))
+    return out

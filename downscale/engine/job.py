@@ -1,0 +1,76 @@
+"""What is the same for all blocks of one variable: operator, grids, laws and limits (knows no values, no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downscale.engine.cut import Cut
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.parts import Parts, PartsGrid
+from downscale.typing import Upscaler
+
+if TYPE_CHECKING:
+    from downscale.losses.terrain import TerrainRefinement
+
+Bound = float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that is the same for all blocks of one variable.
+
+    Attributes
+    ----------
+    upscaler : Upscaler
+        Makes the proposal.
+    coarse, fine : RectilinearGrid
+        Grids of the whole domain.
+    conserve : {"cell", None}
+        Whether the cell law is imposed on the proposal.
+    bounds : (float or None, float or None)
+        Bounds of fine values; imposed together with the cell law.
+    strict_bounds : bool
+        Whether a coarse value outside the bounds is an error (bounds asked for) or a warning (implied by the name).
+    refinement : TerrainRefinement or None
+        Lowers the terrain-gradient penalty.
+    extensive : bool
+        Whether values are sums over cells, not means.
+    target : (Parts, Parts) or None
+        Parts of rows and columns where the target does not nest: ``fine`` is then the grid of these parts, and what is
+        made on it is gathered into target cells.
+    na_thres : float
+        Largest missing share of a target cell that still gives a value.
+    """
+
+    name: str
+    upscaler: Upscaler
+    coarse: RectilinearGrid | CurvilinearGrid
+    fine: RectilinearGrid | CurvilinearGrid | PartsGrid
+    cells: Aggregation
+    dtype: np.dtype[Any]
+    tolerance: float
+    conserve: str | None = "cell"
+    bounds: tuple[Bound, Bound] = (None, None)
+    strict_bounds: bool = True
+    refinement: TerrainRefinement | None = None
+    extensive: bool = False
+    check: str = "raise"
+    device: str = "auto"
+    target: tuple[Parts, Parts] | None = None
+    na_thres: float = 1.0
+
+    def block_shape(self, rows: Cut, columns: Cut) -> tuple[int, int]:
+        """Return the rows and columns of the result of one block."""
+        if self.target is not None:
+            return self.target[0].target.size, self.target[1].target.size
+        return rows.own.length * self.cells.factor_y, columns.own.length * self.cells.factor_x
+
+    @property
+    def margin(self) -> tuple[int, int]:
+        """Coarse cells beyond its own that a block must hold."""
+        return (0, 0) if self.refinement is None else self.refinement.halo

@@ -1,0 +1,53 @@
+"""Fill gaps of a coarse field from their neighbours, so that windows near a coast stay whole (numpy and torch alike).
+
+The fill moves no budget: under the cell law the mean of a cell depends on its own value alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from downscale.fields.aggregate import Array, like, namespace
+
+
+def filled(coarse: Array, missing: Array, radius: tuple[int, int], closed: bool) -> Array:
+    """Return the field with its missing cells filled by a smooth mean of their valid neighbours, zero where none is.
+
+    Parameters
+    ----------
+    coarse : array, shape (..., n_y, n_x)
+        The field, in float64 or float32.
+    missing : array of bool, of that shape
+        Where it holds nothing.
+    radius : (int, int)
+        Rows and columns that are looked at on each side.
+    closed : bool
+        Whether the columns close a circle.
+
+    Examples
+    --------
+    >>> field = np.array([[1.0, np.nan, 3.0]])
+    >>> filled(field, np.isnan(field), (0, 1), closed=False).tolist()
+    [[1.0, 2.0, 3.0]]
+    """
+    xp = namespace(coarse)
+    zero, one = xp.zeros_like(coarse), xp.ones_like(coarse)
+    value, weight = xp.where(missing, zero, coarse), xp.where(missing, zero, one)
+    for axis, reach, wraps in ((-2, radius[0], False), (-1, radius[1], closed)):
+        value, weight = _smooth(value, axis, reach, wraps), _smooth(weight, axis, reach, wraps)
+    some = weight > 0
+    return xp.where(missing, xp.where(some, value / xp.where(some, weight, one), zero), coarse)
+
+
+def _smooth(field: Array, axis: int, radius: int, closed: bool) -> Array:
+    """Sum neighbours with weights that fall by a factor of four a cell, added in one order."""
+    size = field.shape[axis]
+    total = namespace(field).zeros_like(field)
+    for offset in range(-radius, radius + 1):
+        index = np.arange(size) + offset
+        share = np.where(closed | ((index >= 0) & (index < size)), 0.25 ** abs(offset), 0.0)
+        index = index % size if closed else index.clip(0, size - 1)
+        taken = field[..., index, :] if axis == -2 else field[..., index]
+        weights = like(share, field)
+        total = total + taken * (weights[:, None] if axis == -2 else weights)
+    return total
