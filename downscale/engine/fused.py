@@ -6,7 +6,7 @@ The twin by tensors is :mod:`downscale.engine.tensors`; both keep the same laws 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from downscale.engine.job import Job
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import filled
 from downscale.kernels.fused import UNROLLED, bare, refine
-from downscale.kernels.windows import Windows
+from downscale.kernels.windows import DIGITS, Windows
 from downscale.typing import SeparableOperator
 
 NOTHING = np.empty((0, 0))
@@ -37,6 +37,7 @@ class Layout:
     closed: bool
     cells: Aggregation
     part_share: NDArray[np.float64]
+    equal: bool
     term: NDArray[np.float64]
     hidden: NDArray[np.bool_] | None
 
@@ -75,11 +76,20 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     own = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
     valid = statics["mask"][own] > 0.5 if "mask" in statics else None
     share = NOTHING if cells.part_share is None else cells.part_share
+    x_share, equal = _canonical(job.cells.x_share, cells.factor_x)
+    cells = replace(cells, x_share=x_share.reshape(-1, cells.factor_x)[columns.own.cells].ravel())
     if valid is not None:
         share = _valid_share(valid, cells)
     term = np.ascontiguousarray(statics["terrain"][own], np.float64) if "terrain" in statics else NOTHING
     hidden = None if valid is None or valid.all() else ~valid
-    return Layout(y, x, closed, cells, np.ascontiguousarray(share), term, hidden)
+    return Layout(y, x, closed, cells, np.ascontiguousarray(share), equal and not share.size, term, hidden)
+
+
+def _canonical(share: NDArray[np.float64], factor: int) -> tuple[NDArray[np.float64], bool]:
+    """Return shares that differ by rounding only as the very same, and whether all cells have the same ones."""
+    cells = share.reshape(-1, factor)
+    _, first, inverse = np.unique(np.round(cells, DIGITS), axis=0, return_index=True, return_inverse=True)
+    return cells[first][inverse.ravel()].ravel(), first.size == 1
 
 
 def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
@@ -135,7 +145,7 @@ def _run(
     """Run the kernel over all rows, in pieces of which each thread takes the next."""
     y, x_axis, cells = layout.y, layout.x, layout.cells
     windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
-    shares = (cells.y_share, cells.x_share, layout.part_share, layout.term)
+    shares = (cells.y_share, cells.x_share, layout.part_share, layout.equal, layout.term)
 
     def piece(maps: slice, first: int, last: int) -> NDArray[np.int64]:
         doubtful = np.zeros(len(source[maps]), np.int64)

@@ -8,29 +8,14 @@ bits. The readable twin is :mod:`downscale.nn.upsample` with :mod:`downscale.fie
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from downscale.kernels.compiled import compiled
 
 # Taps that the inner loops are written out for; windows of more are added one tap at a time.
 UNROLLED = 7
 # Steps of the safeguarded Newton iteration: some 55 halvings reach rounding.
-STEPS = 128
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile without the interpreter's lock, kept on disk between runs where there is a place for it.
-
-    Products and sums may be fused, nothing else is reordered: every cell gets the same bits wherever it lies.
-    """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        # No folder that may be written: compiled anew in each process.
-        return numba.njit(**options)(function)
+STEPS, EPS = 128, 2.220446049250313e-16
 
 
 @compiled
@@ -40,14 +25,14 @@ def _row(coarse, index, weights, left, wide, closed, t):  # type: ignore[no-unty
     c0, c1, c2, c3 = coarse[index[0]], coarse[index[1]], coarse[index[2]], coarse[index[3]]
     c4, c5, c6 = coarse[index[4]], coarse[index[5]], coarse[index[6]]
     a0, a1, a2, a3, a4, a5, a6 = weights[0], weights[1], weights[2], weights[3], weights[4], weights[5], weights[6]
+    # A view, so that the compiler sees indices that cannot be negative.
+    inner = t[left : left + n]
     for i in range(n):
-        t[left + i] = (
-            a0 * c0[i] + a1 * c1[i] + a2 * c2[i] + a3 * c3[i] + a4 * c4[i] + a5 * c5[i] + a6 * c6[i]
-        )
+        inner[i] = a0 * c0[i] + a1 * c1[i] + a2 * c2[i] + a3 * c3[i] + a4 * c4[i] + a5 * c5[i] + a6 * c6[i]
     for tap in range(UNROLLED, index.size):
         a, c = weights[tap], coarse[index[tap]]
         for i in range(n):
-            t[left + i] += a * c[i]
+            inner[i] += a * c[i]
     for i in range(left):
         # Beyond an open end no window reaches but with a weight of zero.
         t[left - 1 - i] = t[left + (n - 1 - i) % n] if closed else 0.0
@@ -56,50 +41,88 @@ def _row(coarse, index, weights, left, wide, closed, t):  # type: ignore[no-unty
 
 
 @compiled
-def _phases(t, first, last, start, weights, buffer):  # type: ignore[no-untyped-def]
-    """Make the phases of the cells ``first`` to ``last``, whose windows begin at ``start``, one after the other."""
+def _phases(t, first, last, start, weights, share, buffer, total):  # type: ignore[no-untyped-def]
+    """Make the phases of the cells ``first`` to ``last``, whose windows begin at ``start``, and add up their shares."""
+    n, taps = last - first, weights.shape[1]
+    u, sums = t[start : start + n + taps - 1], total[first:last]
+    pairs = weights.shape[0] // 2
+    for pair in range(pairs):
+        p = 2 * pair
+        both = buffer[p : p + 2, first:last]
+        _two(u, weights[p], weights[p + 1], share[p], share[p + 1], both[0], both[1], sums)
+    if 2 * pairs < weights.shape[0]:
+        p = 2 * pairs
+        _one(u, weights[p], share[p], buffer[p, first:last], sums)
     for phase in range(weights.shape[0]):
-        out = buffer[phase]
-        b0, b1, b2, b3 = weights[phase, 0], weights[phase, 1], weights[phase, 2], weights[phase, 3]
-        b4, b5, b6 = weights[phase, 4], weights[phase, 5], weights[phase, 6]
-        s = start - first
-        for i in range(first, last):
-            j = s + i
-            out[i] = (
-                b0 * t[j] + b1 * t[j + 1] + b2 * t[j + 2] + b3 * t[j + 3] + b4 * t[j + 4] + b5 * t[j + 5]
-                + b6 * t[j + 6]
-            )
-        for tap in range(UNROLLED, weights.shape[1]):
-            b = weights[phase, tap]
-            for i in range(first, last):
-                out[i] += b * t[s + i + tap]
+        out = buffer[phase, first:last]
+        for tap in range(UNROLLED, taps):
+            b, v = weights[phase, tap], u[tap:]
+            for i in range(n):
+                out[i] += b * v[i]
 
 
 @compiled
-def _proposal(coarse, index, y_weights, cuts, starts, x_weights, left, wide, closed, t, buffer):  # type: ignore[no-untyped-def]
-    """Make all fine values of one row of coarse cells, planar: ``buffer[r * factor_x + c, i]``."""
+def _two(u, a, b, share_a, share_b, out_a, out_b, sums):  # type: ignore[no-untyped-def]
+    """Make two phases of a run of cells, which read the same window."""
+    a0, a1, a2, a3, a4, a5, a6 = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+    b0, b1, b2, b3, b4, b5, b6 = b[0], b[1], b[2], b[3], b[4], b[5], b[6]
+    for i in range(sums.size):
+        u0, u1, u2, u3, u4, u5, u6 = u[i], u[i + 1], u[i + 2], u[i + 3], u[i + 4], u[i + 5], u[i + 6]
+        x = a0 * u0 + a1 * u1 + a2 * u2 + a3 * u3 + a4 * u4 + a5 * u5 + a6 * u6
+        y = b0 * u0 + b1 * u1 + b2 * u2 + b3 * u3 + b4 * u4 + b5 * u5 + b6 * u6
+        out_a[i], out_b[i] = x, y
+        sums[i] = (sums[i] + share_a * x) + share_b * y
+
+
+@compiled
+def _one(u, a, share, out, sums):  # type: ignore[no-untyped-def]
+    """Make one phase of a run of cells."""
+    a0, a1, a2, a3, a4, a5, a6 = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+    for i in range(sums.size):
+        x = (
+            a0 * u[i] + a1 * u[i + 1] + a2 * u[i + 2] + a3 * u[i + 3] + a4 * u[i + 4] + a5 * u[i + 5] + a6 * u[i + 6]
+        )
+        out[i] = x
+        sums[i] += share * x
+
+
+@compiled
+def _proposal(  # type: ignore[no-untyped-def]
+    coarse, index, y_weights, cuts, starts, x_weights, left, wide, closed, share, t, buffer, total
+):  # fmt: skip
+    """Make all fine values of one row of coarse cells, planar: ``buffer[r * factor_x + c, i]``; ``total`` their mean.
+
+    The mean is that of equal cells: ``share`` has one number a phase.
+    """
     phases = x_weights.shape[1]
+    total[:] = 0.0
     for r in range(y_weights.shape[0]):
         _row(coarse, index, y_weights[r], left, wide, closed, t)
+        own = slice(r * phases, (r + 1) * phases)
         for k in range(starts.size):
-            _phases(t, cuts[k], cuts[k + 1], starts[k], x_weights[k], buffer[r * phases : (r + 1) * phases])
+            _phases(t, cuts[k], cuts[k + 1], starts[k], x_weights[k], share[own], buffer[own], total)
 
 
 @compiled
-def _shift_to_mean(x, share, buffer, gap):  # type: ignore[no-untyped-def]
-    """Add to each cell what its mean lacks (the cell law)."""
-    for i in range(x.size):
-        gap[i] = 0.0
+def _gap(x, share, buffer, gap):  # type: ignore[no-untyped-def]
+    """Return what the mean of each cell lacks."""
+    gap[:] = 0.0
     for p in range(buffer.shape[0]):
         z, s = buffer[p], share[p]
         for i in range(x.size):
             gap[i] += s[i] * z[i]
     for i in range(x.size):
         gap[i] = np.float64(x[i]) - gap[i]
+
+
+@compiled
+def _shift(buffer, gap):  # type: ignore[no-untyped-def]
+    """Add to all parts of each cell what its mean lacks (the cell law); nothing is lacking then."""
     for p in range(buffer.shape[0]):
         z = buffer[p]
-        for i in range(x.size):
+        for i in range(gap.size):
             z[i] += gap[i]
+    gap[:] = 0.0
 
 
 @compiled
@@ -123,7 +146,7 @@ def _solve(x, i, share, buffer, low, high):  # type: ignore[no-untyped-def]
             error += share[p, i] * min(max(moved, low), high)
             if low < moved < high:
                 slope += share[p, i]
-        if abs(error) <= 4 * 2.220446049250313e-16 * scale:
+        if abs(error) <= 4 * EPS * scale:
             break
         if error > 0:
             right = shift
@@ -148,8 +171,8 @@ def _to_full_accuracy(x, i, share, buffer, low, high, size):  # type: ignore[no-
     for p in range(buffer.shape[0]):
         given += share[p, i] * (buffer[p, i] - bound)
     wanted = x - bound
-    error, eps = abs(wanted - given), 2.220446049250313e-16
-    if error > 32 * eps * (size + abs(x) + abs(bound)) or error <= 2 * eps * abs(wanted):
+    error = abs(wanted - given)
+    if error > 32 * EPS * (size + abs(x) + abs(bound)) or error <= 2 * EPS * abs(wanted):
         return
     ratio = wanted / given if given != 0 else 0.0
     for p in range(buffer.shape[0]):
@@ -158,7 +181,7 @@ def _to_full_accuracy(x, i, share, buffer, low, high, size):  # type: ignore[no-
 
 
 @compiled
-def _bound(x, share, buffer, low, high, smallest, largest):  # type: ignore[no-untyped-def]
+def _bound(x, share, covered, buffer, low, high, smallest, largest):  # type: ignore[no-untyped-def]
     """Bring all cells of a row within the bounds, under the cell law; most need nothing."""
     for i in range(x.size):
         smallest[i], largest[i] = np.inf, -np.inf
@@ -173,6 +196,8 @@ def _bound(x, share, buffer, low, high, smallest, largest):  # type: ignore[no-u
             # On a bound only that value is left; beyond it none is, and the law goes before the bounds.
             for p in range(buffer.shape[0]):
                 buffer[p, i] = value
+        elif not covered[i]:
+            continue
         elif smallest[i] < low or largest[i] > high:
             _solve(value, i, share, buffer, low, high)
         elif value - low < 1e-3 * (largest[i] - smallest[i]) or high - value < 1e-3 * (largest[i] - smallest[i]):
@@ -182,36 +207,56 @@ def _bound(x, share, buffer, low, high, smallest, largest):  # type: ignore[no-u
 @compiled
 def _store(buffer, share, out, phases, mean):  # type: ignore[no-untyped-def]
     """Write the phases of a row of cells in order, in the type of the result; ``mean`` is that of what is stored."""
-    n = buffer.shape[1]
     kind = out.dtype.type
-    for i in range(n):
-        mean[i] = 0.0
+    mean[:] = 0.0
+    for r in range(out.shape[0]):
+        row = out[r]
+        for c in range(phases):
+            z, s = buffer[r * phases + c], share[r * phases + c]
+            for i in range(mean.size):
+                value = kind(z[i])
+                row[i * phases + c] = value
+                mean[i] += s[i] * value
+
+
+@compiled
+def _store_equal(buffer, gap, share, out, phases, mean):  # type: ignore[no-untyped-def]
+    """As :func:`_store` for equal cells, ``share`` one number a phase, with ``gap`` added to all parts of a cell."""
+    n, kind = mean.size, out.dtype.type
+    mean[:] = 0.0
     for r in range(out.shape[0]):
         row, p = out[r], r * phases
         if phases == 4:
             z0, z1, z2, z3 = buffer[p], buffer[p + 1], buffer[p + 2], buffer[p + 3]
             s0, s1, s2, s3 = share[p], share[p + 1], share[p + 2], share[p + 3]
             for i in range(n):
-                v0, v1, v2, v3 = kind(z0[i]), kind(z1[i]), kind(z2[i]), kind(z3[i])
+                d = gap[i]
+                v0, v1, v2, v3 = kind(z0[i] + d), kind(z1[i] + d), kind(z2[i] + d), kind(z3[i] + d)
                 row[4 * i], row[4 * i + 1], row[4 * i + 2], row[4 * i + 3] = v0, v1, v2, v3
-                mean[i] += s0[i] * v0 + s1[i] * v1 + s2[i] * v2 + s3[i] * v3
+                mean[i] += s0 * v0 + s1 * v1 + s2 * v2 + s3 * v3
         else:
             for c in range(phases):
                 z, s = buffer[p + c], share[p + c]
                 for i in range(n):
-                    value = kind(z[i])
+                    value = kind(z[i] + gap[i])
                     row[i * phases + c] = value
-                    mean[i] += s[i] * value
+                    mean[i] += s * value
 
 
 @compiled
-def _doubtful(x, mean, covered, tolerance):  # type: ignore[no-untyped-def]
-    """Count the cells whose stored values miss their mean by more than ``tolerance`` of it."""
+def _doubtful(x, mean, covered, share, fine, phases, tolerance):  # type: ignore[no-untyped-def]
+    """Count the cells whose stored values miss their mean by more than ``tolerance`` of their size."""
     count = 0
     for i in range(x.size):
         value = np.float64(x[i])
+        if not covered[i] or np.isnan(value) or abs(mean[i] - value) <= tolerance * abs(value):
+            continue
+        size = 0.0
+        for r in range(fine.shape[0]):
+            for c in range(phases):
+                size += share[r * phases + c, i] * abs(np.float64(fine[r, i * phases + c]))
         # Written so that a mean that is no number counts.
-        if covered[i] and value == value and not abs(mean[i] - value) <= tolerance * abs(value):
+        if not abs(mean[i] - value) <= tolerance * max(abs(value), size):
             count += 1
     return count
 
@@ -223,10 +268,10 @@ def _four(t, first, last, start, w, row):  # type: ignore[no-untyped-def]
     b0, b1, b2, b3, b4, b5, b6 = w[1, 0], w[1, 1], w[1, 2], w[1, 3], w[1, 4], w[1, 5], w[1, 6]
     c0, c1, c2, c3, c4, c5, c6 = w[2, 0], w[2, 1], w[2, 2], w[2, 3], w[2, 4], w[2, 5], w[2, 6]
     d0, d1, d2, d3, d4, d5, d6 = w[3, 0], w[3, 1], w[3, 2], w[3, 3], w[3, 4], w[3, 5], w[3, 6]
-    s = start - first
-    for i in range(first, last):
-        j = s + i
-        t0, t1, t2, t3, t4, t5, t6 = t[j], t[j + 1], t[j + 2], t[j + 3], t[j + 4], t[j + 5], t[j + 6]
+    n = last - first
+    u, row = t[start : start + n + 6], row[4 * first : 4 * last]
+    for i in range(n):
+        t0, t1, t2, t3, t4, t5, t6 = u[i], u[i + 1], u[i + 2], u[i + 3], u[i + 4], u[i + 5], u[i + 6]
         row[4 * i] = a0 * t0 + a1 * t1 + a2 * t2 + a3 * t3 + a4 * t4 + a5 * t5 + a6 * t6
         row[4 * i + 1] = b0 * t0 + b1 * t1 + b2 * t2 + b3 * t3 + b4 * t4 + b5 * t5 + b6 * t6
         row[4 * i + 2] = c0 * t0 + c1 * t1 + c2 * t2 + c3 * t3 + c4 * t4 + c5 * t5 + c6 * t6
@@ -252,7 +297,7 @@ def bare(coarse, out, index, y_weights, cuts, starts, x_weights, left, wide, clo
 @compiled
 def refine(  # type: ignore[no-untyped-def]
     coarse, x, out, first, last, index, y_weights, cuts, starts, x_weights, left, wide, closed, y_share, x_share,
-    part_share, term, law, low, high, tolerance, doubtful,
+    part_share, equal, term, law, low, high, tolerance, doubtful,
 ):  # fmt: skip
     """Refine the rows ``first`` to ``last`` of some maps.
 
@@ -276,6 +321,8 @@ def refine(  # type: ignore[no-untyped-def]
     part_share : array, shape (n_y * factor_y, n_x * factor_x) or (0, 0)
         Shares of parts in their cell, if they are no products; those of a cell add up to one, or to zero where no part
         is valid.
+    equal : bool
+        Whether all cells of a row have parts of the same shares.
     term : array of the same shape, or (0, 0)
         What is added to the proposal.
     law : int
@@ -286,29 +333,50 @@ def refine(  # type: ignore[no-untyped-def]
         Number of cells to be looked at more closely; written.
     """
     factor_y, factor_x = y_weights.shape[1], x_weights.shape[1]
-    n = x.shape[2]
-    t, mean, smallest, largest = np.empty(wide), np.empty(n), np.empty(n), np.empty(n)
-    buffer, share = np.empty((factor_y * factor_x, n)), np.empty((factor_y * factor_x, n))
+    n, phases = x.shape[2], factor_y * factor_x
+    equal = equal and not term.size and x_weights.shape[2] <= UNROLLED
+    t, mean, gap, smallest, largest = np.empty(wide), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    buffer, share, first_share = np.empty((phases, n)), np.empty((phases, n)), np.empty(phases)
     covered = np.ones(n, np.bool_)
     for j in range(first, last):
         top = j * factor_y
         _shares(y_share[top : top + factor_y], x_share, part_share, top, share, covered)
+        first_share[:] = share[:, 0]
         for k in range(coarse.shape[0]):
-            _proposal(coarse[k], index[j], y_weights[j], cuts, starts, x_weights, left, wide, closed, t, buffer)
+            cells, fine = x[k, j], out[k, top : top + factor_y]
+            _proposal(
+                coarse[k], index[j], y_weights[j], cuts, starts, x_weights, left, wide, closed, first_share, t, buffer,
+                gap,
+            )  # fmt: skip
             if term.size:
-                for r in range(factor_y):
-                    for c in range(factor_x):
-                        for i in range(n):
-                            buffer[r * factor_x + c, i] += term[top + r, i * factor_x + c]
-            if law >= 1:
-                _shift_to_mean(x[k, j], share, buffer, mean)
+                _add(term, top, factor_x, buffer)
+            if law >= 1 and equal:
+                for i in range(n):
+                    gap[i] = np.float64(cells[i]) - gap[i]
+            elif law >= 1:
+                _gap(cells, share, buffer, gap)
+            else:
+                gap[:] = 0.0
+            if not equal or law == 2:
+                _shift(buffer, gap)
             if law == 2:
-                _bound(x[k, j], share, buffer, low, high, smallest, largest)
-            fine = out[k, top : top + factor_y]
-            _store(buffer, share, fine, factor_x, mean)
+                _bound(cells, share, covered, buffer, low, high, smallest, largest)
+            if equal:
+                _store_equal(buffer, gap, first_share, fine, factor_x, mean)
+            else:
+                _store(buffer, share, fine, factor_x, mean)
             if tolerance < np.inf:
-                doubtful[k] += _doubtful(x[k, j], mean, covered, tolerance)
-            _blank(x[k, j], fine, factor_x)
+                doubtful[k] += _doubtful(cells, mean, covered, share, fine, factor_x, tolerance)
+            _blank(cells, fine, factor_x)
+
+
+@compiled
+def _add(term, top, factor, buffer):  # type: ignore[no-untyped-def]
+    """Add fine rows from ``top`` on to the planar buffer."""
+    for p in range(buffer.shape[0]):
+        z, row, c = buffer[p], term[top + p // factor], p % factor
+        for i in range(z.size):
+            z[i] += row[i * factor + c]
 
 
 @compiled
