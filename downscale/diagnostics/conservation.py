@@ -91,43 +91,27 @@ def chunk(
     sizes : array of the shape of ``fine``, optional
         Mean sizes of what each fine value is a mean of, where it is one; else its own.
     """
-    x, y = coarse.astype(np.float64), fine.astype(np.float64)
-    valid_coarse = np.isfinite(x)
-    mean, size = _mean_and_size(y, cells)
-    if sizes is not None:
-        size = cells.mean(np.nan_to_num(np.asarray(sizes, dtype=np.float64)), np.isfinite(y))
-    covered = ~np.isnan(mean)
-    judged = valid_coarse & covered
-    error = np.where(judged, np.abs(mean - np.where(valid_coarse, x, 0.0)), 0.0)
-    # Relative to the larger of the coarse value and the mean size of its fine values: rounding is of that size.
-    scale = np.where(judged, np.maximum(np.abs(x), size), 1.0)
-    smallest = smallest_magnitude(coarse, fine)
-    relative = np.divide(error, np.maximum(scale, smallest), out=np.zeros_like(error), where=scale > 0)
-    weight = np.where(judged, area, 0.0)
-    with np.errstate(invalid="ignore"):
-        sums = np.stack([(weight * np.where(judged, term, 0.0)).sum(axis=(-2, -1)) for term in (mean, x, scale)])
-    return Partial(
-        relative=peak_of(relative, origin),
-        absolute=peak_of(error, origin),
-        checked=int(judged.sum()),
-        masked=int((~valid_coarse).sum()),
-        lost=int((valid_coarse & ~covered).sum()),
-        invented=int((~valid_coarse & covered).sum()),
-        out_of_bounds=_outside(fine, x, cells, bounds),
-        sums={tuple(origin[:-2]): sums},
-    )
+    from downscale.diagnostics.inner import judge
 
-
-def _mean_and_size(y: Floats, cells: Aggregation) -> tuple[Floats, Floats]:
-    """Return the means of a fine field and of its magnitudes over coarse cells."""
-    if np.isfinite(y).all():
-        mean = cells.mean(y)
-        # Most fields have one sign; their mean is the mean of their magnitudes.
-        return mean, mean if (y >= 0).all() else cells.mean(np.abs(y))
-    valid = ~np.isnan(y)
-    with np.errstate(invalid="ignore"):
-        mean = cells.mean(y, valid)
-    return mean, cells.mean(np.abs(np.where(np.isfinite(y), y, 0.0)), valid)
+    other = coarse.shape[:-2]
+    x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
+    kind = fine.dtype if fine.dtype in (np.float32, np.float64) else np.float64
+    y = np.ascontiguousarray(fine, kind).reshape(-1, *fine.shape[-2:])
+    peaks, places, counts = np.zeros(2), np.zeros((2, 3), np.int64), np.zeros(5, np.int64)
+    sums = np.zeros((3, len(x)))
+    low, high = _stored(bounds, fine)
+    magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
+    share = np.empty((0, 0)) if cells.part_share is None else cells.part_share
+    shares = (cells.y_share, cells.x_share, share)
+    judge(x, y, magnitudes, *shares, area, low, high, smallest_magnitude(coarse, fine), peaks, places, counts, sums)
+    found = []
+    for value, place in zip(peaks, places, strict=True):
+        index = (*np.unravel_index(int(place[0]), other), *place[1:]) if other else tuple(place[1:])
+        where = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
+        found.append(Peak(float(value), where) if value > 0 else Peak())
+    checked, masked, lost, invented, beyond = (int(count) for count in counts)
+    each = {tuple(origin[:-2]): sums.reshape(3, *other)}
+    return Partial(found[0], found[1], checked, masked, lost, invented, beyond, each)
 
 
 def smallest_magnitude(coarse: Floats, fine: Floats) -> float:
@@ -142,15 +126,6 @@ def peak_of(error: Floats, origin: tuple[int, ...]) -> Peak:
         return Peak()
     local = np.unravel_index(int(error.argmax()), error.shape)
     return Peak(float(error.max()), tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
-
-
-def _outside(fine: Floats, coarse: Floats, cells: Aggregation, bounds: tuple[float | None, float | None]) -> int:
-    """Count fine values beyond the bounds in cells whose coarse value keeps them (others cannot)."""
-    low, high = _stored(bounds, fine)
-    if low == -np.inf and high == np.inf:
-        return 0
-    feasible = cells.spread((coarse >= low) & (coarse <= high))
-    return int((((fine < low) | (fine > high)) & feasible).sum())
 
 
 def outside(made: Floats, bounds: tuple[float | None, float | None]) -> int:

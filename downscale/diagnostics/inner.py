@@ -1,0 +1,133 @@
+"""The inner loop of the conservation judge, compiled (numba; knows arrays and shares of area, no grid and no file)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from downscale.kernels.compiled import compiled
+
+
+@compiled
+def judge(  # type: ignore[no-untyped-def]
+    x, y, sizes, y_share, x_share, part_share, area, low, high, smallest, peaks, places, counts, sums
+):  # fmt: skip
+    """Judge coarse means ``x`` by fine values ``y``, cell by cell.
+
+    Parameters
+    ----------
+    x, y : arrays, shapes (maps, n_y, n_x) and (maps, n_y * factor_y, n_x * factor_x)
+        NaN marks missing cells; infinite coarse values are missing too.
+    sizes : array of the shape of ``y``, or (0, 0, 0)
+        Mean sizes of what each fine value is a mean of, where it is one; else its own.
+    y_share, x_share, part_share : arrays
+        Shares of fine rows, columns, or cells (shape (0, 0) where areas are products).
+    area : array, shape (n_y, n_x)
+    low, high : float
+        Fine values outside are counted, in cells whose own value lies inside.
+    smallest : float
+        Magnitude below which the stored types lose precision.
+    peaks : array, shape (2,)
+        Largest relative and absolute error; written.
+    places : array of int, shape (2, 3)
+        Where; the first in order where several are as large. Written.
+    counts : array of int, shape (5,)
+        Cells checked, masked, lost, invented; fine values out of bounds. Written.
+    sums : array, shape (3, maps)
+        Area-weighted sums of the fine means, the coarse values and the magnitudes. Written.
+    """
+    maps, n_y, n_x = x.shape
+    f_y, f_x = y_share.size // n_y, x_share.size // n_x
+    total, size = np.empty(n_x), np.empty(n_x)
+    share = np.empty((f_y * f_x, n_x))
+    bounded = low > -np.inf or high < np.inf
+    for j in range(n_y):
+        top = j * f_y
+        for p in range(f_y * f_x):
+            for i in range(n_x):
+                share[p, i] = y_share[top + p // f_x] * x_share[i * f_x + p % f_x]
+                if part_share.size:
+                    share[p, i] = part_share[top + p // f_x, i * f_x + p % f_x]
+        for k in range(maps):
+            rows = y[k, top : top + f_y]
+            _sums(rows, share, f_x, total, size)
+            for i in range(n_x):
+                own = x[k, j, i]
+                if bounded and low <= own <= high:
+                    counts[4] += _beyond(rows, i, f_x, low, high)
+                mean, magnitude, covered = total[i], size[i], True
+                if sizes.size or not np.isfinite(mean):
+                    beside = sizes[k, top : top + f_y] if sizes.size else sizes[0:0, 0]
+                    mean, magnitude, covered = _cell(rows, beside, share, i, f_x)
+                if not np.isfinite(own):
+                    counts[1] += 1
+                    counts[3] += covered
+                    continue
+                if not covered:
+                    counts[2] += 1
+                    continue
+                counts[0] += 1
+                error, scale = abs(mean - own), max(abs(own), magnitude)
+                relative = error / max(scale, smallest) if scale > 0 else 0.0
+                # The first in order, whatever the order of the loops.
+                if relative > peaks[0] or (relative == peaks[0] and relative > 0 and k < places[0, 0]):
+                    peaks[0] = relative
+                    places[0, 0], places[0, 1], places[0, 2] = k, j, i
+                if error > peaks[1] or (error == peaks[1] and error > 0 and k < places[1, 0]):
+                    peaks[1] = error
+                    places[1, 0], places[1, 1], places[1, 2] = k, j, i
+                sums[0, k] += area[j, i] * mean
+                sums[1, k] += area[j, i] * own
+                sums[2, k] += area[j, i] * scale
+
+
+@compiled
+def _sums(rows, share, factor, total, size):  # type: ignore[no-untyped-def]
+    """Add up a row of cells as if nothing were missing: the mean of each, and that of the magnitudes."""
+    total[:], size[:] = 0.0, 0.0
+    for r in range(rows.shape[0]):
+        row, p = rows[r], r * factor
+        if factor == 4:
+            s0, s1, s2, s3 = share[p], share[p + 1], share[p + 2], share[p + 3]
+            for i in range(total.size):
+                a, b = s0[i] * row[4 * i], s1[i] * row[4 * i + 1]
+                c, d = s2[i] * row[4 * i + 2], s3[i] * row[4 * i + 3]
+                total[i] += (a + b) + (c + d)
+                size[i] += (abs(a) + abs(b)) + (abs(c) + abs(d))
+        else:
+            for c in range(factor):
+                s = share[p + c]
+                for i in range(total.size):
+                    value = s[i] * row[i * factor + c]
+                    total[i] += value
+                    size[i] += abs(value)
+
+
+@compiled
+def _cell(rows, sizes, share, i, factor):  # type: ignore[no-untyped-def]
+    """Return mean and magnitude of a cell that has gaps, and whether any of it is covered."""
+    total, size, valid, whole = 0.0, 0.0, 0.0, 0.0
+    for r in range(rows.shape[0]):
+        for c in range(factor):
+            s, value = share[r * factor + c, i], np.float64(rows[r, i * factor + c])
+            whole += s
+            if s > 0 and not np.isnan(value):
+                magnitude = sizes[r, i * factor + c] if sizes.size else abs(value)
+                total += s * value
+                size += s * magnitude if np.isfinite(magnitude) else 0.0
+                valid += s
+    if not valid > 0:
+        return np.nan, np.nan, False
+    # A cell without gaps gets the bits that it gets without a mask.
+    part = valid / whole if valid != whole else 1.0
+    return total / part, size / part, not np.isnan(total)
+
+
+@compiled
+def _beyond(rows, i, factor, low, high):  # type: ignore[no-untyped-def]
+    """Count the values of a cell that lie beyond the bounds."""
+    count = 0
+    for r in range(rows.shape[0]):
+        for c in range(factor):
+            value = rows[r, i * factor + c]
+            count += value < low or value > high
+    return count
