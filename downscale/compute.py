@@ -14,10 +14,9 @@ from downscale.engine.apply import apply
 from downscale.engine.block import compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job
+from downscale.engine.memory import block_budget
 from downscale.request import Prepared, Request
 
-# A fine chunk of this size keeps the scheduler busy and the memory small.
-CHUNK_BYTES = 128_000_000
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 
 
@@ -45,19 +44,31 @@ def _keeps_total(job: Job, prepared: Prepared) -> bool:
 
 
 def sized(data: Any, job: Job) -> Any:
-    """Cut the chunks of a lazy array along its first dimensions so that fine chunks stay near ``CHUNK_BYTES``."""
-    if not isinstance(data, da.Array) or data.ndim < 3:
+    """Cut the chunks of a lazy array so that fine ones stay within the budget of a block.
+
+    Along its first dimensions first; where one map is too large, in bands of rows, if the method can be cut.
+    """
+    if not isinstance(data, da.Array):
         return data
     factor = job.cells.factor_y * job.cells.factor_x
     largest = [max(sizes) for sizes in data.chunks]
-    excess = np.prod(largest) * factor * job.dtype.itemsize / CHUNK_BYTES
-    for axis in range(data.ndim - 2):
+    excess = np.prod(largest) * factor * job.dtype.itemsize / block_budget()
+    rows = job.upscaler.halo is not None and job.target is None
+    for axis in range(data.ndim - 1 if rows else data.ndim - 2):
         if excess <= 1:
             break
-        pieces = min(int(np.ceil(excess)), largest[axis])
+        pieces = min(int(np.ceil(excess)), _most_pieces(largest, axis, job))
         data = data.rechunk({axis: -(-largest[axis] // pieces)})
         excess /= pieces
     return data
+
+
+def _most_pieces(largest: list[int], axis: int, job: Job) -> int:
+    """Return into how many pieces a dimension may be cut: bands of rows at least as wide as what lies around them."""
+    if axis < len(largest) - 2:
+        return largest[axis]
+    around = 2 * (job.upscaler.halo[0] + job.margin[0]) if job.upscaler.halo else largest[axis]
+    return max(largest[axis] // max(around, 8), 1)
 
 
 def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from sample_fields import field_on, plane, rain_on, region, relief_on, world
 from schedulers import computations
 from strategies import cuttings, factor_pairs
 
-from downscale import TerrainPenalty, compute
+from downscale import TerrainPenalty
+from downscale.engine import memory
 from downscale.engine.plan import readable_bytes
 from downscale.errors import OptionError, ShapeError
 
@@ -37,7 +38,7 @@ def test_predicted_shapes_chunks_and_bytes_are_those_of_the_result(data, factor,
 
 
 def test_large_chunks_are_cut_along_time_as_planned(monkeypatch):
-    monkeypatch.setattr(compute, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(memory, "BLOCK_BYTES", 20_000)
     ds = field_on(region(), 10).chunk()
     fine, planned = ds.downscale(2), ds.downscale.plan(2).variables["tas"]
     assert fine.tas.chunks[0] == (3, 3, 3, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask.system import CPU_COUNT
@@ -55,7 +56,9 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fixed = {name: _as_dask(static) for name, static in (statics or {}).items()}
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
-    table = [[_block(job, array, fixed, row, column) for column in columns] for row in rows]
+    # One entry of the graph, which goes to each worker once; blocks only name it.
+    shared = dask.delayed(job, name=f"job-{job.name}-{uuid.uuid4().hex}", traverse=False)
+    table = [[_block(job, shared, array, fixed, row, column) for column in columns] for row in rows]
     fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
     return fine if lazy else fine.compute()
 
@@ -92,7 +95,9 @@ def _as_dask(static: Any) -> da.Array:
     return static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1, name=False)
 
 
-def _block(job: Job, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut) -> da.Array:
+def _block(
+    job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
+) -> da.Array:
     piece = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
     piece = piece.rechunk({piece.ndim - 2: -1, piece.ndim - 1: -1})
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
@@ -105,7 +110,7 @@ def _block(job: Job, array: da.Array, statics: dict[str, da.Array], rows: Cut, c
     return da.map_blocks(
         compute_block,
         piece,
-        job=job,
+        job=shared,
         rows=rows,
         columns=columns,
         statics=fixed,

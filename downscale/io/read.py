@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.errors import InputError, listing
+from downscale.io.chunking import map_chunks
 from downscale.io.classic import require_whole
 from downscale.io.formats import (
     GRIB_READER,
@@ -44,7 +45,8 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
         A file or the folder of a store, or a pattern such as ``"tas_*.nc"`` whose files are joined by their
         coordinates. GRIB files need the package cfgrib, stores the extra ``zarr``; nothing is written beside them.
     chunks : "auto", int, mapping or None
-        Dask chunks as in xarray; None reads without Dask.
+        Dask chunks as in xarray; "auto" takes whole maps, a few at a time and never less than is stored as one piece;
+        None reads without Dask.
     **options
         Passed to ``xarray.open_dataset``.
 
@@ -111,6 +113,9 @@ def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
 def _opened(files: list[str], settings: dict[str, Any]) -> xr.Dataset:
     for file in files if settings["engine"] == NETCDF else ():
         require_whole(file)
+    if settings["chunks"] == "auto":
+        with xr.open_dataset(files[0], **{**settings, "chunks": None}) as first:
+            settings = {**settings, "chunks": map_chunks(first)}
     if len(files) == 1:
         return xr.open_dataset(files[0], **settings)
     joined: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
