@@ -6,14 +6,14 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
 
 from downscale.along import Course, carried_out, plan_along
 from downscale.compute import fine_variable, horizontal_last, repeated, sized
 from downscale.describe import describe, described, stamped
-from downscale.engine.device import pick_device
+from downscale.engine.device import device_name
+from downscale.engine.memory import workers
 from downscale.engine.plan import Plan, plan_line, plan_variable
 from downscale.errors import OptionError, listing
 from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
@@ -199,8 +199,8 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     }
     others = tuple(str(n) for n in ds.data_vars if n not in planned)
     factors = {step.dim: step.factor for step in steps if step.factor is not None}
-    device = str(pick_device(request.setting("device")))
-    return Plan(_method_name(request), factors, device, planned, others, dask.system.CPU_COUNT, tuple(notes))
+    device = device_name(request.setting("device"))
+    return Plan(_method_name(request), factors, device, planned, others, workers(), tuple(notes))
 
 
 def _method_name(request: Request) -> str:
@@ -216,14 +216,19 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
         array = horizontal_last(ds[name], prepared)
         # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
         chunks = tuple((n,) for n in array.shape) if array.chunks is None else sized(array.data, job).chunks
-        planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks)
-    workers = dask.system.CPU_COUNT if any(len(p.chunks) and p.blocks > 1 for p in planned.values()) else 1
+        planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, _statics(prepared))
+    most = max((p.blocks for p in planned.values()), default=1)
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
     shape = None if target.where is None else target.where.grid.shape
-    device = str(pick_device(request.setting("device")))
+    device = device_name(request.setting("device"))
     notes = [*notes, *_notes(ds, prepared, request)]
-    return Plan(_method_name(request), factors, device, planned, others, workers, tuple(notes), shape)
+    return Plan(_method_name(request), factors, device, planned, others, min(most, workers()), tuple(notes), shape)
+
+
+def _statics(prepared: Prepared) -> int:
+    """Return how many fine fields go with the blocks: relief adds what is made of it."""
+    return len(prepared.statics) + 2 * (prepared.lapse_rate is not None)
 
 
 def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import dask.config
 import psutil
 from dask.system import CPU_COUNT
@@ -13,8 +15,8 @@ from downscale.options import bytes_of, option
 BLOCK_BYTES = 64_000_000
 # Below this the scheduler takes more time than the work.
 SMALLEST_BLOCK = 2_000_000
-# What the libraries that do the work take once they are loaded, beyond what a process holds when it plans (measured).
-LIBRARIES = 180_000_000
+# What the compiled loops take once they are loaded, with the library that loads them (measured).
+LOOPS, LOADED = 240_000_000, "downscale.kernels.fused"
 # Blocks alive for each worker: the one in work and what is read, encoded and written of it and of the next (measured).
 ALIVE = 2.5
 
@@ -25,8 +27,8 @@ def workers() -> int:
 
 
 def resident_bytes() -> int:
-    """Return what this process will hold before the first block: what it holds now, and the libraries to come."""
-    return int(psutil.Process().memory_info().rss) + LIBRARIES
+    """Return what this process will hold before the first block: what it holds now, and the compiled loops to come."""
+    return int(psutil.Process().memory_info().rss) + (0 if LOADED in sys.modules else LOOPS)
 
 
 def block_budget() -> int:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from downscale.engine.apply import cuts_of
+from downscale.engine.block import is_fused
 from downscale.engine.job import Job
+from downscale.engine.memory import ALIVE, resident_bytes
 
-BATCH_VALUES = 2_000_000
-
-# Copies in float64 that a batch of maps needs while it is up-sampled, constrained and checked (measured).
-WORKING_COPIES = 6
+# Without a compiled pass: fine values in work at once, and how many copies of them in float64 (measured).
+BATCH_VALUES, WORKING_COPIES = 2_000_000, 6
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class VariablePlan:
     halo : (int, int)
         Coarse cells that a block reads beyond its own, rows and columns.
     block_bytes : int
-        Memory of one block in work: what is read, the result and the working copies of a batch of maps.
+        Memory of one block in work, and of what is read, encoded and written of it and of the next.
+    static_bytes : int
+        Fine fields that every block looks at: relief, masks, what relief adds.
     """
 
     name: str
@@ -46,6 +48,7 @@ class VariablePlan:
     law: str
     bounds: tuple[float | None, float | None]
     block_bytes: int
+    static_bytes: int = 0
 
     @property
     def fine_bytes(self) -> int:
@@ -96,8 +99,10 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Largest memory in use at once, above the libraries' own."""
-        return self.workers * max((plan.block_bytes for plan in self.variables.values()), default=0)
+        """Largest memory that the process holds at once, with what it holds now and the libraries to come."""
+        plans = self.variables.values()
+        blocks = self.workers * max((plan.block_bytes for plan in plans), default=0)
+        return resident_bytes() + blocks + max((plan.static_bytes for plan in plans), default=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, fit for JSON."""
@@ -128,7 +133,8 @@ class Plan:
         if self.passed_through:
             lines.append(("kept as is", ", ".join(self.passed_through)))
         lines.append(("output", readable_bytes(self.output_bytes)))
-        lines.append(("peak memory", f"about {readable_bytes(self.peak_bytes)} with {self.workers} workers"))
+        peak = f"about {readable_bytes(self.peak_bytes)} with {self.workers} workers, libraries included"
+        lines.append(("peak memory", peak))
         return lines + [("note", note) for note in self.notes]
 
     def __repr__(self) -> str:
@@ -145,9 +151,12 @@ class Plan:
 
 
 def plan_variable(
-    job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]
+    job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...], statics: int = 0
 ) -> VariablePlan:
-    """Plan one variable from its shape and chunks (horizontal dimensions last); may refuse, with the reason."""
+    """Plan one variable from its shape and chunks (horizontal dimensions last); may refuse, with the reason.
+
+    ``statics`` is the number of fine fields that every block looks at.
+    """
     rows, columns = cuts_of(job, chunks[-2], chunks[-1])
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     largest = tuple(max(sizes) for sizes in chunks)
@@ -158,8 +167,8 @@ def plan_variable(
     halo = max(c.own.first - c.given.first for c in rows), max(c.own.first - c.given.first for c in columns)
     given = max(c.given.length for c in rows) * max(c.given.length for c in columns)
     maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
-    batch = min(maps, max(BATCH_VALUES // (given * factor_y * factor_x), 1))
-    working = batch * given * factor_y * factor_x * 8 * WORKING_COPIES
+    parts = given * factor_y * factor_x
+    working = 0 if is_fused(job) else min(maps, max(BATCH_VALUES // parts, 1)) * parts * 8 * WORKING_COPIES
     result = int(np.prod(fine_chunk)) * job.dtype.itemsize
     return VariablePlan(
         name=job.name,
@@ -172,7 +181,8 @@ def plan_variable(
         halo=halo,
         law="none imposed" if job.conserve is None else job.conserve if job.target is None else "cell, on pieces",
         bounds=job.bounds,
-        block_bytes=maps * given * job.dtype.itemsize + 2 * result + working,
+        block_bytes=int(ALIVE * result) + 2 * maps * given * job.dtype.itemsize + working,
+        static_bytes=statics * int(np.prod(job.fine.shape)) * 8,
     )
 
 
@@ -193,7 +203,7 @@ def plan_line(
         halo=(0, 0),
         law=job.conserve or "none imposed",
         bounds=job.bounds,
-        block_bytes=2 * result + min(BATCH_VALUES, int(np.prod(largest))) * 8 * WORKING_COPIES,
+        block_bytes=int(ALIVE * result) + min(BATCH_VALUES, int(np.prod(largest))) * 8 * WORKING_COPIES,
     )
 
 
