@@ -151,3 +151,39 @@ def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
         if not ATTRIBUTE.fullmatch(name.strip()):
             raise OptionError(f"expected --attr with a name of letters, digits and underscores, received {name!r}")
     return {name.strip(): value for name, _, value in parts}
+
+
+def apply_content(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the recipe that the words of ``downscale apply`` stand for, by their names.
+
+    Raises
+    ------
+    OptionError
+        If a word is not what its option takes.
+    """
+    source, factor, target = given["source"], given["factor"], given["target"]
+    chunks, orog = given["chunks"], given["orog"]
+    return {
+        "title": f"{Path(source).name} x {factor}" if factor else f"{Path(source).name} to {target}",
+        "input": {
+            "path": source,
+            "variables": parse_names(given["variables"]),
+            "chunks": "auto" if chunks == "auto" else parse_pairs(chunks, "chunks"),
+        },
+        "downscale": {
+            "factor": None if factor is None else parse_pairs(factor, "factor"),
+            "target_grid": parse_target(target),
+            "conserve": None if given["conserve"] == "none" else given["conserve"],
+            "bounds": parse_bounds(given["bounds"]),
+            **{name: given[name] for name in ("mask", "na_thres", "method", "device")},
+        },
+        "statics": {"orog": orog} if orog is not None else None,
+        "terrain": {"lapse_rate": given["lapse_rate"]},
+        "validate": {"tolerance": given["tolerance"]},
+        "output": {
+            "path": str(given["output"]),
+            "packing": parse_packing(given["packing"]),
+            "attrs": parse_attrs(given["attrs"]),
+            **{name: given[name] for name in ("complevel", "profile")},
+        },
+    }

@@ -11,16 +11,18 @@ import numpy as np
 import xarray as xr
 
 from downscale.diagnostics.conservation import Partial, chunk, combine_all
-from downscale.diagnostics.overlap import Regions, overlap_chunk
+from downscale.diagnostics.infinite import Infinite
+from downscale.diagnostics.overlap import Overlap, overlap_chunk
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.parts import Parts, PartsGrid
+from downscale.grid.parts import Parts
 from downscale.io.cf import Horizontal, bounds_of
 from downscale.io.quantities import Bounds
 from downscale.io.statics import mask_on_grid, pick_mask
 
+Found = tuple[Partial, Infinite]
 # Fine values judged at once; the sums need a few copies in float64.
 BLOCK_VALUES = 4_000_000
 
@@ -49,7 +51,7 @@ def judge_of(
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
     parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
-    return Overlapping(small, at_coarse, at_fine, (parts_y, parts_x), na_thres, blank)
+    return Overlapping(small, at_coarse, at_fine, Overlap.of((parts_y, parts_x), blank), na_thres)
 
 
 def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
@@ -75,7 +77,7 @@ class Nested:
     sizes: xr.Dataset | None
     outside: int = 0
 
-    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Partial:
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Found:
         """Return what all blocks find."""
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
         x = x if self.hidden is None else x.where(~self.hidden)
@@ -84,7 +86,7 @@ class Nested:
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the coordinates of a coarse cell."""
-        return {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
+        return cell_place(x, index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,37 +96,35 @@ class Overlapping:
     fine: xr.Dataset
     at_coarse: Horizontal
     at_fine: Horizontal
-    parts: tuple[Parts, Parts]
+    common: Overlap
     na_thres: float
-    blank: np.ndarray | None
 
     @property
     def outside(self) -> int:
         """Coarse cells that the made grid does not cover wholly."""
-        inside = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in self.parts]
-        return int(np.prod(self.at_coarse.grid.shape) - inside[0] * inside[1])
+        return self.common.outside
 
-    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Partial:
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Found:
         """Return what all blocks find."""
         given, made = _as_dask(x.data), _as_dask(y.data)
-        budget = max(BLOCK_VALUES // int(np.prod(PartsGrid(*self.parts).shape)), 1)
+        budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
         other = _leading_sizes(made.chunks[:-2], budget)
         given, made = given.rechunk((*other, -1, -1)), made.rechunk((*other, -1, -1))
-        tasks = []
+        tasks, common = [], dask.delayed(self.common, traverse=False)
         for index in np.ndindex(made.numblocks[:-2]):
             origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(given.chunks, (*index, 0, 0), strict=True))
-            task = dask.delayed(overlap_chunk)(
-                given.blocks[(*index, 0, 0)], made.blocks[(*index, 0, 0)], self.parts, origin, bounds,
-                extensive=extensive, na_thres=self.na_thres, hidden=self.blank,
+            task = dask.delayed(_judge_regions)(
+                given.blocks[(*index, 0, 0)], made.blocks[(*index, 0, 0)], common, origin, bounds,
+                extensive=extensive, na_thres=self.na_thres,
             )  # fmt: skip
             tasks.append(task)
-        return combine_all(list(dask.compute(*tasks)))
+        return _joined(tasks)
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the middle of a region."""
         where = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims[:-2], index[:-2], strict=True)}
-        for dim, parts, i in zip(x.dims[-2:], self.parts, index[-2:], strict=True):
-            where[str(dim)] = float(Regions.of(parts).centres[i]) / self.at_coarse.unit
+        for dim, regions, i in zip(x.dims[-2:], (self.common.y, self.common.x), index[-2:], strict=True):
+            where[str(dim)] = float(regions.centres[i]) / self.at_coarse.unit
         return where
 
 
@@ -175,6 +175,11 @@ def _parts(centres: np.ndarray, axis: CellAxis, wanted: CellAxis) -> CellAxis:
     return parts if np.abs(gaps).max() <= 1e-3 * np.abs(np.diff(parts.edges)).min() else axis
 
 
+def cell_place(x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
+    """Return the coordinates of a value."""
+    return {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
+
+
 def _label(array: xr.DataArray, dim: str, index: int) -> Any:
     if dim not in array.coords:
         return index
@@ -186,7 +191,7 @@ def _label(array: xr.DataArray, dim: str, index: int) -> Any:
 
 def _judged(
     x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, area: np.ndarray, bounds: Bounds, areas: Any
-) -> Partial:
+) -> Found:
     """Judge block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
     factor_y = cells.factor_y
@@ -207,7 +212,7 @@ def _judged(
                 bounds, part, None if size is None else size.blocks[(*index, 0)]
             )
         )  # fmt: skip
-    return combine_all(list(dask.compute(*tasks)))
+    return _joined(tasks)
 
 
 def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
@@ -217,13 +222,26 @@ def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
 def _judge_block(
     coarse: np.ndarray, fine: np.ndarray, cells: Aggregation, area: np.ndarray, origin: tuple[int, ...],
     bounds: Bounds, areas: list[Any], size: np.ndarray | None,
-) -> Partial:  # fmt: skip
+) -> Found:  # fmt: skip
+    infinite = Infinite.of(coarse, origin)
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if areas[0] is not None:
         # The sum of the valid parts is to be that of the whole, however little of it is valid.
         share = cells.share(np.isfinite(y), np.zeros(y.shape))
         x, y = x / (areas[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / areas[1]
-    return chunk(x, y, cells, area, origin, bounds, size)
+    return chunk(x, y, cells, area, origin, bounds, size), infinite
+
+
+def _judge_regions(
+    given: np.ndarray, made: np.ndarray, common: Overlap, origin: tuple[int, ...], bounds: Bounds, **options: Any
+) -> Found:
+    return overlap_chunk(given, made, common, origin, bounds, **options), Infinite.of(given, origin)
+
+
+def _joined(tasks: list[Any]) -> Found:
+    """Compute all blocks and join what they find."""
+    partials, infinite = zip(*dask.compute(*tasks), strict=True)
+    return combine_all(list(partials)), sum(infinite, Infinite())
 
 
 def _as_dask(data: Any) -> da.Array:

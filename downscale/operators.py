@@ -13,6 +13,7 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
 from downscale.io.cf import XarrayObject, as_dataset, horizontal
 from downscale.io.weights import weights_dataset
+from downscale.kernels.sobolev import MAP_ORDER
 from downscale.target import pick_target
 
 
@@ -25,7 +26,7 @@ def weights(
     layout: str = "esmf",
     normalization: str = "fracarea",
     taps: int = 7,
-    order: float = 1.25,
+    order: float = MAP_ORDER,
 ) -> xr.Dataset:
     """Return the weights of a training-free method as ``row, col, S``, so that other tools can apply them.
 
@@ -62,7 +63,7 @@ def weights(
     >>> dict(downscale.weights(downscale.sample.open("north_america"), 2).sizes)["n_b"]
     7252
     """
-    from downscale.nn.upsample import METHODS, upsampler
+    from downscale.nn.separable import METHODS, operator
 
     if method not in METHODS:
         raise OptionError(f"expected method to be one of {listing(METHODS)}, received {method!r}")
@@ -73,7 +74,7 @@ def weights(
             f"{type(where.grid).__name__}; apply the method itself"
         )
     target = pick_target(where, factor, target_grid, None)
-    up = upsampler(method, where.grid, target.parts, taps, order)
+    up = operator(method, where.grid, target.parts, taps, order)
     y, x = (_along(parts, axis.dense(parts.coarse.size)) for parts, axis in zip(target.parts, up.axes, strict=True))
     there = target.fine if target.where is None else target.where.grid
     return weights_dataset(y, x, where.grid, there, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]

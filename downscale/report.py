@@ -50,6 +50,7 @@ def report_facts(outcome: Outcome) -> dict[str, Any]:
         "conservation": outcome.conservation.to_dict() if outcome.conservation is not None else None,
         "self_validation": outcome.self_validation,
         "terrain_penalty": outcome.terrain_penalty,
+        "blocks": {"count": outcome.blocks, "kept": outcome.kept} if outcome.blocks else None,
         "seconds": round(outcome.seconds, 2),
         "versions": library_versions(),
     }

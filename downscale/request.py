@@ -16,8 +16,9 @@ from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical
-from downscale.io.quantities import is_number, quantity_of, variable_bounds
+from downscale.io.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
+from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
 from downscale.losses.penalty import TerrainPenalty
 from downscale.nn.separable import METHODS, operator
 from downscale.options import CHECKS, option
@@ -27,8 +28,6 @@ from downscale.typing import Upscaler
 Factor = int | Mapping[str, int]
 CONSERVE = ("cell", "total", None)
 QUANTITIES = ("intensive", "extensive")
-# The least error on real fields (benchmarks/accuracy.py), and from monthly means to days (monthly_to_daily.py).
-MAP_ORDER, LINE_ORDER = 1.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,8 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         if name not in codes
     }
     statics, rate = _statics(target.fine, where, request)
+    for name in jobs if is_number(rate) else ():
+        require_lapse_rate(rate, ds[name], name)
     return Prepared(where, target, upscaler, jobs, codes, statics, rate)
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from downscale.errors import DownscaleError, GridError, OptionError, ShapeError, listing
 from downscale.io.cf import horizontal
 from downscale.request import Request
+from downscale.target import is_file, open_target
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ def split(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], Request |
         If a target names horizontal dimensions beside others, or both a factor and a target are given for one axis.
     """
     factor, target = request.factor, request.target_grid
-    if isinstance(target, (xr.Dataset, xr.DataArray)) and factor is None and not _has_horizontal(target):
-        return (Step(_line_of(target, ds), None, target),), None
+    if factor is None:
+        grid = open_target(target) if is_file(target) else target
+        if isinstance(grid, (xr.Dataset, xr.DataArray)) and not _has_horizontal(grid):
+            return (Step(_line_of(grid, ds), None, grid),), None
     asked = {"factor": factor, "target_grid": target}
     named = {key: value for key, value in asked.items() if isinstance(value, Mapping) and not _is_data(value)}
     if not named:

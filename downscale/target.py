@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +99,8 @@ def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
     """Return the Dataset of a target given as one, as a DataArray, a file, or a resolution such as "0.25x0.25"."""
     if isinstance(target, str) and RESOLUTION.fullmatch(target):
         return resolution_grid(target, where)
-    if isinstance(target, (str, Path)):
-        from downscale.io.read import open_dataset
-
-        try:
-            return open_dataset(target, chunks={})
-        except InputError as error:
-            raise InputError(f"target_grid: {error}") from None
+    if is_file(target):
+        return open_target(target)
     if isinstance(target, xr.DataArray):
         # Its bounds, if any, are not among the coordinates that an array keeps; midpoints are.
         return target.to_dataset(name="target" if target.name is None or target.name in target.coords else target.name)
@@ -116,6 +110,33 @@ def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
         'expected target_grid to be a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25", received '
         f"{type(target).__name__}"
     )
+
+
+def is_file(target: Any) -> bool:
+    """Return whether a target is given as a file: a text that is no resolution.
+
+    Examples
+    --------
+    >>> is_file("grid.nc"), is_file("0.25x0.25")
+    (True, False)
+    """
+    return isinstance(target, Path) or (isinstance(target, str) and not RESOLUTION.fullmatch(target))
+
+
+def open_target(target: str | Path) -> xr.Dataset:
+    """Open the file of a target.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not readable.
+    """
+    from downscale.io.read import open_dataset
+
+    try:
+        return open_dataset(target, chunks={})
+    except InputError as error:
+        raise InputError(f"target_grid: {error}") from None
 
 
 def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
@@ -211,9 +232,3 @@ def require_factor(method: Any, target: Target) -> None:
         raise ShapeError(
             f"expected the factor of the method, {method.factor}, received {target.factors}; leave factor out"
         )
-
-
-def names_other_axes(factor: Any, target_grid: Any, dims: tuple[str, ...]) -> bool:
-    """Return whether a request is about axes other than the horizontal ones."""
-    asked = factor if isinstance(factor, Mapping) else target_grid if isinstance(target_grid, Mapping) else {}
-    return not isinstance(target_grid, xr.Dataset) and any(name not in dims for name in asked)

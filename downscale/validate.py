@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from downscale.diagnostics.conservation import default_tolerance
+from downscale.diagnostics.infinite import counted_line
 from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
 from downscale.io.cf import (
@@ -20,7 +22,7 @@ from downscale.io.cf import (
 )
 from downscale.io.clock import Clock
 from downscale.io.quantities import is_number, quantity_of, variable_bounds
-from downscale.judges import Nested, Overlapping, judge_of
+from downscale.judges import Nested, Overlapping, cell_place, judge_of
 from downscale.options import option
 from downscale.stretches import on_one_line
 
@@ -96,9 +98,15 @@ def check_conservation(
 
 
 def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
-    """Return two objects with the one of fewer horizontal cells first."""
-    cells = [int(np.prod(horizontal(as_dataset(obj)[0]).grid.shape)) for obj in (one, other)]
-    return (one, other) if cells[0] <= cells[1] else (other, one)
+    """Return two objects with the one of fewer horizontal cells first; of equally many, that of fewer values."""
+    return (one, other) if _size(one) <= _size(other) else (other, one)
+
+
+def _size(obj: XarrayObject) -> tuple[int, int]:
+    ds = as_dataset(obj)[0]
+    where = horizontal(ds)
+    values = max((ds[name].size for name in horizontal_variables(ds, where)), default=0)
+    return int(np.prod(where.grid.shape)), values
 
 
 def _require_legal(law: str, tolerance: float | None, quantity: str | None) -> None:
@@ -135,7 +143,10 @@ def _variable_report(
     fine = judge.fine[name]
     x, y = _matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
     extensive = (quantity or quantity_of(coarse)) == "extensive"
-    total = judge.judged(x, y, variable_bounds(coarse, name, bounds), extensive)
+    total, infinite = judge.judged(x, y, variable_bounds(coarse, name, bounds), extensive)
+    if infinite.count:
+        line = counted_line(name, infinite.count, cell_place(x, infinite.first))
+        warnings.warn(line, UserWarning, stacklevel=3)
     kinds = [array.dtype for array in (coarse, fine) if array.dtype.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
     units = str(coarse.attrs.get("units", ""))

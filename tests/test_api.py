@@ -170,7 +170,8 @@ def test_maps_without_a_value_and_infinities_do_not_spoil_the_total():
     ds = field_on(world())
     ds["tas"][0] = np.nan
     ds["tas"][1, 2, 3] = np.inf
-    fine = ds.downscale(2, "bilinear", conserve="total")
+    with pytest.warns(UserWarning, match="tas: expected finite values, received infinite ones"):
+        fine = ds.downscale(2, "bilinear", conserve="total")
     assert bool(fine.tas[0].isnull().all())
     assert int(fine.tas[1].isnull().sum()) == 4
     assert downscale.check_conservation(ds.where(np.isfinite(ds)), fine, law="total").passed

@@ -367,7 +367,8 @@ def test_grib_and_stores_say_which_package_they_need(here, monkeypatch):
     write(b"GRIB" + bytes(90))()
     for module in ("cfgrib", "zarr"):
         monkeypatch.setitem(sys.modules, module, None)
-    refused("to read the GRIB file bad.nc, received none; pip install cfgrib", "apply", BAD, OUT, "--factor", 2)
+    remedy = 'pip install "downscale-climate[grib]"'
+    refused(f"to read the GRIB file bad.nc, received none; {remedy}", "apply", BAD, OUT, "--factor", 2)
     Path("a.zarr").mkdir()
     Path("a.zarr/.zgroup").write_text("{}")
     refused("expected the package zarr to read the Zarr store a.zarr", "apply", "a.zarr", OUT, "--factor", 2)

@@ -116,6 +116,16 @@ def test_the_number_of_maps_worked_on_at_once_changes_nothing(monkeypatch):
     assert same_bits(ds.downscale(3, quantity="extensive").pr, ds.chunk(time=2).downscale(3, quantity="extensive").pr)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_without_a_law_a_gap_elsewhere_changes_no_bit(kind):
+    """Whole blocks of four columns a cell take a shorter way, blocks with gaps do not."""
+    ds = field_on(world(), 2, dtype=kind)
+    ds["tas"][1, 3, 5] = np.nan
+    whole = ds.downscale(4, conserve=None).tas
+    assert same_bits(whole, ds.chunk(time=1, lat=5, lon=4).downscale(4, conserve=None).tas)
+    assert same_bits(whole[0], ds.isel(time=[0]).downscale(4, conserve=None).tas[0])
+
+
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
 def test_the_total_law_holds_whatever_the_cutting(method):
     """Its shift is a sum over whole maps, whose last bit may depend on the order of adding."""

@@ -13,7 +13,7 @@ from oracles import bounded_cell
 from strategies import factor_pairs, generator, grids, masks, seeds
 
 from downscale.errors import BoundsError, OptionError
-from downscale.fields.aggregate import Aggregation
+from downscale.fields.aggregate import Aggregation, part_shares
 from downscale.fields.conserve import CONSTRAINTS, additive, bounded, constraint, multiplicative, softmax
 
 NAMES = list(CONSTRAINTS)
@@ -187,6 +187,25 @@ def test_additive_moves_each_cell_as_a_whole(case):
     high = cells.fold(moved.nan_to_num(-torch.inf), torch.maximum)
     some = some_parts(cells, mask, x)
     torch.testing.assert_close(low[some], high[some], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("bumps", [0.0, 1e-14, 1e-9])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_small_cell_beside_large_ones_gets_its_value_and_not_their_rounding(bumps, kind):
+    """A proposal that is flat, or nearly, leaves rounding only: that is all there is of a cell of zero."""
+    rng = generator(5)
+    area = rng.uniform(0.5, 1.5, (40, 60))
+    cells = Aggregation(np.full(40, np.nan), np.full(60, np.nan), 2, 3, part_shares(area, 2, 3))
+    mask = torch.from_numpy(rng.uniform(size=area.shape) < 0.6)
+    z = torch.as_tensor(1e9 * (1 + bumps * rng.normal(size=area.shape)), dtype=kind)
+    x = torch.zeros(20, 20, dtype=kind)
+    x[::2] = 1e-8
+    for valid in (None, mask):
+        y = additive(z, x, cells, valid)
+        assert law_error(y, x, cells, valid) <= 32 * torch.finfo(kind).eps
+        if bumps == 0:
+            seen = torch.ones_like(mask) if valid is None else valid
+            torch.testing.assert_close(y[seen], cells.spread(x)[seen], rtol=0, atol=0)
 
 
 def test_additive_is_the_orthogonal_projection():

@@ -140,6 +140,17 @@ def test_a_constant_stays_that_constant(sample, factors, method, constant):
     np.testing.assert_allclose(made, constant, rtol=tolerance_of(sample))
 
 
+@given(samples(contents=("wind", "amount")), factor_pairs, methods, st.sampled_from([0.0, 1e-9]), seeds)
+@some
+def test_a_cell_of_next_to_nothing_amid_equal_ones_keeps_its_value(sample, factors, method, little, seed):
+    """What is left of large parts that are all alike is their rounding, which is much for such a cell."""
+    few = generator(seed).uniform(size=sample.ds.v.shape) < 0.2
+    v = sample.ds.v.copy(data=np.where(few, little, np.where(np.isnan(sample.ds.v), np.nan, 1e9)))
+    sample = type(sample)(sample.ds.assign(v=v.astype(sample.ds.v.dtype)), *list(vars(sample).values())[1:])
+    fine = downscale.downscale(sample.ds, factor_of(sample, factors), method)
+    assert_cells_keep_their_values(sample, fine, factors)
+
+
 @given(samples(), factor_pairs, methods, st.data())
 @some
 def test_any_chunking_gives_the_same_bits_and_stays_lazy(sample, factors, method, data):

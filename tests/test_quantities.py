@@ -20,6 +20,7 @@ from downscale.io.quantities import (
     cell_methods,
     quantity_and_reason,
     quantity_of,
+    require_lapse_rate,
     row_of,
     variable_bounds,
 )
@@ -437,3 +438,22 @@ def test_relative_humidity_above_saturation_is_real():
     humidity = real_fields("temperature_humidity_wind_arpege_nw_20180501_0p1deg.nc")["r"]
     assert float(humidity.max()) > 100.05
     assert automatic_bounds(humidity) == POSITIVE
+
+
+@pytest.mark.parametrize("attrs", [
+    {"units": "K"}, {"units": "degC"}, {"units": "degree_Celsius"}, {"standard_name": "air_temperature"},
+    {"units": "degF", "standard_name": "air_temperature"},
+])  # fmt: skip
+def test_a_lapse_rate_in_units_a_kilometre_is_told_from_one_a_metre(attrs):
+    variable = xr.DataArray(0.0, attrs=attrs)
+    for rate in (0.0, -6.5e-3, 0.0098, -0.1):
+        require_lapse_rate(rate, variable, "tas")
+    units = attrs.get("units", "K")
+    match = f"expected lapse_rate in {units} a metre for 'tas', such as -6.5e-3, received -6.5; .* by 1000: -0.0065"
+    with pytest.raises(OptionError, match=match):
+        require_lapse_rate(-6.5, variable, "tas")
+
+
+@pytest.mark.parametrize("attrs", [{"units": "Pa"}, {"units": "1"}, {"units": "mm"}, {"units": "K m-1"}, {}])
+def test_what_is_no_temperature_may_change_by_any_number_a_metre(attrs):
+    require_lapse_rate(-12.0, xr.DataArray(0.0, attrs=attrs), "ps")

@@ -108,6 +108,19 @@ def test_which_field_is_meant():
         pick_static(xr.Dataset())
 
 
+def test_an_array_named_like_its_coordinate_is_a_field_all_the_same():
+    relief = relief_on(region()).orog
+    named = xr.DataArray(relief.values, {"lat": relief.lat, "lon": relief.lon}, ("lat", "lon")).rename("lat")
+    assert list(pick_static(named).data_vars) == ["orog"]
+    assert list(pick_mask(named).data_vars) == ["mask"]
+
+
+@pytest.mark.parametrize(("pick", "option"), [(pick_static, "orog"), (pick_mask, "mask")])
+def test_what_a_static_may_be(pick, option):
+    with pytest.raises(InputError, match=f"expected {option} to be a Dataset, a DataArray or a file, received int"):
+        pick(3)
+
+
 def mesh_and_relief(factor: int = 2) -> tuple[xr.Dataset, xr.DataArray]:
     """A field on quadrilaterals and a relief on their parts, on none but its dimensions."""
     ds = curvilinear()

@@ -6,6 +6,7 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+from command import command
 from conftest import shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -373,3 +374,31 @@ def test_cdo_remapcon_agrees_on_real_fields(tmp_path, name, target):
     ours = fine[variable].values
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
     assert np.nanmax(np.abs(ours / theirs - 1)) < 1e-6
+
+
+def test_a_file_with_a_time_axis_only_is_taken_as_the_object(tmp_path):
+    """Days of a file that knows no place: the field is made along time, on its own cells."""
+    edges = xr.date_range("2001-02-01", periods=4, freq="MS").values
+    monthly = field_on(region(), dtype="float64").isel(time=slice(0, 3)).assign_coords(
+        time=("time", edges[:-1], {"standard_name": "time", "bounds": "time_bnds"}),
+        time_bnds=(("time", "bnds"), np.stack([edges[:-1], edges[1:]], axis=1)),
+    )
+    daily = monthly.downscale(target_grid={"time": "D"})
+    times = xr.Dataset(coords={name: daily[name].variable for name in ("time", "time_bnds")})
+    for ds in (times, monthly):
+        ds.time.encoding["units"] = "hours since 2000-01-01"
+    times.to_netcdf(tmp_path / "days.nc")
+    made = monthly.downscale(target_grid=tmp_path / "days.nc")
+    assert same_bits(made.tas, monthly.downscale(target_grid=times).tas)
+    assert same_bits(made.tas, monthly.downscale(target_grid=str(tmp_path / "days.nc")).tas)
+    assert made.downscale.check(monthly).passed
+    monthly.to_netcdf(tmp_path / "months.nc")
+    said = command("apply", tmp_path / "months.nc", tmp_path / "out.nc", "--target", tmp_path / "days.nc")
+    assert said.status == 0, said.err
+    with downscale.open_dataset(tmp_path / "out.nc") as back:
+        np.testing.assert_array_equal(back.time, times.time)
+
+
+def test_a_file_that_is_none_is_refused_as_a_target(tmp_path):
+    with pytest.raises(InputError, match=r"target_grid: expected .*days\.nc"):
+        field_on(region()).downscale(target_grid=tmp_path / "days.nc")

@@ -15,6 +15,7 @@ from strategies import cuttings, seeds
 
 import downscale
 from downscale import judges
+from downscale.diagnostics import overlap
 from downscale.errors import ConservationError, GridError, InputError, ShapeError
 
 
@@ -29,6 +30,9 @@ def leaking(fine: xr.Dataset, time: int, row: int, column: int, by: float = 1e-4
     leak[name][time, row, column] *= 1 + by
     return leak
 
+
+# Cells that do not nest in those of the region.
+OTHER = "0.7x0.9"
 
 TURNS: dict[str, Any] = {
     "north up": lambda ds: ds.isel(lat=slice(None, None, -1)),
@@ -182,3 +186,47 @@ def test_a_part_of_the_domain_is_judged_as_far_as_it_goes():
     assert "tas: 48 coarse cells lie wholly or partly outside" in repr(report)
     # Half a cell that was made as part of a whole one has a mean of its own.
     assert not downscale.check_conservation(coarse, through_cells).passed
+
+
+@pytest.mark.parametrize("target", [None, "other cells"])
+@pytest.mark.parametrize("chunks", [None, {"time": 1, "lat": 5}])
+def test_infinite_coarse_values_are_counted_and_placed(target, chunks):
+    """Taken for missing without a word, they would pass for gaps."""
+    coarse = field_on(region(), dtype="float64")
+    coarse["tas"][1, 5, 3], coarse["tas"][2, 0, 0], coarse["tas"][1, 2, 7] = np.inf, -np.inf, np.inf
+    options: dict[str, Any] = {"factor": 2} if target is None else {"target_grid": OTHER}
+    fine = coarse.where(np.isfinite(coarse.tas)).downscale(**options)
+    time, lat, lon = coarse.time.values[1], float(coarse.lat[2]), float(coarse.lon[7])
+    given = coarse if chunks is None else coarse.chunk(chunks)
+    place = f"time={time}, lat={lat:g}, lon={lon:g}"
+    with pytest.warns(UserWarning, match=f"tas: expected finite .* 3 infinite, the first at {place}; they") as said:
+        report = downscale.check_conservation(given, fine)
+    assert len(said) == 1
+    assert report.passed
+
+
+def test_regions_are_found_once_for_all_blocks(monkeypatch):
+    """They depend on the grids only."""
+    coarse = field_on(region(), dtype="float64").chunk(time=1)
+    fine = coarse.downscale(target_grid=OTHER)
+    found: list[Any] = []
+    of = overlap.Regions.of
+    monkeypatch.setattr(overlap.Regions, "of", lambda parts: found.append(parts) or of(parts))
+    monkeypatch.setattr(judges, "BLOCK_VALUES", 1)
+    whole = downscale.check_conservation(coarse, fine)
+    assert coarse.sizes["time"] > 1
+    assert len(found) == 2
+    monkeypatch.undo()
+    assert whole.to_dict() == downscale.check_conservation(coarse, fine).to_dict()
+
+
+def test_of_two_fields_on_the_same_cells_the_one_of_fewer_times_is_the_coarse_one():
+    months = xr.date_range("2001-01-01", periods=4, freq="MS").values
+    monthly = field_on(region(), dtype="float64").isel(time=slice(0, 3)).assign_coords(
+        time=("time", months[:-1], {"standard_name": "time", "bounds": "time_bnds"}),
+        time_bnds=(("time", "bnds"), np.stack([months[:-1], months[1:]], axis=1)),
+    )
+    daily = monthly.downscale(target_grid={"time": "D"})
+    for report in (daily.downscale.check(monthly), monthly.downscale.check(daily)):
+        assert report.passed
+        assert report["tas"].cells_checked == monthly.tas.size

@@ -19,7 +19,7 @@ from sample_fields import field_on, plane, rain_on, region, relief_on, same_bits
 import downscale
 from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io import write
-from downscale.io.encoding import chunk_sizes
+from downscale.io.chunks import chunk_sizes
 from downscale.io.write import CERTIFICATE, check_target, temporary_beside
 
 

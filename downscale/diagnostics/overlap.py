@@ -83,16 +83,61 @@ class Regions:
         return sums
 
 
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """What two grids have in common, which depends on no field: found once for all blocks.
+
+    Attributes
+    ----------
+    y, x : Regions
+        Common regions along rows and columns.
+    groups : Regroup
+        From the parts of given cells to made cells.
+    repeats : (int, int)
+        Parts of a given row and of a given column.
+    spread : array, shape (n_y, n_x)
+        Measures over which sums of given cells are spread: as far as no mask hides their parts.
+    hidden, hidden_parts : arrays of bool, shapes (n_made_y, n_made_x) and (n_parts_y, n_parts_x), or None
+        Made cells, and their parts, that a mask left blank by intent.
+    outside : int
+        Given cells that the made grid does not cover wholly.
+    """
+
+    y: Regions
+    x: Regions
+    groups: Regroup
+    repeats: tuple[int, int]
+    spread: Floats
+    hidden: NDArray[np.bool_] | None
+    hidden_parts: NDArray[np.bool_] | None
+    outside: int
+
+    @property
+    def parts_shape(self) -> tuple[int, int]:
+        """Rows and columns of parts."""
+        return self.spread.shape[0] * self.repeats[0], self.spread.shape[1] * self.repeats[1]
+
+    @classmethod
+    def of(cls, parts: tuple[Parts, Parts], hidden: NDArray[np.bool_] | None = None) -> Overlap:
+        """Compare the cells of a given grid with those of a made one that cut them, rows and columns."""
+        y, x = parts
+        beneath = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
+        whole = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
+        return cls(
+            Regions.of(y), Regions.of(x), Regroup.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
+            hidden, beneath, int(y.coarse.size * x.coarse.size - whole[0] * whole[1]),
+        )  # fmt: skip
+
+
 def overlap_chunk(
     given: Floats,
     made: Floats,
-    parts: tuple[Parts, Parts],
+    common: Overlap,
     origin: tuple[int, ...],
     bounds: tuple[float | None, float | None] = (None, None),
     *,
     extensive: bool = False,
     na_thres: float = 1.0,
-    hidden: NDArray[np.bool_] | None = None,
 ) -> Partial:
     """Judge whole maps of a made field against the given one.
 
@@ -100,8 +145,8 @@ def overlap_chunk(
     ----------
     given, made : arrays, shapes (..., n_y, n_x) and (..., n_made_y, n_made_x)
         Fields as stored; NaN marks missing cells. A made value stands for the valid part of what its cell covers.
-    parts : (Parts, Parts)
-        Cells of the given grid cut by those of the made one, rows and columns.
+    common : Overlap
+        What the two grids have in common.
     origin : tuple of int
         Index of the first map in the whole field.
     bounds : (float or None, float or None)
@@ -110,30 +155,26 @@ def overlap_chunk(
         Whether values are sums over cells.
     na_thres : float
         Made cells of which a larger share is missing are blank by intent: regions that hold any are left out.
-    hidden : array of bool, shape (n_made_y, n_made_x), optional
-        Made cells that a mask left blank by intent.
     """
-    y, x = Regions.of(parts[0]), Regions.of(parts[1])
+    y, x, groups = common.y, common.x, common.groups
     source, result = given.astype(np.float64), made.astype(np.float64)
-    whole, groups = np.ix_(y.given, x.given), Regroup.of(*parts)
     if extensive:
-        source = source / _spread_over(parts, hidden)
-    valid_source = np.isfinite(source)
-    on_parts = np.repeat(np.repeat(valid_source, parts[0].count, axis=-2), parts[1].count, axis=-1)
-    if hidden is not None:
-        on_parts = on_parts & ~hidden[np.ix_(parts[0].owner, parts[1].owner)]
+        source = source / common.spread
+    on_parts = np.repeat(np.repeat(np.isfinite(source), common.repeats[0], axis=-2), common.repeats[1], axis=-1)
+    if common.hidden_parts is not None:
+        on_parts = on_parts & ~common.hidden_parts
     measure = groups.valid_measure(on_parts, np.ones(on_parts.shape))
     if extensive:
         result = np.divide(result, measure, out=np.full_like(result, np.nan), where=measure > 0)
     share = measure / np.multiply.outer(groups.y.total, groups.x.total)
     blank = np.isnan(result) & (1 - share > na_thres)
-    cells = np.ix_(y.made, x.made)
+    whole, cells = np.ix_(y.given, x.given), np.ix_(y.made, x.made)
     a, b, gone = source[..., whole[0], whole[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
     valid = np.isfinite(a)
-    if hidden is not None:
+    if common.hidden is not None:
         # The law is about valid parts, and these are none.
-        valid = valid & ~hidden[cells]
-        gone = gone & ~hidden[cells]
+        valid = valid & ~common.hidden[cells]
+        gone = gone & ~common.hidden[cells]
     missing = valid & ~gone & np.isnan(b)
     weight = np.where(valid & ~missing & ~gone, np.multiply.outer(y.measure, x.measure), 0.0)
     sums = [_sum(np.where(weight > 0, term, 0.0) * weight, y, x) for term in (a, b, np.abs(b), np.ones_like(a))]
@@ -143,13 +184,12 @@ def overlap_chunk(
     return _judged(sums, (given, made), _sum(missing.astype(float), y, x), measure, origin, bounds)
 
 
-def _spread_over(parts: tuple[Parts, Parts], hidden: NDArray[np.bool_] | None) -> Floats:
-    """Return the measures over which sums of given cells are spread: as far as no mask hides their parts."""
+def _spread_over(parts: tuple[Parts, Parts], hidden_parts: NDArray[np.bool_] | None) -> Floats:
     y, x = parts
     whole = np.multiply.outer(y.coarse.measure, x.coarse.measure)
-    if hidden is None:
+    if hidden_parts is None:
         return whole
-    seen = ~hidden[np.ix_(y.owner, x.owner)] | (y.owner < 0)[:, None] | (x.owner < 0)
+    seen = ~hidden_parts | (y.owner < 0)[:, None] | (x.owner < 0)
     share = Aggregation(y.share, x.share, y.count, x.count).share(seen, np.zeros(seen.shape))
     return whole * np.where(share > 0, share, 1.0)
 

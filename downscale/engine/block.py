@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.engine.buffers import leased
+from downscale.buffers import leased
 from downscale.engine.checks import finite
 from downscale.engine.cut import Cut
 from downscale.engine.device import is_cpu
@@ -32,7 +32,7 @@ def compute_block(
     ConservationError, BoundsError
         If a law does not hold in the result as stored, or cannot hold; ``job.check`` may turn these into a warning.
     """
-    maps = finite(values.reshape(-1, *values.shape[-2:]))
+    maps = finite(values.reshape(-1, *values.shape[-2:]), job)
     shape = (len(maps), *job.block_shape(rows, columns))
     # What a user keeps is a fresh array; what dask passes on lies in memory that was used before.
     fine = np.empty(shape, job.dtype) if threads > 1 else leased(shape, job.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.diagnostics.conservation import chunk
+from downscale.diagnostics.infinite import infinite_line
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
 from downscale.errors import BoundsError, ConservationError
@@ -19,9 +20,14 @@ from downscale.grid.parts import PartsGrid
 logger = logging.getLogger("downscale")
 
 
-def finite(values: NDArray[Any]) -> NDArray[Any]:
-    """Take infinities for missing values: no mean is defined with them."""
-    return np.where(np.isfinite(values), values, np.nan) if values.dtype.kind == "f" else values
+def finite(values: NDArray[Any], job: Job) -> NDArray[Any]:
+    """Take infinities for missing values, and say so: no mean is defined with them."""
+    known = values.dtype.kind != "f" or np.isfinite(values)
+    if np.all(known):
+        return values
+    if bool(np.isinf(values).any()):
+        _say(infinite_line(job.name), job.check)
+    return np.where(known, values, np.nan)
 
 
 def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:

@@ -147,8 +147,16 @@ def _run(
     windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
     shares = (cells.y_share, cells.x_share, layout.part_share, layout.equal, layout.term)
 
+    plain = law == LAWLESS and not layout.term.size and layout.hidden is None and not np.isnan(x).any()
+    plain = plain and (x_axis.runs.shape[1], x_axis.runs.shape[2]) == (4, UNROLLED)
+
     def piece(maps: slice, first: int, last: int) -> NDArray[np.int64]:
         doubtful = np.zeros(len(source[maps]), np.int64)
+        if plain:
+            rows, factor = slice(first, last), y.weights.shape[1]
+            out = fine[maps, first * factor : last * factor]
+            bare(source[maps], out, windows[0][rows], windows[1][rows], *windows[2:], layout.closed)
+            return doubtful
         refine(
             source[maps], x[maps], fine[maps], first, last, *windows, layout.closed, *shares, law, *bounds, tolerance,
             doubtful,

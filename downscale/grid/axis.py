@@ -287,7 +287,10 @@ def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> 
     low, high = pairs.min(axis=1), pairs.max(axis=1)
     crosses = high - low > FULL_CIRCLE / 2 if len(pairs) > 1 else np.array([centres is not None])
     if centres is not None:
-        # The centre tells on which side of its bounds a wide or a single cell lies.
+        # The centre tells on which side of its bounds a wide or a single cell lies; one cell of a circle at most is
+        # wider than its other side, and further from the middle of that side than any slip of a file.
+        beyond = np.abs((centres - 0.5 * (low + high) + 180) % FULL_CIRCLE - 180) > FULL_CIRCLE / 4
+        crosses |= beyond & (beyond.sum() == 1)
         crosses &= (centres - low + 1e-6) % FULL_CIRCLE > high - low + 2e-6
     pairs = np.where(crosses[:, None], np.stack([high, low + FULL_CIRCLE], axis=1), pairs)
     middle = pairs.mean(axis=1)

@@ -28,7 +28,7 @@ class Parts:
     Attributes
     ----------
     coarse, target : CellAxis
-        The axis that is cut, and the one whose edges cut it.
+        The axis that is cut, and the one whose edges cut it; edges that are meant to be one are one to the last digit.
     count : int
         Parts of each coarse cell, empty ones included.
     low, high : arrays, shape (n * count,)
@@ -87,7 +87,7 @@ class Parts:
         """
         if coarse.kind != target.kind:
             raise GridError(f"expected two axes of one kind, received {coarse.kind} and {target.kind}")
-        sign = 1.0 if coarse.ascending else -1.0
+        sign, target = (1.0 if coarse.ascending else -1.0), _settled(target, coarse)
         edges, (low, high, cell) = sign * coarse.edges, _intervals(coarse, target, sign)
         if not cell.size:
             raise GridError(
@@ -170,10 +170,32 @@ class Parts:
         return np.minimum(total / self.target.measure, 1.0)
 
 
+def _slack(coarse: CellAxis, target: CellAxis) -> float:
+    # The narrower cells decide what is a misfit: a minute is no rounding of a year.
+    return min(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
+
+
+def _settled(target: CellAxis, coarse: CellAxis) -> CellAxis:
+    """Return the target with the edges that miss a coarse edge by rounding only on that edge.
+
+    Its cells have their measures from the same edges as their parts, so that none lacks a sliver of itself.
+    """
+    slack, edges = _slack(coarse, target), np.sort(coarse.edges)
+    turns = np.zeros(target.edges.size)
+    if coarse.kind == "longitude":
+        turns = FULL_CIRCLE * np.floor((target.edges - edges[0] + slack) / FULL_CIRCLE)
+    near = _snapped(target.edges - turns, edges, slack)
+    moved = near != target.edges - turns
+    settled = np.where(moved, near + turns, target.edges)
+    if target.kind == "longitude" and target.periodic and moved[[0, -1]].any():
+        # The two ends of a circle are one edge.
+        settled[-1] = settled[0] + np.copysign(FULL_CIRCLE, settled[-1] - settled[0])
+    return CellAxis(settled, target.kind, target.closed)
+
+
 def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats, Floats, Indices]:
     """Return the target cells over the coarse axis, on its branch and in its direction, sorted, and their indices."""
-    # The narrower cells decide what is a misfit: a minute is no rounding of a year.
-    slack = min(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
+    slack = _slack(coarse, target)
     low = np.minimum(sign * target.edges[:-1], sign * target.edges[1:])
     high = np.maximum(sign * target.edges[:-1], sign * target.edges[1:])
     edges, cell = sign * coarse.edges, np.arange(target.size)

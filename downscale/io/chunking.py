@@ -28,7 +28,7 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     {'time': 15, 'lat': -1, 'lon': -1}
     """
     try:
-        maps = set(horizontal(ds).dims)
+        maps = {str(dim) for dim in horizontal(ds).dims}
     except DownscaleError:
         # What is wrong with the axes is told when they are needed.
         maps = set()
@@ -36,7 +36,7 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     if not fields:
         return {}
     largest = max(fields, key=lambda field: field.size * field.dtype.itemsize)
-    maps = maps or set(largest.dims[-2:])
+    maps = maps or {str(dim) for dim in largest.dims[-2:]}
     sizes: dict[str, int] = {}
     left = CHUNK_BYTES // max(largest.dtype.itemsize * _product(largest, maps), 1)
     together = _stored_together(largest)

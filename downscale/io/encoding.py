@@ -10,6 +10,7 @@ import xarray as xr
 
 from downscale.errors import InputError, OptionError, listing
 from downscale.io.cf import is_categorical
+from downscale.io.chunks import chunk_sizes
 from downscale.io.repair import mend
 from downscale.io.times import is_time, time_encodings
 
@@ -17,7 +18,6 @@ CONVENTIONS = "CF-1.11"
 CERTIFICATE = "conservation_certificate"
 # Missing values as CMIP stores them.
 FILL_VALUE = 1e20
-CHUNK_VALUES = 1_000_000
 # Attributes that xarray keeps in encodings once it has decoded them.
 RELATED = ("bounds", "cell_measures", "grid_mapping", "ancillary_variables")
 # How values were stored, or what was true of other values; and what was found in another file.
@@ -177,7 +177,7 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
             kept.update(_whole_numbers(variable))
         if variable.ndim >= 2 and variable.dtype.kind in "fiu" and variable.size > 1000:
             deflate = complevel > 0
-            sizes = chunk_sizes(variable.shape)
+            sizes = chunk_sizes(variable.shape, variable.chunks)
             kept.update(zlib=deflate, complevel=complevel, shuffle=deflate, chunksizes=sizes)
         made[str(name)] = kept
     for name in ds.variables:
@@ -265,21 +265,3 @@ def require_level(level: Any) -> None:
     """Raise an OptionError unless a deflate level is one."""
     if level not in range(10):
         raise OptionError(f"expected complevel from 0 to 9, received {level!r}")
-
-
-def chunk_sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return storage chunks of about a million values: whole maps where they fit, few steps of the other dimensions.
-
-    Examples
-    --------
-    >>> chunk_sizes((480, 720, 1440))
-    (1, 720, 1440)
-    """
-    sizes = list(shape)
-    for axis in range(len(sizes) - 2):
-        others = int(np.prod(sizes[axis + 1 :]))
-        sizes[axis] = max(min(sizes[axis], CHUNK_VALUES // max(others, 1)), 1)
-    for axis in (len(sizes) - 2, len(sizes) - 1):
-        while int(np.prod(sizes[-2:])) > 1.5 * CHUNK_VALUES and sizes[axis] > 256:
-            sizes[axis] = -(-sizes[axis] // 2)
-    return tuple(sizes)

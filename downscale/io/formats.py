@@ -13,7 +13,7 @@ GRIB = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
 # What makes a folder a Zarr store, in either of its formats.
 MARKS = (".zgroup", ".zmetadata", ".zarray", "zarr.json")
 NETCDF, GRIB_READER, STORE = "netcdf4", "cfgrib", "zarr"
-INSTALL = {GRIB_READER: "pip install cfgrib", STORE: 'pip install "downscale-climate[zarr]"'}
+INSTALL = {GRIB_READER: 'pip install "downscale-climate[grib]"', STORE: 'pip install "downscale-climate[zarr]"'}
 # Files that are often taken for NetCDF: how they begin, what they are, and what to do.
 OTHERS = (
     (b"\x1f\x8b", "a gzip file; unpack it with gunzip"),

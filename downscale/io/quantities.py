@@ -39,6 +39,8 @@ COUNTS = ("count", "counts", "person", "persons", "people", "inhabitants", "indi
 # Through a line, along a river or to an instrument: no sums over the area of a cell, whatever the units.
 THROUGH = re.compile(r".*(transport|streamfunction|discharge|streamflow|across_line|river|received_|lightning).*")
 AREAS = re.compile(r"(.*_)?area|sea_ice_extent")
+# Beyond this change of a temperature a metre of height, a lapse rate is one a kilometre by mistake.
+STEEPEST_LAPSE = 0.1
 CUSTOMARY = {name: short for short in SHORT_NAMES for name in short.names.split()}
 # Enough to see that nothing adds up over cells, without a library of units.
 BY_SIGHT = frozenset({"", "K", "%", "1", "m", "mm", "m s-1", "Pa", "degC", *(r.units for r in ROWS)} - {*SUMS, "m2"})
@@ -243,6 +245,41 @@ def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
     if low is not None and high is not None and not low < high:
         raise OptionError(f"expected the lower bound below the upper, received {bounds!r}")
     return low, high
+
+
+def is_temperature(variable: xr.DataArray) -> bool:
+    """Return whether a variable is a temperature, by its units or else by its standard name.
+
+    Examples
+    --------
+    >>> is_temperature(xr.DataArray(0.0, attrs={"units": "degC"}))
+    True
+    """
+    units = _units(variable)
+    if not units:
+        return _standard_name(variable)[0].endswith("temperature")
+    return units == "K" or (units not in BY_SIGHT - {"degC"} and fits(units, "K"))
+
+
+def require_lapse_rate(rate: float, variable: xr.DataArray, name: str) -> None:
+    """Refuse a lapse rate of a temperature that must be one a kilometre: a metre of height is no tenth of a degree.
+
+    Raises
+    ------
+    OptionError
+        If the rate is beyond 0.1 units a metre, fifteen times that of the standard atmosphere.
+
+    Examples
+    --------
+    >>> require_lapse_rate(-6.5e-3, xr.DataArray(0.0, attrs={"units": "K"}), "tas")
+    """
+    if abs(rate) <= STEEPEST_LAPSE or not is_temperature(variable):
+        return
+    units = _units(variable) or "K"
+    raise OptionError(
+        f"expected lapse_rate in {units} a metre for {name!r}, such as -6.5e-3, received {rate:g}; divide what is in "
+        f"{units} a kilometre by 1000: {rate / 1000:g}"
+    )
 
 
 def is_number(value: Any) -> bool:

@@ -43,7 +43,7 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
     ----------
     path : str or Path
         A file or the folder of a store, or a pattern such as ``"tas_*.nc"`` whose files are joined by their
-        coordinates. GRIB files need the package cfgrib, stores the extra ``zarr``; nothing is written beside them.
+        coordinates. GRIB files need the extra ``grib``, stores the extra ``zarr``; nothing is written beside them.
     chunks : "auto", int, mapping or None
         Dask chunks as in xarray; "auto" takes whole maps, a few at a time and never less than is stored as one piece;
         None reads without Dask.

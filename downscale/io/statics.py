@@ -49,29 +49,7 @@ def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None
     InputError
         If several fields could be meant, or none.
     """
-    if isinstance(static, (str, Path)):
-        from downscale.io.read import open_dataset
-
-        static = open_dataset(static, chunks=None)
-    if isinstance(static, xr.DataArray):
-        return static.to_dataset(name=static.name or "orog")
-    fields = [str(key) for key, v in static.data_vars.items() if v.ndim >= 2 and not str(key).endswith("_bnds")]
-    if name is not None and name not in fields:
-        raise InputError(f"expected a field among {listing(fields)}, received {name!r}")
-    named = [key for key in fields if static[key].attrs.get("standard_name") in OROG_NAMES]
-    choice = [name] if name is not None else named or [key for key in fields if key == "orog"] or fields
-    if len(choice) != 1:
-        raise InputError(f"expected one orography field, received {choice or 'none'}; pass that DataArray itself")
-    return _alone(static, choice[0])
-
-
-def _alone(static: xr.Dataset, name: str) -> xr.Dataset:
-    """Return the Dataset of one field with all that tells where its cells lie: positions, bounds, grid mapping."""
-    said = {str(place.get(key)) for v in static.variables.values() for place in (v.attrs, v.encoding)
-            for key in ("bounds", "grid_mapping")}  # fmt: skip
-    others = [str(key) for key in static.data_vars if key != name]
-    kept = [key for key in others if key in said or key.endswith("_bnds") or static[key].ndim == 0]
-    return static.set_coords(kept).drop_vars([key for key in others if key not in kept])
+    return _picked(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name)
 
 
 def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
@@ -82,20 +60,39 @@ def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
     InputError
         If several fields could be meant, or none.
     """
-    if isinstance(mask, (str, Path)):
+    return _picked(mask, "mask", "mask", (MASK_NAMES,))
+
+
+def _picked(
+    given: Any, option: str, what: str, ranks: tuple[tuple[str, ...], ...], name: str | None = None
+) -> xr.Dataset:  # fmt: skip
+    """Return the Dataset of one field of an option: by name, else by the first of the names that any has."""
+    if isinstance(given, (str, Path)):
         from downscale.io.read import open_dataset
 
-        mask = open_dataset(mask, chunks=None)
-    if isinstance(mask, xr.DataArray):
-        return mask.to_dataset(name="mask" if mask.name is None or mask.name in mask.coords else mask.name)
-    if not isinstance(mask, xr.Dataset):
-        raise InputError(f"expected mask to be a Dataset, a DataArray or a file, received {type(mask).__name__}")
-    fields = [str(key) for key, v in mask.data_vars.items() if v.ndim >= 2 and not str(key).endswith("_bnds")]
-    named = [key for key in fields if mask[key].attrs.get("standard_name") in MASK_NAMES or key in MASK_NAMES]
-    choice = named or fields
+        given = open_dataset(given, chunks=None)
+    if isinstance(given, xr.DataArray):
+        return given.to_dataset(name=option if given.name is None or given.name in given.coords else given.name)
+    if not isinstance(given, xr.Dataset):
+        raise InputError(f"expected {option} to be a Dataset, a DataArray or a file, received {type(given).__name__}")
+    fields = [str(key) for key, v in given.data_vars.items() if v.ndim >= 2 and not str(key).endswith("_bnds")]
+    if name is not None and name not in fields:
+        raise InputError(f"expected a field among {listing(fields)}, received {name!r}")
+    named = ([key for key in fields if key in names or given[key].attrs.get("standard_name") in names]
+             for names in ranks)  # fmt: skip
+    choice = [name] if name is not None else next(filter(None, named), fields)
     if len(choice) != 1:
-        raise InputError(f"expected one mask, received {choice or 'none'}; pass that DataArray itself")
-    return _alone(mask, choice[0])
+        raise InputError(f"expected one {what}, received {choice or 'none'}; pass that DataArray itself")
+    return _alone(given, choice[0])
+
+
+def _alone(static: xr.Dataset, name: str) -> xr.Dataset:
+    """Return the Dataset of one field with all that tells where its cells lie: positions, bounds, grid mapping."""
+    said = {str(place.get(key)) for v in static.variables.values() for place in (v.attrs, v.encoding)
+            for key in ("bounds", "grid_mapping")}  # fmt: skip
+    others = [str(key) for key in static.data_vars if key != name]
+    kept = [key for key in others if key in said or key.endswith("_bnds") or static[key].ndim == 0]
+    return static.set_coords(kept).drop_vars([key for key in others if key not in kept])
 
 
 def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -> Floats:

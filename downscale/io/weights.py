@@ -17,12 +17,12 @@ from downscale.errors import OptionError, OutputError, ShapeError, listing
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
+from downscale.io.weights_layout import GridNames, Layout, Side, grid_names
 from downscale.io.write import check_target, temporary_beside
 from downscale.kernels.sparse import SparseWeights
 from downscale.version import __version__
 
 Floats = NDArray[np.float64]
-Layout = Literal["esmf", "scrip"]
 Normalization = Literal["fracarea", "destarea"]
 
 LAYOUTS = ("esmf", "scrip")
@@ -119,8 +119,9 @@ def links_dataset(
         raise ShapeError("expected weights whose source and target cells are known, received bare links; add cells")
     build = _esmf if layout == "esmf" else _scrip
     made = build(weights)
-    for side, cells, share in (("a", weights.source, used), ("b", weights.target, cover)):
-        made.update((_grid_esmf if layout == "esmf" else _grid_scrip)(side, cells, share.ravel()))
+    sides: tuple[tuple[Side, Cells, Floats], ...] = (("a", weights.source, used), ("b", weights.target, cover))
+    for side, cells, share in sides:
+        made.update(_grid(grid_names(layout, side), cells, share.ravel()))
     ds = xr.Dataset(made, attrs=_attributes(layout, method, normalization))
     for variable in ds.variables.values():
         # Other tools take a fill value in a list of links for a link.
@@ -210,22 +211,6 @@ def _esmf(weights: SparseWeights) -> dict[str, Any]:
     }
 
 
-def _grid_esmf(side: str, cells: Cells, share: Floats) -> dict[str, Any]:
-    grid, n, nv = ("src" if side == "a" else "dst"), f"n_{side}", f"nv_{side}"
-    units, area_units = _units(cells)
-    made: dict[str, Any] = {f"{grid}_grid_dims": (f"{grid}_grid_rank", _dims(cells))}
-    for axis in ("y", "x"):
-        made[f"{axis}c_{side}"] = (n, getattr(cells, axis), {"units": units})
-        corners = getattr(cells, f"{axis}_corners")
-        if corners is not None:
-            made[f"{axis}v_{side}"] = ((n, nv), corners, {"units": units})
-    made[f"mask_{side}"] = (n, np.ones(share.size, np.int32), {"units": "unitless"})
-    if cells.area is not None:
-        made[f"area_{side}"] = (n, cells.area, {"units": area_units})
-    made[f"frac_{side}"] = (n, share, {"units": "unitless"})
-    return made
-
-
 def _scrip(weights: SparseWeights) -> dict[str, Any]:
     one = np.int32(1)
     return {
@@ -235,27 +220,17 @@ def _scrip(weights: SparseWeights) -> dict[str, Any]:
     }
 
 
-def _grid_scrip(side: str, cells: Cells, share: Floats) -> dict[str, Any]:
-    grid = "src_grid" if side == "a" else "dst_grid"
-    n, nv = f"{grid}_size", f"{grid}_corners"
-    units, area_units = _units(cells)
-    made: dict[str, Any] = {f"{grid}_dims": (f"{grid}_rank", _dims(cells))}
-    for axis, name in (("y", "lat"), ("x", "lon")):
-        made[f"{grid}_center_{name}"] = (n, getattr(cells, axis), {"units": units})
+def _grid(names: GridNames, cells: Cells, share: Floats) -> dict[str, Any]:
+    """Return the cells of one grid in the words of a layout."""
+    angles, areas = ("degrees", "square radians") if cells.spherical else ("m", "m2")
+    made: dict[str, Any] = {names.shape: (names.rank, np.array(cells.shape[::-1], dtype=np.int32))}
+    for axis in ("y", "x"):
+        made[getattr(names, axis)] = (names.size, getattr(cells, axis), {"units": angles})
         corners = getattr(cells, f"{axis}_corners")
         if corners is not None:
-            made[f"{grid}_corner_{name}"] = ((n, nv), corners, {"units": units})
-    made[f"{grid}_imask"] = (n, np.ones(share.size, np.int32), {"units": "unitless"})
+            made[getattr(names, f"{axis}_corners")] = ((names.size, names.corners), corners, {"units": angles})
+    made[names.mask] = (names.size, np.ones(share.size, np.int32), {"units": "unitless"})
     if cells.area is not None:
-        made[f"{grid}_area"] = (n, cells.area, {"units": area_units})
-    made[f"{grid}_frac"] = (n, share, {"units": "unitless"})
+        made[names.area] = (names.size, cells.area, {"units": areas})
+    made[names.share] = (names.size, share, {"units": "unitless"})
     return made
-
-
-def _dims(cells: Cells) -> NDArray[np.int32]:
-    """Return the sizes of a grid with the fastest dimension first."""
-    return np.array(cells.shape[::-1], dtype=np.int32)
-
-
-def _units(cells: Cells) -> tuple[str, str]:
-    return ("degrees", "square radians") if cells.spherical else ("m", "m2")

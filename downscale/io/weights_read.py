@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from downscale.errors import InputError, ShapeError, listing
 from downscale.grid.corners import Cells
 from downscale.io.read import open_dataset
+from downscale.io.weights_layout import ANGLES, LINKS, GridNames, Layout, Side, grid_names
 from downscale.kernels.sparse import SparseWeights
 
-ESMF = ("row", "col", "S")
-SCRIP = ("dst_address", "src_address", "remap_matrix")
 METRES = ("m", "metre", "metres", "meter", "meters")
 Shape = tuple[int, ...]
 
@@ -41,18 +40,16 @@ def read_weights(
         If the shapes are neither in the file nor given, or do not fit.
     """
     ds, name = _opened(weights)
-    if set(ESMF) <= set(ds.variables):
-        row, col, weight = (np.asarray(ds[key].values) for key in ESMF)
-        source, target = _esmf_cells(ds, "src", "a", source_shape), _esmf_cells(ds, "dst", "b", target_shape)
-    elif set(SCRIP) <= set(ds.variables):
-        row, col, weight = (np.asarray(ds[key].values) for key in SCRIP)
-        weight = _first_weight(weight, name)
-        source, target = _scrip_cells(ds, "src", source_shape), _scrip_cells(ds, "dst", target_shape)
-    else:
+    layout = next((one for one, names in LINKS.items() if set(names) <= set(ds.variables)), None)
+    if layout is None:
         raise InputError(
-            f"expected weights with {listing(ESMF)} (ESMF) or {listing(SCRIP)} (SCRIP), received {name} with "
-            f"{listing(ds.variables) or 'no variables'}; make them with downscale.weights, ESMF or cdo gencon"
+            f"expected weights with {listing(LINKS['esmf'])} (ESMF) or {listing(LINKS['scrip'])} (SCRIP), received "
+            f"{name} with {listing(ds.variables) or 'no variables'}; make them with downscale.weights, ESMF or "
+            "cdo gencon"
         )
+    row, col, weight = (np.asarray(ds[key].values) for key in LINKS[layout])
+    weight = _first_weight(weight, name)
+    source, target = _side(ds, layout, "a", source_shape), _side(ds, layout, "b", target_shape)
     _check_links(name, ("target", row, target[0]), ("source", col, source[0]), weight)
     return SparseWeights.from_links(row - 1, col - 1, weight, source[0], target[0], source[1], target[1])
 
@@ -100,8 +97,15 @@ def _check_links(name: str, *sides: Any) -> None:
         raise InputError(f"expected finite weights, received {bad} NaN or infinite ones in {name}; make the file again")
 
 
-def _shape(ds: xr.Dataset, name: str, given: Shape | None, size: str, word: str) -> Shape:
+def _side(ds: xr.Dataset, layout: Layout, side: Side, given: Shape | None) -> tuple[Shape, Cells | None]:
+    """Return the shape of a grid, and its centres, corners and areas in degrees or metres where the file has any."""
+    names, word = grid_names(layout, side), "source" if side == "a" else "target"
+    return (shape := _shape(ds, names, given, word)), _cells(ds, shape, names, ANGLES[layout])
+
+
+def _shape(ds: xr.Dataset, names: GridNames, given: Shape | None, word: str) -> Shape:
     """Return the shape of a grid, slowest dimension first, from the file, else as given."""
+    name, size = names.shape, names.size
     known = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
     if known is None and given is None:
         raise ShapeError(f"expected {name} in the weights, received none; pass {word}_shape=(n_y, n_x)")
@@ -113,34 +117,18 @@ def _shape(ds: xr.Dataset, name: str, given: Shape | None, size: str, word: str)
     return shape
 
 
-def _esmf_cells(ds: xr.Dataset, grid: str, side: str, given: Shape | None) -> tuple[Shape, Cells | None]:
-    word = "source" if side == "a" else "target"
-    shape = _shape(ds, f"{grid}_grid_dims", given, f"n_{side}", word)
-    names = (f"yc_{side}", f"xc_{side}", f"yv_{side}", f"xv_{side}", f"area_{side}")
-    return shape, _cells(ds, shape, names, "degrees")
-
-
-def _scrip_cells(ds: xr.Dataset, side: str, given: Shape | None) -> tuple[Shape, Cells | None]:
-    grid, word = f"{side}_grid", "source" if side == "src" else "target"
-    shape = _shape(ds, f"{grid}_dims", given, f"{grid}_size", word)
-    names = (f"{grid}_center_lat", f"{grid}_center_lon", f"{grid}_corner_lat", f"{grid}_corner_lon", f"{grid}_area")
-    return shape, _cells(ds, shape, names, "radians")
-
-
-def _cells(ds: xr.Dataset, shape: Shape, names: tuple[str, ...], unit: str) -> Cells | None:
-    """Return centres, corners and areas in degrees or metres, or None where the file has no centres."""
-    y, x, y_corners, x_corners, area = names
-    if y not in ds.variables or x not in ds.variables:
+def _cells(ds: xr.Dataset, shape: Shape, names: GridNames, unit: str) -> Cells | None:
+    if names.y not in ds.variables or names.x not in ds.variables:
         return None
-    both = y_corners in ds.variables and x_corners in ds.variables
+    both = names.y_corners in ds.variables and names.x_corners in ds.variables
     return Cells(
         shape,
-        _degrees(ds[y], unit),
-        _degrees(ds[x], unit),
-        _degrees(ds[y_corners], unit) if both else None,
-        _degrees(ds[x_corners], unit) if both else None,
-        np.asarray(ds[area].values, dtype=np.float64) if area in ds.variables else None,
-        spherical=str(ds[y].attrs.get("units", unit)).lower() not in METRES,
+        _degrees(ds[names.y], unit),
+        _degrees(ds[names.x], unit),
+        _degrees(ds[names.y_corners], unit) if both else None,
+        _degrees(ds[names.x_corners], unit) if both else None,
+        np.asarray(ds[names.area].values, dtype=np.float64) if names.area in ds.variables else None,
+        spherical=str(ds[names.y].attrs.get("units", unit)).lower() not in METRES,
     )
 
 

@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import dask.base
-import dask.system
-import dask.threaded
 import netCDF4
 import numpy as np
 import xarray as xr
@@ -32,6 +29,8 @@ from downscale.io.encoding import CERTIFICATE, Encodings, cf_ready, encodings, f
 from downscale.io.packing import Packing, enough_bits, parse_packing, rounded, short_encodings, words
 from downscale.io.profiles import archived, parse_profile, profiled
 from downscale.io.read import sources_of
+from downscale.io.reread import from_chunks
+from downscale.io.stream import threads_that_end, write_fields
 from downscale.version import __version__
 
 CERTIFIED = (
@@ -183,17 +182,6 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def threads_that_end() -> Iterator[None]:
-    """Compute in threads that have ended with this block: one that still wrote would make a removed file anew."""
-    if dask.base.get_scheduler() not in (None, dask.threaded.get) or dask.config.get("pool", None) is not None:
-        yield
-        return
-    count = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
-    with dask.threaded.ContextAwareThreadPoolExecutor(count) as pool, dask.config.set(pool=pool):
-        yield
-
-
-@contextmanager
 def one_line(target: Path) -> Iterator[None]:
     """Turn what the operating system says of a full or broken disk into one line."""
     try:
@@ -239,10 +227,16 @@ def write_checked(
     with progress or nullcontext():
         out = stored(ds, storage or Storage())
         with one_line(target), temporary_beside(target) as scratch:
-            how: dict[str, Any] = {"encoding": out.encodings, "unlimited_dims": out.unlimited, "format": out.format}
-            with threads_that_end():
-                out.ds.to_netcdf(scratch, engine="netcdf4", **how)
+            _write(scratch, out)
             return None if checker is None else _certified(scratch, checker, out.packings)
+
+
+def _write(scratch: Path, out: Stored) -> None:
+    """Write a whole file: its fields chunk by chunk, or all by the library where that cannot be."""
+    if not write_fields(scratch, out.ds, out.encodings, out.unlimited, out.format):
+        how: dict[str, Any] = {"encoding": out.encodings, "unlimited_dims": out.unlimited, "format": out.format}
+        with threads_that_end():
+            out.ds.to_netcdf(scratch, engine="netcdf4", **how)
 
 
 def _certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
@@ -251,7 +245,8 @@ def _certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing])
     # In this process: the workers of a cluster would keep the file open, and it could not be certified.
     local = dask.config.set(scheduler="threads")
     with local, xr.open_dataset(scratch, engine="netcdf4", chunks={}, decode_coords="all") as written:
-        report = judged(checker(written), packings)
+        with from_chunks(written, scratch) as fields:
+            report = judged(checker(fields), packings)
     own, each = claims(report, packings)
     with netCDF4.Dataset(scratch, "a") as file:
         file.setncatts(own)

@@ -116,6 +116,25 @@ def _gap(x, share, buffer, gap):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _settle_small(x, share, buffer, gap, low, high):  # type: ignore[no-untyped-def]
+    """Give back the means of cells that are small beside ``gap``: to them rounding is much, or all that parts have."""
+    for i in range(x.size):
+        # On a bound only that value is left, which is imposed later.
+        if not (abs(x[i]) < 1e-3 * abs(gap[i]) and low < x[i] < high):
+            continue
+        value = np.float64(x[i])
+        smallest, largest, rest = np.inf, -np.inf, value
+        for p in range(buffer.shape[0]):
+            buffer[p, i] += gap[i]
+            if share[p, i] > 0:
+                smallest, largest = min(smallest, buffer[p, i]), max(largest, buffer[p, i])
+                rest -= share[p, i] * buffer[p, i]
+        for p in range(buffer.shape[0]):
+            buffer[p, i] = value if smallest == largest else buffer[p, i] + rest
+        gap[i] = 0.0
+
+
+@compiled
 def _shift(buffer, gap):  # type: ignore[no-untyped-def]
     """Add to all parts of each cell what its mean lacks (the cell law); nothing is lacking then."""
     for p in range(buffer.shape[0]):
@@ -303,34 +322,24 @@ def refine(  # type: ignore[no-untyped-def]
 
     Parameters
     ----------
-    coarse : array, shape (maps, given rows, given columns)
-        Values without gaps.
-    x : array, shape (maps, n_y, n_x)
-        Means that the law gives back; NaN where a cell is missing and stays so.
-    out : array, shape (maps, n_y * factor_y, n_x * factor_x)
-        Written.
-    index : array of int, shape (n_y, taps)
-        Rows of ``coarse`` in the window of each row of cells.
-    y_weights : array, shape (n_y, factor_y, taps)
+    coarse, x, out : arrays, shapes (maps, given rows, given columns), (maps, n_y, n_x), (maps, fine rows, fine columns)
+        Values without gaps; means that the law gives back, NaN where a cell is missing; the result, written.
+    index, y_weights : arrays, shapes (n_y, taps) and (n_y, factor_y, taps)
+        Rows of ``coarse`` in the window of each row of cells, and their weights.
     cuts, starts, x_weights : arrays, shapes (runs + 1,), (runs,), (runs, factor_x, taps)
-        Runs of cells with one set of weights and windows one step apart: the first cell of each run, and the place in
-        the widened row where its window begins.
+        Runs of cells with one set of weights and windows one step apart: first cells, and where windows begin.
     left, wide, closed : int, int, bool
         Columns before the first, columns in all, and whether they continue around a circle.
-    y_share, x_share : arrays, shapes (n_y * factor_y,) and (n_x * factor_x,)
-    part_share : array, shape (n_y * factor_y, n_x * factor_x) or (0, 0)
-        Shares of parts in their cell, if they are no products; those of a cell add up to one, or to zero where no part
-        is valid.
+    y_share, x_share, part_share : arrays, shapes (fine rows,), (fine columns,), and both or (0, 0)
+        Shares of parts in their cell, as products or not; those of a cell add up to one, or to zero if none is valid.
     equal : bool
         Whether all cells of a row have parts of the same shares.
-    term : array of the same shape, or (0, 0)
+    term : array, shape (fine rows, fine columns) or (0, 0)
         What is added to the proposal.
-    law : int
+    law, low, high : int, float, float
         0: none; 1: the cell law; 2: the cell law within ``low`` and ``high``.
-    tolerance : float
-        Relative errors above are counted, none where it is infinite.
-    doubtful : array of int, shape (maps,)
-        Number of cells to be looked at more closely; written.
+    tolerance, doubtful : float, array of int of shape (maps,)
+        Cells with larger relative errors are counted, none if it is infinite; written.
     """
     factor_y, factor_x = y_weights.shape[1], x_weights.shape[1]
     n, phases = x.shape[2], factor_y * factor_x
@@ -344,12 +353,11 @@ def refine(  # type: ignore[no-untyped-def]
         first_share[:] = share[:, 0]
         for k in range(coarse.shape[0]):
             cells, fine = x[k, j], out[k, top : top + factor_y]
-            _proposal(
-                coarse[k], index[j], y_weights[j], cuts, starts, x_weights, left, wide, closed, first_share, t, buffer,
-                gap,
-            )  # fmt: skip
+            laid = (index[j], y_weights[j], cuts, starts, x_weights, left, wide, closed, first_share)
+            _proposal(coarse[k], *laid, t, buffer, gap)
             if term.size:
-                _add(term, top, factor_x, buffer)
+                for p in range(phases):
+                    buffer[p] += term[top + p // factor_x, p % factor_x :: factor_x]
             if law >= 1 and equal:
                 for i in range(n):
                     gap[i] = np.float64(cells[i]) - gap[i]
@@ -357,6 +365,8 @@ def refine(  # type: ignore[no-untyped-def]
                 _gap(cells, share, buffer, gap)
             else:
                 gap[:] = 0.0
+            if law >= 1:
+                _settle_small(cells, share, buffer, gap, low, high)
             if not equal or law == 2:
                 _shift(buffer, gap)
             if law == 2:
@@ -371,29 +381,13 @@ def refine(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _add(term, top, factor, buffer):  # type: ignore[no-untyped-def]
-    """Add fine rows from ``top`` on to the planar buffer."""
-    for p in range(buffer.shape[0]):
-        z, row, c = buffer[p], term[top + p // factor], p % factor
-        for i in range(z.size):
-            z[i] += row[i * factor + c]
-
-
-@compiled
 def _shares(y_share, x_share, part_share, top, share, covered):  # type: ignore[no-untyped-def]
     """Lay out the shares of the parts of a row of cells, planar as the buffer is."""
-    n = share.shape[1]
-    factor_x = x_share.size // n
-    for r in range(y_share.size):
-        for c in range(factor_x):
-            for i in range(n):
-                if part_share.size:
-                    share[r * factor_x + c, i] = part_share[top + r, i * factor_x + c]
-                else:
-                    share[r * factor_x + c, i] = y_share[r] * x_share[i * factor_x + c]
-    if part_share.size:
-        for i in range(n):
-            covered[i] = share[:, i].sum() > 0
+    factor = x_share.size // share.shape[1]
+    for p in range(share.shape[0]):
+        r, c = p // factor, p % factor
+        share[p] = part_share[top + r, c::factor] if part_share.size else y_share[r] * x_share[c::factor]
+    covered[:] = share.sum(axis=0) > 0
 
 
 @compiled

@@ -16,6 +16,9 @@ from downscale.errors import OptionError, ShapeError
 
 Floats = NDArray[np.float64]
 
+# The order where none is asked for, over maps and along time and layers: that of least error on real fields
+# (benchmarks/accuracy.py), and from monthly means to days (benchmarks/monthly_to_daily.py).
+MAP_ORDER, LINE_ORDER = 1.25, 1.0
 # Share of a coarse cell by which rounding may move a fine edge beyond it.
 NEST_TOLERANCE = 1e-6
 
@@ -53,7 +56,7 @@ def axis_weights(
     coarse_edges: ArrayLike,
     fine_edges: ArrayLike,
     taps: int = 7,
-    order: float = 1.25,
+    order: float = MAP_ORDER,
     period: float | None = None,
 ) -> AxisWeights:
     """Return the Sobolev-optimal conservative weights along one axis.
@@ -106,7 +109,7 @@ def part_weights(
     high: Floats,
     parent: NDArray[np.int64],
     taps: int = 7,
-    order: float = 1.25,
+    order: float = MAP_ORDER,
     period: float | None = None,
 ) -> AxisWeights:
     """Return the weights of :func:`axis_weights` for parts of cells that need not adjoin.

@@ -1,0 +1,61 @@
+"""Infinite values, which are taken for missing ones: no mean is defined with them, and that is said (knows numbers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Infinite:
+    """The infinite values of a block or of a whole field.
+
+    Attributes
+    ----------
+    count : int
+        How many there are.
+    first : tuple of int
+        Index of the first in the whole field, in the order of indices; empty where there is none.
+    """
+
+    count: int = 0
+    first: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, values: NDArray[Any], origin: tuple[int, ...]) -> Infinite:
+        """Count those of a block that begins at ``origin``.
+
+        Examples
+        --------
+        >>> Infinite.of(np.array([[1.0, np.inf, np.nan]]), (4, 0))
+        Infinite(count=1, first=(4, 1))
+        """
+        bad = np.isinf(values)
+        count = int(bad.sum())
+        if not count:
+            return cls()
+        local = np.unravel_index(int(bad.argmax()), bad.shape)
+        return cls(count, tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
+
+    def __add__(self, other: Infinite) -> Infinite:
+        if not self.count or not other.count:
+            return self if self.count else other
+        return Infinite(self.count + other.count, min(self.first, other.first))
+
+
+def infinite_line(name: str) -> str:
+    """Return what to say of a block with infinite values: one text for all blocks, so that it is shown once."""
+    return f"{name}: expected finite values, received infinite ones, which are taken for missing; repair the input"
+
+
+def counted_line(name: str, count: int, place: Mapping[str, Any]) -> str:
+    """Return what to say of a whole field with infinite values, the first of them at ``place``."""
+    where = ", ".join(f"{dim}={f'{at:g}' if isinstance(at, float) else at}" for dim, at in place.items())
+    return (
+        f"{name}: expected finite values, received {count} infinite, the first at {where}; they are taken for missing, "
+        "repair the input"
+    )

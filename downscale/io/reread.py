@@ -1,0 +1,193 @@
+"""Fields back from the chunks of a NetCDF-4 file, as they lie on disk (dask, h5py; judges nothing).
+
+Chunks are read at their places in the file, inflated and unshuffled in the threads that use them. What comes out is
+what the NetCDF library reads: some chunks of each field are read by it too, and must agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from xarray.backends.locks import HDF5_LOCK
+
+from downscale.buffers import leased
+from downscale.errors import OutputError
+from downscale.io.chunks import chunks_in, pieces, starts
+from downscale.io.filters import Array, Layout, buffers, decoded, worth_compiling
+from downscale.io.stream import able, layout_of
+
+VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One variable of an open file: where its chunks lie, and how they become values.
+
+    Attributes
+    ----------
+    handle : int
+        Descriptor of the file.
+    places : mapping of offset to (byte, length)
+        Where each chunk lies.
+    attrs : dict
+        What the stored values mean, where it is more than a fill value.
+    blank : scalar, optional
+        What stands for NaN, where that is all.
+    """
+
+    name: str
+    handle: int
+    layout: Layout
+    places: Mapping[tuple[int, ...], Place]
+    dims: tuple[str, ...]
+    dtype: np.dtype[Any]
+    attrs: dict[str, Any]
+    blank: Any
+    compiled: bool
+
+    def read(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+        """Return values from ``begin`` on, which is where a chunk begins.
+
+        Raises
+        ------
+        OutputError
+            If a chunk is not there, or damaged.
+        """
+        out = leased(shape, self.layout.dtype)
+        for start, part in chunks_in(shape, self.layout.chunks):
+            offset = tuple(a + b for a, b in zip(begin, start, strict=True))
+            view = out[part]
+            whole = view.shape == self.layout.chunks and view.flags.c_contiguous
+            chunk = view if whole else self._scratch()
+            self._decode(offset, chunk)
+            if not whole:
+                view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
+        return self.meant(out)
+
+    def _scratch(self) -> Array:
+        return buffers.of("whole", self.layout.nbytes).view(self.layout.dtype).reshape(self.layout.chunks)
+
+    def _decode(self, offset: tuple[int, ...], chunk: Array) -> None:
+        try:
+            decoded(self._stored(offset), chunk, self.layout, self.blank, self.compiled)
+        except ValueError as error:
+            raise OutputError(
+                f"{self.name}: expected what was written at {offset}, received {error}; check the disk, write again"
+            ) from error
+
+    def _stored(self, offset: tuple[int, ...]) -> Array:
+        if offset not in self.places:
+            raise ValueError("no chunk")
+        at, length = self.places[offset]
+        stored = buffers.of("stored", length)
+        done = 0
+        while done < length:
+            count = os.preadv(self.handle, [stored[done:].data], at + done)
+            if count == 0:
+                raise ValueError(f"a chunk of {done} bytes instead of {length}")
+            done += count
+        return stored
+
+    def meant(self, stored: Array) -> Array:
+        """Return what stored values mean."""
+        if not self.attrs:
+            return stored
+        variable = xr.Variable(self.dims, stored, self.attrs)
+        return np.asarray(xr.conventions.decode_cf_variable(self.name, variable).values)
+
+
+@contextmanager
+def from_chunks(written: xr.Dataset, path: Path) -> Iterator[xr.Dataset]:
+    """Give a Dataset of an open file with those of its fields read chunk by chunk that can be.
+
+    Raises
+    ------
+    OutputError
+        If the NetCDF library reads other values.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        sources = _sources(written, path, handle) if able() else []
+        for source in sources:
+            _require_same(written[source.name].variable, source)
+        late = {s.name: (s.dims, _lazy(s), written[s.name].attrs, written[s.name].encoding) for s in sources}
+        yield written.assign(late) if late else written
+    finally:
+        os.close(handle)
+
+
+def _sources(written: xr.Dataset, path: Path, handle: int) -> list[Source]:
+    import h5py
+
+    with HDF5_LOCK, h5py.File(path, "r", locking="best-effort") as file:
+        found = [_source(file[str(n)], v.variable, str(n), handle) for n, v in written.data_vars.items() if v.ndim > 1]
+    return [source for source in found if source is not None]
+
+
+def _source(dataset: Any, variable: xr.Variable, name: str, handle: int) -> Source | None:
+    layout = layout_of(dataset, variable.shape)
+    if layout is None:
+        return None
+    own = {key: variable.encoding[key] for key in VALUES if key in variable.encoding}
+    plain = variable.dtype == layout.dtype and variable.dtype.kind == "f" and own.keys() <= {"_FillValue"}
+    dims = tuple(str(dim) for dim in variable.dims)
+    places: dict[tuple[int, ...], Place] = {}
+
+    def note(chunk: Any) -> None:
+        if chunk.filter_mask == 0:
+            places[tuple(chunk.chunk_offset)] = (chunk.byte_offset, chunk.size)
+
+    dataset.id.chunk_iter(note)
+    for offset in list(places)[-1:]:
+        # Some versions of the HDF5 library say the offsets in numbers of chunks.
+        if dataset.id.get_chunk_info_by_coord(offset).byte_offset != places[offset][0]:
+            return None
+    source = Source(
+        name, handle, layout, places, dims, variable.dtype, {} if plain else own,
+        own.get("_FillValue") if plain else None, worth_compiling(variable.size),
+    )  # fmt: skip
+    return source if source.meant(np.zeros((1,) * variable.ndim, layout.dtype)).dtype == variable.dtype else None
+
+
+def _require_same(variable: xr.Variable, source: Source) -> None:
+    """Compare the first, the middle and the last chunk with what the NetCDF library reads there."""
+    offsets = sorted(source.places)
+    for offset in {offsets[0], offsets[len(offsets) // 2], offsets[-1]} if offsets else ():
+        ends = zip(offset, source.layout.chunks, source.layout.shape, strict=True)
+        part = tuple(slice(a, min(a + size, n)) for a, size, n in ends)
+        ours = source.read(offset, tuple(one.stop - one.start for one in part))
+        try:
+            theirs = np.asarray(variable[part].values)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(
+                f"{source.name}: expected what was written at {offset}, received {error}; check the disk, write again"
+            ) from error
+        if ours.dtype != theirs.dtype or ours.tobytes() != theirs.tobytes():
+            raise OutputError(
+                f"{source.name}: expected the same values at {offset} from two readers, received others from the "
+                "NetCDF library; check the disk, write again"
+            )
+
+
+def _lazy(source: Source) -> da.Array:
+    sizes = pieces(source.layout.shape, source.layout.chunks)
+    chunks = da.core.normalize_chunks(sizes, source.layout.shape)
+    return da.map_blocks(
+        partial(_read_block, source=source, chunks=chunks), chunks=chunks, dtype=source.dtype,
+        meta=np.empty((0,) * len(chunks), dtype=source.dtype), name=f"reread-{source.name}-{os.urandom(8).hex()}",
+    )  # fmt: skip
+
+
+def _read_block(*, source: Source, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
+    shape = tuple(lengths[i] for lengths, i in zip(chunks, block_id, strict=True))
+    return source.read(starts(chunks, block_id), shape)

@@ -1,0 +1,278 @@
+"""Fields straight into the chunks of a NetCDF-4 file, encoded where they are computed (dask, h5py; judges nothing).
+
+The library makes the file with everything in it but the values of the fields. These are then computed block by block;
+each block is cut into storage chunks, shuffled, deflated and stored in the task that made it, and nothing is gathered.
+Under a cluster the workers do all but the storing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import dask.base
+import dask.multiprocessing
+import dask.system
+import dask.threaded
+import numpy as np
+import xarray as xr
+from xarray.backends import NetCDF4DataStore
+from xarray.backends.locks import HDF5_LOCK
+
+from downscale.io.chunks import aligned, chunks_in, starts
+from downscale.io.filters import Array, Layout, encoded, worth_compiling
+
+if TYPE_CHECKING:
+    import h5py
+
+FILTERS = ((), (1,), (2,), (2, 1))
+VALUES = ("dtype", "_FillValue", "scale_factor", "add_offset")
+# Blocks that a cluster makes ahead, for each of its threads.
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """One variable of the file, and how its values become stored ones."""
+
+    name: str
+    layout: Layout
+    dims: tuple[str, ...]
+    encoding: dict[str, Any]
+    blank: Any
+    compiled: bool
+
+    def chunk(self, values: Array) -> Array | bytes:
+        """Return one chunk as it is stored."""
+        if values.dtype != self.layout.dtype or "scale_factor" in self.encoding:
+            values = stored_values(values, self.dims, self.encoding)
+        return encoded(values, self.layout, self.blank, self.compiled)
+
+
+class Sink:
+    """A file that takes encoded chunks, one at a time, from any thread."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+
+    def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> None:
+        """Store a chunk."""
+        # The lock of all who use the library: where it is one for both packages, it may not be entered twice.
+        with HDF5_LOCK, plain_errors():
+            self.file[name].id.write_direct_chunk(offset, data)
+
+
+def write_fields(
+    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
+) -> bool:
+    """Write a whole file, its fields chunk by chunk; return False where only the library can write it.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which may be there already and is made anew.
+    ds, encodings, unlimited, kind
+        As ``Dataset.to_netcdf`` takes them (``kind`` is the format).
+    """
+    names = [str(n) for n in ds.data_vars if encodings.get(str(n), {}).get("chunksizes") is not None]
+    if not names or not able():
+        return False
+    if any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
+        # Nothing but the fields would say how long such a dimension is.
+        return False
+    _skeleton(path, ds, encodings, unlimited, kind, names)
+    with _opened(path) as file:
+        targets = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
+        whole = [target for target in targets if target is not None]
+        if len(whole) < len(names):
+            return False
+        for target in whole:
+            if file[target.name].shape != target.layout.shape:
+                file[target.name].resize(target.layout.shape)
+        _store({target.name: ds[target.name].variable.data for target in whole}, whole, Sink(file))
+    return True
+
+
+def able() -> bool:
+    """Return whether the packages are there that the chunks are made and stored with."""
+    try:
+        import h5py
+        import isal.isal_zlib
+    except ImportError:
+        return False
+    return hasattr(h5py.h5d.DatasetID, "chunk_iter") and hasattr(isal.isal_zlib, "decompress")
+
+
+def _skeleton(
+    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
+    names: list[str],
+) -> None:  # fmt: skip
+    """Make the file with all but the values of some fields."""
+    late = {}
+    for name in names:
+        v = ds[name].variable
+        # An array that is never computed: what is lazy is left to whoever computes it, which here is nobody.
+        late[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
+    rest = [name for name, v in ds.variables.items() if name not in late and v.chunks]
+    known = dict(zip(rest, dask.compute(*[ds[name].variable for name in rest]), strict=True))
+    ready = ds.assign(late)
+    ready = ready.assign_coords({n: v for n, v in known.items() if n in ds.coords})
+    ready = ready.assign({n: v for n, v in known.items() if n not in ds.coords})
+    # With a lock of its own the library need not ask for clusters, whose package takes long to load.
+    store = NetCDF4DataStore.open(path, mode="w", format=kind, lock=HDF5_LOCK)
+    own = {name: dict(encoding) for name, encoding in encodings.items()}
+    try:
+        ready.dump_to_store(store, encoding=own, unlimited_dims=unlimited)
+    finally:
+        store.close()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    import h5py
+
+    with HDF5_LOCK, plain_errors():
+        file = h5py.File(path, "r+", locking="best-effort")
+    try:
+        yield file
+    finally:
+        with HDF5_LOCK, plain_errors():
+            file.close()
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what the HDF5 library says of a full or broken disk into the error of the operating system."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found = re.search(r"errno = (\d+)", str(error))
+        if found:
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+def layout_of(dataset: h5py.Dataset, shape: tuple[int, ...]) -> Layout | None:
+    """Return how a variable lies in its file, or None where its chunks are made with other filters or types."""
+    listed = dataset.id.get_create_plist()
+    filters = [listed.get_filter(i) for i in range(listed.get_nfilters())]
+    codes = tuple(int(one[0]) for one in filters)
+    if dataset.chunks is None or codes not in FILTERS or dataset.dtype.kind not in "fiu" or not dataset.dtype.isnative:
+        return None
+    level = int(filters[-1][2][0]) if 1 in codes else 0
+    return Layout(shape, tuple(dataset.chunks), np.dtype(dataset.dtype), codes, level, dataset.fillvalue)
+
+
+def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: Mapping[str, Any]) -> Target | None:
+    layout = layout_of(dataset, variable.shape)
+    if layout is None:
+        return None
+    own = {key: encoding[key] for key in VALUES if encoding.get(key) is not None}
+    dims = tuple(str(dim) for dim in variable.dims)
+    as_it_is = variable.dtype == layout.dtype and "scale_factor" not in own
+    if not as_it_is and stored_values(np.zeros((1,) * variable.ndim, variable.dtype), dims, own).dtype != layout.dtype:
+        return None
+    blank = own.get("_FillValue") if as_it_is and layout.dtype.kind == "f" else None
+    return Target(name, layout, dims, own, blank, worth_compiling(variable.size))
+
+
+def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
+    """Return values as the library would store them: packed, filled, of another type."""
+    made = xr.conventions.encode_cf_variable(xr.Variable(dims, values, encoding=dict(encoding)))
+    return np.asarray(made.data)
+
+
+def _store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
+    """Compute all fields into the file."""
+    client = cluster()
+    # An open file cannot be handed to other processes.
+    elsewhere = client is not None or dask.base.get_scheduler() is dask.multiprocessing.get
+    far = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
+    tasks = [
+        _per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
+        for t in targets if t not in far
+    ]  # fmt: skip
+    with dask.config.set({"scheduler": "threads"} if elsewhere else {}), threads_that_end():
+        dask.compute(*tasks)
+    for t in far:
+        encoding = _per_block(fields[t.name], t.name, t.layout.chunks, partial(_encode_block, target=t))
+        _store_from(client, encoding, t.name, sink)
+
+
+def cluster() -> Any:
+    """Return the client of the cluster that Dask computes on, if it does."""
+    get = dask.base.get_scheduler()
+    owner = getattr(get, "__self__", None)
+    return owner if hasattr(owner, "scheduler_info") else None
+
+
+def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
+    """Return an array of what ``task`` makes of each block, one value a block."""
+    blocks = aligned(data, sizes)
+    return da.map_blocks(
+        partial(task, chunks=blocks.chunks), blocks, chunks=tuple((1,) * n for n in blocks.numblocks), dtype=object,
+        meta=np.empty((0,) * blocks.ndim, dtype=object), name=f"store-{name}-{os.urandom(8).hex()}",
+    )  # fmt: skip
+
+
+def _encoded_chunks(
+    block: Array, target: Target, chunks: Any, block_id: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], Array | bytes]]:
+    begin = starts(chunks, block_id)
+    for start, part in chunks_in(block.shape, target.layout.chunks):
+        yield tuple(a + b for a, b in zip(begin, start, strict=True)), target.chunk(np.asarray(block[part]))
+
+
+def _write_block(block: Array, *, target: Target, chunks: Any, sink: Sink, block_id: tuple[int, ...] = ()) -> Array:
+    for offset, data in _encoded_chunks(block, target, chunks, block_id):
+        sink.put(target.name, offset, data)
+    return np.full((1,) * block.ndim, None)
+
+
+def _encode_block(block: Array, *, target: Target, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
+    made = np.empty((1,) * block.ndim, dtype=object)
+    stored = _encoded_chunks(block, target, chunks, block_id)
+    made[(0,) * block.ndim] = [(offset, bytes(data)) for offset, data in stored]
+    return made
+
+
+def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
+    """Store what the workers of a cluster make, a bounded number of blocks ahead."""
+    from distributed import as_completed
+
+    waiting = list(tasks.to_delayed().ravel())[::-1]
+    ahead = AHEAD * max(sum(client.nthreads().values()), 1)
+    running = as_completed(with_results=True)
+    futures: set[Any] = set()
+    try:
+        while waiting or futures:
+            if len(futures) <= ahead // 2:
+                batch = [waiting.pop() for _ in range(min(ahead - len(futures), len(waiting)))]
+                sent = client.compute(batch)
+                futures.update(sent)
+                running.update(sent)
+            future, made = next(running)
+            for offset, data in made.item():
+                sink.put(name, offset, data)
+            futures.discard(future)
+    finally:
+        client.cancel(list(futures))
+
+
+@contextmanager
+def threads_that_end() -> Iterator[None]:
+    """Compute in threads that have ended with this block: one that still wrote would make a removed file anew."""
+    if dask.base.get_scheduler() not in (None, dask.threaded.get) or dask.config.get("pool", None) is not None:
+        yield
+        return
+    count = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
+    with dask.threaded.ContextAwareThreadPoolExecutor(count) as pool, dask.config.set(pool=pool):
+        yield
