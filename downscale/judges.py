@@ -111,10 +111,11 @@ class Overlapping:
         other = _leading_sizes(made.chunks[:-2], budget)
         given, made = given.rechunk((*other, -1, -1)), made.rechunk((*other, -1, -1))
         tasks, common = [], dask.delayed(self.common, traverse=False)
+        first, second = _blocks(given), _blocks(made)
         for index in np.ndindex(made.numblocks[:-2]):
             origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(given.chunks, (*index, 0, 0), strict=True))
             task = dask.delayed(_judge_regions)(
-                given.blocks[(*index, 0, 0)], made.blocks[(*index, 0, 0)], common, origin, bounds,
+                first[(*index, 0, 0)], second[(*index, 0, 0)], common, origin, bounds,
                 extensive=extensive, na_thres=self.na_thres,
             )  # fmt: skip
             tasks.append(task)
@@ -199,20 +200,37 @@ def _judged(
     fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1))
     coarse = coarse.rechunk((*other, rows, -1))
     size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks)
+    given, made, beside = _blocks(coarse), _blocks(fine), None if size is None else _blocks(size)
+    starts = [np.cumsum([0, *sizes]) for sizes in coarse.chunks]
     columns = np.arange(coarse.shape[-1])
+    # What belongs to a band of rows is the same at all times.
+    bands = []
+    for first, count in zip(starts[-2], rows, strict=False):
+        span = np.arange(first, first + count)
+        part = [None, None] if areas is None else [areas[0][span], areas[1][_fine_rows(span, factor_y)]]
+        bands.append(dask.delayed(Band(cells.window(span, columns), area[span], part), traverse=False))
     tasks = []
     for index in np.ndindex(fine.numblocks[:-1]):
-        origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(coarse.chunks, (*index, 0), strict=True))
-        span = np.arange(origin[-2], origin[-2] + rows[index[-1]])
-        part = [None if areas is None else a[r] for a, r in zip(
-            areas or (None, None), (span, _fine_rows(span, factor_y)), strict=True)]  # fmt: skip
-        tasks.append(
-            dask.delayed(_judge_block)(
-                coarse.blocks[(*index, 0)], fine.blocks[(*index, 0)], cells.window(span, columns), area[span], origin,
-                bounds, part, None if size is None else size.blocks[(*index, 0)]
-            )
-        )  # fmt: skip
+        at = (*index, 0)
+        origin = tuple(int(start[i]) for start, i in zip(starts, at, strict=True))
+        tasks.append(dask.delayed(_judge_block, traverse=False)(
+            given[at], made[at], bands[index[-1]], origin, bounds, None if beside is None else beside[at]
+        ))  # fmt: skip
     return _joined(tasks)
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """What the judge knows of a band of coarse rows: shares, areas, and areas of cells where values are sums."""
+
+    cells: Aggregation
+    area: np.ndarray
+    sums: list[Any]
+
+
+def _blocks(array: da.Array) -> np.ndarray:
+    """Return the blocks of an array one by one, optimised together: block by block would take quadratic time."""
+    return array.to_delayed()
 
 
 def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
@@ -220,16 +238,15 @@ def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _judge_block(
-    coarse: np.ndarray, fine: np.ndarray, cells: Aggregation, area: np.ndarray, origin: tuple[int, ...],
-    bounds: Bounds, areas: list[Any], size: np.ndarray | None,
-) -> Found:  # fmt: skip
+    coarse: np.ndarray, fine: np.ndarray, band: Band, origin: tuple[int, ...], bounds: Bounds, size: np.ndarray | None
+) -> Found:
     infinite = Infinite.of(coarse, origin)
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
-    if areas[0] is not None:
+    if band.sums[0] is not None:
         # The sum of the valid parts is to be that of the whole, however little of it is valid.
-        share = cells.share(np.isfinite(y), np.zeros(y.shape))
-        x, y = x / (areas[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / areas[1]
-    return chunk(x, y, cells, area, origin, bounds, size), infinite
+        share = band.cells.share(np.isfinite(y), np.zeros(y.shape))
+        x, y = x / (band.sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / band.sums[1]
+    return chunk(x, y, band.cells, band.area, origin, bounds, size), infinite
 
 
 def _judge_regions(

@@ -1,9 +1,16 @@
-"""The only file that names a device: where tensors are placed and in what precision (torch, loaded when needed)."""
+"""The only file that names a device: where tensors are placed, how they travel, in what precision (torch when needed).
+
+A process works on one card, the first that it sees. Clusters of one process a card show each process its own card as
+the first (``CUDA_VISIBLE_DEVICES``), so that "auto" and "cuda" mean another card in each.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -12,6 +19,8 @@ from downscale.errors import OptionError
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+logger = logging.getLogger("downscale")
 
 # Where the drivers of cards show themselves; loading torch only to find none would take seconds.
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -22,6 +31,11 @@ def is_cpu(name: str = "auto") -> bool:
     if name == "cpu" or (name == "auto" and not any(os.path.exists(path) for path in DRIVERS)):
         return True
     return pick_device(name).type == "cpu"
+
+
+def device_name(name: str = "auto") -> str:
+    """Return the device that a request means, for people; loads torch only where it may matter."""
+    return "cpu" if is_cpu(name) else str(pick_device(name))
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -77,14 +91,128 @@ def working_type(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def to_tensor(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Place an array on a device in the working precision."""
-    import torch
+class Lane:
+    """The way of arrays to a device and back, beside its work where it can copy and compute at once.
 
-    kind = np.float32 if working_type(device) == torch.float32 else np.float64
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=kind)).to(device)
+    Attributes
+    ----------
+    device : torch.device
+        Where the work is done.
+    dtype : numpy.dtype
+        The precision of the work.
+    overlaps : bool
+        Whether what is fetched comes back while the device works on: then it pays to have one batch under way.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self.device = device
+        self.dtype = np.dtype(np.float32 if working_type(device) == torch.float32 else np.float64)
+        self.overlaps = device.type == "cuda"
+        self._back = torch.cuda.Stream(device) if self.overlaps else None
+
+    def send(self, array: NDArray[Any]) -> torch.Tensor:
+        """Place an array on the device in the working precision; does not wait for the copy where it overlaps."""
+        import torch
+
+        if self._back is None:
+            return torch.from_numpy(np.require(array, self.dtype, ["C", "W"])).to(self.device)
+        host = torch.empty(array.shape, dtype=working_type(self.device), pin_memory=True)
+        np.copyto(host.numpy(), array)
+        # The allocator lends pinned memory to nobody else before the copy is done.
+        return host.to(self.device, non_blocking=True)
+
+    def fetch(self, tensor: torch.Tensor, dtype: np.dtype[Any]) -> Callable[[], NDArray[Any]]:
+        """Begin to bring a tensor back as an array of that type; the call of what is returned waits for it."""
+        import torch
+
+        # Rounded before it travels, as numpy rounds; half the bytes.
+        kind = torch.float32 if dtype == np.float32 else tensor.dtype
+        ready = tensor.detach().to(kind).contiguous()
+        if self._back is None:
+            array = ready.cpu().numpy()
+            return lambda: array.astype(dtype, copy=False)
+        host = torch.empty(ready.shape, dtype=kind, pin_memory=True)
+        self._back.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._back):
+            host.copy_(ready, non_blocking=True)
+            done = self._back.record_event()
+        # Its memory serves others only after the copy.
+        ready.record_stream(self._back)
+
+        def landed() -> NDArray[Any]:
+            done.synchronize()
+            return host.numpy().astype(dtype, copy=False)
+
+        return landed
+
+    def room(self) -> int | None:
+        """Return the bytes that are free for work on a card; None elsewhere."""
+        import torch
+
+        if self._back is None:
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        # What torch holds without use is free, too.
+        return int(free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
+
+    def release(self) -> None:
+        """Give memory back that is held for later use."""
+        import torch
+
+        if self._back is not None:
+            self._back.synchronize()
+            torch.cuda.empty_cache()
+
+    def install(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Return a module on the device; what it names ``refined`` is compiled on a card."""
+        placed = module.to(self.device, working_type(self.device))
+        if self._back is not None:
+            placed.refined = compiled(placed.refined)  # type: ignore[assignment, arg-type]
+        return placed
 
 
-def to_array(tensor: torch.Tensor) -> NDArray[Any]:
-    """Bring a tensor back as an array."""
-    return tensor.detach().cpu().numpy()
+# Compiled forms of one function: for one map and for several, for each number of taps.
+MOST_FORMS = 64
+
+
+class Compiled:
+    """A function as torch compiles it at its first call, or as it is where that fails: some machines lack compilers.
+
+    Sizes are free, so that blocks and batches of all sizes share what is compiled.
+    """
+
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        import torch
+
+        self._plain, compiler = function, cast(Any, torch.compile)
+        self._fast: Callable[..., torch.Tensor]
+        try:
+            self._fast = compiler(function, dynamic=True, recompile_limit=MOST_FORMS)
+        except TypeError:
+            # Before torch had the option; its own limit is eight.
+            self._fast = compiler(function, dynamic=True)
+
+    def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
+        """Call the function."""
+        import torch
+
+        try:
+            return self._fast(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if self._fast is self._plain:
+                raise
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            logger.warning("up-sampling goes on without compilation, which failed: %s", reason)
+            self._fast = self._plain
+        # Outside of the handler, whose error would keep memory alive.
+        return self._plain(*arguments)
+
+
+@cache
+def compiled(function: Callable[..., torch.Tensor]) -> Compiled:
+    """Return the compiled form of a function, one for the whole process."""
+    return Compiled(function)

@@ -1,20 +1,27 @@
 """A block by tensors, on any device: up-sample, add relief, constrain, refine, trim (torch; never nn).
 
 The twin of :mod:`downscale.engine.fused` for everything that is not one compiled pass: networks, accelerators, the
-terrain-gradient penalty.
+terrain-gradient penalty. Whether a field has gaps or breaks its bounds is asked of the coarse values, before they
+travel: an answer from an accelerator would have to be waited for.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from downscale.engine.checks import areas, as_sums, check, gathered, report_infeasible, uncovered_as_missing
-from downscale.engine.cut import Cut
-from downscale.engine.device import pick_device, to_array, to_tensor
+from downscale.engine.cut import Cut, Span
+from downscale.engine.device import Lane, pick_device
 from downscale.engine.job import Bound, Job
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded, infeasible
@@ -24,77 +31,244 @@ from downscale.typing import Place
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger("downscale")
+
 # Fine values worked on at once: 16 MB in float64, about what the caches of a core and its neighbours hold.
 BATCH_VALUES = 2_000_000
+# On an accelerator: values that keep it busy, the share of its free memory that a block may take, the copies of a batch
+# that are alive in float64 while its law is imposed, and the batches of a block, so that there is something to overlap.
+CARD_VALUES, CARD_SHARE, CARD_COPIES, CARD_BATCHES = 16_000_000, 0.5, 16, 4
+# Larger numbers may overflow on the way; of smaller ones everything made is finite.
+LARGEST = 1e30
+# Layouts kept for one job: those of a few hundred tiles.
+MOST_LAYOUTS = 256
+
+Finish = Callable[[], NDArray[Any]]
+
+
+@runtime_checkable
+class LaidOut(Protocol):
+    """An up-scaler that offers itself as a module for given cells, which is called with (coarse, has gaps)."""
+
+    def layout(self, row: int, column: int, shape: tuple[int, int]) -> Any: ...  # noqa: D102
+
+
+@dataclass(eq=False)
+class Known:
+    """What a process knows of a job beside its definition: its operator laid out, and what its device has room for."""
+
+    modules: dict[tuple[Span, Span, str], Any] = field(default_factory=dict)
+    most_values: float = np.inf
+
+
+_known: WeakKeyDictionary[Job, Known] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _known_of(job: Job) -> Known:
+    with _lock:
+        return _known.setdefault(job, Known())
 
 
 def refine_maps(
     maps: NDArray[Any], fine: NDArray[Any], job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]]
 ) -> None:
-    """Write the fine cells of some maps into ``fine``, a few at a time, so that working memory does not grow."""
-    device = pick_device(job.device)
-    fixed = {name: to_tensor(array, device) for name, array in statics.items()}
-    values = rows.given.length * job.cells.factor_y * columns.given.length * job.cells.factor_x
-    batch = max(BATCH_VALUES // max(values, 1), 1)
-    for start in range(0, len(maps), batch):
-        part = slice(start, start + batch)
-        fine[part] = _compute_maps(to_tensor(maps[part], device), fixed, job, rows, columns)
+    """Write the fine cells of some maps into ``fine``, a few at a time, so that working memory does not grow.
+
+    Where the device can copy and compute at once, one batch comes back and is judged while the next is computed. Where
+    it runs out of memory, batches are halved; maps do not see each other, so that this changes no bit.
+
+    Raises
+    ------
+    MemoryError
+        If the device has no room for one map; says how large it is and what to do.
+    """
+    work = Work(job, rows, columns, statics, Lane(pick_device(job.device)))
+    pending: tuple[slice, Finish] | None = None
+    start, batch = 0, work.batch(len(maps))
+    planned = batch
+    while start < len(maps):
+        part = slice(start, min(start + batch, len(maps)))
+        finish = _attempt(work, maps[part])
+        # Written while the device is at the next.
+        if pending is not None:
+            fine[pending[0]] = pending[1]()
+        if finish is not None:
+            start = part.stop
+            if batch < planned:
+                work.remember(batch)
+                planned = batch
+            pending = part, finish
+            if work.lane.overlaps:
+                continue
+            fine[part] = finish()
+        else:
+            batch = work.smaller(part, pending is not None)
+        pending = None
+    if pending is not None:
+        fine[pending[0]] = pending[1]()
 
 
-def _compute_maps(
-    coarse: Tensor, fixed: dict[str, Tensor], job: Job, rows: Cut, columns: Cut
-) -> NDArray[Any]:
-    valid = to_array(fixed["mask"]) > 0.5 if "mask" in fixed else None
-    if job.extensive:
-        coarse = coarse / coarse.new_tensor(areas(valid, job, rows, columns))
-    place = Place(job.coarse, job.fine, rows.given.first, columns.given.first, fixed)
-    with torch.no_grad():
-        proposal = job.upscaler(coarse, place)
-        if "terrain" in fixed:
-            proposal = proposal + fixed["terrain"]
-        if "mask" in fixed:
-            proposal = proposal.masked_fill(fixed["mask"] < 0.5, torch.nan)
-        fine = _finished(proposal, coarse, fixed.get("orog"), job, rows, columns)
-    own_coarse = to_array(coarse[..., rows.own.inside(rows.given), columns.own.inside(columns.given)])
-    if valid is not None:
-        own = rows.own.inside(rows.given, job.cells.factor_y), columns.own.inside(columns.given, job.cells.factor_x)
-        own_coarse = uncovered_as_missing(own_coarse, valid[own], job, rows, columns)
-    # Parts are no part of any file: what is stored are means over them.
-    stored = to_array(fine).astype(job.dtype if job.target is None else np.float64)
-    check(stored, own_coarse, job, rows, columns)
-    if job.target is not None:
-        return gathered(stored, job, rows, columns)
-    if job.extensive:
-        return as_sums(stored, job, rows, columns)
-    return stored
+def _attempt(work: Work, maps: NDArray[Any]) -> Finish | None:
+    """Begin with some maps; None where the device has no room for them."""
+    try:
+        return work.begin(maps)
+    except torch.OutOfMemoryError:
+        # Nothing is done about it here, while the error holds what was made so far.
+        return None
 
 
-def _finished(
-    proposal: Tensor, coarse: Tensor, orog: Tensor | None, job: Job, rows: Cut, columns: Cut
-) -> Tensor:
-    """Trim to what is held, impose law and bounds, refine, trim to the block's own cells."""
+class Work:
+    """What is to be done with the batches of one block, and what of it is the same for all of them."""
+
+    def __init__(self, job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]], lane: Lane) -> None:
+        self.job, self.rows, self.columns, self.statics, self.lane = job, rows, columns, statics, lane
+        cells = job.cells
+        self.shape = rows.given.length * cells.factor_y, columns.given.length * cells.factor_x
+        self.valid = statics["mask"] > 0.5 if "mask" in statics else None
+        self.area = areas(self.valid, job, rows, columns).astype(lane.dtype) if job.extensive else None
+        # Parts are no part of any file: what is stored are means over them.
+        self.stored = job.dtype if job.target is None else np.dtype(np.float64)
+
+    def batch(self, maps: int) -> int:
+        """Return how many maps to work on at once."""
+        values, room, most = max(int(np.prod(self.shape)), 1), self.lane.room(), BATCH_VALUES
+        if room is not None:
+            most = min(int(room * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
+            most = min(most, max(maps * values // CARD_BATCHES, BATCH_VALUES))
+        return max(int(min(most, _known_of(self.job).most_values)) // values, 1)
+
+    def smaller(self, part: slice, others: bool) -> int:
+        """Make room, and return how many maps to try after those of ``part`` found none.
+
+        One map alone is tried again only if ``others`` were on the device beside it.
+        """
+        self.lane.release()
+        maps = part.stop - part.start
+        if maps > 1 or others:
+            return max(maps // 2, 1)
+        size = np.prod(self.shape) * 8 * CARD_COPIES / 1e9
+        raise MemoryError(
+            f"{self.job.name}: expected room on {self.lane.device} for one map of {self.shape[0]} x {self.shape[1]} "
+            f"fine cells (about {size:.2g} GB in work), received out of memory; use smaller chunks of rows and "
+            'columns, or device="cpu"'
+        )
+
+    def remember(self, maps: int) -> None:
+        """Keep what there was room for, so that the next block begins with it."""
+        logger.warning(
+            "%s: %s ran out of memory; batches are cut down to %d maps, which changes no value",
+            self.job.name, self.lane.device, maps,
+        )  # fmt: skip
+        _known_of(self.job).most_values = maps * float(np.prod(self.shape))
+
+    @cached_property
+    def fixed(self) -> dict[str, Tensor]:
+        """The fine fields of the given cells, on the device."""
+        return {name: self.lane.send(array) for name, array in self.statics.items()}
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """Where the mask leaves fine cells out."""
+        return self.fixed["mask"] < 0.5
+
+    @cached_property
+    def cells(self) -> Aggregation:
+        """The aggregation of the cells that are held."""
+        return self.job.cells.window(self.rows.held.cells, self.columns.held.cells)
+
+    @cached_property
+    def module(self) -> Any:
+        """The operator on the device, laid out once for all blocks given these cells; None if it offers no layout."""
+        if not isinstance(self.job.upscaler, LaidOut):
+            return None
+        rows, columns = self.rows.given, self.columns.given
+        known, key = _known_of(self.job).modules, (rows, columns, str(self.lane.device))
+        made = known.get(key)
+        if made is None:
+            made = self.job.upscaler.layout(rows.first, columns.first, (rows.length, columns.length))
+            made = self.lane.install(made)
+            if len(known) >= MOST_LAYOUTS:
+                known.clear()
+            known[key] = made
+        return made
+
+    @cached_property
+    def covered(self) -> bool:
+        """Whether every fine cell has a value where the coarse field has one."""
+        # Of an up-scaler that is no plain operator nothing is known.
+        if self.module is None or self.valid is not None:
+            return False
+        return "terrain" not in self.statics or _largest(self.statics["terrain"]) < LARGEST
+
+    def begin(self, maps: NDArray[Any]) -> Finish:
+        """Set the device to work on some maps; what is returned waits for the result and judges it."""
+        job, rows, columns = self.job, self.rows, self.columns
+        means = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
+        largest = _largest(means)
+        coarse = self.lane.send(means)
+        with torch.no_grad():
+            if self.module is not None:
+                proposal = self.module(coarse, bool(np.isnan(largest)))
+            else:
+                place = Place(job.coarse, job.fine, rows.given.first, columns.given.first, self.fixed)
+                proposal = job.upscaler(coarse, place)
+            if "terrain" in self.statics:
+                proposal = proposal + self.fixed["terrain"]
+            if self.valid is not None:
+                proposal = proposal.masked_fill(self.hidden, torch.nan)
+            whole = self.covered and largest < LARGEST
+            landed = self.lane.fetch(_finished(proposal, coarse, means, self, whole), self.stored)
+        own = means[..., rows.own.inside(rows.given), columns.own.inside(columns.given)]
+        return partial(self._judged, landed, own)
+
+    def _judged(self, landed: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
+        """Wait for fine values, judge them as they are stored, and make of them what is asked for."""
+        job, rows, columns = self.job, self.rows, self.columns
+        if self.valid is not None:
+            own = rows.own.inside(rows.given, job.cells.factor_y), columns.own.inside(columns.given, job.cells.factor_x)
+            coarse = uncovered_as_missing(coarse, self.valid[own], job, rows, columns)
+        stored = landed()
+        check(stored, coarse, job, rows, columns)
+        if job.target is not None:
+            return gathered(stored, job, rows, columns)
+        if job.extensive:
+            return as_sums(stored, job, rows, columns)
+        return stored
+
+
+def _largest(values: NDArray[Any]) -> float:
+    """Return the largest magnitude, NaN if there is one."""
+    return float(np.abs(values).max(initial=0.0))
+
+
+def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work, whole: bool) -> Tensor:
+    """Trim to what is held, impose law and bounds, refine, trim to the block's own cells.
+
+    ``means`` are the coarse values, here; ``whole`` says that no fine value is missing.
+    """
+    job, rows, columns, cells = work.job, work.rows, work.columns, work.cells
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     held = rows.held.inside(rows.given, factor_y), columns.held.inside(columns.given, factor_x)
-    fine = proposal[..., held[0], held[1]]
-    x = coarse[..., rows.held.inside(rows.given), columns.held.inside(columns.given)]
-    cells = job.cells.window(rows.held.cells, columns.held.cells)
-    fine = _constrained(fine, x, cells, job, rows, columns)
+    here = (..., rows.held.inside(rows.given), columns.held.inside(columns.given))
+    x, seen = coarse[here], means[here]
+    fine = _constrained(proposal[..., held[0], held[1]], x, seen, work, whole)
     if job.refinement is not None:
         assert not isinstance(job.fine, PartsGrid)
         fine_rows, fine_columns = rows.held.fine_cells(factor_y), columns.held.fine_cells(factor_x)
         closed = columns.held.whole and job.fine.x.periodic
         spacing = job.refinement.spacing.window(fine_rows, fine_columns, closed)
-        relief = None if orog is None else orog[held]
-        bounds = _feasible_bounds(x, job)
+        relief = work.fixed["orog"][held] if "orog" in work.statics else None
+        bounds = _feasible_bounds(seen, job)
         fine = job.refinement(fine, x, relief, cells, fine_rows, spacing, bounds)
     return fine[..., rows.own.inside(rows.held, factor_y), columns.own.inside(columns.held, factor_x)]
 
 
-def _feasible_bounds(x: Tensor, job: Job) -> tuple[Bound, Bound]:
+def _feasible_bounds(seen: NDArray[Any], job: Job) -> tuple[Bound, Bound]:
     """Return the bounds widened to the coarse values that break them (those cells were warned about)."""
     low, high = job.bounds
-    finite = x[torch.isfinite(x)]
-    if finite.numel() == 0:
+    finite = seen[np.isfinite(seen)]
+    if finite.size == 0:
         return job.bounds
     return (
         None if low is None else min(low, float(finite.min())),
@@ -102,23 +276,26 @@ def _feasible_bounds(x: Tensor, job: Job) -> tuple[Bound, Bound]:
     )
 
 
-def _constrained(fine: Tensor, x: Tensor, cells: Aggregation, job: Job, rows: Cut, columns: Cut) -> Tensor:
+def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole: bool) -> Tensor:
+    job, rows, columns, cells = work.job, work.rows, work.columns, work.cells
     if job.conserve is None:
         return fine
+    mask = None if whole else _valid(fine)
     if job.bounds == (None, None):
         # Also where the law holds by construction: a kernel's rounding is of the size of the neighbours' values, which
         # in a cell of much smaller values is more than rounding.
-        return additive(fine, x, cells, _valid(fine))
+        return additive(fine, x, cells, mask)
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]
-    bad = infeasible(x, low, high)
-    if not bool(bad.any()):
-        return bounded(fine, x, cells, _valid(fine), job.bounds)
-    own = rows.own.inside(rows.held), columns.own.inside(columns.held)
-    if bool(bad[..., own[0], own[1]].any()):
-        report_infeasible(to_array(bad[..., own[0], own[1]]), to_array(x[..., own[0], own[1]]), job, rows, columns)
+    broken = (seen < low) | (seen > high)
+    if not broken.any():
+        return bounded(fine, x, cells, mask, job.bounds)
+    own = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
+    if broken[own].any():
+        report_infeasible(broken[own], seen[own], job, rows, columns)
     # The law goes before the bounds: such a cell keeps its value, spread evenly.
-    inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells, _valid(fine), job.bounds)
+    bad = infeasible(x, low, high)
+    inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells, mask, job.bounds)
     spread = torch.where(torch.isnan(fine), fine, cells.spread(x))
     return torch.where(cells.spread(bad), spread, inner)
 

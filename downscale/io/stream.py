@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -265,6 +266,14 @@ def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
             futures.discard(future)
     finally:
         client.cancel(list(futures))
+
+
+@contextmanager
+def scheduled() -> Iterator[None]:
+    """Compute in threads where nothing else was chosen, which Dask finds out by loading its package for clusters."""
+    chosen = "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None)
+    with dask.config.set({} if chosen else {"scheduler": dask.threaded.get}):
+        yield
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.threaded
 import netCDF4
 import numpy as np
 import xarray as xr
@@ -30,7 +31,7 @@ from downscale.io.packing import Packing, enough_bits, parse_packing, rounded, s
 from downscale.io.profiles import archived, parse_profile, profiled
 from downscale.io.read import sources_of
 from downscale.io.reread import from_chunks
-from downscale.io.stream import threads_that_end, write_fields
+from downscale.io.stream import scheduled, threads_that_end, write_fields
 from downscale.version import __version__
 
 CERTIFIED = (
@@ -224,7 +225,7 @@ def write_checked(
     if Path(path).suffix == ".zarr":
         raise OutputError(f"expected the name of a NetCDF file, received {path}; use to_zarr for a store")
     target = check_target(path, overwrite, (*inputs, *sources_of(ds)))
-    with progress or nullcontext():
+    with progress or nullcontext(), scheduled():
         out = stored(ds, storage or Storage())
         with one_line(target), temporary_beside(target) as scratch:
             _write(scratch, out)
@@ -243,7 +244,7 @@ def _certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing])
     """Check the file as it lies on disk, and write what was found into its attributes."""
     flush(scratch)
     # In this process: the workers of a cluster would keep the file open, and it could not be certified.
-    local = dask.config.set(scheduler="threads")
+    local = dask.config.set(scheduler=dask.threaded.get)
     with local, xr.open_dataset(scratch, engine="netcdf4", chunks={}, decode_coords="all") as written:
         with from_chunks(written, scratch) as fields:
             report = judged(checker(fields), packings)

@@ -20,6 +20,7 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
 from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
 from downscale.kernels.sobolev import AxisWeights, enforce_cell_law, part_weights
+from downscale.kernels.windows import Windows
 from downscale.typing import Place
 
 if TYPE_CHECKING:
@@ -76,6 +77,20 @@ class Separable:
         from downscale.nn.upsample import SeparableUpsample
 
         return SeparableUpsample(self)
+
+    def layout(self, row: int, column: int, shape: tuple[int, int]) -> Any:
+        """Return a torch module for ``shape`` given cells, of which the first is ``row`` and ``column``.
+
+        It is called with (coarse, gaps) and equals the operator to rounding; what it needs is laid out here, once.
+        """
+        from downscale.nn.polyphase import Polyphase
+
+        closed = bool(self.grid.x.periodic) and shape[1] == self.grid.shape[1]
+        y, x = (
+            Windows.of(axis, factor, first, first + given, first, given)
+            for axis, factor, first, given in zip(self.axes, self.factor, (row, column), shape, strict=True)
+        )
+        return Polyphase(y, x, closed, self.reach)
 
     def __call__(self, coarse: Tensor, place: Place | None = None) -> Tensor:
         """Up-sample ``coarse`` of shape (..., n_y, n_x); NaN marks missing cells, whose parts become NaN."""
