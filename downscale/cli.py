@@ -45,6 +45,15 @@ def root(
 
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data, write nothing.")]
+# How a run is cut along time and carried out.
+Blocks = Annotated[str | None, typer.Option("--blocks", help='Cut along time: steps a block, or "5 years", "1 month".')]
+Merge = Annotated[bool | None, typer.Option("--merge/--no-merge", help="One file, or one a block named by its dates.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an earlier run; blocks that verify are kept.")]
+Cluster = Annotated[str | None, typer.Option(help="local, slurm, pbs, cuda, ADDRESS, or a profile of the recipe.")]
+OneBlock = Annotated[int | None, typer.Option("--block", help="Make this block only, from 0 (for job arrays).")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Workers of a cluster that is started.")]
+MaxMemory = Annotated[str | None, typer.Option(help="Memory that each process is to stay within, e.g. 2GB.")]
 
 
 @app.command()
@@ -62,13 +71,22 @@ def demo(
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="The recipe.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data, write nothing.")] = False,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    blocks: Blocks = None,
+    merge: Merge = None,
+    resume: Resume = False,
+    cluster: Cluster = None,
+    block: OneBlock = None,
+    workers: Workers = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
     from downscale.recipe import load_recipe
 
-    _carry_out(load_recipe(recipe), dry_run=dry_run, overwrite=overwrite)
+    wanted = _in_blocks(load_recipe(recipe), blocks, merge)
+    how: dict[str, Any] = {"resume": resume, "cluster": cluster, "block": block, "workers": workers}
+    _carry_out(wanted, max_memory, dry_run=dry_run, overwrite=overwrite, **how)
 
 
 @app.command()
@@ -93,41 +111,23 @@ def apply(
     tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data, write nothing.")] = False,
+    dry_run: DryRun = False,
+    blocks: Blocks = None,
+    merge: Merge = None,
+    resume: Resume = False,
+    cluster: Cluster = None,
+    block: OneBlock = None,
+    workers: Workers = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Downscale one file into another; the result is checked as written."""
-    from downscale.arguments import parse_attrs, parse_bounds, parse_names, parse_packing, parse_pairs, parse_target
+    given = dict(locals())
+    from downscale.arguments import apply_content
     from downscale.recipe import parse_recipe
 
-    content = {
-        "title": f"{Path(source).name} x {factor}" if factor else f"{Path(source).name} to {target}",
-        "input": {
-            "path": source,
-            "variables": parse_names(variables),
-            "chunks": "auto" if chunks == "auto" else parse_pairs(chunks, "chunks"),
-        },
-        "downscale": {
-            "factor": None if factor is None else parse_pairs(factor, "factor"),
-            "target_grid": parse_target(target),
-            "mask": mask,
-            "na_thres": na_thres,
-            "method": method,
-            "conserve": None if conserve == "none" else conserve,
-            "bounds": parse_bounds(bounds),
-            "device": device,
-        },
-        "statics": {"orog": orog} if orog is not None else None,
-        "terrain": {"lapse_rate": lapse_rate},
-        "validate": {"tolerance": tolerance},
-        "output": {
-            "path": str(output),
-            "complevel": complevel,
-            "packing": parse_packing(packing),
-            "profile": profile,
-            "attrs": parse_attrs(attrs),
-        },
-    }
-    _carry_out(parse_recipe(content, "apply"), dry_run=dry_run, overwrite=overwrite)
+    wanted = _in_blocks(parse_recipe(apply_content(given), "apply"), blocks, merge)
+    how: dict[str, Any] = {"resume": resume, "cluster": cluster, "block": block, "workers": workers}
+    _carry_out(wanted, max_memory, dry_run=dry_run, overwrite=overwrite, **how)
 
 
 @app.command()
@@ -195,8 +195,18 @@ def info() -> None:
         typer.echo(f"{name.ljust(width)}  {value}")
 
 
-def _carry_out(recipe: Any, **how: bool) -> None:
+def _in_blocks(recipe: Any, blocks: str | None, merge: bool | None) -> Any:
+    """Return the recipe with what the command line says of blocks laid over it."""
+    given = {key: value for key, value in {"blocks": blocks, "merge": merge}.items() if value is not None}
+    return recipe.model_copy(update={"output": recipe.output.model_copy(update=given)}) if given else recipe
+
+
+def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
     from downscale.io.read import find_files
+    from downscale.options import set_options
+
+    if max_memory is not None:
+        set_options(max_memory=max_memory)
 
     if not recipe.input.path.startswith("sample:"):
         # A misspelt name is told before the libraries that do the work are loaded, which takes seconds.
@@ -214,6 +224,8 @@ def _say_outcome(outcome: Any) -> None:
         typer.echo(repr(outcome.conservation))
     for name, values in outcome.terrain_penalty.items():
         typer.echo(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
+    if outcome.kept:
+        typer.echo(f"kept {outcome.kept} of {outcome.blocks} blocks of an earlier run, which verify")
     for path in outcome.files:
         typer.echo(f"wrote {path}")
 
@@ -226,8 +238,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
+    from downscale.runs.stop import Stopped, Terminated, terminable
+
     try:
-        status = app(arguments, standalone_mode=False)
+        with terminable():
+            status = app(arguments, standalone_mode=False)
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         return int(status) if isinstance(status, int) else 0
@@ -235,8 +250,12 @@ def _run(arguments: list[str] | None) -> int:
         return _fail(error, 1)
     except DownscaleError as error:
         return _fail(error, 2)
+    except Stopped as stopped:
+        return _fail(stopped, 1)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing incomplete was left behind", 1)
+    except Terminated:
+        return _fail("terminated; nothing incomplete was left behind", 1)
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, file=sys.stderr)

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
-from downscale.api import downscale, plan
+from downscale.api import plan
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
-from downscale.errors import InputError, OutputError, listing
+from downscale.errors import OutputError
 from downscale.io.read import open_dataset, sources_of
-from downscale.io.statics import pick_static
 from downscale.io.store import check_store
 from downscale.io.write import check_target
-from downscale.losses.terrain import TerrainPenalty
-from downscale.output import to_netcdf, to_zarr
 from downscale.recipe import Recipe
 from downscale.report import facts_path, write_report
 from downscale.request import Request
+from downscale.runs.carry import How, carry_blocks, chosen_blocks
+from downscale.runs.cutting import Cutting, cut_run, make_room, size_of
+from downscale.runs.seals import unseal
+from downscale.runs.single import STORE, arguments_of, build_request, open_input, produce, static_sources
 from downscale.selfcheck import self_validation, terrain_penalty_values
 from downscale.stages import split
-
-SAMPLE, STORE = "sample:", ".zarr"
 
 
 @dataclass
@@ -46,6 +44,8 @@ class Outcome:
         What was written.
     seconds : float
         Wall time.
+    blocks, kept : int
+        Blocks that the run was cut into, and how many of them were there and verified.
     """
 
     recipe: Recipe
@@ -55,9 +55,14 @@ class Outcome:
     terrain_penalty: dict[str, dict[str, float]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     seconds: float = 0.0
+    blocks: int = 0
+    kept: int = 0
 
 
-def run(recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False) -> Outcome:
+def run(
+    recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False, resume: bool = False, cluster: str | None = None,
+    workers: int | None = None, block: int | None = None,
+) -> Outcome:  # fmt: skip
     """Carry out a recipe: read, statics, downscale, terrain, validate, write.
 
     Parameters
@@ -68,98 +73,96 @@ def run(recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False) -> Ou
         Plan only; reads coordinates, writes nothing.
     overwrite : bool
         Replace existing outputs, whatever the recipe says.
+    resume : bool
+        Keep blocks that an earlier run has finished and that verify, make the others.
+    cluster : str, optional
+        Make blocks on a cluster: a profile of the recipe, "local", "slurm", "pbs", one process a card, or an address.
+    workers : int, optional
+        How many workers a cluster that is started here gets.
+    block : int, optional
+        Make this block only, counted from zero, and neither merge nor report.
 
     Raises
     ------
     DownscaleError
         With one line; the NetCDF file appears only if its laws hold as written.
+    Stopped
+        If a run in blocks was stopped by a signal or lost its cluster; what is done is kept.
     """
     begin = time.perf_counter()
     overwrite = overwrite or recipe.output.overwrite
+    how = How(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
-    options = {key: getattr(request, key) for key in Request.__dataclass_fields__}
-    outcome = Outcome(recipe, plan(coarse, **options))
-    targets = _targets(recipe, overwrite, coarse)
+    outcome = Outcome(recipe, plan(coarse, **arguments_of(request)))
+    cutting = None
+    if how.asked or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
+        cutting = cut_run(recipe, coarse, request, outcome.plan)
+        outcome.blocks = len(cutting.blocks)
+        note = f"{cutting}, about {size_of(cutting, outcome.plan)} each"
+        outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, note))
+        chosen_blocks(cutting, how)
+    targets = {} if block is not None else _targets(recipe, overwrite, resume, coarse, cutting)
     if dry_run:
         return outcome
-    fine: Any = downscale(coarse, **options)
-    chosen = coarse if recipe.input.variables is None else coarse[recipe.input.variables]
-    # Codes are repeated: there are no means to judge.
-    judge = recipe.downscale.conserve is not None and bool(outcome.plan.variables)
-    outcome.conservation = _written(fine, chosen if judge else None, recipe, overwrite)
-    outcome.files.append(Path(recipe.output.path))
-    if outcome.plan.variables and not split(coarse, request)[0]:
-        outcome.self_validation = self_validation(coarse, request)
-        outcome.terrain_penalty = terrain_penalty_values(coarse, request)
-    outcome.seconds = time.perf_counter() - begin
-    for kind, target in targets.items():
-        if kind == "map":
-            names = [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)]
-            _draw(coarse, recipe, names[0], target)
-        if kind == "report":
-            write_report(outcome, target, targets.get("map"))
-        outcome.files.append(target)
+    if cutting is None:
+        _in_one(outcome, coarse, overwrite)
+    else:
+        _in_blocks(outcome, coarse, cutting, how, overwrite)
+    if block is None:
+        _told(outcome, coarse, request, targets, begin)
     return outcome
 
 
-def _written(
-    fine: xr.Dataset, coarse: xr.Dataset | None, recipe: Recipe, overwrite: bool
-) -> ConservationReport | None:
-    law = "total" if recipe.downscale.conserve == "total" else recipe.validation.law
-    output = recipe.output
-    write = to_zarr if output.path.endswith(STORE) else to_netcdf
-    return write(
-        fine, output.path, coarse=coarse, overwrite=overwrite, complevel=output.complevel, law=law,
-        tolerance=recipe.validation.tolerance, mask=recipe.downscale.mask, na_thres=recipe.downscale.na_thres,
-        packing=output.packing, profile=output.profile, attrs=output.attrs, encoding=output.encoding,
-        # Bounds are imposed together with the cell law only.
-        bounds=recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
-    )  # fmt: skip
+def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
+    """Make and write everything at once."""
+    recipe = outcome.recipe
+    # Codes are repeated: there are no means to judge.
+    judge = recipe.downscale.conserve is not None and bool(outcome.plan.variables)
+    target = Path(recipe.output.path)
+    outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
+    outcome.files.append(target)
+    unseal(target.expanduser())
 
 
-def open_input(path: str, chunks: Any = "auto") -> xr.Dataset:
-    """Open a file, a pattern, a Zarr store, or ``sample:NAME``."""
-    if path.startswith(SAMPLE):
-        from downscale import sample
-
-        return open_dataset(sample.path(path.removeprefix(SAMPLE)), chunks=chunks)
-    ds = open_dataset(path, chunks=chunks)
-    empty = {str(dim) for field in ds.data_vars.values() for dim, size in field.sizes.items() if not size}
-    if empty:
-        raise InputError(f"expected at least one value along {listing(sorted(empty))} in {path}, received none")
-    return ds
+def _in_blocks(outcome: Outcome, coarse: xr.Dataset, cutting: Cutting, how: How, overwrite: bool) -> None:
+    """Make and write block after block."""
+    inputs = (*sources_of(coarse), *static_sources(outcome.recipe))
+    make_room(cutting, chosen_blocks(cutting, how), inputs, resume=how.resume, overwrite=overwrite)
+    result = carry_blocks(outcome.recipe, coarse, outcome.plan, cutting, how)
+    outcome.conservation, outcome.kept = result.conservation, result.kept
+    outcome.files += result.files
 
 
-def build_request(recipe: Recipe) -> Request:
-    """Return what a recipe asks of the engine."""
-    penalty = recipe.terrain.penalty
-    settings = recipe.downscale.model_dump(exclude_none=True)
-    settings.update(conserve=recipe.downscale.conserve, bounds=recipe.downscale.bounds)
-    return Request(
-        **settings,
-        orog=None if recipe.statics is None else _statics(recipe, recipe.statics.variable),
-        lapse_rate=recipe.terrain.lapse_rate,
-        terrain_penalty=None if penalty is None else TerrainPenalty(**penalty.model_dump()),
-        data_vars=recipe.input.variables,
-        tolerance=recipe.validation.tolerance,
-    )
+def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], begin: float) -> None:
+    """Draw the map and write the report, if they were asked for."""
+    if outcome.plan.variables and not split(coarse, request)[0]:
+        if "report" in targets:
+            # Only the report tells it; it reads a sample of maps and downscales them several times.
+            outcome.self_validation = self_validation(coarse, request)
+        outcome.terrain_penalty = terrain_penalty_values(coarse, request)
+    outcome.seconds = time.perf_counter() - begin
+    made = outcome.files[-1]
+    for kind, target in targets.items():
+        if kind == "map":
+            _draw(coarse, outcome, made, target)
+        if kind == "report":
+            write_report(outcome, target, targets.get("map"))
+        outcome.files.append(target)
 
 
-def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
-    assert recipe.statics is not None
-    return pick_static(open_input(recipe.statics.orog, chunks=None), name)
-
-
-def _targets(recipe: Recipe, overwrite: bool, coarse: xr.Dataset) -> dict[str, Path]:
+def _targets(
+    recipe: Recipe, overwrite: bool, resume: bool, coarse: xr.Dataset, cutting: Cutting | None
+) -> dict[str, Path]:
     """Return the paths of map, report and facts, all outputs checked before any work is done."""
-    statics = () if recipe.statics is None else sources_of(open_input(recipe.statics.orog, chunks=None))
     names = {"file": recipe.output.path, "map": recipe.output.map, "report": recipe.output.report}
     if recipe.output.report is not None:
         names["facts"] = str(facts_path(Path(recipe.output.report)))
-    inputs = (*sources_of(coarse), *statics)
+    if cutting is not None and not cutting.merge:
+        names["file"] = str(cutting.paths[-1])
+    inputs = (*sources_of(coarse), *static_sources(recipe))
     targets = {
-        kind: (check_store if name.endswith(STORE) else check_target)(name, overwrite, inputs)
+        kind: (check_store if name.endswith(STORE) else check_target)(name, overwrite or resume, inputs)
         for kind, name in names.items()
         if name is not None
     }
@@ -174,10 +177,13 @@ def _targets(recipe: Recipe, overwrite: bool, coarse: xr.Dataset) -> dict[str, P
     return targets
 
 
-def _draw(coarse: xr.Dataset, recipe: Recipe, name: str, target: Path) -> None:
+def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> None:
+    """Draw the last map of the first field."""
     from downscale.maps import compare
 
-    fine = open_dataset(recipe.output.path, chunks={})
+    recipe = outcome.recipe
+    fine = open_dataset(made, chunks={})
+    name = [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)][0]
     last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
     sftlf = None
     if recipe.statics is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from downscale.errors import InputError, OptionError, listing
 
@@ -101,7 +101,9 @@ class Validation(_Block):
 class Output(_Block):
     """What to write: the NetCDF file (or Zarr store, ``.zarr``), and a map and a report if named.
 
-    ``packing``, ``profile``, ``attrs`` and ``encoding`` are as in :func:`downscale.to_netcdf`.
+    ``packing``, ``profile``, ``attrs`` and ``encoding`` are as in :func:`downscale.to_netcdf`. ``blocks`` cuts the run
+    along time, into so many steps or into periods such as "5 years"; ``merge`` joins them into one file in the end,
+    else each is a file named by its dates.
     """
 
     path: str
@@ -113,6 +115,34 @@ class Output(_Block):
     attrs: dict[str, Any] | None = None
     encoding: dict[str, dict[str, Any]] | None = None
     overwrite: bool = False
+    blocks: int | str | None = None
+    merge: bool = True
+
+
+class Profile(_Block):
+    """A cluster to start, or the address of the scheduler of one that runs, as in ESMValCore's configuration."""
+
+    cluster: dict[str, Any] | None = None
+    scheduler_address: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Profile:
+        if (self.cluster is None) == (self.scheduler_address is None):
+            raise ValueError("either cluster or scheduler_address")
+        return self
+
+
+class Dask(_Block):
+    """Clusters by name, and which of them to use."""
+
+    use: str | None = None
+    profiles: dict[str, Profile] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Dask:
+        if self.use is not None and self.use not in self.profiles:
+            raise ValueError(f"use to be the name of a profile ({listing(self.profiles) or 'there is none'})")
+        return self
 
 
 class Recipe(_Block):
@@ -126,6 +156,7 @@ class Recipe(_Block):
     terrain: Terrain = Terrain()
     validation: Validation = Field(default=Validation(), alias="validate")
     output: Output
+    dask: Dask = Dask()
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -181,7 +212,7 @@ def _reason(fault: Any, place: str) -> str:
         return f"expected a key among {listing(legal)}, received {place!r}{hint}"
     if fault["type"] == "missing":
         return f"expected the key {place!r}, received none; add it"
-    wanted = fault["msg"].removeprefix("Input should be ")
+    wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if fault["type"] == "model_type":
         wanted = f"the keys {listing(_legal_keys(fault['loc']))}"
     # Of a nest of lists only the beginning is shown.
@@ -193,6 +224,8 @@ def _legal_keys(place: tuple[Any, ...]) -> list[str]:
     block: Any = Recipe
     for part in place:
         fields = {(field.alias or name): field for name, field in block.model_fields.items()}
+        if part not in fields:
+            continue  # a name that the user gave, whose block is known already
         annotation = fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         block = next(option for option in options if isinstance(option, type) and issubclass(option, _Block))

@@ -18,9 +18,9 @@ from command import command
 from sample_fields import field_on, rain_on, region, relief_on, same_bits, world
 
 import downscale
-from downscale import pipeline
 from downscale.arguments import parse_bounds, parse_names, parse_pairs
 from downscale.errors import OptionError
+from downscale.runs import single
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,8 +119,8 @@ def test_json_of_a_lawful_file(here):
 
 
 def test_a_run_whose_law_is_broken_ends_with_one(here, monkeypatch):
-    honest = pipeline.downscale
-    monkeypatch.setattr(pipeline, "downscale", lambda *a, **k: honest(*a, **k) * 1.001)
+    honest = single.downscale
+    monkeypatch.setattr(single, "downscale", lambda *a, **k: honest(*a, **k) * 1.001)
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
     assert said.status == 1
     assert "tas: expected the cell law within 1e-12, received a largest relative error of 0.000999" in said.complaint
@@ -212,7 +212,7 @@ def test_an_interrupted_run_says_so(here, monkeypatch):
     def stop(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "downscale", stop)
+    monkeypatch.setattr(single, "downscale", stop)
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
     assert said.status == 1
     assert said.complaint == "downscale: interrupted; nothing incomplete was left behind"
@@ -231,7 +231,7 @@ def test_no_traceback_whatever_happens(here, monkeypatch, error, status, words):
     def fail(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "downscale", fail)
+    monkeypatch.setattr(single, "downscale", fail)
     monkeypatch.setattr(sys, "orig_argv", ["downscale"])
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
     assert said.status == status

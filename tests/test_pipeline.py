@@ -23,6 +23,7 @@ from downscale.demo import demo_recipe, prepare_folder
 from downscale.errors import ConservationError, OutputError
 from downscale.recipe import parse_recipe
 from downscale.request import Request
+from downscale.runs import single
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +119,8 @@ def test_running_again_replaces_the_files(demo):
 
 def test_a_dry_run_reads_no_data_and_writes_nothing(tmp_path, monkeypatch):
     recipe = small(tmp_path, output={"map": "m.png", "report": "r.html"})
-    honest = pipeline.open_dataset
-    monkeypatch.setattr(pipeline, "open_dataset", lambda *a, **k: unreadable(honest(*a, **k)))
+    honest = single.open_dataset
+    monkeypatch.setattr(single, "open_dataset", lambda *a, **k: unreadable(honest(*a, **k)))
     outcome = pipeline.run(recipe, dry_run=True)
     assert os.listdir(tmp_path) == ["in.nc"]
     assert outcome.files == []
@@ -166,7 +167,7 @@ def test_a_file_of_codes_alone_is_written(tmp_path):
 
 def test_outputs_are_checked_before_any_work(tmp_path, monkeypatch):
     """Another run's facts are not replaced, no two outputs share a name, and no input is one."""
-    monkeypatch.setattr(pipeline, "downscale", lambda *a, **k: pytest.fail("work was done"))
+    monkeypatch.setattr(single, "downscale", lambda *a, **k: pytest.fail("work was done"))
     relief_on(region()).to_netcdf(tmp_path / "relief.nc")
     statics = {"orog": str(tmp_path / "relief.nc")}
     (tmp_path / "old.json").write_text("precious")
@@ -200,13 +201,13 @@ def test_no_part_of_a_pattern_is_overwritten(tmp_path):
 
 
 def test_a_run_whose_law_is_broken_leaves_nothing(tmp_path, monkeypatch):
-    honest = pipeline.downscale
+    honest = single.downscale
 
     def leaking(*arguments: Any, **options: Any) -> xr.Dataset:
         return honest(*arguments, **options) * 1.001
 
     recipe = small(tmp_path, output={"map": "m.png", "report": "r.html"})
-    monkeypatch.setattr(pipeline, "downscale", leaking)
+    monkeypatch.setattr(single, "downscale", leaking)
     with pytest.raises(ConservationError, match="tas: expected the cell law within 1e-12"):
         pipeline.run(recipe)
     assert os.listdir(tmp_path) == ["in.nc"]

@@ -57,7 +57,7 @@ def test_a_recipe_is_not_changed_by_accident():
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (recipe(foo=1), r"expected a key among 'title', .*'output', received 'foo'$"),
+        (recipe(foo=1), r"expected a key among 'title', .*'output', 'dask', received 'foo'$"),
         (recipe(downscale={"fctor": 2}), r"received 'downscale.fctor'; did you mean 'factor'\?"),
         (recipe(outptu={"path": "c.nc"}), r"received 'outptu'; did you mean 'output'\?"),
         (recipe(terrain={"penalty": {"base_gradient": 1, "rato": 1}}), r"'terrain.penalty.rato'; did you mean 'ratio'"),
@@ -114,7 +114,7 @@ def test_binary_files_and_missing_files(tmp_path):
 
 
 def test_the_recipes_that_ship_are_recipes():
-    files = sorted((Path(__file__).parents[1] / "recipes").glob("*.yml"))
+    files = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yml"))
     assert files
     for file in files:
         assert isinstance(load_recipe(file), Recipe)

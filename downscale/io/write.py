@@ -229,7 +229,7 @@ def write_checked(
         out = stored(ds, storage or Storage())
         with one_line(target), temporary_beside(target) as scratch:
             _write(scratch, out)
-            return None if checker is None else _certified(scratch, checker, out.packings)
+            return None if checker is None else certified(scratch, checker, out.packings)
 
 
 def _write(scratch: Path, out: Stored) -> None:
@@ -240,8 +240,8 @@ def _write(scratch: Path, out: Stored) -> None:
             out.ds.to_netcdf(scratch, engine="netcdf4", **how)
 
 
-def _certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
-    """Check the file as it lies on disk, and write what was found into its attributes."""
+def certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
+    """Check a file as it lies on disk, and write what was found into its attributes; raises where a law is broken."""
     flush(scratch)
     # In this process: the workers of a cluster would keep the file open, and it could not be certified.
     local = dask.config.set(scheduler=dask.threaded.get)

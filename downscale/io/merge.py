@@ -1,0 +1,218 @@
+"""Join NetCDF-4 files along one dimension, storage chunks copied as they are (netCDF4 and h5py; never torch).
+
+The pieces are files of one making: the same variables, types and filters. Chunks are neither inflated nor deflated
+where those of a piece end where those of the whole do; elsewhere values are copied. Nothing is ever decoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import netCDF4
+import numpy as np
+import xarray as xr
+
+from downscale.diagnostics.report import ConservationReport
+from downscale.errors import InputError
+from downscale.io.discovery import coverage, now
+from downscale.io.packing import Packing
+from downscale.io.stream import plain_errors
+from downscale.io.write import Checker, certified, one_line, temporary_beside
+
+if TYPE_CHECKING:
+    import h5py
+
+# Values copied at once where chunks cannot be.
+PIECE_VALUES = 4_000_000
+# Smaller variables are copied by the library.
+FEW_VALUES = 100_000
+
+
+def merge_files(
+    parts: Sequence[Path], target: Path, dim: str, checker: Checker | None = None,
+    packings: dict[str, Packing] | None = None,
+) -> ConservationReport | None:  # fmt: skip
+    """Join files along ``dim`` into ``target``, which appears complete, checked and certified, or not at all.
+
+    Parameters
+    ----------
+    parts : sequence of Path
+        The files in their order.
+    target : Path
+        Replaced if it is there.
+    dim : str
+        The dimension along which they follow each other.
+    checker : callable, optional
+        Takes the joined Dataset as written and returns a report.
+    packings : mapping, optional
+        How values were packed, for the certificate.
+
+    Raises
+    ------
+    InputError
+        If the files are not pieces of one record.
+    OutputError, ConservationError
+        Nothing is left behind then.
+    """
+    with one_line(target), temporary_beside(target) as scratch:
+        lengths = _lengths(parts, dim)
+        late = _skeleton(parts, scratch, dim, lengths)
+        _fill(parts, scratch, dim, lengths, late)
+        _describe(scratch)
+        return None if checker is None else certified(scratch, checker, packings or {})
+
+
+@contextmanager
+def _raw(path: Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
+    """Open a file whose values are what is stored."""
+    with netCDF4.Dataset(path, mode, **how) as file:
+        file.set_auto_maskandscale(False)
+        file.set_auto_chartostring(False)
+        yield file
+
+
+def _lengths(parts: Sequence[Path], dim: str) -> list[int]:
+    """Return the size of each file along ``dim``."""
+    first: Any = None
+    lengths = []
+    for part in parts:
+        with _raw(part) as file:
+            if dim not in file.dimensions:
+                raise InputError(f"expected files with the dimension {dim!r}, received none in {part}")
+            made = {name: (v.dtype, v.dimensions, _fixed(v, dim)) for name, v in file.variables.items()}
+            if first is not None and made != first:
+                raise InputError(f"expected files of one making, received {part} unlike {parts[0]}; make them anew")
+            first = made
+            lengths.append(len(file.dimensions[dim]))
+    return lengths
+
+
+def _fixed(variable: netCDF4.Variable, dim: str) -> tuple[Any, ...]:
+    """Return what must be alike in all pieces: sizes along other dimensions, and how values are packed."""
+    sizes = [n for name, n in zip(variable.dimensions, variable.shape, strict=True) if name != dim]
+    names = ("scale_factor", "add_offset", "units", "calendar")
+    return (*sizes, *(str(variable.getncattr(name)) for name in names if name in variable.ncattrs()))
+
+
+def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]) -> list[str]:
+    """Make the file with all its attributes and small variables; return the names of those that are to be filled."""
+    with _raw(parts[0]) as first, _raw(scratch, "w", format=first.data_model) as made:
+        made.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
+        for name, one in first.dimensions.items():
+            made.createDimension(name, None if one.isunlimited() else sum(lengths) if name == dim else len(one))
+        for name, variable in first.variables.items():
+            _declare(made, name, variable)
+        late = [name for name, v in first.variables.items() if dim in v.dimensions and _is_large(v, sum(lengths), dim)]
+        for name, variable in first.variables.items():
+            if dim not in variable.dimensions:
+                made[name][...] = variable[...]
+        for start, part in zip(_starts(lengths), parts, strict=True):
+            with _raw(part) as file:
+                for name, variable in file.variables.items():
+                    if dim in variable.dimensions and name not in late:
+                        made[name][_where(variable.dimensions, variable.shape, dim, start)] = variable[...]
+    return late
+
+
+def _is_large(variable: netCDF4.Variable, size: int, dim: str) -> bool:
+    others = math.prod(n for name, n in zip(variable.dimensions, variable.shape, strict=True) if name != dim)
+    return variable.ndim > 1 and isinstance(variable.dtype, np.dtype) and others * size > FEW_VALUES
+
+
+def _starts(lengths: list[int]) -> list[int]:
+    return [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+def _where(dims: tuple[str, ...], shape: tuple[int, ...], dim: str, start: int) -> tuple[slice, ...]:
+    """Return where a piece lies in the whole."""
+    return tuple(slice(start, start + n) if name == dim else slice(0, n) for name, n in zip(dims, shape, strict=True))
+
+
+def _declare(made: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> None:
+    """Make a variable like another: type, filters, chunks, attributes."""
+    attrs = {key: variable.getncattr(key) for key in variable.ncattrs()}
+    how: dict[str, Any] = {"fill_value": attrs.pop("_FillValue", None)}
+    if isinstance(variable.dtype, np.dtype) and variable.ndim:
+        filters = variable.filters() or {}
+        how.update(zlib=bool(filters.get("zlib")), shuffle=bool(filters.get("shuffle")), endian=variable.endian())
+        how.update(complevel=int(filters.get("complevel") or 0), fletcher32=bool(filters.get("fletcher32")))
+        chunks = variable.chunking()
+        how.update(contiguous=True) if chunks == "contiguous" else how.update(chunksizes=chunks)
+    made.createVariable(name, variable.dtype, variable.dimensions, **how).setncatts(attrs)
+
+
+def _fill(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], names: list[str]) -> None:
+    """Copy the fields of all pieces."""
+    if not names:
+        return
+    with _raw(parts[0]) as first:
+        dims = {name: first[name].dimensions for name in names}
+    with _opened(scratch, "r+") as made:
+        for name in names:
+            axis = dims[name].index(dim)
+            shape = list(made[name].shape)
+            if shape[axis] != sum(lengths):
+                shape[axis] = sum(lengths)
+                made[name].resize(shape)
+        for start, part in zip(_starts(lengths), parts, strict=True):
+            with _opened(part, "r") as file:
+                for name in names:
+                    _copy(file[name], made[name], dims[name].index(dim), start)
+
+
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[h5py.File]:
+    import h5py
+
+    with plain_errors(), h5py.File(path, mode, locking="best-effort") as file:
+        yield file
+
+
+def _copy(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> None:
+    """Copy a piece to where it begins: as stored if its chunks are chunks of the whole, else by its values."""
+    if _same_chunks(piece, whole, axis, start):
+        offsets: list[tuple[int, ...]] = []
+        piece.id.chunk_iter(lambda found: offsets.append(tuple(found.chunk_offset)))
+        for offset in offsets:
+            mask, data = piece.id.read_direct_chunk(offset)
+            there = tuple(n + start * (i == axis) for i, n in enumerate(offset))
+            whole.id.write_direct_chunk(there, data, mask)
+        return
+    others = math.prod(piece.shape) // max(piece.shape[axis], 1)
+    step = max(PIECE_VALUES // max(others, 1), 1)
+    for first in range(0, piece.shape[axis], step):
+        last = min(first + step, piece.shape[axis])
+        before = (slice(None),) * axis
+        whole[(*before, slice(start + first, start + last))] = piece[(*before, slice(first, last))]
+
+
+def _same_chunks(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> bool:
+    """Return whether the chunks of a piece are stored as those of the whole would be."""
+    if piece.chunks is None or piece.chunks != whole.chunks or piece.dtype != whole.dtype:
+        return False
+    chunk, end = whole.chunks[axis], start + piece.shape[axis]
+    whole_chunks = start % chunk == 0 and (end % chunk == 0 or end == whole.shape[axis])
+    return whole_chunks and _filters(piece) == _filters(whole) and piece.id.get_num_chunks() == _count(piece)
+
+
+def _filters(dataset: h5py.Dataset) -> list[Any]:
+    listed = dataset.id.get_create_plist()
+    return [(one[0], one[2]) for one in map(listed.get_filter, range(listed.get_nfilters()))]
+
+
+def _count(dataset: h5py.Dataset) -> int:
+    return math.prod(-(-n // size) for n, size in zip(dataset.shape, dataset.chunks, strict=True))
+
+
+def _describe(scratch: Path) -> None:
+    """Say of the whole when it begins and ends."""
+    with xr.open_dataset(scratch, engine="netcdf4", chunks=None, decode_coords="all") as ds:
+        attrs = coverage(ds)
+    with netCDF4.Dataset(scratch, "a") as file:
+        for name in [name for name in file.ncattrs() if name.startswith("time_coverage_")]:
+            file.delncattr(name)
+        file.setncatts({**attrs, "date_created": now()})

@@ -1,0 +1,252 @@
+"""Where a record is cut along time, and what the files of its pieces are called (dates of any calendar; no data).
+
+A block is a range of steps. Blocks of calendar periods begin where these do, counted from the first year, month or day
+of the record; names end with the first and the last date, as exact as the steps of the record call for, as in CMIP.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cftime
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.errors import InputError, OptionError
+from downscale.io.cf import horizontal
+from downscale.io.clock import DAY, Clock, parts_of
+from downscale.io.times import bounds_in, frequency, is_time, steps, time_name, values_of
+
+UNITS = ("year", "month", "day")
+# Letters of a date: the year, and two for each part that follows.
+DIGITS = {"yr": 4, "mon": 6, "day": 8}
+ALL_DIGITS = 12
+WORDS = re.compile(r"\s*(\d+)\s*(year|month|day)s?\s*")
+# A block of about so many bytes of fine output, where nobody says how large it is to be.
+BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 64_000_000
+FEWEST_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive steps of a record.
+
+    Attributes
+    ----------
+    start, stop : int
+        The first step, and the one after the last.
+    label : str
+        The dates that its file is named by; empty where there is no time.
+    """
+
+    start: int
+    stop: int
+    label: str = ""
+
+    def path(self, target: Path) -> Path:
+        """Return the name of its file, made from that of the whole.
+
+        Examples
+        --------
+        >>> Block(0, 31, "20000101-20000131").path(Path("tas_day.nc")).name
+        'tas_day_20000101-20000131.nc'
+        """
+        return target.with_name(f"{target.stem}_{self.label}{target.suffix}") if self.label else target
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """The steps of a record, and when they are.
+
+    Attributes
+    ----------
+    dim : str or None
+        The dimension of time; None for a field without any.
+    size : int
+        Steps along it; 1 without time.
+    dates : array of dates or None
+        The middle of the period that each step stands for, else its stamp.
+    digits : int
+        Letters of a date in a name.
+    """
+
+    dim: str | None
+    size: int
+    dates: NDArray[Any] | None
+    digits: int = ALL_DIGITS
+
+
+def record_of(ds: xr.Dataset) -> Record:
+    """Return the record that a Dataset holds; reads coordinates only."""
+    name = time_name(ds)
+    if name is not None and ds[name].ndim == 1:
+        return Record(str(ds[name].dims[0]), ds[name].size, _middles(ds, name), _digits(ds, name))
+    fields = [field for field in ds.data_vars.values() if set(horizontal(ds).dims) <= set(field.dims)]
+    if any("time" in field.dims for field in fields):
+        return Record("time", ds.sizes["time"], None)
+    return Record(None, 1, None)
+
+
+def _middles(ds: xr.Dataset, name: str) -> NDArray[Any]:
+    """Return dates inside the period of each step: a mean stamped at its end belongs to the year before."""
+    stamps = values_of(ds[name].variable)
+    bounds = bounds_in(ds, name)
+    if bounds is None or not is_time(ds[bounds].variable) or ds[bounds].ndim != 2:
+        return stamps
+    pairs = values_of(ds[bounds].variable)
+    return np.asarray(pairs[:, 0] + (pairs[:, -1] - pairs[:, 0]) // 2)
+
+
+def _digits(ds: xr.Dataset, name: str) -> int:
+    word = frequency(ds)
+    if word in DIGITS:
+        return DIGITS[word]
+    lengths = steps(ds, name)
+    return DIGITS["day"] if not lengths.size or lengths.min() >= 1 else ALL_DIGITS
+
+
+def require_blocks(wanted: int | str) -> int | tuple[int, str]:
+    """Return a number of steps, or a number and a unit of the calendar.
+
+    Raises
+    ------
+    OptionError
+        If it is neither.
+
+    Examples
+    --------
+    >>> require_blocks("5 years"), require_blocks("12"), require_blocks(12)
+    ((5, 'year'), 12, 12)
+    """
+    if isinstance(wanted, str):
+        found = WORDS.fullmatch(wanted)
+        if found and int(found[1]):
+            return int(found[1]), found[2]
+        if wanted.strip().isdecimal():
+            wanted = int(wanted)
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
+        return wanted
+    raise OptionError(f'expected blocks as a number of steps or as "5 years", "1 month", received {wanted!r}')
+
+
+def cut(record: Record, wanted: int | str) -> list[Block]:
+    """Return the blocks of a record: every step in one of them, in order.
+
+    Parameters
+    ----------
+    record : Record
+        From :func:`record_of`.
+    wanted : int or str
+        Steps a block, or periods of the calendar such as "5 years".
+
+    Raises
+    ------
+    OptionError, InputError
+        If there are no dates to cut by, they are not in order, or two blocks would have one name.
+    """
+    length = require_blocks(wanted)
+    if record.dim is None:
+        return [Block(0, 1)]
+    if not record.size:
+        raise InputError(f"expected at least one step along {record.dim}, received none")
+    if isinstance(length, int):
+        _require_order(record)
+        edges = [*range(0, record.size, length), record.size]
+    else:
+        edges = [*_calendar_edges(record, *length), record.size]
+    blocks = [Block(a, b, _label(record, a, b)) for a, b in itertools.pairwise(edges)]
+    if len({block.label for block in blocks}) < len(blocks):
+        raise OptionError(f"expected blocks with dates that differ, received blocks={wanted!r}; make them longer")
+    return blocks
+
+
+def _require_order(record: Record) -> None:
+    if record.dates is None or record.size < 2:
+        return
+    gaps = np.diff(Clock.of(record.dates).seconds(record.dates))
+    if (gaps < 0).any():
+        at = int(np.flatnonzero(gaps < 0)[0])
+        raise InputError(
+            f"expected ascending times to cut into blocks, received {record.dates[at + 1]} after {record.dates[at]}; "
+            f"sort by {record.dim}"
+        )
+
+
+def _calendar_edges(record: Record, count: int, unit: str) -> list[int]:
+    """Return the first step of each block of so many years, months or days."""
+    if record.dates is None:
+        raise OptionError(
+            f"expected dates along {record.dim!r} for blocks of {count} {unit}s, received none; give a number of steps"
+        )
+    _require_order(record)
+    group = _periods(record.dates, unit) // count
+    return [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(group)))]
+
+
+def _periods(dates: NDArray[Any], unit: str) -> NDArray[np.int64]:
+    """Return how many years, months or days after that of the first date each date is."""
+    if unit == "day":
+        clock = Clock.of(dates)
+        first = clock.seconds(np.array([clock.midnight(dates[0])]))[0]
+        return np.floor((clock.seconds(dates) - first) / DAY).astype(np.int64)
+    years, months = _years_months(dates)
+    number = years if unit == "year" else 12 * years + months
+    return number - number[0]
+
+
+def _years_months(dates: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    if dates.dtype.kind == "M":
+        months = dates.astype("M8[M]").astype(np.int64)
+        return months // 12, months % 12
+    pairs = np.array([(date.year, date.month - 1) for date in dates], dtype=np.int64)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _label(record: Record, start: int, stop: int) -> str:
+    if record.dates is None:
+        return f"{start:06d}-{stop - 1:06d}"
+    return "-".join(_digits_of(record.dates[i])[: record.digits] for i in (start, stop - 1))
+
+
+def _digits_of(date: Any) -> str:
+    """Return a date as its digits, to the minute.
+
+    Examples
+    --------
+    >>> _digits_of(np.datetime64("2000-02-29T12:30"))
+    '200002291230'
+    """
+    year, month, day = parts_of(date)
+    if isinstance(date, cftime.datetime):
+        hour, minute = date.hour, date.minute
+    else:
+        hour, minute = divmod(int((np.datetime64(date, "m") - np.datetime64(date, "D")) / np.timedelta64(1, "m")), 60)
+    return f"{year:04d}{month:02d}{day:02d}{hour:02d}{minute:02d}"
+
+
+def default_blocks(output_bytes: int, size: int, most: int = BLOCK_BYTES) -> int:
+    """Return steps a block for a record whose fine fields have so many bytes.
+
+    It depends on nothing but the request, so that every job of an array and every later run cuts alike.
+
+    Examples
+    --------
+    >>> default_blocks(100_000_000_000, 1000), default_blocks(1000, 12)
+    (10, 12)
+    """
+    wanted = min(max(output_bytes / FEWEST_BLOCKS, LEAST_BYTES), most)
+    steps = min(max(math.floor(size * wanted / max(output_bytes, 1)), 1), size)
+    # A number with many divisors, of which storage chunks are made.
+    unit = 2 ** max(steps.bit_length() - 4, 0)
+    return size if steps == size else steps // unit * unit
+
+
+def stride(blocks: list[Block]) -> int:
+    """Return the largest number of steps of which all blocks but the last are made."""
+    return math.gcd(*(block.start for block in blocks[1:])) if len(blocks) > 1 else blocks[0].stop

@@ -1,0 +1,207 @@
+"""Clusters by name, profile or address: started with what a recipe may say of them, closed again (dask.distributed).
+
+A recipe says how large a cluster is and where it is queued, never what code runs: classes come from a short list, and
+settings that name code or shell lines are left to Dask's own configuration of the user.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from downscale.errors import DownscaleError, InputError, OptionError, listing
+from downscale.recipe import Dask, Profile
+
+LOCAL, QUEUES, CARDS = "local", {"slurm": "SLURMCluster", "pbs": "PBSCluster"}, "cuda"
+EXTRA = 'pip install "downscale-climate[hpc]"'
+CLASSES = {
+    "distributed": ("LocalCluster",),
+    "dask.distributed": ("LocalCluster",),
+    "dask_jobqueue": (
+        "SLURMCluster", "PBSCluster", "SGECluster", "LSFCluster", "OARCluster", "MoabCluster", "HTCondorCluster",
+    ),
+    "dask_cuda": ("LocalCUDACluster",),
+}  # fmt: skip
+# How large, how long, where and in whose name: nothing here is run.
+SETTINGS = (
+    "account", "cores", "cpus", "CUDA_VISIBLE_DEVICES", "dashboard_address", "death_timeout", "device_memory_limit",
+    "disk", "host", "interface", "job_cpu", "job_extra_directives", "job_mem", "job_name", "local_directory",
+    "log_directory", "memory", "memory_limit", "n_workers", "name", "ncpus", "nanny", "processes", "project",
+    "protocol", "queue", "resource_spec", "rmm_pool_size", "scheduler_options", "shared_temp_directory", "silence_logs",
+    "threads_per_worker", "walltime",
+)  # fmt: skip
+SCHEDULER_SETTINGS = ("dashboard_address", "host", "interface", "port", "protocol")
+ADDRESS = re.compile(r"(\w+://.+|[\w.-]+:\d+)")
+ANY_PORT = "127.0.0.1:0"
+# Blocks of memory below a gigabyte are kept for the next block of work.
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 4 * 10**9, "MALLOC_MMAP_THRESHOLD_": 10**9}
+# How long the scheduler at an address may take to answer.
+WAIT_SECONDS = 10.0
+
+
+def profile_of(name: str | None, dask: Dask) -> Profile | None:
+    """Return the cluster that ``name`` (or else the recipe) asks for, None for none.
+
+    Parameters
+    ----------
+    name : str or None
+        A profile of the recipe, "local", "slurm", "pbs", "cuda", or the address of a scheduler.
+
+    Raises
+    ------
+    OptionError
+        If there is none of that name, or it says what code to run.
+    """
+    name = name or dask.use
+    if name is None:
+        return None
+    found = dask.profiles.get(name) or _well_known(name, dask)
+    if found is None:
+        legal = [*dask.profiles, LOCAL, *QUEUES, CARDS]
+        raise OptionError(f"expected a cluster among {listing(legal)} or an address tcp://HOST:PORT, received {name!r}")
+    if found.cluster is not None:
+        _require_harmless(found.cluster)
+    return found
+
+
+def _well_known(name: str, dask: Dask) -> Profile | None:
+    if name == LOCAL:
+        return Profile(cluster={"type": "distributed.LocalCluster"})
+    if name == CARDS:
+        return Profile(cluster={"type": "dask_cuda.LocalCUDACluster"})
+    if name in QUEUES:
+        kind = f"dask_jobqueue.{QUEUES[name]}"
+        alike = (one for one in dask.profiles.values() if (one.cluster or {}).get("type") == kind)
+        return next(alike, Profile(cluster={"type": kind}))
+    return Profile(scheduler_address=name) if ADDRESS.fullmatch(name) else None
+
+
+def _require_harmless(settings: dict[str, Any]) -> None:
+    """Raise an OptionError unless a cluster is of a known class, with settings that run nothing."""
+    kind = str(settings.get("type"))
+    known = [f"{module}.{name}" for module, names in CLASSES.items() for name in names]
+    if kind not in known:
+        raise OptionError(f"expected the type of a cluster among {listing(known)}, received {kind!r}")
+    for key, value in settings.items():
+        if key != "type" and key not in SETTINGS:
+            raise OptionError(
+                f"cluster of type {kind}: expected settings among {listing(SETTINGS)}, received {key!r}; what is to be "
+                "run belongs into Dask's own configuration"
+            )
+        if key == "scheduler_options" and not set(value) <= set(SCHEDULER_SETTINGS):
+            raise OptionError(f"scheduler_options: expected {listing(SCHEDULER_SETTINGS)}, received {listing(value)}")
+        if any("\n" in text or "\r" in text for text in _texts(value)):
+            raise OptionError(f"cluster of type {kind}: expected one line for {key!r}, received several")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from _texts(list(pair))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
+@contextmanager
+def client_of(profile: Profile, workers: int | None) -> Iterator[Any]:
+    """Give a client of the cluster of a profile; a cluster that was started here is closed in the end.
+
+    Raises
+    ------
+    InputError
+        If the package for it is missing, nobody answers at the address, or the cluster does not start.
+    """
+    from distributed import Client
+
+    if profile.scheduler_address is not None:
+        with _connected(Client, profile.scheduler_address) as client:
+            yield client
+        return
+    assert profile.cluster is not None
+    with _quiet(), _thrifty(), _started(profile.cluster, workers) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+@contextmanager
+def _connected(make: Any, address: str) -> Iterator[Any]:
+    try:
+        client = make(address, timeout=WAIT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        line = f"expected a scheduler at {address}, received no answer ({reason}); check the address"
+        raise InputError(line) from None
+    with client:
+        yield client
+
+
+@contextmanager
+def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
+    """Give a cluster of a class of the list with as many workers as are asked for."""
+    own = {key: value for key, value in settings.items() if key != "type"}
+    module, _, name = str(settings["type"]).rpartition(".")
+    make = getattr(_package(module), name)
+    local = name == "LocalCluster"
+    if local:
+        own = {"threads_per_worker": 1, "dashboard_address": ANY_PORT, "silence_logs": 50, **own, "processes": True}
+    elif module == "dask_cuda":
+        own = {"dashboard_address": ANY_PORT, **own}
+    else:
+        own["scheduler_options"] = {"dashboard_address": ":0", **own.get("scheduler_options", {})}
+    if local and workers is not None:
+        own["n_workers"] = workers
+    try:
+        cluster = make(**own)
+    except DownscaleError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"expected to start a cluster of type {settings['type']}, received: {reason}") from None
+    try:
+        if module == "dask_jobqueue" and (workers is not None or "n_workers" not in own):
+            cluster.scale(workers or 1)
+        yield cluster
+    finally:
+        with suppress(TimeoutError):
+            cluster.close(timeout=5)
+
+
+@contextmanager
+def _thrifty() -> Iterator[None]:
+    """Let workers that are started here keep the memory they have used: new pages cost more than the arithmetic."""
+    import dask
+    import distributed  # noqa: F401  (its settings are known from here on)
+
+    place = "distributed.nanny.pre-spawn-environ"
+    with dask.config.set({place: {**dask.config.get(place), **KEPT_MEMORY}}):
+        yield
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(f"expected the package {name}, received none; {EXTRA}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let a cluster say nothing on the standard error but what its user has to know."""
+    import logging
+
+    names = ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler", "distributed.core")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

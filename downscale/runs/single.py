@@ -1,0 +1,97 @@
+"""What a recipe asks for, as calls: open, build the request, downscale, write and judge (one piece at a time)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from downscale.api import downscale
+from downscale.diagnostics.report import ConservationReport
+from downscale.errors import InputError, listing
+from downscale.io.read import open_dataset, sources_of
+from downscale.io.statics import pick_static
+from downscale.losses.penalty import TerrainPenalty
+from downscale.output import to_netcdf, to_zarr
+from downscale.recipe import Recipe
+from downscale.request import Request
+
+SAMPLE, STORE = "sample:", ".zarr"
+
+
+def open_input(path: str, chunks: Any = "auto") -> xr.Dataset:
+    """Open a file, a pattern, a Zarr store, or ``sample:NAME``."""
+    if path.startswith(SAMPLE):
+        from downscale import sample
+
+        return open_dataset(sample.path(path.removeprefix(SAMPLE)), chunks=chunks)
+    ds = open_dataset(path, chunks=chunks)
+    empty = {str(dim) for field in ds.data_vars.values() for dim, size in field.sizes.items() if not size}
+    if empty:
+        raise InputError(f"expected at least one value along {listing(sorted(empty))} in {path}, received none")
+    return ds
+
+
+def build_request(recipe: Recipe) -> Request:
+    """Return what a recipe asks of the engine."""
+    penalty = recipe.terrain.penalty
+    settings = recipe.downscale.model_dump(exclude_none=True)
+    settings.update(conserve=recipe.downscale.conserve, bounds=recipe.downscale.bounds)
+    return Request(
+        **settings,
+        orog=None if recipe.statics is None else _statics(recipe, recipe.statics.variable),
+        lapse_rate=recipe.terrain.lapse_rate,
+        terrain_penalty=None if penalty is None else TerrainPenalty(**penalty.model_dump()),
+        data_vars=recipe.input.variables,
+        tolerance=recipe.validation.tolerance,
+    )
+
+
+def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
+    assert recipe.statics is not None
+    return pick_static(open_input(recipe.statics.orog, chunks=None), name)
+
+
+def static_sources(recipe: Recipe) -> tuple[str, ...]:
+    """Return the files beside the input that the values depend on."""
+    named = [recipe.downscale.mask, recipe.downscale.target_grid]
+    files = [name for name in named if isinstance(name, str) and Path(name).expanduser().exists()]
+    if recipe.statics is None:
+        return tuple(files)
+    return (*sources_of(open_input(recipe.statics.orog, chunks=None)), *files)
+
+
+def arguments_of(request: Request) -> dict[str, Any]:
+    """Return a request as the arguments of :func:`downscale.downscale`."""
+    return {key: getattr(request, key) for key in Request.__dataclass_fields__}
+
+
+def produce(
+    coarse: xr.Dataset, recipe: Recipe, path: str | Path, judge: bool, *, overwrite: bool, encode: Any = None
+) -> ConservationReport | None:
+    """Downscale what is given and write it under ``path``; return what was found in it as written, if it is judged.
+
+    ``encode`` takes the result and returns the ``encoding`` that it is to be stored with; else the recipe says.
+    """
+    fine: Any = downscale(coarse, **arguments_of(build_request(recipe)))
+    given = None
+    if judge:
+        given = coarse if recipe.input.variables is None else coarse[recipe.input.variables]
+    encoding = recipe.output.encoding if encode is None else encode(fine)
+    write = to_zarr if str(path).endswith(STORE) else to_netcdf
+    output = recipe.output
+    return write(
+        fine, path, coarse=given, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
+        profile=output.profile, attrs=output.attrs, encoding=encoding, **judging(recipe),
+    )  # fmt: skip
+
+
+def judging(recipe: Recipe) -> dict[str, Any]:
+    """Return how the result is judged, as arguments of :func:`downscale.check_conservation`."""
+    return {
+        "law": "total" if recipe.downscale.conserve == "total" else recipe.validation.law,
+        "tolerance": recipe.validation.tolerance, "mask": recipe.downscale.mask, "na_thres": recipe.downscale.na_thres,
+        # Bounds are imposed together with the cell law only.
+        "bounds": recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
+    }  # fmt: skip

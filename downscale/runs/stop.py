@@ -1,0 +1,56 @@
+"""How a run is stopped from outside: signals become one exception in the main thread (the standard library only)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Stopped(Exception):
+    """A run that was stopped or failed before its end, through no fault of the request; says how to go on."""
+
+
+class Terminated(BaseException):
+    """A signal has come; nothing but the end of the run may catch it, as with KeyboardInterrupt."""
+
+
+# Signals that have come; an exception raised where Python ignores it would be lost.
+_COME: list[str] = []
+# What batch systems send before the walltime is over; the second is common with "--signal".
+NAMES = ("SIGTERM", "SIGUSR1")
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise :class:`Terminated` in this block at the first signal; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    _COME.clear()
+
+    def stop(number: int, frame: Any) -> None:
+        _COME.append(signal.Signals(number).name)
+        for one in numbers:
+            signal.signal(one, signal.SIG_DFL)
+        raise Terminated(_COME[-1])
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        _COME.clear()
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def go_on() -> None:
+    """Raise :class:`Terminated` if a signal has come."""
+    if _COME:
+        raise Terminated(_COME[-1])
