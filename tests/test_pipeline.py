@@ -132,7 +132,7 @@ def test_a_run_without_extras(tmp_path):
     outcome = pipeline.run(small(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["in.nc", "out.nc"]
     assert outcome.conservation.passed
-    assert set(outcome.self_validation["tas"]) == {"blocks", "bilinear", "sobolev"}
+    assert outcome.self_validation == {}  # only a report would tell it
 
 
 @pytest.mark.parametrize("conserve", ["cell", "total", None])
