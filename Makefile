@@ -7,7 +7,7 @@ INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c c
 # The releases that `make constraints` is not free to move: torch, and the dask that dask-cuda 26.10 (extra hpc) demands.
 HELD = torch==2.13.0 dask==2026.7.1
 
-.PHONY: demo test test-slow lint constraints clean
+.PHONY: demo test test-slow bench lint constraints clean
 
 demo: $(VENV)/.package
 	$(VENV)/bin/downscale demo --out demo
@@ -23,6 +23,14 @@ LAWS ?= test
 
 test-slow: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -k "$(LAWS)" tests/test_laws_everywhere.py tests/test_parts.py
+
+# Every speed budget, growth and memory, half an hour on a quiet machine. xarray-regrid runs in PEERS, if it is there.
+PEERS ?= $(VENV)/bin/python
+
+bench: $(VENV)/.dev
+	$(VENV)/bin/python benchmarks/speed.py --peers-python $(PEERS) --write docs/speed.md
+	$(VENV)/bin/python benchmarks/scaling.py --write docs/speed.md --plot docs/images/speed_scaling.png
+	$(VENV)/bin/python benchmarks/memory.py --gigabytes 20 --write docs/speed.md --plot docs/images/memory.png
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check
