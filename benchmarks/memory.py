@@ -62,15 +62,14 @@ def main() -> int:
         line, notes = command(Path(name), chosen.max_memory, chosen.complevel)
         made = process([sys.executable, HERE / "series.py", line[4], "tas", str(steps)])
         plan = process([*line, "--dry-run"])
-        tiny = process([*line[:4], "sample:north_america", line[5] + ".tiny.nc", *line[6:]])
-        if made.fault or plan.fault or tiny.fault:
-            print(f"could not begin: {made.fault or plan.fault or tiny.fault}", file=sys.stderr)
+        if made.fault or plan.fault:
+            print(f"could not begin: {made.fault or plan.fault}", file=sys.stderr)
             return 1
         seen = watched(line, Path(name))
     if seen.fault:
         print(f"the command failed: {seen.fault}", file=sys.stderr)
         return 1
-    text = page(facts, seen, planned(plan.said), tiny.peak, limit, steps * FINE_BYTES, notes)
+    text = page(facts, seen, planned(plan.said), limit, steps * FINE_BYTES, notes)
     print(text)
     if chosen.plot is not None:
         draw(seen, limit, chosen.plot)
@@ -160,16 +159,14 @@ def growth(seen: Watched) -> float:
     return sum((w - mean_w) * (r - mean_r) for w, r in points) / sum((w - mean_w) ** 2 for w, _ in points)
 
 
-def page(facts: str, seen: Watched, plan: float, libraries: int, limit: float, size: int, note: str) -> str:
+def page(facts: str, seen: Watched, plan: float, limit: float, size: int, note: str) -> str:
     """Return what was seen as a table."""
     most, slope = max(seen.resident), growth(seen)
     lines = [
         ("result", f"{size / 1e9:.2f} GB in {seen.seconds[-1]:.0f} s"),
         ("limit", note or _mega(limit)),
         ("largest resident memory", f"{_mega(most)}, {'within' if most <= limit else 'BEYOND'} {_mega(limit)}"),
-        ("of this, libraries (a run on the embedded sample)", _mega(libraries)),
-        ("above the libraries", _mega(most - libraries)),
-        ("the plan's peak, above the libraries", f"{_mega(plan)} ({plan / max(most - libraries, 1):.2f} of what was)"),
+        ("the plan's peak", f"{_mega(plan)} ({plan / max(most, 1):.2f} of what was)"),
         ("growth along the file, 25 to 95 % of it", "-" if isnan(slope) else f"{1e3 * slope:.1f} MB a GB written"),
     ]
     return f"{facts}\n\n{table(('what', 'seen'), lines)}"
