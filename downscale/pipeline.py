@@ -14,6 +14,7 @@ from downscale.engine.plan import Plan
 from downscale.errors import OutputError
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
+from downscale.io.stream import scheduled
 from downscale.io.write import check_target
 from downscale.recipe import Recipe
 from downscale.report import facts_path, write_report
@@ -94,7 +95,8 @@ def run(
     how = How(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
-    outcome = Outcome(recipe, plan(coarse, **arguments_of(request)))
+    with scheduled():
+        outcome = Outcome(recipe, plan(coarse, **arguments_of(request)))
     cutting = None
     if how.asked or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
         cutting = cut_run(recipe, coarse, request, outcome.plan)
@@ -120,7 +122,8 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     # Codes are repeated: there are no means to judge.
     judge = recipe.downscale.conserve is not None and bool(outcome.plan.variables)
     target = Path(recipe.output.path)
-    outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
+    with scheduled():
+        outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
     outcome.files.append(target)
     unseal(target.expanduser())
 

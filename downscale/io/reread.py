@@ -64,6 +64,7 @@ class Source:
             If a chunk is not there, or damaged.
         """
         out = leased(shape, self.layout.dtype)
+        self._wanted(begin, shape)
         for start, part in chunks_in(shape, self.layout.chunks):
             offset = tuple(a + b for a, b in zip(begin, start, strict=True))
             view = out[part]
@@ -73,6 +74,13 @@ class Source:
             if not whole:
                 view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
         return self.meant(out)
+
+    def _wanted(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        """Have the system fetch all chunks of a block at once."""
+        for start, _ in chunks_in(shape, self.layout.chunks) if hasattr(os, "posix_fadvise") else ():
+            place = self.places.get(tuple(a + b for a, b in zip(begin, start, strict=True)))
+            if place is not None:
+                os.posix_fadvise(self.handle, *place, os.POSIX_FADV_WILLNEED)
 
     def _scratch(self) -> Array:
         return buffers.of("whole", self.layout.nbytes).view(self.layout.dtype).reshape(self.layout.chunks)
@@ -96,6 +104,9 @@ class Source:
             if count == 0:
                 raise ValueError(f"a chunk of {done} bytes instead of {length}")
             done += count
+        if hasattr(os, "posix_fadvise"):
+            # Read once: pages that are let go of are used again for the next chunk, fresh ones cost more than the work.
+            os.posix_fadvise(self.handle, at, length, os.POSIX_FADV_DONTNEED)
         return stored
 
     def meant(self, stored: Array) -> Array:

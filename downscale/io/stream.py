@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 FILTERS = ((), (1,), (2,), (2, 1))
 VALUES = ("dtype", "_FillValue", "scale_factor", "add_offset")
+# Of a file that grows, so much is left to the system at once; how often it is looked at.
+BEHIND_BYTES, PAUSE_SECONDS = 64_000_000, 0.02
 # Blocks that a cluster makes ahead, for each of its threads.
 AHEAD = 2
 
@@ -98,8 +101,41 @@ def write_fields(
         for target in whole:
             if file[target.name].shape != target.layout.shape:
                 file[target.name].resize(target.layout.shape)
-        _store({target.name: ds[target.name].variable.data for target in whole}, whole, Sink(file))
+        with written_behind(path):
+            _store({target.name: ds[target.name].variable.data for target in whole}, whole, Sink(file))
     return True
+
+
+@contextmanager
+def written_behind(path: Path) -> Iterator[None]:
+    """Bring what is written to the disk meanwhile, and let go of the pages: fresh ones cost more than the work.
+
+    The memory that the system lends to a long file stays small too, which batch systems count.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        yield
+        return
+    handle, done = os.open(path, os.O_RDONLY), threading.Event()
+
+    def follow() -> None:
+        seen = 0
+        while not done.wait(PAUSE_SECONDS):
+            size = os.fstat(handle).st_size
+            if size - seen >= BEHIND_BYTES:
+                with suppress(OSError):
+                    # What is wrong with the disk is told when the file is flushed.
+                    os.fdatasync(handle)
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+                seen = size
+
+    thread = threading.Thread(target=follow, name="written-behind", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        os.close(handle)
 
 
 def able() -> bool:
@@ -272,7 +308,8 @@ def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
 def scheduled() -> Iterator[None]:
     """Compute in threads where nothing else was chosen, which Dask finds out by loading its package for clusters."""
     chosen = "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None)
-    with dask.config.set({} if chosen else {"scheduler": dask.threaded.get}):
+    here = {"scheduler": dask.threaded.get, "array.rechunk.method": "tasks"}
+    with dask.config.set({} if chosen else here):
         yield
 
 

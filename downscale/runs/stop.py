@@ -20,12 +20,12 @@ class Terminated(BaseException):
 # Signals that have come; an exception raised where Python ignores it would be lost.
 _COME: list[str] = []
 # What batch systems send before the walltime is over; the second is common with "--signal".
-NAMES = ("SIGTERM", "SIGUSR1")
+NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise :class:`Terminated` in this block at the first signal; a second one ends the process at once."""
+    """Raise what :func:`go_on` does in this block at the first signal; a second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -38,7 +38,7 @@ def terminable() -> Iterator[None]:
         _COME.append(signal.Signals(number).name)
         for one in numbers:
             signal.signal(one, signal.SIG_DFL)
-        raise Terminated(_COME[-1])
+        go_on()
 
     for number in numbers:
         signal.signal(number, stop)
@@ -51,6 +51,6 @@ def terminable() -> Iterator[None]:
 
 
 def go_on() -> None:
-    """Raise :class:`Terminated` if a signal has come."""
+    """Raise KeyboardInterrupt or :class:`Terminated` if a signal has come, be it lost on its way."""
     if _COME:
-        raise Terminated(_COME[-1])
+        raise KeyboardInterrupt if _COME[-1] == "SIGINT" else Terminated(_COME[-1])
