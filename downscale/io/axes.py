@@ -16,6 +16,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
@@ -121,7 +122,7 @@ def _pairs(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
 def _values(variable: xr.Variable) -> NDArray[Any]:
     """Return the values of a coordinate, read here and now and on no cluster, even where they came lazily."""
     data = variable.data
-    return np.asarray(data.compute(scheduler="synchronous") if isinstance(data, da.Array) else variable.values)
+    return np.asarray(data.compute(scheduler=get_sync) if isinstance(data, da.Array) else variable.values)
 
 
 def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target: bool) -> Line:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.local import get_sync
 
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
@@ -209,7 +210,7 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
 
 def _numbers(variable: xr.DataArray) -> np.ndarray[Any, Any]:
     # Positions are read here and now, and on no cluster, as bounds are.
-    return np.asarray(variable.compute(scheduler="synchronous").values, dtype=np.float64)
+    return np.asarray(variable.compute(scheduler=get_sync).values, dtype=np.float64)
 
 
 def _corners_of(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[Any, Any] | None:
@@ -306,13 +307,12 @@ def bounds_name(obj: XarrayObject, name: str) -> str:
 def bounds_of(obj: XarrayObject, name: str) -> np.ndarray[Any, Any] | None:
     """Return the bounds of a coordinate, shape (n, 2), or None where the object holds none."""
     variable = bounds_name(obj, name)
-    present = variable in obj.coords or (isinstance(obj, xr.Dataset) and variable in obj.variables)
-    if not present:
+    if variable not in obj.coords and not (isinstance(obj, xr.Dataset) and variable in obj.variables):
         return None
     if obj[variable].ndim != 2 or name not in obj[variable].dims:
         raise GridError(f"{name!r}: expected bounds of shape (n, 2), received {variable} {obj[variable].dims}; drop it")
-    # A few numbers of a coordinate: read here and now, even where they came as a lazy array, and on no cluster.
-    bounds = obj[variable].transpose(name, ...).compute(scheduler="synchronous")
+    # A few numbers of a coordinate: read here and now, on no cluster.
+    bounds = obj[variable].transpose(name, ...).compute(scheduler=get_sync)
     return np.asarray(bounds.values, dtype=np.float64)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import cftime  # type: ignore[import-untyped]
 import numpy as np
 import xarray as xr
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 REFERENCE = "1850-01-01"
@@ -32,7 +33,7 @@ def _first(variable: xr.Variable) -> Any:
 def values_of(variable: xr.Variable) -> NDArray[Any]:
     """Return the values of a coordinate, read here and now, and on no cluster."""
     lazy = hasattr(variable.data, "dask")
-    return np.asarray(variable.data.compute(scheduler="synchronous") if lazy else variable.values)
+    return np.asarray(variable.data.compute(scheduler=get_sync) if lazy else variable.values)
 
 
 def bounds_in(ds: xr.Dataset, name: str) -> str | None:
