@@ -49,7 +49,8 @@ def spread(client: Any, works: list[Work], tell: Callable[[], None]) -> list[dic
         line = f"a block was lost with every worker that tried it ({_first_line(error)}); give workers more memory"
         raise Stopped(line) from None
     except (FutureCancelledError, FuturesCancelledError, CommClosedError, OSError) as error:
-        if isinstance(error, OSError) and _answers(client):
+        # What a block says of its disk is passed on; a lost connection is the cluster's, whatever the client thinks.
+        if isinstance(error, OSError) and not isinstance(error, CommClosedError) and _answers(client):
             raise
         raise Stopped("the scheduler of the cluster was lost") from error
     finally:
