@@ -48,8 +48,9 @@ def _phases(t, first, last, start, weights, share, buffer, total):  # type: igno
     pairs = weights.shape[0] // 2
     for pair in range(pairs):
         p = 2 * pair
-        both = buffer[p : p + 2, first:last]
-        _two(u, weights[p], weights[p + 1], share[p], share[p + 1], both[0], both[1], sums)
+        # Each a row by itself: of a block of rows the compiler would not know that its values lie side by side.
+        one, two = buffer[p, first:last], buffer[p + 1, first:last]
+        _two(u, weights[p], weights[p + 1], share[p], share[p + 1], one, two, sums)
     if 2 * pairs < weights.shape[0]:
         p = 2 * pairs
         _one(u, weights[p], share[p], buffer[p, first:last], sums)
