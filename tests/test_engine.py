@@ -305,3 +305,25 @@ def test_errors_in_blocks_are_of_the_package():
     with pytest.raises(DownscaleError):
         ds.downscale(2, bounds=(1.0, None)).compute()
     assert isinstance(ds, xr.Dataset)
+
+
+def test_a_graph_grows_with_its_blocks_and_each_of_them_is_small(tmp_path):
+    """Weights and grids are one entry of the graph; what a block adds are a few names and numbers."""
+    import cloudpickle
+
+    import downscale
+
+    field_on(world(45, 90), 40).to_netcdf(tmp_path / "in.nc")
+    entries = {}
+    for steps in (8, 4):
+        fine = downscale.open_dataset(tmp_path / "in.nc", chunks={"time": steps}).downscale(4)
+        graph = dict(fine.tas.data.__dask_graph__())
+        blocks = 40 // steps
+        jobs = [key for key in graph if str(key).startswith("job-")]
+        assert len(jobs) == 1
+        rest = [value for key, value in graph.items() if key not in jobs]
+        # Two entries a block, and the one file that all of them read.
+        assert len(rest) <= 2 * blocks + 2
+        entries[blocks] = max(len(cloudpickle.dumps(value)) for value in rest)
+    assert max(entries.values()) < 8_000
+    assert abs(entries[10] - entries[5]) < 200
