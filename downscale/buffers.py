@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 IDLE_BYTES = 256_000_000
 SMALLEST = 1_000_000
 
-_lock = threading.Lock()
-_idle: deque[NDArray[np.uint8]] = deque()
+# Taken again by the same thread where the garbage collector gives memory back in the midst of taking some.
+_lock = threading.RLock()
+_idle: list[NDArray[np.uint8]] = []
 
 
 class _Lease:
@@ -48,26 +48,19 @@ def leased(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _taken(size: int) -> NDArray[np.uint8]:
     with _lock:
-        for memory in _idle:
-            # Much larger memory is kept for larger blocks.
-            if size <= memory.size <= 2 * size:
-                _remove(memory)
-                return memory
+        # Much larger memory is kept for larger blocks.
+        fitting = next((memory for memory in list(_idle) if size <= memory.size <= 2 * size), None)
+        if fitting is not None:
+            _idle[:] = [memory for memory in _idle if memory is not fitting]
+            return fitting
     return np.empty(size, np.uint8)
-
-
-def _remove(memory: NDArray[np.uint8]) -> None:
-    for place, other in enumerate(_idle):
-        if other is memory:
-            del _idle[place]
-            return
 
 
 def _give_back(memory: NDArray[np.uint8]) -> None:
     with _lock:
         _idle.append(memory)
-        while sum(other.size for other in _idle) > IDLE_BYTES:
-            _idle.popleft()
+        while sum(other.size for other in list(_idle)) > IDLE_BYTES:
+            del _idle[0]
 
 
 def idle_bytes() -> int:

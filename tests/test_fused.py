@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,16 @@ def test_what_lies_idle_is_bounded():
     del kept
     gc.collect()
     assert buffers.idle_bytes() <= buffers.IDLE_BYTES
+
+
+def test_memory_may_come_back_while_some_is_taken():
+    """The garbage collector may end a loan in the thread that holds the lock."""
+    done = threading.Event()
+
+    def take_and_give() -> None:
+        with buffers._lock:
+            buffers._give_back(np.empty(2_000_000, np.uint8))
+        done.set()
+
+    threading.Thread(target=take_and_give, daemon=True).start()
+    assert done.wait(20)

@@ -48,8 +48,9 @@ def refine_maps(
 ) -> None:  # fmt: skip
     """Write the fine cells of some maps into ``fine``; rows are shared among ``threads``."""
     layout = _layout(job, rows, columns, statics)
-    valid = statics["mask"] > 0.5 if "mask" in statics else None
-    area = areas(valid, job, rows, columns) if job.extensive else None
+    area = None
+    if job.extensive:
+        area = areas(statics["mask"] > 0.5 if "mask" in statics else None, job, rows, columns)
     if area is None and job.target is None:
         _refined(maps, fine, layout, job, rows, columns, threads)
         return

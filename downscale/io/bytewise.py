@@ -6,25 +6,14 @@ twins are in :mod:`downscale.io.filters`, which imports this module late.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from downscale.kernels.compiled import compiled
 
 U8, U16, U32, U64 = np.uint8, np.uint16, np.uint32, np.uint64
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile without the interpreter's lock, kept on disk between runs where there is a place for it."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        # No folder that may be written: compiled anew in each process.
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def shuffle_2(codes, out):  # type: ignore[no-untyped-def]
     """Put byte ``k`` of value ``i`` at ``out[k * n + i]``."""
     n = codes.size
@@ -34,7 +23,7 @@ def shuffle_2(codes, out):  # type: ignore[no-untyped-def]
         a[i], b[i] = U8(v & U16(255)), U8(v >> U16(8))
 
 
-@_compiled
+@compiled
 def shuffle_4(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
     """Put byte ``k`` of value ``i`` at ``out[k * n + i]``; what lies beyond ``infinite`` (NaN) becomes ``fill``."""
     n = codes.size
@@ -45,7 +34,7 @@ def shuffle_4(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
         a[i], b[i], c[i], d[i] = U8(v), U8(v >> U32(8)), U8(v >> U32(16)), U8(v >> U32(24))
 
 
-@_compiled
+@compiled
 def shuffle_8(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
     """As :func:`shuffle_4`, for values of eight bytes."""
     n = codes.size
@@ -59,7 +48,7 @@ def shuffle_8(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
         e[i], f[i], g[i], h[i] = U8(high), U8(high >> U32(8)), U8(high >> U32(16)), U8(high >> U32(24))
 
 
-@_compiled
+@compiled
 def unshuffle_2(planes, codes):  # type: ignore[no-untyped-def]
     """Undo :func:`shuffle_2`."""
     n = codes.size
@@ -68,7 +57,7 @@ def unshuffle_2(planes, codes):  # type: ignore[no-untyped-def]
         codes[i] = U16(a[i]) | (U16(b[i]) << U16(8))
 
 
-@_compiled
+@compiled
 def unshuffle_4(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
     """Undo :func:`shuffle_4`; ``fill`` becomes ``blank``."""
     n = codes.size
@@ -78,7 +67,7 @@ def unshuffle_4(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
         codes[i] = blank if v == fill else v
 
 
-@_compiled
+@compiled
 def unshuffle_8(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
     """As :func:`unshuffle_4`, for values of eight bytes."""
     n = codes.size

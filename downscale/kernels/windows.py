@@ -7,6 +7,7 @@ on a uniform axis one run is all there is, and its weights are the phases of one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,10 +84,12 @@ class Windows:
         return index % given if closed else index.clip(0, given - 1)
 
 
+@lru_cache(maxsize=16)
 def shared_windows(axis: AxisWeights, factor: int) -> tuple[Whole, Floats]:
     """Return one window for all parts of each cell: its first cell, shape (n,), and weights, shape (n, factor, taps).
 
-    Cells whose weights are equal but for rounding get the very same, wherever on the axis they lie.
+    Cells whose weights are equal but for rounding get the very same, wherever on the axis they lie. Found once for
+    an axis, not once a block: not to be written into.
     """
     start = axis.start.reshape(-1, factor)
     base = start.min(axis=1)
