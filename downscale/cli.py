@@ -27,6 +27,10 @@ app = typer.Typer(
 # What the parser of the command line returns for Ctrl-C.
 INTERRUPTED = 130
 
+# Options of run and apply that are handed on as they are.
+HOW = ("dry_run", "overwrite", "resume", "cluster", "block", "workers")
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from downscale.version import __version__
@@ -82,11 +86,10 @@ def run(
     max_memory: MaxMemory = None,
 ) -> None:
     """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
+    given = dict(locals())
     from downscale.recipe import load_recipe
 
-    wanted = _in_blocks(load_recipe(recipe), blocks, merge)
-    how: dict[str, Any] = {"resume": resume, "cluster": cluster, "block": block, "workers": workers}
-    _carry_out(wanted, max_memory, dry_run=dry_run, overwrite=overwrite, **how)
+    _carry_out(_in_blocks(load_recipe(recipe), blocks, merge), max_memory, **{key: given[key] for key in HOW})
 
 
 @app.command()
@@ -126,8 +129,7 @@ def apply(
     from downscale.recipe import parse_recipe
 
     wanted = _in_blocks(parse_recipe(apply_content(given), "apply"), blocks, merge)
-    how: dict[str, Any] = {"resume": resume, "cluster": cluster, "block": block, "workers": workers}
-    _carry_out(wanted, max_memory, dry_run=dry_run, overwrite=overwrite, **how)
+    _carry_out(wanted, max_memory, **{key: given[key] for key in HOW})
 
 
 @app.command()
