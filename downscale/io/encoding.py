@@ -60,7 +60,7 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     _name_axes(ready)
     # A file that was opened without decoding lists its auxiliary coordinates in words only.
     ready = ready.set_coords(listed & {str(name) for name in ready.data_vars})
-    ready = ready.reset_coords([n for n in _related(ready) if n in ready.coords and n not in ready.dims])
+    ready = ready.reset_coords([n for n in companions(ready) if n in ready.coords and n not in ready.dims])
     for name in _bounds(ready):
         # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
         ready[name].attrs = {}
@@ -139,7 +139,7 @@ def _areas(ds: xr.Dataset) -> set[str]:
     return {word for words in measures for word in words if not word.endswith(":") and word in ds.variables}
 
 
-def _related(ds: xr.Dataset) -> set[str]:
+def companions(ds: xr.Dataset) -> set[str]:
     """Return names that other variables point at by bounds, cell_measures or grid_mapping."""
     names = {*_bounds(ds), *_areas(ds)}
     for name in ds.variables:
@@ -155,7 +155,7 @@ def _is_coordinate(ds: xr.Dataset, name: str) -> bool:
 
 def fields_of(ds: xr.Dataset) -> list[str]:
     """Return the names of the fields of a Dataset made by :func:`cf_ready`: floats that are no one's companion."""
-    related = _related(ds)
+    related = companions(ds)
     return [str(n) for n, v in ds.data_vars.items() if v.dtype.kind == "f" and n not in related and v.ndim]
 
 
@@ -164,7 +164,7 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
 
     Encodings of ``ds`` itself are emptied, so that nothing is inherited but units, calendar and type of times.
     """
-    related = _related(ds)
+    related = companions(ds)
     made: Encodings = {}
     times = time_encodings(ds)
     for name, variable in ds.variables.items():

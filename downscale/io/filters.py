@@ -122,8 +122,16 @@ def decoded(stored: Array, out: Array, layout: Layout, blank: Any = None, compil
         _unshuffled(raw, flat, blank, compiled)
         return
     np.copyto(flat.view(np.uint8), raw)
+    cleared(flat, blank)
+
+
+def cleared(values: Array, blank: Any) -> None:
+    """Put NaN in the place of ``blank``, if there is one."""
     if blank is not None:
-        flat[flat == blank] = np.nan
+        found = values == blank
+        # Few fields have gaps: to look for one takes a fraction of the time of replacing none.
+        if found.any():
+            values[found] = np.nan
 
 
 def deflate(raw: Array, level: int) -> bytes:

@@ -7,7 +7,7 @@ what the NetCDF library reads: some chunks of each field are read by it too, and
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from xarray.backends.locks import HDF5_LOCK
 from downscale.buffers import leased
 from downscale.errors import OutputError
 from downscale.io.chunks import chunks_in, pieces, starts
-from downscale.io.filters import Array, Layout, buffers, decoded, worth_compiling
+from downscale.io.filters import Array, Layout, buffers, cleared, decoded, worth_compiling
 from downscale.io.stream import able, layout_of
 
 VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
@@ -67,13 +67,31 @@ class Source:
         self._wanted(begin, shape)
         for start, part in chunks_in(shape, self.layout.chunks):
             offset = tuple(a + b for a, b in zip(begin, start, strict=True))
-            view = out[part]
-            whole = view.shape == self.layout.chunks and view.flags.c_contiguous
-            chunk = view if whole else self._scratch()
-            self._decode(offset, chunk)
-            if not whole:
-                view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
+            if offset not in self.places:
+                raise self._not_there(offset, "no chunk")
+            self.read_chunk(offset, self.places[offset], out[part])
         return self.meant(out)
+
+    def read_chunk(self, offset: tuple[int, ...], place: Place, view: Array) -> None:
+        """Read the chunk that begins at ``offset`` and lies at ``place`` into ``view``, as it is stored.
+
+        Raises
+        ------
+        OutputError
+            If it is damaged.
+        """
+        whole = view.shape == self.layout.chunks and view.flags.c_contiguous
+        chunk = view if whole else self._scratch()
+        try:
+            if self.layout.filters or place[1] != self.layout.nbytes:
+                decoded(self.stored(place), chunk, self.layout, self.blank, self.compiled)
+            else:
+                self._fetched(place, chunk.reshape(-1).view(np.uint8))
+                cleared(chunk, self.blank)
+        except ValueError as error:
+            raise self._not_there(offset, error) from error
+        if not whole:
+            view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
 
     def _wanted(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> None:
         """Have the system fetch all chunks of a block at once."""
@@ -85,19 +103,17 @@ class Source:
     def _scratch(self) -> Array:
         return buffers.of("whole", self.layout.nbytes).view(self.layout.dtype).reshape(self.layout.chunks)
 
-    def _decode(self, offset: tuple[int, ...], chunk: Array) -> None:
-        try:
-            decoded(self._stored(offset), chunk, self.layout, self.blank, self.compiled)
-        except ValueError as error:
-            raise OutputError(
-                f"{self.name}: expected what was written at {offset}, received {error}; check the disk, write again"
-            ) from error
+    def _not_there(self, offset: tuple[int, ...], reason: object) -> OutputError:
+        return OutputError(
+            f"{self.name}: expected what was written at {offset}, received {reason}; check the disk, write again"
+        )
 
-    def _stored(self, offset: tuple[int, ...]) -> Array:
-        if offset not in self.places:
-            raise ValueError("no chunk")
-        at, length = self.places[offset]
-        stored = buffers.of("stored", length)
+    def stored(self, place: Place) -> Array:
+        """Return the bytes at a place of the file, in memory that this thread uses again for the next."""
+        return self._fetched(place, buffers.of("stored", place[1]))
+
+    def _fetched(self, place: Place, stored: Array) -> Array:
+        at, length = place
         done = 0
         while done < length:
             count = os.preadv(self.handle, [stored[done:].data], at + done)
@@ -128,30 +144,33 @@ def from_chunks(written: xr.Dataset, path: Path) -> Iterator[xr.Dataset]:
     """
     handle = os.open(path, os.O_RDONLY)
     try:
-        sources = _sources(written, path, handle) if able() else []
+        fields = [str(name) for name, field in written.data_vars.items() if field.ndim > 1]
+        sources = sources_in(written, fields, path, handle) if able() else []
         for source in sources:
-            _require_same(written[source.name].variable, source)
+            require_same(written[source.name].variable, source)
         late = {s.name: (s.dims, _lazy(s), written[s.name].attrs, written[s.name].encoding) for s in sources}
         yield written.assign(late) if late else written
     finally:
         os.close(handle)
 
 
-def _sources(written: xr.Dataset, path: Path, handle: int) -> list[Source]:
+def sources_in(written: xr.Dataset, names: Iterable[str], path: Path, handle: int) -> list[Source]:
+    """Return those variables of a file that can be read chunk by chunk, with the places of their chunks."""
     import h5py
 
     with HDF5_LOCK, h5py.File(path, "r", locking="best-effort") as file:
-        found = [_source(file[str(n)], v.variable, str(n), handle) for n, v in written.data_vars.items() if v.ndim > 1]
+        found = [_source(file[name], written[name].variable, name, handle) for name in names]
     return [source for source in found if source is not None]
 
 
 def _source(dataset: Any, variable: xr.Variable, name: str, handle: int) -> Source | None:
     layout = layout_of(dataset, variable.shape)
-    if layout is None:
-        return None
-    own = {key: variable.encoding[key] for key in VALUES if key in variable.encoding}
-    plain = variable.dtype == layout.dtype and variable.dtype.kind == "f" and own.keys() <= {"_FillValue"}
-    dims = tuple(str(dim) for dim in variable.dims)
+    places = None if layout is None else _places(dataset)
+    return None if layout is None or places is None else source_of(variable, name, layout, handle, places)
+
+
+def _places(dataset: Any) -> dict[tuple[int, ...], Place] | None:
+    """Return where the chunks of a variable lie; None where the library tells it in a way that is not understood."""
     places: dict[tuple[int, ...], Place] = {}
 
     def note(chunk: Any) -> None:
@@ -163,6 +182,16 @@ def _source(dataset: Any, variable: xr.Variable, name: str, handle: int) -> Sour
         # Some versions of the HDF5 library say the offsets in numbers of chunks.
         if dataset.id.get_chunk_info_by_coord(offset).byte_offset != places[offset][0]:
             return None
+    return places
+
+
+def source_of(
+    variable: xr.Variable, name: str, layout: Layout, handle: int, places: Mapping[tuple[int, ...], Place]
+) -> Source | None:
+    """Return how a variable is read, ``variable`` being what the library makes of it; None where it cannot be."""
+    own = {key: variable.encoding[key] for key in VALUES if key in variable.encoding}
+    plain = variable.dtype == layout.dtype and variable.dtype.kind == "f" and own.keys() <= {"_FillValue"}
+    dims = tuple(str(dim) for dim in variable.dims)
     source = Source(
         name, handle, layout, places, dims, variable.dtype, {} if plain else own,
         own.get("_FillValue") if plain else None, worth_compiling(variable.size),
@@ -170,7 +199,7 @@ def _source(dataset: Any, variable: xr.Variable, name: str, handle: int) -> Sour
     return source if source.meant(np.zeros((1,) * variable.ndim, layout.dtype)).dtype == variable.dtype else None
 
 
-def _require_same(variable: xr.Variable, source: Source) -> None:
+def require_same(variable: xr.Variable, source: Source) -> None:
     """Compare the first, the middle and the last chunk with what the NetCDF library reads there."""
     offsets = sorted(source.places)
     for offset in {offsets[0], offsets[len(offsets) // 2], offsets[-1]} if offsets else ():

@@ -30,6 +30,7 @@ from xarray.backends import NetCDF4DataStore
 from xarray.backends.locks import HDF5_LOCK
 
 from downscale.io.chunks import aligned, chunks_in, starts
+from downscale.io.encoding import companions
 from downscale.io.filters import Array, Layout, encoded, worth_compiling
 
 if TYPE_CHECKING:
@@ -67,11 +68,18 @@ class Sink:
     def __init__(self, file: h5py.File) -> None:
         self.file = file
 
-    def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> None:
-        """Store a chunk."""
+    def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> int:
+        """Store a chunk; return the byte of the file where it ends, unless the library took the place of another."""
         # The lock of all who use the library: where it is one for both packages, it may not be entered twice.
         with HDF5_LOCK, plain_errors():
             self.file[name].id.write_direct_chunk(offset, data)
+            return self.file.id.get_filesize()
+
+    def place(self, name: str, offset: tuple[int, ...]) -> tuple[int, int]:
+        """Return at which byte a chunk lies, and its length; the library goes through all chunks for it."""
+        with HDF5_LOCK, plain_errors():
+            found = self.file[name].id.get_chunk_info_by_coord(offset)
+        return found.byte_offset, found.size
 
 
 def write_fields(
@@ -86,24 +94,45 @@ def write_fields(
     ds, encodings, unlimited, kind
         As ``Dataset.to_netcdf`` takes them (``kind`` is the format).
     """
-    names = [str(n) for n in ds.data_vars if encodings.get(str(n), {}).get("chunksizes") is not None]
-    if not names or not able():
+    names = skeleton(path, ds, encodings, unlimited, kind)
+    if not names:
         return False
-    if any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
-        # Nothing but the fields would say how long such a dimension is.
-        return False
-    _skeleton(path, ds, encodings, unlimited, kind, names)
-    with _opened(path) as file:
-        targets = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
-        whole = [target for target in targets if target is not None]
-        if len(whole) < len(names):
+    with stored_in(path, ds, names, encodings) as (targets, sink):
+        if not targets:
             return False
-        for target in whole:
+        with written_behind(path):
+            store({target.name: ds[target.name].variable.data for target in targets}, targets, sink)
+    return True
+
+
+def skeleton(
+    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
+) -> list[str]:
+    """Make the file with all but the values of its chunked fields; return their names, none where this cannot be."""
+    chunked = [str(n) for n in ds.data_vars if encodings.get(str(n), {}).get("chunksizes") is not None]
+    beside = companions(ds)
+    names = [name for name in chunked if name not in beside]
+    if not able() or any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
+        # Nothing but the fields would say how long such a dimension is.
+        return []
+    if names:
+        _skeleton(path, ds, encodings, unlimited, kind, names)
+    return names
+
+
+@contextmanager
+def stored_in(
+    path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[list[Target], Sink]]:
+    """Open a file for the chunks of its fields; no targets where one of them lies there in another way."""
+    with _opened(path) as file:
+        found = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
+        targets = [target for target in found if target is not None]
+        targets = targets if len(targets) == len(names) else []
+        for target in targets:
             if file[target.name].shape != target.layout.shape:
                 file[target.name].resize(target.layout.shape)
-        with written_behind(path):
-            _store({target.name: ds[target.name].variable.data for target in whole}, whole, Sink(file))
-    return True
+        yield targets, Sink(file)
 
 
 @contextmanager
@@ -227,20 +256,20 @@ def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, A
     return np.asarray(made.data)
 
 
-def _store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
+def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
     """Compute all fields into the file."""
     client = cluster()
     # An open file cannot be handed to other processes.
     elsewhere = client is not None or dask.base.get_scheduler() is dask.multiprocessing.get
     far = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
     tasks = [
-        _per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
+        per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
         for t in targets if t not in far
     ]  # fmt: skip
     with dask.config.set({"scheduler": "threads"} if elsewhere else {}), threads_that_end():
         dask.compute(*tasks)
     for t in far:
-        encoding = _per_block(fields[t.name], t.name, t.layout.chunks, partial(_encode_block, target=t))
+        encoding = per_block(fields[t.name], t.name, t.layout.chunks, partial(_encode_block, target=t))
         _store_from(client, encoding, t.name, sink)
 
 
@@ -251,7 +280,7 @@ def cluster() -> Any:
     return owner if hasattr(owner, "scheduler_info") else None
 
 
-def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
+def per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
     """Return an array of what ``task`` makes of each block, one value a block."""
     blocks = aligned(data, sizes)
     return da.map_blocks(
@@ -260,24 +289,25 @@ def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[...,
     )  # fmt: skip
 
 
-def _encoded_chunks(
+def encoded_chunks(
     block: Array, target: Target, chunks: Any, block_id: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], Array | bytes]]:
+) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], Array | bytes]]:
+    """Yield where in the field each storage chunk of a block begins, which part of the block it is, and its bytes."""
     begin = starts(chunks, block_id)
     for start, part in chunks_in(block.shape, target.layout.chunks):
-        yield tuple(a + b for a, b in zip(begin, start, strict=True)), target.chunk(np.asarray(block[part]))
+        yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, target.chunk(np.asarray(block[part]))
 
 
 def _write_block(block: Array, *, target: Target, chunks: Any, sink: Sink, block_id: tuple[int, ...] = ()) -> Array:
-    for offset, data in _encoded_chunks(block, target, chunks, block_id):
+    for offset, _, data in encoded_chunks(block, target, chunks, block_id):
         sink.put(target.name, offset, data)
     return np.full((1,) * block.ndim, None)
 
 
 def _encode_block(block: Array, *, target: Target, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
     made = np.empty((1,) * block.ndim, dtype=object)
-    stored = _encoded_chunks(block, target, chunks, block_id)
-    made[(0,) * block.ndim] = [(offset, bytes(data)) for offset, data in stored]
+    stored = encoded_chunks(block, target, chunks, block_id)
+    made[(0,) * block.ndim] = [(offset, bytes(data)) for offset, _, data in stored]
     return made
 
 

@@ -32,6 +32,7 @@ from downscale.io.profiles import archived, parse_profile, profiled
 from downscale.io.read import sources_of
 from downscale.io.reread import from_chunks
 from downscale.io.stream import scheduled, threads_that_end, write_fields
+from downscale.io.through import write_judged
 from downscale.version import __version__
 
 CERTIFIED = (
@@ -228,8 +229,19 @@ def write_checked(
     with progress or nullcontext(), scheduled():
         out = stored(ds, storage or Storage())
         with one_line(target), temporary_beside(target) as scratch:
+            report = None if checker is None else _write_judged(scratch, out, checker)
+            if report is not None:
+                return report
             _write(scratch, out)
             return None if checker is None else certified(scratch, checker, out.packings)
+
+
+def _write_judged(scratch: Path, out: Stored, checker: Checker) -> ConservationReport | None:
+    """Write a file and check it as it grows; None where it can only be checked when it is there."""
+    report = write_judged(scratch, out.ds, out.encodings, out.unlimited, out.format, checker)
+    if report is not None:
+        _sign(scratch, judged(report, out.packings), out.packings)
+    return report
 
 
 def _write(scratch: Path, out: Stored) -> None:
@@ -248,12 +260,17 @@ def certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) 
     with local, xr.open_dataset(scratch, engine="netcdf4", chunks={}, decode_coords="all") as written:
         with from_chunks(written, scratch) as fields:
             report = judged(checker(fields), packings)
+    _sign(scratch, report, packings)
+    return report
+
+
+def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> None:
+    """Write into the attributes of a file what was found in it."""
     own, each = claims(report, packings)
     with netCDF4.Dataset(scratch, "a") as file:
         file.setncatts(own)
         for name, attrs in each.items():
             file[name].setncatts(attrs)
-    return report
 
 
 def judged(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
