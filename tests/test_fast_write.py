@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -48,12 +49,20 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     put = stream.Sink.put
 
-    def noted(self: Any, name: str, offset: Any, data: Any) -> None:
+    def noted(self: Any, name: str, offset: Any, data: Any) -> int:
         seen.append(name)
-        put(self, name, offset, data)
+        return put(self, name, offset, data)
 
     monkeypatch.setattr(stream.Sink, "put", noted)
     return seen
+
+
+@pytest.fixture(params=["at once", "afterwards"])
+def checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """When blocks are read back: with the block that was written, or, where that cannot be, from the whole file."""
+    if request.param == "afterwards":
+        monkeypatch.setattr(write, "write_judged", lambda *_: None)
+    return str(request.param)
 
 
 def raw(path: Path, name: str) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]:
@@ -244,20 +253,22 @@ def test_any_shape_blocks_chunks_and_type_come_back(tmp_path_factory, data):
 
 @pytest.mark.parametrize("options", [{}, {"complevel": 0}, {"packing": 12, "tolerance": 1e-2}])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_the_check_reads_chunks_and_finds_what_a_fresh_check_finds(tmp_path, monkeypatch, options, lazy):
+def test_the_check_reads_chunks_and_finds_what_a_fresh_check_finds(tmp_path, monkeypatch, options, lazy, checked):
     coarse = field_on(world(24, 32), 5, dtype="float32", missing=0.1)
     fine = (coarse.chunk(time=2, lat=7) if lazy else coarse).downscale(2)
     read = []
-    lazy_of = reread._lazy
+    read_chunk = reread.Source.read_chunk
 
-    def noted(source: Any) -> Any:
-        read.append(source.name)
-        return lazy_of(source)
+    def noted(self: Any, offset: Any, place: Any, view: Any) -> None:
+        read.append(offset)
+        read_chunk(self, offset, place, view)
 
-    monkeypatch.setattr(reread, "_lazy", noted)
-    report = to_netcdf(fine, tmp_path / "a.nc", coarse=coarse, **options)
+    monkeypatch.setattr(reread.Source, "read_chunk", noted)
+    report = to_netcdf(fine, tmp_path / "a.nc", coarse=coarse, encoding={"tas": {"chunksizes": (1, 20, 64)}}, **options)
     fresh = downscale.check_conservation(coarse, xr.open_dataset(tmp_path / "a.nc"), tolerance=options.get("tolerance"))
-    assert read == ["tas"]
+    # Each chunk, and three of them once more to be compared with what the library reads.
+    assert len(read) == 5 * 3 + 3
+    assert len(set(read)) == 5 * 3
     assert report == fresh
 
 
@@ -265,11 +276,15 @@ def damage(path: Path, name: str, change: Any, which: int = 1) -> None:
     """Change the bytes of a stored chunk on disk."""
     with h5py.File(path, "r") as file:
         info = file[name].id.get_chunk_info(which)
+    at_bytes(path, info.byte_offset, info.size, change)
+
+
+def at_bytes(path: Path, first: int, size: int, change: Any) -> None:
     with open(path, "r+b") as disk:
-        disk.seek(info.byte_offset)
-        content = bytearray(disk.read(info.size))
+        disk.seek(first)
+        content = bytearray(disk.read(size))
         change(content)
-        disk.seek(info.byte_offset)
+        disk.seek(first)
         disk.write(content)
 
 
@@ -289,15 +304,22 @@ def flipped(at: float, bit: int) -> Any:
     ],
 )
 @pytest.mark.parametrize("which", [0, 1, 4])
-def test_a_byte_changed_on_disk_is_found(tmp_path, monkeypatch, level, at, error, match, which):
-    flush = write.flush
+def test_a_byte_changed_on_disk_is_found(tmp_path, monkeypatch, level, at, error, match, which, checked):
+    flush, put, count = write.flush, stream.Sink.put, itertools.count()
+
+    def damaging(self: Any, name: str, offset: Any, data: Any) -> int:
+        end = put(self, name, offset, data)
+        if checked == "at once" and next(count) == which:
+            at_bytes(Path(self.file.filename), end - len(data), len(data), flipped(at, 0x40))
+        return end
 
     def damaged(path: Path) -> None:
-        if path.suffix == ".part":
+        if path.suffix == ".part" and checked == "afterwards":
             damage(path, "tas", flipped(at, 0x40), which)
         flush(path)
 
     monkeypatch.setattr(write, "flush", damaged)
+    monkeypatch.setattr(stream.Sink, "put", damaging)
     coarse = field_on(world(24, 32), 5, dtype="float32")
     with pytest.raises(error, match=match) as caught:
         to_netcdf(
@@ -308,12 +330,11 @@ def test_a_byte_changed_on_disk_is_found(tmp_path, monkeypatch, level, at, error
     assert os.listdir(tmp_path) == []
 
 
-def test_a_chunk_that_was_not_written_is_found(tmp_path, monkeypatch):
+def test_a_chunk_that_was_not_written_is_found(tmp_path, monkeypatch, checked):
     put = stream.Sink.put
 
-    def forgetful(self: Any, name: str, offset: Any, data: Any) -> None:
-        if offset[0] != 2:
-            put(self, name, offset, data)
+    def forgetful(self: Any, name: str, offset: Any, data: Any) -> int:
+        return self.file.id.get_filesize() if offset[0] == 2 else put(self, name, offset, data)
 
     monkeypatch.setattr(stream.Sink, "put", forgetful)
     coarse = field_on(world(24, 32), 5, dtype="float32")
@@ -324,7 +345,7 @@ def test_a_chunk_that_was_not_written_is_found(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_two_readers_that_disagree_are_an_error(tmp_path, monkeypatch):
+def test_two_readers_that_disagree_are_an_error(tmp_path, monkeypatch, checked):
     """A fault in our own decoding cannot vouch for a file."""
     from downscale.io import filters
 
@@ -338,6 +359,26 @@ def test_two_readers_that_disagree_are_an_error(tmp_path, monkeypatch):
     coarse = field_on(world(24, 32), dtype="float32")
     with pytest.raises(OutputError, match=r"tas: expected the same values at \(0, 0, 0\) from two readers"):
         to_netcdf(coarse.downscale(2), tmp_path / "a.nc", coarse=coarse)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_index_that_names_other_places_is_an_error(tmp_path, monkeypatch):
+    """What was judged is what the file gives to its readers."""
+    put = stream.Sink.put
+
+    def twice(self: Any, name: str, offset: Any, data: Any) -> int:
+        end = put(self, name, offset, data)
+        if offset[0] == 3:
+            # The same bytes lie behind the chunk too, as those of another: the index names the first.
+            put(self, name, (0, *offset[1:]), data)
+        return end
+
+    monkeypatch.setattr(stream.Sink, "put", twice)
+    coarse = field_on(world(24, 32), 5, dtype="float32")
+    with pytest.raises(OutputError, match="tas: expected its chunks where they were written, received others"):
+        to_netcdf(
+            coarse.downscale(2), tmp_path / "a.nc", coarse=coarse, encoding={"tas": {"chunksizes": (1, 48, 64)}}
+        )
     assert os.listdir(tmp_path) == []
 
 
@@ -395,7 +436,7 @@ def field(times):
 
 with dask.config.set(num_workers=2):
     peaks = []
-    for times in (32, 128, 512):
+    for times in (64, 128, 512):
         ds = field(times)
         coarse = ds.downscale.coarsen(4) if sys.argv[1] == "checked" else None
         level = int(sys.argv[2])
@@ -439,7 +480,7 @@ def main():
         lazy = ds.chunk(time=1, lat=12).downscale(2)
         for options in ({}, {"packing": "int16", "tolerance": 1e-2}, {"complevel": 0}):
             report = downscale.to_netcdf(lazy, "out.nc", coarse=ds, overwrite=True, **options)
-            assert report.passed and names == {"tas", "areacella"}, names
+            assert report.passed and names == {"tas"}, names
             if not options.get("packing"):
                 assert same_bits(downscale.open_dataset("out.nc").tas.compute(scheduler="sync"), here.tas)
         broken = lazy.copy()

@@ -18,7 +18,7 @@ from sample_fields import field_on, plane, rain_on, region, relief_on, same_bits
 
 import downscale
 from downscale.errors import ConservationError, OptionError, OutputError
-from downscale.io import write
+from downscale.io import stream, write
 from downscale.io.chunks import chunk_sizes
 from downscale.io.write import CERTIFICATE, check_target, temporary_beside
 
@@ -194,17 +194,26 @@ def test_a_broken_law_leaves_the_old_file(tmp_path):
     assert (tmp_path / "a.nc").read_bytes() == before
 
 
-def test_a_flipped_bit_on_disk_is_found(tmp_path, monkeypatch):
+@pytest.mark.parametrize("judged", ["while written", "afterwards"])
+def test_a_flipped_bit_on_disk_is_found(tmp_path, monkeypatch, judged):
     """The check is of the file as it lies there, not of what was computed."""
-    flush = write.flush
+    flush, chunk = write.flush, stream.Target.chunk
 
     def damaged(path: Path) -> None:
-        if path.suffix == ".part":
+        if path.suffix == ".part" and judged == "afterwards":
             with netCDF4.Dataset(path, "a") as file:
                 file["tas"][1, 4, 6] += 0.5
         flush(path)
 
+    def wrong(self: Any, values: np.ndarray) -> Any:
+        if judged == "while written":
+            values[1, 4, 6] += 0.5
+        return chunk(self, values)
+
+    if judged == "afterwards":
+        monkeypatch.setattr(write, "write_judged", lambda *_: None)
     monkeypatch.setattr(write, "flush", damaged)
+    monkeypatch.setattr(stream.Target, "chunk", wrong)
     coarse = field_on(region())
     with pytest.raises(ConservationError, match=r"time=2000-01-02.*lat=32\.5, lon=13\.5"):
         downscale.to_netcdf(coarse.downscale(2), tmp_path / "a.nc", coarse=coarse)

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from downscale.engine.checks import areas, as_sums, check, gathered, report_infeasible, uncovered_as_missing
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
+from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import filled
 from downscale.kernels.fused import UNROLLED, bare, refine
-from downscale.kernels.windows import DIGITS, Windows
+from downscale.kernels.windows import Windows, alike
 from downscale.typing import SeparableOperator
 
 NOTHING = np.empty((0, 0))
-# Values of an intermediate result at once, where the kernel's is not the last.
-BATCH_VALUES = 2_000_000
 LAWLESS, CELL, BOUNDED = 0, 1, 2
 
 
@@ -77,20 +76,13 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     own = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
     valid = statics["mask"][own] > 0.5 if "mask" in statics else None
     share = NOTHING if cells.part_share is None else cells.part_share
-    x_share, equal = _canonical(job.cells.x_share, cells.factor_x)
-    cells = replace(cells, x_share=x_share.reshape(-1, cells.factor_x)[columns.own.cells].ravel())
+    x_share, equal = alike(job.cells.x_share.reshape(-1, cells.factor_x))
+    cells = replace(cells, x_share=x_share[columns.own.cells].ravel())
     if valid is not None:
         share = _valid_share(valid, cells)
     term = np.ascontiguousarray(statics["terrain"][own], np.float64) if "terrain" in statics else NOTHING
     hidden = None if valid is None or valid.all() else ~valid
     return Layout(y, x, closed, cells, np.ascontiguousarray(share), equal and not share.size, term, hidden)
-
-
-def _canonical(share: NDArray[np.float64], factor: int) -> tuple[NDArray[np.float64], bool]:
-    """Return shares that differ by rounding only as the very same, and whether all cells have the same ones."""
-    cells = share.reshape(-1, factor)
-    _, first, inverse = np.unique(np.round(cells, DIGITS), axis=0, return_index=True, return_inverse=True)
-    return cells[first][inverse.ravel()].ravel(), first.size == 1
 
 
 def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:

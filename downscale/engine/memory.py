@@ -15,6 +15,8 @@ from downscale.options import bytes_of, option
 BLOCK_BYTES = 64_000_000
 # Below this the scheduler takes more time than the work.
 SMALLEST_BLOCK = 2_000_000
+# Fine values worked on at once within a block: 16 MB in float64, about what the caches hold.
+BATCH_VALUES = 2_000_000
 # What the compiled loops take once they are loaded, with the library that loads them (measured).
 LOOPS, LOADED = 240_000_000, "downscale.kernels.fused"
 # Blocks alive for each worker: the one in work and what is read, encoded and written of it and of the next (measured).

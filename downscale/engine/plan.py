@@ -11,10 +11,10 @@ import numpy as np
 from downscale.engine.apply import cuts_of
 from downscale.engine.block import is_fused
 from downscale.engine.job import Job
-from downscale.engine.memory import ALIVE, resident_bytes
+from downscale.engine.memory import ALIVE, BATCH_VALUES, resident_bytes
 
-# Without a compiled pass: fine values in work at once, and how many copies of them in float64 (measured).
-BATCH_VALUES, WORKING_COPIES = 2_000_000, 6
+# Without a compiled pass: copies in float64 of the fine values in work at once (measured).
+WORKING_COPIES = 6
 
 
 @dataclass(frozen=True)

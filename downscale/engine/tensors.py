@@ -23,6 +23,7 @@ from downscale.engine.checks import areas, as_sums, check, gathered, report_infe
 from downscale.engine.cut import Cut, Span
 from downscale.engine.device import Lane, pick_device
 from downscale.engine.job import Bound, Job
+from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded, infeasible
 from downscale.grid.parts import PartsGrid
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("downscale")
 
-# Fine values worked on at once: 16 MB in float64, about what the caches of a core and its neighbours hold.
-BATCH_VALUES = 2_000_000
 # On an accelerator: values that keep it busy, the share of its free memory that a block may take, the copies of a batch
 # that are alive in float64 while its law is imposed, and the batches of a block, so that there is something to overlap.
 CARD_VALUES, CARD_SHARE, CARD_COPIES, CARD_BATCHES = 16_000_000, 0.5, 16, 4

@@ -68,7 +68,7 @@ class Source:
         for start, part in chunks_in(shape, self.layout.chunks):
             offset = tuple(a + b for a, b in zip(begin, start, strict=True))
             if offset not in self.places:
-                raise self._not_there(offset, "no chunk")
+                raise self.not_there(offset, "no chunk")
             self.read_chunk(offset, self.places[offset], out[part])
         return self.meant(out)
 
@@ -89,7 +89,7 @@ class Source:
                 self._fetched(place, chunk.reshape(-1).view(np.uint8))
                 cleared(chunk, self.blank)
         except ValueError as error:
-            raise self._not_there(offset, error) from error
+            raise self.not_there(offset, error) from error
         if not whole:
             view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
 
@@ -103,7 +103,8 @@ class Source:
     def _scratch(self) -> Array:
         return buffers.of("whole", self.layout.nbytes).view(self.layout.dtype).reshape(self.layout.chunks)
 
-    def _not_there(self, offset: tuple[int, ...], reason: object) -> OutputError:
+    def not_there(self, offset: tuple[int, ...], reason: object) -> OutputError:
+        """Return the error that says that a chunk is not as it was written."""
         return OutputError(
             f"{self.name}: expected what was written at {offset}, received {reason}; check the disk, write again"
         )

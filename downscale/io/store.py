@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.threaded
 import xarray as xr
 
 from downscale.diagnostics.report import ConservationReport
@@ -20,6 +21,7 @@ from downscale.errors import OutputError
 from downscale.io.encoding import Encodings
 from downscale.io.packing import Packing
 from downscale.io.read import sources_of
+from downscale.io.stream import scheduled, threads_that_end
 from downscale.io.write import (
     Checker,
     Storage,
@@ -33,7 +35,6 @@ from downscale.io.write import (
     require_free,
     scratch_name,
     stored,
-    threads_that_end,
 )
 
 FORMAT = 2
@@ -80,7 +81,7 @@ def write_store(
     """
     zarr = require_zarr(path)
     target = check_store(path, overwrite, (*inputs, *sources_of(ds)))
-    with progress or nullcontext():
+    with progress or nullcontext(), scheduled():
         out = stored(ds, storage or Storage())
         with one_line(target), _temporary_store(target) as scratch:
             made = _encodings(out)
@@ -153,7 +154,7 @@ def _temporary_store(target: Path) -> Iterator[Path]:
 
 def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check the store as it lies on disk, and write what was found into its attributes."""
-    local = dask.config.set(scheduler="threads")
+    local = dask.config.set(scheduler=dask.threaded.get)
     with local, xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
         report = judged(checker(written), packings)
     own, each = claims(report, packings)

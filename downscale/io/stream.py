@@ -75,11 +75,11 @@ class Sink:
             self.file[name].id.write_direct_chunk(offset, data)
             return self.file.id.get_filesize()
 
-    def place(self, name: str, offset: tuple[int, ...]) -> tuple[int, int]:
-        """Return at which byte a chunk lies, and its length; the library goes through all chunks for it."""
+    def place(self, name: str, offset: tuple[int, ...]) -> tuple[int, int] | None:
+        """Return at which byte a chunk lies, and its length, if it is there; the library goes through all for it."""
         with HDF5_LOCK, plain_errors():
             found = self.file[name].id.get_chunk_info_by_coord(offset)
-        return found.byte_offset, found.size
+        return None if found.byte_offset is None else (found.byte_offset, found.size)
 
 
 def write_fields(

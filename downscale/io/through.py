@@ -79,7 +79,12 @@ class Passage:
         place = end - raw.size, raw.size
         # A chunk is put at the end of the file, except where something else left a hole that it fits in, or where the
         # index grew behind it. To ask for the place takes the longer the more chunks there are.
-        return place if self._lies_at(place, raw) else self.sink.place(self.target.name, offset)
+        if self._lies_at(place, raw):
+            return place
+        found = self.sink.place(self.target.name, offset)
+        if found is None:
+            raise self.source.not_there(offset, "no chunk")
+        return found
 
     def _lies_at(self, place: Place, raw: Array) -> bool:
         first, size = place

@@ -99,6 +99,16 @@ def shared_windows(axis: AxisWeights, factor: int) -> tuple[Whole, Floats]:
     cells, parts = np.indices(start.shape)
     for tap in range(axis.taps):
         weights[cells, parts, shift + tap] = axis.weights[:, tap].reshape(-1, factor)
-    flat = weights.reshape(base.size, -1)
-    _, first, inverse = np.unique(np.round(flat, DIGITS), axis=0, return_index=True, return_inverse=True)
-    return base, flat[first][inverse.ravel()].reshape(weights.shape)
+    return base, alike(weights.reshape(base.size, -1))[0].reshape(weights.shape)
+
+
+def alike(rows: Floats) -> tuple[Floats, bool]:
+    """Return rows of numbers with those that differ by rounding made the very same, and whether all are.
+
+    Examples
+    --------
+    >>> alike(np.array([[0.1 + 0.2], [0.3]]))[1]
+    True
+    """
+    _, first, inverse = np.unique(np.round(rows, DIGITS), axis=0, return_index=True, return_inverse=True)
+    return rows[first][inverse.ravel()], first.size == 1
