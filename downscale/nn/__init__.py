@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from downscale.nn.conv_transpose import ConservativeConvTranspose2d as ConservativeConvTranspose2d
+    from downscale.nn.learned import Learned as Learned
+    from downscale.nn.spec import ModelSpec as ModelSpec
+    from downscale.nn.spec import Variable as Variable
     from downscale.nn.upsample import SobolevUpsample as SobolevUpsample
 
-_HOMES = {"ConservativeConvTranspose2d": "conv_transpose", "SobolevUpsample": "upsample"}
+_HOMES = {
+    "ConservativeConvTranspose2d": "conv_transpose",
+    "Learned": "learned",
+    "ModelSpec": "spec",
+    "SobolevUpsample": "upsample",
+    "Variable": "spec",
+}
 
-__all__ = ["ConservativeConvTranspose2d", "SobolevUpsample"]
+__all__ = ["ConservativeConvTranspose2d", "Learned", "ModelSpec", "SobolevUpsample", "Variable"]
 
 
 def __getattr__(name: str) -> Any:

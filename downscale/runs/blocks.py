@@ -29,8 +29,8 @@ DIGITS = {"yr": 4, "mon": 6, "day": 8}
 ALL_DIGITS = 12
 WORDS = re.compile(r"\s*(\d+)\s*(year|month|day)s?\s*")
 # A block of about so many bytes of fine output, where nobody says how large it is to be.
-BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 64_000_000
-FEWEST_BLOCKS = 16
+BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 128_000_000
+FEWEST_BLOCKS = 8
 
 
 @dataclass(frozen=True)
