@@ -77,11 +77,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def process(line: Sequence[str | Path]) -> Finished:
-    """Run a program to its end."""
+def process(line: Sequence[str | Path], **variables: str) -> Finished:
+    """Run a program to its end, with some more variables in its environment."""
     words, pipe = [str(word) for word in line], subprocess.PIPE
     begin = time.perf_counter()
-    with subprocess.Popen(words, stdout=pipe, stderr=subprocess.STDOUT, env=environment()) as running:
+    with subprocess.Popen(words, stdout=pipe, stderr=subprocess.STDOUT, env=environment() | variables) as running:
         assert running.stdout is not None
         said = running.stdout.read().decode(errors="replace")
         _, status, usage = os.wait4(running.pid, 0)
