@@ -103,7 +103,8 @@ def _said(done: Finished) -> Cells:
 def page(facts: str, curves: Curves, commands: list[Cells]) -> str:
     """Return all tables."""
     parts = [facts, growth_table(curves), workers_table(curves)]
-    head = ("the command on the longest series, deflated, in blocks, merged, once", "time", "peak of its largest process", "note")
+    what = "the command on the longest series, deflated, in blocks, merged, once"
+    head = (what, "time", "peak of its largest process", "note")
     parts.append(table(head, commands))
     return "\n\n".join(parts)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from downscale.compute import sized
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
-from downscale.errors import GridError, OptionError
+from downscale.errors import GridError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.regroup import SLACK
 from downscale.grid.axis import CellAxis, check_factor
@@ -38,7 +38,8 @@ from downscale.io.axes import (
 )
 from downscale.io.cf import XarrayObject, as_array, as_dataset, is_categorical
 from downscale.io.read import SOURCES, sources_of
-from downscale.nn.separable import operator
+from downscale.learned import name_of
+from downscale.nn.separable import METHODS, operator
 from downscale.request import Request, job_settings
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
@@ -148,9 +149,11 @@ def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> Non
     if (factor is None) == (target is None):
         which = "neither" if factor is None else "both"
         raise OptionError(f"expected factor or target along {dim!r}, received {which}; try factor=4 or a target 'D'")
-    if not isinstance(request.method, str):
-        name = type(request.method).__name__
-        raise OptionError(f"expected a method by name along {dim!r}, received {name}; it is made for maps")
+    if str(request.method) not in METHODS:
+        raise OptionError(
+            f"expected a method among {listing(METHODS)} along {dim!r}, received {name_of(request.method)!r}, which is "
+            "made for maps"
+        )
     if request.conserve == "total" and request.method in ("bilinear", "bicubic"):
         raise OptionError(
             f"expected conserve='cell' or None along {dim!r} with {request.method!r}, received 'total'; choose one"

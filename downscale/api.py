@@ -26,11 +26,14 @@ from downscale.io.coordinates import (
     sphere_mapping,
 )
 from downscale.io.quantities import bounds_and_reason, quantity_and_reason
+from downscale.learned import name_of
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
 from downscale.stages import Step, split
 
 OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
+# Statics of a model that are made of the orography.
+RELIEF = ("orog", "relief", "slope", "aspect")
 
 
 def downscale(
@@ -42,6 +45,7 @@ def downscale(
     mask: Any = None,
     na_thres: float = 1.0,
     orog: Any = None,
+    sftlf: Any = None,
     lapse_rate: Any = None,
     terrain_penalty: Any = None,
     conserve: str | None = "cell",
@@ -66,9 +70,10 @@ def downscale(
     factor : int or mapping of dimension to int
         Refinement, for example ``4`` or ``{"lat": 4, "lon": 2}``; also of time or of layers with bounds
         (``{"time": 30}``), which come first.
-    method : str or Upscaler
-        "sobolev" (the least error of all training-free methods tried), "conservative" (blocks), "bilinear", "bicubic",
-        or any object with the Upscaler protocol.
+    method : str, path, Learned or Upscaler
+        "sobolev" (the least error of all training-free methods tried), "conservative" (blocks), "bilinear", "bicubic";
+        a trained model that comes with the package ("rain", "temperature"), the path of a checkpoint
+        (``model.safetensors``) or a model in memory, which know their factor; or any object with the Upscaler protocol.
     target_grid : Dataset, DataArray, file or str, optional
         Any rectilinear grid of the same kind of coordinates instead of ``factor``, finer or coarser, or a resolution
         such as "0.25x0.25" (rows x columns). Where it does not nest in the coarse cells these are cut at its edges, the
@@ -87,6 +92,8 @@ def downscale(
         with 0 all of the cell must be valid. What lies outside the coarse domain is missing.
     orog : DataArray, Dataset or file, optional
         Orography in metres, on any finer rectilinear grid that covers the domain.
+    sftlf : DataArray, Dataset or file, optional
+        Land fraction, for models that look at it; it blanks nothing (see ``mask``).
     lapse_rate : float or DataArray, optional
         Change of the field with height, units a metre (-6.5e-3 for temperature in K). Adds the relief that the
         coarse grid does not resolve, ``Gamma (z - U A z)``. Never assumed: None adds nothing.
@@ -204,7 +211,7 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
 
 
 def _method_name(request: Request) -> str:
-    return request.method if isinstance(request.method, str) else type(request.method).__name__
+    return name_of(request.method)
 
 
 def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
@@ -245,9 +252,15 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
     if not prepared.target.nests:
         cut = " x ".join(str(count) for count in prepared.target.factors)
         notes.append(f"target cells lie across coarse ones: these are cut into up to {cut} pieces, maps are kept whole")
-    if request.orog is not None and request.lapse_rate is None and request.terrain_penalty is None:
-        notes.append("orog has no effect without lapse_rate or terrain_penalty")
+    if request.orog is not None and not _uses_relief(prepared, request):
+        notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that looks at it")
     return notes + list(prepared.where.notes)
+
+
+def _uses_relief(prepared: Prepared, request: Request) -> bool:
+    seen = () if prepared.model is None else prepared.model.spec.statics
+    looked_at = any(name in RELIEF for name in seen)
+    return looked_at or request.lapse_rate is not None or request.terrain_penalty is not None
 
 
 def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Dataset:

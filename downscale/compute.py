@@ -15,6 +15,7 @@ from downscale.engine.block import compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job
 from downscale.engine.memory import block_budget
+from downscale.learned import inputs_of
 from downscale.request import Prepared, Request
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
@@ -30,7 +31,8 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
     array = horizontal_last(variable, prepared)
     data = sized(array.data, job)
     statics = _block_statics(job, prepared)
-    fine = apply(job, data, statics)
+    given = data if job.inputs == 1 or prepared.model is None else inputs_of(array, data, prepared.model)
+    fine = apply(job, given, statics)
     if request.conserve == "total" and not _keeps_total(job, prepared):
         fine = _total_restored(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
@@ -75,6 +77,7 @@ def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
     """Return the fine fields that the blocks need: relief for the penalty, and the terrain term to add."""
     orog = prepared.statics.get("orog")
     statics = {name: static for name, static in prepared.statics.items() if name == "mask"}
+    statics.update({} if prepared.model is None else prepared.model.statics)
     if orog is None:
         return statics
     if job.refinement is not None:

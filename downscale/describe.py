@@ -8,6 +8,7 @@ import xarray as xr
 
 from downscale.io.coordinates import AREA, STALE_ATTRS
 from downscale.io.read import SOURCES, sources_of
+from downscale.learned import name_of
 from downscale.request import Prepared, Request
 from downscale.version import __version__
 
@@ -63,7 +64,7 @@ def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
 
 def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> str:
     """Return the settings of a run in one line, for the history of a file; ``steps`` are those along other axes."""
-    method = request.method if isinstance(request.method, str) else type(request.method).__name__
+    method = name_of(request.method)
     words = list(steps)
     if prepared is not None:
         target, dims = prepared.target, prepared.where.dims

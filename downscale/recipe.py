@@ -58,13 +58,14 @@ class Statics(_Block):
 class Downscale(_Block):
     """How to downscale; see :func:`downscale.downscale`.
 
-    ``target_grid`` is a file, a resolution such as "0.25x0.25", or a frequency by dimension (``{time: D}``); ``mask`` a
-    file.
+    ``target_grid`` is a file, a resolution such as "0.25x0.25", or a frequency by dimension (``{time: D}``);
+    ``mask`` and ``sftlf`` are files; ``method`` is a name or the path of a checkpoint.
     """
 
     factor: Any = None
     target_grid: str | dict[str, str] | None = None
     mask: str | None = None
+    sftlf: str | None = None
     na_thres: float = Field(default=1.0, ge=0, le=1)
     method: str = "sobolev"
     conserve: Literal["cell", "total"] | None = "cell"

@@ -19,8 +19,9 @@ from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_cat
 from downscale.io.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
+from downscale.learned import Model, bound_model, is_learned, opened, require_method
 from downscale.losses.penalty import TerrainPenalty
-from downscale.nn.separable import METHODS, operator
+from downscale.nn.separable import operator
 from downscale.options import CHECKS, option
 from downscale.target import Target, pick_target, require_factor
 from downscale.typing import Upscaler
@@ -40,6 +41,7 @@ class Request:
     mask: Any = None
     na_thres: float = 1.0
     orog: Any = None
+    sftlf: Any = None
     lapse_rate: Any = None
     terrain_penalty: TerrainPenalty | None = None
     conserve: str | None = "cell"
@@ -60,13 +62,7 @@ class Request:
             raise OptionError(f"expected na_thres from 0 to 1, received {self.na_thres!r}")
         if self.tolerance is not None and not (is_number(self.tolerance) and self.tolerance > 0):
             raise OptionError(f"expected tolerance to be a positive number, received {self.tolerance!r}")
-        if isinstance(self.method, (str, Path)):
-            _among("method", str(self.method), tuple(METHODS))
-        elif not isinstance(self.method, Upscaler):
-            raise OptionError(
-                f"expected method to be one of {listing(METHODS)} or an object with the Upscaler protocol, "
-                f"received {type(self.method).__name__}"
-            )
+        require_method(self.method)
         if self.conserve != "cell" and self.bounds not in ("auto", None):
             raise OptionError(f"expected conserve='cell' with bounds, received conserve={self.conserve!r}; drop one")
         if self.orog is None and self.lapse_rate is not None:
@@ -114,15 +110,17 @@ class Prepared:
         only, are dropped.
     statics : dict of arrays
         Fine fields that go with every block.
+    model : Model or None
+        The learned model, if the method is one.
     """
 
     where: Horizontal
     target: Target
-    upscaler: Upscaler
     jobs: dict[str, Job]
     categorical: tuple[str, ...]
     statics: dict[str, Any] = field(default_factory=dict)
     lapse_rate: Any = None
+    model: Model | None = None
 
     @property
     def fine(self) -> Any:
@@ -138,9 +136,8 @@ class Prepared:
 def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     """Build grids and jobs; raises where the request does not fit the object."""
     where = horizontal(ds)
-    target = pick_target(where, request.factor, request.target_grid, request.method)
+    target, method = _target_and_method(where, request)
     _require_nested(target, request)
-    upscaler = _upscaler(where, target, request)
     names = _variables(ds, where, request)
     unknown = [key for key in request.bounds if key not in names] if isinstance(request.bounds, Mapping) else []
     if unknown:
@@ -151,6 +148,9 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
             f"expected a nested target for the codes {listing(codes)}, which have no mean, received one that cuts "
             "cells; name other variables in data_vars, or use factor="
         )
+    fields = [name for name in names if name not in codes]
+    model = bound_model(method, ds, where, target, fields, request.orog, request.sftlf) if is_learned(method) else None
+    upscalers = dict.fromkeys(fields, _upscaler(where, target, request)) if model is None else model.upscalers
     cells = target.aggregation(where.grid)
     refinement = None
     if request.terrain_penalty is not None:
@@ -158,14 +158,24 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
 
         refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
     jobs = {
-        name: _job(ds[name], name, where, target, upscaler, cells, refinement, request)
-        for name in names
-        if name not in codes
+        name: _job(ds[name], name, where, target, upscalers[name], cells, refinement, request)
+        for name in fields
     }
     statics, rate = _statics(target.fine, where, request)
     for name in jobs if is_number(rate) else ():
         require_lapse_rate(rate, ds[name], name)
-    return Prepared(where, target, upscaler, jobs, codes, statics, rate)
+    return Prepared(where, target, jobs, codes, statics, rate, model)
+
+
+def _target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
+    """Return the fine cells, and the method with models loaded: either may tell what the other is."""
+    if not is_learned(request.method):
+        return pick_target(where, request.factor, request.target_grid, request.method), request.method
+    if request.factor is None and request.target_grid is None:
+        method = opened(request.method)
+        return pick_target(where, None, None, method), method
+    target = pick_target(where, request.factor, request.target_grid, None)
+    return target, opened(request.method, target.factors)
 
 
 def _require_nested(target: Target, request: Request) -> None:

@@ -72,6 +72,25 @@ class Upscaler(Protocol):
 
 
 @runtime_checkable
+class ManyInputs(Protocol):
+    """An up-scaler that looks at several coarse fields; it is called with (..., channels, n_y, n_x).
+
+    Attributes
+    ----------
+    channels : int
+        Coarse fields that it is given.
+    variable : int
+        Which of them it makes finer.
+    """
+
+    @property
+    def channels(self) -> int: ...  # noqa: D102
+
+    @property
+    def variable(self) -> int: ...  # noqa: D102
+
+
+@runtime_checkable
 class SeparableOperator(Protocol):
     """An up-scaler that is one linear operator along rows and one along columns, as numbers.
 

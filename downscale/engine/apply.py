@@ -41,6 +41,8 @@ def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> t
 def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     """Downscale ``values`` (..., n_y, n_x); a dask array gives a dask array, anything else is computed.
 
+    Where the up-scaler looks at several fields, these are the dimension before the rows, which the result lacks.
+
     Parameters
     ----------
     job : Job
@@ -84,11 +86,12 @@ def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArra
 def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
     """Cut an eager array along its first dimensions only."""
     budget = max(EAGER_BLOCK_VALUES // (job.fine.shape[0] * job.fine.shape[1]), 1)
+    whole = 2 if job.inputs == 1 else 3
     chunks: list[int] = []
-    for size in reversed(values.shape[:-2]):
+    for size in reversed(values.shape[:-whole]):
         chunks.append(min(size, budget) or 1)
         budget = max(budget // max(size, 1), 1)
-    return (*reversed(chunks), -1, -1)
+    return (*reversed(chunks), *(-1,) * whole)
 
 
 def _as_dask(static: Any) -> da.Array:
@@ -99,14 +102,15 @@ def _block(
     job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
 ) -> da.Array:
     piece = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
-    piece = piece.rechunk({piece.ndim - 2: -1, piece.ndim - 1: -1})
+    whole = 2 if job.inputs == 1 else 3
+    piece = piece.rechunk(dict.fromkeys(range(piece.ndim - whole, piece.ndim), -1))
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     fixed = {}
     for name, static in statics.items():
         part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x)
         fixed[name] = part.rechunk(-1).to_delayed().item()
     height, width = job.block_shape(rows, columns)
-    out_chunks = (*piece.chunks[:-2], (height,), (width,))
+    out_chunks = (*piece.chunks[:-whole], (height,), (width,))
     return da.map_blocks(
         compute_block,
         piece,
@@ -115,8 +119,9 @@ def _block(
         columns=columns,
         statics=fixed,
         chunks=out_chunks,
+        drop_axis=[] if job.inputs == 1 else [piece.ndim - 3],
         dtype=job.dtype,
-        meta=np.empty((0,) * piece.ndim, dtype=job.dtype),
+        meta=np.empty((0,) * len(out_chunks), dtype=job.dtype),
         name=f"downscale-{job.name}-{uuid.uuid4().hex}",
     )
 

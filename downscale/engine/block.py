@@ -25,6 +25,8 @@ def compute_block(
 ) -> NDArray[Any]:
     """Downscale the block ``values`` (..., given rows, given columns) to its own fine cells.
 
+    Where the up-scaler looks at several fields, these are the dimension before the rows, which the result lacks.
+
     ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to be added, "mask" (1 if valid).
 
     Raises
@@ -32,7 +34,8 @@ def compute_block(
     ConservationError, BoundsError
         If a law does not hold in the result as stored, or cannot hold; ``job.check`` may turn these into a warning.
     """
-    maps = finite(values.reshape(-1, *values.shape[-2:]), job)
+    inner = 2 if job.inputs == 1 else 3
+    maps = finite(values.reshape(-1, *values.shape[-inner:]), job)
     shape = (len(maps), *job.block_shape(rows, columns))
     # What a user keeps is a fresh array; what dask passes on lies in memory that was used before.
     fine = np.empty(shape, job.dtype) if threads > 1 else leased(shape, job.dtype)
@@ -44,7 +47,7 @@ def compute_block(
         from downscale.engine.tensors import refine_maps as refine_tensors
 
         refine_tensors(maps, fine, job, rows, columns, statics or {})
-    return fine.reshape(*values.shape[:-2], *fine.shape[-2:])
+    return fine.reshape(*values.shape[:-inner], *fine.shape[-2:])
 
 
 def is_fused(job: Job) -> bool:

@@ -12,7 +12,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts, PartsGrid
-from downscale.typing import Upscaler
+from downscale.typing import ManyInputs, Upscaler
 
 if TYPE_CHECKING:
     from downscale.losses.terrain import TerrainRefinement
@@ -63,6 +63,18 @@ class Job:
     device: str = "auto"
     target: tuple[Parts, Parts] | None = None
     na_thres: float = 1.0
+
+    @property
+    def inputs(self) -> int:
+        """Coarse fields that the up-scaler looks at, one behind the other before rows and columns."""
+        return self.upscaler.channels if isinstance(self.upscaler, ManyInputs) else 1
+
+    def own(self, maps: Any) -> Any:
+        """Return, of maps (n, inputs, ...) or (n, ...), the field that is made finer."""
+        if self.inputs == 1:
+            return maps
+        assert isinstance(self.upscaler, ManyInputs)
+        return maps[:, self.upscaler.variable]
 
     def block_shape(self, rows: Cut, columns: Cut) -> tuple[int, int]:
         """Return the rows and columns of the result of one block."""

@@ -203,15 +203,17 @@ class Work:
     def begin(self, maps: NDArray[Any]) -> Finish:
         """Set the device to work on some maps; what is returned waits for the result and judges it."""
         job, rows, columns = self.job, self.rows, self.columns
-        means = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
+        given = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
+        means = job.own(given)
         largest = _largest(means)
-        coarse = self.lane.send(means)
+        inputs = self.lane.send(given)
+        coarse = job.own(inputs)
         with torch.no_grad():
             if self.module is not None:
-                proposal = self.module(coarse, bool(np.isnan(largest)))
+                proposal = self.module(inputs, bool(np.isnan(largest)))
             else:
                 place = Place(job.coarse, job.fine, rows.given.first, columns.given.first, self.fixed)
-                proposal = job.upscaler(coarse, place)
+                proposal = job.upscaler(inputs, place)
             if "terrain" in self.statics:
                 proposal = proposal + self.fixed["terrain"]
             if self.valid is not None:

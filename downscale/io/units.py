@@ -59,6 +59,18 @@ def fits(units: str, wanted: str) -> bool:
     return bool(read.to_root_units().units == other.to_root_units().units)
 
 
+def same_units(units: str, wanted: str) -> bool:
+    """Return whether two units are one, whatever they are called.
+
+    Examples
+    --------
+    >>> same_units("mm h-1", "mm/hour"), same_units("kelvin", "K"), same_units("degC", "K")
+    (True, True, False)
+    """
+    zero, one = convert(0.0, units, wanted), convert(1.0, units, wanted)
+    return zero is not None and one is not None and abs(zero) < 1e-12 and abs(one - 1.0) < 1e-9
+
+
 def convert(value: float, units: str, wanted: str) -> float | None:
     """Return a value in other units, offsets included; None where these cannot be read or do not fit.
 

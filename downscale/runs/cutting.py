@@ -14,6 +14,7 @@ from downscale.errors import OptionError, OutputError
 from downscale.io.packing import SHORT
 from downscale.io.read import sources_of
 from downscale.io.write import check_target
+from downscale.learned import SUFFIX
 from downscale.recipe import Recipe
 from downscale.request import Request
 from downscale.runs.blocks import Block, Record, cut, default_blocks, record_of, stride
@@ -144,11 +145,17 @@ def absolute(recipe: Recipe) -> Recipe:
             return name
         return os.path.abspath(os.path.expanduser(name))
 
+    method = recipe.downscale.method
     changes: dict[str, Any] = {
         "input": recipe.input.model_copy(update={"path": full(recipe.input.path)}),
         "output": recipe.output.model_copy(update={"path": full(recipe.output.path)}),
         "downscale": recipe.downscale.model_copy(
-            update={"mask": full(recipe.downscale.mask), "target_grid": full(recipe.downscale.target_grid, True)}
+            update={
+                "mask": full(recipe.downscale.mask),
+                "sftlf": full(recipe.downscale.sftlf),
+                "target_grid": full(recipe.downscale.target_grid, True),
+                "method": full(method) if method.endswith(SUFFIX) else method,
+            }
         ),
     }
     if recipe.statics is not None:

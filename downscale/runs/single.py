@@ -55,7 +55,8 @@ def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
 
 def static_sources(recipe: Recipe) -> tuple[str, ...]:
     """Return the files beside the input that the values depend on."""
-    named = [recipe.downscale.mask, recipe.downscale.target_grid]
+    asked = recipe.downscale
+    named = [asked.mask, asked.sftlf, asked.target_grid, asked.method]
     files = [name for name in named if isinstance(name, str) and Path(name).expanduser().exists()]
     if recipe.statics is None:
         return tuple(files)

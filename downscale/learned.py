@@ -1,0 +1,297 @@
+"""A learned model as the method of a request: what it makes, what it must be given (reads coordinates and relief only).
+
+Nothing of torch is loaded before a model is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.errors import GridError, InputError, OptionError, ShapeError, listing
+from downscale.io.cf import Horizontal
+from downscale.io.statics import on_grid, pick_mask, pick_static
+from downscale.io.units import fits, same_units
+from downscale.models import NAMES, path_of
+from downscale.nn.separable import METHODS
+from downscale.target import Target
+from downscale.typing import Upscaler
+
+if TYPE_CHECKING:
+    from downscale.nn.learned import Learned
+    from downscale.nn.spec import ModelSpec, Variable
+
+SUFFIX = ".safetensors"
+# Water that falls, by any of the names it goes under.
+RAIN = re.compile(r"precip|rain|snowfall|^(pr|tp|rr|prc|prl|ppt)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A learned model on the grid of a request.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        What the model looks at, and makes.
+    upscalers : mapping of variable name to Upscaler
+        One for each variable of the request.
+    inputs : mapping of name to DataArray
+        What the model looks at, by its own names.
+    statics : mapping of channel to array
+        Fine fields that it looks at.
+    """
+
+    spec: ModelSpec
+    upscalers: Mapping[str, Upscaler]
+    inputs: Mapping[str, xr.DataArray]
+    statics: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def is_learned(method: Any) -> bool:
+    """Return whether a method is a learned model: one in memory, the path of a checkpoint, or a model's name."""
+    if isinstance(method, (str, Path)):
+        return str(method) in NAMES or str(method).endswith(SUFFIX)
+    return hasattr(method, "bind") and hasattr(method, "spec")
+
+
+def name_of(method: Any) -> str:
+    """Return what a method is called, for people."""
+    if isinstance(method, (str, Path)):
+        return str(method)
+    return f"{method.spec.network} network" if is_learned(method) else type(method).__name__
+
+
+def require_method(method: Any) -> None:
+    """Refuse what is no method.
+
+    Raises
+    ------
+    OptionError
+        Lists what there is.
+    """
+    if is_learned(method) or isinstance(method, Upscaler):
+        return
+    if not isinstance(method, (str, Path)):
+        raise OptionError(
+            f"expected method to be one of {listing((*METHODS, *NAMES))}, a checkpoint, or an object with the Upscaler "
+            f"protocol, received {type(method).__name__}"
+        )
+    if str(method) not in METHODS:
+        raise OptionError(
+            f"expected method to be one of {listing((*METHODS, *NAMES))} or the path of a checkpoint ({SUFFIX}), "
+            f"received {str(method)!r}"
+        )
+
+
+def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
+    """Return the model that a path or a name stands for; any other method is given back.
+
+    Parameters
+    ----------
+    method : object
+        As :func:`require_method` lets it pass.
+    factor : (int, int), optional
+        Tells which of the models of a name is meant.
+
+    Raises
+    ------
+    OptionError
+        If the model does not come with that factor.
+    InputError
+        If the file is no checkpoint.
+    """
+    if not isinstance(method, (str, Path)) or not is_learned(method):
+        return method
+    path = path_of(str(method), factor) if str(method) in NAMES else Path(method).expanduser()
+    status = path.stat() if path.is_file() else None
+    return _loaded(path, None if status is None else (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, state: Any) -> Learned:
+    """Read a checkpoint once for all requests, until it changes."""
+    from downscale.train.checkpoint import load
+
+    return load(path)[0]
+
+
+def bound_model(
+    learned: Learned, ds: xr.Dataset, where: Horizontal, target: Target, wanted: list[str], orog: Any, sftlf: Any
+) -> Model:
+    """Bind a model to the grid and the variables of a request.
+
+    Parameters
+    ----------
+    learned : Learned
+        The model.
+    ds : Dataset
+        The coarse fields.
+    where, target : Horizontal, Target
+        Where they lie, and the fine cells.
+    wanted : list of str
+        Variables to be made finer.
+    orog, sftlf : Dataset, DataArray, file or None
+        Fine fields.
+
+    Raises
+    ------
+    ShapeError, OptionError, InputError
+        If factor, variables, units, statics or times are not those of the model.
+    """
+    spec = learned.spec
+    if not target.nests:
+        raise ShapeError("expected a nested target grid for a learned model, received one that cuts cells; use factor=")
+    if target.factors != spec.factor:
+        raise ShapeError(
+            f"expected the factor of the model, {spec.factor[0]} x {spec.factor[1]}, received "
+            f"{target.factors[0]} x {target.factors[1]}; leave factor out, or use a model of this one"
+        )
+    names = _matched(spec, ds, wanted)
+    inputs = {own.name: ds[name] for own, name in zip((*spec.outputs, *spec.predictors), names, strict=True)}
+    for own in (*spec.outputs, *spec.predictors):
+        _require_units(own, inputs[own.name])
+    numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
+    bound = {name: learned.bind(where.grid, target.parts, i) for name, i in numbers.items()}
+    return Model(spec, bound, inputs, _static_fields(spec, where, target, orog, sftlf))
+
+
+def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that the model takes for its own, outputs first.
+
+    Raises
+    ------
+    InputError
+        If one is not there, or a variable is asked for that the model does not make.
+    """
+    names = [_match(own, ds, wanted, alone=len(spec.outputs) == 1) for own in spec.outputs]
+    made = [name for name in names if name is not None]
+    strange = [name for name in wanted if name not in made]
+    missing = [own.name for own, name in zip(spec.outputs, names, strict=True) if name is None]
+    makes = listing(own.name for own in spec.outputs)
+    if strange and made:
+        raise InputError(
+            f"expected variables that this model makes ({makes}), received {listing(strange)} too; "
+            f"name the others in data_vars, as data_vars={made!r}"
+        )
+    if missing:
+        raise InputError(
+            f"expected the variable {missing[0]!r}, which this model makes finer, received {listing(wanted)}; "
+            "rename a variable, or give it the standard_name of that one"
+        )
+    for own in spec.predictors:
+        name = _match(own, ds, [str(n) for n in ds.data_vars], alone=False)
+        if name is None:
+            raise InputError(
+                f"expected the predictor {own.name!r} that this model looks at, received {listing(ds.data_vars)}; "
+                "add it to the dataset"
+            )
+        made.append(name)
+    return made
+
+
+def _match(own: Variable, ds: xr.Dataset, among: list[str], alone: bool) -> str | None:
+    """Return the variable that is meant: by name, by standard name, or as the only one of its kind."""
+    if own.name in among:
+        return own.name
+    same = [name for name in among if own.standard_name and ds[name].attrs.get("standard_name") == own.standard_name]
+    if not same and alone and RAIN.search(own.name):
+        same = [name for name in among if _is_rain(ds[name])]
+    return same[0] if len(same) == 1 else None
+
+
+def _is_rain(variable: xr.DataArray) -> bool:
+    words = (variable.name, variable.attrs.get("standard_name", ""), variable.attrs.get("long_name", ""))
+    return any(RAIN.search(str(word)) for word in words)
+
+
+def _require_units(own: Variable, variable: xr.DataArray) -> None:
+    """Refuse other units than those trained in, unless the model takes any."""
+    units = str(variable.attrs.get("units", "")).strip()
+    if own.transform == "local" or not units or same_units(units, own.units):
+        return
+    remedy = "convert it" if fits(units, own.units) else "use a model of this quantity"
+    raise InputError(f"{variable.name}: expected {own.units!r} as in the training, received {units!r}; {remedy}")
+
+
+def _static_fields(
+    spec: ModelSpec, where: Horizontal, target: Target, orog: Any, sftlf: Any
+) -> dict[str, np.ndarray]:
+    from downscale.train.companions import companions
+
+    given: dict[str, Any] = {}
+    if orog is not None:
+        given["orog"] = np.asarray(on_grid(pick_static(orog), target.fine, "orog", where))
+    if sftlf is not None and "sftlf" in spec.statics:
+        given["sftlf"] = np.asarray(on_grid(pick_mask(sftlf), target.fine, "sftlf", where))
+    if given.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
+        given["sftlf"] = given["sftlf"] / 100
+    return companions(spec.statics, target.fine, target.aggregation(where.grid), given, where.locator)
+
+
+def inputs_of(array: xr.DataArray, data: Any, model: Model) -> Any:
+    """Return what the model looks at, one field behind the other before rows and columns, shape (..., C, n_y, n_x).
+
+    Parameters
+    ----------
+    array : DataArray
+        The variable that is made finer, horizontal dimensions last.
+    data : numpy or dask array
+        Its values, in the chunks of the blocks.
+    model : Model
+        Names what else it looks at.
+
+    Raises
+    ------
+    GridError, InputError
+        If a predictor has other dimensions, or there is no time where the model looks at it.
+    """
+    fields = [_along(other, array, data) for other in model.inputs.values()]
+    fields += [_along(clock, array, data) for clock in _clocks(model.spec, array)]
+    if not isinstance(data, da.Array):
+        return np.stack([np.broadcast_to(values, data.shape) for values in fields], axis=-3)
+    same = [da.broadcast_to(values, data.shape).rechunk(data.chunks) for values in fields]
+    return da.stack(same, axis=-3).rechunk({data.ndim - 2: -1})
+
+
+def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
+    """Return a field with the dimensions of ``array``, those it lacks of size one."""
+    strange = [str(dim) for dim in other.dims if dim not in array.dims]
+    if strange or any(other.sizes[dim] != array.sizes[dim] for dim in other.dims):
+        raise GridError(
+            f"{other.name}: expected the dimensions of {array.name!r} {dict(array.sizes)}, received "
+            f"{dict(other.sizes)}; select the same times and layers"
+        )
+    here = other.transpose(*[dim for dim in array.dims if dim in other.dims])
+    values = here.data if isinstance(data, da.Array) or not isinstance(here.data, da.Array) else here.data.compute()
+    return values.reshape([other.sizes.get(dim, 1) for dim in array.dims])
+
+
+def _clocks(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
+    """Return the values of time that the model looks at, one for each channel."""
+    if not spec.encodings:
+        return []
+    from downscale.train.pairs import clock_values
+
+    time = next((array[dim] for dim in array.dims if dim in array.coords and _is_time(array[dim])), None)
+    if time is None:
+        raise InputError(
+            f"{array.name}: expected a time axis, since this model looks at {listing(spec.encodings)}, received the "
+            f"dimensions {listing(map(str, array.dims))}; add one"
+        )
+    values = clock_values(spec.encodings, time.values, time.size)
+    return [xr.DataArray(values[:, i], dims=time.dims, name=name) for i, name in enumerate(spec.clock_channels)]
+
+
+def _is_time(coordinate: xr.DataArray) -> bool:
+    return np.issubdtype(coordinate.dtype, np.datetime64) or (
+        coordinate.dtype.kind == "O" and coordinate.size > 0 and hasattr(coordinate.values.flat[0], "timetuple")
+    )

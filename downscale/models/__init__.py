@@ -1,0 +1,36 @@
+"""Trained models that come with the package, by name and factor (knows files, loads none)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from downscale.errors import OptionError
+
+FOLDER = Path(__file__).parent
+NAMES = ("rain", "temperature")
+# What a name means where no factor is given.
+USUAL = 4
+
+
+def path_of(name: str, factor: tuple[int, int] | None = None) -> Path:
+    """Return the checkpoint of a name and a factor.
+
+    Raises
+    ------
+    OptionError
+        If the model does not come with that factor.
+    """
+    wanted = (USUAL, USUAL) if factor is None else factor
+    path = FOLDER / f"{name}_x{wanted[0]}.safetensors"
+    if wanted[0] != wanted[1] or not path.exists():
+        there = ", ".join(str(each) for each in factors(name)) or "none"
+        raise OptionError(
+            f"expected a factor that the model {name!r} comes with ({there}), received {wanted[0]} x {wanted[1]}; "
+            "train one, or use method='sobolev'"
+        )
+    return path
+
+
+def factors(name: str) -> tuple[int, ...]:
+    """Return the factors that a model comes with."""
+    return tuple(sorted(int(path.stem.rsplit("_x", 1)[1]) for path in FOLDER.glob(f"{name}_x*.safetensors")))
