@@ -164,7 +164,7 @@ def apply_content(given: dict[str, Any]) -> dict[str, Any]:
     source, factor, target = given["source"], given["factor"], given["target"]
     chunks, orog = given["chunks"], given["orog"]
     return {
-        "title": f"{Path(source).name} x {factor}" if factor else f"{Path(source).name} to {target}",
+        "title": f"{Path(source).name} {f'x {factor}' if factor else f'to {target}' if target else given['method']}",
         "input": {
             "path": source,
             "variables": parse_names(given["variables"]),

@@ -100,7 +100,9 @@ def apply(
     target: Annotated[str | None, typer.Option(help="Grid instead: a file, 0.25x0.25, or time:D.")] = None,
     mask: Annotated[str | None, typer.Option(help="File with the mask or fraction of valid fine cells.")] = None,
     na_thres: Annotated[float, typer.Option(help="Largest missing share of a target cell, 0 to 1.")] = 1.0,
-    method: Annotated[str, typer.Option(help="sobolev, conservative, bilinear or bicubic.")] = "sobolev",
+    method: Annotated[
+        str, typer.Option(help="sobolev, conservative, bilinear, bicubic, rain, or MODEL.safetensors.")
+    ] = "sobolev",
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
     orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
     lapse_rate: Annotated[float | None, typer.Option(help="Change with height, units a metre; needs --orog.")] = None,
@@ -181,6 +183,38 @@ def weights(
     check_target(output, overwrite, inputs)
     made = weights_of(coarse, refinement, method, target_grid=grid, layout=layout, normalization=normalization)
     typer.echo(f"wrote {write_weights(made, output, overwrite=overwrite, inputs=inputs)}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="A training recipe.")],
+    resume: Annotated[bool, typer.Option(help="Go on from what an earlier run left.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the data, ask the advisor, train nothing.")] = False,
+) -> None:
+    """Train a model on pairs of coarse and fine fields, and write its checkpoint (extra "train")."""
+    from downscale.train.schema import load_training
+
+    wanted = load_training(recipe)
+    from downscale.train.fit import prepare
+    from downscale.train.fit import train as carry_out
+
+    if dry_run:
+        prepare(wanted, typer.echo)
+        return
+    typer.echo(f"wrote {carry_out(wanted, resume, typer.echo)}")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a model: rain.")],
+    factor: Annotated[int | None, typer.Option(help="Which of the models of that name.")] = None,
+) -> None:
+    """Print the card of a model: what it makes, of what, how well, from whose data."""
+    from downscale.models import NAMES, path_of
+    from downscale.train.card import card
+
+    path = path_of(model, None if factor is None else (factor, factor)) if model in NAMES else Path(model)
+    typer.echo(card(path))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from downscale.api import downscale
 from downscale.averages import cell_area, coarsen
 from downscale.io.cf import Horizontal, horizontal
 from downscale.io.coordinates import new_coordinates
+from downscale.learned import is_learned, name_of
 from downscale.request import Prepared, Request, prepare
 
 SAMPLE_MAPS = 12
@@ -49,15 +50,24 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         return {}
     coarse = coarsen(truth, factors)
     plain = {"check": "skip", "conserve": request.conserve, "bounds": request.bounds}
-    method = request.method if isinstance(request.method, str) else "sobolev"
+    # What another up-scaler was made for is this grid, not the next coarser one.
+    method: Any = request.method if isinstance(request.method, str) or is_learned(request.method) else "sobolev"
+    label = name_of(method)
     runs: dict[str, dict[str, Any]] = {
         "blocks": {"method": "conservative", **plain},
         "bilinear": {"method": "bilinear", "conserve": None, "bounds": None},
-        method: {"method": method, **plain},
+        label: {"method": method, **plain},
     }
-    if request.orog is not None and request.lapse_rate is not None:
+    model = prepared.model
+    if model is not None:
+        runs["sobolev"] = {"method": "sobolev", **plain}
+        if "sftlf" in model.spec.statics:
+            del runs[label]
+        elif model.statics:
+            runs[label]["orog"] = _relief(truth, prepared)
+    if request.orog is not None and request.lapse_rate is not None and label in runs:
         orog = _relief(truth, prepared)
-        runs[f"{method} with terrain"] = {**runs[method], "orog": orog, "lapse_rate": request.lapse_rate}
+        runs[f"{label} with terrain"] = {**runs[label], "orog": orog, "lapse_rate": request.lapse_rate}
     errors: dict[str, dict[str, float]] = {name: {} for name in names}
     for label, options in runs.items():
         guess = downscale(coarse, factors, **options)
