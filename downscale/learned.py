@@ -172,23 +172,28 @@ def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
     InputError
         If one is not there, or a variable is asked for that the model does not make.
     """
-    names = [_match(own, ds, wanted, alone=len(spec.outputs) == 1) for own in spec.outputs]
+    there = [str(name) for name in ds.data_vars]
+    # An output that is not asked for is looked at all the same.
+    names = [
+        _match(own, ds, wanted, alone=len(spec.outputs) == 1) or _match(own, ds, there, alone=False)
+        for own in spec.outputs
+    ]
     made = [name for name in names if name is not None]
     strange = [name for name in wanted if name not in made]
     missing = [own.name for own, name in zip(spec.outputs, names, strict=True) if name is None]
-    makes = listing(own.name for own in spec.outputs)
-    if strange and made:
+    makes = [own.name for own in spec.outputs]
+    if strange and any(name in wanted for name in made):
         raise InputError(
-            f"expected variables that this model makes ({makes}), received {listing(strange)} too; "
+            f"expected variables that this model makes ({listing(makes)}), received {listing(strange)} too; "
             f"name the others in data_vars, as data_vars={made!r}"
         )
-    if missing:
+    if missing or strange:
         raise InputError(
-            f"expected the variable {missing[0]!r}, which this model makes finer, received {listing(wanted)}; "
+            f"expected the variable {(missing or makes)[0]!r}, which this model makes finer, received {listing(wanted)}; "
             "rename a variable, or give it the standard_name of that one"
         )
     for own in spec.predictors:
-        name = _match(own, ds, [str(n) for n in ds.data_vars], alone=False)
+        name = _match(own, ds, there, alone=False)
         if name is None:
             raise InputError(
                 f"expected the predictor {own.name!r} that this model looks at, received {listing(ds.data_vars)}; "
