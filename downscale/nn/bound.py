@@ -1,0 +1,183 @@
+"""A learned model bound to a grid: the up-scaler that the engine calls (torch; knows grids and places, no file)."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from downscale.errors import InputError, OptionError, ShapeError, listing
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.latlon import RectilinearGrid
+from downscale.nn.baked import baked
+from downscale.nn.halo import Windows, axis_halo
+from downscale.nn.learned import Learned
+from downscale.nn.separable import BothParts, Grid, Separable, counts_of, operator
+from downscale.nn.spec import ModelSpec
+from downscale.typing import Place
+
+# Fine values a network works on at once, on a processor and elsewhere: its features take some hundred times the bytes.
+MOST_VALUES, MOST_ELSEWHERE = 500_000, 8_000_000
+
+
+class Bound:
+    """One output of a learned model on a grid (an Upscaler).
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        The model.
+    variable : int
+        Which output.
+    channels : int
+        Coarse fields that it is called with, ``spec.input_channels``: outputs, predictors, times.
+    factor : (int, int)
+        Refinement of rows and columns.
+    halo : (int, int) or None
+        Coarse cells that move a fine cell, tight on this grid.
+    laws : frozenset of str
+        Laws that hold by construction.
+    """
+
+    multiple_of = 1
+
+    def __init__(self, learned: Learned, kernel: Separable, cells: Aggregation, variable: int) -> None:
+        self.learned, self.kernel, self.cells, self.variable = baked(learned), kernel, cells, variable
+        self.spec: ModelSpec = learned.spec
+        self.factor, self.laws = self.spec.factor, self.spec.laws
+        self.channels = len(self.spec.input_channels)
+        self.halo = self._halo()
+        self._lock = threading.Lock()
+        self._elsewhere: dict[torch.device, Learned] = {}
+
+    def __repr__(self) -> str:
+        return f"{self.spec.network} network for {self.spec.outputs[self.variable].name}, factor {self.factor}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies on devices stay where they are.
+        return {**{k: v for k, v in self.__dict__.items() if k != "_lock"}, "_elsewhere": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def __call__(self, coarse: Tensor, place: Place) -> Tensor:
+        """Make the fine field of one output, (N, ny * fy, nx * fx).
+
+        Parameters
+        ----------
+        coarse : Tensor, shape (N, channels, ny, nx), or (N, ny, nx) for one channel
+            Coarse fields in the order of ``spec.input_channels``; NaN where missing.
+        place : Place
+            Where they lie; its statics hold those of the model by name, and "mask" where fine cells are left out.
+
+        Raises
+        ------
+        ShapeError
+            If there are not as many channels as the model looks at.
+        InputError
+            If a static is missing.
+        """
+        given = self._given(coarse)
+        statics = self._statics(place, given)
+        learned = self._beside(given)
+        cells = self._cells(place, given)
+        most = MOST_VALUES if given.device.type == "cpu" else MOST_ELSEWHERE
+        maps = max(most // max(cells.fine_shape[0] * cells.fine_shape[1], 1), 1)
+        with torch.no_grad():
+            pieces = [self._refined(learned, part, place, cells, statics) for part in given.split(maps)]
+        return torch.cat(pieces)
+
+    def _refined(
+        self, learned: Learned, given: Tensor, place: Place, cells: Aggregation, statics: Tensor | None
+    ) -> Tensor:
+        outputs, predictors = len(self.spec.outputs), len(self.spec.predictors)
+        x, others, clock = given.tensor_split([outputs, outputs + predictors], dim=1)
+        proposal = self.kernel(x, place)
+        if "mask" in place.statics:
+            proposal = proposal.masked_fill(place.statics["mask"].to(x) < 0.5, torch.nan)
+        closed = bool(self.kernel.grid.x.periodic) and given.shape[-1] == self.kernel.grid.shape[1]
+        corner = place.row, place.column
+        fine = learned(x, proposal, cells, others, statics, clock, corner=corner, closed=closed)
+        return fine[:, self.variable]
+
+    def _given(self, coarse: Tensor) -> Tensor:
+        if coarse.ndim == 3 and self.channels == 1:
+            return coarse.unsqueeze(1)
+        if coarse.ndim != 4 or coarse.shape[1] != self.channels:
+            raise ShapeError(
+                f"expected {self.channels} coarse fields ({', '.join(self.spec.input_channels)}) of shape "
+                f"(N, {self.channels}, rows, columns), received {tuple(coarse.shape)}"
+            )
+        return coarse
+
+    def _statics(self, place: Place, given: Tensor) -> Tensor | None:
+        missing = [name for name in self.spec.static_channels if name not in place.statics]
+        if missing:
+            raise InputError(
+                f"expected the fine fields {listing(self.spec.static_channels)} for this model, received none of the "
+                f"name {missing[0]!r}; give orog= or sftlf= on the fine grid"
+            )
+        fields = [torch.as_tensor(place.statics[name]).to(given) for name in self.spec.static_channels]
+        return torch.stack(fields) if fields else None
+
+    def _cells(self, place: Place, given: Tensor) -> Aggregation:
+        rows = np.arange(place.row, place.row + given.shape[-2])
+        columns = np.arange(place.column, place.column + given.shape[-1]) % self.kernel.grid.shape[1]
+        return self.cells.window(rows, columns)
+
+    def _beside(self, given: Tensor) -> Learned:
+        """Return the model where the field is: one copy on each device, made when it is first needed there."""
+        if next(self.learned.parameters()).device == given.device:
+            return self.learned
+        with self._lock:
+            if given.device not in self._elsewhere:
+                follower = copy.deepcopy(self.learned)
+                follower._apply(lambda weight: weight.to(device=given.device))
+                self._elsewhere[given.device] = follower
+            return self._elsewhere[given.device]
+
+    def _halo(self) -> tuple[int, int] | None:
+        network, kernel = self.learned.network, self.kernel
+        if network.whole:
+            return None
+        axes = zip((0, 1), kernel.axes, self.factor, kernel.reach, (kernel.grid.y, kernel.grid.x), strict=True)
+        y, x = (
+            axis_halo(network, self.learned.radii, Windows.of(weights, count, fill, bool(cells.periodic)), axis)
+            for axis, weights, count, fill, cells in axes
+        )
+        return y, x
+
+
+def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
+    """Return the up-scaler of one output of a model on a grid; see :meth:`Learned.bind`.
+
+    Raises
+    ------
+    ShapeError
+        If the parts are not as many as the model's factor.
+    OptionError
+        If the model has no such output.
+    """
+    spec = learned.spec
+    if counts_of(parts) != spec.factor:
+        raise ShapeError(
+            f"expected the factor of the model, {spec.factor[0]} x {spec.factor[1]}, received "
+            f"{parts[0].count} x {parts[1].count}; use that factor, or a model of this one"
+        )
+    if not 0 <= variable < len(spec.outputs):
+        raise OptionError(f"expected one of {len(spec.outputs)} outputs of the model, received number {variable}")
+    return Bound(learned, operator("sobolev", grid, parts, spec.taps, spec.order), cells_of(grid, parts), variable)
+
+
+def cells_of(grid: Grid, parts: BothParts) -> Aggregation:
+    """Return the operator A of a whole grid and its parts, with the areas of the grid."""
+    if isinstance(grid, RectilinearGrid):
+        if grid.separable:
+            return Aggregation(parts[0].share, parts[1].share, *counts_of(parts))
+        return Aggregation.between(grid, grid.with_axes(parts[0].axis, parts[1].axis))
+    return Aggregation.between(grid, grid.refine(*counts_of(parts)))
+

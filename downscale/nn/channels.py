@@ -1,0 +1,199 @@
+"""From physical fields to the channels of a network, and from its numbers back to physical detail (torch; no grid).
+
+Missing values become zeros beside a mask channel that says so. Whatever is a choice of scaling is in three functions:
+:func:`features`, :func:`feature` and :func:`units`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from downscale.errors import ShapeError
+from downscale.fields.aggregate import Aggregation
+from downscale.nn.framing import box_mean
+from downscale.nn.spec import FEATURES, ModelSpec, Variable
+
+# Cells on each side whose magnitude makes the local scale; the wide one is a mean over more, taken twice.
+LOCAL_RADIUS, WIDE_RADIUS = 2, 7
+# The largest that a cell of a box can be beside the mean of the box.
+MOST_RATIO = float((2 * LOCAL_RADIUS + 1) ** 2)
+# Shares of the wide scale that features of magnitude begin at.
+LEAST_SHARE, LEAST_RATIO = 0.1, 0.01
+# By what statics are divided: metres of height, metres of relief, slope, fraction; angles are sines and cosines.
+STATIC_SCALES = {"orog": 1000.0, "relief": 300.0, "slope": 0.1}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What a network is given, and what its numbers are multiplied by.
+
+    Attributes
+    ----------
+    coarse : Tensor, shape (B, C_c, ny, nx)
+        Variables and predictors, a mask for each, and times.
+    fine : Tensor, shape (B, C_f, ny * fy, nx * fx)
+        Proposals, a mask for each, and statics.
+    units : Tensor, shape (B, U, ny, nx)
+        What the numbers of the network are multiplied by, ``spec.units`` of them for each output.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+    units: Tensor
+
+
+def channels(
+    spec: ModelSpec,
+    x: Tensor,
+    proposal: Tensor,
+    cells: Aggregation,
+    predictors: Tensor | None = None,
+    statics: Tensor | None = None,
+    clock: Tensor | None = None,
+    closed: bool = False,
+) -> Channels:
+    """Return the channels of a network; shapes as in :meth:`downscale.nn.learned.Learned.forward`.
+
+    Raises
+    ------
+    ShapeError
+        If a field is missing, or has other channels or sizes than the model.
+    """
+    _check(spec, x, proposal, cells, predictors, statics, clock)
+    given = x if predictors is None or not spec.predictors else torch.cat([x, predictors.to(x)], dim=1)
+    valid = torch.isfinite(given)
+    values = torch.where(valid, given, torch.zeros_like(given))
+    every = (*spec.outputs, *spec.predictors)
+    plain = all(each.transform == "linear" for each in every)
+    scales = Scales(values, values) if plain else Scales.of(values, valid, closed)
+    known = torch.cat([features(values, scales, i, each) for i, each in enumerate(every)], dim=1)
+    coarse = [torch.where(_repeated(valid, every), known, torch.zeros_like(known)), valid.to(x)]
+    if spec.clock_channels and clock is not None:
+        times = clock.to(x) if clock.ndim == 4 else clock.to(x)[..., None, None]
+        coarse.append(times.expand(x.shape[0], -1, *x.shape[-2:]))
+    seen = torch.isfinite(proposal)
+    there = torch.where(seen, proposal, torch.zeros_like(proposal))
+    # Parts share the scale of their cell.
+    own = cells.spread(scales.near[:, : len(spec.outputs)])
+    known = torch.stack([feature(there[:, i], own[:, i], each) for i, each in enumerate(spec.outputs)], dim=1)
+    fine = [torch.where(seen, known, torch.zeros_like(known)), seen.to(x)]
+    if spec.static_channels and statics is not None:
+        fine.append(_scaled(spec, statics.to(x)).expand(x.shape[0], -1, *proposal.shape[-2:]))
+    return Channels(torch.cat(coarse, dim=1), torch.cat(fine, dim=1), units(values, scales, spec))
+
+
+def _repeated(valid: Tensor, variables: tuple[Variable, ...]) -> Tensor:
+    """Return the mask of each variable once for each of its features."""
+    counts = [FEATURES[each.transform] for each in variables]
+    return torch.cat([valid[:, i : i + 1].expand(-1, count, -1, -1) for i, count in enumerate(counts)], dim=1)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Mean magnitudes of valid values around each coarse cell, shape (B, C, ny, nx), near and wide.
+
+    They are multiplied by whatever the values are multiplied by: what is divided by them knows no unit.
+    """
+
+    near: Tensor
+    wide: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, valid: Tensor, closed: bool) -> Scales:
+        """Take the means over boxes, the wide one twice, so that it has no steps."""
+        size, weight = values.abs(), valid.to(values)
+        wide = box_mean(box_mean(size, weight, WIDE_RADIUS, closed) * weight, weight, LOCAL_RADIUS, closed)
+        return cls(box_mean(size, weight, LOCAL_RADIUS, closed), wide)
+
+
+def features(values: Tensor, scales: Scales, index: int, variable: Variable) -> Tensor:
+    """Return the coarse channels of one variable, shape (B, n, ny, nx).
+
+    Of "local" ones: logarithm beside the wide scale, root beside the near one, logarithm of near beside wide, and
+    whether there is anything at all. None of them knows the unit.
+    """
+    value, near, wide = (field[:, index : index + 1] for field in (values, scales.near, scales.wide))
+    if variable.transform != "local":
+        return feature(value, near, variable)
+    over = torch.where(wide > 0, wide, torch.ones_like(wide))
+    large = value.sign() * torch.log1p(value.abs() / (LEAST_SHARE * over))
+    # Where nothing is for many cells around, near is as wide.
+    ratio = torch.where(wide > 0, near / over, torch.ones_like(near))
+    some = (value != 0).to(value)
+    return torch.cat([large, feature(value, near, variable), torch.log(ratio + LEAST_RATIO), some], dim=1)
+
+
+def feature(values: Tensor, near: Tensor, variable: Variable) -> Tensor:
+    """Return one channel of values, coarse or fine, ``near`` being their local scale."""
+    if variable.transform == "local":
+        # The kernel looks farther than the box: beside a downpour its ripples are large for a dry place.
+        ratio = values / torch.where(near > 0, near, torch.ones_like(near))
+        ratio = torch.where(near > 0, ratio.clamp(-MOST_RATIO, MOST_RATIO), torch.zeros_like(values))
+        return ratio.sign() * ratio.abs().sqrt()
+    if variable.transform == "log1p":
+        values = torch.log1p(values.clamp_min(0) / variable.scale)
+    return (values - variable.mean) / variable.std
+
+
+def units(values: Tensor, scales: Scales, spec: ModelSpec) -> Tensor:
+    """Return what each number of the network is multiplied by to be detail in physical units, (B, U, ny, nx).
+
+    The standard deviation for "linear". Where values span orders of magnitude ("local", "log1p"), the local scale and
+    the magnitude of the cell itself, so that a number is as much of drizzle as of a downpour, and nothing where nothing
+    falls.
+    """
+    each = []
+    for i, variable in enumerate(spec.outputs):
+        if variable.transform == "linear":
+            each.append(torch.full_like(values[:, i], variable.std))
+        else:
+            each += [scales.near[:, i], values[:, i].abs()]
+    return torch.stack(each, dim=1)
+
+
+def _scaled(spec: ModelSpec, statics: Tensor) -> Tensor:
+    """Return statics (B, S, ...) or (S, ...) in numbers of order one, zero where they are missing."""
+    scales = [STATIC_SCALES.get(name, 1.0) for name in spec.static_channels]
+    scaled = statics / statics.new_tensor(scales)[:, None, None]
+    scaled = torch.where(torch.isfinite(scaled), scaled, torch.zeros_like(scaled))
+    return scaled if scaled.ndim == 4 else scaled.unsqueeze(0)
+
+
+def _check(
+    spec: ModelSpec,
+    x: Tensor,
+    proposal: Tensor,
+    cells: Aggregation,
+    predictors: Tensor | None,
+    statics: Tensor | None,
+    clock: Tensor | None,
+) -> None:
+    (ny, nx), (rows, columns) = cells.coarse_shape, cells.fine_shape
+    if (cells.factor_y, cells.factor_x) != spec.factor:
+        raise ShapeError(
+            f"expected cells of {spec.factor[0]} x {spec.factor[1]} parts, as the model was trained for, received "
+            f"{cells.factor_y} x {cells.factor_x}; use a model of that factor"
+        )
+    batch = x.shape[0] if x.ndim else 0
+    wanted: list[tuple[str, Tensor | None, tuple[str, ...], list[tuple[int, ...]]]] = [
+        ("x", x, tuple(v.name for v in spec.outputs), [(batch, len(spec.outputs), ny, nx)]),
+        ("proposal", proposal, tuple(v.name for v in spec.outputs), [(batch, len(spec.outputs), rows, columns)]),
+        ("predictors", predictors, tuple(v.name for v in spec.predictors), [(batch, len(spec.predictors), ny, nx)]),
+        ("statics", statics, spec.static_channels, _with_batch(batch, len(spec.static_channels), rows, columns)),
+        ("clock", clock, spec.clock_channels, _clock_shapes(batch, len(spec.clock_channels), ny, nx)),
+    ]
+    for word, field, names, shapes in wanted:
+        if names and (field is None or tuple(field.shape) not in shapes):
+            got = "nothing" if field is None else str(tuple(field.shape))
+            raise ShapeError(f"expected {word} ({', '.join(names)}) of shape {shapes[-1]}, received {got}")
+
+
+def _with_batch(batch: int, *sizes: int) -> list[tuple[int, ...]]:
+    return [sizes, (1, *sizes), (batch, *sizes)]
+
+
+def _clock_shapes(batch: int, *sizes: int) -> list[tuple[int, ...]]:
+    return [(batch, sizes[0]), (batch, *sizes)]

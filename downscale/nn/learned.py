@@ -1,0 +1,242 @@
+"""A learned model: Sobolev's kernel, a network that adds detail, and the law (torch; knows cells, no grid, no file).
+
+    y = constrain(U x + (I - S A) g)
+
+with U the Sobolev operator, g the network, A the mean over coarse cells and S the spread of a cell's value over its
+parts. The network starts at zero, so that an untrained model is the training-free method.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.conserve import constraint, infeasible
+from downscale.nn.channels import LOCAL_RADIUS, WIDE_RADIUS, Channels, channels
+from downscale.nn.framing import Frame
+from downscale.nn.halo import Radii, learned_halo
+from downscale.nn.networks import build
+from downscale.nn.spec import Bounds, ModelSpec
+
+if TYPE_CHECKING:
+    from downscale.nn.bound import Bound
+    from downscale.nn.separable import BothParts, Grid
+
+# What the kernel gives below this share of a cell's mean is lifted to it before its logarithm is taken.
+SOFTMAX_FLOOR = 1e-3
+
+
+class Learned(nn.Module):
+    """A network on top of the Sobolev kernel, under the cell law by construction.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Everything but the weights.
+
+    Attributes
+    ----------
+    network : Network
+        Sees normalised channels only.
+
+    Raises
+    ------
+    OptionError
+        If the network or one of its options is unknown.
+
+    Notes
+    -----
+    The cell law, and with it total, holds to rounding of the data type of ``x`` for any weights, masks and areas,
+    except under the constraint "none". Under "bounded", "multiplicative" and "softmax" the bounds hold too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from downscale.nn.spec import Variable
+    >>> model = Learned(ModelSpec("residual", (2, 2), (Variable("tas", "K"),)))
+    >>> cells = Aggregation(np.full(8, 0.5), np.full(8, 0.5), 2, 2)
+    >>> x = torch.rand(1, 1, 4, 4)
+    >>> torch.allclose(cells.mean(model(x, cells.spread(x), cells)), x)
+    True
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.network = build(spec)
+
+    @property
+    def factor(self) -> tuple[int, int]:
+        """Refinement of rows and columns."""
+        return self.spec.factor
+
+    @property
+    def laws(self) -> frozenset[str]:
+        """Laws that hold by construction."""
+        return self.spec.laws
+
+    @property
+    def multiple_of(self) -> int:
+        """Coarse cells in one cell of the network's coarsest level; any size is taken all the same."""
+        return self.network.multiple_of
+
+    @property
+    def halo(self) -> tuple[int, int] | None:
+        """Coarse rows and columns that move a fine cell on any grid, kernel included; None: all of them."""
+        return learned_halo(self.network, self.radii, self.spec.taps)
+
+    @property
+    def radii(self) -> Radii:
+        """Cells on each side that channels and the unit of the detail are made of."""
+        kinds = {each.transform for each in self.spec.outputs}
+        every = kinds | {each.transform for each in self.spec.predictors}
+        return Radii(
+            coarse=(LOCAL_RADIUS + WIDE_RADIUS) * ("local" in every),
+            fine=LOCAL_RADIUS * ("local" in kinds),
+            unit=LOCAL_RADIUS * bool(kinds - {"linear"}),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        proposal: Tensor,
+        cells: Aggregation,
+        predictors: Tensor | None = None,
+        statics: Tensor | None = None,
+        clock: Tensor | None = None,
+        constrain: bool = True,
+        *,
+        corner: tuple[int, int] = (0, 0),
+        closed: bool = False,
+    ) -> Tensor:
+        """Make fine fields, shape (B, V, ny * fy, nx * fx), in the units and the data type of ``x``.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, V, ny, nx)
+            Coarse values of the outputs; NaN where missing.
+        proposal : Tensor, shape (B, V, ny * fy, nx * fx)
+            What the kernel makes of them; NaN where missing or masked.
+        cells : Aggregation
+            The operator A of exactly these cells.
+        predictors : Tensor, shape (B, P, ny, nx)
+            Further coarse variables; NaN where missing.
+        statics : Tensor, shape (S, ny * fy, nx * fx) or (B, S, ...)
+            Fine fields in the order of ``spec.static_channels``, in physical units.
+        clock : Tensor, shape (B, E) or (B, E, ny, nx)
+            Sines and cosines in the order of ``spec.clock_channels``.
+        constrain : bool
+            False leaves the constraint out, and keeps what makes the detail's cell means zero.
+        corner : (int, int)
+            Row and column of the first cell in the world, to which the levels of the network are aligned.
+        closed : bool
+            Whether the columns given close a circle.
+
+        Raises
+        ------
+        ShapeError
+            If a field is missing, or has other channels or sizes than the model.
+        """
+        given = channels(self.spec, x, proposal, cells, predictors, statics, clock, closed)
+        result = self.detail(given, corner, closed).to(x)
+        # Asked once, of what is known not to carry gradients.
+        mask = torch.isfinite(proposal)
+        valid = None if bool(mask.all()) else mask
+        if self.spec.constraint == "softmax":
+            z = _exponent(x, proposal, _summed(result, self.spec.units), cells)
+        else:
+            detail = _summed(result * cells.spread(given.units), self.spec.units)
+            z = _proposed(proposal, detail, cells, valid, self.spec)
+        if not constrain or self.spec.constraint == "none":
+            return torch.exp(z) if self.spec.constraint == "softmax" else z
+        return self._constrained(z, x, cells, valid)
+
+    def detail(self, given: Channels, corner: tuple[int, int] = (0, 0), closed: bool = False) -> Tensor:
+        """Return what the network makes of the channels, (B, sum(spec.units), ny * fy, nx * fx), in its data type."""
+        network, factor = self.network, self.factor
+        weight = next(network.parameters())
+        shape = (given.coarse.shape[-2], given.coarse.shape[-1])
+        wrap = network.reach(1) if closed else 0
+        frame = Frame.of(shape, network.multiple_of, corner, closed, wrap)
+        coarse = frame.pad(given.coarse.to(weight.dtype))
+        fine = frame.pad(given.fine.to(weight.dtype), factor)
+        core = frame.core((coarse.shape[-2], coarse.shape[-1]))
+        return frame.crop(network(coarse, fine, core), factor)
+
+    def bind(self, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
+        """Return the up-scaler of one output on a grid, with the Sobolev kernel of that grid.
+
+        Parameters
+        ----------
+        grid : RectilinearGrid or CurvilinearGrid
+            The whole coarse grid.
+        parts : (Parts, Parts)
+            The parts of its rows and columns.
+        variable : int
+            Which output.
+
+        Raises
+        ------
+        ShapeError
+            If the parts are not as many as the model's factor.
+        """
+        from downscale.nn.bound import bind
+
+        return bind(self, grid, parts, variable)
+
+    def _constrained(self, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+        """Impose the law, variable by variable where bounds differ."""
+        bounds = [variable.bounds for variable in self.spec.outputs]
+        if self.spec.constraint != "bounded" or len(set(bounds)) == 1:
+            return _imposed(self.spec.constraint, z, x, cells, mask, bounds[0])
+        each = [
+            _imposed("bounded", z[:, i : i + 1], x[:, i : i + 1], cells, _one(mask, i), bounds[i])
+            for i in range(len(bounds))
+        ]
+        return torch.cat(each, dim=1)
+
+
+def _one(mask: Tensor | None, index: int) -> Tensor | None:
+    return None if mask is None else mask[:, index : index + 1]
+
+
+def _summed(numbers: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Add up the numbers of each output, (B, sum(counts), ...) -> (B, V, ...)."""
+    if set(counts) == {1}:
+        return numbers
+    return torch.cat([part.sum(dim=1, keepdim=True) for part in numbers.split(counts, dim=1)], dim=1)
+
+
+def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor | None, spec: ModelSpec) -> Tensor:
+    """Return ``U x + (I - S A) g``, NaN where the kernel gives nothing."""
+    if spec.constraint != "none":
+        detail = detail - cells.spread(cells.mean(detail, mask))
+    if mask is None:
+        return proposal + detail
+    # No gradient passes where nothing is.
+    return torch.where(mask, torch.where(mask, proposal, torch.zeros_like(proposal)) + detail, proposal)
+
+
+def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -> Tensor:
+    """Return ``log U x + g``: here the network tells ratios. Parts of a dry cell are alike."""
+    floor = cells.spread(SOFTMAX_FLOOR * x)
+    base = torch.maximum(proposal, floor)
+    log = torch.log(torch.where(base > 0, base, torch.ones_like(base)))
+    return torch.where(torch.isfinite(proposal), log + result, proposal)
+
+
+def _imposed(
+    name: str, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, bounds: Bounds
+) -> Tensor:
+    """Impose one constraint; a cell whose value breaks the bounds keeps it, spread evenly: the law goes first."""
+    if name == "additive" or (name == "bounded" and bounds == (None, None)):
+        return constraint("additive")(z, x, cells, mask)
+    low = -torch.inf if bounds[0] is None else bounds[0]
+    high = torch.inf if bounds[1] is None else bounds[1]
+    bad = infeasible(x, low, high)
+    inside = torch.where(bad, x.clamp(low, high), x)
+    inner = constraint(name)(z.clamp_min(0) if name == "multiplicative" else z, inside, cells, mask, bounds)
+    return torch.where(cells.spread(bad), torch.where(torch.isnan(z), z, cells.spread(x)), inner)

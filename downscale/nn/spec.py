@@ -1,0 +1,274 @@
+"""What a learned model is, in words that fit into a file: everything but its weights (no numpy, no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from downscale.errors import OptionError, ShapeError, listing
+
+Bounds = tuple[float | None, float | None]
+
+# Channels that a coarse variable makes under each transform, and numbers that the network tells for an output: detail
+# is their sum, each in a unit of its own.
+FEATURES = {"linear": 1, "log1p": 1, "local": 4}
+UNITS = {"linear": 1, "log1p": 2, "local": 2}
+CONSTRAINTS = ("additive", "multiplicative", "softmax", "bounded", "none")
+TRANSFORMS = tuple(FEATURES)
+# Fine channels that each static makes, and coarse channels that each encoding makes: angles are sines and cosines.
+STATICS: dict[str, tuple[str, ...]] = {
+    "orog": ("orog",),
+    "relief": ("relief",),
+    "slope": ("slope",),
+    "aspect": ("aspect_sin", "aspect_cos"),
+    "sftlf": ("sftlf",),
+    "lat": ("lat_sin", "lat_cos"),
+    "lon": ("lon_sin", "lon_cos"),
+}
+ENCODINGS: dict[str, tuple[str, ...]] = {
+    "day_of_year": ("day_of_year_sin", "day_of_year_cos"),
+    "hour": ("hour_sin", "hour_cos"),
+}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One coarse variable that goes in, and, among the outputs, comes out.
+
+    Attributes
+    ----------
+    name, units, standard_name : str
+        As in the files that the model was trained on.
+    transform : {"linear", "log1p", "local"}
+        How values become channels: ``(x - mean) / std``; the same of ``log1p(x / scale)``; or beside the mean
+        magnitudes of its surroundings, which makes the network equivariant to the unit.
+    mean, std, scale : float
+        Numbers of the transform, from the training split.
+    bounds : (float or None, float or None)
+        What values never leave.
+
+    Raises
+    ------
+    OptionError
+        If the transform is unknown, or a number is not usable.
+    """
+
+    name: str
+    units: str = "1"
+    standard_name: str = ""
+    transform: str = "linear"
+    mean: float = 0.0
+    std: float = 1.0
+    scale: float = 1.0
+    bounds: Bounds = (None, None)
+
+    def __post_init__(self) -> None:
+        _known(f"transform of {self.name!r}", self.transform, TRANSFORMS)
+        for word in ("mean", "std", "scale"):
+            value = getattr(self, word)
+            if not _is_number(value) or (word != "mean" and value <= 0):
+                raise OptionError(
+                    f"{self.name}: expected {word} to be a finite number{'' if word == 'mean' else ' above zero'}, "
+                    f"received {value!r}; fit it on the training split"
+                )
+        low, high = _pair(f"bounds of {self.name!r}", self.bounds)
+        if any(bound is not None and not _is_number(bound) for bound in (low, high)) or (
+            low is not None and high is not None and low >= high
+        ):
+            raise OptionError(f"{self.name}: expected bounds (low, high) or None for either, received {self.bounds!r}")
+        object.__setattr__(self, "bounds", (low, high))
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything of a learned model but its weights.
+
+    Attributes
+    ----------
+    network : str
+        Name of the network, see :data:`downscale.nn.networks.NETWORKS`.
+    factor : (int, int)
+        Refinement of rows and columns.
+    outputs, predictors : tuple of Variable
+        Coarse variables that are refined, and those that are looked at only.
+    statics : tuple of str
+        Fine fields that are looked at, of ``STATICS``.
+    encodings : tuple of str
+        Times that are looked at, of ``ENCODINGS``.
+    options : mapping
+        Arguments of the network.
+    constraint : {"additive", "multiplicative", "softmax", "bounded", "none"}
+        How the cell law is imposed; "none" leaves the sum of kernel and network as it is, under no law.
+    taps, order
+        Of the Sobolev kernel that the network adds to.
+
+    Raises
+    ------
+    OptionError, ShapeError
+        If a name is unknown, or a constraint does not fit the bounds of a variable.
+
+    Examples
+    --------
+    >>> spec = ModelSpec("residual", (4, 4), (Variable("pr", "mm h-1", bounds=(0, None)),), constraint="bounded")
+    >>> ModelSpec.from_dict(spec.to_dict()) == spec, spec.coarse_channels, spec.fine_channels
+    (True, 2, 2)
+    """
+
+    network: str
+    factor: tuple[int, int]
+    outputs: tuple[Variable, ...]
+    predictors: tuple[Variable, ...] = ()
+    statics: tuple[str, ...] = ()
+    encodings: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    constraint: str = "additive"
+    taps: int = 7
+    order: float = 1.25
+
+    def __post_init__(self) -> None:
+        factor = _pair("factor", self.factor)
+        if not all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in factor):
+            raise ShapeError(f"expected factor to be two whole numbers from 1 on, received {self.factor!r}")
+        object.__setattr__(self, "factor", factor)
+        for word in ("outputs", "predictors", "statics", "encodings"):
+            object.__setattr__(self, word, tuple(getattr(self, word)))
+        if not self.outputs:
+            raise OptionError("expected at least one output of a model, received none; name a variable")
+        for word, table in (("statics", STATICS), ("encodings", ENCODINGS)):
+            for name in getattr(self, word):
+                _known(word, name, table)
+        for word in ("names", "statics", "encodings"):
+            _distinct(word, getattr(self, word))
+        _known("constraint", self.constraint, CONSTRAINTS)
+        for variable in self.outputs:
+            _check_bounds(variable, self.constraint)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coarse variables, outputs first."""
+        return tuple(variable.name for variable in (*self.outputs, *self.predictors))
+
+    @property
+    def static_channels(self) -> tuple[str, ...]:
+        """Names of the fine fields that go in, in their order."""
+        return tuple(channel for name in self.statics for channel in STATICS[name])
+
+    @property
+    def clock_channels(self) -> tuple[str, ...]:
+        """Names of the values of time that go in, in their order."""
+        return tuple(channel for name in self.encodings for channel in ENCODINGS[name])
+
+    @property
+    def input_channels(self) -> tuple[str, ...]:
+        """Names of the coarse fields that a bound model is called with, in their order: variables, then times."""
+        return (*self.names, *self.clock_channels)
+
+    @property
+    def coarse_channels(self) -> int:
+        """Number of coarse channels of the network: features and a mask of each variable, and times."""
+        features = sum(FEATURES[each.transform] for each in (*self.outputs, *self.predictors))
+        return features + len(self.names) + len(self.clock_channels)
+
+    @property
+    def fine_channels(self) -> int:
+        """Number of fine channels of the network: each proposal with its mask, and statics."""
+        return 2 * len(self.outputs) + len(self.static_channels)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Numbers that the network tells for each output, each in a unit of its own."""
+        return tuple(UNITS[variable.transform] for variable in self.outputs)
+
+    @property
+    def laws(self) -> frozenset[str]:
+        """Laws that hold by construction."""
+        return frozenset() if self.constraint == "none" else frozenset({"cell", "total"})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, numbers and texts, as JSON has them."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Return the model that :meth:`to_dict` described.
+
+        Raises
+        ------
+        OptionError
+            If a key is unknown or missing, or a value is of the wrong kind.
+        """
+        given = _keys(cls, data, "a model")
+        for word in ("outputs", "predictors"):
+            given[word] = tuple(
+                item if isinstance(item, Variable) else Variable(**_keys(Variable, item, f"a variable of {word}"))
+                for item in _list(word, given.get(word, ()))
+            )
+        for word in ("statics", "encodings"):
+            given[word] = tuple(_list(word, given.get(word, ())))
+        if not isinstance(given.get("options", {}), Mapping):
+            raise OptionError(f"expected options to be a mapping, received {given['options']!r}")
+        return cls(**given)
+
+
+def _keys(kind: type, data: Any, what: str) -> dict[str, Any]:
+    """Return a mapping whose keys are fields of a dataclass, all that must be given among them."""
+    names = {each.name: each for each in fields(kind)}
+    if not isinstance(data, Mapping):
+        raise OptionError(f"expected {what} to be a mapping, received {data!r}")
+    unknown = [key for key in data if key not in names]
+    if unknown:
+        raise OptionError(f"expected the keys {listing(names)} for {what}, received {unknown[0]!r}; remove it")
+    needed = {Variable: ("name",), ModelSpec: ("network", "factor", "outputs")}[kind]
+    missing = [key for key in needed if key not in data]
+    if missing:
+        raise OptionError(f"expected the key {missing[0]!r} for {what}, received {listing(data) or 'none'}; add it")
+    for key, value in data.items():
+        if names[key].type == "str" and not isinstance(value, str):
+            raise OptionError(f"expected {key} of {what} to be a text, received {value!r}")
+    return dict(data)
+
+
+def _list(word: str, value: Any) -> list[Any]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise OptionError(f"expected {word} to be a list, received {value!r}")
+    return list(value)
+
+
+def _pair(word: str, value: Any) -> tuple[Any, Any]:
+    pair = tuple(_list(word, value))
+    if len(pair) != 2:
+        raise OptionError(f"expected {word} to be a pair, received {value!r}")
+    return pair
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and abs(value) < float("inf")
+
+
+def _known(word: str, name: Any, table: Iterable[str]) -> None:
+    if name not in table:
+        raise OptionError(f"expected {word} to be among {listing(table)}, received {name!r}")
+
+
+def _distinct(word: str, names: tuple[str, ...]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise OptionError(f"expected {word} that differ, received {twice[0]!r} twice; name each once")
+
+
+def _check_bounds(variable: Variable, constraint: str) -> None:
+    low, high = variable.bounds
+    if constraint in ("multiplicative", "softmax") and (low != 0 or high is not None):
+        raise OptionError(
+            f"expected bounds (0, None) for the {constraint} constraint, received {variable.bounds} of "
+            f"{variable.name!r}; use 'bounded', or 'additive' where there are no bounds"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return lists for tuples and dicts for mappings, all the way down."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,147 @@
+"""Four ways to make a feature map finer, with one signature, by any whole factor (torch; know no field).
+
+Each takes (B, channels, ny, nx) to (B, out_channels, ny * fy, nx * fx) and tells its reach. Factors are taken apart
+into primes, one stage each, so that kernels stay small: 10 becomes 5 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from downscale.errors import OptionError, listing
+from downscale.nn.conv_transpose import ConservativeConvTranspose2d
+from downscale.nn.layers import Shuffle, activation, convolution, plan
+from downscale.nn.shapes import Layer, Linear, Stack, stage_factors
+
+Factor = tuple[int, int]
+STEPS = ("prime", "whole")
+
+
+def conservative(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+    """Return a transposed convolution under the phase law: constants stay constants, no checkerboard at any moment.
+
+    Three coarse cells along each axis go into a fine one; kernels start from Sobolev's.
+    """
+    rows, columns = factor
+    return ConservativeConvTranspose2d(
+        channels, out_channels, (3 * rows, 3 * columns), factor, law="phase", gain="free", bias=True
+    )
+
+
+class Resize(nn.Module):
+    """Bilinear interpolation of the features.
+
+    References
+    ----------
+    Odena, Dumoulin and Olah (2016), Deconvolution and checkerboard artifacts, Distill.
+    """
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Interpolate between cell centres."""
+        size = [cells * count for cells, count in zip(x.shape[-2:], self.factor, strict=True)]
+        return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    def plan(self, axis: int) -> Layer:
+        """Return sizes and reach along an axis (0 rows, 1 columns)."""
+        return Linear(self.factor[axis])
+
+
+def resize(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+    """Return bilinear interpolation followed by a convolution; channels are mixed before, where cells are few."""
+    return nn.Sequential(
+        convolution(channels, out_channels, 1), Resize(factor), convolution(out_channels, out_channels)
+    )
+
+
+def shuffle(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+    """Return a pixel shuffle whose phases start alike, so that it starts as nearest-neighbour resizing of one filter.
+
+    References
+    ----------
+    Aitken et al. (2017), Checkerboard artifact free sub-pixel convolution, arXiv:1707.02937.
+    """
+    phases = factor[0] * factor[1]
+    layer = convolution(channels, out_channels * phases)
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight[::phases].repeat_interleave(phases, dim=0))
+        assert layer.bias is not None
+        layer.bias.copy_(layer.bias[::phases].repeat_interleave(phases))
+    return nn.Sequential(layer, Shuffle(factor))
+
+
+def transposed(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+    """Return a plain transposed convolution: kernels of twice the stride, bound by no law."""
+    rows, columns = (_plain_sizes(count) for count in factor)
+    kernel, padding, extra = zip(rows, columns, strict=True)
+    return nn.ConvTranspose2d(channels, out_channels, kernel, factor, padding, extra)
+
+
+def _plain_sizes(factor: int) -> tuple[int, int, int]:
+    """Return kernel, padding and output padding along an axis, for ``factor`` times as many cells."""
+    kernel, padding = 2 * factor if factor > 1 else 3, (factor + 1) // 2
+    return kernel, padding, factor + 2 * padding - kernel
+
+
+UPSAMPLINGS: dict[str, Callable[[int, int, Factor], nn.Module]] = {
+    "conservative": conservative,
+    "resize": resize,
+    "shuffle": shuffle,
+    "transposed": transposed,
+}
+
+
+class Upsampling(nn.Module):
+    """All stages of a factor, an activation after each, (B, channels, ny, nx) -> (B, out_channels, ny * fy, nx * fx).
+
+    Parameters
+    ----------
+    name : {"conservative", "resize", "shuffle", "transposed"}
+        The kind of stage.
+    channels, out_channels : int
+        Channels before the first stage, and after each.
+    factor : (int, int)
+        Refinement of rows and columns.
+    act : str
+        Name of an activation.
+    steps : {"prime", "whole"}
+        One stage a prime factor, or one for all.
+
+    Raises
+    ------
+    OptionError
+        If a name is unknown; lists the names.
+
+    Examples
+    --------
+    >>> Upsampling("shuffle", 8, 4, (6, 5))(torch.zeros(1, 8, 3, 7)).shape
+    torch.Size([1, 4, 18, 35])
+    """
+
+    def __init__(
+        self, name: str, channels: int, out_channels: int, factor: Factor, act: str = "silu", steps: str = "prime"
+    ) -> None:
+        super().__init__()
+        if name not in UPSAMPLINGS:
+            raise OptionError(f"expected upsampling to be among {listing(UPSAMPLINGS)}, received {name!r}")
+        if steps not in STEPS:
+            raise OptionError(f"expected steps to be among {listing(STEPS)}, received {steps!r}")
+        layers: list[nn.Module] = []
+        for part in stage_factors(factor, steps):
+            layers += [UPSAMPLINGS[name](channels, out_channels, part), activation(act)]
+            channels = out_channels
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Make the features finer, stage by stage."""
+        return self.layers(x)
+
+    def plan(self, axis: int) -> Layer:
+        """Return sizes and reach along an axis (0 rows, 1 columns)."""
+        return Stack((plan(self.layers, axis),))
