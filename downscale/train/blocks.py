@@ -1,0 +1,132 @@
+"""YAML checked by pydantic with one-line errors that name the path of a key (knows no recipe and no data)."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from downscale.errors import InputError, OptionError, listing
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 2, 100, 100
+
+BlockT = TypeVar("BlockT", bound="Block")
+
+
+class Block(BaseModel):
+    """A part of a recipe: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may come once only; the library would take the last of two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping, or raise where a key comes twice."""
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise yaml.YAMLError(f"key {key.value!r} in line {seen[key.value]} again in line {line}")
+                seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file; nothing in it is run.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is no YAML of keys and values.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"expected an existing recipe file, received {file}; check the path")
+    try:
+        content = _Loader(file.read_text(encoding="utf-8")).get_single_data()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a YAML recipe, received {file} ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"expected a recipe of keys and values, received {type(content).__name__} in {file}")
+    return content
+
+
+def checked(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:
+    """Return a block from plain values.
+
+    Raises
+    ------
+    OptionError
+        With one line for the first fault, which names the path of the key and the legal ones.
+
+    Examples
+    --------
+    >>> class Sizes(Block):
+    ...     patch: int = 16
+    >>> checked(Sizes, {"pach": 8}, "r.yml")
+    Traceback (most recent call last):
+    downscale.errors.OptionError: r.yml: expected a key among 'patch', received 'pach'; did you mean 'patch'?
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        # What is wrong with a key tells more than that a block may also be another kind of value.
+        first = min(error.errors(), key=lambda fault: (fault["type"] != "extra_forbidden", -len(fault["loc"])))
+        raise OptionError(f"{origin}: {_reason(kind, first)}") from None
+
+
+def _reason(kind: type[Block], fault: Any) -> str:
+    loc = tuple(part for part in fault["loc"] if not _is_tag(kind, part))
+    place = ".".join(str(part) for part in loc)
+    if fault["type"] == "extra_forbidden":
+        legal = _legal_keys(kind, loc[:-1])
+        near = difflib.get_close_matches(str(loc[-1]), legal, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"expected a key among {listing(legal)}, received {place!r}{hint}"
+    if fault["type"] == "missing":
+        return f"expected the key {place!r}, received none; add it"
+    wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if fault["type"] == "model_type":
+        wanted = f"the keys {listing(_legal_keys(kind, loc))}"
+    return f"key {place!r}: expected {wanted}, received {_SHOWN.repr(fault['input'])}"
+
+
+def _is_tag(kind: type[Block], part: object) -> bool:
+    """Return whether a part of a place is what pydantic calls one kind of a union, which no user wrote."""
+    if not isinstance(part, str):
+        return False
+    plain = part in {"str", "int", "float", "bool", "none"} or part.startswith("constrained-")
+    return plain or "[" in part or part in _names_of_blocks(kind)
+
+
+def _names_of_blocks(kind: type[Block]) -> set[str]:
+    found = {kind.__name__}
+    for field in kind.model_fields.values():
+        for block in _blocks_in(field.annotation):
+            found |= _names_of_blocks(block)
+    return found
+
+
+def _legal_keys(kind: type[Block], place: tuple[Any, ...]) -> list[str]:
+    """Return the keys of the block at ``place``."""
+    block = kind
+    for part in place:
+        fields = {(field.alias or name): field for name, field in block.model_fields.items()}
+        if part in fields:
+            block = next(iter(_blocks_in(fields[part].annotation)), block)
+    return [field.alias or name for name, field in block.model_fields.items()]
+
+
+def _blocks_in(annotation: Any) -> list[type[Block]]:
+    """Return the blocks that an annotation names, inside lists and unions too."""
+    if isinstance(annotation, type) and issubclass(annotation, Block):
+        return [annotation]
+    return [block for part in get_args(annotation) for block in _blocks_in(part)]

@@ -1,0 +1,98 @@
+"""Fine fields that a network looks at, made of relief, land and positions (numpy; knows grids, no file, no network)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import GridError, InputError
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.gradient import Spacing, sobel
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.nn.spec import STATICS
+
+Floats = NDArray[np.float64]
+Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]
+# What must be given for each static.
+NEEDS = {"orog": "orog", "relief": "orog", "slope": "orog", "aspect": "orog", "sftlf": "sftlf"}
+
+
+def companions(
+    names: Sequence[str],
+    grid: Any,
+    cells: Aggregation,
+    given: Mapping[str, Floats],
+    locate: Locate | None = None,
+) -> dict[str, Floats]:
+    """Return the fine fields of the statics ``names``, each of shape (n_fine_y, n_fine_x).
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of :data:`downscale.nn.spec.STATICS`; each makes one channel, or two for angles.
+    grid : RectilinearGrid or CurvilinearGrid
+        The fine cells.
+    cells : Aggregation
+        Of these cells.
+    given : mapping
+        ``"orog"`` in metres and ``"sftlf"`` as a fraction, where they are needed.
+    locate : callable, optional
+        From the axes (x, y) to longitudes and latitudes in degrees, where the axes are not these.
+
+    Returns
+    -------
+    dict
+        By channel. ``relief`` is height above the coarse cell's mean in metres; ``slope`` metres a metre;
+        ``aspect_sin`` and ``aspect_cos`` the eastward and northward part of the uphill direction along the axes.
+
+    Raises
+    ------
+    InputError
+        If what a static is made of is not given.
+    """
+    for name in names:
+        need = NEEDS.get(name)
+        if need is not None and need not in given:
+            raise InputError(f"expected {need} for the static {name!r}, received none; give the file in the recipe")
+    made: dict[str, Floats] = {}
+    for name in names:
+        made.update(_made(name, grid, cells, given, locate))
+    return {channel: made[channel] for name in names for channel in STATICS[name]}
+
+
+def _made(
+    name: str, grid: Any, cells: Aggregation, given: Mapping[str, Floats], locate: Locate | None
+) -> dict[str, Floats]:
+    if name in ("orog", "sftlf"):
+        return {name: given[name]}
+    if name == "relief":
+        return {name: given["orog"] - cells.spread(cells.mean(given["orog"]))}
+    if name in ("lat", "lon"):
+        angle = np.deg2rad(_positions(grid, locate)[name == "lat"])
+        return {f"{name}_sin": np.sin(angle), f"{name}_cos": np.cos(angle)}
+    east, north = sobel(given["orog"], Spacing.of(grid))
+    steep = np.hypot(east, north)
+    if name == "slope":
+        return {name: steep}
+    some = np.where(steep > 0, steep, 1.0)
+    return {"aspect_sin": east / some, "aspect_cos": north / some}
+
+
+def _positions(grid: Any, locate: Locate | None) -> tuple[Floats, Floats]:
+    """Return longitudes and latitudes of the fine cells in degrees."""
+    if isinstance(grid, CurvilinearGrid):
+        x, y, z = np.moveaxis(grid.centres, -1, 0)
+        return np.rad2deg(np.arctan2(y, x)), np.rad2deg(np.arcsin(np.clip(z, -1, 1)))
+    x, y = np.meshgrid(grid.x.centres, grid.y.centres)
+    if locate is not None:
+        lon, lat = locate(x, y)
+        return np.asarray(lon), np.asarray(lat)
+    if not grid.spherical:
+        raise GridError(
+            "expected a grid_mapping for the statics 'lat' and 'lon', received metres of an unknown projection; "
+            "leave these statics out"
+        )
+    return x, y

@@ -1,0 +1,293 @@
+"""From a training recipe to a checkpoint: open, split, survey, advise, train, write (Lightning runs the loop)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from downscale.errors import InputError, OptionError, OutputError
+from downscale.io.write import check_target
+from downscale.nn.spec import ModelSpec
+from downscale.train.draws import Draws, require_samples
+from downscale.train.origin import data_hash, describe_source, recipe_identity
+from downscale.train.pairs import Source, open_source
+from downscale.train.progress import Progress
+from downscale.train.schema import TrainingRecipe
+from downscale.train.split import Sides, split_times
+from downscale.train.survey import Survey, survey
+
+if TYPE_CHECKING:
+    from downscale.train.datamodule import PatchData
+    from downscale.train.keeper import Keeper
+    from downscale.train.module import TrainedUpscaler
+
+Say = Callable[[str], None]
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything known before the first step."""
+
+    recipe: TrainingRecipe
+    sources: tuple[Source, ...]
+    sides: tuple[Sides, ...]
+    survey: Survey
+    spec: ModelSpec
+    hash: str
+    advice: str
+
+    @property
+    def origin(self) -> str:
+        """Recipe and data, as a hash: what a state belongs to."""
+        return recipe_identity(self.recipe, self.hash)
+
+    def draws(self, side: str) -> Draws:
+        """Return which patches one side of the split may see, "train" or "validation"."""
+        return side_draws(self.recipe, self.sources, self.sides, self.survey, side)
+
+
+def side_draws(
+    recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Sides], found: Survey, side: str
+) -> Draws:
+    """Return which patches one side of the split may see."""
+    maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
+    return Draws(sources, found.tables, maps, recipe.patches, recipe.training.seed)
+
+
+def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) -> Path:
+    """Carry out a training recipe and return the path of the checkpoint.
+
+    Parameters
+    ----------
+    recipe : TrainingRecipe
+        See :func:`downscale.train.schema.load_training`.
+    resume : bool
+        Go on from the state that an earlier run left, if there is one; return at once where that run came to its end.
+    say : callable, optional
+        Takes lines for people: what is learned from, what the advisor says, the error of each round.
+
+    Raises
+    ------
+    InputError, GridError, ShapeError, OptionError
+        If data, names or settings are not usable, or there are too few samples.
+    OutputError
+        If the checkpoint exists, or an earlier state lies where this one would.
+
+    Notes
+    -----
+    On one CPU without workers a run that was killed and resumed makes the same weights, bit for bit, as one that was
+    not, where ``steps`` ends it.
+    """
+    tell = say or (lambda line: None)
+    _require_end(recipe)
+    _require_lightning()
+    done = _finished(recipe) if resume else None
+    if done is not None:
+        tell(f"{done} is done already")
+        return done
+    target = check_target(recipe.output.path, recipe.output.overwrite or resume)
+    state = _state_path(recipe, target)
+    if state.exists() and not resume and not recipe.output.overwrite:
+        raise OutputError(
+            f"expected no earlier run, received its state {state}; go on with --resume, or set output.overwrite"
+        )
+    prepared = prepare(recipe, tell)
+    return _trained(prepared, target, state, resume, tell)
+
+
+def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
+    """Open the sources, split their times, look at the data, and ask the advisor; trains nothing."""
+    from downscale.losses.compose import WeightedSum
+    from downscale.train.advisor import advise
+
+    tell = say or (lambda line: None)
+    WeightedSum.from_config(recipe.training.loss)
+    data = recipe.data
+    sources = tuple(open_source(pair, data, recipe.network) for pair in data.pairs)
+    sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
+    found = survey(sources, sides, data, recipe.patches, _progress)
+    for side, least in (("train", recipe.training.batch), ("validation", 1)):
+        require_samples(side_draws(recipe, sources, sides, found, side), least, side)
+    spec = model_spec(recipe, found)
+    _require_network(spec)
+    advice = advise(sources, sides, spec)
+    for source, each in zip(sources, sides, strict=True):
+        tell(_words(source, each))
+    for line in advice.splitlines():
+        tell(line)
+    files = [file for source in sources for file in source.files]
+    return Prepared(recipe, sources, sides, found, spec, data_hash(files), advice)
+
+
+def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
+    """Return the model that a recipe asks for, with the numbers of the survey."""
+    network = recipe.network
+    constraint = network.constraint
+    if recipe.conserve is None:
+        if constraint not in (None, "none"):
+            raise OptionError(
+                f"expected network.constraint 'none' with conserve: null, received {constraint!r}; drop one of them"
+            )
+        constraint = "none"
+    if constraint is None:
+        bounded = any(variable.bounds != (None, None) for variable in found.outputs)
+        constraint = "bounded" if bounded else "additive"
+    return ModelSpec(
+        network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=found.predictors,
+        statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
+        constraint=constraint, taps=network.taps, order=network.order,
+    )  # fmt: skip
+
+
+def _require_end(recipe: TrainingRecipe) -> None:
+    how = recipe.training
+    if how.steps is None and how.max_time is None:
+        raise OptionError("expected training.steps or training.max_time, received neither; say when the training ends")
+
+
+def _require_lightning() -> None:
+    try:
+        import lightning  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "expected the library lightning for training, received an installation without it; "
+            "pip install 'downscale-climate[train]'"
+        ) from None
+
+
+def _require_network(spec: ModelSpec) -> None:
+    """Let the network complain of its options before hours of reading are lost."""
+    from downscale.nn.networks import build
+
+    build(spec)
+
+
+def _finished(recipe: TrainingRecipe) -> Path | None:
+    """Return the checkpoint that an earlier run of this very recipe wrote."""
+    from downscale.train.checkpoint import load_record
+
+    target = Path(recipe.output.path).expanduser()
+    if not target.is_file() or _state_path(recipe, target).exists():
+        return None
+    _, record = load_record(target)
+    # The record has been through JSON, which knows lists only.
+    same = recipe_identity(TrainingRecipe.model_validate(record.recipe), "") == recipe_identity(recipe, "")
+    if not same:
+        raise OutputError(
+            f"expected to resume the recipe of {target}, received another one; choose another output.path"
+        )
+    return target
+
+
+def _state_path(recipe: TrainingRecipe, target: Path) -> Path:
+    return folder_of(recipe, target) / STATE
+
+
+def folder_of(recipe: TrainingRecipe, target: Path) -> Path:
+    """Return the folder of logs and state of a training."""
+    return Path(recipe.output.folder).expanduser() if recipe.output.folder else target.with_suffix(".training")
+
+
+def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: Say) -> Path:
+    import torch
+
+    from downscale.train.checkpoint import save
+    from downscale.train.state import read_state
+
+    how = prepared.recipe.training
+    state.parent.mkdir(parents=True, exist_ok=True)
+    earlier = read_state(state, prepared.origin) if resume and state.exists() else None
+    progress = Progress() if earlier is None else earlier.progress
+    if earlier is not None:
+        say(f"goes on from step {progress.step}")
+    torch.manual_seed(how.seed)
+    module, data = _parts(prepared, progress)
+    from downscale.train.keeper import Keeper
+    from downscale.train.runner import run
+
+    keeper = Keeper(state, prepared.origin, progress, how, say, earlier)
+    trainer = run(how, module, data, keeper, state.parent)
+    if trainer.is_global_zero:
+        module.averaged.load_state_dict(keeper.best)
+        save(target, module.averaged, _record(prepared, keeper))
+        state.unlink(missing_ok=True)
+    trainer.strategy.barrier()
+    return target
+
+
+def _parts(prepared: Prepared, progress: Progress) -> tuple[TrainedUpscaler, PatchData]:
+    """Return the module and the data of a training."""
+    from downscale.losses.compose import WeightedSum
+    from downscale.losses.terms import Sobolev, Spectral, Terrain
+    from downscale.nn.learned import Learned
+    from downscale.train.datamodule import PatchData
+    from downscale.train.maps import Shelf
+    from downscale.train.module import TrainedUpscaler
+    from downscale.train.patches import PatchSet
+
+    recipe, how = prepared.recipe, prepared.recipe.training
+    loss = WeightedSum.from_config(how.loss)
+    module = TrainedUpscaler(Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources))
+    shelf, channels = Shelf(prepared.sources, recipe.patches.cache_mb), prepared.spec.static_channels
+    distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
+    patches = PatchSet(shelf, channels, recipe.patches, distances)
+    held = prepared.draws("validation").fixed(recipe.data.validation.patches)
+    return module, PatchData(patches, prepared.draws("train"), held, how, progress, prepared.spec.factor)
+
+
+def _record(prepared: Prepared, keeper: Keeper) -> Any:
+    from downscale.train.checkpoint import Record, library_versions
+
+    recipe = prepared.recipe
+    described = [
+        describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)
+    ]
+    licences = [each["licence"] for each in described if each["licence"]]
+    return Record(
+        title=recipe.title, description=recipe.description, licence=recipe.licence,
+        attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
+        data_hash=prepared.hash, skill=_skill(prepared, keeper), advice=prepared.advice,
+        recipe=recipe.model_dump(mode="json"), conserve=recipe.conserve,
+        versions=library_versions(),
+    )  # fmt: skip
+
+
+def _skill(prepared: Prepared, keeper: Keeper) -> dict[str, Any]:
+    """Return errors on the validation split, by source and output, and how long the training was."""
+    rows = []
+    for source, sums in zip(prepared.sources, keeper.errors.tolist(), strict=True):
+        for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
+            if weight > 0:
+                ours, theirs = math.sqrt(model / weight), math.sqrt(kernel / weight)
+                ratio = ours / theirs if theirs > 0 else None
+                rows.append({"source": source.label, "variable": variable.name, "units": variable.units, "rmse": ours,
+                             "rmse_kernel": theirs, "skill": ratio})  # fmt: skip
+    progress = keeper.progress
+    return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
+            "seconds": round(progress.seconds, 1), "by_source": rows, "rounds": progress.scores}  # fmt: skip
+
+
+def _words(source: Source, sides: Sides) -> str:
+    train, held = (source.maps_of(side).size for side in (sides.train, sides.validation))
+    rows, columns = source.grid.shape
+    kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"
+    return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {held} validate"
+
+
+def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """Show a bar where a look at the data takes long and people watch."""
+    import sys
+
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description="look at the data", total=total, transient=True, console=Console(stderr=True))
+
+
+__all__ = ["Prepared", "model_spec", "prepare", "train"]

@@ -1,0 +1,260 @@
+"""Recipes of training: which pairs, which network, which losses, how long, where to (knows no data and no torch).
+
+YAML is safe-loaded; an unknown key is an error that names its path and the legal keys.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+
+from downscale.errors import listing
+from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
+from downscale.train.blocks import Block, checked, read_yaml
+
+SECONDS = {"s": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
+           "day": 86400.0}  # fmt: skip
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def seconds_of(value: Any) -> float:
+    """Return a span of time in seconds, from a number of them or words such as "8 minutes" or "01:30:00".
+
+    Examples
+    --------
+    >>> seconds_of("8 minutes"), seconds_of("01:30:00"), seconds_of(90)
+    (480.0, 5400.0, 90.0)
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return float(value)
+    text = str(value).strip().lower()
+    clock = re.fullmatch(r"(\d+):(\d\d):(\d\d)", text)
+    if clock:
+        return float(int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3]))
+    words = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+?)(?:s)?", text)
+    if words and words[2] in SECONDS:
+        return float(words[1]) * SECONDS[words[2]]
+    raise ValueError('a time such as "8 minutes", "01:30:00" or a number of seconds')
+
+
+def _pair_of(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(seconds_of)]
+TwoSizes = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair_of)]
+
+
+class Pair(Block):
+    """One source of maps: fine fields, and the coarse ones of an independent model if there are any.
+
+    ``names`` tells what the variables of the recipe are called here, ``multiply`` by what their values come into the
+    units of the recipe where these cannot be read from the file. ``average`` joins so many fine cells along each axis
+    first. ``select`` keeps ranges of coordinates. ``use`` puts all maps on one side of the split; ``weight`` says how
+    often patches are drawn beside those of other sources.
+    """
+
+    fine: str
+    coarse: str | None = None
+    names: dict[str, str] = Field(default_factory=dict)
+    multiply: dict[str, float] = Field(default_factory=dict)
+    orog: str | None = None
+    orog_variable: str | None = None
+    sftlf: str | None = None
+    average: PositiveInt = 1
+    select: dict[str, tuple[Any, Any]] = Field(default_factory=dict)
+    use: Literal["split", "train", "validation"] = "split"
+    weight: PositiveFloat = 1.0
+
+
+class Channel(Block):
+    """A coarse variable: how it becomes a channel, and within which bounds it stays ("auto": by its name and units)."""
+
+    name: str
+    transform: Literal["linear", "log1p", "local"] = "linear"
+    units: str | None = None
+    bounds: Literal["auto"] | tuple[float | None, float | None] | None = "auto"
+
+
+Named = Annotated[Channel, BeforeValidator(_named)]
+
+
+class Split(Block):
+    """Which times are held out: a last ``fraction`` of each source, or the dates of ``span``, and a ``gap`` beside it.
+
+    ``gap`` is a number of time steps, or a time such as "6 hours", that belongs to neither side, so that weather does
+    not leak from one to the other. ``patches`` is how many patches are judged, the same every time.
+    """
+
+    fraction: Share = 0.2
+    span: tuple[str, str] | None = None
+    gap: Annotated[int, Field(ge=0)] | str = 1
+    patches: PositiveInt = 256
+
+    @field_validator("gap")
+    @classmethod
+    def _gap(cls, value: int | str) -> int | str:
+        if isinstance(value, str):
+            seconds_of(value)
+        return value
+
+
+class Data(Block):
+    """What is learned from: sources, variables, companions."""
+
+    factor: TwoSizes
+    pairs: list[Pair] = Field(min_length=1)
+    outputs: list[Named] = Field(min_length=1)
+    predictors: list[Named] = Field(default_factory=list)
+    statics: list[str] = Field(default_factory=list)
+    encodings: list[str] = Field(default_factory=list)
+    validation: Split = Split()
+
+    @field_validator("statics")
+    @classmethod
+    def _statics(cls, value: list[str]) -> list[str]:
+        return _of(value, STATICS)
+
+    @field_validator("encodings")
+    @classmethod
+    def _encodings(cls, value: list[str]) -> list[str]:
+        return _of(value, ENCODINGS)
+
+
+def _of(names: list[str], table: Any) -> list[str]:
+    if any(name not in table for name in names):
+        raise ValueError(f"names among {listing(table)}")
+    return names
+
+
+class Patches(Block):
+    """How patches are drawn: ``size`` in coarse cells, turned and mirrored with ``augment``.
+
+    At most ``most_missing`` of a patch is missing. Patches whose fine field is constant (dry ones) teach little: of
+    those a share ``quiet`` is kept. Within ``margin`` coarse cells of its edge a patch is not judged. Maps lie ready in
+    memory up to ``cache_mb``.
+    """
+
+    size: TwoSizes = (16, 16)
+    augment: bool = True
+    most_missing: Annotated[float, Field(ge=0, le=1)] = 0.5
+    quiet: Annotated[float, Field(ge=0, le=1)] = 0.1
+    margin: Annotated[int, Field(ge=0)] = 0
+    cache_mb: PositiveFloat = 1024.0
+
+
+class Network(Block):
+    """Which network, with its options, and how the cell law is imposed on what it makes."""
+
+    name: str = "residual"
+    options: dict[str, Any] = Field(default_factory=dict)
+    constraint: str | None = None
+    taps: int = 7
+    order: float = 1.25
+
+    @field_validator("constraint")
+    @classmethod
+    def _constraint(cls, value: str | None) -> str | None:
+        return value if value is None else _of([value], CONSTRAINTS)[0]
+
+
+class Training(Block):
+    """How long and how fast; a run ends at the first of ``steps``, ``max_time`` and ``patience``.
+
+    ``round`` is the number of steps between two validations, ``patience`` the number of rounds without a better one
+    after which a run stops. The learning rate follows what is done of ``steps`` or ``max_time``, whichever is more.
+    ``loss_scale``: errors are divided by the standard deviation of the variable, or also by that of the patch.
+    ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are those of Lightning's Trainer.
+    """
+
+    loss: dict[str, Any] = Field(default_factory=lambda: {"mse": 1.0})
+    loss_scale: Literal["variable", "patch"] = "variable"
+    steps: PositiveInt | None = None
+    max_time: Seconds | None = None
+    round: PositiveInt = 200
+    patience: PositiveInt | None = None
+    batch: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup: Share = 0.1
+    weight_decay: NonNegativeFloat = 1e-4
+    clip: PositiveFloat | None = 1.0
+    ema: Share = 0.999
+    precision: Literal["32", "bf16"] = "32"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    workers: Annotated[int, Field(ge=0)] = 0
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    num_nodes: PositiveInt = 1
+    strategy: str = "auto"
+    save_every: Seconds = 300.0
+    logger: Literal["csv", "tensorboard"] | None = "csv"
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+
+class Output(Block):
+    """The checkpoint to write, and the folder of logs and of what a killed run goes on from."""
+
+    path: str
+    folder: str | None = None
+    overwrite: bool = False
+
+
+class TrainingRecipe(Block):
+    """One training: data, patches, network, training, output; ``licence`` and ``attribution`` go into the card.
+
+    ``conserve`` is the law that the model is to keep: "cell" (by construction) or None.
+    """
+
+    title: str = "a learned up-scaler"
+    description: str = ""
+    licence: str = ""
+    attribution: list[str] = Field(default_factory=list)
+    data: Data
+    patches: Patches = Patches()
+    network: Network = Network()
+    training: Training = Training()
+    conserve: Literal["cell"] | None = "cell"
+    output: Output
+
+
+def load_training(path: str | Path) -> TrainingRecipe:
+    """Read a training recipe from a YAML file; relative paths are those of the current folder.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it is not YAML.
+    OptionError
+        If a key is unknown or a value is not legal; the line names the path of the key.
+    """
+    return parse_training(read_yaml(path), str(path))
+
+
+def parse_training(content: dict[str, Any], origin: str = "recipe") -> TrainingRecipe:
+    """Check the content of a training recipe.
+
+    Raises
+    ------
+    OptionError
+        With one line for the first fault.
+
+    Examples
+    --------
+    >>> data = {"factor": 4, "outputs": ["pr"], "pairs": [{"fine": "radar.nc"}]}
+    >>> parse_training({"data": data, "output": {"path": "rain.safetensors"}}).data.factor
+    (4, 4)
+    """
+    return checked(TrainingRecipe, content, origin)

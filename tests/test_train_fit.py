@@ -1,0 +1,299 @@
+"""Training from recipe to checkpoint: it learns, it can be killed, and what is wrong is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command import command
+from hypothesis import given
+from hypothesis import strategies as st
+from run_process import ROOT, ended, killed, when
+from safetensors.torch import load_file
+from training_recipes import SAMPLE, recipe_content, tiny_recipe
+
+import downscale
+from downscale.errors import DownscaleError, InputError, OptionError, OutputError
+from downscale.train.checkpoint import load
+from downscale.train.fit import prepare, train
+from downscale.train.progress import Progress, rate, share_done, steps_of_round
+from downscale.train.progress import ended as training_ended
+from downscale.train.schema import Training, parse_training
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A checkpoint of a short training, and what was said on the way."""
+    folder, said = tmp_path_factory.mktemp("trained"), list[str]()
+    path = train(tiny_recipe(folder, steps=60, round=20, batch=8, learning_rate=4e-3), say=said.append)
+    return path, said
+
+
+def test_a_short_training_beats_the_kernel_on_later_years(trained: tuple[Path, list[str]]) -> None:
+    path, said = trained
+    learned, record = load(path)
+    assert record.skill["skill"] < 0.9
+    assert record.skill["steps"] == 60
+    assert record.data_hash.startswith("sha256:")
+    assert "Open Government Licence" in record.attribution[0]
+    assert record.sources[0]["validation_maps"] == 5
+    assert learned.spec.outputs[0].mean > 200
+    assert learned.spec.constraint == "additive"
+    assert any("step 60 of 60" in line for line in said)
+    assert any("18 maps train, 5 validate" in line for line in said)
+
+
+def test_the_skill_of_the_record_is_that_of_the_method(trained: tuple[Path, list[str]]) -> None:
+    """What a user gets by method=PATH has the error that the checkpoint says, on whole maps of the same years."""
+    path, _ = trained
+    fine = downscale.sample.open("north_america").isel(lat=slice(0, 36), lon=slice(0, 48), time=slice(19, None)).load()
+    coarse, area = downscale.coarsen(fine, 4), downscale.cell_area(fine)
+    relief = downscale.sample.open("north_america_relief").orog
+
+    def error(**how: Any) -> float:
+        made = downscale.downscale(coarse, 4, orog=relief, **how)
+        return float(np.sqrt(((made.tas - fine.tas.values) ** 2).weighted(area.drop_vars(area.coords)).mean()))
+
+    ratio = error(method=str(path)) / error(method="sobolev")
+    # Patches have edges where maps have none.
+    assert ratio == pytest.approx(load(path)[1].skill["skill"], rel=0.15)
+
+
+def test_logs_are_kept_and_nothing_is_pickled(trained: tuple[Path, list[str]]) -> None:
+    path, _ = trained
+    folder = path.with_suffix(".training")
+    lines = (folder / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 4
+    assert {"relative_rmse", "loss", "learning_rate", "step"} <= set(lines[0].split(","))
+    names = {each.suffix for each in path.parent.rglob("*") if each.is_file()}
+    assert names == {".csv", ".safetensors"}
+    assert not (folder / "state.safetensors").exists()
+
+
+def test_resuming_what_is_done_returns_it(trained: tuple[Path, list[str]]) -> None:
+    path, _ = trained
+    before, said = path.read_bytes(), list[str]()
+    recipe = tiny_recipe(path.parent, steps=60, round=20, batch=8, learning_rate=4e-3)
+    assert train(recipe, resume=True, say=said.append) == path
+    assert said == [f"{path} is done already"]
+    assert path.read_bytes() == before
+    with pytest.raises(OutputError, match=r"expected to resume the recipe of .*received another one"):
+        train(tiny_recipe(path.parent, steps=61), resume=True)
+    with pytest.raises(OutputError, match=r"expected a new file, received .*exists"):
+        train(recipe)
+
+
+RUNNER = """
+import json, sys, torch
+torch.set_num_threads(1)
+from downscale.train.fit import train
+from downscale.train.schema import parse_training
+train(parse_training(json.load(open(sys.argv[1]))), resume=len(sys.argv) > 2, say=lambda line: print(line, flush=True))
+"""
+
+
+def process(folder: Path, content: dict[str, Any], *more: str) -> subprocess.Popen[str]:
+    (folder / "recipe.json").write_text(json.dumps(content))
+    line = [sys.executable, "-c", RUNNER, str(folder / "recipe.json"), *more]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+
+
+TO_KILL: dict[str, Any] = {"steps": 90, "round": 35, "save_every": 0.02, "loss": {"mse": 1.0, "mae": 0.1}}
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("quiet")
+    status, _, complaint = ended(process(folder, recipe_content(folder, **TO_KILL)))
+    assert status == 0, complaint
+    return folder
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_killed_training_goes_on_to_the_same_weights(quiet: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    stopped = tmp_path
+    content = recipe_content(stopped, **TO_KILL)
+    run = process(stopped, content)
+    state = stopped / "model.training" / "state.safetensors"
+    assert when(run, lambda: steps_in(state) > 20), ended(run)
+    killed(run, stop)
+    assert 20 < steps_in(state) < 90
+    assert not (stopped / "model.safetensors").exists()
+    status, said, complaint = ended(process(stopped, content, "resume"))
+    assert status == 0, complaint
+    assert "goes on from step" in said
+    assert not state.exists()
+    one, other = (load_file(folder / "model.safetensors") for folder in (quiet, stopped))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    records = [load(folder / "model.safetensors")[1].skill for folder in (quiet, stopped)]
+    assert records[0]["by_source"] == records[1]["by_source"]
+    assert [row[0] for row in records[1]["rounds"]] == [35, 70, 90]
+
+
+def steps_in(state: Path) -> int:
+    """The steps that a state holds, 0 where there is none yet."""
+    from downscale.train.tensors import read_texts
+
+    return int(json.loads(read_texts(state, "state")["progress"])["step"]) if state.exists() else 0
+
+
+def test_an_earlier_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> None:
+    content = recipe_content(tmp_path, steps=400, round=10, save_every=0.01)
+    run = process(tmp_path, content)
+    state = tmp_path / "model.training" / "state.safetensors"
+    assert when(run, lambda: steps_in(state) > 0)
+    killed(run)
+    with pytest.raises(OutputError, match=r"expected no earlier run, received its state .*go on with --resume"):
+        train(parse_training(content))
+    other = recipe_content(tmp_path, steps=400, round=10, seed=1)
+    with pytest.raises(InputError, match=r"expected the recipe and the data that .* was begun with"):
+        train(parse_training(other), resume=True)
+    content["output"]["overwrite"] = True
+    content["training"].update(steps=2, round=1)
+    assert train(parse_training(content)).is_file()
+
+
+def test_time_and_patience_end_a_training(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    path = train(tiny_recipe(tmp_path, steps=None, max_time="1 second", round=5, logger=None))
+    assert load(path)[1].skill["seconds"] >= 1
+    assert time.monotonic() - begun < 120
+    recipe = recipe_content(tmp_path, steps=200, round=1, patience=1, learning_rate=1e-12, logger=None, ema=0.0)
+    recipe["output"] = {"path": str(tmp_path / "other.safetensors")}
+    assert load(train(parse_training(recipe)))[1].skill["steps"] < 100
+
+
+def test_several_sources_variables_and_losses_in_one_training(tmp_path: Path) -> None:
+    content = recipe_content(tmp_path, steps=3, round=3, loss_scale="patch", precision="bf16")
+    content["data"] |= {
+        "pairs": [SAMPLE, {**SAMPLE, "average": 2, "use": "train", "weight": 0.5}],
+        "factor": 2,
+        "statics": ["orog", "slope", "aspect", "lat"],
+        "encodings": ["day_of_year"],
+        "outputs": ["tas", {"name": "copy", "transform": "log1p", "units": "K", "bounds": [0, None]}],
+        "predictors": [{"name": "beside", "transform": "local"}],
+    }
+    for pair in (pairs := [dict(pair) for pair in content["data"]["pairs"]]):
+        pair["names"] = {"copy": "tas", "beside": "tas"}
+    content["data"]["pairs"] = pairs
+    terrain = {"weight": 0.1, "base_gradient": 1e-5, "ratio": 1e-3}
+    few = {"mse": 1, "sobolev": 0.1, "terrain": terrain, "spectral": 0.01, "smoothness": 1e-3}
+    content["training"]["loss"] = few
+    learned, record = load(train(parse_training(content)))
+    assert learned.spec.constraint == "bounded"
+    assert learned.spec.outputs[1].bounds == (0, None)
+    assert [row["variable"] for row in record.skill["by_source"]] == ["tas", "copy"]
+    assert "loss_terrain" in next((tmp_path / "model.training").rglob("metrics.csv")).read_text()
+
+
+FAULTS: dict[str, tuple[dict[str, Any], type[DownscaleError], str]] = {
+    "loss": ({"training": {"loss": {"rmse": 1.0}, "steps": 2}}, OptionError, "expected a loss among .*received 'rmse'"),
+    "no-end": ({"training": {}}, OptionError, "expected training.steps or training.max_time, received neither"),
+    "network": ({"network": {"name": "gan"}}, OptionError, "expected network to be among .*received 'gan'"),
+    "option": ({"network": {"options": {"colour": 1}}}, OptionError, "expected options of 'residual' .*'colour'"),
+    "few": ({"patches": {"size": 30}, "training": {"steps": 2, "batch": 99}}, InputError, "at least 99 patches"),
+    "none-held": ({"data": {"validation": {"fraction": 0.0}}}, InputError, "expected at least 1 patches .*validation"),
+    "flat": ({"data": {"outputs": [{"name": "tas", "bounds": [400, 500]}]}}, InputError, "expected values that vary"),
+    "law": ({"conserve": None, "network": {"constraint": "bounded"}}, OptionError, "expected network.constraint"),
+    "folder": ({"output": {"path": "/no/such/folder/m"}}, OutputError, "expected an existing folder for the output"),
+    "device": ({"training": {"steps": 2, "accelerator": "abacus"}}, OptionError, "expected accelerator, devices"),
+    "member": ({"training": {"steps": 2, "loss": {"crps": 1.0}}}, OptionError, "expected 'members' in the context"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "kind", "line"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_one_line(
+    tmp_path: Path, change: dict[str, Any], kind: type[DownscaleError], line: str
+) -> None:
+    content = recipe_content(tmp_path)
+    for key, value in change.items():
+        merge = isinstance(value, dict) and key in ("data", "output")
+        content[key] = {**content[key], **value} if merge else value
+    with pytest.raises(kind, match=line) as caught:
+        train(parse_training(content))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_all_missing_targets_are_one_line(tmp_path: Path) -> None:
+    ds = downscale.sample.open("north_america").load()
+    ds.assign(tas=ds.tas.where(False)).to_netcdf(tmp_path / "nan.nc")
+    content = recipe_content(tmp_path)
+    content["data"] |= {"pairs": [{"fine": str(tmp_path / "nan.nc")}], "statics": []}
+    with pytest.raises(InputError, match=r"nan.nc: expected values to learn from, received missing ones only"):
+        train(parse_training(content))
+
+
+def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected (a finite loss|finite validation errors|finite weights)"):
+        train(tiny_recipe(tmp_path, steps=40, round=20, learning_rate=1e30, clip=None, schedule="constant", warmup=0))
+
+
+def test_the_command_trains_tells_and_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "r.yml"
+    file.write_text(json.dumps(recipe_content(tmp_path, steps=2, round=2, logger=None)))
+    dry = command("train", file, "--dry-run")
+    assert dry.status == 0
+    assert "18 maps train" in dry.out
+    assert not list(tmp_path.rglob("*.safetensors"))
+    said = command("train", file)
+    assert said.status == 0, said.err
+    assert said.err == ""
+    assert f"wrote {tmp_path / 'model.safetensors'}" in said.out
+    file.write_text(json.dumps({**recipe_content(tmp_path), "trainin": {}}))
+    refusal = command("train", file)
+    assert refusal.status == 2
+    assert "did you mean 'training'" in refusal.complaint
+
+
+def test_prepare_trains_nothing_and_fits_the_model(tmp_path: Path) -> None:
+    made = prepare(tiny_recipe(tmp_path))
+    assert made.spec.outputs[0].units == "K"
+    assert made.advice.startswith("the coarse fields are averages of the truth")
+    assert not list(tmp_path.iterdir())
+
+
+@given(steps=st.integers(1, 300), per_round=st.integers(1, 50), kill=st.integers(0, 300))
+def test_rounds_add_up_to_the_steps_wherever_they_are_cut(steps: int, per_round: int, kill: int) -> None:
+    how, progress, rounds = Training(steps=steps, round=per_round), Progress(), []
+    while not training_ended(progress, how):
+        left = steps_of_round(progress, how)
+        assert left > 0
+        if progress.step <= kill < progress.step + left:
+            # Killed in the midst of a round, and gone on with from a state.
+            progress.step, progress.done = kill, progress.done + kill - progress.step
+            progress, kill = Progress.from_json(progress.to_json()), -1
+            left = steps_of_round(progress, how)
+        progress.step, progress.done = progress.step + left, progress.done + left
+        rounds.append(progress.step)
+        progress.judged(1.0)
+    assert rounds == [*range(per_round, steps, per_round), steps]
+
+
+@given(share=st.floats(0, 1), kind=st.sampled_from(["one_cycle", "cosine", "constant"]), warmup=st.floats(0, 0.9))
+def test_the_rate_stays_within_its_top_and_is_continuous(share: float, kind: Any, warmup: float) -> None:
+    how = Training(learning_rate=0.5, schedule=kind, warmup=warmup, steps=1)
+    assert 0 < rate(share, how) <= 0.5
+    assert rate(min(share, warmup), how) <= rate(warmup, how) == pytest.approx(0.5)
+    if kind != "constant" and share > warmup:
+        assert rate(share, how) >= rate(1.0, how)
+
+
+def test_time_and_steps_both_count() -> None:
+    how = Training(steps=100, max_time=10)
+    assert share_done(Progress(step=20, seconds=5.0), how) == 0.5
+    assert share_done(Progress(step=80, seconds=5.0), how) == 0.8
+    assert training_ended(Progress(step=80, seconds=11.0), how)
