@@ -41,14 +41,14 @@ def terrain_gradient_penalty(
         Valid cells; stencils that touch an invalid one are left out.
     """
     filled = field if mask is None else torch.where(mask, field, torch.zeros_like(field))
-    excess = _excess(filled, spacing, allowed)
-    weight = area.expand(field.shape[-2:]) * (1.0 if mask is None else _whole_stencils(mask, spacing).to(field.dtype))
+    excess = excess(filled, spacing, allowed)
+    weight = area.expand(field.shape[-2:]) * (1.0 if mask is None else whole_stencils(mask, spacing).to(field.dtype))
     total = (weight * excess**2).sum(dim=(-2, -1))
     share = weight.sum(dim=(-2, -1)) if mask is not None else weight.sum()
     return total / torch.clamp(share, min=torch.finfo(field.dtype).tiny)
 
 
-def _excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
+def excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
     east, north = sobel(field, spacing)
     square = east**2 + north**2
     # The root has no derivative at zero; there the excess is zero anyway.
@@ -56,7 +56,7 @@ def _excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
     return torch.relu(torch.sqrt(square.masked_fill(flat, 1.0)).masked_fill(flat, 0.0) - allowed)
 
 
-def _whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
+def whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
     """Return where all nine cells of the stencil are valid."""
     missing = (~mask).to(torch.float64).reshape(-1, 1, *mask.shape[-2:])
     mode = "circular" if spacing.periodic else "replicate"
@@ -111,7 +111,7 @@ class TerrainRefinement:
         area = start.new_tensor(spacing.area)
         step = start.new_tensor(self._step[rows])[:, None]
         allowed = self.penalty.allowed(orog, start, spacing)
-        usable = _whole_stencils(mask, spacing).to(start.dtype)
+        usable = whole_stencils(mask, spacing).to(start.dtype)
         current = ahead = start
         momentum = 1.0
         for _ in range(self.penalty.iterations):
@@ -144,7 +144,7 @@ def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Te
         return _penalty_gradient(field, wide, allowed, area, usable)[..., 2:-2]
     with torch.enable_grad():
         point = field.detach().requires_grad_(True)
-        total = (area * usable * _excess(point, spacing, allowed) ** 2).sum()
+        total = (area * usable * excess(point, spacing, allowed) ** 2).sum()
         (derivative,) = torch.autograd.grad(total, point)
     return derivative / area
 

@@ -31,7 +31,7 @@ class Draws:
     Parameters
     ----------
     sources : sequence of Source
-        Where maps come from; their weights say how often.
+        Where maps come from; patches are drawn from each as often as its weight says, whatever its size.
     tables : sequence of Table
         What the survey found.
     maps : sequence of array of int
@@ -57,7 +57,12 @@ class Draws:
     ) -> None:
         self.sources, self.tables, self.how, self.seed = tuple(sources), tuple(tables), how, seed
         every = [(s, int(number)) for s, numbers in enumerate(maps) for number in numbers]
-        worth = np.array([self._worth(*each).sum() * sources[each[0]].pair.weight for each in every])
+        worth = np.array([self._worth(*each).sum() for each in every])
+        owner = np.array([source for source, _ in every], dtype=np.int64)
+        # A large domain is no more of a source than a small one.
+        whole = np.bincount(owner, weights=worth, minlength=len(self.sources))
+        weight = np.array([source.pair.weight for source in self.sources])
+        worth = worth * (weight / np.where(whole > 0, whole, 1.0))[owner]
         kept = np.flatnonzero(worth > 0)
         self.maps, self.share = [every[i] for i in kept], worth[kept] / max(worth.sum(), 1e-300)
 

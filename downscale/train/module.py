@@ -96,7 +96,7 @@ class TrainedUpscaler(lightning.LightningModule):
         loss, values = self.loss.measure(prediction, target, batch.weight.expand_as(target), context)
         if self.progress.step % LOOK_EVERY == 0 and not bool(loss.isfinite()):
             raise InputError(
-                f"expected a finite loss, received {float(loss)} at step {self.progress.step}; try a smaller "
+                f"expected a finite loss, received {float(loss.detach())} at step {self.progress.step}; try a smaller "
                 "learning_rate, or precision 32"
             )
         for name, value in {"loss": loss.detach(), **{f"loss_{name}": value for name, value in values.items()}}.items():

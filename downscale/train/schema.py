@@ -59,7 +59,7 @@ class Pair(Block):
     ``names`` tells what the variables of the recipe are called here, ``multiply`` by what their values come into the
     units of the recipe where these cannot be read from the file. ``average`` joins so many fine cells along each axis
     first. ``select`` keeps ranges of coordinates. ``use`` puts all maps on one side of the split; ``weight`` says how
-    often patches are drawn beside those of other sources.
+    often patches are drawn beside those of other sources, which are drawn alike, whatever their size.
     """
 
     fine: str

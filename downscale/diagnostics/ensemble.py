@@ -1,0 +1,74 @@
+"""Scores of ensembles, cell by cell (numpy; knows values only)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import ShapeError
+
+Floats = NDArray[np.float64]
+
+
+def crps(prediction: Floats, target: Floats, fair: bool = True) -> Floats:
+    """Return the continuous ranked probability score of each cell, units of the field.
+
+    ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))``, with ``2 M**2`` where not ``fair``. The score of a single
+    member, of which no fair one exists, is its absolute error.
+
+    Parameters
+    ----------
+    prediction : array, shape (n_members, ...)
+        Ensemble.
+    target : array, shape (...)
+        What came true.
+    fair : bool
+        Whether the expectation is that of an ensemble without end.
+
+    Raises
+    ------
+    ShapeError
+        If there is no member.
+
+    References
+    ----------
+    Gneiting, T. and Raftery, A. E. (2007), Strictly proper scoring rules, prediction, and estimation, Journal of the
+    American Statistical Association 102, 359-378. Ferro, C. A. T. (2014), Fair scores for ensemble forecasts, Quarterly
+    Journal of the Royal Meteorological Society 140, 1917-1923.
+
+    Examples
+    --------
+    >>> members, target = np.array([[0.0], [2.0]]), np.array([1.0])
+    >>> crps(members, target).tolist(), crps(members, target, fair=False).tolist()
+    ([0.0], [0.5])
+    """
+    count = len(prediction)
+    if not count:
+        raise ShapeError(f"expected members along the first dimension, received shape {prediction.shape}")
+    error = np.abs(prediction - target).mean(axis=0)
+    if count == 1:
+        return error
+    ranks = (2.0 * np.arange(count) - (count - 1)).reshape(-1, *(1,) * (prediction.ndim - 1))
+    return error - (ranks * np.sort(prediction, axis=0)).sum(axis=0) / (count * (count - 1 if fair else count))
+
+
+def spread_skill(variance: float, square: float, members: int) -> float:
+    """Return ``sqrt((M + 1) / M * variance / square)``: one for a reliable ensemble, less if it is too narrow.
+
+    Parameters
+    ----------
+    variance : float
+        Mean of the unbiased variance of the members.
+    square : float
+        Mean squared error of their mean.
+    members : int
+        M.
+
+    References
+    ----------
+    Fortin, V., Abaza, M., Anctil, F. and Turcotte, R. (2014), Why should ensemble spread match the RMSE of the ensemble
+    mean?, Journal of Hydrometeorology 15, 1708-1713.
+    """
+    if members < 2 or not square > 0:
+        return float("nan")
+    return float(((members + 1) / members * variance / square) ** 0.5)

@@ -1,0 +1,161 @@
+"""Power spectra of maps, averaged over rings of wavenumber (numpy or torch; knows spacings, no file).
+
+Gaps and edges are the same for all maps that are compared, so both see the same leakage.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import ShapeError
+from downscale.fields.aggregate import like, namespace
+from downscale.fields.gradient import Spacing
+
+Array = Any
+LEAST_CELLS = 4
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Rings:
+    """Rings of equal wavenumber, and which Fourier modes of a map lie in each.
+
+    Attributes
+    ----------
+    order : array of int
+        Modes (flat index into those of a real transform) that lie in a ring, ring by ring.
+    ring : array of int
+        The ring of each of them, from 0.
+    share : array of float64
+        What each of them counts in its ring; the shares of a ring add up to one.
+    wavenumber : array of float64, shape (n_rings,)
+        Cycles a metre (or a cell, where steps are 1) in the middle of each ring.
+    """
+
+    order: NDArray[np.int64]
+    ring: NDArray[np.int64]
+    share: NDArray[np.float64]
+    wavenumber: NDArray[np.float64]
+
+
+def resolved(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> bool:
+    """Return whether maps have a ring: enough cells, and a wavenumber that both axes resolve."""
+    lowest, highest = _range(shape, step)
+    return min(shape) >= LEAST_CELLS and lowest <= highest * (1 + ROUNDING)
+
+
+def _range(shape: tuple[int, int], step: tuple[float, float]) -> tuple[float, float]:
+    """Return the larger of the two lowest wavenumbers, and the smaller of the two highest."""
+    return max(1 / (shape[0] * step[0]), 1 / (shape[1] * step[1])), min(0.5 / step[0], 0.5 / step[1])
+
+
+@lru_cache(maxsize=16)
+def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rings:
+    """Sort the modes of maps of ``shape`` into rings.
+
+    Rings are as wide as the larger of the two lowest wavenumbers and end at the smaller of the two highest: beyond, in
+    the corners, not all directions are resolved. The mean of the map belongs to no ring.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    step : (float, float)
+        Distance of rows and of columns, in metres.
+
+    Raises
+    ------
+    ShapeError
+        If a map has too few cells, or they are so much longer than wide that no ring is resolved in all directions.
+
+    Examples
+    --------
+    >>> rings((8, 8)).wavenumber.tolist()
+    [0.125, 0.25, 0.375, 0.5]
+    """
+    n_y, n_x = shape
+    if min(shape) < LEAST_CELLS:
+        least = f"{LEAST_CELLS} x {LEAST_CELLS}"
+        raise ShapeError(f"expected a map of at least {least} cells for a power spectrum, received {n_y} x {n_x}")
+    along_y, along_x = np.fft.fftfreq(n_y, step[0]), np.fft.rfftfreq(n_x, step[1])
+    size = np.hypot(along_y[:, None], along_x)
+    width, highest = _range(shape, step)
+    # A mode between two rings belongs to the shorter waves, whatever the rounding.
+    number = np.floor(size / width + 0.5 + ROUNDING).astype(np.int64)
+    inside = (number > 0) & (size <= highest * (1 + ROUNDING))
+    if not resolved(shape, step):
+        lengths = f"{n_y} x {n_x} cells of {step[0]:g} x {step[1]:g} m"
+        raise ShapeError(f"expected a map with a wavenumber that both axes resolve, received {lengths}; add cells")
+    # A real transform leaves out the mirror images of all columns but the first and, for an even size, the last.
+    twice = np.full(along_x.size, 2.0)
+    twice[0] = 1.0
+    if n_x % 2 == 0:
+        twice[-1] = 1.0
+    order = np.flatnonzero(inside)
+    order = order[np.argsort(number.ravel()[order], kind="stable")]
+    ring = number.ravel()[order] - 1
+    counts = np.broadcast_to(twice, size.shape).ravel()[order]
+    present, ring = np.unique(ring, return_inverse=True)
+    share = counts / np.bincount(ring, counts)[ring]
+    return Rings(order, ring, share, (present + 1) * width)
+
+
+def steps(spacing: Spacing) -> tuple[float, float]:
+    """Return the mean distance of rows and of columns, in metres."""
+    return float(np.abs(spacing.dy).mean()) / 2, float(np.abs(spacing.dx).mean()) / 2
+
+
+def taper(shape: tuple[int, int], periodic: bool = False) -> NDArray[np.float64]:
+    """Return Hann's window, shape (n_y, n_x); none along a closed circle of columns.
+
+    References
+    ----------
+    Harris, F. J. (1978), On the use of windows for harmonic analysis with the discrete Fourier transform, Proceedings
+    of the IEEE 66, 51-83.
+    """
+    y, x = (np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape)
+    return np.multiply.outer(y, np.ones_like(x) if periodic else x)
+
+
+def radial_power(field: Array, valid: Array, window: Array, table: Rings) -> Array:
+    """Return the mean power of each ring: (..., n_y, n_x) -> (..., n_rings), units of the field squared.
+
+    Invariant: whatever the window and the gaps, white noise has its variance in every ring (in the mean of many draws,
+    but for the mean that is subtracted).
+
+    Parameters
+    ----------
+    field : array
+        Values; what lies under the mask is ignored.
+    valid : array of bool, shape of ``field``
+        True where a value counts; a map without any has no power.
+    window : array, shape (n_y, n_x)
+        From ``taper``, or ones.
+    table : Rings
+        Of the shape of the maps.
+    """
+    xp = namespace(field)
+    weight = xp.where(valid, window, xp.zeros_like(field))
+    total, square = weight.sum((-2, -1)), (weight**2).sum((-2, -1))
+    one = xp.ones_like(total)
+    mean = (weight * xp.where(valid, field, xp.zeros_like(field))).sum((-2, -1)) / xp.where(total > 0, total, one)
+    rest = weight * (xp.where(valid, field, xp.zeros_like(field)) - mean[..., None, None])
+    modes = xp.fft.rfft2(rest)
+    power = (modes.real**2 + modes.imag**2).reshape(*field.shape[:-2], -1)
+    return _summed(power, table) / xp.where(square > 0, square, one)[..., None]
+
+
+def _summed(power: Array, table: Rings) -> Array:
+    if namespace(power) is np:
+        starts = np.searchsorted(table.ring, np.arange(table.wavenumber.size))
+        return np.add.reduceat(power[..., table.order] * like(table.share, power), starts, axis=-1)
+    whole = sys.modules["torch"].int64
+    order, ring = power.new_tensor(table.order, dtype=whole), power.new_tensor(table.ring, dtype=whole)
+    parts = power.index_select(-1, order) * like(table.share, power)
+    return power.new_zeros((*power.shape[:-1], table.wavenumber.size)).index_add(-1, ring, parts)
