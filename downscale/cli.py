@@ -205,6 +205,23 @@ def train(
 
 
 @app.command()
+def evaluate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="An evaluation recipe.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and figures; made if missing.")] = None,
+) -> None:
+    """Score methods and models on data they never saw: tables (markdown, CSV, NetCDF), maps and spectra."""
+    from downscale.evaluate.schema import load_evaluation
+
+    wanted = load_evaluation(recipe)
+    if out is not None:
+        wanted = wanted.model_copy(update={"output": wanted.output.model_copy(update={"folder": str(out)})})
+    from downscale.evaluate.run import evaluate as carry_out
+    from downscale.evaluate.table import to_markdown
+
+    typer.echo(to_markdown(carry_out(wanted, typer.echo)))
+
+
+@app.command()
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a model: rain.")],
     factor: Annotated[int | None, typer.Option(help="Which of the models of that name.")] = None,

@@ -189,8 +189,8 @@ def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
         )
     if missing or strange:
         raise InputError(
-            f"expected the variable {(missing or makes)[0]!r}, which this model makes finer, received {listing(wanted)}; "
-            "rename a variable, or give it the standard_name of that one"
+            f"expected the variable {(missing or makes)[0]!r}, which this model makes finer, received "
+            f"{listing(wanted)}; rename a variable, or give it the standard_name of that one"
         )
     for own in spec.predictors:
         name = _match(own, ds, there, alone=False)

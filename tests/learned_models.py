@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "residual": {"width": 6, "depth": 1, "fine_width": 4},
     "unet": {"width": 4, "levels": 1, "depth": 1, "fine_width": 4},
     "autoencoder": {"width": 4, "levels": 1, "latent": 3, "depth": 1, "fine_width": 4},
+    "sr_cnn": {"width": 4, "depth": 1, "fine_width": 4, "activation": "silu"},
 }
 OTHERS: dict[str, Any] = {"width": 4, "depth": 1, "fine_width": 3}
 

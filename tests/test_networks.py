@@ -32,6 +32,7 @@ SMALL = {
     "residual": {"width": 6, "depth": 1, "fine_width": 4},
     "unet": {"width": 3, "levels": 1, "depth": 1, "fine_width": 3},
     "autoencoder": {"width": 3, "levels": 1, "latent": 3, "depth": 1, "fine_width": 3},
+    "sr_cnn": {"width": 4, "depth": 1, "fine_width": 4, "activation": "silu"},
 }
 OTHERS = {"width": 4, "depth": 1, "fine_width": 3}
 EVERY = [(network, upsampling) for network in NETWORKS for upsampling in UPSAMPLINGS]

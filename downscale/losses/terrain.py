@@ -41,14 +41,15 @@ def terrain_gradient_penalty(
         Valid cells; stencils that touch an invalid one are left out.
     """
     filled = field if mask is None else torch.where(mask, field, torch.zeros_like(field))
-    excess = excess(filled, spacing, allowed)
+    over = excess(filled, spacing, allowed)
     weight = area.expand(field.shape[-2:]) * (1.0 if mask is None else whole_stencils(mask, spacing).to(field.dtype))
-    total = (weight * excess**2).sum(dim=(-2, -1))
+    total = (weight * over**2).sum(dim=(-2, -1))
     share = weight.sum(dim=(-2, -1)) if mask is not None else weight.sum()
     return total / torch.clamp(share, min=torch.finfo(field.dtype).tiny)
 
 
 def excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
+    """Return by how much the slope of a field is more than allowed, differentiable; units of the field a metre."""
     east, north = sobel(field, spacing)
     square = east**2 + north**2
     # The root has no derivative at zero; there the excess is zero anyway.

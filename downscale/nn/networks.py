@@ -8,11 +8,17 @@ from typing import Any
 from downscale.errors import DownscaleError, OptionError, listing
 from downscale.nn.autoencoder import Autoencoder
 from downscale.nn.base import Network
+from downscale.nn.published import SuperResolutionCNN
 from downscale.nn.residual import ResidualNetwork
 from downscale.nn.spec import ModelSpec
 from downscale.nn.unet import UNet
 
-NETWORKS: dict[str, type[Network]] = {"residual": ResidualNetwork, "unet": UNet, "autoencoder": Autoencoder}
+NETWORKS: dict[str, type[Network]] = {
+    "residual": ResidualNetwork,
+    "unet": UNet,
+    "autoencoder": Autoencoder,
+    "sr_cnn": SuperResolutionCNN,
+}
 
 
 def build(spec: ModelSpec) -> Network:

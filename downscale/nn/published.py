@@ -21,8 +21,8 @@ class SuperResolutionCNN(Network):
 
     With ``taps: 1`` of the kernel, whose proposal then is the coarse value of each cell, a linear transform, and the
     constraint "additive" or "softmax", the model is the published one: of the network's field only the departures from
-    its cell means count, or their ratios. What differs is that its last layer starts at zero, so that an untrained model
-    gives blocks, and that it is told by masks what is missing.
+    its cell means count, or their ratios. What differs is that its last layer starts at zero, so that an untrained
+    model gives blocks, and that it is told by masks what is missing.
 
     Parameters
     ----------

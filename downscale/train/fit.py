@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from downscale.train.datamodule import PatchData
     from downscale.train.keeper import Keeper
     from downscale.train.module import TrainedUpscaler
+    from downscale.train.patches import PatchSet
 
 Say = Callable[[str], None]
 STATE = "state.safetensors"
+# Patches of a source that tell how well the kernel does there, and the round that they are drawn from.
+LOOKED_AT, LOOKED_AT_ROUND = 24, 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,12 +234,34 @@ def _parts(prepared: Prepared, progress: Progress) -> tuple[TrainedUpscaler, Pat
 
     recipe, how = prepared.recipe, prepared.recipe.training
     loss = WeightedSum.from_config(how.loss)
-    module = TrainedUpscaler(Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources))
     shelf, channels = Shelf(prepared.sources, recipe.patches.cache_mb), prepared.spec.static_channels
     distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
     patches = PatchSet(shelf, channels, recipe.patches, distances)
     held = prepared.draws("validation").fixed(recipe.data.validation.patches)
+    typical = _typical(prepared, patches) if how.loss_scale == "kernel" else ()
+    module = TrainedUpscaler(
+        Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources), typical
+    )
     return module, PatchData(patches, prepared.draws("train"), held, how, progress, prepared.spec.factor)
+
+
+def _typical(prepared: Prepared, patches: PatchSet) -> list[list[float]]:
+    """Return the mean square error of the kernel on patches of the training split, by source and output."""
+    import torch
+
+    from downscale.train.module import kernel_errors
+    from downscale.train.patches import collate
+
+    spec, sources = prepared.spec, len(prepared.sources)
+    sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
+    # A round that no training sees, the same whenever a run is resumed.
+    for key in prepared.draws("train").round(LOOKED_AT_ROUND, LOOKED_AT * sources):
+        sums[key.source] += kernel_errors(spec, collate([patches[key]], spec.factor))[0]
+        counts[key.source] += 1
+    mean = sums / counts.clamp_min(1)
+    # A source of which no patch was drawn is as good as the others.
+    mean = torch.where(counts > 0, mean, mean.sum(dim=0) / (counts > 0).sum().clamp_min(1))
+    return [[float(value) for value in row] for row in mean.clamp_min(1e-24)]
 
 
 def _record(prepared: Prepared, keeper: Keeper) -> Any:

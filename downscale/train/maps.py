@@ -53,8 +53,22 @@ def map_bytes(source: Source) -> int:
 def read_truth(source: Source, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the truth (V, fine) of a map and its means over coarse cells (V, coarse), by the operator A."""
     index = _index(source, number)
-    fine = np.stack([_first(source, field.read(index)) for field in source.outputs])
+    fine = np.stack([_first(source, _smoothed(field.read(index), source.pair.smooth)) for field in source.outputs])
     return fine, _mean(source, fine)
+
+
+def _smoothed(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+    """Return running means over ``cells`` cells along both axes, of valid ones; what is missing stays missing."""
+    if cells == 1:
+        return values
+    import torch
+
+    from downscale.nn.framing import box_mean
+
+    valid = np.isfinite(values)
+    given = torch.from_numpy(np.where(valid, values, 0.0))[None, None]
+    smooth = box_mean(given, torch.from_numpy(valid.astype(np.float64))[None, None], cells // 2, closed=False)
+    return np.where(valid, smooth[0, 0].numpy(), np.nan)
 
 
 def read_coarse(source: Source, number: int, means: NDArray[np.float64]) -> NDArray[np.float64]:

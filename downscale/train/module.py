@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import lightning
 import torch
@@ -23,6 +24,8 @@ from downscale.train.schema import Training
 
 # Below this share of the whole spread a patch counts as if it had that much.
 LEAST_SPREAD = 0.1
+# Below this share of its source's mean square error a patch of the kernel's counts as if it had that much.
+LEAST_ERROR = 0.01
 # The loss is looked at every so many steps: looking waits for an accelerator.
 LOOK_EVERY = 20
 
@@ -44,6 +47,8 @@ class TrainedUpscaler(lightning.LightningModule):
         Where the training stands; shared with the callbacks and the sampler.
     sources : int
         Number of sources, whose errors are told apart.
+    typical : sequence of sequence of float
+        Mean square error of the kernel, by source and output, for ``loss_scale: kernel``.
 
     Attributes
     ----------
@@ -63,12 +68,13 @@ class TrainedUpscaler(lightning.LightningModule):
         spread: tuple[float, ...],
         progress: Progress,
         sources: int = 1,
+        typical: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__()
         # The order of channels in memory that convolutions are fastest in, on CPUs and accelerators.
-        learned.network.to(memory_format=torch.channels_last)
+        learned.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learned, self.averaged = learned, copy.deepcopy(learned).requires_grad_(False)
-        self.how, self.loss, self.spread, self.progress = how, loss, spread, progress
+        self.how, self.loss, self.spread, self.progress, self.typical = how, loss, spread, progress, typical
         self.score, self.errors, self.sources = math.inf, torch.empty(0), sources
         self._sums: dict[int, Tensor] = {}
 
@@ -117,6 +123,11 @@ class TrainedUpscaler(lightning.LightningModule):
         spread = batch.target.new_tensor(self.spread).reshape(1, -1, 1, 1)
         if self.how.loss_scale == "variable":
             return spread
+        if self.how.loss_scale == "kernel":
+            own = kernel_errors(self.learned.spec, batch)
+            typical = own.new_tensor(self.typical)[batch.source]
+            # The root of both errors' mean squares, so that neither hard patches nor easy ones own the loss.
+            return ((torch.maximum(own, LEAST_ERROR * typical) * typical) ** 0.25).clamp_min(1e-12)[..., None, None]
         weight = batch.weight * known
         total = weight.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         values = torch.where(known, batch.target, torch.zeros_like(batch.target))
@@ -217,6 +228,14 @@ def squared_errors(batch: Batch, model: Tensor, kernel: Tensor) -> Tensor:
         error = torch.where(known, made - batch.target, torch.zeros_like(batch.target)).to(wide)
         sums.append((weight * error**2).sum(dim=(-2, -1)))
     return torch.stack([*sums, weight.sum(dim=(-2, -1))], dim=-1)
+
+
+@torch.no_grad()
+def kernel_errors(spec: ModelSpec, batch: Batch) -> Tensor:
+    """Return the mean square error of the kernel in each patch, shape (B, V)."""
+    made = kernel_alone(spec, batch)
+    sums = squared_errors(batch, made, made)
+    return (sums[..., 1] / sums[..., 2].clamp_min(1e-300)).to(batch.target.dtype)
 
 
 def relative_error(sums: Tensor) -> float:

@@ -157,18 +157,18 @@ def open_source(pair: Pair, data: Data, network: Network) -> Source:
 
 
 def _opened(pair: Pair, data: Data, network: Network) -> Source:
-    raw = _selected(_open(pair.fine), pair)
-    ds, where = _cropped(raw, [size * pair.average for size in data.factor])
-    other, there = _independent(pair)
+    raw = selected(open_maps(pair.fine), pair)
+    ds, where = cropped(raw, [size * pair.average for size in data.factor])
+    other, there = independent(pair)
     first, fine = None, where.grid
     if pair.average > 1:
         fine = where.grid.coarsen(pair.average, pair.average)
         first = Aggregation.between(fine, where.grid)
     grid = fine.coarsen(*data.factor)
     if other is not None and there is not None:
-        other, there = _oriented(other, there, where)
-        _require_match(there, grid, fine, data.factor)
-    ds, other = _same_times(ds, other)
+        other, there = oriented(other, there, where)
+        require_match(there, grid, fine, data.factor)
+    ds, other = same_times(ds, other)
     time = time_name(ds)
     outputs = tuple(_field(ds, where, channel, pair) for channel in data.outputs)
     lead = outputs[0].maps.dims[:-2]
@@ -194,12 +194,12 @@ def _opened(pair: Pair, data: Data, network: Network) -> Source:
     )  # fmt: skip
 
 
-def _open(path: str) -> xr.Dataset:
+def open_maps(path: str) -> xr.Dataset:
     """Open a file, a pattern, or ``sample:NAME``, in chunks of whole maps."""
     return open_dataset(sample_path(path.removeprefix(SAMPLE)) if path.startswith(SAMPLE) else path)
 
 
-def _selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
+def selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
     """Keep the ranges of coordinates of the recipe, whichever way these run."""
     for name, (low, high) in pair.select.items():
         if name not in ds.dims or name not in ds.coords:
@@ -212,7 +212,7 @@ def _selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
     return ds
 
 
-def _cropped(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizontal]:
+def cropped(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizontal]:
     """Leave out the last rows and columns that fill no coarse cell."""
     where = horizontal(ds)
     keep = {}
@@ -227,23 +227,24 @@ def _cropped(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizont
     return ds, horizontal(ds)
 
 
-def _independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
+def independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
+    """Return the coarse fields of an independent model and where they lie, None where the recipe names none."""
     if pair.coarse is None:
         return None, None
-    ds = _open(pair.coarse)
+    ds = open_maps(pair.coarse)
     chosen = pair.model_copy(update={"select": {k: v for k, v in pair.select.items() if k == time_name(ds)}})
-    ds = _selected(ds, chosen)
+    ds = selected(ds, chosen)
     return ds, horizontal(ds)
 
 
-def _oriented(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+def oriented(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Turn the rows and columns of a coarse object to run as the fine ones do."""
     axes = zip(there.dims, (there.grid.y, there.grid.x), (where.grid.y, where.grid.x), strict=True)
     turned = {dim: slice(None, None, -1) for dim, mine, fine in axes if mine.ascending != fine.ascending}
     return (coarse, there) if not turned else (coarse.isel(turned), horizontal(coarse.isel(turned)))
 
 
-def _require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, int]) -> None:
+def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, int]) -> None:
     """Refuse a coarse grid that is not made of whole blocks of fine cells."""
     found = there.grid.nest_factors(fine)
     if found is not None and tuple(found) != tuple(factor):
@@ -259,7 +260,7 @@ def _require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, i
         )
 
 
-def _same_times(ds: xr.Dataset, other: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
+def same_times(ds: xr.Dataset, other: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Keep the dates that both have."""
     if other is None:
         return ds, None
@@ -278,12 +279,12 @@ def _field(ds: xr.Dataset, where: Horizontal, channel: Channel, pair: Pair) -> F
     if name not in legal:
         raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; say its name in names")
     maps = ds[name].transpose(..., *where.dims)
-    factor, offset = _conversion(maps, channel, pair)
+    factor, offset = conversion(maps, channel, pair)
     lower, upper = bounds_of(channel, maps, factor, offset)
     return Field(maps, factor, offset, -np.inf if lower is None else lower, np.inf if upper is None else upper)
 
 
-def _conversion(maps: xr.DataArray, channel: Channel, pair: Pair) -> tuple[float, float]:
+def conversion(maps: xr.DataArray, channel: Channel, pair: Pair) -> tuple[float, float]:
     """Return what brings stored values into the units of the recipe."""
     if channel.name in pair.multiply:
         return pair.multiply[channel.name], 0.0
@@ -336,7 +337,7 @@ def _statics(
             static = pick_static(raw[[name]])
         else:
             variable = pair.orog_variable if name == "orog" else "sftlf"
-            static = pick_static(_open(path), variable)
+            static = pick_static(open_maps(path), variable)
         given[name] = np.asarray(on_grid(static, fine, name, where), dtype=np.float64)
         if name == "sftlf" and given[name].max(initial=0) > 1.5:
             given[name] = given[name] / 100

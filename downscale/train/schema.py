@@ -58,8 +58,10 @@ class Pair(Block):
 
     ``names`` tells what the variables of the recipe are called here, ``multiply`` by what their values come into the
     units of the recipe where these cannot be read from the file. ``average`` joins so many fine cells along each axis
-    first. ``select`` keeps ranges of coordinates. ``use`` puts all maps on one side of the split; ``weight`` says how
-    often patches are drawn beside those of other sources, which are drawn alike, whatever their size.
+    first; ``smooth``, an odd number, takes running means over so many cells before that, as an instrument with a wider
+    footprint than its cells sees. ``select`` keeps ranges of coordinates. ``use`` puts all maps on one side of
+    the split; ``weight`` says how often patches are drawn beside those of other sources, which are drawn alike,
+    whatever their size.
     """
 
     fine: str
@@ -70,9 +72,17 @@ class Pair(Block):
     orog_variable: str | None = None
     sftlf: str | None = None
     average: PositiveInt = 1
+    smooth: PositiveInt = 1
     select: dict[str, tuple[Any, Any]] = Field(default_factory=dict)
     use: Literal["split", "train", "validation"] = "split"
     weight: PositiveFloat = 1.0
+
+    @field_validator("smooth")
+    @classmethod
+    def _smooth(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("an odd number of cells")
+        return value
 
 
 class Channel(Block):
@@ -171,12 +181,13 @@ class Training(Block):
 
     ``round`` is the number of steps between two validations, ``patience`` the number of rounds without a better one
     after which a run stops. The learning rate follows what is done of ``steps`` or ``max_time``, whichever is more.
-    ``loss_scale``: errors are divided by the standard deviation of the variable, or also by that of the patch.
+    ``loss_scale``: by what errors are divided: the standard deviation of the variable or of the patch, or the error of
+    the "kernel", half that in the patch and half that in its source: what the kernel does well is not to be spoilt.
     ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are those of Lightning's Trainer.
     """
 
     loss: dict[str, Any] = Field(default_factory=lambda: {"mse": 1.0})
-    loss_scale: Literal["variable", "patch"] = "variable"
+    loss_scale: Literal["variable", "patch", "kernel"] = "variable"
     steps: PositiveInt | None = None
     max_time: Seconds | None = None
     round: PositiveInt = 200

@@ -1,0 +1,155 @@
+"""From an evaluation recipe to scores, tables and figures: open, downscale block by block, judge, write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.diagnostics.scores import Scores, Setting
+from downscale.errors import DownscaleError, OutputError
+from downscale.evaluate.cost import Cost
+from downscale.evaluate.figures import draw, pictures
+from downscale.evaluate.methods import Contender, contenders
+from downscale.evaluate.schema import EvaluationRecipe
+from downscale.evaluate.table import Row, assemble, to_csv, to_markdown, write_table
+from downscale.evaluate.truth import Block, Truth, open_truth
+from downscale.io.write import check_target
+from downscale.validate import check_conservation
+
+Say = Callable[[str], None]
+KINDS = (".md", ".csv", ".nc")
+
+
+@dataclass
+class Tally:
+    """What is known of one method on one source so far.
+
+    Attributes
+    ----------
+    scores : dict of str to Scores
+        By variable.
+    law : dict of str to (float, float, int)
+        By variable: the largest relative error of a coarse cell and of the integral of a map, and values out of bounds.
+    cost : Cost
+        Of all maps together.
+    """
+
+    scores: dict[str, Scores]
+    law: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+
+    def add(self, truth: Truth, block: Block, made: xr.Dataset) -> None:
+        """Judge the maps of a block."""
+        bounds = dict(truth.bounds)
+        report = check_conservation(block.coarse, made, bounds=bounds, data_vars=list(truth.names))
+        for name in truth.names:
+            target = _maps(block.fine[name], truth.dims)
+            prediction = _like(made[name], block.fine[name], truth)
+            self.scores[name].add(prediction, target, truth.area)
+            one, old = report[name], self.law.get(name, (0.0, 0.0, 0))
+            lost = math.inf if one.cells_lost else 0.0
+            self.law[name] = (
+                max(old[0], one.max_relative_error, lost), max(old[1], one.global_error),
+                old[2] + one.values_out_of_bounds,
+            )  # fmt: skip
+
+
+def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
+    """Carry out an evaluation recipe: score every method on every source, and write tables and figures.
+
+    Parameters
+    ----------
+    recipe : EvaluationRecipe
+        See :func:`downscale.evaluate.schema.load_evaluation`.
+    say : callable, optional
+        Takes lines for people.
+
+    Returns
+    -------
+    Dataset
+        Scores over (source, upscaler), each variable's under ``VARIABLE_SCORE``; those with ``_ratio`` are divided by
+        the error of the reference. Also quantiles and mean power spectra.
+
+    Raises
+    ------
+    DownscaleError
+        With one line, if data, methods or names are not usable.
+    OutputError
+        If a file is in the way, or cannot be written.
+
+    Notes
+    -----
+    The coarse maps are averages of the truth by true areas (perfect prognosis), or those of an independent model where
+    a source names any. Errors are weighted by area. Memory stays bounded whatever the length of the record.
+    """
+    tell = say or (lambda line: None)
+    folder = _folder(recipe)
+    targets = {kind: check_target(folder / f"{recipe.output.name}{kind}", recipe.output.overwrite) for kind in KINDS}
+    for picture in pictures(recipe, folder):
+        check_target(picture, recipe.output.overwrite)
+    truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
+    methods = contenders(recipe.methods, recipe.data.factor, folder, tell)
+    rows = [row for truth in truths for row in _judged(recipe, truth, methods, tell)]
+    result = assemble(recipe, rows)
+    write_table(to_markdown(result), targets[".md"])
+    write_table(to_csv(result), targets[".csv"])
+    write_table(result, targets[".nc"])
+    written = list(targets.values())
+    if recipe.output.figures is not None:
+        written += draw(recipe, truths, methods, result, folder)
+    for path in written:
+        tell(f"wrote {path}")
+    return result
+
+
+def _folder(recipe: EvaluationRecipe) -> Path:
+    folder = Path(recipe.output.folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder for the tables, received the file {folder}; choose another name")
+    if not folder.resolve().parent.is_dir():
+        raise OutputError(f"expected an existing parent folder, received {folder.resolve().parent}; create it first")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"expected to make the folder {folder}, received: {error.strerror}; choose another") from None
+    return folder
+
+
+def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], say: Say) -> list[Row]:
+    """Score all methods on one source, block by block."""
+    setting = Setting(truth.spacing, recipe.wet, recipe.extreme)
+    tallies = [Tally({name: Scores(setting) for name in truth.names}) for _ in methods]
+    say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
+    warm = truth.block(0, 1)
+    for number, block in enumerate(truth.blocks(recipe.most_cells)):
+        for method, tally in zip(methods, tallies, strict=True):
+            if number == 0:
+                method.run(warm, truth)  # kernels are compiled and libraries loaded once: that is not the method's
+            with tally.cost:
+                made = method.run(block, truth)
+            try:
+                tally.add(truth, block, made)
+            except DownscaleError as error:
+                raise type(error)(f"{method.label}, {truth.label}: {error}") from None
+    return [
+        Row(truth, name, method.label, tally.scores[name], *tally.law[name], tally.cost)
+        for method, tally in zip(methods, tallies, strict=True)
+        for name in truth.names
+    ]
+
+
+def _maps(field: xr.DataArray, dims: tuple[str, str]) -> NDArray[np.float64]:
+    return np.asarray(field.transpose(..., *dims).values, dtype=np.float64)
+
+
+def _like(made: xr.DataArray, target: xr.DataArray, truth: Truth) -> NDArray[np.float64]:
+    """Return predictions with the dimensions of the target; any other comes first and holds members."""
+    lead = [str(dim) for dim in target.dims if dim not in truth.dims]
+    members = [str(dim) for dim in made.dims if dim not in target.dims]
+    return np.asarray(made.transpose(*members, *lead, *truth.dims).values, dtype=np.float64)
