@@ -39,7 +39,7 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_there_are_blocks() -> None:
     assert len(PYTHON_BLOCKS) == 3
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 13
 
 
 def test_quickstart(folder: Path) -> None:
@@ -75,6 +75,7 @@ def test_commands_in_order(folder: Path) -> None:
         run([sys.executable, "-m", *command.split()], folder)
     assert (folder / "demo" / "tas_north_america_x4.png").stat().st_size > 100_000
     assert (folder / "finer.nc").exists()
+    assert "learned" in (folder / "evaluation_north_america" / "scores.md").read_text()
 
 
 def test_python_recipe(folder: Path) -> None:
