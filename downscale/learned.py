@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from downscale.nn.spec import ModelSpec, Variable
 
 SUFFIX = ".safetensors"
-# Water that falls, by any of the names it goes under.
-RAIN = re.compile(r"precip|rain|snowfall|^(pr|tp|rr|prc|prl|ppt)$", re.IGNORECASE)
+# Water that falls, and air near the ground, by any of the names they go under.
+KINDS = (
+    re.compile(r"precip|rain|snowfall|^(pr|tp|rr|prc|prl|ppt)$", re.IGNORECASE),
+    re.compile(r"^air_temperature$|^(tas|t2m|2t|t_2m|tg)$", re.IGNORECASE),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,14 +211,15 @@ def _match(own: Variable, ds: xr.Dataset, among: list[str], alone: bool) -> str 
     if own.name in among:
         return own.name
     same = [name for name in among if own.standard_name and ds[name].attrs.get("standard_name") == own.standard_name]
-    if not same and alone and RAIN.search(own.name):
-        same = [name for name in among if _is_rain(ds[name])]
+    kind = next((kind for kind in KINDS if kind.search(own.name)), None)
+    if not same and alone and kind is not None:
+        same = [name for name in among if any(kind.search(word) for word in _words(ds[name]))]
     return same[0] if len(same) == 1 else None
 
 
-def _is_rain(variable: xr.DataArray) -> bool:
-    words = (variable.name, variable.attrs.get("standard_name", ""), variable.attrs.get("long_name", ""))
-    return any(RAIN.search(str(word)) for word in words)
+def _words(variable: xr.DataArray) -> tuple[str, ...]:
+    """Return what a variable is called."""
+    return str(variable.name), *(str(variable.attrs.get(key, "")) for key in ("standard_name", "long_name"))
 
 
 def _require_units(own: Variable, variable: xr.DataArray) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from learned_models import awake, lat_lon, place_of, rain, some_fields, spec_of, upscaled
 from torch import Tensor
 
-from downscale.errors import ShapeError
+from downscale.errors import OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded
 from downscale.nn import Learned, ModelSpec, Variable
@@ -340,3 +341,17 @@ def test_place_and_fields_go_together() -> None:
     """The helper that other tests stand on: its proposal is the kernel's."""
     x, proposal, _, _ = some_fields(GRID, (3, 2), dtype=torch.float64)
     torch.testing.assert_close(upscaled(GRID, (3, 2), x, place_of(GRID, (3, 2))), proposal)
+
+
+def test_less_of_the_detail_is_kept_outside_training_only() -> None:
+    grid, factor = lat_lon(6, 7), (2, 2)
+    x, proposal, cells, orog = some_fields(grid, factor)
+    whole = awake(spec_of("residual", factor, "additive", "linear"))
+    half = Learned(replace(whole.spec, kept=0.5))
+    half.load_state_dict(whole.state_dict())
+    full, less = (model.eval()(x, proposal, cells, statics=orog) for model in (whole, half))
+    kernel = Learned(whole.spec)(x, proposal, cells, statics=orog)
+    torch.testing.assert_close(less - kernel, (full - kernel) / 2, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(half.train()(x, proposal, cells, statics=orog), full)
+    with pytest.raises(OptionError, match="expected kept above 0 and up to 1, received 0"):
+        replace(whole.spec, kept=0)

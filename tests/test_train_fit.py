@@ -176,8 +176,9 @@ def test_time_and_patience_end_a_training(tmp_path: Path) -> None:
     assert load(train(parse_training(recipe)))[1].skill["steps"] < 100
 
 
-def test_several_sources_variables_and_losses_in_one_training(tmp_path: Path) -> None:
-    content = recipe_content(tmp_path, steps=3, round=3, loss_scale="patch", precision="bf16")
+@pytest.mark.parametrize("scale", ["patch", "kernel"])
+def test_several_sources_variables_and_losses_in_one_training(tmp_path: Path, scale: str) -> None:
+    content = recipe_content(tmp_path, steps=3, round=3, loss_scale=scale, precision="bf16")
     content["data"] |= {
         "pairs": [SAMPLE, {**SAMPLE, "average": 2, "use": "train", "weight": 0.5}],
         "factor": 2,

@@ -14,7 +14,7 @@ from training_recipes import SAMPLE, data_block
 from downscale.errors import InputError
 from downscale.fields.gradient import Spacing, sobel
 from downscale.train.draws import Draws, Key, require_samples
-from downscale.train.maps import Shelf
+from downscale.train.maps import Shelf, read_truth
 from downscale.train.pairs import open_source
 from downscale.train.patches import PatchSet, Sample, collate, turned
 from downscale.train.schema import Network, Patches
@@ -104,6 +104,23 @@ def test_draws_are_the_same_for_a_seed_and_differ_from_round_to_round() -> None:
     assert len({key.number for key in draws.round(0, 400)}) == 18
     other = Draws(sources, found.tables, maps, how, 1)
     assert draws.round(0, 50) != other.round(0, 50)
+
+
+def test_sources_are_drawn_by_their_weights_whatever_their_sizes() -> None:
+    small = {**SAMPLE, "select": {"lat": (30.0, 45.0), "lon": (240.0, 270.0)}, "weight": 3.0}
+    _, _, _, draws = drawn(Patches(size=3), SAMPLE, small)
+    found = np.bincount([key.source for key in draws.round(0, 2000)])
+    np.testing.assert_allclose(found / 2000, [0.25, 0.75], atol=0.04)
+
+
+def test_a_smoothed_truth_is_its_running_mean() -> None:
+    plain, smooth = (open_source(pair, data, Network()) for data in [data_block(SAMPLE, {**SAMPLE, "smooth": 3})]
+                     for pair in data.pairs)  # fmt: skip
+    given, made = (read_truth(source, 2)[0][0] for source in (plain, smooth))
+    np.testing.assert_allclose(made[4, 7], given[3:6, 6:9].mean(), rtol=1e-12)
+    np.testing.assert_allclose(made[0, 0], given[:2, :2].mean(), rtol=1e-12)
+    with pytest.raises(ValueError, match="an odd number of cells"):
+        data_block({**SAMPLE, "smooth": 2})
 
 
 def test_no_patch_of_training_is_of_a_time_that_validates() -> None:

@@ -66,12 +66,12 @@ class Contender:
         DownscaleError
             If the method does not fit the data; the line begins with its label.
         """
-        coarse = block.coarse if is_learned(self.method) else block.coarse[list(truth.names)]
         try:
-            fine, _ = as_dataset(downscale(coarse, **self.arguments(truth)))
+            # Whole objects: a selection by name would lose the bounds of the axes, and with them the cells.
+            fine, _ = as_dataset(downscale(block.coarse, **self.arguments(truth)))
         except DownscaleError as error:
             raise type(error)(f"{self.label}, {truth.label}: {error}") from None
-        return fine[list(truth.names)].load()
+        return fine.load()
 
 
 def contenders(methods: Sequence[Method], factor: tuple[int, int], folder: Path, say: Say) -> list[Contender]:

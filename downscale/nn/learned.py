@@ -164,7 +164,9 @@ class Learned(nn.Module):
         coarse = frame.pad(given.coarse.to(weight.dtype))
         fine = frame.pad(given.fine.to(weight.dtype), factor)
         core = frame.core((coarse.shape[-2], coarse.shape[-1]))
-        return frame.crop(network(coarse, fine, core), factor)
+        made = frame.crop(network(coarse, fine, core), factor)
+        # In training the network would make up for it.
+        return made if self.training or self.spec.kept == 1 else made * self.spec.kept
 
     def bind(self, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
         """Return the up-scaler of one output on a grid, with the Sobolev kernel of that grid.

@@ -102,6 +102,9 @@ class ModelSpec:
         How the cell law is imposed; "none" leaves the sum of kernel and network as it is, under no law.
     taps, order
         Of the Sobolev kernel that the network adds to.
+    kept : float
+        Share of the network's detail that is added outside training: below one it risks and wins less where data are
+        unlike all that were learned from.
 
     Raises
     ------
@@ -125,8 +128,11 @@ class ModelSpec:
     constraint: str = "additive"
     taps: int = 7
     order: float = 1.25
+    kept: float = 1.0
 
     def __post_init__(self) -> None:
+        if not _is_number(self.kept) or not 0 < self.kept <= 1:
+            raise OptionError(f"expected kept above 0 and up to 1, received {self.kept!r}")
         factor = _pair("factor", self.factor)
         if not all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in factor):
             raise ShapeError(f"expected factor to be two whole numbers from 1 on, received {self.factor!r}")

@@ -143,6 +143,7 @@ def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
         network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=found.predictors,
         statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
         constraint=constraint, taps=network.taps, order=network.order,
+        kept=network.kept,
     )  # fmt: skip
 
 

@@ -162,13 +162,17 @@ class Patches(Block):
 
 
 class Network(Block):
-    """Which network, with its options, and how the cell law is imposed on what it makes."""
+    """Which network, with its options, and how the cell law is imposed on what it makes.
+
+    ``kept`` is the share of its detail that is added outside training: less is safer on data unlike those learned from.
+    """
 
     name: str = "residual"
     options: dict[str, Any] = Field(default_factory=dict)
     constraint: str | None = None
     taps: int = 7
     order: float = 1.25
+    kept: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @field_validator("constraint")
     @classmethod
