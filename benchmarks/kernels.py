@@ -52,7 +52,7 @@ def main() -> None:
 
 def operator(tas: xr.Dataset, out: Floats) -> Contenders:
     """Return what fills reused memory with fine maps, and copies of these."""
-    up: Any = prepare(tas, Request(factor=FACTOR, taps=TAPS)).upscaler
+    up: Any = prepare(tas, Request(factor=FACTOR, taps=TAPS)).jobs["tas"].upscaler
     coarse = tas.tas.values
     target = torch.from_numpy(out)
     given, wide = torch.from_numpy(coarse)[:, None], target[:, None]
@@ -103,9 +103,9 @@ def engine(tas: xr.Dataset, pr: xr.Dataset, out: Floats) -> Contenders:
     free: Any = prepare(pr, Request(factor=FACTOR, taps=TAPS, bounds=None))
     bounded: Any = prepare(pr, Request(factor=FACTOR, taps=TAPS, bounds=(0, None)))
     return {
-        "operator": lambda: apply_bare(coarse, warm.upscaler, out, CORES),
+        "operator": lambda: apply_bare(coarse, warm.jobs["tas"].upscaler, out, CORES),
         "law and check": lambda: refined(coarse, warm, out),
-        "rain, operator": lambda: apply_bare(rain, free.upscaler, out, CORES),
+        "rain, operator": lambda: apply_bare(rain, free.jobs["pr"].upscaler, out, CORES),
         "rain, law and check": lambda: refined(rain, free, out),
         "rain, law, check and bounds": lambda: refined(rain, bounded, out),
         "lazy, law and check": lambda: streamed(tas),

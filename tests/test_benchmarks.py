@@ -79,7 +79,7 @@ def test_scaling_prints_and_draws_each_way_to_grow(tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("| more maps, file to file ")]
     assert [line.split("|")[2].strip() for line in lines] == ["1 thread", "2 threads", "1 process", "2 processes"]
     assert {"larger maps, computed only", "larger factor, computed only"} <= rows_of(text).keys()
-    assert {"--workers 2", "--cluster local --workers 2"} <= rows_of(text).keys()
+    assert {"one process, one thread", "local cluster, two processes"} <= rows_of(text).keys()
     assert picture.read_bytes()[1:4] == b"PNG"
     assert "](images/growth.png)" in text
 

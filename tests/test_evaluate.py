@@ -440,7 +440,7 @@ def test_the_recipes_of_the_repository_are_legal(path: Path) -> None:
     from downscale.train.schema import load_training
 
     recipe = load_evaluation(path)
-    assert len(recipe.methods) >= 7
+    assert len(recipe.methods) >= (7 if any(method.train for method in recipe.methods) else 4)
     for method in recipe.methods:
         if method.train is not None:
             ours = load_training(RECIPES / f"train_{path.stem.removeprefix('evaluate_')}.yml")

@@ -114,7 +114,11 @@ def test_binary_files_and_missing_files(tmp_path):
 
 
 def test_the_recipes_that_ship_are_recipes():
-    files = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yml"))
+    # Those of training and evaluation have tests of their own.
+    files = [
+        file for file in sorted((Path(__file__).parents[1] / "recipes").rglob("*.yml"))
+        if not file.name.startswith(("train_", "evaluate_")) and file.parent.name != "models"
+    ]
     assert files
     for file in files:
         assert isinstance(load_recipe(file), Recipe)

@@ -110,7 +110,7 @@ def process(folder: Path, content: dict[str, Any], *more: str) -> subprocess.Pop
     return subprocess.Popen(line, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
 
 
-TO_KILL: dict[str, Any] = {"steps": 90, "round": 35, "save_every": 0.02, "loss": {"mse": 1.0, "mae": 0.1}}
+TO_KILL: dict[str, Any] = {"steps": 360, "round": 150, "save_every": 0.02, "loss": {"mse": 1.0, "mae": 0.1}}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(quiet: Path, tmp_path: Pa
     state = stopped / "model.training" / "state.safetensors"
     assert when(run, lambda: steps_in(state) > 20), ended(run)
     killed(run, stop)
-    assert 20 < steps_in(state) < 90
+    assert 20 < steps_in(state) < 360
     assert not (stopped / "model.safetensors").exists()
     status, said, complaint = ended(process(stopped, content, "resume"))
     assert status == 0, complaint
@@ -140,7 +140,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(quiet: Path, tmp_path: Pa
     assert all(torch.equal(one[name], other[name]) for name in one)
     records = [load(folder / "model.safetensors")[1].skill for folder in (quiet, stopped)]
     assert records[0]["by_source"] == records[1]["by_source"]
-    assert [row[0] for row in records[1]["rounds"]] == [35, 70, 90]
+    assert [row[0] for row in records[1]["rounds"]] == [150, 300, 360]
 
 
 def steps_in(state: Path) -> int:
