@@ -340,5 +340,5 @@ def test_models_for_maps_are_refused_along_an_axis():
         def __call__(self, coarse, place):
             return coarse
 
-    with pytest.raises(OptionError, match=r"expected a method among .* along 'time', received 'Model', which is made for"):
+    with pytest.raises(OptionError, match=r"expected a method among .* along 'time', received 'Model', which is"):
         along(months(), "time", factor=2, request=Request(method=Model()))
