@@ -86,12 +86,11 @@ def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArra
 def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
     """Cut an eager array along its first dimensions only."""
     budget = max(EAGER_BLOCK_VALUES // (job.fine.shape[0] * job.fine.shape[1]), 1)
-    whole = 2 if job.inputs == 1 else 3
     chunks: list[int] = []
-    for size in reversed(values.shape[:-whole]):
+    for size in reversed(values.shape[: -job.inner]):
         chunks.append(min(size, budget) or 1)
         budget = max(budget // max(size, 1), 1)
-    return (*reversed(chunks), *(-1,) * whole)
+    return (*reversed(chunks), *(-1,) * job.inner)
 
 
 def _as_dask(static: Any) -> da.Array:
@@ -102,15 +101,14 @@ def _block(
     job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
 ) -> da.Array:
     piece = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
-    whole = 2 if job.inputs == 1 else 3
-    piece = piece.rechunk(dict.fromkeys(range(piece.ndim - whole, piece.ndim), -1))
+    piece = piece.rechunk(dict.fromkeys(range(piece.ndim - job.inner, piece.ndim), -1))
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     fixed = {}
     for name, static in statics.items():
         part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x)
         fixed[name] = part.rechunk(-1).to_delayed().item()
     height, width = job.block_shape(rows, columns)
-    out_chunks = (*piece.chunks[:-whole], (height,), (width,))
+    out_chunks = (*piece.chunks[: -job.inner], (height,), (width,))
     return da.map_blocks(
         compute_block,
         piece,

@@ -34,8 +34,7 @@ def compute_block(
     ConservationError, BoundsError
         If a law does not hold in the result as stored, or cannot hold; ``job.check`` may turn these into a warning.
     """
-    inner = 2 if job.inputs == 1 else 3
-    maps = finite(values.reshape(-1, *values.shape[-inner:]), job)
+    maps = finite(values.reshape(-1, *values.shape[-job.inner :]), job)
     shape = (len(maps), *job.block_shape(rows, columns))
     # What a user keeps is a fresh array; what dask passes on lies in memory that was used before.
     fine = np.empty(shape, job.dtype) if threads > 1 else leased(shape, job.dtype)
@@ -47,7 +46,7 @@ def compute_block(
         from downscale.engine.tensors import refine_maps as refine_tensors
 
         refine_tensors(maps, fine, job, rows, columns, statics or {})
-    return fine.reshape(*values.shape[:-inner], *fine.shape[-2:])
+    return fine.reshape(*values.shape[: -job.inner], *fine.shape[-2:])
 
 
 def is_fused(job: Job) -> bool:

@@ -69,6 +69,11 @@ class Job:
         """Coarse fields that the up-scaler looks at, one behind the other before rows and columns."""
         return self.upscaler.channels if isinstance(self.upscaler, ManyInputs) else 1
 
+    @property
+    def inner(self) -> int:
+        """Dimensions of what one map is made from: rows and columns, and the fields behind each other before them."""
+        return 2 if self.inputs == 1 else 3
+
     def own(self, maps: Any) -> Any:
         """Return, of maps (n, inputs, ...) or (n, ...), the field that is made finer."""
         if self.inputs == 1:

@@ -263,13 +263,13 @@ def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
     elsewhere = client is not None or dask.base.get_scheduler() is dask.multiprocessing.get
     far = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
     tasks = [
-        per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
+        _per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
         for t in targets if t not in far
     ]  # fmt: skip
     with dask.config.set({"scheduler": "threads"} if elsewhere else {}), threads_that_end():
         dask.compute(*tasks)
     for t in far:
-        encoding = per_block(fields[t.name], t.name, t.layout.chunks, partial(_encode_block, target=t))
+        encoding = _per_block(fields[t.name], t.name, t.layout.chunks, partial(_encode_block, target=t))
         _store_from(client, encoding, t.name, sink)
 
 
@@ -280,7 +280,7 @@ def cluster() -> Any:
     return owner if hasattr(owner, "scheduler_info") else None
 
 
-def per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
+def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
     """Return an array of what ``task`` makes of each block, one value a block."""
     blocks = aligned(data, sizes)
     return da.map_blocks(
