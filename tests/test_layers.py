@@ -73,7 +73,7 @@ NEVER = {"losses": {"nn"}, "diagnostics": {"nn"}, "engine": {"nn"}}
 NO_TORCH = {"grid", "io"}
 DEVICE_HOME = "engine/device.py"
 # A cluster of one process a card has the name of the cards, too, and people are told so.
-DEVICE_WORDS = {DEVICE_HOME, "runs/clusters.py", "cli.py"}
+DEVICE_WORDS = {DEVICE_HOME, "runs/clusters.py", "cli/app.py"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
 SAFE_YAML = {"yaml.safe_load", "yaml.safe_load_all"}
 MOST_LINES = 400

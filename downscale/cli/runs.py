@@ -1,0 +1,133 @@
+"""Commands that make fields: demo, run, apply (parse and call; heavy imports inside the commands)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from downscale.cli.app import (
+    Blocks,
+    Cluster,
+    DryRun,
+    MaxMemory,
+    Merge,
+    OneBlock,
+    Overwrite,
+    Resume,
+    Workers,
+    app,
+)  # fmt: skip
+
+# Options of run and apply that are handed on as they are.
+HOW = ("dry_run", "overwrite", "resume", "cluster", "block", "workers")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the outputs; made if missing.")] = Path("demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the main job on the embedded real sample: NetCDF, map and report."""
+    from downscale.demo import demo_recipe, prepare_folder
+
+    prepare_folder(out)
+    _carry_out(demo_recipe(out), overwrite=overwrite)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="The recipe.")],
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    blocks: Blocks = None,
+    merge: Merge = None,
+    resume: Resume = False,
+    cluster: Cluster = None,
+    block: OneBlock = None,
+    workers: Workers = None,
+    max_memory: MaxMemory = None,
+) -> None:
+    """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
+    given = dict(locals())
+    from downscale.recipe import load_recipe
+
+    _carry_out(_in_blocks(load_recipe(recipe), blocks, merge), max_memory, **{key: given[key] for key in HOW})
+
+
+@app.command()
+def apply(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="Coarse file, or a quoted pattern.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Fine file to write (or store, OUT.zarr).")],
+    factor: Annotated[str | None, typer.Option(help="Refinement: 4, or by dimension lat:4,lon:2,time:30.")] = None,
+    target: Annotated[str | None, typer.Option(help="Grid instead: a file, 0.25x0.25, or time:D.")] = None,
+    mask: Annotated[str | None, typer.Option(help="File with the mask or fraction of valid fine cells.")] = None,
+    na_thres: Annotated[float, typer.Option(help="Largest missing share of a target cell, 0 to 1.")] = 1.0,
+    method: Annotated[
+        str, typer.Option(help="sobolev, conservative, bilinear, bicubic, rain, or MODEL.safetensors.")
+    ] = "sobolev",
+    variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
+    orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
+    lapse_rate: Annotated[float | None, typer.Option(help="Change with height, units a metre; needs --orog.")] = None,
+    conserve: Annotated[str, typer.Option(help="cell, total or none.")] = "cell",
+    bounds: Annotated[str, typer.Option(help="auto, none, or LOW:HIGH (either may be empty).")] = "auto",
+    chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
+    complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    packing: Annotated[str | None, typer.Option(help="int16, or bits of the mantissa to keep.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Attributes an archive asks for: cordex-esd.")] = None,
+    attrs: Annotated[list[str] | None, typer.Option("--attr", help="Global attribute NAME=VALUE; repeatable.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    blocks: Blocks = None,
+    merge: Merge = None,
+    resume: Resume = False,
+    cluster: Cluster = None,
+    block: OneBlock = None,
+    workers: Workers = None,
+    max_memory: MaxMemory = None,
+) -> None:
+    """Downscale one file into another; the result is checked as written."""
+    given = dict(locals())
+    from downscale.arguments import apply_content
+    from downscale.recipe import parse_recipe
+
+    wanted = _in_blocks(parse_recipe(apply_content(given), "apply"), blocks, merge)
+    _carry_out(wanted, max_memory, **{key: given[key] for key in HOW})
+
+
+def _in_blocks(recipe: Any, blocks: str | None, merge: bool | None) -> Any:
+    """Return the recipe with what the command line says of blocks laid over it."""
+    given = {key: value for key, value in {"blocks": blocks, "merge": merge}.items() if value is not None}
+    return recipe.model_copy(update={"output": recipe.output.model_copy(update=given)}) if given else recipe
+
+
+def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
+    from downscale.io.read import find_files
+    from downscale.options import set_options
+
+    if max_memory is not None:
+        set_options(max_memory=max_memory)
+
+    if not recipe.input.path.startswith("sample:"):
+        # A misspelt name is told before the libraries that do the work are loaded, which takes seconds.
+        find_files(recipe.input.path)
+    from downscale.pipeline import run as run_recipe
+
+    _say_outcome(run_recipe(recipe, **how))
+
+
+def _say_outcome(outcome: Any) -> None:
+    if outcome.conservation is None and not outcome.files:
+        typer.echo(repr(outcome.plan))
+        return
+    if outcome.conservation is not None:
+        typer.echo(repr(outcome.conservation))
+    for name, values in outcome.terrain_penalty.items():
+        typer.echo(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
+    if outcome.kept:
+        typer.echo(f"kept {outcome.kept} of {outcome.blocks} blocks of an earlier run, which verify")
+    for path in outcome.files:
+        typer.echo(f"wrote {path}")
