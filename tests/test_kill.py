@@ -16,6 +16,7 @@ from command import command
 from run_process import at_work, contents, ended, killed, raw, started, when
 from sample_fields import field_on, world
 
+from downscale.io.write import this_host
 from downscale.runs.seals import seal_path
 
 STEPS, BLOCK = 360, 30
@@ -239,11 +240,14 @@ def test_a_folder_that_may_not_be_written(here, tmp_path):
 
 
 def test_what_is_left_of_a_killed_process_goes(here):
-    """Temporary files of living processes stay, those of dead ones of the same output go."""
+    """Temporary files of living processes and of other machines stay, those of dead ones of the same output go."""
+    host = this_host()
     dead = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True).stdout.strip()
     for pid, name in ((dead, "out.nc"), (os.getpid(), "out.nc"), (dead, "other.nc")):
-        Path(f".{name}.{pid}-0123abcd.part").touch()
+        Path(f".{name}.{host}-{pid}-0123abcd.part").touch()
+    Path(f".out.nc.elsewhere-{dead}-0123abcd.part").touch()
     Path(f"{seal_path(Path('out.nc')).name}.x").touch()
     assert command("apply", "in.nc", "out.nc", "--factor", 2, "--resume").status == 0
     left = {name for name in os.listdir() if name.endswith(".part")}
-    assert left == {f".out.nc.{os.getpid()}-0123abcd.part", f".other.nc.{dead}-0123abcd.part"}
+    living = f".out.nc.{host}-{os.getpid()}-0123abcd.part"
+    assert left == {living, f".other.nc.{host}-{dead}-0123abcd.part", f".out.nc.elsewhere-{dead}-0123abcd.part"}

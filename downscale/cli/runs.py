@@ -27,13 +27,12 @@ HOW = ("dry_run", "overwrite", "resume", "cluster", "block", "workers")
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the outputs; made if missing.")] = Path("demo"),
-    overwrite: Overwrite = False,
 ) -> None:
-    """Run the main job on the embedded real sample: NetCDF, map and report."""
+    """Run the main job on the embedded real sample: NetCDF, map and report, replaced if there."""
     from downscale.demo import demo_recipe, prepare_folder
 
     prepare_folder(out)
-    _carry_out(demo_recipe(out), overwrite=overwrite)
+    _carry_out(demo_recipe(out))
 
 
 @app.command()

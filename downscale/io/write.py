@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -169,9 +171,14 @@ def temporary_beside(target: Path) -> Iterator[Path]:
             scratch.unlink()
 
 
+def this_host() -> str:
+    """Return the name of this machine as temporary names carry it, without dots."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
+
+
 def scratch_name(target: Path) -> Path:
-    """Return a name beside ``target`` that no other run uses."""
-    return target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    """Return a name beside ``target`` that no other run uses; it tells which process of which machine writes it."""
+    return target.with_name(f".{target.name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
 
 
 def flush(path: Path) -> None:

@@ -9,14 +9,13 @@ import hashlib
 import json
 import os
 import re
-import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from downscale.io.write import flush, temporary_beside
+from downscale.io.write import flush, temporary_beside, this_host
 from downscale.recipe import Recipe
 from downscale.version import __version__
 
@@ -28,7 +27,7 @@ STORED = ("complevel", "packing", "profile", "attrs", "encoding")
 BUFFER = 1 << 22
 # A temporary file of another machine is left alone for so long: its process cannot be asked for.
 ABANDONED_SECONDS = 86_400.0
-SCRATCH = re.compile(r"\.(?P<name>.+)\.(?:(?P<host>[^/]+)-)?(?P<pid>\d+)-[0-9a-f]{8}\.part")
+SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<host>[^./]+)-(?P<pid>\d+)-[0-9a-f]{8}\.part")
 
 
 def identity(files: Iterable[str]) -> list[list[Any]]:
@@ -104,13 +103,13 @@ def sweep(targets: Iterable[Path]) -> list[Path]:
     return gone
 
 
-def _abandoned(path: Path, host: str | None, pid: int) -> bool:
+def _abandoned(path: Path, host: str, pid: int) -> bool:
     """Return whether the process that wrote a temporary file is no more."""
     import psutil
 
     try:
         changed = path.stat().st_mtime
-        if host is not None and host != socket.gethostname():
+        if host != this_host():
             return time.time() - changed > ABANDONED_SECONDS
         process = psutil.Process(pid)
         # A number that is used again belongs to a younger process.
