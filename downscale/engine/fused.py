@@ -19,7 +19,8 @@ from downscale.engine.job import Job
 from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import filled
-from downscale.kernels.fused import UNROLLED, bare, refine
+from downscale.kernels.bare import TAPS, bare
+from downscale.kernels.fused import UNROLLED, refine
 from downscale.kernels.windows import Windows, alike
 from downscale.typing import SeparableOperator
 
@@ -140,15 +141,14 @@ def _run(
     windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
     shares = (cells.y_share, cells.x_share, layout.part_share, layout.equal, layout.term)
 
-    plain = law == LAWLESS and not layout.term.size and layout.hidden is None and not np.isnan(x).any()
-    plain = plain and (x_axis.runs.shape[1], x_axis.runs.shape[2]) == (4, UNROLLED)
+    # The same for all blocks of a job: the two passes add in another order.
+    plain = law == LAWLESS and not layout.term.size and _is_plain(y, x_axis)
 
     def piece(maps: slice, first: int, last: int) -> NDArray[np.int64]:
         doubtful = np.zeros(len(source[maps]), np.int64)
         if plain:
-            rows, factor = slice(first, last), y.weights.shape[1]
-            out = fine[maps, first * factor : last * factor]
-            bare(source[maps], out, windows[0][rows], windows[1][rows], *windows[2:], layout.closed)
+            bare(source[maps], fine[maps], first, last, *windows, layout.closed)
+            _blank(x[maps], fine[maps], first, last)
             return doubtful
         refine(
             source[maps], x[maps], fine[maps], first, last, *windows, layout.closed, *shares, law, *bounds, tolerance,
@@ -166,6 +166,20 @@ def _run(
         for task, maps in tasks.items():
             doubtful[maps] += task.result()
     return doubtful
+
+
+def _is_plain(y: Windows, x: Windows) -> bool:
+    """Return whether the loops of the bare operator are written out for these windows."""
+    return (x.runs.shape[1], x.runs.shape[2], y.weights.shape[2]) == (4, TAPS, TAPS)
+
+
+def _blank(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
+    """Leave missing cells missing, in the rows ``first`` to ``last``."""
+    missing = np.isnan(x[:, first:last])
+    if missing.any():
+        factors = [fine.shape[axis] // x.shape[axis] for axis in (1, 2)]
+        rows = fine[:, first * factors[0] : last * factors[0]]
+        rows[missing.repeat(factors[0], axis=1).repeat(factors[1], axis=2)] = np.nan
 
 
 def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]]:
@@ -200,12 +214,10 @@ def apply_bare(
         Windows.of(axis, factor, 0, n, 0, n, UNROLLED)
         for axis, factor, n in zip(operator.axes, operator.factor, (n_y, n_x), strict=True)
     )
-    args = (y.weights.astype(kind), x.cuts, x.starts, x.runs.astype(kind), x.left, x.wide, operator.grid.x.periodic)
-    table = y.table(n_y)
+    windows = y.table(n_y), y.weights.astype(kind), x.cuts, x.starts, x.runs.astype(kind), x.left, x.wide
 
     def piece(maps: slice, first: int, last: int) -> None:
-        rows = slice(first * operator.factor[0], last * operator.factor[0])
-        bare(coarse[maps], out[maps, rows], table[first:last], args[0][first:last], *args[1:])
+        bare(coarse[maps], out[maps], first, last, *windows, operator.grid.x.periodic)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda work: piece(*work), _pieces(coarse.shape, threads)))

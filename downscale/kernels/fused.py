@@ -282,39 +282,6 @@ def _doubtful(x, mean, covered, share, fine, phases, tolerance):  # type: ignore
 
 
 @compiled
-def _four(t, first, last, start, w, row):  # type: ignore[no-untyped-def]
-    """Make and write four phases at once, where no law is to be imposed: the bare operator."""
-    a0, a1, a2, a3, a4, a5, a6 = w[0, 0], w[0, 1], w[0, 2], w[0, 3], w[0, 4], w[0, 5], w[0, 6]
-    b0, b1, b2, b3, b4, b5, b6 = w[1, 0], w[1, 1], w[1, 2], w[1, 3], w[1, 4], w[1, 5], w[1, 6]
-    c0, c1, c2, c3, c4, c5, c6 = w[2, 0], w[2, 1], w[2, 2], w[2, 3], w[2, 4], w[2, 5], w[2, 6]
-    d0, d1, d2, d3, d4, d5, d6 = w[3, 0], w[3, 1], w[3, 2], w[3, 3], w[3, 4], w[3, 5], w[3, 6]
-    n = last - first
-    u, row = t[start : start + n + 6], row[4 * first : 4 * last]
-    for i in range(n):
-        t0, t1, t2, t3, t4, t5, t6 = u[i], u[i + 1], u[i + 2], u[i + 3], u[i + 4], u[i + 5], u[i + 6]
-        row[4 * i] = a0 * t0 + a1 * t1 + a2 * t2 + a3 * t3 + a4 * t4 + a5 * t5 + a6 * t6
-        row[4 * i + 1] = b0 * t0 + b1 * t1 + b2 * t2 + b3 * t3 + b4 * t4 + b5 * t5 + b6 * t6
-        row[4 * i + 2] = c0 * t0 + c1 * t1 + c2 * t2 + c3 * t3 + c4 * t4 + c5 * t5 + c6 * t6
-        row[4 * i + 3] = d0 * t0 + d1 * t1 + d2 * t2 + d3 * t3 + d4 * t4 + d5 * t5 + d6 * t6
-
-
-@compiled
-def bare(coarse, out, index, y_weights, cuts, starts, x_weights, left, wide, closed):  # type: ignore[no-untyped-def]
-    """Apply the operator alone with four columns a cell and at most seven taps: no law, no check, no gaps.
-
-    As :func:`refine`, in the precision of ``y_weights``.
-    """
-    t = np.empty(wide, y_weights.dtype)
-    factor = y_weights.shape[1]
-    for j in range(index.shape[0]):
-        for k in range(coarse.shape[0]):
-            for r in range(factor):
-                _row(coarse[k], index[j], y_weights[j, r], left, wide, closed, t)
-                for s in range(starts.size):
-                    _four(t, cuts[s], cuts[s + 1], starts[s], x_weights[s], out[k, j * factor + r])
-
-
-@compiled
 def refine(  # type: ignore[no-untyped-def]
     coarse, x, out, first, last, index, y_weights, cuts, starts, x_weights, left, wide, closed, y_share, x_share,
     part_share, equal, term, law, low, high, tolerance, doubtful,
