@@ -23,8 +23,8 @@ from downscale.io.quantities import Bounds
 from downscale.io.statics import mask_on_grid, pick_mask
 
 Found = tuple[Partial, Infinite]
-# Fine values judged at once; the sums need a few copies in float64.
-BLOCK_VALUES = 4_000_000
+# Fine values judged at once where the sums need a few copies in float64, and where they are judged as they lie.
+BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
 
 def judge_of(
@@ -196,7 +196,8 @@ def _judged(
     """Judge block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
     factor_y = cells.factor_y
-    other, rows = _block_sizes(fine, factor_y)
+    copied = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
+    other, rows = _block_sizes(fine, factor_y, BLOCK_VALUES if copied else UNCOPIED_VALUES)
     fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1))
     coarse = coarse.rechunk((*other, rows, -1))
     size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks)
@@ -265,14 +266,17 @@ def _as_dask(data: Any) -> da.Array:
     return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False)
 
 
-def _block_sizes(fine: da.Array, factor_y: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-    """Return chunk sizes of the other dimensions, and of the coarse rows, that keep a block small."""
+def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Return chunk sizes of the other dimensions, and of the coarse rows, that keep a block within ``most`` values.
+
+    What need not be cut is not: Dask copies what it cuts off.
+    """
     row_values = fine.shape[-1] * factor_y
     coarse_rows = fine.shape[-2] // factor_y
-    per_block = max(min(BLOCK_VALUES // row_values, coarse_rows), 1)
+    per_block = max(min(most // row_values, coarse_rows), 1)
     rows = (per_block,) * (coarse_rows // per_block)
     rows += (coarse_rows % per_block,) if coarse_rows % per_block else ()
-    budget = max(BLOCK_VALUES // (row_values * per_block), 1)
+    budget = max(most // (row_values * per_block), 1)
     return _leading_sizes(fine.chunks[:-2], budget), rows
 
 
