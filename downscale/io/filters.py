@@ -127,11 +127,12 @@ def decoded(stored: Array, out: Array, layout: Layout, blank: Any = None, compil
 
 def cleared(values: Array, blank: Any) -> None:
     """Put NaN in the place of ``blank``, if there is one."""
-    if blank is not None:
-        found = values == blank
-        # Few fields have gaps: to look for one takes a fraction of the time of replacing none.
-        if found.any():
-            values[found] = np.nan
+    # Few fields have gaps, and what stands for one lies beyond all values: to look there takes no memory.
+    if blank is None or not values.size or values.max() < blank or values.min() > blank:
+        return
+    found = values == blank
+    if found.any():
+        values[found] = np.nan
 
 
 def deflate(raw: Array, level: int) -> bytes:
@@ -171,9 +172,9 @@ def _whole(values: Array, layout: Layout) -> Array:
 
 
 def _filled(full: Array, layout: Layout, blank: Any) -> Array:
-    missing = np.isnan(full, out=buffers.of("missing", full.size).view(bool).reshape(full.shape))
-    if not missing.any():
+    if not np.isnan(full.min()):
         return full
+    missing = np.isnan(full, out=buffers.of("missing", full.size).view(bool).reshape(full.shape))
     out = buffers.of("filled", layout.nbytes).view(layout.dtype).reshape(full.shape)
     np.copyto(out, full)
     np.copyto(out, blank, where=missing)
