@@ -11,8 +11,9 @@ from dask.system import CPU_COUNT
 from downscale.errors import OptionError
 from downscale.options import bytes_of, option
 
-# A fine block of this size keeps the scheduler's share of the time small, and the memory too.
-BLOCK_BYTES = 64_000_000
+# A fine block of this size keeps the scheduler's share of the time small, and the memory too, the first use of which
+# costs more than the work in it.
+BLOCK_BYTES = 32_000_000
 # Below this the scheduler takes more time than the work.
 SMALLEST_BLOCK = 2_000_000
 # Fine values worked on at once within a block: 16 MB in float64, about what the caches hold.
