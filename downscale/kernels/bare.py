@@ -117,7 +117,7 @@ def _written(pair, p, out, k, row, memory):  # type: ignore[no-untyped-def]
     for i in range(first):
         out[k, row, U(i)] = pair[p, U(i)]
     for i in range(lines):
-        _put_line(pair, p, out, k, row, U(first + i * each))
+        _put_line(pair, p, out, k, row, U(first + i * each))  # type: ignore[call-arg]
     for i in range(first + lines * each, n):
         out[k, row, U(i)] = pair[p, U(i)]
 
@@ -151,4 +151,4 @@ def bare(  # type: ignore[no-untyped-def]
                 _pair(rows, slots, y_weights, j, r, other, pair)
                 for p in range(other - r + 1):
                     _written(pair, p, out, k, j * factor + r + p, memory)
-    _all_written()
+    _all_written()  # type: ignore[call-arg]
