@@ -146,26 +146,35 @@ def _shift(buffer, gap):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _solve(x, i, share, buffer, low, high):  # type: ignore[no-untyped-def]
-    """Clip one cell to the bounds with the shift that keeps its mean: the safeguarded Newton iteration."""
+def _solve(x, i, share, buffer, add, low, high, y, part):  # type: ignore[no-untyped-def]
+    """Clip one cell to the bounds with the shift that keeps its mean: the safeguarded Newton iteration.
+
+    ``y`` and ``part`` hold its values and shares side by side, filled up to whole fours, which are added up apart.
+    """
     count = buffer.shape[0]
     smallest, largest, size = np.inf, -np.inf, 0.0
     for p in range(count):
-        if share[p, i] > 0:
-            z = buffer[p, i]
-            smallest, largest = min(smallest, z), max(largest, z)
-            size += share[p, i] * abs(z)
+        y[p], part[p] = buffer[p, i] + add, share[p, i]
+        if part[p] > 0:
+            smallest, largest = min(smallest, y[p]), max(largest, y[p])
+            size += part[p] * abs(y[p])
     left, right = x - largest, x - smallest
     # The mean is right already: without bounds no shift would be needed.
     shift = min(max(0.0, left), right)
     scale, last = max(abs(x), size), np.inf
     for _ in range(STEPS):
-        error, slope = -x, 0.0
-        for p in range(count):
-            moved = buffer[p, i] + shift
-            error += share[p, i] * min(max(moved, low), high)
-            if low < moved < high:
-                slope += share[p, i]
+        e0, e1, e2, e3, s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for p in range(0, y.size, 4):
+            a, b, c, d = y[p] + shift, y[p + 1] + shift, y[p + 2] + shift, y[p + 3] + shift
+            e0 += part[p] * min(max(a, low), high)
+            e1 += part[p + 1] * min(max(b, low), high)
+            e2 += part[p + 2] * min(max(c, low), high)
+            e3 += part[p + 3] * min(max(d, low), high)
+            s0 += part[p] if low < a < high else 0.0
+            s1 += part[p + 1] if low < b < high else 0.0
+            s2 += part[p + 2] if low < c < high else 0.0
+            s3 += part[p + 3] if low < d < high else 0.0
+        error, slope = ((e0 + e1) + (e2 + e3)) - x, (s0 + s1) + (s2 + s3)
         if abs(error) <= 4 * EPS * scale:
             break
         if error > 0:
@@ -177,7 +186,7 @@ def _solve(x, i, share, buffer, low, high):  # type: ignore[no-untyped-def]
         # Between two bounds Newton's steps can run to and fro: what gains too little is bisected.
         shift = newton if gains and slope > 0 and left <= newton <= right else 0.5 * (left + right)
     for p in range(count):
-        buffer[p, i] = min(max(buffer[p, i] + shift, low), high)
+        buffer[p, i] = min(max(y[p] + shift, low), high)
     _to_full_accuracy(x, i, share, buffer, low, high, scale)
 
 
@@ -201,8 +210,8 @@ def _to_full_accuracy(x, i, share, buffer, low, high, size):  # type: ignore[no-
 
 
 @compiled
-def _bound(x, share, covered, buffer, low, high, smallest, largest):  # type: ignore[no-untyped-def]
-    """Bring all cells of a row within the bounds, under the cell law; most need nothing."""
+def _bound(x, share, covered, buffer, gap, low, high, smallest, largest, y, part):  # type: ignore[no-untyped-def]
+    """Bring all cells of a row within the bounds, under the cell law, ``gap`` added; most need but a look."""
     for i in range(x.size):
         smallest[i], largest[i] = np.inf, -np.inf
     for p in range(buffer.shape[0]):
@@ -211,17 +220,22 @@ def _bound(x, share, covered, buffer, low, high, smallest, largest):  # type: ig
             smallest[i] = min(smallest[i], z[i])
             largest[i] = max(largest[i], z[i])
     for i in range(x.size):
-        value = np.float64(x[i])
+        value, least, most = np.float64(x[i]), smallest[i] + gap[i], largest[i] + gap[i]
         if value <= low or value >= high:
             # On a bound only that value is left; beyond it none is, and the law goes before the bounds.
             for p in range(buffer.shape[0]):
                 buffer[p, i] = value
         elif not covered[i]:
             continue
-        elif smallest[i] < low or largest[i] > high:
-            _solve(value, i, share, buffer, low, high)
-        elif value - low < 1e-3 * (largest[i] - smallest[i]) or high - value < 1e-3 * (largest[i] - smallest[i]):
-            _to_full_accuracy(value, i, share, buffer, low, high, max(abs(smallest[i]), abs(largest[i])))
+        elif least < low or most > high:
+            _solve(value, i, share, buffer, gap[i], low, high, y, part)
+        elif value - low < 1e-3 * (most - least) or high - value < 1e-3 * (most - least):
+            for p in range(buffer.shape[0]):
+                buffer[p, i] += gap[i]
+            _to_full_accuracy(value, i, share, buffer, low, high, max(abs(least), abs(most)))
+        else:
+            continue
+        gap[i] = 0.0
 
 
 @compiled
@@ -315,6 +329,8 @@ def refine(  # type: ignore[no-untyped-def]
     t, mean, gap, smallest, largest = np.empty(wide), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     buffer, share, first_share = np.empty((phases, n)), np.empty((phases, n)), np.empty(phases)
     covered = np.ones(n, np.bool_)
+    # Whole fours, the last of no share.
+    y, part = np.zeros(-(-phases // 4) * 4), np.zeros(-(-phases // 4) * 4)
     for j in range(first, last):
         top = j * factor_y
         _shares(y_share[top : top + factor_y], x_share, part_share, top, share, covered)
@@ -335,10 +351,10 @@ def refine(  # type: ignore[no-untyped-def]
                 gap[:] = 0.0
             if law >= 1:
                 _settle_small(cells, share, buffer, gap, low, high)
-            if not equal or law == 2:
+            if not equal:
                 _shift(buffer, gap)
             if law == 2:
-                _bound(cells, share, covered, buffer, low, high, smallest, largest)
+                _bound(cells, share, covered, buffer, gap, low, high, smallest, largest, y, part)
             if equal:
                 _store_equal(buffer, gap, first_share, fine, factor_x, mean)
             else:
