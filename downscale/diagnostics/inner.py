@@ -37,7 +37,7 @@ def judge(  # type: ignore[no-untyped-def]
     """
     maps, n_y, n_x = x.shape
     f_y, f_x = y_share.size // n_y, x_share.size // n_x
-    total, size = np.empty(n_x), np.empty(n_x)
+    total, size, errors, relatives = np.empty(n_x), np.empty(n_x), np.empty(n_x), np.empty(n_x)
     share = np.empty((f_y * f_x, n_x))
     bounded = low > -np.inf or high < np.inf
     for j in range(n_y):
@@ -50,6 +50,16 @@ def judge(  # type: ignore[no-untyped-def]
         for k in range(maps):
             rows = y[k, top : top + f_y]
             _sums(rows, share, f_x, total, size)
+            if not sizes.size and not (bounded and _any_beyond(rows, low, high)):
+                _errors(x[k, j], total, size, smallest, errors, relatives)
+                if not _notable(x[k, j], total, errors, relatives, peaks):
+                    counts[0] += n_x
+                    for i in range(n_x):
+                        own = x[k, j, i]
+                        sums[0, k] += area[j, i] * total[i]
+                        sums[1, k] += area[j, i] * own
+                        sums[2, k] += area[j, i] * max(abs(own), size[i])
+                    continue
             for i in range(n_x):
                 own = x[k, j, i]
                 if bounded and low <= own <= high:
@@ -100,6 +110,38 @@ def _sums(rows, share, factor, total, size):  # type: ignore[no-untyped-def]
                     value = s[i] * row[i * factor + c]
                     total[i] += value
                     size[i] += abs(value)
+
+
+@compiled
+def _errors(x, mean, size, smallest, errors, relatives):  # type: ignore[no-untyped-def]
+    """Take the errors of a row of cells as if nothing were missing."""
+    for i in range(x.size):
+        own, error = x[i], abs(mean[i] - x[i])
+        scale = max(abs(own), size[i])
+        errors[i] = error
+        relatives[i] = error / max(scale, smallest) if scale > 0 else 0.0
+
+
+@compiled
+def _notable(x, mean, errors, relatives, peaks):  # type: ignore[no-untyped-def]
+    """Return whether a cell of a row has to be looked at: it is missing, or its error is as large as any yet."""
+    count = 0
+    for i in range(x.size):
+        # Neither is below where it is no number, or infinite.
+        ordinary = (relatives[i] < peaks[0] or relatives[i] == 0.0) and (errors[i] < peaks[1] or errors[i] == 0.0)
+        count += 0 if ordinary and abs(x[i]) < np.inf and abs(mean[i]) < np.inf else 1
+    return count > 0
+
+
+@compiled
+def _any_beyond(rows, low, high):  # type: ignore[no-untyped-def]
+    """Return whether a value of a row of cells lies beyond the bounds."""
+    count = 0
+    for r in range(rows.shape[0]):
+        row = rows[r]
+        for i in range(row.size):
+            count += 1 if row[i] < low or row[i] > high else 0
+    return count > 0
 
 
 @compiled
