@@ -26,6 +26,7 @@ from downscale.evaluate.truth import open_truth
 from downscale.fields.aggregate import Aggregation
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.train.checkpoint import Record, save
+from downscale.train.schema import load_training
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SAMPLE: dict[str, Any] = {
@@ -293,6 +294,37 @@ def test_a_published_network_is_trained_on_the_way_and_once(tmp_path: Path, monk
     np.testing.assert_array_equal(again.tas_rmse, made.tas_rmse)
 
 
+def test_a_change_is_laid_over_a_training_recipe(tmp_path: Path) -> None:
+    (tmp_path / "train.yml").write_text(
+        "data: {factor: 4, outputs: [{name: tas}], pairs: [{fine: 'sample:north_america'}]}\n"
+        "training: {steps: 4, max_time: 60}\n"
+        "output: {path: unused.safetensors}\n"
+    )
+    change = {"network.options.width": 8, "training.max_time": None, "data.outputs.0.transform": "log1p"}
+    made, plain = (load_training(tmp_path / "train.yml", how) for how in (change, None))
+    assert made.network.options == {"width": 8}
+    assert (made.training.steps, made.training.max_time) == (4, None)
+    assert made.data.outputs[0].transform == "log1p"
+    assert (plain.network.options, plain.training.max_time) == ({}, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("network.optoins.width", r"train.yml: expected a key among .*received 'network.optoins'"),
+        ("data.outputs.1.name", r"train.yml: expected the path of a key to change, .*nothing at '1'"),
+        ("training.steps.more", r"train.yml: expected the path of a key to change, .*nothing at 'more'"),
+    ],
+)
+def test_a_change_that_leads_nowhere_is_refused(path: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "train.yml").write_text(
+        "data: {factor: 4, outputs: [{name: tas}], pairs: [{fine: 'sample:north_america'}]}\n"
+        "training: {steps: 4}\noutput: {path: unused.safetensors}\n"
+    )
+    with pytest.raises(OptionError, match=line):
+        load_training(tmp_path / "train.yml", {path: 8})
+
+
 # Cost, figures, command
 
 
@@ -363,6 +395,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "in-a-source": ("data.sources.0.lable", "x", "received 'data.sources.0.lable'; did you mean 'label'"),
     "in-a-method": ("methods.0", {"label": "a", "lapse": 1}, "received 'methods.0.lapse'"),
     "both": ("methods.0", {"label": "a", "train": "t.yml", "method": "x"}, "expected either method or train"),
+    "change": ("methods.0", {"label": "a", "change": {"steps": 1}}, "expected change with train only"),
     "score": ("scores", ["rsme"], "key 'scores': expected names among 'rmse', .*received \\['rsme'\\]"),
     "twice": ("methods", ["block", "block"], "expected labels that differ, and 'block' is there twice"),
     "sources": ("data.sources", [{"fine": "a.nc"}, {"fine": "b/a.nc"}], "labels that differ, and 'a' is there twice"),
@@ -435,10 +468,22 @@ def test_no_training_begins_while_another_method_is_at_fault(tmp_path: Path) -> 
         evaluate(parse_evaluation(content(tmp_path, methods=[training])))
 
 
+def test_the_ablation_changes_one_thing_at_a_time() -> None:
+    recipe = load_evaluation(RECIPES / "ablation_rain.yml")
+    first, *others = [each for each in recipe.methods if each.change]
+    seen = set()
+    for each in others:
+        assert each.train is not None
+        load_training(RECIPES.parent / each.train, each.change)
+        different = {key for key in {*first.change, *each.change} if first.change.get(key) != each.change.get(key)}
+        if each.train == first.train:
+            assert len(different) == 1
+            seen |= different
+    assert {"network.options.upsampling", "network.taps", "network.constraint", "data.outputs.0.transform"} <= seen
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("evaluate_*.yml")), ids=lambda path: path.name)
 def test_the_recipes_of_the_repository_are_legal(path: Path) -> None:
-    from downscale.train.schema import load_training
-
     recipe = load_evaluation(path)
     assert len(recipe.methods) >= (7 if any(method.train for method in recipe.methods) else 4)
     for method in recipe.methods:

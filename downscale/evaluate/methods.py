@@ -84,7 +84,7 @@ def contenders(methods: Sequence[Method], factor: tuple[int, int], folder: Path,
     DownscaleError
         If there is no such method, or its checkpoint or training recipe is not usable; the line begins with its label.
     """
-    recipes = {how.label: load_training(how.train) for how in methods if how.train is not None}
+    recipes = {how.label: load_training(how.train, how.change) for how in methods if how.train is not None}
     ready = {how.label: _ready(how, how.method, factor) for how in methods if how.train is None}
     for how in methods:
         if how.train is not None:

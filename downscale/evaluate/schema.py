@@ -68,13 +68,16 @@ class Method(Block):
     """One method: its label, and arguments of :func:`downscale.downscale`.
 
     ``method`` is a name or the path of a checkpoint; ``train`` is the path of a training recipe instead, which is
-    carried out first, for ``max_time`` if given. ``bounded`` keeps values within the bounds of the variable.
+    carried out first, for ``max_time`` if given, with the values of ``change`` laid over its own by the path of their
+    key (``network.options.width: 32``; null takes a key away). ``bounded`` keeps values within the bounds of the
+    variable.
     """
 
     label: str
     method: str = "sobolev"
     train: str | None = None
     max_time: Seconds | None = None
+    change: dict[str, Any] = Field(default_factory=dict)
     bounded: bool = True
     conserve: Literal["cell", "total"] | None = "cell"
     lapse_rate: float | None = None
@@ -87,6 +90,8 @@ class Method(Block):
     def _one(cls, value: Any) -> Any:
         if isinstance(value, dict) and "train" in value and "method" in value:
             raise ValueError("either method or train")
+        if isinstance(value, dict) and "change" in value and "train" not in value:
+            raise ValueError("change with train only")
         return value
 
 

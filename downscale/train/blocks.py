@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -57,6 +59,59 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"expected a recipe of keys and values, received {type(content).__name__} in {file}")
     return content
+
+
+def laid_over(content: dict[str, Any], change: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Return the content of a recipe with single values replaced; None takes a key away.
+
+    Parameters
+    ----------
+    content : dict
+        Keys and values as read.
+    change : mapping of str
+        New values by the path of their key, parts of lists by their number.
+    origin : str
+        Where the content is from, for messages.
+
+    Raises
+    ------
+    OptionError
+        If a path leads through what has no keys.
+
+    Examples
+    --------
+    >>> laid_over({"network": {"name": "unet"}, "outputs": [{"name": "pr"}]}, {"outputs.0.name": "tas"}, "r.yml")
+    {'network': {'name': 'unet'}, 'outputs': [{'name': 'tas'}]}
+    """
+    made = copy.deepcopy(content)
+    for path, value in change.items():
+        *way, last = path.split(".")
+        place: Any = made
+        for part in way:
+            place = _inside(place, part, path, origin)
+        if isinstance(place, list):
+            _inside(place, last, path, origin)
+            place[int(last)] = value
+        elif isinstance(place, dict):
+            place[last] = value
+            if value is None:
+                del place[last]
+        else:
+            raise _no_way(path, last, origin)
+    return made
+
+
+def _inside(place: Any, part: str, path: str, origin: str) -> Any:
+    """Return what a key or number leads to; keys that are not there yet are made."""
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+        return place[int(part)]
+    raise _no_way(path, part, origin)
+
+
+def _no_way(path: str, part: str, origin: str) -> OptionError:
+    return OptionError(f"{origin}: expected the path of a key to change, received {path!r}: nothing at {part!r}")
 
 
 def checked(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 
 from downscale.errors import listing
 from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
-from downscale.train.blocks import Block, checked, read_yaml
+from downscale.train.blocks import Block, checked, laid_over, read_yaml
 
 SECONDS = {"s": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
            "day": 86400.0}  # fmt: skip
@@ -245,8 +246,15 @@ class TrainingRecipe(Block):
     output: Output
 
 
-def load_training(path: str | Path) -> TrainingRecipe:
+def load_training(path: str | Path, change: Mapping[str, Any] | None = None) -> TrainingRecipe:
     """Read a training recipe from a YAML file; relative paths are those of the current folder.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    change : mapping of str, optional
+        Values laid over those of the file, by the path of their key: ``{"network.options.width": 32}``.
 
     Raises
     ------
@@ -255,7 +263,7 @@ def load_training(path: str | Path) -> TrainingRecipe:
     OptionError
         If a key is unknown or a value is not legal; the line names the path of the key.
     """
-    return parse_training(read_yaml(path), str(path))
+    return parse_training(laid_over(read_yaml(path), change or {}, str(path)), str(path))
 
 
 def parse_training(content: dict[str, Any], origin: str = "recipe") -> TrainingRecipe:
