@@ -146,19 +146,17 @@ def _shift(buffer, gap):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _solve(x, i, share, buffer, add, low, high, y, part):  # type: ignore[no-untyped-def]
+def _solve(x, least, most, low, high, y, part):  # type: ignore[no-untyped-def]
     """Clip one cell to the bounds with the shift that keeps its mean: the safeguarded Newton iteration.
 
-    ``y`` and ``part`` hold its values and shares side by side, filled up to whole fours, which are added up apart.
+    ``y`` and ``part`` hold its values and shares side by side, filled up to whole fours, which are added up apart;
+    the values lie between ``least`` and ``most``.
     """
-    count = buffer.shape[0]
-    smallest, largest, size = np.inf, -np.inf, 0.0
-    for p in range(count):
-        y[p], part[p] = buffer[p, i] + add, share[p, i]
-        if part[p] > 0:
-            smallest, largest = min(smallest, y[p]), max(largest, y[p])
-            size += part[p] * abs(y[p])
-    left, right = x - largest, x - smallest
+    e0, e1, e2, e3 = 0.0, 0.0, 0.0, 0.0
+    for p in range(0, y.size, 4):
+        e0, e1 = e0 + part[p] * abs(y[p]), e1 + part[p + 1] * abs(y[p + 1])
+        e2, e3 = e2 + part[p + 2] * abs(y[p + 2]), e3 + part[p + 3] * abs(y[p + 3])
+    size, left, right = (e0 + e1) + (e2 + e3), x - most, x - least
     # The mean is right already: without bounds no shift would be needed.
     shift = min(max(0.0, left), right)
     scale, last = max(abs(x), size), np.inf
@@ -185,35 +183,40 @@ def _solve(x, i, share, buffer, add, low, high, y, part):  # type: ignore[no-unt
         newton = shift - error / slope if slope > 0 else np.nan
         # Between two bounds Newton's steps can run to and fro: what gains too little is bisected.
         shift = newton if gains and slope > 0 and left <= newton <= right else 0.5 * (left + right)
-    for p in range(count):
-        buffer[p, i] = min(max(y[p] + shift, low), high)
-    _to_full_accuracy(x, i, share, buffer, low, high, scale)
+    for p in range(y.size):
+        y[p] = min(max(y[p] + shift, low), high)
+    _to_full_accuracy(x, low, high, scale, y, part)
 
 
 @compiled
-def _to_full_accuracy(x, i, share, buffer, low, high, size):  # type: ignore[no-untyped-def]
+def _to_full_accuracy(x, low, high, size, y, part):  # type: ignore[no-untyped-def]
     """Scale distances from the nearer bound: rounding of order one is much for a cell of drizzle."""
     bound = low if abs(x - low) <= abs(high - x) else high
     if not np.isfinite(bound):
         return
-    given = 0.0
-    for p in range(buffer.shape[0]):
-        given += share[p, i] * (buffer[p, i] - bound)
+    e0, e1, e2, e3 = 0.0, 0.0, 0.0, 0.0
+    for p in range(0, y.size, 4):
+        e0, e1 = e0 + part[p] * (y[p] - bound), e1 + part[p + 1] * (y[p + 1] - bound)
+        e2, e3 = e2 + part[p + 2] * (y[p + 2] - bound), e3 + part[p + 3] * (y[p + 3] - bound)
+    given = (e0 + e1) + (e2 + e3)
     wanted = x - bound
     error = abs(wanted - given)
     if error > 32 * EPS * (size + abs(x) + abs(bound)) or error <= 2 * EPS * abs(wanted):
         return
     ratio = wanted / given if given != 0 else 0.0
-    for p in range(buffer.shape[0]):
-        value = x if given == 0 else bound + (buffer[p, i] - bound) * ratio
-        buffer[p, i] = min(max(value, low), high)
+    for p in range(y.size):
+        value = x if given == 0 else bound + (y[p] - bound) * ratio
+        y[p] = min(max(value, low), high)
 
 
 @compiled
-def _bound(x, share, covered, buffer, gap, low, high, smallest, largest, y, part):  # type: ignore[no-untyped-def]
-    """Bring all cells of a row within the bounds, under the cell law, ``gap`` added; most need but a look."""
+def _bound(x, share, covered, buffer, gap, keep, low, high, smallest, largest, y, part):  # type: ignore[no-untyped-def]
+    """Bring all cells of a row within the bounds, under the cell law, ``gap`` added; most need but a look.
+
+    Of cells with a ``keep`` of zero nothing but ``gap`` is to be stored.
+    """
     for i in range(x.size):
-        smallest[i], largest[i] = np.inf, -np.inf
+        smallest[i], largest[i], keep[i] = np.inf, -np.inf, 1.0
     for p in range(buffer.shape[0]):
         z = buffer[p]
         for i in range(x.size):
@@ -221,21 +224,20 @@ def _bound(x, share, covered, buffer, gap, low, high, smallest, largest, y, part
             largest[i] = max(largest[i], z[i])
     for i in range(x.size):
         value, least, most = np.float64(x[i]), smallest[i] + gap[i], largest[i] + gap[i]
+        margin = 1e-3 * (most - least)
         if value <= low or value >= high:
             # On a bound only that value is left; beyond it none is, and the law goes before the bounds.
+            keep[i], gap[i] = 0.0, value
+        elif covered[i] and (least < low or most > high or value - low < margin or high - value < margin):
             for p in range(buffer.shape[0]):
-                buffer[p, i] = value
-        elif not covered[i]:
-            continue
-        elif least < low or most > high:
-            _solve(value, i, share, buffer, gap[i], low, high, y, part)
-        elif value - low < 1e-3 * (most - least) or high - value < 1e-3 * (most - least):
+                y[p], part[p] = buffer[p, i] + gap[i], share[p, i]
+            if least < low or most > high:
+                _solve(value, least, most, low, high, y, part)
+            else:
+                _to_full_accuracy(value, low, high, max(abs(least), abs(most)), y, part)
             for p in range(buffer.shape[0]):
-                buffer[p, i] += gap[i]
-            _to_full_accuracy(value, i, share, buffer, low, high, max(abs(least), abs(most)))
-        else:
-            continue
-        gap[i] = 0.0
+                buffer[p, i] = y[p]
+            gap[i] = 0.0
 
 
 @compiled
@@ -254,8 +256,8 @@ def _store(buffer, share, out, phases, mean):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _store_equal(buffer, gap, share, out, phases, mean):  # type: ignore[no-untyped-def]
-    """As :func:`_store` for equal cells, ``share`` one number a phase, with ``gap`` added to all parts of a cell."""
+def _store_equal(buffer, gap, keep, share, out, phases, mean):  # type: ignore[no-untyped-def]
+    """As :func:`_store` for equal cells, ``share`` one number a phase, with ``keep`` times a part and ``gap``."""
     n, kind = mean.size, out.dtype.type
     mean[:] = 0.0
     for r in range(out.shape[0]):
@@ -264,15 +266,16 @@ def _store_equal(buffer, gap, share, out, phases, mean):  # type: ignore[no-unty
             z0, z1, z2, z3 = buffer[p], buffer[p + 1], buffer[p + 2], buffer[p + 3]
             s0, s1, s2, s3 = share[p], share[p + 1], share[p + 2], share[p + 3]
             for i in range(n):
-                d = gap[i]
-                v0, v1, v2, v3 = kind(z0[i] + d), kind(z1[i] + d), kind(z2[i] + d), kind(z3[i] + d)
+                d, k = gap[i], keep[i]
+                v0, v1 = kind(k * z0[i] + d), kind(k * z1[i] + d)
+                v2, v3 = kind(k * z2[i] + d), kind(k * z3[i] + d)
                 row[4 * i], row[4 * i + 1], row[4 * i + 2], row[4 * i + 3] = v0, v1, v2, v3
                 mean[i] += s0 * v0 + s1 * v1 + s2 * v2 + s3 * v3
         else:
             for c in range(phases):
                 z, s = buffer[p + c], share[p + c]
                 for i in range(n):
-                    value = kind(z[i] + gap[i])
+                    value = kind(keep[i] * z[i] + gap[i])
                     row[i * phases + c] = value
                     mean[i] += s * value
 
@@ -328,7 +331,7 @@ def refine(  # type: ignore[no-untyped-def]
     equal = equal and not term.size and x_weights.shape[2] <= UNROLLED
     t, mean, gap, smallest, largest = np.empty(wide), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     buffer, share, first_share = np.empty((phases, n)), np.empty((phases, n)), np.empty(phases)
-    covered = np.ones(n, np.bool_)
+    covered, keep = np.ones(n, np.bool_), np.ones(n)
     # Whole fours, the last of no share.
     y, part = np.zeros(-(-phases // 4) * 4), np.zeros(-(-phases // 4) * 4)
     for j in range(first, last):
@@ -354,9 +357,12 @@ def refine(  # type: ignore[no-untyped-def]
             if not equal:
                 _shift(buffer, gap)
             if law == 2:
-                _bound(cells, share, covered, buffer, gap, low, high, smallest, largest, y, part)
+                _bound(cells, share, covered, buffer, gap, keep, low, high, smallest, largest, y, part)
+                if not equal:
+                    buffer *= keep
+                    _shift(buffer, gap)
             if equal:
-                _store_equal(buffer, gap, first_share, fine, factor_x, mean)
+                _store_equal(buffer, gap, keep, first_share, fine, factor_x, mean)
             else:
                 _store(buffer, share, fine, factor_x, mean)
             if tolerance < np.inf:
