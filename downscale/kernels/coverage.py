@@ -6,6 +6,7 @@ or one more. Where the two differ, equal weights ripple with the period of the s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -17,6 +18,10 @@ from downscale.errors import ShapeError
 from downscale.kernels.laws import Size, Sizes, kernel_geometry
 
 Counts = NDArray[np.int64]
+
+
+class CoverageWarning(UserWarning):
+    """A layer whose sizes make some fine cells look at more coarse cells than others."""
 
 
 def taps_of_phases(kernel_size: int, stride: int, padding: int = 0) -> Counts:
@@ -59,6 +64,27 @@ def nearest_divisible(kernel_size: int, stride: int) -> int:
     """
     kernel_geometry(kernel_size, stride, 0)
     return max(stride, stride * ((2 * kernel_size + stride) // (2 * stride)))
+
+
+def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
+    """Warn where a stride does not divide its kernel, and name the nearest kernel that it divides.
+
+    Parameters
+    ----------
+    kernel_size, stride : int or sequence of int
+        Sizes along each axis.
+    level : int
+        Frames up to the caller who chose the sizes.
+    """
+    sizes, strides, _ = kernel_geometry(kernel_size, stride)
+    if any(variation(size, step) for size, step in zip(sizes, strides, strict=True)):
+        good = tuple(nearest_divisible(size, step) for size, step in zip(sizes, strides, strict=True))
+        warnings.warn(
+            f"kernel_size {sizes} is not a multiple of stride {strides}: some fine cells look at more coarse cells than "
+            f"others (checkerboard); the nearest good kernel_size is {good}",
+            CoverageWarning,
+            stacklevel=level,
+        )
 
 
 def require_no_holes(kernel_size: Size, stride: Size, padding: Size | None = None) -> None:
