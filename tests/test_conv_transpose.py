@@ -286,7 +286,8 @@ def test_no_warnings():
 
 
 def test_an_uneven_kernel_is_warned_of_where_it_is_made():
-    with pytest.warns(CoverageWarning, match=r"\(5, 4\) is not a multiple of stride \(2, 2\).*kernel_size is \(6, 4\)") as seen:
+    words = r"\(5, 4\) is not a multiple of stride \(2, 2\).*kernel_size is \(6, 4\)"
+    with pytest.warns(CoverageWarning, match=words) as seen:
         ConservativeConvTranspose2d(2, 2, (5, 4), 2)
     assert seen[0].filename == __file__
 

@@ -14,8 +14,8 @@ from downscale.kernels.imaging import (
     decibels,
     dirichlet,
     ideal,
-    imaging,
     images,
+    imaging,
     phase_gains,
     reference,
     response,
@@ -134,5 +134,5 @@ def test_bad_names_and_bands_are_refused():
         reference("nearest", 2)
     with pytest.raises(ShapeError, match="received 1"):
         reference("bilinear", 1)
-    with pytest.raises(OptionError, match="pass band above 0 and up to 0.5"):
+    with pytest.raises(OptionError, match=r"pass band above 0 and up to 0\.5"):
         imaging(np.ones(4), (2,), band=0.7)

@@ -124,11 +124,19 @@ def test_deeper_levels_are_followed_phase_by_phase(network: str) -> None:
         {"fine_width": 0},
         {"head_kernel": 5, "block": "separable"},
         {"block": "wide"},
+        {"attention": "windowed", "window": 5},
     ],
     ids=str,
 )
 def test_options_change_the_reach_and_the_plan_with_it(options: dict) -> None:
     assert_exact(planned(small("residual", (2, 3), **options)), (0, 0))
+
+
+@pytest.mark.parametrize("network", ["unet", "autoencoder"])
+def test_blur_pooling_has_an_exact_reach(network: str) -> None:
+    made = planned(small(network, (2, 2), pooling="blur"))
+    for phase in range(made.multiple_of):
+        assert_exact(made, (phase, made.multiple_of - 1 - phase))
 
 
 @pytest.mark.parametrize("factor", FACTORS)

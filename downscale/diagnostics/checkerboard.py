@@ -1,7 +1,7 @@
-"""Checkerboards in fields of anybody's making: power at the image frequencies, and means of phases (knows numbers only).
+"""Checkerboards in fields of anybody's making: power at image frequencies, means of phases (knows numbers only).
 
-A fine field that was made in ``s x s`` parts a coarse cell may carry a pattern that repeats with the coarse cells. Its lines
-lie at multiples of ``1/s`` cycles a fine cell along rows, columns and both; nature puts no line there.
+A fine field that was made in ``s x s`` parts a coarse cell may carry a pattern that repeats with the coarse cells. Its
+lines lie at multiples of ``1/s`` cycles a fine cell along rows, columns and both; nature puts no line there.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def checkerboard(field: Any, factor: int | tuple[int, int], draws: int = DRAWS, 
 
     Notes
     -----
-    Fields are looked at through their curvature, so that neither gradients nor gaps leave traces at high frequencies. The
-    test shifts the phases of tiles of coarse cells at random: without a pattern that makes no difference.
+    Fields are looked at through their curvature, so that neither gradients nor gaps leave traces at high frequencies.
+    The test shifts the phases of tiles of coarse cells at random: without a pattern that makes no difference.
 
     Raises
     ------

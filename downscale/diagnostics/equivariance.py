@@ -1,9 +1,9 @@
 """Whether a shifted input makes a shifted output: errors of up-scalers under shifts by parts of a cell (numpy).
 
 The oracle shifts through the Fourier series, which is exact on a torus. Of a linear up-scaler only images break it: the
-image m of a wave turns by m cycles a coarse cell too much. Waves of hardly more than two coarse cells have images as strong
-as themselves in any up-scaler that does not damp them, so errors are told for the waves of the pass band; ``band=0.5`` takes
-them all.
+image m of a wave turns by m cycles a coarse cell too much. Waves of hardly more than two coarse cells have images as
+strong as themselves in any up-scaler that does not damp them, so errors are told for the waves of the pass band;
+``band=0.5`` takes them all.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def equivariance(
     probe : Probe
         The up-scaler on a torus.
     field : array, shape (n, n) or (N, n, n), optional
-        Coarse maps of ``probe.cells / 2`` cells an axis, mirrored into periodic ones, in the units of the up-scaler. Without
-        any, noise with the spectrum of temperature, of this ``level`` and standard deviation ``amplitude``.
+        Coarse maps of ``probe.cells / 2`` cells an axis, mirrored into periodic ones, in the units of the up-scaler.
+        Without any, noise with the spectrum of temperature, of this ``level`` and standard deviation ``amplitude``.
     level, amplitude : float
         Of the field that stands in, and of the blob.
     shifts : sequence of float
@@ -116,8 +116,8 @@ def equivariance(
 
     References
     ----------
-    Karras et al. (2021), Alias-free generative adversarial networks, NeurIPS; Zhang (2019), Making convolutional networks
-    shift-invariant again, ICML.
+    Karras et al. (2021), Alias-free generative adversarial networks, NeurIPS; Zhang (2019), Making convolutional
+    networks shift-invariant again, ICML.
     """
     if field is None:
         maps = level + amplitude * red_noise(probe.cells)

@@ -1,7 +1,7 @@
 """What any up-scaler makes of plane waves: gain, images, harmonics (numpy; calls it, knows nothing of what is inside).
 
-A linear up-scaler makes of a wave itself and its images, as its kernel says; a network makes harmonics too, and its answer
-depends on the level and the amplitude of the wave.
+A linear up-scaler makes of a wave itself and its images, as its kernel says; a network makes harmonics too, and its
+answer depends on the level and the amplitude of the wave.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Array = Any
 def fourier_shift(field: Array, rows: float = 0.0, columns: float = 0.0) -> Array:
     """Move a periodic field by fractions of a cell towards larger indices, shape (..., n_y, n_x) -> the same.
 
-    The field is taken for the trigonometric polynomial through its cells, so that whole cells are a roll to rounding, and
-    shifts add up. A wave of two cells keeps what is real of it, as no other choice is.
+    The field is taken for the trigonometric polynomial through its cells, so that whole cells are a roll to rounding,
+    and shifts add up. A wave of two cells keeps what is real of it, as no other choice is.
 
     Parameters
     ----------

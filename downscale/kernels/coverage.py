@@ -1,7 +1,7 @@
 """How often a transposed convolution touches each fine cell (numpy; knows kernel sizes, no weights and no field).
 
-Along an axis fine cell ``n`` is touched by as many coarse cells as its phase ``(n + p) mod s`` has taps: ``floor(k / s)``
-or one more. Where the two differ, equal weights ripple with the period of the stride: the checkerboard.
+Along an axis fine cell ``n`` is touched by as many coarse cells as its phase ``(n + p) mod s`` has taps: ``floor(k /
+s)`` or one more. Where the two differ, equal weights ripple with the period of the stride: the checkerboard.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def taps_of_phases(kernel_size: int, stride: int, padding: int = 0) -> Counts:
 
 
 def variation(kernel_size: int, stride: int) -> int:
-    """Return by how many taps the phases differ, ``ceil(k / s) - floor(k / s)``: zero where ``s`` divides ``k``, else one.
+    """Return ``ceil(k / s) - floor(k / s)``: by how many taps phases differ; zero where ``s`` divides ``k``, else one.
 
     References
     ----------
@@ -80,8 +80,8 @@ def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
     if any(variation(size, step) for size, step in zip(sizes, strides, strict=True)):
         good = tuple(nearest_divisible(size, step) for size, step in zip(sizes, strides, strict=True))
         warnings.warn(
-            f"kernel_size {sizes} is not a multiple of stride {strides}: some fine cells look at more coarse cells than "
-            f"others (checkerboard); the nearest good kernel_size is {good}",
+            f"kernel_size {sizes} is not a multiple of stride {strides}: some fine cells look at more coarse cells "
+            f"than others (checkerboard); the nearest good kernel_size is {good}",
             CoverageWarning,
             stacklevel=level,
         )
@@ -148,7 +148,7 @@ class Coverage:
 
     @property
     def variation(self) -> int:
-        """The most taps of a phase less the fewest, over all axes together; zero where each stride divides its kernel."""
+        """The most taps of a phase less the fewest, all axes together; zero where each stride divides its kernel."""
         return int(self.phases.max() - self.phases.min())
 
     @property

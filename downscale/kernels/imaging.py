@@ -1,8 +1,8 @@
 """Spectral images of up-sampling kernels: what zero insertion repeats and a filter should remove (numpy; no field).
 
 A coarse wave of ``nu`` cycles a cell has, between inserted zeros, equal lines at the fine frequencies ``(nu + m) / s``.
-The kernel weighs them by its response H: ``m = 0`` is the wave, all others are images of it. Images at ``nu = 0`` are the
-checkerboard of constants; under the phase law they vanish.
+The kernel weighs them by its response H: ``m = 0`` is the wave, all others are images of it. Images at ``nu = 0`` are
+the checkerboard of constants; under the phase law they vanish.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ def require_finer(stride: Sequence[int]) -> None:
         raise ShapeError(f"expected a stride of at least 2 along some axis, received {given}: it makes no images")
 
 
-def response(
-    kernel: Any, stride: Size, frequencies: Sequence[ArrayLike], padding: Size | None = None
-) -> Complex:
+def response(kernel: Any, stride: Size, frequencies: Sequence[ArrayLike], padding: Size | None = None) -> Complex:
     """Return the response H of kernels, with phases about the centre of their coarse cell; one for a perfect pass.
 
     Parameters
@@ -160,9 +158,7 @@ def response(
     return made
 
 
-def images(
-    kernel: Any, stride: Size, waves: Sequence[ArrayLike], padding: Size | None = None
-) -> Complex:
+def images(kernel: Any, stride: Size, waves: Sequence[ArrayLike], padding: Size | None = None) -> Complex:
     """Return the gains of coarse waves and of all their images.
 
     Parameters
@@ -194,8 +190,8 @@ def images(
 def phase_gains(kernel: AxisKernel, waves: ArrayLike) -> Complex:
     """Return the responses of the polyphase components, each freed of its own delay: one for perfect interpolation.
 
-    Images and phases are two views of one thing: the gains of the phases are the discrete Fourier transform of the gains
-    of the images, so all images vanish where all phases agree.
+    Images and phases are two views of one thing: the gains of the phases are the discrete Fourier transform of the
+    gains of the images, so all images vanish where all phases agree.
 
     Returns
     -------
@@ -252,9 +248,7 @@ class Imaging:
         }
 
 
-def imaging(
-    kernel: Any, stride: Size, padding: Size | None = None, band: float = PASS_BAND
-) -> Imaging:
+def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float = PASS_BAND) -> Imaging:
     """Measure the images of kernels (..., k) or (..., k_y, k_x), such as the weight of a transposed convolution.
 
     Raises

@@ -4,10 +4,10 @@ Along each axis fine cell ``n = s q + r`` receives ``y[n] = sum_d x[q - d] w[s d
 convolutions on the coarse grid, one for each phase ``r``.  This gather form computes a fine value from the
 coarse cells around it; the scatter form spreads a coarse value over fine ones; the numbers are the same.
 
-Seen as a filter bank this is the noble identity: filtering between inserted zeros at the fine rate equals filtering with
-the ``s`` polyphase components at the coarse rate and interleaving what they make. The right side does ``prod(s)`` times less
-work, since it never multiplies by an inserted zero; it is what :mod:`downscale.nn.gather` and the engine run, and
-`noble_identity_error` measures that both sides agree.
+Seen as a filter bank this is the noble identity: filtering between inserted zeros at the fine rate equals filtering
+with the ``s`` polyphase components at the coarse rate and interleaving what they make. The right side does ``prod(s)``
+times less work, since it never multiplies by an inserted zero; it is what :mod:`downscale.nn.gather` and the engine
+run, and `noble_identity_error` measures that both sides agree.
 """
 
 from __future__ import annotations

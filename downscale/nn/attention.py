@@ -1,7 +1,8 @@
 """Self-attention over maps: in a window around each cell, or over the whole field (torch; knows channels, no grid).
 
-The window slides with the cell, so that shifted features make shifted results and the reach is that of a convolution. Over
-the whole field there is no finite reach: a network with such a layer says so, and the planner refuses to cut its maps.
+The window slides with the cell, so that shifted features make shifted results and the reach is that of a convolution.
+Over the whole field there is no finite reach: a network with such a layer says so, and the planner refuses to cut its
+maps.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class WindowedAttention(_Attention):
 
     Notes
     -----
-    Each place of the window has a learnable bias, so that near and far can count differently. Beyond the edge of the field
-    features are zero, as they are for convolutions.
+    Each place of the window has a learnable bias, so that near and far can count differently. Beyond the edge of the
+    field features are zero, as they are for convolutions.
 
     Raises
     ------
@@ -120,7 +121,7 @@ class GlobalAttention(_Attention):
         super().__init__(width, heads)
 
     def forward(self, x: Tensor, core: tuple[slice, slice] | None = None) -> Tensor:
-        """Add what each cell gathers; ``core`` holds the cells that are no padding, the only ones that are looked at."""
+        """Add what each cell gathers; ``core`` holds the cells that are no padding, which alone are looked at."""
         query, key, value = self._split(x)
         seen = [part if core is None else part[..., core[0], core[1]] for part in (key, value)]
         tokens = [part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for part in (query, *seen)]

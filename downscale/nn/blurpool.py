@@ -1,7 +1,7 @@
 """Ways to halve a feature map, with and without a filter against aliases (torch; knows channels, no field).
 
-Taking every second cell folds waves shorter than four cells onto longer ones, and where they fold to depends on where the
-field lies: the loss of shift equivariance of encoders. A short fixed blur before it removes most of them.
+Taking every second cell folds waves shorter than four cells onto longer ones, and where they fold to depends on where
+the field lies: the loss of shift equivariance of encoders. A short fixed blur before it removes most of them.
 """
 
 from __future__ import annotations

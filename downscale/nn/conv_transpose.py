@@ -73,8 +73,8 @@ class ConservativeConvTranspose2d(nn.Module):
 
     Notes
     -----
-    A kernel that is no multiple of the stride gives a `CoverageWarning` that names the nearest one that is: the law keeps
-    constants all the same, but phases with fewer taps see less.
+    A kernel that is no multiple of the stride gives a `CoverageWarning` that names the nearest one that is: the law
+    keeps constants all the same, but phases with fewer taps see less.
 
     See the table of this module for the laws that each edge mode keeps.  With mixed precision the weights are
     rounded after the law was imposed.  ``stride`` here refines: 4 makes a grid four times finer.

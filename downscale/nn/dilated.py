@@ -1,7 +1,8 @@
 """A dilated convolution after up-sampling, which mixes the phases that the up-sampling made apart (torch; no field).
 
-Its taps lie ``d`` fine cells apart. With ``gcd(d, s) = 1`` they walk through all ``s`` phases, so that what differs between
-phases is averaged; where ``d`` and ``s`` have a common divisor they see some phases only, and the checkerboard stays.
+Its taps lie ``d`` fine cells apart. With ``gcd(d, s) = 1`` they walk through all ``s`` phases, so that what differs
+between phases is averaged; where ``d`` and ``s`` have a common divisor they see some phases only, and the checkerboard
+stays.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def _warn_of_common(dilation: tuple[int, int], factor: tuple[int, int]) -> None:
         if gcd(d, s) != 1:
             good = min((n for n in range(1, 2 * s + d + 2) if gcd(n, s) == 1), key=lambda n: (abs(n - d), -n))
             warnings.warn(
-                f"dilation {d} and stride {s} along axis {axis} have the divisor {gcd(d, s)} in common: the taps see some "
-                f"phases only and checkerboards stay; the nearest good dilation is {good}",
+                f"dilation {d} and stride {s} along axis {axis} have the divisor {gcd(d, s)} in common: the taps see "
+                f"some phases only and checkerboards stay; the nearest good dilation is {good}",
                 CoverageWarning,
                 stacklevel=3,
             )

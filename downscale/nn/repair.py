@@ -1,13 +1,15 @@
 """Trained up-sampling layers found in a network, told, and smoothed under their laws (torch; knows layers, no file).
 
-Plain transposed convolutions and pixel shuffles are bound by no law; a repair gives them the phase law with the gain that
-each pair of channels has, so that constants stop making checkerboards. Layers of this package keep the law that they have.
+Plain transposed convolutions and pixel shuffles are bound by no law; a repair gives them the phase law with the gain
+that each pair of channels has, so that constants stop making checkerboards. Layers of this package keep the law that
+they have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +97,7 @@ def upsamplers(module: nn.Module) -> Iterator[Upsampler]:
 
 def _shuffles(name: str, layers: list[nn.Module]) -> Iterator[Upsampler]:
     """Yield convolutions that a shuffle follows."""
-    for i, (first, second) in enumerate(zip(layers, layers[1:], strict=False)):
+    for i, (first, second) in enumerate(pairwise(layers)):
         if isinstance(first, nn.Conv2d) and isinstance(second, Shuffle):
             yield _shuffle(f"{name}.{i}".lstrip("."), first, second.factor, "pixel shuffle", None)
 

@@ -1,8 +1,8 @@
 """Sub-pixel convolution (pixel shuffle) seen as a transposed convolution, and bound to keep its phases alike (torch).
 
-A convolution to ``s_y s_x`` times the channels, laid side by side, is the transposed convolution whose polyphase components
-are its filters: coverage is even, but nothing binds the sums of the phases to one another. Where they differ, constants
-make checkerboards.
+A convolution to ``s_y s_x`` times the channels, laid side by side, is the transposed convolution whose polyphase
+components are its filters: coverage is even, but nothing binds the sums of the phases to one another. Where they
+differ, constants make checkerboards.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ Factor = tuple[int, int]
 
 
 class AlikePhases(nn.Module):
-    """Binds filters (out * s_y * s_x, in, kh, kw) so that all phases of a channel have the same sum (phase law, free gain).
+    """Binds filters (out * s_y * s_x, in, kh, kw): phases of a channel have the same sum (phase law, free gain).
 
-    The least-squares projection: linear, so that gradients pass. Biases (out * s_y * s_x,) become the same for all phases.
+    The least-squares projection: linear, so that gradients pass. Biases (out * s_y * s_x,) become the same for all
+    phases.
 
     Parameters
     ----------
@@ -60,8 +61,8 @@ class ConsistentShuffle(nn.Module):
 
     References
     ----------
-    Shi et al. (2016), Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
-    network, CVPR; Aitken et al. (2017), Checkerboard artifact free sub-pixel convolution, arXiv:1707.02937.
+    Shi et al. (2016), Real-time single image and video super-resolution using an efficient sub-pixel convolutional
+    neural network, CVPR; Aitken et al. (2017), Checkerboard artifact free sub-pixel convolution, arXiv:1707.02937.
 
     Examples
     --------
