@@ -18,6 +18,7 @@ from downscale.nn.shapes import (
     Stack,
     Transposed,
     Window,
+    coherent_depth,
     prime_factors,
     projection_field,
     reach,
@@ -270,6 +271,16 @@ def test_a_latent_cell_projects_onto_what_it_moves() -> None:
         for _ in range(depth):
             field = nn.functional.conv_transpose2d(field, torch.ones(1, 1, 4, 1), stride=(2, 1), padding=(1, 0))
         assert field.flatten().nonzero().flatten()[[0, -1]].tolist() == [first, last]
+
+
+@pytest.mark.parametrize("cells", [2, 5, 9])
+def test_the_depth_of_coherence_is_the_first_at_which_all_see_all(cells: int) -> None:
+    depth = coherent_depth(Window(5, padding=2), cells)
+    assert depth is not None
+    for layers, whole in ((depth, True), (depth - 1, False)):
+        stack = Stack((Window(5, padding=2),) * layers)
+        seen = [stack.needs(i, i) for i in range(cells)]
+        assert all(low <= 0 and high >= cells - 1 for low, high in seen) == whole
 
 
 def test_planner_words() -> None:
