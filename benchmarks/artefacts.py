@@ -318,16 +318,17 @@ def draw(rows: dict[str, Any], fields: dict[str, np.ndarray], path: Path) -> Non
     from matplotlib.figure import Figure
 
     columns = (len(fields) + 1) // 2
-    figure = Figure(figsize=(2.5 * columns, 5.9), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(2.5 * columns, 6.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, columns).ravel()
     for panel in panels:
         panel.axis("off")
+    unit = rows["bilinear, not trained"]["rmse"]
     reach = float(np.quantile(np.abs(np.concatenate([piece.ravel() for piece in fields.values()])), 0.98))
     for panel, (name, piece) in zip(panels, fields.items(), strict=False):
         panel.imshow(piece, cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="nearest")
         words = name.replace(", ", ",\n", 1)
-        panel.set_title(f"{words}\nindex {rows[name]['index']:.0f} dB", fontsize=8.5)
+        panel.set_title(f"{words}\nRMSE / bilinear {rows[name]['rmse'] / unit:.2f}", fontsize=8.5)
     figure.savefig(path, dpi=130)
 
 

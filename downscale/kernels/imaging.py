@@ -326,8 +326,10 @@ def _shares(gains: Complex) -> Floats:
 def _pass_band(gains: Complex, strides: tuple[int, ...], nu: Floats) -> tuple[float, float]:
     """Return both errors of the pass band, kernels weighed by the power of their own gain."""
     axes = len(strides)
-    waves = gains[(..., *(0,) * axes)]
-    level = waves[(slice(None), *(nu.size // 2,) * axes)].reshape(-1, *(1,) * axes)
+    own: Any = (..., *(0,) * axes)
+    middle: Any = (slice(None), *(nu.size // 2,) * axes)
+    waves = gains[own]
+    level = waves[middle].reshape(-1, *(1,) * axes)
     power = np.abs(level) ** 2
     if power.sum() <= LEAST_POWER * prod(strides):
         return float("nan"), float("nan")
