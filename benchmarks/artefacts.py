@@ -36,7 +36,7 @@ from downscale.nn.dilated import DilatedConv2d
 from downscale.nn.layers import Shuffle, convolution
 from downscale.nn.repair import smooth_layers, upsamplers
 from downscale.nn.separable import operator
-from downscale.nn.stages import resize, shuffle
+from downscale.nn.stages import resize, shuffle, sobolev
 from downscale.nn.subpixel import ConsistentShuffle
 
 WIDTH, PATCH, BATCH, EDGE, HALO = 16, 56, 16, 12, 16
@@ -155,6 +155,7 @@ WAYS: dict[str, Callable[[], nn.Module]] = {
     "pixel shuffle under the phase law": lambda: Small(lambda c, o: ConsistentShuffle(c, o, (2, 2))),
     "ours: phase law": lambda: Small(bound("random")),
     "ours: phase law, Sobolev": lambda: Small(bound("sobolev"), base="sobolev"),
+    "ours: Sobolev on features, then convolution": lambda: Small(lambda c, o: sobolev(c, o, (2, 2))),
 }
 CURES: dict[str, Callable[[], nn.Module]] = {
     "dilated after it, d=3": lambda: Small(plain(5), dilated(3)),

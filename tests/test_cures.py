@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from downscale.diagnostics.probe import plane
 from downscale.errors import OptionError, ShapeError
 from downscale.kernels.coverage import CoverageWarning
 from downscale.kernels.laws import law_residual
@@ -23,8 +24,9 @@ from downscale.nn.layers import Shuffle, convolution
 from downscale.nn.networks import build
 from downscale.nn.repair import smooth_layers, upsamplers
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.nn.stages import UPSAMPLINGS, Upsampling
+from downscale.nn.stages import UPSAMPLINGS, SobolevResize, Upsampling
 from downscale.nn.subpixel import ConsistentShuffle, filters_of, start_alike, transposed_weight
+from downscale.nn.upsample import SobolevUpsample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -210,10 +212,20 @@ def test_a_bound_shuffle_is_saved_and_loaded(tmp_path):
     assert torch.equal(layer(x), other(x))
 
 
+def test_sobolevs_kernel_on_features_keeps_cells_and_constants_up_to_the_edge():
+    layer, x = SobolevResize((2, 3)), torch.randn(1, 2, 9, 8, dtype=torch.float64)
+    fine = layer(x)
+    assert torch.allclose(F.avg_pool2d(fine, (2, 3)), x, atol=1e-5)
+    assert torch.allclose(layer(torch.ones_like(x)), torch.ones(1, dtype=torch.float64), atol=1e-5)
+    whole = SobolevUpsample(plane(9, 8), (2, 3))(x)
+    # Away from the edges, where windows of the method shift inward.
+    assert torch.allclose(fine[..., 6:-6, 9:-9], whole[..., 6:-6, 9:-9], atol=1e-5)
+
+
 # Repair
 
 
-@pytest.mark.parametrize("name", [name for name in UPSAMPLINGS if name != "resize"])
+@pytest.mark.parametrize("name", [name for name in UPSAMPLINGS if name not in ("resize", "sobolev")])
 def test_a_repair_leaves_no_checkerboard_of_constants_and_smoother_kernels(name):
     network = Upsampling(name, 3, 2, (2, 2), act="relu")
     with torch.no_grad():

@@ -105,7 +105,7 @@ def measure_response(probe: Probe, level: float = 0.0, amplitude: float = 1.0, b
     # A wave of this amplitude has the variance amplitude**2 / 2; far below rounding of the level there is nothing.
     rounding = (16 * np.finfo(np.float32).eps * abs(level)) ** 2 if still.var() < (1e-6 * abs(level)) ** 2 else 0.0
     made = max(float(still.var()) - rounding, 0.0) / (amplitude**2 / 2)
-    return Response(frequency, found[0], found[1], found[2], made, band)
+    return Response(frequency, found[0], found[1], found[2], float(made), band)
 
 
 def _along(probe: Probe, axis: int, level: float, amplitude: float) -> Floats:

@@ -27,7 +27,7 @@ class Section:
         What it is about.
     head : sequence of str
         Names of the columns.
-    rows : list of sequence of str
+    rows : sequence of sequence of str
         The lines.
     note : str
         One line below it.
@@ -35,7 +35,7 @@ class Section:
 
     title: str
     head: Sequence[str]
-    rows: list[Sequence[str]]
+    rows: Sequence[Sequence[str]]
     note: str = ""
 
 

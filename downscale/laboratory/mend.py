@@ -65,7 +65,7 @@ class Repair:
     def sections(self) -> list[Section]:
         """Tables for people."""
         layers = [(each.name, each.kind, each.law, f"{each.before:.4g}", f"{each.after:.4g}") for each in self.layers]
-        words: list[tuple[str, str, str]] = [
+        words = [
             ("checkerboard of constants, dB below waves", db(self.before.constants), db(self.after.constants)),
             ("image rejection, dB", db(self.before.rejection), db(self.after.rejection)),
             ("checkerboard index of its fields, dB", f"{self.before.index:+.1f}", f"{self.after.index:+.1f}"),
@@ -75,7 +75,7 @@ class Repair:
             words.append(("RMSE on the given fields", f"{self.before.rmse:.5g}", f"{self.after.rmse:.5g}"))
         return [
             Section("Layers", ("layer", "kind", "law", "roughness before", "after"), layers),
-            Section("Model", ("", "before", "after"), list(words)),
+            Section("Model", ("", "before", "after"), words),
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from downscale.grid.latlon import RectilinearGrid
     from downscale.nn.learned import Learned
     from downscale.nn.spec import ModelSpec, Variable
-    from downscale.typing import Place
+    from downscale.typing import Place, Upscaler
 
 # Coarse cells of the torus: waves from sixteen cells on.
 CELLS = 16
@@ -73,7 +74,7 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
     subject = model_probe(learned, CELLS)
     found = Diagnosis(name, "model", spec.factor)
     _layers(found, learned)
-    beside = {each: probe(lambda grid, m=each: operator(m, grid, spec.factor), CELLS) for each in BESIDE}
+    beside = {each: probe(partial(_of_method, each, spec.factor), CELLS) for each in BESIDE}
     every: dict[str, Probe] = {name: subject, **beside}
     _waves(found, every, level, swing)
     shifts = {each: equivariance(one, level=level, amplitude=swing / 2) for each, one in every.items()}
@@ -86,6 +87,10 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
     found.pictures.shifts = {each: (one.shifts, one.error) for each, one in shifts.items()}
     found.pictures.board = board
     return found
+
+
+def _of_method(name: str, factor: tuple[int, int], grid: RectilinearGrid) -> Upscaler:
+    return operator(name, grid, factor)
 
 
 def model_probe(learned: Learned, cells: int) -> Probe:

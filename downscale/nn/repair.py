@@ -82,7 +82,8 @@ def upsamplers(module: nn.Module) -> Iterator[Upsampler]:
     """Yield the up-sampling layers of a network in its order, at their names."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.ConvTranspose2d):
-            stride, padding = (_pair(each) for each in (layer.stride, layer.padding))
+            assert not isinstance(layer.padding, str)
+            stride, padding = _pair(layer.stride), _pair(layer.padding)
             yield Upsampler(name, "transposed convolution", layer, stride, padding, None, "kept")
         elif isinstance(layer, ConservativeConvTranspose2d):
             gain = "one" if layer.gain == "one" else "kept"

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from downscale.errors import OptionError, listing
+from downscale.kernels.imaging import AxisKernel, reference
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.dilated import DilatedConv2d
+from downscale.nn.gather import AxisGeometry, gather
 from downscale.nn.layers import Shuffle, activation, convolution, plan
-from downscale.nn.shapes import Layer, Linear, Stack, stage_factors
+from downscale.nn.shapes import Layer, Linear, Stack, Transposed, stage_factors
 from downscale.nn.subpixel import ConsistentShuffle, start_alike
 
 Factor = tuple[int, int]
@@ -52,6 +56,42 @@ class Resize(nn.Module):
     def plan(self, axis: int) -> Layer:
         """Return sizes and reach along an axis (0 rows, 1 columns)."""
         return Linear(self.factor[axis])
+
+
+class SobolevResize(nn.Module):
+    """Sobolev's kernel on the features, fixed: what is made of waves has the least images of all kernels here.
+
+    Notes
+    -----
+    Each channel keeps phase and cell law by itself, up to the edge, which reflects.
+    """
+
+    weight: Tensor
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__()
+        self.factor = factor
+        both = [reference("sobolev", count) if count > 1 else AxisKernel(np.ones(1), 1, 0) for count in factor]
+        kernel = torch.from_numpy(np.outer(both[0].weights, both[1].weights)).float()
+        self.register_buffer("weight", kernel[None, None], persistent=False)
+        self.axes = [AxisGeometry(len(each.weights), each.stride, each.padding, 0, "reflect") for each in both]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine each channel."""
+        weight = self.weight.type(x.dtype).expand(x.shape[1], 1, -1, -1)
+        return gather(x, weight, None, self.axes, x.shape[1])
+
+    def plan(self, axis: int) -> Layer:
+        """Return sizes and reach along an axis (0 rows, 1 columns)."""
+        own = self.axes[axis]
+        return Transposed(own.kernel_size, own.stride, own.padding)
+
+
+def sobolev(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+    """Return Sobolev's kernel followed by a convolution; channels are mixed before, where cells are few."""
+    return nn.Sequential(
+        convolution(channels, out_channels, 1), SobolevResize(factor), convolution(out_channels, out_channels)
+    )
 
 
 def resize(channels: int, out_channels: int, factor: Factor) -> nn.Module:
@@ -98,6 +138,7 @@ UPSAMPLINGS: dict[str, Callable[[int, int, Factor], nn.Module]] = {
     "transposed": transposed,
     "consistent_shuffle": ConsistentShuffle,
     "dilated": dilated,
+    "sobolev": sobolev,
 }
 
 
@@ -106,7 +147,7 @@ class Upsampling(nn.Module):
 
     Parameters
     ----------
-    name : {"conservative", "resize", "shuffle", "transposed", "consistent_shuffle", "dilated"}
+    name : {"conservative", "resize", "shuffle", "transposed", "consistent_shuffle", "dilated", "sobolev"}
         The kind of stage.
     channels, out_channels : int
         Channels before the first stage, and after each.
