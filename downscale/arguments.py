@@ -45,6 +45,27 @@ def _whole(text: str, name: str) -> int:
         raise OptionError(line) from None
 
 
+def parse_pair(text: str | None) -> tuple[int, int] | None:
+    """Return numbers for rows and columns from ``4`` or ``4,2``, or None for none at all.
+
+    Raises
+    ------
+    OptionError
+        If it is neither.
+
+    Examples
+    --------
+    >>> parse_pair("4"), parse_pair("4,2")
+    ((4, 4), (4, 2))
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) > 2 or not all(re.fullmatch(r"\s*-?\d+\s*", part) for part in parts):
+        raise OptionError(f"expected factor as a whole number or rows,columns, received {text!r}; such as 4 or 4,2")
+    return int(parts[0]), int(parts[-1])
+
+
 def parse_names(text: str | None) -> list[str] | None:
     """Return the names in ``NAME,NAME``, or None for none at all.
 

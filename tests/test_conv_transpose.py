@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from downscale.errors import OptionError, ShapeError
+from downscale.kernels.coverage import CoverageWarning
 from downscale.kernels.laws import law_residual, obeys, project
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.edges import EDGES
@@ -23,7 +24,11 @@ BOUND = [(law, "any") for law in LAWS] + [(law, "nonnegative") for law in LAWS[:
 TYPES = [torch.float32, torch.float64]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Uneven sizes are the harder case; what they warn of is tested by itself.
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::downscale.kernels.coverage.CoverageWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -276,8 +281,15 @@ def test_repr_tells_the_law():
 def test_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        layer = ConservativeConvTranspose2d(2, 4, 7, 3, groups=2, law="total")
+        layer = ConservativeConvTranspose2d(2, 4, 6, 3, groups=2, law="total")
         train(layer, torch.optim.Adam)
+
+
+def test_an_uneven_kernel_is_warned_of_where_it_is_made():
+    words = r"\(5, 4\) is not a multiple of stride \(2, 2\).*kernel_size is \(6, 4\)"
+    with pytest.warns(CoverageWarning, match=words) as seen:
+        ConservativeConvTranspose2d(2, 2, (5, 4), 2)
+    assert seen[0].filename == __file__
 
 
 @pytest.mark.parametrize(

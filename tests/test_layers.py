@@ -42,6 +42,7 @@ FLOORS: dict[str, float] = {
     "report": 7.0,
     "target": 7.0,
     "models": 6.1,
+    "laboratory": 7.35,
     "learned": 7.04,
     "evaluate": 7.6,
     "request": 7.05,

@@ -18,6 +18,7 @@ from downscale.nn.shapes import (
     Stack,
     Transposed,
     Window,
+    coherent_depth,
     prime_factors,
     projection_field,
     reach,
@@ -124,11 +125,19 @@ def test_deeper_levels_are_followed_phase_by_phase(network: str) -> None:
         {"fine_width": 0},
         {"head_kernel": 5, "block": "separable"},
         {"block": "wide"},
+        {"attention": "windowed", "window": 5},
     ],
     ids=str,
 )
 def test_options_change_the_reach_and_the_plan_with_it(options: dict) -> None:
     assert_exact(planned(small("residual", (2, 3), **options)), (0, 0))
+
+
+@pytest.mark.parametrize("network", ["unet", "autoencoder"])
+def test_blur_pooling_has_an_exact_reach(network: str) -> None:
+    made = planned(small(network, (2, 2), pooling="blur"))
+    for phase in range(made.multiple_of):
+        assert_exact(made, (phase, made.multiple_of - 1 - phase))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -262,6 +271,16 @@ def test_a_latent_cell_projects_onto_what_it_moves() -> None:
         for _ in range(depth):
             field = nn.functional.conv_transpose2d(field, torch.ones(1, 1, 4, 1), stride=(2, 1), padding=(1, 0))
         assert field.flatten().nonzero().flatten()[[0, -1]].tolist() == [first, last]
+
+
+@pytest.mark.parametrize("cells", [2, 5, 9])
+def test_the_depth_of_coherence_is_the_first_at_which_all_see_all(cells: int) -> None:
+    depth = coherent_depth(Window(5, padding=2), cells)
+    assert depth is not None
+    for layers, whole in ((depth, True), (depth - 1, False)):
+        stack = Stack((Window(5, padding=2),) * layers)
+        seen = [stack.needs(i, i) for i in range(cells)]
+        assert all(low <= 0 and high >= cells - 1 for low, high in seen) == whole
 
 
 def test_planner_words() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from downscale.errors import ShapeError
 from downscale.kernels.laws import same_padding
-from downscale.kernels.polyphase import merge, split, tap_range
+from downscale.kernels.polyphase import filtered, interleaved, merge, noble_identity_error, split, tap_range
 
 kernel_sizes, strides, paddings = st.integers(1, 8), st.integers(1, 5), st.integers(0, 10)
 axis = st.tuples(kernel_sizes, strides, paddings)
@@ -94,3 +94,20 @@ def test_merge_refuses_phases_of_another_kernel():
 def test_split_refuses_a_stride_of_another_number_of_axes():
     with pytest.raises(ShapeError, match="kernel expected at least 2 axes"):
         split(torch.randn(4), (2, 2))
+
+
+@given(axis, axis)
+def test_the_noble_identity_holds_for_any_kernel_and_field(lat, lon):
+    kernel_size, stride, padding = zip(lat, lon, strict=True)
+    coarse, kernel = torch.randn(6, 7, dtype=torch.float64), torch.randn(kernel_size, dtype=torch.float64)
+    assert noble_identity_error(coarse, kernel, stride, padding) <= 1e-13 * float(kernel.abs().sum())
+
+
+@given(axis)
+def test_both_sides_are_the_transposed_convolution_of_torch(geometry):
+    kernel_size, stride, padding = geometry
+    coarse, kernel = torch.randn(9, dtype=torch.float64), torch.randn(kernel_size, dtype=torch.float64)
+    whole = F.conv_transpose1d(coarse[None, None], kernel[None, None], None, stride)[0, 0]
+    expected = F.pad(whole, (0, max(0, padding + 9 * stride - whole.numel())))[padding : padding + 9 * stride]
+    for side in (filtered, interleaved):
+        assert torch.allclose(side(coarse, kernel, (stride,), (padding,)), expected, rtol=0, atol=1e-12)

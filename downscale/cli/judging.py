@@ -1,4 +1,4 @@
-"""Commands that judge and describe: check, inspect, info (parse, call, say; heavy imports inside the commands)."""
+"""Commands that judge, describe and mend: check, inspect, repair, info (parse, call, say; heavy imports inside)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from downscale.cli.app import app
+from downscale.cli.app import Overwrite, app
 
 
 @app.command()
@@ -37,15 +37,64 @@ def check(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a model: rain.")],
-    factor: Annotated[int | None, typer.Option(help="Which of the models of that name.")] = None,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="KERNEL|MODEL|FILE",
+            help="sobolev, transposed:5,2, weights.npy, rain, MODEL.safetensors, or FINE.nc.",
+        ),
+    ],
+    factor: Annotated[
+        str | None, typer.Option(help="Fine cells in a coarse one: 4, or 4,2 (rows, columns). Needed for a file.")
+    ] = None,
+    variable: Annotated[str | None, typer.Option("--var", help="Variable of a file; all without it.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here.")] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the diagnosis here.")] = None,
+    card_only: Annotated[bool, typer.Option("--card", help="Of a model: print its card and no more.")] = False,
 ) -> None:
-    """Print the card of a model: what it makes, of what, how well, from whose data."""
-    from downscale.models import NAMES, path_of
-    from downscale.train.card import card
+    """Diagnose artefacts of a kernel, a model (after its card) or a written file: coverage, images, checkerboards."""
+    from downscale.arguments import parse_pair
+    from downscale.laboratory.subject import diagnose, is_model, require_outputs
 
-    path = path_of(model, None if factor is None else (factor, factor)) if model in NAMES else Path(model)
-    typer.echo(card(path))
+    pair = parse_pair(factor)
+    require_outputs(as_json, figure)
+    if is_model(target):
+        from downscale.models import NAMES, path_of
+        from downscale.train.card import card
+
+        typer.echo(card(path_of(target, pair) if target in NAMES else Path(target)))
+        if card_only:
+            return
+    from downscale.laboratory.tell import tell
+
+    found = diagnose(target, pair, variable)
+    tell(found)
+    if as_json is not None:
+        found.to_json(as_json)
+    if figure is not None:
+        from downscale.laboratory.figure import draw
+
+        draw(found, figure)
+
+
+@app.command()
+def repair(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The repaired checkpoint.")],
+    smooth: Annotated[float, typer.Option(help="Strength of the smoothing; 0 imposes the laws alone.")] = 0.03,
+    truth: Annotated[str | None, typer.Option(help="Fine fields: the error on them, before and after.")] = None,
+    orog: Annotated[str | None, typer.Option(help="File with the fine orography, for models that look at it.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Smooth the up-sampling kernels of a trained model under their sum-to-one laws."""
+    from downscale.io.read import open_dataset
+    from downscale.laboratory.mend import repair as mend
+    from downscale.laboratory.tell import tell_sections
+
+    fields = None if truth is None else open_dataset(truth)
+    done = mend(model, smooth, out, fields, orog=orog, overwrite=overwrite)
+    tell_sections(done.sections)
+    typer.echo(f"\nwrote {done.path}")
 
 
 @app.command()

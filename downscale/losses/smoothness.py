@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from downscale.errors import ShapeError
+from downscale.kernels.smooth import roughness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ def kernel_smoothness(kernels: Iterable[Tensor]) -> Tensor:
     for kernel in kernels:
         if kernel.ndim < 2:
             raise ShapeError(f"expected kernels of shape (..., k_y, k_x), received {tuple(kernel.shape)}")
-        forms.append((torch.diff(kernel, dim=-1) ** 2).sum() + (torch.diff(kernel, dim=-2) ** 2).sum())
+        forms.append(roughness(kernel))
         count += kernel.shape[:-2].numel()
     if not count:
         raise ShapeError("expected at least one kernel of shape (..., k_y, k_x), received none")

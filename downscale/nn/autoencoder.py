@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from downscale.nn.base import Core, Network
+from downscale.nn.blurpool import halving
 from downscale.nn.framing import Frame
 from downscale.nn.layers import ResidualBlock, Unshuffle, activation, convolution, plan, silent
 from downscale.nn.shapes import Branches, Layer, Stack
@@ -39,6 +40,8 @@ class Autoencoder(Network):
         Kind of the stages, and whether there is one for each prime factor; see :class:`Upsampling`.
     activation : str
         Name of the activation.
+    pooling : {"strided", "blur"}
+        How cells are halved; "blur" filters against aliases first.
 
     References
     ----------
@@ -60,12 +63,13 @@ class Autoencoder(Network):
         upsampling: str = "conservative",
         steps: str = "prime",
         activation: str = "silu",
+        pooling: str = "strided",
     ) -> None:
         super().__init__(factor)
         self.multiple_of = 2**levels
         self.gather = Unshuffle(factor)
         seen = coarse_channels + fine_channels * factor[0] * factor[1]
-        self.encoder = _encoder(seen, width, levels, depth, latent, activation)
+        self.encoder = _encoder(seen, width, levels, depth, latent, activation, pooling)
         widths = [width * 2**level for level in range(levels + 1)]
         layers: list[nn.Module] = [convolution(latent, widths[-1], 1), *_blocks(widths[-1], depth, activation)]
         for level in reversed(range(levels)):
@@ -89,9 +93,11 @@ def _blocks(width: int, depth: int, act: str) -> list[nn.Module]:
     return [ResidualBlock(width, act) for _ in range(depth)]
 
 
-def _encoder(channels: int, width: int, levels: int, depth: int, latent: int, act: str) -> nn.Sequential:
+def _encoder(
+    channels: int, width: int, levels: int, depth: int, latent: int, act: str, pooling: str
+) -> nn.Sequential:
     """Return convolutions that halve the cells ``levels`` times, down to the latent channels."""
     layers: list[nn.Module] = [convolution(channels, width), activation(act), *_blocks(width, depth, act)]
     for level in range(levels):
-        layers += [nn.Conv2d(width * 2**level, width * 2 ** (level + 1), 2, stride=2), activation(act)]
+        layers += [halving(pooling, width * 2**level, width * 2 ** (level + 1)), activation(act)]
     return nn.Sequential(*layers, convolution(width * 2**levels, latent, 1))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from downscale.errors import OptionError, ShapeError, listing
+from downscale.kernels.coverage import warn_of_uneven
 from downscale.kernels.laws import Law, Size, law_names, law_system, same_padding
 from downscale.nn.edges import default_edge, edge_names
 from downscale.nn.gather import AxisGeometry, gather, pair
@@ -72,6 +73,9 @@ class ConservativeConvTranspose2d(nn.Module):
 
     Notes
     -----
+    A kernel that is no multiple of the stride gives a `CoverageWarning` that names the nearest one that is: the law
+    keeps constants all the same, but phases with fewer taps see less.
+
     See the table of this module for the laws that each edge mode keeps.  With mixed precision the weights are
     rounded after the law was imposed.  ``stride`` here refines: 4 makes a grid four times finer.
 
@@ -129,6 +133,7 @@ class ConservativeConvTranspose2d(nn.Module):
         self.padding_mode = edge_names(padding_mode or default_edge(self.law))
         self.order = order
         self._axes = _axes(kernel_size, stride, padding, output_padding, self.padding_mode)
+        warn_of_uneven(self.kernel_size, self.stride)
         shape = (in_channels, out_channels // groups, *self.kernel_size)
         bound = SIGNS[sign](self.law, shape, self.stride, self.padding, GAINS[self.gain], device)
         self.weight = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))

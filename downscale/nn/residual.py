@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from downscale.errors import OptionError
+from downscale.nn.attention import GlobalAttention, WindowedAttention
+from downscale.nn.attention import attention as around
 from downscale.nn.base import Core, Network
 from downscale.nn.layers import Context, ResidualBlock, Shuffle, Unshuffle, activation, convolution, plan, silent
 from downscale.nn.shapes import Branches, Layer, Stack
@@ -46,6 +48,11 @@ class ResidualNetwork(Network):
         Whether the trunk sees the fine channels too, their phases one behind the other.
     context : bool
         Whether the trunk weighs its channels by means over the whole field: such a network has no finite halo.
+    attention : {"none", "windowed", "global"}
+        Whether cells of the trunk look around by self-attention, in a window or over the whole field: the latter has no
+        finite halo either.
+    window : int
+        Cells along an axis of the window, an odd number.
     """
 
     may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "fine_width", "fine_depth"})
@@ -69,16 +76,19 @@ class ResidualNetwork(Network):
         dilations: Sequence[int] = (1,),
         see_fine: bool = True,
         context: bool = False,
+        attention: str = "none",
+        window: int = 7,
     ) -> None:
         super().__init__(factor)
         if not fine_width and not see_fine:
             raise OptionError("expected fine_width above zero without see_fine, received 0: nothing sees fine fields")
-        self.whole = context
+        self.whole = context or attention == "global"
         self.unshuffle = Unshuffle(factor) if see_fine else None
         seen = coarse_channels + (fine_channels * factor[0] * factor[1] if see_fine else 0)
         self.head = convolution(seen, width, head_kernel)
         blocks = [ResidualBlock(width, activation, dilations[i % len(dilations)], block) for i in range(depth)]
         self.trunk = nn.Sequential(*blocks)
+        self.attention = around(attention, width, window)
         self.context = Context(width, activation) if context else None
         self.up: nn.Module | None = None
         if fine_width:
@@ -95,6 +105,10 @@ class ResidualNetwork(Network):
         """
         seen = coarse if self.unshuffle is None else torch.cat([coarse, self.unshuffle(fine)], dim=1)
         features = self.trunk(self.head(seen))
+        if isinstance(self.attention, GlobalAttention):
+            features = self.attention(features, core)
+        elif self.attention is not None:
+            features = self.attention(features)
         if self.context is not None:
             features = self.context(features, core)
         if self.up is None:
@@ -104,6 +118,8 @@ class ResidualNetwork(Network):
     def paths(self, axis: int) -> tuple[Layer, Layer]:
         """Return the reach along an axis (0 rows, 1 columns) from fine cells to coarse channels and to fine ones."""
         down, last = Stack((plan(self.head, axis), plan(self.trunk, axis))), plan(self.last, axis)
+        if isinstance(self.attention, WindowedAttention):
+            down = Stack((down, self.attention.plan(axis)))
         ways: list[Layer] = []
         if self.up is None:
             down = Stack((down, last))

@@ -214,6 +214,25 @@ def projection_field(layer: Layer, cell: int, cells: int) -> Interval:
     return moved[0], moved[-1]
 
 
+def coherent_depth(layer: Layer, cells: int, most: int = 64) -> int | None:
+    """Return how many such layers it takes until every output cell sees every one of ``cells`` input cells.
+
+    None where ``most`` layers are not enough: transposed convolutions alone spread a cell over its neighbours only.
+
+    Examples
+    --------
+    >>> doubling = Transposed(4, 2, 1)
+    >>> coherent_depth(Window(3, padding=1), 8), coherent_depth(doubling, 1), coherent_depth(doubling, 4)
+    (7, 1, None)
+    """
+    for depth in range(1, most + 1):
+        stack = Stack((layer,) * depth)
+        last = stack.size(cells) - 1
+        if stack.needs(0, 0)[1] >= cells - 1 and stack.needs(last, last)[0] <= 0:
+            return depth
+    return None
+
+
 def prime_factors(number: int) -> tuple[int, ...]:
     """Return the prime factors of a number, largest first; none for one.
 

@@ -1,4 +1,4 @@
-"""Four ways to make a feature map finer, with one signature, by any whole factor (torch; know no field).
+"""Ways to make a feature map finer, with one signature, by any whole factor (torch; know no field).
 
 Each takes (B, channels, ny, nx) to (B, out_channels, ny * fy, nx * fx) and tells its reach. Factors are taken apart
 into primes, one stage each, so that kernels stay small: 10 becomes 5 and 2.
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from downscale.errors import OptionError, listing
+from downscale.kernels.imaging import AxisKernel, reference
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
+from downscale.nn.dilated import DilatedConv2d
+from downscale.nn.gather import AxisGeometry, gather
 from downscale.nn.layers import Shuffle, activation, convolution, plan
-from downscale.nn.shapes import Layer, Linear, Stack, stage_factors
+from downscale.nn.shapes import Layer, Linear, Stack, Transposed, stage_factors
+from downscale.nn.subpixel import ConsistentShuffle, start_alike
 
 Factor = tuple[int, int]
 STEPS = ("prime", "whole")
@@ -53,6 +58,42 @@ class Resize(nn.Module):
         return Linear(self.factor[axis])
 
 
+class SobolevResize(nn.Module):
+    """Sobolev's kernel on the features, fixed: what is made of waves has the least images of all kernels here.
+
+    Notes
+    -----
+    Each channel keeps phase and cell law by itself, up to the edge, which reflects.
+    """
+
+    weight: Tensor
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__()
+        self.factor = factor
+        both = [reference("sobolev", count) if count > 1 else AxisKernel(np.ones(1), 1, 0) for count in factor]
+        kernel = torch.from_numpy(np.outer(both[0].weights, both[1].weights)).float()
+        self.register_buffer("weight", kernel[None, None], persistent=False)
+        self.axes = [AxisGeometry(len(each.weights), each.stride, each.padding, 0, "reflect") for each in both]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine each channel."""
+        weight = self.weight.type(x.dtype).expand(x.shape[1], 1, -1, -1)
+        return gather(x, weight, None, self.axes, x.shape[1])
+
+    def plan(self, axis: int) -> Layer:
+        """Return sizes and reach along an axis (0 rows, 1 columns)."""
+        own = self.axes[axis]
+        return Transposed(own.kernel_size, own.stride, own.padding)
+
+
+def sobolev(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+    """Return Sobolev's kernel followed by a convolution; channels are mixed before, where cells are few."""
+    return nn.Sequential(
+        convolution(channels, out_channels, 1), SobolevResize(factor), convolution(out_channels, out_channels)
+    )
+
+
 def resize(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     """Return bilinear interpolation followed by a convolution; channels are mixed before, where cells are few."""
     return nn.Sequential(
@@ -67,12 +108,8 @@ def shuffle(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     ----------
     Aitken et al. (2017), Checkerboard artifact free sub-pixel convolution, arXiv:1707.02937.
     """
-    phases = factor[0] * factor[1]
-    layer = convolution(channels, out_channels * phases)
-    with torch.no_grad():
-        layer.weight.copy_(layer.weight[::phases].repeat_interleave(phases, dim=0))
-        assert layer.bias is not None
-        layer.bias.copy_(layer.bias[::phases].repeat_interleave(phases))
+    layer = convolution(channels, out_channels * factor[0] * factor[1])
+    start_alike(layer, factor[0] * factor[1])
     return nn.Sequential(layer, Shuffle(factor))
 
 
@@ -81,6 +118,11 @@ def transposed(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     rows, columns = (_plain_sizes(count) for count in factor)
     kernel, padding, extra = zip(rows, columns, strict=True)
     return nn.ConvTranspose2d(channels, out_channels, kernel, factor, padding, extra)
+
+
+def dilated(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+    """Return a plain transposed convolution and a dilated one after it, whose taps walk through all phases."""
+    return nn.Sequential(transposed(channels, out_channels, factor), DilatedConv2d(out_channels, out_channels, factor))
 
 
 def _plain_sizes(factor: int) -> tuple[int, int, int]:
@@ -94,6 +136,9 @@ UPSAMPLINGS: dict[str, Callable[[int, int, Factor], nn.Module]] = {
     "resize": resize,
     "shuffle": shuffle,
     "transposed": transposed,
+    "consistent_shuffle": ConsistentShuffle,
+    "dilated": dilated,
+    "sobolev": sobolev,
 }
 
 
@@ -102,7 +147,7 @@ class Upsampling(nn.Module):
 
     Parameters
     ----------
-    name : {"conservative", "resize", "shuffle", "transposed"}
+    name : {"conservative", "resize", "shuffle", "transposed", "consistent_shuffle", "dilated", "sobolev"}
         The kind of stage.
     channels, out_channels : int
         Channels before the first stage, and after each.
@@ -120,6 +165,7 @@ class Upsampling(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> Upsampling("shuffle", 8, 4, (6, 5))(torch.zeros(1, 8, 3, 7)).shape
     torch.Size([1, 4, 18, 35])
     """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from downscale.nn.base import Core, Network
+from downscale.nn.blurpool import halving
 from downscale.nn.framing import Frame
 from downscale.nn.layers import ResidualBlock, Unshuffle, activation, convolution, plan, silent
 from downscale.nn.shapes import Branches, Layer, Stack
@@ -36,6 +37,8 @@ class UNet(Network):
         Kind of the stages, and whether there is one for each prime factor; see :class:`Upsampling`.
     activation : str
         Name of the activation.
+    pooling : {"strided", "blur"}
+        How cells are halved; "blur" filters against aliases first.
 
     References
     ----------
@@ -56,6 +59,7 @@ class UNet(Network):
         upsampling: str = "conservative",
         steps: str = "prime",
         activation: str = "silu",
+        pooling: str = "strided",
     ) -> None:
         super().__init__(factor)
         self.multiple_of = 2**levels
@@ -63,7 +67,7 @@ class UNet(Network):
         self.fine_head = _convolved(fine_channels, fine_width, activation)
         self.gather = Unshuffle(factor)
         self.head = _convolved(coarse_channels + fine_width * factor[0] * factor[1], width, activation)
-        self.down = nn.ModuleList(_Down(widths[i], widths[i + 1], depth, activation) for i in range(levels))
+        self.down = nn.ModuleList(_Down(widths[i], widths[i + 1], depth, activation, pooling) for i in range(levels))
         self.bottom = _blocks(widths[-1], depth, activation)
         self.up = nn.ModuleList(
             _Up(widths[i + 1], widths[i], depth, upsampling, activation) for i in range(levels)
@@ -108,10 +112,10 @@ class UNet(Network):
 class _Down(nn.Module):
     """Blocks, whose result is passed over, then half as many cells."""
 
-    def __init__(self, width: int, out_width: int, depth: int, act: str) -> None:
+    def __init__(self, width: int, out_width: int, depth: int, act: str, pooling: str) -> None:
         super().__init__()
         self.blocks = _blocks(width, depth, act)
-        self.halve = nn.Sequential(nn.Conv2d(width, out_width, 2, stride=2), activation(act))
+        self.halve = nn.Sequential(halving(pooling, width, out_width), activation(act))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept = self.blocks(x)

@@ -1,0 +1,198 @@
+"""How often a transposed convolution touches each fine cell (numpy; knows kernel sizes, no weights and no field).
+
+Along an axis fine cell ``n`` is touched by as many coarse cells as its phase ``(n + p) mod s`` has taps: ``floor(k /
+s)`` or one more. Where the two differ, equal weights ripple with the period of the stride: the checkerboard.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import ShapeError
+from downscale.kernels.laws import Size, Sizes, kernel_geometry
+
+Counts = NDArray[np.int64]
+
+
+class CoverageWarning(UserWarning):
+    """A layer whose sizes make some fine cells look at more coarse cells than others."""
+
+
+def taps_of_phases(kernel_size: int, stride: int, padding: int = 0) -> Counts:
+    """Return how many taps each phase has, shape (stride,): how many coarse cells a fine cell of it looks at.
+
+    Examples
+    --------
+    >>> taps_of_phases(5, 2).tolist(), taps_of_phases(5, 2, 1).tolist(), taps_of_phases(6, 2).tolist()
+    ([3, 2], [2, 3], [3, 3])
+    """
+    kernel_geometry(kernel_size, stride, padding)
+    return np.bincount((np.arange(kernel_size) - padding) % stride, minlength=stride).astype(np.int64)
+
+
+def variation(kernel_size: int, stride: int) -> int:
+    """Return ``ceil(k / s) - floor(k / s)``: by how many taps phases differ; zero where ``s`` divides ``k``, else one.
+
+    References
+    ----------
+    Odena, Dumoulin and Olah (2016), Deconvolution and checkerboard artifacts, Distill.
+
+    Examples
+    --------
+    >>> variation(4, 2), variation(5, 2), variation(9, 3)
+    (0, 1, 0)
+    """
+    kernel_geometry(kernel_size, stride, 0)
+    return -(-kernel_size // stride) - kernel_size // stride
+
+
+def nearest_divisible(kernel_size: int, stride: int) -> int:
+    """Return the kernel size nearest to the given one that the stride divides; of two as near, the larger.
+
+    The larger one lets neighbours overlap more. Never less than the stride.
+
+    Examples
+    --------
+    >>> nearest_divisible(5, 2), nearest_divisible(7, 3), nearest_divisible(3, 4), nearest_divisible(8, 4)
+    (6, 6, 4, 8)
+    """
+    kernel_geometry(kernel_size, stride, 0)
+    return max(stride, stride * ((2 * kernel_size + stride) // (2 * stride)))
+
+
+def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
+    """Warn where a stride does not divide its kernel, and name the nearest kernel that it divides.
+
+    Parameters
+    ----------
+    kernel_size, stride : int or sequence of int
+        Sizes along each axis.
+    level : int
+        Frames up to the caller who chose the sizes.
+    """
+    sizes, strides, _ = kernel_geometry(kernel_size, stride)
+    if any(variation(size, step) for size, step in zip(sizes, strides, strict=True)):
+        good = tuple(nearest_divisible(size, step) for size, step in zip(sizes, strides, strict=True))
+        warnings.warn(
+            f"kernel_size {sizes} is not a multiple of stride {strides}: some fine cells look at more coarse cells "
+            f"than others (checkerboard); the nearest good kernel_size is {good}",
+            CoverageWarning,
+            stacklevel=level,
+        )
+
+
+def require_no_holes(kernel_size: Size, stride: Size, padding: Size | None = None) -> None:
+    """Refuse kernels that leave fine cells without any tap, and say which.
+
+    Raises
+    ------
+    ShapeError
+        If the kernel is smaller than the stride along an axis.
+
+    Examples
+    --------
+    >>> require_no_holes(4, 4)
+    """
+    axes = zip(*kernel_geometry(kernel_size, stride, padding), strict=True)
+    for number, (size, step, pad) in enumerate(axes):
+        holes = np.flatnonzero(taps_of_phases(size, step, pad) == 0)
+        if holes.size:
+            where = ", ".join(map(str, holes))
+            raise ShapeError(
+                f"expected a kernel of at least the stride, received k={size} and s={step} along axis {number}: fine "
+                f"cells n with n mod {step} = {where} are touched by no coarse cell; take k={step} or "
+                f"k={2 * step}"
+            )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The coverage of a kernel without edges.
+
+    Attributes
+    ----------
+    kernel_size, stride, padding : tuple of int
+        One entry an axis.
+    """
+
+    kernel_size: Sizes
+    stride: Sizes
+    padding: Sizes
+
+    @classmethod
+    def of(cls, kernel_size: Size, stride: Size, padding: Size | None = None) -> Coverage:
+        """Check sizes and take ``padding=None`` for the one whose output has ``n * stride`` cells.
+
+        Raises
+        ------
+        ShapeError
+            If a size is out of its range.
+        """
+        return cls(*kernel_geometry(kernel_size, stride, padding))
+
+    @property
+    def taps(self) -> tuple[Counts, ...]:
+        """Taps of each phase, for each axis; phase r is that of the fine cells ``n`` with ``n mod s = r``."""
+        return tuple(taps_of_phases(*axis) for axis in self._axes)
+
+    @property
+    def phases(self) -> Counts:
+        """Taps of each phase in all axes together, shape ``stride``: the overlap map of one coarse cell."""
+        return _product(self.taps)
+
+    @property
+    def variation(self) -> int:
+        """The most taps of a phase less the fewest, all axes together; zero where each stride divides its kernel."""
+        return int(self.phases.max() - self.phases.min())
+
+    @property
+    def ripple(self) -> float:
+        """Amplitude that equal weights give constants: half the range of the coverage over its mean."""
+        return self.variation / (2 * float(self.phases.mean()))
+
+    @property
+    def off_centre(self) -> tuple[float, ...]:
+        """By how many fine cells the kernel lies off the centre of its coarse cell, for each axis.
+
+        Half a cell where one of kernel and stride is even and the other odd: no padding centres such a kernel.
+        """
+        return tuple((size - step) / 2 - pad for size, step, pad in self._axes)
+
+    @property
+    def _axes(self) -> list[tuple[int, int, int]]:
+        return list(zip(self.kernel_size, self.stride, self.padding, strict=True))
+
+    def map(self, cells: int | Sequence[int]) -> Counts:
+        """Return how many coarse cells touch each fine cell of a field, edges included, shape ``cells * stride``.
+
+        Parameters
+        ----------
+        cells : int or sequence of int
+            Coarse cells along each axis.
+
+        Examples
+        --------
+        >>> Coverage.of(5, 2).map(4).tolist()
+        [2, 2, 3, 2, 3, 2, 2, 1]
+        """
+        sizes = tuple(cells) if isinstance(cells, Sequence) else (cells,) * len(self.stride)
+        return _product([_along(n, *axis) for n, axis in zip(sizes, self._axes, strict=True)])
+
+
+def _along(cells: int, size: int, step: int, pad: int) -> Counts:
+    """Put ones between zeros and convolve them with ones: the definition, and so the proof of the counts."""
+    spread = np.zeros((cells - 1) * step + 1, dtype=np.int64)
+    spread[::step] = 1
+    whole = np.convolve(spread, np.ones(size, dtype=np.int64))
+    wanted = np.arange(pad, pad + cells * step)
+    return np.where(wanted < whole.size, whole[wanted.clip(max=whole.size - 1)], 0)
+
+
+def _product(axes: Sequence[Counts]) -> Counts:
+    return reduce(np.multiply.outer, axes)

@@ -1,0 +1,340 @@
+"""Spectral images of up-sampling kernels: what zero insertion repeats and a filter should remove (numpy; no field).
+
+A coarse wave of ``nu`` cycles a cell has, between inserted zeros, equal lines at the fine frequencies ``(nu + m) / s``.
+The kernel weighs them by its response H: ``m = 0`` is the wave, all others are images of it. Images at ``nu = 0`` are
+the checkerboard of constants; under the phase law they vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from downscale.errors import InputError, OptionError, ShapeError, listing
+from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
+from downscale.kernels.coverage import require_no_holes
+from downscale.kernels.laws import Size, geometry_of
+from downscale.kernels.sobolev import AxisWeights, axis_weights
+
+Floats = NDArray[np.float64]
+Complex = NDArray[np.complex128]
+
+# Below this share of the power of a wave there is rounding only.
+LEAST_POWER = 1e-30
+# Highest coarse frequency of the pass band, cycles a coarse cell: half of what a coarse grid can hold.
+PASS_BAND = 0.25
+WAVES = 33
+REFERENCES = ("conservative", "bilinear", "bicubic", "sobolev")
+
+
+class AxisKernel(NamedTuple):
+    """A kernel along one axis in density form: its weights sum to ``stride``."""
+
+    weights: Floats
+    stride: int
+    padding: int
+
+
+def decibels(ratio: ArrayLike) -> Floats:
+    """Return a ratio of powers in decibels, nothing below -300.
+
+    Examples
+    --------
+    >>> decibels([100.0, 0.5, 0.0]).round(2).tolist()
+    [20.0, -3.01, -300.0]
+    """
+    return 10 * np.log10(np.maximum(np.asarray(ratio, dtype=np.float64), LEAST_POWER))
+
+
+def dirichlet(frequency: ArrayLike, count: int) -> Floats:
+    """Return the response of ``count`` equal taps: ``sin(pi f n) / (n sin(pi f))``, one at zero.
+
+    Examples
+    --------
+    >>> dirichlet([0.0, 0.25, 0.5], 2).round(4).tolist()
+    [1.0, 0.7071, 0.0]
+    """
+    f = np.asarray(frequency, dtype=np.float64)
+    offsets = np.arange(count) - (count - 1) / 2
+    return np.cos(2 * np.pi * np.multiply.outer(f, offsets)).mean(-1)
+
+
+def ideal(frequency: ArrayLike, stride: int) -> Floats:
+    """Return the response of the ideal low-pass: one below half a cycle a coarse cell, one half there, zero beyond."""
+    f = np.abs((np.asarray(frequency, dtype=np.float64) + 0.5) % 1 - 0.5) * 2 * stride
+    return np.where(np.isclose(f, 1), 0.5, (f < 1).astype(np.float64))
+
+
+def reference(name: str, factor: int, taps: int = 7, order: float = 1.25) -> AxisKernel:
+    """Return the kernel of a method without training, as on a uniform axis far from its ends.
+
+    Raises
+    ------
+    OptionError
+        If there is no method of that name; lists the names.
+    ShapeError
+        If the factor is below two: nothing is inserted, so there are no images.
+
+    Examples
+    --------
+    >>> reference("bilinear", 2).weights.tolist(), reference("conservative", 3).weights.tolist()
+    ([0.25, 0.75, 0.75, 0.25], [1.0, 1.0, 1.0])
+    """
+    cells = 2 * taps + 5
+    coarse, fine = np.arange(cells + 1.0), np.linspace(0.0, cells, cells * factor + 1)
+    middle = 0.5 * (coarse[1:] + coarse[:-1]), 0.5 * (fine[1:] + fine[:-1])
+    made: dict[str, Callable[[], AxisWeights]] = {
+        "conservative": lambda: block_weights(factor, cells),
+        "bilinear": lambda: linear_weights(*middle),
+        "bicubic": lambda: cubic_weights(*middle),
+        "sobolev": lambda: axis_weights(coarse, fine, taps, order),
+    }
+    if name not in made:
+        raise OptionError(f"expected a kernel among {listing(made)}, received {name!r}")
+    require_finer((factor,))
+    return _of_axis(made[name](), factor, cells)
+
+
+def _of_axis(weights: AxisWeights, factor: int, cells: int) -> AxisKernel:
+    """Read the kernel off the rows of the middle cell, without zeros at its ends."""
+    middle, reach = cells // 2, weights.taps + 1
+    kernel = np.zeros((2 * reach + 1) * factor)
+    for phase in range(factor):
+        row = middle * factor + phase
+        offset = middle - (weights.start[row] + np.arange(weights.taps))
+        np.add.at(kernel, (offset + reach) * factor + phase, weights.weights[row])
+    # Both ends alike, so that the kernel stays centred.
+    bare = min(int((kernel != 0).argmax()), int((kernel[::-1] != 0).argmax()))
+    return AxisKernel(kernel[bare : kernel.size - bare], factor, reach * factor - bare)
+
+
+def require_finer(stride: Sequence[int]) -> None:
+    """Refuse strides of one along all axes: nothing is inserted, so there are no images.
+
+    Raises
+    ------
+    ShapeError
+        If no axis is refined.
+    """
+    if all(step == 1 for step in stride):
+        given = " x ".join(map(str, stride))
+        raise ShapeError(f"expected a stride of at least 2 along some axis, received {given}: it makes no images")
+
+
+def response(kernel: Any, stride: Size, frequencies: Sequence[ArrayLike], padding: Size | None = None) -> Complex:
+    """Return the response H of kernels, with phases about the centre of their coarse cell; one for a perfect pass.
+
+    Parameters
+    ----------
+    kernel : array, shape (..., k) or (..., k_y, k_x)
+        Weights in density form: they sum to ``prod(stride)`` where constants are kept in the mean (total law).
+    stride, padding : int or sequence of int
+        As in :func:`downscale.kernels.laws.law_residual`.
+    frequencies : sequence of arrays
+        Cycles a fine cell, one array an axis, shapes (F_y,), (F_x,).
+
+    Returns
+    -------
+    array of complex, shape (..., F) or (..., F_y, F_x)
+
+    Examples
+    --------
+    >>> abs(response(np.ones(3), 3, [[0.0, 1 / 3]])).round(12).tolist()
+    [1.0, 0.0]
+    """
+    made = np.asarray(kernel, dtype=np.complex128)
+    sizes, strides, pads = geometry_of(made, stride, padding)
+    for axis, (size, step, pad, f) in enumerate(zip(sizes, strides, pads, frequencies, strict=True)):
+        position = np.arange(size) - pad - (step - 1) / 2
+        waves = np.exp(-2j * np.pi * np.multiply.outer(np.asarray(f, dtype=np.float64), position)) / step
+        where = made.ndim - len(sizes) + axis
+        made = np.moveaxis(np.tensordot(made, waves, axes=(where, 1)), -1, where)
+    return made
+
+
+def images(kernel: Any, stride: Size, waves: Sequence[ArrayLike], padding: Size | None = None) -> Complex:
+    """Return the gains of coarse waves and of all their images.
+
+    Parameters
+    ----------
+    kernel, stride, padding
+        As for :func:`response`.
+    waves : sequence of arrays
+        Cycles a coarse cell, -0.5 to 0.5, one array an axis.
+
+    Returns
+    -------
+    array of complex, shape (..., F, s) or (..., F_y, F_x, s_y, s_x)
+        Index zero of the last axes is the wave itself.
+    """
+    array = np.asarray(kernel)
+    _, strides, _ = geometry_of(array, stride, padding)
+    fine = [
+        (np.add.outer(np.arange(step), np.asarray(nu, dtype=np.float64)) / step).ravel()
+        for step, nu in zip(strides, waves, strict=True)
+    ]
+    gains = response(array, stride, fine, padding)
+    axes, lead = len(strides), gains.ndim - len(strides)
+    shape = [n for step, nu in zip(strides, waves, strict=True) for n in (step, np.size(nu))]
+    table = gains.reshape(*gains.shape[:lead], *shape)
+    order = [lead + 2 * i + 1 for i in range(axes)] + [lead + 2 * i for i in range(axes)]
+    return table.transpose(*range(lead), *order)
+
+
+def phase_gains(kernel: AxisKernel, waves: ArrayLike) -> Complex:
+    """Return the responses of the polyphase components, each freed of its own delay: one for perfect interpolation.
+
+    Images and phases are two views of one thing: the gains of the phases are the discrete Fourier transform of the
+    gains of the images, so all images vanish where all phases agree.
+
+    Returns
+    -------
+    array of complex, shape (F, s)
+    """
+    nu = np.asarray(waves, dtype=np.float64)
+    gains = images(kernel.weights, (kernel.stride,), [nu], (kernel.padding,))
+    number, offset = np.arange(kernel.stride), (np.arange(kernel.stride) + 0.5) / kernel.stride - 0.5
+    return gains @ np.exp(2j * np.pi * np.multiply.outer(number, offset))
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """What the images of kernels amount to; powers are added over all kernels of a layer.
+
+    Attributes
+    ----------
+    rejection : dict of tuple to float
+        Decibels by which each image lies below the waves of the pass band, by its number along each axis.
+    of_constants : dict of tuple to float
+        The same for the images of constants: the checkerboard; 300 is rounding.
+    overall, overall_of_constants : float
+        All images together, decibels.
+    pass_band_error : float
+        Root mean square of ``|1 - H|`` over the pass band, kernels scaled to keep constants in the mean.
+    pass_band_error_of_averages : float
+        The same with waves taken for cell averages: of ``|1 - H D|``, D what averaging over a coarse cell leaves.
+    band : float
+        Highest frequency of the pass band, cycles a coarse cell.
+    """
+
+    rejection: dict[tuple[int, ...], float]
+    of_constants: dict[tuple[int, ...], float]
+    overall: float
+    overall_of_constants: float
+    pass_band_error: float
+    pass_band_error_of_averages: float
+    band: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain texts and numbers."""
+
+        def named(table: dict[tuple[int, ...], float]) -> dict[str, float]:
+            return {",".join(f"{m}/s" for m in key): value for key, value in table.items()}
+
+        return {
+            "image_rejection_db": named(self.rejection),
+            "checkerboard_of_constants_db": named(self.of_constants),
+            "overall_rejection_db": self.overall,
+            "overall_checkerboard_of_constants_db": self.overall_of_constants,
+            "pass_band_error": self.pass_band_error,
+            "pass_band_error_of_averages": self.pass_band_error_of_averages,
+            "pass_band": self.band,
+        }
+
+
+def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float = PASS_BAND) -> Imaging:
+    """Measure the images of kernels (..., k) or (..., k_y, k_x), such as the weight of a transposed convolution.
+
+    Raises
+    ------
+    ShapeError
+        If no axis is refined, or a kernel is smaller than its stride.
+    InputError
+        If a weight is not finite, or the kernels pass nothing.
+    OptionError
+        If the pass band does not lie between 0 and 0.5 cycles a coarse cell.
+
+    References
+    ----------
+    Vaidyanathan (1990), Multirate digital filters, filter banks, polyphase networks, and applications,
+    Proceedings of the IEEE 78, 56-93.
+
+    Examples
+    --------
+    >>> bilinear = reference("bilinear", 2)
+    >>> found = imaging(bilinear.weights, 2, bilinear.padding)
+    >>> round(found.overall, 1), found.overall_of_constants
+    (31.9, 300.0)
+    """
+    array = np.asarray(kernel, dtype=np.float64)
+    sizes, strides, pads = geometry_of(array, stride, padding)
+    if not 0 < band <= 0.5:
+        raise OptionError(f"expected a pass band above 0 and up to 0.5 cycles a coarse cell, received {band!r}")
+    require_finite(array)
+    require_finer(strides)
+    require_no_holes(sizes, strides, pads)
+    flat = array.reshape(-1, *sizes)
+    nu = np.linspace(-band, band, WAVES)
+    gains = images(flat, strides, [nu] * len(strides), pads)
+    power, still = _shares(gains), _shares(images(flat, strides, [[0.0]] * len(strides), pads))
+    wave, constant = float(power.flat[0]), float(still.flat[0])
+    if wave <= 0:
+        raise InputError("expected kernels that pass something, received weights of zero only; train the layer first")
+    others = [number for number in product(*map(range, strides)) if any(number)]
+    plain, averaged = _pass_band(gains, strides, nu)
+    return Imaging(
+        {m: float(-decibels(power[m] / wave)) for m in others},
+        {m: float(-decibels(still[m] / max(constant, wave))) for m in others},
+        float(-decibels((power.sum() - wave) / wave)),
+        float(-decibels((still.sum() - constant) / max(constant, wave))),
+        plain,
+        averaged,
+        float(band),
+    )
+
+
+def require_finite(weights: Floats) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises
+    ------
+    InputError
+        Tells where the first is.
+    """
+    bad = ~np.isfinite(weights)
+    if bad.any():
+        place = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+        raise InputError(
+            f"expected finite weights, received {weights[place]} at {list(place)} ({int(bad.sum())} of {bad.size}); "
+            "train with a smaller learning rate, or get the file again"
+        )
+
+
+def _shares(gains: Complex) -> Floats:
+    """Return the mean power of each image over waves, added over kernels, shape ``stride``."""
+    power = np.abs(gains) ** 2
+    axes = (gains.ndim - 1) // 2
+    return power.sum(0).mean(tuple(range(axes)))
+
+
+def _pass_band(gains: Complex, strides: tuple[int, ...], nu: Floats) -> tuple[float, float]:
+    """Return both errors of the pass band, kernels weighed by the power of their own gain."""
+    axes = len(strides)
+    own: Any = (..., *(0,) * axes)
+    middle: Any = (slice(None), *(nu.size // 2,) * axes)
+    waves = gains[own]
+    level = waves[middle].reshape(-1, *(1,) * axes)
+    power = np.abs(level) ** 2
+    if power.sum() <= LEAST_POWER * prod(strides):
+        return float("nan"), float("nan")
+    left = np.ones(())
+    for step in strides:
+        left = np.multiply.outer(left, dirichlet(nu / step, step))
+    errors = [(np.abs(level - waves * what) ** 2).sum() / (power.sum() * waves[0].size) for what in (1.0, left)]
+    return float(errors[0] ** 0.5), float(errors[1] ** 0.5)

@@ -1,0 +1,187 @@
+"""A checkpoint whose up-sampling layers are smoothed: indices and errors before and after (knows models and files)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.errors import InputError, OutputError
+from downscale.laboratory.diagnosis import Section, db
+
+if TYPE_CHECKING:
+    from downscale.nn.learned import Learned
+    from downscale.nn.repair import Smoothed
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How a model does.
+
+    Attributes
+    ----------
+    constants : float
+        Decibels by which what it makes of a constant lies below waves.
+    rejection : float
+        Decibels by which images of waves lie below them.
+    shifts : float
+        Error of shifts by parts of a cell, beside the standard deviation of a field.
+    index : float
+        Checkerboard index of the fields that it makes, decibels.
+    rmse : float, optional
+        Error on given fields that are coarsened first, by area, units of the field.
+    """
+
+    constants: float
+    rejection: float
+    shifts: float
+    index: float
+    rmse: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """What a repair did.
+
+    Attributes
+    ----------
+    layers : list of Smoothed
+        What became of each layer.
+    before, after : Judgement
+        Of the model.
+    path : Path
+        The repaired checkpoint.
+    """
+
+    layers: list[Smoothed]
+    before: Judgement
+    after: Judgement
+    path: Path
+
+    @property
+    def sections(self) -> list[Section]:
+        """Tables for people."""
+        layers = [(each.name, each.kind, each.law, f"{each.before:.4g}", f"{each.after:.4g}") for each in self.layers]
+        words = [
+            ("checkerboard of constants, dB below waves", db(self.before.constants), db(self.after.constants)),
+            ("image rejection, dB", db(self.before.rejection), db(self.after.rejection)),
+            ("checkerboard index of its fields, dB", f"{self.before.index:+.1f}", f"{self.after.index:+.1f}"),
+            ("error of shifts", f"{self.before.shifts:.4f}", f"{self.after.shifts:.4f}"),
+        ]
+        if self.before.rmse is not None and self.after.rmse is not None:
+            words.append(("RMSE on the given fields", f"{self.before.rmse:.5g}", f"{self.after.rmse:.5g}"))
+        return [
+            Section("Layers", ("layer", "kind", "law", "roughness before", "after"), layers),
+            Section("Model", ("", "before", "after"), words),
+        ]
+
+
+def repair(
+    model: str,
+    strength: float,
+    out: Path,
+    truth: xr.Dataset | None = None,
+    *,
+    orog: Any = None,
+    overwrite: bool = False,
+) -> Repair:
+    """Smooth the up-sampling layers of a trained model under their laws, and write it as a new checkpoint.
+
+    Parameters
+    ----------
+    model : str
+        A checkpoint, or the name of a model.
+    strength : float
+        Lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the laws alone.
+    out : Path
+        The new checkpoint.
+    truth : Dataset, optional
+        Fine fields, which are coarsened and made fine again: the error before and after.
+    orog : Dataset, DataArray or file, optional
+        Fine orography, for models that look at it.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OutputError
+        If the file exists, or would replace the model itself.
+    InputError, OptionError
+        If there is no such model, it has no up-sampling layer, or it does not make the given fields.
+    """
+    from downscale.learned import opened
+    from downscale.nn.repair import smooth_layers
+    from downscale.train.checkpoint import load, save
+
+    source = _path_of(model)
+    if out.exists() and not overwrite:
+        raise OutputError(f"expected a new file, received {out}, which exists; add --overwrite")
+    if not out.parent.is_dir():
+        raise OutputError(f"expected an existing folder for {out.name}, received '{out.parent}'; create it")
+    if out.suffix != ".safetensors":
+        raise OutputError(f"expected the suffix .safetensors, received '{out.name}'; a checkpoint is known by it")
+    if out.resolve() == source.resolve():
+        raise OutputError(f"expected another file than the model itself, received {out}; choose another name")
+    opened(str(source))
+    learned, record = load(source)
+    before = _judged(learned, truth, orog)
+    layers = smooth_layers(learned, strength)
+    after = _judged(learned, truth, orog)
+    note = f"Up-sampling kernels smoothed by {strength:g} after training."
+    save(out, learned, replace(record, description=f"{record.description} {note}".strip()))
+    return Repair(layers, before, after, out)
+
+
+def _path_of(model: str) -> Path:
+    from downscale.models import NAMES, path_of
+
+    return path_of(model) if model in NAMES else Path(model).expanduser()
+
+
+def _judged(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Judgement:
+    from downscale.laboratory.model import diagnose_model
+
+    found = diagnose_model(learned, "model").facts
+    waves = found["waves"]["model"]
+    return Judgement(
+        waves["checkerboard_of_constants_db"],
+        waves["image_rejection_db"],
+        found["equivariance"]["equivariance_error"],
+        found["checkerboard"]["checkerboard_index_db"],
+        None if truth is None else error_on(learned, truth, orog),
+    )
+
+
+def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
+    """Return the root mean square error, by area, of a model on fine fields that are coarsened first.
+
+    Raises
+    ------
+    InputError
+        If the fields hold none that the model makes.
+    """
+    from downscale.api import downscale
+    from downscale.averages import cell_area, coarsen
+    from downscale.io.cf import horizontal
+
+    where = horizontal(truth)
+    factors = dict(zip(where.dims, learned.spec.factor, strict=True))
+    whole = truth.isel({dim: slice(truth.sizes[dim] // f * f) for dim, f in factors.items()})
+    whole = whole.drop_vars(
+        [name for name in whole.data_vars if not set(where.dims) <= set(map(str, whole[name].dims))]
+    )
+    coarse = coarsen(whole, factors)
+    made = downscale(coarse, method=learned, orog=orog, check="skip")
+    shared = [name for name in made.data_vars if name in whole and whole[name].dtype.kind == "f"]
+    if not shared:
+        raise InputError("expected fields that the model makes, received none; give a file with its variable")
+    area, total, weight = cell_area(whole), 0.0, 0.0
+    for name in shared[:1]:
+        error = np.asarray((made[name] - whole[name].assign_coords(made[name].coords)) ** 2 * area)
+        share = np.asarray(xr.ones_like(made[name]) * area)
+        known = np.isfinite(error)
+        total, weight = total + float(error[known].sum()), weight + float(share[known].sum())
+    return (total / weight) ** 0.5

@@ -1,0 +1,47 @@
+"""A diagnosis on the terminal (rich; knows tables alone)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from downscale.laboratory.diagnosis import Diagnosis, Section
+
+
+def tell(found: Diagnosis) -> None:
+    """Print the tables of a diagnosis; plain text where the output is no terminal."""
+    factor = " x ".join(map(str, found.factor))
+    _console().print(f"[bold]{found.kind} {escape(found.subject)}[/bold], {factor} fine cells in a coarse one")
+    tell_sections(found.sections)
+
+
+def tell_sections(sections: Sequence[Section]) -> None:
+    """Print tables, with a line before each."""
+    console = _console()
+    for section in sections:
+        console.print()
+        console.print(f"[bold]{section.title}[/bold]")
+        if section.rows:
+            console.print(_table(section))
+        if section.note:
+            console.print(f"[dim]{escape(section.note)}[/dim]")
+
+
+def _table(section: Section) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(section.head):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in section.rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _console() -> Console:
+    # A pipe has no width; most tables fit into this one.
+    width = shutil.get_terminal_size((140, 40)).columns
+    return Console(width=max(width, 80), highlight=False)

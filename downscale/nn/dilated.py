@@ -1,0 +1,103 @@
+"""A dilated convolution after up-sampling, which mixes the phases that the up-sampling made apart (torch; no field).
+
+Its taps lie ``d`` fine cells apart. With ``gcd(d, s) = 1`` they walk through all ``s`` phases, so that what differs
+between phases is averaged; where ``d`` and ``s`` have a common divisor they see some phases only, and the checkerboard
+stays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from downscale.errors import ShapeError
+from downscale.kernels.coverage import CoverageWarning
+
+
+def phases_seen(kernel_size: int, dilation: int, stride: int) -> NDArray[np.int64]:
+    """Return how many taps of a dilated kernel fall on each phase, shape (stride,).
+
+    Examples
+    --------
+    >>> phases_seen(4, 3, 2).tolist(), phases_seen(3, 2, 2).tolist()
+    ([2, 2], [3, 0])
+    """
+    return np.bincount(np.arange(kernel_size) * dilation % stride, minlength=stride).astype(np.int64)
+
+
+def coprime_dilation(stride: int) -> int:
+    """Return the least dilation above one that has no divisor in common with the stride.
+
+    Examples
+    --------
+    >>> [coprime_dilation(stride) for stride in (1, 2, 3, 4, 6)]
+    [2, 3, 2, 3, 5]
+    """
+    return next(d for d in range(2, stride + 2) if gcd(d, stride) == 1)
+
+
+class DilatedConv2d(nn.Conv2d):
+    """A dilated convolution that keeps the size of a field and knows the stride of the up-sampling before it.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        As in ``torch.nn.Conv2d``.
+    factor : (int, int)
+        Stride of the up-sampling before it, rows and columns.
+    kernel_size : int
+        Taps along each axis, an odd number.
+    dilation : (int, int), optional
+        Distance of taps; by default the least above one without a common divisor with the stride.
+
+    Raises
+    ------
+    ShapeError
+        If the kernel is even: it has no middle.
+
+    Warns
+    -----
+    CoverageWarning
+        If dilation and stride have a common divisor.
+
+    References
+    ----------
+    Yu and Koltun (2016), Multi-scale context aggregation by dilated convolutions, ICLR.
+
+    Examples
+    --------
+    >>> DilatedConv2d(1, 1, (2, 4)).dilation
+    (3, 3)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        factor: tuple[int, int],
+        kernel_size: int = 3,
+        dilation: tuple[int, int] | None = None,
+    ) -> None:
+        if kernel_size % 2 == 0:
+            raise ShapeError(f"expected an odd kernel size, received {kernel_size}; take {kernel_size + 1}")
+        chosen = (coprime_dilation(factor[0]), coprime_dilation(factor[1])) if dilation is None else dilation
+        _warn_of_common(chosen, factor)
+        padding = (chosen[0] * (kernel_size // 2), chosen[1] * (kernel_size // 2))
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding, dilation=chosen)
+        self.factor = factor
+
+
+def _warn_of_common(dilation: tuple[int, int], factor: tuple[int, int]) -> None:
+    for axis, (d, s) in enumerate(zip(dilation, factor, strict=True)):
+        if gcd(d, s) != 1:
+            good = min((n for n in range(1, 2 * s + d + 2) if gcd(n, s) == 1), key=lambda n: (abs(n - d), -n))
+            warnings.warn(
+                f"dilation {d} and stride {s} along axis {axis} have the divisor {gcd(d, s)} in common: the taps see "
+                f"some phases only and checkerboards stay; the nearest good dilation is {good}",
+                CoverageWarning,
+                stacklevel=3,
+            )
