@@ -43,6 +43,7 @@ FLOORS: dict[str, float] = {
     "target": 7.0,
     "models": 6.1,
     "learned": 7.04,
+    "members": 7.03,
     "evaluate": 7.6,
     "request": 7.05,
     "sample": 5.5,
