@@ -24,12 +24,14 @@ from downscale.errors import OptionError
 
 Floats = NDArray[np.float64]
 TILE = 64
-# Innovations that a moment is made of; older ones count less than 5 %.
-WINDOW = 4
+# Innovations that a moment is made of, and the decay from one to the next: what fades in and out is smoother than a
+# process without memory, and decays faster for it.
+WINDOW, DECAY = 4, 1.5
 # The sum of four whole numbers below 2**16, which is all but normal and the same on every machine.
 PARTS, LEVELS = 4, 65536
 CENTRE, SPREAD = PARTS * (LEVELS - 1) / 2, math.sqrt(PARTS * (LEVELS**2 - 1) / 12)
 MOST_MEMBERS = 2**31
+LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +119,9 @@ class Noise:
     def at(self, number: int, octave: int, lifetime: float, rows: Window, columns: Window) -> Floats:
         """Return the noise of a map by its number: white in space, of that ``lifetime`` in seconds.
 
-        Autocorrelation close to exp(-lag / lifetime), as that of a first-order autoregressive process: a window of
-        ``WINDOW`` innovations, one a lifetime, of which the newest fades in and the oldest out. Variance one.
+        A first-order autoregressive process cut to a window of ``WINDOW`` innovations, one a lifetime, of which the
+        newest fades in and the oldest out: autocorrelation close to exp(-lag / lifetime) from one lifetime on, smoother
+        at shorter lags. Variance one.
         """
         time, member = self.draws.time(number), self.draws.member(number)
         if time is None:
@@ -150,6 +153,17 @@ class Noise:
         return ((total - CENTRE) / SPREAD).reshape(TILE, TILE)
 
 
+def lifetime_of(width: float) -> float:
+    """Return how long structures of a width in metres live, in seconds: five minutes for a kilometre, as turbulence has it.
+
+    Examples
+    --------
+    >>> lifetime_of(1000.0), round(lifetime_of(8000.0))
+    (300.0, 1200)
+    """
+    return LIFE * max(width / 1000.0, 1e-3) ** LIFE_EXPONENT
+
+
 def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
     """Return the number of the newest innovation at a time, and the weights of it and of those before.
 
@@ -164,7 +178,7 @@ def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
     moment, rest = divmod(time, step)
     age = rest / step
     fade = [age, *[1.0] * (WINDOW - 2), 1.0 - age]
-    weights = [share * math.exp(-(age + k)) for k, share in enumerate(fade)]
+    weights = [share * math.exp(-DECAY * (age + k)) for k, share in enumerate(fade)]
     norm = math.sqrt(sum(weight**2 for weight in weights))
     return moment, [weight / norm for weight in weights]
 

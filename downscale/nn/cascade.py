@@ -17,15 +17,13 @@ import numpy as np
 
 from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
-from downscale.fields.noise import Draws, Noise, Window
+from downscale.fields.noise import Draws, Noise, Window, lifetime_of
 from downscale.nn.separable import EVERY_LAW, Separable
 from downscale.typing import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Structures of a kilometre live for five minutes, larger ones longer, as turbulence has it.
-LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
 # Noise of an octave is white at nodes that lie as wide as a cell, a half of it, a quarter, ...
 TAPS = 3
 # More than so many times its own value no part is expected to differ.
@@ -93,9 +91,9 @@ class Cascade:
         """The octaves of the noise, widest first."""
         largest = max(self.factor)
         counts = [2**j for j in range(max(math.ceil(math.log2(largest)), 1))] if largest > 1 else [1]
-        width = math.sqrt(float(np.mean(self.kernel.grid.cell_area))) / 1000
+        width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
         made = [Octave(tuple(min(n, f) for f in self.factor), self.factor) for n in (*counts, largest)]
-        return tuple(replace(each, lifetime=LIFE * max(width / max(each.nodes), 1e-3) ** LIFE_EXPONENT)
+        return tuple(replace(each, lifetime=lifetime_of(width / max(each.nodes)))
                      for each in dict.fromkeys(made))  # fmt: skip
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
