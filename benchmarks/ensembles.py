@@ -148,7 +148,7 @@ def made_by(method: Any, coarse: xr.Dataset, factor: int) -> np.ndarray:
 def table(truths: dict[str, Any], coarse: dict[str, Any], factor: int, methods: dict[str, Any], peer: Any) -> None:
     """Print the scores of one factor."""
     ratios: dict[str, list[tuple[float, ...]]] = {}
-    print(f"x{factor}: set, method, CRPS, /MAE of sobolev, /RainFARM, spread-skill, dB by octave, wet, cell error, least")
+    print(f"x{factor}: set, method, CRPS, /MAE of sobolev, /RainFARM, spread-skill, dB by octave, wet, error, least")
     for label, fine in truths.items():
         true = fine.precip.values.astype("f8")
         plain = coarse[label].downscale(factor, bounds=(0, None)).precip.values
@@ -162,15 +162,15 @@ def table(truths: dict[str, Any], coarse: dict[str, Any], factor: int, methods: 
             over = score / reference, score / theirs
             ratios.setdefault(name, []).append((*over, ratio, *power))
             words = " ".join(f"{each:+.1f}" for each in power)
-            print(f"  {label:6s} {name:22s} {score:.4f}  {over[0]:.3f}  {over[1]:.3f}  {ratio:.2f}  {words}  {wet:.2f}  "
-                  f"{error:.1e}  {least:g}", flush=True)  # fmt: skip
+            ratio_words = f"{over[0]:.3f}  {over[1]:.3f}  {ratio:.2f}  {words}"
+            print(f"  {label:6s} {name:22s} {score:.4f}  {ratio_words}  {wet:.2f}  {error:.1e}  {least:g}", flush=True)
     for name, rows in ratios.items():
         mean = np.mean(rows, axis=0)
         held = np.mean([row for row, label in zip(rows, truths, strict=True) if label not in TRAINED_ON], axis=0)
         for words, one in (("all sets", mean), ("other networks", held)):
             power = " ".join(f"{each:+.1f}" for each in one[3:])
-            print(f"  mean over {words}: {name:22s} /MAE {one[0]:.3f}  /RainFARM {one[1]:.3f}  spread-skill {one[2]:.2f}"
-                  f"  dB {power}", flush=True)  # fmt: skip
+            over = f"/MAE {one[0]:.3f}  /RainFARM {one[1]:.3f}"
+            print(f"  mean over {words}: {name:22s} {over}  spread-skill {one[2]:.2f}  dB {power}", flush=True)
 
 
 def scores(made: np.ndarray, true: np.ndarray, coarse: xr.Dataset, factor: int) -> tuple[Any, ...]:

@@ -86,13 +86,13 @@ def require_method(method: Any) -> None:
         return
     if not isinstance(method, (str, Path)):
         raise OptionError(
-            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))}, a checkpoint, or an object with the Upscaler "
-            f"protocol, received {type(method).__name__}"
+            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))}, a checkpoint, or an object with the "
+            f"Upscaler protocol, received {type(method).__name__}"
         )
     if str(method) not in (*METHODS, CASCADE):
         raise OptionError(
-            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))} or the path of a checkpoint ({SUFFIX}), "
-            f"received {str(method)!r}"
+            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))} or the path of a checkpoint "
+            f"({SUFFIX}), received {str(method)!r}"
         )
 
 
@@ -248,7 +248,7 @@ def _static_fields(
 
 
 def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:
-    """Return what an up-scaler of many inputs looks at, one field behind the other before rows and columns, shape (..., C, n_y, n_x).
+    """Return what an up-scaler of many inputs looks at, one field behind the other, shape (..., C, n_y, n_x).
 
     Parameters
     ----------

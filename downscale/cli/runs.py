@@ -66,7 +66,7 @@ def apply(
     method: Annotated[
         str, typer.Option(help="sobolev, conservative, bilinear, bicubic, cascade, rain, or MODEL.safetensors.")
     ] = "sobolev",
-    members: Annotated[int | None, typer.Option(help="Fields to draw for each coarse one (cascade, ensembles).")] = None,
+    members: Annotated[int | None, typer.Option(help="Fields to draw for each coarse one.")] = None,
     seed: Annotated[int, typer.Option(help="Of the members.")] = 0,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
     orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,

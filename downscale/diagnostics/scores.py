@@ -149,7 +149,10 @@ class Scores:
             for each in (self, other)
         )
         if mine != theirs:
-            raise OptionError(f"expected scores of one wet threshold and extreme level, and of the same events, received {mine} and {theirs}")
+            raise OptionError(
+                f"expected scores of one wet threshold and extreme level, and of the same events, received {mine} and "
+                f"{theirs}"
+            )
         if None not in (self.members, other.members) and self.members != other.members:
             raise ShapeError(f"expected scores of as many members, received {self.members} and {other.members}")
         both = Scores(self.setting)

@@ -104,7 +104,7 @@ def _bars(score: str, words: str, line: float | str | None = None) -> Panel:
 def _law(panel: Any, ds: xr.Dataset, variable: str) -> None:
     _bars("cell_error", "largest relative error of a coarse cell, all members", 1e-6)(panel, ds, variable)
     panel.set_xscale("log")
-    panel.set_xlim(1e-9, None)
+    panel.set_xlim(1e-17, None)
 
 
 def _ranks(panel: Any, ds: xr.Dataset, variable: str) -> None:
@@ -114,7 +114,8 @@ def _ranks(panel: Any, ds: xr.Dataset, variable: str) -> None:
         if known.size:
             flat = float(ds[f"{variable}_rank_flatness"].values[i])
             words = label if np.isnan(flat) else f"{label}, p {flat:.2g}"
-            panel.stairs(known * known.size, np.linspace(0, 1, known.size + 1), color=colour, linewidth=1.4, label=words)
+            edges = np.linspace(0, 1, known.size + 1)
+            panel.stairs(known * known.size, edges, color=colour, linewidth=1.4, label=words)
     panel.axhline(1, color=INK, linewidth=0.8)
     panel.set_ylim(0, None)
     panel.legend(fontsize=7, frameon=False)

@@ -1,4 +1,4 @@
-"""Noise that has a place in the world: the same for a member, a cell and a time, whatever is computed beside it (numpy).
+"""Noise that has a place in the world: of a member, a cell and a time, whatever is computed beside it (numpy).
 
 Nothing is drawn one after the other. Nodes lie in tiles, and a tile is a function of its address (seed, member, stream,
 octave, time, row and column of the tile) by a counter-based generator, so that chunks, workers and runs in pieces agree
@@ -154,7 +154,7 @@ class Noise:
 
 
 def lifetime_of(width: float) -> float:
-    """Return how long structures of a width in metres live, in seconds: five minutes for a kilometre, as turbulence has it.
+    """Return how many seconds structures of a width in metres live: five minutes for a kilometre, as turbulence has it.
 
     Examples
     --------

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from downscale.errors import OptionError, listing
-from downscale.fields.gradient import Spacing, slope
+from downscale.fields.gradient import Spacing, sobel
 from downscale.losses.counted import check_positive
 
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ def slope_cap(heights: Tensor, spacing: Spacing, cap: float) -> Tensor:
     1.0
     """
     check_positive("slope cap", cap)
-    # Far from zero the root is harmless, and at zero it has no gradient: nothing flat exceeds the cap.
-    over = F.relu((slope(heights, spacing) - cap) / cap)
-    return (over**2).mean()
+    east, north = sobel(heights / cap, spacing)
+    # What is far below the cap costs nothing, and the root of zero has no gradient.
+    size = torch.sqrt((east**2 + north**2).clamp_min(0.25))
+    return (F.relu(size - 1) ** 2).mean()
 
 
 def _check(kind: str) -> None:

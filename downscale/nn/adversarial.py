@@ -7,6 +7,7 @@ constants and no checkerboard is built in. The critic sees gradients by fixed So
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Generator(nn.Module):
         channels = [width * min(2 ** (stages - i), 8) for i in range(stages + 1)]
         self.size, self.latent = size, latent
         self.spread = nn.Linear(latent, channels[0] * START**2)
-        self.stages = nn.ModuleList(_Stage(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise(channels))
         self.last = nn.Conv2d(channels[-1], 1, 3, padding=1, padding_mode="replicate")
 
     def forward(self, z: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class Critic(nn.Module):
         channels = [3 + condition, *(width * min(2**i, 8) for i in range(stages))]
         wrap = spectral_norm if norm else lambda layer: layer
         self.layers = nn.ModuleList(
-            wrap(nn.Conv2d(a, b, 4, 2, 1)) for a, b in zip(channels[:-1], channels[1:], strict=True)
+            wrap(nn.Conv2d(a, b, 4, 2, 1)) for a, b in pairwise(channels)
         )
         # One more channel: how much the maps of a batch differ, which collapsed ones do not.
         self.head = wrap(nn.Linear((channels[-1] + 1) * START**2, 1))
@@ -170,6 +171,6 @@ def projection_field(size: int) -> list[Projection]:
     for stage in range(1, depth_of(size) + 1):
         layers = Stack(tuple(layer for _ in range(stage) for layer in (Transposed(4, 2, 1), Window(3, padding=1))))
         middle, cells = 2**stage * 64, START * 2**stage
-        touched = [fine for fine in range(0, 2 * middle) if layers.needs(fine, fine)[0] <= 64 <= layers.needs(fine, fine)[1]]
-        made.append(Projection(stage, len(touched), cells))
+        looked_at = (layers.needs(fine, fine) for fine in range(2 * middle))
+        made.append(Projection(stage, sum(first <= 64 <= last for first, last in looked_at), cells))
     return made

@@ -160,7 +160,7 @@ class Bound:
 
 
 class Ensemble(Bound):
-    """One output of a model that makes members (an Upscaler that draws); its last coarse field is the number of the map.
+    """One output of a model that makes members (an Upscaler that draws); its last field is the number of the map.
 
     The noise of a cell depends on seed, member, variable, place in the domain and time alone.
     """

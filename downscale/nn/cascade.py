@@ -30,6 +30,9 @@ TAPS = 3
 MOST_SPREAD = 3.0
 
 
+ONE = Draws()
+
+
 @dataclass(frozen=True, eq=False)
 class Cascade:
     """Stochastic detail without training, one member after the other (an Upscaler).
@@ -59,7 +62,7 @@ class Cascade:
     kernel: Separable
     cells: Aggregation
     positive: bool
-    draws: Draws = Draws()
+    draws: Draws = ONE
     multiple_of = 1
     channels = 2
     variable = 0
@@ -248,5 +251,5 @@ def cascade(kernel: Separable, cells: Aggregation, bounds: tuple[float | None, f
         If the kernel does not keep the cell law.
     """
     if kernel.laws != EVERY_LAW:
-        raise OptionError(f"expected a kernel that keeps the cell law for a cascade, received laws {sorted(kernel.laws)}")
+        raise OptionError(f"expected a kernel under the cell law for a cascade, received laws {sorted(kernel.laws)}")
     return Cascade(kernel, cells, bounds == (0.0, None))

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ from downscale.train.state import moments_of, restore_moments
 from downscale.train.tensors import read_tensors, read_texts, write_tensors
 
 FORMAT, WHAT = "downscale-adversarial", "adversarial training state"
-# What is made of a batch, and what it must fit; None where it is free.
-Pair = tuple[Tensor, Tensor | None]
+# Real maps, and what those made beside them must fit; None where they are free.
+Pair = tuple[Tensor, Any]
 Say = Callable[[str], None]
 
 
@@ -91,7 +92,7 @@ class Duel:
     draw : callable
         Returns a real batch of so many maps, and what each must fit (None where they are free).
     make : callable
-        Makes maps with a generator, given what they must fit and how many.
+        Makes maps with a generator, given what they must fit and how many; at random, another one at each call.
     how : Adversarial
         Settings.
     penalty : callable, optional
@@ -110,7 +111,7 @@ class Duel:
         generator: nn.Module,
         critic: nn.Module,
         draw: Callable[[int], Pair],
-        make: Callable[[nn.Module, Tensor | None, int], Tensor],
+        make: Callable[[nn.Module, Any, int], Tensor],
         how: Adversarial,
         penalty: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -188,7 +189,9 @@ class Duel:
         paid = made.new_zeros(()) if self.penalty is None else self.penalty(made)
         _moved(self.optimizers[0], fooled + paid)
         self._follow()
-        spread = float(spread_of(made.detach(), fit is not None) / spread_of(real, fit is not None).clamp_min(1e-12))
+        with torch.no_grad():
+            other = None if fit is None else self.make(generator, fit, how.batch)
+            spread = float(spread_of(made, real, other))
         return {"critic": float(loss.detach()), "generator": float(fooled.detach()), "penalty": float(paid.detach()),
                 "spread": spread}  # fmt: skip
 
@@ -230,9 +233,9 @@ class Duel:
         """
         texts = read_texts(path, WHAT)
         if texts.get("format") != FORMAT:
-            raise InputError(f"expected an {WHAT}, received {path} of another kind; remove it, or choose another folder")
+            raise InputError(f"expected an {WHAT}, received {path} of another kind; choose another folder")
         if json.loads(texts.get("settings", "{}")) != _identity(self.how):
-            raise InputError(f"expected the settings that {path} was begun with, received others; remove it to begin anew")
+            raise InputError(f"expected the settings that {path} was begun with, received others; remove it")
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in read_tensors(path, WHAT).items():
             part, _, rest = name.partition("/")
@@ -248,9 +251,15 @@ class Duel:
         self.step = int(texts["step"])
 
 
-def spread_of(maps: Tensor, pairs: bool) -> Tensor:
-    """Return how much maps differ: from one to the next, or, where each must fit something, each from its mean."""
-    return maps.std(dim=(-2, -1)).mean() if pairs else maps.std(dim=0).mean()
+def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor:
+    """Return how much maps differ among themselves beside how much they should: 1 where all is well, 0 of a collapse.
+
+    Free maps from one to the next, beside real ones; maps that must fit something from ``other`` ones that fit the
+    same, beside how much they differ from the truth, which of a reliable ensemble is as much.
+    """
+    if other is None:
+        return maps.std(dim=0).mean() / real.std(dim=0).mean().clamp_min(1e-12)
+    return (maps - other).abs().mean() / (maps - real).abs().mean().clamp_min(1e-12)
 
 
 def _identity(how: Adversarial) -> dict[str, object]:

@@ -92,8 +92,8 @@ def read_tiles(
                 widths.append([each[here].mean() for each in along])
     if len(found) < 4:
         raise InputError(
-            f"expected at least 4 tiles of {size} x {size} cells above {least:g} m, received {len(found)} of a field of "
-            f"{values.shape[0]} x {values.shape[1]}; choose a smaller size or stride"
+            f"expected at least 4 tiles of {size} x {size} cells above {least:g} m, received {len(found)} of a field "
+            f"of {values.shape[0]} x {values.shape[1]}; choose a smaller size or stride"
         )
     heights, step = np.array(found), np.mean(widths, axis=0)
     return Tiles(heights, (float(step[0]), float(step[1])), float(heights.std()))
@@ -144,8 +144,8 @@ def phase_imbalance(maps: Floats) -> float:
         return 0.0
     phases = [rest[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
     energy = np.array([(phase**2).mean() for phase in phases]) / whole
-    means = np.array([phase.mean() for phase in phases]) ** 2 / whole
-    return float(np.ptp(energy) + np.ptp(means))
+    means = np.ptp([phase.mean() for phase in phases]) ** 2 / whole
+    return float(np.ptp(energy) + means)
 
 
 def maps_dataset(maps: Floats, path: Floats, step: tuple[float, float]) -> xr.Dataset:
@@ -171,7 +171,8 @@ def maps_dataset(maps: Floats, path: Floats, step: tuple[float, float]) -> xr.Da
         coords[f"{name}_bnds"] = ((name, "bnds"), np.stack([edges[:-1], edges[1:]], axis=1))
     said = {"units": "m", "long_name": "generated height about the mean of the map"}
     coords["realization"] = ("realization", np.arange(len(maps)), {"standard_name": "realization", "units": "1"})
-    coords["walk"] = ("walk", np.linspace(0, 1, len(path)), {"long_name": "way between two latent vectors", "units": "1"})
+    way = {"long_name": "way between two latent vectors", "units": "1"}
+    coords["walk"] = ("walk", np.linspace(0, 1, len(path)), way)
     fields = {
         "height": (("realization", "y", "x"), maps.astype("f4"), said),
         "height_between": (("walk", "y", "x"), path.astype("f4"), said),

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from downscale.errors import listing
 from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
@@ -190,7 +198,8 @@ class Training(Block):
     after which a run stops. The learning rate follows what is done of ``steps`` or ``max_time``, whichever is more.
     ``loss_scale``: by what errors are divided: the standard deviation of the variable or of the patch, or the error of
     the "kernel", half that in the patch and half that in its source: what the kernel does well is not to be spoilt.
-    ``members`` of an ensemble are drawn at each step. ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are those of Lightning's Trainer.
+    ``members`` of an ensemble are drawn at each step. ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are
+    those of Lightning's Trainer.
     """
 
     loss: dict[str, Any] = Field(default_factory=lambda: {"mse": 1.0})
