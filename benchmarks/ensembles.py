@@ -197,7 +197,8 @@ def scores(made: np.ndarray, true: np.ndarray, coarse: xr.Dataset, factor: int) 
 def timings(coarse: dict[str, xr.Dataset], factor: int, methods: dict[str, Any], theirs: dict[str, float]) -> None:
     """Print milliseconds a member, by set; theirs were taken just before."""
     for label, x in coarse.items():
-        one, words = x.isel(time=[0]), []
+        # RainFARM knows no time: neither does this map.
+        one, words = x.isel(time=0), []
         for name, method in methods.items():
             one.downscale(factor, method, members=2, check="skip")
             begin = time.perf_counter()

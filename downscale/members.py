@@ -18,7 +18,7 @@ DIMENSION = "realization"
 ATTRS = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
 # Whole seconds since then tell the moments of noise, in every calendar.
 SINCE = "seconds since 1970-01-01"
-STEPS, FAR = ("time", "t", "month", "step"), 10**10
+STEPS = ("time", "t", "month", "step")
 
 
 def draws_of(variable: xr.DataArray, dims: tuple[str, str], members: int | None, seed: int) -> Draws:
@@ -41,15 +41,14 @@ def draws_of(variable: xr.DataArray, dims: tuple[str, str], members: int | None,
     lead = [str(dim) for dim in variable.dims if dim not in dims]
     along = next((dim for dim in lead if dim in variable.coords and is_time(variable[dim].variable)), None)
     steps = next((dim for dim in lead if dim.lower() in STEPS), None)
-    times = np.empty(0, np.int64)
+    times, dated = np.empty(0, np.int64), along is not None
     if along is not None or steps is not None:
         sizes = [variable.sizes[dim] for dim in lead]
-        # Numbers of steps without dates are taken for moments far from each other.
-        seconds = _seconds(variable[along].variable) if along else FAR * np.arange(variable.sizes[steps])
+        seconds = _seconds(variable[along].variable) if along else np.arange(variable.sizes[steps])
         along = along or steps
         shape = [size if dim == along else 1 for dim, size in zip(lead, sizes, strict=True)]
         times = np.broadcast_to(seconds.reshape(shape), sizes).ravel()
-    return Draws(seed, 1 if members is None else members, str(variable.name), times)
+    return Draws(seed, 1 if members is None else members, str(variable.name), times, dated)
 
 
 def _seconds(time: xr.Variable) -> NDArray[np.int64]:

@@ -24,11 +24,14 @@ from downscale.errors import OptionError
 
 Floats = NDArray[np.float64]
 TILE = 64
+# Tiles begin so many nodes before node 0: what lies just outside of a domain is in its first tiles.
+AHEAD = 8
 # Innovations that a moment is made of, and the decay from one to the next: what fades in and out is smoother than a
 # process without memory, and decays faster for it.
 WINDOW, DECAY = 4, 1.5
 # The sum of four whole numbers below 2**16, which is all but normal and the same on every machine.
 PARTS, LEVELS = 4, 65536
+PAIRS, WHOLE, SHORT, LONG = np.uint64(0x0000FFFF0000FFFF), np.uint64(0xFFFFFFFF), np.uint64(16), np.uint64(32)
 CENTRE, SPREAD = PARTS * (LEVELS - 1) / 2, math.sqrt(PARTS * (LEVELS**2 - 1) / 12)
 MOST_MEMBERS = 2**31
 LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
@@ -48,12 +51,15 @@ class Draws:
         Name of the variable: different ones see different noise.
     times : array of int64, shape (n_maps,)
         Seconds since a fixed date, one for each coarse map; empty where there is no time.
+    dated : bool
+        False where times are but numbers of steps: each then has noise of its own.
     """
 
     seed: int = 0
     members: int = 1
     stream: str = ""
     times: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    dated: bool = True
 
     def __post_init__(self) -> None:
         for name, low, high in (("seed", 0, 2**63), ("members", 1, MOST_MEMBERS)):
@@ -108,12 +114,12 @@ class Noise:
 
     def white(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
         """Return independent numbers of mean zero and variance one at some nodes, shape (rows, columns)."""
-        y, x = rows.nodes, columns.nodes
-        made = np.empty((y.size, x.size))
-        for place_y, own_y in _tiles(y):
-            for place_x, own_x in _tiles(x):
-                tile = self._tile(member, octave, moment, place_y, place_x)
-                made[np.ix_(own_y, own_x)] = tile[np.ix_(y[own_y] % TILE, x[own_x] % TILE)]
+        made = np.empty((rows.last - rows.first, columns.last - columns.first))
+        for place_y, own_y, in_y in _pieces(rows):
+            for place_x, own_x, in_x in _pieces(columns):
+                # Rows of a tile come one after the other: those below the last that is needed are not drawn.
+                tile = self._tile(member, octave, moment, place_y, place_x, in_y.stop)
+                made[own_y, own_x] = tile[in_y, in_x]
         return made
 
     def at(self, number: int, octave: int, lifetime: float, rows: Window, columns: Window) -> Floats:
@@ -124,8 +130,8 @@ class Noise:
         at shorter lags. Variance one.
         """
         time, member = self.draws.time(number), self.draws.member(number)
-        if time is None:
-            return self._remembered(member, octave, 0, rows, columns)
+        if time is None or not self.draws.dated:
+            return self.white(member, octave, time or 0, rows, columns)
         first, weights = moment_weights(time, lifetime)
         made = np.zeros((rows.last - rows.first, columns.last - columns.first))
         for age, weight in enumerate(weights):
@@ -143,14 +149,14 @@ class Noise:
             made = self._kept[key] = self.white(member, octave, moment, rows, columns)
         return made
 
-    def _tile(self, member: int, octave: int, moment: int, row: int, column: int) -> Floats:
+    def _tile(self, member: int, octave: int, moment: int, row: int, column: int, rows: int) -> Floats:
         place = (row & 0xFFFFFFFF) << 32 | column & 0xFFFFFFFF
         counter = np.array([0, place, moment & 0xFFFFFFFFFFFFFFFF, octave << 32 | self._stream], np.uint64)
         bits = np.random.Philox(key=np.array([self.draws.seed, member], np.uint64), counter=counter)
-        words = bits.random_raw(TILE * TILE).astype("<u8", copy=False)
-        parts = words.view("<u2").astype(np.int64).reshape(-1, PARTS)
-        total = parts[:, 0] + parts[:, 1] + parts[:, 2] + parts[:, 3]
-        return ((total - CENTRE) / SPREAD).reshape(TILE, TILE)
+        words = bits.random_raw(rows * TILE)
+        pairs = (words & PAIRS) + (words >> SHORT & PAIRS)
+        total = (pairs & WHOLE) + (pairs >> LONG)
+        return ((total.astype(np.float64) - CENTRE) / SPREAD).reshape(rows, TILE)
 
 
 def lifetime_of(width: float) -> float:
@@ -183,7 +189,14 @@ def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
     return moment, [weight / norm for weight in weights]
 
 
-def _tiles(nodes: NDArray[np.int64]) -> Iterable[tuple[int, NDArray[np.int64]]]:
-    """Return the tiles that nodes lie in, and which of them lie in each."""
-    number = nodes // TILE
-    return [(int(each), np.flatnonzero(number == each)) for each in np.unique(number)]
+def _pieces(window: Window) -> Iterable[tuple[int, slice, slice]]:
+    """Return tiles, which nodes of the window lie in each, and where in it; over the seam of a circle where need be."""
+    start = window.first
+    while start < window.last:
+        node = start if window.period is None else start % window.period
+        tile, inside = divmod(node + AHEAD, TILE)
+        count = min(TILE - inside, window.last - start)
+        if window.period is not None:
+            count = min(count, window.period - node)
+        yield tile, slice(start - window.first, start - window.first + count), slice(inside, inside + count)
+        start += count

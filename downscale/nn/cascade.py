@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Noise of an octave is white at nodes that lie as wide as a cell, a half of it, a quarter, ...
-TAPS = 3
+TAPS, MARGIN = 3, 1
 # More than so many times its own value no part is expected to differ.
 MOST_SPREAD = 3.0
 
@@ -77,6 +77,11 @@ class Cascade:
         """Refinement of rows and columns."""
         return self.kernel.factor
 
+    @property
+    def settled(self) -> bool:
+        """Whether cell law and bounds hold to rounding already: scaled cells have their value, and keep their sign."""
+        return self.positive
+
     @cached_property
     def halo(self) -> tuple[int, int]:
         """Coarse cells beyond a block that move its fine values."""
@@ -103,8 +108,6 @@ class Cascade:
         """Make fine maps (N, ny * fy, nx * fx) of coarse values and the numbers of maps, (N, 2, ny, nx)."""
         import torch
 
-        from downscale.fields.conserve import multiplicative
-
         numbers = _numbers(coarse[:, 1])
         # Members of one coarse map lie side by side and share all but the noise.
         first, which = _distinct([number // self.draws.members for number in numbers])
@@ -112,15 +115,17 @@ class Cascade:
         base, spread, weights, cells = self._common(x, place)
         noise = Noise(self.draws)
         mask = place.statics["mask"] > 0.5 if "mask" in place.statics else None
-        made = []
-        for number, i in zip(numbers, which, strict=True):
-            detail = self._detail(noise, number, place, weights[:, i], cells)
+        made = base.new_empty((len(numbers), *base.shape[1:]))
+        # One member after the other: times near each other share its noise.
+        for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
+            i = which[k]
+            detail = self._detail(noise, numbers[k], place, weights[:, i], cells)
             if self.positive:
                 fine = base[i] * torch.exp(spread[i] * detail - 0.5 * spread[i] ** 2)
-                made.append(multiplicative(fine, x[i].clamp_min(0), cells, mask))
+                made[k] = _scaled(fine, x[i].clamp_min(0), cells, mask)
             else:
-                made.append(base[i] + spread[i] * detail)
-        return torch.stack(made)
+                made[k] = base[i] + spread[i] * (detail - cells.spread(cells.mean(detail)))
+        return made
 
     def _common(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor, Aggregation]:
         """Return kernel, spread and the weights of octaves of some coarse maps, and the operator A of their cells."""
@@ -141,16 +146,16 @@ class Cascade:
             spread = torch.sqrt(torch.log1p(ratio.clamp_max(MOST_SPREAD) ** 2))
         powers = torch.stack([torch.exp2(-2 * i * found.slope) for i in range(len(self.octaves))])
         variance = sum(power * octave.variance for power, octave in zip(powers, self.octaves, strict=True))
-        return base, spread, torch.sqrt(powers / variance), cells
+        return base, spread, cells.spread(torch.sqrt(powers / variance)), cells
 
     def _detail(self, noise: Noise, number: int, place: Place, weights: Tensor, cells: Aggregation) -> Tensor:
-        """Return the noise of one map: mean zero in each cell, variance one."""
+        """Return the noise of one map, of variance one when the means of cells are taken out."""
         size, period = cells.coarse_shape, self.kernel.grid.shape[1] if self.kernel.grid.x.periodic else None
         total = weights.new_zeros(cells.fine_shape)
         for i, octave in enumerate(self.octaves):
             made = octave.noise(noise, number, i, (place.row, place.column), size, period)
-            total = total + weights.new_tensor(made) * cells.spread(weights[i])
-        return total - cells.spread(cells.mean(total))
+            total += weights[i] * weights.new_tensor(made)
+        return total
 
 
 @dataclass(frozen=True)
@@ -179,9 +184,9 @@ class Octave:
         """Variance of what is left of this noise when the means of cells are taken out."""
         whole, means = 1.0, 1.0
         for nodes, (start, weights) in zip(self.nodes, self.weights, strict=True):
-            table = np.zeros((start.size, nodes + 2 * TAPS))
+            table = np.zeros((start.size, nodes + 2 * MARGIN))
             for row, first, values in zip(table, start, weights, strict=True):
-                row[first + TAPS : first + 2 * TAPS] = values
+                row[first + MARGIN : first + MARGIN + TAPS] = values
             whole *= float((table**2).sum(axis=1).mean())
             means *= float((table.mean(axis=0) ** 2).sum())
         return max(whole - means, 1e-9)
@@ -194,26 +199,26 @@ class Octave:
         for axis in (0, 1):
             nodes = self.nodes[axis]
             circle = period * nodes if period is not None and axis == 1 else None
-            windows.append(Window(corner[axis] * nodes - TAPS, (corner[axis] + size[axis]) * nodes + TAPS, circle))
+            windows.append(Window(corner[axis] * nodes - MARGIN, (corner[axis] + size[axis]) * nodes + MARGIN, circle))
         made = noise.at(number, octave, self.lifetime, *windows)
-        return _interpolated(_interpolated(made, self, 0, size[0]), self, 1, size[1])
+        return _interpolated(_interpolated(made, self, 1, size[1]), self, 0, size[0])
 
 
 def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np.ndarray:
     """Go from nodes to fine cells along an axis, tap by tap."""
-    start, weights = octave.weights[axis]
-    if axis == 1:
-        nodes = nodes.T
-    made = np.empty((size, start.size, nodes.shape[1]))
-    step = octave.nodes[axis]
+    (start, weights), step = octave.weights[axis], octave.nodes[axis]
+    last = nodes.shape[1] if axis == 0 else 1
+    made = np.empty((size, start.size, last) if axis == 0 else (nodes.shape[0], size, start.size))
     for phase, (first, taps) in enumerate(zip(start, weights, strict=True)):
-        begin = int(first) + TAPS
-        total = taps[0] * nodes[begin : begin + size * step : step]
-        for tap in range(1, TAPS):
-            total = total + taps[tap] * nodes[begin + tap : begin + tap + size * step : step]
-        made[:, phase] = total
-    made = made.reshape(size * start.size, -1)
-    return made.T if axis == 1 else made
+        begin = int(first) + MARGIN
+        picked = [slice(begin + tap, begin + tap + (size - 1) * step + 1, step) for tap in range(TAPS)]
+        parts = [nodes[each] if axis == 0 else nodes[:, each] for each in picked]
+        total = taps[0] * parts[0] + taps[1] * parts[1] + taps[2] * parts[2]
+        if axis == 0:
+            made[:, phase] = total
+        else:
+            made[:, :, phase] = total
+    return made.reshape(-1, last) if axis == 0 else made.reshape(nodes.shape[0], -1)
 
 
 def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
@@ -224,6 +229,16 @@ def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
     away = place - middle
     weights = np.stack([0.5 * (0.5 - away) ** 2, 0.75 - away**2, 0.5 * (0.5 + away) ** 2], axis=1)
     return middle - 1, weights
+
+
+def _scaled(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+    """Scale the cells of a field that is nowhere negative to their value."""
+    from downscale.fields.conserve import multiplicative
+
+    mean = cells.mean(fine, mask)
+    if mask is not None or bool(((mean <= 0) & (x > 0)).any()):
+        return multiplicative(fine, x, cells, mask)
+    return fine * cells.spread(x / mean.where(mean != 0, mean.new_ones(())))
 
 
 def _numbers(channel: Tensor) -> list[int]:

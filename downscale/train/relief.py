@@ -9,9 +9,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.errors import InputError
+from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing, slope
 from downscale.fields.spectrum import radial_power, rings, taper
-from downscale.io.cf import as_dataset, horizontal, horizontal_variables
+from downscale.io.cf import as_dataset, horizontal_variables
+from downscale.train.pairs import cropped
 
 Floats = NDArray[np.float64]
 
@@ -69,17 +71,14 @@ def read_tiles(
     InputError
         If there are fewer than four tiles.
     """
-    from downscale.averages import coarsen
-
-    ds, _ = as_dataset(relief)
-    if average > 1:
-        at = horizontal(ds)
-        whole = {dim: slice(0, ds.sizes[dim] // average * average) for dim in at.dims}
-        ds = as_dataset(coarsen(ds.isel(whole), average))[0]
-    where = horizontal(ds)
+    ds, where = cropped(as_dataset(relief)[0], [average, average])
     field = ds[horizontal_variables(ds, where)[0]].transpose(..., *where.dims)
     values = np.asarray(field.values, np.float64).reshape(-1, *field.shape[-2:])[0]
-    steps = Spacing.of(where.grid)
+    grid = where.grid
+    if average > 1:
+        grid = where.grid.coarsen(average, average)
+        values = Aggregation.between(grid, where.grid).mean(values)
+    steps = Spacing.of(grid)
     along = np.abs(np.broadcast_to(steps.dy_cells, steps.shape)) / 2, np.abs(steps.dx) / 2
     found, widths = [], []
     every = stride or max(size // 4, 1)
