@@ -156,7 +156,8 @@ class Noise:
         words = bits.random_raw(rows * TILE)
         pairs = (words & PAIRS) + (words >> SHORT & PAIRS)
         total = (pairs & WHOLE) + (pairs >> LONG)
-        return ((total.astype(np.float64) - CENTRE) / SPREAD).reshape(rows, TILE)
+        values: Floats = (total.astype(np.float64) - CENTRE) / SPREAD
+        return values.reshape(rows, TILE)
 
 
 def lifetime_of(width: float) -> float:
