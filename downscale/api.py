@@ -27,6 +27,7 @@ from downscale.io.coordinates import (
 )
 from downscale.io.quantities import bounds_and_reason, quantity_and_reason
 from downscale.learned import name_of
+from downscale.members import DIMENSION, coordinate, with_members
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
 from downscale.stages import Step, split
@@ -59,6 +60,8 @@ def downscale(
     keep_attrs: bool | None = None,
     taps: int = 7,
     order: float | None = None,
+    members: int | None = None,
+    seed: int = 0,
     **unknown: Any,
 ) -> XarrayObject:
     """Downscale a field and keep every budget.
@@ -72,6 +75,7 @@ def downscale(
         (``{"time": 30}``), which come first.
     method : str, path, Learned or Upscaler
         "sobolev" (the least error of all training-free methods tried), "conservative" (blocks), "bilinear", "bicubic";
+        "cascade" (sobolev with stochastic detail, see ``members``);
         a trained model that comes with the package ("rain", "temperature"), the path of a checkpoint
         (``model.safetensors``) or a model in memory, which know their factor; or any object with the Upscaler protocol.
     target_grid : Dataset, DataArray, file or str, optional
@@ -120,6 +124,11 @@ def downscale(
         Keep the attributes of variables (default).
     taps, order : int, float
         Window and Sobolev order of "sobolev"; by default 7, and 1.25 over maps, 1 along time and layers.
+    members : int, optional
+        How many fine fields to draw for each coarse one, along the new dimension "realization"; by default one, and no
+        such dimension. For "cascade" and for models that were trained as ensembles.
+    seed : int
+        Of the members: the same seed gives the same members, whatever the chunks and the number of workers.
 
     Returns
     -------
@@ -220,7 +229,7 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     target = prepared.target
     planned = {}
     for name, job in prepared.jobs.items():
-        array = horizontal_last(ds[name], prepared)
+        array = with_members(horizontal_last(ds[name], prepared), request.members)
         # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
         chunks = tuple((n,) for n in array.shape) if array.chunks is None else sized(array.data, job).chunks
         planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, _statics(prepared))
@@ -278,12 +287,13 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
             variables[name] = repeated(variable, prepared)
         elif not gone & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
+    members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
         if _is_plain_sphere(ds, where):
             coords["crs"] = sphere_mapping()
-        return xr.Dataset(variables, coords)
-    return _on_target(xr.Dataset(variables, kept_coordinates(ds, where)), prepared)
+        return xr.Dataset(variables, coords | members)
+    return _on_target(xr.Dataset(variables, kept_coordinates(ds, where) | members), prepared)
 
 
 def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:

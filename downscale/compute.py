@@ -16,7 +16,9 @@ from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job
 from downscale.engine.memory import block_budget
 from downscale.learned import inputs_of
+from downscale.members import numbers_of, order_of, with_members
 from downscale.request import Prepared, Request
+from downscale.typing import Drawing
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 
@@ -28,15 +30,17 @@ def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
 
 def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
     """Return the fine field of one variable, its dimensions in the order they had."""
-    array = horizontal_last(variable, prepared)
+    array = with_members(horizontal_last(variable, prepared), request.members)
     data = sized(array.data, job)
     statics = _block_statics(job, prepared)
-    given = data if job.inputs == 1 or prepared.model is None else inputs_of(array, data, prepared.model)
+    numbers = numbers_of(array) if isinstance(job.upscaler, Drawing) else None
+    some = numbers is not None or (job.inputs > 1 and prepared.model is not None)
+    given = inputs_of(array, data, prepared.model, numbers) if some else data
     fine = apply(job, given, statics)
     if request.conserve == "total" and not _keeps_total(job, prepared):
         fine = _total_restored(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
-    return result.transpose(*variable.dims)
+    return result.transpose(*order_of(variable.dims, array.dims))
 
 
 def _keeps_total(job: Job, prepared: Prepared) -> bool:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from downscale.io.coordinates import AREA, STALE_ATTRS
 from downscale.io.read import SOURCES, sources_of
-from downscale.learned import name_of
+from downscale.learned import CASCADE, name_of
 from downscale.request import Prepared, Request
 from downscale.version import __version__
 
@@ -71,6 +71,8 @@ def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> s
         cells = None if target.where is None else "to {} x {} cells".format(*target.where.grid.shape)
         words += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
     words.append(f"method={method}")
+    if prepared is not None and (request.members is not None or method == CASCADE):
+        words.append(f"members={request.members or 1} seed={request.seed}")
     if method == "sobolev":
         words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
     words.append(f"conserve={request.conserve}")

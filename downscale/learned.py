@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from downscale.nn.spec import ModelSpec, Variable
 
 SUFFIX = ".safetensors"
+CASCADE = "cascade"
 # Water that falls, and air near the ground, by any of the names they go under.
 KINDS = (
     re.compile(r"precip|rain|snowfall|^(pr|tp|rr|prc|prl|ppt)$", re.IGNORECASE),
@@ -85,13 +86,13 @@ def require_method(method: Any) -> None:
         return
     if not isinstance(method, (str, Path)):
         raise OptionError(
-            f"expected method to be one of {listing((*METHODS, *NAMES))}, a checkpoint, or an object with the Upscaler "
-            f"protocol, received {type(method).__name__}"
+            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))}, a checkpoint, or an object with the "
+            f"Upscaler protocol, received {type(method).__name__}"
         )
-    if str(method) not in METHODS:
+    if str(method) not in (*METHODS, CASCADE):
         raise OptionError(
-            f"expected method to be one of {listing((*METHODS, *NAMES))} or the path of a checkpoint ({SUFFIX}), "
-            f"received {str(method)!r}"
+            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))} or the path of a checkpoint "
+            f"({SUFFIX}), received {str(method)!r}"
         )
 
 
@@ -246,8 +247,8 @@ def _static_fields(
     return companions(spec.statics, target.fine, target.aggregation(where.grid), given, where.locator)
 
 
-def inputs_of(array: xr.DataArray, data: Any, model: Model) -> Any:
-    """Return what the model looks at, one field behind the other before rows and columns, shape (..., C, n_y, n_x).
+def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:
+    """Return what an up-scaler of many inputs looks at, one field behind the other, shape (..., C, n_y, n_x).
 
     Parameters
     ----------
@@ -255,16 +256,19 @@ def inputs_of(array: xr.DataArray, data: Any, model: Model) -> Any:
         The variable that is made finer, horizontal dimensions last.
     data : numpy or dask array
         Its values, in the chunks of the blocks.
-    model : Model
-        Names what else it looks at.
+    model : Model or None
+        Names what else it looks at; None for nothing else.
+    numbers : DataArray, optional
+        The number of each map, which comes last, for those that draw members.
 
     Raises
     ------
     GridError, InputError
         If a predictor has other dimensions, or there is no time where the model looks at it.
     """
-    fields = [_along(other, array, data) for other in model.inputs.values()]
-    fields += [_along(clock, array, data) for clock in _clocks(model.spec, array)]
+    fields = [data] if model is None else [_along(other, array, data) for other in model.inputs.values()]
+    fields += [] if model is None else [_along(clock, array, data) for clock in _clocks(model.spec, array)]
+    fields += [] if numbers is None else [_along(numbers, array, data)]
     if not isinstance(data, da.Array):
         return np.stack([np.broadcast_to(values, data.shape) for values in fields], axis=-3)
     same = [da.broadcast_to(values, data.shape).rechunk(data.chunks) for values in fields]

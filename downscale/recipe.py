@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from downscale.errors import listing
 from downscale.train.blocks import Block, checked, read_yaml
@@ -51,6 +51,8 @@ class Downscale(Block):
     taps: int = 7
     order: float | None = None
     device: str | None = None
+    members: PositiveInt | None = None
+    seed: int = Field(default=0, ge=0)
 
 
 class Penalty(Block):

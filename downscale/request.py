@@ -15,16 +15,19 @@ from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.noise import Draws
 from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical
 from downscale.io.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
-from downscale.learned import Model, bound_model, is_learned, opened, require_method
+from downscale.learned import CASCADE, Model, bound_model, is_learned, opened, require_method
 from downscale.losses.penalty import TerrainPenalty
-from downscale.nn.separable import operator
+from downscale.members import draws_of
+from downscale.nn.cascade import cascade
+from downscale.nn.separable import METHODS, operator
 from downscale.options import CHECKS, option
 from downscale.target import Target, pick_target, require_factor
-from downscale.typing import Upscaler
+from downscale.typing import Drawing, Upscaler
 
 Factor = int | Mapping[str, int]
 CONSERVE = ("cell", "total", None)
@@ -53,6 +56,8 @@ class Request:
     tolerance: float | None = None
     taps: int = 7
     order: float | None = None
+    members: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         _among("conserve", self.conserve, CONSERVE)
@@ -63,6 +68,12 @@ class Request:
         if self.tolerance is not None and not (is_number(self.tolerance) and self.tolerance > 0):
             raise OptionError(f"expected tolerance to be a positive number, received {self.tolerance!r}")
         require_method(self.method)
+        Draws(self.seed, 1 if self.members is None else self.members)
+        if self.members is not None and isinstance(self.method, str) and self.method in METHODS:
+            raise OptionError(
+                f"expected a method that draws members, received {self.method!r} with members={self.members}; use "
+                "'cascade' or an ensemble model"
+            )
         if self.conserve != "cell" and self.bounds not in ("auto", None):
             raise OptionError(f"expected conserve='cell' with bounds, received conserve={self.conserve!r}; drop one")
         if self.orog is None and self.lapse_rate is not None:
@@ -150,8 +161,9 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         )
     fields = [name for name in names if name not in codes]
     model = bound_model(method, ds, where, target, fields, request.orog, request.sftlf) if is_learned(method) else None
-    upscalers = dict.fromkeys(fields, _upscaler(where, target, request)) if model is None else model.upscalers
     cells = target.aggregation(where.grid)
+    upscalers = _upscalers(ds, fields, where, target, cells, request) if model is None else dict(model.upscalers)
+    upscalers = {name: _drawn(upscaler, ds[name], where, request) for name, upscaler in upscalers.items()}
     refinement = None
     if request.terrain_penalty is not None:
         from downscale.losses.terrain import TerrainRefinement
@@ -252,6 +264,28 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind == "f" and dtype.itemsize in (4, 8):
         return np.dtype(f"f{dtype.itemsize}")
     return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
+
+
+def _upscalers(
+    ds: xr.Dataset, names: list[str], where: Horizontal, target: Target, cells: Aggregation, request: Request
+) -> dict[str, Upscaler]:
+    """Return one up-scaler a variable, the same for all where it heeds no bounds."""
+    if request.method != CASCADE:
+        return dict.fromkeys(names, _upscaler(where, target, request))
+    kernel = operator("sobolev", where.grid, target.parts, request.taps, request.map_order)
+    return {name: cascade(kernel, cells, variable_bounds(ds[name], name, request.bounds)) for name in names}
+
+
+def _drawn(upscaler: Upscaler, variable: xr.DataArray, where: Horizontal, request: Request) -> Upscaler:
+    """Tell an up-scaler that draws members which noise is theirs."""
+    if isinstance(upscaler, Drawing):
+        return upscaler.drawn(draws_of(variable, where.dims, request.members, request.seed))
+    if request.members is not None:
+        raise OptionError(
+            f"expected a method that draws members, received one that makes a single field with members="
+            f"{request.members}; use 'cascade' or an ensemble model"
+        )
+    return upscaler
 
 
 def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:

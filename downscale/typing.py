@@ -91,6 +91,15 @@ class ManyInputs(Protocol):
 
 
 @runtime_checkable
+class Drawing(Protocol):
+    """An up-scaler that makes members of an ensemble; the last of its many inputs is the number of each map."""
+
+    def drawn(self, draws: Any) -> Any:
+        """Return the same for the noise of a :class:`downscale.fields.noise.Draws`."""
+        ...
+
+
+@runtime_checkable
 class SeparableOperator(Protocol):
     """An up-scaler that is one linear operator along rows and one along columns, as numbers.
 

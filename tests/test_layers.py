@@ -44,6 +44,7 @@ FLOORS: dict[str, float] = {
     "models": 6.1,
     "laboratory": 7.35,
     "learned": 7.04,
+    "members": 7.03,
     "evaluate": 7.6,
     "request": 7.05,
     "sample": 5.5,

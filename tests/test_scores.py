@@ -167,8 +167,8 @@ def test_scores_without_a_meaning_are_nan_not_errors():
     plain.add(np.ones((3, 3)), np.full((3, 3), 2.0))
     found = plain.result()
     absent = [name for name, value in found.items() if np.isnan(value)]
-    assert absent == ["correlation", "spread", "spread_skill", "wet_frequency", "true_wet_frequency", "gradient_rmse",
-                      "spectral_distance"]  # fmt: skip
+    assert absent == ["correlation", "spread", "spread_skill", "rank_unevenness", "rank_flatness", "wet_frequency",
+                      "true_wet_frequency", "gradient_rmse", "spectral_distance"]  # fmt: skip
     assert found["crps"] == found["mae"] == 1.0
 
 

@@ -64,8 +64,10 @@ def apply(
     mask: Annotated[str | None, typer.Option(help="File with the mask or fraction of valid fine cells.")] = None,
     na_thres: Annotated[float, typer.Option(help="Largest missing share of a target cell, 0 to 1.")] = 1.0,
     method: Annotated[
-        str, typer.Option(help="sobolev, conservative, bilinear, bicubic, rain, or MODEL.safetensors.")
+        str, typer.Option(help="sobolev, conservative, bilinear, bicubic, cascade, rain, or MODEL.safetensors.")
     ] = "sobolev",
+    members: Annotated[int | None, typer.Option(help="Fields to draw for each coarse one.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the members.")] = 0,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
     orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
     lapse_rate: Annotated[float | None, typer.Option(help="Change with height, units a metre; needs --orog.")] = None,

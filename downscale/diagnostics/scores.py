@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from downscale.diagnostics.distribution import Distribution
 from downscale.diagnostics.ensemble import crps, spread_skill
 from downscale.diagnostics.moments import Moments
+from downscale.diagnostics.neighbours import Fractions, check_scales
+from downscale.diagnostics.ranks import Ranks
 from downscale.diagnostics.spectrum import Spectra
 from downscale.errors import OptionError, ShapeError, listing
 from downscale.fields.gradient import Spacing, sobel
@@ -35,13 +37,20 @@ class Setting:
         From which value a cell is wet, units of the field (1 mm a day is 1.157e-5 kg m-2 s-1).
     extreme : float
         Level of the quantile that stands for extremes.
+    thresholds : tuple of float
+        From which values events are counted for the fractions skill score; none by default.
+    scales : tuple of int
+        Sides of its windows in cells, odd.
     """
 
     spacing: Spacing | None = None
     wet: float | None = None
     extreme: float = 0.999
+    thresholds: tuple[float, ...] = ()
+    scales: tuple[int, ...] = (1, 5, 17, 65)
 
     def __post_init__(self) -> None:
+        check_scales(self.scales)
         if not 0 < self.extreme < 1:
             raise OptionError(f"expected an extreme level between 0 and 1, received {self.extreme!r}; such as 0.999")
 
@@ -60,6 +69,8 @@ class Sums:
     made: Distribution = field(default_factory=Distribution)
     true: Distribution = field(default_factory=Distribution)
     spectra: Spectra | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    fractions: Fractions = field(default_factory=Fractions)
 
     def merge(self, other: Sums) -> Sums:
         """Return the sums of both."""
@@ -69,7 +80,8 @@ class Sums:
         if self.spectra is not None and other.spectra is not None:
             spectra = self.spectra.merge(other.spectra)
         made, true = self.made.merge(other.made), self.true.merge(other.true)
-        return Sums(cells, self.moments.merge(other.moments), made, true, spectra)
+        ranks, fractions = self.ranks.merge(other.ranks), self.fractions.merge(other.fractions)
+        return Sums(cells, self.moments.merge(other.moments), made, true, spectra, ranks, fractions)
 
     def mean(self, name: str, by: str = "weight") -> float:
         """Return a sum divided by its weight; NaN of nothing."""
@@ -132,9 +144,15 @@ class Scores:
         ShapeError
             If their numbers of members or their grids differ.
         """
-        mine, theirs = ((each.setting.wet, each.setting.extreme) for each in (self, other))
+        mine, theirs = (
+            (each.setting.wet, each.setting.extreme, each.setting.thresholds, each.setting.scales)
+            for each in (self, other)
+        )
         if mine != theirs:
-            raise OptionError(f"expected scores of one wet threshold and extreme level, received {mine} and {theirs}")
+            raise OptionError(
+                f"expected scores of one wet threshold and extreme level, and of the same events, received {mine} and "
+                f"{theirs}"
+            )
         if None not in (self.members, other.members) and self.members != other.members:
             raise ShapeError(f"expected scores of as many members, received {self.members} and {other.members}")
         both = Scores(self.setting)
@@ -157,6 +175,16 @@ class Scores:
         made, true = self.sums.made, self.sums.true
         wanted = np.atleast_1d(np.asarray(levels, dtype=np.float64))
         return np.array([made.quantile(q) for q in wanted]), np.array([true.quantile(q) for q in wanted])
+
+    @property
+    def ranks(self) -> Ranks:
+        """Rank histogram, empty for a single field."""
+        return self.sums.ranks
+
+    @property
+    def fractions(self) -> Floats:
+        """Fractions skill score, shape (n_thresholds, n_scales)."""
+        return self.sums.fractions.score
 
     @property
     def spectra(self) -> Spectra | None:
@@ -214,7 +242,11 @@ def _sums(made: Floats, true: Floats, share: Floats, lost: float, setting: Setti
     spectra = Spectra.of(made, true, share, setting.spacing)
     found = Distribution.of(made, share / len(made))
     plain = {name: float(value) for name, value in cells.items()}
-    return Sums(plain, Moments.of(centre, true, share), found, Distribution.of(true, share), spectra)
+    ranks = Ranks.of(made, true, share) if len(made) > 1 else Ranks()
+    events = Fractions()
+    if setting.thresholds:
+        events = Fractions.of(made, true, share, setting.thresholds, setting.scales)
+    return Sums(plain, Moments.of(centre, true, share), found, Distribution.of(true, share), spectra, ranks, events)
 
 
 def _slope_sums(made: Floats, true: Floats, share: Floats, spacing: Spacing) -> dict[str, float]:
@@ -266,6 +298,8 @@ SCORES: dict[str, Callable[[Scores], float]] = {
     "crps": lambda scores: scores.sums.mean("crps"),
     "spread": lambda scores: scores.sums.mean("variance") ** 0.5,
     "spread_skill": _spread_skill,
+    "rank_unevenness": lambda scores: scores.sums.ranks.unevenness,
+    "rank_flatness": lambda scores: scores.sums.ranks.flatness,
     "extreme": lambda scores: scores.sums.made.quantile(scores.setting.extreme),
     "true_extreme": lambda scores: scores.sums.true.quantile(scores.setting.extreme),
     "extreme_bias": _extreme_bias,

@@ -289,6 +289,8 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]
     broken = (seen < low) | (seen > high)
+    if not broken.any() and _settled(work):
+        return fine
     if not broken.any():
         return bounded(fine, x, cells, mask, job.bounds)
     own = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
@@ -299,6 +301,11 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells, mask, job.bounds)
     spread = torch.where(torch.isnan(fine), fine, cells.spread(x))
     return torch.where(cells.spread(bad), spread, inner)
+
+
+def _settled(work: Work) -> bool:
+    """Return whether the up-scaler has imposed law and bounds itself, and nothing was added to what it made."""
+    return bool(getattr(work.job.upscaler, "settled", False)) and "terrain" not in work.statics
 
 
 def _valid(fine: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import OptionError, listing
 from downscale.evaluate.methods import Contender, slug
+from downscale.evaluate.probability import summary
 from downscale.evaluate.schema import EvaluationRecipe, Figures
 from downscale.evaluate.truth import Truth
 from downscale.io.cf import horizontal
@@ -54,6 +55,10 @@ def draw(
         if f"{name}_power" in scores:
             written.append(check_path(_spectra_path(recipe, folder, name)))
             write(spectra(scores, name), written[-1], how.dpi)
+        panels = summary(scores, name)
+        if panels is not None:
+            written.append(check_path(_summary_path(recipe, folder, name)))
+            write(panels, written[-1], how.dpi)
     return written
 
 
@@ -63,7 +68,8 @@ def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
         return []
     names, labels = [each.name for each in recipe.data.outputs], [each.label for each in recipe.data.sources]
     drawn = [_map_path(recipe, folder, name, label) for name in names for label in labels]
-    return [*drawn, *(_spectra_path(recipe, folder, name) for name in names)]
+    both = [path(recipe, folder, name) for name in names for path in (_spectra_path, _summary_path)]
+    return [*drawn, *both]
 
 
 def _map_path(recipe: EvaluationRecipe, folder: Path, name: str, label: str) -> Path:
@@ -72,6 +78,10 @@ def _map_path(recipe: EvaluationRecipe, folder: Path, name: str, label: str) -> 
 
 def _spectra_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
     return folder / f"{recipe.output.name}_{slug(name)}_spectra.png"
+
+
+def _summary_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
+    return folder / f"{recipe.output.name}_{slug(name)}_skill.png"
 
 
 def _maps_of(truth: Truth, methods: list[Contender], how: Figures) -> dict[str, Figure]:

@@ -123,7 +123,7 @@ def _folder(recipe: EvaluationRecipe) -> Path:
 
 def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], say: Say) -> list[Row]:
     """Score all methods on one source, block by block."""
-    setting = Setting(truth.spacing, recipe.wet, recipe.extreme)
+    setting = Setting(truth.spacing, recipe.wet, recipe.extreme, tuple(recipe.thresholds), tuple(recipe.scales))
     tallies = [Tally({name: Scores(setting) for name in truth.names}) for _ in methods]
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
     warm = truth.block(0, 1)

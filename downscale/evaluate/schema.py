@@ -69,8 +69,8 @@ class Method(Block):
 
     ``method`` is a name or the path of a checkpoint; ``train`` is the path of a training recipe instead, which is
     carried out first, for ``max_time`` if given, with the values of ``change`` laid over its own by the path of their
-    key (``network.options.width: 32``; null takes a key away). ``bounded`` keeps values within the bounds of the
-    variable.
+    key (``network.options.width: 32``; null takes a key away). ``members`` are drawn by methods that can. ``bounded``
+    keeps values within the bounds of the variable.
     """
 
     label: str
@@ -84,6 +84,8 @@ class Method(Block):
     taps: int = 7
     order: float | None = None
     device: str | None = None
+    members: PositiveInt | None = None
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -135,7 +137,8 @@ class EvaluationRecipe(Block):
     """One evaluation: data, methods, scores, output.
 
     ``reference`` is the label of the method whose errors others are divided by. ``wet`` is the value from which a cell
-    is wet; ``extreme`` and ``quantiles`` are levels by area. ``most_cells`` fine cells are in memory at once.
+    is wet; ``thresholds`` and ``scales`` (odd sides of windows in cells) are those of the fractions skill score;
+    ``extreme`` and ``quantiles`` are levels by area. ``most_cells`` fine cells are in memory at once.
     """
 
     title: str = "evaluation"
@@ -147,6 +150,8 @@ class EvaluationRecipe(Block):
     wet: float | None = None
     extreme: Annotated[float, Field(gt=0, lt=1)] = 0.999
     quantiles: list[Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=lambda: [0.5, 0.9, 0.99, 0.999])
+    thresholds: list[float] = Field(default_factory=list)
+    scales: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 17, 65])
     most_cells: PositiveFloat = 4e6
     output: Output = Output()
 
@@ -156,6 +161,13 @@ class EvaluationRecipe(Block):
         legal = (*SCORES, *LAW, *COST)
         if any(name not in legal for name in value):
             raise ValueError(f"names among {listing(legal)}")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _scales(cls, value: list[int]) -> list[int]:
+        if any(side % 2 == 0 for side in value):
+            raise ValueError("odd numbers of cells, such as 1, 5, 17")
         return value
 
     @model_validator(mode="after")

@@ -26,12 +26,14 @@ RATIOS = ("rmse", "mae", "crps", "gradient_rmse", "seconds")
 UNITS = {
     "correlation": "1", "spread_skill": "1", "wet_frequency": "1", "true_wet_frequency": "1", "missing": "1",
     "spectral_distance": "dB", "cell_error": "1", "total_error": "1", "out_of_bounds": "1", "seconds": "s",
-    "memory": "MB",
+    "memory": "MB", "rank_unevenness": "1", "rank_flatness": "1",
 }  # fmt: skip
 WORDS = {
     "rmse": "root mean square error", "mae": "mean absolute error", "bias": "mean of prediction minus truth",
     "correlation": "correlation with the truth", "crps": "continuous ranked probability score",
     "spread": "root mean variance of members", "spread_skill": "spread over error of the mean",
+    "rank_unevenness": "sum of the distances of rank shares from even ones",
+    "rank_flatness": "probability of so uneven ranks from a reliable ensemble",
     "extreme": "extreme quantile", "true_extreme": "extreme quantile of the truth",
     "extreme_bias": "extreme quantile minus that of the truth", "wet_frequency": "share of wet cells",
     "true_wet_frequency": "share of wet cells of the truth", "gradient_rmse": "root mean square error of gradients",
@@ -84,9 +86,12 @@ def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
             if score in RATIOS:
                 made[f"{variable}_{score}_ratio"] = _ratio(values, methods.index(recipe.compared_with), score, recipe)
         made |= _quantiles(variable, table, recipe.quantiles, units) | _spectra(variable, table, units)
+        made |= _ranks(variable, table) | _fractions(variable, table, recipe)
     coords: dict[str, Any] = {"source": sources, "upscaler": methods}
     if recipe.quantiles:
         coords["level"] = recipe.quantiles
+    if recipe.thresholds:
+        coords |= {"threshold": recipe.thresholds, "scale": recipe.scales}
     return xr.Dataset(made, coords, _attributes(recipe, rows))
 
 
@@ -139,6 +144,28 @@ def _spectra(variable: str, table: list[list[Row]], units: str) -> dict[str, Any
         f"{variable}_true_power": (("source", "ring"), true, {**said, "long_name": "mean power of the truth"}),
         f"{variable}_wavenumber": (("source", "ring"), wave, {"units": "m-1", "long_name": "cycles a metre"}),
     }
+
+
+def _ranks(variable: str, table: list[list[Row]]) -> dict[str, Any]:
+    """Return the shares of ranks; those of smaller ensembles end in missing values, single fields have none."""
+    found = [[row.scores.ranks.shares for row in line] for line in table]
+    count = max(one.size for line in found for one in line)
+    if not count:
+        return {}
+    made = np.full((len(table), len(table[0]), count), np.nan)
+    for i, line in enumerate(found):
+        for j, one in enumerate(line):
+            made[i, j, : one.size] = one
+    said = {"units": "1", "long_name": "share of cells with so many members below the truth"}
+    return {f"{variable}_rank_share": (("source", "upscaler", "rank"), made, said)}
+
+
+def _fractions(variable: str, table: list[list[Row]], recipe: EvaluationRecipe) -> dict[str, Any]:
+    if not recipe.thresholds:
+        return {}
+    made = np.array([[row.scores.fractions for row in line] for line in table])
+    said = {"units": "1", "long_name": "fractions skill score by threshold and side of the window in cells"}
+    return {f"{variable}_fss": (("source", "upscaler", "threshold", "scale"), made, said)}
 
 
 def _attributes(recipe: EvaluationRecipe, rows: list[Row]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from downscale.errors import InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.noise import Draws, Noise, Window, lifetime_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.nn.baked import baked
 from downscale.nn.halo import Windows, axis_halo
@@ -49,7 +51,7 @@ class Bound:
         self.learned, self.kernel, self.cells, self.variable = baked(learned), kernel, cells, variable
         self.spec: ModelSpec = learned.spec
         self.factor, self.laws = self.spec.factor, self.spec.laws
-        self.channels = len(self.spec.input_channels)
+        self.channels = len(self.spec.input_channels) + self.spec.stochastic
         self.halo = self._halo()
         self._lock = threading.Lock()
         self._elsewhere: dict[torch.device, Learned] = {}
@@ -94,6 +96,7 @@ class Bound:
     def _refined(
         self, learned: Learned, given: Tensor, place: Place, cells: Aggregation, statics: Tensor | None
     ) -> Tensor:
+        given, noise = self._noise(given, place)
         outputs, predictors = len(self.spec.outputs), len(self.spec.predictors)
         x, others, clock = given.tensor_split([outputs, outputs + predictors], dim=1)
         proposal = self.kernel(x, place)
@@ -101,8 +104,12 @@ class Bound:
             proposal = proposal.masked_fill(place.statics["mask"].to(x) < 0.5, torch.nan)
         closed = bool(self.kernel.grid.x.periodic) and given.shape[-1] == self.kernel.grid.shape[1]
         corner = place.row, place.column
-        fine = learned(x, proposal, cells, others, statics, clock, corner=corner, closed=closed)
+        fine = learned(x, proposal, cells, others, statics, clock, corner=corner, closed=closed, noise=noise)
         return fine[:, self.variable]
+
+    def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return the coarse fields, and the noise that the model sees, if it sees any."""
+        return given, None
 
     def _given(self, coarse: Tensor) -> Tensor:
         if coarse.ndim == 3 and self.channels == 1:
@@ -152,6 +159,40 @@ class Bound:
         return y, x
 
 
+class Ensemble(Bound):
+    """One output of a model that makes members (an Upscaler that draws); its last field is the number of the map.
+
+    The noise of a cell depends on seed, member, variable, place in the domain and time alone.
+    """
+
+    draws = Draws()
+
+    def drawn(self, draws: Draws) -> Ensemble:
+        """Return the same for other members."""
+        other = copy.copy(self)
+        other.draws = draws
+        return other
+
+    def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        noise, numbers = Noise(self.draws), [int(n) for n in given[:, -1, 0, 0].round().tolist()]
+        width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
+        levels = []
+        for level, factors in enumerate(((1, 1), self.factor)):
+            windows = self._windows(given, place, factors)
+            life = lifetime_of(width / max(factors))
+            made = [[noise.at(number, (level + 1) * 1000 + i, life, *windows) for i in range(self.spec.noise[level])]
+                    for number in numbers]  # fmt: skip
+            shape = (len(numbers), self.spec.noise[level], *(each.last - each.first for each in windows))
+            levels.append(given.new_tensor(np.asarray(made, np.float64).reshape(shape)))
+        return given[:, :-1], (levels[0], levels[1])
+
+    def _windows(self, given: Tensor, place: Place, factors: tuple[int, int]) -> tuple[Window, Window]:
+        (fy, fx), grid = factors, self.kernel.grid
+        period = grid.shape[1] * fx if grid.x.periodic else None
+        rows = Window(place.row * fy, (place.row + given.shape[-2]) * fy)
+        return rows, Window(place.column * fx, (place.column + given.shape[-1]) * fx, period)
+
+
 def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
     """Return the up-scaler of one output of a model on a grid; see :meth:`Learned.bind`.
 
@@ -170,7 +211,8 @@ def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> B
         )
     if not 0 <= variable < len(spec.outputs):
         raise OptionError(f"expected one of {len(spec.outputs)} outputs of the model, received number {variable}")
-    return Bound(learned, operator("sobolev", grid, parts, spec.taps, spec.order), cells_of(grid, parts), variable)
+    kind = Ensemble if spec.stochastic else Bound
+    return kind(learned, operator("sobolev", grid, parts, spec.taps, spec.order), cells_of(grid, parts), variable)
 
 
 def cells_of(grid: Grid, parts: BothParts) -> Aggregation:

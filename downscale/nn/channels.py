@@ -54,6 +54,7 @@ def channels(
     statics: Tensor | None = None,
     clock: Tensor | None = None,
     closed: bool = False,
+    noise: tuple[Tensor, Tensor] | None = None,
 ) -> Channels:
     """Return the channels of a network; shapes as in :meth:`downscale.nn.learned.Learned.forward`.
 
@@ -63,6 +64,7 @@ def channels(
         If a field is missing, or has other channels or sizes than the model.
     """
     _check(spec, x, proposal, cells, predictors, statics, clock)
+    _check_noise(spec, cells, noise)
     given = x if predictors is None or not spec.predictors else torch.cat([x, predictors.to(x)], dim=1)
     valid = torch.isfinite(given)
     values = torch.where(valid, given, torch.zeros_like(given))
@@ -82,6 +84,8 @@ def channels(
     fine = [torch.where(seen, known, torch.zeros_like(known)), seen.to(x)]
     if spec.static_channels and statics is not None:
         fine.append(_scaled(spec, statics.to(x)).expand(x.shape[0], -1, *proposal.shape[-2:]))
+    if noise is not None:
+        coarse, fine = [*coarse, noise[0].to(x)], [*fine, noise[1].to(x)]
     return Channels(torch.cat(coarse, dim=1), torch.cat(fine, dim=1), units(values, scales, spec))
 
 
@@ -189,6 +193,15 @@ def _check(
         if names and (field is None or tuple(field.shape) not in shapes):
             got = "nothing" if field is None else str(tuple(field.shape))
             raise ShapeError(f"expected {word} ({', '.join(names)}) of shape {shapes[-1]}, received {got}")
+
+
+def _check_noise(spec: ModelSpec, cells: Aggregation, noise: tuple[Tensor, Tensor] | None) -> None:
+    given = (0, 0) if noise is None else tuple(each.shape[-3] for each in noise)
+    if given != spec.noise:
+        raise ShapeError(f"expected {spec.noise} channels of noise at coarse and fine resolution, received {given}")
+    for each, shape in zip(noise or (), (cells.coarse_shape, cells.fine_shape), strict=False):
+        if tuple(each.shape[-2:]) != shape:
+            raise ShapeError(f"expected noise of {shape[0]} x {shape[1]} cells, received {tuple(each.shape)}")
 
 
 def _with_batch(batch: int, *sizes: int) -> list[tuple[int, ...]]:

@@ -111,6 +111,7 @@ class Learned(nn.Module):
         *,
         corner: tuple[int, int] = (0, 0),
         closed: bool = False,
+        noise: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Make fine fields, shape (B, V, ny * fy, nx * fx), in the units and the data type of ``x``.
 
@@ -134,13 +135,15 @@ class Learned(nn.Module):
             Row and column of the first cell in the world, to which the levels of the network are aligned.
         closed : bool
             Whether the columns given close a circle.
+        noise : (Tensor, Tensor), shapes (B, n, ny, nx) and (B, m, ny * fy, nx * fx)
+            Independent numbers of mean zero and variance one, ``spec.noise`` channels, for models that make members.
 
         Raises
         ------
         ShapeError
             If a field is missing, or has other channels or sizes than the model.
         """
-        given = channels(self.spec, x, proposal, cells, predictors, statics, clock, closed)
+        given = channels(self.spec, x, proposal, cells, predictors, statics, clock, closed, noise)
         result = self.detail(given, corner, closed).to(x)
         # Asked once, of what is known not to carry gradients.
         mask = torch.isfinite(proposal)

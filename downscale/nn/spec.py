@@ -102,6 +102,8 @@ class ModelSpec:
         How the cell law is imposed; "none" leaves the sum of kernel and network as it is, under no law.
     taps, order
         Of the Sobolev kernel that the network adds to.
+    noise : (int, int)
+        Channels of noise that the network sees, at coarse and at fine resolution: with any it makes members.
     kept : float
         Share of the network's detail that is added outside training: below one it risks and wins less where data are
         unlike all that were learned from.
@@ -129,8 +131,13 @@ class ModelSpec:
     taps: int = 7
     order: float = 1.25
     kept: float = 1.0
+    noise: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
+        noise = _pair("noise", self.noise)
+        if not all(isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= 256 for part in noise):
+            raise OptionError(f"expected noise to be two numbers of channels from 0 to 256, received {self.noise!r}")
+        object.__setattr__(self, "noise", noise)
         if not _is_number(self.kept) or not 0 < self.kept <= 1:
             raise OptionError(f"expected kept above 0 and up to 1, received {self.kept!r}")
         factor = _pair("factor", self.factor)
@@ -172,14 +179,19 @@ class ModelSpec:
 
     @property
     def coarse_channels(self) -> int:
-        """Number of coarse channels of the network: features and a mask of each variable, and times."""
+        """Number of coarse channels of the network: features and a mask of each variable, times, and noise."""
         features = sum(FEATURES[each.transform] for each in (*self.outputs, *self.predictors))
-        return features + len(self.names) + len(self.clock_channels)
+        return features + len(self.names) + len(self.clock_channels) + self.noise[0]
 
     @property
     def fine_channels(self) -> int:
-        """Number of fine channels of the network: each proposal with its mask, and statics."""
-        return 2 * len(self.outputs) + len(self.static_channels)
+        """Number of fine channels of the network: each proposal with its mask, statics, and noise."""
+        return 2 * len(self.outputs) + len(self.static_channels) + self.noise[1]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the model makes members of an ensemble."""
+        return any(self.noise)
 
     @property
     def units(self) -> tuple[int, ...]:

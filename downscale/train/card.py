@@ -109,7 +109,8 @@ def _skill(record: Record) -> str:
          f"{row['rmse_kernel']:.4g} {row['units']}", "-" if row["skill"] is None else f"{row['skill']:.3f}")
         for row in rows
     ]  # fmt: skip
-    head = ("source", "variable", "RMSE", "RMSE of the kernel", "ratio")
+    measures = rows[0].get("measure", "RMSE"), rows[0].get("measure_kernel", "RMSE")
+    head = ("source", "variable", measures[0], f"{measures[1]} of the kernel", "ratio")
     told = (
         "On times held out of training, by area; the kernel is Sobolev under the cell law, and under the bounds of the "
         "variable where it has any. Below one the network helps."

@@ -143,7 +143,7 @@ def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
         network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=found.predictors,
         statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
         constraint=constraint, taps=network.taps, order=network.order,
-        kept=network.kept,
+        kept=network.kept, noise=network.noise,
     )  # fmt: skip
 
 
@@ -284,14 +284,15 @@ def _record(prepared: Prepared, keeper: Keeper) -> Any:
 
 def _skill(prepared: Prepared, keeper: Keeper) -> dict[str, Any]:
     """Return errors on the validation split, by source and output, and how long the training was."""
-    rows = []
+    rows, ensemble = [], prepared.spec.stochastic
+    measure = {"measure": "CRPS", "measure_kernel": "absolute error"} if ensemble else {}
     for source, sums in zip(prepared.sources, keeper.errors.tolist(), strict=True):
         for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
             if weight > 0:
-                ours, theirs = math.sqrt(model / weight), math.sqrt(kernel / weight)
+                ours, theirs = (each / weight if ensemble else math.sqrt(each / weight) for each in (model, kernel))
                 ratio = ours / theirs if theirs > 0 else None
                 rows.append({"source": source.label, "variable": variable.name, "units": variable.units, "rmse": ours,
-                             "rmse_kernel": theirs, "skill": ratio})  # fmt: skip
+                             "rmse_kernel": theirs, "skill": ratio, **measure})  # fmt: skip
     progress = keeper.progress
     return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
             "seconds": round(progress.seconds, 1), "by_source": rows, "rounds": progress.scores}  # fmt: skip

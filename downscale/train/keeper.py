@@ -95,7 +95,7 @@ class Keeper(lightning.Callback):
             self.best = {k: v.detach().cpu().clone() for k, v in module.averaged.state_dict().items()}
             self.errors = module.errors
         if trainer.is_global_zero:
-            self.say(words(self.progress, module.score, better, self.how))
+            self.say(words(self.progress, module.score, better, self.how, module.learned.spec.stochastic))
             self._log(trainer, module)
         trainer.should_stop = self._agreed(trainer, ended(self.progress, self.how))
         self.save(trainer, module)

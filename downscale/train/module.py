@@ -26,6 +26,8 @@ from downscale.train.schema import Training
 LEAST_SPREAD = 0.1
 # Below this share of its source's mean square error a patch of the kernel's counts as if it had that much.
 LEAST_ERROR = 0.01
+# Members that a round is judged by.
+JUDGED_MEMBERS = 4
 # The loss is looked at every so many steps: looking waits for an accelerator.
 LOOK_EVERY = 20
 
@@ -89,12 +91,13 @@ class TrainedUpscaler(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Make the fine fields of a batch with the weights in training."""
-        return predicted(self.learned, batch)
+        return predicted(self.learned, batch, self.how.members)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of a batch; its errors in standard deviations of the variable."""
         prediction = self(batch)
-        known = torch.isfinite(batch.target) & torch.isfinite(prediction)
+        there = torch.isfinite(prediction)
+        known = torch.isfinite(batch.target) & (there.all(dim=0) if self.learned.spec.stochastic else there)
         # What is missing is NaN in both: it must not reach a gradient.
         prediction = torch.where(known, prediction, torch.zeros_like(prediction))
         target = torch.where(known, batch.target, torch.full_like(batch.target, torch.nan))
@@ -116,7 +119,7 @@ class TrainedUpscaler(lightning.LightningModule):
         kernels = tuple(m.weight for m in self.learned.modules() if isinstance(m, ConservativeConvTranspose2d))
         return LossContext(
             spacing=batch.spacing, orog=orog, coarse=batch.coarse, cells=batch.cells, kernels=kernels, scale=scale,
-            variables=tuple(variable.name for variable in spec.outputs),
+            variables=tuple(variable.name for variable in spec.outputs), members=0 if spec.stochastic else None,
         )  # fmt: skip
 
     def _scale(self, batch: Batch, known: Tensor) -> Tensor:
@@ -163,9 +166,18 @@ class TrainedUpscaler(lightning.LightningModule):
         self._sums = {}
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Add up squared errors of the averaged model and of the kernel under the same constraint, by source."""
+        """Add up errors of the averaged model and of the kernel under the same constraint, by source.
+
+        Squared ones; of an ensemble the fair CRPS, beside the absolute error of the kernel.
+        """
         self.averaged.eval()
-        squares = squared_errors(batch, predicted(self.averaged, batch), kernel_alone(self.learned.spec, batch))
+        kernel = kernel_alone(self.learned.spec, batch)
+        if self.learned.spec.stochastic:
+            # The same noise in every round, so that rounds are compared by their weights alone.
+            same = torch.Generator().manual_seed(self.how.seed)
+            squares = probabilistic_errors(batch, predicted(self.averaged, batch, JUDGED_MEMBERS, same), kernel)
+        else:
+            squares = squared_errors(batch, predicted(self.averaged, batch), kernel)
         for source in batch.source.unique().tolist():
             part = squares[batch.source == source].sum(dim=0)
             self._sums[source] = self._sums.get(source, torch.zeros_like(part)) + part
@@ -174,7 +186,7 @@ class TrainedUpscaler(lightning.LightningModule):
         """Compare the errors of the model with those of the kernel."""
         sums = self._whole()
         self.errors = sums
-        self.score = relative_error(sums)
+        self.score = relative_error(sums, 1.0 if self.learned.spec.stochastic else 0.5)
         if not math.isfinite(self.score):
             raise InputError(
                 f"expected finite validation errors, received {self.score} at step {self.progress.step}; try a smaller "
@@ -192,12 +204,37 @@ class TrainedUpscaler(lightning.LightningModule):
         return local
 
 
-def predicted(learned: Learned, batch: Batch) -> Tensor:
-    """Return the fine fields of a batch, shape (B, V, Y, X)."""
-    made: Tensor = learned(
-        batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.clock
-    )
-    return made
+def predicted(
+    learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return the fine fields of a batch, shape (B, V, Y, X), of an ensemble (M, B, V, Y, X)."""
+    given = batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.clock
+    if not learned.spec.stochastic:
+        made: Tensor = learned(*given)
+        return made
+    shapes = [(len(field), count, *field.shape[-2:])
+              for field, count in zip((batch.coarse, batch.proposal), learned.spec.noise, strict=True)]  # fmt: skip
+    each = []
+    for _ in range(members):
+        coarse, fine = (torch.randn(shape, generator=generator).to(batch.coarse) for shape in shapes)
+        each.append(learned(*given, noise=(coarse, fine)))
+    return torch.stack(each)
+
+
+@torch.no_grad()
+def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tensor:
+    """Return weighted sums of the fair CRPS of members, of the kernel's absolute errors, and of weights, (B, V, 3)."""
+    known = torch.isfinite(batch.target) & torch.isfinite(members).all(dim=0) & torch.isfinite(kernel)
+    wide = working_type(batch.target.device)
+    weight = torch.where(known, batch.weight, torch.zeros_like(batch.target)).to(wide)
+    none = batch.target.new_zeros(())
+    target = torch.where(known, batch.target, none)
+    made = torch.where(known, members, none)
+    size = len(members)
+    pairs = sum((made[i] - made[j]).abs() for i in range(size) for j in range(i)) / (size * (size - 1))
+    crps = ((made - target).abs().mean(dim=0) - pairs).to(wide)
+    error = (torch.where(known, kernel, none) - target).abs().to(wide)
+    return torch.stack([(weight * each).sum(dim=(-2, -1)) for each in (crps, error, torch.ones_like(error))], dim=-1)
 
 
 def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
@@ -238,8 +275,8 @@ def kernel_errors(spec: ModelSpec, batch: Batch) -> Tensor:
     return (sums[..., 1] / sums[..., 2].clamp_min(1e-300)).to(batch.target.dtype)
 
 
-def relative_error(sums: Tensor) -> float:
-    """Return the geometric mean over sources and outputs of the model's error over the kernel's.
+def relative_error(sums: Tensor, power: float = 0.5) -> float:
+    """Return the geometric mean over sources and outputs of the model's error over the kernel's; sums to a power.
 
     Examples
     --------
@@ -250,4 +287,4 @@ def relative_error(sums: Tensor) -> float:
     if not bool(some.any()):
         # Nothing is left to win where the kernel makes no error.
         return 1.0 if bool((sums[..., 0] == 0).all()) else math.inf
-    return float(torch.exp(0.5 * torch.log((sums[..., 0] / sums[..., 1])[some]).mean()))
+    return float(torch.exp(power * torch.log((sums[..., 0] / sums[..., 1])[some]).mean()))

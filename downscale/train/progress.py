@@ -125,11 +125,12 @@ def ended(progress: Progress, how: Training) -> bool:
     return share_done(progress, how) >= 1 or impatient
 
 
-def words(progress: Progress, score: float, better: bool, how: Training) -> str:
+def words(progress: Progress, score: float, better: bool, how: Training, ensemble: bool = False) -> str:
     """Return a line for people about the round that ended."""
     of = f" of {how.steps}" if how.steps is not None else ""
     best = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
-    return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} of the kernel's RMSE ({best})"
+    measure = "CRPS over the kernel's absolute error" if ensemble else "of the kernel's RMSE"
+    return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from downscale.errors import listing
 from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
@@ -166,6 +174,7 @@ class Network(Block):
     """Which network, with its options, and how the cell law is imposed on what it makes.
 
     ``kept`` is the share of its detail that is added outside training: less is safer on data unlike those learned from.
+    ``noise``, channels at coarse and at fine resolution, makes it an ensemble.
     """
 
     name: str = "residual"
@@ -174,6 +183,7 @@ class Network(Block):
     taps: int = 7
     order: float = 1.25
     kept: Annotated[float, Field(gt=0, le=1)] = 1.0
+    noise: Annotated[tuple[NonNegativeInt, NonNegativeInt], BeforeValidator(_pair_of)] = (0, 0)
 
     @field_validator("constraint")
     @classmethod
@@ -188,7 +198,8 @@ class Training(Block):
     after which a run stops. The learning rate follows what is done of ``steps`` or ``max_time``, whichever is more.
     ``loss_scale``: by what errors are divided: the standard deviation of the variable or of the patch, or the error of
     the "kernel", half that in the patch and half that in its source: what the kernel does well is not to be spoilt.
-    ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are those of Lightning's Trainer.
+    ``members`` of an ensemble are drawn at each step. ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are
+    those of Lightning's Trainer.
     """
 
     loss: dict[str, Any] = Field(default_factory=lambda: {"mse": 1.0})
@@ -198,6 +209,7 @@ class Training(Block):
     round: PositiveInt = 200
     patience: PositiveInt | None = None
     batch: PositiveInt = 16
+    members: Annotated[int, Field(ge=2, le=64)] = 2
     learning_rate: PositiveFloat = 1e-3
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     warmup: Share = 0.1

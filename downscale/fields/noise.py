@@ -1,0 +1,203 @@
+"""Noise that has a place in the world: of a member, a cell and a time, whatever is computed beside it (numpy).
+
+Nothing is drawn one after the other. Nodes lie in tiles, and a tile is a function of its address (seed, member, stream,
+octave, time, row and column of the tile) by a counter-based generator, so that chunks, workers and runs in pieces agree
+bit for bit. Knows indices and times, no grid and no field.
+
+References
+----------
+Salmon, J. K., Moraes, M. A., Dror, R. O. and Shaw, D. E. (2011), Parallel random numbers: as easy as 1, 2, 3,
+Proceedings of SC11, article 16.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import OptionError
+
+Floats = NDArray[np.float64]
+TILE = 64
+# Tiles begin so many nodes before node 0: what lies just outside of a domain is in its first tiles.
+AHEAD = 8
+# Innovations that a moment is made of, and the decay from one to the next: what fades in and out is smoother than a
+# process without memory, and decays faster for it.
+WINDOW, DECAY = 4, 1.5
+# The sum of four whole numbers below 2**16, which is all but normal and the same on every machine.
+PARTS, LEVELS = 4, 65536
+PAIRS, WHOLE, SHORT, LONG = np.uint64(0x0000FFFF0000FFFF), np.uint64(0xFFFFFFFF), np.uint64(16), np.uint64(32)
+CENTRE, SPREAD = PARTS * (LEVELS - 1) / 2, math.sqrt(PARTS * (LEVELS**2 - 1) / 12)
+MOST_MEMBERS = 2**31
+LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Which noise the maps of a request get.
+
+    Attributes
+    ----------
+    seed : int
+        Of the ensemble.
+    members : int
+        Maps made of each coarse one; they lie side by side.
+    stream : str
+        Name of the variable: different ones see different noise.
+    times : array of int64, shape (n_maps,)
+        Seconds since a fixed date, one for each coarse map; empty where there is no time.
+    dated : bool
+        False where times are but numbers of steps: each then has noise of its own.
+    """
+
+    seed: int = 0
+    members: int = 1
+    stream: str = ""
+    times: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    dated: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("seed", 0, 2**63), ("members", 1, MOST_MEMBERS)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < high:
+                raise OptionError(f"expected {name} to be a whole number from {low}, received {value!r}")
+
+    def member(self, number: int) -> int:
+        """Return the member of a map by its number, coarse maps one after the other, members fastest."""
+        return number % self.members
+
+    def time(self, number: int) -> int | None:
+        """Return the time of a map, None where there is none."""
+        return int(self.times[number // self.members]) if self.times.size else None
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some nodes of one axis: from ``first`` to before ``last``; ``period`` nodes close a circle, if given."""
+
+    first: int
+    last: int
+    period: int | None = None
+
+    @property
+    def nodes(self) -> NDArray[np.int64]:
+        """Numbers of the nodes in the world."""
+        numbers = np.arange(self.first, self.last)
+        return numbers if self.period is None else numbers % self.period
+
+
+class Noise:
+    """Noise of one ensemble; remembers what it made, for as long as it lives.
+
+    Parameters
+    ----------
+    draws : Draws
+        Seed, members, times.
+
+    Examples
+    --------
+    >>> noise = Noise(Draws(seed=1))
+    >>> whole = noise.white(0, 0, 0, Window(0, 100), Window(0, 80))
+    >>> np.array_equal(noise.white(0, 0, 0, Window(30, 70), Window(10, 20)), whole[30:70, 10:20])
+    True
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+        self._stream = zlib.crc32(draws.stream.encode())
+        self._kept: dict[tuple[int, ...], Floats] = {}
+
+    def white(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
+        """Return independent numbers of mean zero and variance one at some nodes, shape (rows, columns)."""
+        made = np.empty((rows.last - rows.first, columns.last - columns.first))
+        for place_y, own_y, in_y in _pieces(rows):
+            for place_x, own_x, in_x in _pieces(columns):
+                # Rows of a tile come one after the other: those below the last that is needed are not drawn.
+                tile = self._tile(member, octave, moment, place_y, place_x, in_y.stop)
+                made[own_y, own_x] = tile[in_y, in_x]
+        return made
+
+    def at(self, number: int, octave: int, lifetime: float, rows: Window, columns: Window) -> Floats:
+        """Return the noise of a map by its number: white in space, of that ``lifetime`` in seconds.
+
+        A first-order autoregressive process cut to a window of ``WINDOW`` innovations, one a lifetime, of which the
+        newest fades in and the oldest out: autocorrelation close to exp(-lag / lifetime) from one lifetime on, smoother
+        at shorter lags. Variance one.
+        """
+        time, member = self.draws.time(number), self.draws.member(number)
+        if time is None or not self.draws.dated:
+            return self.white(member, octave, time or 0, rows, columns)
+        first, weights = moment_weights(time, lifetime)
+        made = np.zeros((rows.last - rows.first, columns.last - columns.first))
+        for age, weight in enumerate(weights):
+            if weight:
+                made += weight * self._remembered(member, octave, first - age, rows, columns)
+        return made
+
+    def _remembered(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
+        """Keep the innovations that maps near in time share."""
+        key = (member, octave, moment, rows.first, rows.last, columns.first, columns.last)
+        made = self._kept.get(key)
+        if made is None:
+            if len(self._kept) > 64:
+                del self._kept[next(iter(self._kept))]
+            made = self._kept[key] = self.white(member, octave, moment, rows, columns)
+        return made
+
+    def _tile(self, member: int, octave: int, moment: int, row: int, column: int, rows: int) -> Floats:
+        place = (row & 0xFFFFFFFF) << 32 | column & 0xFFFFFFFF
+        counter = np.array([0, place, moment & 0xFFFFFFFFFFFFFFFF, octave << 32 | self._stream], np.uint64)
+        bits = np.random.Philox(key=np.array([self.draws.seed, member], np.uint64), counter=counter)
+        words = bits.random_raw(rows * TILE)
+        pairs = (words & PAIRS) + (words >> SHORT & PAIRS)
+        total = (pairs & WHOLE) + (pairs >> LONG)
+        values: Floats = (total.astype(np.float64) - CENTRE) / SPREAD
+        return values.reshape(rows, TILE)
+
+
+def lifetime_of(width: float) -> float:
+    """Return how many seconds structures of a width in metres live: five minutes for a kilometre, as turbulence has it.
+
+    Examples
+    --------
+    >>> lifetime_of(1000.0), round(lifetime_of(8000.0))
+    (300.0, 1200)
+    """
+    return LIFE * max(width / 1000.0, 1e-3) ** LIFE_EXPONENT
+
+
+def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
+    """Return the number of the newest innovation at a time, and the weights of it and of those before.
+
+    Examples
+    --------
+    >>> moment, weights = moment_weights(900, 600.0)
+    >>> moment, round(sum(weight**2 for weight in weights), 12)
+    (1, 1.0)
+    """
+    # Whole seconds: no time is on the wrong side of an innovation by rounding.
+    step = max(round(lifetime), 1)
+    moment, rest = divmod(time, step)
+    age = rest / step
+    fade = [age, *[1.0] * (WINDOW - 2), 1.0 - age]
+    weights = [share * math.exp(-DECAY * (age + k)) for k, share in enumerate(fade)]
+    norm = math.sqrt(sum(weight**2 for weight in weights))
+    return moment, [weight / norm for weight in weights]
+
+
+def _pieces(window: Window) -> Iterable[tuple[int, slice, slice]]:
+    """Return tiles, which nodes of the window lie in each, and where in it; over the seam of a circle where need be."""
+    start = window.first
+    while start < window.last:
+        node = start if window.period is None else start % window.period
+        tile, inside = divmod(node + AHEAD, TILE)
+        count = min(TILE - inside, window.last - start)
+        if window.period is not None:
+            count = min(count, window.period - node)
+        yield tile, slice(start - window.first, start - window.first + count), slice(inside, inside + count)
+        start += count

@@ -1,0 +1,136 @@
+"""How rough a field is around each cell, and what that says of scales below its cells (torch; knows no grid, no noise).
+
+Structure functions ``S(l)``, mean squares of differences between cells ``l`` apart, tell a power law and how it bends;
+followed on below the cells it gives the variance that is hidden in them. Only neighbours within a finite reach are
+looked at, and sums are taken in one order, so that any cutting of the field gives the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Distances between the cells that are compared; cells on each side of the two windows.
+LAGS = (1, 2, 4)
+NEAR, WIDE = 1, 12
+REACH = WIDE + LAGS[-1]
+# Isotropic Gaussian fields with the spectrum k**-(2 + 2 H), averaged over cells: exponents that such cells show from
+# lag 1 to 2 and from 2 to 4, and the mean square error of the Sobolev kernel in units of S(1), by factor. From
+# synthesised fields of 1024 x 1024 fine cells; tests/test_cascade.py makes them anew.
+HURST = np.array([-0.25, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+SHORT = np.array([0.30, 0.43, 0.49, 0.54, 0.59, 0.65, 0.70, 0.76, 0.81, 0.87, 0.90, 0.93])
+LONG = np.array([0.15, 0.27, 0.32, 0.38, 0.45, 0.52, 0.58, 0.66, 0.72, 0.80, 0.84, 0.88])
+HIDDEN = {
+    2: np.array([0.626, 0.418, 0.348, 0.285, 0.228, 0.177, 0.135, 0.099, 0.067, 0.042, 0.026, 0.014]),
+    4: np.array([1.586, 0.867, 0.670, 0.509, 0.384, 0.285, 0.201, 0.139, 0.096, 0.053, 0.037, 0.018]),
+    8: np.array([2.991, 1.321, 0.957, 0.688, 0.485, 0.332, 0.242, 0.161, 0.108, 0.064, 0.040, 0.025]),
+    16: np.array([4.850, 1.729, 1.183, 0.807, 0.547, 0.379, 0.269, 0.169, 0.109, 0.070, 0.051, 0.036]),
+}
+# A law that bends more than a power law does goes on bending: octaves of variance lost for each unit of excess, up to
+# a limit, and what is lost goes from the finest scales first. Chosen on radar composites of five kinds.
+BEND, MOST_BENT, STEEPER = 15.0, 2.3, 0.5
+# Instruments and models smooth: below their cells fields are steeper than the law says.
+SMOOTHED = 0.2
+
+
+@dataclass(frozen=True)
+class Roughness:
+    """What is hidden in coarse cells, as far as their neighbours tell.
+
+    Attributes
+    ----------
+    spread : Tensor, shape (N, ny, nx)
+        Standard deviation of fine values about the kernel's, units of the field.
+    slope : Tensor, shape (N, ny, nx)
+        Exponent H of the power law below the cells: an octave finer, amplitudes are 2**-H of those above.
+    """
+
+    spread: Tensor
+    slope: Tensor
+
+
+def roughness(x: Tensor, factor: float, closed: bool = False) -> Roughness:
+    """Follow the power law of a coarse field on below its cells.
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, ny, nx)
+        Coarse values; NaN where missing, zero of both results there is not promised.
+    factor : float
+        Refinement of an axis.
+    closed : bool
+        Whether the columns close a circle.
+    """
+    wide = REACH if closed else 0
+    field = torch.cat([x[..., -wide:], x, x[..., :wide]], dim=-1) if wide and x.shape[-1] >= wide else x
+    steps = [_steps(field, lag) for lag in LAGS]
+    near = _mean(*steps[0], NEAR)
+    s1, s2, s4 = (_mean(square, count, WIDE) for square, count in steps)
+    short, long = _exponent(s1, s2), _exponent(s2, s4)
+    excess = (_table(short, SHORT, LONG) - long).clamp_min(0)
+    bent = (BEND * excess).clamp_max(MOST_BENT)
+    share = torch.exp(_table(short, SHORT, _hidden(factor))) * torch.exp2(-bent)
+    slope = (_table(short, SHORT, HURST) + SMOOTHED + STEEPER * bent).clamp_min(0)
+    made = [torch.sqrt(near * share), slope]
+    if field is not x:
+        made = [each[..., wide:-wide] for each in made]
+    return Roughness(*made)
+
+
+def _steps(field: Tensor, lag: int) -> tuple[Tensor, Tensor]:
+    """Return the sums of squared differences with the cells ``lag`` away, and how many there are."""
+    total, count = torch.zeros_like(field), torch.zeros_like(field)
+    for axis in (-2, -1):
+        size = field.shape[axis] - lag
+        if size <= 0:
+            continue
+        square = (field.narrow(axis, lag, size) - field.narrow(axis, 0, size)) ** 2
+        known = torch.isfinite(square)
+        square, some = torch.where(known, square, torch.zeros_like(square)), known.to(field)
+        for first in (0, lag):
+            total.narrow(axis, first, size).add_(square)
+            count.narrow(axis, first, size).add_(some)
+    return total, count
+
+
+def _mean(total: Tensor, count: Tensor, radius: int) -> Tensor:
+    summed, number = _box(total, radius), _box(count, radius)
+    return summed / torch.where(number > 0, number, torch.ones_like(number))
+
+
+def _box(field: Tensor, radius: int) -> Tensor:
+    """Return sums over boxes, cells beyond the ends being nothing; added in one order."""
+    for axis in (-2, -1):
+        size, made = field.shape[axis], field.clone()
+        for away in range(1, min(radius, size - 1) + 1):
+            made.narrow(axis, away, size - away).add_(field.narrow(axis, 0, size - away))
+            made.narrow(axis, 0, size - away).add_(field.narrow(axis, away, size - away))
+        field = made
+    return field
+
+
+def _exponent(near: Tensor, far: Tensor) -> Tensor:
+    """Return half the logarithm to base two of a ratio; that of noise where nothing varies."""
+    some = (near > 0) & (far > 0)
+    one = torch.ones_like(near)
+    return 0.5 * torch.log2(torch.where(some, far, one) / torch.where(some, near, one))
+
+
+def _hidden(factor: float) -> NDArray[np.float64]:
+    """Return the logarithm of the hidden share for any factor; beyond the largest in the table nothing is added."""
+    known = np.log([HIDDEN[each] for each in HIDDEN])
+    octave = np.log2([*HIDDEN])
+    return np.array([np.interp(np.log2(max(factor, 1.0)), octave, column) for column in known.T])
+
+
+def _table(values: Tensor, x: NDArray[np.float64], y: NDArray[np.float64]) -> Tensor:
+    """Interpolate in a table, constant beyond its ends."""
+    made = torch.full_like(values, float(y[0]))
+    for low, high, first, last in zip(x[:-1], x[1:], y[:-1], y[1:], strict=True):
+        share = ((values - float(low)) / float(high - low)).clamp(0, 1)
+        made = made + share * float(last - first)
+    return made

@@ -1,0 +1,96 @@
+"""Members of an ensemble as a dimension: which noise each map gets, and its number (xarray; draws nothing itself)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cftime  # type: ignore[import-untyped]
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.errors import InputError
+from downscale.fields.noise import Draws
+from downscale.io.times import is_time, values_of
+
+DIMENSION = "realization"
+ATTRS = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
+# Whole seconds since then tell the moments of noise, in every calendar.
+SINCE = "seconds since 1970-01-01"
+STEPS = ("time", "t", "month", "step")
+
+
+def draws_of(variable: xr.DataArray, dims: tuple[str, str], members: int | None, seed: int) -> Draws:
+    """Return which noise the maps of a variable get: by seed, name and time; one member where none are asked for.
+
+    Maps that differ in other dimensions than time, such as levels, see the same noise.
+
+    Raises
+    ------
+    InputError
+        If there is a dimension of members already.
+    OptionError
+        If members or seed are not usable.
+    """
+    if members is not None and DIMENSION in variable.dims:
+        raise InputError(
+            f"{variable.name}: expected no dimension {DIMENSION!r} with members=, received one of "
+            f"{variable.sizes[DIMENSION]}; rename it, or leave members out"
+        )
+    lead = [str(dim) for dim in variable.dims if dim not in dims]
+    along = next((dim for dim in lead if dim in variable.coords and is_time(variable[dim].variable)), None)
+    steps = next((dim for dim in lead if dim.lower() in STEPS), None)
+    times, dated = np.empty(0, np.int64), along is not None
+    if along is not None or steps is not None:
+        sizes = [variable.sizes[dim] for dim in lead]
+        seconds = _seconds(variable[along].variable) if along else np.arange(variable.sizes[steps])
+        along = along or steps
+        shape = [size if dim == along else 1 for dim, size in zip(lead, sizes, strict=True)]
+        times = np.broadcast_to(seconds.reshape(shape), sizes).ravel()
+    return Draws(seed, 1 if members is None else members, str(variable.name), times, dated)
+
+
+def _seconds(time: xr.Variable) -> NDArray[np.int64]:
+    values = values_of(time)
+    if values.dtype.kind == "M":
+        return values.astype("datetime64[s]").astype(np.int64)
+    numbers = cftime.date2num(values, SINCE, calendar=values.flat[0].calendar)
+    return np.round(np.asarray(numbers, np.float64)).astype(np.int64)
+
+
+def with_members(array: xr.DataArray, count: int | None) -> xr.DataArray:
+    """Return maps, horizontal dimensions last, once for each member, the dimension of these before rows and columns."""
+    if count is None:
+        return array
+    xp = da if isinstance(array.data, da.Array) else np
+    shape = (*array.shape[:-2], count, *array.shape[-2:])
+    data = xp.broadcast_to(array.data[..., None, :, :], shape)
+    dims = (*array.dims[:-2], DIMENSION, *array.dims[-2:])
+    coords = {name: coord.variable for name, coord in array.coords.items()}
+    return xr.DataArray(data, coords, dims, array.name, array.attrs)
+
+
+def order_of(dims: tuple[Any, ...], made: tuple[Any, ...]) -> list[Any]:
+    """Return the dimensions of a result in the order of the input, that of members before the first horizontal one.
+
+    Examples
+    --------
+    >>> order_of(("lat", "lon", "time"), ("time", "realization", "lat", "lon"))
+    ['realization', 'lat', 'lon', 'time']
+    """
+    new = [dim for dim in made if dim not in dims]
+    at = min(dims.index(dim) for dim in made[-2:])
+    return [*dims[:at], *new, *dims[at:]]
+
+
+def numbers_of(array: xr.DataArray) -> xr.DataArray:
+    """Return the number of each map, the last of the other dimensions fastest."""
+    lead = array.shape[:-2]
+    numbers = np.arange(int(np.prod(lead)), dtype=np.float64).reshape(lead)
+    return xr.DataArray(numbers, dims=array.dims[:-2], name="number of the map")
+
+
+def coordinate(count: int) -> xr.Variable:
+    """Return the coordinate of the members, from 0."""
+    return xr.Variable((DIMENSION,), np.arange(count), dict(ATTRS))

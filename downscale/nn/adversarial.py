@@ -1,0 +1,176 @@
+"""Generator and critic of adversarial training (torch); know channels and sizes, no grid, no file and no loss.
+
+The generator is a stack of conservative transposed convolutions (kernel 4, stride 2, padding 1), so that constants stay
+constants and no checkerboard is built in. The critic sees gradients by fixed Sobel channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from downscale.errors import ShapeError
+from downscale.nn.conv_transpose import ConservativeConvTranspose2d
+from downscale.nn.shapes import Stack, Transposed, Window
+
+# Cells a side of what the latent vector is spread over.
+START = 4
+LEAK = 0.2
+
+
+class Generator(nn.Module):
+    """Height maps from latent vectors: (B, latent) -> (B, 1, size, size).
+
+    Parameters
+    ----------
+    size : int
+        Cells a side, 4 times a power of two.
+    latent : int
+        Length of the latent vectors.
+    width : int
+        Channels of the finest stage; each coarser one has twice as many, up to eight times.
+
+    Raises
+    ------
+    ShapeError
+        If no whole number of stages makes that size.
+
+    Examples
+    --------
+    >>> Generator(16, latent=8, width=4)(torch.zeros(2, 8)).shape
+    torch.Size([2, 1, 16, 16])
+    """
+
+    def __init__(self, size: int, latent: int = 64, width: int = 16) -> None:
+        super().__init__()
+        stages = depth_of(size)
+        channels = [width * min(2 ** (stages - i), 8) for i in range(stages + 1)]
+        self.size, self.latent = size, latent
+        self.spread = nn.Linear(latent, channels[0] * START**2)
+        self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise(channels))
+        self.last = nn.Conv2d(channels[-1], 1, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Make maps of order one."""
+        x = F.leaky_relu(self.spread(z).reshape(len(z), -1, START, START), LEAK)
+        for stage in self.stages:
+            x = stage(x)
+        return self.last(x)
+
+
+class _Stage(nn.Module):
+    """Twice as many cells along each axis, then a convolution among neighbours."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = ConservativeConvTranspose2d(channels, out_channels, 4, 2, 1, law="phase", gain="free", bias=True)
+        self.mix = nn.Conv2d(out_channels, out_channels, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine and mix; features are brought to one size a cell, so that none runs away."""
+        x = F.leaky_relu(self.up(x), LEAK)
+        x = F.leaky_relu(self.mix(x), LEAK)
+        return x * torch.rsqrt((x**2).mean(dim=1, keepdim=True) + 1e-8)
+
+
+class Critic(nn.Module):
+    """How real maps look: (B, 1, Y, X) -> (B,), on them, their gradients and what they are to fit.
+
+    Parameters
+    ----------
+    size : int
+        Cells a side, 4 times a power of two.
+    condition : int
+        Channels of what maps must fit, such as the coarse field on fine cells.
+    width : int
+        Channels of the finest stage.
+    norm : bool
+        Whether weights are spectrally normalised (hinge loss); not with a gradient penalty.
+
+    References
+    ----------
+    Miyato, T., Kataoka, T., Koyama, M. and Yoshida, Y. (2018), Spectral normalization for generative adversarial
+    networks, arXiv:1802.05957.
+    """
+
+    stencil: Tensor
+
+    def __init__(self, size: int, condition: int = 0, width: int = 16, norm: bool = True) -> None:
+        super().__init__()
+        stages = depth_of(size)
+        channels = [3 + condition, *(width * min(2**i, 8) for i in range(stages))]
+        wrap = spectral_norm if norm else lambda layer: layer
+        self.layers = nn.ModuleList(
+            wrap(nn.Conv2d(a, b, 4, 2, 1)) for a, b in pairwise(channels)
+        )
+        # One more channel: how much the maps of a batch differ, which collapsed ones do not.
+        self.head = wrap(nn.Linear((channels[-1] + 1) * START**2, 1))
+        east = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+        self.register_buffer("stencil", torch.stack([east, east.T])[:, None])
+
+    def forward(self, maps: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return scores, larger for what looks real."""
+        slopes = F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), self.stencil)
+        # Slopes are small beside heights: the critic would not see them.
+        x = torch.cat([maps, 4 * slopes, *([] if condition is None else [condition])], dim=1)
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), LEAK)
+        spread = torch.sqrt(x.var(dim=0, unbiased=False) + 1e-8).mean().expand(len(x), 1, *x.shape[-2:])
+        return self.head(torch.cat([x, spread], dim=1).flatten(1))[:, 0]
+
+
+def depth_of(size: int) -> int:
+    """Return how many stages make a map of ``size`` cells a side.
+
+    Raises
+    ------
+    ShapeError
+        If it is not 4 times a power of two from 2 on.
+
+    Examples
+    --------
+    >>> depth_of(64)
+    4
+    """
+    stages = max(size // START, 1).bit_length() - 1
+    if stages < 1 or START * 2**stages != size:
+        raise ShapeError(f"expected a size of 8, 16, 32, 64, ... cells, received {size!r}; choose one of them")
+    return stages
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Cells that one of the first cells reaches after a stage, and cells of the map there."""
+
+    stage: int
+    reach: int
+    size: int
+
+    @property
+    def coherent(self) -> bool:
+        """Whether any two first cells meet in some cell: the map can then be of one piece."""
+        return self.reach >= self.size
+
+
+def projection_field(size: int) -> list[Projection]:
+    """Return how the field of one of the first cells grows, stage by stage.
+
+    The exact planner of reaches is asked, for a cell in the middle of a field so wide that no edge cuts it.
+
+    Examples
+    --------
+    >>> [(each.reach, each.size, each.coherent) for each in projection_field(32)]
+    [(6, 8, False), (16, 16, True), (36, 32, True)]
+    """
+    made = []
+    for stage in range(1, depth_of(size) + 1):
+        layers = Stack(tuple(layer for _ in range(stage) for layer in (Transposed(4, 2, 1), Window(3, padding=1))))
+        middle, cells = 2**stage * 64, START * 2**stage
+        looked_at = (layers.needs(fine, fine) for fine in range(2 * middle))
+        made.append(Projection(stage, sum(first <= 64 <= last for first, last in looked_at), cells))
+    return made

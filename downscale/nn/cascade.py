@@ -1,0 +1,270 @@
+"""The cascade: Sobolev's kernel and noise whose power law is that of the coarse field, followed on (torch on call).
+
+    rain:     y = P(max(U x, 0) exp(s n - s^2 / 2)),    smooth fields:  y = P(U x + s n)
+
+with U the Sobolev operator, n noise of mean zero in each cell and variance one, s its spread from the roughness of the
+coarse field around, and P what imposes the cell law: by scaling cells, or by adding to them. Knows grids and places.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downscale.errors import OptionError
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.noise import Draws, Noise, Window, lifetime_of
+from downscale.nn.separable import EVERY_LAW, Separable
+from downscale.typing import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Noise of an octave is white at nodes that lie as wide as a cell, a half of it, a quarter, ...
+TAPS, MARGIN = 3, 1
+# More than so many times its own value no part is expected to differ.
+MOST_SPREAD = 3.0
+
+
+ONE = Draws()
+
+
+@dataclass(frozen=True, eq=False)
+class Cascade:
+    """Stochastic detail without training, one member after the other (an Upscaler).
+
+    Attributes
+    ----------
+    kernel : Separable
+        The Sobolev operator.
+    cells : Aggregation
+        The operator A of the whole grid.
+    positive : bool
+        Whether values are never negative and anything above: noise then multiplies.
+    draws : Draws
+        Which noise each map gets.
+
+    Notes
+    -----
+    Cell law for every member, to rounding. The value of a fine cell depends on seed, member, variable, place in the
+    domain and time alone, and on the coarse cells within the halo.
+
+    References
+    ----------
+    Rebora, N., Ferraris, L., von Hardenberg, J. and Provenzale, A. (2006), RainFARM: rainfall downscaling by a filtered
+    autoregressive model, Journal of Hydrometeorology 7, 724-738 (the idea of the extrapolated power law).
+    """
+
+    kernel: Separable
+    cells: Aggregation
+    positive: bool
+    draws: Draws = ONE
+    multiple_of = 1
+    channels = 2
+    variable = 0
+    laws = frozenset({"cell", "total"})
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is computed on demand does not go to workers.
+        return {key: self.__dict__[key] for key in self.__dataclass_fields__}
+
+    @property
+    def factor(self) -> tuple[int, int]:
+        """Refinement of rows and columns."""
+        return self.kernel.factor
+
+    @property
+    def settled(self) -> bool:
+        """Whether cell law and bounds hold to rounding already: scaled cells have their value, and keep their sign."""
+        return self.positive
+
+    @cached_property
+    def halo(self) -> tuple[int, int]:
+        """Coarse cells beyond a block that move its fine values."""
+        from downscale.fields.roughness import NEAR, REACH
+
+        y, x = self.kernel.halo or (0, 0)
+        return max(REACH, NEAR + 1) + y, max(REACH, NEAR + 1) + x
+
+    def drawn(self, draws: Draws) -> Cascade:
+        """Return the same for other members."""
+        return replace(self, draws=draws)
+
+    @cached_property
+    def octaves(self) -> tuple[Octave, ...]:
+        """The octaves of the noise, widest first."""
+        largest = max(self.factor)
+        counts = [2**j for j in range(max(math.ceil(math.log2(largest)), 1))] if largest > 1 else [1]
+        width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
+        made = [Octave(tuple(min(n, f) for f in self.factor), self.factor) for n in (*counts, largest)]
+        return tuple(replace(each, lifetime=lifetime_of(width / max(each.nodes)))
+                     for each in dict.fromkeys(made))  # fmt: skip
+
+    def __call__(self, coarse: Tensor, place: Place) -> Tensor:
+        """Make fine maps (N, ny * fy, nx * fx) of coarse values and the numbers of maps, (N, 2, ny, nx)."""
+        import torch
+
+        numbers = _numbers(coarse[:, 1])
+        # Members of one coarse map lie side by side and share all but the noise.
+        first, which = _distinct([number // self.draws.members for number in numbers])
+        x = coarse[first, 0]
+        base, spread, weights, cells = self._common(x, place)
+        noise = Noise(self.draws)
+        mask = place.statics["mask"] > 0.5 if "mask" in place.statics else None
+        made = base.new_empty((len(numbers), *base.shape[1:]))
+        # One member after the other: times near each other share its noise.
+        for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
+            i = which[k]
+            detail = self._detail(noise, numbers[k], place, weights[:, i], cells)
+            if self.positive:
+                fine = base[i] * torch.exp(spread[i] * detail - 0.5 * spread[i] ** 2)
+                made[k] = _scaled(fine, x[i].clamp_min(0), cells, mask)
+            else:
+                made[k] = base[i] + spread[i] * (detail - cells.spread(cells.mean(detail)))
+        return made
+
+    def _common(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor, Aggregation]:
+        """Return kernel, spread and the weights of octaves of some coarse maps, and the operator A of their cells."""
+        import torch
+
+        from downscale.fields.roughness import roughness
+
+        closed = bool(self.kernel.grid.x.periodic) and x.shape[-1] == self.kernel.grid.shape[1]
+        rows = np.arange(place.row, place.row + x.shape[-2])
+        columns = np.arange(place.column, place.column + x.shape[-1]) % self.kernel.grid.shape[1]
+        cells = self.cells.window(rows, columns)
+        found = roughness(x, math.sqrt(self.factor[0] * self.factor[1]), closed)
+        base = self.kernel(x, place)
+        spread = self.kernel(found.spread, place).clamp_min(0)
+        if self.positive:
+            base = base.clamp_min(0)
+            ratio = torch.where(base > 0, spread / torch.where(base > 0, base, torch.ones_like(base)), base * 0)
+            spread = torch.sqrt(torch.log1p(ratio.clamp_max(MOST_SPREAD) ** 2))
+        powers = torch.stack([torch.exp2(-2 * i * found.slope) for i in range(len(self.octaves))])
+        variance = sum(power * octave.variance for power, octave in zip(powers, self.octaves, strict=True))
+        return base, spread, cells.spread(torch.sqrt(powers / variance)), cells
+
+    def _detail(self, noise: Noise, number: int, place: Place, weights: Tensor, cells: Aggregation) -> Tensor:
+        """Return the noise of one map, of variance one when the means of cells are taken out."""
+        size, period = cells.coarse_shape, self.kernel.grid.shape[1] if self.kernel.grid.x.periodic else None
+        total = weights.new_zeros(cells.fine_shape)
+        for i, octave in enumerate(self.octaves):
+            made = octave.noise(noise, number, i, (place.row, place.column), size, period)
+            total += weights[i] * weights.new_tensor(made)
+        return total
+
+
+@dataclass(frozen=True)
+class Octave:
+    """Noise that is white at ``nodes`` a coarse cell along each axis, smooth between them.
+
+    Attributes
+    ----------
+    nodes, factor : (int, int)
+        Nodes and fine cells in a coarse cell, rows and columns.
+    lifetime : float
+        Seconds.
+    """
+
+    nodes: tuple[int, int]
+    factor: tuple[int, int]
+    lifetime: float = 0.0
+
+    @cached_property
+    def weights(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """First node beside a fine cell and the weights of three, by the place of the cell in its coarse cell."""
+        return tuple(_spline(n, f) for n, f in zip(self.nodes, self.factor, strict=True))
+
+    @cached_property
+    def variance(self) -> float:
+        """Variance of what is left of this noise when the means of cells are taken out."""
+        whole, means = 1.0, 1.0
+        for nodes, (start, weights) in zip(self.nodes, self.weights, strict=True):
+            table = np.zeros((start.size, nodes + 2 * MARGIN))
+            for row, first, values in zip(table, start, weights, strict=True):
+                row[first + MARGIN : first + MARGIN + TAPS] = values
+            whole *= float((table**2).sum(axis=1).mean())
+            means *= float((table.mean(axis=0) ** 2).sum())
+        return max(whole - means, 1e-9)
+
+    def noise(
+        self, noise: Noise, number: int, octave: int, corner: tuple[int, int], size: tuple[int, int], period: int | None
+    ) -> np.ndarray:
+        """Return the noise of a map on the fine cells of ``size`` coarse ones from ``corner`` on."""
+        windows = []
+        for axis in (0, 1):
+            nodes = self.nodes[axis]
+            circle = period * nodes if period is not None and axis == 1 else None
+            windows.append(Window(corner[axis] * nodes - MARGIN, (corner[axis] + size[axis]) * nodes + MARGIN, circle))
+        made = noise.at(number, octave, self.lifetime, *windows)
+        return _interpolated(_interpolated(made, self, 1, size[1]), self, 0, size[0])
+
+
+def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np.ndarray:
+    """Go from nodes to fine cells along an axis, tap by tap."""
+    (start, weights), step = octave.weights[axis], octave.nodes[axis]
+    last = nodes.shape[1] if axis == 0 else 1
+    made = np.empty((size, start.size, last) if axis == 0 else (nodes.shape[0], size, start.size))
+    for phase, (first, taps) in enumerate(zip(start, weights, strict=True)):
+        begin = int(first) + MARGIN
+        picked = [slice(begin + tap, begin + tap + (size - 1) * step + 1, step) for tap in range(TAPS)]
+        parts = [nodes[each] if axis == 0 else nodes[:, each] for each in picked]
+        total = taps[0] * parts[0] + taps[1] * parts[1] + taps[2] * parts[2]
+        if axis == 0:
+            made[:, phase] = total
+        else:
+            made[:, :, phase] = total
+    return made.reshape(-1, last) if axis == 0 else made.reshape(nodes.shape[0], -1)
+
+
+def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return quadratic B-spline weights of the nodes around each fine cell, and the first of these nodes."""
+    # Nodes are centres of equal parts of the coarse cell.
+    place = (np.arange(factor) + 0.5) * nodes / factor - 0.5
+    middle = np.round(place).astype(int)
+    away = place - middle
+    weights = np.stack([0.5 * (0.5 - away) ** 2, 0.75 - away**2, 0.5 * (0.5 + away) ** 2], axis=1)
+    return middle - 1, weights
+
+
+def _scaled(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+    """Scale the cells of a field that is nowhere negative to their value."""
+    from downscale.fields.conserve import multiplicative
+
+    mean = cells.mean(fine, mask)
+    if mask is not None or bool(((mean <= 0) & (x > 0)).any()):
+        return multiplicative(fine, x, cells, mask)
+    return fine * cells.spread(x / mean.where(mean != 0, mean.new_ones(())))
+
+
+def _numbers(channel: Tensor) -> list[int]:
+    """Return the number of each map, which all its cells hold."""
+    return [int(value) for value in channel[:, 0, 0].round().tolist()]
+
+
+def _distinct(keys: list[int]) -> tuple[list[int], list[int]]:
+    """Return where each key is first seen, and for every key which of these it is."""
+    first: dict[int, int] = {}
+    places: list[int] = []
+    for i, key in enumerate(keys):
+        if key not in first:
+            first[key] = len(places)
+            places.append(i)
+    return places, [first[key] for key in keys]
+
+
+def cascade(kernel: Separable, cells: Aggregation, bounds: tuple[float | None, float | None]) -> Cascade:
+    """Return the cascade on top of a kernel.
+
+    Raises
+    ------
+    OptionError
+        If the kernel does not keep the cell law.
+    """
+    if kernel.laws != EVERY_LAW:
+        raise OptionError(f"expected a kernel under the cell law for a cascade, received laws {sorted(kernel.laws)}")
+    return Cascade(kernel, cells, bounds == (0.0, None))

@@ -1,0 +1,175 @@
+"""Terrain from a generative adversarial network: height maps that look like real relief and keep a cap on slopes.
+
+Run: python recipes/terrain_gan.py RELIEF.nc [--out FOLDER]      (a NetCDF file of heights in metres)
+     python recipes/terrain_gan.py --demo                        (the embedded relief; two minutes)
+
+Writes into FOLDER terrain.nc (maps, and a walk between two latent vectors), terrain.png (four generated maps above four
+real ones), report.json (slopes, spectrum, checkerboard, projection field) and the state of the training, from which
+--resume goes on. --compare trains a second generator without the penalty and reports both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import downscale
+from downscale.errors import DownscaleError
+from downscale.losses.adversarial import slope_cap
+from downscale.nn.adversarial import Critic, Generator, projection_field
+from downscale.train.adversarial import Adversarial, Duel
+from downscale.train.relief import (
+    Tiles,
+    decibels,
+    maps_dataset,
+    phase_imbalance,
+    read_tiles,
+    share_under,
+    slope_quantiles,
+    turned,
+)
+
+LEVELS = (0.5, 0.9, 0.99)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("relief", nargs="?")
+    parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("terrain"))
+    parser.add_argument("--size", type=int, default=None, help="cells a side: 8, 16, 32, 64 (default), ...")
+    parser.add_argument("--average", type=int, default=1, help="join so many cells along each axis first")
+    parser.add_argument("--cap", type=float, default=None, help="largest slope, m/m; by default the 95 %% quantile")
+    parser.add_argument("--penalty", type=float, default=20.0, help="weight of the slope cap")
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--loss", choices=("hinge", "wgan-gp"), default="hinge")
+    parser.add_argument("--width", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--compare", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.demo == (chosen.relief is not None):
+        parser.error("expected a file of relief, or --demo")
+    try:
+        made(chosen)
+    except DownscaleError as error:
+        print(f"terrain_gan: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def made(chosen: argparse.Namespace) -> None:
+    """Read, train, report, write."""
+    relief = downscale.sample.open("north_america_relief") if chosen.demo else downscale.open_dataset(chosen.relief)
+    size = chosen.size or (32 if chosen.demo else 64)
+    tiles = read_tiles(relief, size, average=chosen.average, least=-400.0 if chosen.demo else 0.0)
+    cap = chosen.cap or float(slope_quantiles(tiles.heights, tiles.spacing, (0.95,))[0])
+    print(f"{len(tiles.heights)} tiles of {size} x {size} cells of {tiles.step[0]:.0f} x {tiles.step[1]:.0f} m, "
+          f"heights vary by {tiles.scale:.0f} m; slopes are capped at {cap:.3g}")  # fmt: skip
+    for each in projection_field(size):
+        words = "meets every other: the map can be of one piece" if each.coherent else "is a part of it"
+        print(f"  stage {each.stage}: one first cell reaches {each.reach} of {each.size} cells and {words}")
+    found = {}
+    for label, weight in {"with penalty": chosen.penalty, **({"without": 0.0} if chosen.compare else {})}.items():
+        generator = trained(tiles, cap, weight, chosen, chosen.out / label.replace(" ", "_"))
+        maps, walk = drawn(generator, tiles, chosen.seed)
+        found[label] = judged(maps, tiles, cap)
+        print(f"{label}: " + ", ".join(f"{name} {value}" for name, value in found[label].items()))
+        if label == "with penalty":
+            downscale.to_netcdf(maps_dataset(maps, walk, tiles.step), chosen.out / "terrain.nc", overwrite=True)
+            draw(maps, tiles, chosen.out / "terrain.png")
+    found["real"] = judged(tiles.heights, tiles, cap)
+    found["projection"] = [{**vars(each), "coherent": each.coherent} for each in projection_field(size)]
+    (chosen.out / "report.json").write_text(json.dumps({"cap": cap, **found}, indent=1))
+    print("real: " + ", ".join(f"{name} {value}" for name, value in found["real"].items()))
+    print(f"wrote {', '.join(str(chosen.out / name) for name in ('terrain.nc', 'terrain.png', 'report.json'))}")
+
+
+def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace, folder: Path) -> Generator:
+    """Train a generator of heights in units of the tiles' scale."""
+    size = tiles.heights.shape[-1]
+    torch.manual_seed(chosen.seed)
+    generator, critic = Generator(size, 64, chosen.width), Critic(size, 0, chosen.width, norm=chosen.loss == "hinge")
+    real = torch.tensor(tiles.heights / tiles.scale, dtype=torch.float32)
+
+    def draw_real(count: int) -> tuple[torch.Tensor, None]:
+        some = real[torch.randint(len(real), (count,))].numpy()
+        # Turned by torch's numbers, which a resumed training has again.
+        maps = turned(some, np.random.default_rng(int(torch.randint(2**31, (1,)))))
+        return torch.from_numpy(maps.copy())[:, None], None
+
+    def make(model: torch.nn.Module, fit: torch.Tensor | None, count: int) -> torch.Tensor:
+        maps = model(torch.randn(count, generator.latent))
+        return maps - maps.mean(dim=(-2, -1), keepdim=True)
+
+    def penalty(maps: torch.Tensor) -> torch.Tensor:
+        # A little below the cap, so that it is kept.
+        return weight * slope_cap(maps * tiles.scale, tiles.spacing, 0.9 * cap)
+
+    how = Adversarial(
+        steps=chosen.steps or (600 if chosen.demo else 1500), loss=chosen.loss, seed=chosen.seed,
+        critic_steps=1 if chosen.loss == "hinge" else 3, say_every=100,
+    )  # fmt: skip
+    duel = Duel(generator, critic, draw_real, make, how, penalty if weight else None)
+    return duel.run(folder, chosen.resume, print)
+
+
+def drawn(generator: Generator, tiles: Tiles, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return 64 maps in metres, and eight along the great circle between the first two latent vectors."""
+    random = torch.Generator().manual_seed(seed + 1)
+    z = torch.randn(64, generator.latent, generator=random)
+    angle = torch.arccos(torch.nn.functional.cosine_similarity(z[0], z[1], dim=0))
+    share = torch.linspace(0, 1, 8)[:, None]
+    way = (torch.sin((1 - share) * angle) * z[0] + torch.sin(share * angle) * z[1]) / torch.sin(angle)
+    with torch.no_grad():
+        maps, walk = (generator(each)[:, 0].double().numpy() * tiles.scale for each in (z, way))
+    return tuple(each - each.mean(axis=(-2, -1), keepdims=True) for each in (maps, walk))
+
+
+def judged(maps: np.ndarray, tiles: Tiles, cap: float) -> dict[str, object]:
+    """Return slopes under the cap, quantiles, spectrum against real tiles, checkerboard, and spread."""
+    _, power = decibels(maps, tiles.heights)
+    return {
+        "share_under_cap": round(share_under(maps, tiles.spacing, cap), 4),
+        "slope_quantiles": [round(float(q), 4) for q in slope_quantiles(maps, tiles.spacing, LEVELS)],
+        "spectrum_db": {"mean": round(float(power.mean()), 2), "largest": round(float(np.abs(power).max()), 2)},
+        "checkerboard": round(phase_imbalance(maps), 3),
+        "spread": round(float(maps.std(axis=0).mean() / tiles.heights.std(axis=0).mean()), 3),
+    }
+
+
+def draw(maps: np.ndarray, tiles: Tiles, path: Path) -> None:
+    """Draw four generated maps above four real ones, shaded from the north-west."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LightSource
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    light = LightSource(315, 40)
+    real = tiles.heights[np.linspace(0, len(tiles.heights) - 1, 4).astype(int)]
+    limit = float(np.quantile(np.abs(tiles.heights), 0.995))
+    for row, (label, some) in enumerate((("generated", maps[:4]), ("real", real))):
+        for column, heights in enumerate(some):
+            panel = figure.add_subplot(2, 4, 4 * row + column + 1)
+            shaded = light.shade(heights, cmap=_colours(), vmin=-limit, vmax=limit, dx=tiles.step[1], dy=tiles.step[0],
+                                 blend_mode="soft")  # fmt: skip
+            panel.imshow(shaded, interpolation="nearest")
+            panel.set_title(label, fontsize=10)
+            panel.set_axis_off()
+    figure.savefig(path, dpi=130)
+
+
+def _colours() -> object:
+    import matplotlib
+
+    return matplotlib.colormaps["gist_earth"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Generator, critic and their training: slopes, resuming to the bit, stopping where losses are no number."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sample_fields import plane
+
+import downscale
+from downscale.errors import InputError, OptionError, ShapeError
+from downscale.fields.gradient import Spacing
+from downscale.losses.adversarial import critic_loss, gradient_penalty, slope_cap
+from downscale.nn.adversarial import Critic, Generator, depth_of, projection_field
+from downscale.train.adversarial import Adversarial, Duel, spread_of
+from downscale.train.relief import (
+    decibels,
+    even_spacing,
+    maps_dataset,
+    phase_imbalance,
+    read_tiles,
+    share_under,
+    turned,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def duel(seed: int = 0, penalty: bool = False, **settings: object) -> Duel:
+    torch.manual_seed(5)
+    generator, critic = Generator(16, 8, 4), Critic(16, 0, 4, norm=settings.get("loss") != "wgan-gp")
+    wave = torch.sin(torch.arange(16.0) * 0.7)
+
+    def draw(count: int) -> tuple[torch.Tensor, None]:
+        return torch.randn(count, 1, 1, 1) * wave[None, None, :, None] * wave, None
+
+    def make(model: torch.nn.Module, fit: torch.Tensor | None, count: int) -> torch.Tensor:
+        return model(torch.randn(count, 8))
+
+    how = Adversarial(**{"steps": 6, "batch": 4, "save_every": 2, "say_every": 2, "seed": seed, **settings})
+    spacing = even_spacing(16, (1.0, 1.0))
+    return Duel(generator, critic, draw, make, how, (lambda maps: slope_cap(maps, spacing, 0.1)) if penalty else None)
+
+
+@pytest.mark.parametrize("size", [8, 16, 64])
+def test_sizes_and_reaches(size: int) -> None:
+    model = Generator(size, 6, 4)
+    assert model(torch.randn(2, 6)).shape == (2, 1, size, size)
+    grown = projection_field(size)
+    assert [each.size for each in grown] == [4 * 2 ** (i + 1) for i in range(depth_of(size))]
+    # The planner's word is kept by the network: what one of the first cells moves after the first stage.
+    stage, x = model.stages[0].double(), torch.randn(1, model.stages[0].up.in_channels, 21, 21, dtype=torch.float64)
+    other = x.clone()
+    other[..., 10, 10] += 1
+    moved = (stage(x) != stage(other)).any(dim=1)[0].nonzero()
+    assert int(np.ptp(moved[:, 0].numpy())) + 1 == grown[0].reach
+
+
+@pytest.mark.parametrize("size", [0, 4, 12, 63])
+def test_sizes_that_no_stages_make(size: int) -> None:
+    with pytest.raises(ShapeError, match=f"expected a size of 8, 16, 32, 64, \\.\\.\\. cells, received {size}"):
+        Generator(size)
+
+
+def test_the_critic_sees_gradients_by_fixed_stencils() -> None:
+    critic = Critic(16, 1, 4)
+    assert "stencil" not in dict(critic.named_parameters())
+    plane_map = torch.arange(16.0).expand(1, 1, 16, 16)
+    east = torch.nn.functional.conv2d(plane_map, critic.stencil[:1])
+    assert torch.allclose(east, torch.ones_like(east))
+    maps, fit = torch.randn(3, 1, 16, 16), torch.randn(3, 1, 16, 16)
+    assert critic(maps, fit).shape == (3,)
+    assert not torch.equal(critic(maps, fit), critic(maps, fit + 1))
+
+
+def test_losses_are_those_of_their_definition() -> None:
+    real, made = torch.tensor([0.5, 2.0]), torch.tensor([-3.0, 0.5])
+    assert float(critic_loss(real, made)) == pytest.approx(0.25 + 0.75)
+    assert float(critic_loss(real, made, "wgan-gp")) == pytest.approx(-1.25 - 1.25)
+    share = torch.rand(4, 1, 1, 1)
+    tall = torch.randn(4, 1, 8, 8)
+    penalty = gradient_penalty(lambda maps: 2 * maps.flatten(1)[:, 0], tall, -tall, share)
+    assert float(penalty) == pytest.approx(1.0)
+
+
+def test_the_cap_is_physical() -> None:
+    spacing = Spacing.of(plane(12, 12, 90.0))
+    heights = 45.0 * torch.arange(12.0, dtype=torch.float64).expand(12, 12)
+    assert float(slope_cap(heights, spacing, 0.5)) == pytest.approx(0.0, abs=1e-12)
+    assert float(slope_cap(heights, spacing, 0.25)) == pytest.approx(1.0)
+    assert share_under(heights.numpy(), spacing, 0.5 + 1e-9) == 1
+    assert share_under(heights.numpy(), spacing, 0.49) == 0
+    flat = torch.zeros(6, 6, requires_grad=True)
+    slope_cap(flat, even_spacing(6, (1.0, 1.0)), 0.1).backward()
+    assert bool(torch.isfinite(flat.grad).all())
+
+
+@pytest.mark.parametrize("loss", ["hinge", "wgan-gp"])
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, loss: str) -> None:
+    whole = duel(loss=loss, penalty=True).run(tmp_path / "whole")
+    cut = duel(loss=loss, penalty=True, steps=4)
+    cut.run(tmp_path / "cut")
+    said: list[str] = []
+    resumed = duel(loss=loss, penalty=True).run(tmp_path / "cut", resume=True, say=said.append)
+    assert said[0] == "goes on from step 4"
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    with (tmp_path / "cut" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert all(float(row["spread"]) > 0 for row in rows)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    some = duel(steps=100)
+    kept = some.draw
+
+    def broken(count: int) -> tuple[torch.Tensor, None]:
+        maps, fit = kept(count)
+        return (maps * float("nan") if some.step >= 4 else maps), fit
+
+    some.draw = broken
+    with pytest.raises(InputError, match=r"expected finite losses and weights, received critic nan.* at step 4;"):
+        some.run(tmp_path)
+    good = duel(steps=100)
+    good.load(tmp_path / "state.safetensors")
+    assert good.step == 4
+    assert all(bool(weight.isfinite().all()) for weight in good.averaged.parameters())
+
+
+def test_states_of_others_are_refused(tmp_path: Path) -> None:
+    duel().run(tmp_path)
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(InputError, match=r"expected the settings that .* was begun with, received others"):
+        duel(seed=1).load(path)
+    other = duel()
+    other.generator = Generator(32, 8, 4)
+    with pytest.raises(InputError, match=r"expected the networks that .* was begun with"):
+        other.load(path)
+    path.write_bytes(b"not a state")
+    with pytest.raises(InputError, match="adversarial training state"):
+        duel().load(path)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(OptionError, match="expected an adversarial loss among hinge, wgan-gp, received 'vanilla'"):
+        Adversarial(loss="vanilla")
+    with pytest.raises(OptionError, match="expected batch above zero, received 0"):
+        Adversarial(batch=0)
+
+
+def test_collapse_is_seen() -> None:
+    alike = torch.randn(1, 1, 8, 8).expand(5, 1, 8, 8)
+    real = torch.randn(50, 1, 8, 8)
+    assert float(spread_of(alike, real)) == 0
+    assert float(spread_of(torch.randn(50, 1, 8, 8), real)) == pytest.approx(1, abs=0.1)
+    # Members that are drawn as the truth is differ from each other as from it.
+    assert float(spread_of(torch.randn(50, 1, 8, 8), real, torch.randn(50, 1, 8, 8))) == pytest.approx(1, abs=0.1)
+    assert float(spread_of(alike, real[:5], alike)) == 0
+
+
+def test_tiles_of_real_relief() -> None:
+    relief = downscale.sample.open("north_america_relief", chunks=None)
+    tiles = read_tiles(relief, 16, least=-400.0)
+    np.testing.assert_allclose(tiles.heights.mean(axis=(1, 2)), 0, atol=1e-9)
+    assert tiles.scale == pytest.approx(tiles.heights.std())
+    assert 30e3 < tiles.step[0] < 40e3
+    assert np.sort(turned(tiles.heights[:3], np.random.default_rng(0)), axis=None) == pytest.approx(
+        np.sort(tiles.heights[:3], axis=None)
+    )
+    coarse = read_tiles(relief, 16, least=-400.0, average=2)
+    assert coarse.step[0] == pytest.approx(2 * tiles.step[0], rel=0.05)
+    with pytest.raises(InputError, match="expected at least 4 tiles of 64 x 64 cells above 3000 m, received 0"):
+        read_tiles(relief, 64, least=3000.0)
+
+
+def test_what_is_said_of_maps() -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((40, 32, 32))
+    assert phase_imbalance(maps) < 0.1
+    board = maps + 2.0 * (np.indices((32, 32)).sum(axis=0) % 2)
+    assert phase_imbalance(board) > 0.3
+    assert phase_imbalance(np.zeros((2, 16, 16))) == 0
+    _, power = decibels(2 * maps, maps)
+    np.testing.assert_allclose(power, 20 * np.log10(2))
+
+
+def test_maps_have_coordinates(tmp_path: Path) -> None:
+    ds = maps_dataset(np.zeros((3, 8, 8)), np.ones((2, 8, 8)), (90.0, 60.0))
+    downscale.to_netcdf(ds, tmp_path / "terrain.nc")
+    back = downscale.open_dataset(tmp_path / "terrain.nc", chunks=None)
+    assert back.height.dims == ("realization", "y", "x")
+    assert float(downscale.cell_area(back).mean()) == pytest.approx(5400.0)
