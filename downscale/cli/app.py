@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Annotated
 
 import typer
+
+# The words that were typed, for reports that tell how to do the same again.
+given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())
 
 app = typer.Typer(
     name="downscale",
