@@ -14,7 +14,7 @@ app = typer.Typer(
     name="downscale",
     help="Downscale gridded climate fields and keep every budget.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
