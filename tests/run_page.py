@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import shlex
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -26,7 +27,9 @@ def run_shell(text: str) -> None:
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["downscale"] and "--show-completion" not in words:
-            status = main(words[1:])
+            # Processes of a cluster begin with the program that started it, which must be the command itself.
+            command = [sys.executable, "-m", *words]
+            status = subprocess.run(command).returncode if "--cluster" in words else main(words[1:])
             if status:
                 raise RuntimeError(f"{line}: exit status {status}")
 

@@ -31,7 +31,14 @@ def _metavar(parameter: Any) -> str:
 
 def _spelling(option: Any) -> str:
     names = ", ".join([*option.opts, *option.secondary_opts])
-    return names if option.is_flag else f"{names} {option.metavar or option.type.name.upper()}"
+    return names if option.is_flag else f"{names} {option.metavar or _kind(option)}"
+
+
+def _kind(option: Any) -> str:
+    """Return what an option takes, from its annotation: number, whole number, file or text."""
+    said = str(option.type_descriptor.annotation)
+    kinds = {"float": "NUMBER", "int": "INTEGER", "Path": "PATH"}
+    return next((kind for word, kind in kinds.items() if word in said), "TEXT")
 
 
 def _explained(option: Any) -> str:
