@@ -37,6 +37,8 @@ html_title = f"downscale {release}"
 html_static_path = ["_static"]
 html_css_files = ["extra.css"]
 html_show_sourcelink = False
+# Only the guide and the reference have pages below them.
+html_sidebars = {"*": []}
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
