@@ -7,7 +7,7 @@ INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c c
 # The releases that `make constraints` is not free to move: torch, and the dask that dask-cuda 26.10 (extra hpc) demands.
 HELD = torch==2.13.0 dask==2026.7.1
 
-.PHONY: demo test test-slow bench lint constraints clean
+.PHONY: demo test test-slow docs bench lint constraints clean
 
 demo: $(VENV)/.package
 	$(VENV)/bin/downscale demo --out demo
@@ -23,6 +23,13 @@ LAWS ?= test
 
 test-slow: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -k "$(LAWS)" tests/test_laws_everywhere.py tests/test_parts.py
+
+# These pages: warnings are errors, nothing is fetched. NOTEBOOKS=off leaves the notebooks unrun (a minute instead of five).
+NOTEBOOKS ?= on
+
+docs: $(VENV)/.docs
+	DOCS_NOTEBOOKS=$(NOTEBOOKS) $(VENV)/bin/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 # Every speed budget, growth and memory, half an hour on a quiet machine. xarray-regrid runs in PEERS, if it is there.
 PEERS ?= $(VENV)/bin/python
@@ -54,16 +61,20 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) -e '.[dev]'
 	@touch $(VENV)/.package $@
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(INSTALL) -e '.[dev,docs]'
+	@touch $@
+
 # The newest version of everything not held, as pip finds it in an empty environment.
 constraints:
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install -qq --disable-pip-version-check $(HELD) -e '.[dev]'
+	build/constraints/bin/python -m pip install -qq --disable-pip-version-check $(HELD) -e '.[dev,docs]'
 	sed -n '/^#/p' constraints.txt > build/constraints.txt
 	build/constraints/bin/python -m pip freeze --exclude downscale-climate | sed 's/+[a-z0-9.]*$$//' >> build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/constraints
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo docs/_build docs/notebooks docs/api/generated .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

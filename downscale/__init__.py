@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from downscale import sample
     from downscale.api import downscale, plan
     from downscale.averages import cell_area, coarsen
+    from downscale.cellwise import cell_error
     from downscale.diagnostics.report import ConservationReport
     from downscale.errors import DownscaleError
     from downscale.io.read import open_dataset
@@ -35,6 +36,7 @@ _HOMES = {
     "weights": "downscale.operators",
     "write_weights": "downscale.io.weights",
     "apply_weights": "downscale.io.weights_apply",
+    "cell_error": "downscale.cellwise",
     "check_conservation": "downscale.validate",
     "open_dataset": "downscale.io.read",
     "to_netcdf": "downscale.output",
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "apply_weights",
     "cell_area",
+    "cell_error",
     "check_conservation",
     "coarsen",
     "downscale",

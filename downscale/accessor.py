@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from downscale.diagnostics.report import ConservationReport
     from downscale.engine.plan import Plan
 
@@ -43,6 +45,37 @@ class _Accessor:
 
         return check_conservation(*coarse_and_fine(self._obj, other), **options)
 
+    def plot(self, other: Any = None, kind: str = "compare", **options: Any) -> Figure:
+        """Draw this object and another one, whichever of the two is the coarse one.
+
+        Parameters
+        ----------
+        other : Dataset or DataArray, optional
+            The other resolution; only a spectrum can do without.
+        kind : {"compare", "zoom", "conservation", "spectrum"}
+            A figure of :mod:`downscale.maps`.
+        **options
+            Of that function, such as ``path="map.png"`` or ``select={"time": -1}``.
+
+        Raises
+        ------
+        OptionError
+            If there is no such kind, or the other object is missing.
+        """
+        from downscale import maps
+        from downscale.errors import OptionError, listing
+        from downscale.validate import coarse_and_fine
+
+        kinds = ("compare", "zoom", "conservation", "spectrum")
+        if kind not in kinds:
+            raise OptionError(f"expected a kind among {listing(kinds)}, received {kind!r}")
+        if other is None and kind != "spectrum":
+            raise OptionError(f"expected the other resolution, received none; call .plot(fine, {kind!r})")
+        pair = (self._obj,) if other is None else coarse_and_fine(self._obj, other)
+        if kind == "spectrum":
+            return maps.spectrum(dict(zip(("coarse", "fine"), pair, strict=False)), **options)
+        return getattr(maps, kind)(*pair, **options)
+
     def weights(self, factor: Any = None, method: str = "sobolev", **options: Any) -> xr.Dataset:
         """Return the weights of a method as ``row, col, S``; see :func:`downscale.weights`."""
         from downscale.operators import weights
@@ -58,9 +91,9 @@ class _Accessor:
 
 @xr.register_dataset_accessor("downscale")
 class DatasetAccessor(_Accessor):
-    """``Dataset.downscale``: call it, or use ``plan``, ``check``, ``coarsen`` and ``weights``."""
+    """``Dataset.downscale``: call it, or use ``plan``, ``check``, ``coarsen``, ``plot`` and ``weights``."""
 
 
 @xr.register_dataarray_accessor("downscale")
 class DataArrayAccessor(_Accessor):
-    """``DataArray.downscale``: call it, or use ``plan``, ``check``, ``coarsen`` and ``weights``."""
+    """``DataArray.downscale``: call it, or use ``plan``, ``check``, ``coarsen``, ``plot`` and ``weights``."""

@@ -191,7 +191,7 @@ def _refuse(unknown: dict[str, Any]) -> None:
 
 
 def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
-    """Return what :func:`downscale` would do with these arguments; touches no data.
+    """Return what :func:`downscale.downscale` would do with these arguments; touches no data.
 
     Examples
     --------

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -25,6 +28,9 @@ from downscale.runs.seals import unseal
 from downscale.runs.single import STORE, arguments_of, build_request, open_input, produce, static_sources
 from downscale.selfcheck import self_validation, terrain_penalty_values
 from downscale.stages import split
+
+if TYPE_CHECKING:
+    from downscale.report.pictures import Picture
 
 
 @dataclass
@@ -47,6 +53,10 @@ class Outcome:
         Wall time.
     blocks, kept : int
         Blocks that the run was cut into, and how many of them were there and verified.
+    stages : dict
+        Seconds spent in each stage.
+    command : str
+        The command line that does the same again, if it was one.
     """
 
     recipe: Recipe
@@ -58,11 +68,22 @@ class Outcome:
     seconds: float = 0.0
     blocks: int = 0
     kept: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    command: str = ""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the seconds that are spent within under a name."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - begin
 
 
 def run(
     recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False, resume: bool = False, cluster: str | None = None,
-    workers: int | None = None, block: int | None = None,
+    workers: int | None = None, block: int | None = None, command: str = "",
 ) -> Outcome:  # fmt: skip
     """Carry out a recipe: read, statics, downscale, terrain, validate, write.
 
@@ -82,6 +103,8 @@ def run(
         How many workers a cluster that is started here gets.
     block : int, optional
         Make this block only, counted from zero, and neither merge nor report.
+    command : str
+        The command line that asked for it, for the report.
 
     Raises
     ------
@@ -96,7 +119,8 @@ def run(
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
     with scheduled():
-        outcome = Outcome(recipe, plan(coarse, **arguments_of(request)))
+        outcome = Outcome(recipe, plan(coarse, **arguments_of(request)), command=command)
+    outcome.stages["open and plan"] = time.perf_counter() - begin
     cutting = None
     if how.asked or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
         cutting = cut_run(recipe, coarse, request, outcome.plan)
@@ -107,10 +131,11 @@ def run(
     targets = {} if block is not None else _targets(recipe, overwrite, resume, coarse, cutting)
     if dry_run:
         return outcome
-    if cutting is None:
-        _in_one(outcome, coarse, overwrite)
-    else:
-        _in_blocks(outcome, coarse, cutting, how, overwrite)
+    with outcome.stage("read, downscale, write and check"):
+        if cutting is None:
+            _in_one(outcome, coarse, overwrite)
+        else:
+            _in_blocks(outcome, coarse, cutting, how, overwrite)
     if block is None:
         _told(outcome, coarse, request, targets, begin)
     return outcome
@@ -142,16 +167,21 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
     if outcome.plan.variables and not split(coarse, request)[0]:
         if "report" in targets:
             # Only the report tells it; it reads a sample of maps and downscales them several times.
-            outcome.self_validation = self_validation(coarse, request)
-        outcome.terrain_penalty = terrain_penalty_values(coarse, request)
-    outcome.seconds = time.perf_counter() - begin
+            with outcome.stage("self-validation"):
+                outcome.self_validation = self_validation(coarse, request)
+        with outcome.stage("terrain penalty"):
+            outcome.terrain_penalty = terrain_penalty_values(coarse, request)
     made = outcome.files[-1]
-    for kind, target in targets.items():
-        if kind == "map":
-            _draw(coarse, outcome, made, target)
-        if kind == "report":
-            write_report(outcome, target, targets.get("map"))
-        outcome.files.append(target)
+    drawn = []
+    with outcome.stage("figures"):
+        if "map" in targets:
+            _draw(coarse, outcome, made, targets["map"])
+        if "report" in targets:
+            drawn = _pictures(coarse, outcome, made, targets.get("map"))
+    outcome.files += targets.values()
+    outcome.seconds = time.perf_counter() - begin
+    if "report" in targets:
+        write_report(outcome, targets["report"], coarse, drawn)
 
 
 def _targets(
@@ -184,15 +214,34 @@ def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> Non
     """Draw the last map of the first field."""
     from downscale.maps import compare
 
-    recipe = outcome.recipe
-    fine = open_dataset(made, chunks={})
-    name = [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)][0]
+    fine, name = _shown(outcome, made)
     last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
-    sftlf = None
-    if recipe.statics is not None:
-        statics = open_input(recipe.statics.orog, chunks=None)
-        sftlf = statics["sftlf"] if "sftlf" in statics else None
-    compare(_only(coarse, name), _only(fine, name), path=target, select=last, title=recipe.title, sftlf=sftlf)
+    pair, title, coast = (_only(coarse, name), _only(fine, name)), outcome.recipe.title, _land(outcome.recipe)
+    compare(*pair, path=target, select=last, title=title, sftlf=coast)
+
+
+def _pictures(coarse: xr.Dataset, outcome: Outcome, made: Path, drawn: Path | None) -> list[Picture]:
+    """Return the pictures of the first field for the report, without the map that is drawn already."""
+    from downscale.report.pictures import pictures
+
+    if not outcome.plan.variables:
+        return []
+    fine, name = _shown(outcome, made)
+    return pictures(_only(coarse, name), _only(fine, name), name, outcome.recipe.title, drawn, _land(outcome.recipe))
+
+
+def _shown(outcome: Outcome, made: Path) -> tuple[xr.Dataset, str]:
+    """Return the file as written and the name of its first field."""
+    fine = open_dataset(made, chunks={})
+    return fine, [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)][0]
+
+
+def _land(recipe: Recipe) -> xr.DataArray | None:
+    """Return the land fraction of the statics, whose contour is the coast, if they have one."""
+    if recipe.statics is None:
+        return None
+    statics = open_input(recipe.statics.orog, chunks=None)
+    return statics["sftlf"] if "sftlf" in statics else None
 
 
 def _only(ds: xr.Dataset, name: str) -> xr.Dataset:

@@ -92,7 +92,7 @@ def check_conservation(
     at_coarse, at_fine = horizontal(big), horizontal(small)
     judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
-    for name in _shared_variables(big, small, at_coarse, at_fine, data_vars):
+    for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
         reports[name] = _variable_report(name, big[name], judge, law, tolerance, bounds, quantity)
     return ConservationReport(reports)
 
@@ -117,9 +117,16 @@ def _require_legal(law: str, tolerance: float | None, quantity: str | None) -> N
         raise OptionError(f"expected tolerance to be a positive number, received {tolerance!r}")
 
 
-def _shared_variables(
+def shared_variables(
     coarse: xr.Dataset, fine: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, wanted: Any
 ) -> list[str]:
+    """Return the fields with means that both have, or those of them that are wanted.
+
+    Raises
+    ------
+    InputError
+        Naming what both have.
+    """
     there = set(horizontal_variables(fine, at_fine))
     shared = [n for n in horizontal_variables(coarse, at_coarse) if n in there and not is_categorical(coarse[n])]
     if wanted is not None:
@@ -141,7 +148,7 @@ def _variable_report(
     quantity: str | None,
 ) -> VariableReport:  # fmt: skip
     fine = judge.fine[name]
-    x, y = _matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
+    x, y = matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
     extensive = (quantity or quantity_of(coarse)) == "extensive"
     total, infinite = judge.judged(x, y, variable_bounds(coarse, name, bounds), extensive)
     if infinite.count:
@@ -153,7 +160,7 @@ def _variable_report(
     return finalize(name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside)
 
 
-def _matched(
+def matched(
     name: str, coarse: xr.DataArray, fine: xr.DataArray, at_coarse: Horizontal, at_fine: Horizontal
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Return both with the same other dimensions in the same order, horizontal ones last."""

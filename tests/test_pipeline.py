@@ -84,7 +84,10 @@ def test_the_report_tells_all_to_people_and_programs(demo):
     assert facts["versions"]["downscale"] == downscale.__version__
     assert facts["recipe"]["downscale"]["factor"] == 4
     page = (folder / "report.html").read_text()
-    assert page.count("<img") == 1
+    assert page.count("<img") == page.count("alt=") == 4
+    assert {"open and plan", "self-validation", "terrain penalty", "figures"} < set(facts["stages"])
+    assert sum(facts["stages"].values()) == pytest.approx(facts["seconds"], rel=0.05, abs=0.1)
+    assert facts["input"]["axes"]["time"].startswith("24 steps, 1869-06-01")
     for words in ("data:image/png;base64,", "Cell law", "Self-validation", "Terrain-gradient", "every law holds"):
         assert words in page
     assert not re.findall(r"(?:src|href)=['\"]http", page), "a report that needs no network"

@@ -79,7 +79,7 @@ def test_commands_in_order(folder: Path) -> None:
 
 
 def test_python_recipe(folder: Path) -> None:
-    shown = run([sys.executable, "recipes/north_america_temperature.py"], folder)
+    shown = run([sys.executable, "recipes/01_downscale_temperature.py", "--demo"], folder)
     assert "ConservationReport: passed" in shown
     assert (folder / "tas_north_america_x4.nc").exists()
 
@@ -88,6 +88,6 @@ def test_demo_and_recipe_ask_for_the_same() -> None:
     from downscale.demo import demo_recipe
     from downscale.recipe import load_recipe
 
-    ours, theirs = demo_recipe("."), load_recipe(ROOT / "recipes" / "north_america_temperature.yml")
+    ours, theirs = demo_recipe("."), load_recipe(ROOT / "recipes" / "01_downscale_temperature.yml")
     for block in ("title", "description", "input", "statics", "downscale", "terrain", "validation"):
         assert getattr(ours, block) == getattr(theirs, block), block

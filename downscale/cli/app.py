@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Annotated
 
 import typer
+
+# The words that were typed, for reports that tell how to do the same again.
+given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())
 
 app = typer.Typer(
     name="downscale",
     help="Downscale gridded climate fields and keep every budget.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

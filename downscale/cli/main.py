@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from downscale.cli.app import app
+from downscale.cli.app import app, given
 from downscale.errors import ConservationError, DownscaleError
 
 # What the parser of the command line returns for Ctrl-C.
@@ -43,6 +43,7 @@ def _run(arguments: list[str] | None) -> int:
     from downscale.runs.stop import Stopped, Terminated, terminable
 
     try:
+        given.set(tuple(sys.argv[1:] if arguments is None else arguments))
         with terminable():
             status = app(arguments, standalone_mode=False)
         if status == INTERRUPTED:

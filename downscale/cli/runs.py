@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from downscale.cli.app import (
     Workers,
     app,
 )  # fmt: skip
+from downscale.cli.app import given as typed
 
 # Options of run and apply that are handed on as they are.
 HOW = ("dry_run", "overwrite", "resume", "cluster", "block", "workers")
@@ -117,7 +119,8 @@ def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
         find_files(recipe.input.path)
     from downscale.pipeline import run as run_recipe
 
-    _say_outcome(run_recipe(recipe, **how))
+    command = shlex.join(["downscale", *typed.get()])
+    _say_outcome(run_recipe(recipe, command=command, **how))
 
 
 def _say_outcome(outcome: Any) -> None:

@@ -17,7 +17,7 @@ CHUNK_BYTES = 4_000_000
 def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     """Return chunk sizes for a Dataset opened without Dask: all of each map, some steps of the other dimensions.
 
-    A chunk holds some :data:`CHUNK_BYTES` of the largest variable, or more where more is stored as one piece: what is
+    A chunk holds some ``CHUNK_BYTES`` of the largest variable, or more where more is stored as one piece: what is
     compressed together is read together.
 
     Examples

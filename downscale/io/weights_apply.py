@@ -49,9 +49,9 @@ def apply_weights(
     obj : Dataset or DataArray
         Fields on the source grid, in the order of the weights. Never modified; lazy in, lazy out.
     weights : SparseWeights, Dataset or path
-        As :func:`read_weights` reads them.
+        As :func:`~downscale.io.weights_read.read_weights` reads them.
     skipna, na_thres
-        What missing sources do: see :meth:`SparseWeights.apply`.
+        What missing sources do: see :meth:`~downscale.kernels.sparse.SparseWeights.apply`.
     keep_attrs : bool
         Keep the attributes of variables.
 

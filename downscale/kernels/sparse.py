@@ -123,7 +123,7 @@ class SparseWeights:
 
         Parameters
         ----------
-        values : array, shape (..., *source_shape)
+        values : array, shape ``(..., *source_shape)``
             NaN where missing.
         skipna : bool
             Leave missing sources out and divide by the share of the weights that is left; False lets every missing
@@ -134,7 +134,7 @@ class SparseWeights:
 
         Returns
         -------
-        array of float64, shape (..., *target_shape)
+        array of float64, shape ``(..., *target_shape)``
             NaN where a target has no source at all. Shares are relative to the weights of the target itself, so that
             without missing values the result is the plain product, also where the weights do not add up to one.
             Where weights have both signs and what is left of them nearly cancels, the target is missing.

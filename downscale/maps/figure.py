@@ -21,6 +21,9 @@ from downscale.maps.words import name_of, subtitle
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Place = tuple[xr.DataArray, Horizontal]
+Pair = tuple[tuple[Place, Place], tuple[xr.DataArray, xr.DataArray], tuple[Drawn, Drawn]]
+
 
 def compare(
     coarse: XarrayObject,
@@ -71,8 +74,7 @@ def compare(
         For a bad path; select or cmap; axes of two kinds; fields in two units.
     """
     target = None if path is None else check_path(Path(path))
-    found = find_field(coarse), find_field(fine)
-    fields, cells = _read(found, select or {})
+    found, fields, cells = read_pair(coarse, fine, select or {})
     view = choose_view(*cells, fields[1], found[1][1].mapping)
     relief = None if orog is None else read_static(orog)
     level = relief_level(relief)
@@ -87,10 +89,15 @@ def compare(
     return figure
 
 
-def _read(
-    found: tuple[tuple[xr.DataArray, Horizontal], tuple[xr.DataArray, Horizontal]], select: Mapping[str, int]
-) -> tuple[tuple[xr.DataArray, xr.DataArray], tuple[Drawn, Drawn]]:
-    """Return the two horizontal fields and their cells, if they can be compared."""
+def read_pair(coarse: XarrayObject, fine: XarrayObject, select: Mapping[str, int]) -> Pair:
+    """Return two fields and where they lie, what is shown of them, and their cells, if they can be compared.
+
+    Raises
+    ------
+    GridError, InputError, OptionError
+        For axes of two kinds; fields in two units; places that the fields do not have.
+    """
+    found = find_field(coarse), find_field(fine)
     (whole, there), (split, here) = found
     check_select(select, (whole, split))
     fields = reduce_field(whole, there, select), reduce_field(split, here, index_like(split, whole, select))
@@ -100,7 +107,7 @@ def _read(
     kinds = [_kind(where) for where in (there, here)]
     if kinds[0] != kinds[1]:
         raise GridError(f"expected axes of one kind, received {kinds[0]} and {kinds[1]}; reproject one field")
-    return fields, (read_field(fields[0], there), read_field(fields[1], here))
+    return found, fields, (read_field(fields[0], there), read_field(fields[1], here))
 
 
 def _kind(where: Horizontal) -> str:

@@ -37,7 +37,8 @@ class Autoencoder(Network):
     fine_width : int
         Channels at fine resolution.
     upsampling, steps : str
-        Kind of the stages, and whether there is one for each prime factor; see :class:`Upsampling`.
+        Kind of the stages, and whether there is one for each prime factor; see
+        :class:`~downscale.nn.stages.Upsampling`.
     activation : str
         Name of the activation.
     pooling : {"strided", "blur"}

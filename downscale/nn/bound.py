@@ -194,7 +194,7 @@ class Ensemble(Bound):
 
 
 def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
-    """Return the up-scaler of one output of a model on a grid; see :meth:`Learned.bind`.
+    """Return the up-scaler of one output of a model on a grid; see :meth:`~downscale.nn.learned.Learned.bind`.
 
     Raises
     ------

@@ -35,7 +35,8 @@ class SuperResolutionCNN(Network):
     fine_width : int
         Channels made of fine fields and joined with the features; none, as published, leaves fine fields unseen.
     upsampling, steps : str
-        Kind of the stages, and whether there is one for each prime factor; see :class:`Upsampling`.
+        Kind of the stages, and whether there is one for each prime factor; see
+        :class:`~downscale.nn.stages.Upsampling`.
     activation : str
         Name of the activation.
 

@@ -34,12 +34,13 @@ class ResidualNetwork(Network):
     head_kernel : int
         Cells that the first convolution looks at along an axis, an odd number.
     block : {"plain", "wide", "separable"}
-        Kind of the residual blocks; see :class:`ResidualBlock`.
+        Kind of the residual blocks; see :class:`~downscale.nn.layers.ResidualBlock`.
     fine_width, fine_depth : int
         Channels at fine resolution, and convolutions there after the one that joins. Without any width the trunk makes
         all phases of the result at coarse resolution: the cheapest network, where ``upsampling`` has no say.
     upsampling, steps : str
-        Kind of the stages, and whether there is one for each prime factor; see :class:`Upsampling`.
+        Kind of the stages, and whether there is one for each prime factor; see
+        :class:`~downscale.nn.stages.Upsampling`.
     activation : str
         Name of the activation.
     dilations : sequence of int

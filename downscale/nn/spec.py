@@ -87,7 +87,7 @@ class ModelSpec:
     Attributes
     ----------
     network : str
-        Name of the network, see :data:`downscale.nn.networks.NETWORKS`.
+        Name of the network, see ``downscale.nn.networks.NETWORKS``.
     factor : (int, int)
         Refinement of rows and columns.
     outputs, predictors : tuple of Variable

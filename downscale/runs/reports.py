@@ -13,7 +13,7 @@ COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "valu
 
 
 def report_of(facts: dict[str, Any] | None) -> ConservationReport | None:
-    """Return the report that :meth:`ConservationReport.to_dict` made plain values of."""
+    """Return the report that :meth:`~downscale.diagnostics.report.ConservationReport.to_dict` made plain values of."""
     if facts is None:
         return None
     variables = {

@@ -32,7 +32,7 @@ def companions(
     Parameters
     ----------
     names : sequence of str
-        Of :data:`downscale.nn.spec.STATICS`; each makes one channel, or two for angles.
+        Of ``downscale.nn.spec.STATICS``; each makes one channel, or two for angles.
     grid : RectilinearGrid or CurvilinearGrid
         The fine cells.
     cells : Aggregation

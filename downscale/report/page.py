@@ -1,0 +1,61 @@
+"""The page and the facts of a run as files; words and tables lie in the template beside (knows no field)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from downscale.engine.plan import readable_bytes
+from downscale.io.write import temporary_beside
+from downscale.report.facts import facts_path, recipe_text, report_facts
+
+if TYPE_CHECKING:
+    from downscale.pipeline import Outcome
+    from downscale.report.pictures import Picture
+
+TEMPLATE = Path(__file__).parent / "page.html"
+
+
+def write_report(
+    outcome: Outcome, path: Path, coarse: xr.Dataset | None = None, drawn: list[Picture] | None = None
+) -> None:
+    """Write ``path`` (HTML) and beside it the same facts as JSON; both appear complete or not at all.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        What a run did.
+    path : path
+        The page.
+    coarse : Dataset, optional
+        What was read, to tell of it.
+    drawn : list of Picture, optional
+        From :func:`downscale.report.pictures.pictures`.
+    """
+    facts = report_facts(outcome, coarse)
+    with temporary_beside(facts_path(path)) as scratch:
+        scratch.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+    with temporary_beside(path) as scratch:
+        scratch.write_text(page(outcome, facts, drawn or []), encoding="utf-8")
+
+
+def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture]) -> str:
+    """Return the page: one file without scripts, whose pictures and style it holds itself."""
+    from jinja2 import Environment, StrictUndefined
+
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["bytes"] = readable_bytes
+    made.filters["sig"] = lambda value: f"{value:.3g}"
+    template = made.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        facts=facts,
+        report=outcome.conservation,
+        plan_lines=outcome.plan._lines(),
+        pictures=drawn,
+        recipe=recipe_text(outcome),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    ) + "\n"  # fmt: skip

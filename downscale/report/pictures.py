@@ -1,0 +1,159 @@
+"""The pictures of a report: maps, errors of cells, spectra, as PNG in memory (draws; judges nothing)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.errors import DownscaleError
+from downscale.io.cf import horizontal
+from downscale.selfcheck import sample_maps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 110
+# Fine values that errors and spectra are made from: some maps of a record, one of a large grid.
+MOST_VALUES, MOST_MAPS = 20_000_000, 400
+# What the default kernel takes fields for, see the mathematics.
+SLOPE = -3.5
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture and its words: ``alt`` says what is seen to those who do not see it."""
+
+    title: str
+    alt: str
+    caption: str
+    data: bytes
+
+    @property
+    def uri(self) -> str:
+        """The picture as an address that holds it whole."""
+        return "data:image/png;base64," + base64.b64encode(self.data).decode("ascii")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as the file says."""
+        return int.from_bytes(self.data[16:20]), int.from_bytes(self.data[20:24])
+
+
+def pictures(
+    coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, drawn: Path | None, sftlf: Any
+) -> list[Picture]:
+    """Return the pictures of one field; those that its grids do not allow are left out.
+
+    Parameters
+    ----------
+    coarse, fine : Dataset of one field
+        What was given and what was written.
+    name, title : str
+        The field and the heading of the run.
+    drawn : path or None
+        A map that was drawn already.
+    sftlf : DataArray or None
+        Land fraction, for coasts.
+    """
+    found = []
+    last = {str(d): -1 for d in coarse[name].dims if d not in horizontal(coarse).dims}
+    for make in (
+        lambda: _map(coarse, fine, name, title, drawn, last, sftlf),
+        lambda: _zoom(coarse, fine, name, last, sftlf),
+        lambda: _errors(coarse, fine, name, sftlf),
+        lambda: _spectra(coarse, fine, name),
+    ):
+        try:
+            found.append(make())
+        except DownscaleError:
+            # Quadrilaterals have no zoom, grids that do not nest no errors of cells, slender maps no spectrum.
+            continue
+    return found
+
+
+def _map(
+    coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, drawn: Path | None, last: dict[str, int], sftlf: Any
+) -> Picture:
+    from downscale.maps import compare
+
+    if drawn is not None and drawn.suffix == ".png":
+        data = drawn.read_bytes()
+    else:
+        data = _png(compare(coarse, fine, select=last, title=title, sftlf=sftlf))
+    return Picture(
+        "Coarse, fine, and what was added",
+        f"Three maps of {name}: the coarse field, the fine field on the same colour scale, and the fine field minus "
+        "the coarse cell it lies in",
+        "The last step. The added detail averages to zero over each coarse cell where the cell law holds.",
+        data,
+    )
+
+
+def _zoom(coarse: xr.Dataset, fine: xr.Dataset, name: str, last: dict[str, int], sftlf: Any) -> Picture:
+    from downscale.maps import zoom
+
+    return Picture(
+        "Where most was added",
+        f"A map of the fine field of {name}; beside it the marked part of it, coarse and fine",
+        "The box is the part, a quarter of each axis, in which the added detail is strongest.",
+        _png(zoom(coarse, fine, select=last, sftlf=sftlf)),
+    )
+
+
+def _errors(coarse: xr.Dataset, fine: xr.Dataset, name: str, sftlf: Any) -> Picture:
+    from downscale.maps import conservation
+
+    maps, whole = _sample(coarse, fine, name), len(list(_leading(coarse[name], coarse)))
+    given, made = maps
+    shown = len(list(_leading(given[name], given)))
+    which = "all maps" if shown == whole else f"{shown} of {whole} maps, evenly spaced"
+    figure = conservation(given, made, variable=name, sftlf=sftlf)
+    return Picture(
+        "Where the worst cells are",
+        f"A map of the largest relative error of each coarse cell of {name} with a ring around the worst one, and a "
+        "histogram of the errors of all cells with the tolerance as a line",
+        f"Errors of {which}, from the file as written. Float32 leaves up to 6e-8.",
+        _png(figure),
+    )
+
+
+def _spectra(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> Picture:
+    from downscale.maps import spectrum
+
+    given, made = _sample(coarse, fine, name)
+    figure = spectrum({"coarse": given, "fine": made}, slope=SLOPE)
+    return Picture(
+        "Power spectra",
+        f"Spectral density of the coarse and the fine field of {name} against wavelength, with a reference line",
+        "Both follow each other at waves that the coarse grid resolves; what lies to the right of the line marked "
+        "shortest was added. The dashed line is the slope that the default kernel takes fields for.",
+        _png(figure),
+    )
+
+
+def _leading(field: xr.DataArray, ds: xr.Dataset) -> Iterator[tuple[int, ...]]:
+    dims = [dim for dim in field.dims if dim not in horizontal(ds).dims]
+    return iter(np.ndindex(tuple(field.sizes[dim] for dim in dims)))
+
+
+def _sample(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return the same evenly spaced maps of both, so many as are drawn from quickly, in memory."""
+    at = horizontal(fine)
+    cells = int(np.prod([fine[name].sizes[dim] for dim in at.dims]))
+    count = max(min(MOST_MAPS, MOST_VALUES // cells), 1)
+    if all(coarse.sizes.get(dim) == fine.sizes[dim] for dim in fine[name].dims if dim not in at.dims):
+        return sample_maps(coarse, horizontal(coarse), count).load(), sample_maps(fine, at, count).load()
+    return coarse, fine
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, facecolor="white")
+    return stream.getvalue()

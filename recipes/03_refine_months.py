@@ -1,0 +1,55 @@
+"""Monthly sea surface temperature to daily values whose monthly means are exact.
+
+    python recipes/03_refine_months.py --demo                      (a made-up year; --out FOLDER, --dry-run)
+    python recipes/03_refine_months.py tos_Omon.nc
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import downscale
+
+
+def months() -> xr.Dataset:
+    """Return a year of months: the seas of the embedded sample, with a made-up course of the year."""
+    like, relief = downscale.sample.open("north_america"), downscale.sample.open("north_america_relief")
+    land = downscale.coarsen(relief.sftlf, 4).values > 50
+    edges = xr.date_range("2001-01-01", periods=13, freq="MS", calendar="noleap", use_cftime=True)
+    middles = edges[:-1] + (edges[1:] - edges[:-1]) / 2
+    season = -8 * np.cos(2 * np.pi * (np.arange(12) - 0.5) / 12)[:, None, None]
+    values = np.where(land, np.nan, like.tas.values[-1] + season).astype("f4")
+    made = like.isel(time=0).drop_vars(["time", "time_bnds", "tas"], errors="ignore")
+    attrs = {"standard_name": "sea_surface_temperature", "units": "K", "long_name": "sea surface temperature, made up"}
+    time = {"standard_name": "time", "bounds": "time_bnds", "axis": "T"}
+    cells = ("time", "bnds"), np.stack([edges[:-1], edges[1:]], 1)
+    made = made.assign_coords(time=("time", middles, time), time_bnds=cells)
+    return made.assign(tos=(("time", "lat", "lon"), values, attrs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("coarse", nargs="?", help="monthly means with time bounds, a file or a quoted pattern")
+    parser.add_argument("--demo", action="store_true", help="run on a year that is made up")
+    parser.add_argument("--dry-run", action="store_true", help="print grids, chunks and memory; write nothing")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
+    asked = parser.parse_args()
+    if not asked.demo and not asked.coarse:
+        parser.error("expected COARSE, or --demo")
+
+    coarse = months() if asked.demo else downscale.open_dataset(asked.coarse)
+    if asked.dry_run:
+        print(coarse.downscale.plan(target_grid={"time": "D"}))
+        return
+    daily = coarse.downscale(target_grid={"time": "D"})
+    report = downscale.to_netcdf(daily, asked.out / "tos_daily.nc", coarse=coarse, overwrite=True)
+    print(report)
+    print(f"{coarse.sizes['time']} months -> {daily.sizes['time']} days")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A whole archive, one file a job of an array; what is finished verifies and is kept.
+
+    python recipes/06_process_archive.py --demo                    (three small files; --out FOLDER, --dry-run)
+    python recipes/06_process_archive.py "archive/tas_*.nc" --count            (how many jobs the array has)
+    python recipes/06_process_archive.py "archive/tas_*.nc" --task 7 --out fine
+    bash recipes/06_process_archive.sh "archive/tas_*.nc" fine
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+from pathlib import Path
+
+import downscale
+from downscale.pipeline import run
+from downscale.recipe import load_recipe
+
+
+def archive_of_samples(folder: Path) -> list[Path]:
+    """Write the embedded sample as three files, as a model's archive has them."""
+    ds = downscale.sample.open("north_america")
+    for first in range(0, 24, 8):
+        downscale.to_netcdf(ds.isel(time=slice(first, first + 8)), folder / f"tas_{first:02d}.nc", overwrite=True)
+    return sorted(folder.glob("tas_??.nc"))
+
+
+def one(source: Path, folder: Path, dry_run: bool) -> None:
+    """Carry out the recipe beside this script on one file of the archive."""
+    recipe = load_recipe(Path(__file__).with_suffix(".yml"))
+    given = recipe.input.model_copy(update={"path": str(source)})
+    made = recipe.output.model_copy(update={"path": str(folder / f"{source.stem}_x2.nc")})
+    outcome = run(recipe.model_copy(update={"input": given, "output": made}), dry_run=dry_run, resume=True)
+    print(source.name, outcome.plan if dry_run else outcome.conservation)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("pattern", nargs="?", help="the files of the archive, quoted")
+    parser.add_argument("--task", type=int, help="only this file, counted from zero: a job of an array")
+    parser.add_argument("--count", action="store_true", help="print how many files there are")
+    parser.add_argument("--demo", action="store_true", help="run on the embedded sample, cut into three files")
+    parser.add_argument("--dry-run", action="store_true", help="print grids, chunks and memory; write nothing")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
+    asked = parser.parse_args()
+    if not asked.demo and not asked.pattern:
+        parser.error("expected PATTERN, or --demo")
+
+    files = archive_of_samples(asked.out) if asked.demo else sorted(map(Path, glob.glob(asked.pattern)))
+    if asked.count:
+        print(len(files))
+        return
+    for source in files if asked.task is None else [files[asked.task]]:
+        one(source, asked.out, asked.dry_run)
+
+
+if __name__ == "__main__":
+    main()

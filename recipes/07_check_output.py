@@ -1,0 +1,57 @@
+"""Does somebody else's fine file keep the budgets of the coarse one? Where is it worst?
+
+    python recipes/07_check_output.py --demo                       (an interpolation; --out FOLDER, --dry-run)
+    python recipes/07_check_output.py recipes/07_check_output.yml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import yaml
+
+import downscale
+from downscale.errors import GridError
+
+KEYS = {"coarse", "fine", "mask", "law", "tolerance"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("request", nargs="?", type=Path, help="which files, as in 07_check_output.yml")
+    parser.add_argument("--demo", action="store_true", help="judge an interpolation of the embedded sample")
+    parser.add_argument("--dry-run", action="store_true", help="print the grids; judge nothing")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
+    asked = parser.parse_args()
+    if not asked.demo and not asked.request:
+        parser.error("expected REQUEST.yml, or --demo")
+
+    given = {"coarse": "", "fine": ""} if asked.demo else yaml.safe_load(asked.request.read_text())
+    if not {"coarse", "fine"} <= set(given) <= KEYS:
+        parser.error(f"expected coarse, fine and perhaps others of {sorted(KEYS)}, received {sorted(given)}")
+    coarse = downscale.sample.open("north_america") if asked.demo else downscale.open_dataset(given["coarse"])
+    if asked.demo:
+        at = coarse.downscale(4)
+        fine = coarse[["tas"]].interp(lat=at.lat, lon=at.lon, kwargs={"fill_value": "extrapolate"})
+    else:
+        fine = downscale.open_dataset(given["fine"])
+    if asked.dry_run:
+        print("coarse", dict(coarse.sizes), "fine", dict(fine.sizes))
+        return 0
+    how = {key: given[key] for key in ("mask", "law", "tolerance") if key in given}
+    report = downscale.check_conservation(coarse, fine, **how)
+    print(report)
+    (asked.out / "check.json").write_text(json.dumps(report.to_dict(), indent=2, default=str) + "\n")
+    for name in report.variables:
+        picture = asked.out / f"errors_{name}.png"
+        try:
+            downscale.maps.conservation(coarse, fine, variable=name, mask=given.get("mask"), path=picture)
+        except GridError as error:
+            print(f"no map of {name}: {error}")
+    return 0 if report.passed or asked.demo else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""Which way up is best for your field? Methods side by side against a truth, or against the sample's own relief.
+
+    python recipes/10_compare_upsamplers.py --demo                 (the embedded temperatures; --out FOLDER, --dry-run)
+    python recipes/10_compare_upsamplers.py recipes/10_compare_upsamplers.yml
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from downscale.evaluate.run import evaluate
+from downscale.evaluate.schema import load_evaluation
+from downscale.evaluate.table import to_markdown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("recipe", nargs="?", type=Path, help="an evaluation recipe")
+    parser.add_argument("--demo", action="store_true", help="the recipe beside this script: the embedded sample")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be compared; compute nothing")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
+    asked = parser.parse_args()
+    if not asked.demo and not asked.recipe:
+        parser.error("expected RECIPE, or --demo")
+
+    recipe = load_evaluation(Path(__file__).with_suffix(".yml") if asked.demo else asked.recipe)
+    if asked.dry_run:
+        print(f"factor {recipe.data.factor}, sources {[each.label for each in recipe.data.sources]}, "
+              f"methods {[each.label for each in recipe.methods]}")
+        return
+    folder = recipe.output.model_copy(update={"folder": str(asked.out / recipe.output.folder)})
+    print(to_markdown(evaluate(recipe.model_copy(update={"output": folder}), print)))
+
+
+if __name__ == "__main__":
+    main()
