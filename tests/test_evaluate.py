@@ -494,3 +494,4 @@ def test_the_recipes_of_the_repository_are_legal(path: Path) -> None:
             assert theirs.data.validation == ours.data.validation
             assert theirs.patches == ours.patches
             assert theirs.training.max_time == ours.training.max_time
+            assert theirs.training.clock == ours.training.clock == "cpu"

@@ -176,6 +176,17 @@ def test_time_and_patience_end_a_training(tmp_path: Path) -> None:
     assert load(train(parse_training(recipe)))[1].skill["steps"] < 100
 
 
+def test_processor_time_does_not_pass_while_a_training_waits(tmp_path: Path) -> None:
+    def waiting(line: str) -> None:
+        if line.startswith("step 1 "):
+            time.sleep(3)
+
+    recipe = tiny_recipe(tmp_path, steps=2, round=1, max_time="2.5 seconds", clock="cpu", logger=None)
+    skill = load(train(recipe, say=waiting))[1].skill
+    assert skill["steps"] == 2
+    assert 0 < skill["seconds"] < 2.5
+
+
 @pytest.mark.parametrize("scale", ["patch", "kernel"])
 def test_several_sources_variables_and_losses_in_one_training(tmp_path: Path, scale: str) -> None:
     content = recipe_content(tmp_path, steps=3, round=3, loss_scale=scale, precision="bf16")

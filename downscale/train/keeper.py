@@ -52,7 +52,8 @@ class Keeper(lightning.Callback):
     ) -> None:
         self.path, self.origin, self.progress, self.how, self.say = path, origin, progress, how, say
         self.earlier, self.best, self.errors = earlier, dict[str, Tensor](), torch.empty(0)
-        self._begun = self._saved = time.monotonic()
+        self._clock = CLOCKS[how.clock]
+        self._begun, self._saved = self._clock(), time.monotonic()
         self._before = progress.seconds
         self._between_steps = False
 
@@ -66,7 +67,7 @@ class Keeper(lightning.Callback):
             torch.set_rng_state(self.earlier.random)
             self.best = dict(self.earlier.best)
             self.errors = self.best.pop(ERRORS, torch.empty(0))
-        self._begun = self._saved = time.monotonic()
+        self._begun, self._saved = self._clock(), time.monotonic()
         self._before = self.progress.seconds
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -78,7 +79,7 @@ class Keeper(lightning.Callback):
     ) -> None:
         """Count the step; keep the state every so often; end the round where time is up."""
         _upscaler(pl_module).follow()
-        self.progress.seconds = self._before + time.monotonic() - self._begun
+        self.progress.seconds = self._before + self._clock() - self._begun
         self._between_steps = self.progress.done < self.how.round
         over = self._agreed(trainer, ended(self.progress, self.how))
         trainer.should_stop = trainer.should_stop or over
@@ -89,7 +90,7 @@ class Keeper(lightning.Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Judge the round, and keep the state."""
         module = _upscaler(pl_module)
-        self.progress.seconds = self._before + time.monotonic() - self._begun
+        self.progress.seconds = self._before + self._clock() - self._begun
         better = self.progress.judged(module.score)
         if better:
             self.best = {k: v.detach().cpu().clone() for k, v in module.averaged.state_dict().items()}
@@ -137,6 +138,8 @@ class Keeper(lightning.Callback):
 
 # The errors at the best validation travel with its weights.
 ERRORS = "__errors__"
+# What time a training is given.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 # What the trainer raises where the system asks it to end.
 STOPS = ("SIGTERMException", "Terminated")
 

@@ -65,6 +65,9 @@ def recipe_identity(recipe: TrainingRecipe, data: str) -> str:
         content.pop(key)
     for key in ("accelerator", "devices", "num_nodes", "strategy", "workers", "save_every", "logger"):
         content["training"].pop(key)
+    if recipe.training.clock == "wall":
+        # As it was before there was another.
+        content["training"].pop("clock")
     return hashlib.sha256(json.dumps([content, data], sort_keys=True).encode()).hexdigest()
 
 

@@ -24,7 +24,7 @@ class Progress:
     round, done : int
         Validations done, and steps since the last one.
     seconds : float
-        Time spent, over all runs.
+        Time spent, over all runs, by the clock of the recipe.
     best : float
         Least validation error so far, relative to the kernel.
     best_step, stale : int
