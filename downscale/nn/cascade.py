@@ -100,7 +100,7 @@ class Cascade:
         largest = max(self.factor)
         counts = [2**j for j in range(max(math.ceil(math.log2(largest)), 1))] if largest > 1 else [1]
         width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
-        made = [Octave(tuple(min(n, f) for f in self.factor), self.factor) for n in (*counts, largest)]
+        made = [Octave((min(n, self.factor[0]), min(n, self.factor[1])), self.factor) for n in (*counts, largest)]
         return tuple(replace(each, lifetime=lifetime_of(width / max(each.nodes)))
                      for each in dict.fromkeys(made))  # fmt: skip
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ class Duel:
             loss = critic_loss(critic(real, fit), critic(made, fit), how.loss)
             if how.loss == "wgan-gp":
                 share = torch.rand(len(real), 1, 1, 1)
-                between = gradient_penalty(lambda maps, fit=fit: critic(maps, fit), real, made, share)
+                between = gradient_penalty(partial(critic, condition=fit), real, made, share)
                 loss = loss + how.gradient_weight * between
             _moved(self.optimizers[1], loss)
         real, fit = self.draw(how.batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -160,7 +161,7 @@ def maps_dataset(maps: Floats, path: Floats, step: tuple[float, float]) -> xr.Da
         Distance of rows and of columns in metres.
     """
     size = maps.shape[-1]
-    coords = {}
+    coords: dict[str, Any] = {}
     for name, each in zip(("y", "x"), step, strict=True):
         centres = (np.arange(size) + 0.5) * each
         attrs = {"units": "m", "standard_name": f"projection_{name}_coordinate", "axis": name.upper(),

@@ -196,8 +196,8 @@ class Training(Block):
 
     ``round`` is the number of steps between two validations, ``patience`` the number of rounds without a better one
     after which a run stops. The learning rate follows what is done of ``steps`` or ``max_time``, whichever is more.
-    ``clock``: whether ``max_time`` counts what a watch shows, or the processor time of this process, in which two trainings
-    are given the same on a machine that others use (not that of ``workers``, nor of an accelerator).
+    ``clock``: whether ``max_time`` counts what a watch shows, or the processor time of this process, in which two
+    trainings are given the same on a machine that others use (not that of ``workers``, nor of an accelerator).
     ``loss_scale``: by what errors are divided: the standard deviation of the variable or of the patch, or the error of
     the "kernel", half that in the patch and half that in its source: what the kernel does well is not to be spoilt.
     ``members`` of an ensemble are drawn at each step. ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are
