@@ -6,7 +6,8 @@ import base64
 import html
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,48 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top:
 table { border-collapse: collapse; margin: .5rem 0; } th, td { text-align: left; padding: .2rem .9rem .2rem 0; }
 th { font-weight: 600; } td { font-variant-numeric: tabular-nums; } img { width: 100%; } p.note { color: #555; }
 """
+# Numbers that are told of each of two methods, and what they are called; {} stands for the units of the field.
+SIDES = {
+    "cell_error": "largest relative error of a coarse cell",
+    "detail": "detail added within coarse cells, {}",
+    "per_km": "of it with relief, {} a km",
+    "relief_correlation": "its correlation with relief",
+    "gradient": "root-mean-square gradient, {} in 100 km",
+    "coarser_rmse": "self-validation: RMSE, {}",
+    "coarser_ratio": "self-validation: RMSE / bilinear",
+    "seconds": "seconds",
+}
 LIBRARIES = ("numpy", "xarray", "dask", "torch", "netCDF4", "cartopy")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Two methods side by side.
+
+    Attributes
+    ----------
+    sides : (mapping, mapping)
+        Label and numbers of each, by the keys of ``SIDES``.
+    picture : Path or None
+        The map of the second.
+    units : str
+        Of the field.
+    note : str
+        What else people should know.
+    """
+
+    sides: tuple[Mapping[str, Any], ...]
+    picture: Path | None = None
+    units: str = "1"
+    note: str = ""
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the table, its head first."""
+        head = ("", *(str(side["label"]) for side in self.sides))
+        return [head, *((words.format(self.units), *self._numbers(key)) for key, words in SIDES.items())]
+
+    def _numbers(self, key: str) -> tuple[str, ...]:
+        return tuple("-" if side[key] is None else f"{side[key]:.3g}" for side in self.sides)
 
 
 def facts_path(path: Path) -> Path:
@@ -31,13 +73,15 @@ def facts_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def write_report(outcome: Outcome, path: Path, picture: Path | None = None) -> None:
+def write_report(outcome: Outcome, path: Path, picture: Path | None = None, beside: Beside | None = None) -> None:
     """Write ``path`` (HTML) and beside it the same facts as JSON; both appear complete or not at all."""
     facts = report_facts(outcome)
+    if beside is not None:
+        facts["side_by_side"] = list(beside.sides)
     with temporary_beside(facts_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
     with temporary_beside(path) as scratch:
-        scratch.write_text(_page(outcome, facts, picture), encoding="utf-8")
+        scratch.write_text(_page(outcome, facts, picture, beside), encoding="utf-8")
 
 
 def report_facts(outcome: Outcome) -> dict[str, Any]:
@@ -67,11 +111,11 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def _page(outcome: Outcome, facts: dict[str, Any], picture: Path | None) -> str:
+def _page(outcome: Outcome, facts: dict[str, Any], picture: Path | None, beside: Beside | None) -> str:
     parts = [f"<h1>{html.escape(outcome.recipe.title)}</h1>", f"<p>{html.escape(outcome.recipe.description)}</p>"]
     if picture is not None:
-        data = base64.b64encode(picture.read_bytes()).decode("ascii")
-        parts.append(f"<img alt='coarse field, fine field and added detail' src='data:image/png;base64,{data}'>")
+        parts.append(_image(picture))
+    parts.append("" if beside is None else _side_by_side(beside))
     parts += [_conservation(outcome), _self_validation(outcome), _penalty(outcome)]
     parts.append(f"<h2>What was done</h2>{outcome.plan._repr_html_()}")
     parts.append(f"<p class='note'>{facts['seconds']} s; {_versions(facts['versions'])}</p>")
@@ -80,6 +124,23 @@ def _page(outcome: Outcome, facts: dict[str, Any], picture: Path | None) -> str:
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
         f"<style>{STYLE}</style><body>{body}</body></html>\n"
+    )
+
+
+def _image(picture: Path) -> str:
+    data = base64.b64encode(picture.read_bytes()).decode("ascii")
+    return f"<img alt='coarse field, fine field and added detail' src='data:image/png;base64,{data}'>"
+
+
+def _side_by_side(beside: Beside) -> str:
+    head, *rows = beside.rows()
+    return (
+        "<h2>Beside a trained network</h2>"
+        + ("" if beside.picture is None else _image(beside.picture))
+        + _table(head, rows)
+        + "<p class='note'>There is no fine truth here, and more detail is not better detail: the numbers say how much "
+        "each method adds and how closely that follows the relief. Self-validation predicts the coarse field from its "
+        f"own coarsening. {html.escape(beside.note)}</p>"
     )
 
 
