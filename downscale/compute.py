@@ -13,8 +13,8 @@ import xarray as xr
 from downscale.engine.apply import apply
 from downscale.engine.block import compute_block
 from downscale.engine.cut import Cut, Span
-from downscale.engine.job import Job
-from downscale.engine.memory import block_budget
+from downscale.engine.job import Job, features_of
+from downscale.engine.memory import BATCH_VALUES, block_budget, features_budget
 from downscale.learned import inputs_of
 from downscale.members import numbers_of, order_of, with_members
 from downscale.request import Prepared, Request
@@ -58,8 +58,12 @@ def sized(data: Any, job: Job) -> Any:
         return data
     factor = job.cells.factor_y * job.cells.factor_x
     largest = [max(sizes) for sizes in data.chunks]
-    excess = np.prod(largest) * factor * job.dtype.itemsize / block_budget()
     rows = job.upscaler.halo is not None and job.target is None
+    # One map may be too much for a network, be it cut along time or not.
+    band, features = _band(largest, job, rows)
+    if band < largest[-2]:
+        data, largest[-2] = data.rechunk({data.ndim - 2: band}), band
+    excess = np.prod(largest) * factor * job.dtype.itemsize / block_budget(features)
     for axis in range(data.ndim - 1 if rows else data.ndim - 2):
         if excess <= 1:
             break
@@ -69,12 +73,27 @@ def sized(data: Any, job: Job) -> Any:
     return data
 
 
+def _band(largest: list[int], job: Job, cuttable: bool) -> tuple[int, int]:
+    """Return the rows of a band that leaves room for the features of a network, and the bytes that these take."""
+    rows, columns = largest[-2:]
+    features, room = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
+    if features <= room or not cuttable:
+        return rows, features
+    around = _around(largest, job)
+    band = min(max(room * rows // features - around, around, 8), rows)
+    return band, features_of(job, BATCH_VALUES, (min(band + around, rows), columns))
+
+
+def _around(largest: list[int], job: Job) -> int:
+    """Return the rows that a band needs around its own."""
+    return 2 * (job.upscaler.halo[0] + job.margin[0]) if job.upscaler.halo else largest[-2]
+
+
 def _most_pieces(largest: list[int], axis: int, job: Job) -> int:
     """Return into how many pieces a dimension may be cut: bands of rows at least as wide as what lies around them."""
     if axis < len(largest) - 2:
         return largest[axis]
-    around = 2 * (job.upscaler.halo[0] + job.margin[0]) if job.upscaler.halo else largest[axis]
-    return max(largest[axis] // max(around, 8), 1)
+    return max(largest[axis] // max(_around(largest, job), 8), 1)
 
 
 def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Outcome:
         Seconds spent in each stage.
     command : str
         The command line that does the same again, if it was one.
+    pictures : list of Picture
+        What the report shows.
     """
 
     recipe: Recipe
@@ -70,6 +72,7 @@ class Outcome:
     kept: int = 0
     stages: dict[str, float] = field(default_factory=dict)
     command: str = ""
+    pictures: list[Picture] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -172,16 +175,15 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
         with outcome.stage("terrain penalty"):
             outcome.terrain_penalty = terrain_penalty_values(coarse, request)
     made = outcome.files[-1]
-    drawn = []
     with outcome.stage("figures"):
         if "map" in targets:
             _draw(coarse, outcome, made, targets["map"])
         if "report" in targets:
-            drawn = _pictures(coarse, outcome, made, targets.get("map"))
+            outcome.pictures = _pictures(coarse, outcome, made, targets.get("map"))
     outcome.files += targets.values()
     outcome.seconds = time.perf_counter() - begin
     if "report" in targets:
-        write_report(outcome, targets["report"], coarse, drawn)
+        write_report(outcome, targets["report"], coarse, outcome.pictures)
 
 
 def _targets(

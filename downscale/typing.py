@@ -100,6 +100,15 @@ class Drawing(Protocol):
 
 
 @runtime_checkable
+class Working(Protocol):
+    """An up-scaler whose work takes much more memory than what it is given and makes."""
+
+    def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
+        """Return the bytes it takes at once on a processor, called with maps of so many coarse rows and columns."""
+        ...
+
+
+@runtime_checkable
 class SeparableOperator(Protocol):
     """An up-scaler that is one linear operator along rows and one along columns, as numbers.
 

@@ -95,6 +95,17 @@ def test_memory_prints_and_draws_what_it_saw_from_outside(tmp_path):
     assert picture.read_bytes()[1:4] == b"PNG"
 
 
+def test_training_prints_each_way_up_beside_the_transposed_one(tmp_path):
+    found = rows_of(run("training.py", tmp_path, "--device", "cpu"))
+    assert {"transposed", "conservative", "resize", "shuffle"} <= found.keys()
+    for way in ("transposed", "conservative", "resize", "shuffle"):
+        training, beside, use, beside_use = found[way]
+        assert float(training) > 0
+        assert float(use) > 0
+        for ratio in (beside, beside_use):
+            assert ratio == "-" if way == "transposed" else NUMBER.fullmatch(ratio)
+
+
 def test_a_section_is_replaced_and_the_others_stay(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     from measure import write_section

@@ -152,9 +152,20 @@ def test_the_demo_in_its_own_process(tmp_path):
     assert done.stderr == ""
     assert sorted(os.listdir(tmp_path / "d")) == [
         "report.html", "report.json", "tas_north_america_x4.nc", "tas_north_america_x4.png",
+        "tas_north_america_x4_learned.nc", "tas_north_america_x4_learned.png",
     ]  # fmt: skip
-    checked = command("check", "sample:north_america", tmp_path / "d" / "tas_north_america_x4.nc")
-    assert checked.status == 0
+    for name in ("tas_north_america_x4.nc", "tas_north_america_x4_learned.nc"):
+        assert command("check", "sample:north_america", tmp_path / "d" / name).status == 0
+    facts = json.loads((tmp_path / "d" / "report.json").read_text())
+    for side in facts["side_by_side"]:
+        assert side["cell_error"] <= 1e-6
+        # Both add what is colder where relief is higher, and both help one scale further up.
+        assert side["per_km"] < -1
+        assert side["coarser_ratio"] < 1
+        assert f"{side['detail']:.3g}" in done.stdout
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert page.count("<img") == 5
+    assert "is no proof of skill" in page
 
 
 def test_one_line_in_its_own_process(tmp_path):

@@ -64,6 +64,7 @@ FLOORS: dict[str, float] = {
     "report": 7.45,
     "runs": 7.47,
     "pipeline": 7.5,
+    "tiers": 7.55,
     "accessor": 8.0,
     "arguments": 8.0,
     "cli": 8.1,

@@ -18,7 +18,7 @@ from lazy_files import unreadable
 from sample_fields import field_on, rain_on, region, relief_on
 
 import downscale
-from downscale import pipeline, selfcheck
+from downscale import pipeline, selfcheck, tiers
 from downscale.demo import demo_recipe, prepare_folder
 from downscale.errors import ConservationError, OutputError
 from downscale.recipe import parse_recipe
@@ -118,6 +118,35 @@ def test_running_again_replaces_the_files(demo):
     pipeline.run(demo_recipe(folder))
     assert (folder / "tas_north_america_x4.nc").stat().st_mtime_ns > before
     assert len(os.listdir(folder)) == 4
+
+
+def test_two_methods_side_by_side_are_measured_in_the_files(tmp_path):
+    """Of a field without any detail all detail is that of the relief: so much a kilometre, correlation one."""
+    field, relief = field_on(region()), tmp_path / "relief.nc"
+    flat = field.assign(tas=field.tas * 0 + 280.0).drop_encoding()
+    flat.tas.attrs = field.tas.attrs
+    relief_on(region()).to_netcdf(relief)
+    ways = (-4e-3, "conservative", {"report": "r.html"}), (8e-3, "conservative", {"path": "other.nc"})
+    sides = [
+        small(
+            tmp_path, flat, statics={"orog": str(relief)}, terrain={"lapse_rate": rate},
+            downscale={"method": method}, output=output,
+        )
+        for rate, method, output in ways
+    ]  # fmt: skip
+    _, beside = tiers.run_beside(*sides, "a <note>")
+    first, second = beside.sides
+    assert [first["per_km"], second["per_km"]] == pytest.approx([-4, 8], rel=1e-4)
+    assert [first["relief_correlation"], second["relief_correlation"]] == pytest.approx([-1, 1], rel=1e-4)
+    assert second["detail"] == pytest.approx(2 * first["detail"], rel=1e-3)
+    assert second["gradient"] == pytest.approx(2 * first["gradient"], rel=1e-3)
+    assert max(first["cell_error"], second["cell_error"]) <= 1e-6
+    facts = json.loads((tmp_path / "r.json").read_text())
+    assert facts["side_by_side"] == [dict(side) for side in beside.sides]
+    page = (tmp_path / "r.html").read_text()
+    assert "a &lt;note&gt;" in page
+    for line in tiers.table_of(beside).splitlines()[1:]:
+        assert line.split()[-1] in page
 
 
 def test_a_dry_run_reads_no_data_and_writes_nothing(tmp_path, monkeypatch):

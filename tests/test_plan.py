@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import html
 import json
+import os
+import subprocess
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy_files import unreadable
+from run_process import ROOT
 from sample_fields import field_on, plane, rain_on, region, relief_on, world
 from schedulers import computations
 from strategies import cuttings, factor_pairs
@@ -18,6 +23,8 @@ from downscale import TerrainPenalty
 from downscale.engine import memory
 from downscale.engine.plan import readable_bytes
 from downscale.errors import OptionError, ShapeError
+from downscale.nn.learned import Learned
+from downscale.nn.spec import ModelSpec, Variable
 
 
 @given(st.data(), factor_pairs, st.sampled_from(["float32", "float64", "int16"]))
@@ -104,6 +111,89 @@ def test_a_plan_refuses_what_a_run_would_refuse():
     with pytest.raises(OptionError, match=r"expected an argument among 'factor', .*received 'fcator'"):
         ds.downscale.plan(fcator=2)
     assert ds.downscale.plan(2, output_chunks={"time": 1}, keep_attrs=False).tasks == 1
+
+
+def model_of(width: int, factor: int = 2) -> Learned:
+    """A network that has learned nothing."""
+    options = {"width": width, "depth": 1, "fine_width": width}
+    return Learned(ModelSpec("residual", (factor, factor), (Variable("tas", "K"),), options=options))
+
+
+@pytest.mark.parametrize("network", ["residual", "unet", "autoencoder", "sr_cnn"])
+def test_the_plan_counts_the_features_of_every_network(network):
+    ds = field_on(world()).chunk(time=1)
+    planned = ds.downscale.plan(2, method=Learned(ModelSpec(network, (2, 2), (Variable("tas", "K"),))))
+    plan = planned.variables["tas"]
+    fine = 24 * 32 * 4
+    assert not plan.compiled
+    # More than a few channels, and less than a thousand.
+    assert 8 * fine < plan.feature_bytes < 4000 * fine
+    assert plan.block_bytes > plan.feature_bytes
+    assert ds.downscale.plan(2).variables["tas"].feature_bytes == 0
+
+
+def test_features_grow_with_width_and_maps_until_a_batch_is_full():
+    def features(width: int, steps: int, grid: Any = None) -> int:
+        ds = field_on(grid or world(), steps).chunk(time=-1)
+        return ds.downscale.plan(2, method=model_of(width)).variables["tas"].feature_bytes
+
+    one = features(16, 1)
+    assert features(32, 1) > 1.8 * one
+    assert features(16, 4) == pytest.approx(4 * one, rel=0.01)
+    # 500 000 values are worked on at once, however many maps there are.
+    large = world(100, 200)
+    assert features(16, 12, large) == features(16, 6, large) > 5 * features(16, 1, large)
+
+
+def test_max_memory_cuts_the_maps_of_a_network(monkeypatch):
+    ds, model = field_on(world(200, 100)).chunk(), model_of(16)
+    whole = ds.downscale.plan(2, method=model).variables["tas"]
+    monkeypatch.setattr(memory, "FEATURE_BYTES", whole.feature_bytes // 3)
+    cut = ds.downscale.plan(2, method=model).variables["tas"]
+    assert cut.chunks[-2] < whole.chunks[-2]
+    assert cut.feature_bytes <= whole.feature_bytes // 3
+    fine = ds.downscale(2, method=model)
+    assert max(fine.tas.chunks[-2]) == cut.chunks[-2]
+
+
+MEASURED = """
+import json, sys, threading, time
+import dask, numpy as np, psutil, torch, xarray as xr
+import downscale
+
+size, maps, workers = map(int, sys.argv[1:])
+torch.set_num_threads(1)
+dask.config.set(scheduler="threads", num_workers=workers)
+rain = np.random.default_rng(0).gamma(0.3, 2, (4 * maps, size, size)).astype("f4")
+attrs = {"units": "mm h-1", "standard_name": "rainfall_rate"}
+lat, lon = ("lat", np.linspace(40, 50, size), {"units": "degrees_north"}), ("lon", np.linspace(0, 10, size))
+ds = xr.Dataset({"pr": (("time", "lat", "lon"), rain, attrs)}, {"lat": lat, "lon": lon}).chunk(time=maps)
+ds.isel(time=slice(1), lat=slice(20), lon=slice(20)).chunk().downscale(4, method="rain").compute()
+planned, me, seen, over = ds.downscale.plan(4, method="rain").peak_bytes, psutil.Process(), [], threading.Event()
+
+def watch():
+    while not over.wait(0.01):
+        seen.append(me.memory_info().rss)
+
+thread = threading.Thread(target=watch)
+thread.start()
+fine = ds.downscale(4, method="rain").pr.data
+fine.map_blocks(lambda block: np.full((1, 1, 1), block.mean()), chunks=(1, 1, 1), dtype="f8").compute()
+over.set()
+thread.join()
+print(json.dumps([planned, max(seen), me.memory_info().rss]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "maps", "workers"), [(60, 8, 1), (200, 4, 1), (60, 8, 2)])
+def test_the_plan_of_a_network_is_what_is_resident(size, maps, workers):
+    line = [sys.executable, "-c", MEASURED, str(size), str(maps), str(workers)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, env=env)
+    assert done.returncode == 0, done.stderr
+    planned, peak, _ = json.loads(done.stdout)
+    assert planned == pytest.approx(peak, rel=0.25)
 
 
 def test_sizes_in_words():

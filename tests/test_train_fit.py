@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from command import command
 from hypothesis import given
 from hypothesis import strategies as st
-from run_process import ROOT, ended, killed, when
+from run_process import ROOT, ended, killed, started, when
 from safetensors.torch import load_file
 from training_recipes import SAMPLE, recipe_content, tiny_recipe
 
@@ -148,6 +149,75 @@ def steps_in(state: Path) -> int:
     from downscale.train.tensors import read_texts
 
     return int(json.loads(read_texts(state, "state")["progress"])["step"]) if state.exists() else 0
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_stopped_command_says_what_is_kept_and_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, word: str
+) -> None:
+    content = recipe_content(tmp_path, steps=100_000, round=50, save_every=0.02)
+    (tmp_path / "r.yml").write_text(json.dumps(content))
+    state = tmp_path / "model.training" / "state.safetensors"
+    run = started(tmp_path, "train", "r.yml")
+    assert when(run, lambda: steps_in(state) > 5), ended(run)
+    status, _, complaint = killed(run, number)
+    assert status == 1
+    assert complaint == f"downscale: {word}; step {steps_in(state)} of 100000 is kept; run again with --resume\n"
+    assert not list(tmp_path.rglob("*.part"))
+    before = steps_in(state)
+    run = started(tmp_path, "train", "r.yml", "--resume")
+    assert when(run, lambda: steps_in(state) > before), ended(run)
+    status, said, _ = killed(run, number)
+    assert status == 1
+    assert f"goes on from step {before}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_group_of_processes_is_stopped_with_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C of a terminal, and many batch systems, signal the readers of the patches too."""
+    content = recipe_content(tmp_path, steps=100_000, round=50, save_every=0.02, workers=2)
+    (tmp_path / "r.yml").write_text(json.dumps(content))
+    state = tmp_path / "model.training" / "state.safetensors"
+    run = started(tmp_path, "train", "r.yml")
+    assert when(run, lambda: steps_in(state) > 5), ended(run)
+    readers = psutil.Process(run.pid).children(recursive=True)
+    for one in [*readers, psutil.Process(run.pid)]:
+        one.send_signal(number)
+    status, _, complaint = ended(run)
+    assert status == 1
+    lines = [line for line in complaint.splitlines() if line.startswith("downscale: ")]
+    assert len(lines) == 1
+    assert lines[0].endswith(f"step {steps_in(state)} of 100000 is kept; run again with --resume")
+    assert "Traceback" not in complaint
+    psutil.wait_procs(readers, timeout=20)
+    assert not [one for one in readers if one.is_running()]
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "readers": {"workers": 2},
+    "tensorboard": {"logger": "tensorboard"},
+    "two-processes": {"devices": 2, "strategy": "ddp"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
+def test_each_way_to_train_comes_to_its_end_and_says_it_once(tmp_path: Path, how: dict[str, Any]) -> None:
+    if how.get("logger") == "tensorboard":
+        pytest.importorskip("tensorboard")
+    content = recipe_content(tmp_path, steps=40, round=20, batch=8, learning_rate=4e-3, **how)
+    (tmp_path / "r.yml").write_text(json.dumps(content))
+    status, said, complaint = ended(started(tmp_path, "train", "r.yml"))
+    assert (status, complaint) == (0, "")
+    lines = said.splitlines()
+    assert len(lines) == len(set(lines))
+    assert lines[-1] == f"wrote {tmp_path / 'model.safetensors'}"
+    assert load(tmp_path / "model.safetensors")[1].skill["skill"] < 0.95
+    logs = [path.name for path in (tmp_path / "model.training" / "logs" / "version_0").iterdir()]
+    tensorboard = how.get("logger") == "tensorboard"
+    assert any(name.startswith("events.out.tfevents") for name in logs) == tensorboard
+    assert ("metrics.csv" in logs) != tensorboard
 
 
 def test_an_earlier_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> None:

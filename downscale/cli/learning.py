@@ -26,7 +26,18 @@ def train(
     if dry_run:
         prepare(wanted, typer.echo)
         return
-    typer.echo(f"wrote {carry_out(wanted, resume, typer.echo)}")
+    try:
+        carry_out(wanted, resume, typer.echo)
+    except BaseException as error:
+        from downscale.runs.stop import Stopped, what_came
+        from downscale.train.fit import is_first, kept_words
+
+        word = what_came(error)
+        if word is None:
+            raise
+        if not is_first():
+            raise typer.Exit(1) from None
+        raise Stopped(f"{word}; {kept_words(wanted)}") from None
 
 
 @app.command()

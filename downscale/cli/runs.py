@@ -30,11 +30,17 @@ HOW = ("dry_run", "overwrite", "resume", "cluster", "block", "workers")
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the outputs; made if missing.")] = Path("demo"),
 ) -> None:
-    """Run the main job on the embedded real sample: NetCDF, map and report, replaced if there."""
-    from downscale.demo import demo_recipe, prepare_folder
+    """Run the main job on the embedded real sample, by the kernel and by a network: NetCDF, maps and a report."""
+    from downscale.demo import LEARNED_NOTE, demo_recipe, learned_recipe, prepare_folder
 
     prepare_folder(out)
-    _carry_out(demo_recipe(out))
+    from downscale.tiers import run_beside, table_of
+
+    outcomes, beside = run_beside(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
+    for outcome in outcomes:
+        _say_outcome(outcome)
+    typer.echo(table_of(beside))
+    typer.echo(beside.note)
 
 
 @app.command()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downscale.engine.cut import Cut
+from downscale.engine.device import is_cpu
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts, PartsGrid
-from downscale.typing import ManyInputs, Upscaler
+from downscale.typing import ManyInputs, Upscaler, Working
 
 if TYPE_CHECKING:
     from downscale.losses.terrain import TerrainRefinement
@@ -91,3 +92,10 @@ class Job:
     def margin(self) -> tuple[int, int]:
         """Coarse cells beyond its own that a block must hold."""
         return (0, 0) if self.refinement is None else self.refinement.halo
+
+
+def features_of(job: Job, maps: int, shape: tuple[int, int]) -> int:
+    """Return the bytes that features of a network take at once in this process, for maps of coarse rows and columns."""
+    if not isinstance(job.upscaler, Working) or not is_cpu(job.device):
+        return 0
+    return job.upscaler.working_bytes(maps, shape)

@@ -20,6 +20,8 @@ SMALLEST_BLOCK = 2_000_000
 BATCH_VALUES = 2_000_000
 # What the compiled loops take once they are loaded, with the library that loads them (measured).
 LOOPS, LOADED = 240_000_000, "downscale.kernels.fused"
+# What the features of a network take for each worker at most, where its maps can be cut; and the share of the room.
+FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 # Blocks alive for each worker: the one in work and what is read, encoded and written of it and of the next (measured).
 ALIVE = 2.5
 
@@ -29,13 +31,27 @@ def workers() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
-def resident_bytes() -> int:
-    """Return what this process will hold before the first block: what it holds now, and the compiled loops to come."""
-    return int(psutil.Process().memory_info().rss) + (0 if LOADED in sys.modules else LOOPS)
+def resident_bytes(compiled: bool = True) -> int:
+    """Return what this process will hold before the first block: what it holds now, and compiled loops to come."""
+    return int(psutil.Process().memory_info().rss) + (LOOPS if compiled and LOADED not in sys.modules else 0)
 
 
-def block_budget() -> int:
+def features_budget() -> int:
+    """Return what the features of a network may take for each worker; larger ones are cut, where they can be."""
+    limit = option("max_memory")
+    if limit is None:
+        return FEATURE_BYTES
+    room = (bytes_of(limit) - resident_bytes(compiled=False)) / workers()
+    return int(min(max(room, 0) * FEATURE_SHARE, FEATURE_BYTES))
+
+
+def block_budget(features: int = 0) -> int:
     """Return the size of a fine block, so that all workers stay within the option "max_memory".
+
+    Parameters
+    ----------
+    features : int
+        Bytes that a network takes beside, for each worker; no loops are compiled then.
 
     Raises
     ------
@@ -45,10 +61,11 @@ def block_budget() -> int:
     limit = option("max_memory")
     if limit is None:
         return BLOCK_BYTES
-    left = bytes_of(limit) - resident_bytes()
+    held = resident_bytes(compiled=not features) + features * workers()
+    left = bytes_of(limit) - held
     each = int(left / ALIVE / workers())
     if each < SMALLEST_BLOCK:
-        least = (resident_bytes() + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
+        least = (held + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
         raise OptionError(
             f"expected max_memory of at least {least:.2g} GB for {workers()} workers, received {limit}; "
             "raise it, or lower the number of workers"

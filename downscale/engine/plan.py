@@ -10,7 +10,7 @@ import numpy as np
 
 from downscale.engine.apply import cuts_of
 from downscale.engine.block import is_fused
-from downscale.engine.job import Job
+from downscale.engine.job import Job, features_of
 from downscale.engine.memory import ALIVE, BATCH_VALUES, resident_bytes
 
 # Without a compiled pass: copies in float64 of the fine values in work at once (measured).
@@ -35,6 +35,10 @@ class VariablePlan:
         Memory of one block in work, and of what is read, encoded and written of it and of the next.
     static_bytes : int
         Fine fields that every block looks at: relief, masks, what relief adds.
+    feature_bytes : int
+        Part of ``block_bytes`` that the features of a network take.
+    compiled : bool
+        Whether compiled loops do the work, which have to be loaded.
     """
 
     name: str
@@ -49,6 +53,8 @@ class VariablePlan:
     bounds: tuple[float | None, float | None]
     block_bytes: int
     static_bytes: int = 0
+    feature_bytes: int = 0
+    compiled: bool = True
 
     @property
     def fine_bytes(self) -> int:
@@ -102,7 +108,8 @@ class Plan:
         """Largest memory that the process holds at once, with what it holds now and the libraries to come."""
         plans = self.variables.values()
         blocks = self.workers * max((plan.block_bytes for plan in plans), default=0)
-        return resident_bytes() + blocks + max((plan.static_bytes for plan in plans), default=0)
+        loops = any(plan.compiled for plan in plans)
+        return resident_bytes(loops) + blocks + max((plan.static_bytes for plan in plans), default=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, fit for JSON."""
@@ -165,10 +172,13 @@ def plan_variable(
     fine_chunk = (*largest[:-2], height, width)
     blocks = int(np.prod([len(sizes) for sizes in (chunks[:-2] if whole else chunks)]))
     halo = max(c.own.first - c.given.first for c in rows), max(c.own.first - c.given.first for c in columns)
-    given = max(c.given.length for c in rows) * max(c.given.length for c in columns)
+    shape_given = max(c.given.length for c in rows), max(c.given.length for c in columns)
+    given = shape_given[0] * shape_given[1]
     maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
     parts = given * factor_y * factor_x
-    working = 0 if is_fused(job) else min(maps, max(BATCH_VALUES // parts, 1)) * parts * 8 * WORKING_COPIES
+    at_once = min(maps, max(BATCH_VALUES // parts, 1))
+    working = 0 if is_fused(job) else at_once * parts * 8 * WORKING_COPIES
+    features = features_of(job, at_once, shape_given)
     result = int(np.prod(fine_chunk)) * job.dtype.itemsize
     return VariablePlan(
         name=job.name,
@@ -181,8 +191,10 @@ def plan_variable(
         halo=halo,
         law="none imposed" if job.conserve is None else job.conserve if job.target is None else "cell, on pieces",
         bounds=job.bounds,
-        block_bytes=int(ALIVE * result) + 2 * maps * given * job.dtype.itemsize + working,
+        block_bytes=int(ALIVE * result) + 2 * maps * given * job.dtype.itemsize + working + features,
         static_bytes=statics * int(np.prod(job.fine.shape)) * 8,
+        feature_bytes=features,
+        compiled=is_fused(job),
     )
 
 

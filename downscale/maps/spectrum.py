@@ -105,18 +105,21 @@ def spectrum(
     units = {str(field.attrs["units"]) for field, _ in found.values() if "units" in field.attrs}
     if len(units) > 1:
         raise InputError(f"expected fields in one unit, received {' and '.join(sorted(units))}; convert one")
+    densities = {label: _density(*one) for label, one in found.items()}
+    rough = next((each for each in densities.values() if (each[1] > 0).any()), None)
+    if rough is None:
+        raise InputError(f"expected fields that vary, received constant ones ({', '.join(found)}); choose others")
     figure = blank(7.6, 5.0, layout="constrained")
     panel = figure.add_subplot()
     first = next(iter(found.values()))
-    for i, (label, (field, where)) in enumerate(found.items()):
-        wave, power = _density(field, where)
+    for i, (label, (wave, power)) in enumerate(densities.items()):
         some = power > 0
         colour, line = PALETTE[i % len(PALETTE)], LINES[i % len(LINES)]
         panel.plot(1e-3 / wave[some], 1e-6 * power[some], label=label, color=colour, linestyle=line, linewidth=2.0)
     panel.set_xscale("log")
     panel.set_yscale("log")
     if slope is not None:
-        _reference(panel, *_density(*first), slope)
+        _reference(panel, *rough, slope)
     _mark_shortest(panel, first[1], next(iter(found)))
     panel.invert_xaxis()
     _plain_ticks(panel)

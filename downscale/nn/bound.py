@@ -16,6 +16,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.nn.baked import baked
+from downscale.nn.features import feature_bytes, shapes_only
 from downscale.nn.halo import Windows, axis_halo
 from downscale.nn.learned import Learned
 from downscale.nn.separable import BothParts, Grid, Separable, counts_of, operator
@@ -92,6 +93,21 @@ class Bound:
         with torch.no_grad():
             pieces = [self._refined(learned, part, place, cells, statics) for part in given.split(maps)]
         return torch.cat(pieces)
+
+    def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
+        """Return the bytes that the features of a processor's work take at once.
+
+        Parameters
+        ----------
+        maps : int
+            Maps that are called with, of which a few are worked on at once.
+        shape : (int, int)
+            Coarse rows and columns given.
+        """
+        values = max(shape[0] * self.factor[0] * shape[1] * self.factor[1], 1)
+        network, spec = shapes_only(self.learned.network), self.spec
+        at_once = min(maps, max(MOST_VALUES // values, 1))
+        return feature_bytes(network, spec.coarse_channels, spec.fine_channels, at_once, shape)  # type: ignore[arg-type]
 
     def _refined(
         self, learned: Learned, given: Tensor, place: Place, cells: Aggregation, statics: Tensor | None

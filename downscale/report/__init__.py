@@ -1,7 +1,8 @@
 """The report of a run, for people (HTML, one self-contained file) and for programs (JSON)."""
 
+from downscale.report.beside import Beside
 from downscale.report.facts import facts_path, report_facts
 from downscale.report.page import write_report
 from downscale.report.versions import library_versions
 
-__all__ = ["facts_path", "library_versions", "report_facts", "write_report"]
+__all__ = ["Beside", "facts_path", "library_versions", "report_facts", "write_report"]

@@ -11,6 +11,7 @@ import xarray as xr
 
 from downscale.engine.plan import readable_bytes
 from downscale.io.write import temporary_beside
+from downscale.report.beside import Beside
 from downscale.report.facts import facts_path, recipe_text, report_facts
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def write_report(
-    outcome: Outcome, path: Path, coarse: xr.Dataset | None = None, drawn: list[Picture] | None = None
+    outcome: Outcome,
+    path: Path,
+    coarse: xr.Dataset | None = None,
+    drawn: list[Picture] | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Write ``path`` (HTML) and beside it the same facts as JSON; both appear complete or not at all.
 
@@ -35,15 +40,19 @@ def write_report(
         What was read, to tell of it.
     drawn : list of Picture, optional
         From :func:`downscale.report.pictures.pictures`.
+    beside : Beside, optional
+        Another method on the same input.
     """
     facts = report_facts(outcome, coarse)
+    if beside is not None:
+        facts["side_by_side"] = list(beside.sides)
     with temporary_beside(facts_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
     with temporary_beside(path) as scratch:
-        scratch.write_text(page(outcome, facts, drawn or []), encoding="utf-8")
+        scratch.write_text(page(outcome, facts, drawn or [], beside), encoding="utf-8")
 
 
-def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture]) -> str:
+def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture], beside: Beside | None = None) -> str:
     """Return the page: one file without scripts, whose pictures and style it holds itself."""
     from jinja2 import Environment, StrictUndefined
 
@@ -56,6 +65,20 @@ def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture]) -> str:
         report=outcome.conservation,
         plan_lines=outcome.plan._lines(),
         pictures=drawn,
+        beside=beside,
+        other=None if beside is None or beside.picture is None else _other(beside.picture),
         recipe=recipe_text(outcome),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     ) + "\n"  # fmt: skip
+
+
+def _other(path: Path) -> Picture:
+    """Return the map of the second method."""
+    from downscale.report.pictures import Picture
+
+    return Picture(
+        "The same by the network",
+        "Three maps: the coarse field, the fine field that a trained network made, and what it added",
+        "The last step; colours have their own scale.",
+        path.read_bytes(),
+    )

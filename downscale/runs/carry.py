@@ -26,7 +26,7 @@ from downscale.runs.retry import retried
 from downscale.runs.seals import clear, seal, sweep, unseal, verified
 from downscale.runs.single import judging
 from downscale.runs.spread import spread
-from downscale.runs.stop import Stopped, Terminated, go_on
+from downscale.runs.stop import Stopped, Terminated, go_on, what_came
 from downscale.runs.work import Work, carry_out, forget
 from downscale.validate import check_conservation
 
@@ -124,8 +124,7 @@ def _stoppable(cutting: Cutting) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Terminated) as signal:
-        word = "terminated" if isinstance(signal, Terminated) else "interrupted"
-        raise Stopped(f"{word}; {state()}") from None
+        raise Stopped(f"{what_came(signal)}; {state()}") from None
     except Stopped as stopped:
         raise Stopped(f"{stopped}; {state()}") from None
     except DownscaleError as error:

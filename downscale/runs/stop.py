@@ -50,6 +50,13 @@ def terminable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def what_came(error: BaseException) -> str | None:
+    """Return "interrupted" or "terminated" where a signal is behind an error, whatever became of it on its way."""
+    if isinstance(error, KeyboardInterrupt) or (_COME and _COME[-1] == "SIGINT"):
+        return "interrupted"
+    return "terminated" if isinstance(error, Terminated) or _COME else None
+
+
 def go_on() -> None:
     """Raise KeyboardInterrupt or :class:`Terminated` if a signal has come, be it lost on its way."""
     if _COME:

@@ -85,9 +85,9 @@ def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) 
     On one CPU without workers a run that was killed and resumed makes the same weights, bit for bit, as one that was
     not, where ``steps`` ends it.
     """
-    tell = say or (lambda line: None)
     _require_end(recipe)
     _require_lightning()
+    tell = say if say is not None and is_first() else lambda line: None
     done = _finished(recipe) if resume else None
     if done is not None:
         tell(f"{done} is done already")
@@ -100,6 +100,25 @@ def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) 
         )
     prepared = prepare(recipe, tell)
     return _trained(prepared, target, state, resume, tell)
+
+
+def is_first() -> bool:
+    """Return whether this process is the only one of a training, or the one of them that speaks."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def kept_words(recipe: TrainingRecipe) -> str:
+    """Return, for people, what a training that was stopped can go on from."""
+    from downscale.train.tensors import read_texts
+
+    state = _state_path(recipe, Path(recipe.output.path).expanduser())
+    if not state.is_file():
+        return "it had come to no step that is kept; run again"
+    step = Progress.from_json(read_texts(state, "state")["progress"]).step
+    of = "" if recipe.training.steps is None else f" of {recipe.training.steps}"
+    return f"step {step}{of} is kept; run again with --resume"
 
 
 def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
@@ -219,6 +238,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
         module.averaged.load_state_dict(keeper.best)
         save(target, module.averaged, _record(prepared, keeper))
         state.unlink(missing_ok=True)
+        say(f"wrote {target}")
     trainer.strategy.barrier()
     return target
 
@@ -317,4 +337,4 @@ def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
     return track(items, description="look at the data", total=total, transient=True, console=Console(stderr=True))
 
 
-__all__ = ["Prepared", "model_spec", "prepare", "train"]
+__all__ = ["Prepared", "is_first", "kept_words", "model_spec", "prepare", "train"]
