@@ -182,6 +182,7 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
             outcome.pictures = _pictures(coarse, outcome, made, targets.get("map"))
     outcome.files += targets.values()
     outcome.seconds = time.perf_counter() - begin
+    outcome.stages["the rest"] = outcome.seconds - sum(outcome.stages.values())
     if "report" in targets:
         write_report(outcome, targets["report"], coarse, outcome.pictures)
 

@@ -76,7 +76,8 @@ worst: float = report.max_relative_error
 place = report["tas"].where_relative
 area: xr.DataArray = downscale.cell_area(coarse)
 penalty = downscale.TerrainPenalty(base_gradient=1e-5)
-written: bool = downscale.to_netcdf(fine, Path("fine.nc"), coarse=coarse).passed
+certificate = downscale.to_netcdf(fine, Path("fine.nc"), coarse=coarse)
+kept: bool = certificate is not None and certificate.passed
 maps.compare(coarse, fine, path="map.png").savefig("map.pdf")
 """
 WRONG = """

@@ -86,7 +86,8 @@ def test_the_report_tells_all_to_people_and_programs(demo):
     page = (folder / "report.html").read_text()
     assert page.count("<img") == page.count("alt=") == 4
     assert {"open and plan", "self-validation", "terrain penalty", "figures"} < set(facts["stages"])
-    assert sum(facts["stages"].values()) == pytest.approx(facts["seconds"], rel=0.05, abs=0.1)
+    assert sum(facts["stages"].values()) == pytest.approx(facts["seconds"], abs=0.02)
+    assert 0 <= facts["stages"]["the rest"] < 0.2 * facts["seconds"]
     assert facts["input"]["axes"]["time"].startswith("24 steps, 1869-06-01")
     for words in ("data:image/png;base64,", "Cell law", "Self-validation", "Terrain-gradient", "every law holds"):
         assert words in page
