@@ -149,7 +149,7 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     where = horizontal(ds)
     target, method = _target_and_method(where, request)
     _require_nested(target, request)
-    names = _variables(ds, where, request)
+    names = pick_variables(ds, where, request.data_vars)
     unknown = [key for key in request.bounds if key not in names] if isinstance(request.bounds, Mapping) else []
     if unknown:
         raise OptionError(f"expected bounds of variables among {listing(names)}, received {listing(unknown)}")
@@ -295,9 +295,9 @@ def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
     return request.method
 
 
-def _variables(ds: xr.Dataset, where: Horizontal, request: Request) -> list[str]:
+def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
+    """Return the names of the fields asked for; all that lie on both horizontal dimensions by default."""
     legal = horizontal_variables(ds, where)
-    wanted = request.data_vars
     if wanted is None:
         if not legal:
             has = ", ".join(f"{name!r} ({', '.join(map(str, v.dims))}; {v.dtype})" for name, v in ds.data_vars.items())

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Products of pairs of rows that are formed together; more of them are added row by row.
+AT_ONCE = 200_000
+
+
 class Spread(Protocol):
     """A linear map of fields and its transpose."""
 
@@ -77,28 +81,26 @@ class ByRows:
 
     def gather(self, field: Tensor) -> Tensor:
         """Return the sum of weights times sources."""
-        waves, made = torch.fft.rfft(field, n=self.size, dim=-1), None
-        made = torch.zeros_like(waves)
-        for k, own, other in self._pairs():
-            made[..., own, :] += self.symbol[own, k] * waves[..., other, :]
+        waves = torch.fft.rfft(field, n=self.size, dim=-1)
+        made = self._at_once(waves) if self.symbol.numel() < AT_ONCE else self._in_turn(waves)
         return torch.fft.irfft(made, n=self.size, dim=-1)[..., : self.shape[1]]
 
     def scatter(self, field: Tensor) -> Tensor:
-        """Return the transpose."""
-        waves = torch.fft.rfft(field, n=self.size, dim=-1)
-        made = torch.zeros_like(waves)
-        for k, own, other in self._pairs():
-            made[..., other, :] += self.symbol[own, k].conj() * waves[..., own, :]
-        return torch.fft.irfft(made, n=self.size, dim=-1)[..., : self.shape[1]]
+        """Return the transpose: the same, since each pair of cells has one density."""
+        return self.gather(field)
 
-    def _pairs(self) -> list[tuple[int, slice, slice]]:
-        n_y = self.shape[0]
-        found = []
+    def _at_once(self, waves: Tensor) -> Tensor:
+        wide = torch.nn.functional.pad(torch.view_as_real(waves), (0, 0, 0, 0, self.reach, self.reach))
+        near = torch.view_as_complex(wide.contiguous()).unfold(-2, 2 * self.reach + 1, 1)
+        return (self.symbol.transpose(-1, -2) * near).sum(dim=-1)
+
+    def _in_turn(self, waves: Tensor) -> Tensor:
+        n_y, made = self.shape[0], torch.zeros_like(waves)
         for k in range(2 * self.reach + 1):
             shift = k - self.reach
             own = slice(max(0, -shift), min(n_y, n_y - shift))
-            found.append((k, own, slice(own.start + shift, own.stop + shift)))
-        return found
+            made[..., own, :] += self.symbol[own, k] * waves[..., own.start + shift : own.stop + shift, :]
+        return made
 
 
 def fast_size(size: int) -> int:

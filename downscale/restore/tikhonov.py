@@ -11,9 +11,8 @@ import torch
 from downscale.errors import OptionError
 from downscale.fields.aggregate import like
 from downscale.restore.noise import Restored
-from downscale.restore.spread import Everywhere
 from downscale.restore.weights import Kernel, RowKernels
-from downscale.restore.wiener import cross_validated, filtered, laplacian
+from downscale.restore.wiener import cross_validated, filtered, laplacian, mirrored, mirrored_symbol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 ORDERS = (1, 2)
 # Residual of the normal equations relative to their right side, and the most steps towards it.
-TOLERANCE, MOST_STEPS = 1e-10, 500
+TOLERANCE, MOST_STEPS = 1e-8, 300
 # Neighbours nearer than this share of a mean step count as this far: meridians meet at the poles.
 NEAREST = 0.1
 GAP_ROUNDS = 200
@@ -149,14 +148,14 @@ def _solved(data: Tensor, blur: Blur, kernel: Kernel, weight: float, order: int)
         smooth = rough(field) if order == 1 else rough(rough(field))
         return blur.back(blur.forward(field)) + weight * smooth
 
-    near = Everywhere(kernel, blur.shape, data)
-    symbol = near.symbol.abs() ** 2 + weight * laplacian(kernel, near.sizes, data) ** order
+    wide = tuple(n if closed else 2 * n for n, closed in zip(blur.shape, rough.closed, strict=True))
+    symbol = mirrored_symbol(kernel, wide, data).abs() ** 2 + weight * laplacian(kernel, wide, data) ** order
     root = torch.sqrt(blur.area)
 
     def precondition(field: Tensor) -> Tensor:
-        waves = torch.fft.rfftn(field * root, s=near.sizes) / symbol
-        wide = torch.fft.irfftn(waves, s=near.sizes)
-        return wide[tuple(slice(0, n) for n in blur.shape)] / root * blur.mask
+        waves = torch.fft.rfftn(mirrored(field * root, rough.closed)) / symbol
+        made = torch.fft.irfftn(waves, s=wide)
+        return made[tuple(slice(0, n) for n in blur.shape)] / root * blur.mask
 
     def product(first: Tensor, second: Tensor) -> Tensor:
         return (blur.area * first * second).sum()

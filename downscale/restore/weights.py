@@ -197,7 +197,7 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
     steps = EARTH_RADIUS * height[middle], EARTH_RADIUS * step_x * np.cos(lat[middle])
     plain = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
     between = np.abs(np.diff(lat)) * EARTH_RADIUS, np.abs(step_x) * np.cos(lat) * EARTH_RADIUS
-    return RowKernels(_same_both_ways(values, reach), reach, width, grid.x.periodic, plain, *between)
+    return RowKernels(_same_both_ways(values, reach, psf.round), reach, width, grid.x.periodic, plain, *between)
 
 
 def _counts(lat: Floats) -> NDArray[np.int64]:
@@ -228,8 +228,9 @@ def _densities(psf: Psf, lat: float, height: float, source: Floats, step: float,
     return psf.density(east * scale, north * scale).mean(axis=(1, 3))
 
 
-def _same_both_ways(values: Floats, reach: int) -> Floats:
-    """Give each pair of cells one density: that from A to B is that from B to A."""
+def _same_both_ways(values: Floats, reach: int, even: bool) -> Floats:
+    """Give each pair of cells one density: that from A to B is that from B to A (and its mirror image's, if round)."""
+    values = 0.5 * (values + values[..., ::-1]) if even else values
     n_y = len(values)
     both = np.empty_like(values)
     rows = np.arange(n_y)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Weights among which cross-validation looks, then how often it halves the step around the best.
-WEIGHTS, HALVINGS = np.logspace(-10, 3, 53), 4
-LEAST = 1e-12
+WEIGHTS, HALVINGS = np.logspace(-8, 3, 45), 4
+LEAST = 1e-8
 
 
 def filtered(data: Tensor, kernel: Kernel, weight: float, order: int = 2) -> Tensor:
@@ -30,8 +30,7 @@ def filtered(data: Tensor, kernel: Kernel, weight: float, order: int = 2) -> Ten
     computer, IEEE Trans. Comput. C-22, 805-812.
     """
     shape = tuple(data.shape)
-    closed = Kernel(kernel.values, kernel.centre, (True,) * len(shape), kernel.steps)
-    symbol = Everywhere(closed, shape, data).symbol
+    symbol = mirrored_symbol(kernel, shape, data)
     power = (symbol * symbol.conj()).real
     waves = torch.fft.rfftn(data) * symbol.conj() / (power + weight * laplacian(kernel, shape, data) ** order)
     return torch.fft.irfftn(waves, s=shape)
@@ -68,12 +67,10 @@ def cross_validated(data: Tensor, kernel: Kernel, order: int) -> float:
     Golub, G. H., Heath, M. & Wahba, G. (1979), Generalized cross-validation as a method for choosing a good ridge
     parameter, Technometrics 21, 215-223.
     """
-    wide = _mirrored(data, kernel.periodic)
+    wide = mirrored(data, kernel.periodic)
     wide = wide - wide.mean()
     shape = tuple(wide.shape)
-    values, centre = _within(kernel, shape)
-    closed = Kernel(values, centre, (True,) * len(shape), kernel.steps)
-    power = Everywhere(closed, shape, data).symbol.abs() ** 2
+    power = mirrored_symbol(kernel, shape, data).abs() ** 2
     energy, rough = torch.fft.rfftn(wide).abs() ** 2, laplacian(kernel, shape, data) ** order
     # A real transform holds most modes once for two.
     twice = torch.full_like(rough, 2.0)
@@ -96,12 +93,18 @@ def cross_validated(data: Tensor, kernel: Kernel, order: int) -> float:
     return 10**best
 
 
-def _mirrored(data: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+def mirrored(data: Tensor, periodic: tuple[bool, ...]) -> Tensor:
     """Append the mirror image along open axes."""
     for axis, closed in enumerate(periodic):
         if not closed and data.shape[axis] > 1:
             data = torch.cat([data, data.flip(axis)], dim=axis)
     return data
+
+
+def mirrored_symbol(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tensor:
+    """Return the symbol of weights on closed axes of ``shape``, cut where they reach further."""
+    values, centre = _within(kernel, shape)
+    return Everywhere(Kernel(values, centre, (True,) * len(shape), kernel.steps), shape, reference).symbol
 
 
 def _within(kernel: Kernel, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
