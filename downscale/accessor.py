@@ -97,9 +97,9 @@ class _Accessor:
 
 @xr.register_dataset_accessor("downscale")
 class DatasetAccessor(_Accessor):
-    """``Dataset.downscale``: call it, or use ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot`` and ``weights``."""
+    """``Dataset.downscale``: call it, or ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot`` and ``weights``."""
 
 
 @xr.register_dataarray_accessor("downscale")
 class DataArrayAccessor(_Accessor):
-    """``DataArray.downscale``: call it, or use ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot`` and ``weights``."""
+    """``DataArray.downscale``: call it, or ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot``, ``weights``."""

@@ -23,6 +23,7 @@ from downscale.restore.instrument import Instrument
 from downscale.restore.methods import Restoration
 from downscale.restore.psf import pick_psf
 
+KEPT_ENCODING = ("grid_mapping", "cell_measures")
 # What is told of each map, beside the field.
 TOLD = ("iterations", "parameter", "noise", "misfit")
 
@@ -137,7 +138,8 @@ def deconvolve(
     for field in course.names:
         sharp, told = _restored(ds[field], course, where)
         made[field] = sharp if keep else sharp.drop_attrs()
-        made[field].encoding = {SOURCES: sources_of(ds)}
+        kept = {key: ds[field].encoding[key] for key in KEPT_ENCODING if key in ds[field].encoding}
+        made[field].encoding = {**kept, SOURCES: sources_of(ds)}
         if name is None:
             made = made.assign(told)
     words = f"deconvolve psf={course.instrument.psf} {restoration}"

@@ -44,6 +44,7 @@ FLOORS: dict[str, float] = {
     "laboratory": 7.5,
     "learned": 7.04,
     "members": 7.03,
+    "footprint": 7.04,
     "evaluate": 7.6,
     "request": 7.05,
     "sample": 5.5,

@@ -73,7 +73,7 @@ class ByRows:
         self.size = n_x if kernels.periodic else fast_size(n_x + 2 * width)
         laid = np.zeros((*kernels.values.shape[:2], self.size))
         laid[..., : width + 1] = kernels.values[..., width:]
-        laid[..., self.size - width :] = kernels.values[..., :width]
+        laid[..., self.size - width :] += kernels.values[..., :width]
         waves = torch.fft.rfft(reference.new_tensor(laid), dim=-1)
         # Round footprints look the same to east and west: half the memory.
         even = bool(np.array_equal(kernels.values, kernels.values[..., ::-1]))

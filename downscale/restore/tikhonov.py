@@ -160,7 +160,8 @@ def _solved(data: Tensor, blur: Blur, kernel: Kernel, weight: float, order: int)
     def product(first: Tensor, second: Tensor) -> Tensor:
         return (blur.area * first * second).sum()
 
-    return conjugate_gradients(normal, blur.back(data), product, precondition, TOLERANCE, MOST_STEPS)
+    mean = blur.flux(data) / blur.flux(torch.ones_like(data)) * blur.mask
+    return conjugate_gradients(normal, blur.back(data), product, precondition, TOLERANCE, MOST_STEPS, mean)
 
 
 def conjugate_gradients(
@@ -177,7 +178,11 @@ def conjugate_gradients(
         if not float(product(residual, residual)) > float(goal) or not float(now) > 0:
             return solution, step
         image = operator(direction)
-        length = now / product(direction, image)
+        curvature = product(direction, image)
+        if not float(curvature) > 0:
+            # Rounding has the last word on what the operator hardly sees.
+            return solution, step
+        length = now / curvature
         solution, residual = solution + length * direction, residual - length * image
         better = precondition(residual)
         now, before = product(residual, better), now

@@ -193,6 +193,9 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
         own = _columns(lat[[i]], angle, abs(step_x), n_x, grid.x.periodic)
         near = slice(width - own, width + own + 1)
         values[i, source - i + reach, near] = _densities(psf, lat[i], height[i], lat[source], step_x, offsets[near])
+    if grid.x.periodic and 2 * width == n_x:
+        # The column half around the circle is reached from both sides.
+        values[..., [0, -1]] *= 0.5
     middle = int(np.abs(np.abs(lat) - np.median(np.repeat(np.abs(lat), _counts(lat)))).argmin())
     steps = EARTH_RADIUS * height[middle], EARTH_RADIUS * step_x * np.cos(lat[middle])
     plain = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
@@ -209,7 +212,7 @@ def _columns(lat: Floats, angle: float, step: float, size: int, periodic: bool) 
     """Return the columns to each side that a distance reaches, at most half the circle."""
     ratio = np.sin(min(angle, np.pi / 2)) / np.maximum(np.cos(np.minimum(np.abs(lat) + angle / 2, np.pi / 2)), 1e-12)
     reach = int(np.ceil(np.arcsin(min(float(ratio.max()), 1.0)) / step)) + 1 if ratio.max() < 1 else size
-    return min(reach, (size - 1) // 2 if periodic else size - 1)
+    return min(reach, size // 2 if periodic else size - 1)
 
 
 def _densities(psf: Psf, lat: float, height: float, source: Floats, step: float, columns: NDArray[Any]) -> Floats:
