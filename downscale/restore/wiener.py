@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Weights among which cross-validation looks, then how often it halves the step around the best.
-WEIGHTS, HALVINGS = np.logspace(-8, 3, 45), 4
-LEAST = 1e-8
+# Below the least of them rounding, edges and rows that differ from the middle one count more than what is gained.
+WEIGHTS, HALVINGS = np.logspace(-6, 3, 37), 4
+LEAST = 1e-6
 
 
 def filtered(data: Tensor, kernel: Kernel, weight: float, order: int = 2) -> Tensor:
@@ -90,7 +91,7 @@ def cross_validated(data: Tensor, kernel: Kernel, order: int) -> float:
     for _ in range(HALVINGS):
         step /= 2
         best = min((best - step, best, best + step), key=error)
-    return 10**best
+    return max(10**best, LEAST)
 
 
 def mirrored(data: Tensor, periodic: tuple[bool, ...]) -> Tensor:
