@@ -1,6 +1,6 @@
 """Restoration measured: radar rain blurred by a 25 km footprint, footprint-aware downscaling, and scikit-image.
 
-``python benchmarks/restoration.py --data FOLDER --write docs/restoration.md --plot docs/images/restoration.png``
+``python benchmarks/restoration.py --folder FOLDER --write docs/restoration.md --plot docs/images/restoration.png``
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from downscale.restore.weights import cell_kernel
 
 RADAR, TEMPERATURE = "precipitation_opera_20180824_2km_15min.nc", "temperature_mogrepsuk_2km_20170602-03.nc"
 ALPS = "precipitation_mch_20160711_1km_5min.nc"
-NOISE, FOOTPRINT = 0.02, 25_000.0
+NOISE, FOOTPRINT, MOST = 0.1, 25_000.0, 400
 Tensor = torch.Tensor
 
 
@@ -74,11 +74,11 @@ def restored(folder: Path) -> tuple[list[list[Any]], dict[str, Tensor], list[flo
     noise = NOISE * torch.randn(truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     data = ((blur.forward(truth) + noise).clamp(min=0)) * blur.mask
     errors: list[float] = []
-    richardson_lucy(data, blur, noise=0, iterations=150,
+    richardson_lucy(data, blur, noise=0, iterations=MOST,
                     watch=lambda step, field: errors.append(rmse(field, truth, blur.mask)))  # fmt: skip
     found = {
-        "Richardson-Lucy, noise known": richardson_lucy(data, blur, noise=NOISE, iterations=150),
-        "Richardson-Lucy, noise estimated": richardson_lucy(data, blur, iterations=150),
+        "Richardson-Lucy, noise known": richardson_lucy(data, blur, noise=NOISE, iterations=MOST),
+        "Richardson-Lucy, noise estimated": richardson_lucy(data, blur, iterations=MOST),
         "Wiener, GCV": wiener(data, blur),
         "Tikhonov order 1, GCV": tikhonov(data, blur),
     }
@@ -187,7 +187,7 @@ def draw(fields: dict[str, Tensor], errors: list[float], chosen: int, path: Path
         shown = np.where(fields["mask"].numpy() > 0, fields[name].numpy(), np.nan)[20:180, 20:180]
         image = axis.imshow(np.where(shown < 0.1, 0, shown), norm="asinh", cmap="viridis", vmin=0, vmax=20)
         axis.set(title=title, xticks=[], yticks=[])
-    figure.colorbar(image, ax=axes[:3], label="mm h$^{-1}$", shrink=0.8)
+    figure.colorbar(image, ax=axes[:3], label="mm h$^{-1}$", shrink=0.8, ticks=[0, 1, 5, 20], format="%g")
     axes[3].plot(np.arange(1, len(errors) + 1), errors, label="Richardson-Lucy")
     axes[3].axvline(chosen, color="0.4", linestyle="--", label=f"stopped by the noise: {chosen}")
     axes[3].axvline(int(np.argmin(errors)) + 1, color="C1", linestyle=":", label=f"best: {int(np.argmin(errors)) + 1}")
@@ -201,17 +201,17 @@ def draw(fields: dict[str, Tensor], errors: list[float], chosen: int, path: Path
 def main() -> None:
     """Measure, print, and write tables and figure where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the real fields")
+    parser.add_argument("--folder", type=Path, required=True, help="where the real fields lie")
     parser.add_argument("--write", type=Path, help="file whose marked tables are replaced")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows, fields, errors = restored(given.data)
+    rows, fields, errors = restored(given.folder)
     tables = {
         "peers": (["case", "largest difference", "flux lost, scikit-image", "flux lost, downscale"],
                   against_scikit_image()),
         "aware": (["field", "footprint", "ignoring it", "deconvolve, then downscale", "one solve", "law in float32",
-                   "least value"], aware(given.data)),
+                   "least value"], aware(given.folder)),
         "restored": (["field", "RMSE (mm/h)", "sharpness / truth", "power at 8-40 km / truth", "flux change",
                       "chosen"], rows),
     }  # fmt: skip
