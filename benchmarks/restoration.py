@@ -29,7 +29,7 @@ from downscale.restore.weights import cell_kernel
 
 RADAR, TEMPERATURE = "precipitation_opera_20180824_2km_15min.nc", "temperature_mogrepsuk_2km_20170602-03.nc"
 ALPS = "precipitation_mch_20160711_1km_5min.nc"
-NOISE, FOOTPRINT, MOST = 0.1, 25_000.0, 400
+NOISE, FOOTPRINT, MOST = 0.02, 25_000.0, 150
 Tensor = torch.Tensor
 
 

@@ -121,4 +121,4 @@ def seen_through(data: Any, instrument: Instrument) -> Any:
 
     if not isinstance(data, da.Array):
         return blurred(np.asarray(data))
-    return whole_maps(data).map_blocks(blurred, dtype=np.float64, meta=np.empty((0,) * data.ndim))
+    return da.map_blocks(blurred, whole_maps(data), dtype=np.float64, meta=np.empty((0,) * data.ndim))

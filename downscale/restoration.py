@@ -152,6 +152,7 @@ def plan_deconvolution(
 ) -> Course:
     """Return what :func:`deconvolve` would do; reads no data, but refuses what cannot work."""
     ds, shape = as_dataset(obj)[0], pick_psf(psf)
+    over: tuple[str, ...]
     if dims is None:
         where = horizontal(ds)
         names = [name for name in pick_variables(ds, where, data_vars) if not is_categorical(ds[name])]

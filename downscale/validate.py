@@ -121,7 +121,7 @@ def _through(
     size = means.copy(data=seen_through(np.abs(means.data), instrument))
     weights = xr.DataArray(where.grid.cell_area, dims=where.dims)
     floor = (size * weights).sum(where.dims) / weights.where(np.isfinite(size)).sum(where.dims)
-    sizes = np.fmax(size, floor).where(np.isfinite(size))
+    sizes = size.where(~(size < floor), floor)
     stored = {"stored": field.dtype}
     return replace(judge, fine=judge.fine.assign({name: seen.assign_attrs(stored)}), sizes=xr.Dataset({name: sizes}))
 

@@ -153,7 +153,7 @@ def blurred(field: Any, psf: AnyPsf, grid: Any = None) -> Any:
     blur, seen = None, None
     for index, one in enumerate(maps):
         valid = torch.isfinite(one)
-        if blur is None or not torch.equal(valid, seen):
+        if blur is None or seen is None or not torch.equal(valid, seen):
             mask, seen = valid.cpu().numpy(), valid
             blur = Blur.on_cells(psf, shape, one, mask) if grid is None else Blur.on_grid(psf, grid, one, mask)
         filled = torch.where(valid, one, torch.zeros_like(one))

@@ -67,4 +67,7 @@ def _function(name: str) -> Callable[..., Restored]:
     from downscale.restore.richardson_lucy import richardson_lucy
     from downscale.restore.tikhonov import tikhonov, wiener
 
-    return {"richardson_lucy": richardson_lucy, "wiener": wiener, "tikhonov": tikhonov}[name]
+    known: dict[str, Callable[..., Restored]] = {
+        "richardson_lucy": richardson_lucy, "wiener": wiener, "tikhonov": tikhonov,
+    }  # fmt: skip
+    return known[name]
