@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from downscale.operators import weights
     from downscale.options import get_options, set_options
     from downscale.output import to_netcdf, to_zarr
+    from downscale.restoration import deconvolve
     from downscale.validate import check_conservation
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "plan": "downscale.api",
     "coarsen": "downscale.averages",
     "cell_area": "downscale.averages",
+    "deconvolve": "downscale.restoration",
     "weights": "downscale.operators",
     "write_weights": "downscale.io.weights",
     "apply_weights": "downscale.io.weights_apply",
@@ -48,6 +50,10 @@ _HOMES = {
     "DownscaleError": "downscale.errors",
 }
 
+_FOLDERS = {
+    "sample", "maps", "grid", "kernels", "fields", "nn", "restore", "losses", "diagnostics", "engine", "io",
+}  # fmt: skip
+
 __all__ = [
     "ConservationReport",
     "DownscaleError",
@@ -58,6 +64,7 @@ __all__ = [
     "cell_error",
     "check_conservation",
     "coarsen",
+    "deconvolve",
     "downscale",
     "get_options",
     "open_dataset",
@@ -75,7 +82,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
-    elif name in ("sample", "maps", "grid", "kernels", "fields", "nn", "losses", "diagnostics", "engine", "io"):
+    elif name in _FOLDERS:
         value = import_module(f"downscale.{name}")
     else:
         raise AttributeError(f"module 'downscale' has no attribute {name!r}")

@@ -76,6 +76,12 @@ class _Accessor:
             return maps.spectrum(dict(zip(("coarse", "fine"), pair, strict=False)), **options)
         return getattr(maps, kind)(*pair, **options)
 
+    def deconvolve(self, psf: Any, method: str = "richardson_lucy", **options: Any) -> Any:
+        """Undo the blur of an instrument; see :func:`downscale.deconvolve`."""
+        from downscale.restoration import deconvolve
+
+        return deconvolve(self._obj, psf, method, **options)
+
     def weights(self, factor: Any = None, method: str = "sobolev", **options: Any) -> xr.Dataset:
         """Return the weights of a method as ``row, col, S``; see :func:`downscale.weights`."""
         from downscale.operators import weights
@@ -91,9 +97,9 @@ class _Accessor:
 
 @xr.register_dataset_accessor("downscale")
 class DatasetAccessor(_Accessor):
-    """``Dataset.downscale``: call it, or use ``plan``, ``check``, ``coarsen``, ``plot`` and ``weights``."""
+    """``Dataset.downscale``: call it, or ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot`` and ``weights``."""
 
 
 @xr.register_dataarray_accessor("downscale")
 class DataArrayAccessor(_Accessor):
-    """``DataArray.downscale``: call it, or use ``plan``, ``check``, ``coarsen``, ``plot`` and ``weights``."""
+    """``DataArray.downscale``: call it, or ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot``, ``weights``."""

@@ -16,6 +16,7 @@ from downscale.engine.device import device_name
 from downscale.engine.memory import workers
 from downscale.engine.plan import Plan, plan_line, plan_variable
 from downscale.errors import OptionError, listing
+from downscale.footprint import whole_maps
 from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
 from downscale.io.coordinates import (
     AREA,
@@ -62,6 +63,7 @@ def downscale(
     order: float | None = None,
     members: int | None = None,
     seed: int = 0,
+    footprint: Any = None,
     **unknown: Any,
 ) -> XarrayObject:
     """Downscale a field and keep every budget.
@@ -122,6 +124,11 @@ def downscale(
         Largest relative error of a coarse cell; 1e-6 for float32 and 1e-12 for float64 by default.
     keep_attrs : bool, optional
         Keep the attributes of variables (default).
+    footprint : str, Psf, ArrayPsf or array, optional
+        The point-spread function of an instrument, such as "gaussian:25km", where coarse values are averages weighted
+        by it instead of plain cell means: coarse = A H fine. The fine field is then that of least Sobolev seminorm with
+        these averages, deconvolved and downscaled in one solve; maps are kept whole. For "sobolev", ``conserve="cell"``
+        and nested targets.
     taps, order : int, float
         Window and Sobolev order of "sobolev"; by default 7, and 1.25 over maps, 1 along time and layers.
     members : int, optional
@@ -231,7 +238,10 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     for name, job in prepared.jobs.items():
         array = with_members(horizontal_last(ds[name], prepared), request.members)
         # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
-        chunks = tuple((n,) for n in array.shape) if array.chunks is None else sized(array.data, job).chunks
+        if array.chunks is None:
+            chunks = tuple((n,) for n in array.shape)
+        else:
+            chunks = (sized(array.data, job) if prepared.instrument is None else whole_maps(array.data)).chunks
         planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, _statics(prepared))
     most = max((p.blocks for p in planned.values()), default=1)
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
@@ -261,6 +271,8 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
     if not prepared.target.nests:
         cut = " x ".join(str(count) for count in prepared.target.factors)
         notes.append(f"target cells lie across coarse ones: these are cut into up to {cut} pieces, maps are kept whole")
+    if prepared.instrument is not None:
+        notes.append(f"footprint {prepared.instrument.psf}: coarse = A H fine; maps are kept whole")
     if request.orog is not None and not _uses_relief(prepared, request):
         notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that looks at it")
     return notes + list(prepared.where.notes)

@@ -196,7 +196,10 @@ def apply_content(given: dict[str, Any]) -> dict[str, Any]:
             "target_grid": parse_target(target),
             "conserve": None if given["conserve"] == "none" else given["conserve"],
             "bounds": parse_bounds(given["bounds"]),
-            **{name: given[name] for name in ("mask", "na_thres", "method", "device", "members", "seed")},
+            **{
+                name: given[name]
+                for name in ("mask", "na_thres", "method", "device", "members", "seed", "footprint")
+            },
         },
         "statics": {"orog": orog} if orog is not None else None,
         "terrain": {"lapse_rate": given["lapse_rate"]},

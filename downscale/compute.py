@@ -15,6 +15,7 @@ from downscale.engine.block import compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job, features_of
 from downscale.engine.memory import BATCH_VALUES, block_budget, features_budget
+from downscale.footprint import FootprintWork, fine_field
 from downscale.learned import inputs_of
 from downscale.members import numbers_of, order_of, with_members
 from downscale.request import Prepared, Request
@@ -31,6 +32,10 @@ def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
 def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
     """Return the fine field of one variable, its dimensions in the order they had."""
     array = with_members(horizontal_last(variable, prepared), request.members)
+    if prepared.instrument is not None:
+        work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
+        made = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
+        return made.transpose(*variable.dims)
     data = sized(array.data, job)
     statics = _block_statics(job, prepared)
     numbers = numbers_of(array) if isinstance(job.upscaler, Drawing) else None
@@ -41,6 +46,11 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
         fine = _total_restored(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
     return result.transpose(*order_of(variable.dims, array.dims))
+
+
+def _valid_cells(prepared: Prepared) -> Any:
+    mask = prepared.statics.get("mask")
+    return None if mask is None else np.asarray(mask) > 0.5
 
 
 def _keeps_total(job: Job, prepared: Prepared) -> bool:

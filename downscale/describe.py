@@ -10,6 +10,7 @@ from downscale.io.coordinates import AREA, STALE_ATTRS
 from downscale.io.read import SOURCES, sources_of
 from downscale.learned import CASCADE, name_of
 from downscale.request import Prepared, Request
+from downscale.restore.psf import pick_psf
 from downscale.version import __version__
 
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
@@ -76,6 +77,8 @@ def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> s
     if method == "sobolev":
         words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
     words.append(f"conserve={request.conserve}")
+    if request.footprint is not None:
+        words.append(f"footprint={pick_psf(request.footprint)}")
     if request.mask is not None:
         words.append("mask=given")
     if request.na_thres != 1:

@@ -20,12 +20,14 @@ from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_cat
 from downscale.io.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
-from downscale.learned import CASCADE, Model, bound_model, is_learned, opened, require_method
+from downscale.learned import CASCADE, Model, bound_model, is_learned, name_of, opened, require_method
 from downscale.losses.penalty import TerrainPenalty
 from downscale.members import draws_of
 from downscale.nn.cascade import cascade
 from downscale.nn.separable import METHODS, operator
 from downscale.options import CHECKS, option
+from downscale.restore.instrument import Instrument
+from downscale.restore.psf import pick_psf
 from downscale.target import Target, pick_target, require_factor
 from downscale.typing import Drawing, Upscaler
 
@@ -58,6 +60,7 @@ class Request:
     order: float | None = None
     members: int | None = None
     seed: int = 0
+    footprint: Any = None
 
     def __post_init__(self) -> None:
         _among("conserve", self.conserve, CONSERVE)
@@ -84,6 +87,18 @@ class Request:
             )
         if self.terrain_penalty is not None and self.conserve != "cell":
             raise OptionError(f"expected conserve='cell' with terrain_penalty, received {self.conserve!r}; drop one")
+
+        if self.footprint is not None:
+            self._require_plain()
+
+    def _require_plain(self) -> None:
+        """Refuse what does not go with a footprint: its law is not about cells alone."""
+        if str(self.method) != "sobolev":
+            raise OptionError(f"expected method='sobolev' with footprint, received {name_of(self.method)!r}; drop one")
+        for name, asked in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
+                            ("terrain_penalty", self.terrain_penalty is not None)):  # fmt: skip
+            if asked:
+                raise OptionError(f"expected no {name} with footprint, whose averages it would change, received one")
 
     @property
     def map_order(self) -> float:
@@ -123,6 +138,8 @@ class Prepared:
         Fine fields that go with every block.
     model : Model or None
         The learned model, if the method is one.
+    instrument : Instrument or None
+        The footprint on the fine cells, where coarse values are averages with one.
     """
 
     where: Horizontal
@@ -132,6 +149,7 @@ class Prepared:
     statics: dict[str, Any] = field(default_factory=dict)
     lapse_rate: Any = None
     model: Model | None = None
+    instrument: Instrument | None = None
 
     @property
     def fine(self) -> Any:
@@ -149,7 +167,7 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     where = horizontal(ds)
     target, method = _target_and_method(where, request)
     _require_nested(target, request)
-    names = _variables(ds, where, request)
+    names = pick_variables(ds, where, request.data_vars)
     unknown = [key for key in request.bounds if key not in names] if isinstance(request.bounds, Mapping) else []
     if unknown:
         raise OptionError(f"expected bounds of variables among {listing(names)}, received {listing(unknown)}")
@@ -176,7 +194,16 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     statics, rate = _statics(target.fine, where, request)
     for name in jobs if is_number(rate) else ():
         require_lapse_rate(rate, ds[name], name)
-    return Prepared(where, target, jobs, codes, statics, rate, model)
+    return Prepared(where, target, jobs, codes, statics, rate, model, _instrument(target, request))
+
+
+def _instrument(target: Target, request: Request) -> Instrument | None:
+    if request.footprint is None:
+        return None
+    instrument = Instrument(pick_psf(request.footprint), target.fine)
+    # What does not fit the cells is told before any data are read.
+    instrument.kernel  # noqa: B018
+    return instrument
 
 
 def _target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
@@ -195,6 +222,7 @@ def _require_nested(target: Target, request: Request) -> None:
     if target.nests:
         return
     for name, asked in (("terrain_penalty", request.terrain_penalty is not None),
+                        ("footprint", request.footprint is not None),
                         ("conserve='total'", request.conserve == "total")):  # fmt: skip
         if asked:
             raise OptionError(f"expected a nested target grid with {name}, received one that cuts cells; use factor=")
@@ -295,9 +323,9 @@ def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
     return request.method
 
 
-def _variables(ds: xr.Dataset, where: Horizontal, request: Request) -> list[str]:
+def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
+    """Return the names of the fields asked for; all that lie on both horizontal dimensions by default."""
     legal = horizontal_variables(ds, where)
-    wanted = request.data_vars
     if wanted is None:
         if not legal:
             has = ", ".join(f"{name!r} ({', '.join(map(str, v.dims))}; {v.dtype})" for name, v in ds.data_vars.items())

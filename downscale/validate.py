@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from downscale.diagnostics.conservation import default_tolerance
 from downscale.diagnostics.infinite import counted_line
 from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
+from downscale.footprint import seen_through
 from downscale.io.cf import (
     Horizontal,
     XarrayObject,
@@ -24,6 +26,8 @@ from downscale.io.clock import Clock
 from downscale.io.quantities import is_number, quantity_of, variable_bounds
 from downscale.judges import Nested, Overlapping, cell_place, judge_of
 from downscale.options import option
+from downscale.restore.instrument import Instrument
+from downscale.restore.psf import pick_psf
 from downscale.stretches import on_one_line
 
 LAWS = ("cell", "total")
@@ -43,6 +47,7 @@ def check_conservation(
     quantity: str | None = None,
     mask: Any = None,
     na_thres: float = 1.0,
+    footprint: Any = None,
 ) -> ConservationReport:
     """Check that averaging ``fine`` over each cell of ``coarse`` gives its value back.
 
@@ -71,6 +76,10 @@ def check_conservation(
     na_thres : float
         The threshold that ``fine`` was made with: blank cells of which a larger share was missing are not lost.
 
+    footprint : str, Psf, ArrayPsf or array, optional
+        Judge the footprint law ``A H y = x`` instead of the cell law: ``fine`` is seen through this point-spread
+        function first. Errors are relative to what is seen of magnitudes, at least their mean over the map.
+
     Returns
     -------
     ConservationReport
@@ -93,8 +102,28 @@ def check_conservation(
     judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
-        reports[name] = _variable_report(name, big[name], judge, law, tolerance, bounds, quantity)
+        own = judge if footprint is None else _through(judge, name, footprint, big[name], quantity)
+        reports[name] = _variable_report(name, big[name], own, law, tolerance, bounds, quantity)
     return ConservationReport(reports)
+
+
+def _through(
+    judge: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: str | None
+) -> Nested:
+    """Return a judge of what an instrument sees of the fine field."""
+    if not isinstance(judge, Nested):
+        raise OptionError("expected a fine grid that nests in the coarse one with footprint, received another")
+    where, field = judge.at_fine, judge.fine[name].transpose(..., *judge.at_fine.dims)
+    instrument = Instrument(pick_psf(footprint), where.grid)
+    area = where.grid.cell_area if (quantity or quantity_of(coarse)) == "extensive" else 1.0
+    means = field.astype("f8") / area
+    seen = means.copy(data=seen_through(means.data, instrument) * area)
+    size = means.copy(data=seen_through(np.abs(means.data), instrument))
+    weights = xr.DataArray(where.grid.cell_area, dims=where.dims)
+    floor = (size * weights).sum(where.dims) / weights.where(np.isfinite(size)).sum(where.dims)
+    sizes = size.where(~(size < floor), floor)
+    stored = {"stored": field.dtype}
+    return replace(judge, fine=judge.fine.assign({name: seen.assign_attrs(stored)}), sizes=xr.Dataset({name: sizes}))
 
 
 def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
@@ -154,7 +183,8 @@ def _variable_report(
     if infinite.count:
         line = counted_line(name, infinite.count, cell_place(x, infinite.first))
         warnings.warn(line, UserWarning, stacklevel=3)
-    kinds = [array.dtype for array in (coarse, fine) if array.dtype.kind == "f"] or [np.dtype("f8")]
+    made = fine.attrs.get("stored", fine.dtype)
+    kinds = [kind for kind in (coarse.dtype, made) if kind.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
     units = str(coarse.attrs.get("units", ""))
     return finalize(name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside)

@@ -224,3 +224,9 @@ def test_the_accessor_refuses_what_it_cannot_draw(pair: Any) -> None:
     with pytest.raises(OptionError, match="expected the other resolution, received none"):
         pair[0].downscale.plot()
     assert len(pair[0].downscale.plot(kind="spectrum").axes[0].get_legend().get_texts()) == 1
+
+
+def test_constant_fields_have_no_spectrum() -> None:
+    flat = downscale.sample.open("north_america").isel(time=0) * 0 + 280
+    with pytest.raises(InputError, match=r"expected fields that vary, received constant ones \(coarse\)"):
+        maps.spectrum({"coarse": flat})

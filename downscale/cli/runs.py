@@ -79,6 +79,9 @@ def apply(
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
     orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
     lapse_rate: Annotated[float | None, typer.Option(help="Change with height, units a metre; needs --orog.")] = None,
+    footprint: Annotated[
+        str | None, typer.Option(help="Coarse values are averages with this footprint: gaussian:25km.")
+    ] = None,
     conserve: Annotated[str, typer.Option(help="cell, total or none.")] = "cell",
     bounds: Annotated[str, typer.Option(help="auto, none, or LOW:HIGH (either may be empty).")] = "auto",
     chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",

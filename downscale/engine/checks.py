@@ -22,11 +22,16 @@ logger = logging.getLogger("downscale")
 
 def finite(values: NDArray[Any], job: Job) -> NDArray[Any]:
     """Take infinities for missing values, and say so: no mean is defined with them."""
+    return finite_or_missing(values, job.name, job.check)
+
+
+def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> NDArray[Any]:
+    """Take infinities of a variable for missing values, and say so as ``check`` says."""
     known = values.dtype.kind != "f" or np.isfinite(values)
     if np.all(known):
         return values
     if bool(np.isinf(values).any()):
-        _say(infinite_line(job.name), job.check)
+        _say(infinite_line(name), check)
     return np.where(known, values, np.nan)
 
 

@@ -96,7 +96,7 @@ def spectrum(
     Raises
     ------
     InputError, OptionError, OutputError
-        For fields in two units; no field; a bad path.
+        For fields in two units; constant fields; no field; a bad path.
     """
     target = None if path is None else check_path(Path(path))
     if not fields:

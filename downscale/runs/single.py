@@ -92,6 +92,7 @@ def judging(recipe: Recipe) -> dict[str, Any]:
     """Return how the result is judged, as arguments of :func:`downscale.check_conservation`."""
     return {
         "law": "total" if recipe.downscale.conserve == "total" else recipe.validation.law,
+        "footprint": recipe.downscale.footprint,
         "tolerance": recipe.validation.tolerance, "mask": recipe.downscale.mask, "na_thres": recipe.downscale.na_thres,
         # Bounds are imposed together with the cell law only.
         "bounds": recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
