@@ -2,10 +2,11 @@
 
 Run from anywhere, with the package's Python and a folder that holds the files named here:
 
-    python benchmarks/models.py FOLDER [--every 1]
+    python benchmarks/models.py FOLDER [--every 1] [--factor 2] [--rain MODEL.safetensors]
 
-Each file is averaged over 4 x 4 cells by area and made finer again; coarse cells with a gap are left out. Files that
-are not there are skipped. ``--every`` takes fewer maps (those given here, times so many).
+Each file is averaged over coarse cells by area and made finer again, by every factor that a model comes with; coarse
+cells with a gap are left out. Files that are not there are skipped. ``--every`` takes fewer maps (those given here,
+times so many), ``--rain`` a model of your own instead.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 import xarray as xr
 
 import downscale
+from downscale.models import factors
 
-FACTOR = 4
 # File, variable, every so many maps.
 RAIN = (
     ("precipitation_mch_20160711_1km_5min.nc", "precip", 8),
@@ -46,52 +47,64 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--factor", type=int, help="this factor only")
+    parser.add_argument("--rain", default="rain", metavar="MODEL", help="a model in place of the one that comes along")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    for method, files, bounds in (("rain", RAIN, (0.0, None)), ("temperature", TEMPERATURE, None)):
-        for name, variable, every in files:
-            path = chosen.folder / name
-            if not path.exists():
-                print(f"{method:12s} {name}: not there, skipped")
-                continue
-            relief = downscale.open_dataset(path, chunks=None) if method == "temperature" else None
-            ratios = ratios_of(path, variable, every * chosen.every, method, bounds, relief)
-            words = "  ".join(f"{label} {value:.3f}" for label, value in ratios.items())
-            print(f"{method:12s} {name}: {words}", flush=True)
+    for factor in [chosen.factor] if chosen.factor else factors("rain"):
+        for row in RAIN:
+            told(chosen.folder, row, factor, chosen.rain, (0.0, None), chosen.every)
+    for factor in factors("temperature") if chosen.factor is None else ():
+        for row in TEMPERATURE:
+            told(chosen.folder, row, factor, "temperature", None, chosen.every)
     return 0
 
 
-def ratios_of(path: Path, variable: str, every: int, method: str, bounds: Any, relief: Any) -> dict[str, float]:
+def told(folder: Path, row: tuple[str, str, int], factor: int, method: str, bounds: Any, thinned: int) -> None:
+    """Print the line of a file."""
+    name, variable, every = row
+    label, path = f"{Path(method).stem:12s} x{factor} {name}", folder / name
+    if not path.exists():
+        print(f"{label}: not there, skipped")
+        return
+    relief = downscale.open_dataset(path, chunks=None) if method == "temperature" else None
+    ratios = ratios_of(path, variable, every * thinned, factor, method, bounds, relief)
+    print(f"{label}: " + "  ".join(f"{word} {value:.3f}" for word, value in ratios.items()), flush=True)
+
+
+def ratios_of(
+    path: Path, variable: str, every: int, factor: int, method: str, bounds: Any, relief: Any
+) -> dict[str, float]:
     """Return errors beside the kernel's: of the model and, where there is relief, of the kernel with a lapse rate."""
-    fine, judged = truth_of(path, variable, every)
-    coarse = downscale.coarsen(fine, FACTOR)
+    fine, judged = truth_of(path, variable, every, factor)
+    coarse = downscale.coarsen(fine, factor)
     area = np.broadcast_to(downscale.cell_area(fine).values, fine[variable].shape)[judged]
 
     def error(**how: Any) -> float:
-        made = coarse.downscale(FACTOR, data_vars=variable, bounds=bounds, check="skip", **how)
+        made = coarse.downscale(factor, data_vars=variable, bounds=bounds, check="skip", **how)
         wrong = (made[variable].values - fine[variable].values)[judged].astype("f8")
         return float(np.sqrt(np.average(wrong**2, weights=area)))
 
     kernel = error(method="sobolev")
-    found = {method: error(method=method, orog=relief) / kernel}
+    found = {Path(method).stem: error(method=method, orog=relief) / kernel}
     if relief is not None:
         found["-6.5 K/km"] = error(method="sobolev", orog=relief, lapse_rate=-6.5e-3) / kernel
     return found
 
 
-def truth_of(path: Path, variable: str, every: int) -> tuple[xr.Dataset, np.ndarray]:
+def truth_of(path: Path, variable: str, every: int, factor: int) -> tuple[xr.Dataset, np.ndarray]:
     """Return the truth, cropped to whole coarse cells, and where it is judged."""
     ds = downscale.open_dataset(path, chunks=None)
     rows, columns = ds[variable].dims[-2:]
-    whole = {dim: slice(0, ds.sizes[dim] // FACTOR * FACTOR) for dim in (rows, columns)}
+    whole = {dim: slice(0, ds.sizes[dim] // factor * factor) for dim in (rows, columns)}
     ds = ds.isel({ds[variable].dims[0]: slice(0, None, every), **whole})
     ds = ds.drop_vars([n for n, v in ds.data_vars.items() if n != variable and v.ndim > 1 and "bnds" not in str(n)])
     if variable not in ("t2m", "tas"):
         # Leaked codes below zero are no rain.
         ds[variable] = ds[variable].clip(min=0)
     ds[variable] = ds[variable].astype("f4")
-    known = ds[variable].notnull().coarsen({rows: FACTOR, columns: FACTOR}).min().values
-    return ds, known.repeat(FACTOR, axis=-2).repeat(FACTOR, axis=-1)
+    known = ds[variable].notnull().coarsen({rows: factor, columns: factor}).min().values
+    return ds, known.repeat(factor, axis=-2).repeat(factor, axis=-1)
 
 
 if __name__ == "__main__":

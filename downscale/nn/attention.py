@@ -19,7 +19,7 @@ ATTENTIONS = ("none", "windowed", "global")
 HEADS = 4
 
 
-class _Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Projections to queries, keys and values, and back."""
 
     def __init__(self, width: int, heads: int | None) -> None:
@@ -38,7 +38,7 @@ class _Attention(nn.Module):
         return query, key, value
 
 
-class WindowedAttention(_Attention):
+class WindowedAttention(SelfAttention):
     """The field plus what each cell gathers from the window around it, (B, width, ny, nx) -> the same.
 
     Parameters
@@ -97,7 +97,7 @@ class WindowedAttention(_Attention):
         return Window(self.window, padding=self.window // 2)
 
 
-class GlobalAttention(_Attention):
+class GlobalAttention(SelfAttention):
     """The field plus what each cell gathers from all others, (B, width, ny, nx) -> the same: no finite reach.
 
     Parameters
