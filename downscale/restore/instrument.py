@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from functools import cached_property
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Instrument:
         self.psf, self.grid, self.periodic = psf, grid, periodic
         self.shape = tuple(grid.shape if shape is None else shape)
         self._blurs: OrderedDict[Any, Blur] = OrderedDict()
-        self._lock = Lock()
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # What is computed on demand does not go to workers.
