@@ -43,8 +43,6 @@ class Side:
     coarser_rmse, coarser_ratio : float or None
         Error of predicting the coarse field from its own coarsening, and that over bilinear interpolation's; None
         where that cannot be done.
-    seconds : float
-        Wall time of the run.
     """
 
     label: str
@@ -55,7 +53,6 @@ class Side:
     gradient: float
     coarser_rmse: float | None
     coarser_ratio: float | None
-    seconds: float
 
 
 def run_beside(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Outcome, Outcome], Beside]:
@@ -87,7 +84,7 @@ def side_of(outcome: Outcome) -> Side:
     errors = list((outcome.self_validation or self_validation(coarse, request)).get(name, {}).items())
     rmse, ratio = _last(errors, name_of(request.method))
     error = np.nan if outcome.conservation is None else outcome.conservation.max_relative_error
-    return Side(_label(recipe), error, *_numbers(values, prepared, name), rmse, ratio, round(outcome.seconds, 1))
+    return Side(_label(recipe), error, *_numbers(values, prepared, name), rmse, ratio)
 
 
 def _label(recipe: Recipe) -> str:

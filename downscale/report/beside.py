@@ -16,7 +16,6 @@ SIDES = {
     "gradient": "root-mean-square gradient, {} in 100 km",
     "coarser_rmse": "self-validation: RMSE, {}",
     "coarser_ratio": "self-validation: RMSE / bilinear",
-    "seconds": "seconds",
 }
 
 
