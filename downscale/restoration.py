@@ -123,7 +123,7 @@ def deconvolve(
     Examples
     --------
     >>> import downscale
-    >>> tas = downscale.sample.open("north_america").air_temperature.isel(time=0)
+    >>> tas = downscale.sample.open("north_america").tas.isel(time=0)
     >>> sharp = downscale.deconvolve(tas, "gaussian:400km", "tikhonov", parameter=1e-3)
     >>> sharp.shape == tas.shape
     True

@@ -19,7 +19,9 @@ from downscale.nn.gather import gather_conv_transpose2d
 LAWS = ["total", "phase", "cell", ("phase", "cell")]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Laws hold for uneven kernels too, of which the layers warn.
+UNEVEN = "ignore::downscale.kernels.coverage.CoverageWarning"
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(UNEVEN)]
 
 
 @pytest.fixture(autouse=True)

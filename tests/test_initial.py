@@ -15,6 +15,9 @@ from downscale.kernels.sobolev import axis_weights
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.initial import sobolev_kernel
 
+# Laws hold for uneven kernels too, of which the layers warn.
+pytestmark = pytest.mark.filterwarnings("ignore::downscale.kernels.coverage.CoverageWarning")
+
 LAWS = ["total", "phase", "cell", ("phase", "cell")]
 BOUND = [(law, "any") for law in LAWS] + [(law, "nonnegative") for law in LAWS[:3]]
 ORACLE = Path(__file__).parents[2] / "shared" / "reference" / "axis_weights.py"

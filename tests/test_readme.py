@@ -38,8 +38,8 @@ def run(arguments: list[str], folder: Path) -> str:
 
 
 def test_there_are_blocks() -> None:
-    assert len(PYTHON_BLOCKS) == 3
-    assert len(COMMANDS) == 13
+    assert len(PYTHON_BLOCKS) == 5
+    assert len(COMMANDS) == 15
 
 
 def test_quickstart(folder: Path) -> None:
@@ -60,6 +60,11 @@ def test_third_block(folder: Path) -> None:
     assert passed == masked == packed == "True"
     assert float(difference) < 1e-4
     assert (folder / "small.nc").exists()
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_blocks_of_ensembles_and_footprints(number: int, folder: Path) -> None:
+    assert "True" in run([sys.executable, "-c", PYTHON_BLOCKS[number]], folder)
 
 
 def test_one_liner_of_the_check(folder: Path) -> None:

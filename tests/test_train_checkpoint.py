@@ -169,7 +169,7 @@ def test_the_card_tells_what_a_user_must_know(file: Path) -> None:
     told = ("# Rain", "2 x 2", "cell, total by construction (bounded)", "mm h-1", "0 to", "| 0.800 |", "CC BY 4.0")
     for words in (*told, "log1p(x / 2.5)", "sha256:ab", "torch 2", "orog"):
         assert words in text
-    said = command("inspect", file)
+    said = command("inspect", file, "--card")
     assert said.status == 0
     assert said.out.strip() == text.strip()
     bare = save(file.with_name("bare.safetensors"), load(file)[0])

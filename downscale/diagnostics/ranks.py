@@ -93,7 +93,7 @@ class Ranks:
         expected = self.apart.sum() / max(self.apart.size, 1)
         if expected < 5:
             return float("nan")
-        from scipy.stats import chi2  # type: ignore[import-untyped]
+        from scipy.stats import chi2
 
         square = float(((self.apart - expected) ** 2 / expected).sum())
         return float(chi2.sf(square, self.apart.size - 1))

@@ -89,7 +89,7 @@ def cell_kernel(psf: AnyPsf, shape: tuple[int, ...], periodic: tuple[bool, ...] 
     Examples
     --------
     >>> cell_kernel(Psf("box", 3.0, unit="cells"), (9,)).values.round(3).tolist()
-    [0.0, 0.333, 0.333, 0.333, 0.0]
+    [0.0, 0.0, 0.333, 0.333, 0.333, 0.0, 0.0]
     """
     closed = (False,) * len(shape) if periodic is None else tuple(periodic)
     if isinstance(psf, ArrayPsf):
