@@ -186,7 +186,7 @@ def cdo(source: xr.Dataset, target: xr.Dataset) -> Floats:
         source.rename(map="time").assign_coords(time=np.arange(source.sizes["map"])).to_netcdf(given)
         shape = target.sizes["lat"], target.sizes["lon"]
         target.assign(field=(("lat", "lon"), np.zeros(shape))).to_netcdf(cells)
-        line = ["cdo", "-s", "-b", "F64", f"remapcon,{cells}", "-selname,field", str(given), str(made)]
+        line = ["cdo", "-L", "-s", "-b", "F64", f"remapcon,{cells}", "-selname,field", str(given), str(made)]
         done = subprocess.run(line, capture_output=True, text=True)
         if done.returncode:
             raise MissingPeerError(f"failed: {done.stderr.strip().splitlines()[-1]}")

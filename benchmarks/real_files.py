@@ -114,7 +114,7 @@ def referee(folder: Path, coarse: xr.Dataset, name: str) -> str:
         same = alone.downscale(1, method="conservative", bounds=None)
         downscale.to_netcdf(same, folder / "all.nc")
         subprocess.run(["cdo", "-s", f"selname,{name}", folder / "all.nc", folder / "same.nc"], capture_output=True)
-    line = ["cdo", "-s", "-b", "F64", f"remapcon,{folder / 'same.nc'}", f"-selname,{name}", folder / "fine.nc"]
+    line = ["cdo", "-L", "-s", "-b", "F64", f"remapcon,{folder / 'same.nc'}", f"-selname,{name}", folder / "fine.nc"]
     done = subprocess.run([*map(str, line), str(folder / "back.nc")], capture_output=True, text=True, errors="replace")
     if done.returncode:
         return "refused: " + done.stderr.strip().splitlines()[-1][:60]

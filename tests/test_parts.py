@@ -111,6 +111,20 @@ def test_constants_stay_and_tensors_give_the_bits_of_arrays(rows, columns, seed)
         np.testing.assert_array_equal(array, tensor.numpy())
 
 
+@given(pairs(), pairs(), seeds)
+def test_the_greatest_is_that_of_the_parts_which_a_target_cell_covers(rows, columns, seed):
+    y, x = Parts.between(*rows), Parts.between(*columns)
+    rng = generator(seed)
+    field = np.where(rng.uniform(size=(y.size, x.size)) < 0.1, np.nan, rng.normal(size=(y.size, x.size)))
+    groups, expected = Regroup.of(y, x), np.full((y.target.size, x.target.size), -np.inf)
+    held = np.argwhere(np.multiply.outer((y.owner >= 0) & (y.measure > 0), (x.owner >= 0) & (x.measure > 0)))
+    for row, column in held:
+        cell = y.owner[row], x.owner[column]
+        expected[cell] = np.fmax(expected[cell], field[row, column])
+    np.testing.assert_array_equal(groups.greatest(field), expected)
+    np.testing.assert_array_equal(groups.greatest(torch.as_tensor(field)).numpy(), expected)
+
+
 @pytest.mark.parametrize(("na_thres", "values"), [(0.0, 1), (0.3, 2), (0.5, 3), (1.0, 4)])
 def test_the_threshold_is_the_missing_share_that_is_borne(na_thres, values):
     parts = Parts.between(CellAxis(np.arange(21.0), "projected"), CellAxis(np.arange(0, 24.0, 4), "projected"))

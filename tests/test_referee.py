@@ -28,7 +28,8 @@ def cdo(*arguments: Any) -> str:
         if os.environ.get("DOWNSCALE_REQUIRE_CDO") == "1":
             pytest.fail("cdo is not installed and DOWNSCALE_REQUIRE_CDO=1")
         pytest.skip("cdo is not installed (Debian package cdo)")
-    line = ["cdo", "-s", "-b", "F64", *map(str, arguments)]
+    # CDO reads the grid and the field in two threads, and the netCDF library bears one at a time: -L locks.
+    line = ["cdo", "-L", "-s", "-b", "F64", *map(str, arguments)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

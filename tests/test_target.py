@@ -91,6 +91,23 @@ def test_the_law_holds_for_every_region_that_both_grids_know():
     np.testing.assert_allclose(back.tas, blocks.tas, rtol=1e-12)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("source", "target"), CASES)
+def test_a_mean_of_full_cells_is_no_fuller(source, target, method):
+    """Rounded means of ones lie above one as often as below: a fraction above 1 is refused by whoever reads it."""
+    coarse = rain_on(SOURCES[source], 2)
+    covered = np.random.default_rng(8).uniform(size=coarse.pr.shape) < 0.7
+    # Enough of either together for a coarser cell.
+    covered[0], covered[1, :, : covered.shape[2] // 2] = True, False
+    attrs = {"standard_name": "cloud_area_fraction", "units": "1"}
+    coarse = xr.Dataset({"clt": coarse.pr.copy(data=np.where(covered, 1.0, 0.0)).assign_attrs(attrs)})
+    fine = coarse.downscale(target_grid=TARGETS[source][target], method=method)
+    assert float(fine.clt.max()) == 1
+    assert float(fine.clt.min()) == 0
+    assert float(fine.clt[0].min()) >= 1 - 1e-15
+    assert downscale.check_conservation(coarse, fine).passed
+
+
 @given(grids(2, 7), grids(2, 9), seeds, st.sampled_from(["sobolev", "conservative"]), st.sampled_from([0.0, 0.2]))
 @settings(max_examples=40)
 def test_any_pair_of_grids_keeps_the_law(source, there, seed, method, missing):

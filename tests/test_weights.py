@@ -595,7 +595,7 @@ def compared(path: Path, wanted: np.ndarray, missing: float) -> None:
 def test_cdo_applies_our_weights(tmp_path, name, normalization):
     weights, field, wanted = case(name, tmp_path, "scrip", normalization)
     target = field_file(CASES[name][2], tmp_path / "target.nc")
-    tool("cdo", "-s", "-b", "F64", f"remap,{target},{weights}", "-selname,tas", field, tmp_path / "out.nc")
+    tool("cdo", "-L", "-s", "-b", "F64", f"remap,{target},{weights}", "-selname,tas", field, tmp_path / "out.nc")
     compared(tmp_path / "out.nc", wanted, np.nan)
 
 
@@ -611,9 +611,9 @@ def test_nco_applies_our_weights(tmp_path, name, layout):
 @pytest.mark.parametrize("operator", ["gencon", "genbil", "gennn"])
 def test_we_apply_the_weights_of_cdo(tmp_path, operator):
     field, target = field_file(region(), tmp_path / "in.nc"), field_file(partly(), tmp_path / "target.nc")
-    tool("cdo", "-s", "-b", "F64", f"{operator},{target}", "-selname,tas", field, tmp_path / "w.nc")
+    tool("cdo", "-L", "-s", "-b", "F64", f"{operator},{target}", "-selname,tas", field, tmp_path / "w.nc")
     remap = f"remap,{target},{tmp_path / 'w.nc'}"
-    tool("cdo", "-s", "-b", "F64", remap, "-selname,tas", field, tmp_path / "out.nc")
+    tool("cdo", "-L", "-s", "-b", "F64", remap, "-selname,tas", field, tmp_path / "out.nc")
     with xr.open_dataset(field) as coarse:
         found = apply_weights(coarse, tmp_path / "w.nc").load()
     compared(tmp_path / "out.nc", found.tas.values, np.nan)
@@ -623,6 +623,6 @@ def test_we_apply_the_weights_of_cdo(tmp_path, operator):
 
 def test_second_order_weights_of_cdo_are_refused(tmp_path):
     field, target = field_file(world(6, 8), tmp_path / "in.nc"), field_file(world(9, 12), tmp_path / "target.nc")
-    tool("cdo", "-s", "-b", "F64", f"genbic,{target}", "-selname,tas", field, tmp_path / "w.nc")
+    tool("cdo", "-L", "-s", "-b", "F64", f"genbic,{target}", "-selname,tas", field, tmp_path / "w.nc")
     with pytest.raises(InputError, match=r"expected one weight a link, received .* with 4"):
         read_weights(tmp_path / "w.nc")

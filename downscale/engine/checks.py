@@ -71,10 +71,20 @@ def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[
     groups = Regroup.of(*job.target, rows.own.cells, columns.own.cells)
     valid = np.isfinite(parts)
     mask = None if valid.all() else valid
-    made = groups.mean(parts, mask, job.na_thres)
+    made = _within(groups.mean(parts, mask, job.na_thres), parts, groups, job)
     if job.extensive:
         made = made * groups.valid_measure(valid, parts) * PartsGrid(*job.target).unit_area
     return made.astype(job.dtype)
+
+
+def _within(means: NDArray[Any], parts: NDArray[Any], groups: Regroup, job: Job) -> NDArray[Any]:
+    """Return means that rounding has taken beyond a bound as the value at that bound which they are the mean of."""
+    low, high = job.bounds
+    if high is not None and bool((above := means > high).any()):
+        means = np.where(above, np.minimum(means, groups.greatest(parts)), means)
+    if low is not None and bool((below := means < low).any()):
+        means = np.where(below, np.maximum(means, -groups.greatest(-parts)), means)
+    return means
 
 
 def as_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:

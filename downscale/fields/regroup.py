@@ -7,8 +7,10 @@ the mean of every region that is a union of coarse cells and of target cells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -114,14 +116,28 @@ class Regroup:
         some = (valid > 0) & (1 - valid / whole <= na_thres + SLACK)
         return xp.where(some, total / xp.where(some, valid, xp.ones_like(valid)), xp.full_like(total, np.nan))
 
+    def greatest(self, parts: Array) -> Array:
+        """Return the greatest value that each target cell covers, -inf where it covers none but NaN.
 
-def _gathered(field: Array, axis_parts: Gathering, axis: int) -> Array:
-    """Sum the parts of target cells along one axis, part by part in their order."""
+        A mean of values is rounded, and can lie above the greatest of them by it: an area fraction above 1.
+        """
+        xp = namespace(parts)
+        valid = xp.where(xp.isnan(parts), xp.full_like(parts, -np.inf), parts)
+        return _gathered(_gathered(valid, self.x, -1, xp.maximum), self.y, -2, xp.maximum)
+
+
+def _gathered(
+    field: Array, axis_parts: Gathering, axis: int, combine: Callable[[Array, Array], Array] | None = None
+) -> Array:
+    """Sum the parts of target cells along one axis, part by part in their order; or combine them as they are."""
     wide = (slice(None), None) if axis == -2 else slice(None)
 
     def term(rank: int) -> Array:
-        index = axis_parts.part[:, rank]
+        index, measure = axis_parts.part[:, rank], axis_parts.measure[:, rank]
         taken = field[..., index] if axis == -1 else field[..., index, :]
-        return taken * like(axis_parts.measure[:, rank], taken)[wide]
+        if combine is None:
+            return taken * like(measure, taken)[wide]
+        held = like(measure, taken)[wide] > 0
+        return namespace(taken).where(held, taken, namespace(taken).full_like(taken, -np.inf))
 
-    return reduce(lambda a, b: a + b, (term(rank) for rank in range(axis_parts.part.shape[1])))
+    return reduce(combine or add, (term(rank) for rank in range(axis_parts.part.shape[1])))
