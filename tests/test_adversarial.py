@@ -45,6 +45,24 @@ def duel(seed: int = 0, penalty: bool = False, **settings: object) -> Duel:
     return Duel(generator, critic, draw, make, how, (lambda maps: slope_cap(maps, spacing, 0.1)) if penalty else None)
 
 
+@pytest.mark.parametrize("loss", ["hinge", "wgan-gp"])
+def test_critics_name_what_maps_are_to_fit_as_they_like(loss: str, tmp_path: Path) -> None:
+    """A critic of up-scaled maps takes the batch they were made for, that of height maps nothing."""
+
+    class Fitting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.critic = Critic(16, 1, 4, norm=False)
+
+        def forward(self, maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.critic(maps, batch["coarse"][: len(maps)])
+
+    one, coarse, critic = duel(loss=loss, steps=1), {"coarse": torch.ones(4, 1, 16, 16)}, Fitting()
+    before = [value.clone() for value in critic.parameters()]
+    Duel(one.generator, critic, lambda count: (one.draw(count)[0], coarse), one.make, one.how).run(tmp_path)
+    assert any(bool((a != b).any()) for a, b in zip(before, critic.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("size", [8, 16, 64])
 def test_sizes_and_reaches(size: int) -> None:
     model = Generator(size, 6, 4)

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +180,7 @@ class Duel:
             loss = critic_loss(critic(real, fit), critic(made, fit), how.loss)
             if how.loss == "wgan-gp":
                 share = torch.rand(len(real), 1, 1, 1)
-                between = gradient_penalty(partial(critic, condition=fit), real, made, share)
+                between = gradient_penalty(_fitting(critic, fit), real, made, share)
                 loss = loss + how.gradient_weight * between
             _moved(self.optimizers[1], loss)
         real, fit = self.draw(how.batch)
@@ -250,6 +249,16 @@ class Duel:
             restore_moments(optimizer, parts.get(part, {}))
         torch.set_rng_state(parts["random"][""])
         self.step = int(texts["step"])
+
+
+def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
+    """Return the scores of maps that are to fit something; critics name it as they like."""
+
+    def scores(maps: Tensor) -> Tensor:
+        made: Tensor = critic(maps, fit)
+        return made
+
+    return scores
 
 
 def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor:
