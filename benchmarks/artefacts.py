@@ -29,6 +29,7 @@ from downscale.diagnostics.probe import plane, probe
 from downscale.diagnostics.response import measure_response
 from downscale.io.cf import horizontal
 from downscale.losses.smoothness import kernel_smoothness
+from downscale.maps.blank import blank
 from downscale.nn.attention import GlobalAttention, WindowedAttention
 from downscale.nn.blurpool import HALVINGS
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
@@ -315,12 +316,8 @@ def table(rows: dict[str, dict[str, float]], unit: float) -> str:
 
 def draw(rows: dict[str, Any], fields: dict[str, np.ndarray], path: Path) -> None:
     """A piece of one held-out map less a smooth one, as each way makes it: what should not be there stands out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = (len(fields) + 1) // 2
-    figure = Figure(figsize=(2.5 * columns, 6.6), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(2.5 * columns, 6.6, layout="constrained")
     panels = figure.subplots(2, columns).ravel()
     for panel in panels:
         panel.axis("off")

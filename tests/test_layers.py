@@ -23,6 +23,7 @@ PACKAGE = Path(__file__).parents[1] / "downscale"
 FLOORS: dict[str, float] = {
     "errors": 0.0,
     "version": 0.0,
+    "versions": 0.05,
     "typing": 0.1,
     "options": 0.2,
     "buffers": 0.2,

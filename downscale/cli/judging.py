@@ -104,7 +104,7 @@ def info() -> None:
     """Print versions, devices and options."""
     from downscale.engine.device import device_names
     from downscale.options import get_options
-    from downscale.report import library_versions
+    from downscale.versions import library_versions
 
     lines = {**library_versions(), "devices": ", ".join(device_names())}
     lines.update({f"option {name}": str(value) for name, value in get_options().items()})

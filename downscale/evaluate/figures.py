@@ -15,6 +15,7 @@ from downscale.evaluate.probability import summary
 from downscale.evaluate.schema import EvaluationRecipe, Figures
 from downscale.evaluate.truth import Truth
 from downscale.io.cf import horizontal
+from downscale.maps.blank import blank
 from downscale.maps.cells import Drawn, read_field, reduce_field
 from downscale.maps.geography import INK, SOFT_INK, draw_coast
 from downscale.maps.output import check_path, write
@@ -140,15 +141,11 @@ def maps(fields: dict[str, xr.Dataset], title: str) -> Figure:
 
 def _grid(view: View, count: int) -> tuple[Figure, list[Any], list[Any], list[Any]]:
     """Place panels in two rows, errors below the methods, and two colour bars in the corner that is left."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     outline = view.outline()
     extent = np.ptp(outline, axis=0)
     high = PANEL * float(np.clip(extent[1] / extent[0], NARROWEST, TALLEST))
     wide, tall = 2 * LEFT + count * PANEL + (count - 1) * GAP, HEAD + FOOT + 2 * high + 0.35
-    figure = Figure(figsize=(wide, tall), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(wide, tall)
     kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
 
     def panel(column: int, row: int) -> Any:
@@ -200,12 +197,8 @@ def _fill(
 
 def spectra(scores: xr.Dataset, variable: str) -> Figure:
     """Draw the mean power of the truth and of all methods against wavelength, one panel a source."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = scores.sizes["source"]
-    figure = Figure(figsize=(0.6 + 5.2 * count, 4.4), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(0.6 + 5.2 * count, 4.4, layout="constrained")
     for i, panel in enumerate(np.atleast_1d(figure.subplots(1, count)).ravel()):
         here = scores.isel(source=i)
         waves = 1e-3 / np.asarray(here[f"{variable}_wavenumber"])

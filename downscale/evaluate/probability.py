@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from downscale.maps.blank import blank
 from downscale.maps.geography import INK
 
 if TYPE_CHECKING:
@@ -29,15 +30,11 @@ def summary(scores: xr.Dataset, variable: str) -> Figure | None:
     Figure or None
         None where nothing is to be drawn.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [draw for needed, draw in PANELS if f"{variable}_{needed}" in scores and _some(scores, variable, needed)]
     if not rows:
         return None
     count = scores.sizes["source"]
-    figure = Figure(figsize=(WIDE * count + 0.4, HIGH * len(rows) + 0.5), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(WIDE * count + 0.4, HIGH * len(rows) + 0.5, layout="constrained")
     grid = np.asarray(figure.subplots(len(rows), count, squeeze=False))
     for column in range(count):
         here = scores.isel(source=column)

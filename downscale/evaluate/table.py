@@ -18,7 +18,7 @@ from downscale.evaluate.cost import Cost
 from downscale.evaluate.schema import COST, LAW, EvaluationRecipe
 from downscale.evaluate.truth import Truth
 from downscale.io.write import temporary_beside
-from downscale.report import library_versions
+from downscale.versions import library_versions
 
 # Errors whose ratio to those of the reference is told: the smaller, the better.
 RATIOS = ("rmse", "mae", "crps", "gradient_rmse", "seconds")

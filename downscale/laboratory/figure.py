@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downscale.laboratory.diagnosis import Diagnosis
+from downscale.maps.blank import blank
 from downscale.maps.geography import INK, SOFT_INK
 from downscale.maps.output import check_path, write
 
@@ -29,9 +30,6 @@ def draw(found: Diagnosis, path: Path | None = None) -> Figure:
     OutputError
         If the picture cannot be written there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if path is not None:
         check_path(path)
     pictures = found.pictures
@@ -47,8 +45,7 @@ def draw(found: Diagnosis, path: Path | None = None) -> Figure:
     panels = [make for there, make in wanted if there]
     columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDE * columns, HIGH * rows + 0.5), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(WIDE * columns, HIGH * rows + 0.5, layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for panel, make in zip(axes, panels, strict=False):
         make(panel, found)

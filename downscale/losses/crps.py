@@ -82,8 +82,16 @@ def standard_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = No
 
 def _crps(prediction: Tensor, target: Tensor, weight: Tensor | None, members: int, pairs: int) -> Tensor:
     made, true, share = counted(prediction.movedim(members, 0), target, weight)
+    return weighted_mean(crps_of_cells(made, true, pairs), share[0])
+
+
+def crps_of_cells(made: Tensor, true: Tensor, pairs: int) -> Tensor:
+    """Return the CRPS of each cell: members along the first dimension, their differences shared among ``pairs``.
+
+    ``M (M - 1)`` pairs make it fair, ``M**2`` that of the empirical law.
+    """
     count = made.shape[0]
     # Sorted, the sum over pairs is one pass: the i-th of M values is added i - 1 times and taken M - i times.
     ranks = like(2.0 * np.arange(count) - (count - 1), made).reshape(-1, *(1,) * (made.ndim - 1))
     spread = (ranks * made.sort(dim=0).values).sum(0) / pairs
-    return weighted_mean((made - true).abs().mean(0) - spread, share[0])
+    return (made - true).abs().mean(0) - spread

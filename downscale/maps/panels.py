@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.errors import OptionError
+from downscale.maps.blank import blank
 from downscale.maps.cells import Array, Cells, Drawn
 from downscale.maps.geography import FRAME, INK, SOFT_INK
 from downscale.maps.mesh import draw_mesh
@@ -36,9 +37,6 @@ ROUNDING = 1e-6  # of the largest value: less is rounding and must not fill the 
 
 def layout(view: View, title: str, subtitle: str) -> tuple[Figure, list[Any], list[Any]]:
     """Place three panels of the domain's shape and two colour bars, in inches, so that nothing overlaps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     outline = view.outline()
     extent = np.ptp(outline, axis=0)
     left, right, gap, bottom = PLANE_MARGINS if view.projection is None else MAP_MARGINS
@@ -50,8 +48,7 @@ def layout(view: View, title: str, subtitle: str) -> tuple[Figure, list[Any], li
     lines = textwrap.wrap(title, int(total / 0.135))
     head = 0.16 + 0.28 * len(lines)
     tall = bottom + height + head + (0.6 if subtitle else 0.38)
-    figure = Figure(figsize=(total, tall), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(total, tall)
     middle = (left + 1.5 * width + gap) / total
     put: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
     figure.text(middle, 1 - 0.16 / tall, "\n".join(lines), fontsize=16, color=INK, **put)

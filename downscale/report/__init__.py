@@ -3,6 +3,5 @@
 from downscale.report.beside import Beside
 from downscale.report.facts import facts_path, report_facts
 from downscale.report.page import write_report
-from downscale.report.versions import library_versions
 
-__all__ = ["Beside", "facts_path", "library_versions", "report_facts", "write_report"]
+__all__ = ["Beside", "facts_path", "report_facts", "write_report"]

@@ -12,7 +12,7 @@ import yaml
 from downscale.io.cf import horizontal
 from downscale.io.read import sources_of
 from downscale.maps.words import value_words
-from downscale.report.versions import library_versions
+from downscale.versions import library_versions
 
 if TYPE_CHECKING:
     from downscale.pipeline import Outcome

@@ -6,17 +6,14 @@ The header holds the model (:class:`downscale.nn.spec.ModelSpec`) and the record
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.nn.spec import ModelSpec
 from downscale.train.tensors import read_tensors, read_texts, write_tensors
-from downscale.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "downscale-model", 1
 WHAT = "model"
-LIBRARIES = ("torch", "lightning", "numpy", "xarray", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -66,17 +62,6 @@ class Record:
     recipe: dict[str, Any] = field(default_factory=dict)
     conserve: str | None = "cell"
     versions: dict[str, str] = field(default_factory=dict)
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of this package and of what training stands on."""
-    found = {"downscale": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def save(path: str | Path, learned: Learned, record: Record | None = None) -> Path:

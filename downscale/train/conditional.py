@@ -18,8 +18,8 @@ from downscale.io.write import check_target
 from downscale.nn.adversarial import Critic
 from downscale.nn.learned import Learned
 from downscale.train.adversarial import Adversarial, Duel
-from downscale.train.checkpoint import Record, library_versions, load, save
-from downscale.train.fit import Prepared, folder_of, prepare
+from downscale.train.checkpoint import load, save
+from downscale.train.fit import Prepared, folder_of, prepare, record_of
 from downscale.train.maps import Shelf
 from downscale.train.module import predicted
 from downscale.train.patches import Batch, PatchSet, collate
@@ -107,7 +107,7 @@ def train_adversarial(
     duel = Duel(learned, critic, _draws(prepared, critic), _made(critic), how)
     averaged = duel.run(folder_of(recipe, target), resume, tell)
     assert isinstance(averaged, Learned)
-    save(target, averaged.eval(), _record(prepared))
+    save(target, averaged.eval(), record_of(prepared, {}))
     return target
 
 
@@ -144,12 +144,3 @@ def _made(critic: Conditional) -> Callable[[nn.Module, Any, int], Tensor]:
         return critic.seen(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
 
     return make
-
-
-def _record(prepared: Prepared) -> Record:
-    recipe = prepared.recipe
-    return Record(
-        title=recipe.title, description=recipe.description, licence=recipe.licence,
-        attribution=list(recipe.attribution), sources=[], data_hash=prepared.hash, skill={}, advice=prepared.advice,
-        recipe=recipe.model_dump(mode="json"), conserve=recipe.conserve, versions=library_versions(),
-    )  # fmt: skip

@@ -18,6 +18,7 @@ from downscale.train.progress import Progress
 from downscale.train.schema import TrainingRecipe
 from downscale.train.split import Sides, split_times
 from downscale.train.survey import Survey, survey
+from downscale.versions import TRAINS, library_versions
 
 if TYPE_CHECKING:
     from downscale.train.datamodule import PatchData
@@ -236,7 +237,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
     trainer = run(how, module, data, keeper, state.parent)
     if trainer.is_global_zero:
         module.averaged.load_state_dict(keeper.best)
-        save(target, module.averaged, _record(prepared, keeper))
+        save(target, module.averaged, record_of(prepared, _skill(prepared, keeper)))
         state.unlink(missing_ok=True)
         say(f"wrote {target}")
     trainer.strategy.barrier()
@@ -285,8 +286,9 @@ def _typical(prepared: Prepared, patches: PatchSet) -> list[list[float]]:
     return [[float(value) for value in row] for row in mean.clamp_min(1e-24)]
 
 
-def _record(prepared: Prepared, keeper: Keeper) -> Any:
-    from downscale.train.checkpoint import Record, library_versions
+def record_of(prepared: Prepared, skill: dict[str, Any]) -> Any:
+    """Return how a model comes to be, with its skill on the validation split: what its checkpoint tells."""
+    from downscale.train.checkpoint import Record
 
     recipe = prepared.recipe
     described = [
@@ -296,9 +298,9 @@ def _record(prepared: Prepared, keeper: Keeper) -> Any:
     return Record(
         title=recipe.title, description=recipe.description, licence=recipe.licence,
         attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
-        data_hash=prepared.hash, skill=_skill(prepared, keeper), advice=prepared.advice,
+        data_hash=prepared.hash, skill=skill, advice=prepared.advice,
         recipe=recipe.model_dump(mode="json"), conserve=recipe.conserve,
-        versions=library_versions(),
+        versions=library_versions(TRAINS),
     )  # fmt: skip
 
 

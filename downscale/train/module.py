@@ -15,6 +15,7 @@ from downscale.errors import InputError
 from downscale.fields.conserve import additive, bounded
 from downscale.losses.compose import WeightedSum
 from downscale.losses.context import LossContext
+from downscale.losses.crps import crps_of_cells
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec
@@ -230,9 +231,7 @@ def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tenso
     none = batch.target.new_zeros(())
     target = torch.where(known, batch.target, none)
     made = torch.where(known, members, none)
-    size = len(members)
-    pairs = sum((made[i] - made[j]).abs() for i in range(size) for j in range(i)) / (size * (size - 1))
-    crps = ((made - target).abs().mean(dim=0) - pairs).to(wide)
+    crps = crps_of_cells(made, target, len(members) * (len(members) - 1)).to(wide)
     error = (torch.where(known, kernel, none) - target).abs().to(wide)
     return torch.stack([(weight * each).sum(dim=(-2, -1)) for each in (crps, error, torch.ones_like(error))], dim=-1)
 

@@ -7,13 +7,20 @@ from importlib.metadata import PackageNotFoundError, version
 
 from downscale.version import __version__
 
-LIBRARIES = ("numpy", "xarray", "dask", "torch", "netCDF4", "cartopy")
+RUNS = ("numpy", "xarray", "dask", "torch", "netCDF4", "cartopy")
+TRAINS = ("torch", "lightning", "numpy", "xarray", "safetensors")
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of this package and of what it stands on."""
+def library_versions(names: tuple[str, ...] = RUNS) -> dict[str, str]:
+    """Return the versions of this package, of Python and of libraries, which need not be there.
+
+    Examples
+    --------
+    >>> library_versions(("numpy", "no-such-library"))["no-such-library"]
+    'not installed'
+    """
     found = {"downscale": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
