@@ -115,7 +115,7 @@ def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
     """
     if not isinstance(method, (str, Path)) or not is_learned(method):
         return method
-    path = path_of(str(method), factor) if str(method) in NAMES else Path(method).expanduser()
+    path = path_of(method, factor)
     status = path.stat() if path.is_file() else None
     return _loaded(path, None if status is None else (status.st_mtime_ns, status.st_size))
 

@@ -179,8 +179,11 @@ def test_bad_files_get_one_line(tmp_path, checkpoint):
         "expected the factor of the model"
         in command("inspect", checkpoint, "--factor", "3", "--json", tmp_path / "x").err
     )
-    assert "expected another file" in command("repair", checkpoint, "--out", checkpoint, "--overwrite").complaint
-    assert "add --overwrite" in command("repair", checkpoint, "--out", checkpoint).complaint
+    existing = tmp_path / "there.safetensors"
+    existing.touch()
+    itself = command("repair", checkpoint, "--out", checkpoint, "--overwrite")
+    assert "expected an output other than the input" in itself.complaint
+    assert "pass --overwrite" in command("repair", checkpoint, "--out", existing).complaint
     out = tmp_path / "n.safetensors"
     assert "strength from 0 on" in command("repair", checkpoint, "--out", out, "--smooth", "-1").complaint
     assert not out.exists()

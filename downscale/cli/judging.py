@@ -61,10 +61,10 @@ def inspect(
     pair = parse_pair(factor)
     require_outputs(as_json, figure)
     if is_model(target):
-        from downscale.models import NAMES, path_of
+        from downscale.models import path_of
         from downscale.train.card import card
 
-        typer.echo(card(path_of(target, pair) if target in NAMES else Path(target)))
+        typer.echo(card(path_of(target, pair)))
         if card_only:
             return
     from downscale.laboratory.tell import tell

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 from downscale.errors import InputError, OutputError
+from downscale.io.write import check_target
 from downscale.laboratory.diagnosis import Section, db
 
 if TYPE_CHECKING:
@@ -112,33 +112,21 @@ def repair(
     InputError, OptionError
         If there is no such model, it has no up-sampling layer, or it does not make the given fields.
     """
-    from downscale.learned import opened
+    from downscale.models import path_of
     from downscale.nn.repair import smooth_layers
     from downscale.train.checkpoint import load, save
 
-    source = _path_of(model)
-    if out.exists() and not overwrite:
-        raise OutputError(f"expected a new file, received {out}, which exists; add --overwrite")
-    if not out.parent.is_dir():
-        raise OutputError(f"expected an existing folder for {out.name}, received '{out.parent}'; create it")
-    if out.suffix != ".safetensors":
-        raise OutputError(f"expected the suffix .safetensors, received '{out.name}'; a checkpoint is known by it")
-    if out.resolve() == source.resolve():
-        raise OutputError(f"expected another file than the model itself, received {out}; choose another name")
-    opened(str(source))
+    source = path_of(model)
+    target = check_target(out, overwrite, inputs=(source,))
+    if target.suffix != ".safetensors":
+        raise OutputError(f"expected the suffix .safetensors, received '{target.name}'; a checkpoint is known by it")
     learned, record = load(source)
     before = _judged(learned, truth, orog)
     layers = smooth_layers(learned, strength)
     after = _judged(learned, truth, orog)
     note = f"Up-sampling kernels smoothed by {strength:g} after training."
-    save(out, learned, replace(record, description=f"{record.description} {note}".strip()))
-    return Repair(layers, before, after, out)
-
-
-def _path_of(model: str) -> Path:
-    from downscale.models import NAMES, path_of
-
-    return path_of(model) if model in NAMES else Path(model).expanduser()
+    save(target, learned, replace(record, description=f"{record.description} {note}".strip()))
+    return Repair(layers, before, after, target)
 
 
 def _judged(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Judgement:
@@ -156,7 +144,7 @@ def _judged(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Judgement:
 
 
 def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
-    """Return the root mean square error, by area, of a model on fine fields that are coarsened first.
+    """Return the root mean square error, by area, of the first output of a model on fields that are coarsened first.
 
     Raises
     ------
@@ -178,10 +166,6 @@ def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
     shared = [name for name in made.data_vars if name in whole and whole[name].dtype.kind == "f"]
     if not shared:
         raise InputError("expected fields that the model makes, received none; give a file with its variable")
-    area, total, weight = cell_area(whole), 0.0, 0.0
-    for name in shared[:1]:
-        error = np.asarray((made[name] - whole[name].assign_coords(made[name].coords)) ** 2 * area)
-        share = np.asarray(xr.ones_like(made[name]) * area)
-        known = np.isfinite(error)
-        total, weight = total + float(error[known].sum()), weight + float(share[known].sum())
-    return (total / weight) ** 0.5
+    name = shared[0]
+    squares = (made[name] - whole[name].assign_coords(made[name].coords)).astype("f8") ** 2
+    return float(squares.weighted(cell_area(whole)).mean()) ** 0.5

@@ -12,14 +12,17 @@ NAMES = ("rain", "temperature")
 USUAL = 4
 
 
-def path_of(name: str, factor: tuple[int, int] | None = None) -> Path:
-    """Return the checkpoint of a name and a factor.
+def path_of(model: str | Path, factor: tuple[int, int] | None = None) -> Path:
+    """Return the checkpoint of a model that comes with the package, by its name and a factor; else what is given.
 
     Raises
     ------
     OptionError
-        If the model does not come with that factor.
+        If the model of that name does not come with that factor.
     """
+    name = str(model)
+    if name not in NAMES:
+        return Path(model).expanduser()
     wanted = (USUAL, USUAL) if factor is None else factor
     path = FOLDER / f"{name}_x{wanted[0]}.safetensors"
     if wanted[0] != wanted[1] or not path.exists():
