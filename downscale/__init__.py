@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from downscale.operators import weights
     from downscale.options import get_options, set_options
     from downscale.output import to_netcdf, to_zarr
-    from downscale.restoration import deconvolve
+    from downscale.restoration import blur, deconvolve
     from downscale.validate import check_conservation
 
 _HOMES = {
@@ -34,6 +34,7 @@ _HOMES = {
     "plan": "downscale.api",
     "coarsen": "downscale.averages",
     "cell_area": "downscale.averages",
+    "blur": "downscale.restoration",
     "deconvolve": "downscale.restoration",
     "weights": "downscale.operators",
     "write_weights": "downscale.io.weights",
@@ -60,6 +61,7 @@ __all__ = [
     "TerrainPenalty",
     "__version__",
     "apply_weights",
+    "blur",
     "cell_area",
     "cell_error",
     "check_conservation",

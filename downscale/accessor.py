@@ -76,6 +76,12 @@ class _Accessor:
             return maps.spectrum(dict(zip(("coarse", "fine"), pair, strict=False)), **options)
         return getattr(maps, kind)(*pair, **options)
 
+    def blur(self, psf: Any, **options: Any) -> Any:
+        """Return what an instrument would see of the fields; see :func:`downscale.blur`."""
+        from downscale.restoration import blur
+
+        return blur(self._obj, psf, **options)
+
     def deconvolve(self, psf: Any, method: str = "richardson_lucy", **options: Any) -> Any:
         """Undo the blur of an instrument; see :func:`downscale.deconvolve`."""
         from downscale.restoration import deconvolve
@@ -97,9 +103,9 @@ class _Accessor:
 
 @xr.register_dataset_accessor("downscale")
 class DatasetAccessor(_Accessor):
-    """``Dataset.downscale``: call it, or ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot`` and ``weights``."""
+    """``Dataset.downscale``: call it, or ask it for a plan, a check, a plot and so on, as listed below."""
 
 
 @xr.register_dataarray_accessor("downscale")
 class DataArrayAccessor(_Accessor):
-    """``DataArray.downscale``: call it, or ``plan``, ``check``, ``coarsen``, ``deconvolve``, ``plot``, ``weights``."""
+    """``DataArray.downscale``: call it, or what a Dataset has."""

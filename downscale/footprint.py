@@ -100,15 +100,19 @@ def fine_field(work: FootprintWork, data: Any) -> Any:
     return data.map_blocks(work, chunks=chunks, dtype=work.job.dtype, meta=np.empty((0,) * data.ndim, work.job.dtype))
 
 
-def whole_maps(data: da.Array) -> da.Array:
-    """Return an array whose chunks cut no map."""
-    return data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+def whole_maps(data: da.Array, axes: int = 2) -> da.Array:
+    """Return an array whose chunks cut no map along the last axes."""
+    return data.rechunk(dict.fromkeys(range(data.ndim - axes, data.ndim), -1))
 
 
-def seen_through(data: Any, instrument: Instrument) -> Any:
-    """Return what an instrument sees of fine maps (..., cells), in float64, before it is averaged over coarse cells."""
+def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
+    """Return what an instrument sees of maps (..., cells), in float64; missing cells neither give nor take.
+
+    Total law: the area integral over the valid cells of each map stays.
+    """
+
     def blurred(values: NDArray[Any]) -> NDArray[Any]:
-        lane = Lane(pick_device("cpu"))
+        lane = Lane(pick_device(device))
         maps = np.asarray(values, np.float64).reshape(-1, *instrument.shape)
         made = np.full(maps.shape, np.nan)
         for index, one in enumerate(maps):
@@ -121,4 +125,5 @@ def seen_through(data: Any, instrument: Instrument) -> Any:
 
     if not isinstance(data, da.Array):
         return blurred(np.asarray(data))
-    return da.map_blocks(blurred, whole_maps(data), dtype=np.float64, meta=np.empty((0,) * data.ndim))
+    whole = whole_maps(data, len(instrument.shape))
+    return da.map_blocks(blurred, whole, dtype=np.float64, meta=np.empty((0,) * data.ndim))

@@ -24,9 +24,11 @@ MADE = {
     "01": ["tas_north_america_x4.nc", "tas_north_america_x4.png"],
     "02": ["pr_x4.nc", "pr_x4.png"],
     "03": ["tos_daily.nc"],
+    "04": ["pr_members_x4.nc", "pr_member_0.png", "pr_member_1.png"],
     "05": ["north_america_x4.safetensors", "evaluation_north_america/scores.md"],
     "06": ["tas_00_x2.nc", "tas_08_x2.nc", "tas_16_x2.nc"],
     "07": ["check.json", "errors_tas.png"],
+    "08": ["restored.nc", "finer.nc", "finer.png"],
     "10": ["comparison/scores.md"],
 }
 

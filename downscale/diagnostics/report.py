@@ -189,6 +189,11 @@ class ConservationReport:
             for r in self.variables.values()
             if r.passed and not r.cells_checked
         ]
+        faults += [
+            f"{r.name}: the total law is about the global error; its cells may differ"
+            for r in self.variables.values()
+            if r.passed and r.law == "total" and r.max_relative_error > r.tolerance
+        ]
         verdict = "passed" if self.passed else "FAILED"
         tolerances = sorted({report.tolerance for report in self.variables.values()})
         head = f"ConservationReport: {verdict} (tolerance {', '.join(f'{t:g}' for t in tolerances)})"

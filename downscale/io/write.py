@@ -317,7 +317,7 @@ def claims(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple
     each = {}
     for name, one in report.variables.items():
         line = (
-            f"{one.law} law holds as written: largest relative error {one.max_relative_error:.2e}, "
+            f"{one.law} law holds as written: largest relative error {one.judged_error:.2e}, "
             f"tolerance {one.tolerance:g}, {one.cells_checked} coarse cells checked"
         )
         each[name] = {"conservation": line}
