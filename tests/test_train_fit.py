@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ import downscale
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
 from downscale.train.checkpoint import load
 from downscale.train.fit import prepare, train
+from downscale.train.maps import Shelf
 from downscale.train.progress import Progress, rate, share_done, steps_of_round
 from downscale.train.progress import ended as training_ended
 from downscale.train.schema import Training, parse_training
@@ -69,6 +71,18 @@ def test_the_skill_of_the_record_is_that_of_the_method(trained: tuple[Path, list
     ratio = error(method=str(path)) / error(method="sobolev")
     # Patches have edges where maps have none.
     assert ratio == pytest.approx(load(path)[1].skill["skill"], rel=0.15)
+
+
+def test_maps_are_let_go_after_a_training(tmp_path: Path) -> None:
+    """The next of a dozen trainings finds their memory free, though nobody looks for garbage between them."""
+    gc.collect()
+    gc.disable()
+    try:
+        train(tiny_recipe(tmp_path))
+        left = sum(type(thing) is Shelf for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left == 0
 
 
 def test_logs_are_kept_and_nothing_is_pickled(trained: tuple[Path, list[str]]) -> None:

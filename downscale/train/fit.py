@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -99,8 +100,12 @@ def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) 
         raise OutputError(
             f"expected no earlier run, received its state {state}; go on with --resume, or set output.overwrite"
         )
-    prepared = prepare(recipe, tell)
-    return _trained(prepared, target, state, resume, tell)
+    try:
+        return _trained(prepare(recipe, tell), target, state, resume, tell)
+    finally:
+        # The trainer and what it trains know each other, and through them gigabytes of maps would wait for a chance to
+        # go while the next training fills as many.
+        gc.collect()
 
 
 def is_first() -> bool:
