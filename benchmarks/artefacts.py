@@ -364,7 +364,7 @@ def main() -> None:
     plain_layer = LAYERS["plain ConvTranspose2d, k=5 s=2"]
     tables["The plain layer stopped early, repaired by smoothing, x2"] = {
         "bilinear, not trained": rows["bilinear, not trained"],
-        **repairs(plain_layer, seen, held, given.steps // 4, (0.0, 0.01, 0.03, 0.1)),
+        **repairs(plain_layer, seen, held, given.steps // 4, (0.0, 0.03, 0.3, 3.0)),
     }
     told(tables, what, given)
     if given.layers_only:
@@ -381,7 +381,7 @@ def main() -> None:
         cures[name] = learned(name, make, seen, held, given.steps)[1]
     tables["The plain network stopped early, repaired by smoothing, x4"] = {
         "bilinear, not trained": rows["bilinear, not trained"],
-        **repairs(WAYS["plain ConvTranspose2d, k=5 s=2"], seen, held, given.steps // 4, (0.0, 0.03, 0.3)),
+        **repairs(WAYS["plain ConvTranspose2d, k=5 s=2"], seen, held, given.steps // 4, (0.0, 0.03, 0.3, 3.0)),
     }
     told(tables, what, given)
 
