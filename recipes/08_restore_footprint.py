@@ -19,7 +19,7 @@ WIDTH = "gaussian:400km"     # of the demonstration: about one and a half of its
 
 def blurred() -> tuple[xr.Dataset, xr.Dataset]:
     """Return a truth (a year of one model), and what a wide antenna would see of it on cells twice as large."""
-    truth = downscale.sample.open("north_america").isel(time=[0], lat=slice(0, 36), lon=slice(0, 48)).astype("f8")
+    truth = downscale.sample.open("north_america").isel(time=[0], lat=slice(0, 28), lon=slice(0, 40)).astype("f8")
     return truth, downscale.coarsen(downscale.blur(truth, WIDTH), 2)
 
 
