@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from downscale.errors import ConservationError
+import xarray as xr
+
+from downscale.diagnostics.report import ConservationReport, VariableReport
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.stream import scheduled
-from downscale.io.write import check_target
-from downscale.output import to_netcdf
+from downscale.io.write import Storage, check_target, write_checked
+from downscale.progress import progress_bar
 from downscale.restoration import Course, deconvolve, fluxes, plan_deconvolution
 from downscale.restore.methods import Restoration
 from downscale.runs.single import open_input
@@ -43,24 +45,35 @@ def restore_file(
     settings = {"dims": dims, "data_vars": data_vars, "device": device}
     with scheduled():
         made: Any = deconvolve(before, course.instrument.psf, restoration.method, **restoration.given, **settings)
-        flat = None if dims is not None else before[[*course.names]]
-        to_netcdf(made, output, coarse=flat, law="total", tolerance=TOLERANCE, bounds=None, complevel=complevel,
-                  overwrite=overwrite)  # fmt: skip
+        write_checked(made, output, lambda written: _judged(before, written, course), overwrite=overwrite,
+                      storage=Storage(complevel), inputs=sources_of(before), progress=progress_bar())  # fmt: skip
         with open_dataset(output, chunks=chunks) as after:
-            facts = fluxes(before, after, course)
-    _require_kept(facts, Path(output))
-    return course, facts
+            return course, fluxes(before, after, course)
 
 
-def _require_kept(facts: dict[str, Any], output: Path) -> None:
-    """Remove a file whose flux is not that of the input: profiles and stacks are judged here."""
-    for name, found in facts.items():
-        if not found["relative_change"] <= TOLERANCE:
-            output.unlink(missing_ok=True)
-            raise ConservationError(
-                f"{name}: expected the flux within {TOLERANCE:g}, received a change of {found['relative_change']:.3g}; "
-                "check the input for values beyond the range of its type"
-            )
+def _judged(before: xr.Dataset, made: xr.Dataset, course: Course) -> ConservationReport:
+    """Judge the flux of all maps, profiles or stacks of a variable: the area integral, or the sum over cells."""
+    reports = {}
+    for name, found in fluxes(before, made, course).items():
+        given, there = before[name].notnull(), made[name].notnull()
+        change = found["relative_change"]
+        reports[name] = VariableReport(
+            name=name,
+            units=str(before[name].attrs.get("units", "1")),
+            law="total",
+            max_relative_error=change,
+            where_relative={},
+            max_absolute_error=abs(found["flux_after"] - found["flux_before"]),
+            where_absolute={},
+            global_error=change,
+            cells_checked=int(given.sum()),
+            cells_masked=int((~given).sum()),
+            cells_lost=int((given & ~there).sum()),
+            cells_invented=int((there & ~given).sum()),
+            values_out_of_bounds=0,
+            tolerance=TOLERANCE,
+        )
+    return ConservationReport(reports)
 
 
 def lines_of(facts: dict[str, Any]) -> list[str]:

@@ -15,7 +15,9 @@ import downscale
 from downscale.errors import BoundsError, ConservationError, DownscaleError
 from downscale.io.cf import horizontal
 from downscale.restore.blur import blurred
+from downscale.restore.methods import Restoration
 from downscale.restore.psf import parse_psf
+from downscale.restored_files import restore_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -240,3 +242,21 @@ def test_what_is_claimed_of_a_file_is_about_its_law(tmp_path):
     found = re.match(r"total law holds as written: largest relative error (\S+), ", words)
     assert found is not None
     assert float(found[1]) <= 1e-6
+
+
+def test_a_file_of_profiles_is_judged_before_it_gets_its_name(tmp_path):
+    levels = np.linspace(0, 6, 40)
+    values = np.exp(-((levels - 3) ** 2))[:, None] * np.array([1.0, 2.0, 0.5])
+    attrs = {"units": "K"}
+    profiles = xr.Dataset({"t": (("lev", "station"), values.astype("f4"), attrs)}, {"lev": np.arange(40)})
+    profiles.t[:, 2] = np.nan
+    profiles.to_netcdf(tmp_path / "in.nc")
+    weights, out = np.array([0.25, 0.5, 0.25]), tmp_path / "out.nc"
+    how = Restoration("richardson_lucy", noise=0.0, iterations=5)
+    facts = restore_file(str(tmp_path / "in.nc"), out, weights, how, dims=("lev",))[1]
+    assert facts["t"]["relative_change"] < 1e-6
+    with xr.open_dataset(out) as made:
+        certificate = json.loads(made.attrs["conservation_certificate"])["variables"]["t"]
+        assert "total law holds as written" in made.t.attrs["conservation"]
+        assert (certificate["cells_checked"], certificate["cells_masked"]) == (80, 40)
+        assert float(np.abs(made.t.sum("lev") - profiles.t.sum("lev")).max()) < 1e-4
