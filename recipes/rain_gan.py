@@ -15,9 +15,13 @@ import sys
 from pathlib import Path
 
 from downscale.errors import DownscaleError
-from downscale.train.adversarial import Adversarial
+from downscale.runs.stop import terminable, what_came
+from downscale.train.adversarial import Adversarial, kept_words
 from downscale.train.conditional import train_adversarial
-from downscale.train.schema import load_training
+from downscale.train.schema import TrainingRecipe, load_training
+
+# Fine cells a side of what the critic takes: 8, 16, 32, 64, ...
+SIZE = 64
 
 
 def main() -> int:
@@ -27,24 +31,44 @@ def main() -> int:
     parser.add_argument("--start", type=Path, default=None)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--loss", choices=("hinge", "wgan-gp"), default="hinge")
+    parser.add_argument("--size", type=int, default=SIZE, help="fine cells a side of patches: 8, 16, 32, 64 (default)")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate; of the critic four times as much")
+    parser.add_argument("--save-every", type=int, default=25, help="steps between two states")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--overwrite", action="store_true")
     chosen = parser.parse_args()
     try:
-        recipe = load_training(chosen.recipe)
-        # Fine patches of 8, 16, 32, 64, ... cells are what the critic takes.
-        size = 64 // recipe.data.factor[0]
-        patches = recipe.patches.model_copy(update={"size": (size, size)})
-        output = recipe.output.model_copy(update={"path": str(chosen.out)})
-        recipe = recipe.model_copy(update={"patches": patches, "output": output, "title": "Rain, adversarial"})
-        how = Adversarial(
-            steps=chosen.steps, batch=recipe.training.batch, loss=chosen.loss, generator_rate=1e-4, critic_rate=2e-4,
-            seed=recipe.training.seed,
-        )  # fmt: skip
-        print(f"wrote {train_adversarial(recipe, how, chosen.start, chosen.resume, say=print)}")
-    except DownscaleError as error:
+        with terminable():
+            print(f"wrote {made(chosen)}")
+    except BaseException as error:
+        word = what_came(error)
+        if word is not None:
+            print(f"rain_gan: {word}; {kept_words(chosen.out.with_suffix('.training'))}", file=sys.stderr)
+            return 1
+        if not isinstance(error, DownscaleError):
+            raise
         print(f"rain_gan: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def made(chosen: argparse.Namespace) -> Path:
+    """Train and write."""
+    recipe = fitted(chosen)
+    how = Adversarial(
+        steps=chosen.steps, batch=recipe.training.batch, loss=chosen.loss,
+        critic_steps=1 if chosen.loss == "hinge" else 3, generator_rate=chosen.rate, critic_rate=4 * chosen.rate,
+        save_every=chosen.save_every, say_every=chosen.save_every, seed=recipe.training.seed,
+    )  # fmt: skip
+    return train_adversarial(recipe, how, chosen.start, chosen.resume, say=lambda line: print(line, flush=True))
+
+
+def fitted(chosen: argparse.Namespace) -> TrainingRecipe:
+    """Return the recipe with patches that the critic takes, written where it was asked for."""
+    recipe = load_training(chosen.recipe)
+    patches = recipe.patches.model_copy(update={"size": tuple(chosen.size // each for each in recipe.data.factor)})
+    output = recipe.output.model_copy(update={"path": str(chosen.out), "folder": None, "overwrite": chosen.overwrite})
+    return recipe.model_copy(update={"patches": patches, "output": output, "title": f"{recipe.title}, adversarial"})
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: 
 def test_states_of_others_are_refused(tmp_path: Path) -> None:
     duel().run(tmp_path)
     path = tmp_path / "state.safetensors"
-    with pytest.raises(InputError, match=r"expected the settings that .* was begun with, received others"):
+    with pytest.raises(InputError, match=r"expected the settings and data that .* was begun with, received others"):
         duel(seed=1).load(path)
     other = duel()
     other.generator = Generator(32, 8, 4)

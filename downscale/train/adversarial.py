@@ -23,7 +23,8 @@ from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gra
 from downscale.train.state import moments_of, restore_moments
 from downscale.train.tensors import read_tensors, read_texts, write_tensors
 
-FORMAT, WHAT = "downscale-adversarial", "adversarial training state"
+FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
+TOLD = ("steps", "save_every", "say_every")
 # Real maps, and what those made beside them must fit; None where they are free.
 Pair = tuple[Tensor, Any]
 Say = Callable[[str], None]
@@ -97,6 +98,8 @@ class Duel:
         Settings.
     penalty : callable, optional
         What the generator pays for its maps besides; of its own weight.
+    origin : str
+        What the training learns from: a state of another origin is refused.
 
     Attributes
     ----------
@@ -104,6 +107,8 @@ class Duel:
         The generator with averaged weights: what is used in the end.
     step : int
         Steps done.
+    diverged : bool
+        Whether a loss was no number.
     """
 
     def __init__(
@@ -114,11 +119,11 @@ class Duel:
         make: Callable[[nn.Module, Any, int], Tensor],
         how: Adversarial,
         penalty: Callable[[Tensor], Tensor] | None = None,
+        origin: str = "",
     ) -> None:
         self.generator, self.critic, self.draw, self.make, self.how = generator, critic, draw, make, how
-        self.penalty, self.step = penalty, 0
+        self.penalty, self.step, self.origin, self.diverged = penalty, 0, origin, False
         self.averaged = copy.deepcopy(generator).requires_grad_(False)
-        self._rows: list[dict[str, float]] = []
         # Without memory of the gradient's mean, as the gradient of a moving opponent wants it.
         self.optimizers = tuple(
             torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, 0.99))
@@ -144,11 +149,12 @@ class Duel:
         """
         tell = say or (lambda line: None)
         folder.mkdir(parents=True, exist_ok=True)
-        state = folder / "state.safetensors"
+        state = folder / STATE
         torch.manual_seed(self.how.seed)
         if resume and state.exists():
             self.load(state)
             tell(f"goes on from step {self.step}")
+        _cut(folder / "log.csv", self.step)
         while self.step < self.how.steps:
             row = self._advance()
             self._require_finite(row, state)
@@ -163,6 +169,7 @@ class Duel:
         """Stop before a state is replaced by one that is no good."""
         bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
         bad += ["weights"] * any(not bool(weight.isfinite().all()) for weight in self.generator.parameters())
+        self.diverged = bool(bad)
         if bad:
             kept = f"the last good state is {state}" if state.exists() else "there is no state yet"
             raise InputError(
@@ -220,7 +227,7 @@ class Duel:
                  "averaged": self.averaged.state_dict(), "moments0": moments_of(self.optimizers[0]),
                  "moments1": moments_of(self.optimizers[1])}  # fmt: skip
         tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-        texts = {"format": FORMAT, "step": str(self.step), "settings": json.dumps(_identity(self.how))}
+        texts = {"format": FORMAT, "step": str(self.step), "settings": self._identity()}
         write_tensors(path, {**tensors, "random": torch.get_rng_state()}, texts)
 
     def load(self, path: Path) -> None:
@@ -234,8 +241,8 @@ class Duel:
         texts = read_texts(path, WHAT)
         if texts.get("format") != FORMAT:
             raise InputError(f"expected an {WHAT}, received {path} of another kind; choose another folder")
-        if json.loads(texts.get("settings", "{}")) != _identity(self.how):
-            raise InputError(f"expected the settings that {path} was begun with, received others; remove it")
+        if texts.get("settings") != self._identity():
+            raise InputError(f"expected the settings and data that {path} was begun with, received others; remove it")
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in read_tensors(path, WHAT).items():
             part, _, rest = name.partition("/")
@@ -250,6 +257,11 @@ class Duel:
         torch.set_rng_state(parts["random"][""])
         self.step = int(texts["step"])
 
+    def _identity(self) -> str:
+        # A longer training, or one that says more, is the same one.
+        how = {name: value for name, value in asdict(self.how).items() if name not in TOLD}
+        return json.dumps({**how, "origin": self.origin}, sort_keys=True)
+
 
 def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
     """Return the scores of maps that are to fit something; critics name it as they like."""
@@ -259,6 +271,14 @@ def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
         return made
 
     return scores
+
+
+def kept_words(folder: Path) -> str:
+    """Return, for people, what a training that was stopped can go on from."""
+    state = folder / STATE
+    if not state.is_file():
+        return "it had come to no step that is kept; run again"
+    return f"step {read_texts(state, WHAT)['step']} is kept; run again with --resume"
 
 
 def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor:
@@ -272,9 +292,12 @@ def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor
     return (maps - other).abs().mean() / (maps - real).abs().mean().clamp_min(1e-12)
 
 
-def _identity(how: Adversarial) -> dict[str, object]:
-    # A longer training, or one that says more, is the same one.
-    return {name: value for name, value in asdict(how).items() if name not in ("steps", "save_every", "say_every")}
+def _cut(log: Path, step: int) -> None:
+    """Leave the lines of a log up to a step: what comes after is done again, or was another training."""
+    if log.exists():
+        head, *rows = log.read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if int(row.split(",")[0]) <= step]
+        log.write_text("".join(f"{line}\n" for line in (head, *kept)), encoding="utf-8")
 
 
 def _moved(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -13,21 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from downscale.errors import OptionError
+from downscale.errors import InputError, OptionError, OutputError, ShapeError
 from downscale.io.write import check_target
-from downscale.nn.adversarial import Critic
+from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
-from downscale.train.adversarial import Adversarial, Duel
+from downscale.train.adversarial import STATE, Adversarial, Duel
 from downscale.train.checkpoint import load, save
-from downscale.train.fit import Prepared, folder_of, prepare, record_of
+from downscale.train.fit import Prepared, folder_of, prepare, record_of, skill_rows
 from downscale.train.maps import Shelf
-from downscale.train.module import predicted
+from downscale.train.module import JUDGED_MEMBERS, kernel_alone, predicted, probabilistic_errors, relative_error
 from downscale.train.patches import Batch, PatchSet, collate
 from downscale.train.schema import TrainingRecipe
 
 Say = Callable[[str], None]
 # The share of the variable's spread below which differences are seen as they are, above it by their logarithm.
 LINEAR = 0.1
+# The model of the last good state, beside the state, where a training diverged.
+LAST_GOOD = "last_good.safetensors"
 
 
 class Conditional(nn.Module):
@@ -83,32 +85,63 @@ def train_adversarial(
     OptionError
         If the network has no noise, or several outputs.
     ShapeError
-        If fine patches are not 8, 16, 32, ... cells a side.
+        If fine patches are not squares of 8, 16, 32, ... cells a side.
     InputError
-        If data or the start are not usable, or a loss is no number.
+        If data or the start are not usable, or a loss is no number: the model of the last good state is then beside it.
+    OutputError
+        If the checkpoint exists, or an earlier state lies where this one would.
 
     Notes
     -----
-    Cell law for every member, by construction.
+    Cell law for every member, by construction. On one CPU a training that was stopped and resumed makes the same
+    weights, bit for bit, as one that was not.
     """
     tell = say or (lambda line: None)
+    size = _size_of(recipe)
     target = check_target(recipe.output.path, recipe.output.overwrite or resume)
-    prepared = prepare(recipe, tell)
-    spec = prepared.spec
-    if not spec.stochastic or len(spec.outputs) != 1:
-        raise OptionError(
-            f"expected a network with noise and one output, received noise {list(spec.noise)} and "
-            f"{len(spec.outputs)} outputs; set network.noise"
+    folder = folder_of(recipe, target)
+    if (folder / STATE).exists() and not resume and not recipe.output.overwrite:
+        raise OutputError(
+            f"expected no earlier run, received its state {folder / STATE}; go on with --resume, or set output.overwrite"
         )
+    prepared = prepare(recipe, tell)
     torch.manual_seed(how.seed)
-    learned = Learned(spec) if start is None else _started(prepared, start)
-    size = recipe.patches.size[0] * spec.factor[0]
+    learned = Learned(prepared.spec) if start is None else _started(prepared, start)
     critic = Conditional(size, prepared.survey.spread[0], width, norm=how.loss == "hinge")
-    duel = Duel(learned, critic, _draws(prepared, critic), _made(critic), how)
-    averaged = duel.run(folder_of(recipe, target), resume, tell)
-    assert isinstance(averaged, Learned)
-    save(target, averaged.eval(), record_of(prepared, {}))
+    patches = PatchSet(
+        Shelf(prepared.sources, recipe.patches.cache_mb), prepared.spec.static_channels, recipe.patches, False
+    )
+    duel = Duel(learned, critic, _draws(prepared, patches, critic), _made(critic), how, origin=prepared.origin)
+    try:
+        duel.run(folder, resume, tell)
+    except InputError as error:
+        if not duel.diverged or not (folder / STATE).exists():
+            raise
+        duel.load(folder / STATE)
+        kept = save(folder / LAST_GOOD, _model_of(duel), record_of(prepared, {"steps": duel.step, "step": duel.step}))
+        raise InputError(f"{error}; its model is {kept}") from None
+    save(target, _model_of(duel), record_of(prepared, _judged(prepared, patches, _model_of(duel), duel.step, tell)))
     return target
+
+
+def _size_of(recipe: TrainingRecipe) -> int:
+    """Return the fine cells a side of the patches, once the recipe is known to be one that a critic can judge."""
+    noise, outputs, data = recipe.network.noise, recipe.data.outputs, recipe.data
+    if not any(noise) or len(outputs) != 1:
+        raise OptionError(
+            f"expected a network with noise and one output, received noise {list(noise)} and {len(outputs)} outputs; "
+            "set network.noise"
+        )
+    fine = tuple(cells * factor for cells, factor in zip(recipe.patches.size, data.factor, strict=True))
+    if fine[0] != fine[1]:
+        raise ShapeError(f"expected square patches, received {fine[0]} x {fine[1]} fine cells; set patches.size")
+    depth_of(fine[0])
+    return fine[0]
+
+
+def _model_of(duel: Duel) -> Learned:
+    assert isinstance(duel.averaged, Learned)
+    return duel.averaged.eval()
 
 
 def _started(prepared: Prepared, start: str | Path) -> Learned:
@@ -120,12 +153,10 @@ def _started(prepared: Prepared, start: str | Path) -> Learned:
     return learned.train().requires_grad_(True)
 
 
-def _draws(prepared: Prepared, critic: Conditional) -> Callable[[int], tuple[Tensor, Batch]]:
+def _draws(
+    prepared: Prepared, patches: PatchSet, critic: Conditional
+) -> Callable[[int], tuple[Tensor, Batch]]:
     """Return what draws real patches; rounds follow torch's numbers, which a resumed training has again."""
-    patches = PatchSet(
-        Shelf(prepared.sources, prepared.recipe.patches.cache_mb), prepared.spec.static_channels,
-        prepared.recipe.patches, False,
-    )  # fmt: skip
     draws = prepared.draws("train")
 
     def draw(count: int) -> tuple[Tensor, Batch]:
@@ -144,3 +175,18 @@ def _made(critic: Conditional) -> Callable[[nn.Module, Any, int], Tensor]:
         return critic.seen(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
 
     return make
+
+
+def _judged(prepared: Prepared, patches: PatchSet, learned: Learned, step: int, tell: Say) -> dict[str, Any]:
+    """Return the fair CRPS on the validation split beside the absolute error of the kernel, by source."""
+    recipe = prepared.recipe
+    sums = torch.zeros(len(prepared.sources), len(prepared.spec.outputs), 3, dtype=torch.float64)
+    same = torch.Generator().manual_seed(recipe.training.seed)
+    for key in prepared.draws("validation").fixed(recipe.data.validation.patches):
+        batch = collate([patches[key]], prepared.spec.factor)
+        with torch.no_grad():
+            members = predicted(learned, batch, JUDGED_MEMBERS, same)
+        sums[key.source] += probabilistic_errors(batch, members, kernel_alone(prepared.spec, batch))[0]
+    score = relative_error(sums, 1.0)
+    tell(f"step {step}: fair CRPS {score:.4f} of the kernel's absolute error on the validation split")
+    return {"skill": score, "step": step, "steps": step, "by_source": skill_rows(prepared, sums.tolist())}

@@ -22,6 +22,7 @@ from downscale.train.survey import Survey, survey
 from downscale.versions import TRAINS, library_versions
 
 if TYPE_CHECKING:
+    from downscale.train.checkpoint import Record
     from downscale.train.datamodule import PatchData
     from downscale.train.keeper import Keeper
     from downscale.train.module import TrainedUpscaler
@@ -291,8 +292,8 @@ def _typical(prepared: Prepared, patches: PatchSet) -> list[list[float]]:
     return [[float(value) for value in row] for row in mean.clamp_min(1e-24)]
 
 
-def record_of(prepared: Prepared, skill: dict[str, Any]) -> Any:
-    """Return how a model comes to be, with its skill on the validation split: what its checkpoint tells."""
+def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
+    """Return how a model came to be, for its checkpoint: recipe, sources with their licences, and how good it is."""
     from downscale.train.checkpoint import Record
 
     recipe = prepared.recipe
@@ -311,18 +312,24 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Any:
 
 def _skill(prepared: Prepared, keeper: Keeper) -> dict[str, Any]:
     """Return errors on the validation split, by source and output, and how long the training was."""
+    progress = keeper.progress
+    return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
+            "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, keeper.errors.tolist()),
+            "rounds": progress.scores}  # fmt: skip
+
+
+def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
+    """Return errors of the model and of the kernel by source and output, of their sums and weights (sources, V, 3)."""
     rows, ensemble = [], prepared.spec.stochastic
     measure = {"measure": "CRPS", "measure_kernel": "absolute error"} if ensemble else {}
-    for source, sums in zip(prepared.sources, keeper.errors.tolist(), strict=True):
+    for source, sums in zip(prepared.sources, errors, strict=True):
         for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
             if weight > 0:
                 ours, theirs = (each / weight if ensemble else math.sqrt(each / weight) for each in (model, kernel))
                 ratio = ours / theirs if theirs > 0 else None
                 rows.append({"source": source.label, "variable": variable.name, "units": variable.units, "rmse": ours,
                              "rmse_kernel": theirs, "skill": ratio, **measure})  # fmt: skip
-    progress = keeper.progress
-    return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
-            "seconds": round(progress.seconds, 1), "by_source": rows, "rounds": progress.scores}  # fmt: skip
+    return rows
 
 
 def _words(source: Source, sides: Sides) -> str:
