@@ -90,7 +90,8 @@ def test_every_member_in_the_file_keeps_its_cells(tmp_path: Path, how: Adversari
     report = downscale.check_conservation(coarse, fine)
     assert report.passed
     for member in range(3):
-        back = downscale.coarsen(fine.isel(realization=member), 2).tas.transpose(*coarse.tas.dims)
+        wide = fine.isel(realization=member).astype("f8")   # rounding of the mean is not that of the file
+        back = downscale.coarsen(wide, 2).tas.transpose(*coarse.tas.dims)
         assert float(abs(back.values - coarse.tas.values).max()) < 1e-6 * float(coarse.tas.max())
     assert float(fine.tas.std("realization").max()) > 0.01
 

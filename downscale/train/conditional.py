@@ -102,7 +102,8 @@ def train_adversarial(
     folder = folder_of(recipe, target)
     if (folder / STATE).exists() and not resume and not recipe.output.overwrite:
         raise OutputError(
-            f"expected no earlier run, received its state {folder / STATE}; go on with --resume, or set output.overwrite"
+            f"expected no earlier run, received its state {folder / STATE}; go on with --resume, or set "
+            "output.overwrite"
         )
     prepared = prepare(recipe, tell)
     torch.manual_seed(how.seed)
