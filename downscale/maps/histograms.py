@@ -113,5 +113,7 @@ def _bars(panel: Any, values: np.ndarray, unit: bool, number: int) -> None:
     for edge in (max(1 - band, 0), 1 + band):
         panel.axhline(edge, color="0.15", linewidth=0.9, linestyle=(0, (4, 3)))
     panel.set_xlim(edges[0], edges[-1])
+    if not unit:
+        panel.locator_params(axis="x", integer=True)
     panel.set_ylim(0, max(1.45, 1.12 * relative.max(), 1.1 * (1 + band)))
     note(panel, 0.99, 1.01, f"n = {total:,.0f}", transform=panel.transAxes, ha="right", va="bottom")

@@ -124,7 +124,8 @@ def spectrum(
     panel.invert_xaxis()
     _plain_ticks(panel)
     unit = raised(next(iter(units), ""))
-    tidy(panel, title or name_of(first[0], capital=True), "wavelength (km)", f"spectral density (({unit})² km²)")
+    squared = f"({unit})²" if len(unit.split()) > 1 else f"{unit}²"
+    tidy(panel, title or name_of(first[0], capital=True), "wavelength (km)", f"spectral density ({squared} km²)")
     panel.legend(frameon=False, fontsize=10.5, loc="lower left")
     if target is not None:
         write(figure, target, dpi)
