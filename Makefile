@@ -14,7 +14,7 @@ demo: $(VENV)/.package
 	@echo "Written to demo/:" && ls -l demo
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -n 2 --doctest-modules tests downscale
+	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal --doctest-modules tests downscale
 
 # The laws on a thousand drawn cases each, the same at every run. New draws: make test-slow PROFILE=explore
 PROFILE ?= thorough
