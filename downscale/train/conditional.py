@@ -100,10 +100,10 @@ def train_adversarial(
     size = _size_of(recipe)
     target = check_target(recipe.output.path, recipe.output.overwrite or resume)
     folder = folder_of(recipe, target)
-    if (folder / STATE).exists() and not resume and not recipe.output.overwrite:
+    state = folder / STATE
+    if state.exists() and not resume and not recipe.output.overwrite:
         raise OutputError(
-            f"expected no earlier run, received its state {folder / STATE}; go on with --resume, or set "
-            "output.overwrite"
+            f"expected no earlier run, received its state {state}; go on with --resume, or set output.overwrite"
         )
     prepared = prepare(recipe, tell)
     torch.manual_seed(how.seed)
@@ -116,13 +116,17 @@ def train_adversarial(
     try:
         duel.run(folder, resume, tell)
     except InputError as error:
-        if not duel.diverged or not (folder / STATE).exists():
+        if not duel.diverged or not state.exists():
             raise
-        duel.load(folder / STATE)
-        kept = save(folder / LAST_GOOD, _model_of(duel), record_of(prepared, {"steps": duel.step, "step": duel.step}))
-        raise InputError(f"{error}; its model is {kept}") from None
+        raise InputError(f"{error}; its model is {_last_good(duel, folder, prepared)}") from None
     save(target, _model_of(duel), record_of(prepared, _judged(prepared, patches, _model_of(duel), duel.step, tell)))
     return target
+
+
+def _last_good(duel: Duel, folder: Path, prepared: Prepared) -> Path:
+    """Write the model of the last good state and return its path."""
+    duel.load(folder / STATE)
+    return save(folder / LAST_GOOD, _model_of(duel), record_of(prepared, {"steps": duel.step, "step": duel.step}))
 
 
 def _size_of(recipe: TrainingRecipe) -> int:
