@@ -4,8 +4,8 @@ Run: python recipes/terrain_gan.py RELIEF.nc [--out FOLDER]      (a NetCDF file 
      python recipes/terrain_gan.py --demo                        (the embedded relief; two minutes)
 
 Writes into FOLDER terrain.nc (maps, and a walk between two latent vectors), terrain.png (four generated maps above four
-real ones), report.json (slopes, spectrum, checkerboard, projection field) and the state of the training, from which
---resume goes on. --compare trains a second generator without the penalty and reports both.
+real ones, slopes, spectra), report.json (slopes, spectrum, checkerboard, projection field) and the state of the
+training, from which --resume goes on. --compare trains a second generator without the penalty and reports both.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import downscale
 from downscale.errors import DownscaleError
+from downscale.fields.gradient import slope
 from downscale.losses.adversarial import slope_cap
 from downscale.nn.adversarial import Critic, Generator, projection_field
 from downscale.train.adversarial import Adversarial, Duel
@@ -35,6 +37,9 @@ from downscale.train.relief import (
 )
 
 LEVELS = (0.5, 0.9, 0.99)
+MARGIN = 0.84
+# With the penalty, without it, and of real tiles.
+STYLES = ("C0-", "C1--", "k-")
 
 
 def main() -> int:
@@ -45,7 +50,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=None, help="cells a side: 8, 16, 32, 64 (default), ...")
     parser.add_argument("--average", type=int, default=1, help="join so many cells along each axis first")
     parser.add_argument("--cap", type=float, default=None, help="largest slope, m/m; by default the 95 %% quantile")
-    parser.add_argument("--penalty", type=float, default=20.0, help="weight of the slope cap")
+    parser.add_argument("--penalty", type=float, default=300.0, help="weight of the slope cap")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--loss", choices=("hinge", "wgan-gp"), default="hinge")
     parser.add_argument("--width", type=int, default=12)
@@ -74,15 +79,15 @@ def made(chosen: argparse.Namespace) -> None:
     for each in projection_field(size):
         words = "meets every other: the map can be of one piece" if each.coherent else "is a part of it"
         print(f"  stage {each.stage}: one first cell reaches {each.reach} of {each.size} cells and {words}")
-    found = {}
+    found, every = {}, {}
     for label, weight in {"with penalty": chosen.penalty, **({"without": 0.0} if chosen.compare else {})}.items():
         generator = trained(tiles, cap, weight, chosen, chosen.out / label.replace(" ", "_"))
         maps, walk = drawn(generator, tiles, chosen.seed)
-        found[label] = judged(maps, tiles, cap)
+        found[label], every[label] = judged(maps, tiles, cap), maps
         print(f"{label}: " + ", ".join(f"{name} {value}" for name, value in found[label].items()))
         if label == "with penalty":
             downscale.to_netcdf(maps_dataset(maps, walk, tiles.step), chosen.out / "terrain.nc", overwrite=True)
-            draw(maps, tiles, chosen.out / "terrain.png")
+    draw(every, tiles, cap, chosen.out / "terrain.png")
     found["real"] = judged(tiles.heights, tiles, cap)
     found["projection"] = [{**vars(each), "coherent": each.coherent} for each in projection_field(size)]
     (chosen.out / "report.json").write_text(json.dumps({"cap": cap, **found}, indent=1))
@@ -94,7 +99,8 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
     """Train a generator of heights in units of the tiles' scale."""
     size = tiles.heights.shape[-1]
     torch.manual_seed(chosen.seed)
-    generator, critic = Generator(size, 64, chosen.width), Critic(size, 0, chosen.width, norm=chosen.loss == "hinge")
+    generator = Generator(size, 64, chosen.width)
+    critic = Critic(size, 0, 2 * chosen.width, norm=chosen.loss == "hinge")
     real = torch.tensor(tiles.heights / tiles.scale, dtype=torch.float32)
 
     def draw_real(count: int) -> tuple[torch.Tensor, None]:
@@ -108,13 +114,13 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
         return maps - maps.mean(dim=(-2, -1), keepdim=True)
 
     def penalty(maps: torch.Tensor) -> torch.Tensor:
-        # A little below the cap, so that it is kept.
-        return weight * slope_cap(maps * tiles.scale, tiles.spacing, 0.9 * cap)
+        # Below the cap, so that averaged weights keep it too.
+        return weight * slope_cap(maps * tiles.scale, tiles.spacing, MARGIN * cap)
 
+    steps = (600 if chosen.demo else 1500) if chosen.steps is None else chosen.steps
     how = Adversarial(
-        steps=chosen.steps or (600 if chosen.demo else 1500), loss=chosen.loss, seed=chosen.seed,
-        critic_steps=1 if chosen.loss == "hinge" else 3, say_every=100,
-    )  # fmt: skip
+        steps=steps, loss=chosen.loss, seed=chosen.seed, critic_steps=1 if chosen.loss == "hinge" else 3, say_every=100
+    )
     duel = Duel(generator, critic, draw_real, make, how, penalty if weight else None)
     return duel.run(folder, chosen.resume, print)
 
@@ -143,26 +149,50 @@ def judged(maps: np.ndarray, tiles: Tiles, cap: float) -> dict[str, object]:
     }
 
 
-def draw(maps: np.ndarray, tiles: Tiles, path: Path) -> None:
-    """Draw four generated maps above four real ones, shaded from the north-west."""
+def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> None:
+    """Draw four generated maps above four real ones, shaded from the north-west; below them slopes and spectra."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LightSource
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.9), layout="constrained")
+    figure = Figure(figsize=(10, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    light = LightSource(315, 40)
+    grid, light = figure.add_gridspec(3, 4), LightSource(315, 40)
     real = tiles.heights[np.linspace(0, len(tiles.heights) - 1, 4).astype(int)]
     limit = float(np.quantile(np.abs(tiles.heights), 0.995))
-    for row, (label, some) in enumerate((("generated", maps[:4]), ("real", real))):
+    for row, (label, some) in enumerate((("generated", every["with penalty"][:4]), ("real", real))):
         for column, heights in enumerate(some):
-            panel = figure.add_subplot(2, 4, 4 * row + column + 1)
+            panel = figure.add_subplot(grid[row, column])
             shaded = light.shade(heights, cmap=_colours(), vmin=-limit, vmax=limit, dx=tiles.step[1], dy=tiles.step[0],
                                  blend_mode="soft")  # fmt: skip
             panel.imshow(shaded, interpolation="nearest")
             panel.set_title(label, fontsize=10)
             panel.set_axis_off()
-    figure.savefig(path, dpi=130)
+    _slopes(figure.add_subplot(grid[2, :2]), {**every, "real": tiles.heights}, tiles, cap)
+    _spectra(figure.add_subplot(grid[2, 2:]), every, tiles)
+    figure.savefig(path, dpi=100)
+
+
+def _slopes(panel: Any, every: dict[str, np.ndarray], tiles: Tiles, cap: float) -> None:
+    """Draw how common slopes are."""
+    edges = np.linspace(0, 2 * cap, 61)
+    for (label, maps), style in zip(every.items(), STYLES if len(every) == 3 else STYLES[::2], strict=True):
+        shares = np.histogram(slope(maps, tiles.spacing), edges)[0] / maps.size
+        panel.semilogy((edges[1:] + edges[:-1]) / 2, np.maximum(100 * shares, 1e-3), style, label=label)
+    panel.axvline(cap, color="0.4", lw=1)
+    panel.set(xlabel="slope, metres a metre (line: the cap)", ylabel="cells, %", ylim=(1e-3, None))
+    panel.legend(frameon=False, fontsize=8)
+
+
+def _spectra(panel: Any, every: dict[str, np.ndarray], tiles: Tiles) -> None:
+    """Draw power beside that of real tiles."""
+    for (label, maps), style in zip(every.items(), STYLES, strict=False):
+        waves, power = decibels(maps, tiles.heights)
+        panel.semilogx(1e-3 * waves * np.mean(tiles.step), power, style, label=label)
+    panel.axhline(0, color="k", lw=1)
+    panel.set(xlabel="wavelength, km", ylabel="power over that of real tiles, dB")
+    panel.invert_xaxis()
+    panel.legend(frameon=False, fontsize=8)
 
 
 def _colours() -> object:

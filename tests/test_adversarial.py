@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ import downscale
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing
 from downscale.losses.adversarial import critic_loss, gradient_penalty, slope_cap
-from downscale.nn.adversarial import Critic, Generator, depth_of, projection_field
+from downscale.nn.adversarial import Critic, Generator, depth_of, evened, projection_field
 from downscale.train.adversarial import Adversarial, Duel, spread_of
 from downscale.train.relief import (
     decibels,
@@ -75,6 +79,17 @@ def test_sizes_and_reaches(size: int) -> None:
     other[..., 10, 10] += 1
     moved = (stage(x) != stage(other)).any(dim=1)[0].nonzero()
     assert int(np.ptp(moved[:, 0].numpy())) + 1 == grown[0].reach
+
+
+def test_no_checkerboard_is_built_in() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        maps = Generator(32, 16, 8)(torch.randn(64, 16))[:, 0].double().numpy()
+    assert phase_imbalance(maps) < 0.2
+    # What is the same in all phases stays so, and a checkerboard of features is nothing after it.
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    assert float(evened(board.expand(1, 1, 8, 8))[..., 1:-1, 1:-1].abs().max()) == 0
+    assert torch.equal(evened(torch.ones(1, 2, 8, 8)), torch.ones(1, 2, 8, 8))
 
 
 @pytest.mark.parametrize("size", [0, 4, 12, 63])
@@ -212,3 +227,23 @@ def test_maps_have_coordinates(tmp_path: Path) -> None:
     back = downscale.open_dataset(tmp_path / "terrain.nc", chunks=None)
     assert back.height.dims == ("realization", "y", "x")
     assert float(downscale.cell_area(back).mean()) == pytest.approx(5400.0)
+
+
+@pytest.mark.slow
+def test_the_script_writes_maps_a_picture_and_a_report(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, str(root / "recipes" / "terrain_gan.py"), "--demo", "--size", "16", "--compare"]
+    command = [*line, "--width", "4", "--out", str(tmp_path), "--steps"]
+    for more in (["2"], ["4", "--resume"]):
+        done = subprocess.run([*command, *more], env=env, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "goes on from step 2" in done.stdout
+    assert (tmp_path / "terrain.png").stat().st_size > 10_000
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["real"]["share_under_cap"] == pytest.approx(0.95, abs=1e-3)
+    assert set(report) == {"cap", "with penalty", "without", "real", "projection"}
+    ds = downscale.open_dataset(tmp_path / "terrain.nc", chunks=None)
+    assert ds.height.shape == (64, 16, 16)
+    bad = subprocess.run([*line, "--steps", "0"], env=env, capture_output=True, text=True, timeout=300)
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)

@@ -21,6 +21,8 @@ from downscale.nn.shapes import Stack, Transposed, Window
 # Cells a side of what the latent vector is spread over.
 START = 4
 LEAK = 0.2
+# Slopes are small beside heights: the critic would not see them.
+STEEP = 12.0
 
 
 class Generator(nn.Module):
@@ -53,14 +55,18 @@ class Generator(nn.Module):
         self.size, self.latent = size, latent
         self.spread = nn.Linear(latent, channels[0] * START**2)
         self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise(channels))
-        self.last = nn.Conv2d(channels[-1], 1, 3, padding=1, padding_mode="replicate")
+        self.heights = nn.ModuleList(nn.Conv2d(each, 1, 3, padding=1, padding_mode="replicate") for each in channels)
+        # Of what a coarser stage says of heights: smooth, and the same in every phase.
+        self.refine = ConservativeConvTranspose2d(1, 1, 4, 2, 1, law="phase").requires_grad_(False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Make maps of order one."""
+        """Make maps of order one: each stage adds its own scale to the refined heights of the coarser ones."""
         x = F.leaky_relu(self.spread(z).reshape(len(z), -1, START, START), LEAK)
-        for stage in self.stages:
+        heights = self.heights[0](x)
+        for stage, own in zip(self.stages, self.heights[1:], strict=True):
             x = stage(x)
-        return self.last(x)
+            heights = self.refine(heights) + own(x)
+        return heights
 
 
 class _Stage(nn.Module):
@@ -73,9 +79,14 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine and mix; features are brought to one size a cell, so that none runs away."""
-        x = F.leaky_relu(self.up(x), LEAK)
+        x = F.leaky_relu(evened(self.up(x)), LEAK)
         x = F.leaky_relu(self.mix(x), LEAK)
         return x * torch.rsqrt((x**2).mean(dim=1, keepdim=True) + 1e-8)
+
+
+def evened(x: Tensor) -> Tensor:
+    """Return means with the weights 1, 2, 1 along each axis, to which a checkerboard is nothing."""
+    return F.avg_pool2d(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
 
 
 class Critic(nn.Module):
@@ -105,8 +116,10 @@ class Critic(nn.Module):
         stages = depth_of(size)
         channels = [3 + condition, *(width * min(2**i, 8) for i in range(stages))]
         wrap = spectral_norm if norm else lambda layer: layer
+        # The first layer sees every cell alike; from then on the map shrinks.
         self.layers = nn.ModuleList(
-            wrap(nn.Conv2d(a, b, 4, 2, 1)) for a, b in pairwise(channels)
+            [wrap(nn.Conv2d(channels[0], width, 3, 1, 1))]
+            + [wrap(nn.Conv2d(a, b, 4, 2, 1)) for a, b in pairwise([width, *channels[1:]])]
         )
         # One more channel: how much the maps of a batch differ, which collapsed ones do not.
         self.head = wrap(nn.Linear((channels[-1] + 1) * START**2, 1))
@@ -116,8 +129,7 @@ class Critic(nn.Module):
     def forward(self, maps: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return scores, larger for what looks real."""
         slopes = F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), self.stencil)
-        # Slopes are small beside heights: the critic would not see them.
-        x = torch.cat([maps, 4 * slopes, *([] if condition is None else [condition])], dim=1)
+        x = torch.cat([maps, STEEP * slopes, *([] if condition is None else [condition])], dim=1)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), LEAK)
         spread = torch.sqrt(x.var(dim=0, unbiased=False) + 1e-8).mean().expand(len(x), 1, *x.shape[-2:])
@@ -169,7 +181,7 @@ def projection_field(size: int) -> list[Projection]:
     """
     made = []
     for stage in range(1, depth_of(size) + 1):
-        layers = Stack(tuple(layer for _ in range(stage) for layer in (Transposed(4, 2, 1), Window(3, padding=1))))
+        layers = Stack((Transposed(4, 2, 1), Window(3, padding=1), Window(3, padding=1)) * stage)
         middle, cells = 2**stage * 64, START * 2**stage
         looked_at = (layers.needs(fine, fine) for fine in range(2 * middle))
         made.append(Projection(stage, sum(first <= 64 <= last for first, last in looked_at), cells))
