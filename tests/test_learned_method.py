@@ -114,8 +114,8 @@ def test_files_and_commands(tas, checkpoint, tmp_path, capsys, monkeypatch):
     assert main(["check", coarse, fine]) == 0
     with xr.open_dataset(fine) as made:
         assert "method=" in made.attrs["history"]
-        # Not to the bit: where threads share a map out, the last values of each share go through a plain loop of torch's
-        # activations, which rounds otherwise than the vectors before them.
+        # Not to the bit: where threads share a map out, the last values of each share go through a plain loop of
+        # torch's activations, which rounds otherwise than the vectors before them.
         np.testing.assert_allclose(made.tas, tas.downscale(method=checkpoint).tas, rtol=1e-6)
     assert main(["inspect", str(checkpoint)]) == 0
     assert "tas" in capsys.readouterr().out
