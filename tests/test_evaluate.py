@@ -222,6 +222,15 @@ def checkpoint(path: Path, **more: Any) -> Path:
     return path
 
 
+def test_a_method_without_a_law_is_scored_beside_bounded_ones(tmp_path: Path) -> None:
+    """Bounds go with the cell law; what leaves it out leaves them out, and its score tells."""
+    recipe = content(tmp_path, methods=["sobolev bounded", {"label": "free", "method": "bicubic", "conserve": None}])
+    recipe["data"]["outputs"] = [{"name": "tas", "units": "K", "bounds": [0, 300]}]
+    made = evaluate(parse_evaluation(recipe))
+    errors = made.tas_cell_error.sel(source="sample")
+    assert float(errors.sel(upscaler="sobolev bounded")) < 1e-6 < float(errors.sel(upscaler="free"))
+
+
 def test_an_untrained_checkpoint_scores_as_the_kernel(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "untrained.safetensors", statics=("relief",))
     made = evaluate(parse_evaluation(content(tmp_path, methods=["sobolev bounded", str(path)])))

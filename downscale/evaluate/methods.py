@@ -46,7 +46,8 @@ class Contender:
         how, learned = self.how, is_learned(self.method)
         given: dict[str, Any] = {
             "factor": truth.factor, "method": self.method, "conserve": how.conserve, "data_vars": list(truth.names),
-            "bounds": truth.bounds if how.bounded else None, "device": how.device, "check": "skip",
+            "bounds": truth.bounds if how.bounded and how.conserve == "cell" else None, "device": how.device,
+            "check": "skip",
         }  # fmt: skip
         if not learned:
             given |= {"taps": how.taps, "order": how.order}

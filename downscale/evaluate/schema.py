@@ -70,7 +70,7 @@ class Method(Block):
     ``method`` is a name or the path of a checkpoint; ``train`` is the path of a training recipe instead, which is
     carried out first, for ``max_time`` if given, with the values of ``change`` laid over its own by the path of their
     key (``network.options.width: 32``; null takes a key away). ``members`` are drawn by methods that can. ``bounded``
-    keeps values within the bounds of the variable.
+    keeps values within the bounds of the variable, which goes with the cell law only.
     """
 
     label: str
