@@ -157,19 +157,20 @@ def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> 
 
     figure = Figure(figsize=(10, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    grid, light = figure.add_gridspec(3, 4), LightSource(315, 40)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))
+    light = LightSource(315, 40)
     real = tiles.heights[np.linspace(0, len(tiles.heights) - 1, 4).astype(int)]
     limit = float(np.quantile(np.abs(tiles.heights), 0.995))
     for row, (label, some) in enumerate((("generated", every["with penalty"][:4]), ("real", real))):
         for column, heights in enumerate(some):
-            panel = figure.add_subplot(grid[row, column])
+            panel = upper.add_subplot(2, 4, 4 * row + column + 1)
             shaded = light.shade(heights, cmap=_colours(), vmin=-limit, vmax=limit, dx=tiles.step[1], dy=tiles.step[0],
                                  blend_mode="soft")  # fmt: skip
             panel.imshow(shaded, interpolation="nearest")
             panel.set_title(label, fontsize=10)
             panel.set_axis_off()
-    _slopes(figure.add_subplot(grid[2, :2]), {**every, "real": tiles.heights}, tiles, cap)
-    _spectra(figure.add_subplot(grid[2, 2:]), every, tiles)
+    _slopes(lower.add_subplot(1, 2, 1), {**every, "real": tiles.heights}, tiles, cap)
+    _spectra(lower.add_subplot(1, 2, 2), every, tiles)
     figure.savefig(path, dpi=100)
 
 
@@ -190,7 +191,7 @@ def _spectra(panel: Any, every: dict[str, np.ndarray], tiles: Tiles) -> None:
         waves, power = decibels(maps, tiles.heights)
         panel.semilogx(1e-3 * waves * np.mean(tiles.step), power, style, label=label)
     panel.axhline(0, color="k", lw=1)
-    panel.set(xlabel="wavelength, km", ylabel="power over that of real tiles, dB")
+    panel.set(xlabel="wavelength, km", ylabel="power over real tiles, dB")
     panel.invert_xaxis()
     panel.legend(frameon=False, fontsize=8)
 

@@ -177,7 +177,7 @@ def projection_field(size: int) -> list[Projection]:
     Examples
     --------
     >>> [(each.reach, each.size, each.coherent) for each in projection_field(32)]
-    [(6, 8, False), (16, 16, True), (36, 32, True)]
+    [(8, 8, True), (22, 16, True), (50, 32, True)]
     """
     made = []
     for stage in range(1, depth_of(size) + 1):
