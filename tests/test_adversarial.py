@@ -233,7 +233,7 @@ def test_maps_have_coordinates(tmp_path: Path) -> None:
 def test_the_script_writes_maps_a_picture_and_a_report(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, str(root / "recipes" / "terrain_gan.py"), "--demo", "--size", "16", "--compare"]
+    line = [sys.executable, str(root / "recipes" / "09_generate_terrain.py"), "--demo", "--size", "16", "--compare"]
     command = [*line, "--width", "4", "--out", str(tmp_path), "--steps"]
     for more in (["2"], ["4", "--resume"]):
         done = subprocess.run([*command, *more], env=env, capture_output=True, text=True, timeout=300)

@@ -29,6 +29,7 @@ MADE = {
     "06": ["tas_00_x2.nc", "tas_08_x2.nc", "tas_16_x2.nc"],
     "07": ["check.json", "errors_tas.png"],
     "08": ["restored.nc", "finer.nc", "finer.png"],
+    "09": ["terrain.nc", "terrain.png", "report.json"],
     "10": ["comparison/scores.md"],
 }
 
@@ -58,6 +59,14 @@ def test_every_script_has_a_recipe_of_its_name_that_is_legal(name: str) -> None:
         load_evaluation(file)
     elif "downscale" in content:
         load_recipe(file)
+    elif "relief" in content:
+        done = subprocess.run(
+            [sys.executable, str(FOLDER / f"{name}.py"), str(file)], cwd=FOLDER, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        # All settings are taken; only the file that they name is not there.
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+        assert content["relief"] in done.stderr
     else:
         assert {"coarse", "fine"} <= set(content)
 

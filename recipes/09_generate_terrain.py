@@ -1,7 +1,8 @@
 """Terrain from a generative adversarial network: height maps that look like real relief and keep a cap on slopes.
 
-Run: python recipes/terrain_gan.py RELIEF.nc [--out FOLDER]      (a NetCDF file of heights in metres)
-     python recipes/terrain_gan.py --demo                        (the embedded relief; two minutes)
+    python recipes/09_generate_terrain.py --demo                   (the embedded relief; --out FOLDER, --dry-run)
+    python recipes/09_generate_terrain.py RELIEF.nc --average 4    (a NetCDF file of heights in metres)
+    python recipes/09_generate_terrain.py recipes/09_generate_terrain.yml
 
 Writes into FOLDER terrain.nc (maps, and a walk between two latent vectors), terrain.png (four generated maps above four
 real ones, slopes, spectra), report.json (slopes, spectrum, checkerboard, projection field) and the state of the
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 import downscale
 from downscale.errors import DownscaleError
@@ -44,9 +46,10 @@ STYLES = ("C0-", "C1--", "k-")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("relief", nargs="?")
-    parser.add_argument("--demo", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("terrain"))
+    parser.add_argument("relief", nargs="?", help="heights in metres, or a file of these settings (.yml)")
+    parser.add_argument("--demo", action="store_true", help="learn a little from the embedded relief")
+    parser.add_argument("--dry-run", action="store_true", help="print tiles and stages; train nothing")
+    parser.add_argument("--out", type=Path, default=Path("terrain"), help="folder of the outputs")
     parser.add_argument("--size", type=int, default=None, help="cells a side: 8, 16, 32, 64 (default), ...")
     parser.add_argument("--average", type=int, default=1, help="join so many cells along each axis first")
     parser.add_argument("--cap", type=float, default=None, help="largest slope, m/m; by default the 95 %% quantile")
@@ -58,12 +61,19 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--compare", action="store_true")
     chosen = parser.parse_args()
+    if str(chosen.relief).endswith((".yml", ".yaml")):
+        settings = yaml.safe_load(Path(chosen.relief).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or "relief" not in settings or not set(settings) <= set(vars(chosen)):
+            parser.error(f"expected relief and perhaps others of {', '.join(vars(chosen))}, received {settings}")
+        parser.set_defaults(**settings)
+        chosen = parser.parse_args()
+        chosen.relief = settings["relief"]
     if chosen.demo == (chosen.relief is not None):
-        parser.error("expected a file of relief, or --demo")
+        parser.error("expected RELIEF, or --demo")
     try:
         made(chosen)
     except DownscaleError as error:
-        print(f"terrain_gan: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -71,7 +81,7 @@ def main() -> int:
 def made(chosen: argparse.Namespace) -> None:
     """Read, train, report, write."""
     relief = downscale.sample.open("north_america_relief") if chosen.demo else downscale.open_dataset(chosen.relief)
-    size = chosen.size or (32 if chosen.demo else 64)
+    size = chosen.size or (16 if chosen.demo else 64)
     tiles = read_tiles(relief, size, average=chosen.average, least=-400.0 if chosen.demo else 0.0)
     cap = chosen.cap or float(slope_quantiles(tiles.heights, tiles.spacing, (0.95,))[0])
     print(f"{len(tiles.heights)} tiles of {size} x {size} cells of {tiles.step[0]:.0f} x {tiles.step[1]:.0f} m, "
@@ -79,6 +89,8 @@ def made(chosen: argparse.Namespace) -> None:
     for each in projection_field(size):
         words = "meets every other: the map can be of one piece" if each.coherent else "is a part of it"
         print(f"  stage {each.stage}: one first cell reaches {each.reach} of {each.size} cells and {words}")
+    if chosen.dry_run:
+        return
     found, every = {}, {}
     for label, weight in {"with penalty": chosen.penalty, **({"without": 0.0} if chosen.compare else {})}.items():
         generator = trained(tiles, cap, weight, chosen, chosen.out / label.replace(" ", "_"))
@@ -117,7 +129,7 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
         # Below the cap, so that averaged weights keep it too.
         return weight * slope_cap(maps * tiles.scale, tiles.spacing, MARGIN * cap)
 
-    steps = (600 if chosen.demo else 1500) if chosen.steps is None else chosen.steps
+    steps = (300 if chosen.demo else 1500) if chosen.steps is None else chosen.steps
     how = Adversarial(
         steps=steps, loss=chosen.loss, seed=chosen.seed, critic_steps=1 if chosen.loss == "hinge" else 3, say_every=100
     )
@@ -151,12 +163,11 @@ def judged(maps: np.ndarray, tiles: Tiles, cap: float) -> dict[str, object]:
 
 def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> None:
     """Draw four generated maps above four real ones, shaded from the north-west; below them slopes and spectra."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LightSource
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    from downscale.maps.blank import blank
+
+    figure = blank(10, 8, layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))
     light = LightSource(315, 40)
     real = tiles.heights[np.linspace(0, len(tiles.heights) - 1, 4).astype(int)]
