@@ -149,7 +149,7 @@ def blur(
     obj: XarrayObject, psf: Any, *, dims: Any = None, data_vars: Any = None, device: str | None = None,
     keep_attrs: bool | None = None,
 ) -> XarrayObject:  # fmt: skip
-    """Return what an instrument would see of fields: the inverse of :func:`deconvolve` and the way to test it.
+    """Return what an instrument would see of fields, the inverse of :func:`downscale.deconvolve`: the way to test it.
 
     Parameters
     ----------
