@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.along import Course, carried_out, plan_along
-from downscale.compute import fine_variable, horizontal_last, repeated, sized
+from downscale.compute import event_variables, fine_variable, horizontal_last, repeated, sized
 from downscale.describe import describe, described, stamped
 from downscale.engine.device import device_name
 from downscale.engine.memory import workers
@@ -162,6 +162,9 @@ def downscale(
     ds, name = as_dataset(obj)
     keep = option("keep_attrs") if keep_attrs is None else keep_attrs
     fine = _downscaled(ds, request, keep)
+    if name is not None and name not in fine:
+        # The flag of an event, whose probability only a Dataset has room for.
+        name = next(str(each) for each in fine.data_vars if "flag_values" in fine[each].attrs)
     if output_chunks is not None:
         fine = fine.chunk(output_chunks)
     return fine if name is None else as_array(fine, name, obj)
@@ -259,7 +262,9 @@ def _statics(prepared: Prepared) -> int:
 
 def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
     """Return what a user should know before the work begins."""
-    notes = [f"{name} holds codes: repeated, not averaged" for name in prepared.categorical]
+    lawless = "no conservation law applies to an event mask"
+    notes = [] if prepared.event is None else [f"{prepared.event.name}: a flag and its probability; {lawless}"]
+    notes += [f"{name} holds codes: repeated, not averaged" for name in prepared.categorical]
     for name in prepared.jobs:
         limits, reason = bounds_and_reason(ds[name])
         if request.bounds == "auto" and limits != (None, None) and prepared.jobs[name].bounds != (None, None):
@@ -294,7 +299,9 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in prepared.jobs:
-            variables[name] = fine_variable(variable, prepared.jobs[str(name)], prepared, request)
+            made = fine_variable(variable, prepared.jobs[str(name)], prepared, request)
+            event = prepared.event
+            variables.update({name: made} if event is None else event_variables(made, prepared.learned))
         elif name in prepared.categorical:
             variables[name] = repeated(variable, prepared)
         elif not gone & set(variable.dims) and name != AREA:

@@ -16,12 +16,13 @@ from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job, features_of
 from downscale.engine.memory import BATCH_VALUES, block_budget, features_budget
 from downscale.footprint import FootprintWork, fine_field
-from downscale.learned import inputs_of
+from downscale.learned import event_names, inputs_of
 from downscale.members import numbers_of, order_of, with_members
 from downscale.request import Prepared, Request
 from downscale.typing import Drawing
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
+MISSING_FLAG = -1
 
 
 def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
@@ -143,6 +144,33 @@ def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
     # A map without any value has nothing to restore.
     gap = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
     return (fine + gap * (area_f if job.extensive else 1.0)).astype(job.dtype)
+
+
+def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]:
+    """Return the flag of an event and its probability; no law is about either.
+
+    Parameters
+    ----------
+    chance : Variable
+        Probabilities, NaN where missing.
+    learned : Learned
+        The segmentation model, which knows the probability from which on the flag is set.
+    """
+    event, units = learned.spec.event, learned.spec.outputs[0].units
+    names, level = event_names(event.name), float(learned.decision)
+    words = f"{learned.spec.outputs[0].name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {units}"
+    xp = da if isinstance(chance.data, da.Array) else np
+    flags = xp.where(xp.isfinite(chance.data), chance.data >= level, MISSING_FLAG).astype(np.int8)
+    flag = xr.Variable(chance.dims, flags, {
+        "long_name": f"mask of {event.name} ({words})", "flag_values": np.array([0, 1], np.int8),
+        "flag_meanings": f"no_{event.name} {event.name}", "decision_threshold": level, "ancillary_variables": names[1],
+        "comment": "made by a segmentation model; no conservation law applies to an event mask",
+    }, {"_FillValue": np.int8(MISSING_FLAG), "dtype": np.dtype(np.int8)})  # fmt: skip
+    probability = xr.Variable(chance.dims, chance.data, {
+        "long_name": f"probability of {event.name} ({words})", "units": "1",
+        "comment": "made by a segmentation model; no conservation law applies to an event mask",
+    })  # fmt: skip
+    return dict(zip(names, (flag, probability), strict=True))
 
 
 def repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:

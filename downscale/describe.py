@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import xarray as xr
 
+from downscale.learned import event_names
 from downscale.io.coordinates import AREA, STALE_ATTRS
 from downscale.io.read import SOURCES, sources_of
 from downscale.learned import CASCADE, name_of
@@ -18,12 +19,16 @@ PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
     """Set attributes and encodings: what was done, and how each variable is to be read."""
+    origins = {str(name): name for name in fine.data_vars}
+    if prepared.event is not None:
+        origins |= dict.fromkeys(event_names(prepared.event.name), next(iter(prepared.jobs)))
     for name in fine.data_vars:
-        if not keep:
+        origin = origins[str(name)]
+        if not keep and name == origin:
             fine[name].attrs = {}
-        if name in prepared.jobs or name in prepared.categorical:
+        if origin in prepared.jobs or origin in prepared.categorical:
             fine[name].attrs["cell_measures"] = f"area: {AREA}"
-            mapping = _mapping_name(ds[name], prepared)
+            mapping = _mapping_name(ds[origin], prepared)
             fine[name].attrs.pop("grid_mapping", None)
             if mapping is not None or "crs" in fine.coords:
                 fine[name].attrs["grid_mapping"] = mapping or "crs"
@@ -33,7 +38,7 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
         kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
         if name in ds.variables:
             fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
-    for name in prepared.jobs:
+    for name in (name for name, origin in origins.items() if origin in prepared.jobs):
         fine[name].encoding[SOURCES] = sources_of(ds)
     # Tools that join files along time want it unlimited, as it was.
     records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)

@@ -52,12 +52,20 @@ class Model:
         What the model looks at, by its own names.
     statics : mapping of channel to array
         Fine fields that it looks at.
+    learned : Learned
+        The model in memory.
     """
 
     spec: ModelSpec
     upscalers: Mapping[str, Upscaler]
     inputs: Mapping[str, xr.DataArray]
     statics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    learned: Any = None
+
+
+def event_names(name: str) -> tuple[str, str]:
+    """Return the names of the flag of an event and of its probability."""
+    return name, f"{name}_probability"
 
 
 def is_learned(method: Any) -> bool:
@@ -165,7 +173,7 @@ def bound_model(
         _require_units(own, inputs[own.name])
     numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
     bound = {name: learned.bind(where.grid, target.parts, i) for name, i in numbers.items()}
-    return Model(spec, bound, inputs, _static_fields(spec, where, target, orog, sftlf))
+    return Model(spec, bound, inputs, _static_fields(spec, where, target, orog, sftlf), learned)
 
 
 def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_cat
 from downscale.io.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
-from downscale.learned import CASCADE, Model, bound_model, is_learned, name_of, opened, require_method
+from downscale.learned import CASCADE, Model, bound_model, event_names, is_learned, name_of, opened, require_method
 from downscale.losses.penalty import TerrainPenalty
 from downscale.members import draws_of
 from downscale.nn.cascade import cascade
@@ -157,6 +157,16 @@ class Prepared:
         return self.target.fine
 
     @property
+    def learned(self) -> Any:
+        """The learned model in memory, if the method is one."""
+        return None if self.model is None else self.model.learned
+
+    @property
+    def event(self) -> Any:
+        """The event whose mask is made instead of a field, if any."""
+        return None if self.model is None else self.model.spec.event
+
+    @property
     def factors(self) -> tuple[int, int]:
         """Refinement of rows and columns."""
         return self.target.factors
@@ -187,6 +197,8 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         from downscale.losses.terrain import TerrainRefinement
 
         refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
+    if model is not None and model.spec.event is not None:
+        request = _lawless(request, model.spec.event.name, ds)
     jobs = {
         name: _job(ds[name], name, where, target, upscalers[name], cells, refinement, request)
         for name in fields
@@ -195,6 +207,21 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     for name in jobs if is_number(rate) else ():
         require_lapse_rate(rate, ds[name], name)
     return Prepared(where, target, jobs, codes, statics, rate, model, _instrument(target, request))
+
+
+def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
+    """Return the request without law and bounds: they are about values, and a mask has none."""
+    if request.conserve == "total" or request.lapse_rate is not None or request.terrain_penalty is not None:
+        raise OptionError(
+            f"expected no conserve='total', lapse_rate or terrain_penalty with a model of the event {name!r}, received "
+            "one; a mask is no field, drop it"
+        )
+    if request.quantity == "extensive":
+        raise OptionError(f"expected means over cells for a model of the event {name!r}, received quantity='extensive'")
+    clash = [each for each in event_names(name) if each in ds.variables]
+    if clash:
+        raise InputError(f"expected no variable {clash[0]!r}, which this model makes, received one; rename it")
+    return replace(request, conserve=None, bounds=None, check="skip")
 
 
 def _instrument(target: Target, request: Request) -> Instrument | None:

@@ -19,7 +19,7 @@ from downscale.nn.channels import LOCAL_RADIUS, WIDE_RADIUS, Channels, channels
 from downscale.nn.framing import Frame
 from downscale.nn.halo import Radii, learned_halo
 from downscale.nn.networks import build
-from downscale.nn.spec import Bounds, ModelSpec
+from downscale.nn.spec import Bounds, Event, ModelSpec
 
 if TYPE_CHECKING:
     from downscale.nn.bound import Bound
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # What the kernel gives below this share of a cell's mean is lifted to it before its logarithm is taken.
 SOFTMAX_FLOOR = 1e-3
+# Logits that the kernel alone gives an event lie within: the network must be able to speak against it.
+MOST_LOGIT = 4.0
 
 
 class Learned(nn.Module):
@@ -67,6 +69,9 @@ class Learned(nn.Module):
         super().__init__()
         self.spec = spec
         self.network = build(spec)
+        if spec.event is not None:
+            # The probability from which on the flag is set, chosen on the validation split.
+            self.register_buffer("decision", torch.tensor(0.5))
 
     @property
     def factor(self) -> tuple[int, int]:
@@ -130,7 +135,8 @@ class Learned(nn.Module):
         clock : Tensor, shape (B, E) or (B, E, ny, nx)
             Sines and cosines in the order of ``spec.clock_channels``.
         constrain : bool
-            False leaves the constraint out, and keeps what makes the detail's cell means zero.
+            False leaves the constraint out, and keeps what makes the detail's cell means zero; of an event it gives
+            logits instead of probabilities.
         corner : (int, int)
             Row and column of the first cell in the world, to which the levels of the network are aligned.
         closed : bool
@@ -148,6 +154,9 @@ class Learned(nn.Module):
         # Asked once, of what is known not to carry gradients.
         mask = torch.isfinite(proposal)
         valid = None if bool(mask.all()) else mask
+        if self.spec.event is not None:
+            logit = _logit(proposal, _summed(result, self.spec.units), self.spec.event)
+            return torch.sigmoid(logit) if constrain else logit
         if self.spec.constraint == "softmax":
             z = _exponent(x, proposal, _summed(result, self.spec.units), cells)
         else:
@@ -223,6 +232,14 @@ def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor
         return proposal + detail
     # No gradient passes where nothing is.
     return torch.where(mask, torch.where(mask, proposal, torch.zeros_like(proposal)) + detail, proposal)
+
+
+def _logit(proposal: Tensor, result: Tensor, event: Event) -> Tensor:
+    """Return the kernel's distance from the threshold plus what the network says; NaN where the kernel gives nothing."""
+    there = torch.isfinite(proposal)
+    known = torch.where(there, proposal, torch.full_like(proposal, event.threshold))
+    base = (event.sign * (known - event.threshold) / event.width).clamp(-MOST_LOGIT, MOST_LOGIT)
+    return torch.where(there, base + result, torch.full_like(result, torch.nan))
 
 
 def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -> Tensor:

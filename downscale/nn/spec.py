@@ -81,6 +81,50 @@ class Variable:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A rare event of the fine field, whose probability a segmentation model gives instead of a field.
+
+    Attributes
+    ----------
+    name : str
+        Of the flag variable that is made.
+    threshold : float
+        Value of the first output at which the event begins.
+    side : {"above", "below"}
+        Which side of the threshold the event is on, itself included.
+    width : float
+        Difference from the threshold that moves the logit of an untrained model by one.
+
+    Raises
+    ------
+    OptionError
+        If a value is not usable.
+    """
+
+    name: str
+    threshold: float
+    side: str = "above"
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _known("side of an event", self.side, ("above", "below"))
+        if not str(self.name).isidentifier():
+            raise OptionError(
+                f"expected the name of an event to be letters, digits and underscores, received {self.name!r}"
+            )
+        if not _is_number(self.threshold) or not _is_number(self.width) or self.width <= 0:
+            raise OptionError(
+                f"expected a finite threshold and a width above zero for the event {self.name!r}, received "
+                f"{self.threshold!r} and {self.width!r}"
+            )
+
+    @property
+    def sign(self) -> int:
+        """One where the event is above its threshold, else minus one."""
+        return 1 if self.side == "above" else -1
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Everything of a learned model but its weights.
 
@@ -104,6 +148,8 @@ class ModelSpec:
         Of the Sobolev kernel that the network adds to.
     noise : (int, int)
         Channels of noise that the network sees, at coarse and at fine resolution: with any it makes members.
+    event : Event or None
+        Makes it a segmentation model: the probability of this event comes out, under no law.
     kept : float
         Share of the network's detail that is added outside training: below one it risks and wins less where data are
         unlike all that were learned from.
@@ -132,6 +178,7 @@ class ModelSpec:
     order: float = 1.25
     kept: float = 1.0
     noise: tuple[int, int] = (0, 0)
+    event: Event | None = None
 
     def __post_init__(self) -> None:
         noise = _pair("noise", self.noise)
@@ -154,6 +201,11 @@ class ModelSpec:
         for word in ("names", "statics", "encodings"):
             _distinct(word, getattr(self, word))
         _known("constraint", self.constraint, CONSTRAINTS)
+        if self.event is not None and (len(self.outputs) != 1 or self.constraint != "none" or any(self.noise)):
+            raise OptionError(
+                f"expected one output, the constraint 'none' and no noise for a model of the event {self.event.name!r}, "
+                f"received {len(self.outputs)}, {self.constraint!r} and {self.noise}"
+            )
         for variable in self.outputs:
             _check_bounds(variable, self.constraint)
 
@@ -205,7 +257,8 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts, as JSON has them."""
-        return _plain(asdict(self))
+        made = _plain(asdict(self))
+        return made if self.event is not None else {key: value for key, value in made.items() if key != "event"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
@@ -222,6 +275,8 @@ class ModelSpec:
                 item if isinstance(item, Variable) else Variable(**_keys(Variable, item, f"a variable of {word}"))
                 for item in _list(word, given.get(word, ()))
             )
+        if given.get("event") is not None and not isinstance(given["event"], Event):
+            given["event"] = Event(**_keys(Event, given["event"], "an event"))
         for word in ("statics", "encodings"):
             given[word] = tuple(_list(word, given.get(word, ())))
         if not isinstance(given.get("options", {}), Mapping):
@@ -237,7 +292,7 @@ def _keys(kind: type, data: Any, what: str) -> dict[str, Any]:
     unknown = [key for key in data if key not in names]
     if unknown:
         raise OptionError(f"expected the keys {listing(names)} for {what}, received {unknown[0]!r}; remove it")
-    needed = {Variable: ("name",), ModelSpec: ("network", "factor", "outputs")}[kind]
+    needed = {Variable: ("name",), Event: ("name", "threshold"), ModelSpec: ("network", "factor", "outputs")}[kind]
     missing = [key for key in needed if key not in data]
     if missing:
         raise OptionError(f"expected the key {missing[0]!r} for {what}, received {listing(data) or 'none'}; add it")

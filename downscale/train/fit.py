@@ -17,6 +17,7 @@ from downscale.train.origin import data_hash, describe_source, recipe_identity
 from downscale.train.pairs import Source, open_source
 from downscale.train.progress import Progress
 from downscale.train.schema import TrainingRecipe
+from downscale.train.segmentation import event_of, require_occurs, require_task
 from downscale.train.split import Sides, split_times
 from downscale.train.survey import Survey, survey
 from downscale.versions import TRAINS, library_versions
@@ -135,6 +136,7 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
 
     tell = say or (lambda line: None)
     WeightedSum.from_config(recipe.training.loss)
+    require_task(recipe)
     data = recipe.data
     sources = tuple(open_source(pair, data, recipe.network) for pair in data.pairs)
     sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
@@ -142,6 +144,8 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     for side, least in (("train", recipe.training.batch), ("validation", 1)):
         require_samples(side_draws(recipe, sources, sides, found, side), least, side)
     spec = model_spec(recipe, found)
+    if spec.event is not None:
+        tell(require_occurs(sources, sides, spec))
     _require_network(spec)
     advice = advise(sources, sides, spec)
     for source, each in zip(sources, sides, strict=True):
@@ -156,7 +160,8 @@ def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
     """Return the model that a recipe asks for, with the numbers of the survey."""
     network = recipe.network
     constraint = network.constraint
-    if recipe.conserve is None:
+    event = None if recipe.event is None else event_of(recipe.event, found.outputs[0], found.spread[0])
+    if recipe.conserve is None or event is not None:
         if constraint not in (None, "none"):
             raise OptionError(
                 f"expected network.constraint 'none' with conserve: null, received {constraint!r}; drop one of them"
@@ -169,7 +174,7 @@ def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
         network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=found.predictors,
         statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
         constraint=constraint, taps=network.taps, order=network.order,
-        kept=network.kept, noise=network.noise,
+        kept=network.kept, noise=network.noise, event=event,
     )  # fmt: skip
 
 
@@ -267,9 +272,14 @@ def _parts(prepared: Prepared, progress: Progress) -> tuple[TrainedUpscaler, Pat
     patches = PatchSet(shelf, channels, recipe.patches, distances)
     held = prepared.draws("validation").fixed(recipe.data.validation.patches)
     typical = _typical(prepared, patches) if how.loss_scale == "kernel" else ()
-    module = TrainedUpscaler(
-        Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources), typical
-    )
+    parts = Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources), typical
+    module: TrainedUpscaler
+    if recipe.event is None:
+        module = TrainedUpscaler(*parts)
+    else:
+        from downscale.train.mask import TrainedMask
+
+        module = TrainedMask(*parts, wanted=recipe.event)
     return module, PatchData(patches, prepared.draws("train"), held, how, progress, prepared.spec.factor)
 
 
@@ -305,7 +315,7 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
         title=recipe.title, description=recipe.description, licence=recipe.licence,
         attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
         data_hash=prepared.hash, skill=skill, advice=prepared.advice,
-        recipe=recipe.model_dump(mode="json"), conserve=recipe.conserve,
+        recipe=recipe.model_dump(mode="json"), conserve=None if recipe.event else recipe.conserve,
         versions=library_versions(TRAINS),
     )  # fmt: skip
 
@@ -322,6 +332,8 @@ def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) 
     """Return errors of the model and of the kernel by source and output, of their sums and weights (sources, V, 3)."""
     rows, ensemble = [], prepared.spec.stochastic
     measure = {"measure": "CRPS", "measure_kernel": "absolute error"} if ensemble else {}
+    if prepared.spec.event is not None:
+        measure = {"measure": "root of the Brier score"}
     for source, sums in zip(prepared.sources, errors, strict=True):
         for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
             if weight > 0:

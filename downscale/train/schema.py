@@ -191,6 +191,15 @@ class Network(Block):
         return value if value is None else _of([value], CONSTRAINTS)[0]
 
 
+class EventLoss(Block):
+    """What is made small in learning a mask; the options are those of "tversky"."""
+
+    name: Literal["tversky", "dice", "bce"] = "tversky"
+    alpha: NonNegativeFloat = 0.3
+    beta: NonNegativeFloat = 0.7
+    gamma: Annotated[float, Field(ge=1)] = 1.0
+
+
 class Training(Block):
     """How long and how fast; a run ends at the first of ``steps``, ``max_time`` and ``patience``.
 
@@ -235,6 +244,22 @@ class Training(Block):
         return str(value) if isinstance(value, int) else value
 
 
+class EventBlock(Block):
+    """A rare event of the fine field: ``above`` or ``below`` a value in ``units``, and how its mask is learned.
+
+    ``name`` is that of the flag variable. ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the prices
+    of false alarms and of missed events, and ``gamma`` (above one: focal). ``decision`` is the score of the validation
+    split for which the probability is chosen from which on the flag is set.
+    """
+
+    name: str = "event"
+    above: float | None = None
+    below: float | None = None
+    units: str
+    loss: Annotated[EventLoss, BeforeValidator(_named)] = Field(default_factory=lambda: EventLoss())
+    decision: Literal["csi", "f1", "f2"] = "csi"
+
+
 class Output(Block):
     """The checkpoint to write, and the folder of logs and of what a killed run goes on from."""
 
@@ -246,13 +271,16 @@ class Output(Block):
 class TrainingRecipe(Block):
     """One training: data, patches, network, training, output; ``licence`` and ``attribution`` go into the card.
 
-    ``conserve`` is the law that the model is to keep: "cell" (by construction) or None.
+    ``conserve`` is the law that the model is to keep: "cell" (by construction) or None. ``task: segmentation`` makes masks
+    of ``event`` instead of fields, which no law is about.
     """
 
     title: str = "a learned up-scaler"
     description: str = ""
     licence: str = ""
     attribution: list[str] = Field(default_factory=list)
+    task: Literal["downscaling", "segmentation"] = "downscaling"
+    event: EventBlock | None = None
     data: Data
     patches: Patches = Patches()
     network: Network = Network()

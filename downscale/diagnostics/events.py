@@ -1,0 +1,91 @@
+"""Scores of masks and probabilities of rare events, from counts in bins of probability (numpy; knows no grid)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BINS = 100
+
+
+@dataclass(frozen=True)
+class EventCounts:
+    """Areas with and without an event, by its forecast probability; counts of parts of the data add up.
+
+    Attributes
+    ----------
+    event, other : array, shape (BINS,)
+        Area in bins of probability where the event was, and where it was not.
+    brier : float
+        Sum of area times squared error of the probability.
+    """
+
+    event: NDArray[np.float64]
+    other: NDArray[np.float64]
+    brier: float
+
+    @classmethod
+    def of(cls, probability: ArrayLike, truth: ArrayLike, weight: ArrayLike = 1.0) -> EventCounts:
+        """Count; what is NaN in either counts nowhere.
+
+        Parameters
+        ----------
+        probability, truth, weight : arrays of shapes that broadcast
+            Probability 0 to 1 (a mask: 0 or 1); 1 where the event was, else 0; area.
+        """
+        p, t, w = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (probability, truth, weight)))
+        known = np.isfinite(p) & np.isfinite(t) & (w > 0)
+        p, t, w = p[known], t[known], w[known]
+        number = bin_of(p)
+        event, other = (np.bincount(number, w * part, BINS) for part in (t, 1 - t))
+        return cls(event, other, float((w * (p - t) ** 2).sum()))
+
+    def __add__(self, more: EventCounts) -> EventCounts:
+        return EventCounts(self.event + more.event, self.other + more.other, self.brier + more.brier)
+
+    def scores(self, decision: float = 0.5) -> dict[str, float]:
+        """Return CSI, recall, precision, F1, F2, frequency bias, Brier score and base rate with a flag from there on.
+
+        A score of nothing divided by nothing is NaN. ``decision`` counts to a hundredth.
+
+        Examples
+        --------
+        >>> counts = EventCounts.of([0.9, 0.8, 0.1, 0.2], [1, 0, 1, 0])
+        >>> counts.scores()["csi"].__round__(3), counts.scores()["recall"]
+        (0.333, 0.5)
+        """
+        first = int(np.ceil(decision * BINS - 1e-6))
+        hits, false, missed = self.event[first:].sum(), self.other[first:].sum(), self.event[:first].sum()
+        area = self.event.sum() + self.other.sum()
+        ratio = {
+            "csi": (hits, hits + false + missed),
+            "recall": (hits, hits + missed),
+            "precision": (hits, hits + false),
+            "f1": (2 * hits, 2 * hits + false + missed),
+            "f2": (5 * hits, 5 * hits + false + 4 * missed),
+            "bias": (hits + false, hits + missed),
+            "brier": (self.brier, area),
+            "base_rate": (hits + missed, area),
+        }
+        return {name: float(top / bottom) if bottom > 0 else float("nan") for name, (top, bottom) in ratio.items()}
+
+    def best(self, score: str = "csi") -> tuple[float, float]:
+        """Return the decision threshold with the highest score, in hundredths, and that score."""
+        found = [(self.scores(i / BINS)[score], i / BINS) for i in range(1, BINS)]
+        value, level = max(found, key=lambda pair: (np.nan_to_num(pair[0], nan=-1.0), -abs(pair[1] - 0.5)))
+        return level, value
+
+    def reliability(self, bins: int = 10) -> dict[str, Any]:
+        """Return, by bin of probability, its middle, the observed frequency, and the share of the area."""
+        event, other = (part.reshape(bins, -1).sum(axis=1) for part in (self.event, self.other))
+        area = event + other
+        with np.errstate(invalid="ignore"):
+            return {"probability": (np.arange(bins) + 0.5) / bins, "frequency": event / area, "share": area / area.sum()}
+
+
+def bin_of(probability: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the bin of each probability; a hundredth falls into the bin that it begins."""
+    return np.clip(np.floor(probability * BINS + 1e-6).astype(np.int64), 0, BINS - 1)

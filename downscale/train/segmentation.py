@@ -1,0 +1,92 @@
+"""The event of a segmentation recipe: what it is in the units of the data, and whether there is any (numpy)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from downscale.errors import InputError, OptionError
+from downscale.io.units import same_units
+from downscale.nn.spec import Event, ModelSpec, Variable
+from downscale.train.maps import read_truth
+from downscale.train.pairs import Source
+from downscale.train.schema import EventBlock, TrainingRecipe
+from downscale.train.split import Sides
+
+# Above this share of the cells an event is not rare.
+NOT_RARE = 0.2
+# Maps of each source that are looked at for events.
+MOST_MAPS = 24
+
+
+def require_task(recipe: TrainingRecipe) -> None:
+    """Refuse recipes whose task and event do not belong together.
+
+    Raises
+    ------
+    OptionError
+        With one line.
+    """
+    event = recipe.event
+    if recipe.task == "downscaling":
+        if event is not None:
+            raise OptionError("expected task: segmentation with an event, received task: downscaling; set it")
+        return
+    if event is None:
+        raise OptionError("expected an event with task: segmentation, received none; give event: {above: ..., units: ...}")
+    if (event.above is None) == (event.below is None):
+        raise OptionError(
+            f"expected one threshold of the event {event.name!r}, above or below, received above={event.above} and "
+            f"below={event.below}; give one"
+        )
+    if len(recipe.data.outputs) != 1:
+        raise OptionError(f"expected one output with task: segmentation, received {len(recipe.data.outputs)}")
+    if any(recipe.network.noise):
+        raise OptionError(f"expected no network.noise with task: segmentation, received {recipe.network.noise}")
+
+
+def event_of(wanted: EventBlock, variable: Variable, spread: float) -> Event:
+    """Return the event in the units of the variable.
+
+    Raises
+    ------
+    OptionError
+        If the units differ.
+    """
+    if not same_units(wanted.units, variable.units):
+        raise OptionError(
+            f"expected the threshold of {wanted.name!r} in {variable.units!r} as {variable.name!r} is, received "
+            f"{wanted.units!r}; convert it"
+        )
+    side, value = ("above", wanted.above) if wanted.above is not None else ("below", wanted.below)
+    assert value is not None
+    return Event(wanted.name, float(value), side, float(spread))
+
+
+def require_occurs(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
+    """Return, for people, how frequent the event is in the training split; warn where it is not rare.
+
+    Raises
+    ------
+    InputError
+        If it never occurs there.
+    """
+    assert spec.event is not None
+    event, hits, cells = spec.event, 0, 0
+    for source, each in zip(sources, sides, strict=True):
+        maps = source.maps_of(each.train)
+        for number in maps[:: max(maps.size // MOST_MAPS, 1)]:
+            truth = read_truth(source, int(number))[0]
+            hits += int((event.sign * truth >= event.sign * event.threshold).sum())
+            cells += int(np.isfinite(truth).sum())
+    words = f"{spec.outputs[0].name} {event.side} {event.threshold:g} {spec.outputs[0].units}"
+    if hits == 0:
+        raise InputError(f"expected the event {event.name!r} ({words}) in the training data, received none; change it")
+    if hits > NOT_RARE * cells:
+        warnings.warn(
+            f"the event {event.name!r} ({words}) is in {hits / cells:.0%} of the cells, which is not rare", UserWarning,
+            stacklevel=3,
+        )  # fmt: skip
+    return f"{event.name}: {words} in {hits / cells:.3%} of the fine cells that train"
