@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 
 import xarray as xr
 
-from downscale.learned import event_names
 from downscale.io.coordinates import AREA, STALE_ATTRS
 from downscale.io.read import SOURCES, sources_of
-from downscale.learned import CASCADE, name_of
+from downscale.learned import CASCADE, event_names, name_of
 from downscale.request import Prepared, Request
 from downscale.restore.psf import pick_psf
 from downscale.version import __version__
