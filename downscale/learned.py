@@ -68,6 +68,13 @@ def event_names(name: str) -> tuple[str, str]:
     return name, f"{name}_probability"
 
 
+def makes_mask(method: Any) -> bool:
+    """Return whether a method is a model of the mask of an event, which no conservation law applies to."""
+    if isinstance(method, (str, Path)) and not str(method).endswith(SUFFIX):
+        return False
+    return is_learned(method) and getattr(opened(method).spec, "event", None) is not None
+
+
 def is_learned(method: Any) -> bool:
     """Return whether a method is a learned model: one in memory, the path of a checkpoint, or a model's name."""
     if isinstance(method, (str, Path)):

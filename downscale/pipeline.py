@@ -19,6 +19,7 @@ from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
 from downscale.io.stream import scheduled
 from downscale.io.write import check_target
+from downscale.learned import makes_mask
 from downscale.recipe import Recipe
 from downscale.report import facts_path, write_report
 from downscale.request import Request
@@ -147,8 +148,9 @@ def run(
 def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     """Make and write everything at once."""
     recipe = outcome.recipe
-    # Codes are repeated: there are no means to judge.
+    # Codes are repeated, and masks are no field: there are no means to judge.
     judge = recipe.downscale.conserve is not None and bool(outcome.plan.variables)
+    judge = judge and not makes_mask(recipe.downscale.method)
     target = Path(recipe.output.path)
     with scheduled():
         outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from training_recipes import recipe_content
 
 import downscale
 from downscale.diagnostics.events import EventCounts
@@ -18,7 +19,6 @@ from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.checkpoint import load
 from downscale.train.fit import train
 from downscale.train.schema import parse_training
-from training_recipes import recipe_content
 
 HEAT = {"name": "heat", "above": 300.0, "units": "K"}
 UNET = {"name": "unet", "options": {"width": 4, "levels": 2, "depth": 1, "fine_width": 4}}

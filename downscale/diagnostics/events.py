@@ -83,7 +83,8 @@ class EventCounts:
         event, other = (part.reshape(bins, -1).sum(axis=1) for part in (self.event, self.other))
         area = event + other
         with np.errstate(invalid="ignore"):
-            return {"probability": (np.arange(bins) + 0.5) / bins, "frequency": event / area, "share": area / area.sum()}
+            middle = (np.arange(bins) + 0.5) / bins
+            return {"probability": middle, "frequency": event / area, "share": area / area.sum()}
 
 
 def bin_of(probability: NDArray[Any]) -> NDArray[np.int64]:

@@ -235,7 +235,7 @@ def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor
 
 
 def _logit(proposal: Tensor, result: Tensor, event: Event) -> Tensor:
-    """Return the kernel's distance from the threshold plus what the network says; NaN where the kernel gives nothing."""
+    """Return the kernel's distance from the threshold plus what the network says; NaN where the kernel is."""
     there = torch.isfinite(proposal)
     known = torch.where(there, proposal, torch.full_like(proposal, event.threshold))
     base = (event.sign * (known - event.threshold) / event.width).clamp(-MOST_LOGIT, MOST_LOGIT)

@@ -203,7 +203,7 @@ class ModelSpec:
         _known("constraint", self.constraint, CONSTRAINTS)
         if self.event is not None and (len(self.outputs) != 1 or self.constraint != "none" or any(self.noise)):
             raise OptionError(
-                f"expected one output, the constraint 'none' and no noise for a model of the event {self.event.name!r}, "
+                f"expected one output, the constraint 'none' and no noise for the event {self.event.name!r}, "
                 f"received {len(self.outputs)}, {self.constraint!r} and {self.noise}"
             )
         for variable in self.outputs:
