@@ -32,8 +32,8 @@ def recipe(loss: str, files: list[str], asked: argparse.Namespace) -> dict:
                  "validation": {"fraction": 0.2, "gap": "30 minutes", "patches": 48}},
         "patches": {"size": 24, "quiet": 0.05},
         "network": {"name": "unet", "options": {"width": 16, "levels": 2, "depth": 1, "fine_width": 8}},
-        "training": {"steps": asked.steps, "round": max(asked.steps // 2, 1), "batch": 8, "learning_rate": 2e-3, "seed": 0,
-                     "accelerator": "cpu", "devices": 1, "ema": 0.98},
+        "training": {"steps": asked.steps, "round": max(asked.steps // 2, 1), "batch": 8, "learning_rate": 2e-3,
+                     "seed": 0, "accelerator": "cpu", "devices": 1, "ema": 0.98},
         "output": {"path": str(asked.out / f"{loss}.safetensors"), "overwrite": True},
     }  # fmt: skip
 

@@ -107,7 +107,8 @@ def test_counts_are_those_of_a_table_and_parts_add_up() -> None:
     assert scores["f2"] == pytest.approx(5 * hit / (5 * hit + false + 4 * missed))
     assert scores["bias"] == pytest.approx((hit + false) / (hit + missed))
     assert scores["brier"] == pytest.approx(np.average((chance - truth) ** 2, weights=area))
-    parts = EventCounts.of(chance[:200], truth[:200], area[:200]) + EventCounts.of(chance[200:], truth[200:], area[200:])
+    first, last = (EventCounts.of(chance[i], truth[i], area[i]) for i in (slice(0, 200), slice(200, None)))
+    parts = first + last
     assert parts.scores(0.6) == pytest.approx(scores)
     assert EventCounts.of(chance, truth).best("csi")[1] >= EventCounts.of(chance, truth).scores(0.5)["csi"]
 

@@ -247,8 +247,8 @@ class Training(Block):
 class EventBlock(Block):
     """A rare event of the fine field: ``above`` or ``below`` a value in ``units``, and how its mask is learned.
 
-    ``name`` is that of the flag variable. ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the prices
-    of false alarms and of missed events, and ``gamma`` (above one: focal). ``decision`` is the score of the validation
+    ``name`` is that of the flag variable. ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the
+    prices of false alarms and of missed events, and ``gamma`` (above one: focal). ``decision`` is the score of the validation
     split for which the probability is chosen from which on the flag is set.
     """
 
@@ -271,8 +271,8 @@ class Output(Block):
 class TrainingRecipe(Block):
     """One training: data, patches, network, training, output; ``licence`` and ``attribution`` go into the card.
 
-    ``conserve`` is the law that the model is to keep: "cell" (by construction) or None. ``task: segmentation`` makes masks
-    of ``event`` instead of fields, which no law is about.
+    ``conserve`` is the law that the model is to keep: "cell" (by construction) or None. ``task: segmentation`` makes
+    masks of ``event`` instead of fields, which no law is about.
     """
 
     title: str = "a learned up-scaler"

@@ -35,7 +35,7 @@ def require_task(recipe: TrainingRecipe) -> None:
             raise OptionError("expected task: segmentation with an event, received task: downscaling; set it")
         return
     if event is None:
-        raise OptionError("expected an event with task: segmentation, received none; give event: {above: ..., units: ...}")
+        raise OptionError("expected an event with task: segmentation, received none; give one")
     if (event.above is None) == (event.below is None):
         raise OptionError(
             f"expected one threshold of the event {event.name!r}, above or below, received above={event.above} and "
