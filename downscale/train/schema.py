@@ -248,8 +248,8 @@ class EventBlock(Block):
     """A rare event of the fine field: ``above`` or ``below`` a value in ``units``, and how its mask is learned.
 
     ``name`` is that of the flag variable. ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the
-    prices of false alarms and of missed events, and ``gamma`` (above one: focal). ``decision`` is the score of the validation
-    split for which the probability is chosen from which on the flag is set.
+    prices of false alarms and of missed events, and ``gamma`` (above one: focal). ``decision`` is the score of the
+    validation split for which the probability is chosen from which on the flag is set.
     """
 
     name: str = "event"
