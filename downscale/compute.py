@@ -22,7 +22,7 @@ from downscale.request import Prepared, Request
 from downscale.typing import Drawing
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
-MISSING_FLAG = -1
+MISSING_FLAG = np.int8(-1)
 
 
 def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
@@ -160,12 +160,14 @@ def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]
     names, level = event_names(event.name), float(learned.decision)
     words = f"{learned.spec.outputs[0].name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {units}"
     xp = da if isinstance(chance.data, da.Array) else np
-    flags = xp.where(xp.isfinite(chance.data), chance.data >= level, MISSING_FLAG).astype(np.int8)
+    flags = xp.where(xp.isfinite(chance.data), chance.data >= level, np.nan).astype(np.float32)
+    # As codes with a fill value are read: floats in memory, small whole numbers in the file.
+    stored = {"dtype": np.dtype(np.int8), "_FillValue": MISSING_FLAG}
     flag = xr.Variable(chance.dims, flags, {
         "long_name": f"mask of {event.name} ({words})", "flag_values": np.array([0, 1], np.int8),
         "flag_meanings": f"no_{event.name} {event.name}", "decision_threshold": level, "ancillary_variables": names[1],
         "comment": "made by a segmentation model; no conservation law applies to an event mask",
-    }, {"_FillValue": np.int8(MISSING_FLAG), "dtype": np.dtype(np.int8)})  # fmt: skip
+    }, stored)  # fmt: skip
     probability = xr.Variable(chance.dims, chance.data, {
         "long_name": f"probability of {event.name} ({words})", "units": "1",
         "comment": "made by a segmentation model; no conservation law applies to an event mask",

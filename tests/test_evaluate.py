@@ -25,6 +25,7 @@ from downscale.evaluate.table import to_csv, to_markdown
 from downscale.evaluate.truth import open_truth
 from downscale.fields.aggregate import Aggregation
 from downscale.nn import Learned, ModelSpec, Variable
+from downscale.nn.spec import Event
 from downscale.train.checkpoint import Record, save
 from downscale.train.schema import load_training
 
@@ -504,3 +505,30 @@ def test_the_recipes_of_the_repository_are_legal(path: Path) -> None:
             assert theirs.patches == ours.patches
             assert theirs.training.max_time == ours.training.max_time
             assert theirs.training.clock == ours.training.clock == "cpu"
+
+
+def test_the_mask_of_an_event_is_scored_beside_fields(tmp_path: Path) -> None:
+    spec = ModelSpec("unet", (4, 4), (Variable("tas", "K"),), constraint="none", event=Event("heat", 295.0),
+                     options={"width": 4, "levels": 1})  # fmt: skip
+    save(tmp_path / "heat.safetensors", Learned(spec), Record(conserve=None))
+    event = {"name": "heat", "above": 295.0, "units": "kelvin"}
+    methods = [{"label": "sobolev", "bounded": False}, {"label": "mask", "method": str(tmp_path / "heat.safetensors")}]
+    wanted = content(tmp_path, methods=methods, event=event, reference="sobolev")
+    wanted["output"] = {"folder": str(tmp_path / "out")}
+    made = evaluate(parse_evaluation(wanted)).isel(source=0)
+    sobolev = made.sel(upscaler="sobolev")
+    # An untrained model of the event says what the kernel's own field says, and claims no field and no law.
+    for score in ("csi", "recall", "precision", "f2", "frequency_bias", "base_rate"):
+        both = made[f"tas_event_{score}"].values
+        assert both[1] == pytest.approx(both[0])
+    assert 0.3 < float(sobolev.tas_event_csi) < 1
+    assert np.isnan(made.sel(upscaler="mask")[["tas_rmse", "tas_cell_error"]].to_array()).all()
+    assert float(made.tas_event_share.sel(upscaler="mask").sum()) == pytest.approx(1)
+    text = (tmp_path / "out" / "scores.md").read_text()
+    assert "### heat: tas above 295 kelvin, sample" in text
+    assert (tmp_path / "out" / "scores_tas_skill.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "scores_heat_sample_maps.png").stat().st_size > 10_000
+    with pytest.raises(OptionError, match="mask, sample: expected a field, received the mask of an event"):
+        evaluate(parse_evaluation({**wanted, "event": None}))
+    with pytest.raises(OptionError, match="expected the threshold of 'heat' in 'K' as 'tas' is, received 'mm'"):
+        evaluate(parse_evaluation({**wanted, "event": {**event, "units": "mm"}}))

@@ -55,18 +55,21 @@ def test_a_mask_is_a_flag_with_its_probability(model: Path, coarse: xr.Dataset, 
     assert "tas" not in fine
     flag, chance = fine["heat"], fine["heat_probability"]
     level = float(load(model)[0].decision)
-    assert flag.dtype == np.int8
     assert flag.attrs["flag_meanings"].split() == ["no_heat", "heat"]
     known = np.isfinite(chance.values)
     assert not known.all()
     assert ((chance.values[known] >= 0) & (chance.values[known] <= 1)).all()
-    np.testing.assert_array_equal(flag.values, np.where(known, chance.values >= level, -1))
+    np.testing.assert_array_equal(flag.values, np.where(known, chance.values >= level, np.nan))
     downscale.to_netcdf(fine, tmp_path / "mask.nc")
     with xr.open_dataset(tmp_path / "mask.nc", mask_and_scale=False) as back:
         assert back["heat"].dtype == np.int8
         assert back["heat"].attrs["_FillValue"] == -1
         assert back["heat"].attrs["flag_values"].dtype == np.int8
+        np.testing.assert_array_equal(back["heat"].values, np.where(known, flag.values, -1))
+        assert np.isnan(back["heat_probability"].where(back["heat_probability"] < 1e19)).values[~known].all()
+    with xr.open_dataset(tmp_path / "mask.nc") as back:
         np.testing.assert_array_equal(back["heat"].values, flag.values)
+        np.testing.assert_array_equal(back["heat_probability"].values, chance.values)
 
 
 def test_chunks_change_nothing(model: Path, coarse: xr.Dataset) -> None:
@@ -105,7 +108,7 @@ def test_counts_are_those_of_a_table_and_parts_add_up() -> None:
                           ((chance >= 0.6) & truth, (chance >= 0.6) & ~truth, (chance < 0.6) & truth))  # fmt: skip
     assert scores["csi"] == pytest.approx(hit / (hit + false + missed))
     assert scores["f2"] == pytest.approx(5 * hit / (5 * hit + false + 4 * missed))
-    assert scores["bias"] == pytest.approx((hit + false) / (hit + missed))
+    assert scores["frequency_bias"] == pytest.approx((hit + false) / (hit + missed))
     assert scores["brier"] == pytest.approx(np.average((chance - truth) ** 2, weights=area))
     first, last = (EventCounts.of(chance[i], truth[i], area[i]) for i in (slice(0, 200), slice(200, None)))
     parts = first + last
@@ -123,7 +126,7 @@ def test_a_model_of_an_event_comes_back_from_words() -> None:
     ("change", "error", "line"),
     [
         ({"loss": "iou"}, OptionError, "tversky"),
-        ({"above": None}, OptionError, "expected one threshold of the event 'heat'"),
+        ({"above": None}, OptionError, "key 'event': expected one threshold, above or below"),
         ({"units": "mm"}, OptionError, "expected the threshold of 'heat' in 'K'"),
         ({"above": 900.0}, InputError, r"expected the event 'heat' \(tas above 900 K\) in the training data"),
     ],

@@ -66,7 +66,7 @@ class EventCounts:
             "precision": (hits, hits + false),
             "f1": (2 * hits, 2 * hits + false + missed),
             "f2": (5 * hits, 5 * hits + false + 4 * missed),
-            "bias": (hits + false, hits + missed),
+            "frequency_bias": (hits + false, hits + missed),
             "brier": (self.brier, area),
             "base_rate": (hits + missed, area),
         }

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.errors import OptionError, listing
+from downscale.evaluate.masks import beyond, is_mask, mask_of
 from downscale.evaluate.methods import Contender, slug
 from downscale.evaluate.probability import summary
 from downscale.evaluate.schema import EvaluationRecipe, Figures
@@ -22,6 +23,7 @@ from downscale.maps.output import check_path, write
 from downscale.maps.panels import colours, draw_bar, draw_cells, draw_frame, robust_limits
 from downscale.maps.view import View, choose_view
 from downscale.maps.words import MINUS, is_date, name_of, raised, value_words
+from downscale.train.schema import EventRule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +51,7 @@ def draw(
     written = []
     shown = [m for m in methods if m.label in how.methods] if how.methods else methods[:MOST_METHODS]
     for truth in truths:
-        for name, figure in _maps_of(truth, shown, how).items():
+        for name, figure in _maps_of(truth, shown, how, recipe.event).items():
             written.append(check_path(_map_path(recipe, folder, name, truth.label)))
             write(figure, written[-1], how.dpi)
     for name in (channel.name for channel in recipe.data.outputs):
@@ -68,7 +70,8 @@ def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
     if recipe.output.figures is None:
         return []
     names, labels = [each.name for each in recipe.data.outputs], [each.label for each in recipe.data.sources]
-    drawn = [_map_path(recipe, folder, name, label) for name in names for label in labels]
+    masks = [] if recipe.event is None else [recipe.event.name]
+    drawn = [_map_path(recipe, folder, name, label) for name in (*names, *masks) for label in labels]
     both = [path(recipe, folder, name) for name in names for path in (_spectra_path, _summary_path)]
     return [*drawn, *both]
 
@@ -85,15 +88,33 @@ def _summary_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
     return folder / f"{recipe.output.name}_{slug(name)}_skill.png"
 
 
-def _maps_of(truth: Truth, methods: list[Contender], how: Figures) -> dict[str, Figure]:
-    """Run the methods on one time again and draw it, by variable."""
+def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventRule | None) -> dict[str, Figure]:
+    """Run the methods on one time again and draw it, by variable; then the mask of the event, if any."""
     if how.map >= truth.steps:
         raise OptionError(f"{truth.label}: expected figures.map below {truth.steps}, received {how.map}")
     block = truth.block(how.map, how.map + 1)
     made = {method.label: method.run(block, truth) for method in methods}
     fields = {"Truth": block.fine, "Coarse": block.coarse, **made}
     near = {label: _region(ds, how, truth) for label, ds in fields.items()}
-    return {name: maps({label: ds[[name]] for label, ds in near.items()}, truth.label) for name in truth.names}
+    drawn = {}
+    for name in truth.names:
+        some = {label: ds[[name]] for label, ds in near.items() if not is_mask(ds, name)}
+        if len(some) > 2:
+            drawn[name] = maps(some, truth.label)
+    if event is not None:
+        masks = {label: _mask(ds, truth.names[0], event) for label, ds in near.items()}
+        drawn[event.name] = maps(masks, truth.label, (0.0, 1.0))
+    return drawn
+
+
+def _mask(ds: xr.Dataset, name: str, event: EventRule) -> xr.Dataset:
+    """Return the probability of the event alone, on the cells of ``ds``: of a field, one where it is beyond."""
+    if is_mask(ds, name):
+        chance = mask_of(ds)[0]
+    else:
+        chance = ds[name].copy(data=beyond(np.asarray(ds[name].values, dtype=np.float64), event))
+    chance.attrs = {"long_name": f"probability of {event.name}", "units": "1"}
+    return ds.assign({event.name: chance})[[event.name]]
 
 
 def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
@@ -108,7 +129,7 @@ def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
     return ds
 
 
-def maps(fields: dict[str, xr.Dataset], title: str) -> Figure:
+def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] | None = None) -> Figure:
     """Draw one variable of the truth, the coarse maps and the methods, and below each method its error.
 
     Parameters
@@ -117,6 +138,8 @@ def maps(fields: dict[str, xr.Dataset], title: str) -> Figure:
         ``Truth``, ``Coarse``, then methods on the cells of the truth. Of other dimensions the first place is shown.
     title : str
         What the truth is.
+    limits : (float, float), optional
+        Of the colours of fields; else those of most of the truth.
     """
     plain, drawn, where = {}, {}, None
     for label, ds in fields.items():
@@ -129,7 +152,7 @@ def maps(fields: dict[str, xr.Dataset], title: str) -> Figure:
     labels = [label for label in drawn if label not in ("Truth", "Coarse")]
     errors = {label: drawn["Truth"].holding(drawn[label].values - drawn["Truth"].values) for label in labels}
     figure, top, below, bars = _grid(view, len(drawn))
-    _fill(top, below, bars, view, drawn, errors, plain["Truth"])
+    _fill(top, below, bars, view, drawn, errors, plain["Truth"], limits)
     draw_coast([*top, *below], view, None)
     words = f"{name_of(plain['Truth'], capital=True)}, {title}"
     dates = [value_words(str(name), value.values[()]) for name, value in plain["Truth"].coords.items()
@@ -173,13 +196,14 @@ def _fill(
     drawn: dict[str, Drawn],
     errors: dict[str, Drawn],
     field: xr.DataArray,
+    limits: tuple[float, float] | None,
 ) -> None:
     """Draw all fields on one scale, all errors on another."""
     own, other = colours(field, None)
     values = np.concatenate([cells.values.ravel() for cells in drawn.values()])
     meshes = []
     for panel, (label, cells) in zip(top, drawn.items(), strict=True):
-        meshes.append(draw_cells(panel, view, cells, own, robust_limits(drawn["Truth"].values)))
+        meshes.append(draw_cells(panel, view, cells, own, limits or robust_limits(drawn["Truth"].values)))
         panel.set_title(label, fontsize=11, color=INK, pad=5)
     units = str(field.attrs.get("units", ""))
     draw_bar(bars[0], meshes[0], values[np.isfinite(values)], name_of(field, capital=False), units)
@@ -188,7 +212,7 @@ def _fill(
         return
     wrong = np.concatenate([cells.values.ravel() for cells in errors.values()])
     # Where both are dry there is no error: mere dryness must not fill the colours.
-    reach = float(np.abs(robust_limits(wrong[wrong != 0])).max())
+    reach = float(np.abs(limits or robust_limits(wrong[wrong != 0])).max())
     for panel, (label, cells) in zip(below, errors.items(), strict=True):
         mesh = draw_cells(panel, view, cells, other, (-reach, reach))
         panel.set_title(f"{label} {MINUS} truth", fontsize=10, color=SOFT_INK, pad=4)

@@ -132,6 +132,36 @@ def _fractions(panel: Any, ds: xr.Dataset, variable: str) -> None:
     panel.set_ylabel(f"fractions skill score ({levels})", fontsize=9, parse_math=False)
 
 
+def _found(panel: Any, ds: xr.Dataset, variable: str) -> None:
+    """Draw recall against precision, with lines of one critical success index."""
+    both = np.linspace(0.01, 1, 100)
+    for level in (0.2, 0.4, 0.6, 0.8):
+        recall = 1 / np.maximum(1 / level + 1 - 1 / both, 1e-9)
+        some = (recall <= 1) & (recall > 0) & (1 / level + 1 - 1 / both >= 1)
+        panel.plot(both[some], recall[some], color=INK, linewidth=0.5, linestyle=":")
+        panel.annotate(f"{level:g}", (both[some][-1], recall[some][-1]), fontsize=7, color=INK, ha="right")
+    for i, label, colour in _methods(ds):
+        at = float(ds[f"{variable}_event_precision"].values[i]), float(ds[f"{variable}_event_recall"].values[i])
+        panel.plot(*at, marker="o", linestyle="", color=colour, label=label)
+    panel.set_xlim(0, 1.02)
+    panel.set_ylim(0, 1.02)
+    panel.set_xlabel("precision of the mask (dotted: critical success index)", fontsize=9)
+    panel.set_ylabel("recall", fontsize=9)
+
+
+def _reliable(panel: Any, ds: xr.Dataset, variable: str) -> None:
+    chance = ds.chance.values
+    panel.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
+    for i, label, colour in _methods(ds):
+        frequency = ds[f"{variable}_event_frequency"].values[i]
+        some = np.isfinite(frequency)
+        # A mask of two values says nothing of probabilities between.
+        if some[1:-1].any():
+            panel.plot(chance[some], frequency[some], color=colour, marker=".", linewidth=1.2, label=label)
+    panel.set_xlabel("probability of the event", fontsize=9)
+    panel.set_ylabel("how often it came", fontsize=9)
+
+
 # What must be known for each row, and what draws it.
 PANELS: tuple[tuple[str, Panel], ...] = (
     ("quantile", _quantiles),
@@ -141,5 +171,7 @@ PANELS: tuple[tuple[str, Panel], ...] = (
     ("crps", _bars("crps", "continuous ranked probability score")),
     ("spread_skill", _bars("spread_skill", "spread over error of the mean", 1.0)),
     ("rank_share", _ranks),
+    ("event_csi", _found),
+    ("event_frequency", _reliable),
     ("cell_error", _law),
 )

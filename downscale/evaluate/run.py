@@ -12,18 +12,22 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.diagnostics.scores import Scores, Setting
-from downscale.errors import DownscaleError, OutputError
+from downscale.errors import DownscaleError, OptionError, OutputError
 from downscale.evaluate.cost import Cost
 from downscale.evaluate.figures import draw, pictures
+from downscale.evaluate.masks import HALF, MaskTally, beyond, is_mask, mask_of
 from downscale.evaluate.methods import Contender, contenders
 from downscale.evaluate.schema import EvaluationRecipe
 from downscale.evaluate.table import Row, assemble, to_csv, to_markdown, write_table
 from downscale.evaluate.truth import Block, Truth, open_truth
 from downscale.io.write import check_target
+from downscale.train.schema import EventRule
+from downscale.train.segmentation import require_event_units
 from downscale.validate import check_conservation
 
 Say = Callable[[str], None]
 KINDS = (".md", ".csv", ".nc")
+NO_LAW = (math.nan, math.nan, math.nan)
 
 
 @dataclass
@@ -34,30 +38,54 @@ class Tally:
     ----------
     scores : dict of str to Scores
         By variable.
-    law : dict of str to (float, float, int)
-        By variable: the largest relative error of a coarse cell and of the integral of a map, and values out of bounds.
+    law : dict of str to (float, float, float)
+        By variable: the largest relative error of a coarse cell and of the integral of a map, and values out of bounds;
+        none for masks, which no law is about.
     cost : Cost
         Of all maps together.
+    event : EventRule or None
+        Of the first variable, whose mask is counted.
+    mask : MaskTally
+        Those counts.
     """
 
     scores: dict[str, Scores]
-    law: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+    law: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    event: EventRule | None = None
+    mask: MaskTally = field(default_factory=MaskTally.empty)
 
     def add(self, truth: Truth, block: Block, made: xr.Dataset) -> None:
         """Judge the maps of a block."""
-        bounds = dict(truth.bounds)
-        report = check_conservation(block.coarse, made, bounds=bounds, data_vars=list(truth.names))
-        for name in truth.names:
+        fields = [name for name in truth.names if not is_mask(made, name)]
+        if fields:
+            self._add_fields(truth, block, made, fields)
+        if self.event is not None:
+            self._add_mask(truth, block, made, self.event)
+        elif not fields:
+            raise OptionError("expected a field, received the mask of an event; say the event in the recipe")
+
+    def _add_fields(self, truth: Truth, block: Block, made: xr.Dataset, names: list[str]) -> None:
+        report = check_conservation(block.coarse, made, bounds=dict(truth.bounds), data_vars=names)
+        for name in names:
             target = _maps(block.fine[name], truth.dims)
-            prediction = _like(made[name], block.fine[name], truth)
-            self.scores[name].add(prediction, target, truth.area)
+            self.scores[name].add(_like(made[name], block.fine[name], truth), target, truth.area)
             one, old = report[name], self.law.get(name, (0.0, 0.0, 0))
             lost = math.inf if one.cells_lost else 0.0
             self.law[name] = (
                 max(old[0], one.max_relative_error, lost), max(old[1], one.global_error),
                 old[2] + one.values_out_of_bounds,
             )  # fmt: skip
+
+    def _add_mask(self, truth: Truth, block: Block, made: xr.Dataset, event: EventRule) -> None:
+        name = truth.names[0]
+        target = beyond(_maps(block.fine[name], truth.dims), event)
+        if is_mask(made, name):
+            chance, decision = mask_of(made)
+            self.mask.add(_like(chance, block.fine[name], truth), decision, target, truth.area)
+            return
+        inside = beyond(_like(made[name], block.fine[name], truth), event)
+        self.mask.add(inside if inside.ndim == target.ndim else inside.mean(axis=0), HALF, target, truth.area)
 
 
 def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
@@ -94,6 +122,7 @@ def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
     for picture in pictures(recipe, folder):
         check_target(picture, recipe.output.overwrite)
     truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
+    _require_event(recipe, truths)
     methods = contenders(recipe.methods, recipe.data.factor, folder, tell)
     rows = [row for truth in truths for row in _judged(recipe, truth, methods, tell)]
     result = assemble(recipe, rows)
@@ -106,6 +135,13 @@ def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
     for path in written:
         tell(f"wrote {path}")
     return result
+
+
+def _require_event(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
+    if recipe.event is not None:
+        for truth in truths:
+            name = truth.names[0]
+            require_event_units(recipe.event, name, str(truth.fine[name].attrs.get("units", "1")))
 
 
 def _folder(recipe: EvaluationRecipe) -> Path:
@@ -124,7 +160,7 @@ def _folder(recipe: EvaluationRecipe) -> Path:
 def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], say: Say) -> list[Row]:
     """Score all methods on one source, block by block."""
     setting = Setting(truth.spacing, recipe.wet, recipe.extreme, tuple(recipe.thresholds), tuple(recipe.scales))
-    tallies = [Tally({name: Scores(setting) for name in truth.names}) for _ in methods]
+    tallies = [Tally({name: Scores(setting) for name in truth.names}, event=recipe.event) for _ in methods]
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
     warm = truth.block(0, 1)
     for number, block in enumerate(truth.blocks(recipe.most_cells)):
@@ -138,7 +174,7 @@ def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], sa
             except DownscaleError as error:
                 raise type(error)(f"{method.label}, {truth.label}: {error}") from None
     return [
-        Row(truth, name, method.label, tally.scores[name], *tally.law[name], tally.cost)
+        Row(truth, name, method.label, tally.scores[name], *tally.law.get(name, NO_LAW), tally.cost, tally.mask)
         for method, tally in zip(methods, tallies, strict=True)
         for name in truth.names
     ]

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_v
 from downscale.diagnostics.scores import SCORES
 from downscale.errors import listing
 from downscale.train.blocks import Block, checked, read_yaml
-from downscale.train.schema import Named, Pair, Seconds, Split, TwoSizes
+from downscale.train.schema import EventRule, Named, Pair, Seconds, Split, TwoSizes
 
 SUFFIX = ".safetensors"
 # Methods that need no more than their name. Interpolations are as everybody else has them: under no law.
@@ -137,8 +137,9 @@ class EvaluationRecipe(Block):
     """One evaluation: data, methods, scores, output.
 
     ``reference`` is the label of the method whose errors others are divided by. ``wet`` is the value from which a cell
-    is wet; ``thresholds`` and ``scales`` (odd sides of windows in cells) are those of the fractions skill score;
-    ``extreme`` and ``quantiles`` are levels by area. ``most_cells`` fine cells are in memory at once.
+    is wet; ``event`` is one of the first output, whose mask is scored: that of a field beyond the threshold, and those
+    of segmentation models; ``thresholds`` and ``scales`` (odd sides of windows in cells) are those of the fractions
+    skill score; ``extreme`` and ``quantiles`` are levels by area. ``most_cells`` fine cells are in memory at once.
     """
 
     title: str = "evaluation"
@@ -148,6 +149,7 @@ class EvaluationRecipe(Block):
     reference: str | None = None
     scores: list[str] = Field(default_factory=lambda: list(USUAL_SCORES))
     wet: float | None = None
+    event: EventRule | None = None
     extreme: Annotated[float, Field(gt=0, lt=1)] = 0.999
     quantiles: list[Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=lambda: [0.5, 0.9, 0.99, 0.999])
     thresholds: list[float] = Field(default_factory=list)

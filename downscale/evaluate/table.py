@@ -15,6 +15,7 @@ import xarray as xr
 
 from downscale.diagnostics.scores import SCORES, Scores
 from downscale.evaluate.cost import Cost
+from downscale.evaluate.masks import MASK_SCORES, PREFIX, MaskTally
 from downscale.evaluate.schema import COST, LAW, EvaluationRecipe
 from downscale.evaluate.truth import Truth
 from downscale.io.write import temporary_beside
@@ -27,6 +28,7 @@ UNITS = {
     "correlation": "1", "spread_skill": "1", "wet_frequency": "1", "true_wet_frequency": "1", "missing": "1",
     "spectral_distance": "dB", "cell_error": "1", "total_error": "1", "out_of_bounds": "1", "seconds": "s",
     "memory": "MB", "rank_unevenness": "1", "rank_flatness": "1",
+    **{PREFIX + name: "1" for name in MASK_SCORES},
 }  # fmt: skip
 WORDS = {
     "rmse": "root mean square error", "mae": "mean absolute error", "bias": "mean of prediction minus truth",
@@ -41,6 +43,7 @@ WORDS = {
     "missing": "share of the truth without prediction",
     "cell_error": "largest relative error of a coarse cell (cell law)",
     "total_error": "largest relative error of the integral of a map (total law)",
+    **{PREFIX + name: words for name, words in MASK_SCORES.items()},
     "out_of_bounds": "values out of bounds", "seconds": "seconds of work", "memory": "peak memory of the work",
 }  # fmt: skip
 MEGABYTE = 1e6
@@ -56,13 +59,16 @@ class Row:
     scores: Scores
     cell_error: float
     total_error: float
-    out_of_bounds: int
+    out_of_bounds: float
     cost: Cost
+    mask: MaskTally
 
     def value(self, score: str) -> float:
         """Return a score by name."""
         if score in LAW:
             return float(getattr(self, score))
+        if score.startswith(PREFIX):
+            return self.mask[score.removeprefix(PREFIX)]
         if score == "memory":
             return self.cost.memory / MEGABYTE
         return self.cost.seconds if score == "seconds" else self.scores[score]
@@ -75,11 +81,11 @@ def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
     variables = [channel.name for channel in recipe.data.outputs]
     found = {(row.truth.label, row.method, row.variable): row for row in rows}
     made: dict[str, Any] = {}
-    wanted = every_score()
     for variable in variables:
         table = [[found[source, method, variable] for method in methods] for source in sources]
         units = str(table[0][0].truth.fine[variable].attrs.get("units", "1"))
-        for score in wanted:
+        # The event is one of the first variable.
+        for score in every_score(recipe.event is not None and variable == variables[0]):
             values = np.array([[row.value(score) for row in line] for line in table])
             said = {"units": _units(score, units), "long_name": WORDS[score]}
             made[f"{variable}_{score}"] = (("source", "upscaler"), values, said)
@@ -87,6 +93,8 @@ def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
                 made[f"{variable}_{score}_ratio"] = _ratio(values, methods.index(recipe.compared_with), score, recipe)
         made |= _quantiles(variable, table, recipe.quantiles, units) | _spectra(variable, table, units)
         made |= _ranks(variable, table) | _fractions(variable, table, recipe)
+        if recipe.event is not None and variable == variables[0]:
+            made |= _reliability(variable, table)
     coords: dict[str, Any] = {"source": sources, "upscaler": methods}
     if recipe.quantiles:
         coords["level"] = recipe.quantiles
@@ -95,9 +103,9 @@ def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
     return xr.Dataset(made, coords, _attributes(recipe, rows))
 
 
-def every_score() -> list[str]:
-    """Return the names of all scores: of the fields, of the law, of the work."""
-    return [*SCORES, *LAW, *COST]
+def every_score(event: bool = True) -> list[str]:
+    """Return the names of all scores: of the fields, of the mask of an event, of the law, of the work."""
+    return [*SCORES, *(PREFIX + name for name in MASK_SCORES if event), *LAW, *COST]
 
 
 def _units(score: str, units: str) -> str:
@@ -168,6 +176,18 @@ def _fractions(variable: str, table: list[list[Row]], recipe: EvaluationRecipe) 
     return {f"{variable}_fss": (("source", "upscaler", "threshold", "scale"), made, said)}
 
 
+def _reliability(variable: str, table: list[list[Row]]) -> dict[str, Any]:
+    """Return how often the event came where a method gave it each probability, and in what share of the area."""
+    found = [[row.mask.counts.reliability() for row in line] for line in table]
+    dims = ("source", "upscaler", "chance")
+    frequency, share = (np.array([[one[key] for one in line] for line in found]) for key in ("frequency", "share"))
+    return {
+        f"{variable}_event_frequency": (dims, frequency, {"units": "1", "long_name": "frequency of the event"}),
+        f"{variable}_event_share": (dims, share, {"units": "1", "long_name": "share of the area"}),
+        "chance": ("chance", found[0][0]["probability"], {"units": "1", "long_name": "probability of the event"}),
+    }
+
+
 def _attributes(recipe: EvaluationRecipe, rows: list[Row]) -> dict[str, Any]:
     files = list(dict.fromkeys(file for row in rows for file in row.truth.files))
     return {
@@ -193,6 +213,8 @@ def to_markdown(ds: xr.Dataset) -> str:
     for variable in (each["name"] for each in recipe["data"]["outputs"]):
         for source in ds.source.values:
             lines += [f"## {variable}, {source}", "", *_section(ds.sel(source=source), variable, recipe["scores"]), ""]
+            if f"{variable}_{PREFIX}csi" in ds:
+                lines += _event_section(ds.sel(source=source), variable, recipe["event"])
         if ds.sizes["source"] > 1:
             lines += [f"## {variable}, all sources", "", *_summary(ds, variable), ""]
     return "\n".join(lines)
@@ -207,10 +229,20 @@ def _section(ds: xr.Dataset, variable: str, scores: list[str]) -> list[str]:
     return _grid(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
 
 
+def _event_section(ds: xr.Dataset, variable: str, event: dict[str, Any]) -> list[str]:
+    side = "above" if event["below"] is None else "below"
+    head = f"### {event['name']}: {variable} {side} {event[side]:g} {event['units']}, {ds.source.values}"
+    scores = [PREFIX + name for name in MASK_SCORES if name != "base_rate"]
+    share = float(ds[f"{variable}_{PREFIX}base_rate"].max())
+    grid = [line.replace(PREFIX.replace("_", " "), "") for line in _section(ds, variable, scores)]
+    return [head, "", f"The event is in {share:.2%} of the area.", "", *grid, ""]
+
+
 def _summary(ds: xr.Dataset, variable: str) -> list[str]:
     ratio = ds[f"{variable}_rmse_ratio"]
     means = np.exp(np.log(ratio.transpose("upscaler", "source").values).mean(axis=1))
-    rows = [[str(method), f"{mean:.3f}"] for method, mean in zip(ds.upscaler.values, means, strict=True)]
+    words = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means]
+    rows = [[str(method), word] for method, word in zip(ds.upscaler.values, words, strict=True)]
     return _grid(["method", f"rmse / {ds.attrs['reference_method']}, geometric mean"], rows)
 
 
@@ -267,7 +299,7 @@ def to_csv(ds: xr.Dataset) -> str:
             units = ds[f"{variable}_rmse"].attrs["units"]
             for method in ds.upscaler.values:
                 here = ds.sel(source=source, upscaler=method)
-                numbers = [repr(float(here[f"{variable}_{name}"])) for name in names]
+                numbers = [repr(float(here.get(f"{variable}_{name}", math.nan))) for name in names]
                 writer.writerow([source, variable, units, method, *numbers])
     return text.getvalue()
 

@@ -19,6 +19,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from downscale.errors import listing
@@ -244,18 +245,46 @@ class Training(Block):
         return str(value) if isinstance(value, int) else value
 
 
-class EventBlock(Block):
-    """A rare event of the fine field: ``above`` or ``below`` a value in ``units``, and how its mask is learned.
-
-    ``name`` is that of the flag variable. ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the
-    prices of false alarms and of missed events, and ``gamma`` (above one: focal). ``decision`` is the score of the
-    validation split for which the probability is chosen from which on the flag is set.
-    """
+class EventRule(Block):
+    """A rare event of a field: ``above`` or ``below`` a value, itself included, in the ``units`` of the field."""
 
     name: str = "event"
     above: float | None = None
     below: float | None = None
     units: str
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> EventRule:
+        if (self.above is None) == (self.below is None):
+            raise ValueError(f"one threshold, above or below, not above={self.above} and below={self.below}")
+        if not self.name.isidentifier():
+            raise ValueError("a name of letters, digits and underscores, such as heavy_rain")
+        return self
+
+    @property
+    def side(self) -> Literal["above", "below"]:
+        """On which side of the threshold the event is."""
+        return "below" if self.above is None else "above"
+
+    @property
+    def threshold(self) -> float:
+        """Where the event begins."""
+        return float(self.below if self.above is None else self.above)  # type: ignore[arg-type]
+
+    @property
+    def sign(self) -> int:
+        """One where the event is above its threshold, else minus one."""
+        return 1 if self.side == "above" else -1
+
+
+class EventBlock(EventRule):
+    """An event whose mask is learned; ``name`` is that of the flag variable.
+
+    ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the prices of false alarms and of missed
+    events, and ``gamma`` (above one: focal). ``decision`` is the score of the validation split for which the
+    probability is chosen from which on the flag is set.
+    """
+
     loss: Annotated[EventLoss, BeforeValidator(_named)] = Field(default_factory=lambda: EventLoss())
     decision: Literal["csi", "f1", "f2"] = "csi"
 

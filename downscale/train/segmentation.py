@@ -12,7 +12,7 @@ from downscale.io.units import same_units
 from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.maps import read_truth
 from downscale.train.pairs import Source
-from downscale.train.schema import EventBlock, TrainingRecipe
+from downscale.train.schema import EventRule, TrainingRecipe
 from downscale.train.split import Sides
 
 # Above this share of the cells an event is not rare.
@@ -36,18 +36,13 @@ def require_task(recipe: TrainingRecipe) -> None:
         return
     if event is None:
         raise OptionError("expected an event with task: segmentation, received none; give one")
-    if (event.above is None) == (event.below is None):
-        raise OptionError(
-            f"expected one threshold of the event {event.name!r}, above or below, received above={event.above} and "
-            f"below={event.below}; give one"
-        )
     if len(recipe.data.outputs) != 1:
         raise OptionError(f"expected one output with task: segmentation, received {len(recipe.data.outputs)}")
     if any(recipe.network.noise):
         raise OptionError(f"expected no network.noise with task: segmentation, received {recipe.network.noise}")
 
 
-def event_of(wanted: EventBlock, variable: Variable, spread: float) -> Event:
+def event_of(wanted: EventRule, variable: Variable, spread: float) -> Event:
     """Return the event in the units of the variable.
 
     Raises
@@ -55,14 +50,23 @@ def event_of(wanted: EventBlock, variable: Variable, spread: float) -> Event:
     OptionError
         If the units differ.
     """
-    if not same_units(wanted.units, variable.units):
+    require_event_units(wanted, variable.name, variable.units)
+    return Event(wanted.name, wanted.threshold, wanted.side, float(spread))
+
+
+def require_event_units(wanted: EventRule, name: str, units: str) -> None:
+    """Refuse an event in other units than its variable's.
+
+    Raises
+    ------
+    OptionError
+        With one line.
+    """
+    if not same_units(wanted.units, units):
         raise OptionError(
-            f"expected the threshold of {wanted.name!r} in {variable.units!r} as {variable.name!r} is, received "
-            f"{wanted.units!r}; convert it"
+            f"expected the threshold of {wanted.name!r} in {units!r} as {name!r} is, received {wanted.units!r}; "
+            "convert it"
         )
-    side, value = ("above", wanted.above) if wanted.above is not None else ("below", wanted.below)
-    assert value is not None
-    return Event(wanted.name, float(value), side, float(spread))
 
 
 def require_occurs(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
