@@ -19,14 +19,13 @@ from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
 from downscale.io.stream import scheduled
 from downscale.io.write import check_target
-from downscale.learned import makes_mask
 from downscale.recipe import Recipe
 from downscale.report import facts_path, write_report
 from downscale.request import Request
 from downscale.runs.carry import How, carry_blocks, chosen_blocks
 from downscale.runs.cutting import Cutting, cut_run, make_room, size_of
 from downscale.runs.seals import unseal
-from downscale.runs.single import STORE, arguments_of, build_request, open_input, produce, static_sources
+from downscale.runs.single import STORE, arguments_of, build_request, has_means, open_input, produce, static_sources
 from downscale.selfcheck import self_validation, terrain_penalty_values
 from downscale.stages import split
 
@@ -148,9 +147,7 @@ def run(
 def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     """Make and write everything at once."""
     recipe = outcome.recipe
-    # Codes are repeated, and masks are no field: there are no means to judge.
-    judge = recipe.downscale.conserve is not None and bool(outcome.plan.variables)
-    judge = judge and not makes_mask(recipe.downscale.method)
+    judge = has_means(recipe, outcome.plan)
     target = Path(recipe.output.path)
     with scheduled():
         outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)

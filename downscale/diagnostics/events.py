@@ -40,7 +40,7 @@ class EventCounts:
         known = np.isfinite(p) & np.isfinite(t) & (w > 0)
         p, t, w = p[known], t[known], w[known]
         number = bin_of(p)
-        event, other = (np.bincount(number, w * part, BINS) for part in (t, 1 - t))
+        event, other = (np.bincount(number, w * part, BINS).astype(float) for part in (t, 1 - t))
         return cls(event, other, float((w * (p - t) ** 2).sum()))
 
     def __add__(self, more: EventCounts) -> EventCounts:

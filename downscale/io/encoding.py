@@ -98,7 +98,7 @@ def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
         attrs.setdefault("units", "1")
     for key in [key for key in FLAGS if key in attrs]:
         # Codes are of the type that the variable is stored in, however they were typed in.
-        kind = np.dtype("i1") if variable.dtype.kind == "b" else _whole_numbers(variable).get("dtype", variable.dtype)
+        kind = np.dtype("i1") if variable.dtype.kind == "b" else _whole_numbers(variable.variable).get("dtype", variable.dtype)
         attrs[key] = np.asarray(attrs[key], dtype=kind)
     return attrs
 

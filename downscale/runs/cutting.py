@@ -19,7 +19,7 @@ from downscale.recipe import Recipe
 from downscale.request import Request
 from downscale.runs.blocks import Block, Record, cut, default_blocks, record_of, stride
 from downscale.runs.seals import clear, fingerprint, seal_path
-from downscale.runs.single import SAMPLE, STORE, static_sources
+from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
 from downscale.runs.work import Work
 from downscale.stages import split
 
@@ -131,8 +131,8 @@ def cut_run(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan) ->
                 "block; give a number of bits, or leave the blocks apart (merge: false, --no-merge)"
             )
     files = (*sources_of(coarse), *static_sources(recipe))
-    judge = recipe.downscale.conserve is not None and bool(plan.variables)
-    return Cutting(record, blocks, paths, target, output.merge, fingerprint(absolute(recipe), files), judge)
+    identity = fingerprint(absolute(recipe), files)
+    return Cutting(record, blocks, paths, target, output.merge, identity, has_means(recipe, plan))
 
 
 def absolute(recipe: Recipe) -> Recipe:

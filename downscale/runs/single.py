@@ -9,9 +9,11 @@ import xarray as xr
 
 from downscale.api import downscale
 from downscale.diagnostics.report import ConservationReport
+from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import pick_static
+from downscale.learned import makes_mask
 from downscale.losses.penalty import TerrainPenalty
 from downscale.output import to_netcdf, to_zarr
 from downscale.recipe import Recipe
@@ -86,6 +88,11 @@ def produce(
         fine, path, coarse=given, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
         profile=output.profile, attrs=output.attrs, encoding=encoding, **judging(recipe),
     )  # fmt: skip
+
+
+def has_means(recipe: Recipe, plan: Plan) -> bool:
+    """Return whether there is anything to judge: codes are repeated, and no law is about masks of events."""
+    return recipe.downscale.conserve is not None and bool(plan.variables) and not makes_mask(recipe.downscale.method)
 
 
 def judging(recipe: Recipe) -> dict[str, Any]:
