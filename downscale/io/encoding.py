@@ -98,7 +98,8 @@ def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
         attrs.setdefault("units", "1")
     for key in [key for key in FLAGS if key in attrs]:
         # Codes are of the type that the variable is stored in, however they were typed in.
-        kind = np.dtype("i1") if variable.dtype.kind == "b" else _whole_numbers(variable.variable).get("dtype", variable.dtype)
+        stored = _whole_numbers(variable.variable).get("dtype", variable.dtype)
+        kind = np.dtype("i1") if variable.dtype.kind == "b" else stored
         attrs[key] = np.asarray(attrs[key], dtype=kind)
     return attrs
 
