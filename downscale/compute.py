@@ -157,7 +157,7 @@ def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]
         The segmentation model, which knows the probability from which on the flag is set.
     """
     event, units = learned.spec.event, learned.spec.outputs[0].units
-    names, level = event_names(event.name), float(learned.decision)
+    names, level = event_names(event.name), round(float(learned.decision), 2)
     words = f"{learned.spec.outputs[0].name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {units}"
     xp = da if isinstance(chance.data, da.Array) else np
     flags = xp.where(xp.isfinite(chance.data), chance.data >= level, np.nan).astype(np.float32)

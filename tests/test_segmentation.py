@@ -16,6 +16,7 @@ from downscale.diagnostics.events import EventCounts
 from downscale.errors import InputError, OptionError
 from downscale.losses.event import event_loss
 from downscale.nn.spec import Event, ModelSpec, Variable
+from downscale.train.card import card
 from downscale.train.checkpoint import load
 from downscale.train.fit import train
 from downscale.train.schema import parse_training
@@ -155,3 +156,11 @@ def test_wrong_units_and_factor_are_one_line(model: Path, coarse: xr.Dataset) ->
     other["tas"] = other["tas"].assign_attrs(units="degC")
     with pytest.raises(InputError, match="expected 'K' as in the training"):
         downscale.downscale(other, method=str(model), orog=relief())
+
+
+def test_the_card_says_which_event(model: Path) -> None:
+    text = card(model)
+    assert "heat: tas above 300 K, a flag and its probability" in text
+    assert "root of the Brier score" in text
+    assert "| law" in text
+    assert "none" in text

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from downscale.nn.spec import ModelSpec, Variable
+from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.checkpoint import Record, load_record
 
 
@@ -66,6 +66,7 @@ def _facts(spec: ModelSpec, record: Record, name: str, size: int) -> list[tuple[
         ("network", spec.network + (f" ({options})" if options else "")),
         ("factor", f"{spec.factor[0]} x {spec.factor[1]}"),
         ("law", f"{laws} by construction ({spec.constraint})" if laws else "none"),
+        *([] if spec.event is None else [("event", _event(spec, spec.event))]),
         ("kernel beneath", f"Sobolev, {spec.taps} taps, order {spec.order:g}"),
         ("statics", ", ".join(spec.statics) or "none"),
         ("encodings", ", ".join(spec.encodings) or "none"),
@@ -73,6 +74,11 @@ def _facts(spec: ModelSpec, record: Record, name: str, size: int) -> list[tuple[
         ("data", record.data_hash or "not recorded"),
         ("made with", ", ".join(f"{key} {value}" for key, value in record.versions.items()) or "not recorded"),
     ]
+
+
+def _event(spec: ModelSpec, event: Event) -> str:
+    first = spec.outputs[0]
+    return f"{event.name}: {first.name} {event.side} {event.threshold:g} {first.units}, a flag and its probability"
 
 
 def _trained(record: Record) -> str:

@@ -333,7 +333,7 @@ def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) 
     rows, ensemble = [], prepared.spec.stochastic
     measure = {"measure": "CRPS", "measure_kernel": "absolute error"} if ensemble else {}
     if prepared.spec.event is not None:
-        measure = {"measure": "root of the Brier score"}
+        measure = dict.fromkeys(("measure", "measure_kernel"), "root of the Brier score") | {"units": "1"}
     for source, sums in zip(prepared.sources, errors, strict=True):
         for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
             if weight > 0:

@@ -96,7 +96,9 @@ class Keeper(lightning.Callback):
             self.best = {k: v.detach().cpu().clone() for k, v in module.averaged.state_dict().items()}
             self.errors = module.errors
         if trainer.is_global_zero:
-            self.say(words(self.progress, module.score, better, self.how, module.learned.spec.stochastic))
+            spec = module.learned.spec
+            kind = "mask" if spec.event is not None else "ensemble" if spec.stochastic else "field"
+            self.say(words(self.progress, module.score, better, self.how, kind))
             self._log(trainer, module)
         trainer.should_stop = self._agreed(trainer, ended(self.progress, self.how))
         self.save(trainer, module)

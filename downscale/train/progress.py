@@ -125,12 +125,18 @@ def ended(progress: Progress, how: Training) -> bool:
     return share_done(progress, how) >= 1 or impatient
 
 
-def words(progress: Progress, score: float, better: bool, how: Training, ensemble: bool = False) -> str:
-    """Return a line for people about the round that ended."""
+# What the number of a round is, by what is learned.
+MEASURES = {
+    "field": "of the kernel's RMSE", "ensemble": "CRPS over the kernel's absolute error",
+    "mask": "one minus the best score of the mask",
+}  # fmt: skip
+
+
+def words(progress: Progress, score: float, better: bool, how: Training, kind: str = "field") -> str:
+    """Return a line for people about the round that ended; ``kind`` is one of ``MEASURES``."""
     of = f" of {how.steps}" if how.steps is not None else ""
     best = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
-    measure = "CRPS over the kernel's absolute error" if ensemble else "of the kernel's RMSE"
-    return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
+    return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {MEASURES[kind]} ({best})"
 
 
 def plain(value: Any) -> Any:
