@@ -7,21 +7,25 @@ INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c c
 # The releases that `make constraints` is not free to move: torch, and the dask that dask-cuda 26.10 (extra hpc) demands.
 HELD = torch==2.13.0 dask==2026.7.1
 
-.PHONY: demo test test-slow docs bench lint constraints clean
+.PHONY: demo test test-slow test-laws docs bench lint constraints clean
 
 demo: $(VENV)/.package
 	$(VENV)/bin/downscale demo --out demo
 	@echo "Written to demo/:" && ls -l demo
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal --doctest-modules tests downscale
+	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" --doctest-modules tests downscale
 
-# The laws on a thousand drawn cases each, the same at every run. New draws: make test-slow PROFILE=explore
+# What takes longer: processes that are killed, clusters, trainings, every recipe, notebook and command of the README.
+test-slow: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m slow tests
+
+# The laws on a thousand drawn cases each, the same at every run. New draws: make test-laws PROFILE=explore
 PROFILE ?= thorough
 # Which of them: all, or an expression such as LAWS="every_cell or any_target".
 LAWS ?= test
 
-test-slow: $(VENV)/.dev
+test-laws: $(VENV)/.dev
 	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -k "$(LAWS)" tests/test_laws_everywhere.py tests/test_parts.py
 
 # These pages: warnings are errors, nothing is fetched. NOTEBOOKS=off leaves the notebooks unrun (a minute instead of five).

@@ -18,7 +18,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=40)
-# The slow lane (make test-slow): a thousand examples, the same at every run too.
+# The slow lane (make test-laws): a thousand examples, the same at every run too.
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000, print_blob=True)
 settings.register_profile("explore", parent=settings.get_profile("default"), max_examples=300, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))

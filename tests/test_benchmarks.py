@@ -55,6 +55,7 @@ def run(script: str, tmp_path: Path, *arguments: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_speed_prints_every_budget_and_every_contender(tmp_path):
     text = run("speed.py", tmp_path)
     found = rows_of(text)
@@ -73,6 +74,7 @@ def test_speed_prints_every_budget_and_every_contender(tmp_path):
     assert not [name for name in ours if found[name][0] == "-"]
 
 
+@pytest.mark.slow
 def test_scaling_prints_and_draws_each_way_to_grow(tmp_path):
     picture = tmp_path / "kept" / "images" / "growth.png"
     text = run("scaling.py", tmp_path, "--plot", str(picture))

@@ -1,6 +1,6 @@
 """The laws for anything a file may hold: any grid, mask, chunking, calendar, order and type, through the public API.
 
-A quick draw locally and in the suite; a thousand of each in the slow lane (`make test-slow`).
+A quick draw locally and in the suite; a thousand of each in the slow lane (`make test-laws`).
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ def test_one_liner_of_the_check(folder: Path) -> None:
     assert "passed" in run([sys.executable, "-c", code], folder)
 
 
+@pytest.mark.slow
 def test_commands_in_order(folder: Path) -> None:
     for command in COMMANDS:
         run([sys.executable, "-m", *command.split()], folder)

@@ -137,6 +137,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_a_killed_training_goes_on_to_the_same_weights(quiet: Path, tmp_path: Path, stop: signal.Signals) -> None:
     stopped = tmp_path
@@ -165,6 +166,7 @@ def steps_in(state: Path) -> int:
     return int(json.loads(read_texts(state, "state")["progress"])["step"]) if state.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_stopped_command_says_what_is_kept_and_how_to_go_on(
     tmp_path: Path, number: signal.Signals, word: str
