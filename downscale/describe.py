@@ -80,7 +80,8 @@ def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> s
         words.append(f"members={request.members or 1} seed={request.seed}")
     if method == "sobolev":
         words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
-    words.append(f"conserve={request.conserve}")
+    judged = prepared is None or prepared.event is None
+    words.append(f"conserve={request.conserve if judged else None}")
     if request.footprint is not None:
         words.append(f"footprint={pick_psf(request.footprint)}")
     if request.mask is not None:

@@ -164,6 +164,12 @@ def shared_variables(
             if name not in shared:
                 raise InputError(f"expected a variable of both fields among {listing(shared)}, received {name!r}")
         return names
+    masks = [str(name) for name in fine.data_vars if "flag_values" in fine[name].attrs]
+    if not shared and masks:
+        raise InputError(
+            f"expected a field whose means both have, received flags of {listing(masks)}, which no law applies to; "
+            "score a mask with downscale evaluate"
+        )
     if not shared:
         raise InputError(
             f"expected a variable that both fields have, received {listing(coarse.data_vars)} and "

@@ -14,6 +14,8 @@ from training_recipes import recipe_content
 import downscale
 from downscale.diagnostics.events import EventCounts
 from downscale.errors import InputError, OptionError
+from downscale.laboratory.mend import repair
+from downscale.laboratory.subject import diagnose
 from downscale.losses.event import event_loss
 from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.card import card
@@ -164,3 +166,20 @@ def test_the_card_says_which_event(model: Path) -> None:
     assert "root of the Brier score" in text
     assert "| law" in text
     assert "none" in text
+    assert " 1 |" not in text.split("ratio")[-1].split("\n\n")[0]
+
+
+def test_no_law_is_claimed_or_checked_of_a_mask(model: Path, coarse: xr.Dataset) -> None:
+    fine = downscale.downscale(coarse, method=str(model), orog=relief())
+    assert "conserve=None" in fine.attrs["downscale_settings"]
+    with pytest.raises(InputError, match="flags of 'heat', which no law applies to; score a mask with downscale eval"):
+        downscale.check_conservation(coarse, fine)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_diagnosis_looks_at_no_waves_of_a_mask(model: Path, tmp_path: Path) -> None:
+    found = diagnose(str(model))
+    assert found.sections[-1].note.startswith("not looked at: the model gives the probability of an event")
+    assert found.facts["event"] == "heat"
+    with pytest.raises(OptionError, match="expected a model of fields, received one of the mask of 'heat'"):
+        repair(str(model), 0.1, tmp_path / "smooth.safetensors")

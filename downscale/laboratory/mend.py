@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from downscale.errors import InputError, OutputError
+from downscale.errors import InputError, OptionError, OutputError
 from downscale.io.write import check_target
 from downscale.laboratory.diagnosis import Section, db
 
@@ -110,7 +110,7 @@ def repair(
     OutputError
         If the file exists, or would replace the model itself.
     InputError, OptionError
-        If there is no such model, it has no up-sampling layer, or it does not make the given fields.
+        If there is no such model, it has no up-sampling layer, it does not make the given fields, or it makes a mask.
     """
     from downscale.models import path_of
     from downscale.nn.repair import smooth_layers
@@ -121,6 +121,11 @@ def repair(
     if target.suffix != ".safetensors":
         raise OutputError(f"expected the suffix .safetensors, received '{target.name}'; a checkpoint is known by it")
     learned, record = load(source)
+    if learned.spec.event is not None:
+        raise OptionError(
+            f"expected a model of fields, received one of the mask of {learned.spec.event.name!r}; of a chance no "
+            "wave can judge a repair"
+        )
     before = _judged(learned, truth, orog)
     layers = smooth_layers(learned, strength)
     after = _judged(learned, truth, orog)

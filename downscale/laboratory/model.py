@@ -34,6 +34,8 @@ BESIDE = ("bilinear", "sobolev")
 # of its level that waves swing by.
 SIGNED_SWING, SWING = 0.2, 0.5
 
+NO_WAVES = "not looked at: the model gives the probability of an event, which is no field with waves"
+
 
 class _OneInput:
     """One output of a model as an up-scaler of one field, all other inputs held at their means."""
@@ -70,10 +72,15 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
         If the model refines no axis.
     """
     spec = learned.spec
-    level, swing = level_of(spec.outputs[0])
-    subject = model_probe(learned, CELLS)
     found = Diagnosis(name, "model", spec.factor)
     _layers(found, learned)
+    if spec.event is not None:
+        # A probability answers no wave: of a smooth field below the threshold it is nothing, everywhere.
+        found.sections.append(Section("Waves, shifts and fields", (), (), NO_WAVES))
+        found.facts["event"] = spec.event.name
+        return found
+    level, swing = level_of(spec.outputs[0])
+    subject = model_probe(learned, CELLS)
     beside = {each: probe(partial(_of_method, each, spec.factor), CELLS) for each in BESIDE}
     every: dict[str, Probe] = {name: subject, **beside}
     _waves(found, every, level, swing)

@@ -111,8 +111,8 @@ def _skill(record: Record) -> str:
     if not rows:
         return "Not recorded."
     made = [
-        (str(row["source"]), str(row["variable"]), f"{row['rmse']:.4g} {row['units']}",
-         f"{row['rmse_kernel']:.4g} {row['units']}", "-" if row["skill"] is None else f"{row['skill']:.3f}")
+        (str(row["source"]), str(row["variable"]), _quantity(row["rmse"], row["units"]),
+         _quantity(row["rmse_kernel"], row["units"]), "-" if row["skill"] is None else f"{row['skill']:.3f}")
         for row in rows
     ]  # fmt: skip
     measures = rows[0].get("measure", "RMSE"), rows[0].get("measure_kernel", "RMSE")
@@ -122,6 +122,10 @@ def _skill(record: Record) -> str:
         "variable where it has any. Below one the network helps."
     )
     return f"{told}\n\n{_table(head, made)}"
+
+
+def _quantity(value: float, units: str) -> str:
+    return f"{value:.4g}" if units == "1" else f"{value:.4g} {units}"
 
 
 def _sources(record: Record) -> str:
