@@ -12,7 +12,7 @@ import xarray as xr
 from training_recipes import recipe_content
 
 import downscale
-from downscale.diagnostics.events import EventCounts
+from downscale.diagnostics.events import EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.errors import InputError, OptionError
 from downscale.laboratory.mend import repair
 from downscale.laboratory.subject import diagnose
@@ -183,3 +183,40 @@ def test_a_diagnosis_looks_at_no_waves_of_a_mask(model: Path, tmp_path: Path) ->
     assert found.facts["event"] == "heat"
     with pytest.raises(OptionError, match="expected a model of fields, received one of the mask of 'heat'"):
         repair(str(model), 0.1, tmp_path / "smooth.safetensors")
+
+
+@pytest.mark.parametrize(("slope", "shift"), [(0.2, -1.0), (4.0, 2.0)])
+def test_a_calibrated_probability_is_how_often_the_event_comes(slope: float, shift: float) -> None:
+    rng = np.random.default_rng(1)
+    true = rng.normal(-3, 2, 200_000)
+    event = rng.random(true.size) < 1 / (1 + np.exp(-true))
+    counts = logit_counts((true - shift) / slope, event, rng.uniform(0.5, 1.5, true.size))
+    line = calibration(counts)
+    made = EventCounts.of(1 / (1 + np.exp(-(line[0] * (true - shift) / slope + line[1]))), event)
+    level = made.reliability()
+    busy = level["share"] > 1e-3
+    np.testing.assert_allclose(level["frequency"][busy], level["probability"][busy], atol=0.025)
+    raw = calibrated_counts(counts, 1.0, 0.0)
+    assert made.scores()["brier"] < raw.scores()["brier"]
+    # The order of cells stays, and with it the best mask that a threshold makes, to the width of a bin.
+    assert calibrated_counts(counts, *line).best()[1] == pytest.approx(raw.best()[1], abs=0.02)
+    assert calibrated_counts(counts, *line).brier == pytest.approx(made.brier * counts.sum() / true.size, rel=0.02)
+
+
+def test_a_calibration_of_nothing_leaves_logits_alone() -> None:
+    ones = np.ones(50)
+    assert calibration(logit_counts(np.full(50, 3.0), ones, ones)) == (1.0, 0.0)
+    assert calibration(logit_counts([], [], [])) == (1.0, 0.0)
+    # What tells the opposite is not turned round.
+    upside_down = logit_counts(np.r_[ones, -ones], np.r_[0 * ones, ones], np.r_[ones, ones])
+    assert calibration(upside_down) == (1.0, 0.0)
+    # No logit on the wrong side: the line is steep, not infinite.
+    slope, shift = calibration(logit_counts(np.r_[ones, -ones], np.r_[ones, 0 * ones], np.r_[ones, ones]))
+    assert 1 < slope < 100
+    assert abs(shift) < 1
+
+
+def test_a_checkpoint_keeps_its_calibration(model: Path) -> None:
+    slope, shift = load(model)[0].calibration.tolist()
+    assert slope > 0
+    assert (slope, shift) != (1.0, 0.0)

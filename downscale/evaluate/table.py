@@ -220,9 +220,9 @@ def to_markdown(ds: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-def _section(ds: xr.Dataset, variable: str, scores: list[str]) -> list[str]:
+def _section(ds: xr.Dataset, variable: str, scores: list[str], prefix: str = "") -> list[str]:
     kept = [name for name in scores if bool(ds[f"{variable}_{name}"].notnull().any())]
-    heads = [_head(name, str(ds[f"{variable}_{name}"].attrs["units"])) for name in kept]
+    heads = [_head(name.removeprefix(prefix), str(ds[f"{variable}_{name}"].attrs["units"])) for name in kept]
     each = {str(method): ds.sel(upscaler=method) for method in ds.upscaler.values}
     rows = [[method, *(_cell(one, variable, name) for name in kept)] for method, one in each.items()]
     truth = ["truth", *(_true(ds, variable, name) for name in kept)]
@@ -234,7 +234,7 @@ def _event_section(ds: xr.Dataset, variable: str, event: dict[str, Any]) -> list
     head = f"### {event['name']}: {variable} {side} {event[side]:g} {event['units']}, {ds.source.values}"
     scores = [PREFIX + name for name in MASK_SCORES if name != "base_rate"]
     share = float(ds[f"{variable}_{PREFIX}base_rate"].max())
-    grid = [line.replace(PREFIX.replace("_", " "), "") for line in _section(ds, variable, scores)]
+    grid = _section(ds, variable, scores, PREFIX)
     return [head, "", f"The event is in {share:.2%} of the area.", "", *grid, ""]
 
 

@@ -72,6 +72,8 @@ class Learned(nn.Module):
         if spec.event is not None:
             # The probability from which on the flag is set, chosen on the validation split.
             self.register_buffer("decision", torch.tensor(0.5))
+            # Slope and shift of the logits that make probabilities reliable on the validation split.
+            self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     @property
     def factor(self) -> tuple[int, int]:
@@ -156,7 +158,8 @@ class Learned(nn.Module):
         valid = None if bool(mask.all()) else mask
         if self.spec.event is not None:
             logit = _logit(proposal, _summed(result, self.spec.units), self.spec.event)
-            return torch.sigmoid(logit) if constrain else logit
+            slope, shift = self.calibration  # type: ignore[misc]
+            return torch.sigmoid(slope * logit + shift) if constrain else logit
         if self.spec.constraint == "softmax":
             z = _exponent(x, proposal, _summed(result, self.spec.units), cells)
         else:

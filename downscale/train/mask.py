@@ -1,4 +1,4 @@
-"""The training step of a mask of a rare event: loss on logits, threshold chosen in validation (torch; no file)."""
+"""The training step of a mask of a rare event: loss on logits, calibrated in validation (torch; no file)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downscale.diagnostics.events import BINS, EventCounts
+from downscale.diagnostics.events import LOGITS, EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.errors import InputError
 from downscale.losses.event import event_loss
 from downscale.nn.learned import Learned
@@ -44,34 +44,36 @@ class TrainedMask(TrainedUpscaler):
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Count events by probability and source; beside them squared errors of the kernel's mask."""
+        """Count events by logit and source; beside them squared errors of the kernel's mask."""
         self.averaged.eval()
-        event, chance = truth_of(self.averaged, batch), torch.sigmoid(logits(self.averaged, batch))
+        event, logit = truth_of(self.averaged, batch), logits(self.averaged, batch)
         rule = self.averaged.spec.event
         assert rule is not None
-        kernel = (rule.sign * batch.proposal >= rule.sign * rule.threshold).to(chance)
+        kernel = (rule.sign * batch.proposal >= rule.sign * rule.threshold).to(logit)
         for source in batch.source.unique().tolist():
             here = batch.source == source
             weight = batch.weight[here].expand_as(event[here]).cpu().numpy()
             true = event[here].cpu().numpy()
-            made = EventCounts.of(chance[here].float().cpu().numpy(), true, weight)
+            made = logit_counts(logit[here].float().cpu().numpy(), true, weight)
             other = EventCounts.of(kernel[here].float().cpu().numpy(), true, weight)
-            row = torch.tensor([*made.event, *made.other, made.brier, other.brier], dtype=torch.float64)
+            row = torch.tensor([*made.ravel(), other.brier], dtype=torch.float64)
             self._sums[source] = self._sums.get(source, torch.zeros_like(row)) + row
 
     def on_validation_epoch_end(self) -> None:
-        """Choose the decision threshold for the best score of all sources together, and keep it with the weights."""
-        zero = torch.zeros(2 * BINS + 2, dtype=torch.float64)
+        """Make probabilities reliable, and choose the threshold of the best score of all sources together."""
+        zero = torch.zeros(2 * len(LOGITS) + 1, dtype=torch.float64)
         sums = torch.stack([self._sums.get(i, zero) for i in range(self.sources)])
         if self.trainer.world_size > 1:
             summed = self.trainer.strategy.reduce(sums.to(self.device, torch.float32), reduce_op="sum")
             sums = torch.as_tensor(summed).cpu().double()
-        whole = sums.sum(dim=0).numpy()
-        level, value = EventCounts(whole[:BINS], whole[BINS : 2 * BINS], float(whole[-2])).best(self.wanted.decision)
+        counts = sums[:, :-1].reshape(self.sources, 2, len(LOGITS)).numpy()
+        line = calibration(counts.sum(axis=0))
+        level, value = calibrated_counts(counts.sum(axis=0), *line).best(self.wanted.decision)
         for model in (self.learned, self.averaged):
             model.decision.fill_(level)  # type: ignore[union-attr, operator]
-        area = sums[:, : 2 * BINS].sum(dim=1)
-        self.errors = torch.stack([sums[:, -2], sums[:, -1], area], dim=-1)[:, None]
+            model.calibration.copy_(torch.tensor(line))  # type: ignore[union-attr, operator]
+        brier = torch.tensor([calibrated_counts(each, *line).brier for each in counts], dtype=torch.float64)
+        self.errors = torch.stack([brier, sums[:, -1], sums[:, :-1].sum(dim=1)], dim=-1)[:, None]
         # Without any event to find nothing tells rounds apart.
         self.score = 1.0 if value != value else 1 - value
         self.log("relative_rmse", self.score, prog_bar=True, logger=False, batch_size=1)

@@ -281,8 +281,8 @@ class EventBlock(EventRule):
     """An event whose mask is learned; ``name`` is that of the flag variable.
 
     ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the prices of false alarms and of missed
-    events, and ``gamma`` (above one: focal). ``decision`` is the score of the validation split for which the
-    probability is chosen from which on the flag is set.
+    events, and ``gamma`` (above one: focal). On the validation split probabilities are calibrated, and the one is
+    chosen from which on the flag is set: that with the best score ``decision``.
     """
 
     loss: Annotated[EventLoss, BeforeValidator(_named)] = Field(default_factory=lambda: EventLoss())
