@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from downscale.api import downscale, plan
     from downscale.averages import cell_area, coarsen
     from downscale.cellwise import cell_error
+    from downscale.compression import encode
     from downscale.diagnostics.report import ConservationReport
     from downscale.errors import DownscaleError
     from downscale.io.read import open_dataset
@@ -36,6 +37,7 @@ _HOMES = {
     "cell_area": "downscale.averages",
     "blur": "downscale.restoration",
     "deconvolve": "downscale.restoration",
+    "encode": "downscale.compression",
     "weights": "downscale.operators",
     "write_weights": "downscale.io.weights",
     "apply_weights": "downscale.io.weights_apply",
@@ -68,6 +70,7 @@ __all__ = [
     "coarsen",
     "deconvolve",
     "downscale",
+    "encode",
     "get_options",
     "open_dataset",
     "plan",

@@ -360,4 +360,5 @@ def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
     bounds = {str(ds[name].attrs.get("bounds", f"{name}_bnds")) for name in prepared.where.dims}
-    return {*prepared.jobs, *prepared.categorical, *bounds, *area_names(ds), *made_names(ds, prepared.where)}
+    seen = () if prepared.model is None else [str(each.name) for each in prepared.model.inputs.values()]
+    return {*prepared.jobs, *prepared.categorical, *bounds, *area_names(ds), *made_names(ds, prepared.where), *seen}

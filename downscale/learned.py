@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 CASCADE = "cascade"
+# Attribute of a code: the compressor that made it.
+ENCODER = "encoder"
 # Water that falls, and air near the ground, by any of the names they go under.
 KINDS = (
     re.compile(r"precip|rain|snowfall|^(pr|tp|rr|prc|prl|ppt)$", re.IGNORECASE),
@@ -177,14 +180,22 @@ def bound_model(
     names = _matched(spec, ds, wanted)
     inputs = {own.name: ds[name] for own, name in zip((*spec.outputs, *spec.predictors), names, strict=True)}
     for own in (*spec.outputs, *spec.predictors):
-        _require_units(own, inputs[own.name])
+        require_units(own, inputs[own.name])
+    _require_own_code(learned, inputs)
     numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
     bound = {name: learned.bind(where.grid, target.parts, i) for name, i in numbers.items()}
     return Model(spec, bound, inputs, _static_fields(spec, where, target, orog, sftlf), learned)
 
 
-def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
-    """Return the variables of ``ds`` that the model takes for its own, outputs first.
+def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
+    """Return the variables of ``ds`` that a model looks at without making them finer, as far as they are there."""
+    there = [str(name) for name in ds.data_vars]
+    names = [_match(own, ds, there, alone=False) for own in learned.spec.predictors]
+    return frozenset(name for name in names if name is not None) - {own.name for own in learned.spec.outputs}
+
+
+def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that the model takes for its outputs.
 
     Raises
     ------
@@ -211,6 +222,12 @@ def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
             f"expected the variable {(missing or makes)[0]!r}, which this model makes finer, received "
             f"{listing(wanted)}; rename a variable, or give it the standard_name of that one"
         )
+    return made
+
+
+def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that the model takes for its own, outputs first; refuse what is not there."""
+    made, there = matched_outputs(spec, ds, wanted), [str(name) for name in ds.data_vars]
     for own in spec.predictors:
         name = _match(own, ds, there, alone=False)
         if name is None:
@@ -238,13 +255,32 @@ def _words(variable: xr.DataArray) -> tuple[str, ...]:
     return str(variable.name), *(str(variable.attrs.get(key, "")) for key in ("standard_name", "long_name"))
 
 
-def _require_units(own: Variable, variable: xr.DataArray) -> None:
+def require_units(own: Variable, variable: xr.DataArray) -> None:
     """Refuse other units than those trained in, unless the model takes any."""
     units = str(variable.attrs.get("units", "")).strip()
     if own.transform == "local" or not units or same_units(units, own.units):
         return
     remedy = "convert it" if fits(units, own.units) else "use a model of this quantity"
     raise InputError(f"{variable.name}: expected {own.units!r} as in the training, received {units!r}; {remedy}")
+
+
+def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> None:
+    """Refuse codes that another compressor made: they would be taken for something else."""
+    for name in learned.spec.code_names:
+        own, theirs = fingerprint(learned), inputs[name].attrs.get(ENCODER)
+        if theirs != own:
+            raise InputError(
+                f"{name}: expected a code made by this compressor ({own}), received {theirs or 'none'}; decode "
+                "it with the model that encoded it"
+            )
+
+
+def fingerprint(learned: Learned) -> str:
+    """Return sixteen digits that tell the weights of a model from all others."""
+    digest = sha256()
+    for key, value in sorted(learned.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _static_fields(

@@ -20,7 +20,17 @@ from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_cat
 from downscale.io.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
-from downscale.learned import CASCADE, Model, bound_model, event_names, is_learned, name_of, opened, require_method
+from downscale.learned import (
+    CASCADE,
+    Model,
+    bound_model,
+    event_names,
+    is_learned,
+    looked_at,
+    name_of,
+    opened,
+    require_method,
+)
 from downscale.losses.penalty import TerrainPenalty
 from downscale.members import draws_of
 from downscale.nn.cascade import cascade
@@ -178,6 +188,9 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     target, method = _target_and_method(where, request)
     _require_nested(target, request)
     names = pick_variables(ds, where, request.data_vars)
+    if request.data_vars is None and is_learned(method):
+        # What a model only looks at need not be told from what it makes.
+        names = [name for name in names if name not in looked_at(method, ds)]
     unknown = [key for key in request.bounds if key not in names] if isinstance(request.bounds, Mapping) else []
     if unknown:
         raise OptionError(f"expected bounds of variables among {listing(names)}, received {listing(unknown)}")

@@ -1,4 +1,4 @@
-"""Commands of learned models: train, evaluate (parse, call, say; heavy imports inside the commands)."""
+"""Commands of learned models: train, evaluate, encode (parse, call, say; heavy imports inside the commands)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from downscale.cli.app import app
+from downscale.cli.app import Overwrite, app
 
 
 @app.command()
@@ -55,3 +55,28 @@ def evaluate(
     from downscale.evaluate.table import to_markdown
 
     typer.echo(to_markdown(carry_out(wanted, typer.echo)))
+
+
+@app.command()
+def encode(
+    source: Annotated[str, typer.Argument(metavar="FINE.nc", help="Fine file, a quoted pattern, or sample:NAME.")],
+    output: Annotated[Path, typer.Argument(metavar="CODE.nc", help="Coarse means and code, to be written.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="A compressor: MODEL.safetensors.")],
+    report: Annotated[bool, typer.Option("--report", help="Decode too, and tell errors and checkerboard.")] = False,
+    chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
+    complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compress fine fields to coarse means and a code; `downscale apply CODE.nc --method MODEL` unfolds them."""
+    from downscale.arguments import parse_pairs
+    from downscale.io.read import find_files
+
+    cut = "auto" if chunks == "auto" else parse_pairs(chunks, "chunks")
+    if not source.startswith("sample:"):
+        find_files(source)
+    from downscale.compression import encode_file, lines_of
+
+    for line in lines_of(source, output, method, encode_file(
+        source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite
+    ), report):  # fmt: skip
+        typer.echo(line)

@@ -24,6 +24,8 @@ RELATED = ("bounds", "cell_measures", "grid_mapping", "ancillary_variables")
 STORED = ("_FillValue", "missing_value", "_Unsigned", "scale_factor", "add_offset")
 RANGES = ("valid_min", "valid_max", "valid_range", "actual_range")
 CLAIMS = ("conservation", "packing")
+# Marks an encoding whose values are whole multiples of its scale by construction: packing them changes nothing.
+WHOLE_STEPS = "whole_steps"
 FLAGS = ("flag_values", "flag_masks", "valid_min", "valid_max", "valid_range", "actual_range")
 LEGAL = ("chunksizes", "complevel", "dtype", "fletcher32", "shuffle", "zlib")
 PACKED = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units", "calendar")
@@ -200,6 +202,8 @@ def _beside(ds: xr.Dataset, name: str) -> str | None:
 
 def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
     """Return type and fill value of codes, which were whole numbers in the input; nothing for fields."""
+    if variable.encoding.get(WHOLE_STEPS):
+        return {key: variable.encoding[key] for key in ("dtype", "scale_factor", "_FillValue")}
     kind = np.dtype(variable.encoding.get("dtype", variable.dtype))
     fill = variable.encoding.get("_FillValue", variable.encoding.get("missing_value"))
     if kind.kind not in "iu" or fill is None or not is_categorical(xr.DataArray(variable)):

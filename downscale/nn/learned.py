@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import constraint, infeasible
 from downscale.nn.channels import LOCAL_RADIUS, WIDE_RADIUS, Channels, channels
+from downscale.nn.encoder import Encoder, detail_channels
 from downscale.nn.framing import Frame
 from downscale.nn.halo import Radii, learned_halo
 from downscale.nn.networks import build
@@ -74,6 +75,8 @@ class Learned(nn.Module):
             self.register_buffer("decision", torch.tensor(0.5))
             # Slope and shift of the logits that make probabilities reliable on the validation split.
             self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        if spec.code is not None:
+            self.encoder = Encoder(len(spec.outputs), spec.factor, spec.code)
 
     @property
     def factor(self) -> tuple[int, int]:
@@ -168,6 +171,19 @@ class Learned(nn.Module):
         if not constrain or self.spec.constraint == "none":
             return torch.exp(z) if self.spec.constraint == "softmax" else z
         return self._constrained(z, x, cells, valid)
+
+    def encode(self, target: Tensor, x: Tensor, proposal: Tensor, cells: Aggregation, closed: bool = False) -> Tensor:
+        """Return the code of fine fields, shape (B, C, ny, nx), of a compressor; NaN where no coarse value is.
+
+        Parameters
+        ----------
+        target : Tensor, shape (B, V, ny * fy, nx * fx)
+            The fine fields; NaN where missing.
+        x, proposal, cells, closed
+            As of :meth:`forward`: their means, what the kernel makes of these, and the operator A.
+        """
+        codes: Tensor = self.encoder(detail_channels(self.spec, target, x, proposal, cells, closed))
+        return torch.where(torch.isfinite(x).all(dim=1, keepdim=True), codes, torch.nan)
 
     def detail(self, given: Channels, corner: tuple[int, int] = (0, 0), closed: bool = False) -> Tensor:
         """Return what the network makes of the channels, (B, sum(spec.units), ny * fy, nx * fx), in its data type."""

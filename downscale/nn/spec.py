@@ -125,6 +125,38 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Code:
+    """What a compressor keeps of a coarse cell beside its mean: small whole numbers, made by an encoder.
+
+    Attributes
+    ----------
+    channels : int
+        Numbers of one byte for each coarse cell.
+    width, depth : int
+        Channels and residual blocks of the encoder.
+
+    Raises
+    ------
+    OptionError
+        If a number is not usable.
+    """
+
+    channels: int
+    width: int = 48
+    depth: int = 1
+
+    def __post_init__(self) -> None:
+        for word, least, most in (("channels", 1, 64), ("width", 1, 4096), ("depth", 0, 64)):
+            value = getattr(self, word)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise OptionError(f"expected code.{word} to be from {least} to {most}, received {value!r}")
+
+    def variables(self, name: str) -> tuple[Variable, ...]:
+        """Return the coarse variables that hold the code of a field: from -1 to 1."""
+        return tuple(Variable(f"{name}_code_{i + 1}", "1", std=0.5) for i in range(self.channels))
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """Everything of a learned model but its weights.
 
@@ -150,6 +182,8 @@ class ModelSpec:
         Channels of noise that the network sees, at coarse and at fine resolution: with any it makes members.
     event : Event or None
         Makes it a segmentation model: the probability of this event comes out, under no law.
+    code : Code or None
+        Makes it a compressor: the last predictors are what an encoder makes of the fine fields themselves.
     kept : float
         Share of the network's detail that is added outside training: below one it risks and wins less where data are
         unlike all that were learned from.
@@ -179,6 +213,7 @@ class ModelSpec:
     kept: float = 1.0
     noise: tuple[int, int] = (0, 0)
     event: Event | None = None
+    code: Code | None = None
 
     def __post_init__(self) -> None:
         noise = _pair("noise", self.noise)
@@ -206,8 +241,15 @@ class ModelSpec:
                 f"expected one output, the constraint 'none' and no noise for the event {self.event.name!r}, "
                 f"received {len(self.outputs)}, {self.constraint!r} and {self.noise}"
             )
+        if self.names[len(self.names) - len(self.code_names) :] != self.code_names:
+            raise OptionError(f"expected the code {listing(self.code_names)} as last predictors, received others")
         for variable in self.outputs:
             _check_bounds(variable, self.constraint)
+
+    @property
+    def code_names(self) -> tuple[str, ...]:
+        """Names of the coarse variables that hold the code of a compressor."""
+        return () if self.code is None else tuple(each.name for each in self.code.variables(self.outputs[0].name))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -258,7 +300,7 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts, as JSON has them."""
         made = _plain(asdict(self))
-        return made if self.event is not None else {key: value for key, value in made.items() if key != "event"}
+        return {key: value for key, value in made.items() if key not in ("event", "code") or value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
@@ -275,8 +317,9 @@ class ModelSpec:
                 item if isinstance(item, Variable) else Variable(**_keys(Variable, item, f"a variable of {word}"))
                 for item in _list(word, given.get(word, ()))
             )
-        if given.get("event") is not None and not isinstance(given["event"], Event):
-            given["event"] = Event(**_keys(Event, given["event"], "an event"))
+        for word, kind, what in (("event", Event, "an event"), ("code", Code, "a code")):
+            if given.get(word) is not None and not isinstance(given[word], kind):
+                given[word] = kind(**_keys(kind, given[word], what))
         for word in ("statics", "encodings"):
             given[word] = tuple(_list(word, given.get(word, ())))
         if not isinstance(given.get("options", {}), Mapping):
@@ -292,7 +335,8 @@ def _keys(kind: type, data: Any, what: str) -> dict[str, Any]:
     unknown = [key for key in data if key not in names]
     if unknown:
         raise OptionError(f"expected the keys {listing(names)} for {what}, received {unknown[0]!r}; remove it")
-    needed = {Variable: ("name",), Event: ("name", "threshold"), ModelSpec: ("network", "factor", "outputs")}[kind]
+    needed = {Variable: ("name",), Event: ("name", "threshold"), Code: ("channels",),
+              ModelSpec: ("network", "factor", "outputs")}[kind]  # fmt: skip
     missing = [key for key in needed if key not in data]
     if missing:
         raise OptionError(f"expected the key {missing[0]!r} for {what}, received {listing(data) or 'none'}; add it")

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError, OptionError, OutputError
 from downscale.io.write import check_target
-from downscale.nn.spec import ModelSpec
+from downscale.nn.spec import Code, ModelSpec
 from downscale.train.draws import Draws, require_samples
 from downscale.train.origin import data_hash, describe_source, recipe_identity
 from downscale.train.pairs import Source, open_source
 from downscale.train.progress import Progress
 from downscale.train.schema import TrainingRecipe
-from downscale.train.segmentation import event_of, require_occurs, require_task
+from downscale.train.segmentation import event_of, require_occurs
 from downscale.train.split import Sides, split_times
 from downscale.train.survey import Survey, survey
+from downscale.train.tasks import require_task
 from downscale.versions import TRAINS, library_versions
 
 if TYPE_CHECKING:
@@ -170,11 +171,13 @@ def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
     if constraint is None:
         bounded = any(variable.bounds != (None, None) for variable in found.outputs)
         constraint = "bounded" if bounded else "additive"
+    code = None if recipe.code is None else Code(**recipe.code.model_dump())
+    codes = () if code is None else code.variables(found.outputs[0].name)
     return ModelSpec(
-        network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=found.predictors,
+        network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=(*found.predictors, *codes),
         statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
         constraint=constraint, taps=network.taps, order=network.order,
-        kept=network.kept, noise=network.noise, event=event,
+        kept=network.kept, noise=network.noise, event=event, code=code,
     )  # fmt: skip
 
 

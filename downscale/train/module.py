@@ -209,7 +209,7 @@ def predicted(
     learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None
 ) -> Tensor:
     """Return the fine fields of a batch, shape (B, V, Y, X), of an ensemble (M, B, V, Y, X)."""
-    given = batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.clock
+    given = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
     if not learned.spec.stochastic:
         made: Tensor = learned(*given)
         return made
@@ -220,6 +220,14 @@ def predicted(
         coarse, fine = (torch.randn(shape, generator=generator).to(batch.coarse) for shape in shapes)
         each.append(learned(*given, noise=(coarse, fine)))
     return torch.stack(each)
+
+
+def _beside(learned: Learned, batch: Batch) -> Tensor:
+    """Return what is looked at beside the outputs: predictors, and of a compressor the code of the truth."""
+    if learned.spec.code is None:
+        return batch.predictors
+    codes = learned.encode(batch.target, batch.coarse, batch.proposal, batch.cells)
+    return torch.cat([batch.predictors, codes], dim=1)
 
 
 @torch.no_grad()

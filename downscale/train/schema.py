@@ -289,6 +289,17 @@ class EventBlock(EventRule):
     decision: Literal["csi", "f1", "f2"] = "csi"
 
 
+class CodeBlock(Block):
+    """What a compressor keeps of each coarse cell beside its mean: ``channels`` bytes.
+
+    ``width`` and ``depth`` are channels and residual blocks of the encoder; the network is the decoder.
+    """
+
+    channels: Annotated[int, Field(ge=1, le=64)]
+    width: PositiveInt = 48
+    depth: Annotated[int, Field(ge=0, le=64)] = 1
+
+
 class Output(Block):
     """The checkpoint to write, and the folder of logs and of what a killed run goes on from."""
 
@@ -301,15 +312,17 @@ class TrainingRecipe(Block):
     """One training: data, patches, network, training, output; ``licence`` and ``attribution`` go into the card.
 
     ``conserve`` is the law that the model is to keep: "cell" (by construction) or None. ``task: segmentation`` makes
-    masks of ``event`` instead of fields, which no law is about.
+    masks of ``event`` instead of fields, which no law is about; ``task: compression`` makes an encoder of fine fields
+    to ``code`` beside the network, which decodes.
     """
 
     title: str = "a learned up-scaler"
     description: str = ""
     licence: str = ""
     attribution: list[str] = Field(default_factory=list)
-    task: Literal["downscaling", "segmentation"] = "downscaling"
+    task: Literal["downscaling", "segmentation", "compression"] = "downscaling"
     event: EventBlock | None = None
+    code: CodeBlock | None = None
     data: Data
     patches: Patches = Patches()
     network: Network = Network()

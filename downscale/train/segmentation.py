@@ -12,34 +12,13 @@ from downscale.io.units import same_units
 from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.maps import read_truth
 from downscale.train.pairs import Source
-from downscale.train.schema import EventRule, TrainingRecipe
+from downscale.train.schema import EventRule
 from downscale.train.split import Sides
 
 # Above this share of the cells an event is not rare.
 NOT_RARE = 0.2
 # Maps of each source that are looked at for events.
 MOST_MAPS = 24
-
-
-def require_task(recipe: TrainingRecipe) -> None:
-    """Refuse recipes whose task and event do not belong together.
-
-    Raises
-    ------
-    OptionError
-        With one line.
-    """
-    event = recipe.event
-    if recipe.task == "downscaling":
-        if event is not None:
-            raise OptionError("expected task: segmentation with an event, received task: downscaling; set it")
-        return
-    if event is None:
-        raise OptionError("expected an event with task: segmentation, received none; give one")
-    if len(recipe.data.outputs) != 1:
-        raise OptionError(f"expected one output with task: segmentation, received {len(recipe.data.outputs)}")
-    if any(recipe.network.noise):
-        raise OptionError(f"expected no network.noise with task: segmentation, received {recipe.network.noise}")
 
 
 def event_of(wanted: EventRule, variable: Variable, spread: float) -> Event:

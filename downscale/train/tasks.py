@@ -1,0 +1,35 @@
+"""What belongs to the task of a recipe and what does not (knows recipes only)."""
+
+from __future__ import annotations
+
+from downscale.errors import OptionError
+from downscale.train.schema import TrainingRecipe
+
+# The block that each task has, and no other one.
+BLOCKS = {"segmentation": "event", "compression": "code"}
+
+
+def require_task(recipe: TrainingRecipe) -> None:
+    """Refuse recipes whose task and blocks do not belong together.
+
+    Raises
+    ------
+    OptionError
+        With one line.
+    """
+    for task, block in BLOCKS.items():
+        given = getattr(recipe, block) is not None
+        article = "an" if block == "event" else "a"
+        if given and recipe.task != task:
+            raise OptionError(f"expected task: {task} with {article} {block}, received task: {recipe.task}; set it")
+        if not given and recipe.task == task:
+            raise OptionError(f"expected {article} {block} with task: {task}, received none; give one")
+    if recipe.task == "downscaling":
+        return
+    if recipe.task == "segmentation" and len(recipe.data.outputs) != 1:
+        raise OptionError(f"expected one output with task: segmentation, received {len(recipe.data.outputs)}")
+    if any(recipe.network.noise):
+        raise OptionError(f"expected no network.noise with task: {recipe.task}, received {recipe.network.noise}")
+    if recipe.task == "compression" and any(pair.coarse is not None for pair in recipe.data.pairs):
+        raise OptionError("expected fine files only with task: compression, whose coarse fields are their averages; "
+                          "remove coarse")  # fmt: skip

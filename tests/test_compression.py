@@ -1,0 +1,156 @@
+"""Compressors: what a code keeps, that means come back exactly, and that nothing else is taken for a code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from training_recipes import recipe_content
+from typer.testing import CliRunner
+
+import downscale
+from downscale.compression import compression_errors
+from downscale.errors import DownscaleError, InputError, OptionError
+from downscale.nn.encoder import LEVELS, STEP
+from downscale.nn.spec import Code, ModelSpec, Variable
+from downscale.train.checkpoint import load
+from downscale.train.fit import train
+from downscale.train.schema import parse_training
+
+FACTOR = 4
+
+
+def compressor_recipe(folder: Path, **change: Any) -> Any:
+    content = recipe_content(folder, steps=150, round=50, learning_rate=5e-3)
+    content["data"] = {**content["data"], "statics": [], "pairs": [{"fine": "sample:north_america"}]}
+    decoder = {"name": "autoencoder", "options": {"width": 12, "levels": 0, "latent": 8, "fine_width": 8}}
+    task = {"task": "compression", "code": {"channels": 3, "width": 16}, "network": decoder}
+    return parse_training({**content, **task, **change})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(compressor_recipe(tmp_path_factory.mktemp("code")))
+
+
+@pytest.fixture(scope="module")
+def fine() -> xr.Dataset:
+    ds = downscale.sample.open("north_america")[["tas"]].isel(time=slice(0, 3))
+    return ds.isel({dim: slice(0, ds.sizes[dim] // FACTOR * FACTOR) for dim in ds["tas"].dims[-2:]}).load()
+
+
+def test_means_come_back_and_the_code_carries_detail(model: Path, fine: xr.Dataset) -> None:
+    small = downscale.encode(fine, model)
+    assert set(small.data_vars) == {"tas", "tas_code_1", "tas_code_2", "tas_code_3"}
+    xr.testing.assert_identical(small["tas"], downscale.coarsen(fine["tas"], FACTOR))
+    whole = downscale.downscale(small, method=model)
+    assert set(whole.data_vars) == {"tas"}
+    assert downscale.check_conservation(small[["tas"]], whole).passed
+    assert downscale.check_conservation(small[["tas"]], fine).passed
+    found = compression_errors(fine, small, model)["tas"]
+    assert found["rmse"] < 0.9 * found["rmse_kernel"]
+    # Other detail in the same means gives another code, and with it another field.
+    turned = small.assign(tas_code_1=-small["tas_code_1"])
+    assert not np.allclose(downscale.downscale(turned, method=model)["tas"], whole["tas"])
+    assert downscale.check_conservation(small[["tas"]], downscale.downscale(turned, method=model)).passed
+
+
+def test_a_code_is_a_byte_in_the_file_and_decodes_alike(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:
+    small = downscale.encode(fine, model)
+    downscale.to_netcdf(small, tmp_path / "code.nc", coarse=None)
+    with xr.open_dataset(tmp_path / "code.nc", mask_and_scale=False) as raw:
+        for name in ("tas_code_1", "tas_code_2", "tas_code_3"):
+            assert raw[name].dtype == np.int8
+            assert abs(raw[name].values.astype(int)).max() <= LEVELS
+    with downscale.open_dataset(tmp_path / "code.nc") as read:
+        made = downscale.downscale(read, method=model)["tas"].values
+    np.testing.assert_array_equal(made, downscale.downscale(small, method=model)["tas"].values)
+
+
+def test_chunks_change_nothing(model: Path, fine: xr.Dataset) -> None:
+    y, x = fine["tas"].dims[-2:]
+    whole, cut = downscale.encode(fine, model), downscale.encode(fine.chunk({"time": 1, y: 7, x: 9}), model)
+    assert cut["tas_code_1"].chunks is not None
+    for name in whole.data_vars:
+        np.testing.assert_allclose(cut[name].values, whole[name].values, atol=1.01 * STEP)
+
+
+def test_missing_cells_are_missing_in_means_code_and_result(model: Path, fine: xr.Dataset) -> None:
+    given = fine.copy(deep=True)
+    given["tas"][:, :FACTOR, :FACTOR] = np.nan
+    small = downscale.encode(given, model)
+    assert np.isnan(small["tas"][:, 0, 0]).all()
+    assert np.isnan(small["tas_code_1"][:, 0, 0]).all()
+    whole = downscale.downscale(small, method=model)
+    assert np.isnan(whole["tas"][:, :FACTOR, :FACTOR]).all()
+    assert np.isfinite(whole["tas"][:, FACTOR:, FACTOR:]).all()
+    assert downscale.check_conservation(small[["tas"]], whole).passed
+
+
+def test_what_is_no_code_of_this_model_is_refused(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:
+    small = downscale.encode(fine, model)
+    foreign = small.copy()
+    foreign["tas_code_2"] = foreign["tas_code_2"].assign_attrs(encoder="0123456789abcdef")
+    with pytest.raises(InputError, match="tas_code_2: expected a code made by this compressor"):
+        downscale.downscale(foreign, method=model)
+    with pytest.raises(InputError, match="expected the predictor 'tas_code_1'"):
+        downscale.downscale(small[["tas"]], method=model)
+    with pytest.raises(OptionError, match="expected a compressor"):
+        downscale.encode(fine, "sobolev")
+    with pytest.raises(InputError, match="expected 'K' as in the training"):
+        downscale.encode(fine.assign(tas=fine["tas"].assign_attrs(units="degC")), model)
+    with pytest.raises(DownscaleError, match="multiple"):
+        downscale.encode(fine.isel({fine["tas"].dims[-1]: slice(0, -1)}), model)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"task": "downscaling"}, "expected task: compression with a code, received task: downscaling"),
+        ({"code": None}, "expected a code with task: compression, received none"),
+        ({"code": {"channels": 0}}, "code.channels"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(tmp_path: Path, change: dict[str, Any], line: str) -> None:
+    with pytest.raises(OptionError, match=line):
+        train(compressor_recipe(tmp_path, **change))
+
+
+def test_a_compressor_comes_back_from_words(model: Path) -> None:
+    spec = load(model)[0].spec
+    assert spec.code == Code(3, 16)
+    assert spec.code_names == ("tas_code_1", "tas_code_2", "tas_code_3")
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(OptionError, match="as last predictors"):
+        ModelSpec("autoencoder", (4, 4), (Variable("tas", "K"),), code=Code(2))
+    assert "code" not in ModelSpec("residual", (2, 2), (Variable("tas", "K"),)).to_dict()
+
+
+def test_codes_are_whole_numbers_and_let_gradients_through(model: Path) -> None:
+    encoder = load(model)[0].encoder
+    detail = torch.randn(2, 2, 16, 24)
+    codes = encoder(detail)
+    assert codes.shape == (2, 3, 4, 6)
+    assert torch.equal(codes / STEP, (codes / STEP).round())
+    assert codes.abs().max() <= LEVELS * STEP
+    codes.sum().backward()
+    assert all(bool(p.grad.abs().sum() > 0) for p in encoder.parameters())
+
+
+def test_the_command_encodes_and_apply_decodes(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:
+    from downscale.cli.main import app
+
+    downscale.to_netcdf(fine, tmp_path / "fine.nc")
+    code, out = tmp_path / "code.nc", tmp_path / "back.nc"
+    run = CliRunner().invoke(app, ["encode", str(tmp_path / "fine.nc"), str(code), "--method", str(model), "--report"])
+    assert run.exit_code == 0, run.output
+    assert "times less than the fields in memory" in run.output
+    assert "checkerboard index" in run.output
+    run = CliRunner().invoke(app, ["apply", str(code), str(out), "--method", str(model)])
+    assert run.exit_code == 0, run.output
+    with xr.open_dataset(out) as back, xr.open_dataset(code) as small:
+        assert downscale.check_conservation(small[["tas"]], back).passed
