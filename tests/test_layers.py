@@ -69,7 +69,7 @@ FLOORS: dict[str, float] = {
     "pipeline": 7.5,
     "tiers": 7.55,
     "restored_files": 7.5,
-    "compression": 7.5,
+    "compression": 7.55,
     "accessor": 8.0,
     "arguments": 8.0,
     "cli": 8.1,
