@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,14 @@ from downscale.train.checkpoint import load
 from downscale.train.fit import train
 from downscale.train.schema import parse_training
 
-FACTOR = 4
+FACTOR = 2
 
 
 def compressor_recipe(folder: Path, **change: Any) -> Any:
     content = recipe_content(folder, steps=150, round=50, learning_rate=5e-3)
-    content["data"] = {**content["data"], "statics": [], "pairs": [{"fine": "sample:north_america"}]}
+    content["data"] = {**content["data"], "factor": FACTOR, "statics": [], "pairs": [{"fine": "sample:north_america"}]}
     decoder = {"name": "autoencoder", "options": {"width": 12, "levels": 0, "latent": 8, "fine_width": 8}}
-    task = {"task": "compression", "code": {"channels": 3, "width": 16}, "network": decoder}
+    task = {"task": "compression", "code": {"channels": 1, "width": 16}, "network": decoder}
     return parse_training({**content, **task, **change})
 
 
@@ -45,14 +47,15 @@ def fine() -> xr.Dataset:
 
 def test_means_come_back_and_the_code_carries_detail(model: Path, fine: xr.Dataset) -> None:
     small = downscale.encode(fine, model)
-    assert set(small.data_vars) == {"tas", "tas_code_1", "tas_code_2", "tas_code_3"}
+    assert set(small.data_vars) == {"tas", "tas_code_1"}
     xr.testing.assert_identical(small["tas"], downscale.coarsen(fine["tas"], FACTOR))
     whole = downscale.downscale(small, method=model)
     assert set(whole.data_vars) == {"tas"}
     assert downscale.check_conservation(small[["tas"]], whole).passed
     assert downscale.check_conservation(small[["tas"]], fine).passed
     found = compression_errors(fine, small, model)["tas"]
-    assert found["rmse"] < 0.9 * found["rmse_kernel"]
+    assert found["rmse"] < 0.8 * found["rmse_kernel"]
+    assert np.isfinite(found["checkerboard_index_db"])
     # Other detail in the same means gives another code, and with it another field.
     turned = small.assign(tas_code_1=-small["tas_code_1"])
     assert not np.allclose(downscale.downscale(turned, method=model)["tas"], whole["tas"])
@@ -63,9 +66,8 @@ def test_a_code_is_a_byte_in_the_file_and_decodes_alike(model: Path, fine: xr.Da
     small = downscale.encode(fine, model)
     downscale.to_netcdf(small, tmp_path / "code.nc", coarse=None)
     with xr.open_dataset(tmp_path / "code.nc", mask_and_scale=False) as raw:
-        for name in ("tas_code_1", "tas_code_2", "tas_code_3"):
-            assert raw[name].dtype == np.int8
-            assert abs(raw[name].values.astype(int)).max() <= LEVELS
+        assert raw["tas_code_1"].dtype == np.int8
+        assert abs(raw["tas_code_1"].values.astype(int)).max() <= LEVELS
     with downscale.open_dataset(tmp_path / "code.nc") as read:
         made = downscale.downscale(read, method=model)["tas"].values
     np.testing.assert_array_equal(made, downscale.downscale(small, method=model)["tas"].values)
@@ -94,8 +96,8 @@ def test_missing_cells_are_missing_in_means_code_and_result(model: Path, fine: x
 def test_what_is_no_code_of_this_model_is_refused(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:
     small = downscale.encode(fine, model)
     foreign = small.copy()
-    foreign["tas_code_2"] = foreign["tas_code_2"].assign_attrs(encoder="0123456789abcdef")
-    with pytest.raises(InputError, match="tas_code_2: expected a code made by this compressor"):
+    foreign["tas_code_1"] = foreign["tas_code_1"].assign_attrs(encoder="0123456789abcdef")
+    with pytest.raises(InputError, match="tas_code_1: expected a code made by this compressor"):
         downscale.downscale(foreign, method=model)
     with pytest.raises(InputError, match="expected the predictor 'tas_code_1'"):
         downscale.downscale(small[["tas"]], method=model)
@@ -122,8 +124,8 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path, change: dict[str, Any], line
 
 def test_a_compressor_comes_back_from_words(model: Path) -> None:
     spec = load(model)[0].spec
-    assert spec.code == Code(3, 16)
-    assert spec.code_names == ("tas_code_1", "tas_code_2", "tas_code_3")
+    assert spec.code == Code(1, 16)
+    assert spec.code_names == ("tas_code_1",)
     assert ModelSpec.from_dict(spec.to_dict()) == spec
     with pytest.raises(OptionError, match="as last predictors"):
         ModelSpec("autoencoder", (4, 4), (Variable("tas", "K"),), code=Code(2))
@@ -134,7 +136,7 @@ def test_codes_are_whole_numbers_and_let_gradients_through(model: Path) -> None:
     encoder = load(model)[0].encoder
     detail = torch.randn(2, 2, 16, 24)
     codes = encoder(detail)
-    assert codes.shape == (2, 3, 4, 6)
+    assert codes.shape == (2, 1, 8, 12)
     assert torch.equal(codes / STEP, (codes / STEP).round())
     assert codes.abs().max() <= LEVELS * STEP
     codes.sum().backward()
@@ -154,3 +156,18 @@ def test_the_command_encodes_and_apply_decodes(model: Path, fine: xr.Dataset, tm
     assert run.exit_code == 0, run.output
     with xr.open_dataset(out) as back, xr.open_dataset(code) as small:
         assert downscale.check_conservation(small[["tas"]], back).passed
+
+
+def test_the_benchmark_prints_a_line_for_each_way(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:
+    downscale.to_netcdf(fine, tmp_path / "fine.nc")
+    script = Path(__file__).parents[1] / "benchmarks" / "compression.py"
+    words = [str(tmp_path / "fine.nc"), "--var", "tas", "--model", str(model), "--every", "2"]
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 6
+    ours = rows[1]
+    assert ours[1].strip() == "the compressor"
+    assert float(ours[4]) < 0.8
+    # A mean is kept to the rounding of single precision.
+    assert float(ours[5]) < 1e-6

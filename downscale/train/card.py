@@ -90,7 +90,7 @@ def _trained(record: Record) -> str:
 
 def _variables(spec: ModelSpec) -> list[tuple[str, ...]]:
     roles = [(variable, "in and out") for variable in spec.outputs]
-    roles += [(variable, "predictor") for variable in spec.predictors]
+    roles += [(v, "code" if v.name in spec.code_names else "predictor") for v in spec.predictors]
     return [(v.name, role, v.units, _bounds(v), _transform(v)) for v, role in roles]
 
 
