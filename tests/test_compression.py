@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import downscale
 from downscale.compression import compression_errors
 from downscale.errors import DownscaleError, InputError, OptionError
-from downscale.nn.encoder import LEVELS, STEP
+from downscale.nn.encoder import LEVELS, STEP, Codec
 from downscale.nn.spec import Code, ModelSpec, Variable
 from downscale.train.checkpoint import load
 from downscale.train.fit import train
@@ -133,14 +133,34 @@ def test_a_compressor_comes_back_from_words(model: Path) -> None:
 
 
 def test_codes_are_whole_numbers_and_let_gradients_through(model: Path) -> None:
-    encoder = load(model)[0].encoder
-    detail = torch.randn(2, 2, 16, 24)
-    codes = encoder(detail)
+    codec = load(model)[0].codec
+    detail = 0.3 * torch.randn(2, 1, 16, 24)
+    codes = codec(detail, torch.ones_like(detail))
     assert codes.shape == (2, 1, 8, 12)
     assert torch.equal(codes / STEP, (codes / STEP).round())
     assert codes.abs().max() <= LEVELS * STEP
-    codes.sum().backward()
-    assert all(bool(p.grad.abs().sum() > 0) for p in encoder.parameters())
+    (codec.unfold(codes) ** 2).sum().backward()
+    assert all(bool(p.grad.abs().sum() > 0) for p in codec.parameters())
+
+
+def test_an_untrained_codec_with_all_waves_loses_only_its_rounding() -> None:
+    outputs = (Variable("tas", "K", std=5.0), Variable("pr", "mm", transform="local"))
+    code = Code(30, 8)
+    spec = ModelSpec("residual", (4, 4), outputs, predictors=code.variables("tas"), code=code)
+    codec = Codec(spec)
+    detail = 0.3 * torch.randn(2, 2, 16, 24)
+    detail = detail - torch.nn.functional.avg_pool2d(detail, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    with torch.no_grad():
+        back = codec.unfold(codec(detail, torch.ones_like(detail)))
+    # Half a step of a root: an error that grows with the root of the coefficient.
+    assert float((back - detail)[:, 0].std()) < 0.012
+    assert float((back - detail)[:, 1].std()) < 0.03
+    some = ModelSpec("residual", (4, 4), outputs, predictors=code.variables("tas")[:6], code=Code(6, 8))
+    lossy = Codec(some)
+    with torch.no_grad():
+        long = lossy.unfold(lossy(detail, torch.ones_like(detail)))
+    # Three of fifteen waves of white noise.
+    assert float(long.var() / back.var()) == pytest.approx(0.2, abs=0.05)
 
 
 def test_the_command_encodes_and_apply_decodes(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:

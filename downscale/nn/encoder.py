@@ -1,76 +1,139 @@
-"""The encoder of a compressor: fine fields to a few small whole numbers a coarse cell (torch; knows channels, no grid).
+"""The codec of a compressor: fine fields to a few small whole numbers a coarse cell, and back (torch; knows no grid).
 
-The decoder is an ordinary learned model that looks at those numbers: what it makes keeps every coarse mean.
+Beside it the network of the model looks at the same numbers and adds what it has learned; the constraint then keeps
+every coarse mean. Before anything is learned the numbers are cosine coefficients of what the kernel misses.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from downscale.fields.aggregate import Aggregation
 from downscale.nn.channels import MOST_RATIO, Scales
-from downscale.nn.layers import ResidualBlock, Unshuffle, activation, convolution
+from downscale.nn.layers import ResidualBlock, Unshuffle, activation, convolution, silent
 from downscale.nn.spec import Code, ModelSpec
 
 # A code is one of -127 ... 127, which a byte holds beside a fill value, times a step that no rounding touches.
 LEVELS, STEP = 127, 1 / 128
+# Coefficients up to this many standard deviations, or multiples of the mean magnitude around, have a code.
+MOST_SPREADS = 4.0
+# Below this share of the largest coefficient steps are even; above they grow with its root.
+EVEN = 1e-3
 ACTIVATION = "silu"
 
 
-class Encoder(nn.Module):
-    """Detail of fine cells, (B, 2 V, ny * fy, nx * fx) with masks, to codes, (B, C, ny, nx), each n / 128 in -1 to 1.
+class Codec(nn.Module):
+    """An encoder to codes n / 128 of -1 to 1, and the linear half of the decoder.
 
     Parameters
     ----------
-    outputs : int
-        Variables V.
-    factor : (int, int)
-        Refinement of rows and columns.
-    code : Code
-        Channels C and size.
+    spec : ModelSpec
+        Of a compressor.
 
     References
     ----------
-    Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313, 504-507;
-    Bengio, Leonard and Courville (2013), Estimating or propagating gradients through stochastic neurons,
-    arXiv:1308.3432 (rounding that lets gradients through).
+    Ahmed, Natarajan and Rao (1974), Discrete cosine transform, IEEE Trans. Computers C-23, 90-93; Hinton and
+    Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313, 504-507; Bengio,
+    Leonard and Courville (2013), Estimating or propagating gradients through stochastic neurons, arXiv:1308.3432
+    (rounding that lets gradients through).
     """
 
-    def __init__(self, outputs: int, factor: tuple[int, int], code: Code) -> None:
+    most: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        seen = 2 * outputs * factor[0] * factor[1]
-        blocks = [ResidualBlock(code.width, ACTIVATION) for _ in range(code.depth)]
+        assert spec.code is not None
+        code: Code = spec.code
+        self.factor, self.outputs = spec.factor, len(spec.outputs)
+        waves, owners = cosines(self.outputs, self.factor, code.channels)
+        self.analysis, self.synthesis = nn.Parameter(waves.clone()), nn.Parameter(waves)
+        kinds = [MOST_SPREADS if spec.outputs[i].transform == "linear" else MOST_RATIO for i in owners]
+        self.register_buffer("most", torch.tensor(kinds)[:, None, None])
+        seen = 2 * self.outputs * math.prod(self.factor)
         self.layers = nn.Sequential(
-            Unshuffle(factor), convolution(seen, code.width), activation(ACTIVATION), *blocks,
-            convolution(code.width, code.channels, 1),
+            Unshuffle(self.factor), convolution(seen, code.width), activation(ACTIVATION),
+            *(ResidualBlock(code.width, ACTIVATION) for _ in range(code.depth)),
+            silent(convolution(code.width, code.channels, 1)),
         )  # fmt: skip
 
-    def forward(self, detail: Tensor) -> Tensor:
-        """Make the codes; gradients pass as if nothing was rounded."""
-        soft = torch.tanh(self.layers(detail))
+    def forward(self, detail: Tensor, known: Tensor) -> Tensor:
+        """Make the codes, (B, C, ny, nx), of detail free of units and where it is known, (B, V, Y, X) each.
+
+        Gradients pass as if nothing was rounded.
+        """
+        waves = functional.conv2d(detail, self.analysis / math.prod(self.factor), stride=self.factor)
+        learned = self.layers(torch.cat([squeezed(detail, EVEN), known], dim=1))
+        soft = (squeezed(waves / self.most, EVEN) + learned).clamp(-1, 1)
         whole = torch.round(soft * LEVELS) * STEP
         return whole + (soft - soft.detach())
 
+    def unfold(self, codes: Tensor) -> Tensor:
+        """Return the detail that the codes alone stand for, (B, V, Y, X): a transposed convolution of coefficients."""
+        known = torch.where(torch.isfinite(codes), codes, torch.zeros_like(codes)) / (LEVELS * STEP)
+        return functional.conv_transpose2d(unsqueezed(known, EVEN) * self.most, self.synthesis, stride=self.factor)
 
-def detail_channels(
+
+def cosines(outputs: int, factor: tuple[int, int], channels: int) -> tuple[Tensor, list[int]]:
+    """Return the longest waves in a coarse cell, mean square one, shape (C, V, fy, fx), and which output each is of.
+
+    Outputs take turns; waves are in the order of their wave numbers, the constant left out.
+    """
+    orders = sorted(
+        ((i, j) for i in range(factor[0]) for j in range(factor[1]) if i + j),
+        key=lambda pair: (math.hypot(pair[0] / factor[0], pair[1] / factor[1]), pair),
+    )
+    waves, owners = torch.zeros(channels, outputs, *factor), []
+    for channel in range(channels):
+        number, owner = divmod(channel, outputs)
+        owners.append(owner)
+        # Numbers beyond all waves of a cell start at nothing: they are there to be learned.
+        if number < len(orders):
+            y, x = (_wave(order, size) for order, size in zip(orders[number], factor, strict=True))
+            waves[channel, owner] = y[:, None] * x
+    return waves, owners
+
+
+def _wave(order: int, size: int) -> Tensor:
+    places = torch.cos(math.pi * order * (torch.arange(size) + 0.5) / size)
+    return places * (2**0.5 if order else 1.0)
+
+
+def squeezed(values: Tensor, even: float) -> Tensor:
+    """Return signed roots that are smooth at zero, 1 of 1: small values take larger shares of the steps.
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 9)
+    >>> torch.allclose(unsqueezed(squeezed(x, 1e-3), 1e-3), x, atol=1e-6)
+    True
+    """
+    return values * ((1 + even) / (values.abs() + even)) ** 0.5
+
+
+def unsqueezed(roots: Tensor, even: float) -> Tensor:
+    """Undo :func:`squeezed`."""
+    root = roots.abs() / (1 + even) ** 0.5
+    return roots.sign() * root * (root + (root**2 + 4 * even) ** 0.5) / 2
+
+
+def detail_of(
     spec: ModelSpec, target: Tensor, x: Tensor, proposal: Tensor, cells: Aggregation, closed: bool = False
-) -> Tensor:
-    """Return what the kernel misses of the fine fields, free of units, and where it is known, (B, 2 V, Y, X).
+) -> tuple[Tensor, Tensor]:
+    """Return what the kernel misses of the fine fields, free of units, and where it is known, (B, V, Y, X) each.
 
-    Standard deviations for "linear" variables, else the root of multiples of the mean magnitude around.
+    In standard deviations for "linear" variables, else in multiples of the mean magnitude around.
     """
     valid = torch.isfinite(x)
-    values = torch.where(valid, x, torch.zeros_like(x))
-    near = cells.spread(Scales.of(values, valid, closed).near)
+    near = cells.spread(Scales.of(torch.where(valid, x, torch.zeros_like(x)), valid, closed).near)
     known = torch.isfinite(target) & torch.isfinite(proposal)
     error = torch.where(known, target - proposal, torch.zeros_like(proposal))
     each = []
     for i, variable in enumerate(spec.outputs):
-        if variable.transform == "linear":
-            each.append(error[:, i] / variable.std)
-            continue
-        scale = near[:, i]
-        ratio = torch.where(scale > 0, error[:, i] / torch.where(scale > 0, scale, 1.0), 0.0)
-        each.append(ratio.sign() * ratio.abs().clamp_max(MOST_RATIO).sqrt())
-    return torch.cat([torch.stack(each, dim=1), known.to(x)], dim=1)
+        scale = torch.full_like(near[:, i], variable.std) if variable.transform == "linear" else near[:, i]
+        ratio = error[:, i] / torch.where(scale > 0, scale, torch.ones_like(scale))
+        each.append(torch.where(scale > 0, ratio, torch.zeros_like(ratio)).clamp(-MOST_RATIO, MOST_RATIO))
+    return torch.stack(each, dim=1), known.to(x)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import constraint, infeasible
 from downscale.nn.channels import LOCAL_RADIUS, WIDE_RADIUS, Channels, channels
-from downscale.nn.encoder import Encoder, detail_channels
+from downscale.nn.encoder import Codec, detail_of
 from downscale.nn.framing import Frame
 from downscale.nn.halo import Radii, learned_halo
 from downscale.nn.networks import build
@@ -76,7 +76,7 @@ class Learned(nn.Module):
             # Slope and shift of the logits that make probabilities reliable on the validation split.
             self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         if spec.code is not None:
-            self.encoder = Encoder(len(spec.outputs), spec.factor, spec.code)
+            self.codec = Codec(spec)
 
     @property
     def factor(self) -> tuple[int, int]:
@@ -167,6 +167,10 @@ class Learned(nn.Module):
             z = _exponent(x, proposal, _summed(result, self.spec.units), cells)
         else:
             detail = _summed(result * cells.spread(given.units), self.spec.units)
+            if self.spec.code is not None and predictors is not None:
+                first = [sum(self.spec.units[:i]) for i in range(len(self.spec.outputs))]
+                waves = self.codec.unfold(predictors[:, -self.spec.code.channels :].to(self.codec.synthesis))
+                detail = detail + waves.to(x) * cells.spread(given.units[:, first])
             z = _proposed(proposal, detail, cells, valid, self.spec)
         if not constrain or self.spec.constraint == "none":
             return torch.exp(z) if self.spec.constraint == "softmax" else z
@@ -182,7 +186,7 @@ class Learned(nn.Module):
         x, proposal, cells, closed
             As of :meth:`forward`: their means, what the kernel makes of these, and the operator A.
         """
-        codes: Tensor = self.encoder(detail_channels(self.spec, target, x, proposal, cells, closed))
+        codes: Tensor = self.codec(*detail_of(self.spec, target, x, proposal, cells, closed))
         return torch.where(torch.isfinite(x).all(dim=1, keepdim=True), codes, torch.nan)
 
     def detail(self, given: Channels, corner: tuple[int, int] = (0, 0), closed: bool = False) -> Tensor:

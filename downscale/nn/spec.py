@@ -243,6 +243,8 @@ class ModelSpec:
             )
         if self.names[len(self.names) - len(self.code_names) :] != self.code_names:
             raise OptionError(f"expected the code {listing(self.code_names)} as last predictors, received others")
+        if self.code is not None and self.constraint == "softmax":
+            raise OptionError("expected another constraint than 'softmax' with a code, which stands for differences")
         for variable in self.outputs:
             _check_bounds(variable, self.constraint)
 
