@@ -21,7 +21,7 @@ from downscale.io.cf import (
     is_categorical,
     parse_factor,
 )
-from downscale.io.coordinates import AREA, kept_coordinates, new_coordinates
+from downscale.io.coordinates import AREA, kept_coordinates, mapping_name, new_coordinates
 from downscale.io.quantities import is_number, quantity_of
 
 
@@ -67,12 +67,19 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
         array = ds[key].transpose(..., *where.dims)
         kind = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
         data = _mapped(_largest(cells) if codes else _mean(cells, areas, na_thres), array.data, cells, kind)
-        new[key] = xr.DataArray(data, dims=array.dims, attrs=ds[key].attrs).transpose(*ds[key].dims).variable
+        attrs = {**ds[key].attrs, **_related(ds[key])}
+        new[key] = xr.DataArray(data, dims=array.dims, attrs=attrs).transpose(*ds[key].dims).variable
     made = new_coordinates(ds, where, grid)
     gone = set(where.dims)
     passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not gone & set(v.dims)}
     fine = xr.Dataset({**new, **passed}, {**kept_coordinates(ds, where), **made}, dict(ds.attrs))
     return fine if name is None else as_array(fine, name, obj)
+
+
+def _related(variable: xr.DataArray) -> dict[str, str]:
+    """Return what a file must say beside a field: its areas, and where on the Earth its axes lie."""
+    mapping = mapping_name(variable)
+    return {"cell_measures": f"area: {AREA}", **({} if mapping is None else {"grid_mapping": mapping})}
 
 
 def _mean(cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float) -> Callable[[np.ndarray], np.ndarray]:

@@ -26,7 +26,7 @@ from downscale.io.quantities import quantity_of
 from downscale.io.read import sources_of
 from downscale.io.stream import scheduled
 from downscale.io.write import Storage, check_target, write_checked
-from downscale.learned import ENCODER, fingerprint, is_learned, matched_outputs, name_of, opened, require_units
+from downscale.learned import ENCODER, fingerprint, is_learned, name_of, opened, own_outputs, require_units
 from downscale.progress import progress_bar
 from downscale.request import pick_variables
 from downscale.validate import check_conservation
@@ -81,7 +81,7 @@ def encode(obj: XarrayObject, model: Any) -> xr.Dataset:
         )
     ds, _ = as_dataset(obj)
     where = horizontal(ds)
-    names = matched_outputs(learned.spec, ds, pick_variables(ds, where, None))
+    names = own_outputs(learned.spec, ds, pick_variables(ds, where, None))
     for own, name in zip(learned.spec.outputs, names, strict=True):
         require_units(own, ds[name])
         if quantity_of(ds[name]) == "extensive":

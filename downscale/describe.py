@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import xarray as xr
 
-from downscale.io.coordinates import AREA, STALE_ATTRS
+from downscale.io.coordinates import AREA, STALE_ATTRS, mapping_among, mapping_name
 from downscale.io.read import SOURCES, sources_of
 from downscale.learned import CASCADE, event_names, name_of
 from downscale.request import Prepared, Request
@@ -58,13 +58,7 @@ def stamped(fine: xr.Dataset, words: str) -> xr.Dataset:
 
 def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
     """Return the grid mapping of a variable of the result: its own, or that of the target grid."""
-    given = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
-    if prepared.target.grid is None and given:
-        return str(given)
-    # Arithmetic drops encodings, and with them the name of the mapping: the only one there is says where x and y lie.
-    coords = (variable if prepared.target.grid is None else prepared.target.grid).coords
-    names = [str(name) for name, coord in coords.items() if "grid_mapping_name" in coord.attrs]
-    return names[0] if names else None
+    return mapping_name(variable) if prepared.target.grid is None else mapping_among(prepared.target.grid.coords)
 
 
 def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> str:

@@ -194,6 +194,19 @@ def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
     return frozenset(name for name in names if name is not None) - {own.name for own in learned.spec.outputs}
 
 
+def own_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that the model takes for its outputs, others left aside.
+
+    Raises
+    ------
+    InputError
+        If one is not there.
+    """
+    alone = len(spec.outputs) == 1
+    own = [name for name in among if any(_match(each, ds, [name], alone) for each in spec.outputs)]
+    return matched_outputs(spec, ds, own or among)
+
+
 def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
     """Return the variables of ``ds`` that the model takes for its outputs.
 

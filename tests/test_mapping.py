@@ -136,3 +136,13 @@ def test_what_is_written_of_a_projection_is_read_back(tmp_path):
         again = downscale.coarsen(back, 2)
         np.testing.assert_allclose(again.precip, source.precip, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(again.areacella, downscale.cell_area(source), rtol=1e-9)
+
+
+def test_averages_in_a_file_say_where_they_lie(tmp_path):
+    source = downscale.open_dataset(shared_data("precipitation_opera_20180824_2km_15min.nc"))[["precip"]]
+    coarse = downscale.coarsen(source.isel(time=[0]), 20)
+    assert coarse.precip.attrs["cell_measures"] == "area: areacella"
+    downscale.to_netcdf(coarse, tmp_path / "coarse.nc")
+    with xr.open_dataset(tmp_path / "coarse.nc", decode_cf=False) as raw:
+        assert raw.precip.attrs["grid_mapping"] == "crs"
+        assert raw.precip.attrs["coordinates"] == "lat lon"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -24,6 +25,20 @@ PLANE_ATTRS = {
 # What was true of the coarse values only.
 STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
+
+
+def mapping_name(variable: xr.DataArray) -> str | None:
+    """Return the name of the grid mapping of a variable, if it has any.
+
+    Arithmetic drops encodings, and with them that name: the only mapping there is then says where x and y lie.
+    """
+    given = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    return str(given) if given else mapping_among(variable.coords)
+
+
+def mapping_among(coords: Mapping[Any, xr.DataArray]) -> str | None:
+    """Return the name of the first grid mapping among coordinates."""
+    return next((str(name) for name, coord in coords.items() if "grid_mapping_name" in coord.attrs), None)
 
 
 def new_coordinates(
