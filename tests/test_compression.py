@@ -81,6 +81,9 @@ def test_chunks_change_nothing(model: Path, fine: xr.Dataset) -> None:
     assert cut["tas_code_1"].chunks is not None
     for name in whole.data_vars:
         np.testing.assert_allclose(cut[name].values, whole[name].values, atol=1.01 * STEP)
+    made = downscale.downscale(whole.chunk({"time": 1, y: 7, x: 9}), method=model)
+    assert made["tas"].chunks is not None
+    np.testing.assert_allclose(made["tas"].values, downscale.downscale(whole, method=model)["tas"].values, rtol=1e-6)
 
 
 def test_missing_cells_are_missing_in_means_code_and_result(model: Path, fine: xr.Dataset) -> None:
