@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downscale.io.chunks import FEW_BLOCKS, PIECE_VALUES, aligned, chunk_sizes, chunks_in, pieces
-from downscale.io.filters import Layout, decoded, encoded, inflate
+from downscale.io.deflate import PIECE, STORED, deflate, inflate
+from downscale.io.filters import Layout, decoded, encoded
 
 TYPES = ("f4", "f8", "i2", "i4", "u1", "f2", "u8")
 
@@ -96,6 +97,44 @@ def test_a_stream_of_another_length_is_an_error():
     assert inflate(stored, 4) == b"abcd"
     with pytest.raises(ValueError, match="a chunk of 4 bytes instead of 864"):
         decoded(stored, np.empty((3, 8, 9), "f4"), how)
+
+
+def bytes_of(kind: str, size: int) -> np.ndarray:
+    rng = np.random.default_rng(size)
+    noise = rng.integers(0, 256, size, dtype=np.uint8)
+    low = rng.integers(0, 16, size, dtype=np.uint8)
+    return {"noise": noise, "zeros": np.zeros(size, np.uint8), "low": low, "repeated": np.repeat(noise, 4)[:size]}[kind]
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("turns", ["n", "nz", "zn", "nzln", "rnrn", "lnz"])
+@pytest.mark.parametrize("beyond", [0, 1, STORED, PIECE - 1])
+def test_noise_is_copied_and_all_else_is_deflated(level, turns, beyond):
+    """In any order, every zlib reads the same bytes; the stream is as large as that of ISA-L alone, or hardly more."""
+    from isal import isal_zlib
+
+    names = {"n": "noise", "z": "zeros", "l": "low", "r": "repeated"}
+    raw = np.concatenate([bytes_of(names[turn], 3 * PIECE) for turn in turns] + [bytes_of("noise", beyond)])
+    stream = deflate(raw, level)
+    assert zlib.decompress(stream) == raw.tobytes() == inflate(np.frombuffer(stream, "u1"), raw.size)
+    assert stream == deflate(raw.copy(), level)
+    assert len(stream) < 1.01 * len(isal_zlib.compress(raw.data, 3))
+
+
+@given(data=st.data())
+def test_any_bytes_come_back(data):
+    part = st.tuples(st.sampled_from(("noise", "zeros", "low", "repeated")), st.integers(1, 2 * PIECE))
+    parts = data.draw(st.lists(part, min_size=1, max_size=6), "parts")
+    raw = np.concatenate([bytes_of(kind, size) for kind, size in parts])
+    stream = deflate(raw, 1)
+    assert zlib.decompress(stream) == raw.tobytes() == inflate(np.frombuffer(stream, "u1"), raw.size)
+
+
+def test_a_fault_in_a_copied_block_is_found():
+    stream = bytearray(deflate(bytes_of("noise", 3 * PIECE), 1))
+    stream[PIECE] ^= 1
+    with pytest.raises(ValueError, match="a damaged chunk"):
+        inflate(np.frombuffer(bytes(stream), "u1"), 3 * PIECE)
 
 
 @given(data=st.data())

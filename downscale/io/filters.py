@@ -1,28 +1,26 @@
-"""Chunks of HDF5 as bytes and back: NaN to fill value, shuffle, deflate (NumPy, zlib or ISA-L; opens no file).
+"""Chunks of HDF5 as bytes and back: NaN to fill value, shuffle, deflate (NumPy; opens no file).
 
 What comes out is what the HDF5 library itself would store for a chunk with the filters shuffle and deflate, so that
 every reader of NetCDF-4 opens it. All work is done without the interpreter's lock, in buffers that each thread keeps.
 
 References
 ----------
-The HDF5 Group, HDF5 File Format Specification 3.0, sections "Filter Pipeline Message" and "Chunked Storage"; Gopal,
-Feghali, Guilford, Ozturk, Wolrich, Dixon, Locktyukhin and Perminov (2010), IGZIP, Intel white paper.
+The HDF5 Group, HDF5 File Format Specification 3.0, sections "Filter Pipeline Message" and "Chunked Storage".
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from downscale.io.deflate import deflate, inflate
+
 Array = NDArray[Any]
-# Levels of ISA-L for our small ones: as small a file as the library's within a twentieth, several times faster.
-FAST_LEVELS = {1: 2, 2: 3, 3: 3}
 # Below so many values NumPy is done before numba is imported.
 MANY_VALUES = 20_000_000
 DEFLATE, SHUFFLE = 1, 2
@@ -133,31 +131,6 @@ def cleared(values: Array, blank: Any) -> None:
     found = values == blank
     if found.any():
         values[found] = np.nan
-
-
-def deflate(raw: Array, level: int) -> bytes:
-    """Return a zlib stream: of ISA-L for small levels, of zlib for others."""
-    from isal import isal_zlib
-
-    if level in FAST_LEVELS:
-        return bytes(isal_zlib.compress(raw.data, FAST_LEVELS[level]))
-    return zlib.compress(raw.data, level)
-
-
-def inflate(stored: Array, nbytes: int) -> bytes:
-    """Return what a zlib stream holds.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged.
-    """
-    from isal import isal_zlib
-
-    try:
-        return bytes(isal_zlib.decompress(stored.data, bufsize=nbytes))
-    except isal_zlib.error as error:  # type: ignore[misc]
-        raise ValueError(f"a damaged chunk ({error})") from error
 
 
 def _whole(values: Array, layout: Layout) -> Array:
