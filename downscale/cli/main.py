@@ -5,6 +5,7 @@ Exit status 0: done; 1: a law is broken or a run failed; 2: the request or the i
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -33,6 +34,8 @@ def _quick_start() -> Iterator[None]:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, 100 * old)
+    # The interpreter would do so once more before it ends, for all that was ever loaded.
+    atexit.register(gc.freeze)
     try:
         yield
     finally:

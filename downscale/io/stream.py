@@ -67,19 +67,26 @@ class Sink:
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
+        self._known: dict[str, Any] = {}
 
     def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> int:
         """Store a chunk; return the byte of the file where it ends, unless the library took the place of another."""
         # The lock of all who use the library: where it is one for both packages, it may not be entered twice.
         with HDF5_LOCK, plain_errors():
-            self.file[name].id.write_direct_chunk(offset, data)
+            self._field(name).write_direct_chunk(offset, data)
             return self.file.id.get_filesize()
 
     def place(self, name: str, offset: tuple[int, ...]) -> tuple[int, int] | None:
         """Return at which byte a chunk lies, and its length, if it is there; the library goes through all for it."""
         with HDF5_LOCK, plain_errors():
-            found = self.file[name].id.get_chunk_info_by_coord(offset)
+            found = self._field(name).get_chunk_info_by_coord(offset)
         return None if found.byte_offset is None else (found.byte_offset, found.size)
+
+    def _field(self, name: str) -> Any:
+        # To look a name up takes as long as to store a small chunk.
+        if name not in self._known:
+            self._known[name] = self.file[name].id
+        return self._known[name]
 
 
 def write_fields(
