@@ -38,7 +38,7 @@ SETS = (
     ("precipitation_opera_20180824_2km_15min.nc", "opera"),
 )
 # On the last so many of these times the trained ensembles were validated, on the others they were trained.
-TRAINED_ON = ("fmi", "opera")
+TRAINED_ON = ("mch15", "fmi", "opera")
 # Done by another Python, which knows nothing of this package; prints seconds a member.
 PEER = """
 import sys, time, warnings

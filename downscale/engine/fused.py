@@ -19,8 +19,8 @@ from downscale.engine.job import Job
 from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import filled
-from downscale.kernels.bare import TAPS, bare
-from downscale.kernels.fused import UNROLLED, refine
+from downscale.kernels.fused import refine
+from downscale.kernels.rows import UNROLLED, bare
 from downscale.kernels.windows import Windows, alike
 from downscale.typing import SeparableOperator
 
@@ -37,7 +37,6 @@ class Layout:
     closed: bool
     cells: Aggregation
     part_share: NDArray[np.float64]
-    equal: bool
     term: NDArray[np.float64]
     hidden: NDArray[np.bool_] | None
 
@@ -77,13 +76,13 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     own = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
     valid = statics["mask"][own] > 0.5 if "mask" in statics else None
     share = NOTHING if cells.part_share is None else cells.part_share
-    x_share, equal = alike(job.cells.x_share.reshape(-1, cells.factor_x))
+    x_share, _ = alike(job.cells.x_share.reshape(-1, cells.factor_x))
     cells = replace(cells, x_share=x_share[columns.own.cells].ravel())
     if valid is not None:
         share = _valid_share(valid, cells)
     term = np.ascontiguousarray(statics["terrain"][own], np.float64) if "terrain" in statics else NOTHING
     hidden = None if valid is None or valid.all() else ~valid
-    return Layout(y, x, closed, cells, np.ascontiguousarray(share), equal and not share.size, term, hidden)
+    return Layout(y, x, closed, cells, np.ascontiguousarray(share), term, hidden)
 
 
 def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
@@ -139,10 +138,10 @@ def _run(
     """Run the kernel over all rows, in pieces of which each thread takes the next."""
     y, x_axis, cells = layout.y, layout.x, layout.cells
     windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
-    shares = (cells.y_share, cells.x_share, layout.part_share, layout.equal, layout.term)
+    shares = (cells.y_share, cells.x_share, layout.part_share, layout.term)
 
-    # The same for all blocks of a job: the two passes add in another order.
-    plain = law == LAWLESS and not layout.term.size and _is_plain(y, x_axis)
+    # The same for all blocks of a job: the two passes round in another way.
+    plain = law == LAWLESS and not layout.term.size and tolerance == np.inf
 
     def piece(maps: slice, first: int, last: int) -> NDArray[np.int64]:
         doubtful = np.zeros(len(source[maps]), np.int64)
@@ -166,11 +165,6 @@ def _run(
         for task, maps in tasks.items():
             doubtful[maps] += task.result()
     return doubtful
-
-
-def _is_plain(y: Windows, x: Windows) -> bool:
-    """Return whether the loops of the bare operator are written out for these windows."""
-    return (x.runs.shape[1], x.runs.shape[2], y.weights.shape[2]) == (4, TAPS, TAPS)
 
 
 def _blank(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
@@ -199,14 +193,13 @@ def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]
 def apply_bare(
     coarse: NDArray[Any], operator: Any, out: NDArray[Any], threads: int = 1
 ) -> NDArray[Any]:
-    """Apply an operator of four columns a cell to whole maps without gaps: no law imposed, nothing checked.
+    """Apply an operator to whole maps without gaps: no law imposed, nothing checked.
 
     Parameters
     ----------
     coarse : array, shape (maps, n_y, n_x)
     operator : Separable
-        Of factor 4 along columns and at most seven taps.
-    out : array, shape (maps, n_y * factor_y, n_x * 4)
+    out : array, shape (maps, n_y * factor_y, n_x * factor_x)
         Written, in the precision of its type.
     """
     (n_y, n_x), kind = operator.grid.shape, out.dtype

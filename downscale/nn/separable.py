@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,10 +126,21 @@ def _sobolev_axis(parts: Parts, taps: int, order: float) -> AxisWeights:
     axis = parts.coarse
     if parts.count == 1:
         return block_weights(1, axis.size)
-    low, high = parts.measure_pairs
-    parent = np.repeat(np.arange(axis.size), parts.count)
-    weights = part_weights(axis.measure_edges, low, high, parent, taps, order, axis.measure_period)
-    return enforce_cell_law(weights, parts.share)
+    numbers = (axis.measure_edges, *parts.measure_pairs, parts.share)
+    return _solved(*(np.asarray(one, np.float64).tobytes() for one in numbers), taps, order, axis.measure_period)
+
+
+@lru_cache(maxsize=16)
+def _solved(
+    edges: bytes, low: bytes, high: bytes, share: bytes, taps: int, order: float, period: float | None
+) -> AxisWeights:
+    """Return the weights of an axis that is known by its numbers alone: calls in a loop solve for them once."""
+    cells, first, last, shares = (np.frombuffer(one) for one in (edges, low, high, share))
+    parent = np.repeat(np.arange(cells.size - 1), first.size // (cells.size - 1))
+    made = enforce_cell_law(part_weights(cells, first, last, parent, taps, order, period), shares)
+    for numbers in (made.weights, made.start):
+        numbers.setflags(write=False)
+    return made
 
 
 def _block(grid: Grid, parts: BothParts) -> Separable:

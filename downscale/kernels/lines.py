@@ -1,0 +1,50 @@
+"""Whole cache lines written past the caches (numba, llvmlite; knows arrays in order).
+
+Memory that is only written need not be fetched first, which is half of what a large result costs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LINE = 64
+# Unsigned, so that the compiler sees indices that cannot be negative.
+U = np.uintp
+
+
+@intrinsic
+def put_line(typingctx, given, row, out, k, at, i):  # type: ignore[no-untyped-def]
+    """Write the cache line of ``out[k, at]`` that begins with column ``i``, past the caches; of rows in order."""
+
+    def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        def place(kind, array, index):  # type: ignore[no-untyped-def]
+            made = context.make_array(kind)(context, builder, array)
+            shape, strides = (cgutils.unpack_tuple(builder, v) for v in (made.shape, made.strides))
+            return cgutils.get_item_pointer2(context, builder, made.data, shape, strides, "C", index, wraparound=False)
+
+        item = context.get_value_type(signature.args[0].dtype)
+        size = context.get_abi_sizeof(item)
+        line = ir.VectorType(item, LINE // size).as_pointer()
+        source = place(signature.args[0], values[0], (values[1], values[5]))
+        target = place(signature.args[2], values[2], values[3:6])
+        stored = builder.store(
+            builder.load(builder.bitcast(source, line), align=size), builder.bitcast(target, line), LINE
+        )
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(given, row, out, k, at, i), code
+
+
+@intrinsic
+def all_written(typingctx):  # type: ignore[no-untyped-def]
+    """Let other threads see what was written past the caches."""
+
+    def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
