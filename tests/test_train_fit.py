@@ -105,7 +105,7 @@ def test_resuming_what_is_done_returns_it(trained: tuple[Path, list[str]]) -> No
     assert path.read_bytes() == before
     with pytest.raises(OutputError, match=r"expected to resume the recipe of .*received another one"):
         train(tiny_recipe(path.parent, steps=61), resume=True)
-    with pytest.raises(OutputError, match=r"expected a new file, received .*exists"):
+    with pytest.raises(OutputError, match=r"expected a new file, received .*exists; set overwrite: true in output:"):
         train(recipe)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from downscale.evaluate.methods import Contender, contenders
 from downscale.evaluate.schema import EvaluationRecipe
 from downscale.evaluate.table import Row, assemble, to_csv, to_markdown, write_table
 from downscale.evaluate.truth import Block, Truth, open_truth
-from downscale.io.write import check_target
+from downscale.io.write import IN_RECIPE, check_target
 from downscale.train.schema import EventRule
 from downscale.train.segmentation import require_event_units
 from downscale.validate import check_conservation
@@ -118,9 +119,10 @@ def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
     """
     tell = say or (lambda line: None)
     folder = _folder(recipe)
-    targets = {kind: check_target(folder / f"{recipe.output.name}{kind}", recipe.output.overwrite) for kind in KINDS}
+    free = partial(check_target, overwrite=recipe.output.overwrite, remedy=IN_RECIPE)
+    targets = {kind: free(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
     for picture in pictures(recipe, folder):
-        check_target(picture, recipe.output.overwrite)
+        free(picture)
     truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
     _require_event(recipe, truths)
     methods = contenders(recipe.methods, recipe.data.factor, folder, tell)

@@ -37,6 +37,8 @@ from downscale.io.stream import scheduled, threads_that_end, write_fields
 from downscale.io.through import write_judged
 from downscale.version import __version__
 
+# How an output that is there already may be replaced: on the command line and in calls, or in recipes.
+OVERWRITE, IN_RECIPE = "pass --overwrite (overwrite=True)", "set overwrite: true in output:, or remove it"
 CERTIFIED = (
     "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked"
 )  # fmt: skip
@@ -116,8 +118,10 @@ def stored(ds: xr.Dataset, storage: Storage) -> Stored:
     return Stored(ready, made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
 
 
-def check_target(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ...] = ()) -> Path:
-    """Return the path of an output that may be written.
+def check_target(
+    path: str | Path, overwrite: bool = False, inputs: tuple[Any, ...] = (), remedy: str = OVERWRITE
+) -> Path:
+    """Return the path of an output that may be written; ``remedy`` says how to replace one that is there.
 
     Raises
     ------
@@ -128,7 +132,7 @@ def check_target(path: str | Path, overwrite: bool = False, inputs: tuple[Any, .
     require_folder(target.parent)
     if target.is_dir():
         raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
-    require_free(target, overwrite, inputs)
+    require_free(target, overwrite, inputs, remedy)
     if target.exists() and not target.is_file():
         raise OutputError(f"expected a file to replace, received {target} that is a device or a pipe; choose another")
     return target
@@ -142,7 +146,7 @@ def require_folder(folder: Path) -> None:
         raise OutputError(f"expected an existing folder for the output, received {folder}; create it first")
 
 
-def require_free(target: Path, overwrite: bool, inputs: tuple[Any, ...]) -> None:
+def require_free(target: Path, overwrite: bool, inputs: tuple[Any, ...], remedy: str = OVERWRITE) -> None:
     """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written."""
     # The temporary name beside it is longer.
     longest = os.pathconf(target.parent, "PC_NAME_MAX")
@@ -152,7 +156,7 @@ def require_free(target: Path, overwrite: bool, inputs: tuple[Any, ...]) -> None
         if source and target.exists() and Path(source).exists() and os.path.samefile(source, target):
             raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
     if target.exists() and not overwrite:
-        raise OutputError(f"expected a new file, received {target} that exists; pass --overwrite (overwrite=True)")
+        raise OutputError(f"expected a new file, received {target} that exists; {remedy}")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from downscale.errors import InputError, OptionError, OutputError, ShapeError
-from downscale.io.write import check_target
+from downscale.io.write import IN_RECIPE, check_target
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
 from downscale.train.adversarial import STATE, Adversarial, Duel
@@ -98,7 +98,7 @@ def train_adversarial(
     """
     tell = say or (lambda line: None)
     size = _size_of(recipe)
-    target = check_target(recipe.output.path, recipe.output.overwrite or resume)
+    target = check_target(recipe.output.path, recipe.output.overwrite or resume, remedy=IN_RECIPE)
     folder = folder_of(recipe, target)
     state = folder / STATE
     if state.exists() and not resume and not recipe.output.overwrite:

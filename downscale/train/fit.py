@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError, OptionError, OutputError
-from downscale.io.write import check_target
+from downscale.io.write import IN_RECIPE, check_target
 from downscale.nn.spec import Code, ModelSpec
 from downscale.train.draws import Draws, require_samples
 from downscale.train.origin import data_hash, describe_source, recipe_identity
@@ -97,7 +97,7 @@ def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) 
     if done is not None:
         tell(f"{done} is done already")
         return done
-    target = check_target(recipe.output.path, recipe.output.overwrite or resume)
+    target = check_target(recipe.output.path, recipe.output.overwrite or resume, remedy=IN_RECIPE)
     state = _state_path(recipe, target)
     if state.exists() and not resume and not recipe.output.overwrite:
         raise OutputError(
