@@ -18,7 +18,7 @@ from downscale.errors import InputError, OutputError
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.train.card import card
-from downscale.train.checkpoint import FORMAT_VERSION, Record, load, load_record, save
+from downscale.train.checkpoint import FORMAT_VERSION, MANY, Record, load, load_record, save
 from downscale.train.progress import Progress
 from downscale.train.state import State, moments_of, read_state, restore_moments, write_state
 from downscale.train.tensors import write_tensors
@@ -53,6 +53,24 @@ def texts_of(path: Path) -> dict[str, str]:
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         return json.loads(stream.read(length))["__metadata__"]
+
+
+def test_large_weights_may_be_stored_as_16_bit_numbers(model: Learned, tmp_path: Path, file: Path) -> None:
+    half = save(tmp_path / "half.safetensors", model, RECORD, half=True)
+    stored, again = load_file(half), load(half)[0].state_dict()
+    large = [name for name, tensor in stored.items() if tensor.numel() >= MANY]
+    assert large
+    assert all((stored[name].dtype == torch.float16) == (name in large) for name in stored)
+    assert half.stat().st_size < file.stat().st_size
+    for name, tensor in model.state_dict().items():
+        assert again[name].dtype == tensor.dtype
+        rtol, atol = (5e-4, 1e-7) if name in large else (0, 0)
+        torch.testing.assert_close(again[name], tensor, rtol=rtol, atol=atol)
+    with torch.no_grad():
+        next(weight for weight in model.parameters() if weight.numel() >= MANY).fill_(1e6)
+    with pytest.raises(InputError, match="expected finite weights"):
+        save(tmp_path / "large.safetensors", model, RECORD, half=True)
+    assert not (tmp_path / "large.safetensors").exists()
 
 
 def test_a_model_comes_back_as_it_went(file: Path, model: Learned) -> None:

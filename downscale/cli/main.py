@@ -35,6 +35,7 @@ def _quick_start() -> Iterator[None]:
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, 100 * old)
     # The interpreter would do so once more before it ends, for all that was ever loaded.
+    atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
     try:
         yield

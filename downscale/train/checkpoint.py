@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "downscale-model", 1
 WHAT = "model"
+# Tensors of fewer numbers are kept whole in any case: scales and the like.
+MANY = 1024
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def save(path: str | Path, learned: Learned, record: Record | None = None) -> Path:
+def save(path: str | Path, learned: Learned, record: Record | None = None, half: bool = False) -> Path:
     """Write a model as one file, which appears complete or not at all.
 
     Parameters
@@ -75,14 +77,16 @@ def save(path: str | Path, learned: Learned, record: Record | None = None) -> Pa
         The model.
     record : Record, optional
         How it came to be.
+    half : bool
+        Whether large weights are stored as 16-bit numbers; they are computed with as they are otherwise.
 
     Raises
     ------
     InputError
-        If a weight is not finite.
+        If a weight is not finite, or too large for 16 bits.
     """
     target = Path(path).expanduser()
-    state = dict(learned.state_dict())
+    state = {name: _halved(tensor) if half else tensor for name, tensor in learned.state_dict().items()}
     _require_finite(state, str(target))
     texts = {
         "format": FORMAT,
@@ -92,6 +96,10 @@ def save(path: str | Path, learned: Learned, record: Record | None = None) -> Pa
     }
     write_tensors(target, state, texts)
     return target
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() and tensor.numel() >= MANY else tensor
 
 
 def load(path: str | Path) -> tuple[Learned, Record]:

@@ -119,7 +119,8 @@ def train_adversarial(
         if not duel.diverged or not state.exists():
             raise
         raise InputError(f"{error}; its model is {_last_good(duel, folder, prepared)}") from None
-    save(target, _model_of(duel), record_of(prepared, _judged(prepared, patches, _model_of(duel), duel.step, tell)))
+    record = record_of(prepared, _judged(prepared, patches, _model_of(duel), duel.step, tell))
+    save(target, _model_of(duel), record, recipe.output.half)
     return target
 
 

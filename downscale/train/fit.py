@@ -251,7 +251,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
     trainer = run(how, module, data, keeper, state.parent)
     if trainer.is_global_zero:
         module.averaged.load_state_dict(keeper.best)
-        save(target, module.averaged, record_of(prepared, _skill(prepared, keeper)))
+        save(target, module.averaged, record_of(prepared, _skill(prepared, keeper)), prepared.recipe.output.half)
         state.unlink(missing_ok=True)
         say(f"wrote {target}")
     trainer.strategy.barrier()

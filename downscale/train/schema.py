@@ -301,11 +301,15 @@ class CodeBlock(Block):
 
 
 class Output(Block):
-    """The checkpoint to write, and the folder of logs and of what a killed run goes on from."""
+    """The checkpoint to write, and the folder of logs and of what a killed run goes on from.
+
+    ``half`` stores large weights as 16-bit numbers: half the size, no error that a score would show.
+    """
 
     path: str
     folder: str | None = None
     overwrite: bool = False
+    half: bool = False
 
 
 class TrainingRecipe(Block):
