@@ -40,7 +40,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "factor": ("data.factor", [4, 0], "key 'data.factor.1': expected greater than 0, received 0"),
     "time": ("training.max_time", "a while", "key 'training.max_time': expected a time such as"),
     "gap": ("data.validation.gap", "a bit", "key 'data.validation.gap': expected a time such as"),
-    "no-block": ("output", 3, "key 'output': expected the keys 'path', 'folder', 'overwrite', received 3"),
+    "no-block": ("output", 3, "key 'output': expected the keys 'path', 'folder', 'overwrite', 'half', received 3"),
     "precision": ("training.precision", "16", "key 'training.precision': expected '32' or 'bf16', received '16'"),
     "law": ("conserve", "phase", "key 'conserve': expected 'cell', received 'phase'"),
     "empty": ("data.pairs", [], "key 'data.pairs'"),
