@@ -48,8 +48,8 @@ def leased(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _taken(size: int) -> NDArray[np.uint8]:
     with _lock:
-        # Much larger memory is kept for larger blocks.
-        fitting = next((memory for memory in list(_idle) if size <= memory.size <= 2 * size), None)
+        # Who keeps a result keeps the memory that it lies in: much larger memory is for larger ones.
+        fitting = next((memory for memory in list(_idle) if size <= memory.size <= size + size // 8), None)
         if fitting is not None:
             _idle[:] = [memory for memory in _idle if memory is not fitting]
             return fitting

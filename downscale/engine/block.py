@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from downscale.buffers import leased
@@ -36,8 +35,8 @@ def compute_block(
     """
     maps = finite(values.reshape(-1, *values.shape[-job.inner :]), job)
     shape = (len(maps), *job.block_shape(rows, columns))
-    # What a user keeps is a fresh array; what dask passes on lies in memory that was used before.
-    fine = np.empty(shape, job.dtype) if threads > 1 else leased(shape, job.dtype)
+    # Of an earlier block or result that is gone, if there is one.
+    fine = leased(shape, job.dtype)
     if is_fused(job):
         from downscale.engine.fused import refine_maps
 
