@@ -99,7 +99,7 @@ def page(facts: str, kernels: dict[str, Times], files: Times, in_memory: str, in
     titles = {
         "operator": f"Into memory that is used again: {in_memory}, {grids} ({source})",
         "engine": "The same with law, check and bounds; lazy: under Dask's threads, results dropped",
-        "accessor": "From arrays to arrays: in the memory of a result that is gone, as in loops, or in fresh one (kept)",
+        "accessor": "From arrays to arrays: in memory of a result that is gone, as in loops, or in fresh one (kept)",
     }
     parts += [f"### {titles[group]}\n\n{times(each)}" for group, each in kernels.items()]
     parts.append(f"Peak memory of this process: {peak / 1e6:,.0f} MB.")
