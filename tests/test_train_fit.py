@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,19 @@ def test_each_way_to_train_comes_to_its_end_and_says_it_once(tmp_path: Path, how
     tensorboard = how.get("logger") == "tensorboard"
     assert any(name.startswith("events.out.tfevents") for name in logs) == tensorboard
     assert ("metrics.csv" in logs) != tensorboard
+
+
+def test_a_login_node_of_a_cluster_is_no_reason_for_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `srun` is there, Lightning asks to be started by it, wherever it runs."""
+    from downscale.train.runner import _environment
+
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _environment() == []
 
 
 def test_an_earlier_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> None:

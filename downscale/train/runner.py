@@ -79,7 +79,8 @@ def _environment() -> list[Any]:
     """Keep the library from writing checkpoints of its own, which are pickles, when a cluster's job is requeued."""
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    with quiet():
+        return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _logger(kind: str | None, folder: Path) -> Any:
@@ -113,6 +114,8 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # On a login node, or on one node of an allocation, there is nothing to be spread.
+            warnings.filterwarnings("ignore", message="The `srun` command is available")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
