@@ -1,9 +1,10 @@
 """The cascade: Sobolev's kernel and noise whose power law is that of the coarse field, followed on (torch on call).
 
-    rain:     y = P(max(U x, 0) exp(s n - s^2 / 2)),    smooth fields:  y = P(U x + s n)
+    rain:  z = max(U x, 0) exp(s n),  y = P(z exp(U log(x / A z)));      smooth fields:  y = P(U x + s n - U A s n)
 
-with U the Sobolev operator, n noise of mean zero in each cell and variance one, s its spread from the roughness of the
-coarse field around, and P what imposes the cell law: by scaling cells, or by adding to them. Knows grids and places.
+with U the Sobolev operator, A the means of cells, n noise of variance one, s its spread from the roughness of the
+coarse field around, and P what imposes the cell law on what little is left: by scaling cells, or by adding to them. P
+alone would do, but leaves a step at each edge of a cell. Knows grids and places.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ import numpy as np
 from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of
+from downscale.kernels.sobolev import axis_weights
 from downscale.nn.separable import EVERY_LAW, Separable
 from downscale.typing import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Noise of an octave is white at nodes that lie as wide as a cell, a half of it, a quarter, ...
-TAPS, MARGIN = 3, 1
+# Noise of an octave is white at nodes that lie half as wide as a cell, a quarter of it, ...
+TAPS, MARGIN = 4, 2
+# Window of the kernel that takes the means of noise out, as far as the variance of the rest is concerned.
+SMOOTH_TAPS = 7
 # More than so many times its own value no part is expected to differ.
 MOST_SPREAD = 3.0
+# Means of cells are put right smoothly up to this factor; beside dry cells logarithms know no end.
+MOST_SMOOTHLY = 5.0
 
 
 ONE = Draws()
@@ -87,8 +93,9 @@ class Cascade:
         """Coarse cells beyond a block that move its fine values."""
         from downscale.fields.roughness import NEAR, REACH
 
+        # Twice the kernel: noise whose means it takes out has a spread that it made.
         y, x = self.kernel.halo or (0, 0)
-        return max(REACH, NEAR + 1) + y, max(REACH, NEAR + 1) + x
+        return max(REACH, NEAR + 1) + 2 * y, max(REACH, NEAR + 1) + 2 * x
 
     def drawn(self, draws: Draws) -> Cascade:
         """Return the same for other members."""
@@ -98,7 +105,8 @@ class Cascade:
     def octaves(self) -> tuple[Octave, ...]:
         """The octaves of the noise, widest first."""
         largest = max(self.factor)
-        counts = [2**j for j in range(max(math.ceil(math.log2(largest)), 1))] if largest > 1 else [1]
+        # What is as wide as a cell the coarse values tell: it would go with their means.
+        counts = [2**j for j in range(1, math.ceil(math.log2(largest)))]
         width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
         made = [Octave((min(n, self.factor[0]), min(n, self.factor[1])), self.factor) for n in (*counts, largest)]
         return tuple(replace(each, lifetime=lifetime_of(width / max(each.nodes)))
@@ -119,13 +127,18 @@ class Cascade:
         # One member after the other: times near each other share its noise.
         for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
             i = which[k]
-            detail = self._detail(noise, numbers[k], place, weights[:, i], cells)
+            detail = spread[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
             if self.positive:
-                fine = base[i] * torch.exp(spread[i] * detail - 0.5 * spread[i] ** 2)
-                made[k] = _scaled(fine, x[i].clamp_min(0), cells, mask)
+                fine, wanted = base[i] * torch.exp(detail - 0.5 * spread[i] ** 2), x[i].clamp_min(0)
+                fine = fine * torch.exp(self._smooth(_missed(fine, wanted, cells, mask), place))
+                made[k] = _scaled(fine, wanted, cells, mask)
             else:
-                made[k] = base[i] + spread[i] * (detail - cells.spread(cells.mean(detail)))
+                made[k] = base[i] + (detail - self._smooth(cells.mean(detail), place))
         return made
+
+    def _smooth(self, cells: Tensor, place: Place) -> Tensor:
+        """Return the smooth fine field that has these means, shapes (ny, nx) and (ny * fy, nx * fx)."""
+        return self.kernel(cells[None], place)[0]
 
     def _common(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor, Aggregation]:
         """Return kernel, spread and the weights of octaves of some coarse maps, and the operator A of their cells."""
@@ -176,20 +189,15 @@ class Octave:
 
     @cached_property
     def weights(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """First node beside a fine cell and the weights of three, by the place of the cell in its coarse cell."""
+        """First node beside a fine cell and the weights of four, by the place of the cell in its coarse cell."""
         return tuple(_spline(n, f) for n, f in zip(self.nodes, self.factor, strict=True))
 
     @cached_property
     def variance(self) -> float:
-        """Variance of what is left of this noise when the means of cells are taken out."""
-        whole, means = 1.0, 1.0
-        for nodes, (start, weights) in zip(self.nodes, self.weights, strict=True):
-            table = np.zeros((start.size, nodes + 2 * MARGIN))
-            for row, first, values in zip(table, start, weights, strict=True):
-                row[first + MARGIN : first + MARGIN + TAPS] = values
-            whole *= float((table**2).sum(axis=1).mean())
-            means *= float((table.mean(axis=0) ** 2).sum())
-        return max(whole - means, 1e-9)
+        """Variance of what is left of this noise when the smooth field of its means is taken out."""
+        rows, columns = (_left(n, f, *w) for n, f, w in zip(self.nodes, self.factor, self.weights, strict=True))
+        noise, both, smooth = rows * columns
+        return max(float(noise - 2 * both + smooth), 1e-9)
 
     def noise(
         self, noise: Noise, number: int, octave: int, corner: tuple[int, int], size: tuple[int, int], period: int | None
@@ -213,7 +221,7 @@ def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np
         begin = int(first) + MARGIN
         picked = [slice(begin + tap, begin + tap + (size - 1) * step + 1, step) for tap in range(TAPS)]
         parts = [nodes[each] if axis == 0 else nodes[:, each] for each in picked]
-        total = taps[0] * parts[0] + taps[1] * parts[1] + taps[2] * parts[2]
+        total = taps[0] * parts[0] + taps[1] * parts[1] + taps[2] * parts[2] + taps[3] * parts[3]
         if axis == 0:
             made[:, phase] = total
         else:
@@ -222,13 +230,41 @@ def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np
 
 
 def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return quadratic B-spline weights of the nodes around each fine cell, and the first of these nodes."""
-    # Nodes are centres of equal parts of the coarse cell.
+    """Return cubic B-spline weights of the nodes around each fine cell, and the first of these nodes."""
+    # Nodes are centres of equal parts of the coarse cell. Lower splines are rougher between nodes than at them.
     place = (np.arange(factor) + 0.5) * nodes / factor - 0.5
-    middle = np.round(place).astype(int)
-    away = place - middle
-    weights = np.stack([0.5 * (0.5 - away) ** 2, 0.75 - away**2, 0.5 * (0.5 + away) ** 2], axis=1)
-    return middle - 1, weights
+    before = np.floor(place).astype(int)
+    away = place - before
+    rest = 1 - away
+    weights = [rest**3, 3 * away**3 - 6 * away**2 + 4, 3 * rest**3 - 6 * rest**2 + 4, away**3]
+    return before - 1, np.stack(weights, axis=1) / 6
+
+
+def _left(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return mean squares along an axis of equal cells: of noise n, of n times U A n, and of U A n."""
+    noise = np.zeros((factor, nodes + 2 * MARGIN))
+    for row, first, values in zip(noise, start, weights, strict=True):
+        row[first + MARGIN : first + MARGIN + TAPS] = values
+    if factor == 1:
+        return np.full(3, (noise**2).sum())
+    # The middle cell of as many as its kernel sees.
+    edges = np.linspace(0, SMOOTH_TAPS, SMOOTH_TAPS * factor + 1)
+    kernel, middle = axis_weights(edges[::factor], edges, SMOOTH_TAPS), SMOOTH_TAPS // 2
+    means, smooth = noise.mean(axis=0), np.zeros((factor, SMOOTH_TAPS * nodes + 2 * MARGIN))
+    for tap, column in enumerate(kernel.weights[middle * factor : (middle + 1) * factor].T):
+        smooth[:, tap * nodes : tap * nodes + means.size] += column[:, None] * means
+    beside = smooth[:, middle * nodes : middle * nodes + means.size]
+    return np.array([(noise**2).sum(), (noise * beside).sum(), (smooth**2).sum()]) / factor
+
+
+def _missed(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+    """Return the logarithm of what the means of cells lack, zero where they are zero."""
+    import torch
+
+    mean = cells.mean(fine, mask)
+    some = mean > 0
+    ratio = torch.where(some, x, torch.ones_like(x)) / torch.where(some, mean, torch.ones_like(mean))
+    return torch.log(ratio.clamp(1 / MOST_SMOOTHLY, MOST_SMOOTHLY))
 
 
 def _scaled(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
