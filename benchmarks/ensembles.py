@@ -3,6 +3,7 @@
 Run from anywhere, with the package's Python and a folder that holds the files named here:
 
     python benchmarks/ensembles.py FOLDER [--model FILE.safetensors ...] [--peers-python PYTHON] [--timings]
+    python benchmarks/ensembles.py FOLDER [--smoothing 0 2.5] [--factors 8] [--picture docs/images/members.png]
 
 Windows of 256 x 256 cells without a gap are averaged over 4 x 4 and 8 x 8 cells and made finer again, ten members each.
 ``--peers-python`` is the Python of an environment with pysteps (pip install pysteps); it is given the coarse windows in
@@ -39,6 +40,8 @@ SETS = (
 )
 # On the last so many of these times the trained ensembles were validated, on the others they were trained.
 TRAINED_ON = ("mch15", "fmi", "opera")
+# Their licence lets them be shown (CC BY 4.0).
+SHOWN = {"fmi": "FMI, 1 km", "opera": "OPERA, 2 km"}
 # Done by another Python, which knows nothing of this package; prints seconds a member.
 PEER = """
 import sys, time, warnings
@@ -66,6 +69,8 @@ def main() -> int:
     parser.add_argument("--peers-python", type=Path)
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--timings", action="store_true", help="time one member each instead, side by side")
+    parser.add_argument("--picture", type=Path, help="draw a window of those that may be shown instead, of one factor")
+    parser.add_argument("--smoothing", type=float, nargs="+", default=[], help="further cascades")
     parser.add_argument("--factors", type=int, nargs="+", default=[4, 8])
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
@@ -74,25 +79,29 @@ def main() -> int:
     if not truths:
         print(f"expected files such as {SETS[0][0]} in {chosen.folder}, found none")
         return 2
-    methods = methods_of(chosen.model)
+    methods = methods_of(chosen.model, chosen.smoothing)
     for factor in chosen.factors:
         coarse = {label: downscale.coarsen(fine, factor) for label, fine in truths.items()}
         theirs, seconds = peers(chosen.peers_python, coarse, factor)
-        if chosen.timings:
+        if chosen.picture:
+            picture(truths, coarse, factor, theirs, chosen.picture)
+        elif chosen.timings:
             timings(coarse, factor, methods[factor], seconds)
         else:
             table(truths, coarse, factor, methods[factor], theirs)
     return 0
 
 
-def methods_of(models: list[Path]) -> dict[int, dict[str, Any]]:
-    """Return the methods of each factor: the cascade, and the models that were trained for it."""
+def methods_of(models: list[Path], smoothings: list[float]) -> dict[int, dict[str, Any]]:
+    """Return the methods of each factor: the cascade, smoothed in several ways, and the models trained for it."""
     from downscale.train.checkpoint import load
 
-    made: dict[int, dict[str, Any]] = {factor: {"cascade": "cascade"} for factor in (4, 8)}
+    cascades: dict[str, dict[str, Any]] = {"cascade": {"method": "cascade"}}
+    cascades |= {f"cascade, smoothing {each:g}": {"method": "cascade", "smoothing": each} for each in smoothings}
+    made: dict[int, dict[str, Any]] = {factor: dict(cascades) for factor in (4, 8)}
     for path in models:
         model = load(path)[0]
-        made[model.spec.factor[0]][path.stem] = model
+        made[model.spec.factor[0]][path.stem] = {"method": model}
     return made
 
 
@@ -139,9 +148,9 @@ def peers(python: Path | None, coarse: dict[str, xr.Dataset], factor: int) -> tu
             return {name.rsplit("_", 1)[0]: members[name] for name in members.files}, seconds
 
 
-def made_by(method: Any, coarse: xr.Dataset, factor: int) -> np.ndarray:
+def made_by(how: dict[str, Any], coarse: xr.Dataset, factor: int) -> np.ndarray:
     """Return members (windows, members, y, x)."""
-    each = [coarse.isel(time=[i]).downscale(factor, method, members=MEMBERS, seed=i) for i in range(coarse.time.size)]
+    each = [coarse.isel(time=[i]).downscale(factor, members=MEMBERS, seed=i, **how) for i in range(coarse.time.size)]
     return np.concatenate([fine.precip.values for fine in each])
 
 
@@ -153,7 +162,7 @@ def table(truths: dict[str, Any], coarse: dict[str, Any], factor: int, methods: 
         true = fine.precip.values.astype("f8")
         plain = coarse[label].downscale(factor, bounds=(0, None)).precip.values
         reference = float(np.abs(plain - true).mean())
-        every = {name: made_by(method, coarse[label], factor) for name, method in methods.items()}
+        every = {name: made_by(how, coarse[label], factor) for name, how in methods.items()}
         if label in peer:
             every["RainFARM"] = peer[label]
         scored = {name: scores(made.astype("f8"), true, coarse[label], factor) for name, made in every.items()}
@@ -163,7 +172,7 @@ def table(truths: dict[str, Any], coarse: dict[str, Any], factor: int, methods: 
             ratios.setdefault(name, []).append((*over, ratio, *power))
             words = " ".join(f"{each:+.1f}" for each in power)
             ratio_words = f"{over[0]:.3f}  {over[1]:.3f}  {ratio:.2f}  {words}"
-            print(f"  {label:6s} {name:22s} {score:.4f}  {ratio_words}  {wet:.2f}  {error:.1e}  {least:g}", flush=True)
+            print(f"  {label:6s} {name:24s} {score:.4f}  {ratio_words}  {wet:.2f}  {error:.1e}  {least:g}", flush=True)
     for name, rows in ratios.items():
         mean = np.mean(rows, axis=0)
         held = np.mean([row for row, label in zip(rows, truths, strict=True) if label not in TRAINED_ON], axis=0)
@@ -194,15 +203,48 @@ def scores(made: np.ndarray, true: np.ndarray, coarse: xr.Dataset, factor: int) 
     return score, ratio, power, wet, wrong, float(made.min())
 
 
+def picture(truths: dict[str, Any], coarse: dict[str, Any], factor: int, theirs: dict[str, Any], path: Path) -> None:
+    """Draw what is given, the truth, two members of the cascade and one of RainFARM."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.colors import LogNorm
+
+    rows = [label for label in SHOWN if label in truths]
+    figure, axes = pyplot.subplots(len(rows), 5, figsize=(15, 3.3 * len(rows)), squeeze=False, layout="constrained")
+    middle = slice(SIZE // 4, 3 * SIZE // 4)
+    for row, label in zip(axes, rows, strict=True):
+        given = coarse[label].isel(time=[0])
+        members = made_by({"method": "cascade"}, given, factor)[0]
+        shown = {
+            f"given ({SHOWN[label]} x {factor})": given.precip.values[0].repeat(factor, 0).repeat(factor, 1),
+            "radar": truths[label].precip.values[0],
+            "cascade, a member": members[0],
+            "another member": members[1],
+        }
+        if label in theirs:
+            shown["RainFARM (pysteps), a member"] = theirs[label][0, 0]
+        for axis in row:
+            axis.set_axis_off()
+        for axis, (title, values) in zip(row, shown.items(), strict=False):
+            part = values[middle, middle]
+            image = axis.imshow(np.where(part < 0.05, np.nan, part), norm=LogNorm(0.1, 30), cmap="cividis_r")
+            axis.set_title(title, fontsize=10)
+        figure.colorbar(image, ax=list(row), label="mm h$^{-1}$", shrink=0.8)
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
 def timings(coarse: dict[str, xr.Dataset], factor: int, methods: dict[str, Any], theirs: dict[str, float]) -> None:
     """Print milliseconds a member, by set; theirs were taken just before."""
     for label, x in coarse.items():
         # RainFARM knows no time: neither does this map.
         one, words = x.isel(time=0), []
-        for name, method in methods.items():
-            one.downscale(factor, method, members=2, check="skip")
+        for name, how in methods.items():
+            one.downscale(factor, members=2, check="skip", **how)
             begin = time.perf_counter()
-            one.downscale(factor, method, members=MEMBERS, check="skip")
+            one.downscale(factor, members=MEMBERS, check="skip", **how)
             words.append(f"{name} {1e3 * (time.perf_counter() - begin) / MEMBERS:.1f} ms")
         words += [f"RainFARM {1e3 * theirs[label]:.1f} ms"] if label in theirs else []
         print(f"x{factor} {label}: {', '.join(words)} a member", flush=True)

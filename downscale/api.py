@@ -63,6 +63,7 @@ def downscale(
     order: float | None = None,
     members: int | None = None,
     seed: int = 0,
+    smoothing: float | None = None,
     footprint: Any = None,
     **unknown: Any,
 ) -> XarrayObject:
@@ -136,6 +137,10 @@ def downscale(
         such dimension. For "cascade" and for models that were trained as ensembles.
     seed : int
         Of the members: the same seed gives the same members, whatever the chunks and the number of workers.
+    smoothing : float, optional
+        For "cascade": how much the instrument or model of the fine field smooths at its own cells, which coarse fields
+        do not tell; an exponent that steepens the spectrum below coarse cells. 0 for single radars and what is as
+        rough as the power law says, 2 to 3 for smoothed composites; by default between (0.9).
 
     Returns
     -------

@@ -198,7 +198,7 @@ def apply_content(given: dict[str, Any]) -> dict[str, Any]:
             "bounds": parse_bounds(given["bounds"]),
             **{
                 name: given[name]
-                for name in ("mask", "na_thres", "method", "device", "members", "seed", "footprint")
+                for name in ("mask", "na_thres", "method", "device", "members", "seed", "smoothing", "footprint")
             },
         },
         "statics": {"orog": orog} if orog is not None else None,

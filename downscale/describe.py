@@ -72,6 +72,8 @@ def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> s
     words.append(f"method={method}")
     if prepared is not None and (request.members is not None or method == CASCADE):
         words.append(f"members={request.members or 1} seed={request.seed}")
+    if request.smoothing is not None:
+        words.append(f"smoothing={request.smoothing:g}")
     if method == "sobolev":
         words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
     judged = prepared is None or prepared.event is None

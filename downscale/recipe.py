@@ -53,6 +53,7 @@ class Downscale(Block):
     device: str | None = None
     members: PositiveInt | None = None
     seed: int = Field(default=0, ge=0)
+    smoothing: float | None = Field(default=None, ge=0)
     footprint: str | None = None
 
 

@@ -70,6 +70,7 @@ class Request:
     order: float | None = None
     members: int | None = None
     seed: int = 0
+    smoothing: float | None = None
     footprint: Any = None
 
     def __post_init__(self) -> None:
@@ -87,6 +88,8 @@ class Request:
                 f"expected a method that draws members, received {self.method!r} with members={self.members}; use "
                 "'cascade' or an ensemble model"
             )
+        if self.smoothing is not None and self.method != CASCADE:
+            raise OptionError(f"expected method='cascade' with smoothing, received {name_of(self.method)!r}; drop one")
         if self.conserve != "cell" and self.bounds not in ("auto", None):
             raise OptionError(f"expected conserve='cell' with bounds, received conserve={self.conserve!r}; drop one")
         if self.orog is None and self.lapse_rate is not None:
@@ -97,7 +100,6 @@ class Request:
             )
         if self.terrain_penalty is not None and self.conserve != "cell":
             raise OptionError(f"expected conserve='cell' with terrain_penalty, received {self.conserve!r}; drop one")
-
         if self.footprint is not None:
             self._require_plain()
 
@@ -341,7 +343,8 @@ def _upscalers(
     if request.method != CASCADE:
         return dict.fromkeys(names, _upscaler(where, target, request))
     kernel = operator("sobolev", where.grid, target.parts, request.taps, request.map_order)
-    return {name: cascade(kernel, cells, variable_bounds(ds[name], name, request.bounds)) for name in names}
+    bounds = {name: variable_bounds(ds[name], name, request.bounds) for name in names}
+    return {name: cascade(kernel, cells, bounds[name], request.smoothing) for name in names}
 
 
 def _drawn(upscaler: Upscaler, variable: xr.DataArray, where: Horizontal, request: Request) -> Upscaler:

@@ -131,6 +131,14 @@ def test_noise_of_an_octave_has_the_variance_that_it_says() -> None:
         assert abs(left.var() / octave.variance - 1) < 0.1
 
 
+def test_smoothing_takes_the_finest_detail_and_no_law() -> None:
+    coarse = rain(times=1)
+    rough, default, smooth = (coarse.downscale(4, "cascade", seed=2, smoothing=s).pr for s in (0, None, 3))
+    steps = [float((each.diff("x").where(each.x[1:].notnull()) ** 2).mean()) for each in (rough, default, smooth)]
+    assert steps[0] > 1.05 * steps[1] > 1.05**2 * steps[2]
+    assert downscale.check_conservation(coarse, smooth.to_dataset()).passed
+
+
 @pytest.mark.parametrize("factor", [4, 8])
 @pytest.mark.parametrize("bounds", [(0, None), None])
 def test_no_step_at_the_edges_of_cells(bounds: object, factor: int) -> None:
@@ -197,6 +205,8 @@ def test_calibration_on_radar() -> None:
         ({"method": "sobolev", "members": 3}, OptionError, "expected a method that draws members, received 'sobolev'"),
         ({"method": "rain", "members": 3}, OptionError, "expected a method that draws members"),
         ({"method": "cascade", "members": 0}, OptionError, "expected members to be a whole number from 1, received 0"),
+        ({"method": "cascade", "smoothing": -1}, OptionError, "expected smoothing from 0 to 10, received -1"),
+        ({"method": "sobolev", "smoothing": 1}, OptionError, "expected method='cascade' with smoothing, received 'sob"),
         ({"method": "cascade", "seed": -2}, OptionError, "expected seed to be a whole number from 0, received -2"),
     ],
 )

@@ -76,6 +76,9 @@ def apply(
     ] = "sobolev",
     members: Annotated[int | None, typer.Option(help="Fields to draw for each coarse one.")] = None,
     seed: Annotated[int, typer.Option(help="Of the members.")] = 0,
+    smoothing: Annotated[
+        float | None, typer.Option(help="For cascade: how much fine fields are smoothed, 0 (radar) to 3.")
+    ] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
     orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
     lapse_rate: Annotated[float | None, typer.Option(help="Change with height, units a metre; needs --orog.")] = None,

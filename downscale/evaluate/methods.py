@@ -53,6 +53,8 @@ class Contender:
             given |= {"taps": how.taps, "order": how.order}
         if how.members is not None:
             given |= {"members": how.members, "seed": how.seed}
+        if how.smoothing is not None:
+            given["smoothing"] = how.smoothing
         if how.lapse_rate is not None:
             given["lapse_rate"] = how.lapse_rate
         if "orog" in truth.statics and (learned or how.lapse_rate is not None):

@@ -86,6 +86,7 @@ class Method(Block):
     device: str | None = None
     members: PositiveInt | None = None
     seed: int = Field(default=0, ge=0)
+    smoothing: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="before")
     @classmethod

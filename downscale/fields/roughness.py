@@ -31,10 +31,8 @@ HIDDEN = {
     16: np.array([4.850, 1.729, 1.183, 0.807, 0.547, 0.379, 0.269, 0.169, 0.109, 0.070, 0.051, 0.036]),
 }
 # A law that bends more than a power law does goes on bending: octaves of variance lost for each unit of excess, up to
-# a limit. Chosen on radar composites of five kinds, as is the next.
+# a limit. Chosen on radar composites of five kinds.
 BEND, MOST_BENT = 15.0, 2.3
-# Instruments and models smooth: below their cells fields are steeper than the law says.
-SMOOTHED = 1.2
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Roughness:
     slope: Tensor
 
 
-def roughness(x: Tensor, factor: float, closed: bool = False) -> Roughness:
+def roughness(x: Tensor, factor: float, closed: bool = False, smoothing: float = 0.0) -> Roughness:
     """Follow the power law of a coarse field on below its cells.
 
     Parameters
@@ -64,6 +62,8 @@ def roughness(x: Tensor, factor: float, closed: bool = False) -> Roughness:
         Refinement of an axis.
     closed : bool
         Whether the columns close a circle.
+    smoothing : float
+        Added to the exponent H below the cells: instruments and models smooth.
     """
     wide = REACH if closed else 0
     field = torch.cat([x[..., -wide:], x, x[..., :wide]], dim=-1) if wide and x.shape[-1] >= wide else x
@@ -74,7 +74,7 @@ def roughness(x: Tensor, factor: float, closed: bool = False) -> Roughness:
     excess = (_table(short, SHORT, LONG) - long).clamp_min(0)
     bent = (BEND * excess).clamp_max(MOST_BENT)
     share = torch.exp(_table(short, SHORT, _hidden(factor))) * torch.exp2(-bent)
-    slope = (_table(short, SHORT, HURST) + SMOOTHED).clamp_min(0)
+    slope = (_table(short, SHORT, HURST) + smoothing).clamp_min(0)
     made = [torch.sqrt(near * share), slope]
     if field is not x:
         made = [each[..., wide:-wide] for each in made]

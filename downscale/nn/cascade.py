@@ -32,6 +32,8 @@ TAPS, MARGIN = 4, 2
 SMOOTH_TAPS = 7
 # More than so many times its own value no part is expected to differ.
 MOST_SPREAD = 3.0
+# What fine fields are smoothed where nothing is said of it: in the mean of radar composites of five kinds.
+SMOOTHING, MOST_SMOOTHING = 0.9, 10.0
 # Means of cells are put right smoothly up to this factor; beside dry cells logarithms know no end.
 MOST_SMOOTHLY = 5.0
 
@@ -51,6 +53,8 @@ class Cascade:
         The operator A of the whole grid.
     positive : bool
         Whether values are never negative and anything above: noise then multiplies.
+    smoothing : float
+        How much steeper than the coarse field's power law the fine one is, as an exponent.
     draws : Draws
         Which noise each map gets.
 
@@ -68,6 +72,7 @@ class Cascade:
     kernel: Separable
     cells: Aggregation
     positive: bool
+    smoothing: float = SMOOTHING
     draws: Draws = ONE
     multiple_of = 1
     channels = 2
@@ -150,7 +155,7 @@ class Cascade:
         rows = np.arange(place.row, place.row + x.shape[-2])
         columns = np.arange(place.column, place.column + x.shape[-1]) % self.kernel.grid.shape[1]
         cells = self.cells.window(rows, columns)
-        found = roughness(x, math.sqrt(self.factor[0] * self.factor[1]), closed)
+        found = roughness(x, math.sqrt(self.factor[0] * self.factor[1]), closed, self.smoothing)
         base = self.kernel(x, place)
         spread = self.kernel(found.spread, place).clamp_min(0)
         if self.positive:
@@ -293,14 +298,19 @@ def _distinct(keys: list[int]) -> tuple[list[int], list[int]]:
     return places, [first[key] for key in keys]
 
 
-def cascade(kernel: Separable, cells: Aggregation, bounds: tuple[float | None, float | None]) -> Cascade:
+def cascade(
+    kernel: Separable, cells: Aggregation, bounds: tuple[float | None, float | None], smoothing: float | None = None
+) -> Cascade:
     """Return the cascade on top of a kernel.
 
     Raises
     ------
     OptionError
-        If the kernel does not keep the cell law.
+        If the kernel does not keep the cell law, or ``smoothing`` is no number from 0 to 10.
     """
+    smoothing = SMOOTHING if smoothing is None else smoothing
+    if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float)) or not 0 <= smoothing <= MOST_SMOOTHING:
+        raise OptionError(f"expected smoothing from 0 to {MOST_SMOOTHING:g}, received {smoothing!r}")
     if kernel.laws != EVERY_LAW:
         raise OptionError(f"expected a kernel under the cell law for a cascade, received laws {sorted(kernel.laws)}")
-    return Cascade(kernel, cells, bounds == (0.0, None))
+    return Cascade(kernel, cells, bounds == (0.0, None), smoothing)
