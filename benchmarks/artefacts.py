@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 import downscale
+from downscale.cf.horizontal import horizontal
 from downscale.diagnostics.checkerboard import checkerboard
 from downscale.diagnostics.equivariance import equivariance
 from downscale.diagnostics.probe import plane, probe
 from downscale.diagnostics.response import measure_response
-from downscale.io.cf import horizontal
 from downscale.losses.smoothness import kernel_smoothness
 from downscale.maps.blank import blank
 from downscale.nn.attention import GlobalAttention, WindowedAttention

@@ -35,8 +35,8 @@ import numpy as np
 import xarray as xr
 
 import downscale
+from downscale.cf.horizontal import horizontal, horizontal_variables, is_categorical
 from downscale.errors import DownscaleError
-from downscale.io.cf import horizontal, horizontal_variables, is_categorical
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Larger grids are cut to their middle: the referee takes minutes for a million cells with corners.

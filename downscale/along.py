@@ -16,6 +16,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.axes import (
+    Line,
+    bounds_variables,
+    kept_beside,
+    methods_along,
+    new_line_coordinates,
+    read_line,
+    require_variables,
+    target_line,
+)
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, is_categorical
 from downscale.compute import sized
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
@@ -26,17 +37,6 @@ from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
 from downscale.grid.parts import Parts, PartsGrid
-from downscale.io.axes import (
-    Line,
-    bounds_variables,
-    kept_beside,
-    methods_along,
-    new_line_coordinates,
-    read_line,
-    require_variables,
-    target_line,
-)
-from downscale.io.cf import XarrayObject, as_array, as_dataset, is_categorical
 from downscale.io.read import SOURCES, sources_of
 from downscale.learned import name_of
 from downscale.nn.separable import METHODS, operator

@@ -10,15 +10,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.along import Course, carried_out, plan_along
-from downscale.compute import event_variables, fine_variable, horizontal_last, repeated, sized
-from downscale.describe import describe, described, stamped
-from downscale.engine.device import device_name
-from downscale.engine.memory import workers
-from downscale.engine.plan import Plan, plan_line, plan_variable
-from downscale.errors import OptionError, listing
-from downscale.footprint import whole_maps
-from downscale.io.cf import Horizontal, XarrayObject, area_names, as_array, as_dataset
-from downscale.io.coordinates import (
+from downscale.cf.coordinates import (
     AREA,
     dropped_coordinates,
     kept_coordinates,
@@ -26,7 +18,15 @@ from downscale.io.coordinates import (
     new_coordinates,
     sphere_mapping,
 )
-from downscale.io.quantities import bounds_and_reason, quantity_and_reason
+from downscale.cf.horizontal import Horizontal, XarrayObject, area_names, as_array, as_dataset
+from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
+from downscale.compute import event_variables, fine_variable, horizontal_last, repeated, sized
+from downscale.describe import describe, described, stamped
+from downscale.engine.device import device_name
+from downscale.engine.memory import workers
+from downscale.engine.plan import Plan, plan_line, plan_variable
+from downscale.errors import OptionError, listing
+from downscale.footprint import whole_maps
 from downscale.learned import name_of
 from downscale.members import DIMENSION, coordinate, with_members
 from downscale.options import option

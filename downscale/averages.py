@@ -9,10 +9,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.errors import OptionError
-from downscale.fields.aggregate import Aggregation
-from downscale.fields.regroup import SLACK
-from downscale.io.cf import (
+from downscale.cf.coordinates import AREA, kept_coordinates, mapping_name, new_coordinates
+from downscale.cf.horizontal import (
     XarrayObject,
     as_array,
     as_dataset,
@@ -21,8 +19,10 @@ from downscale.io.cf import (
     is_categorical,
     parse_factor,
 )
-from downscale.io.coordinates import AREA, kept_coordinates, mapping_name, new_coordinates
-from downscale.io.quantities import is_number, quantity_of
+from downscale.cf.quantities import is_number, quantity_of
+from downscale.errors import OptionError
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.regroup import SLACK
 
 
 def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayObject:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
+from downscale.cf.quantities import quantity_of
 from downscale.errors import GridError
-from downscale.io.cf import XarrayObject, as_dataset, horizontal
-from downscale.io.quantities import quantity_of
 from downscale.judges import Nested, judge_of
 from downscale.stretches import on_one_line
 from downscale.validate import matched, shared_variables

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from downscale.api import downscale
 from downscale.averages import coarsen
+from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
+from downscale.cf.quantities import quantity_of
 from downscale.describe import stamped
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
-from downscale.io.cf import XarrayObject, as_dataset, horizontal
 from downscale.io.encoding import WHOLE_STEPS
-from downscale.io.quantities import quantity_of
 from downscale.io.read import sources_of
 from downscale.io.stream import scheduled
 from downscale.io.write import Storage, check_target, write_checked

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import xarray as xr
 
-from downscale.io.coordinates import AREA, STALE_ATTRS, mapping_among, mapping_name
+from downscale.cf.coordinates import AREA, STALE_ATTRS, mapping_among, mapping_name
 from downscale.io.read import SOURCES, sources_of
 from downscale.learned import CASCADE, event_names, name_of
 from downscale.request import Prepared, Request

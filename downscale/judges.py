@@ -10,6 +10,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import Horizontal, bounds_of
+from downscale.cf.quantities import Bounds
 from downscale.diagnostics.conservation import Partial, chunk, combine_all
 from downscale.diagnostics.infinite import Infinite
 from downscale.diagnostics.overlap import Overlap, overlap_chunk
@@ -18,8 +20,6 @@ from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
-from downscale.io.cf import Horizontal, bounds_of
-from downscale.io.quantities import Bounds
 from downscale.io.statics import mask_on_grid, pick_mask
 
 Found = tuple[Partial, Infinite]

@@ -17,10 +17,10 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import Horizontal
+from downscale.cf.units import fits, same_units
 from downscale.errors import GridError, InputError, OptionError, ShapeError, listing
-from downscale.io.cf import Horizontal
 from downscale.io.statics import on_grid, pick_mask, pick_static
-from downscale.io.units import fits, same_units
 from downscale.models import NAMES, path_of
 from downscale.nn.separable import METHODS
 from downscale.target import Target

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.times import is_time, values_of
 from downscale.errors import InputError
 from downscale.fields.noise import Draws
-from downscale.io.times import is_time, values_of
 
 DIMENSION = "realization"
 ATTRS = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}

@@ -8,10 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.errors import GridError, OptionError, listing
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
-from downscale.io.cf import XarrayObject, as_dataset, horizontal
 from downscale.io.weights import weights_dataset
 from downscale.kernels.sobolev import MAP_ORDER
 from downscale.target import pick_target

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical
+from downscale.cf.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.noise import Draws
-from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical
-from downscale.io.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
 from downscale.learned import (

@@ -10,13 +10,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import Horizontal, XarrayObject, as_array, as_dataset, horizontal, is_categorical
+from downscale.cf.quantities import quantity_of
 from downscale.describe import stamped
 from downscale.engine.checks import finite_or_missing
 from downscale.engine.device import Lane, pick_device
 from downscale.errors import InputError, OptionError, listing
 from downscale.footprint import seen_through, whole_maps
-from downscale.io.cf import Horizontal, XarrayObject, as_array, as_dataset, horizontal, is_categorical
-from downscale.io.quantities import quantity_of
 from downscale.io.read import SOURCES, sources_of
 from downscale.options import option
 from downscale.request import pick_variables, result_type

@@ -14,8 +14,8 @@ import xarray as xr
 
 from downscale.api import downscale
 from downscale.averages import cell_area, coarsen
-from downscale.io.cf import Horizontal, horizontal
-from downscale.io.coordinates import new_coordinates
+from downscale.cf.coordinates import new_coordinates
+from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.learned import is_learned, name_of
 from downscale.request import Prepared, Request, prepare
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import xarray as xr
 
+from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError, GridError, OptionError, ShapeError, listing
-from downscale.io.cf import horizontal
 from downscale.request import Request
 from downscale.target import is_file, open_target
 

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from downscale.along import along
+from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError, GridError
-from downscale.io.cf import horizontal
 from downscale.request import Request
 
 # Averages as they are: the judge has the last word, not the averaging.

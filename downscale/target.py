@@ -11,12 +11,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import Horizontal, horizontal, parse_factor
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts, PartsGrid
-from downscale.io.cf import Horizontal, horizontal, parse_factor
 
 # The resolution of a target in words: rows x columns, in degrees or metres.
 RESOLUTION = re.compile(r"\s*([0-9.eE+-]+)\s*[xX]\s*([0-9.eE+-]+)\s*")

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.diagnostics.conservation import default_tolerance
-from downscale.diagnostics.infinite import counted_line
-from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
-from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
-from downscale.footprint import seen_through
-from downscale.io.cf import (
+from downscale.cf.clock import Clock
+from downscale.cf.horizontal import (
     Horizontal,
     XarrayObject,
     as_dataset,
@@ -22,8 +18,12 @@ from downscale.io.cf import (
     horizontal_variables,
     is_categorical,
 )
-from downscale.io.clock import Clock
-from downscale.io.quantities import is_number, quantity_of, variable_bounds
+from downscale.cf.quantities import is_number, quantity_of, variable_bounds
+from downscale.diagnostics.conservation import default_tolerance
+from downscale.diagnostics.infinite import counted_line
+from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
+from downscale.footprint import seen_through
 from downscale.judges import Nested, Overlapping, cell_place, judge_of
 from downscale.options import option
 from downscale.restore.instrument import Instrument

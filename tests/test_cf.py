@@ -10,10 +10,10 @@ import xarray as xr
 from sample_fields import field_on, plane, region, world
 
 import downscale  # noqa: F401 - registers .downscale
+from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables, is_categorical
+from downscale.cf.quantities import automatic_bounds, quantity_of
 from downscale.errors import DownscaleError, GridError
 from downscale.grid.curvilinear import CurvilinearGrid
-from downscale.io.cf import as_dataset, horizontal, horizontal_variables, is_categorical
-from downscale.io.quantities import automatic_bounds, quantity_of
 
 
 def bare(y: str, x: str, /, rows: Any = (1.0, 2.0, 3.0), columns: Any = (4.0, 5.0, 6.0), **attrs: Any) -> xr.Dataset:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from strategies import factor_pairs, generator, seeds
 
 import downscale
+from downscale.cf.horizontal import horizontal
 from downscale.errors import GridError, ShapeError
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.polygon import unit_vectors
 from downscale.grid.sphere import EARTH_RADIUS
-from downscale.io.cf import horizontal
 from downscale.io.write import write_checked
 
 ORCA = "nasty_curvilinear_nemo_orca1_sst_201501.nc"

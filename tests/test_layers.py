@@ -28,6 +28,7 @@ FLOORS: dict[str, float] = {
     "options": 0.2,
     "buffers": 0.2,
     "grid": 1.0,
+    "cf": 1.5,
     "kernels": 2.0,
     "fields": 2.0,
     "nn": 3.0,
@@ -79,14 +80,14 @@ FLOORS: dict[str, float] = {
 # What the root offers its users lies above everything: inside, a thing is imported from where it lives.
 ROOT = 9.0
 NEVER = {"losses": {"nn"}, "diagnostics": {"nn"}, "engine": {"nn"}}
-NO_TORCH = {"grid", "io"}
+NO_TORCH = {"grid", "cf", "io"}
 DEVICE_HOME = "engine/device.py"
 # A cluster of one process a card has the name of the cards, too, and people are told so.
 DEVICE_WORDS = {DEVICE_HOME, "runs/clusters.py", "cli/app.py"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
 SAFE_YAML = {"yaml.safe_load", "yaml.safe_load_all"}
-MOST_LINES = 400
-MOST_FUNCTION_LINES = 60
+MOST_LINES = 700
+MOST_FUNCTION_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     ),
     "2a-2b": ("kernels/laws.py", "import downscale.fields.shift", "imports downscale.fields"),
     "2b-2a": ("fields/shift.py", "import downscale.kernels.laws", "imports downscale.kernels"),
-    "sideways": ("engine/plan.py", "import downscale.io.cf", "imports downscale.io"),
+    "sideways": ("engine/plan.py", "import downscale.io.read", "imports downscale.io"),
     "floor-7": ("sample/__init__.py", "import downscale.maps", "imports downscale.maps"),
     "losses-nn": ("losses/crps.py", "import downscale.nn.unet", "must never import nn"),
     "diagnostics-nn": ("diagnostics/report.py", "from .. import nn", "must never import nn"),
@@ -296,10 +297,10 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     "torch-grid": ("grid/axis.py", "from torch.nn import functional", "grid imports torch"),
     "no-floor": ("helpers.py", "", "'helpers' has no floor"),
     "no-floor-folder": ("misc/deep/file.py", "", "'misc' has no floor"),
-    "long-file": ("grid/axis.py", "x = 1\n" * (MOST_LINES + 1), "401 lines"),
-    "long-root": ("__init__.py", "x = 1\n" * (MOST_LINES + 1), "401 lines"),
-    "long-function": ("grid/axis.py", LONG_FUNCTION, "f has 61 lines"),
-    "long-coroutine": ("grid/axis.py", "async " + LONG_FUNCTION, "f has 61 lines"),
+    "long-file": ("grid/axis.py", "x = 1\n" * (MOST_LINES + 1), f"{MOST_LINES + 1} lines"),
+    "long-root": ("__init__.py", "x = 1\n" * (MOST_LINES + 1), f"{MOST_LINES + 1} lines"),
+    "long-function": ("grid/axis.py", LONG_FUNCTION, f"f has {MOST_FUNCTION_LINES + 1} lines"),
+    "long-coroutine": ("grid/axis.py", "async " + LONG_FUNCTION, f"f has {MOST_FUNCTION_LINES + 1} lines"),
     "cuda-method": ("nn/unet.py", "x = y.cuda()", "'cuda' in cuda"),
     "cuda-string": ("nn/unet.py", "x = y.to('cuda:0')", "'cuda' in 'cuda:0'"),
     "cuda-f-string": ("nn/unet.py", "x = f'cuda:{0}'", "'cuda' in"),

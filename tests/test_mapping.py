@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sample_fields import field_on, plane
 
 import downscale
+from downscale.cf import mapping as mapping_module
+from downscale.cf.horizontal import horizontal
+from downscale.cf.mapping import ROTATED, GridMapping, mapping_of, positions
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.polygon import polygon_area, unit_vectors
-from downscale.io import mapping as mapping_module
-from downscale.io.cf import horizontal
-from downscale.io.mapping import ROTATED, GridMapping, mapping_of, positions
 from downscale.io.write import write_checked
 
 ROTATED_FILES = ("nasty_rotated_pole_mslp.nc", "temperature_ukv_1p5km_rotated_20091119.nc")

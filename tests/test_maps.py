@@ -20,9 +20,9 @@ from conftest import shared_data
 from result_grids import conic, equal_area, rotated, stereographic
 
 import downscale
+from downscale.cf.horizontal import horizontal
+from downscale.cf.mapping import unrotated
 from downscale.errors import GridError, InputError, OptionError, OutputError
-from downscale.io.cf import horizontal
-from downscale.io.mapping import unrotated
 from downscale.maps import compare
 from downscale.maps.cells import find_field, read_cells, window
 from downscale.maps.geography import installed_coast, relief_level, round_degrees

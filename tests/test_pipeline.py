@@ -282,7 +282,7 @@ def test_self_validation_weighs_by_area():
 def test_samples_of_maps_are_spread_over_the_record():
     ds = field_on(region(), 100)
     where = pipeline.plan(ds, 2)
-    from downscale.io.cf import horizontal
+    from downscale.cf.horizontal import horizontal
 
     taken = selfcheck.sample_maps(ds, horizontal(ds), 12)
     assert taken.sizes["time"] == 12

@@ -14,10 +14,10 @@ from result_grids import GRIDS, curvilinear, latlon, members, times
 from sample_fields import field_on, region, world
 
 import downscale
+from downscale.cf.times import frequency, period, resolution
 from downscale.errors import OptionError, OutputError
 from downscale.io.discovery import coverage, described, extent
 from downscale.io.profiles import REQUIRED, file_name, parse_profile
-from downscale.io.times import frequency, period, resolution
 from downscale.output import to_netcdf
 
 CMIP6 = {

@@ -12,9 +12,8 @@ import pytest
 import xarray as xr
 from conftest import DATA, shared_data
 
-from downscale.errors import OptionError
-from downscale.io.bounds_table import ROWS, SHORT_NAMES
-from downscale.io.quantities import (
+from downscale.cf.bounds_table import ROWS, SHORT_NAMES
+from downscale.cf.quantities import (
     automatic_bounds,
     bounds_and_reason,
     cell_methods,
@@ -24,7 +23,8 @@ from downscale.io.quantities import (
     row_of,
     variable_bounds,
 )
-from downscale.io.units import convert, fits, is_logarithmic, read_units
+from downscale.cf.units import convert, fits, is_logarithmic, read_units
+from downscale.errors import OptionError
 
 NONE, POSITIVE, SHARE, CENT = (None, None), (0.0, None), (0.0, 1.0), (0.0, 100.0)
 
@@ -375,7 +375,7 @@ def test_plain_units_need_no_library_of_units():
     """Half a second that a field in the units of CF does not pay; what reads others leaves no trace in the program."""
     code = """
 import sys, xarray as xr
-from downscale.io.quantities import bounds_and_reason, quantity_of
+from downscale.cf.quantities import bounds_and_reason, quantity_of
 for name, units in (("tas", "K"), ("pr", "kg m-2 s-1"), ("sfcWind", "m s-1"), ("tp", "m")):
     bounds_and_reason(xr.DataArray(0.0, name=name, attrs={"units": units}))
 bounds_and_reason(xr.DataArray(0.0, attrs={"standard_name": "cloud_area_fraction", "units": "1"}))

@@ -12,8 +12,8 @@ from command import command
 from sample_fields import field_on, region
 
 import downscale
+from downscale.cf.horizontal import horizontal
 from downscale.errors import BoundsError, ConservationError, DownscaleError
-from downscale.io.cf import horizontal
 from downscale.restore.blur import blurred
 from downscale.restore.methods import Restoration
 from downscale.restore.psf import parse_psf

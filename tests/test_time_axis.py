@@ -13,10 +13,10 @@ from conftest import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
+from downscale.cf.axes import new_line_coordinates, read_line, target_line
+from downscale.cf.clock import Clock, natural_edges
 from downscale.errors import GridError, OptionError
 from downscale.grid.parts import Parts
-from downscale.io.axes import new_line_coordinates, read_line, target_line
-from downscale.io.clock import Clock, natural_edges
 
 DAY = 86400.0
 CALENDARS = ("noleap", "all_leap", "360_day", "standard", "proleptic_gregorian", "julian")

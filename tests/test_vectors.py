@@ -8,10 +8,10 @@ import xarray as xr
 from conftest import shared_data
 
 import downscale  # noqa: F401 - registers the accessor
+from downscale.cf.horizontal import horizontal
+from downscale.cf.quantities import automatic_bounds
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.latlon import RectilinearGrid
-from downscale.io.cf import horizontal
-from downscale.io.quantities import automatic_bounds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

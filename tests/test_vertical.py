@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downscale.along import along
+from downscale.cf.axes import new_line_coordinates, read_line, target_line
 from downscale.errors import GridError
-from downscale.io.axes import new_line_coordinates, read_line, target_line
 from downscale.request import Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,6 +20,9 @@ SMALLEST_BLOCK = 2_000_000
 BATCH_VALUES = 2_000_000
 # What the compiled loops take once they are loaded, with the library that loads them (measured).
 LOOPS, LOADED = 240_000_000, "downscale.kernels.fused"
+# What the netCDF library keeps of a field that is read (64 MB for its chunks), and the allocator of what threads gave
+# back: the more, the smaller the chunks are (measured).
+READING = 180_000_000
 # What the features of a network take for each worker at most, where its maps can be cut; and the share of the room.
 FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 # Blocks alive for each worker: the one in work and what is read, encoded and written of it and of the next (measured).
@@ -32,8 +35,9 @@ def workers() -> int:
 
 
 def resident_bytes(compiled: bool = True) -> int:
-    """Return what this process will hold before the first block: what it holds now, and compiled loops to come."""
-    return int(psutil.Process().memory_info().rss) + (LOOPS if compiled and LOADED not in sys.modules else 0)
+    """Return the bytes this process holds besides blocks: what it holds now, compiled loops to come, read caches."""
+    now = int(psutil.Process().memory_info().rss)
+    return now + READING + (LOOPS if compiled and LOADED not in sys.modules else 0)
 
 
 def features_budget() -> int:

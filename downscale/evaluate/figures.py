@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import horizontal
 from downscale.errors import OptionError, listing
 from downscale.evaluate.masks import beyond, is_mask, mask_of
 from downscale.evaluate.methods import Contender, slug
 from downscale.evaluate.probability import summary
 from downscale.evaluate.schema import EvaluationRecipe, Figures
 from downscale.evaluate.truth import Truth
-from downscale.io.cf import horizontal
 from downscale.maps.blank import blank
 from downscale.maps.cells import Drawn, read_field, reduce_field
 from downscale.maps.geography import INK, SOFT_INK, draw_coast

@@ -11,10 +11,10 @@ from typing import Any
 import xarray as xr
 
 from downscale.api import downscale
+from downscale.cf.horizontal import as_dataset
 from downscale.errors import DownscaleError
 from downscale.evaluate.schema import Method
 from downscale.evaluate.truth import Block, Truth
-from downscale.io.cf import as_dataset
 from downscale.learned import is_learned, opened, require_method
 from downscale.train.schema import TrainingRecipe, load_training
 

@@ -11,13 +11,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.averages import coarsen
+from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables, is_categorical
+from downscale.cf.times import time_name
 from downscale.errors import DownscaleError, InputError, OptionError, listing
 from downscale.evaluate.schema import Data, Source
 from downscale.fields.gradient import Spacing
-from downscale.io.cf import as_dataset, horizontal, horizontal_variables, is_categorical
 from downscale.io.read import sources_of
 from downscale.io.statics import pick_mask, pick_static
-from downscale.io.times import time_name
 from downscale.train.pairs import (
     bounds_of,
     conversion,

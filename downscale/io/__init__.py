@@ -1,1 +1,1 @@
-"""The outside world: CF metadata, reading and writing NetCDF (never torch)."""
+"""Reading and writing NetCDF, Zarr and GRIB files (never torch)."""

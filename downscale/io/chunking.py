@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError
-from downscale.io.cf import horizontal
 
 # A coarse chunk of this size makes fine ones of some tens of megabytes.
 CHUNK_BYTES = 4_000_000

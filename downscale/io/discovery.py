@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.times import bounds_in, frequency, period, resolution, span, stamp, steps, time_name, values_of
 from downscale.io.encoding import CONVENTIONS, fields_of
-from downscale.io.times import bounds_in, frequency, period, resolution, span, stamp, steps, time_name, values_of
 
 ACDD = "ACDD-1.3"
 STALE = (

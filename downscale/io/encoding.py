@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import is_categorical
+from downscale.cf.repair import mend
+from downscale.cf.times import is_time, time_encodings
 from downscale.errors import InputError, OptionError, listing
-from downscale.io.cf import is_categorical
 from downscale.io.chunks import chunk_sizes
-from downscale.io.repair import mend
-from downscale.io.times import is_time, time_encodings
 
 CONVENTIONS = "CF-1.11"
 CERTIFICATE = "conservation_certificate"

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.times import frequency, span, stamp, time_name
 from downscale.errors import OptionError, OutputError, listing
 from downscale.io.discovery import globe_coordinate, now
 from downscale.io.encoding import CONVENTIONS, FILL_VALUE, Encodings, cf_ready, fields_of
-from downscale.io.times import frequency, span, stamp, time_name
 
 CORDEX_ESD = "cordex-esd"
 PROFILES = (CORDEX_ESD,)

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.errors import DownscaleError, GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import STORAGE_ROUNDING
@@ -21,7 +22,6 @@ from downscale.grid.overlap import overlap_weights
 from downscale.grid.parts import PartsGrid
 from downscale.grid.polygon import arc, unit_vectors
 from downscale.grid.sphere import EARTH_RADIUS
-from downscale.io.cf import Horizontal, horizontal
 
 OROG_NAMES = ("surface_altitude", "height_above_mean_sea_level", "height_above_reference_ellipsoid")
 MASK_NAMES = (

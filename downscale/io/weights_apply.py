@@ -11,10 +11,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.errors import GridError, InputError, ShapeError, listing
-from downscale.grid.axis import FULL_CIRCLE, CellAxis
-from downscale.grid.corners import Cells
-from downscale.io.cf import (
+from downscale.cf.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
+from downscale.cf.horizontal import (
     X_NAMES,
     Y_NAMES,
     Horizontal,
@@ -25,8 +23,10 @@ from downscale.io.cf import (
     horizontal,
     is_categorical,
 )
-from downscale.io.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
-from downscale.io.quantities import quantity_of
+from downscale.cf.quantities import quantity_of
+from downscale.errors import GridError, InputError, ShapeError, listing
+from downscale.grid.axis import FULL_CIRCLE, CellAxis
+from downscale.grid.corners import Cells
 from downscale.io.weights_read import read_weights
 from downscale.kernels.sparse import SparseWeights, check_threshold
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical
 from downscale.diagnostics.checkerboard import Checkerboard, checkerboard
 from downscale.errors import DownscaleError, InputError, listing
-from downscale.io.cf import Horizontal, horizontal, horizontal_variables, is_categorical
 from downscale.laboratory.diagnosis import Diagnosis
 from downscale.laboratory.kernel import board_section
 

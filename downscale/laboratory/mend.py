@@ -158,7 +158,7 @@ def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
     """
     from downscale.api import downscale
     from downscale.averages import cell_area, coarsen
-    from downscale.io.cf import horizontal
+    from downscale.cf.horizontal import horizontal
 
     where = horizontal(truth)
     factors = dict(zip(where.dims, learned.spec.factor, strict=True))

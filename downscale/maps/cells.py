@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import Horizontal, XarrayObject, horizontal, horizontal_variables
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.polygon import arc
-from downscale.io.cf import Horizontal, XarrayObject, horizontal, horizontal_variables
 
 Array = NDArray[np.float64]
 

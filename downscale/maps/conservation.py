@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from downscale.cellwise import cell_error
+from downscale.cf.horizontal import XarrayObject, as_dataset
 from downscale.diagnostics.conservation import default_tolerance
 from downscale.errors import InputError, listing
-from downscale.io.cf import XarrayObject, as_dataset
 from downscale.maps.blank import PALETTE, blank, note, tidy
 from downscale.maps.cells import Array, Cells, Drawn, find_field, read_field, reduce_field
 from downscale.maps.geography import INK, draw_coast, draw_graticules

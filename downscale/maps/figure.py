@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from downscale.cf.horizontal import Horizontal, XarrayObject
 from downscale.errors import GridError, InputError
 from downscale.grid.curvilinear import CurvilinearGrid
-from downscale.io.cf import Horizontal, XarrayObject
 from downscale.maps.cells import Drawn, check_select, find_field, index_like, read_field, read_static, reduce_field
 from downscale.maps.geography import draw_coast, draw_graticules, draw_relief, relief_level
 from downscale.maps.output import check_path, write

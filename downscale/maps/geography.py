@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from downscale.io.cf import XarrayObject
+from downscale.cf.horizontal import XarrayObject
 from downscale.maps.cells import Array, Cells, Drawn, read_static, window
 from downscale.maps.view import View, windows
 from downscale.maps.words import degrees

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import Horizontal, XarrayObject
 from downscale.errors import InputError, OptionError
 from downscale.fields.gradient import Spacing
 from downscale.fields.spectrum import radial_power, rings, steps, taper
-from downscale.io.cf import Horizontal, XarrayObject
 from downscale.maps.blank import PALETTE, blank, note, tidy
 from downscale.maps.cells import Array, find_field
 from downscale.maps.output import check_path, write

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downscale.cf.horizontal import XarrayObject
 from downscale.errors import GridError, OptionError
-from downscale.io.cf import XarrayObject
 from downscale.maps.blank import blank
 from downscale.maps.cells import Array, Cells
 from downscale.maps.figure import read_pair

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from downscale.io.cf import horizontal
+from downscale.cf.horizontal import horizontal
 from downscale.io.read import sources_of
 from downscale.maps.words import value_words
 from downscale.versions import library_versions

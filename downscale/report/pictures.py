@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError
-from downscale.io.cf import horizontal
 from downscale.selfcheck import sample_maps
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.clock import DAY, Clock, parts_of
+from downscale.cf.horizontal import horizontal
+from downscale.cf.times import bounds_in, frequency, is_time, steps, time_name, values_of
 from downscale.errors import InputError, OptionError
-from downscale.io.cf import horizontal
-from downscale.io.clock import DAY, Clock, parts_of
-from downscale.io.times import bounds_in, frequency, is_time, steps, time_name, values_of
 
 UNITS = ("year", "month", "day")
 # Letters of a date: the year, and two for each part that follows.

@@ -14,8 +14,8 @@ import dask
 import numpy as np
 import xarray as xr
 
+from downscale.cf.times import time_encodings
 from downscale.io.chunks import chunk_sizes
-from downscale.io.times import time_encodings
 from downscale.options import set_options
 from downscale.recipe import Recipe, parse_recipe
 from downscale.runs.retry import retried

@@ -14,15 +14,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables
+from downscale.cf.quantities import automatic_bounds
+from downscale.cf.times import time_name
+from downscale.cf.units import convert, fits
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.parts import Parts
-from downscale.io.cf import Horizontal, horizontal, horizontal_variables
-from downscale.io.quantities import automatic_bounds
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import on_grid, pick_static
-from downscale.io.times import time_name
-from downscale.io.units import convert, fits
 from downscale.nn.separable import Separable, sobolev_operator
 from downscale.sample import path as sample_path
 from downscale.train.companions import NEEDS, companions

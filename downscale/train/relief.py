@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.horizontal import as_dataset, horizontal_variables
 from downscale.errors import InputError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing, slope
 from downscale.fields.spectrum import radial_power, rings, taper
-from downscale.io.cf import as_dataset, horizontal_variables
 from downscale.train.pairs import cropped
 
 Floats = NDArray[np.float64]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from downscale.cf.units import same_units
 from downscale.errors import InputError, OptionError
-from downscale.io.units import same_units
 from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.maps import read_truth
 from downscale.train.pairs import Source

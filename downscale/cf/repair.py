@@ -9,8 +9,8 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.io.cf import CODE_UNITS
-from downscale.io.times import is_time
+from downscale.cf.horizontal import CODE_UNITS
+from downscale.cf.times import is_time
 
 UNNAMED = ("", "none", "unknown")
 

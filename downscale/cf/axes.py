@@ -1,7 +1,7 @@
 """Axes with bounds that are not horizontal, times and layers: read into cells, aimed at, written (xarray; never torch).
 
 The cells of such an axis are what its bounds say. Times without bounds are understood where their stamps leave no doubt
-(``downscale.io.clock.natural_edges``); layers without bounds never are. Times become seconds since the first edge, in
+(``downscale.cf.clock.natural_edges``); layers without bounds never are. Times become seconds since the first edge, in
 their own calendar; other coordinates keep their numbers and units.
 """
 
@@ -19,14 +19,14 @@ import xarray as xr
 from dask.local import get_sync
 from numpy.typing import NDArray
 
+from downscale.cf.clock import Clock, frequency_edges, natural_edges, pair_edges
+from downscale.cf.coordinates import STALE_ATTRS
+from downscale.cf.horizontal import bounds_name
+from downscale.cf.quantities import cell_methods
+from downscale.cf.times import is_time
+from downscale.cf.units import convert, fits
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
 from downscale.grid.axis import CellAxis, axis_from_bounds
-from downscale.io.cf import bounds_name
-from downscale.io.clock import Clock, frequency_edges, natural_edges, pair_edges
-from downscale.io.coordinates import STALE_ATTRS
-from downscale.io.quantities import cell_methods
-from downscale.io.times import is_time
-from downscale.io.units import convert, fits
 
 STALE = (*STALE_ATTRS, "climatology", "formula_terms")
 PERIOD_METHODS = ("mean", "sum", "maximum", "minimum", "mid_range", "range", "median", "mode", "standard_deviation",

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.bounds_table import ROWS, SHORT_NAMES, SIGNED, Row
+from downscale.cf.units import convert, fits, is_logarithmic
 from downscale.errors import OptionError
-from downscale.io.bounds_table import ROWS, SHORT_NAMES, SIGNED, Row
-from downscale.io.units import convert, fits, is_logarithmic
 
 Bounds = tuple[float | None, float | None]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, bounds_name, plane_names
+from downscale.cf.mapping import positions
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
-from downscale.io.cf import AREA, Horizontal, XarrayObject, bounds_name, plane_names
-from downscale.io.mapping import positions
 
 CF_ATTRS = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},

@@ -16,12 +16,12 @@ import numpy as np
 import xarray as xr
 from dask.local import get_sync
 
+from downscale.cf.mapping import GridMapping, Locator, mapping_of
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
 from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
 from downscale.grid.latlon import RectilinearGrid, product_of
 from downscale.grid.projected import projected_grid
-from downscale.io.mapping import GridMapping, Locator, mapping_of
 
 XarrayObject = xr.Dataset | xr.DataArray
 

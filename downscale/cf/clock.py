@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.times import GREGORIAN, stamp
 from downscale.errors import GridError, OptionError
-from downscale.io.times import GREGORIAN, stamp
 
 Seconds = NDArray[np.float64]
 
