@@ -5,9 +5,49 @@ Every message is one line: what was expected, what was received, what to do.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
+# Longer messages hide what they say; more names than this are counted instead of listed.
+LONGEST_MESSAGE, MOST_NAMES = 640, 40
+LINE_END = re.compile(r"\s*[\r\n]+\s*")
+# Control characters, separators of lines and characters that turn the direction of text: they come from names in
+# files, and a terminal would act on them.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    r"""Return a text in which every character that a terminal or a file would act on is escaped.
+
+    Examples
+    --------
+    >>> print(printable("tas\x1b[31m\n"))
+    tas\x1b[31m\n
+    """
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
+
+
+def one_line(message: object) -> str:
+    r"""Return a message as one printable line of bounded length; of a longer one the middle is left out.
+
+    Examples
+    --------
+    >>> one_line("expected numbers,\n  received words")
+    'expected numbers, received words'
+    """
+    line = printable(LINE_END.sub(" ", str(message).strip()))
+    if len(line) <= LONGEST_MESSAGE:
+        return line
+    # What was expected comes first, what to do comes last.
+    half = LONGEST_MESSAGE // 2 - 20
+    return f"{line[:half]} ({len(line) - 2 * half} characters more) {line[-half:]}"
+
 
 class DownscaleError(ValueError):
-    """Base of every error that a wrong request or a wrong input can raise."""
+    """Base of every error that a wrong request or a wrong input can raise; its message is one printable line."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class GridError(DownscaleError):
@@ -38,12 +78,14 @@ class ConservationError(DownscaleError):
     """A sum-to-one law (total, phase or cell) does not hold to its tolerance."""
 
 
-def listing(names: object) -> str:
-    """Join legal names for an error message.
+def listing(names: Iterable[object]) -> str:
+    """Join names for an error message; the first ones and a count where there are many.
 
     Examples
     --------
     >>> listing(["sobolev", "bilinear"])
     "'sobolev', 'bilinear'"
     """
-    return ", ".join(repr(name) for name in names)  # type: ignore[attr-defined]
+    every = [repr(name) for name in names]
+    more = len(every) - MOST_NAMES
+    return ", ".join(every if more <= 1 else [*every[:MOST_NAMES], f"and {more} more"])

@@ -32,7 +32,7 @@ def refused(words: str, *arguments: Any, status: int = 2) -> Said:
     said = command(*arguments)
     assert said.status == status, (said.err, said.out)
     assert words in said.complaint, said.complaint
-    assert not said.complaint.startswith("downscale: unexpected")
+    assert not said.complaint.startswith("downscale: internal")
     assert len(said.complaint) < 700
     assert contents() == before
     return said

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from downscale.errors import printable
+
 # The words that were typed, for reports that tell how to do the same again.
 given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())
 
@@ -18,6 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def say(text: object) -> None:
+    """Print text on the standard output; names in it that hold control characters are escaped."""
+    typer.echo("\n".join(printable(line) for line in str(text).split("\n")))
 
 
 def _print_version(wanted: bool) -> None:

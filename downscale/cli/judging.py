@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from downscale.cli.app import Overwrite, app
+from downscale.cli.app import Overwrite, app, say
 
 
 @app.command()
@@ -32,7 +32,7 @@ def check(
     options: Any = {"law": law, "tolerance": tolerance, "data_vars": names, "mask": mask, "na_thres": na_thres,
                     "footprint": footprint}  # fmt: skip
     report = check_conservation(open_input(coarse), open_input(fine), **options)
-    typer.echo(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
+    say(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
     if not report.passed:
         raise typer.Exit(1)
 
@@ -64,7 +64,7 @@ def inspect(
         from downscale.models import path_of
         from downscale.train.card import card
 
-        typer.echo(card(path_of(target, pair)))
+        say(card(path_of(target, pair)))
         if card_only:
             return
     from downscale.laboratory.tell import tell
@@ -96,7 +96,7 @@ def repair(
     fields = None if truth is None else open_dataset(truth)
     done = mend(model, smooth, out, fields, orog=orog, overwrite=overwrite)
     tell_sections(done.sections)
-    typer.echo(f"\nwrote {done.path}")
+    say(f"\nwrote {done.path}")
 
 
 @app.command()
@@ -110,4 +110,4 @@ def info() -> None:
     lines.update({f"option {name}": str(value) for name, value in get_options().items()})
     width = max(map(len, lines))
     for name, value in lines.items():
-        typer.echo(f"{name.ljust(width)}  {value}")
+        say(f"{name.ljust(width)}  {value}")

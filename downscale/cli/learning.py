@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from downscale.cli.app import Overwrite, app
+from downscale.cli.app import Overwrite, app, say
 
 
 @app.command()
@@ -24,10 +24,10 @@ def train(
     from downscale.train.fit import train as carry_out
 
     if dry_run:
-        prepare(wanted, typer.echo)
+        prepare(wanted, say)
         return
     try:
-        carry_out(wanted, resume, typer.echo)
+        carry_out(wanted, resume, say)
     except BaseException as error:
         from downscale.runs.stop import Stopped, what_came
         from downscale.train.fit import is_first, kept_words
@@ -54,7 +54,7 @@ def evaluate(
     from downscale.evaluate.run import evaluate as carry_out
     from downscale.evaluate.table import to_markdown
 
-    typer.echo(to_markdown(carry_out(wanted, typer.echo)))
+    say(to_markdown(carry_out(wanted, say)))
 
 
 @app.command()
@@ -79,4 +79,4 @@ def encode(
     for line in lines_of(source, output, method, encode_file(
         source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite
     ), report):  # fmt: skip
-        typer.echo(line)
+        say(line)

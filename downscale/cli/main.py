@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from downscale.cli.app import app, given
-from downscale.errors import ConservationError, DownscaleError
+from downscale.errors import ConservationError, DownscaleError, one_line
 
 # What the parser of the command line returns for Ctrl-C.
 INTERRUPTED = 130
@@ -78,16 +78,15 @@ def _run(arguments: list[str] | None) -> int:
             return _fail(f"expected readable data, received {error}; a file is damaged, get it again", 2)
         if "-X" in sys.orig_argv or sys.flags.dev_mode:
             raise
-        line = " ".join(str(error).split())
-        return _fail(f"unexpected {type(error).__name__}: {line}; run with python -X dev -m downscale for details", 1)
+        line = f"internal error: {type(error).__name__}: {error}"
+        return _fail(f"{line}; please report it with what python -X dev -m downscale prints", 1)
 
 
 def _warn(message: Warning | str, *where: object, **more: object) -> None:
     """Show a warning as one line, without the source code that gave it."""
-    print(f"downscale: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"downscale: warning: {one_line(message)}", file=sys.stderr)
 
 
 def _fail(error: object, status: int) -> int:
-    line = " ".join(str(error).split())
-    print(f"downscale: {line}", file=sys.stderr)
+    print(f"downscale: {one_line(error)}", file=sys.stderr)
     return status

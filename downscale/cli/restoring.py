@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from downscale.cli.app import DryRun, Overwrite, app
+from downscale.cli.app import DryRun, Overwrite, app, say
 
 
 @app.command()
@@ -50,9 +50,9 @@ def deconvolve(
         overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
-        typer.echo(str(course))
+        say(str(course))
     elif as_json:
-        typer.echo(json.dumps({"plan": str(course), "variables": facts, "file": str(output)}, indent=2))
+        say(json.dumps({"plan": str(course), "variables": facts, "file": str(output)}, indent=2))
     else:
         for line in [str(course), *lines_of(facts), f"wrote {output}"]:
-            typer.echo(line)
+            say(line)

@@ -19,6 +19,7 @@ from downscale.cli.app import (
     Resume,
     Workers,
     app,
+    say,
 )  # fmt: skip
 from downscale.cli.app import given as typed
 
@@ -39,8 +40,8 @@ def demo(
     outcomes, beside = run_beside(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
     for outcome in outcomes:
         _say_outcome(outcome)
-    typer.echo(table_of(beside))
-    typer.echo(beside.note)
+    say(table_of(beside))
+    say(beside.note)
 
 
 @app.command()
@@ -137,13 +138,13 @@ def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
 
 def _say_outcome(outcome: Any) -> None:
     if outcome.conservation is None and not outcome.files:
-        typer.echo(repr(outcome.plan))
+        say(repr(outcome.plan))
         return
     if outcome.conservation is not None:
-        typer.echo(repr(outcome.conservation))
+        say(repr(outcome.conservation))
     for name, values in outcome.terrain_penalty.items():
-        typer.echo(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
+        say(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
     if outcome.kept:
-        typer.echo(f"kept {outcome.kept} of {outcome.blocks} blocks of an earlier run, which verify")
+        say(f"kept {outcome.kept} of {outcome.blocks} blocks of an earlier run, which verify")
     for path in outcome.files:
-        typer.echo(f"wrote {path}")
+        say(f"wrote {path}")

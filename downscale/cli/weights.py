@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from downscale.cli.app import Overwrite, app
+from downscale.cli.app import Overwrite, app, say
 
 
 @app.command()
@@ -34,4 +34,4 @@ def weights(
     inputs = (*sources_of(coarse), *([target] if target else []))
     check_target(output, overwrite, inputs)
     made = weights_of(coarse, refinement, method, target_grid=grid, layout=layout, normalization=normalization)
-    typer.echo(f"wrote {write_weights(made, output, overwrite=overwrite, inputs=inputs)}")
+    say(f"wrote {write_weights(made, output, overwrite=overwrite, inputs=inputs)}")

@@ -10,23 +10,47 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
+
+
+class LoopCache(FunctionCache):  # type: ignore[misc]
+    """Compiled loops on disk, made anew where the files are damaged and left out where the disk takes none.
+
+    The library loads an index and data files without a check: an empty or truncated one, left by a full disk or a
+    killed process, would break every later run.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        # The library compiles anew when the file of a function changes. What it calls may be in another file here.
+        stored = self._cache_file
+        stored._source_stamp = (stored._source_stamp, stamp_of(Path(__file__).parent))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled loop of a signature, None where there is none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # whatever damaged bytes lead to: they are no compiled loop
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save the compiled loop of a signature where the folder takes it."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile without the interpreter's lock, kept on disk between runs where there is a place for it.
 
-    Products and sums may be fused, nothing else is reordered: every cell gets the same bits wherever it lies.
+    Products and sums may be fused, nothing else is reordered: every cell gets the same bits wherever it is.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        made = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        # No folder that may be written: compiled anew in each process.
-        return numba.njit(**options)(function)
-    # What is kept is made anew when the function's own file changes. What it calls may stand in another one here.
-    with suppress(AttributeError):
-        kept = made._cache._cache_file
-        kept._source_stamp = (kept._source_stamp, stamp_of(Path(__file__).parent))
+    made = numba.njit(**options)(function)
+    # A RuntimeError says that no folder may be written: the loop is compiled anew in each process.
+    with suppress(RuntimeError, OSError):
+        made._cache = LoopCache(function)
     return made
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from downscale.nn.learned import Learned
     from downscale.nn.repair import Smoothed
 
+# Of stronger smoothing nothing but the means of whole kernels is left, and the equations lose their digits.
+STRONGEST = 1e4
+
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -116,6 +119,8 @@ def repair(
     from downscale.nn.repair import smooth_layers
     from downscale.train.checkpoint import load, save
 
+    if not 0 <= strength <= STRONGEST:
+        raise OptionError(f"expected a strength of smoothing of 0 to {STRONGEST:g}, received {strength:g}; try 0.03")
     source = path_of(model)
     target = check_target(out, overwrite, inputs=(source,))
     if target.suffix != ".safetensors":

@@ -14,6 +14,8 @@ from downscale.models import NAMES
 
 # What a kernel named without a factor is looked at with.
 USUAL = 4
+# Larger kernels take gigabytes, and nobody downscales by more in one step.
+LARGEST, MOST_TAPS = 256, 2048
 SIZES = re.compile(r"^transposed:(\d+)(?:x(\d+))?,(\d+)(?:x(\d+))?(?:,(\d+)(?:x(\d+))?)?$")
 EXAMPLES = "a kernel such as 'sobolev' or 'transposed:5,2', weights.npy, a model, or a NetCDF file"
 Pair = tuple[int, int]
@@ -69,6 +71,8 @@ def diagnose(target: str, factor: int | Pair | None = None, variable: str | None
     5
     """
     pair = (factor, factor) if isinstance(factor, int) else factor
+    if pair is not None and max(pair) > LARGEST:
+        raise OptionError(f"expected a factor of at most {LARGEST}, received {max(pair)}; inspect a smaller one")
     if is_model(target):
         return _model(target, pair)
     if target in REFERENCES:
@@ -101,6 +105,8 @@ def _equal(target: str, factor: Pair | None) -> Diagnosis:
     assert k is not None
     assert s is not None
     kernel, stride = (k, k if k_x is None else k_x), (s, s if s_x is None else s_x)
+    if max(*kernel, *stride) > MOST_TAPS:
+        raise OptionError(f"expected a kernel of at most {MOST_TAPS} cells along an axis, received {target!r}")
     padding = None if p is None else (p, p if p_x is None else p_x)
     if factor is not None and factor != stride:
         raise OptionError(f"expected no factor beside the stride of {target!r}, received {factor[0]}; leave it out")

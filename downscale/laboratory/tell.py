@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from downscale.errors import printable
 from downscale.laboratory.diagnosis import Diagnosis, Section
 
 
 def tell(found: Diagnosis) -> None:
     """Print the tables of a diagnosis; plain text where the output is no terminal."""
     factor = " x ".join(map(str, found.factor))
-    _console().print(f"[bold]{found.kind} {escape(found.subject)}[/bold], {factor} fine cells in a coarse one")
+    _console().print(f"[bold]{found.kind} {_safe(found.subject)}[/bold], {factor} fine cells in a coarse one")
     tell_sections(found.sections)
 
 
@@ -25,20 +26,25 @@ def tell_sections(sections: Sequence[Section]) -> None:
     console = _console()
     for section in sections:
         console.print()
-        console.print(f"[bold]{section.title}[/bold]")
+        console.print(f"[bold]{_safe(section.title)}[/bold]")
         if section.rows:
             console.print(_table(section))
         if section.note:
-            console.print(f"[dim]{escape(section.note)}[/dim]")
+            console.print(f"[dim]{_safe(section.note)}[/dim]")
 
 
 def _table(section: Section) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(section.head):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(_safe(name), justify="left" if i == 0 else "right", overflow="fold")
     for row in section.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_safe, row))
     return table
+
+
+def _safe(text: str) -> str:
+    """Return a text whose control characters and markup are shown instead of obeyed."""
+    return escape(printable(text))
 
 
 def _console() -> Console:

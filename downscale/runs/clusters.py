@@ -33,6 +33,8 @@ SETTINGS = (
     "protocol", "queue", "resource_spec", "rmm_pool_size", "scheduler_options", "shared_temp_directory", "silence_logs",
     "threads_per_worker", "walltime",
 )  # fmt: skip
+# Counts: with none or fewer than none of them a cluster would be waited for without end.
+COUNTS = ("n_workers", "threads_per_worker", "cores", "cpus", "ncpus", "processes", "job_cpu")
 SCHEDULER_SETTINGS = ("dashboard_address", "host", "interface", "port", "protocol")
 ADDRESS = re.compile(r"(\w+://.+|[\w.-]+:\d+)")
 ANY_PORT = "127.0.0.1:0"
@@ -91,8 +93,10 @@ def _require_harmless(settings: dict[str, Any]) -> None:
                 f"cluster of type {kind}: expected settings among {listing(SETTINGS)}, received {key!r}; what is to be "
                 "run belongs into Dask's own configuration"
             )
-        if key == "scheduler_options" and not set(value) <= set(SCHEDULER_SETTINGS):
-            raise OptionError(f"scheduler_options: expected {listing(SCHEDULER_SETTINGS)}, received {listing(value)}")
+        if key in COUNTS and value is not None and not (isinstance(value, int) and value >= 1):
+            raise OptionError(f"cluster of type {kind}: expected {key} as a whole number of at least 1, got {value!r}")
+        if key == "scheduler_options" and not (isinstance(value, dict) and set(value) <= set(SCHEDULER_SETTINGS)):
+            raise OptionError(f"scheduler_options: expected {listing(SCHEDULER_SETTINGS)}, received {value!r}")
         if any("\n" in text or "\r" in text for text in _texts(value)):
             raise OptionError(f"cluster of type {kind}: expected one line for {key!r}, received several")
 

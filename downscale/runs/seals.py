@@ -78,7 +78,7 @@ def verified(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] 
         if {key: facts[key] for key in wanted} != wanted or facts["bytes"] != path.stat().st_size:
             return None
         return facts if facts["sha256"] == checksum(path) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -17,6 +17,9 @@ from downscale.errors import InputError, OptionError, listing
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 2, 100, 100
 
+# Recipes are written by hand: a larger file, deeper nesting or more values are none.
+MOST_BYTES, DEEPEST, MOST_VALUES = 1_000_000, 50, 100_000
+
 BlockT = TypeVar("BlockT", bound="Block")
 
 
@@ -27,7 +30,33 @@ class Block(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may come once only; the library would take the last of two."""
+    """Safe YAML in which a key may come once only; the library would take the last of two.
+
+    Aliases are refused where they would unfold to more than a recipe can mean: ten lines could name a billion values.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return a node, or raise where nodes are nested or unfold beyond all use."""
+        self._depth += 1
+        alias = self.check_event(yaml.AliasEvent)
+        if self._depth > DEEPEST:
+            raise yaml.YAMLError(f"more than {DEEPEST} levels of nesting")
+        try:
+            node = super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+        if id(node) not in self._sizes:
+            if alias:
+                raise yaml.YAMLError("an alias inside the value that it names")
+            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(one), 1) for one in _inner_nodes(node))
+        if self._sizes[id(node)] > MOST_VALUES:
+            raise yaml.YAMLError(f"aliases that unfold to more than {MOST_VALUES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping, or raise where a key comes twice."""
@@ -39,6 +68,13 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.YAMLError(f"key {key.value!r} in line {seen[key.value]} again in line {line}")
                 seen[key.value] = line
         return super().construct_mapping(node, deep)
+
+
+def _inner_nodes(node: Any) -> list[Any]:
+    """Return the nodes that a node of YAML holds."""
+    if isinstance(node, yaml.MappingNode):
+        return [one for pair in node.value for one in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -53,8 +89,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"expected an existing recipe file, received {file}; check the path")
     try:
+        size = file.stat().st_size
+        if size > MOST_BYTES:
+            raise InputError(f"expected a recipe of at most {MOST_BYTES:,} bytes, received {file} of {size:,} bytes")
         content = _Loader(file.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except PermissionError:
+        raise InputError(f"expected a readable recipe, received {file} without permission; see ls -l") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # Dates that do not exist and keys that cannot be keys raise whatever Python raises.
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"expected a YAML recipe, received {file} ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise InputError(f"expected a recipe of keys and values, received {type(content).__name__} in {file}")
