@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from importlib import import_module
 from pathlib import Path
@@ -93,6 +94,11 @@ def require_reader(engine: str, path: str | Path) -> None:
 def complaint(engine: str, path: str | Path, error: Exception, several: bool = False) -> str:
     """Return the line about a file, or about one of several, that its reader cannot read."""
     text = str(getattr(error, "strerror", None) or error).strip()
+    if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
+        return (
+            f"expected to hold all files of {path} open at once, received 'too many open files'; raise the limit with "
+            "ulimit -n, or join them first, for example with cdo mergetime"
+        )
     times = UNDECODED.search(text)
     if times is not None:
         return (

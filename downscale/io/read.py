@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import glob
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from downscale.errors import InputError, listing
+from downscale.errors import DownscaleError, InputError, listing
 from downscale.io.chunking import map_chunks
 from downscale.io.classic import require_whole
+from downscale.io.dates import in_order, require_dates
 from downscale.io.formats import (
     GRIB_READER,
     NETCDF,
@@ -24,6 +25,9 @@ from downscale.io.formats import (
     require_reader,
     require_variables,
 )
+from downscale.io.join import Part, joined, series_dim
+from downscale.io.paths import FileName, address_of, called, make_room, names_in
+from downscale.io.remote import open_address
 
 HARMLESS = (
     "The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'",
@@ -36,14 +40,17 @@ GRIB_KEPT = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLeve
 Chunks = str | int | Mapping[Any, Any] | None
 
 
-def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> xr.Dataset:
-    """Open a NetCDF file, a Zarr store or a GRIB file, or several by a glob, lazily, with bounds as coordinates.
+def open_dataset(
+    path: FileName | Sequence[FileName], chunks: Chunks = "auto", **options: Any
+) -> xr.Dataset:  # fmt: skip
+    """Open a NetCDF file, a Zarr store or a GRIB file, or several as one, lazily, with bounds as coordinates.
 
     Parameters
     ----------
-    path : str or Path
-        A file or the folder of a store, or a pattern such as ``"tas_*.nc"`` whose files are joined by their
-        coordinates. GRIB files need the extra ``grib``, stores the extra ``zarr``; nothing is written beside them.
+    path : str, Path or list of these
+        A file or the folder of a store, or a pattern such as ``"tas_*.nc"`` or a list, whose files are joined by
+        their coordinates. A file of that very name comes before a pattern. GRIB files need the extra ``grib``, stores
+        the extra ``zarr``; nothing is written beside them.
     chunks : "auto", int, mapping or None
         Dask chunks as in xarray; "auto" takes whole maps, a few at a time and never less than is stored as one piece;
         None reads without Dask.
@@ -62,33 +69,59 @@ def open_dataset(path: str | Path, chunks: Chunks = "auto", **options: Any) -> x
     """
     _require_chunks(chunks)
     files = find_files(path)
-    engine = str(options.get("engine") or _one_engine(files))
-    require_reader(engine, path)
-    settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, **options, "engine": engine}
-    if "backend_kwargs" not in options:
-        settings.update(reader_options(engine))
+    name = called(path)
+    sources = _sources(files, options.pop("engine", None), options.pop("storage_options", None), name)
+    settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, **options}
     try:
         with warnings.catch_warnings():
             # Chunks finer than those on disk are the caller's choice; the others are slips of the file that do no harm.
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
-            ds = _known(_opened(files, settings), chunks)
-    except InputError:
+            ds = _known(_opened(sources, settings), chunks)
+    except DownscaleError:
         raise
     except Exception as error:
         if options and isinstance(error, TypeError):
             raise  # an option that xarray does not know
+        if isinstance(error, Warning):
+            raise  # warnings are errors here
         # Whatever a reader stumbles over lies in the file, and each reader has errors of its own.
-        raise InputError(complaint(engine, path, error, len(files) > 1)) from None
-    require_variables(ds, path)
-    return _remembering(ds, files, engine)
+        raise InputError(complaint(sources[0].engine, name, error, len(sources) > 1)) from None
+    if not ds.variables:
+        require_variables(ds, sources[0].name)
+    return _remembering(ds, sources)
 
 
-def _one_engine(files: list[str]) -> str:
-    engines = {engine_of(file): file for file in files}
+@dataclass(frozen=True)
+class Source:
+    """One file or store: its name, what xarray opens, and how."""
+
+    name: str
+    target: Any
+    engine: str
+    options: dict[str, Any]
+
+    def open(self, settings: Mapping[str, Any]) -> xr.Dataset:
+        """Open it, lazily."""
+        return xr.open_dataset(self.target, engine=self.engine, **{**self.options, **settings})
+
+
+def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[Source]:
+    """Return files and addresses of one format as they are opened."""
+    made = []
+    for name in names:
+        address = address_of(name)
+        if address is not None:
+            target, found, options = open_address(address, storage)
+            made.append(Source(address, target, str(engine or found), options))
+        else:
+            found = str(engine or engine_of(name))
+            made.append(Source(name, name, found, reader_options(found)))
+    engines = {source.engine: source.name for source in made}
     if len(engines) > 1:
         raise InputError(f"expected files of one format, received {listing(engines.values())}; choose another pattern")
-    return next(iter(engines))
+    require_reader(made[0].engine, whole)
+    return made
 
 
 def _require_chunks(chunks: Chunks) -> None:
@@ -110,24 +143,47 @@ def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
     return ds
 
 
-def _opened(files: list[str], settings: dict[str, Any]) -> xr.Dataset:
-    for file in files if settings["engine"] == NETCDF else ():
-        require_whole(file)
+def _opened(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
+    """Open one file, or join several."""
+    for source in sources:
+        if source.engine == NETCDF and address_of(source.name) is None:
+            require_whole(source.name)
     if settings["chunks"] == "auto":
-        with xr.open_dataset(files[0], **{**settings, "chunks": None}) as first:
+        with sources[0].open({**settings, "chunks": None}) as first:
             settings = {**settings, "chunks": map_chunks(first)}
-    if len(files) == 1:
-        return xr.open_dataset(files[0], **settings)
-    joined: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
-    return xr.open_mfdataset(files, combine="by_coords", **joined, **settings)
+    if len(sources) == 1:
+        return _as_meant(sources[0], settings)
+    make_room(len(sources))
+    # Files are joined without reading them.
+    settings = {**settings, "chunks": settings["chunks"] or {}}
+    parts: list[Part] = []
+    try:
+        for source in sources:
+            parts.append(Part(source.name, _as_meant(source, settings)))
+        return joined(parts)
+    except BaseException:
+        for part in parts:
+            part.ds.close()
+        raise
 
 
-def _remembering(ds: xr.Dataset, files: list[str], engine: str) -> xr.Dataset:
+def _as_meant(source: Source, settings: dict[str, Any]) -> xr.Dataset:
+    """Return what a file holds: dates once and in order."""
+    ds = source.open(settings)
+    require_dates(ds, source.name)
+    dim = series_dim(ds)
+    if dim is None:
+        return ds
+    return in_order(ds, dim, np.full(ds.sizes[dim], source.name, dtype=object))[0]
+
+
+def _remembering(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
     """Return the Dataset whose variables know their files, and nothing that is about GRIB messages only."""
+    engine = sources[0].engine
     for variable in ds.variables.values():
-        if len(files) > 1 or engine != NETCDF:
+        if len(sources) > 1 or engine != NETCDF or address_of(sources[0].name):
             # The library remembers the first file only, and of stores on the whole only.
-            variable.encoding[SOURCES] = tuple(files)
+            variable.encoding[SOURCES] = tuple(source.name for source in sources)
         if engine == GRIB_READER:
             variable.attrs = _without_messages(variable.attrs)
     if engine == GRIB_READER:
@@ -154,22 +210,16 @@ def sources_of(*objects: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def find_files(path: str | Path) -> list[str]:
-    """Return the files that a path or pattern names, sorted.
+def find_files(path: FileName | Sequence[FileName]) -> list[str]:
+    """Return the files, stores and addresses that a path, a pattern or a list of these names.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is none, or one is a pipe, a device or a folder that is no store.
     """
-    text = str(Path(path).expanduser())
-    if any(mark in text for mark in "*?["):
-        files = sorted(glob.glob(text, recursive=True))
-        if not files:
-            raise InputError(f"expected files that match {text}, received none; check the pattern")
-        return files
-    if not Path(text).exists():
-        raise InputError(f"expected an existing file, received {text}; check the path")
-    if Path(text).is_dir() and not is_store(text):
-        raise InputError(f"expected a file, received the folder {text}; give a pattern such as {text}/*.nc")
-    return [text]
+    names = names_in(path)
+    for name in names:
+        if address_of(name) is None and Path(name).is_dir() and not is_store(name):
+            raise InputError(f"expected a file, received the folder {name}; give a pattern such as {name}/*.nc")
+    return names

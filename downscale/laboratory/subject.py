@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from downscale.errors import InputError, OptionError, OutputError, listing
+from downscale.io.paths import regular_file
 from downscale.kernels.imaging import REFERENCES
 from downscale.laboratory.diagnosis import Diagnosis
 from downscale.models import NAMES
@@ -125,6 +126,7 @@ def _weights(path: Path, factor: Pair | None) -> Diagnosis:
 
     if factor is None:
         raise OptionError(f"expected --factor, the stride of the weights in {path}, received none")
+    path = regular_file(path, "weights")
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from downscale.errors import InputError, OptionError, listing
+from downscale.io.paths import regular_file
 
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 2, 100, 100
@@ -85,7 +86,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     InputError
         If there is no such file, or it is no YAML of keys and values.
     """
-    file = Path(path).expanduser()
+    file = regular_file(path, "recipe")
     if not file.is_file():
         raise InputError(f"expected an existing recipe file, received {file}; check the path")
     try:

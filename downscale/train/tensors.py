@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError
+from downscale.io.paths import regular_file
 from downscale.io.write import one_line, temporary_beside
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def read_texts(path: str | Path, what: str) -> dict[str, str]:
     InputError
         If there is no such file, or it is cut short, of another kind, or damaged.
     """
-    header = _header(Path(path).expanduser(), what)
+    header = _header(regular_file(path, what), what)
     texts = header.get("__metadata__", {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f"expected texts in the header of {what} {path}, received others; get the file again")
@@ -71,9 +72,10 @@ def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    _header(Path(path).expanduser(), what)
+    file = regular_file(path, what)
+    _header(file, what)
     try:
-        return load_file(Path(path).expanduser())
+        return load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"expected a whole {what}, received {path}, which is damaged ({reason})") from None

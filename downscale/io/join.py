@@ -1,0 +1,460 @@
+"""Join the Datasets of several files into one: units, calendars, grids and dates compared, never the first believed.
+
+Files that hold the same variables on the same grid are a series: they follow each other in time, in whatever order they
+are given. Series of other variables or other parts of a grid are then laid beside each other by their coordinates.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.cf.times import is_time, time_name, values_of
+from downscale.cf.units import convert, same_units
+from downscale.errors import InputError, listing
+from downscale.io.dates import in_order, report_gaps
+
+# Coordinates that differ by less than this share of a cell are the same; so are those that float32 cannot tell apart.
+SAME = 1e-5
+SINGLE = 8 * float(np.finfo("f4").eps)
+# Calendars that name the same days since 1582.
+GREGORIAN = ("standard", "gregorian", "proleptic_gregorian")
+ALIASES = {"365_day": "noleap", "366_day": "all_leap", **dict.fromkeys(GREGORIAN, "standard")}
+# Who made a series: files that differ in one of these are hardly one.
+ORIGIN = ("source_id", "member_id", "variant_label", "grid_label", "table_id", "model_id", "parent_experiment_rip")
+# The highest instrument of a weather station, in metres.
+MAST = 10.0
+ADVICE = "choose other files, or rewrite one"
+
+
+class JoinWarning(UserWarning):
+    """Files of a series are not quite alike; the message names what was done about it."""
+
+
+@dataclass
+class Part:
+    """One of the files that are joined: its name and what it holds."""
+
+    name: str
+    ds: xr.Dataset
+
+
+@dataclass
+class Grids:
+    """The coordinates that were met along each dimension, each with the file it was first met in."""
+
+    met: dict[str, list[tuple[NDArray[Any], str]]] = field(default_factory=dict)
+
+    def known(self, dim: str, values: NDArray[Any], name: str) -> tuple[int, NDArray[Any]]:
+        """Return the number and the values of the coordinates that these are, within rounding; new ones are kept."""
+        places = self.met.setdefault(dim, [])
+        for number, (other, _) in enumerate(places):
+            if _alike(other, values):
+                return number, other
+        places.append((values, name))
+        return len(places) - 1, values
+
+
+def joined(parts: list[Part]) -> xr.Dataset:
+    """Return one Dataset of those of several files.
+
+    Raises
+    ------
+    InputError
+        If they do not belong together; the line names the files that differ and in what.
+    """
+    _require_one_calendar(parts)
+    parts = _stacked_times(parts)
+    _warn_of_origins(parts)
+    made = []
+    for family in _families(parts):
+        family = _with_common_variables(family)
+        family = [Part(part.name, _in_units_of(family[0], part)) for part in family]
+        grids = Grids()
+        series: dict[tuple[Any, ...], list[Part]] = {}
+        for part in family:
+            key, ds = _placed(part, grids)
+            series.setdefault(key, []).append(Part(part.name, ds))
+        _require_tiles(grids)
+        made += [Part(each[0].name, _one_series(each)) for each in series.values()]
+    return made[0].ds if len(made) == 1 else _beside(made)
+
+
+def series_dim(ds: xr.Dataset) -> str | None:
+    """Return the dimension of dates, else the dimension ``time`` with its numbers; None where there is none."""
+    dates = [str(name) for name in ds.indexes if name in ds.dims and is_time(ds[name].variable)]
+    main = time_name(ds)
+    if main in dates:
+        return main
+    return dates[0] if dates else ("time" if "time" in ds.indexes and "time" in ds.dims else None)
+
+
+def fields_along(ds: xr.Dataset, dim: str | None) -> list[str]:
+    """Return the data variables that change along a dimension; all of them where there is none such."""
+    return [str(name) for name, v in ds.data_vars.items() if dim is None or dim in v.dims]
+
+
+# Dates
+
+
+def _require_one_calendar(parts: list[Part]) -> None:
+    """Raise an InputError where files count days in other ways."""
+    found: dict[str, str] = {}
+    for part in parts:
+        name = time_name(part.ds)
+        if name is None:
+            continue
+        variable = part.ds[name].variable
+        said = str(part.ds[name].dt.calendar if variable.size else variable.encoding.get("calendar", "standard"))
+        calendar = ALIASES.get(said, said)
+        found.setdefault(calendar, part.name)
+        if len(found) > 1:
+            (one, first), (other, second) = found.items()
+            raise InputError(
+                f"expected files of one calendar, received {one!r} in {first} and {other!r} in {second}; convert one, "
+                "for example with cdo setcalendar or xarray's convert_calendar"
+            )
+
+
+def _stacked_times(parts: list[Part]) -> list[Part]:
+    """Give files of one map each, whose date is a scalar, the dimension of that date."""
+    names = {time_name(part.ds) for part in parts}
+    name = next(iter(names))
+    if len(names) != 1 or name is None or any(part.ds[name].ndim for part in parts):
+        return parts
+    if len({values_of(part.ds[name].variable).item() for part in parts}) == 1:
+        return parts
+    made = []
+    for part in parts:
+        maps = [str(n) for n, v in part.ds.data_vars.items() if v.ndim >= 2]
+        bare, grown = part.ds.drop_vars(name), part.ds[maps].expand_dims(name)
+        ds = bare.assign({n: grown[n].variable for n in maps}).assign_coords({name: grown[name]})
+        for key in (name, *maps):
+            ds[key].attrs, ds[key].encoding = dict(part.ds[key].attrs), dict(part.ds[key].encoding)
+        made.append(Part(part.name, ds))
+    return made
+
+
+# Variables and units
+
+
+def _families(parts: list[Part]) -> list[list[Part]]:
+    """Return the files in groups that share variables along time; files of other variables make other groups."""
+    families: list[tuple[set[str], list[Part]]] = []
+    for part in parts:
+        own = set(fields_along(part.ds, series_dim(part.ds)) or map(str, part.ds.data_vars))
+        alike = [family for family in families if family[0] & own]
+        rest = [family for family in families if not family[0] & own]
+        members = [other for _, group in alike for other in group]
+        families = [*rest, (own.union(*(names for names, _ in alike)), [*members, part])]
+    order = {part.name: number for number, part in enumerate(parts)}
+    groups = [sorted(group, key=lambda part: order[part.name]) for _, group in families]
+    return sorted(groups, key=lambda group: order[group[0].name])
+
+
+def _with_common_variables(parts: list[Part]) -> list[Part]:
+    """Leave out, with a warning, what changes in time and is in some files only."""
+    each = [set(fields_along(part.ds, series_dim(part.ds))) for part in parts]
+    common = set.intersection(*each)
+    extra = sorted(set.union(*each) - common)
+    if not extra:
+        return parts
+    lacks = next(part.name for part, own in zip(parts, each, strict=True) if extra[0] not in own)
+    has = next(part.name for part, own in zip(parts, each, strict=True) if extra[0] in own)
+    if not common:
+        raise InputError(
+            f"expected files of the same variables, received {extra[0]!r} in {has} and not in {lacks}; {ADVICE}"
+        )
+    _say(f"left out {listing(extra)}, which some files do not hold: {extra[0]!r} is in {has} and not in {lacks}")
+    return [Part(part.name, part.ds.drop_vars([n for n in extra if n in part.ds])) for part in parts]
+
+
+def _in_units_of(first: Part, part: Part) -> xr.Dataset:
+    """Return a Dataset whose numbers are in the units of the first file.
+
+    Raises
+    ------
+    InputError
+        If units do not fit, or a sign or a meaning differs.
+    """
+    if part is first:
+        return part.ds
+    ds = part.ds
+    for name in [str(n) for n in ds.variables if n in first.ds.variables]:
+        ours, theirs = first.ds[name], ds[name]
+        if theirs.dtype.kind not in "fiu" or ours.dtype.kind not in "fiu":
+            continue
+        for key in ("standard_name", "positive"):
+            one, other = ours.attrs.get(key), theirs.attrs.get(key)
+            if one is not None and other is not None and str(one) != str(other):
+                raise InputError(
+                    f"{name}: expected one {key} in all files, received {one!r} in {first.name} and {other!r} in "
+                    f"{part.name}; {ADVICE}"
+                )
+        wanted, units = ours.attrs.get("units"), theirs.attrs.get("units")
+        if str(wanted) != str(units) and not _same_meaning(units, wanted):
+            ds = ds.assign_coords({name: _converted(first, part, name)}) if name in ds.coords else ds.assign(
+                {name: _converted(first, part, name)}
+            )  # fmt: skip
+    return ds
+
+
+def _same_meaning(units: Any, wanted: Any) -> bool:
+    """Return whether units differ in their spelling only; none at all is no unit that is known."""
+    plain = [None if one is None else str(one).strip() for one in (units, wanted)]
+    return plain[0] == plain[1] or (None not in plain and same_units(str(plain[0]), str(plain[1])))
+
+
+def _converted(first: Part, part: Part, name: str) -> xr.Variable:
+    """Return a variable in the units of the first file, and say so."""
+    wanted, units = first.ds[name].attrs.get("units"), part.ds[name].attrs.get("units")
+    zero, one = (None if None in (units, wanted) else convert(v, str(units), str(wanted)) for v in (0.0, 1.0))
+    if zero is None or one is None:
+        raise InputError(
+            f"{name}: expected one unit in all files, received {wanted!r} in {first.name} and {units!r} in "
+            f"{part.name}; convert or correct one, for example with ncatted or cdo setunit"
+        )
+    _say(f"{name}: converted from {units} in {part.name} to {wanted} as in {first.name}")
+    variable = part.ds[name].variable
+    kind = np.result_type(variable.dtype, np.float32)
+    data = (variable.astype("f8") * (one - zero) + zero).astype(kind).data
+    kept = {key: value for key, value in variable.encoding.items() if key in ("source", "preferred_chunks")}
+    return xr.Variable(variable.dims, data, {**variable.attrs, "units": wanted}, kept)
+
+
+def _warn_of_origins(parts: list[Part]) -> None:
+    """Say where files are of other models, members or tables."""
+    for key in ORIGIN:
+        met: dict[str, str] = {}
+        for part in parts:
+            if key in part.ds.attrs:
+                met.setdefault(str(part.ds.attrs[key]), part.name)
+        if len(met) > 1:
+            (one, first), (other, second) = list(met.items())[:2]
+            _say(
+                f"the global attribute {key!r} is {one!r} in {first} and {other!r} in {second}; check that they are "
+                "one series"
+            )
+
+
+# Grids
+
+
+def _placed(part: Part, grids: Grids) -> tuple[tuple[Any, ...], xr.Dataset]:
+    """Return where a file lies, and its Dataset with the very coordinates of the first file that lies there."""
+    dim = series_dim(part.ds)
+    ds, key = part.ds, []
+    for name in [str(n) for n in ds.dims if n != dim]:
+        if name not in ds.indexes:
+            key.append((name, ds.sizes[name]))
+            continue
+        values = np.asarray(ds.indexes[name])
+        number, same = grids.known(name, values, part.name)
+        key.append((name, number))
+        if same is not values and not np.array_equal(same, values):
+            old = ds[name]
+            ds = ds.assign_coords({name: (name, same, old.attrs)})
+            ds[name].encoding = dict(old.encoding)
+    return (tuple(sorted(key)), tuple(sorted(fields_along(ds, dim)))), ds
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Return whether coordinates are the same within rounding."""
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
+        return bool(np.array_equal(one, other))
+    a, b = one.astype("f8"), other.astype("f8")
+    if not (np.isnan(a) == np.isnan(b)).all():
+        return False
+    return bool((np.abs(a - b) <= _rounding(a))[np.isfinite(a)].all())
+
+
+def _rounding(values: NDArray[np.float64]) -> float:
+    """Return by how much coordinates may differ: a share of their step, or what float32 cannot hold."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0
+    largest = float(np.abs(finite).max())
+    step = float(np.ptp(finite)) / max(max(values.shape, default=1) - 1, 1)
+    # Never so much that neighbours are mistaken for each other.
+    return max(SAME * step, min(SINGLE * largest, step / 100 if step else SINGLE * largest))
+
+
+def _require_tiles(grids: Grids) -> None:
+    """Raise an InputError where coordinates of one dimension differ and yet overlap: another grid, no other part."""
+    for dim, places in grids.met.items():
+        for number, (values, name) in enumerate(places):
+            for other, first in places[:number]:
+                if values.dtype.kind in "fiu" and other.dtype.kind in "fiu" and _overlap(values, other):
+                    raise InputError(
+                        f"expected files of one grid, received {dim!r} of {_range(other)} in {first} and of "
+                        f"{_range(values)} in {name}; {ADVICE}"
+                    )
+
+
+def _overlap(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Return whether the ranges of two coordinates overlap; of single values, such as levels, none does."""
+    if not one.size or not other.size or (one.size == 1 and other.size == 1):
+        return False
+    return bool(max(one.min(), other.min()) <= min(one.max(), other.max()))
+
+
+def _range(values: NDArray[Any]) -> str:
+    return f"{values.size} values from {values[0]:.10g} to {values[-1]:.10g}"
+
+
+# One series
+
+
+def _one_series(parts: list[Part]) -> xr.Dataset:
+    """Return files of one grid as one, in the order of their dates."""
+    first = parts[0]
+    dim = series_dim(first.ds)
+    if len(parts) == 1:
+        return first.ds
+    parts, varying = _compared(parts, dim)
+    if dim is None:
+        names = listing(fields_along(first.ds, None))
+        if not all(xr.Dataset(part.ds.data_vars).equals(xr.Dataset(first.ds.data_vars)) for part in parts):
+            raise InputError(
+                f"expected files that follow each other in time, received {names} without a date in {parts[0].name} "
+                f"and {parts[1].name}; give the files one after the other, or add dates"
+            )
+        _say(f"{names} is the same in {parts[0].name} and {parts[1].name}; it is read once")
+        return first.ds
+    steps = [{name: _step(part.ds[name]) for name in fields_along(part.ds, dim)} for part in parts]
+    packed = {name: max(each[name] for each in steps) for name in steps[0]}
+    ready = [part.ds.assign_coords({n: (dim, [v] * part.ds.sizes[dim]) for n, v in own.items()})
+             for part, own in zip(parts, varying, strict=True)]  # fmt: skip
+    owners = np.repeat(np.array([part.name for part in parts], dtype=object), [ds.sizes[dim] for ds in ready])
+    one = xr.concat(
+        ready, dim=dim, data_vars="minimal", coords="minimal", compat="override", join="override",
+        combine_attrs="override",
+    )  # fmt: skip
+    for name, variable in one.variables.items():
+        variable.encoding = dict(first.ds.variables[name].encoding) if name in first.ds.variables else {}
+    one, owners = in_order(one, dim, owners, packed)
+    report_gaps(one, dim, owners)
+    return one
+
+
+def _step(field_: xr.DataArray) -> float:
+    """Return the step in which the values of a field were stored; zero where they were not packed."""
+    return abs(float(field_.encoding.get("scale_factor", 0.0) or 0.0))
+
+
+def _compared(parts: list[Part], dim: str | None) -> tuple[list[Part], list[dict[str, Any]]]:
+    """Return the files without what differs where it must not, and the scalar dates that go along the dimension.
+
+    Raises
+    ------
+    InputError
+        If positions, bounds, heights or members differ.
+    """
+    first = parts[0]
+    scalar_dates: list[dict[str, Any]] = [{} for _ in parts]
+    dropped: dict[str, str] = {}
+    for name, ours in first.ds.variables.items():
+        moves = name in first.ds.data_vars if dim is None else dim in ours.dims
+        if moves or name in first.ds.indexes:
+            continue
+        said = False
+        for part in parts[1:]:
+            if name not in part.ds.variables:
+                continue
+            theirs = part.ds.variables[name]
+            if ours.shape == theirs.shape and _equal(ours, theirs):
+                continue
+            if ours.ndim == 0 and is_time(ours) and is_time(theirs) and dim is not None:
+                for place, each in enumerate(parts):
+                    if name in each.ds.variables:
+                        scalar_dates[place][str(name)] = each.ds[name].values
+                break
+            if ours.ndim == 0 and ours.dtype.kind in "OUS":
+                dropped[str(name)] = (
+                    f"left out the coordinate {name!r}, which is {ours.values.item()!r} in {first.name} and "
+                    f"{theirs.values.item()!r} in {part.name}"
+                )
+                break
+            _refuse_or_say(first, part, str(name), said)
+            said = True
+    for line in dropped.values():
+        _say(line)
+    incomplete = [n for n in scalar_dates[0] if any(n not in own for own in scalar_dates)]
+    scalar_dates = [{n: v for n, v in own.items() if n not in incomplete} for own in scalar_dates]
+    gone = {*dropped, *incomplete}
+    return [Part(p.name, p.ds.drop_vars([n for n in gone if n in p.ds.variables])) for p in parts], scalar_dates
+
+
+def _equal(ours: xr.Variable, theirs: xr.Variable) -> bool:
+    """Return whether two variables that do not change in time hold the same, within rounding."""
+    if "grid_mapping_name" in ours.attrs and "grid_mapping_name" in theirs.attrs:
+        return _same_mapping(ours.attrs, theirs.attrs)
+    return _alike(values_of(ours), values_of(theirs))
+
+
+def _same_mapping(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
+    """Return whether the parameters that two grid mappings share agree."""
+    for key in set(ours) & set(theirs) - {"crs_wkt", "spatial_ref", "long_name", "comment", "proj4", "proj4text"}:
+        try:
+            same = np.allclose(np.asarray(ours[key], "f8"), np.asarray(theirs[key], "f8"), rtol=1e-9, atol=1e-9)
+        except (TypeError, ValueError):
+            same = str(ours[key]) == str(theirs[key])
+        if not same:
+            return False
+    return True
+
+
+def _refuse_or_say(first: Part, part: Part, name: str, said: bool) -> None:
+    """Raise an InputError where positions differ; say where a field that does not change in time does."""
+    ours, theirs = first.ds[name], part.ds[name]
+    if name in first.ds.coords or "grid_mapping_name" in ours.attrs:
+        if ours.ndim or theirs.ndim or "grid_mapping_name" in ours.attrs:
+            what = "grid mapping" if "grid_mapping_name" in ours.attrs else repr(name)
+            line = f"received another {what} in {part.name} than in {first.name}"
+            raise InputError(f"expected files of one grid, {line}; {ADVICE}")
+        units = str(ours.attrs.get("units", ""))
+        one, other = (f"{each.values.item()!s} {units}".strip() for each in (ours, theirs))
+        where = f"{one} in {first.name} and {other} in {part.name}"
+        if not _near_ground(ours, theirs):
+            raise InputError(f"{name}: expected one value in all files, received {where}; choose the files of one")
+        line = f"{name} is {where}; the result is labelled {one}"
+    elif ours.shape != theirs.shape:
+        shapes = f"{ours.shape} in {first.name} and {theirs.shape} in {part.name}"
+        raise InputError(f"{name}: expected one shape in all files, received {shapes}; {ADVICE}")
+    else:
+        line = f"{name} differs between {first.name} and {part.name}; that of {first.name} is read"
+    if not said:
+        _say(line)
+
+
+def _near_ground(*heights: xr.DataArray) -> bool:
+    """Return whether these are heights of screens and masts, which versions of one model differ in."""
+    named = all("height" in (each.name, each.attrs.get("standard_name")) for each in heights)
+    return named and all(each.attrs.get("units", "m") == "m" and 0 < float(each) <= MAST for each in heights)
+
+
+def _beside(made: list[Part]) -> xr.Dataset:
+    """Return series of other variables, levels or parts of a grid as one Dataset."""
+    whole: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
+    together: Any
+    try:
+        together = xr.combine_by_coords([part.ds for part in made], combine_attrs="override", **whole)
+        return together
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"expected files of one grid and one period, received {made[0].name} and {made[1].name}, which do not fit "
+            f"({reason[:160]}); {ADVICE}"
+        ) from None
+
+
+def _say(line: str) -> None:
+    warnings.warn(line, JoinWarning, stacklevel=2)
