@@ -285,7 +285,7 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
         notes.append(f"footprint {prepared.instrument.psf}: coarse = A H fine; maps are kept whole")
     if request.orog is not None and not _uses_relief(prepared, request):
         notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that looks at it")
-    return notes + list(prepared.where.notes)
+    return [*notes, *prepared.notes, *prepared.where.notes]
 
 
 def _uses_relief(prepared: Prepared, request: Request) -> bool:

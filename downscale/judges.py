@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.compatible import require_same_axes, with_named_mapping
 from downscale.cf.horizontal import Horizontal, bounds_of
 from downscale.cf.quantities import Bounds
 from downscale.diagnostics.conservation import Partial, chunk, combine_all
@@ -32,6 +33,10 @@ def judge_of(
     na_thres: float,
 ) -> Nested | Overlapping:  # fmt: skip
     """Return who judges: cell by cell where the fine grid nests, else region by region."""
+    at_fine = with_named_mapping(at_fine, small, at_coarse)
+    require_same_axes(
+        at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
+    )
     turned, there = small, at_fine
     rectilinear = all(isinstance(w.grid, RectilinearGrid) for w in (at_coarse, at_fine))
     if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.compatible import axes_kind
 from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical
 from downscale.cf.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
 from downscale.diagnostics.conservation import default_tolerance
@@ -18,7 +19,7 @@ from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.noise import Draws
-from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
+from downscale.io.statics import brought_over, mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
 from downscale.learned import (
     CASCADE,
@@ -152,6 +153,8 @@ class Prepared:
         The learned model, if the method is one.
     instrument : Instrument or None
         The footprint on the fine cells, where coarse values are averages with one.
+    notes : tuple of str
+        What was done to companions.
     """
 
     where: Horizontal
@@ -162,6 +165,7 @@ class Prepared:
     lapse_rate: Any = None
     model: Model | None = None
     instrument: Instrument | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def fine(self) -> Any:
@@ -221,7 +225,18 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     statics, rate = _statics(target.fine, where, request)
     for name in jobs if is_number(rate) else ():
         require_lapse_rate(rate, ds[name], name)
-    return Prepared(where, target, jobs, codes, statics, rate, model, _instrument(target, request))
+    instrument, notes = _instrument(target, request), _companion_notes(where, request)
+    return Prepared(where, target, jobs, codes, statics, rate, model, instrument, notes)
+
+
+def _companion_notes(where: Horizontal, request: Request) -> tuple[str, ...]:
+    if axes_kind(where) == "geographic":
+        return ()
+    given = {"orog": request.orog, "mask": request.mask, "sftlf": request.sftlf}
+    pick = {"orog": pick_static}
+    there = {name: pick.get(name, pick_mask)(one) for name, one in given.items() if one is not None}
+    notes = (brought_over(static, where, name) for name, static in there.items())
+    return tuple(note for note in notes if note is not None)
 
 
 def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:

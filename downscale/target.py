@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.compatible import require_same_axes, with_named_mapping
 from downscale.cf.horizontal import Horizontal, horizontal, parse_factor
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
@@ -159,16 +160,24 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
     for name, axis, step in zip(where.dims, (where.grid.y, where.grid.x), steps, strict=True):
         edges = _multiples(axis, step * (1 if axis.kind != "projected" else where.unit), text) / where.unit
         pairs = np.stack([edges[:-1], edges[1:]], axis=1)
-        made[name] = ((name,), 0.5 * (edges[:-1] + edges[1:]), {**_axis_attrs(axis), "bounds": f"{name}_bnds"})
+        attrs = {**_axis_attrs(axis, where), "bounds": f"{name}_bnds"}
+        made[name] = ((name,), 0.5 * (edges[:-1] + edges[1:]), attrs)
         made[f"{name}_bnds"] = ((name, "bnds"), pairs)
+    if where.mapping is not None:
+        made[where.mapping.name] = ((), np.int32(0), dict(where.mapping.attrs))
     return xr.Dataset(coords=made)
 
 
-def _axis_attrs(axis: CellAxis) -> dict[str, str]:
-    return {
-        "latitude": {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"},
-        "longitude": {"standard_name": "longitude", "units": "degrees_east", "axis": "X"},
-    }.get(axis.kind, {})
+def _axis_attrs(axis: CellAxis, where: Horizontal) -> dict[str, str]:
+    if axis.kind == "projected":
+        letter = "y" if axis is where.grid.y else "x"
+        units = "m" if where.unit == 1 else "km"
+        return {"standard_name": f"projection_{letter}_coordinate", "units": units, "axis": letter.upper()}
+    rows = axis.kind == "latitude"
+    standard, letter = axis.kind, "Y" if rows else "X"
+    if where.rotated:
+        return {"standard_name": f"grid_{standard}", "units": "degrees", "axis": letter}
+    return {"standard_name": standard, "units": "degrees_north" if rows else "degrees_east", "axis": letter}
 
 
 def _multiples(axis: CellAxis, step: float, text: str) -> NDArray[np.float64]:
@@ -200,11 +209,12 @@ def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
                 f"expected one-dimensional axes with target_grid, received a {what} on two-dimensional coordinates; "
                 "use factor=, or remap it to a rectilinear grid first (cdo remapcon)"
             )
-    if where.grid.y.kind != there.grid.y.kind:
-        raise GridError(
-            f"expected a target grid of the same kind of coordinates, received {there.grid.y.kind} for "
-            f"{where.grid.y.kind}; remap one of them first"
-        )
+    there = with_named_mapping(there, target, where)
+    require_same_axes(
+        there, where, "target_grid", "the coarse field",
+        'use factor=, a resolution such as "0.25x0.25" on its own axes, or remap the coarse field to the axes of the '
+        "target first (cdo remapcon)", "a grid",
+    )  # fmt: skip
     parts = Parts.between(where.grid.y, there.grid.y), Parts.between(where.grid.x, there.grid.x)
     if not all(axis.regular for axis in parts):
         return Target(PartsGrid(*parts), parts, nests=False, grid=target, where=there)

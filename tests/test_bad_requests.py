@@ -68,7 +68,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("--factor", "time:2"), "'time': expected adjoining periods, received 1868-12-01T00:00:00Z to"),
     ((*F, "--target", "1x1"), "expected factor or target_grid, received both; drop one of them"),
     (("--target", "far.nc"), "expected a target that overlaps the longitude range 224.062 to 315.938, received 74.06"),
-    (("--target", "plane.nc"), "expected a target grid of the same kind of coordinates, received projected"),
+    (("--target", "plane.nc"), "latitudes and longitudes, as the coarse field is, received one on metres of"),
     (("--target", "none.nc"), "target_grid: expected an existing file, received none.nc; check the path"),
     (("--target", "0x0"), 'expected a resolution of two positive numbers such as "0.25x0.25", received \'0x0\''),
     (("--target", "-1x1"), "expected a resolution of two positive numbers"),
@@ -324,7 +324,7 @@ CHECKS: list[tuple[tuple[str, ...], str]] = [
     (("in.nc", "--vars", "pr"), "expected a variable of both fields among 'tas', received 'pr'"),
     (("in.nc", "--mask", "words.nc"), "mask: expected numbers"),
     (("relief.nc",), "expected a variable that both fields have, received 'tas' and 'orog', 'sftlf'; rename one"),
-    (("plane.nc",), "expected two axes of one kind, received latitude and projected"),
+    (("plane.nc",), "latitudes and longitudes, as the coarse field is, received one on metres of"),
     (("short.nc",), "expected 3 values of 'time' in the fine field or cells to average over, received 2 (coordinate"),
     (("later.nc",), "tas: expected equal coordinates 'time', received values that differ; select the same"),
     ((), "Missing argument 'FINE.nc'."),
@@ -354,7 +354,7 @@ WEIGHTS: list[tuple[tuple[str, ...], str]] = [
     ((*F, "--normalization", "foo"), "expected normalization among 'fracarea', 'destarea', received 'foo'"),
     ((*F, "--method", "cubic"), "expected method to be one of"),
     (("--factor", "time:2"), "expected factor for the dimensions 'lat', 'lon', received 'time'"),
-    (("--target", "plane.nc"), "expected a target grid of the same kind of coordinates"),
+    (("--target", "plane.nc"), "latitudes and longitudes, as the coarse field is, received one on metres of"),
 ]
 
 

@@ -331,7 +331,7 @@ def test_what_a_target_cannot_be_is_refused():
         ({"target_grid": "nowhere.nc"}, InputError, "target_grid: expected an existing file, received nowhere.nc"),
         ({"target_grid": coarse, "factor": 2}, OptionError, "expected factor or target_grid, received both"),
         ({"target_grid": field_on(region(south=60.0))}, GridError, "overlaps the latitude range 30 to 42"),
-        ({"target_grid": field_on(plane())}, GridError, "received projected for latitude"),
+        ({"target_grid": field_on(plane())}, GridError, "received one on metres of a projection"),
         ({"target_grid": finer, "conserve": "total"}, OptionError, "nested target grid with conserve"),
         ({"target_grid": finer, "terrain_penalty": penalty}, OptionError, "nested target grid with terrain_penalty"),
         ({"factor": 2, "na_thres": 1.5}, OptionError, "expected na_thres from 0 to 1, received 1.5"),

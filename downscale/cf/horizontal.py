@@ -64,6 +64,8 @@ class Horizontal:
         Where the axes lie on the earth, if they are no latitude and longitude.
     notes : tuple of str
         What a user should know of the grid.
+    rotated : bool
+        Whether the axes are degrees about another pole, with or without a grid mapping that says which.
     """
 
     y: str
@@ -74,6 +76,7 @@ class Horizontal:
     lon: str | None = None
     mapping: GridMapping | None = None
     notes: tuple[str, ...] = ()
+    rotated: bool = False
 
     @property
     def dims(self) -> tuple[str, str]:
@@ -126,10 +129,10 @@ def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) 
     where = partial(Horizontal, y, x)
     if grid.spherical:
         if mapping is not None and mapping.rotated:
-            return where(grid, 1.0, *_plane_names(obj, (y, x), planes), mapping)
+            return where(grid, 1.0, *_plane_names(obj, (y, x), planes), mapping, rotated=True)
         rotated = "grid" in f"{obj[y].attrs.get('standard_name', '')} {y}" or y.lower() == "rlat"
         note = f"{y}, {x}: no grid_mapping tells where the pole is; no longitudes and latitudes are written"
-        return where(grid, notes=(note,) if rotated else ())
+        return where(grid, notes=(note,) if rotated else (), rotated=rotated)
     embed = None if mapping is None else mapping.embedding()
     true = None
     if mapping is not None and embed is not None:

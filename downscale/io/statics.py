@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.compatible import MOST_SHIFT, axes_kind, axes_words, require_same_axes, with_named_mapping
 from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.errors import DownscaleError, GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation
@@ -21,6 +22,7 @@ from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.overlap import overlap_weights
 from downscale.grid.parts import PartsGrid
 from downscale.grid.polygon import arc, unit_vectors
+from downscale.grid.sampling import Places, Sampling
 from downscale.grid.sphere import EARTH_RADIUS
 
 OROG_NAMES = ("surface_altitude", "height_above_mean_sea_level", "height_above_reference_ellipsoid")
@@ -31,8 +33,6 @@ METRES = ("m", "metre", "metres", "meter", "meters", "gpm", "")
 PER_CENT = ("%", "percent", "per cent")
 # Edges stored in float32 miss each other by this share of a cell at most.
 COVERAGE_TOLERANCE = 1e-3
-# Positions that are meant to be the same differ by this share of a cell at most: datums and single precision.
-MOST_SHIFT = 0.1
 REMEDY = (
     "bring it to the fine cells first: write ds.downscale(factor) without it as FINE.nc, then "
     "cdo remapcon,FINE.nc IN.nc OUT.nc"
@@ -200,12 +200,37 @@ def _place(static: xr.Dataset, grid: Any, what: str, where: Horizontal | None) -
         there = horizontal(static)
     except DownscaleError as error:
         raise type(error)(f"{what}: {error}") from None
+    if where is not None:
+        there = with_named_mapping(there, static, where)
+        if axes_kind(there) == "geographic" and where.locator is not None:
+            return _sampled(_plane(field, there, what), there.grid, Places(grid, where.locator))
     _require_same_axes(there, grid, what, where)
     rows, columns = overlap_weights(there.grid.y, grid.y), overlap_weights(there.grid.x, grid.x)
     covered = rows.sum(axis=1), columns.sum(axis=1)
     reached = np.multiply.outer(*covered).clip(0, 1)
     least = float(min(covered[0].min(), covered[1].min()))
     return _Placed(_plane(field, there, what), lambda values: _remap(values, rows, columns), reached, least)
+
+
+def _sampled(plane: xr.DataArray, source: Any, places: Places) -> _Placed:
+    """Place a field on latitudes and longitudes on cells of another kind, at their true positions."""
+    sampling = Sampling(source, places)
+    reached = sampling.reached()
+    return _Placed(plane, lambda values: sampling.means(_filled(values)), reached, float(reached.min()))
+
+
+def brought_over(static: xr.Dataset, where: Horizontal, what: str) -> str | None:
+    """Return the note of a field that is brought over from latitudes and longitudes, None where it is not."""
+    try:
+        there = horizontal(static)
+    except DownscaleError:
+        return None
+    if axes_kind(there) != "geographic" or axes_kind(where) == "geographic":
+        return None
+    return (
+        f"{what}: given on latitudes and longitudes; sampled at the true positions of the fine cells, whose means are "
+        "taken by area where it is finer"
+    )
 
 
 def _plane(field: xr.DataArray, there: Horizontal, what: str) -> xr.DataArray:
@@ -241,9 +266,11 @@ def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, wha
         return _Placed(plane, lambda values: np.asarray(parts.mean(_filled(values))))
     if coarser is not None and _same_places(there.grid, grid.coarsen(*coarser)):
         return _Placed(plane, lambda values: _filled(values).repeat(coarser[0], 0).repeat(coarser[1], 1))
+    if axes_kind(there) == "geographic":
+        return _sampled(plane, there.grid, Places(grid))
     raise GridError(
         f"{what}: expected the {grid.shape[0]} x {grid.shape[1]} fine cells of a curvilinear grid, received "
-        f"{there.grid.shape[0]} x {there.grid.shape[1]} cells on {_words(there)}; {REMEDY}"
+        f"{there.grid.shape[0]} x {there.grid.shape[1]} cells on {axes_words(there)}; {REMEDY}"
     )
 
 
@@ -265,50 +292,21 @@ def _same_places(there: Any, grid: CurvilinearGrid) -> bool:
 
 
 def _require_same_axes(there: Horizontal, grid: Any, what: str, where: Horizontal | None) -> None:
-    """Refuse a field whose axes are of another kind, or turn about another pole, than those of the fine cells.
+    """Refuse a field whose axes mean other places than those of the fine cells.
 
     Raises
     ------
     GridError
         Naming both kinds of axes.
     """
-    y, x = (axis.coarse if isinstance(grid, PartsGrid) else axis for axis in (grid.y, grid.x))
-    same = there.grid.x.kind == x.kind and not isinstance(there.grid, CurvilinearGrid)
-    if same and where is not None and where.grid.x.kind == x.kind:
-        same = _rotated(there) == _rotated(where) and _same_mapping(there, where, y.edges, x.edges)
-    if same:
+    if where is not None and not isinstance(where.grid, CurvilinearGrid):
+        require_same_axes(there, where, what, "the fine grid", REMEDY)
         return
-    mine = _words(where) if where is not None else "metres of a projection" if x.kind == "projected" else "degrees"
-    raise GridError(f"{what}: expected a field on {mine}, as the fine grid is, received one on {_words(there)}; "
-                    f"{REMEDY}")  # fmt: skip
-
-
-def _rotated(where: Horizontal) -> bool:
-    """Return whether the axes are degrees about another pole; one that no mapping names is known by its notes."""
-    return bool(where.grid.spherical and (where.mapping is not None or where.notes))
-
-
-def _same_mapping(there: Horizontal, where: Horizontal, y: Floats, x: Floats) -> bool:
-    """Return whether two grid mappings put the cells at the same places; unknown ones are trusted."""
-    if there.locator is None or where.locator is None:
-        return True
-    points = np.meshgrid(x[[0, 1, x.size // 2, -1]], y[[0, 1, y.size // 2, -1]])
-    mine, theirs = (unit_vectors(*locate(*points)) for locate in (where.locator, there.locator))
-    size = arc(mine[0, 0], mine[1, 1])
-    return bool((arc(mine, theirs) <= MOST_SHIFT * size).all())
-
-
-def _words(where: Horizontal) -> str:
-    """Say what the rows and columns of a field are."""
-    if isinstance(where.grid, CurvilinearGrid):
-        return "two-dimensional latitudes and longitudes"
-    if where.mapping is not None and where.mapping.rotated:
-        lat, lon = (float(where.mapping.attrs[f"grid_north_pole_{name}"]) for name in ("latitude", "longitude"))
-        return f"the axes of a pole at latitude {lat:g}, longitude {lon:g}"
-    if where.grid.spherical:
-        return "the axes of a rotated pole" if where.notes else "latitudes and longitudes"
-    kind = None if where.mapping is None else where.mapping.attrs.get("grid_mapping_name")
-    return "metres of a projection" + (f" ({kind})" if kind else "")
+    kind = (grid.x.coarse if isinstance(grid, PartsGrid) else grid.x).kind
+    if there.grid.x.kind != kind or isinstance(there.grid, CurvilinearGrid):
+        mine = "metres of a projection" if kind == "projected" else "degrees"
+        raise GridError(f"{what}: expected a field on {mine}, as the fine grid is, received one on "
+                        f"{axes_words(there)}; {REMEDY}")  # fmt: skip
 
 
 def _filled(values: NDArray[Any]) -> Floats:

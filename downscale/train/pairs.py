@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.compatible import require_same_axes, with_named_mapping
 from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables
 from downscale.cf.quantities import automatic_bounds
 from downscale.cf.times import time_name
@@ -238,7 +239,9 @@ def independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
 
 
 def oriented(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
-    """Turn the rows and columns of a coarse object to run as the fine ones do."""
+    """Turn the rows and columns of a coarse object to run as the fine ones do, on axes of the same kind."""
+    there = with_named_mapping(there, coarse, where)
+    require_same_axes(there, where, "coarse file", "the fine file", "remap one of them to the axes of the other first")
     axes = zip(there.dims, (there.grid.y, there.grid.x), (where.grid.y, where.grid.x), strict=True)
     turned = {dim: slice(None, None, -1) for dim, mine, fine in axes if mine.ascending != fine.ascending}
     return (coarse, there) if not turned else (coarse.isel(turned), horizontal(coarse.isel(turned)))
