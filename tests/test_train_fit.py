@@ -287,11 +287,14 @@ def test_processor_time_does_not_pass_while_a_training_waits(tmp_path: Path) -> 
     assert 0 < skill["seconds"] < 2.5
 
 
+EARLY = {"time": ["1869", "2040"]}
+
+
 @pytest.mark.parametrize("scale", ["patch", "kernel"])
 def test_several_sources_variables_and_losses_in_one_training(tmp_path: Path, scale: str) -> None:
     content = recipe_content(tmp_path, steps=3, round=3, loss_scale=scale, precision="bf16")
     content["data"] |= {
-        "pairs": [SAMPLE, {**SAMPLE, "average": 2, "use": "train", "weight": 0.5}],
+        "pairs": [SAMPLE, {**SAMPLE, "average": 2, "select": EARLY, "use": "train", "weight": 0.5}],
         "factor": 2,
         "statics": ["orog", "slope", "aspect", "lat"],
         "encodings": ["day_of_year"],

@@ -20,8 +20,10 @@ from downscale.train.patches import PatchSet, Sample, collate, turned
 from downscale.train.schema import Network, Patches
 from downscale.train.split import split_times
 from downscale.train.survey import candidates, survey
+from downscale.train.turning import static_parts
 
 CHANNELS = ("orog", "slope", "aspect_sin", "aspect_cos")
+ASPECT = static_parts(CHANNELS)
 
 
 def drawn(how: Patches, *pairs: dict, **more: object):  # type: ignore[no-untyped-def, type-arg]
@@ -37,7 +39,7 @@ def drawn(how: Patches, *pairs: dict, **more: object):  # type: ignore[no-untype
 def test_all_fields_of_a_patch_are_of_one_place_and_keep_the_cell_law() -> None:
     how = Patches(size=(5, 7))
     sources, _, _, draws = drawn(how, statics=["orog"])
-    patches = PatchSet(Shelf(sources, 64), ("orog",), how)
+    patches = PatchSet(Shelf(sources, 64), (), how)
     keys = draws.round(0, 40)
     batch = collate([patches[key] for key in keys], (4, 4))
     assert batch.target.shape == (40, 1, 20, 28)
@@ -77,7 +79,7 @@ def test_a_turned_patch_has_the_slopes_of_the_turned_relief(turn: int, ascending
     statics = np.stack([orog, slope, *directions(orog)]).astype("f4")
     coarse, share = np.zeros((1, 4, 4), "f4"), np.full((16, 16), 1 / 16)
     sample = Sample(statics[:1], statics[:1], coarse, coarse[:0], statics, np.zeros(0, "f4"), share, share.astype("f4"))
-    made = turned(sample, turn, CHANNELS, ascending)
+    made = turned(sample, turn, ASPECT, ascending)
     np.testing.assert_allclose(made.statics[2:], directions(made.statics[0].astype("f8")), atol=1e-5)
     steep = np.hypot(*sobel(made.statics[0].astype("f8"), Spacing.of(grid)))
     np.testing.assert_allclose(made.statics[1], steep, rtol=1e-4)
@@ -130,8 +132,9 @@ def test_no_patch_of_training_is_of_a_time_that_validates() -> None:
     trained = {key.number for key in draws.round(0, 500)}
     assert max(trained) < min(key.number for key in held) - 2
     assert all(key.turn == 0 for key in held)
+    # Every cell of every map that validates is judged, also where patches do not fit side by side.
     places = {(key.number, key.row + i, key.column + j) for key in held for i in range(4) for j in range(4)}
-    assert len(places) == 16 * len(held)
+    assert len(places) == 9 * 12 * sides[0].validation.size
 
 
 def test_a_round_draws_from_no_more_maps_than_memory_holds() -> None:
@@ -147,7 +150,7 @@ def test_small_grids_are_filled_up_beside_large_ones() -> None:
              "select": {"time": ["2019-03-01", "2019-03-02"]}}  # fmt: skip
     how = Patches(size=9)
     sources, _, _, _ = drawn(how, SAMPLE, small, statics=["orog"])
-    patches = PatchSet(Shelf(sources, 64), ("orog",), how)
+    patches = PatchSet(Shelf(sources, 64), (), how)
     batch = collate([patches[Key(0, 0, 0, 1)], patches[Key(1, 3, 0, 2)]], (4, 4))
     assert batch.target.shape == (2, 1, 36, 36)
     assert batch.target[0].isfinite().all()

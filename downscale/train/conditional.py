@@ -109,9 +109,7 @@ def train_adversarial(
     torch.manual_seed(how.seed)
     learned = Learned(prepared.spec) if start is None else _started(prepared, start)
     critic = Conditional(size, prepared.survey.spread[0], width, norm=how.loss == "hinge")
-    patches = PatchSet(
-        Shelf(prepared.sources, recipe.patches.cache_mb), prepared.spec.static_channels, recipe.patches, False
-    )
+    patches = PatchSet(Shelf(prepared.sources, recipe.patches.cache_mb), prepared.parts, recipe.patches)
     duel = Duel(learned, critic, _draws(prepared, patches, critic), _made(critic), how, origin=prepared.origin)
     try:
         duel.run(folder, resume, tell)
@@ -187,7 +185,7 @@ def _judged(prepared: Prepared, patches: PatchSet, learned: Learned, step: int, 
     """Return the fair CRPS on the validation split beside the absolute error of the kernel, by source."""
     recipe = prepared.recipe
     sums = torch.zeros(len(prepared.sources), len(prepared.spec.outputs), 3, dtype=torch.float64)
-    same = torch.Generator().manual_seed(recipe.training.seed)
+    same, patches = torch.Generator().manual_seed(recipe.training.seed), patches.tiled()
     for key in prepared.draws("validation").fixed(recipe.data.validation.patches):
         batch = collate([patches[key]], prepared.spec.factor)
         with torch.no_grad():

@@ -68,7 +68,7 @@ class PatchData(lightning.LightningDataModule):
         """Return the loader of all rounds."""
         trainer = self.trainer
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        return self._loader(batch_sampler=Rounds(self.draws, self.how, self.progress, rank, world))
+        return self._loader(self.patches, batch_sampler=Rounds(self.draws, self.how, self.progress, rank, world))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of what is judged."""
@@ -76,12 +76,12 @@ class PatchData(lightning.LightningDataModule):
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         own = self.held[rank::world]
         batches = [own[i : i + self.how.batch] for i in range(0, len(own), self.how.batch)]
-        return self._loader(batch_sampler=batches)
+        return self._loader(self.patches.tiled(), batch_sampler=batches)
 
-    def _loader(self, **given: Any) -> DataLoader[Any]:
+    def _loader(self, patches: PatchSet, **given: Any) -> DataLoader[Any]:
         workers = self.how.workers
         return DataLoader(
-            self.patches,
+            patches,
             num_workers=workers,
             collate_fn=partial(collate, factor=self.factor),
             persistent_workers=workers > 0,

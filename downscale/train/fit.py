@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError, OptionError, OutputError
 from downscale.io.write import IN_RECIPE, check_target
-from downscale.nn.spec import Code, ModelSpec
+from downscale.nn.spec import STATICS, Code, ModelSpec
 from downscale.train.draws import Draws, require_samples
 from downscale.train.origin import data_hash, describe_source, recipe_identity
 from downscale.train.pairs import Source, open_source
 from downscale.train.progress import Progress
+from downscale.train.pulse import followed
 from downscale.train.schema import TrainingRecipe
+from downscale.train.seen import require_apart
 from downscale.train.segmentation import event_of, require_occurs
 from downscale.train.split import Sides, split_times
 from downscale.train.survey import Survey, survey
-from downscale.train.tasks import require_task
+from downscale.train.tasks import FIELD_KEYS, require_task
+from downscale.train.turning import Part, static_parts, turns_of, variable_parts
 from downscale.versions import TRAINS, library_versions
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ class Prepared:
     spec: ModelSpec
     hash: str
     advice: str
+    parts: tuple[Part, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -55,15 +61,25 @@ class Prepared:
 
     def draws(self, side: str) -> Draws:
         """Return which patches one side of the split may see, "train" or "validation"."""
-        return side_draws(self.recipe, self.sources, self.sides, self.survey, side)
+        return side_draws(self.recipe, self.sources, self.sides, self.survey, side, self.parts)
 
 
 def side_draws(
-    recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Sides], found: Survey, side: str
-) -> Draws:
+    recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Sides], found: Survey, side: str,
+    parts: Sequence[Part] = (),
+) -> Draws:  # fmt: skip
     """Return which patches one side of the split may see."""
     maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
-    return Draws(sources, found.tables, maps, recipe.patches, recipe.training.seed)
+    return Draws(sources, found.tables, maps, recipe.patches, recipe.training.seed, turns_of(parts))
+
+
+def turning_parts(recipe: TrainingRecipe, sources: Sequence[Source], channels: Sequence[str]) -> tuple[Part, ...]:
+    """Return the components of vectors that turn with a patch; refuses what it is not known how to turn."""
+    if not recipe.patches.augment:
+        return ()
+    own_axes = [source.geographic for source in sources]
+    described = [source.described(recipe.data) for source in sources]
+    return (*variable_parts(recipe.data, described, own_axes), *static_parts(channels))
 
 
 def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) -> Path:
@@ -141,7 +157,12 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     data = recipe.data
     sources = tuple(open_source(pair, data, recipe.network) for pair in data.pairs)
     sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
-    found = survey(sources, sides, data, recipe.patches, _progress)
+    require_apart(sources, sides)
+    channels = [channel for name in data.statics for channel in STATICS[name]]
+    parts = turning_parts(recipe, sources, channels)
+    found = survey(
+        sources, sides, data, recipe.patches, lambda items, total: followed(items, total, tell, "maps looked at")
+    )
     for side, least in (("train", recipe.training.batch), ("validation", 1)):
         require_samples(side_draws(recipe, sources, sides, found, side), least, side)
     spec = model_spec(recipe, found)
@@ -154,7 +175,9 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     for line in advice.splitlines():
         tell(line)
     files = [file for source in sources for file in source.files]
-    return Prepared(recipe, sources, sides, found, spec, data_hash(files), advice)
+    # One process reads the files for their hash, which it alone writes down.
+    own = data_hash(files) if is_first() else ""
+    return Prepared(recipe, sources, sides, found, spec, own, advice, parts)
 
 
 def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
@@ -236,19 +259,20 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
     from downscale.train.checkpoint import save
     from downscale.train.state import read_state
 
-    how = prepared.recipe.training
-    state.parent.mkdir(parents=True, exist_ok=True)
-    earlier = read_state(state, prepared.origin) if resume and state.exists() else None
-    progress = Progress() if earlier is None else earlier.progress
-    if earlier is not None:
-        say(f"goes on from step {progress.step}")
-    torch.manual_seed(how.seed)
-    module, data = _parts(prepared, progress)
-    from downscale.train.keeper import Keeper
-    from downscale.train.runner import run
+    how, first = prepared.recipe.training, is_first()
+    with made_folder(state.parent, STATE):
+        origin = prepared.origin if first else None
+        earlier = read_state(state, origin) if resume and state.exists() else None
+        progress = Progress() if earlier is None else earlier.progress
+        if earlier is not None:
+            say(f"goes on from step {progress.step}")
+        torch.manual_seed(how.seed)
+        module, data = _parts(prepared, progress, say)
+        from downscale.train.keeper import Keeper
+        from downscale.train.runner import run
 
-    keeper = Keeper(state, prepared.origin, progress, how, say, earlier)
-    trainer = run(how, module, data, keeper, state.parent)
+        keeper = Keeper(state, prepared.origin, progress, how, say, earlier)
+        trainer = run(how, module, data, keeper, state.parent)
     if trainer.is_global_zero:
         module.averaged.load_state_dict(keeper.best)
         save(target, module.averaged, record_of(prepared, _skill(prepared, keeper)), prepared.recipe.output.half)
@@ -258,7 +282,26 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
     return target
 
 
-def _parts(prepared: Prepared, progress: Progress) -> tuple[TrainedUpscaler, PatchData]:
+@contextmanager
+def made_folder(folder: Path, kept: str) -> Iterator[None]:
+    """Make a folder; take it away again where the work fails before it left the file ``kept`` there.
+
+    Only folders that this made are taken away.
+    """
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if folder in new and not (folder / kept).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            for each in new[1:]:
+                with suppress(OSError):
+                    each.rmdir()
+        raise
+
+
+def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUpscaler, PatchData]:
     """Return the module and the data of a training."""
     from downscale.losses.compose import WeightedSum
     from downscale.losses.terms import Sobolev, Spectral, Terrain
@@ -270,11 +313,11 @@ def _parts(prepared: Prepared, progress: Progress) -> tuple[TrainedUpscaler, Pat
 
     recipe, how = prepared.recipe, prepared.recipe.training
     loss = WeightedSum.from_config(how.loss)
-    shelf, channels = Shelf(prepared.sources, recipe.patches.cache_mb), prepared.spec.static_channels
+    shelf = Shelf(prepared.sources, recipe.patches.cache_mb)
     distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
-    patches = PatchSet(shelf, channels, recipe.patches, distances)
+    patches = PatchSet(shelf, prepared.parts, recipe.patches, distances)
     held = prepared.draws("validation").fixed(recipe.data.validation.patches)
-    typical = _typical(prepared, patches) if how.loss_scale == "kernel" else ()
+    typical = _typical(prepared, patches, say) if how.loss_scale == "kernel" else ()
     parts = Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources), typical
     module: TrainedUpscaler
     if recipe.event is None:
@@ -286,7 +329,7 @@ def _parts(prepared: Prepared, progress: Progress) -> tuple[TrainedUpscaler, Pat
     return module, PatchData(patches, prepared.draws("train"), held, how, progress, prepared.spec.factor)
 
 
-def _typical(prepared: Prepared, patches: PatchSet) -> list[list[float]]:
+def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float]]:
     """Return the mean square error of the kernel on patches of the training split, by source and output."""
     import torch
 
@@ -296,7 +339,9 @@ def _typical(prepared: Prepared, patches: PatchSet) -> list[list[float]]:
     spec, sources = prepared.spec, len(prepared.sources)
     sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
     # A round that no training sees, the same whenever a run is resumed.
-    for key in prepared.draws("train").round(LOOKED_AT_ROUND, LOOKED_AT * sources):
+    keys = prepared.draws("train").round(LOOKED_AT_ROUND, LOOKED_AT * sources)
+    # Map by map, each of which is read once.
+    for key in followed(sorted(keys), len(keys), say, "patches of the kernel looked at"):
         sums[key.source] += kernel_errors(spec, collate([patches[key]], spec.factor))[0]
         counts[key.source] += 1
     mean = sums / counts.clamp_min(1)
@@ -314,11 +359,13 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
         describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)
     ]
     licences = [each["licence"] for each in described if each["licence"]]
+    # What a task does not look at is no part of its recipe.
+    unused = {"training": set(FIELD_KEYS)} if recipe.task == "segmentation" else None
     return Record(
         title=recipe.title, description=recipe.description, licence=recipe.licence,
         attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
         data_hash=prepared.hash, skill=skill, advice=prepared.advice,
-        recipe=recipe.model_dump(mode="json"), conserve=None if recipe.event else recipe.conserve,
+        recipe=recipe.model_dump(mode="json", exclude=unused), conserve=None if recipe.event else recipe.conserve,
         versions=library_versions(TRAINS),
     )  # fmt: skip
 
@@ -352,18 +399,6 @@ def _words(source: Source, sides: Sides) -> str:
     rows, columns = source.grid.shape
     kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"
     return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {held} validate"
-
-
-def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-    """Show a bar where a look at the data takes long and people watch."""
-    import sys
-
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, description="look at the data", total=total, transient=True, console=Console(stderr=True))
 
 
 __all__ = ["Prepared", "is_first", "kept_words", "model_spec", "prepare", "train"]

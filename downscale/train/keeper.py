@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from downscale.train.module import TrainedUpscaler
-from downscale.train.progress import Progress, ended, words
+from downscale.train.progress import Progress, ended, step_words, words
+from downscale.train.pulse import Pulse, has_bar
 from downscale.train.schema import Training
 from downscale.train.state import State, moments_of, restore_moments, write_state
 
@@ -55,7 +55,7 @@ class Keeper(lightning.Callback):
         self._clock = CLOCKS[how.clock]
         self._begun, self._saved = self._clock(), time.monotonic()
         self._before = progress.seconds
-        self._between_steps = False
+        self._between_steps, self._pulse = False, Pulse()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Go on from an earlier state; the clock begins."""
@@ -78,19 +78,27 @@ class Keeper(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the step; keep the state every so often; end the round where time is up."""
-        _upscaler(pl_module).follow()
-        self.progress.seconds = self._before + self._clock() - self._begun
+        module = _upscaler(pl_module)
+        module.follow()
+        self._look_at_clock(trainer, module, self.progress.step % AGREE_EVERY == 0)
         self._between_steps = self.progress.done < self.how.round
-        over = self._agreed(trainer, ended(self.progress, self.how))
+        over = ended(self.progress, self.how)
         trainer.should_stop = trainer.should_stop or over
+        if trainer.is_global_zero and not has_bar() and self._pulse.due():
+            self.say(step_words(self.progress, float(module.last_loss), self.how))
         due = time.monotonic() - self._saved >= self.how.save_every
         if due and self._between_steps and not over:
             self.save(trainer, pl_module)
 
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Say that a round is being judged, where that takes long."""
+        if trainer.is_global_zero and not has_bar() and self._pulse.due():
+            self.say(f"step {self.progress.step}: judged on the validation split")
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Judge the round, and keep the state."""
         module = _upscaler(pl_module)
-        self.progress.seconds = self._before + self._clock() - self._begun
+        self._look_at_clock(trainer, module, True)
         better = self.progress.judged(module.score)
         if better:
             self.best = {k: v.detach().cpu().clone() for k, v in module.averaged.state_dict().items()}
@@ -99,8 +107,9 @@ class Keeper(lightning.Callback):
             spec = module.learned.spec
             kind = "mask" if spec.event is not None else "ensemble" if spec.stochastic else "field"
             self.say(words(self.progress, module.score, better, self.how, kind))
+            self._pulse.said()
             self._log(trainer, module)
-        trainer.should_stop = self._agreed(trainer, ended(self.progress, self.how))
+        trainer.should_stop = ended(self.progress, self.how)
         self.save(trainer, module)
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -131,13 +140,21 @@ class Keeper(lightning.Callback):
             logger.log_metrics(values, step=self.progress.step)
             logger.save()
 
-    def _agreed(self, trainer: lightning.Trainer, over: bool) -> bool:
-        """Return one answer for all processes, whose clocks differ."""
-        if trainer.world_size == 1:
-            return over
-        return bool(trainer.strategy.reduce_boolean_decision(over, all=False))
+    def _look_at_clock(self, trainer: lightning.Trainer, module: TrainedUpscaler, together: bool) -> None:
+        """Take in the time that is spent; of several processes that of the slowest, when they look ``together``.
+
+        Clocks differ, and whatever depends on time must be the same for all. Between two looks no time passes.
+        """
+        own = self._before + self._clock() - self._begun
+        if trainer.world_size == 1 or self.how.max_time is None:
+            self.progress.seconds = own
+        elif together:
+            seconds = torch.tensor(own, dtype=torch.float32, device=module.device)
+            self.progress.seconds = float(torch.as_tensor(trainer.strategy.reduce(seconds, reduce_op="max")))
 
 
+# Processes compare their clocks every so many steps, and after each round.
+AGREE_EVERY = 10
 # The errors at the best validation travel with its weights.
 ERRORS = "__errors__"
 # What time a training is given.
@@ -161,7 +178,7 @@ class Bar(RichProgressBar):
 
 def bars(how: Training) -> list[lightning.Callback]:
     """Return the progress bar, none where the output is no terminal."""
-    return [Bar(how)] if sys.stderr.isatty() else []
+    return [Bar(how)] if has_bar() else []
 
 
 def _upscaler(module: Any) -> TrainedUpscaler:

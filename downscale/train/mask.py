@@ -40,6 +40,7 @@ class TrainedMask(TrainedUpscaler):
                 f"expected a finite loss, received {float(loss.detach())} at step {self.progress.step}; try a smaller "
                 "learning_rate, or precision 32"
             )
+        self.last_loss = loss.detach()
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(event))
         return loss
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,8 @@ LEAST_SPREAD = 0.1
 LEAST_ERROR = 0.01
 # Members that a round is judged by.
 JUDGED_MEMBERS = 4
+# What noise is drawn for.
+TRAIN, JUDGE = 0, 1
 # The loss is looked at every so many steps: looking waits for an accelerator.
 LOOK_EVERY = 20
 
@@ -79,6 +82,7 @@ class TrainedUpscaler(lightning.LightningModule):
         self.learned, self.averaged = learned, copy.deepcopy(learned).requires_grad_(False)
         self.how, self.loss, self.spread, self.progress, self.typical = how, loss, spread, progress, typical
         self.score, self.errors, self.sources = math.inf, torch.empty(0), sources
+        self.last_loss = torch.tensor(math.nan)
         self._sums: dict[int, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -92,7 +96,8 @@ class TrainedUpscaler(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Make the fine fields of a batch with the weights in training."""
-        return predicted(self.learned, batch, self.how.members)
+        generator = random_numbers(self.how.seed, TRAIN, self.progress.step, self.global_rank)
+        return predicted(self.learned, batch, self.how.members, generator)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of a batch; its errors in standard deviations of the variable."""
@@ -109,6 +114,7 @@ class TrainedUpscaler(lightning.LightningModule):
                 f"expected a finite loss, received {float(loss.detach())} at step {self.progress.step}; try a smaller "
                 "learning_rate, or precision 32"
             )
+        self.last_loss = loss.detach()
         for name, value in {"loss": loss.detach(), **{f"loss_{name}": value for name, value in values.items()}}.items():
             self.log(name, value, prog_bar=name == "loss", logger=False, batch_size=len(target))
         return loss
@@ -142,9 +148,6 @@ class TrainedUpscaler(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate that the progress asks for."""
         share = share_done(self.progress, self.how)
-        if self.trainer.world_size > 1:
-            # All processes must take the same step, and clocks differ.
-            share = self.trainer.strategy.broadcast(share)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate(share, self.how)
 
@@ -166,7 +169,7 @@ class TrainedUpscaler(lightning.LightningModule):
         """Forget the sums of the last round."""
         self._sums = {}
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch, number: int) -> None:
         """Add up errors of the averaged model and of the kernel under the same constraint, by source.
 
         Squared ones; of an ensemble the fair CRPS, beside the absolute error of the kernel.
@@ -175,7 +178,7 @@ class TrainedUpscaler(lightning.LightningModule):
         kernel = kernel_alone(self.learned.spec, batch)
         if self.learned.spec.stochastic:
             # The same noise in every round, so that rounds are compared by their weights alone.
-            same = torch.Generator().manual_seed(self.how.seed)
+            same = random_numbers(self.how.seed, JUDGE, number, self.global_rank)
             squares = probabilistic_errors(batch, predicted(self.averaged, batch, JUDGED_MEMBERS, same), kernel)
         else:
             squares = squared_errors(batch, predicted(self.averaged, batch), kernel)
@@ -203,6 +206,15 @@ class TrainedUpscaler(lightning.LightningModule):
             summed = self.trainer.strategy.reduce(local.to(self.device, torch.float32), reduce_op="sum")
             return torch.as_tensor(summed).cpu().double()
         return local
+
+
+def random_numbers(seed: int, *place: int) -> torch.Generator:
+    """Return a generator for one place of a training: the same there whenever it is run, another one elsewhere.
+
+    The place is what it is for, the step or batch, and the process, so that no two processes draw the same noise.
+    """
+    words = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 def predicted(

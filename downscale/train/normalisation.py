@@ -1,8 +1,9 @@
-"""Means and spreads of coarse variables over the training split, by area, as a stream (numpy; knows no file)."""
+"""Means and spreads of coarse variables over the training split, by area and source weight (numpy; knows no file)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,26 @@ class Moments:
         self.mean += step * total / both
         self.weight = both
 
+    @classmethod
+    def pooled(cls, parts: Iterable[Moments], weights: Iterable[float]) -> Moments:
+        """Return the moments of a mixture in which each part has its weight, however much it holds.
+
+        Examples
+        --------
+        >>> few, many = Moments(1.0, 0.0, 0.0), Moments(9.0, 4.0, 0.0)
+        >>> Moments.pooled([few, many], [1.0, 1.0]).mean
+        2.0
+        """
+        made = cls()
+        for part, weight in zip(parts, weights, strict=True):
+            if part.weight == 0 or weight == 0:
+                continue
+            both, step = made.weight + weight, part.mean - made.mean
+            made.squares += weight * part.squares / part.weight + step**2 * made.weight * weight / both
+            made.mean += step * weight / both
+            made.weight = both
+        return made
+
     @property
     def std(self) -> float:
         """Standard deviation."""
@@ -84,6 +105,30 @@ class Fit:
         """Take in the same values again, once the scale is known."""
         if self.twice:
             self._moved.add(np.log1p(values.clip(0) / self.scale), weights)
+
+    @classmethod
+    def pooled(cls, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
+        """Return the fit of all sources together, each with its weight, whatever its size."""
+        made = cls(fits[0].channel)
+        made._plain = Moments.pooled([fit._plain for fit in fits], weights)
+        # A source counts with the share of its area that is positive.
+        shares = [fit._positive.weight / (fit._plain.weight or 1.0) for fit in fits]
+        positive = [weight * share for weight, share in zip(weights, shares, strict=True)]
+        made._positive = Moments.pooled([fit._positive for fit in fits], positive)
+        return made
+
+    def begun_anew(self) -> Fit:
+        """Return a fit of this scale that has yet to take in values by :meth:`add`."""
+        made = type(self)(self.channel)
+        made._positive = replace(self._positive)
+        return made
+
+    def with_moved(self, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
+        """Return this fit with what sources took in by :meth:`add`, each with its weight."""
+        made = type(self)(self.channel)
+        made._plain, made._positive = self._plain, self._positive
+        made._moved = Moments.pooled([fit._moved for fit in fits], weights)
+        return made
 
     @property
     def spread(self) -> float:

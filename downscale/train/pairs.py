@@ -107,6 +107,8 @@ class Source:
         What was read.
     licence : str
         What the fine file says of its licence.
+    geographic : bool
+        Whether the axes are longitude and latitude of the earth, so that east is along the columns.
     """
 
     label: str
@@ -125,11 +127,18 @@ class Source:
     clock: NDArray[np.float32]
     files: tuple[str, ...]
     licence: str = ""
+    geographic: bool = False
 
     @property
     def count(self) -> int:
         """Number of maps."""
         return int(np.prod(self.sizes))
+
+    def described(self, data: Data) -> dict[str, dict[str, Any]]:
+        """Return the attributes of the variables, by the names that the recipe has for them."""
+        channels, fields = (*data.outputs, *data.predictors), (*self.outputs, *self.predictors)
+        return {channel.name: {**field.maps.attrs, "name": str(field.maps.name)}
+                for channel, field in zip(channels, fields, strict=True)}  # fmt: skip
 
     def index(self, number: int) -> tuple[int, ...]:
         """Return the time step and other indices of a map."""
@@ -192,12 +201,18 @@ def _opened(pair: Pair, data: Data, network: Network) -> Source:
         statics=_statics(raw, pair, data, where, fine, cells), dates=dates, sizes=sizes,
         clock=clock_values(tuple(data.encodings), dates, sizes[0]),
         files=sources_of(*(one for one in (ds, other) if one is not None)), licence=str(raw.attrs.get("license", "")),
+        geographic=fine.spherical and where.mapping is None and not where.notes,
     )  # fmt: skip
 
 
 def open_maps(path: str) -> xr.Dataset:
     """Open a file, a pattern, or ``sample:NAME``, in chunks of whole maps."""
-    return open_dataset(sample_path(path.removeprefix(SAMPLE)) if path.startswith(SAMPLE) else path)
+    return open_dataset(path_of(path) if path.startswith(SAMPLE) else path)
+
+
+def path_of(path: str) -> Path:
+    """Return the path of a file as a recipe names it, ``sample:NAME`` too."""
+    return Path(sample_path(path.removeprefix(SAMPLE)) if path.startswith(SAMPLE) else path)
 
 
 def selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:

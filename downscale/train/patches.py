@@ -13,15 +13,18 @@ from torch import Tensor
 
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing
+from downscale.train import coverage, turning
 from downscale.train.draws import Key
 from downscale.train.maps import Shelf
+from downscale.train.pairs import Source
 from downscale.train.schema import Patches
+from downscale.train.turning import Part
 
-# Turns of a square: bit 1 mirrors rows, bit 2 columns, bit 4 swaps the two.
-MIRROR_ROWS, MIRROR_COLUMNS, SWAP = 1, 2, 4
 # Shares that differ by less are those of equal areas.
 EQUAL_AREAS = 1e-12
 NOTHING: NDArray[np.float64] = np.empty((0, 0))
+# Which fields of a patch hold the variables of a group.
+TURNING = {"outputs": ("target", "proposal", "coarse"), "predictors": ("predictors",), "statics": ("statics",)}
 # What of a patch has rows and columns.
 FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "share", "weight", "dy", "dx")
 
@@ -43,7 +46,8 @@ class Sample:
     share : array of float64, shape (Y, X)
         Shares of fine cells in their coarse cell.
     weight : array, shape (Y, X)
-        Areas relative to their mean, zero where nothing is judged.
+        Areas relative to the mean of the source, over how often a cell is seen beside others; zero where nothing is
+        judged.
     dy, dx : array of float64, shape (Y, X)
         Distances in metres from the row and column before to those after; empty where no loss asks for them.
     source : int
@@ -93,17 +97,29 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
     ----------
     shelf : Shelf
         Maps ready in memory.
-    channels : tuple of str
-        Names of the statics' channels, of which directions turn with a patch.
+    parts : tuple of Part
+        Components of vectors, which turn with a patch.
     how : Patches
         The recipe's settings.
     spacings : bool
         Whether a loss asks for distances.
+    tiled : bool
+        Whether keys are those of :meth:`downscale.train.draws.Draws.fixed`, else of ``round``.
     """
 
-    def __init__(self, shelf: Shelf, channels: tuple[str, ...], how: Patches, spacings: bool = False) -> None:
-        self.shelf, self.channels, self.how = shelf, channels, how
+    def __init__(
+        self, shelf: Shelf, parts: tuple[Part, ...], how: Patches, spacings: bool = False, tiled: bool = False
+    ) -> None:
+        self.shelf, self.parts, self.how = shelf, parts, how
         self._spacings = [Spacing.of(source.fine) for source in shelf.sources] if spacings else []
+        self._seen = [_seen(source, how, tiled) for source in shelf.sources]
+        # Areas are told beside the mean of the cells that are seen at all.
+        self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
+                      for source, seen in zip(shelf.sources, self._seen, strict=True)]  # fmt: skip
+
+    def tiled(self) -> PatchSet:
+        """Return the patches of the same maps by the keys that are judged."""
+        return PatchSet(self.shelf, self.parts, self.how, bool(self._spacings), tiled=True)
 
     def __getitem__(self, key: Key) -> Sample:
         """Cut and turn one patch."""
@@ -114,7 +130,8 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
         f_y, f_x = source.cells.factor_y, source.cells.factor_x
         few = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         many = (few[0], *(slice(s.start * f, s.stop * f) for s, f in zip(few[1:], (f_y, f_x), strict=True)))
-        area = source.fine.cell_area[many[1:]]
+        seen = self._seen[key.source][few[1:]].repeat(f_y, axis=0).repeat(f_x, axis=1)
+        weight = np.divide(source.fine.cell_area[many[1:]], seen, out=np.zeros(seen.shape), where=seen > 0)
         dy, dx = NOTHING, NOTHING
         if self._spacings:
             spacing = self._spacings[key.source]
@@ -123,10 +140,21 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
             target=ready.target[many], proposal=ready.proposal[many], coarse=ready.coarse[few],
             predictors=ready.predictors[few], statics=source.statics[many],
             clock=source.clock[source.index(key.number)[0]], share=_shares(source.cells.window(rows, columns)),
-            weight=_judged(area / area.mean(), self.how.margin, (f_y, f_x)), source=key.source,
-            dy=dy, dx=dx,
+            weight=_judged(weight * (key.weight / self._area[key.source]), self.how.margin, (f_y, f_x)),
+            source=key.source, dy=dy, dx=dx,
         )  # fmt: skip
-        return turned(padded(sample, self.how.size, (f_y, f_x)), key.turn, self.channels, source.fine.y.ascending)
+        same_way = source.fine.y.ascending == source.fine.x.ascending
+        return turned(padded(sample, self.how.size, (f_y, f_x)), key.turn, self.parts, same_way)
+
+
+def _seen(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
+    """Return how often each coarse cell of a source is seen beside others."""
+    shape = source.grid.shape
+    size = min(how.size[0], shape[0]), min(how.size[1], shape[1])
+    rows, columns = (coverage.lattice(n, part) for n, part in zip(shape, size, strict=True))
+    if tiled:
+        return coverage.tiled(shape, rows, columns, size, how.margin)
+    return coverage.drawn(source.grid.cell_area, rows, columns, size, how.margin)
 
 
 def _shares(cells: Aggregation) -> NDArray[np.float64]:
@@ -158,8 +186,8 @@ def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sa
     return Sample(**made)
 
 
-def turned(sample: Sample, turn: int, channels: tuple[str, ...], ascending: bool) -> Sample:
-    """Mirror and swap the rows and columns of a patch; directions among the statics turn along.
+def turned(sample: Sample, turn: int, parts: Sequence[Part], same_way: bool) -> Sample:
+    """Mirror and swap the rows and columns of a patch; components of vectors turn along.
 
     Parameters
     ----------
@@ -167,42 +195,22 @@ def turned(sample: Sample, turn: int, channels: tuple[str, ...], ascending: bool
         A patch.
     turn : int
         0 to 7; swapping needs square patches and one factor for rows and columns.
-    channels : tuple of str
-        Names of the statics' channels.
-    ascending : bool
-        Whether rows run along the northward axis.
+    parts : sequence of Part
+        Components among the outputs, predictors and statics.
+    same_way : bool
+        Whether rows and columns both run along their axes, northward and eastward, or both against them.
     """
     if turn == 0:
         return sample
-    fields = {name: np.ascontiguousarray(_turn(getattr(sample, name), turn)) for name in FIELDS}
+    fields = {name: np.ascontiguousarray(turning.turn(getattr(sample, name), turn)) for name in FIELDS}
     made = {**sample.__dict__, **fields}
-    if turn & SWAP:
+    if turn & turning.SWAP:
         made["dy"], made["dx"] = made["dx"], made["dy"]
-    if "aspect_sin" in channels:
-        at = channels.index("aspect_sin"), channels.index("aspect_cos")
-        east, north = (made["statics"][i].copy() for i in at)
-        made["statics"][at[0]], made["statics"][at[1]] = _direction(east, north, turn, ascending)
+    for group, names in TURNING.items():
+        own = [part for part in parts if part.group == group]
+        for name in names if own else ():
+            made[name] = turning.turn_parts(made[name], own, turn, same_way)
     return Sample(**made)
-
-
-def _turn(array: NDArray[Any], turn: int) -> NDArray[Any]:
-    if turn & MIRROR_ROWS:
-        array = array[..., ::-1, :]
-    if turn & MIRROR_COLUMNS:
-        array = array[..., ::-1]
-    return array.swapaxes(-2, -1) if turn & SWAP else array
-
-
-def _direction(
-    east: NDArray[np.float32], north: NDArray[np.float32], turn: int, ascending: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Turn the components of a direction as the axes they lie along."""
-    north = -north if turn & MIRROR_ROWS else north
-    east = -east if turn & MIRROR_COLUMNS else east
-    if not turn & SWAP:
-        return east, north
-    # Rows that run southward lie along minus north.
-    return (north, east) if ascending else (-north, -east)
 
 
 def collate(samples: Sequence[Sample], factor: tuple[int, int]) -> Batch:

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from downscale.train.pulse import remaining
 from downscale.train.schema import Training
 
 # The one-cycle schedule begins at this share of the rate; schedules end at that one.
@@ -121,7 +122,7 @@ def steps_of_round(progress: Progress, how: Training) -> int:
 
 def ended(progress: Progress, how: Training) -> bool:
     """Return whether steps or time are used up, or patience is."""
-    impatient = how.patience is not None and progress.stale > how.patience
+    impatient = how.patience is not None and progress.stale >= how.patience
     return share_done(progress, how) >= 1 or impatient
 
 
@@ -137,6 +138,13 @@ def words(progress: Progress, score: float, better: bool, how: Training, kind: s
     of = f" of {how.steps}" if how.steps is not None else ""
     best = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
     return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {MEASURES[kind]} ({best})"
+
+
+def step_words(progress: Progress, loss: float, how: Training) -> str:
+    """Return a line for people about the last step: which, the loss, how long it takes yet."""
+    of = f" of {how.steps}" if how.steps is not None else ""
+    left = remaining(progress.seconds, share_done(progress, how))
+    return f"step {progress.step}{of}, {progress.seconds:.0f} s: loss {loss:.4g}, {left}"
 
 
 def plain(value: Any) -> Any:

@@ -128,15 +128,33 @@ class Split(Block):
 
 
 class Data(Block):
-    """What is learned from: sources, variables, companions."""
+    """What is learned from: sources, variables, companions.
+
+    ``vectors`` names pairs of outputs, or of predictors, that are components along the axes of columns and of rows:
+    they change sign and places in patches that are mirrored or swapped. Pairs with the standard names of components
+    need not be named.
+    """
 
     factor: TwoSizes
     pairs: list[Pair] = Field(min_length=1)
     outputs: list[Named] = Field(min_length=1)
     predictors: list[Named] = Field(default_factory=list)
+    vectors: list[tuple[str, str]] = Field(default_factory=list)
     statics: list[str] = Field(default_factory=list)
     encodings: list[str] = Field(default_factory=list)
     validation: Split = Split()
+
+    @model_validator(mode="after")
+    def _pairs_of_vectors(self) -> Data:
+        groups = [[each.name for each in self.outputs], [each.name for each in self.predictors]]
+        for pair in self.vectors:
+            if not any(pair[0] in names and pair[1] in names for names in groups) or pair[0] == pair[1]:
+                legal = listing([name for names in groups for name in names])
+                raise ValueError(f"vectors of two outputs or two predictors among {legal}, not {list(pair)}")
+        named = [name for pair in self.vectors for name in pair]
+        if len(set(named)) < len(named):
+            raise ValueError(f"vectors that share no component, not {self.vectors}")
+        return self
 
     @field_validator("statics")
     @classmethod
@@ -158,9 +176,10 @@ def _of(names: list[str], table: Any) -> list[str]:
 class Patches(Block):
     """How patches are drawn: ``size`` in coarse cells, turned and mirrored with ``augment``.
 
-    At most ``most_missing`` of a patch is missing. Patches whose fine field is constant (dry ones) teach little: of
-    those a share ``quiet`` is kept. Within ``margin`` coarse cells of its edge a patch is not judged. Maps lie ready in
-    memory up to ``cache_mb``.
+    Every square kilometre of a source has the same expected weight, but for two choices: at most ``most_missing`` of a
+    patch that trains is missing, and patches whose fine field is constant (dry ones) teach little: of those a share
+    ``quiet`` is kept (and weighs as much more where patches are judged). Within ``margin`` coarse cells of its edge a
+    patch is not judged. Maps lie ready in memory up to ``cache_mb``.
     """
 
     size: TwoSizes = (16, 16)

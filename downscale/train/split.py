@@ -86,10 +86,11 @@ def _within(dates: NDArray[Any] | None, span: tuple[str, str], label: str) -> In
     if dates is None:
         raise InputError(f"{label}: expected dates for the validation span, received none; use fraction instead")
     # ISO dates compare as texts, in every calendar; a shorter one stands for all that begins with it.
-    words = [_iso(date) for date in dates]
+    words = [iso(date) for date in dates]
     held = [i for i, word in enumerate(words) if word >= span[0] and word[: len(span[1])] <= span[1]]
     return np.array(held, dtype=np.int64)
 
 
-def _iso(date: Any) -> str:
+def iso(date: Any) -> str:
+    """Return a date as text, to the second; such texts compare as dates do, in every calendar."""
     return str(np.datetime_as_string(date, unit="s")) if isinstance(date, np.datetime64) else str(date.isoformat())

@@ -59,8 +59,8 @@ def write_state(path: Path, state: State) -> None:
     write_tensors(path, {**tensors, RANDOM: state.random}, texts)
 
 
-def read_state(path: Path, origin: str) -> State:
-    """Read a state.
+def read_state(path: Path, origin: str | None) -> State:
+    """Read a state; without an origin it may be of any, which another process has looked at.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def read_state(path: Path, origin: str) -> State:
     texts = read_texts(path, WHAT)
     if texts.get("format") != FORMAT or "progress" not in texts:
         raise InputError(f"expected a {WHAT}, received {path} of another kind; remove it, or choose another folder")
-    if texts.get("origin") != origin:
+    if origin is not None and texts.get("origin") != origin:
         raise InputError(
             f"expected the recipe and the data that {path} was begun with, received others; go on with those, or "
             "remove that file to begin anew"
@@ -86,7 +86,7 @@ def read_state(path: Path, origin: str) -> State:
     except (ValueError, TypeError):
         raise InputError(f"expected a {WHAT} with a readable header, received {path}; remove it") from None
     random = tensors.get(RANDOM, torch.get_rng_state())
-    return State(**parts, progress=progress, origin=origin, random=random)
+    return State(**parts, progress=progress, origin=texts.get("origin", ""), random=random)
 
 
 def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:

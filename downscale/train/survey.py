@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import InputError
 from downscale.nn.spec import Variable
+from downscale.train.coverage import lattice
 from downscale.train.maps import read_coarse, read_predictor, read_truth
 from downscale.train.normalisation import Fit
 from downscale.train.pairs import Source, bounds_of
@@ -52,11 +53,18 @@ class Table:
     active: NDArray[np.bool_]
     maps: NDArray[np.int64]
 
-    def worth(self, number: int, how: Patches) -> NDArray[np.float64]:
-        """Return how often each candidate of a map is to be drawn, beside one that varies; shape (rows, columns)."""
-        nearest = int(np.abs(self.maps - number).argmin())
-        enough = self.valid[nearest] >= 1 - how.most_missing
-        return np.where(enough & (self.valid[nearest] > 0), np.where(self.active[nearest], 1.0, how.quiet), 0.0)
+    def nearest(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which of the maps surveyed stand for maps of these numbers."""
+        above = np.searchsorted(self.maps, numbers).clip(1, max(self.maps.size - 1, 1))
+        below = above - 1
+        above = above.clip(max=self.maps.size - 1)
+        return np.where(numbers - self.maps[below] <= self.maps[above] - numbers, below, above)
+
+    def worth(self, surveyed: int, how: Patches) -> NDArray[np.float64]:
+        """Return how often each candidate of a map surveyed is drawn, beside one that varies; shape (rows, columns)."""
+        valid = self.valid[surveyed]
+        enough = (valid >= 1 - how.most_missing) & (valid > 0)
+        return np.where(enough, np.where(self.active[surveyed], 1.0, how.quiet), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +97,8 @@ def survey(
     InputError
         If a variable has no values, or values that do not vary; names the file.
     """
-    fits = [Fit(channel) for channel in (*data.outputs, *data.predictors)]
+    channels = [*data.outputs, *data.predictors]
+    fits = [[Fit(channel) for channel in channels] for _ in sources]
     bar = progress or (lambda items, total: items)
     plans = [_surveyed(source, side) for source, side in zip(sources, sides, strict=True)]
     total = sum(each.size for each, _ in plans)
@@ -100,18 +109,19 @@ def survey(
         source, train = sources[number], plans[number][1]
         coarse, beside = _coarse(source, one)
         if one in train:
-            for fit, values in zip(fits, (*coarse, *beside), strict=True):
+            for fit, values in zip(fits[number], (*coarse, *beside), strict=True):
                 fit.look(values, source.grid.cell_area)
         found[number].append(candidates(coarse, _size(source, how)))
     for number, (source, (maps, _)) in enumerate(zip(sources, plans, strict=True)):
         tables.append(_table(source, how, maps, found[number]))
-    if any(fit.twice for fit in fits):
-        _again(sources, plans, fits)
-    channels = [*data.outputs, *data.predictors]
-    each = enumerate(zip(fits, channels, strict=True))
+    weights = [source.pair.weight for source in sources]
+    pooled = [Fit.pooled(each, weights) for each in zip(*fits, strict=True)]
+    if any(fit.twice for fit in pooled):
+        pooled = _again(sources, plans, pooled, weights)
+    each = enumerate(zip(pooled, channels, strict=True))
     variables = [_variable(fit, channel, sources[0], i) for i, (fit, channel) in each]
     count = len(data.outputs)
-    spread = tuple(fit.spread for fit in fits[:count])
+    spread = tuple(fit.spread for fit in pooled[:count])
     return Survey(tuple(variables[:count]), tuple(variables[count:]), tuple(tables), spread)
 
 
@@ -134,12 +144,18 @@ def _coarse(source: Source, number: int) -> tuple[NDArray[np.float64], list[NDAr
     return np.where(np.isfinite(means), coarse, np.nan), beside
 
 
-def _again(sources: Sequence[Source], plans: Sequence[tuple[NDArray[np.int64], set[int]]], fits: list[Fit]) -> None:
-    for source, (_, train) in zip(sources, plans, strict=True):
+def _again(
+    sources: Sequence[Source], plans: Sequence[tuple[NDArray[np.int64], set[int]]], pooled: Sequence[Fit],
+    weights: Sequence[float],
+) -> list[Fit]:  # fmt: skip
+    """Look again, once the scales of all sources together are known."""
+    fits = [[fit.begun_anew() for fit in pooled] for _ in sources]
+    for source, (_, train), own in zip(sources, plans, fits, strict=True):
         for one in sorted(train):
             coarse, beside = _coarse(source, one)
-            for fit, values in zip(fits, (*coarse, *beside), strict=True):
+            for fit, values in zip(own, (*coarse, *beside), strict=True):
                 fit.add(values, source.grid.cell_area)
+    return [fit.with_moved(each, weights) for fit, each in zip(pooled, zip(*fits, strict=True), strict=True)]
 
 
 def _variable(fit: Fit, channel: Channel, first: Source, index: int) -> Variable:
@@ -164,17 +180,6 @@ def _table(source: Source, how: Patches, maps: NDArray[np.int64], found: list[An
     if not (valid > 0).any():
         raise InputError(f"{source.label}: expected values to learn from, received missing ones only; check the file")
     return Table(rows, columns, size, valid, np.stack([one for _, one in found]), maps)
-
-
-def lattice(cells: int, size: int) -> NDArray[np.int64]:
-    """Return where patches begin along an axis: half a patch apart, the last one flush with the end.
-
-    Examples
-    --------
-    >>> lattice(11, 4).tolist()
-    [0, 2, 4, 6, 7]
-    """
-    return np.unique(np.append(np.arange(0, cells - size + 1, max(size // 2, 1)), cells - size))
 
 
 def candidates(
