@@ -117,7 +117,7 @@ def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
     if job.refinement is not None:
         statics["orog"] = orog
     if prepared.lapse_rate is not None:
-        term = dask.delayed(_terrain_term)(orog, prepared.lapse_rate, job)
+        term = dask.delayed(_terrain_term, pure=True)(orog, prepared.lapse_rate, job)
         statics["terrain"] = da.from_delayed(term, prepared.fine.shape, np.float64)
     return statics
 

@@ -83,6 +83,34 @@ def test_cubic_convolution_reproduces_parabolas_on_equal_cells(degree, margin):
     np.testing.assert_allclose(found[inside], fine[inside] ** degree, rtol=0, atol=1e-12)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(5, 14), factors, st.floats(0.0, 1.5), st.sampled_from([1.0, -1.0]))
+def test_cubic_convolution_reproduces_parabolas_on_stretched_axes(seed, cells, factor, stretch, sign):
+    """Straight lines above all: the usual weights, which take all steps for equal, bend them."""
+    widths = np.exp(stretch * generator(seed).standard_normal(cells))
+    axis = CellAxis(sign * np.append(0.0, np.cumsum(widths)), "projected")
+    fine, scale = axis.refine(factor).centres, np.abs(axis.edges).max()
+    inside = (np.abs(fine) >= abs(axis.centres[1])) & (np.abs(fine) <= abs(axis.centres[-2]))
+    for degree in (1, 2):
+        found = matrix(cubic_weights, axis, factor) @ axis.centres**degree
+        np.testing.assert_allclose(found[inside], fine[inside] ** degree, rtol=0, atol=1e-9 * scale**degree)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 9])
+@pytest.mark.parametrize("sharpness", [-0.5, -0.75])
+def test_cubic_convolution_of_equal_cells_is_that_of_keys(cells, sharpness):
+    axis = metres(cells)
+    fine = axis.refine(4).centres
+    distance = np.abs(fine[:, None] - 0.5 - np.arange(-3.0, cells + 3))
+    near = (sharpness + 2) * distance**3 - (sharpness + 3) * distance**2 + 1
+    far = sharpness * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    keys = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    expected = np.stack([keys[:, :4].sum(axis=1), *keys[:, 4:-4].T, keys[:, -4:].sum(axis=1)], axis=1)
+    if cells == 1:
+        expected = keys.sum(axis=1, keepdims=True)
+    found = cubic_weights(axis.centres, fine, sharpness=sharpness).dense(cells)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
 @both
 @given(longitudes(1, 12), factors, seeds)
 def test_rolling_a_circle_of_equal_cells_rolls_the_output(weights, axis, factor, seed):

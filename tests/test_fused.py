@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -126,8 +127,7 @@ def test_the_bare_operator_is_the_module(kind, grid):
 @given(grids(2, 8), st.integers(1, 9), seeds)
 def test_threads_change_no_bit(grid, threads, seed):
     ds = rain_on(grid, 3, seed=seed, missing=0.1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "CPU_COUNT", threads)
+    with dask.config.set(num_workers=threads):
         shared = ds.downscale(2).pr
     assert same_bits(shared, ds.chunk().downscale(2).pr)
 

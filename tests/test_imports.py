@@ -50,6 +50,12 @@ def test_the_command_loads_not_even_xarray_for_its_help():
         "from downscale import sample\nimport xarray as xr",
         "import downscale, importlib\nxr = importlib.import_module('xarray')",
         "import downscale\nimport xarray.core\nimport xarray as xr",
+        "import downscale, importlib.util\nimportlib.util.find_spec('xarray')\nimport xarray as xr",
+        "import importlib.util\nimportlib.util.find_spec('xarray')\nimport downscale\nimport xarray as xr",
+        "import downscale, pkgutil\npkgutil.get_data('xarray', 'py.typed')\nimport xarray as xr",
+        "import downscale, importlib.util as u\nu.find_spec('xarray').loader.get_source('xarray')\nimport xarray as xr",
+        "import downscale, importlib.util as u\nspec = u.find_spec('xarray')\nu.find_spec('xarray.core')\n"
+        "import xarray as xr",
     ],
 )
 def test_the_accessor_is_there_whoever_comes_first(imports):

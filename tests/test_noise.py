@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +14,13 @@ from hypothesis import strategies as st
 
 from downscale.errors import OptionError
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of, moment_weights
+from downscale.kernels.normal import normal_from
 
 WHOLE = Window(-70, 150), Window(0, 200)
+GOLDEN = [
+    [0.7345536574255312, -0.1924494939842175, -2.463156257177255, 0.03547390844904532],
+    [-0.7827667178229281, 0.410046853888719, 1.6248490815203243, 0.1298423643917189],
+]
 
 
 @given(st.integers(-70, 149), st.integers(1, 90), st.integers(0, 199), st.integers(1, 90))
@@ -46,6 +56,50 @@ def test_numbers_are_independent_normal_ones() -> None:
     map_ = made[0].reshape(220, 200)
     assert abs((map_[1:] * map_[:-1]).mean()) < error
     assert abs((map_[:, 1:] * map_[:, :-1]).mean()) < error
+
+
+SAMPLE = Noise(Draws(seed=11)).white(2, 1, 7, Window(0, 1000), Window(0, 1000))
+
+
+@pytest.mark.parametrize(("power", "moment"), [(1, 0), (2, 1), (3, 0), (4, 3), (5, 0), (6, 15), (8, 105)])
+def test_moments_are_those_of_the_normal_distribution(power: int, moment: int) -> None:
+    """A million numbers; the bound is five standard errors of each moment."""
+    variance = math.prod(range(1, 2 * power, 2)) - moment**2
+    assert abs((SAMPLE**power).mean() - moment) < 5 * math.sqrt(variance / SAMPLE.size)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.0, 2.0, 3.0, 3.5, 4.0])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_tails_are_those_of_the_normal_distribution(threshold: float, side: float) -> None:
+    """Counts of rare values are Poisson ones: the bound is five of their standard deviations."""
+    expected = SAMPLE.size * 0.5 * math.erfc(threshold / math.sqrt(2))
+    found = int((side * SAMPLE > threshold).sum())
+    assert abs(found - expected) < 5 * math.sqrt(expected) + 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("lag", [1, 2, 31, 32, 63, 64, 65])
+@pytest.mark.parametrize("of", [lambda z: z, lambda z: z * z - 1, np.sign, lambda z: np.abs(z) > 2.5], ids="zqse")
+def test_neighbours_are_independent(axis: int, lag: int, of: Callable[[Any], Any]) -> None:
+    """Also their squares, signs and extremes, and across the edges of tiles and of words of bits."""
+    values = of(SAMPLE).astype(float)
+    values = np.moveaxis((values - values.mean()) / values.std(), axis, 0)
+    assert abs((values[lag:] * values[:-lag]).mean()) < 5 / math.sqrt(values[lag:].size)
+
+
+def test_numbers_are_the_same_for_ever() -> None:
+    """Members of an ensemble that was published can be made again."""
+    found = Noise(Draws(seed=5, stream="pr")).white(1, 2, -3, Window(-70, -68), Window(62, 66))
+    np.testing.assert_allclose(found, GOLDEN, rtol=1e-14)
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_number_is_the_inverse_of_the_distribution(word: int) -> None:
+    made = np.empty(2)
+    normal_from(np.array([word], np.uint64), made)
+    for bits, number in zip((word & 0xFFFFFFFF, word >> 32), made, strict=True):
+        expected = NormalDist().inv_cdf((bits + 0.5) / 2**32)
+        assert abs(number - expected) < 1e-8
 
 
 @pytest.mark.parametrize(("lag", "smoother"), [(0.0, 0.0), (0.25, 0.1), (0.5, 0.1), (1.0, 0.0), (2.0, 0.0), (5.0, 0.0)])

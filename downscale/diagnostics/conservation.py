@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from downscale.fields.aggregate import Aggregation
 
 Floats = NDArray[np.float64]
+Bounds = tuple[float | None, float | None]
 
 # Rounding to storage leaves half a unit in the last place of each fine value, 6e-8 and 1e-16; sums add a little.
 DEFAULT_TOLERANCE = {4: 1e-6, 8: 1e-12, 2: 1e-2}
@@ -99,7 +100,7 @@ def chunk(
     y = np.ascontiguousarray(fine, kind).reshape(-1, *fine.shape[-2:])
     peaks, places, counts = np.zeros(2), np.zeros((2, 3), np.int64), np.zeros(5, np.int64)
     sums = np.zeros((3, len(x)))
-    low, high = _stored(bounds, fine)
+    low, high = _limits(bounds, fine.dtype)
     magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
     share = np.empty((0, 0)) if cells.part_share is None else cells.part_share
     shares = (cells.y_share, cells.x_share, share)
@@ -130,16 +131,33 @@ def peak_of(error: Floats, origin: tuple[int, ...]) -> Peak:
 
 def outside(made: Floats, bounds: tuple[float | None, float | None]) -> int:
     """Count values beyond the bounds."""
-    low, high = _stored(bounds, made)
+    low, high = _limits(bounds, made.dtype)
     return int(((made < low) | (made > high)).sum())
 
 
-def _stored(bounds: tuple[float | None, float | None], fine: Floats) -> tuple[float, float]:
-    """Return bounds as a data type holds them: 0.7 is a little less as float32, and so are values that lie on it."""
-    low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
-    if fine.dtype.kind == "f":
-        low, high = min(low, float(fine.dtype.type(low))), max(high, float(fine.dtype.type(high)))
-    return low, high
+def stored_bounds(bounds: Bounds, dtype: np.dtype[Any]) -> Bounds:
+    """Return bounds as a data type holds them: 0.7 is a little less as float32, and so are values that lie on it.
+
+    Whatever imposes bounds or checks them takes these, so that all agree on a value that lies on a bound.
+
+    Examples
+    --------
+    >>> stored_bounds((0.7, None), np.dtype("float32"))
+    (0.699999988079071, None)
+    """
+    low, high = bounds
+    if dtype.kind != "f":
+        return bounds
+    with np.errstate(over="ignore"):
+        return (
+            None if low is None else min(float(low), float(dtype.type(low))),
+            None if high is None else max(float(high), float(dtype.type(high))),
+        )
+
+
+def _limits(bounds: Bounds, dtype: np.dtype[Any]) -> tuple[float, float]:
+    low, high = stored_bounds(bounds, dtype)
+    return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def combine(first: Partial, second: Partial) -> Partial:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import dask
 import dask.array as da
 import numpy as np
-from dask.system import CPU_COUNT
+from dask.base import tokenize
 
 from downscale.engine.block import compute_block, is_fused
 from downscale.engine.cut import Cut, Span, cut_axis, cut_span
 from downscale.engine.job import Job
+from downscale.engine.memory import threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,8 +59,8 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fixed = {name: _as_dask(static) for name, static in (statics or {}).items()}
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
-    # One entry of the graph, which goes to each worker once; blocks only name it.
-    shared = dask.delayed(job, name=f"job-{job.name}-{uuid.uuid4().hex}", traverse=False)
+    # One entry of the graph, which goes to each worker once; blocks only name it. What is the same has one name.
+    shared = dask.delayed(job, name=f"job-{job.name}-{token_of(job)}", traverse=False)
     table = [[_block(job, shared, array, fixed, row, column) for column in columns] for row in rows]
     fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
     return fine if lazy else fine.compute()
@@ -80,7 +81,7 @@ def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArra
             if not (cut.given.whole and cut.given.first == 0):
                 whole = np.take(whole, cut.given.fine_cells(factor), axis=axis)
         fixed[name] = whole
-    return compute_block(piece, job, rows[0], columns[0], fixed, threads=max(CPU_COUNT, 2))
+    return compute_block(piece, job, rows[0], columns[0], fixed, threads=threads())
 
 
 def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
@@ -94,7 +95,15 @@ def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
 
 
 def _as_dask(static: Any) -> da.Array:
-    return static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1, name=False)
+    return static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1)
+
+
+def token_of(*parts: object) -> str:
+    """Return a name for what these hold: equal content has one name; what Dask cannot read has one of its own."""
+    try:
+        return str(tokenize(*parts, ensure_deterministic=True))
+    except Exception:  # whatever an object of a user raises when it is looked into
+        return uuid.uuid4().hex
 
 
 def _block(
@@ -103,10 +112,10 @@ def _block(
     piece = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
     piece = piece.rechunk(dict.fromkeys(range(piece.ndim - job.inner, piece.ndim), -1))
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
-    fixed = {}
+    fixed, fixed_names = {}, {}
     for name, static in statics.items():
-        part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x)
-        fixed[name] = part.rechunk(-1).to_delayed().item()
+        part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x).rechunk(-1)
+        fixed[name], fixed_names[name] = part.to_delayed().item(), part.name
     height, width = job.block_shape(rows, columns)
     out_chunks = (*piece.chunks[: -job.inner], (height,), (width,))
     return da.map_blocks(
@@ -120,7 +129,7 @@ def _block(
         drop_axis=[] if job.inputs == 1 else [piece.ndim - 3],
         dtype=job.dtype,
         meta=np.empty((0,) * len(out_chunks), dtype=job.dtype),
-        name=f"downscale-{job.name}-{uuid.uuid4().hex}",
+        name=f"downscale-{job.name}-{token_of(shared.key, piece.name, rows, columns, sorted(fixed_names.items()))}",
     )
 
 

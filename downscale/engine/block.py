@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from downscale.buffers import leased
-from downscale.engine.checks import finite
+from downscale.engine.checks import finite, require_finite
 from downscale.engine.cut import Cut
 from downscale.engine.device import is_cpu
 from downscale.engine.job import Job
@@ -45,6 +45,9 @@ def compute_block(
         from downscale.engine.tensors import refine_maps as refine_tensors
 
         refine_tensors(maps, fine, job, rows, columns, statics or {})
+    if job.conserve is None:
+        # Elsewhere the cell law is checked, which infinite values break.
+        require_finite(maps, fine, job)
     return fine.reshape(*values.shape[: -job.inner], *fine.shape[-2:])
 
 

@@ -13,7 +13,7 @@ from downscale.diagnostics.conservation import chunk
 from downscale.diagnostics.infinite import infinite_line
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
-from downscale.errors import BoundsError, ConservationError
+from downscale.errors import BoundsError, ConservationError, InputError
 from downscale.fields.regroup import Regroup
 from downscale.grid.parts import PartsGrid
 
@@ -33,6 +33,24 @@ def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> N
     if bool(np.isinf(values).any()):
         _say(infinite_line(name), check)
     return np.where(known, values, np.nan)
+
+
+def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
+    """Refuse values so near the largest of their type that finite ones become infinite."""
+    largest = float(np.fmax.reduce(np.abs(maps), axis=None, initial=0.0))
+    if job.check == "skip" or job.dtype.kind != "f" or largest < np.finfo(job.dtype).max / 1e3:
+        return
+    # A sum of two infinities is NaN.
+    beyond = int(np.isinf(fine).sum()) or int(np.isnan(fine).any() and not np.isnan(maps).any())
+    if not beyond:
+        return
+    line = (
+        f"{job.name}: expected values that {job.dtype} can hold after interpolation, received up to {largest:.3g} and "
+        "infinite fine values; convert to other units"
+    )
+    if job.check == "raise":
+        raise InputError(line)
+    _say(line, job.check)
 
 
 def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from downscale.engine.checks import areas, as_sums, check, gathered, report_infe
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
 from downscale.engine.memory import BATCH_VALUES
+from downscale.errors import InputError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import filled
 from downscale.kernels.fused import refine
@@ -200,9 +201,26 @@ def apply_bare(
     coarse : array, shape (maps, n_y, n_x)
     operator : Separable
     out : array, shape (maps, n_y * factor_y, n_x * factor_x)
-        Written, in the precision of its type.
+        Written, in the precision of its type, float32 or float64; fastest in C order.
+
+    Raises
+    ------
+    ShapeError, InputError
+        If shapes or types of the arrays do not fit.
     """
-    (n_y, n_x), kind = operator.grid.shape, out.dtype
+    (n_y, n_x), (factor_y, factor_x), kind = operator.grid.shape, operator.factor, out.dtype
+    shape = len(coarse), n_y * factor_y, n_x * factor_x
+    if coarse.shape != (len(coarse), n_y, n_x) or out.shape != shape:
+        raise ShapeError(
+            f"expected coarse of shape (maps, {n_y}, {n_x}) and out of shape {shape}, received {coarse.shape} and "
+            f"{out.shape}; cut them to fit"
+        )
+    if kind not in (np.float32, np.float64) or not out.flags.writeable:
+        raise InputError(f"expected out to be a float32 or float64 array that may be written, received {kind}")
+    if not out.flags.c_contiguous or not out.flags.aligned:
+        # The loops write whole cache lines of rows in order.
+        out[...] = apply_bare(coarse, operator, np.empty(shape, kind), threads)
+        return out
     y, x = (
         Windows.of(axis, factor, 0, n, 0, n, UNROLLED)
         for axis, factor, n in zip(operator.axes, operator.factor, (n_y, n_x), strict=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from downscale.diagnostics.conservation import stored_bounds
 from downscale.engine.cut import Cut
 from downscale.engine.device import is_cpu
 from downscale.fields.aggregate import Aggregation
@@ -34,7 +35,7 @@ class Job:
     conserve : {"cell", None}
         Whether the cell law is imposed on the proposal.
     bounds : (float or None, float or None)
-        Bounds of fine values; imposed together with the cell law.
+        Bounds of fine values as their data type holds them; imposed together with the cell law.
     strict_bounds : bool
         Whether a coarse value outside the bounds is an error (bounds asked for) or a warning (implied by the name).
     refinement : TerrainRefinement or None
@@ -64,6 +65,9 @@ class Job:
     device: str = "auto"
     target: tuple[Parts, Parts] | None = None
     na_thres: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bounds", stored_bounds(self.bounds, self.dtype))
 
     @property
     def inputs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import dask.config
@@ -29,9 +30,48 @@ FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 ALIVE = 2.5
 
 
+SERIAL = ("sync", "synchronous", "single-threaded")
+
+
 def workers() -> int:
-    """Return how many blocks are in work at once."""
-    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+    """Return how many blocks are in work at once, as Dask is set: scheduler, number of workers, pool of threads.
+
+    Raises
+    ------
+    OptionError
+        If the number of workers in Dask's configuration is no whole number from 1.
+    """
+    if dask.config.get("scheduler", None) in SERIAL:
+        return 1
+    pool = dask.config.get("pool", None)
+    number = dask.config.get("num_workers", None) or (pool if isinstance(pool, int) else None)
+    if number is None:
+        return _own_threads() or CPU_COUNT
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise OptionError(
+            f"expected num_workers in Dask's configuration to be a whole number from 1, received {number!r}; change it"
+        )
+    return number
+
+
+def threads() -> int:
+    """Return how many threads share the rows of a field in memory: as many as blocks are in work elsewhere.
+
+    ``NUMBA_NUM_THREADS`` lowers the number.
+    """
+    limit = os.environ.get("NUMBA_NUM_THREADS", "").strip()
+    return min(workers(), max(int(limit), 1)) if limit.isdigit() else workers()
+
+
+def _own_threads() -> int | None:
+    """Return the threads of the worker of a cluster in whose task this runs, None elsewhere."""
+    cluster = sys.modules.get("distributed")
+    if cluster is None:
+        return None
+    try:
+        return int(cluster.get_worker().state.nthreads)
+    except (AttributeError, ValueError):
+        return None
 
 
 def resident_bytes(compiled: bool = True) -> int:

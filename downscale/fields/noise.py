@@ -29,10 +29,6 @@ AHEAD = 8
 # Innovations that a moment is made of, and the decay from one to the next: what fades in and out is smoother than a
 # process without memory, and decays faster for it.
 WINDOW, DECAY = 4, 1.5
-# The sum of four whole numbers below 2**16, which is all but normal and the same on every machine.
-PARTS, LEVELS = 4, 65536
-PAIRS, WHOLE, SHORT, LONG = np.uint64(0x0000FFFF0000FFFF), np.uint64(0xFFFFFFFF), np.uint64(16), np.uint64(32)
-CENTRE, SPREAD = PARTS * (LEVELS - 1) / 2, math.sqrt(PARTS * (LEVELS**2 - 1) / 12)
 MOST_MEMBERS = 2**31
 LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
 
@@ -113,12 +109,17 @@ class Noise:
         self._kept: dict[tuple[int, ...], Floats] = {}
 
     def white(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
-        """Return independent numbers of mean zero and variance one at some nodes, shape (rows, columns)."""
+        """Return independent normal numbers of mean zero and variance one at some nodes, shape (rows, columns)."""
+        # Loaded where there is noise to make: compiled loops take a second.
+        from downscale.kernels.normal import normal_from
+
         made = np.empty((rows.last - rows.first, columns.last - columns.first))
         for place_y, own_y, in_y in _pieces(rows):
             for place_x, own_x, in_x in _pieces(columns):
                 # Rows of a tile come one after the other: those below the last that is needed are not drawn.
-                tile = self._tile(member, octave, moment, place_y, place_x, in_y.stop)
+                bits = self._bits(member, octave, moment, place_y, place_x, in_y.stop)
+                tile = np.empty((in_y.stop, TILE))
+                normal_from(bits, tile.reshape(-1))
                 made[own_y, own_x] = tile[in_y, in_x]
         return made
 
@@ -149,15 +150,14 @@ class Noise:
             made = self._kept[key] = self.white(member, octave, moment, rows, columns)
         return made
 
-    def _tile(self, member: int, octave: int, moment: int, row: int, column: int, rows: int) -> Floats:
+    def _bits(
+        self, member: int, octave: int, moment: int, row: int, column: int, rows: int
+    ) -> NDArray[np.uint64]:
+        """Return the random bits of the first rows of a tile, 32 for each node."""
         place = (row & 0xFFFFFFFF) << 32 | column & 0xFFFFFFFF
         counter = np.array([0, place, moment & 0xFFFFFFFFFFFFFFFF, octave << 32 | self._stream], np.uint64)
         bits = np.random.Philox(key=np.array([self.draws.seed, member], np.uint64), counter=counter)
-        words = bits.random_raw(rows * TILE)
-        pairs = (words & PAIRS) + (words >> SHORT & PAIRS)
-        total = (pairs & WHOLE) + (pairs >> LONG)
-        values: Floats = (total.astype(np.float64) - CENTRE) / SPREAD
-        return values.reshape(rows, TILE)
+        return bits.random_raw(rows * TILE // 2)
 
 
 def lifetime_of(width: float) -> float:

@@ -43,20 +43,49 @@ def cubic_weights(
 ) -> AxisWeights:
     """Return cubic convolution between cell centres, outer values repeated beyond the ends (phase law).
 
+    On axes whose steps differ the slopes at the centres are those of parabolas through three of them, so that straight
+    lines stay straight there, too.
+
     References
     ----------
     Keys, R. (1981), Cubic convolution interpolation for digital image processing, IEEE Transactions on Acoustics,
     Speech, and Signal Processing 29, 1153-1160.
     """
+    points = _extended(coarse, period)
     left, share = _position(coarse, fine, period)
-    distance = np.abs(share[:, None] - np.array([-1.0, 0.0, 1.0, 2.0]))
-    return _windowed(left, _keys(distance, sharpness), first=-1, cells=coarse.size, period=period)
+    before, own, after = (np.diff(points)[left + k] for k in (1, 2, 3))
+    weights = _keys(share, before / own, after / own, sharpness)
+    return _windowed(left, weights, first=-1, cells=coarse.size, period=period)
 
 
-def _keys(d: Floats, a: float) -> Floats:
-    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
-    far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+def _keys(t: Floats, before: Floats, after: Floats, sharpness: float) -> Floats:
+    """Return the weights of four neighbours in a row at the share ``t`` of the middle step, shape (t.size, 4).
+
+    The cubic through both inner values, whose slopes there are those of parabolas through three neighbours each, times
+    ``-2 sharpness``; ``before`` and ``after`` are the outer steps in units of the middle one.
+    """
+    slope = -2 * sharpness
+    at_left, at_right = slope * t * (1 - t) ** 2, slope * t**2 * (t - 1)
+    # Of a parabola through values at -h, 0 and 1, and at -1, 0 and h.
+    left = np.stack([-1 / (before * (1 + before)), (1 - before) / before, before / (1 + before)], axis=1)
+    right = np.stack([-after / (1 + after), (after - 1) / after, 1 / (after * (1 + after))], axis=1)
+    weights = np.zeros((t.size, 4))
+    weights[:, 2] = t * t * (3 - 2 * t)
+    weights[:, 1] = 1 - weights[:, 2]
+    weights[:, :3] += at_left[:, None] * left
+    weights[:, 1:] += at_right[:, None] * right
+    return weights
+
+
+def _extended(coarse: Floats, period: float | None) -> Floats:
+    """Return the coarse centres with two more at each end: of the circle, or as far apart as the outer ones."""
+    if period is not None:
+        sign = 1.0 if coarse.size < 2 or coarse[-1] > coarse[0] else -1.0
+        index = np.arange(-2, coarse.size + 2)
+        return coarse[index % coarse.size] + sign * period * (index // coarse.size)
+    first = coarse[0] - coarse[min(1, coarse.size - 1)] or -1.0
+    last = coarse[-1] - coarse[max(-2, -coarse.size)] or 1.0
+    return np.concatenate([coarse[0] + first * np.array([2, 1]), coarse, coarse[-1] + last * np.array([1, 2])])
 
 
 def _position(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArray[np.int64], Floats]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core.caching import FunctionCache
+from downscale.errors import OptionError
+
+# The library refuses to load with other numbers, and not in one line.
+THREADS = "NUMBA_NUM_THREADS"
+if not os.environ.get(THREADS, "1").strip().isdigit() or int(os.environ.get(THREADS, "1")) < 1:
+    raise OptionError(f"expected the environment variable {THREADS} to be a whole number from 1, "
+                      f"received {os.environ[THREADS]!r}; change it or unset it")  # fmt: skip
+
+import numba  # noqa: E402 - after the check
+from numba.core.caching import FunctionCache  # noqa: E402
 
 
 class LoopCache(FunctionCache):  # type: ignore[misc]
@@ -41,12 +50,13 @@ class LoopCache(FunctionCache):  # type: ignore[misc]
             super().save_overload(sig, data)
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
     """Compile without the interpreter's lock, kept on disk between runs where there is a place for it.
 
-    Products and sums may be fused, nothing else is reordered: every cell gets the same bits wherever it is.
+    Products and sums may be fused, nothing else is reordered: every cell gets the same bits wherever it is. Without
+    ``fused`` the bits are the same on every kind of processor, too.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"} if fused else False, "error_model": "numpy"}
     made = numba.njit(**options)(function)
     # A RuntimeError says that no folder may be written: the loop is compiled anew in each process.
     with suppress(RuntimeError, OSError):

@@ -234,8 +234,8 @@ def _doubtful(  # type: ignore[no-untyped-def]
         for r in range(rows):
             for q in range((before + i) * columns, (before + i + 1) * columns):
                 size += _share(y_share, x_share, part_share, top + r, q) * abs(np.float64(made[r, q]))
-        # Written so that a mean that is no number counts.
-        if not abs(mean[i] - value) <= tolerance * max(abs(value), size):
+        # Written so that what is no number counts, and what is infinite.
+        if not (abs(mean[i] - value) <= tolerance * max(abs(value), size) and size < np.inf):
             count += 1
     return count
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 LINE = 64
@@ -18,6 +19,8 @@ U = np.uintp
 @intrinsic
 def put_line(typingctx, given, row, out, k, at, i):  # type: ignore[no-untyped-def]
     """Write the cache line of ``out[k, at]`` that begins with column ``i``, past the caches; of rows in order."""
+    if given.layout != "C" or out.layout != "C" or given.dtype != out.dtype:
+        raise TypingError(f"expected arrays of one type in C order, received {given} and {out}; copy them first")
 
     def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
         def place(kind, array, index):  # type: ignore[no-untyped-def]

@@ -21,6 +21,10 @@ Floats = NDArray[np.float64]
 MAP_ORDER, LINE_ORDER = 1.25, 1.0
 # Share of a coarse cell by which rounding may move a fine edge beyond it.
 NEST_TOLERANCE = 1e-6
+# Largest error of a cell mean that the solve may leave: beyond it rounding has decided the weights.
+LARGEST_RESIDUAL = 1e-3
+# Larger windows gain nothing and cost the cube of their size; and the values of systems that are solved at a time.
+MOST_TAPS, SYSTEM_VALUES = 255, 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +104,11 @@ def axis_weights(
     True
     """
     coarse, fine = np.asarray(coarse_edges, dtype=np.float64), np.asarray(fine_edges, dtype=np.float64)
-    return part_weights(coarse, fine[:-1], fine[1:], _parents(coarse, fine), taps, order, period)
+    check_settings(taps, order)
+    parent = _parents(coarse, fine)
+    made = part_weights(coarse, fine[:-1], fine[1:], parent, taps, order, period)
+    check_solved(made, np.abs(np.diff(fine)), parent)
+    return made
 
 
 def part_weights(
@@ -125,7 +133,12 @@ def part_weights(
     taps, order, period
         As in :func:`axis_weights`.
     """
-    _check_settings(taps, order)
+    check_settings(taps, order)
+    if not (np.diff(coarse_edges).all() and (high != low).all()):
+        raise ShapeError(
+            "expected cells and parts of some width, received one whose edges are the same number; "
+            "merge it with its neighbour"
+        )
     count = coarse_edges.size - 1
     taps = usable_taps(taps, count, periodic=period is not None)
     first = parent - taps // 2
@@ -146,10 +159,20 @@ def usable_taps(taps: int, cells: int, periodic: bool) -> int:
     return cells - 1 + cells % 2 if periodic else cells
 
 
-def _check_settings(taps: int, order: float) -> None:
-    if not isinstance(taps, (int, np.integer)) or taps < 1 or taps % 2 == 0:
+def check_settings(taps: object, order: object) -> None:
+    """Refuse taps and orders that no kernel has.
+
+    Raises
+    ------
+    OptionError
+        With one line.
+    """
+    if isinstance(taps, (bool, np.bool_)) or not isinstance(taps, (int, np.integer)) or taps < 1 or taps % 2 == 0:
         raise OptionError(f"expected taps to be an odd whole number, received {taps!r}")
-    if not 0.5 < order < np.inf or (order - 0.5) % 1 == 0:
+    if taps > MOST_TAPS:
+        raise OptionError(f"expected taps of at most {MOST_TAPS}, received {taps}")
+    number = isinstance(order, (int, float, np.integer, np.floating)) and not isinstance(order, (bool, np.bool_))
+    if not number or not 0.5 < order < np.inf or (order - 0.5) % 1 == 0:  # type: ignore[operator]
         raise OptionError(f"expected order above 0.5 and not 1.5, 2.5, ..., received {order!r}")
 
 
@@ -189,7 +212,12 @@ def _solve_windows(edges: Floats, pair: Floats, start: NDArray[np.int64], taps: 
     # Equal geometries differ by rounding of the edges only; solving them once keeps uniform axes exactly periodic.
     _, index, inverse = np.unique(np.round(geometry, 11), axis=0, return_index=True, return_inverse=True)
     distinct = geometry[index]
-    solved = _kriging(distinct[:, : taps + 1], distinct[:, taps + 1 :], order)
+    solved, step = np.empty((len(distinct), taps)), max(SYSTEM_VALUES // (2 * taps) ** 2, 1)
+    # Numbers that overflow make weights that are refused.
+    with np.errstate(all="ignore"):
+        for first in range(0, len(distinct), step):
+            some = distinct[first : first + step]
+            solved[first : first + step] = _kriging(some[:, : taps + 1], some[:, taps + 1 :], order)
     return solved[inverse.ravel()]
 
 
@@ -210,7 +238,11 @@ def _kriging(window: Floats, target: Floats, order: float) -> Floats:
     system[:, :taps, taps:] = drift
     system[:, taps:, :taps] = drift.transpose(0, 2, 1)
     rhs = np.concatenate([right, drift_right], axis=1)[..., None]
-    return np.linalg.solve(system, rhs)[:, :taps, 0]
+    try:
+        return np.linalg.solve(system, rhs)[:, :taps, 0]
+    except np.linalg.LinAlgError:
+        # The residual is judged, which this fails.
+        return np.full((len(window), taps), np.nan)
 
 
 def _mean_covariance(a0: Floats, a1: Floats, b0: Floats, b1: Floats, beta: float) -> Floats:
@@ -243,9 +275,44 @@ def enforce_cell_law(weights: AxisWeights, part_weights: Floats) -> AxisWeights:
         Shares that add up to one over each coarse cell (``CellAxis.part_weights``).
     """
     cells = round(part_weights.sum())
+    parent = np.repeat(np.arange(cells), weights.start.size // cells)
+    residual = _residual(weights, part_weights, parent, cells)
     rows = weights.weights.reshape(cells, -1, weights.taps)
-    parent = np.arange(cells)
-    mean = (part_weights.reshape(cells, -1, 1) * rows).sum(axis=1)
-    own = parent - weights.start.reshape(cells, -1)[:, 0]
-    mean[parent, own] -= 1.0
-    return AxisWeights((rows - mean[:, None]).reshape(weights.weights.shape), weights.start)
+    return AxisWeights((rows - residual[:, None]).reshape(weights.weights.shape), weights.start)
+
+
+def _residual(weights: AxisWeights, share: Floats, parent: NDArray[np.int64], cells: int) -> Floats:
+    """Return the mean of the rows of each coarse cell less the row that the cell law wants, shape (cells, taps)."""
+    mean = np.zeros((cells, weights.taps))
+    np.add.at(mean, parent, share[:, None] * weights.weights)
+    own = np.zeros(cells, np.int64)
+    own[parent] = parent - weights.start
+    mean[np.arange(cells), own] -= 1.0
+    return mean
+
+
+def check_solved(weights: AxisWeights, measure: Floats, parent: NDArray[np.int64]) -> None:
+    """Refuse weights that rounding has decided: those that miss the cell law by far more than that.
+
+    Parameters
+    ----------
+    weights : AxisWeights
+        As solved.
+    measure, parent : arrays, shape (n_fine,)
+        Measure of each part and the coarse cell around it; the parts of a cell make up the whole of it.
+
+    Raises
+    ------
+    OptionError
+        With one line.
+    """
+    cells = int(parent.max()) + 1
+    total = np.bincount(parent, measure, cells)
+    used = np.unique(parent)
+    worst = float(np.abs(_residual(weights, measure / total[parent], parent, cells)[used]).max(initial=0.0))
+    if not worst <= LARGEST_RESIDUAL:
+        raise OptionError(
+            f"expected taps, order and cell widths whose kernel float64 can solve for, received cell means missed by "
+            f"{worst:.2g} with {weights.taps} taps; take a smaller order (1.25), one farther from 1.5, 2.5, ..., "
+            "fewer taps, or merge cells that are much narrower than their neighbours"
+        )

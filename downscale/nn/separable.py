@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downscale.errors import OptionError, listing
+from downscale.errors import GridError, OptionError, listing
 from downscale.grid.axis import check_factor
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
 from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
-from downscale.kernels.sobolev import AxisWeights, enforce_cell_law, part_weights
+from downscale.kernels.sobolev import AxisWeights, check_settings, check_solved, enforce_cell_law, part_weights
 from downscale.kernels.windows import Windows
 from downscale.typing import Place
 
@@ -118,6 +118,7 @@ def counts_of(parts: BothParts) -> tuple[int, int]:
 
 def sobolev_operator(grid: Grid, parts: BothParts, taps: int = 7, order: float = 1.25) -> Separable:
     """Return the Sobolev-optimal operator for the parts of rows and columns: cell, phase and total law."""
+    check_settings(taps, order)
     y, x = (_sobolev_axis(axis, taps, order) for axis in parts)
     return Separable(grid, (y, x), counts_of(parts), EVERY_LAW)
 
@@ -126,18 +127,28 @@ def _sobolev_axis(parts: Parts, taps: int, order: float) -> AxisWeights:
     axis = parts.coarse
     if parts.count == 1:
         return block_weights(1, axis.size)
-    numbers = (axis.measure_edges, *parts.measure_pairs, parts.share)
+    numbers = (axis.measure_edges, *parts.measure_pairs, parts.share, parts.measure)
+    flat = np.flatnonzero(np.diff(axis.measure_edges) == 0)
+    cell = int(flat[0]) if flat.size else int((numbers[1] == numbers[2]).argmax()) // parts.count
+    if flat.size or (numbers[1] == numbers[2]).any():
+        first, last = sorted(axis.edges[cell : cell + 2].tolist())
+        raise GridError(
+            f"expected {axis.kind} cells whose parts have some width, received one from {first:.10g} to {last:.10g}, "
+            f"which float64 cannot cut into {parts.count}; merge it with its neighbour, or method='conservative'"
+        )
     return _solved(*(np.asarray(one, np.float64).tobytes() for one in numbers), taps, order, axis.measure_period)
 
 
 @lru_cache(maxsize=16)
 def _solved(
-    edges: bytes, low: bytes, high: bytes, share: bytes, taps: int, order: float, period: float | None
+    edges: bytes, low: bytes, high: bytes, share: bytes, measure: bytes, taps: int, order: float, period: float | None
 ) -> AxisWeights:
     """Return the weights of an axis that is known by its numbers alone: calls in a loop solve for them once."""
-    cells, first, last, shares = (np.frombuffer(one) for one in (edges, low, high, share))
+    cells, first, last, shares, sizes = (np.frombuffer(one) for one in (edges, low, high, share, measure))
     parent = np.repeat(np.arange(cells.size - 1), first.size // (cells.size - 1))
-    made = enforce_cell_law(part_weights(cells, first, last, parent, taps, order, period), shares)
+    solved = part_weights(cells, first, last, parent, taps, order, period)
+    check_solved(solved, sizes, parent)
+    made = enforce_cell_law(solved, shares)
     for numbers in (made.weights, made.start):
         numbers.setflags(write=False)
     return made
