@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from downscale.cf.axes import (
     Line,
-    bounds_variables,
     kept_beside,
     methods_along,
     new_line_coordinates,
@@ -26,6 +25,7 @@ from downscale.cf.axes import (
     require_variables,
     target_line,
 )
+from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, is_categorical
 from downscale.compute import sized
 from downscale.engine.apply import apply

@@ -51,7 +51,7 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
     big, small, sizes = on_one_line(big, small)
-    at_coarse, at_fine = horizontal(big), horizontal(small)
+    at_coarse, at_fine = horizontal(big), horizontal(small, guess=True)
     judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, 1.0)
     if not isinstance(judge, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")

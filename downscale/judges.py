@@ -10,8 +10,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.bounds import bounds_in, require_known_cells, require_known_corners
 from downscale.cf.compatible import require_same_axes, with_named_mapping
-from downscale.cf.horizontal import Horizontal, bounds_of
+from downscale.cf.horizontal import Horizontal
 from downscale.cf.quantities import Bounds
 from downscale.diagnostics.conservation import Partial, chunk, combine_all
 from downscale.diagnostics.infinite import Infinite
@@ -45,7 +46,10 @@ def judge_of(
     if not rectilinear or at_coarse.grid.nest_factors(there.grid) is not None:
         if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(there.grid, CurvilinearGrid):
             # A large fine file has no corners of its own: those of the coarse cells' parts are its.
-            there = replace(there, grid=at_coarse.grid.adopt(there.grid))
+            adopted = at_coarse.grid.adopt(there.grid)
+            if adopted.derived and there.planes is not None:
+                require_known_corners(small, there.planes)
+            there = replace(there, grid=adopted)
         elif not isinstance(there.grid, CurvilinearGrid):
             # One fit of the areas of a projection for both: two differ in their last digits.
             y, x = (_settled(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
@@ -144,8 +148,11 @@ def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tu
             first = _seam(axis, wanted)
             fine = fine.roll({name: -first}, roll_coords=True) if first else fine
             axis = _turned(axis, first, wanted)
-        if bounds_of(fine, name) is None:
-            axis = _parts(fine[name].values * at_fine.unit, axis, wanted)
+        if bounds_in(fine, name) is None:
+            parts = _parts(fine[name].values * at_fine.unit, axis, wanted)
+            if parts is axis:
+                require_known_cells(fine, name, fine[name].values, axis.kind)
+            axis = parts
         axes.append(axis)
     return fine, replace(at_fine, grid=at_fine.grid.with_axes(*axes))
 

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.times import is_time, values_of
+from downscale.cf.bounds import values_of
+from downscale.cf.times import is_time
 from downscale.errors import InputError
 from downscale.fields.noise import Draws
 

@@ -71,7 +71,7 @@ def _is_data(value: Any) -> bool:
 
 def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
     try:
-        horizontal(obj)
+        horizontal(obj, guess=True)
     except DownscaleError as error:
         # One-dimensional objects have no horizontal axes at all; whatever else is wrong is told later.
         return not (isinstance(error, GridError) and "expected horizontal coordinates" in str(error))
@@ -79,7 +79,7 @@ def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
 
 
 def _horizontal_dims(ds: xr.Dataset) -> tuple[str, ...]:
-    return horizontal(ds).dims if _has_horizontal(ds) else ()
+    return horizontal(ds, guess=True).dims if _has_horizontal(ds) else ()
 
 
 def _line_of(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:

@@ -29,7 +29,7 @@ def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Da
     """
     coarse, fine = _as_maps(coarse), _as_maps(fine)
     sizes: xr.Dataset | None = None
-    flat = {*horizontal(coarse).dims, *horizontal(fine).dims}
+    flat = {*horizontal(coarse, guess=True).dims, *horizontal(fine, guess=True).dims}
     for dim in map(str, coarse.dims):
         there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
         if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
@@ -57,7 +57,7 @@ def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset) -> xr.Dataset:
 def _as_maps(ds: xr.Dataset) -> xr.Dataset:
     """Give a series without horizontal axes one cell of them."""
     try:
-        horizontal(ds)
+        horizontal(ds, guess=True)
     except GridError as error:
         if "expected horizontal coordinates" not in str(error) or {"y", "x"} & set(map(str, ds.variables)):
             raise

@@ -98,7 +98,7 @@ def check_conservation(
         # Two arrays are compared whatever their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
     big, small, sizes = on_one_line(big, small)
-    at_coarse, at_fine = horizontal(big), horizontal(small)
+    at_coarse, at_fine = horizontal(big), horizontal(small, guess=True)
     judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
@@ -133,7 +133,7 @@ def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObjec
 
 def _size(obj: XarrayObject) -> tuple[int, int]:
     ds = as_dataset(obj)[0]
-    where = horizontal(ds)
+    where = horizontal(ds, guess=True)
     values = max((ds[name].size for name in horizontal_variables(ds, where)), default=0)
     return int(np.prod(where.grid.shape)), values
 

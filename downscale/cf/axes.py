@@ -10,18 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.local import get_sync
 from numpy.typing import NDArray
 
+from downscale.cf.bounds import (
+    bounds_in,
+    bounds_name,
+    bounds_variables,
+    lost_bounds,
+    new_pair_dimension,
+    read_bounds,
+    values_of,
+)
 from downscale.cf.clock import Clock, frequency_edges, natural_edges, pair_edges
 from downscale.cf.coordinates import STALE_ATTRS
-from downscale.cf.horizontal import bounds_name
 from downscale.cf.quantities import cell_methods
 from downscale.cf.times import is_time
 from downscale.cf.units import convert, fits
@@ -99,9 +104,9 @@ def _coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
             raise GridError(f"expected a dimension among {listing(ds.dims)}, received {key!r}")
         return str(ds[key].dims[0]), key
     own = key in ds.coords
-    if own and (is_time(ds[key].variable) or _pairs(ds, key) is not None):
+    if own and (is_time(ds[key].variable) or _has_pairs(ds, key)):
         return key, key
-    bounded = [str(n) for n in ds.coords if n != key and ds[n].dims == (key,) and _pairs(ds, str(n)) is not None]
+    bounded = [str(n) for n in ds.coords if n != key and ds[n].dims == (key,) and _has_pairs(ds, str(n))]
     if len(bounded) > 1:
         raise GridError(
             f"expected one coordinate with bounds along {key!r}, received {listing(bounded)}; name one of them instead"
@@ -111,18 +116,9 @@ def _coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
     return key, (bounded or [key])[0]
 
 
-def _pairs(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
-    """Return the bounds of a coordinate as they are, shape (n, 2), None where the object holds none."""
-    bounds = bounds_name(ds, name)
-    if bounds not in ds.variables or ds[bounds].ndim != 2 or ds[name].dims[0] not in ds[bounds].dims:
-        return None
-    return _values(ds[bounds].variable.transpose(ds[name].dims[0], ...))
-
-
-def _values(variable: xr.Variable) -> NDArray[Any]:
-    """Return the values of a coordinate, read here and now and on no cluster, even where they came lazily."""
-    data = variable.data
-    return np.asarray(data.compute(scheduler=get_sync) if isinstance(data, da.Array) else variable.values)
+def _has_pairs(ds: xr.Dataset, name: str) -> bool:
+    held = bounds_in(ds, name)
+    return held is not None and ds[held].ndim > 1 and ds[name].dims[0] in ds[held].dims
 
 
 def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target: bool) -> Line:
@@ -131,12 +127,13 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target
             f"expected periods that follow each other, received the climatology {said['climatology']!r}; give the "
             "months of one year as bounds instead"
         )
-    dates, pairs = _values(ds[name].variable), _pairs(ds, name)
+    dates, pairs = values_of(ds[name].variable), read_bounds(ds, name)
     if pairs is None:
-        clock = Clock.of(dates)
-        edges = natural_edges(dates, clock, target or _means_of_periods(ds, dim, name))
-        if edges is None:
-            raise GridError(_no_bounds(name, dates))
+        clock, lost = Clock.of(dates), lost_bounds(ds, name)
+        starts = target or (lost is None and _means_of_periods(ds, dim, name))
+        edges = natural_edges(dates, clock, starts)
+        if edges is None or (lost is not None and not target and not _in_the_middle(clock.seconds(dates), edges)):
+            raise GridError(_no_bounds(name, dates, lost))
     elif pairs.dtype.kind not in "MO":
         raise GridError(f"expected dates as bounds, received {pairs.dtype}; name them in attribute bounds, then decode")
     else:
@@ -153,11 +150,23 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target
     return Line(dim, name, CellAxis(edges, "time"), clock, given=given)
 
 
-def _no_bounds(name: str, dates: NDArray[Any]) -> str:
+def _in_the_middle(stamps: NDArray[np.float64], edges: NDArray[np.float64]) -> bool:
+    """Return whether stamps lie well within their periods: those at an end may be about the period before."""
+    place = (stamps - edges[:-1]) / np.diff(edges)
+    return bool((place >= 0.25).all() and (place <= 0.75).all())
+
+
+def _no_bounds(name: str, dates: NDArray[Any], lost: str | None) -> str:
     shown = ", ".join(str(date) for date in dates[:3])
+    what = f"received none and {dates.size} stamps, {shown}..., whose periods are not clear"
+    if lost is not None:
+        return (
+            f"expected bounds of the time axis, {lost!r}, {what}; pass the Dataset that has them (data_vars= chooses a "
+            "field), or add them"
+        )
     return (
-        f"expected bounds of the time axis, received none and {dates.size} stamps, {shown}..., whose periods are not "
-        f"clear; add {name}_bnds, or cell_methods 'time: mean' to daily means, or ds.cf.add_bounds({name!r})"
+        f"expected bounds of the time axis, {what}; add {name}_bnds, or cell_methods 'time: mean' to daily means, or "
+        f"ds.cf.add_bounds({name!r})"
     )
 
 
@@ -192,10 +201,10 @@ def _layer_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any]) -> Li
         )
     if coordinate.dtype.kind not in "fiu":
         raise GridError(f"expected dates or numbers, received {coordinate.dtype}; choose an axis with bounds")
-    pairs = _pairs(ds, name)
+    pairs = read_bounds(ds, name)
     if pairs is None:
         raise GridError(_no_layers(name, said))
-    return Line(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values), None, units,
+    return Line(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values, name), None, units,
                 (coordinate.values, pairs, dict(coordinate.attrs)))  # fmt: skip
 
 
@@ -269,7 +278,7 @@ def _axis_in(target: xr.Dataset, line: Line) -> str:
         fitting = [name for name in lines if is_time(target[name].variable)]
     else:
         numbers = [name for name in lines if target[name].dtype.kind in "fiu"]
-        fitting = [name for name in numbers if _pairs(target, name) is not None]
+        fitting = [name for name in numbers if _has_pairs(target, name)]
     if len(fitting) != 1:
         raise GridError(f"expected a target with an axis {line.name!r}, received {listing(lines) or 'none'}; rename it")
     return fitting[0]
@@ -313,8 +322,7 @@ def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hasha
 
     The units that times count in are kept, but for those that no length is fixed for (months, years).
     """
-    old, bounds = ds[source.name], bounds_name(ds, source.name)
-    corner = str(ds[bounds].dims[-1]) if bounds in ds.variables and ds[bounds].ndim == 2 else "bnds"
+    old, bounds, corner = ds[source.name], bounds_name(ds, source.name), new_pair_dimension(ds, source.name)
     if line.given is not None:
         labels, pairs, attrs = line.given
     else:
@@ -323,7 +331,7 @@ def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hasha
             labels, pairs = line.clock.dates(labels), line.clock.dates(pairs)
         if line is source:
             # The stamps of cells that stay are those that they had.
-            labels = _values(old.variable)
+            labels = values_of(old.variable)
     attrs = {**old.attrs, **attrs, "bounds": bounds}
     attrs = {key: value for key, value in attrs.items() if key not in STALE}
     made = {source.name: xr.Variable(source.dim, labels, attrs), bounds: xr.Variable((source.dim, corner), pairs)}
@@ -347,12 +355,6 @@ def kept_beside(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable]
     own = {line.name, bounds_name(ds, line.name)}
     kept = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
     return kept, [str(name) for name, coord in ds.coords.items() if line.dim in coord.dims and name not in own]
-
-
-def bounds_variables(ds: xr.Dataset) -> set[str]:
-    """Return the names of all variables that are bounds of another."""
-    named = chain.from_iterable((v.attrs.get("bounds"), v.encoding.get("bounds")) for v in ds.variables.values())
-    return {str(name) for name in named if name} | {str(n) for n in ds.data_vars if str(n).endswith("_bnds")}
 
 
 def require_variables(ds: xr.Dataset, line: Line, wanted: Any) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, bounds_name, plane_names
+from downscale.cf.bounds import bounds_name, corner_dimension, new_pair_dimension
+from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, plane_names
 from downscale.cf.mapping import positions
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
@@ -78,20 +79,22 @@ def _plane_variables(
         if found.corners is not None:
             made[name].attrs["bounds"] = bounds
             corners = found.corners[1 - index]
-            made[bounds] = xr.Variable((*where.dims, _corner_dim(source, bounds, where)), corners)
+            made[bounds] = xr.Variable((*where.dims, _corner_dim(source, name if there else None)), corners)
     return made
 
 
-def _corner_dim(source: XarrayObject, bounds: str, where: Horizontal) -> str:
-    present = bounds in source.coords or bounds in getattr(source, "variables", ())
-    spare = [str(d) for d in source[bounds].dims if d not in where.dims] if present and source[bounds].ndim == 3 else []
-    return spare[0] if spare and source.sizes[spare[0]] == 4 else "vertices"
+def _corner_dim(source: XarrayObject, name: str | None) -> str:
+    """Return the dimension of four corners: that of the source, or one that it does not have."""
+    own = None if name is None else corner_dimension(source, name)
+    if own is not None and source[bounds_name(source, str(name))].sizes[own] == 4:
+        return own
+    return next(one for one in ("vertices", "corners", "cell_corners") if source.sizes.get(one, 4) == 4)
 
 
 def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, unit: float) -> dict[Hashable, xr.Variable]:
     old = source[name]
     bounds = bounds_name(source, name)
-    corner = source[bounds].dims[-1] if bounds in source.coords and source[bounds].ndim == 2 else "bnds"
+    corner = new_pair_dimension(source, name)
     centres, edges = axis.centres / unit, np.stack([axis.edges[:-1], axis.edges[1:]], axis=1) / unit
     if axis.kind == "longitude":
         turn = _turns(np.asarray(old.values, dtype=np.float64), centres)

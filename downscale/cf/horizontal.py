@@ -16,6 +16,15 @@ import numpy as np
 import xarray as xr
 from dask.local import get_sync
 
+from downscale.cf.bounds import (
+    bounds_name,
+    bounds_of,
+    bounds_variables,
+    corners_of,
+    require_known_cells,
+    require_known_corners,
+    without_lost_bounds,
+)
 from downscale.cf.mapping import GridMapping, Locator, mapping_of
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
@@ -94,11 +103,19 @@ class Horizontal:
         return None if self.mapping is None else self.mapping.locator()
 
 
-def horizontal(obj: XarrayObject) -> Horizontal:
+def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
     """Find the horizontal axes or positions of a Dataset or DataArray and read their cells.
 
     Latitude and longitude, a rotated pole, metres of a projection, or two-dimensional latitudes and longitudes; in any
     order of dimensions.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Fields on the grid.
+    guess : bool
+        Whether cells whose bounds are lost may lie midway between centres (see :mod:`downscale.cf.bounds`): for
+        pictures, and for what looks at dimensions only.
 
     Raises
     ------
@@ -110,18 +127,18 @@ def horizontal(obj: XarrayObject) -> Horizontal:
     if y is not None and x is not None:
         counts = _counts(obj[y], "y") and _counts(obj[x], "x")
         if not (counts and planes is not None and set(obj[planes[0]].dims) == {y, x}):
-            return _product(obj, y, x, planes)
+            return _product(obj, y, x, planes, guess)
     if planes is None:
         raise GridError(_no_axes(obj))
-    return _quadrilaterals(obj, *planes)
+    return _quadrilaterals(obj, *planes, guess)
 
 
-def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) -> Horizontal:
+def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, guess: bool) -> Horizontal:
     """Read a grid that is the product of two one-dimensional coordinates."""
     y_kind, x_kind = _kind(obj[y], "y"), _kind(obj[x], "x")
     unit = _metres(obj[y], obj[x]) if y_kind == x_kind == "projected" else 1.0
-    y_axis = _cells(obj, y, y_kind, unit)
-    x_axis = _cells(obj, x, x_kind, unit)
+    y_axis = _cells(obj, y, y_kind, unit, guess)
+    x_axis = _cells(obj, x, x_kind, unit, guess)
     if x_axis.periodic and bounds_of(obj, y) is None:
         y_axis = draw_to_poles(y_axis)
     grid = RectilinearGrid(y_axis, x_axis)
@@ -188,16 +205,17 @@ def _is_position(variable: xr.DataArray, standard: str, units: tuple[str, ...], 
     return str(variable.attrs.get("units", "")).lower() in units or str(variable.name).lower() in names
 
 
-def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
+def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horizontal:
     """Read a grid from two-dimensional latitudes and longitudes: of quadrilaterals, or the product that they are."""
     y, x = (str(dim) for dim in obj[lat].dims)
     if y.lower() in (*X_NAMES, "i", "ni", "nlon") and x.lower() in (*Y_NAMES, "j", "nj", "nlat"):
         y, x = x, y
     north, east = _numbers(obj[lat].transpose(y, x)), _numbers(obj[lon].transpose(y, x))
-    corners = _corners_of(obj, lat, (y, x)), _corners_of(obj, lon, (y, x))
-    both = None if corners[0] is None or corners[1] is None else (corners[0], corners[1])
     where = partial(Horizontal, y, x, lat=lat, lon=lon)
     try:
+        both = corners_of(obj, (lat, lon), (y, x))
+        if both is None and not guess:
+            require_known_corners(obj, (lat, lon))
         product = product_of(north, east, both)
         if product is not None:
             return where(product)
@@ -214,15 +232,6 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
 def _numbers(variable: xr.DataArray) -> np.ndarray[Any, Any]:
     # Positions are read here and now, and on no cluster, as bounds are.
     return np.asarray(variable.compute(scheduler=get_sync).values, dtype=np.float64)
-
-
-def _corners_of(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[Any, Any] | None:
-    """Return bounds of shape (n_y, n_x, corners) of a two-dimensional coordinate, or None where there are none."""
-    bounds = bounds_name(obj, name)
-    present = bounds in obj.coords or (isinstance(obj, xr.Dataset) and bounds in obj.variables)
-    if not present or obj[bounds].ndim != 3 or not set(dims) <= set(obj[bounds].dims):
-        return None
-    return _numbers(obj[bounds].transpose(*dims, ...))
 
 
 def _axis_name(obj: XarrayObject, axis: str) -> str | None:
@@ -301,32 +310,16 @@ def _metres(y: xr.DataArray, x: xr.DataArray) -> float:
     return sizes.pop() or 1.0
 
 
-def bounds_name(obj: XarrayObject, name: str) -> str:
-    """Return the name of the bounds variable of a coordinate, as given or as it should be."""
-    coordinate = obj[name]
-    return str(coordinate.attrs.get("bounds") or coordinate.encoding.get("bounds") or f"{name}_bnds")
-
-
-def bounds_of(obj: XarrayObject, name: str) -> np.ndarray[Any, Any] | None:
-    """Return the bounds of a coordinate, shape (n, 2), or None where the object holds none."""
-    variable = bounds_name(obj, name)
-    if variable not in obj.coords and not (isinstance(obj, xr.Dataset) and variable in obj.variables):
-        return None
-    if obj[variable].ndim != 2 or name not in obj[variable].dims:
-        raise GridError(f"{name!r}: expected bounds of shape (n, 2), received {variable} {obj[variable].dims}; drop it")
-    # A few numbers of a coordinate: read here and now, on no cluster.
-    bounds = obj[variable].transpose(name, ...).compute(scheduler=get_sync)
-    return np.asarray(bounds.values, dtype=np.float64)
-
-
-def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> CellAxis:
+def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float, guess: bool) -> CellAxis:
     centres = np.asarray(obj[name].values)
     if centres.dtype.kind not in "fiu":
         raise GridError(f"coordinate {name!r}: expected numbers, received {centres.dtype}; convert it first")
-    bounds = bounds_of(obj, name)
     try:
+        bounds = bounds_of(obj, name)
+        if bounds is None and not guess:
+            require_known_cells(obj, name, centres, kind)
         if bounds is not None:
-            return axis_from_bounds(bounds * unit, kind, centres * unit)
+            return axis_from_bounds(bounds * unit, kind, centres * unit, name)
         return axis_from_centres(centres * unit, kind)
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
@@ -334,7 +327,7 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> CellAxis:
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
     """Return the names of the numeric fields on both horizontal dimensions; cell areas belong to the grid."""
-    both, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where)}
+    both, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where), *bounds_variables(ds)}
     names = [str(n) for n, v in ds.data_vars.items() if both <= set(v.dims) and v.dtype.kind in "fiub"]
     return [name for name in names if name not in areas]
 
@@ -383,8 +376,8 @@ def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
 
 
 def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:
-    """Return one variable as a DataArray with the name of ``like``."""
-    return ds[name].rename(like.name if isinstance(like, xr.DataArray) else name)
+    """Return one variable as a DataArray with the name of ``like``, which names no bounds: it cannot hold them."""
+    return without_lost_bounds(ds[name].rename(like.name if isinstance(like, xr.DataArray) else name))
 
 
 def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:

@@ -7,8 +7,10 @@ from typing import Any
 import cftime  # type: ignore[import-untyped]
 import numpy as np
 import xarray as xr
-from dask.local import get_sync
 from numpy.typing import NDArray
+
+from downscale.cf.bounds import bounds_in, read_bounds, values_of
+from downscale.errors import GridError
 
 REFERENCE = "1850-01-01"
 DAYS = f"days since {REFERENCE}"
@@ -30,16 +32,14 @@ def _first(variable: xr.Variable) -> Any:
     return values_of(variable.isel({dim: 0 for dim in variable.dims})).item()
 
 
-def values_of(variable: xr.Variable) -> NDArray[Any]:
-    """Return the values of a coordinate, read here and now, and on no cluster."""
-    lazy = hasattr(variable.data, "dask")
-    return np.asarray(variable.data.compute(scheduler=get_sync) if lazy else variable.values)
-
-
-def bounds_in(ds: xr.Dataset, name: str) -> str | None:
-    """Return the name of the bounds of a coordinate where the Dataset holds them."""
-    bounds = ds[name].attrs.get("bounds") or ds[name].encoding.get("bounds")
-    return str(bounds) if bounds in ds.variables else None
+def date_bounds(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
+    """Return the bounds of a coordinate, shape (n, 2), None where it has none or they are of no use."""
+    try:
+        pairs = read_bounds(ds, name)
+    except GridError:
+        return None
+    # The bounds of a single time are one pair.
+    return pairs.reshape(-1, 2) if pairs is not None and pairs.shape[-1:] == (2,) else None
 
 
 def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
@@ -105,16 +105,17 @@ def time_name(ds: xr.Dataset) -> str | None:
 
 def span(ds: xr.Dataset, name: str) -> tuple[Any, Any]:
     """Return the first and the last date of a coordinate, by its bounds where it has any."""
-    values = values_of(ds[bounds_in(ds, name) or name].variable)
+    pairs = date_bounds(ds, name)
+    values = values_of(ds[name].variable) if pairs is None else pairs
     return values.min(), values.max()
 
 
 def steps(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
     """Return the days that each value stands for, by its bounds, else the days between values."""
-    bounds = bounds_in(ds, name)
-    if bounds is not None:
-        edges = numbers_of(ds[bounds].variable)
-        lengths = np.abs(np.atleast_2d(edges)[:, -1] - np.atleast_2d(edges)[:, 0])
+    pairs = date_bounds(ds, name)
+    if pairs is not None:
+        edges = numbers_of(xr.Variable(("step", "pair"), pairs, encoding=ds[name].encoding))
+        lengths = np.abs(edges[:, 1] - edges[:, 0])
         if (lengths > 0).all():
             return np.asarray(lengths)
     return np.diff(np.sort(np.atleast_1d(numbers_of(ds[name].variable))))

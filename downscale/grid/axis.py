@@ -7,6 +7,7 @@ of a layer, or one a cell where an axis merely counts.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -27,6 +28,11 @@ EDGE_TOLERANCE = 1e-4
 # Coordinates are often stored as float32, whose steps near 360 degrees are much of a small cell; up to the second
 # share of a cell, a few such steps are no misfit either.
 STORAGE_ROUNDING, STORAGE_LIMIT = 4 * float(np.finfo(np.float32).eps), 1e-2
+# Bounds of neighbours that overlap or part by no more than this share of the narrower cell are a slip of the file: the
+# polar rows of FGOALS-f3-L miss each other by a quarter. A row that is left out misses by a whole cell.
+MOST_SLIP = 1 / 3
+# Steps that differ by less than this share of a step are equal; those of Gaussian latitudes differ by ten times that.
+SAME_STEP = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,15 +262,35 @@ def axis_from_centres(centres: ArrayLike, kind: Kind) -> CellAxis:
     return CellAxis(_settle(edges, kind), kind)
 
 
-def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = None) -> CellAxis:
+def evenly_spaced(centres: ArrayLike, kind: Kind) -> bool:
+    """Return whether neighbours are equally far apart, but for the rounding that coordinates are stored with.
+
+    Examples
+    --------
+    >>> evenly_spaced([1.88, 3.75, 5.62], "longitude"), evenly_spaced([0.0, 1.0, 3.0], "latitude")
+    (True, False)
+    """
+    values = np.asarray(centres, dtype=np.float64)
+    steps = np.diff(unwrap_longitude(values) if kind == "longitude" else values)
+    if steps.size < 2:
+        return True
+    step = float(np.abs(steps.mean()))
+    # Numbers of a few decimals: the last one is off by half at either end of a step.
+    written = next((10.0**-places for places in (2, 3, 4) if (np.round(values, places) == values).all()), 0.0)
+    rounding = max(2 * STORAGE_ROUNDING * float(np.abs(values).max()), written)
+    return bool(np.ptp(steps) <= max(SAME_STEP * step, min(rounding, STORAGE_LIMIT / 2 * step)))
+
+
+def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = None, name: str = "") -> CellAxis:
     """Build an axis from CF bounds of shape (n, 2), which must adjoin.
 
-    With centres, longitudes lie on the branch of the first centre, whatever the branch of the bounds.
+    With centres, longitudes lie on the branch of the first centre, whatever the branch of the bounds. Bounds that
+    overlap or part by less than a third of a cell are put midway, with a warning that names the coordinate.
 
     Raises
     ------
     GridError
-        If the bounds overlap, leave gaps, or do not contain their centres.
+        If the bounds overlap or leave gaps by more, or do not contain their centres.
     """
     pairs = np.asarray(bounds, dtype=np.float64)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
@@ -277,7 +303,7 @@ def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = 
         if len(middle) != len(pairs):
             raise GridError(f"expected {len(middle)} pairs of {kind} bounds, received {len(pairs)}; drop the bounds")
     pairs = _same_direction(_closed(pairs, middle) if kind == "longitude" else pairs, kind)
-    _check_adjoining(pairs, kind)
+    pairs = _adjoining(pairs, kind, f"coordinate {name!r}" if name else f"{kind} axis")
     axis = CellAxis(_settle(np.append(pairs[:, 0], pairs[-1, 1]), kind), kind)
     return axis if middle is None else _around(axis, middle)
 
@@ -306,14 +332,33 @@ def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float6
     return pairs if up else pairs[:, ::-1]
 
 
-def _check_adjoining(pairs: NDArray[np.float64], kind: Kind) -> None:
+def _adjoining(pairs: NDArray[np.float64], kind: Kind, what: str) -> NDArray[np.float64]:
+    """Return bounds of which each begins where the one before ends; slips are mended with a warning."""
+    widths = np.abs(pairs[:, 1] - pairs[:, 0])
     gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
-    if gaps.size and gaps.max() > max(edge_tolerance(pairs, pairs[:, 1] - pairs[:, 0]), 1e-9):
-        worst = int(gaps.argmax())
+    slips = gaps > max(edge_tolerance(pairs, widths), 1e-9)
+    if not slips.any():
+        return pairs
+    narrower = np.minimum(widths[1:], widths[:-1])
+    worst = int((gaps / np.where(narrower > 0, narrower, 1e-300)).argmax())
+    received = f"{pairs[worst].tolist()} before {pairs[worst + 1].tolist()} (rows {worst} and {worst + 1})"
+    if gaps[worst] > MOST_SLIP * narrower[worst]:
         raise GridError(
-            f"expected adjoining {kind} cells, received {pairs[worst].tolist()} before {pairs[worst + 1].tolist()}; "
-            "sort the axis or repair the bounds"
+            f"expected adjoining {kind} cells, received {received}; sort the axis, select without a step (coarsen "
+            "averages whole cells), or repair the bounds"
         )
+    pairs = pairs.copy()
+    pairs[1:, 0][slips] = pairs[:-1, 1][slips] = 0.5 * (pairs[1:, 0] + pairs[:-1, 1])[slips]
+    done = f"the edge between them is put midway, at {pairs[worst, 1]:g}"
+    for row, end in ((0, 0), (-1, 1)) if kind == "latitude" else ():
+        # The slip that shortens polar rows shortens them at the pole, too.
+        gap = 90.0 - abs(pairs[row, end])
+        if slips[row] and 0 < gap <= MOST_SLIP * widths[row]:
+            pairs[row, end] = np.copysign(90.0, pairs[row, end])
+            done += f", and row {row % len(pairs)} ends at the pole"
+    more = f" (and at {int(slips.sum()) - 1} more places)" if slips.sum() > 1 else ""
+    warnings.warn(f"{what}: bounds do not adjoin, received {received}{more}; {done}", UserWarning, stacklevel=2)
+    return pairs
 
 
 def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:

@@ -28,7 +28,7 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     {'time': 15, 'lat': -1, 'lon': -1}
     """
     try:
-        maps = {str(dim) for dim in horizontal(ds).dims}
+        maps = {str(dim) for dim in horizontal(ds, guess=True).dims}
     except DownscaleError:
         # What is wrong with the axes is told when they are needed.
         maps = set()

@@ -14,7 +14,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.times import bounds_in, frequency, period, resolution, span, stamp, steps, time_name, values_of
+from downscale.cf.bounds import read_bounds, values_of
+from downscale.cf.times import frequency, period, resolution, span, stamp, steps, time_name
+from downscale.errors import GridError
 from downscale.io.encoding import CONVENTIONS, fields_of
 
 ACDD = "ACDD-1.3"
@@ -112,7 +114,11 @@ def globe_coordinate(ds: xr.Dataset, which: str) -> str | None:
 
 def _numbers(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
     """Return the edges of all cells where there are any, else the centres."""
-    return np.asarray(values_of(ds[bounds_in(ds, name) or name].variable), dtype=np.float64)
+    try:
+        bounds = read_bounds(ds, name)
+    except GridError:
+        bounds = None
+    return np.asarray(values_of(ds[name].variable) if bounds is None else bounds, dtype=np.float64)
 
 
 def _latitudes(ds: xr.Dataset, name: str) -> tuple[float, float]:

@@ -107,7 +107,7 @@ def find_field(obj: XarrayObject) -> tuple[xr.DataArray, Horizontal]:
     InputError
         If a Dataset holds no field or several.
     """
-    where = horizontal(obj)
+    where = horizontal(obj, guess=True)
     if isinstance(obj, xr.DataArray):
         return obj, where
     names = horizontal_variables(obj, where)

@@ -63,7 +63,7 @@ def pictures(
         Land fraction, for coasts.
     """
     found = []
-    last = {str(d): -1 for d in coarse[name].dims if d not in horizontal(coarse).dims}
+    last = {str(d): -1 for d in coarse[name].dims if d not in horizontal(coarse, guess=True).dims}
     for make in (
         lambda: _map(coarse, fine, name, title, drawn, last, sftlf),
         lambda: _zoom(coarse, fine, name, last, sftlf),
@@ -139,7 +139,7 @@ def _spectra(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> Picture:
 
 
 def _leading(field: xr.DataArray, ds: xr.Dataset) -> Iterator[tuple[int, ...]]:
-    dims = [dim for dim in field.dims if dim not in horizontal(ds).dims]
+    dims = [dim for dim in field.dims if dim not in horizontal(ds, guess=True).dims]
     return iter(np.ndindex(tuple(field.sizes[dim] for dim in dims)))
 
 

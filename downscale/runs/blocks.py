@@ -18,9 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.bounds import values_of
 from downscale.cf.clock import DAY, Clock, parts_of
 from downscale.cf.horizontal import horizontal
-from downscale.cf.times import bounds_in, frequency, is_time, steps, time_name, values_of
+from downscale.cf.times import date_bounds, frequency, steps, time_name
 from downscale.errors import InputError, OptionError
 
 UNITS = ("year", "month", "day")
@@ -96,11 +97,10 @@ def record_of(ds: xr.Dataset) -> Record:
 def _middles(ds: xr.Dataset, name: str) -> NDArray[Any]:
     """Return dates inside the period of each step: a mean stamped at its end belongs to the year before."""
     stamps = values_of(ds[name].variable)
-    bounds = bounds_in(ds, name)
-    if bounds is None or not is_time(ds[bounds].variable) or ds[bounds].ndim != 2:
+    pairs = date_bounds(ds, name)
+    if pairs is None or pairs.dtype.kind not in "MO":
         return stamps
-    pairs = values_of(ds[bounds].variable)
-    return np.asarray(pairs[:, 0] + (pairs[:, -1] - pairs[:, 0]) // 2)
+    return np.asarray(pairs[:, 0] + (pairs[:, 1] - pairs[:, 0]) // 2)
 
 
 def _digits(ds: xr.Dataset, name: str) -> int:

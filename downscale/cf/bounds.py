@@ -1,0 +1,316 @@
+"""Bounds of coordinates: found, read, and missed where they are lost (xarray; never torch).
+
+The pair, or the corners of a cell, may lie along any dimension of any name. Dimensions along which bounds are only
+repeated, as ``resample``, ``concat`` and ``where`` leave them, are dropped; bounds that change along them are refused.
+
+A DataArray cannot hold bounds, and a selection by name drops them, but the coordinate still names them. What the cells
+were is then known from evenly spaced centres only, where every convention puts the edges midway. On such axes nothing
+is said: ``ds.tas.downscale(4)`` on a regular grid has the cells of ``ds.downscale(4)``. On all others (Gaussian
+latitudes, stretched axes, curvilinear grids) midpoints are one guess among several, and the object is refused. Objects
+that name no bounds have cells midway between centres, as always.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from dask.local import get_sync
+from numpy.typing import NDArray
+
+from downscale.cf.units import convert
+from downscale.errors import GridError
+from downscale.grid.axis import STORAGE_ROUNDING, Kind, evenly_spaced
+
+XarrayObject = xr.Dataset | xr.DataArray
+
+# Names of last resort, for coordinates that name no bounds that are there.
+CUSTOMARY = ("{}_bnds", "{}_bounds")
+# Names for the dimension of the pair; the first that nothing else uses is taken.
+PAIR_NAMES = ("bnds", "nv", "bounds_pair")
+# Repeated bounds of more values than this are compared at some places only.
+MOST_VALUES = 20_000_000
+
+
+def values_of(variable: xr.Variable) -> NDArray[Any]:
+    """Return the values of a coordinate, read here and now, and on no cluster."""
+    lazy = hasattr(variable.data, "dask")
+    return np.asarray(variable.data.compute(scheduler=get_sync) if lazy else variable.values)
+
+
+def _held(obj: XarrayObject) -> Any:
+    """Return every variable of an object by name."""
+    return obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+
+
+def named_bounds(variable: Any) -> str | None:
+    """Return the name of the bounds that a coordinate says it has."""
+    said = (place.get("bounds") for place in (variable.attrs, variable.encoding))
+    return next((text.strip() for text in said if isinstance(text, str) and text.strip()), None)
+
+
+def bounds_in(obj: XarrayObject, name: str) -> str | None:
+    """Return the name of the bounds of a coordinate where the object holds them."""
+    named = named_bounds(obj[name])
+    customary = [pattern.format(name) for pattern in CUSTOMARY]
+    return next((one for one in (named, *customary) if one is not None and one in _held(obj)), None)
+
+
+def bounds_name(obj: XarrayObject, name: str) -> str:
+    """Return the name of the bounds variable of a coordinate, as it is or as it should be."""
+    return bounds_in(obj, name) or named_bounds(obj[name]) or CUSTOMARY[0].format(name)
+
+
+def lost_bounds(obj: XarrayObject, name: str) -> str | None:
+    """Return the name of bounds that a coordinate says it has and that are not there.
+
+    Examples
+    --------
+    >>> lat = xr.Variable("lat", [0.0, 1.0, 3.0], {"bounds": "edges"})
+    >>> lost_bounds(xr.Dataset({"tas": ("lat", [1.0, 2.0, 3.0])}, {"lat": lat}), "lat")
+    'edges'
+    """
+    return named_bounds(obj[name]) if bounds_in(obj, name) is None else None
+
+
+def bounds_variables(ds: xr.Dataset) -> set[str]:
+    """Return the names of all variables that are bounds of another."""
+    named = {named_bounds(variable) for variable in ds.variables.values()}
+    climates = {variable.attrs.get("climatology") or variable.encoding.get("climatology") for variable in
+                ds.variables.values()}  # fmt: skip
+    custom = {str(name) for name in ds.data_vars if str(name).endswith("_bnds")}
+    return {str(name) for name in named | climates if isinstance(name, str) and name in ds.variables} | custom
+
+
+def corner_dimension(obj: XarrayObject, name: str) -> str | None:
+    """Return the dimension along which the bounds of a coordinate have their pair or corners, None without bounds."""
+    held = bounds_in(obj, name)
+    if held is None:
+        return None
+    own, dims = set(obj[name].dims), obj[held].dims
+    spare = [str(dim) for dim in dims if dim not in own]
+    if len(spare) < 2:
+        return spare[0] if spare else None
+    wanted = 2 if len(own) < 2 else 4
+    used = _dimensions_of_fields(obj)
+    ranks = [(obj[held].sizes[dim] == wanted, dim not in used, place) for place, dim in enumerate(spare)]
+    return spare[ranks.index(max(ranks))]
+
+
+def _dimensions_of_fields(obj: XarrayObject) -> set[str]:
+    """Return the dimensions of everything but bounds."""
+    if isinstance(obj, xr.DataArray):
+        return {str(dim) for dim in obj.dims}
+    bounds = bounds_variables(obj)
+    return {str(dim) for name, variable in obj.variables.items() if name not in bounds for dim in variable.dims}
+
+
+def new_pair_dimension(obj: XarrayObject, name: str) -> str:
+    """Return a dimension for the pair of new bounds of a coordinate: its own, or one that no field uses."""
+    used, own = _dimensions_of_fields(obj), corner_dimension(obj, name)
+    if own is not None and own not in used and obj[bounds_name(obj, name)].sizes[own] == 2:
+        return own
+    sizes = dict(obj.sizes)
+    free = (one for one in PAIR_NAMES if one not in used and sizes.get(one, 2) == 2)
+    return next(free, f"{name}_pair")
+
+
+def read_bounds(obj: XarrayObject, name: str) -> NDArray[Any] | None:
+    """Return the bounds of a coordinate in its units, its own dimensions first, then the pair or the corners.
+
+    Returns
+    -------
+    array, shape (n, 2) or (n_y, n_x, corners), or None
+        Numbers or dates, NaN where they are missing; None where the object holds no bounds.
+
+    Raises
+    ------
+    GridError
+        If they are no bounds of this coordinate, change along another dimension, or have units that do not fit.
+    """
+    held = bounds_in(obj, name)
+    if held is None:
+        return None
+    own = [str(dim) for dim in obj[name].dims]
+    variable, corner = obj[held].variable, corner_dimension(obj, name)
+    if corner is None or not set(own) <= set(variable.dims):
+        shape = "(n, 2)" if len(own) < 2 else "(n_y, n_x, 4)"
+        raise GridError(
+            f"expected bounds of shape {shape}, received {held} with dimensions {variable.dims}; drop it"
+        )
+    values = _repeated_once(variable.transpose(..., *own, corner), len(own) + 1, held)
+    return _in_units_of(values, variable, obj[name].variable, held)
+
+
+def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
+    """Return values without the first dimensions, along which they must not change; missing ones do not count."""
+    extra = [str(dim) for dim in variable.dims[: variable.ndim - kept]]
+    if not extra:
+        return values_of(variable)
+    places = max(MOST_VALUES // max(int(np.prod(variable.shape[len(extra) :])), 1), 1)
+    for dim in extra:
+        some = max(int(places ** (1 / len(extra))), 2)
+        if variable.sizes[dim] > some:
+            variable = variable.isel({dim: np.unique(np.linspace(0, variable.sizes[dim] - 1, some).astype(int))})
+    values = values_of(variable)
+    flat = values.reshape(-1, *values.shape[len(extra) :])
+    if not len(flat):
+        raise GridError(f"expected bounds, received {held} without values along {extra[0]!r}")
+    missing = xr.DataArray(flat).isnull().values
+    first = missing.argmin(axis=0)[None]
+    once = np.take_along_axis(flat, first, axis=0)[0]
+    other = ~missing & _differs(flat, once)
+    if other.any():
+        at = tuple(int(i) for i in np.argwhere(other)[0])
+        raise GridError(
+            f"expected the same bounds all along {' and '.join(map(repr, extra))}, received "
+            f"{held} that change from {once[at[1:]]} to {flat[at]}; select one, such as ds.isel({extra[0]}=0)"
+        )
+    return np.asarray(once)
+
+
+def _differs(values: NDArray[Any], once: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype.kind not in "f":
+        return np.asarray(values != once)
+    # Means of what is repeated miss it by rounding.
+    largest = np.nanmax(np.abs(once)) if np.isfinite(once).any() else 0.0
+    return np.asarray(np.abs(values - once) > STORAGE_ROUNDING * largest)
+
+
+def _in_units_of(
+    values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, held: str
+) -> NDArray[Any]:
+    """Return bounds in the units of their coordinate, which they have unless they name their own."""
+    own, wanted = (str(one.attrs.get("units") or "").strip() for one in (bounds, coordinate))
+    counted = values.dtype.kind in "fiu" and " since " not in own + wanted
+    if not counted or not own or not wanted or own.lower() == wanted.lower():
+        return values
+    angles = [_angle(one) for one in (own, wanted)]
+    if angles[0] is not None and angles[1] is not None:
+        return values if angles[0] == angles[1] else np.asarray(values * (angles[0] / angles[1]))
+    zero, one = None, None
+    if angles == [None, None]:
+        zero, one = (convert(value, own, wanted) for value in (0.0, 1.0))
+    if zero is None or one is None:
+        raise GridError(
+            f"expected bounds in {wanted!r} or units that fit, received {held} in {own!r}; "
+            "convert them, or delete their attribute units"
+        )
+    return values if (zero, one) == (0.0, 1.0) else np.asarray(zero + values * (one - zero))
+
+
+def _angle(units: str) -> float | None:
+    """Return the degrees in one unit of an angle, None for units of anything else."""
+    word = units.lower()
+    # Only the unit of temperature has a letter after "degree" that is no direction.
+    if word.startswith("deg") and not word.rstrip(".").endswith(("c", "celsius", "k", "f", "fahrenheit")):
+        return 1.0
+    return 180.0 / np.pi if word in ("radian", "radians", "rad") else None
+
+
+def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
+    """Return the bounds of a one-dimensional coordinate as numbers, shape (n, 2), or None where there are none.
+
+    Rows without bounds, as ``where`` leaves them, get theirs midway between centres if these are evenly spaced, with a
+    warning. Where no row has bounds there are none.
+    """
+    values = read_bounds(obj, name)
+    if values is None:
+        return None
+    if values.dtype.kind not in "fiub":
+        raise GridError(f"expected bounds as numbers, received {values.dtype}; convert them first")
+    pairs = np.asarray(values, dtype=np.float64)
+    blank = np.isnan(pairs).all(axis=1)
+    if not blank.any():
+        return pairs
+    centres = np.asarray(values_of(obj[name].variable), dtype=np.float64)
+    kind: Kind = "longitude" if _angle(str(obj[name].attrs.get("units") or "")) else "projected"
+    if not evenly_spaced(centres, kind):
+        return None if blank.all() else pairs
+    rows = np.flatnonzero(blank)
+    step = float(np.median(np.diff(centres)))
+    pairs[blank] = centres[blank, None] + step * np.array([-0.5, 0.5])
+    warnings.warn(
+        f"coordinate {name!r}: no bounds of {rows.size} rows (the first is row {rows[0]}); their edges are put midway "
+        "between centres, which are evenly spaced",
+        UserWarning, stacklevel=2,
+    )  # fmt: skip
+    return pairs
+
+
+def require_known_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> None:
+    """Refuse an axis whose bounds are lost where its centres do not tell what they were.
+
+    Raises
+    ------
+    GridError
+        With the remedy.
+    """
+    lost = _blank_or_lost(obj, name)
+    if lost is not None and not evenly_spaced(centres, kind):
+        raise GridError(_no_bounds(lost, "uneven steps"))
+
+
+def _blank_or_lost(obj: XarrayObject, name: str) -> str | None:
+    """Return the name of bounds that hold no value, or are not there."""
+    return bounds_in(obj, name) or lost_bounds(obj, name)
+
+
+def _no_bounds(lost: str, what: str) -> str:
+    return (
+        f"expected its bounds {lost!r} for {what}, received none; pass the Dataset that has them "
+        "(data_vars= chooses a field), or delete the attribute bounds to take cells midway between centres"
+    )
+
+
+def corners_of(
+    obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the bounds of two-dimensional latitudes and longitudes, shapes (n_y, n_x, corners), or None.
+
+    Raises
+    ------
+    GridError
+        If only one of the two has bounds, or they are no bounds of these coordinates.
+    """
+    found = []
+    for name in names:
+        values = read_bounds(obj, name)
+        if values is not None:
+            order = [obj[name].dims.index(dim) for dim in dims]
+            values = np.asarray(values.transpose(*order, 2), dtype=np.float64)
+        found.append(values)
+    if found[0] is None and found[1] is None:
+        return None
+    if found[0] is None or found[1] is None:
+        has = names[0] if found[0] is not None else names[1]
+        raise GridError(f"expected bounds of both, received those of {has!r} only; add the others, or drop these")
+    return found[0], found[1]
+
+
+def require_known_corners(obj: XarrayObject, names: tuple[str, str]) -> None:
+    """Refuse quadrilaterals whose corners are lost.
+
+    Raises
+    ------
+    GridError
+        With the remedy.
+    """
+    for name in names:
+        lost = lost_bounds(obj, name)
+        if lost is not None:
+            raise GridError(_no_bounds(lost, "cells that are no rows and columns"))
+
+
+def without_lost_bounds(array: xr.DataArray) -> xr.DataArray:
+    """Return an array whose coordinates name no bounds that it does not hold; the input is not modified."""
+    lost = [name for name in array.coords if lost_bounds(array, str(name)) is not None]
+    made = {}
+    for name in lost:
+        variable = array[name].variable.copy(deep=False)
+        variable.attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
+        variable.encoding = {key: value for key, value in variable.encoding.items() if key != "bounds"}
+        made[name] = variable
+    return array.assign_coords(made) if made else array

@@ -1,0 +1,73 @@
+"""A Dataset of some of its fields with all that tells where and what they are (xarray; no values).
+
+Selecting variables never changes cells: ``ds[names]`` loses bounds, because their second dimension is none of the
+field's; :func:`select` keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import xarray as xr
+
+from downscale.cf.bounds import bounds_in, bounds_variables
+from downscale.cf.references import referred
+from downscale.errors import InputError, listing
+
+AREA = "areacella"
+POSITIONS = ("latitude", "longitude")
+POSITION_UNITS = ("degrees_north", "degree_north", "degrees_east", "degree_east")
+
+
+def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
+    """Return a Dataset of some fields on the same cells.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Never modified.
+    names : str or list of str
+        Fields to keep.
+
+    Returns
+    -------
+    Dataset
+        Attributes and encoding of ``ds``; of the variables the fields, whatever they refer to (bounds, cell areas,
+        grid mappings, positions, ``formula_terms``, ancillary variables), directly or through others, and the
+        coordinates, positions, areas and bounds on their dimensions.
+
+    Raises
+    ------
+    InputError
+        If there is no such variable.
+
+    Examples
+    --------
+    >>> lat = xr.Variable("lat", [0.0, 1.0], {"bounds": "lat_bnds"})
+    >>> cells = {"lat": lat, "lat_bnds": (("lat", "bnds"), [[-1.0, 0.5], [0.5, 1.5]])}
+    >>> ds = xr.Dataset({"tas": ("lat", [1.0, 2.0]), "pr": ("lat", [3.0, 4.0])}, cells)
+    >>> sorted(select(ds, "tas").variables), "lat_bnds" in ds[["tas"]].variables
+    (['lat', 'lat_bnds', 'tas'], False)
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    missing = [name for name in wanted if name not in ds.variables]
+    if missing:
+        raise InputError(f"expected variables among {listing(ds.data_vars)}, received {listing(missing)}")
+    kept = {str(name) for name in wanted}
+    kept |= referred(ds, kept)
+    dims = {dim for name in kept - bounds_variables(ds) for dim in ds[name].dims}
+    kept |= {str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs(ds, str(name))}
+    kept |= {bounds for name in kept for bounds in [bounds_in(ds, name)] if bounds is not None}
+    kept |= referred(ds, kept & set(map(str, ds.coords)))
+    return ds.drop_vars([name for name in ds.variables if str(name) not in kept])
+
+
+def _belongs(ds: xr.Dataset, name: str) -> bool:
+    """Return whether a variable is about the grid: a coordinate, a grid mapping, cell areas, or a position."""
+    attrs = ds[name].attrs
+    if name in ds.coords or "grid_mapping_name" in attrs or "crs_wkt" in attrs:
+        return True
+    standard = str(attrs.get("standard_name", ""))
+    position = standard in POSITIONS or (not standard and str(attrs.get("units", "")).lower() in POSITION_UNITS)
+    return name == AREA or standard == "cell_area" or (position and ds[name].ndim <= 2)
