@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.cf.quantities import quantity_of
+from downscale.cf.select import select
 from downscale.errors import GridError
 from downscale.judges import Nested, judge_of
 from downscale.stretches import on_one_line
@@ -59,7 +61,9 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     for name in shared_variables(big, small, at_coarse, at_fine, None):
         found |= _errors(name, big[name], judge)
     made = xr.Dataset(found)
-    kept = {key: value for key, value in big.coords.items() if set(value.dims) <= {*made.dims, "bnds", "bounds"}}
+    around = select(big, [name.removesuffix("_relative_error") for name in found if name.endswith("_relative_error")])
+    bounds = bounds_variables(around)
+    kept = {key: v for key, v in around.coords.items() if set(v.dims) <= set(made.dims) or key in bounds}
     return made.assign_coords(kept)
 
 

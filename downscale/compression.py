@@ -18,6 +18,7 @@ from downscale.api import downscale
 from downscale.averages import coarsen
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.cf.quantities import quantity_of
+from downscale.cf.select import select
 from downscale.describe import stamped
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import InputError, OptionError, ShapeError
@@ -87,7 +88,7 @@ def encode(obj: XarrayObject, model: Any) -> xr.Dataset:
         if quantity_of(ds[name]) == "extensive":
             raise InputError(f"{name}: expected means over cells to encode, received sums; divide by cell_area first")
     factors = dict(zip(where.dims, learned.spec.factor, strict=True))
-    coarse: Any = coarsen(ds[names].assign_attrs(ds.attrs), factors)
+    coarse: Any = coarsen(select(ds, names), factors)
     made = _codes(ds, coarse, names, learned, where.dims)
     small = coarse.assign(dict(zip(learned.spec.code_names, made, strict=True)))
     return stamped(small, f"encode by {name_of(model)}: means of {factors} cells and {len(made)} bytes each")
@@ -179,7 +180,7 @@ def encode_file(
 
 
 def _judged(written: xr.Dataset, fine: xr.Dataset, names: list[str]) -> ConservationReport:
-    return check_conservation(written[names], fine[names])
+    return check_conservation(select(written, names), select(fine, names))
 
 
 def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:
@@ -208,7 +209,8 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
     decoded = downscale(small, method=model, check="skip")
     area = cell_area(truth)
     for name in (str(each) for each in decoded.data_vars if each in truth and each in small):
-        kernel = downscale(small[name], dict(zip(area.dims, factor, strict=True)), check="skip")
+        factors = dict(zip(area.dims, factor, strict=True))
+        kernel = downscale(small, factors, data_vars=name, check="skip")[name]
         true = truth[name].drop_vars(truth[name].coords)
         errors = [(each.drop_vars(each.coords).astype("f8") - true) ** 2 for each in (decoded[name], kernel)]
         weight = area.drop_vars(area.coords)

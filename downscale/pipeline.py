@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from downscale.api import plan
+from downscale.cf.select import select
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import OutputError
@@ -218,7 +219,7 @@ def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> Non
 
     fine, name = _shown(outcome, made)
     last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
-    pair, title, coast = (_only(coarse, name), _only(fine, name)), outcome.recipe.title, _land(outcome.recipe)
+    pair, title, coast = (select(coarse, name), select(fine, name)), outcome.recipe.title, _land(outcome.recipe)
     compare(*pair, path=target, select=last, title=title, sftlf=coast)
 
 
@@ -229,7 +230,7 @@ def _pictures(coarse: xr.Dataset, outcome: Outcome, made: Path, drawn: Path | No
     if not outcome.plan.variables:
         return []
     fine, name = _shown(outcome, made)
-    return pictures(_only(coarse, name), _only(fine, name), name, outcome.recipe.title, drawn, _land(outcome.recipe))
+    return pictures(select(coarse, name), select(fine, name), name, outcome.recipe.title, drawn, _land(outcome.recipe))
 
 
 def _shown(outcome: Outcome, made: Path) -> tuple[xr.Dataset, str]:
@@ -244,8 +245,3 @@ def _land(recipe: Recipe) -> xr.DataArray | None:
         return None
     statics = open_input(recipe.statics.orog, chunks=None)
     return statics["sftlf"] if "sftlf" in statics else None
-
-
-def _only(ds: xr.Dataset, name: str) -> xr.Dataset:
-    """Return a Dataset of one field with its bounds, which a selection by name would drop."""
-    return ds.drop_vars([n for n in ds.data_vars if n != name and not str(n).endswith("_bnds")])

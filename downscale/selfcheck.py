@@ -16,6 +16,7 @@ from downscale.api import downscale
 from downscale.averages import cell_area, coarsen
 from downscale.cf.coordinates import new_coordinates
 from downscale.cf.horizontal import Horizontal, horizontal
+from downscale.cf.select import select
 from downscale.learned import is_learned, name_of
 from downscale.request import Prepared, Request, prepare
 
@@ -45,7 +46,7 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         return {}
     names = list(prepared.jobs)
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
-    truth = _cropped(sample_maps(ds[names], prepared.where).load(), factors)
+    truth = _cropped(sample_maps(select(ds, names), prepared.where).load(), factors)
     if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
         return {}
     coarse = coarsen(truth, factors)
@@ -69,10 +70,11 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         orog = _relief(truth, prepared)
         runs[f"{label} with terrain"] = {**runs[label], "orog": orog, "lapse_rate": request.lapse_rate}
     errors: dict[str, dict[str, float]] = {name: {} for name in names}
+    area = cell_area(truth)
     for label, options in runs.items():
         guess = downscale(coarse, factors, **options)
         for name in names:
-            errors[name][label] = weighted_rmse(guess[name], truth[name])
+            errors[name][label] = weighted_rmse(guess[name], truth[name], area)
     return errors
 
 
@@ -96,9 +98,8 @@ def _relief(truth: xr.Dataset, prepared: Prepared) -> xr.Dataset:
     return xr.Dataset({"orog": (where.dims, values)}, new_coordinates(truth, where, where.grid))
 
 
-def weighted_rmse(guess: xr.DataArray, truth: xr.DataArray) -> float:
+def weighted_rmse(guess: xr.DataArray, truth: xr.DataArray, area: xr.DataArray) -> float:
     """Return the area-weighted root-mean-square difference over all maps; missing cells are left out."""
-    area = cell_area(truth)
     error = (guess - truth.assign_coords({d: guess[d] for d in area.dims})).astype("f8")
     weights = area.drop_vars(list(area.coords)).where(error.notnull().drop_vars(list(error.coords)))
     return float(np.sqrt((error.drop_vars(list(error.coords)) ** 2 * weights).sum() / weights.sum()))
@@ -109,7 +110,7 @@ def terrain_penalty_values(ds: xr.Dataset, request: Request) -> dict[str, dict[s
     if request.terrain_penalty is None:
         return {}
     prepared = prepare(ds, request)
-    maps = sample_maps(ds[list(prepared.jobs)], prepared.where).load()
+    maps = sample_maps(select(ds, list(prepared.jobs)), prepared.where).load()
     before = downscale(maps, **_arguments(replace(request, terrain_penalty=None)))
     after = downscale(maps, **_arguments(request))
     return {

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.along import along
+from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError, GridError
 from downscale.request import Request
@@ -36,7 +37,7 @@ def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Da
             continue
         # Rounding is of the size of the values, which may be much above that of their mean.
         whole = fine if sizes is None else sizes
-        magnitudes = whole.assign({name: np.abs(v) for name, v in whole.data_vars.items() if v.dtype.kind == "f"})
+        magnitudes = whole.assign({name: np.abs(v) for name, v in _fields(whole).items() if v.dtype.kind == "f"})
         try:
             fine, sizes = (_averaged(field, dim, coarse) for field in (fine, magnitudes))
         except DownscaleError as error:
@@ -47,8 +48,14 @@ def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Da
     return coarse, fine, sizes
 
 
+def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the data variables that are no bounds."""
+    bounds = bounds_variables(ds)
+    return {str(name): field for name, field in ds.data_vars.items() if name not in bounds}
+
+
 def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset) -> xr.Dataset:
-    fields = ds.drop_vars([name for name, field in ds.data_vars.items() if field.dtype.kind != "f"])
+    fields = ds.drop_vars([name for name, field in _fields(ds).items() if field.dtype.kind != "f"])
     made = along(fields, dim, target=coarse, request=PLAIN)
     assert isinstance(made, xr.Dataset)
     return made
@@ -68,5 +75,5 @@ def _as_maps(ds: xr.Dataset) -> xr.Dataset:
         attrs = {"standard_name": f"projection_{name}_coordinate", "units": "m", "bounds": f"{name}_bnds"}
         cell[name] = (name, np.array([0.5]), attrs)
         cell[f"{name}_bnds"] = ((name, "bnds"), np.array([[0.0, 1.0]]))
-    fields = {str(n): v.expand_dims({"y": [0.5], "x": [0.5]}, axis=(-2, -1)) for n, v in ds.data_vars.items()}
+    fields = {str(n): v.expand_dims({"y": [0.5], "x": [0.5]}, axis=(-2, -1)) for n, v in _fields(ds).items()}
     return ds.assign(fields).assign_coords(cell)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from downscale.cf.select import select
 from downscale.fields.gradient import Spacing, slope
 from downscale.io.read import open_dataset
 from downscale.learned import name_of
@@ -79,7 +80,7 @@ def side_of(outcome: Outcome) -> Side:
     recipe = outcome.recipe
     coarse, request = open_input(recipe.input.path, recipe.input.chunks), build_request(recipe)
     prepared, name = prepare(coarse, request), next(iter(outcome.plan.variables))
-    fine = sample_maps(open_dataset(recipe.output.path)[[name]], prepared.where).load()
+    fine = sample_maps(select(open_dataset(recipe.output.path), name), prepared.where).load()
     values = fine[name].transpose(..., *prepared.where.dims).values.astype(np.float64)
     errors = list((outcome.self_validation or self_validation(coarse, request)).get(name, {}).items())
     rmse, ratio = _last(errors, name_of(request.method))

@@ -270,13 +270,13 @@ def test_self_validation_judges_one_scale_up():
 
 def test_self_validation_weighs_by_area():
     guess = field_on(region()).tas
-    np.testing.assert_allclose(selfcheck.weighted_rmse(guess + 2.0, guess), 2.0)
     area = downscale.cell_area(guess)
+    np.testing.assert_allclose(selfcheck.weighted_rmse(guess + 2.0, guess, area), 2.0)
     truth = guess.copy()
     truth[:, 0] += 3.0
     expected = np.sqrt(9.0 * area[0].sum() / area.sum())
-    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth), expected)
-    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth.where(truth.lat > 31)), 0.0)
+    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth, area), expected)
+    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth.where(truth.lat > 31), area), 0.0)
 
 
 def test_samples_of_maps_are_spread_over_the_record():

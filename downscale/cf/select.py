@@ -12,10 +12,10 @@ from typing import Any
 import xarray as xr
 
 from downscale.cf.bounds import bounds_in, bounds_variables
+from downscale.cf.horizontal import AREA
 from downscale.cf.references import referred
 from downscale.errors import InputError, listing
 
-AREA = "areacella"
 POSITIONS = ("latitude", "longitude")
 POSITION_UNITS = ("degrees_north", "degree_north", "degrees_east", "degree_east")
 
@@ -33,9 +33,9 @@ def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
     Returns
     -------
     Dataset
-        Attributes and encoding of ``ds``; of the variables the fields, whatever they refer to (bounds, cell areas,
-        grid mappings, positions, ``formula_terms``, ancillary variables), directly or through others, and the
-        coordinates, positions, areas and bounds on their dimensions.
+        The fields are its data variables. Whatever they refer to (bounds, cell areas, grid mappings, positions,
+        ``formula_terms``, ancillary variables), directly or through others, and the coordinates, positions, areas and
+        bounds on their dimensions are its coordinates.
 
     Raises
     ------
@@ -60,7 +60,8 @@ def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
     kept |= {str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs(ds, str(name))}
     kept |= {bounds for name in kept for bounds in [bounds_in(ds, name)] if bounds is not None}
     kept |= referred(ds, kept & set(map(str, ds.coords)))
-    return ds.drop_vars([name for name in ds.variables if str(name) not in kept])
+    chosen = ds.drop_vars([name for name in ds.variables if str(name) not in kept])
+    return chosen.set_coords([name for name in chosen.data_vars if name not in wanted])
 
 
 def _belongs(ds: xr.Dataset, name: str) -> bool:

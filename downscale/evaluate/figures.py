@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.horizontal import horizontal
+from downscale.cf.select import select
 from downscale.errors import OptionError, listing
 from downscale.evaluate.masks import beyond, is_mask, mask_of
 from downscale.evaluate.methods import Contender, slug
@@ -98,7 +99,7 @@ def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventR
     near = {label: _region(ds, how, truth) for label, ds in fields.items()}
     drawn = {}
     for name in truth.names:
-        some = {label: ds[[name]] for label, ds in near.items() if not is_mask(ds, name)}
+        some = {label: select(ds, name) for label, ds in near.items() if not is_mask(ds, name)}
         if len(some) > 2:
             drawn[name] = maps(some, truth.label)
     if event is not None:
@@ -114,7 +115,7 @@ def _mask(ds: xr.Dataset, name: str, event: EventRule) -> xr.Dataset:
     else:
         chance = ds[name].copy(data=beyond(np.asarray(ds[name].values, dtype=np.float64), event))
     chance.attrs = {"long_name": f"probability of {event.name}", "units": "1"}
-    return ds.assign({event.name: chance})[[event.name]]
+    return select(ds.assign({event.name: chance}), event.name)
 
 
 def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
@@ -143,7 +144,7 @@ def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] 
     """
     plain, drawn, where = {}, {}, None
     for label, ds in fields.items():
-        at = horizontal(ds)
+        at = horizontal(ds, guess=True)
         where = where or at
         plain[label] = reduce_field(next(iter(ds.data_vars.values())), at, {})
         drawn[label] = read_field(plain[label], at)

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.averages import coarsen
+from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables, is_categorical
 from downscale.cf.times import time_name
 from downscale.errors import DownscaleError, InputError, OptionError, listing
@@ -182,7 +183,8 @@ def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Da
         made[channel.name] = limited.variable.copy(deep=False)
         made[channel.name].attrs = {**maps.attrs, **units}
         made[channel.name].encoding = {key: v for key, v in maps.encoding.items() if key == "grid_mapping"}
-    kept = ds.drop_vars([str(name) for name in ds.data_vars])
+    cells = bounds_variables(ds)
+    kept = ds.drop_vars([str(name) for name in ds.data_vars if name not in cells])
     return kept.assign(made)
 
 

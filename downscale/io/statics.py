@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.bounds import bounds_in, bounds_variables, lost_bounds, require_known_cells
 from downscale.cf.compatible import MOST_SHIFT, axes_kind, axes_words, require_same_axes, with_named_mapping
 from downscale.cf.horizontal import Horizontal, horizontal
+from downscale.cf.select import select
 from downscale.errors import DownscaleError, GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import STORAGE_ROUNDING
 from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
 from downscale.grid.parts import PartsGrid
 from downscale.grid.polygon import arc, unit_vectors
@@ -75,7 +78,8 @@ def _picked(
         return given.to_dataset(name=option if given.name is None or given.name in given.coords else given.name)
     if not isinstance(given, xr.Dataset):
         raise InputError(f"expected {option} to be a Dataset, a DataArray or a file, received {type(given).__name__}")
-    fields = [str(key) for key, v in given.data_vars.items() if v.ndim >= 2 and not str(key).endswith("_bnds")]
+    bounds = bounds_variables(given)
+    fields = [str(key) for key, v in given.data_vars.items() if v.ndim >= 2 and key not in bounds]
     if name is not None and name not in fields:
         raise InputError(f"expected a field among {listing(fields)}, received {name!r}")
     named = ([key for key in fields if key in names or given[key].attrs.get("standard_name") in names]
@@ -83,17 +87,7 @@ def _picked(
     choice = [name] if name is not None else next(filter(None, named), fields)
     if len(choice) != 1:
         raise InputError(f"expected one {what}, received {choice or 'none'}; pass that DataArray itself")
-    return _alone(given, choice[0])
-
-
-def _alone(static: xr.Dataset, name: str) -> xr.Dataset:
-    """Return the Dataset of one field with all that tells where its cells lie: positions, bounds, grid mapping."""
-    said = {str(place.get(key)) for v in static.variables.values() for place in (v.attrs, v.encoding)
-            for key in ("bounds", "grid_mapping")}  # fmt: skip
-    others = [str(key) for key in static.data_vars if key != name]
-    kept = [key for key in others if key in said or key.endswith("_bnds") or static[key].ndim == 0]
-    return static.set_coords(kept).drop_vars([key for key in others if key not in kept])
-
+    return select(given, choice[0])
 
 def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -> Floats:
     """Return the valid share of each fine cell, 0 to 1, from a mask or a fraction (also in per cent).
@@ -197,7 +191,7 @@ def _place(static: xr.Dataset, grid: Any, what: str, where: Horizontal | None) -
     if isinstance(grid, CurvilinearGrid):
         return _on_mesh(static, field, grid, what)
     try:
-        there = horizontal(static)
+        there = _with_cells_of(static, horizontal(static, guess=True), grid)
     except DownscaleError as error:
         raise type(error)(f"{what}: {error}") from None
     if where is not None:
@@ -222,7 +216,7 @@ def _sampled(plane: xr.DataArray, source: Any, places: Places) -> _Placed:
 def brought_over(static: xr.Dataset, where: Horizontal, what: str) -> str | None:
     """Return the note of a field that is brought over from latitudes and longitudes, None where it is not."""
     try:
-        there = horizontal(static)
+        there = horizontal(static, guess=True)
     except DownscaleError:
         return None
     if axes_kind(there) != "geographic" or axes_kind(where) == "geographic":
@@ -231,6 +225,30 @@ def brought_over(static: xr.Dataset, where: Horizontal, what: str) -> str | None
         f"{what}: given on latitudes and longitudes; sampled at the true positions of the fine cells, whose means are "
         "taken by area where it is finer"
     )
+
+
+def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizontal:
+    """Return axes whose lost bounds are those of the fine cells, where centres are the same.
+
+    Raises
+    ------
+    GridError
+        If bounds are lost, centres are others, and these do not tell what the cells were.
+    """
+    if not isinstance(there.grid, RectilinearGrid):
+        return there
+    axes = []
+    for name, own, fine in zip(there.dims, (there.grid.y, there.grid.x), (grid.y, grid.x), strict=True):
+        centres = static[name].values * there.unit
+        alike = own.kind == fine.kind and own.size == fine.size and lost_bounds(static, name) is not None
+        if alike and np.abs(centres - fine.centres).max() <= COVERAGE_TOLERANCE * np.abs(np.diff(fine.edges)).min():
+            axes.append(fine)
+            continue
+        if bounds_in(static, name) is None:
+            require_known_cells(static, name, centres, own.kind)
+        axes.append(own)
+    same = axes[0] is there.grid.y and axes[1] is there.grid.x
+    return there if same else replace(there, grid=there.grid.with_axes(*axes))
 
 
 def _plane(field: xr.DataArray, there: Horizontal, what: str) -> xr.DataArray:
@@ -244,7 +262,8 @@ def _plane(field: xr.DataArray, there: Horizontal, what: str) -> xr.DataArray:
 def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, what: str) -> _Placed:
     """Place a field on quadrilaterals: on the same cells, on parts of them, or on cells they are parts of."""
     try:
-        there = horizontal(static)
+        # Positions tell whether the cells are the same ones.
+        there = horizontal(static, guess=True)
     except GridError:
         there = None
     counted = there is not None and there.grid.x.kind == "projected" and there.mapping is None

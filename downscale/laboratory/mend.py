@@ -163,14 +163,13 @@ def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
     """
     from downscale.api import downscale
     from downscale.averages import cell_area, coarsen
-    from downscale.cf.horizontal import horizontal
+    from downscale.cf.horizontal import horizontal, horizontal_variables
+    from downscale.cf.select import select
 
     where = horizontal(truth)
     factors = dict(zip(where.dims, learned.spec.factor, strict=True))
     whole = truth.isel({dim: slice(truth.sizes[dim] // f * f) for dim, f in factors.items()})
-    whole = whole.drop_vars(
-        [name for name in whole.data_vars if not set(where.dims) <= set(map(str, whole[name].dims))]
-    )
+    whole = select(whole, horizontal_variables(whole, where))
     coarse = coarsen(whole, factors)
     made = downscale(coarse, method=learned, orog=orog, check="skip")
     shared = [name for name in made.data_vars if name in whole and whole[name].dtype.kind == "f"]

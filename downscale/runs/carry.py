@@ -12,6 +12,7 @@ from typing import Any
 
 import xarray as xr
 
+from downscale.cf.select import select
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import DownscaleError, OptionError
@@ -183,7 +184,7 @@ def _bar(count: int) -> Iterator[Tell]:
 
 def _merged(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cutting) -> ConservationReport | None:
     """Join the blocks, check and seal the whole, and remove them."""
-    given = coarse if recipe.input.variables is None else coarse[recipe.input.variables]
+    given = coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)
 
     def checker(made: xr.Dataset) -> ConservationReport:
         return check_conservation(given, made, **judging(recipe))

@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 
 from downscale.api import downscale
+from downscale.cf.select import select
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing
@@ -80,7 +81,7 @@ def produce(
     fine: Any = downscale(coarse, **arguments_of(build_request(recipe)))
     given = None
     if judge:
-        given = coarse if recipe.input.variables is None else coarse[recipe.input.variables]
+        given = coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)
     encoding = recipe.output.encoding if encode is None else encode(fine)
     write = to_zarr if str(path).endswith(STORE) else to_netcdf
     output = recipe.output

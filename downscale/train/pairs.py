@@ -352,7 +352,7 @@ def _statics(
         if path is None and name not in raw.data_vars:
             continue
         if path is None:
-            static = pick_static(raw[[name]])
+            static = pick_static(raw, name)
         else:
             variable = pair.orog_variable if name == "orog" else "sftlf"
             static = pick_static(open_maps(path), variable)
