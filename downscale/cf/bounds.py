@@ -250,7 +250,7 @@ def require_known_cells(obj: XarrayObject, name: str, centres: NDArray[np.float6
     """
     lost = _blank_or_lost(obj, name)
     if lost is not None and not evenly_spaced(centres, kind):
-        raise GridError(_no_bounds(lost, "uneven steps"))
+        raise GridError(_no_bounds(name, lost, "uneven steps"))
 
 
 def _blank_or_lost(obj: XarrayObject, name: str) -> str | None:
@@ -258,9 +258,9 @@ def _blank_or_lost(obj: XarrayObject, name: str) -> str | None:
     return bounds_in(obj, name) or lost_bounds(obj, name)
 
 
-def _no_bounds(lost: str, what: str) -> str:
+def _no_bounds(name: str, lost: str, what: str) -> str:
     return (
-        f"expected its bounds {lost!r} for {what}, received none; pass the Dataset that has them "
+        f"coordinate {name!r}: expected its bounds {lost!r} for {what}, received none; pass the Dataset that has them "
         "(data_vars= chooses a field), or delete the attribute bounds to take cells midway between centres"
     )
 
@@ -301,7 +301,7 @@ def require_known_corners(obj: XarrayObject, names: tuple[str, str]) -> None:
     for name in names:
         lost = lost_bounds(obj, name)
         if lost is not None:
-            raise GridError(_no_bounds(lost, "cells that are no rows and columns"))
+            raise GridError(_no_bounds(name, lost, "cells that are no rows and columns"))
 
 
 def without_lost_bounds(array: xr.DataArray) -> xr.DataArray:

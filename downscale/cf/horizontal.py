@@ -214,14 +214,17 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horiz
     where = partial(Horizontal, y, x, lat=lat, lon=lon)
     try:
         both = corners_of(obj, (lat, lon), (y, x))
-        if both is None and not guess:
-            require_known_corners(obj, (lat, lon))
         product = product_of(north, east, both)
-        if product is not None:
-            return where(product)
-        grid = curvilinear_grid(east, north, *(both or ())[::-1])
+        grid = None if product is not None else curvilinear_grid(east, north, *(both or ())[::-1])
     except DownscaleError as error:
         raise type(error)(f"coordinates {lat!r} and {lon!r}: {error}") from None
+    if grid is None:
+        if both is None and not guess:
+            require_known_cells(obj, lat, north[:, 0], "latitude")
+            require_known_cells(obj, lon, east[0], "longitude")
+        return where(product)
+    if both is None and not guess:
+        require_known_corners(obj, (lat, lon))
     repeated = repeated_columns(grid)
     notes = [f"{lat}, {lon}: no bounds; corners lie midway between centres"] if both is None else []
     if repeated:
@@ -316,13 +319,14 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float, guess: bool) -
         raise GridError(f"coordinate {name!r}: expected numbers, received {centres.dtype}; convert it first")
     try:
         bounds = bounds_of(obj, name)
-        if bounds is None and not guess:
-            require_known_cells(obj, name, centres, kind)
         if bounds is not None:
             return axis_from_bounds(bounds * unit, kind, centres * unit, name)
-        return axis_from_centres(centres * unit, kind)
+        axis = axis_from_centres(centres * unit, kind)
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
+    if not guess:
+        require_known_cells(obj, name, centres, kind)
+    return axis
 
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:

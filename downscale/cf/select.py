@@ -12,12 +12,11 @@ from typing import Any
 import xarray as xr
 
 from downscale.cf.bounds import bounds_in, bounds_variables
-from downscale.cf.horizontal import AREA
+from downscale.cf.horizontal import AREA, EAST, LAT_NAMES, LON_NAMES, NORTH
 from downscale.cf.references import referred
 from downscale.errors import InputError, listing
 
 POSITIONS = ("latitude", "longitude")
-POSITION_UNITS = ("degrees_north", "degree_north", "degrees_east", "degree_east")
 
 
 def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
@@ -70,5 +69,7 @@ def _belongs(ds: xr.Dataset, name: str) -> bool:
     if name in ds.coords or "grid_mapping_name" in attrs or "crs_wkt" in attrs:
         return True
     standard = str(attrs.get("standard_name", ""))
-    position = standard in POSITIONS or (not standard and str(attrs.get("units", "")).lower() in POSITION_UNITS)
-    return name == AREA or standard == "cell_area" or (position and ds[name].ndim <= 2)
+    if name == AREA or standard:
+        return name == AREA or standard in ("cell_area", *POSITIONS)
+    named = name.lower() in (*LAT_NAMES, *LON_NAMES)
+    return named or str(attrs.get("units", "")).lower() in (*NORTH, *EAST)

@@ -32,7 +32,8 @@ STORAGE_ROUNDING, STORAGE_LIMIT = 4 * float(np.finfo(np.float32).eps), 1e-2
 # polar rows of FGOALS-f3-L miss each other by a quarter. A row that is left out misses by a whole cell.
 MOST_SLIP = 1 / 3
 # Steps that differ by less than this share of a step are equal; those of Gaussian latitudes differ by ten times that.
-SAME_STEP = 1e-3
+# Steps of numbers that are written with few decimals may differ by the second share, less than Gaussian ones do.
+SAME_STEP, WRITTEN_STEP = 1e-3, 7e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,10 +276,10 @@ def evenly_spaced(centres: ArrayLike, kind: Kind) -> bool:
     if steps.size < 2:
         return True
     step = float(np.abs(steps.mean()))
+    stored = STORAGE_ROUNDING * float(np.abs(values).max())
     # Numbers of a few decimals: the last one is off by half at either end of a step.
-    written = next((10.0**-places for places in (2, 3, 4) if (np.round(values, places) == values).all()), 0.0)
-    rounding = max(2 * STORAGE_ROUNDING * float(np.abs(values).max()), written)
-    return bool(np.ptp(steps) <= max(SAME_STEP * step, min(rounding, STORAGE_LIMIT / 2 * step)))
+    written = next((10.0**-n for n in (2, 3, 4) if np.abs(np.round(values, n) - values).max() <= stored), 0.0)
+    return bool(np.ptp(steps) <= max(SAME_STEP * step, min(2 * stored + written, WRITTEN_STEP * step)))
 
 
 def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = None, name: str = "") -> CellAxis:
@@ -303,7 +304,7 @@ def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = 
         if len(middle) != len(pairs):
             raise GridError(f"expected {len(middle)} pairs of {kind} bounds, received {len(pairs)}; drop the bounds")
     pairs = _same_direction(_closed(pairs, middle) if kind == "longitude" else pairs, kind)
-    pairs = _adjoining(pairs, kind, f"coordinate {name!r}" if name else f"{kind} axis")
+    pairs = _adjoining(pairs, middle, kind, f"coordinate {name!r}" if name else f"{kind} axis")
     axis = CellAxis(_settle(np.append(pairs[:, 0], pairs[-1, 1]), kind), kind)
     return axis if middle is None else _around(axis, middle)
 
@@ -332,23 +333,32 @@ def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float6
     return pairs if up else pairs[:, ::-1]
 
 
-def _adjoining(pairs: NDArray[np.float64], kind: Kind, what: str) -> NDArray[np.float64]:
+def _adjoining(
+    pairs: NDArray[np.float64], centres: NDArray[np.float64] | None, kind: Kind, what: str
+) -> NDArray[np.float64]:
     """Return bounds of which each begins where the one before ends; slips are mended with a warning."""
     widths = np.abs(pairs[:, 1] - pairs[:, 0])
     gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
     slips = gaps > max(edge_tolerance(pairs, widths), 1e-9)
     if not slips.any():
         return pairs
-    narrower = np.minimum(widths[1:], widths[:-1])
-    worst = int((gaps / np.where(narrower > 0, narrower, 1e-300)).argmax())
+    apart = gaps > MOST_SLIP * np.minimum(widths[1:], widths[:-1])
+    worst = int((gaps * apart if apart.any() else gaps).argmax())
     received = f"{pairs[worst].tolist()} before {pairs[worst + 1].tolist()} (rows {worst} and {worst + 1})"
-    if gaps[worst] > MOST_SLIP * narrower[worst]:
+    if apart.any():
         raise GridError(
             f"expected adjoining {kind} cells, received {received}; sort the axis, select without a step (coarsen "
             "averages whole cells), or repair the bounds"
         )
+    # Midway between centres, but no further than either cell says.
+    known = pairs.mean(axis=1) if centres is None or kind == "longitude" else centres
+    edges = np.clip(
+        0.5 * (known[1:] + known[:-1]),
+        np.minimum(pairs[1:, 0], pairs[:-1, 1]),
+        np.maximum(pairs[1:, 0], pairs[:-1, 1]),
+    )
     pairs = pairs.copy()
-    pairs[1:, 0][slips] = pairs[:-1, 1][slips] = 0.5 * (pairs[1:, 0] + pairs[:-1, 1])[slips]
+    pairs[1:, 0][slips] = pairs[:-1, 1][slips] = edges[slips]
     done = f"the edge between them is put midway, at {pairs[worst, 1]:g}"
     for row, end in ((0, 0), (-1, 1)) if kind == "latitude" else ():
         # The slip that shortens polar rows shortens them at the pole, too.

@@ -19,7 +19,7 @@ from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.select import select
 from downscale.errors import DownscaleError, GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation
-from downscale.grid.axis import STORAGE_ROUNDING
+from downscale.grid.axis import STORAGE_ROUNDING, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
@@ -240,7 +240,8 @@ def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizont
     axes = []
     for name, own, fine in zip(there.dims, (there.grid.y, there.grid.x), (grid.y, grid.x), strict=True):
         centres = static[name].values * there.unit
-        alike = own.kind == fine.kind and own.size == fine.size and lost_bounds(static, name) is not None
+        lost = lost_bounds(static, name) is not None
+        alike = lost and isinstance(fine, CellAxis) and own.kind == fine.kind and own.size == fine.size
         if alike and np.abs(centres - fine.centres).max() <= COVERAGE_TOLERANCE * np.abs(np.diff(fine.edges)).min():
             axes.append(fine)
             continue
