@@ -215,14 +215,14 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horiz
     try:
         both = corners_of(obj, (lat, lon), (y, x))
         product = product_of(north, east, both)
-        grid = None if product is not None else curvilinear_grid(east, north, *(both or ())[::-1])
+        grid = product if product is not None else curvilinear_grid(east, north, *(both or ())[::-1])
     except DownscaleError as error:
         raise type(error)(f"coordinates {lat!r} and {lon!r}: {error}") from None
-    if grid is None:
+    if not isinstance(grid, CurvilinearGrid):
         if both is None and not guess:
             require_known_cells(obj, lat, north[:, 0], "latitude")
             require_known_cells(obj, lon, east[0], "longitude")
-        return where(product)
+        return where(grid)
     if both is None and not guess:
         require_known_corners(obj, (lat, lon))
     repeated = repeated_columns(grid)
