@@ -12,6 +12,7 @@ from result_grids import conic, curvilinear, equal_area, latlon, rotated
 import downscale
 from downscale.cf.compatible import axes_kind, same_axes
 from downscale.cf.horizontal import horizontal
+from downscale.cf.select import select
 from downscale.errors import DownscaleError, GridError
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.train.pairs import oriented
@@ -38,7 +39,7 @@ PAIRS = list(permutations(KINDS, 2))
 
 
 def field(name: str) -> xr.Dataset:
-    return KINDS[name]()[["tas"]].isel(time=0, drop=True).drop_vars("height")
+    return select(KINDS[name](), "tas").isel(time=0, drop=True).drop_vars("height")
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)
