@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.projections import load_pyproj
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
@@ -45,6 +46,7 @@ def _plain(value: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
+    load_pyproj()
     import pyproj
     from pyproj.exceptions import CRSError
 

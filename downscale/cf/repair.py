@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 
 from downscale.cf.horizontal import CODE_UNITS
+from downscale.cf.projections import load_pyproj
 from downscale.cf.times import is_time
 
 UNNAMED = ("", "none", "unknown")
@@ -64,6 +65,7 @@ def _mend_mapping(attrs: dict[Any, Any]) -> None:
 
 def _from_text(text: str) -> dict[str, Any]:
     """Return the CF attributes of a coordinate system in words, none where CF has no name for it."""
+    load_pyproj()
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 

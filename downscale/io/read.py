@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.projections import load_pyproj_before_eccodes
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.io.chunking import map_chunks
 from downscale.io.classic import require_whole
@@ -69,6 +70,7 @@ def open_dataset(
     """
     _require_chunks(chunks)
     files = find_files(path)
+    load_pyproj_before_eccodes()
     name = called(path)
     sources = _sources(files, options.pop("engine", None), options.pop("storage_options", None), name)
     settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, **options}

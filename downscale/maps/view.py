@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.projections import load_pyproj
 from downscale.cf.mapping import GridMapping
 from downscale.grid.axis import CellAxis
 from downscale.maps.cells import Array, Cells, Drawn, Mesh, window
@@ -181,6 +182,7 @@ def own_projection(
     west, east, south, north : float
         The domain on the axes, in degrees or metres.
     """
+    load_pyproj()
     import cartopy.crs as ccrs
 
     if mapping.rotated:
@@ -201,6 +203,7 @@ def own_projection(
 
 def choose_projection(west: float, east: float, south: float, north: float) -> Any:
     """Choose a map projection for a domain in degrees."""
+    load_pyproj()
     import cartopy.crs as ccrs
 
     lon, lat, width = 0.5 * (west + east), 0.5 * (south + north), east - west
