@@ -13,7 +13,8 @@ from conftest import shared_data
 
 STEPS = {
     "xarray": "import xarray as xr; xr.open_dataset('plain.nc').close()",
-    "cfgrib": "import xarray as xr; xr.open_dataset('a.grib', engine='cfgrib', backend_kwargs={'indexpath': ''}).close()",
+    "cfgrib": "import xarray; how = {'indexpath': ''}; "
+    "xarray.open_dataset('a.grib', engine='cfgrib', backend_kwargs=how).close()",
     "read": "import downscale; assert 280 < float(downscale.open_dataset('a.grib').t2m.mean()) < 290",
     "apply": "import downscale, xarray as xr; ds = xr.open_dataset('plane.nc').set_coords('crs'); "
     "area = downscale.cell_area(ds).sum().item(); assert abs(area / 1.92e8 - 1) < 0.01, area",

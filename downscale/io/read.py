@@ -27,11 +27,13 @@ from downscale.io.formats import (
     require_variables,
 )
 from downscale.io.join import Part, joined, series_dim
+from downscale.io.missing import without_missing
 from downscale.io.paths import FileName, address_of, called, make_room, names_in
 from downscale.io.remote import open_address
 
 HARMLESS = (
     "The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'",
+    ".* has multiple fill values",
     "Failed to open Zarr store with consolidated", "Object at .* is not recognized", "Consolidated metadata is curr",
 )  # fmt: skip
 SOURCES = "sources"
@@ -172,6 +174,8 @@ def _opened(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
 def _as_meant(source: Source, settings: dict[str, Any]) -> xr.Dataset:
     """Return what a file holds: dates once and in order."""
     ds = source.open(settings)
+    if source.engine != GRIB_READER and all(settings.get(key) is not False for key in ("decode_cf", "mask_and_scale")):
+        ds = without_missing(ds, source.name)
     require_dates(ds, source.name)
     dim = series_dim(ds)
     if dim is None:

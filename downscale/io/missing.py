@@ -1,0 +1,240 @@
+"""Values that a file says are missing and its reader lets pass: outside the valid range, or never written.
+
+CF (section 2.5.1) and the NetCDF Users' Guide count values outside ``valid_range``, ``valid_min`` and ``valid_max`` as
+missing, and so are cells that nobody wrote, which hold the default fill value of their type where no ``_FillValue``
+says otherwise. Nothing is read here: values are looked at when they are read, and the first that are found are told.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_indexing_adapter
+
+from downscale.errors import InputError
+
+# What the NetCDF library puts where nothing was written, by type; bytes have none, since each of theirs may be meant.
+DEFAULT_FILLS = {
+    "i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295, "i8": -9223372036854775806,
+    "u8": 18446744073709551614, "f4": 9.969209968386869e36, "f8": 9.969209968386869e36,
+}  # fmt: skip
+FILLS = ("_FillValue", "missing_value")
+RANGE = ("valid_range", "valid_min", "valid_max")
+DIRECTION = r"degrees?_?(?:north|east|N|E)"
+POSITIONS = ("latitude", "longitude", "grid_latitude", "grid_longitude")
+
+
+class MissingWarning(UserWarning):
+    """Values of a file are counted as missing that no fill value marks."""
+
+
+@dataclass(eq=False)
+class Rule:
+    """What is missing of one variable, in decoded numbers.
+
+    Attributes
+    ----------
+    low, high : float
+        Values outside are missing.
+    fill : float or None
+        The default fill value, within ``slack``.
+    others : tuple of float
+        Further values that are missing.
+    """
+
+    name: str
+    file: str
+    low: float = -np.inf
+    high: float = np.inf
+    fill: float | None = None
+    slack: float = 0.0
+    others: tuple[float, ...] = ()
+    told: set[str] = field(default_factory=set)
+
+    def __dask_tokenize__(self) -> Any:
+        return (self.name, self.file, self.low, self.high, self.fill, self.slack, self.others)
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values with NaN where they are missing."""
+        values = np.asarray(values)
+        if not values.size:
+            return values
+        outside = self._outside(values)
+        never = self._never(values)
+        for what, where in (("outside", outside), ("never", never)):
+            if where is not None:
+                if values.dtype.kind != "f":
+                    self._refuse(what, int(where.sum()))
+                self._tell(what, int(where.sum()), values.size)
+                values = np.where(where, values.dtype.type(np.nan), values)
+        for other in self.others:
+            values = np.where(values == values.dtype.type(other), values.dtype.type(np.nan), values)
+        return values
+
+    def _never(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
+        if self.fill is None:
+            return None
+        # One pass where all is well: the fill value is at an end of what a type holds.
+        end = np.fmax.reduce(values, axis=None) if self.fill > 0 else np.fmin.reduce(values, axis=None)
+        if not (end >= self.fill - self.slack if self.fill > 0 else end <= self.fill + self.slack):
+            return None
+        where = np.abs(values - values.dtype.type(self.fill)) <= self.slack if self.slack else values == self.fill
+        return where if where.any() else None
+
+    def _outside(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
+        if not (np.isfinite(self.low) or np.isfinite(self.high)):
+            return None
+        least, most = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+        if not (least < self.low or most > self.high):
+            return None
+        where = (values < self.low) | (values > self.high)
+        never = self._never(values)
+        # What was never written is told as such.
+        where = where if never is None else where & ~never
+        return where if where.any() else None
+
+    def _words(self, what: str) -> str:
+        if what == "never":
+            return f"hold the default fill value {self.fill:g} of cells that nobody wrote"
+        return f"lie outside the valid range from {self.low:g} to {self.high:g}"
+
+    def _tell(self, what: str, count: int, size: int) -> None:
+        if what in self.told:
+            return
+        self.told.add(what)
+        warnings.warn(
+            f"{self.name}: {count} of {size} values that are read at once {self._words(what)} in "
+            f"{self.file}; they count as missing",
+            MissingWarning, stacklevel=2,
+        )  # fmt: skip
+
+    def _refuse(self, what: str, count: int) -> None:
+        raise InputError(
+            f"{self.name}: expected whole numbers that all are values, received {count} that {self._words(what)} in "
+            f"{self.file}; mark them with a _FillValue, for example with ncatted"
+        )
+
+
+class _Masked(BackendArray):
+    """An array that is read through a rule, piece by piece."""
+
+    def __init__(self, variable: xr.Variable, rule: Rule) -> None:
+        self.variable, self.rule = variable, rule
+        self.shape, self.dtype = variable.shape, variable.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        return explicit_indexing_adapter(key, self.shape, IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        return self.rule(self.variable[key].values)
+
+
+def without_missing(ds: xr.Dataset, file: str) -> xr.Dataset:
+    """Return a decoded Dataset whose fields are NaN where their file says that they are missing; lazily."""
+    made = {}
+    for name, variable in ds.data_vars.items():
+        rule = rule_of(str(name), variable.variable, file)
+        if rule is not None:
+            made[name] = _through(variable.variable, rule)
+    return ds.assign(made) if made else ds
+
+
+def _through(variable: xr.Variable, rule: Rule) -> xr.Variable:
+    data: Any
+    if variable.chunks is not None:
+        none = np.empty((0,) * variable.ndim, variable.dtype)
+        data = da.map_blocks(rule, variable.data, dtype=variable.dtype, meta=none)
+    else:
+        data = LazilyIndexedArray(_Masked(variable, rule))
+    return xr.Variable(variable.dims, data, variable.attrs, variable.encoding, fastpath=True)
+
+
+def rule_of(name: str, variable: xr.Variable, file: str) -> Rule | None:
+    """Return what is missing of a decoded variable beyond what its reader masks; None where that is nothing."""
+    if variable.dtype.kind not in "fiu" or not variable.ndim or _is_position(variable):
+        return None
+    stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
+    scale, offset = _number(variable, "scale_factor", 1.0), _number(variable, "add_offset", 0.0)
+    packed = scale != 1.0 or offset != 0.0
+    slack = 0.5 * abs(scale) if packed and stored.kind in "iu" else 0.0
+    rule = Rule(name, file, slack=slack)
+    rule.low, rule.high = _range(variable, stored, scale, offset, packed)
+    has_fill = any(key in variable.encoding or key in variable.attrs for key in FILLS)
+    unsigned = str(variable.encoding.get("_Unsigned", "")).lower() == "true"
+    kind = f"{stored.kind}{stored.itemsize}"
+    if not has_fill and kind in DEFAULT_FILLS and not unsigned and "flag_values" not in variable.attrs:
+        raw = float(np.float32(DEFAULT_FILLS[kind])) if kind == "f4" else DEFAULT_FILLS[kind]
+        rule.fill = raw * scale + offset if packed else raw
+    if variable.dtype.kind == "f":
+        rule.others = tuple(_unmasked(variable))
+    if rule.fill is None and not rule.others and not (np.isfinite(rule.low) or np.isfinite(rule.high)):
+        return None
+    return rule
+
+
+def _is_position(variable: xr.Variable) -> bool:
+    units = str(variable.attrs.get("units", ""))
+    return variable.attrs.get("standard_name") in POSITIONS or re.fullmatch(DIRECTION, units) is not None
+
+
+def _number(variable: xr.Variable, key: str, usual: float) -> float:
+    try:
+        return float(np.ravel(variable.encoding.get(key, usual))[0])
+    except (TypeError, ValueError, IndexError):
+        return usual
+
+
+def _range(
+    variable: xr.Variable, stored: np.dtype[Any], scale: float, offset: float, packed: bool
+) -> tuple[float, float]:
+    """Return the lowest and the highest valid value in decoded numbers, infinite where nothing is said."""
+    low, high = -np.inf, np.inf
+    for key in RANGE:
+        given = variable.attrs.get(key)
+        if given is None or isinstance(given, str | bytes):
+            continue
+        numbers = np.ravel(np.asarray(given))
+        usual = numbers.size == (2 if key == RANGE[0] else 1)
+        if numbers.dtype.kind not in "fiu" or not usual or not np.isfinite(numbers).all():
+            continue
+        # Limits of the type of decoded numbers are in these; all others are in stored ones (NetCDF Users' Guide).
+        decoded = packed and stored.kind in "iu" and numbers.dtype.kind == "f"
+        if packed and not decoded:
+            if str(variable.encoding.get("_Unsigned", "")).lower() == "true" and numbers.dtype.kind == "i":
+                numbers = numbers.astype(f"u{numbers.dtype.itemsize}")
+            numbers = np.sort(numbers.astype("f8") * scale + offset)
+            ends = (numbers[0] - 0.5 * abs(scale), numbers[-1] + 0.5 * abs(scale))
+        elif variable.dtype.kind == "f":
+            rounded = numbers.astype(variable.dtype)
+            ends = (float(rounded[0]), float(rounded[-1]))
+        else:
+            ends = (float(numbers[0]), float(numbers[-1]))
+        lower = key != "valid_max" if not packed or decoded or scale > 0 else key != "valid_min"
+        upper = key != "valid_min" if not packed or decoded or scale > 0 else key != "valid_max"
+        low, high = (max(low, ends[0]) if lower else low), (min(high, ends[1]) if upper else high)
+    return (low, high) if low < high else (-np.inf, np.inf)
+
+
+def _unmasked(variable: xr.Variable) -> list[float]:
+    """Return fill values that readers pass over: numbers in words, or in another precision than the values."""
+    found = []
+    for key in FILLS:
+        given = variable.encoding.get(key)
+        if given is None or "scale_factor" in variable.encoding:
+            continue
+        for value in np.ravel(np.asarray(given)):
+            try:
+                narrow = float(np.asarray(value, "f8").astype(variable.dtype))
+            except (TypeError, ValueError):  # words
+                continue
+            if np.isfinite(narrow) and (isinstance(value, str | bytes) or narrow != float(value)):
+                found.append(narrow)
+    return found
