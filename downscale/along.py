@@ -26,7 +26,9 @@ from downscale.cf.axes import (
     target_line,
 )
 from downscale.cf.bounds import bounds_variables
+from downscale.cf.directions import direction_reason, without_directions
 from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, is_categorical
+from downscale.cf.periods import quantity_over_time
 from downscale.compute import sized
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
@@ -63,6 +65,8 @@ class Course:
         Variables of codes, which take the code of the cell that covers most.
     words : str
         What will be done, for the history of a file.
+    notes : tuple of str
+        What a user should know before: which variables are totals over the cells of the axis, and why.
     """
 
     source: Line
@@ -72,6 +76,7 @@ class Course:
     jobs: dict[str, Job]
     categorical: tuple[str, ...]
     words: str
+    notes: tuple[str, ...] = ()
 
 
 def along(
@@ -133,7 +138,9 @@ def plan_along(
         aim = target_line(source, target)
         parts = Parts.between(source.axis, aim.axis)
         words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({aim.axis.size} cells)"
-    names = require_variables(ds, source, request.data_vars)
+    names, lines = without_directions(ds, require_variables(ds, source, request.data_vars), request.data_vars)
+    for line in lines:
+        warnings.warn(line, UserWarning, stacklevel=2)
     codes = tuple(name for name in names if is_categorical(ds[name]))
     whole = _whole_parts(parts)
     operator = _operators(source.axis, parts, factor is not None, request)
@@ -142,7 +149,9 @@ def plan_along(
         if name not in codes:
             _warn_of_points(ds[name], name, source)
             jobs[name] = _job(ds[name], name, source, parts, whole, operator, request)
-    return Course(source, aim, parts, whole, jobs, codes, words)
+    totals = [name for name, job in jobs.items() if job.extensive and request.quantity_for(name) is None]
+    notes = tuple(f"{name}: sums along {dim}, {quantity_along(ds[name], source)[1]}" for name in totals)
+    return Course(source, aim, parts, whole, jobs, codes, words, notes)
 
 
 def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> None:
@@ -195,7 +204,7 @@ def _job(
 ) -> Job:
     others = [size for dim, size in variable.sizes.items() if dim != line.dim]
     grid, fine, both, operator, cells = operators(others[-1] if others else 1)
-    extensive = (request.quantity or _quantity(variable, line)) == "extensive"
+    extensive = (request.quantity_for(name) or quantity_along(variable, line)[0]) == "extensive"
     return Job(
         upscaler=operator,
         coarse=grid,
@@ -206,10 +215,13 @@ def _job(
     )
 
 
-def _quantity(variable: xr.DataArray, line: Line) -> str:
-    names = (line.dim, line.name, *(["time"] if line.clock is not None else []))
-    # The last method is that of the values: sums within days whose means are taken over days are means.
-    return "extensive" if methods_along(variable, *names)[-1:] == ["sum"] else "intensive"
+def quantity_along(variable: xr.DataArray, line: Line) -> tuple[str, str]:
+    """Return whether values are sums over the cells of an axis ("extensive") or means ("intensive"), and why."""
+    if line.clock is not None:
+        return quantity_over_time(variable, line.dim, line.name)
+    # The last method is that of the values.
+    method = (methods_along(variable, line.dim, line.name) or ["mean"])[-1]
+    return ("extensive" if method == "sum" else "intensive"), f"by cell_methods, {method} along {line.name}"
 
 
 def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
@@ -220,6 +232,7 @@ def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
     for name, variable in ds.data_vars.items():
         if name in course.jobs:
             variables[name] = _made(variable, course.jobs[str(name)], course)
+            _say_sums(variables[name], course.jobs[str(name)], course.source)
             variables[name].encoding = {
                 **{key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding},
                 SOURCES: sources_of(ds),
@@ -228,7 +241,7 @@ def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
             variables[name] = _codes(variable, course)
         elif dim not in variable.dims:
             variables[name] = variable.variable.copy(deep=False)
-        elif name not in bounds and request.data_vars is None:
+        elif name not in bounds and request.data_vars is None and direction_reason(variable) is None:
             lost.append(str(name))
     if lost:
         warnings.warn(f"dropped {', '.join(lost)}: not on the new axis {dim!r}", UserWarning, stacklevel=4)
@@ -251,6 +264,13 @@ def _made(variable: xr.DataArray, job: Job, course: Course) -> xr.Variable:
     fine = _taken(apply(job, data), course.whole)
     fine = fine if others else fine[:, 0]
     return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
+
+
+def _say_sums(made: xr.Variable, job: Job, line: Line) -> None:
+    """Add to the cell methods that values are sums over periods, where only names and units said so."""
+    known = xr.DataArray(made)
+    if job.extensive and line.clock is not None and not methods_along(known, line.dim, line.name, "time"):
+        made.attrs["cell_methods"] = f"{made.attrs.get('cell_methods', '')} {line.name}: sum".strip()
 
 
 def _taken(fine: Any, whole: NDArray[np.int64] | None) -> Any:

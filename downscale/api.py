@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.along import Course, carried_out, plan_along
+from downscale.cf.codes import code_reason
 from downscale.cf.coordinates import (
     AREA,
     dropped_coordinates,
@@ -18,6 +19,7 @@ from downscale.cf.coordinates import (
     new_coordinates,
     sphere_mapping,
 )
+from downscale.cf.directions import direction_reason
 from downscale.cf.horizontal import Horizontal, XarrayObject, area_names, as_array, as_dataset
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
 from downscale.compute import event_variables, fine_variable, horizontal_last, repeated, sized
@@ -221,7 +223,7 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     steps, rest = split(ds, request)
     beside = request if rest is None else replace(request, quantity=None)
     fine, courses = _along_lines(ds.chunk() if steps else ds, steps, beside)
-    notes = [course.words for course in courses]
+    notes = [note for course in courses for note in (course.words, *course.notes)]
     if rest is not None:
         return _planned(fine, rest, notes)
     planned = {
@@ -269,12 +271,12 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
     """Return what a user should know before the work begins."""
     lawless = "no conservation law applies to an event mask"
     notes = [] if prepared.event is None else [f"{prepared.event.name}: a flag and its probability; {lawless}"]
-    notes += [f"{name} holds codes: repeated, not averaged" for name in prepared.categorical]
+    notes += [f"{name} holds codes ({code_reason(ds[name])}): repeated, not averaged" for name in prepared.categorical]
     for name in prepared.jobs:
         limits, reason = bounds_and_reason(ds[name])
         if request.bounds == "auto" and limits != (None, None) and prepared.jobs[name].bounds != (None, None):
             notes.append(f"{name}: bounds {reason}")
-        if prepared.jobs[name].extensive and request.quantity is None:
+        if prepared.jobs[name].extensive and request.quantity_for(name) is None:
             notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
     dropped = dropped_coordinates(ds, prepared.where)
     notes += [f"{', '.join(dropped)}: horizontal coordinates that the new grid cannot keep"] if dropped else []
@@ -298,7 +300,10 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     where = prepared.where
     gone = set(where.dims)
     target = prepared.target
-    stray = [str(n) for n, v in ds.data_vars.items() if gone & set(v.dims) and str(n) not in _taken(ds, prepared)]
+    taken = _taken(ds, prepared)
+    stray = [str(n) for n, v in ds.data_vars.items() if gone & set(v.dims) and str(n) not in taken]
+    # Directions were warned about.
+    stray = [name for name in stray if direction_reason(ds[name]) is None]
     if stray and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=4)
     variables: dict[Any, Any] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from downscale.errors import OptionError
 
+QUANTITIES = ("intensive", "extensive")
 ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
 
 
@@ -114,6 +115,29 @@ def parse_bounds(text: str) -> Any:
     return low, high
 
 
+def parse_quantity(text: str | None) -> Any:
+    """Return "intensive" or "extensive", or a mapping of these from ``NAME:QUANTITY,NAME:QUANTITY``, None for none.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> parse_quantity("extensive"), parse_quantity("pr:extensive, tas:intensive")
+    ('extensive', {'pr': 'extensive', 'tas': 'intensive'})
+    """
+    if text is None or text in QUANTITIES:
+        return text
+    pairs = [[word.strip() for word in part.rpartition(":")[::2]] for part in text.split(",")]
+    if not all(name and quantity in QUANTITIES for name, quantity in pairs):
+        raise OptionError(
+            f"expected --quantity as intensive, extensive or NAME:QUANTITY,NAME:QUANTITY, received {text!r}"
+        )
+    return {name: quantity for name, quantity in pairs}
+
+
 def parse_target(text: str | None) -> Any:
     """Return a file or a resolution as it is, or ``dim:frequency`` as a mapping.
 
@@ -196,6 +220,7 @@ def apply_content(given: dict[str, Any]) -> dict[str, Any]:
             "target_grid": parse_target(target),
             "conserve": None if given["conserve"] == "none" else given["conserve"],
             "bounds": parse_bounds(given["bounds"]),
+            "quantity": parse_quantity(given["quantity"]),
             **{
                 name: given[name]
                 for name in ("mask", "na_thres", "method", "device", "members", "seed", "smoothing", "footprint")

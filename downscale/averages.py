@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,14 +10,15 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.codes import is_categorical
 from downscale.cf.coordinates import AREA, kept_coordinates, mapping_name, new_coordinates
+from downscale.cf.directions import without_directions
 from downscale.cf.horizontal import (
     XarrayObject,
     as_array,
     as_dataset,
     horizontal,
     horizontal_variables,
-    is_categorical,
     parse_factor,
 )
 from downscale.cf.quantities import is_number, quantity_of
@@ -58,7 +60,9 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     factors = parse_factor(factor, where)
     grid = where.grid.coarsen(*factors)
     cells = Aggregation.between(grid, where.grid)
-    names = horizontal_variables(ds, where)
+    names, lines = without_directions(ds, horizontal_variables(ds, where), None)
+    for line in lines:
+        warnings.warn(line, UserWarning, stacklevel=2)
     new = {}
     for key in names:
         extensive = quantity_of(ds[key]) == "extensive"

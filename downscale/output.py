@@ -21,7 +21,7 @@ def to_netcdf(
     ds: xr.Dataset | xr.DataArray, path: str | Path, *, coarse: Any = None, overwrite: bool = False, complevel: int = 1,
     law: str = "cell", tolerance: float | None = None, bounds: Any = "auto", mask: Any = None, na_thres: float = 1.0,
     packing: Any = None, encoding: Encoding | None = None, profile: Any = None, attrs: Mapping[str, Any] | None = None,
-    footprint: Any = None,
+    footprint: Any = None, quantity: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
     """Write a fine field as CF-1.11 NetCDF, checked as written and certified.
 
@@ -40,7 +40,7 @@ def to_netcdf(
         Replace an existing file (never one of the inputs).
     complevel : int
         Deflate level, 0 to 9.
-    law, tolerance, bounds, mask, na_thres, footprint
+    law, tolerance, bounds, mask, na_thres, footprint, quantity
         As in :func:`downscale.check_conservation`.
     packing : None, "int16", int, or mapping of name to these
         None (default) stores values in their own data type. "int16" packs the range of each field into short integers;
@@ -69,7 +69,7 @@ def to_netcdf(
     """
     storage = Storage(complevel, packing, encoding, profile, attrs)
     judging = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
-               "footprint": footprint}  # fmt: skip
+               "footprint": footprint, "quantity": quantity}  # fmt: skip
     return _written(write_checked, ds, path, coarse, overwrite, storage, judging)
 
 
@@ -77,7 +77,7 @@ def to_zarr(
     ds: xr.Dataset | xr.DataArray, path: str | Path, *, coarse: Any = None, overwrite: bool = False, complevel: int = 1,
     law: str = "cell", tolerance: float | None = None, bounds: Any = "auto", mask: Any = None, na_thres: float = 1.0,
     packing: Any = None, encoding: Encoding | None = None, profile: Any = None, attrs: Mapping[str, Any] | None = None,
-    footprint: Any = None,
+    footprint: Any = None, quantity: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
     """Write a fine field as a Zarr store with CF attributes, checked as written and certified.
 
@@ -87,7 +87,7 @@ def to_zarr(
     Parameters
     ----------
     ds, coarse, overwrite, complevel, law, tolerance, bounds, mask, na_thres, packing, encoding, profile, attrs,
-    footprint
+    footprint, quantity
         As in :func:`downscale.to_netcdf`; a level is that of Zstandard, ``chunksizes`` are the chunks.
     path : str or Path
         The folder of the store; the folder above must exist.
@@ -108,7 +108,7 @@ def to_zarr(
 
     storage = Storage(complevel, packing, encoding, profile, attrs)
     judging = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
-               "footprint": footprint}  # fmt: skip
+               "footprint": footprint, "quantity": quantity}  # fmt: skip
     return _written(write_store, ds, path, coarse, overwrite, storage, judging)
 
 

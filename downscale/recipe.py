@@ -13,6 +13,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from downscale.errors import listing
 from downscale.train.blocks import Block, checked, read_yaml
 
+Quantity = Literal["intensive", "extensive"]
+
 
 class Input(Block):
     """What to read.
@@ -47,7 +49,7 @@ class Downscale(Block):
     method: str = "sobolev"
     conserve: Literal["cell", "total"] | None = "cell"
     bounds: Any = "auto"
-    quantity: Literal["intensive", "extensive"] | None = None
+    quantity: Quantity | dict[str, Quantity] | None = None
     taps: int = 7
     order: float | None = None
     device: str | None = None

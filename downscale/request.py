@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.compatible import axes_kind
+from downscale.cf.directions import direction_reason, without_directions
 from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical
-from downscale.cf.quantities import is_number, quantity_of, require_lapse_rate, variable_bounds
+from downscale.cf.quantities import is_number, is_signed, quantity_of, require_lapse_rate, variable_bounds
 from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
@@ -63,7 +65,7 @@ class Request:
     conserve: str | None = "cell"
     bounds: Any = "auto"
     data_vars: Any = None
-    quantity: str | None = None
+    quantity: str | Mapping[str, str] | None = None
     device: str | None = None
     check: str | None = None
     tolerance: float | None = None
@@ -76,7 +78,8 @@ class Request:
 
     def __post_init__(self) -> None:
         _among("conserve", self.conserve, CONSERVE)
-        _among("quantity", self.quantity, (*QUANTITIES, None))
+        for asked in self.quantity.values() if isinstance(self.quantity, Mapping) else [self.quantity]:
+            _among("quantity", asked, (*QUANTITIES, None))
         _among("check", self.check, (*CHECKS, None))
         if not is_number(self.na_thres) or not 0 <= self.na_thres <= 1:
             raise OptionError(f"expected na_thres from 0 to 1, received {self.na_thres!r}")
@@ -122,6 +125,10 @@ class Request:
     def line_order(self) -> float:
         """Sobolev order along time and layers."""
         return LINE_ORDER if self.order is None else self.order
+
+    def quantity_for(self, name: str) -> str | None:
+        """Return what the request says of one variable: sums, means, or nothing."""
+        return self.quantity.get(name) if isinstance(self.quantity, Mapping) else self.quantity
 
     def setting(self, name: str) -> Any:
         """Return an option of this request, or the package's where none was given."""
@@ -197,9 +204,7 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     if request.data_vars is None and is_learned(method):
         # What a model only looks at need not be told from what it makes.
         names = [name for name in names if name not in looked_at(method, ds)]
-    unknown = [key for key in request.bounds if key not in names] if isinstance(request.bounds, Mapping) else []
-    if unknown:
-        raise OptionError(f"expected bounds of variables among {listing(names)}, received {listing(unknown)}")
+    _require_named("bounds", request.bounds, names)
     codes = tuple(name for name in names if is_categorical(ds[name]))
     if codes and not target.nests:
         raise GridError(
@@ -207,7 +212,15 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
             "cells; name other variables in data_vars, or use factor="
         )
     fields = [name for name in names if name not in codes]
+    _require_named("quantity", request.quantity, names)
     model = bound_model(method, ds, where, target, fields, request.orog, request.sftlf) if is_learned(method) else None
+    for each in () if model is None else model.inputs.values():
+        reason = direction_reason(each)
+        if reason is not None:
+            raise InputError(
+                f"expected inputs that have a mean over cells, received the direction {each.name!r} ({reason}); use a "
+                "model of components (u, v)"
+            )
     cells = target.aggregation(where.grid)
     upscalers = _upscalers(ds, fields, where, target, cells, request) if model is None else dict(model.upscalers)
     upscalers = {name: _drawn(upscaler, ds[name], where, request) for name, upscaler in upscalers.items()}
@@ -239,6 +252,13 @@ def _companion_notes(where: Horizontal, request: Request) -> tuple[str, ...]:
     return tuple(note for note in notes if note is not None)
 
 
+def _require_named(option: str, given: Any, names: list[str]) -> None:
+    """Raise an OptionError where an option by variable names others than those that are downscaled."""
+    unknown = [key for key in given if key not in names] if isinstance(given, Mapping) else []
+    if unknown:
+        raise OptionError(f"expected {option} of variables among {listing(names)}, received {listing(unknown)}")
+
+
 def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
     """Return the request without law and bounds: they are about values, and a mask has none."""
     if request.conserve == "total" or request.lapse_rate is not None or request.terrain_penalty is not None:
@@ -246,7 +266,7 @@ def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
             f"expected no conserve='total', lapse_rate or terrain_penalty with a model of the event {name!r}, received "
             "one; a mask is no field, drop it"
         )
-    if request.quantity == "extensive":
+    if "extensive" in (request.quantity.values() if isinstance(request.quantity, Mapping) else [request.quantity]):
         raise OptionError(f"expected means over cells for a model of the event {name!r}, received quantity='extensive'")
     clash = [each for each in event_names(name) if each in ds.variables]
     if clash:
@@ -295,7 +315,7 @@ def _job(
     refinement: Any,
     request: Request,
 ) -> Job:
-    extensive = (request.quantity or quantity_of(variable)) == "extensive"
+    extensive = (request.quantity_for(name) or quantity_of(variable)) == "extensive"
     return Job(
         upscaler=upscaler,
         coarse=where.grid,
@@ -335,7 +355,13 @@ def job_settings(variable: xr.DataArray, name: str, request: Request, extensive:
         "check": request.setting("check"),
         "device": request.setting("device"),
         "na_thres": request.na_thres,
+        "tell_negative": not (_has_own(request.bounds, name) or is_signed(variable)),
     }
+
+
+def _has_own(bounds: Any, name: str) -> bool:
+    """Return whether a user has said something of the bounds of a variable."""
+    return name in bounds if isinstance(bounds, Mapping) else bounds != "auto"
 
 
 def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -391,14 +417,17 @@ def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
                 f"expected a numeric variable with dimensions {listing(where.dims)}, received {has or 'no variables'}; "
                 "see ncdump -h"
             )
-        wanted = legal
+        fields, lines = without_directions(ds, legal, None)
+        for line in lines:
+            warnings.warn(line, UserWarning, stacklevel=2)
+        return fields
     wanted = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, Iterable) else [wanted]
     if not wanted:
         raise InputError(f"expected variables among {listing(legal)}, received none; leave them out for all")
     for name in wanted:
         if name not in legal:
             raise InputError(f"expected a variable among {listing(legal)}, received {name!r}")
-    return wanted
+    return without_directions(ds, wanted, wanted)[0]
 
 
 def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:

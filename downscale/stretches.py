@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from downscale.along import along
+from downscale.along import along, quantity_along
+from downscale.cf.axes import read_line
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError, GridError
@@ -17,11 +19,14 @@ from downscale.request import Request
 PLAIN = Request(method="conservative", bounds=None, check="skip")
 
 
-def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset | None]:
+def on_one_line(
+    coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset | None]:
     """Return both with equal times and layers, and with horizontal axes; and mean sizes where means were taken.
 
     Where an axis has another number of cells in ``fine``, its means over the cells of ``coarse`` are taken, weighted by
-    the true lengths of its own cells.
+    the true lengths of its own cells; sums of what is summed over them. ``quantity`` says which of the two, where it is
+    about this axis: where maps have equally many cells.
 
     Raises
     ------
@@ -30,16 +35,20 @@ def on_one_line(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[xr.Dataset, xr.Da
     """
     coarse, fine = _as_maps(coarse), _as_maps(fine)
     sizes: xr.Dataset | None = None
-    flat = {*horizontal(coarse, guess=True).dims, *horizontal(fine, guess=True).dims}
+    across = horizontal(coarse, guess=True), horizontal(fine, guess=True)
+    # Quantities that are asked for are about maps where these differ, else about the axis.
+    request = replace(PLAIN, quantity=quantity if across[0].grid.shape == across[1].grid.shape else None)
+    flat = {*across[0].dims, *across[1].dims}
     for dim in map(str, coarse.dims):
         there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
         if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
             continue
         # Rounding is of the size of the values, which may be much above that of their mean.
         whole = fine if sizes is None else sizes
-        magnitudes = whole.assign({name: np.abs(v) for name, v in _fields(whole).items() if v.dtype.kind == "f"})
+        floats = {name: v for name, v in _fields(whole).items() if v.dtype.kind == "f"}
+        magnitudes = whole.assign({name: v.copy(data=np.abs(v.data)) for name, v in floats.items()})
         try:
-            fine, sizes = (_averaged(field, dim, coarse) for field in (fine, magnitudes))
+            fine, sizes = (_averaged(field, dim, coarse, request) for field in (fine, magnitudes))
         except DownscaleError as error:
             raise GridError(
                 f"expected {coarse.sizes[dim]} values of {dim!r} in the fine field or cells to average over, received "
@@ -54,9 +63,15 @@ def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(name): field for name, field in ds.data_vars.items() if name not in bounds}
 
 
-def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset) -> xr.Dataset:
+def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) -> xr.Dataset:
     fields = ds.drop_vars([name for name, field in _fields(ds).items() if field.dtype.kind != "f"])
-    made = along(fields, dim, target=coarse, request=PLAIN)
+    if request.quantity is None:
+        # What the coarse values are, the fine ones must give.
+        line = read_line(coarse, dim)
+        shared = [name for name in _fields(fields) if name in coarse.data_vars]
+        said = {name: quantity_along(coarse[name], line)[0] for name in shared}
+        request = replace(request, quantity=said)
+    made = along(fields, dim, target=coarse, request=request)
     assert isinstance(made, xr.Dataset)
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.clock import Clock
+from downscale.cf.directions import direction_reason
 from downscale.cf.horizontal import (
     Horizontal,
     XarrayObject,
@@ -32,6 +34,7 @@ from downscale.stretches import on_one_line
 
 LAWS = ("cell", "total")
 QUANTITIES = ("intensive", "extensive", None)
+Quantity = str | Mapping[str, str] | None
 # Times stored as floating-point days since a far date miss each other by microseconds.
 SAME_TIME = np.timedelta64(1, "ms")
 
@@ -44,7 +47,7 @@ def check_conservation(
     tolerance: float | None = None,
     bounds: Any = "auto",
     data_vars: Any = None,
-    quantity: str | None = None,
+    quantity: str | Mapping[str, str] | None = None,
     mask: Any = None,
     na_thres: float = 1.0,
     footprint: Any = None,
@@ -69,8 +72,9 @@ def check_conservation(
         Fine values outside are counted; "auto" takes them from the standard name.
     data_vars : str or list of str, optional
         Variables to check; all that both objects have by default.
-    quantity : {"intensive", "extensive"}, optional
-        Means or sums over cells; read from ``cell_methods`` and units by default.
+    quantity : {"intensive", "extensive"} or mapping of name to these, optional
+        Means or sums over cells; read from ``cell_methods``, units and names by default. Where only the times or layers
+        of the fields differ in number, over the cells of that axis.
     mask : Dataset, DataArray or file, optional
         The mask of valid fine cells that ``fine`` was made with: coarse cells without any count as masked, not lost.
     na_thres : float
@@ -97,7 +101,7 @@ def check_conservation(
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared whatever their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    big, small, sizes = on_one_line(big, small)
+    big, small, sizes = on_one_line(big, small, quantity)
     at_coarse, at_fine = horizontal(big), horizontal(small, guess=True)
     judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
@@ -108,14 +112,14 @@ def check_conservation(
 
 
 def _through(
-    judge: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: str | None
+    judge: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: Quantity
 ) -> Nested:
     """Return a judge of what an instrument sees of the fine field."""
     if not isinstance(judge, Nested):
         raise OptionError("expected a fine grid that nests in the coarse one with footprint, received another")
     where, field = judge.at_fine, judge.fine[name].transpose(..., *judge.at_fine.dims)
     instrument = Instrument(pick_psf(footprint), where.grid)
-    area = where.grid.cell_area if (quantity or quantity_of(coarse)) == "extensive" else 1.0
+    area = where.grid.cell_area if (_asked(quantity, name) or quantity_of(coarse)) == "extensive" else 1.0
     means = field.astype("f8") / area
     seen = means.copy(data=seen_through(means.data, instrument) * area)
     size = means.copy(data=seen_through(np.abs(means.data), instrument))
@@ -124,6 +128,11 @@ def _through(
     sizes = size.where(~(size < floor), floor)
     stored = {"stored": field.dtype}
     return replace(judge, fine=judge.fine.assign({name: seen.assign_attrs(stored)}), sizes=xr.Dataset({name: sizes}))
+
+
+def _asked(quantity: Quantity, name: str) -> str | None:
+    """Return what was said of one variable."""
+    return quantity.get(name) if isinstance(quantity, Mapping) else quantity
 
 
 def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
@@ -138,8 +147,9 @@ def _size(obj: XarrayObject) -> tuple[int, int]:
     return int(np.prod(where.grid.shape)), values
 
 
-def _require_legal(law: str, tolerance: float | None, quantity: str | None) -> None:
-    for name, value, legal in (("law", law, LAWS), ("quantity", quantity, QUANTITIES)):
+def _require_legal(law: str, tolerance: float | None, quantity: Quantity) -> None:
+    asked = quantity.values() if isinstance(quantity, Mapping) else [quantity]
+    for name, value, legal in (("law", law, LAWS), *(("quantity", one, QUANTITIES) for one in asked)):
         if value not in legal:
             raise OptionError(f"expected {name} to be one of {listing(legal)}, received {value!r}")
     if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
@@ -157,7 +167,7 @@ def shared_variables(
         Naming what both have.
     """
     there = set(horizontal_variables(fine, at_fine))
-    shared = [n for n in horizontal_variables(coarse, at_coarse) if n in there and not is_categorical(coarse[n])]
+    shared = [n for n in horizontal_variables(coarse, at_coarse) if n in there and not _has_no_mean(coarse[n])]
     if wanted is not None:
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         for name in names:
@@ -178,13 +188,18 @@ def shared_variables(
     return shared
 
 
+def _has_no_mean(variable: xr.DataArray) -> bool:
+    """Return whether no law applies to a variable: codes, and directions."""
+    return is_categorical(variable) or direction_reason(variable) is not None
+
+
 def _variable_report(
     name: str, coarse: xr.DataArray, judge: Nested | Overlapping, law: str, tolerance: float | None, bounds: Any,
-    quantity: str | None,
+    quantity: Quantity,
 ) -> VariableReport:  # fmt: skip
     fine = judge.fine[name]
     x, y = matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
-    extensive = (quantity or quantity_of(coarse)) == "extensive"
+    extensive = (_asked(quantity, name) or quantity_of(coarse)) == "extensive"
     total, infinite = judge.judged(x, y, variable_bounds(coarse, name, bounds), extensive)
     if infinite.count:
         line = counted_line(name, infinite.count, cell_place(x, infinite.first))

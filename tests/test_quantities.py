@@ -12,8 +12,12 @@ import pytest
 import xarray as xr
 from conftest import DATA, shared_data
 
-from downscale.cf.bounds_table import ROWS, SHORT_NAMES
+from downscale.cf.bounds_table import ROWS, SHORT_NAMES, Row
+from downscale.cf.codes import code_reason
+from downscale.cf.directions import direction_reason
+from downscale.cf.periods import quantity_over_time
 from downscale.cf.quantities import (
+    _in_units,
     automatic_bounds,
     bounds_and_reason,
     cell_methods,
@@ -396,6 +400,7 @@ def real_fields(file: str) -> dict[str, xr.DataArray]:
     with warnings.catch_warnings():
         # One file packs whole numbers and names NaN as their fill value.
         warnings.simplefilter("ignore", xr.SerializationWarning)
+        warnings.filterwarnings("ignore", message="Duplicate dimension names")
         return dict(xr.open_dataset(shared_data(file), decode_times=False, cache=False).data_vars)
 
 
@@ -457,3 +462,208 @@ def test_a_lapse_rate_in_units_a_kilometre_is_told_from_one_a_metre(attrs):
 @pytest.mark.parametrize("attrs", [{"units": "Pa"}, {"units": "1"}, {"units": "mm"}, {"units": "K m-1"}, {}])
 def test_what_is_no_temperature_may_change_by_any_number_a_metre(attrs):
     require_lapse_rate(-12.0, xr.DataArray(0.0, attrs=attrs), "ps")
+
+
+# Rain, snow and others as models and archives write them without standard names: name, units, long name, bounds.
+PRODUCTS = [
+    ("PRECT", "m/s", "Total (convective and large-scale) precipitation rate (liq + ice)", POSITIVE),  # CESM
+    ("PRECC", "m/s", "Convective precipitation rate (liq + ice)", POSITIVE),
+    ("PRECSL", "m/s", "Large-scale (stable) snow rate (water equivalent)", POSITIVE),
+    ("pre", "mm/month", "precipitation", POSITIVE),  # CRU
+    ("prate", "kg/m^2/s", "Monthly Mean of Precipitation Rate", POSITIVE),  # NCEP
+    ("APCP_surface", "kg/m^2", "Total Precipitation", POSITIVE),
+    ("PRATE_surface", "kg/m^2/s", "Precipitation Rate", POSITIVE),
+    ("WEASD_surface", "kg/m^2", "Water Equivalent of Accumulated Snow Depth", POSITIVE),
+    ("precipitation", "mm/hr", "", POSITIVE),  # TRMM, IMERG
+    ("precipitationCal", "mm/hr", "Complete merged precipitation", POSITIVE),
+    ("pcp", "mm/hr", "", POSITIVE),
+    ("precip", "mm/day", "Average Monthly Rate of Precipitation", POSITIVE),  # GPCP
+    ("p", "mm/month", "gpcc full data monthly product version 2020 precipitation per grid", POSITIVE),  # GPCC
+    ("mtpr", "kg m**-2 s**-1", "Mean total precipitation rate", POSITIVE),  # ECMWF
+    ("tp", "m", "Total precipitation", POSITIVE),
+    ("var228", "m", "Total precipitation", POSITIVE),
+    ("RAINNC", "mm", "ACCUMULATED TOTAL GRID SCALE PRECIPITATION", POSITIVE),  # WRF
+    ("SWDOWN", "W m-2", "DOWNWARD SHORT WAVE FLUX AT GROUND SURFACE", POSITIVE),
+    ("rr", "mm", "rainfall", POSITIVE),  # E-OBS
+    ("prcp", "mm/day", "daily total precipitation", POSITIVE),  # Daymet
+    ("ppt", "mm", "", POSITIVE),  # PRISM
+    ("Rainf_f_tavg", "kg m-2 s-1", "Total precipitation rate", POSITIVE),  # GLDAS
+    ("PRECTOTCORR", "kg m-2 s-1", "total_precipitation_corrected", POSITIVE),  # MERRA-2
+    ("tot_prec", "mm", "", POSITIVE),  # COSMO
+    ("x", "mm h-1", "rain rate", POSITIVE),
+    ("x", "m s-1", "10 metre wind speed", POSITIVE),
+    ("x", "%", "Total cloud cover", CENT),
+    ("x", "W m-2", "Surface downwelling shortwave radiation", POSITIVE),
+    ("population", "persons", "population count", POSITIVE),
+    # Not rain, or not only what is at least zero.
+    ("pop", "", "population count", NONE),
+    ("spi3", "1", "standardized precipitation index", NONE),
+    ("spi", "", "Standardised Precipitation Index (SPI)", NONE),
+    ("precip", "mm/day", "precipitation anomaly", NONE),
+    ("pwat", "mm", "precipitable water anomalies", NONE),
+    ("x", "mm/day", "precipitation minus evaporation", NONE),
+    ("x", "mm", "change of rainfall", NONE),
+    ("x", "mm day-1", "Deviation of precipitation from normal", NONE),
+    ("x", "K", "rain water temperature", NONE),
+    ("x", "W m-2", "Surface net shortwave radiation", NONE),
+    ("x", "W m-2", "precipitation heat flux", NONE),
+    ("terrain", "m", "Terrain height", NONE),
+    ("x", "m s-1", "U component of wind", NONE),
+    ("pre", "hPa", "pressure", NONE),
+]
+
+
+@pytest.mark.parametrize(("name", "units", "long_name", "bounds"), PRODUCTS)
+def test_products_without_standard_names_are_recognised_by_units_and_names(name, units, long_name, bounds):
+    found, reason = bounds_and_reason(variable(name=name, units=units, long_name=long_name))
+    assert found == bounds
+    assert reason
+
+
+def test_bounds_off_zero_are_converted_with_their_offset():
+    """Absolute zero is no zero in degrees Celsius and Fahrenheit."""
+    row = Row("temperature_of_snow", "K", lower=0.0, upper=273.15)
+    assert _in_units(row, "K", "") == ((0.0, 273.15), "")
+    assert _in_units(row, "degC", "")[0] == pytest.approx((-273.15, 0.0))
+    assert _in_units(row, "degF", "")[0] == pytest.approx((-459.67, 32.0))
+
+
+# Standard name, name, units, long name: directions, and angles that are none.
+DIRECTIONS = [
+    ("wind_from_direction", "wd", "degree", ""),
+    ("wind_to_direction", "x", "degree", ""),
+    ("sea_surface_wave_from_direction", "x", "degree", ""),
+    ("sea_surface_swell_wave_to_direction", "x", None, ""),
+    ("direction_of_sea_ice_displacement", "x", "degree", ""),
+    ("solar_azimuth_angle", "x", "degree", ""),
+    ("", "wdir", "degrees", ""),
+    ("", "dd", "degree", ""),
+    ("", "mwd", "Degree true", "Mean wave direction"),
+    ("", "x", "degrees_true", ""),
+    ("", "x", "deg", "Wind direction at 10 m"),
+    ("", "x", "rad", "wind direction"),
+    ("", "wind_direction", None, ""),
+    ("unknown", "x", "°", "10m wind direction"),
+]
+NO_DIRECTIONS = [
+    ("wind_speed", "wd", "m s-1", ""),
+    ("", "wd", "m", ""),
+    ("", "slope", "degree", "slope of the terrain"),
+    ("solar_zenith_angle", "sza", "degree", ""),
+    ("sea_surface_wave_directional_spread", "x", "degree", ""),
+    ("", "u", "m s-1", "wind component in x direction"),
+    ("wind_from_direction standard_error", "x", "degree", ""),
+    ("air_temperature", "dd", "degC", ""),
+    ("", "dd", "degrees_north", ""),
+    ("", "td", "degC", "dew point"),
+]
+
+
+@pytest.mark.parametrize(("standard_name", "name", "units", "long_name"), DIRECTIONS)
+def test_directions_are_told_by_names_and_units(standard_name, name, units, long_name):
+    assert direction_reason(variable(standard_name, units, name=name, long_name=long_name))
+
+
+@pytest.mark.parametrize(("standard_name", "name", "units", "long_name"), NO_DIRECTIONS)
+def test_other_angles_and_names_are_no_directions(standard_name, name, units, long_name):
+    assert direction_reason(variable(standard_name, units, name=name, long_name=long_name)) is None
+
+
+@pytest.mark.parametrize("said", [{"valid_range": [0, 360]}, {"valid_min": -180, "valid_max": 180}])
+def test_degrees_that_wrap_are_a_direction(said):
+    assert direction_reason(variable(units="degree", name="x").assign_attrs(said))
+    assert direction_reason(variable(units="degree", name="x").assign_attrs(valid_range=[0, 90])) is None
+
+
+def test_the_spread_of_directions_is_no_direction():
+    assert direction_reason(variable("wind_from_direction", "degree", "time: standard_deviation")) is None
+
+
+# Name, stored type, units, attributes, whether they are codes.
+CODES = [
+    ("x", "bool", None, {}, True),
+    ("mask", "i4", None, {}, True),
+    ("lsm", "i2", "1", {}, True),
+    ("landmask", "i8", "", {}, True),
+    ("tmask", "i1", None, {}, True),
+    ("band_data", "u1", None, {}, True),
+    ("x", "i2", None, {"flag_meanings": "sea land"}, True),
+    ("slt", "f4", "~", {"long_name": "Soil type"}, True),
+    ("tvl", "f4", "~", {"long_name": "Type of low vegetation"}, True),
+    ("LU_INDEX", "f4", "", {"long_name": "LAND USE CATEGORY"}, True),
+    ("XLAND", "f4", "", {"long_name": "LAND MASK (1 FOR LAND, 2 FOR WATER)"}, True),
+    ("ptype", "f4", "(code table 4.201)", {"long_name": "Precipitation type"}, True),
+    ("cloud", "u1", "%", {"long_name": "cloud cover"}, False),
+    ("t", "i1", "degC", {}, False),
+    ("elevation", "i2", "m", {}, False),
+    ("count", "i4", None, {}, False),
+    ("lsm", "f4", "(0 - 1)", {"long_name": "Land-sea mask"}, False),
+    ("crr", "f4", "mm h-1", {"long_name": "rain rate of convective type"}, False),
+    ("lai", "f4", "1", {"long_name": "leaf area index"}, False),
+    ("u", "f4", "1", {"standard_name": "air_temperature", "long_name": "type 1"}, False),
+]
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+@pytest.mark.parametrize(("name", "kind", "units", "attrs", "codes"), CODES)
+def test_codes_are_told_by_type_units_and_words(name, kind, units, attrs, codes, decoded):
+    attrs = attrs if units is None else {**attrs, "units": units}
+    field = xr.DataArray(np.zeros(2, kind), name=name, attrs=attrs)
+    if decoded and kind != "bool":
+        # A fill value makes floating-point numbers of them.
+        field = field.astype("f4")
+        field.encoding["dtype"] = np.dtype(kind)
+    assert (code_reason(field) is not None) == codes
+    field.encoding["scale_factor"] = 0.1
+    if kind in ("i2", "u1", "i4") and not attrs.get("flag_meanings"):
+        assert code_reason(field) is None
+
+
+def test_a_mask_in_fractions_keeps_between_none_and_all():
+    assert automatic_bounds(variable(name="lsm", units="(0 - 1)", long_name="Land-sea mask")) == SHARE
+    assert automatic_bounds(variable(name="x", units="1", long_name="land sea mask")) == SHARE
+
+
+# Standard name, name, units, cell methods, long name, quantity over time.
+OVER_TIME = [
+    ("precipitation_amount", "pr", "kg m-2", "", "monthly precipitation total", "extensive"),
+    ("lwe_thickness_of_precipitation_amount", "x", "m", "", "", "extensive"),
+    ("thickness_of_rainfall_amount", "rr", "mm", "", "", "extensive"),
+    ("precipitation_amount", "pr", "kg m-2", "area: mean", "", "extensive"),
+    ("precipitation_amount", "pr", "kg m-2", "time: mean", "", "intensive"),
+    ("precipitation_amount", "pr", "kg m-2", "time: sum within days time: mean over days", "", "intensive"),
+    ("precipitation_flux", "pr", "kg m-2 s-1", "time: sum", "", "extensive"),
+    ("precipitation_flux", "pr", "kg m-2 s-1", "", "", "intensive"),
+    ("runoff_amount", "ro", "kg m-2", "", "", "extensive"),
+    ("surface_snow_amount", "snw", "kg m-2", "", "", "intensive"),
+    ("surface_snow_melt_amount", "x", "kg m-2", "", "", "extensive"),
+    ("lwe_thickness_of_surface_snow_amount", "sd", "m", "", "", "intensive"),
+    ("water_evaporation_amount", "x", "kg m-2", "", "", "extensive"),
+    ("duration_of_sunshine", "sund", "s", "", "", "extensive"),
+    ("air_temperature", "tas", "K", "", "", "intensive"),
+    ("surface_downwelling_shortwave_flux_in_air", "ssrd", "J m**-2", "", "", "extensive"),
+    ("surface_downwelling_shortwave_flux_in_air", "rsds", "W m-2", "", "", "intensive"),
+    ("", "tp", "m", "", "Total precipitation", "extensive"),
+    ("", "ssr", "J m**-2", "", "Surface net solar radiation", "extensive"),
+    ("", "e", "m", "", "Evaporation", "extensive"),
+    ("", "sd", "m", "", "Snow depth", "intensive"),
+    ("", "pre", "mm/month", "", "precipitation", "intensive"),
+    ("", "precip", "mm/day", "", "", "intensive"),
+    ("", "APCP_surface", "kg/m^2", "", "Total Precipitation", "extensive"),
+    ("", "rx1day", "mm", "", "", "intensive"),
+    ("", "pwat", "kg m-2", "", "precipitable water", "intensive"),
+    ("", "z", "m", "", "height", "intensive"),
+    ("", "x", "mm", "", "maximum precipitation", "intensive"),
+]
+
+
+@pytest.mark.parametrize(("standard_name", "name", "units", "methods", "long_name", "quantity"), OVER_TIME)
+def test_totals_over_periods_are_told_from_means_and_rates(standard_name, name, units, methods, long_name, quantity):
+    found, reason = quantity_over_time(variable(standard_name, units, methods, name, long_name=long_name), "time")
+    assert found == quantity
+    assert reason
+
+
+def test_a_monthly_mean_of_a_reanalysis_is_no_total():
+    assert quantity_over_time(variable(name="tp", units="m", GRIB_stepType="avgad"), "time")[0] == "intensive"
+    assert quantity_over_time(variable(name="tp", units="m", GRIB_stepType="accum"), "time")[0] == "extensive"

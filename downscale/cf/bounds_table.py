@@ -42,13 +42,13 @@ class ShortName:
 # Differences of any kind, and what flows either way: asked first, so that no row below can claim them. Evaporation is
 # negative where dew forms.
 SIGNED = (
-    r"(.*_)?(tendency|derivative|divergence|convergence|product|component|correction|correlation|covariance)(_.*)?",
+    r"(.*_)?(tendency|derivative|divergence|convergence|product_of|component|correction|correlation|covariance)(_.*)?",
     r"(.*_)?(change|difference|anomaly|increment|bias|departure|trend|adjustment)(_.*)?",
-    r"(.*_)?(effect|forcing|shear|log10|ln|logarithm)(_.*)?", r"minus_one_times_.*", r"histogram_of_.*",
+    r"(.*_)?(effect|forcing|shear|log10|ln|log|logarithm|gradient)(_.*)?", r"minus_one_times_.*", r"histogram_of_.*",
     r"(.*_)?net_.*", r"(.*_)?net", r".*heat_flux.*", r"(.*_)?(enthalpy|temperature)(_.*)?_content(_.*)?",
     r".*(evaporation|transpiration|sublimation|drainage).*",
     r".*(radiative|shortwave|longwave|radiance|irradiance).*_due_to_.*",
-    r"enrichment_of_.*", r".*_expressed_as_(lower|upper)case_delta_.*",
+    r".*_minus_.*", r"enrichment_of_.*", r".*_expressed_as_(lower|upper)case_delta_.*",
     r".*(_stress|_displacement|_mass_balance)(_.*)?", r"correction_for_.*",
 )  # fmt: skip
 
@@ -127,39 +127,63 @@ LIGHT = ("W m-2", "J m-2")
 SHARE = ("1",)
 
 SHORT_NAMES = (
+    # Models and archives: CMIP, ECMWF, CESM, NCEP, WRF, COSMO and ICON, MERRA-2, GLDAS.
     ShortName(
-        "pr prc prl prra prsn prhmax tp cp lsp sf csf lsf tprate mtpr crr lsrr precip precipitation "
-        "precipitationcal prcp ppt rain rainfall rainrate rain_rate rainc rainnc rr rre snowfall snow_fall "
-        "total_precipitation convective_precipitation apcp tot_prec large_scale_precipitation rx1day rx5day "
-        "prcptot",
+        "pr prc prl prra prsn prhmax tp cp lsp sf csf lsf tprate mtpr mcpr mlspr avg_tprate crr lsrr precip rain "
+        "rainfall rainrate rain_rate rre snowfall snow_fall total_precipitation convective_precipitation "
+        "large_scale_precipitation prect precc precl precsc precsl precsh prate cprat apcp acpcp ncpcp rainc "
+        "rainnc rainsh rainncv raincv snownc snowncv graupelnc hailnc prec_acc_nc prec_acc_c snow_acc_nc tot_prec "
+        "rain_gsp rain_con snow_gsp snow_con grau_gsp prectot prectotcorr prectotland precsno preccon precls "
+        "precanv rainf snowf tpratsfc mtsr",
+        "precipitation_amount",
+        WATER,
+    ),
+    # Observations: CRU, GPCC, GPCP, TRMM and IMERG, CHIRPS, PERSIANN, E-OBS, Daymet, PRISM, TerraClimate, radars.
+    ShortName(
+        "pre prcp ppt precipitation precipitationcal precipitationuncal hqprecipitation irprecipitation "
+        "satprecipitation pcp cmorph persiann rr acrr rainfall_rate daily_rain monthly_rain precipitation_rate "
+        "p_mm rx1day rx5day prcptot",
         "precipitation_amount",
         WATER,
     ),
     ShortName("mrro mrros mrrob ro sro ssro runoff snm smlt", "runoff_amount", WATER),
-    ShortName("snd snw sd sde swe snowh snow_depth h_snow w_snow", "surface_snow_amount", DEPTH),
+    ShortName(
+        "snd snw sd sde swe snowh snow_depth snow_water_equivalent h_snow w_snow weasd snod",
+        "surface_snow_amount",
+        DEPTH,
+    ),
     ShortName("mrso mrsos mrsol mrfso mrlsl", "mass_content_of_water_in_soil", DEPTH),
     ShortName("swvl1 swvl2 swvl3 swvl4 soil_moisture ssm", "volume_fraction_of_condensed_water_in_soil", SHARE),
     ShortName("prw tcwv tcw pwat tqv", "atmosphere_mass_content_of_water_vapor", DEPTH),
     ShortName("clwvi clivi tclw tciw lwp iwp tqc tqi", "atmosphere_mass_content_of_cloud_condensed_water", DEPTH),
-    ShortName("hus huss q q2 q2m sh2 sphum qv qv_2m shum spfh", "specific_humidity", SHARE),
-    ShortName("clw cli clwc ciwc crwc cswc qc qi qr qs", "mass_fraction_of_cloud_liquid_water", SHARE),
-    ShortName("hur hurs hursmin hursmax rh rh2 rh2m rhum relhum relhum_2m", "relative_humidity", SHARE),
+    ShortName("hus huss q q2 q2m sh2 sphum sph qv qv_2m qvapor shum spfh", "specific_humidity", SHARE),
+    ShortName(
+        "clw cli clwc ciwc crwc cswc qc qi qr qs qcloud qice qrain qsnow qgraup cldliq cldice",
+        "mass_fraction_of_cloud_liquid_water",
+        SHARE,
+    ),
+    ShortName("hur hurs hursmin hursmax rh rh2 rh2m rhum relhum relhum_2m rmax rmin hu", "relative_humidity", SHARE),
     ShortName("r", "relative_humidity", ("%",)),
-    ShortName("clt cl cll clm clh tcc lcc mcc hcc cc tcdc clct cldtot cloud_cover", "cloud_area_fraction", SHARE),
+    ShortName(
+        "clt cl cll clm clh tcc lcc mcc hcc cc tcdc clct cldtot cldlow cldmed cldhgh cld cloud_cover",
+        "cloud_area_fraction",
+        SHARE,
+    ),
     ShortName("snc snowc scf asnow fsno", "surface_snow_area_fraction", SHARE),
     ShortName("siconc siconca sic ci aice ice_conc sea_ice_fraction", "sea_ice_area_fraction", SHARE),
-    ShortName("sftlf lsm landfrac land_fraction fr_land", "land_area_fraction", SHARE),
-    ShortName("sftof sftgif sftgrf vegfrac tvl tvh cvl cvh", "area_fraction", SHARE),
+    ShortName("sftlf lsm landfrac ocnfrac icefrac land_fraction fr_land landmask", "land_area_fraction", SHARE),
+    ShortName("sftof sftgif sftgrf vegfrac cvl cvh", "area_fraction", SHARE),
     ShortName("sithick sit hice sivol mlotst", "sea_ice_thickness", ("m",)),
     ShortName(
         "sfcwind sfcwindmax wsgsmax wsgmax ws wspd ws10 si10 si100 wind_speed windspeed 10fg fg10 i10fg gust "
-        "wind_gust vmax_10m ff ffx",
+        "wind_gust vmax_10m ff ffx wsp fg",
         "wind_speed",
         ("m s-1",),
     ),
     ShortName(
         "rsds rsdsdiff rsus rsut rsdt rsdscs rsuscs rsutcs rlds rlus rlut rldscs rlutcs ssrd strd fdir tisr "
-        "swdown lwdown olr ssrdc strdc dswrf dlwrf uswrf ulwrf",
+        "swdown lwdown glw olr ssrdc strdc dswrf dlwrf uswrf ulwrf fsds flds flut swgdn lwgab srad qq avg_sdswrf "
+        "avg_sdlwrf",
         "surface_downwelling_shortwave_flux_in_air",
         LIGHT,
     ),
@@ -174,4 +198,24 @@ SHORT_NAMES = (
     ShortName("tco3 toz gtco3", "atmosphere_mass_content_of_ozone", (*DEPTH, "mol m-2")),
     ShortName("vis visibility", "visibility_in_air", ("m",)),
     ShortName("sund sundur", "duration_of_sunshine", ("s",)),
+)
+
+# Long names spelled as standard names, what they stand for, and the units that make it safe.
+LONG_NAMES = (
+    (rf"(.*_)?({FALLS}|rain|rain_rate|showers|drizzle)(_.*)?", "precipitation_amount", WATER),
+    (r"(.*_)?(snow_depth|depth_of_snow|snow_water_equivalent|snow_mass)(_.*)?", "surface_snow_amount", DEPTH),
+    (r"(.*_)?precipitable_water(_.*)?", "atmosphere_mass_content_of_water_vapor", DEPTH),
+    (r"(.*_)?runoff(_.*)?", "runoff_amount", WATER),
+    (
+        r"(.*_)?(cloud|snow|ice|vegetation|land|forest)_(cover|coverage|fraction|concentration)(_.*)?",
+        "area_fraction",
+        SHARE,
+    ),
+    (r"(.*_)?land_?(sea_|binary_|ocean_)?mask(_.*)?", "land_area_fraction", SHARE),
+    (r"(.*_)?wind_gusts?(_.*)?", "wind_speed", ("m s-1",)),
+    (
+        r"(?=.*(down|incoming|incident|global))(.*_)?(solar|short_?wave|long_?wave|thermal|sw|lw)(_.*)?",
+        "surface_downwelling_shortwave_flux_in_air",
+        LIGHT,
+    ),
 )

@@ -6,7 +6,6 @@ none the edges lie midway between centres.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from downscale.cf.bounds import (
     require_known_corners,
     without_lost_bounds,
 )
+from downscale.cf.codes import is_categorical as is_categorical
 from downscale.cf.mapping import GridMapping, Locator, mapping_of
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
@@ -46,9 +46,6 @@ EAST = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degr
 LAT_NAMES = ("lat", "latitude", "nav_lat", "xlat", "tlat", "lat2d", "geolat", "gphit")
 LON_NAMES = ("lon", "longitude", "nav_lon", "xlong", "tlong", "lon2d", "geolon", "glamt")
 AREA = "areacella"
-# Whole numbers with such units or names are labels.
-CODE_UNITS = ("id", "ids", "code", "codes", "class", "classes", "category", "categories", "index")
-CODE_WORDS = {"code", "codes", "category", "categories", "class", "classes", "type", "types", "flag", "id", "ids"}
 METRES = {
     **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
     **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
@@ -345,28 +342,6 @@ def plane_names(obj: XarrayObject, where: Horizontal) -> list[str]:
 def area_names(ds: xr.Dataset) -> list[str]:
     """Return the names of the data variables that hold cell areas, which a new grid has its own of."""
     return [str(n) for n, v in ds.data_vars.items() if n == AREA or v.attrs.get("standard_name") == "cell_area"]
-
-
-def is_categorical(variable: xr.DataArray) -> bool:
-    """Return whether values are codes, which must never be averaged: truths, flags, or whole numbers named as codes.
-
-    Examples
-    --------
-    >>> is_categorical(xr.DataArray(np.int8(3), attrs={"long_name": "basin code", "units": "ids"}))
-    True
-    >>> is_categorical(xr.DataArray(np.int16(812), attrs={"long_name": "elevation", "units": "m"}))
-    False
-    """
-    attrs = variable.attrs
-    if variable.dtype.kind == "b" or {"flag_values", "flag_masks", "flag_meanings"} & set(attrs):
-        return True
-    # A fill value makes floats of whole numbers; a scale makes quantities of them.
-    stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
-    if stored.kind not in "iu" or variable.encoding.get("scale_factor") is not None:
-        return False
-    names = " ".join(str(name) for name in (variable.name, attrs.get("long_name"), attrs.get("standard_name")))
-    words = set(re.split(r"[\W_]+", names.lower()))
-    return str(attrs.get("units", "")).strip().lower() in CODE_UNITS or bool(words & CODE_WORDS)
 
 
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.bounds_table import ROWS, SHORT_NAMES, SIGNED, Row
+from downscale.cf.bounds_table import LONG_NAMES, ROWS, SHORT_NAMES, SIGNED, Row
 from downscale.cf.units import convert, fits, is_logarithmic
 from downscale.errors import OptionError
 
@@ -29,7 +29,10 @@ SPREADS = (
 )  # fmt: skip
 # Anomalies keep the standard name of what they are anomalies of; only words tell. Bounds on them would flatten half of
 # the field, so the words are believed.
-RELATIVE = re.compile(r"\b(anom(al(y|ies|ous))?|departures?|differences?|bias(es)?|trends?|increments?)\b")
+RELATIVE = re.compile(
+    r"\b(anom(al(y|ies|ous))?|departures?|differences?|bias(es)?|trends?|increments?|residuals?|eofs?|perturbations?"
+    r"|(?<!standard )deviations?|(?<!square )(?<!absolute )errors?|corrections?|standardi[sz]ed|normali[sz]ed)\b"
+)
 HORIZONTAL = (
     {"lat", "lon"}, {"latitude", "longitude"}, {"y", "x"}, {"rlat", "rlon"}, {"grid_latitude", "grid_longitude"}
 )  # fmt: skip
@@ -42,6 +45,18 @@ AREAS = re.compile(r"(.*_)?area|sea_ice_extent")
 # Beyond this change of a temperature a metre of height, a lapse rate is one a kilometre by mistake.
 STEEPEST_LAPSE = 0.1
 CUSTOMARY = {name: short for short in SHORT_NAMES for name in short.names.split()}
+# Words for level, sampling and accumulation behind a customary name.
+QUALIFIED = re.compile(
+    r"_(surface|sfc|mean|avg|ave|tavg|f|inst|acc|accum|total|sum|daily|monthly|hourly|yearly|day|mon|month|corr|corrected|bc"
+    r"|max|min|land|eatm|\d+(m|h|hr|d|day|maboveground|m_above_ground)?)$"
+)
+LONGEST_NAME = 200
+# Components of vectors and what else is known to have either sign, by name and in words.
+COMPONENTS = (
+    r"[uvw]|[uv]10m?|[uv]100m?|[uv]a|[uv]as|[uv]wnd|[uv]grd|omega|wap|(.*_)?(eastward|northward|upward|zonal|meridional"
+    r"|vertical|vorticity|divergence|potential|geopotential|velocity|flux|stress|height|altitude|elevation|orography|pressure"
+    r"|topography|latitude|longitude)(_.*)?|(.*_)?[uvwxy]_(wind|velocity|stress)(_.*)?|.*_component(_.*)?|orog|topo|elev|zg?"
+)
 # Enough to see that nothing adds up over cells, without a library of units.
 BY_SIGHT = frozenset({"", "K", "%", "1", "m", "mm", "m s-1", "Pa", "degC", *(r.units for r in ROWS)} - {*SUMS, "m2"})
 
@@ -67,7 +82,7 @@ def bounds_and_reason(variable: xr.DataArray) -> tuple[Bounds, str]:
     >>> bounds_and_reason(xr.DataArray(0.0, name="tp", attrs={"units": "m"}))
     ((0.0, None), "by name 'tp' and units 'm', as precipitation_amount")
     """
-    units = _units(variable)
+    units = units_of(variable)
     methods = [method for _, method in cell_methods(variable)]
     spread = next((method for method in methods if method in SPREADS), None)
     if spread is not None:
@@ -86,13 +101,13 @@ def bounds_and_reason(variable: xr.DataArray) -> tuple[Bounds, str]:
     return bounds, reason
 
 
-def _units(variable: xr.DataArray) -> str | None:
+def units_of(variable: xr.DataArray) -> str | None:
     """Return the units, None where the variable names none."""
     units = variable.attrs.get("units")
     return None if units is None else str(units).strip()
 
 
-def _standard_name(variable: xr.DataArray) -> tuple[str, str]:
+def standard_name_of(variable: xr.DataArray) -> tuple[str, str]:
     """Return the standard name and its modifier; GRIB readers write "unknown" where they know none."""
     words = str(variable.attrs.get("standard_name", "")).split()
     name = words[0].lower() if words else ""
@@ -100,27 +115,92 @@ def _standard_name(variable: xr.DataArray) -> tuple[str, str]:
 
 
 def _row(variable: xr.DataArray) -> tuple[Row | None, str]:
-    """Return the row for a variable, by its standard name or else by a customary name with fitting units."""
-    standard, modifier = _standard_name(variable)
+    """Return the row for a variable, by its standard name or else by its names with fitting units."""
+    standard, modifier = standard_name_of(variable)
     if modifier in ("standard_error", "number_of_observations"):
         return Row(re.escape(standard), "1"), f"by standard_name modifier {modifier}"
     if modifier not in ("", "detection_minimum"):
         return None, f"none: standard_name modifier {modifier!r}"
+    name, reason = called(variable)
+    if name is None:
+        units = units_of(variable)
+        counts = units is not None and units.lower() in COUNTS
+        return (Row("count", "1"), f"by units {units!r}, which count") if counts else (None, f"none: {reason}")
+    row = row_of(name)
+    return row, reason if row else f"none: {reason.removeprefix('by ')} implies none"
+
+
+def called(variable: xr.DataArray) -> tuple[str | None, str]:
+    """Return the standard name that a variable has, or has in other words, and why; None where there is none.
+
+    A standard name goes before all others. Customary names, and long names read as standard names, count only where the
+    units fit them.
+
+    Examples
+    --------
+    >>> said = {"units": "m/s", "long_name": "Total (convective and large-scale) precipitation rate"}
+    >>> called(xr.DataArray(0.0, name="PRECT", attrs=said))
+    ('precipitation_amount', "by name 'PRECT' and units 'm/s', as precipitation_amount")
+    """
+    standard, _ = standard_name_of(variable)
     if standard:
-        row = row_of(standard)
-        return row, f"by standard_name {standard!r}" if row else f"none: standard_name {standard!r} implies none"
-    name, units = str(variable.name).lower(), _units(variable)
-    guess = CUSTOMARY.get(name)
-    if guess is None:
-        return None, "none: no standard_name, and the name says nothing"
-    if not units or not (units in guess.units or any(_as_wanted(units, wanted) for wanted in guess.units)):
-        return None, f"none: name {str(variable.name)!r} has units {units!r}, expected such as {guess.units[0]!r}"
-    row = row_of(guess.standard_name)
-    return row, f"by name {str(variable.name)!r} and units {units!r}, as {guess.standard_name}"
+        return standard, f"by standard_name {standard!r}"
+    units = units_of(variable)
+    name = next((base for base in _base_names(str(variable.name).lower()) if base in CUSTOMARY), None)
+    guess = None if name is None else CUSTOMARY[name]
+    # Sums over cells have the units of anything times an area.
+    if guess is not None and units and (_over_area(variable)[-1:] == ["sum"] or _one_of(units, guess.units)):
+        known = f"by name {str(variable.name)!r} and units {units!r}, as {guess.standard_name}"
+        return guess.standard_name, known
+    long_name = variable.attrs.get("long_name")
+    words = in_words(long_name)
+    meant = _meant(words, units) if words and units else None
+    if meant is not None:
+        return meant, f"by long_name {str(long_name)[:60]!r} and units {units!r}, as {meant}"
+    if guess is not None:
+        return None, f"name {str(variable.name)!r} has units {units!r}, expected such as {guess.units[0]!r}"
+    return None, "no standard_name, and the name says nothing"
 
 
-def _as_wanted(units: str, wanted: str) -> bool:
-    return units.lower() in PER_CENT if wanted == "%" else fits(units, wanted)
+def in_words(name: Any) -> str:
+    """Return a name as a standard name would be spelled, without what stands in brackets.
+
+    Examples
+    --------
+    >>> in_words("Total (convective and large-scale) precipitation rate (liq + ice)")
+    'total_precipitation_rate'
+    """
+    if not isinstance(name, str):
+        return ""
+    text = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", name[:LONGEST_NAME].lower())
+    return "_".join(re.findall(r"[a-z0-9]+", text))
+
+
+def _base_names(name: str) -> list[str]:
+    """Return a name and what is left of it without words for level and sampling: ``apcp`` of ``apcp_surface``."""
+    names = [name]
+    while (shorter := QUALIFIED.sub("", names[-1])) != names[-1] and shorter:
+        names.append(shorter)
+    return names
+
+
+@cache
+def _meant(words: str, units: str) -> str | None:
+    """Return the standard name that a long name stands for, if the units are those of that quantity."""
+    if any(re.fullmatch(pattern, words) for pattern in SIGNED):
+        return None
+    for pattern, standard, wanted in LONG_NAMES:
+        if re.fullmatch(pattern, words) and _one_of(units, wanted):
+            return standard
+    row = row_of(words)
+    return words if row is not None and _one_of(units, (row.units,)) else None
+
+
+def _one_of(units: str, wanted: tuple[str, ...]) -> bool:
+    """Return whether units are among those wanted, however they are spelled."""
+    if units in wanted:
+        return True
+    return any(units.lower() in PER_CENT if each == "%" else fits(units, each) for each in wanted)
 
 
 @cache
@@ -155,14 +235,14 @@ def _relative_word(variable: xr.DataArray) -> str | None:
 
 
 def _in_units(row: Row, units: str | None, reason: str) -> tuple[Bounds, str]:
-    """Return the bounds of a row in the units of a variable; zero is zero in all that measure amounts."""
-    if row.upper is None:
+    """Return the bounds of a row in the units of a variable; zero is zero in all but those of temperatures."""
+    if row.upper is None and row.lower == 0 and row.units != "K":
         return (row.lower, None), reason
     # By CF, what names no units has none.
-    upper = convert(row.upper, row.units, units or "1")
-    if upper is None:
+    low, upper = (None if end is None else convert(end, row.units, units or "1") for end in (row.lower, row.upper))
+    if upper is None and row.upper is not None:
         reason = f"{reason}; no upper bound, since units {units!r} are not those of {row.units!r}"
-    return (row.lower, upper), reason
+    return (0.0 if low is None and row.lower == 0 else low, upper), reason
 
 
 def _of_sums(bounds: Bounds) -> Bounds:
@@ -203,13 +283,12 @@ def quantity_and_reason(variable: xr.DataArray) -> tuple[str, str]:
     >>> quantity_and_reason(xr.DataArray(0.0, attrs={"units": "Gg yr-1"}))
     ('extensive', "by units 'Gg yr-1', which add up over cells as 'kg s-1'")
     """
-    over = cell_methods(variable)
-    over_area = [method for names, method in over if "area" in names or any(pair <= names for pair in HORIZONTAL)]
+    over_area = _over_area(variable)
     if over_area:
         quantity = "extensive" if over_area[-1] == "sum" else "intensive"
         return quantity, f"by cell_methods, {over_area[-1]} over area"
-    units = _units(variable) or ""
-    name = _standard_name(variable)[0] or str(variable.name or "").lower()
+    units = units_of(variable) or ""
+    name = standard_name_of(variable)[0] or str(variable.name or "").lower()
     if units in BY_SIGHT:
         return "intensive", f"by units {units!r}"
     if units.lower() in COUNTS:
@@ -222,6 +301,12 @@ def quantity_and_reason(variable: xr.DataArray) -> tuple[str, str]:
     if THROUGH.fullmatch(name):
         return "intensive", f"{name!r} is no sum over the area of a cell, whatever its units {units!r}"
     return "extensive", f"by units {units!r}, which add up over cells as {like!r}"
+
+
+def _over_area(variable: xr.DataArray) -> list[str]:
+    """Return the cell methods over area, in order."""
+    over = cell_methods(variable)
+    return [method for names, method in over if "area" in names or any(pair <= names for pair in HORIZONTAL)]
 
 
 def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
@@ -247,6 +332,20 @@ def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
     return low, high
 
 
+def is_signed(variable: xr.DataArray) -> bool:
+    """Return whether a quantity is known to have either sign: by a standard name, its units, or words.
+
+    Examples
+    --------
+    >>> is_signed(xr.DataArray(0.0, name="t2m", attrs={"units": "degC"})), is_signed(xr.DataArray(0.0, name="pop"))
+    (True, False)
+    """
+    texts = standard_name_of(variable)[0], variable.name, variable.attrs.get("long_name")
+    words = [in_words(text) for text in texts]
+    either = any(re.fullmatch(pattern, each) for pattern in (*SIGNED, COMPONENTS) for each in words)
+    return either or _relative_word(variable) is not None or is_temperature(variable)
+
+
 def is_temperature(variable: xr.DataArray) -> bool:
     """Return whether a variable is a temperature, by its units or else by its standard name.
 
@@ -255,9 +354,9 @@ def is_temperature(variable: xr.DataArray) -> bool:
     >>> is_temperature(xr.DataArray(0.0, attrs={"units": "degC"}))
     True
     """
-    units = _units(variable)
+    units = units_of(variable)
     if not units:
-        return _standard_name(variable)[0].endswith("temperature")
+        return standard_name_of(variable)[0].endswith("temperature")
     return units == "K" or (units not in BY_SIGHT - {"degC"} and fits(units, "K"))
 
 
@@ -275,7 +374,7 @@ def require_lapse_rate(rate: float, variable: xr.DataArray, name: str) -> None:
     """
     if abs(rate) <= STEEPEST_LAPSE or not is_temperature(variable):
         return
-    units = _units(variable) or "K"
+    units = units_of(variable) or "K"
     raise OptionError(
         f"expected lapse_rate in {units} a metre for {name!r}, such as -6.5e-3, received {rate:g}; divide what is in "
         f"{units} a kilometre by 1000: {rate / 1000:g}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.cf.horizontal import CODE_UNITS
+from downscale.cf.codes import CODE_UNITS
 from downscale.cf.projections import load_pyproj
 from downscale.cf.times import is_time
 

@@ -88,6 +88,10 @@ def apply(
     ] = None,
     conserve: Annotated[str, typer.Option(help="cell, total or none.")] = "cell",
     bounds: Annotated[str, typer.Option(help="auto, none, or LOW:HIGH (either may be empty).")] = "auto",
+    quantity: Annotated[
+        str | None,
+        typer.Option(help="intensive (means) or extensive (sums over cells or periods), or by variable pr:extensive."),
+    ] = None,
     chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
     complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
     packing: Annotated[str | None, typer.Option(help="int16, or bits of the mantissa to keep.")] = None,

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from downscale.buffers import leased
-from downscale.engine.checks import finite, require_finite
+from downscale.engine.checks import finite, require_finite, tell_negative
 from downscale.engine.cut import Cut
 from downscale.engine.device import is_cpu
 from downscale.engine.job import Job
@@ -48,6 +48,7 @@ def compute_block(
     if job.conserve is None:
         # Elsewhere the cell law is checked, which infinite values break.
         require_finite(maps, fine, job)
+    tell_negative(job.own(maps), fine, job)
     return fine.reshape(*values.shape[: -job.inner], *fine.shape[-2:])
 
 

@@ -151,6 +151,24 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
     _say(line, job.check)
 
 
+def tell_negative(coarse: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
+    """Say that fine values are negative where no coarse value is and nothing is known of a bound.
+
+    A kernel falls below the least value by much less than the range of its values, so that most fields need no look.
+    """
+    if job.bounds[0] is not None or job.check == "skip" or not job.tell_negative or not coarse.size:
+        return
+    low, high = float(np.fmin.reduce(coarse, axis=None)), float(np.fmax.reduce(coarse, axis=None))
+    # Written so that a field without any value ends here.
+    if not 0 <= low <= high - low or not bool((fine < 0).any()):
+        return
+    _say(
+        f"{job.name}: no coarse value is negative, but fine values are, and no bound is known; pass bounds=(0, None) "
+        "(--bounds 0:) if negative values make no sense, bounds=None (--bounds none) if they do",
+        job.check,
+    )
+
+
 def _say(line: str, check: str) -> None:
     if check == "skip":
         return

@@ -47,6 +47,8 @@ class Job:
         made on it is gathered into target cells.
     na_thres : float
         Largest missing share of a target cell that still gives a value.
+    tell_negative : bool
+        Whether to warn of fine values below zero where no coarse value is.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Job:
     device: str = "auto"
     target: tuple[Parts, Parts] | None = None
     na_thres: float = 1.0
+    tell_negative: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", stored_bounds(self.bounds, self.dtype))

@@ -104,4 +104,5 @@ def judging(recipe: Recipe) -> dict[str, Any]:
         "tolerance": recipe.validation.tolerance, "mask": recipe.downscale.mask, "na_thres": recipe.downscale.na_thres,
         # Bounds are imposed together with the cell law only.
         "bounds": recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
+        "quantity": recipe.downscale.quantity,
     }  # fmt: skip
