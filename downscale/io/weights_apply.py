@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
+from downscale.cf.directions import REMEDY, direction_reason
 from downscale.cf.horizontal import (
     X_NAMES,
     Y_NAMES,
@@ -192,6 +193,11 @@ def _fields(ds: xr.Dataset, dims: tuple[str, str]) -> list[Hashable]:
     for name in names:
         if is_categorical(ds[name]):
             raise InputError(f"expected values with a mean, received codes in {name!r}; drop it before")
+        direction = direction_reason(ds[name])
+        if direction is not None:
+            raise InputError(
+                f"expected values with a mean, received the direction {name!r} ({direction}); {REMEDY}"
+            )
         if quantity_of(ds[name]) == "extensive":
             raise InputError(
                 f"expected means over cells, received sums over cells in {name!r} (cell_methods); divide by the cell "
