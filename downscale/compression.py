@@ -25,7 +25,6 @@ from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.io.encoding import WHOLE_STEPS
 from downscale.io.read import sources_of
-from downscale.io.stream import scheduled
 from downscale.io.write import Storage, check_target, write_checked
 from downscale.learned import ENCODER, fingerprint, is_learned, name_of, opened, own_outputs, require_units
 from downscale.progress import progress_bar
@@ -167,13 +166,12 @@ def encode_file(
 
     fine = open_input(source, chunks)
     check_target(output, overwrite, sources_of(fine))
-    with scheduled():
-        small = encode(fine, model)
-        names = [str(name) for name in small.data_vars if ENCODER not in small[name].attrs and name in fine]
-        report = write_checked(
-            small, output, lambda written: _judged(written, fine, names), overwrite=overwrite,
-            storage=Storage(complevel), inputs=sources_of(fine), progress=progress_bar(),
-        )  # fmt: skip
+    small = encode(fine, model)
+    names = [str(name) for name in small.data_vars if ENCODER not in small[name].attrs and name in fine]
+    report = write_checked(
+        small, output, lambda written: _judged(written, fine, names), overwrite=overwrite,
+        storage=Storage(complevel), inputs=sources_of(fine), progress=progress_bar(),
+    )  # fmt: skip
     given, kept = sum(fine[name].nbytes for name in names), Path(output).stat().st_size
     error = 0.0 if report is None else max(each.max_relative_error for each in report.variables.values())
     return {"bytes_of_fields": given, "bytes_of_file": kept, "ratio": given / kept, "cell_error": error}

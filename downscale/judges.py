@@ -14,6 +14,7 @@ from downscale.cf.bounds import bounds_in, require_known_cells, require_known_co
 from downscale.cf.compatible import require_same_axes, with_named_mapping
 from downscale.cf.horizontal import Horizontal
 from downscale.cf.quantities import Bounds
+from downscale.computing import computed
 from downscale.diagnostics.conservation import Partial, chunk, combine_all
 from downscale.diagnostics.infinite import Infinite
 from downscale.diagnostics.overlap import Overlap, overlap_chunk
@@ -270,7 +271,7 @@ def _judge_regions(
 
 def _joined(tasks: list[Any]) -> Found:
     """Compute all blocks and join what they find."""
-    partials, infinite = zip(*dask.compute(*tasks), strict=True)
+    partials, infinite = zip(*computed(*tasks), strict=True)
     return combine_all(list(partials)), sum(infinite, Infinite())
 
 

@@ -18,7 +18,6 @@ from downscale.engine.plan import Plan
 from downscale.errors import OutputError
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
-from downscale.io.stream import scheduled
 from downscale.io.write import check_target
 from downscale.recipe import Recipe
 from downscale.report import facts_path, write_report
@@ -122,8 +121,7 @@ def run(
     how = How(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
-    with scheduled():
-        outcome = Outcome(recipe, plan(coarse, **arguments_of(request)), command=command)
+    outcome = Outcome(recipe, plan(coarse, **arguments_of(request)), command=command)
     outcome.stages["open and plan"] = time.perf_counter() - begin
     cutting = None
     if how.asked or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
@@ -150,8 +148,7 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     recipe = outcome.recipe
     judge = has_means(recipe, outcome.plan)
     target = Path(recipe.output.path)
-    with scheduled():
-        outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
+    outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
     outcome.files.append(target)
     unseal(target.expanduser())
 

@@ -9,7 +9,6 @@ import xarray as xr
 
 from downscale.diagnostics.report import ConservationReport, VariableReport
 from downscale.io.read import open_dataset, sources_of
-from downscale.io.stream import scheduled
 from downscale.io.write import Storage, check_target, write_checked
 from downscale.progress import progress_bar
 from downscale.restoration import Course, deconvolve, fluxes, plan_deconvolution
@@ -43,12 +42,11 @@ def restore_file(
     if dry_run:
         return course, {}
     settings = {"dims": dims, "data_vars": data_vars, "device": device}
-    with scheduled():
-        made: Any = deconvolve(before, course.instrument.psf, restoration.method, **restoration.given, **settings)
-        write_checked(made, output, lambda written: _judged(before, written, course), overwrite=overwrite,
-                      storage=Storage(complevel), inputs=sources_of(before), progress=progress_bar())  # fmt: skip
-        with open_dataset(output, chunks=chunks) as after:
-            return course, fluxes(before, after, course)
+    made: Any = deconvolve(before, course.instrument.psf, restoration.method, **restoration.given, **settings)
+    write_checked(made, output, lambda written: _judged(before, written, course), overwrite=overwrite,
+                  storage=Storage(complevel), inputs=sources_of(before), progress=progress_bar())  # fmt: skip
+    with open_dataset(output, chunks=chunks) as after:
+        return course, fluxes(before, after, course)
 
 
 def _judged(before: xr.Dataset, made: xr.Dataset, course: Course) -> ConservationReport:

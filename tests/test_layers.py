@@ -27,6 +27,8 @@ FLOORS: dict[str, float] = {
     "typing": 0.1,
     "options": 0.2,
     "buffers": 0.2,
+    "computing": 0.2,
+    "interrupts": 0.2,
     "grid": 1.0,
     "cf": 1.5,
     "kernels": 2.0,

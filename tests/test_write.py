@@ -256,7 +256,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
+    monkeypatch.setattr(xr.Dataset, "dump_to_store", full)
     with pytest.raises(OutputError, match=r"expected to write .*a\.nc, received.*No space left on device; free space"):
         downscale.to_netcdf(field_on(region()), tmp_path / "a.nc")
     assert os.listdir(tmp_path) == []

@@ -20,17 +20,18 @@ def train(
     from downscale.train.schema import load_training
 
     wanted = load_training(recipe)
-    from downscale.train.fit import prepare
+    from downscale.interrupts import telling
+    from downscale.train.fit import is_first, kept_words, prepare
     from downscale.train.fit import train as carry_out
 
     if dry_run:
         prepare(wanted, say)
         return
     try:
-        carry_out(wanted, resume, say)
+        with telling(lambda: kept_words(wanted)):
+            carry_out(wanted, resume, say)
     except BaseException as error:
-        from downscale.runs.stop import Stopped, what_came
-        from downscale.train.fit import is_first, kept_words
+        from downscale.interrupts import Stopped, what_came
 
         word = what_came(error)
         if word is None:
@@ -75,8 +76,9 @@ def encode(
     if not source.startswith("sample:"):
         find_files(source)
     from downscale.compression import encode_file, lines_of
+    from downscale.computing import scheduled
 
-    for line in lines_of(source, output, method, encode_file(
-        source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite
-    ), report):  # fmt: skip
-        say(line)
+    with scheduled():
+        facts = encode_file(source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite)
+        for line in lines_of(source, output, method, facts, report):
+            say(line)

@@ -5,81 +5,121 @@ Exit status 0: done; 1: a law is broken or a run failed; 2: the request or the i
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from downscale.cli.app import app, given
 from downscale.errors import ConservationError, DownscaleError, one_line
+from downscale.interrupts import NOTHING_LEFT, Stopped, Terminated, status_of, terminable
 
 # What the parser of the command line returns for Ctrl-C.
 INTERRUPTED = 130
+# Above it: 128 and the number of a signal.
+SIGNALLED = 128
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit status; a wrong request or input prints one line."""
+    """Run the command line and return its exit status; a wrong request or input prints one line.
+
+    As the program itself, without arguments, it does not return after a signal: to wait for threads may take long.
+    """
     with warnings.catch_warnings(), _quick_start():
         warnings.showwarning = _warn
-        return _run(arguments)
-
+        status = _run(arguments)
+    if arguments is None:
+        if status > SIGNALLED:
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(status)
+        # The interpreter would look for garbage once more before it ends, in all that was ever loaded.
+        gc.freeze()
+    return status
 
 @contextmanager
 def _quick_start() -> Iterator[None]:
     """Leave what has lived long to itself: looking for garbage in libraries that load takes a tenth of the time."""
-    # Threads of linear algebra would wait, busily, for what the engine's threads do themselves.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, 100 * old)
-    # The interpreter would do so once more before it ends, for all that was ever loaded.
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
+    unraisable = sys.unraisablehook
+    sys.unraisablehook = _unless_a_signal(unraisable)
     try:
-        yield
+        # Threads of linear algebra would wait, busily, for what the engine's threads do themselves.
+        with _environment("OPENBLAS_NUM_THREADS", "1"):
+            yield
     finally:
+        sys.unraisablehook = unraisable
         gc.set_threshold(young, middle, old)
 
 
-def _run(arguments: list[str] | None) -> int:
-    from downscale.runs.stop import Stopped, Terminated, terminable
-
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment that is not set."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
     try:
-        given.set(tuple(sys.argv[1:] if arguments is None else arguments))
-        with terminable():
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+def _unless_a_signal(hook: Any) -> Any:
+    """Keep quiet about a signal that was raised where Python ignores errors; it is not forgotten."""
+
+    def show(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt | Terminated):
+            hook(unraisable)
+
+    return show
+
+
+def _run(arguments: list[str] | None) -> int:
+    given.set(tuple(sys.argv[1:] if arguments is None else arguments))
+    come: list[str] = []
+    try:
+        with terminable() as come:
             status = app(arguments, standalone_mode=False)
-        if status == INTERRUPTED:
-            raise KeyboardInterrupt
+            if status == INTERRUPTED:
+                raise KeyboardInterrupt
         return int(status) if isinstance(status, int) else 0
-    except ConservationError as error:
-        return _fail(error, 1)
-    except DownscaleError as error:
-        return _fail(error, 2)
-    except Stopped as stopped:
-        return _fail(stopped, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing incomplete was left behind", 1)
-    except Terminated:
-        return _fail("terminated; nothing incomplete was left behind", 1)
-    except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(error, file=sys.stderr)
-            return 2
-        if hasattr(error, "format_message"):  # what the parser of the command line raises
-            return _fail(error.format_message(), 2)
-        if isinstance(error, MemoryError):
-            reason = str(error) or "not enough memory"
-            return _fail(f"MemoryError: {reason}; choose a smaller factor or region, or smaller --chunks", 1)
-        if isinstance(error, OSError):
-            return _fail(f"{type(error).__name__}: {error}", 1)
-        if str(error).startswith("NetCDF: "):  # what the library raises where data turn out to be damaged
-            return _fail(f"expected readable data, received {error}; a file is damaged, get it again", 2)
-        if "-X" in sys.orig_argv or sys.flags.dev_mode:
+    except BaseException as error:
+        if come or isinstance(error, KeyboardInterrupt):
+            word = "interrupted" if not come or come[0] == "SIGINT" else "terminated"
+            line = error if isinstance(error, Stopped) else f"{word}; {NOTHING_LEFT}"
+            return _fail(line, status_of(come or ["SIGINT"]))
+        if not isinstance(error, Exception):
             raise
-        line = f"internal error: {type(error).__name__}: {error}"
-        return _fail(f"{line}; please report it with what python -X dev -m downscale prints", 1)
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """Print one line about an error and return the exit status."""
+    if isinstance(error, ConservationError | Stopped):
+        return _fail(error, 1)
+    if isinstance(error, DownscaleError):
+        return _fail(error, 2)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error, file=sys.stderr)
+        return 2
+    if hasattr(error, "format_message"):  # what the parser of the command line raises
+        return _fail(error.format_message(), 2)
+    if isinstance(error, MemoryError):
+        reason = str(error) or "not enough memory"
+        return _fail(f"MemoryError: {reason}; choose a smaller factor or region, or smaller --chunks", 1)
+    if isinstance(error, OSError):
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    if str(error).startswith("NetCDF: "):  # what the library raises where data turn out to be damaged
+        return _fail(f"expected readable data, received {error}; a file is damaged, get it again", 2)
+    if "-X" in sys.orig_argv or sys.flags.dev_mode:
+        raise error
+    line = f"internal error: {type(error).__name__}: {error}"
+    return _fail(f"{line}; please report it with what python -X dev -m downscale prints", 1)
 
 
 def _warn(message: Warning | str, *where: object, **more: object) -> None:

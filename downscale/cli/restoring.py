@@ -43,12 +43,14 @@ def deconvolve(
     from downscale.io.read import find_files
 
     find_files(source)
+    from downscale.computing import scheduled
     from downscale.restored_files import lines_of, restore_file
 
-    course, facts = restore_file(
-        source, output, shape, wanted, dims=over, data_vars=names, device=device, chunks=cut, complevel=complevel,
-        overwrite=overwrite, dry_run=dry_run,
-    )  # fmt: skip
+    with scheduled():
+        course, facts = restore_file(
+            source, output, shape, wanted, dims=over, data_vars=names, device=device, chunks=cut, complevel=complevel,
+            overwrite=overwrite, dry_run=dry_run,
+        )  # fmt: skip
     if dry_run:
         say(str(course))
     elif as_json:

@@ -35,9 +35,11 @@ def demo(
     from downscale.demo import LEARNED_NOTE, demo_recipe, learned_recipe, prepare_folder
 
     prepare_folder(out)
+    from downscale.computing import scheduled
     from downscale.tiers import run_beside, table_of
 
-    outcomes, beside = run_beside(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
+    with scheduled():
+        outcomes, beside = run_beside(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
     for outcome in outcomes:
         _say_outcome(outcome)
     say(table_of(beside))
@@ -134,10 +136,13 @@ def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
     if not recipe.input.path.startswith("sample:"):
         # A misspelt name is told before the libraries that do the work are loaded, which takes seconds.
         find_files(recipe.input.path)
+    from downscale.computing import scheduled
     from downscale.pipeline import run as run_recipe
 
     command = shlex.join(["downscale", *typed.get()])
-    _say_outcome(run_recipe(recipe, command=command, **how))
+    with scheduled():
+        outcome = run_recipe(recipe, command=command, **how)
+    _say_outcome(outcome)
 
 
 def _say_outcome(outcome: Any) -> None:

@@ -180,11 +180,13 @@ def _summed(field: Any, factor: tuple[int, int]) -> Sums:
         return _of_maps(np.asarray(field).reshape(-1, *field.shape[-2:]), factor)
     import dask
 
+    from downscale.computing import computed
+
     whole = field.rechunk({field.ndim - 2: -1, field.ndim - 1: -1})
     parts = [dask.delayed(_of_block)(block, factor) for block in whole.to_delayed().ravel()]
     while len(parts) > 1:
         parts = [dask.delayed(_added)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
-    return dask.compute(parts[0])[0]
+    return computed(parts[0])[0]
 
 
 def _of_block(block: NDArray[Any], factor: tuple[int, int]) -> Sums:

@@ -18,6 +18,7 @@ from downscale.evaluate.cost import Cost
 from downscale.evaluate.masks import MASK_SCORES, PREFIX, MaskTally
 from downscale.evaluate.schema import COST, LAW, EvaluationRecipe
 from downscale.evaluate.truth import Truth
+from downscale.io.library import to_file
 from downscale.io.write import temporary_beside
 from downscale.versions import library_versions
 
@@ -310,4 +311,4 @@ def write_table(content: str | xr.Dataset, target: Path) -> None:
         if isinstance(content, str):
             scratch.write_text(content, encoding="utf-8")
         else:
-            content.to_netcdf(scratch, engine="netcdf4", format="NETCDF4")
+            to_file(content, scratch)

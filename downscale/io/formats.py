@@ -138,9 +138,9 @@ def _groups(path: str | Path) -> list[str]:
         return sorted(folder.name for folder in Path(path).iterdir() if is_store(folder))
     if not Path(path).is_file():
         return []
-    import netCDF4
+    from downscale.io.library import plain_file
 
-    with netCDF4.Dataset(path) as file:
+    with plain_file(path) as file:
         return list(file.groups)
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import netCDF4
 import numpy as np
-import xarray as xr
 
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import InputError
 from downscale.io.discovery import coverage, now
+from downscale.io.library import library, plain_file, reading
 from downscale.io.packing import Packing
 from downscale.io.stream import plain_errors
 from downscale.io.write import Checker, certified, one_line, temporary_beside
@@ -69,7 +69,7 @@ def merge_files(
 @contextmanager
 def _raw(path: Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
     """Open a file whose values are what is stored."""
-    with netCDF4.Dataset(path, mode, **how) as file:
+    with plain_file(path, mode, **how) as file:
         file.set_auto_maskandscale(False)
         file.set_auto_chartostring(False)
         yield file
@@ -168,7 +168,7 @@ def _fill(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], na
 def _opened(path: Path, mode: str) -> Iterator[h5py.File]:
     import h5py
 
-    with plain_errors(), h5py.File(path, mode, locking="best-effort") as file:
+    with library(), plain_errors(), h5py.File(path, mode, locking="best-effort") as file:
         yield file
 
 
@@ -210,9 +210,9 @@ def _count(dataset: h5py.Dataset) -> int:
 
 def _describe(scratch: Path) -> None:
     """Say of the whole when it begins and ends."""
-    with xr.open_dataset(scratch, engine="netcdf4", chunks=None, decode_coords="all") as ds:
+    with reading(scratch, chunks=None, decode_coords="all") as ds:
         attrs = coverage(ds)
-    with netCDF4.Dataset(scratch, "a") as file:
+    with plain_file(scratch, "a") as file:
         for name in [name for name in file.ncattrs() if name.startswith("time_coverage_")]:
             file.delncattr(name)
         file.setncatts({**attrs, "date_created": now()})

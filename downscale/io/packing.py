@@ -15,11 +15,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.computing import computed
 from downscale.errors import OptionError, OutputError, listing
 
 SHORT = "int16"
@@ -119,7 +119,7 @@ def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str
         If a field holds infinite values.
     """
     names = [name for name, how in packings.items() if how == SHORT]
-    ends = dask.compute(*[(_end(ds[name], np.fmin), _end(ds[name], np.fmax)) for name in names])
+    ends = computed(*[(_end(ds[name], np.fmin), _end(ds[name], np.fmax)) for name in names])
     made = {}
     for name, (low, high) in zip(names, ends, strict=True):
         if math.isinf(low) or math.isinf(high):

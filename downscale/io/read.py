@@ -27,6 +27,7 @@ from downscale.io.formats import (
     require_variables,
 )
 from downscale.io.join import Part, joined, series_dim
+from downscale.io.library import opened
 from downscale.io.missing import without_missing
 from downscale.io.paths import FileName, address_of, called, make_room, names_in
 from downscale.io.remote import open_address
@@ -107,7 +108,8 @@ class Source:
 
     def open(self, settings: Mapping[str, Any]) -> xr.Dataset:
         """Open it, lazily."""
-        return xr.open_dataset(self.target, engine=self.engine, **{**self.options, **settings})
+        settings = {**self.options, **settings, "engine": self.engine}
+        return (opened if self.engine == NETCDF else xr.open_dataset)(self.target, **settings)
 
 
 def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[Source]:

@@ -17,12 +17,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from xarray.backends.locks import HDF5_LOCK
 
 from downscale.buffers import leased
 from downscale.errors import OutputError
 from downscale.io.chunks import chunks_in, pieces, starts
 from downscale.io.filters import Array, Layout, buffers, cleared, decoded, worth_compiling
+from downscale.io.library import library
 from downscale.io.stream import able, layout_of
 
 VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
@@ -159,7 +159,7 @@ def sources_in(written: xr.Dataset, names: Iterable[str], path: Path, handle: in
     """Return those variables of a file that can be read chunk by chunk, with the places of their chunks."""
     import h5py
 
-    with HDF5_LOCK, h5py.File(path, "r", locking="best-effort") as file:
+    with library(), h5py.File(path, "r", locking="best-effort") as file:
         found = [_source(file[name], written[name].variable, name, handle) for name in names]
     return [source for source in found if source is not None]
 

@@ -12,16 +12,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import dask
-import dask.threaded
 import xarray as xr
 
+from downscale.computing import computed, here, threads_that_end
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import OutputError
+from downscale.interrupts import half_made
 from downscale.io.encoding import Encodings
 from downscale.io.packing import Packing
 from downscale.io.read import sources_of
-from downscale.io.stream import scheduled, threads_that_end
 from downscale.io.write import (
     Checker,
     Storage,
@@ -81,13 +80,16 @@ def write_store(
     """
     zarr = require_zarr(path)
     target = check_store(path, overwrite, (*inputs, *sources_of(ds)))
-    with progress or nullcontext(), scheduled():
+    with progress or nullcontext():
         out = stored(ds, storage or Storage())
         with one_line(target), _temporary_store(target) as scratch:
             made = _encodings(out)
             ready = _aligned(out.ds, made)
+            lazy = ready.to_zarr(
+                scratch, mode="w-", encoding=made, zarr_format=FORMAT, consolidated=True, compute=False
+            )  # fmt: skip
             with threads_that_end():
-                ready.to_zarr(scratch, mode="w-", encoding=made, zarr_format=FORMAT, consolidated=True)
+                computed(lazy)
             return None if checker is None else _certified(zarr, scratch, checker, out.packings)
 
 
@@ -137,7 +139,8 @@ def _temporary_store(target: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
     scratch, old = scratch_name(target), scratch_name(target)
     try:
-        yield scratch
+        with half_made(scratch):
+            yield scratch
         for folder, _, files in os.walk(scratch):
             for file in (*files, ""):
                 flush(Path(folder) / file)
@@ -154,8 +157,7 @@ def _temporary_store(target: Path) -> Iterator[Path]:
 
 def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check the store as it lies on disk, and write what was found into its attributes."""
-    local = dask.config.set(scheduler=dask.threaded.get)
-    with local, xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
+    with here(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
         report = judged(checker(written), packings)
     own, each = claims(report, packings)
     group = zarr.open_group(scratch, mode="r+", zarr_format=FORMAT, use_consolidated=False)

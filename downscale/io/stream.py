@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 import dask.array as da
-import dask.base
-import dask.multiprocessing
-import dask.system
-import dask.threaded
 import numpy as np
 import xarray as xr
-from xarray.backends import NetCDF4DataStore
-from xarray.backends.locks import HDF5_LOCK
 
+from downscale.computing import cluster, computed, elsewhere, here, threads_that_end
 from downscale.io.chunks import aligned, chunks_in, starts
 from downscale.io.encoding import companions
 from downscale.io.filters import Array, Layout, encoded, worth_compiling
+from downscale.io.library import library, new_file
 
 if TYPE_CHECKING:
     import h5py
@@ -71,14 +65,13 @@ class Sink:
 
     def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> int:
         """Store a chunk; return the byte of the file where it ends, unless the library took the place of another."""
-        # The lock of all who use the library: where it is one for both packages, it may not be entered twice.
-        with HDF5_LOCK, plain_errors():
+        with library(), plain_errors():
             self._field(name).write_direct_chunk(offset, data)
             return self.file.id.get_filesize()
 
     def place(self, name: str, offset: tuple[int, ...]) -> tuple[int, int] | None:
         """Return at which byte a chunk lies, and its length, if it is there; the library goes through all for it."""
-        with HDF5_LOCK, plain_errors():
+        with library(), plain_errors():
             found = self._field(name).get_chunk_info_by_coord(offset)
         return None if found.byte_offset is None else (found.byte_offset, found.size)
 
@@ -194,30 +187,34 @@ def _skeleton(
         v = ds[name].variable
         # An array that is never computed: what is lazy is left to whoever computes it, which here is nobody.
         late[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
-    rest = [name for name, v in ds.variables.items() if name not in late and v.chunks]
-    known = dict(zip(rest, dask.compute(*[ds[name].variable for name in rest]), strict=True))
-    ready = ds.assign(late)
-    ready = ready.assign_coords({n: v for n, v in known.items() if n in ds.coords})
-    ready = ready.assign({n: v for n, v in known.items() if n not in ds.coords})
-    # With a lock of its own the library need not ask for clusters, whose package takes long to load.
-    store = NetCDF4DataStore.open(path, mode="w", format=kind, lock=HDF5_LOCK)
+    ready = in_memory(ds, [name for name in ds.variables if name not in late]).assign(late)
     own = {name: dict(encoding) for name, encoding in encodings.items()}
-    try:
+    with new_file(path, kind) as store, library():
         ready.dump_to_store(store, encoding=own, unlimited_dims=unlimited)
-    finally:
-        store.close()
+
+
+def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
+    """Return a Dataset with some variables read or computed: nothing may be while the library is held."""
+    lazy = [name for name in names if ds[name].variable.chunks]
+    known = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
+    ready = ds.copy()
+    for name in names:
+        if name not in known:
+            ready.variables[name].load()
+    ready = ready.assign_coords({n: v for n, v in known.items() if n in ds.coords})
+    return ready.assign({n: v for n, v in known.items() if n not in ds.coords})
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     import h5py
 
-    with HDF5_LOCK, plain_errors():
+    with library(), plain_errors():
         file = h5py.File(path, "r+", locking="best-effort")
     try:
         yield file
     finally:
-        with HDF5_LOCK, plain_errors():
+        with library(), plain_errors():
             file.close()
 
 
@@ -266,25 +263,17 @@ def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, A
 def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
     """Compute all fields into the file."""
     client = cluster()
-    # An open file cannot be handed to other processes.
-    elsewhere = client is not None or dask.base.get_scheduler() is dask.multiprocessing.get
     far = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
     tasks = [
         _per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
         for t in targets if t not in far
     ]  # fmt: skip
-    with dask.config.set({"scheduler": "threads"} if elsewhere else {}), threads_that_end():
-        dask.compute(*tasks)
+    # An open file cannot be handed to other processes.
+    with here() if elsewhere() else nullcontext(), threads_that_end():
+        computed(*tasks)
     for t in far:
         encoding = _per_block(fields[t.name], t.name, t.layout.chunks, partial(_encode_block, target=t))
         _store_from(client, encoding, t.name, sink)
-
-
-def cluster() -> Any:
-    """Return the client of the cluster that Dask computes on, if it does."""
-    get = dask.base.get_scheduler()
-    owner = getattr(get, "__self__", None)
-    return owner if hasattr(owner, "scheduler_info") else None
 
 
 def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
@@ -339,23 +328,3 @@ def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
             futures.discard(future)
     finally:
         client.cancel(list(futures))
-
-
-@contextmanager
-def scheduled() -> Iterator[None]:
-    """Compute in threads where nothing else was chosen, which Dask finds out by loading its package for clusters."""
-    chosen = "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None)
-    here = {"scheduler": dask.threaded.get, "array.rechunk.method": "tasks"}
-    with dask.config.set({} if chosen else here):
-        yield
-
-
-@contextmanager
-def threads_that_end() -> Iterator[None]:
-    """Compute in threads that have ended with this block: one that still wrote would make a removed file anew."""
-    if dask.base.get_scheduler() not in (None, dask.threaded.get) or dask.config.get("pool", None) is not None:
-        yield
-        return
-    count = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
-    with dask.threaded.ContextAwareThreadPoolExecutor(count) as pool, dask.config.set(pool=pool):
-        yield

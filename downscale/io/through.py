@@ -16,28 +16,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import dask
 import dask.array as da
-import dask.base
-import dask.multiprocessing
-import dask.threaded
 import numpy as np
 import xarray as xr
 
 from downscale.buffers import leased
+from downscale.computing import elsewhere, threads_that_end
 from downscale.errors import OutputError
 from downscale.io.chunks import aligned
 from downscale.io.filters import Array
+from downscale.io.library import reading
 from downscale.io.reread import Place, Source, require_same, source_of, sources_in
 from downscale.io.stream import (
     Sink,
     Target,
-    cluster,
     encoded_chunks,
     skeleton,
     store,
     stored_in,
-    threads_that_end,
     written_behind,
 )
 
@@ -121,15 +117,15 @@ def write_judged(
         If the file's index or the NetCDF library do not agree with what was read.
     """
     # The blocks of other processes come here to be stored: there is nothing to be read where they are made.
-    if cluster() is not None or dask.base.get_scheduler() is dask.multiprocessing.get:
+    if elsewhere():
         return None
     names = skeleton(path, ds, encodings, unlimited, kind)
     if not names:
         return None
-    with xr.open_dataset(path, engine="netcdf4", decode_coords="all") as made:
+    with reading(path, decode_coords="all") as made:
         frame = made.drop_vars(names).load()
         variables = {name: made[name].variable for name in names}
-    with stored_in(path, ds, names, encodings) as (targets, sink), _reading(path) as handle:
+    with stored_in(path, ds, names, encodings) as (targets, sink), _handle(path) as handle:
         passages = _passages(targets, variables, sink, handle)
         if len(passages) < len(names):
             return None
@@ -142,7 +138,7 @@ def _judged(
     path: Path, ds: xr.Dataset, made: xr.Dataset, passages: list[Passage], judge: Callable[[xr.Dataset], T]
 ) -> T:
     """Have the judge compute what it looks at, and store the rest."""
-    with written_behind(path), threads_that_end(), dask.config.set(scheduler=dask.threaded.get):
+    with written_behind(path), threads_that_end():
         found = judge(made)
         rest = [passage.target for passage in passages if not passage.whole]
         if rest:
@@ -151,7 +147,7 @@ def _judged(
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[int]:
+def _handle(path: Path) -> Iterator[int]:
     handle = os.open(path, os.O_RDONLY)
     try:
         yield handle
@@ -182,7 +178,7 @@ def _late(passages: list[Passage], ds: xr.Dataset, variables: dict[str, xr.Varia
 
 def _require_places(path: Path, passages: list[Passage]) -> None:
     """Compare the places that were read with those that the closed file names, and some values with the library's."""
-    with xr.open_dataset(path, engine="netcdf4", chunks={}, decode_coords="all") as made, _reading(path) as handle:
+    with reading(path, chunks={}, decode_coords="all") as made, _handle(path) as handle:
         names = [passage.target.name for passage in passages]
         named = {source.name: source for source in sources_in(made, names, path, handle)}
         for passage in passages:

@@ -17,6 +17,7 @@ from downscale.errors import OptionError, OutputError, ShapeError, listing
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
+from downscale.io.library import to_file
 from downscale.io.weights_layout import GridNames, Layout, Side, grid_names
 from downscale.io.write import check_target, temporary_beside
 from downscale.kernels.sparse import SparseWeights
@@ -141,10 +142,10 @@ def write_weights(
     """
     target = check_target(path, overwrite, inputs)
     deflated = {"_FillValue": None, "zlib": True, "complevel": 1, "shuffle": True}
-    links = [name for name, variable in ds.variables.items() if variable.dims[0] in ("n_s", "num_links")]
+    links = [str(name) for name, variable in ds.variables.items() if variable.dims[0] in ("n_s", "num_links")]
     try:
         with temporary_beside(target) as scratch:
-            ds.to_netcdf(scratch, engine="netcdf4", format="NETCDF4", encoding=dict.fromkeys(links, deflated))
+            to_file(ds, scratch, dict.fromkeys(links, deflated))
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error

@@ -19,21 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
-import dask.threaded
-import netCDF4
 import numpy as np
 import xarray as xr
+from xarray.backends.common import ArrayWriter
 
+from downscale.computing import computed, elsewhere, here, threads_that_end
 from downscale.diagnostics.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
+from downscale.interrupts import half_made
 from downscale.io.discovery import described
 from downscale.io.encoding import CERTIFICATE, Encodings, cf_ready, encodings, fields_of, merged, require_level
+from downscale.io.library import LIBRARY, library, new_file, plain_file, reading
 from downscale.io.packing import Packing, enough_bits, parse_packing, rounded, short_encodings, words
 from downscale.io.profiles import archived, parse_profile, profiled
 from downscale.io.read import sources_of
 from downscale.io.reread import from_chunks
-from downscale.io.stream import scheduled, threads_that_end, write_fields
+from downscale.io.stream import in_memory, write_fields
 from downscale.io.through import write_judged
 from downscale.version import __version__
 
@@ -164,15 +165,15 @@ def require_free(target: Path, overwrite: bool, inputs: tuple[Any, ...], remedy:
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
-    scratch = scratch_name(target)
-    try:
-        yield scratch
-        flush(scratch)
-        os.replace(scratch, target)
-        flush(target.parent)
-    finally:
-        with suppress(FileNotFoundError):
-            scratch.unlink()
+    with half_made(scratch_name(target)) as scratch:
+        try:
+            yield scratch
+            flush(scratch)
+            os.replace(scratch, target)
+            flush(target.parent)
+        finally:
+            with suppress(FileNotFoundError):
+                scratch.unlink()
 
 
 def this_host() -> str:
@@ -237,7 +238,7 @@ def write_checked(
     if Path(path).suffix == ".zarr":
         raise OutputError(f"expected the name of a NetCDF file, received {path}; use to_zarr for a store")
     target = check_target(path, overwrite, (*inputs, *sources_of(ds)))
-    with progress or nullcontext(), scheduled():
+    with progress or nullcontext():
         out = stored(ds, storage or Storage())
         with one_line(target), temporary_beside(target) as scratch:
             report = None if checker is None else _write_judged(scratch, out, checker)
@@ -258,17 +259,27 @@ def _write_judged(scratch: Path, out: Stored, checker: Checker) -> ConservationR
 def _write(scratch: Path, out: Stored) -> None:
     """Write a whole file: its fields chunk by chunk, or all by the library where that cannot be."""
     if not write_fields(scratch, out.ds, out.encodings, out.unlimited, out.format):
-        how: dict[str, Any] = {"encoding": out.encodings, "unlimited_dims": out.unlimited, "format": out.format}
-        with threads_that_end():
-            out.ds.to_netcdf(scratch, engine="netcdf4", **how)
+        _write_by_library(scratch, out)
+
+
+def _write_by_library(scratch: Path, out: Stored) -> None:
+    """Write a whole file by the library: what is in memory at once, lazy fields as they are computed."""
+    ready = in_memory(out.ds, [name for name, v in out.ds.variables.items() if not v.chunks])
+    writer, own = ArrayWriter(LIBRARY), {name: dict(encoding) for name, encoding in out.encodings.items()}
+    with new_file(scratch, out.format) as store:
+        with library():
+            ready.dump_to_store(store, writer=writer, encoding=own, unlimited_dims=out.unlimited)
+        lazy = writer.sync(compute=False)
+        if lazy is not None:
+            with here() if elsewhere() else nullcontext(), threads_that_end():
+                computed(lazy)
 
 
 def certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check a file as it lies on disk, and write what was found into its attributes; raises where a law is broken."""
     flush(scratch)
     # In this process: the workers of a cluster would keep the file open, and it could not be certified.
-    local = dask.config.set(scheduler=dask.threaded.get)
-    with local, xr.open_dataset(scratch, engine="netcdf4", chunks={}, decode_coords="all") as written:
+    with here(), reading(scratch, chunks={}, decode_coords="all") as written:
         with from_chunks(written, scratch) as fields:
             report = judged(checker(fields), packings)
     _sign(scratch, report, packings)
@@ -278,7 +289,7 @@ def certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) 
 def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> None:
     """Write into the attributes of a file what was found in it."""
     own, each = claims(report, packings)
-    with netCDF4.Dataset(scratch, "a") as file:
+    with plain_file(scratch, "a") as file:
         file.setncatts(own)
         for name, attrs in each.items():
             file[name].setncatts(attrs)

@@ -16,6 +16,7 @@ from downscale.cf.select import select
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import DownscaleError, OptionError
+from downscale.interrupts import Stopped, Terminated, go_on, telling, what_came
 from downscale.io.merge import merge_files
 from downscale.io.packing import Packing
 from downscale.options import get_options, option, set_options
@@ -27,7 +28,6 @@ from downscale.runs.retry import retried
 from downscale.runs.seals import clear, seal, sweep, unseal, verified
 from downscale.runs.single import judging
 from downscale.runs.spread import spread
-from downscale.runs.stop import Stopped, Terminated, go_on, what_came
 from downscale.runs.work import Work, carry_out, forget
 from downscale.validate import check_conservation
 
@@ -123,7 +123,8 @@ def _stoppable(cutting: Cutting) -> Iterator[None]:
         return f"{cutting.finished} of {len(cutting.blocks)} blocks are done; run again with --resume"
 
     try:
-        yield
+        with telling(state):
+            yield
     except (KeyboardInterrupt, Terminated) as signal:
         raise Stopped(f"{what_came(signal)}; {state()}") from None
     except Stopped as stopped:

@@ -1,0 +1,224 @@
+"""How a program is stopped from outside: a signal ends it within seconds and leaves nothing half-made.
+
+A signal becomes one exception in the main thread, raised outside of the libraries of files. Where the main thread does
+not come to its end within the grace, another thread removes what is half-made and ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# Both with the cleaning up stay within five seconds, on a busy machine too.
+GRACE_SECONDS, WORDS_SECONDS = 3.0, 1.0
+# What batch systems send before the walltime is over (the second is common with "--signal"), and lost terminals.
+NAMES = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
+NOTHING_LEFT = "nothing incomplete was left behind"
+
+
+class Stopped(Exception):
+    """A run that was stopped or failed before its end, through no fault of the request; says how to resume it."""
+
+
+class Terminated(BaseException):
+    """A signal has come; nothing but the end of the run may catch it, as with KeyboardInterrupt."""
+
+
+class _State:
+    """What is known of signals in this process; only the main thread hears them."""
+
+    def __init__(self) -> None:
+        # Their names; an exception raised where Python ignores it would be lost.
+        self.come: list[str] = []
+        self.raised = False
+        self.shields = 0
+        self.drafts: set[Path] = set()
+        self.words: list[Callable[[], str]] = []
+
+
+_STATE = _State()
+
+
+def go_on() -> None:
+    """Raise KeyboardInterrupt or :class:`Terminated` if a signal has come, even one that was lost on its way."""
+    if _STATE.come:
+        _STATE.raised = True
+        raise KeyboardInterrupt if _STATE.come[0] == "SIGINT" else Terminated(_STATE.come[0])
+
+
+def what_came(error: BaseException) -> str | None:
+    """Return "interrupted" or "terminated" where a signal is behind an error, whatever became of it on its way."""
+    first = _STATE.come[0] if _STATE.come else None
+    if isinstance(error, KeyboardInterrupt) or first == "SIGINT":
+        return "interrupted"
+    return "terminated" if isinstance(error, Terminated) or first else None
+
+
+def status_of(names: list[str]) -> int:
+    """Return the exit status of a program that the first of these signals ended, as shells have it.
+
+    Examples
+    --------
+    >>> status_of(["SIGINT"]), status_of(["SIGTERM", "SIGINT"])
+    (130, 143)
+    """
+    return 128 + int(getattr(signal, names[0]))
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Hear a signal only at the end of this block, which must be short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _STATE.shields += 1
+    try:
+        yield
+    finally:
+        _STATE.shields -= 1
+        # Once: what cleans up after it passes through here again.
+        if not _STATE.shields and not _STATE.raised:
+            go_on()
+
+
+@contextmanager
+def half_made(path: Path) -> Iterator[Path]:
+    """Note a file or folder that must not stay if the process is ended within this block."""
+    _STATE.drafts.add(path)
+    try:
+        yield path
+    finally:
+        _STATE.drafts.discard(path)
+
+
+@contextmanager
+def telling(words: Callable[[], str]) -> Iterator[None]:
+    """Have ``words`` say what is kept if the process is ended within this block; it may clean up, too."""
+    _STATE.words.append(words)
+    try:
+        yield
+    finally:
+        _STATE.words.pop()
+
+
+@contextmanager
+def terminable() -> Iterator[list[str]]:
+    """Raise what :func:`go_on` does in this block at the first signal; a second one ends the process at once.
+
+    Yields the names of the signals that came, which outlives the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
+    known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in known}
+    # Whoever ignores a lost terminal was started to outlive it.
+    numbers = [n for n in known if n.name != "SIGHUP" or before[n] is not signal.SIG_IGN]
+    come: list[str] = []
+    _STATE.come, _STATE.raised, _STATE.shields = come, False, 0
+
+    def stop(number: int, frame: Any) -> None:
+        come.append(signal.Signals(number).name)
+        if len(come) == 1 and not _STATE.shields:
+            go_on()
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        with _watched(numbers):
+            yield come
+    finally:
+        _STATE.come = []
+        for number in numbers:
+            handler = before[number]
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def _watched(numbers: list[signal.Signals]) -> Iterator[None]:
+    """Have a thread hear signals, too, though the main thread be in a long call, and end the process in time."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    ending, over = threading.Lock(), threading.Event()
+
+    def watch() -> None:
+        first = _heard(ours, numbers)
+        if first is None:
+            return
+        ours.settimeout(GRACE_SECONDS)
+        with suppress(TimeoutError):
+            if _heard(ours, numbers) is None:
+                return
+        with ending:
+            if not over.is_set():
+                _end(first)
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        with ending:
+            over.set()
+        theirs.close()
+        thread.join()
+        ours.close()
+
+
+def _heard(ours: socket.socket, numbers: list[signal.Signals]) -> signal.Signals | None:
+    """Wait for one of the signals and return it, None where the other end was closed."""
+    while byte := ours.recv(1):
+        if byte[0] in numbers:
+            return signal.Signals(byte[0])
+    return None
+
+
+def _end(number: signal.Signals) -> None:
+    """End the process here and now, with one line, and nothing half-made left."""
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    said = [NOTHING_LEFT]
+
+    def tell() -> None:
+        with suppress(Exception):
+            said[:] = [_STATE.words[-1]()] if _STATE.words else said
+        with suppress(Exception):
+            sys.stdout.flush()
+
+    _end_children()
+    _remove_drafts()
+    # The main thread may hold what this waits for.
+    helper = threading.Thread(target=tell, daemon=True)
+    helper.start()
+    helper.join(WORDS_SECONDS)
+    _remove_drafts()
+    with suppress(OSError):
+        os.write(2, f"downscale: {word}; {' '.join(said[0].split())}\n".encode())
+    os._exit(status_of([number.name]))
+
+
+def _end_children() -> None:
+    """End the processes that this one has started, such as workers and readers."""
+    if "multiprocessing.process" in sys.modules:
+        for child in sys.modules["multiprocessing.process"].active_children():
+            with suppress(Exception):
+                child.kill()
+
+
+def _remove_drafts() -> None:
+    for path in list(_STATE.drafts):
+        # Other threads may still write into a store.
+        for _ in range(20):
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if not path.exists():
+                break
