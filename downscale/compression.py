@@ -24,8 +24,9 @@ from downscale.diagnostics.report import ConservationReport
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.io.encoding import WHOLE_STEPS
+from downscale.io.outputs import check_netcdf
 from downscale.io.read import sources_of
-from downscale.io.write import Storage, check_target, write_checked
+from downscale.io.write import Storage, write_checked
 from downscale.learned import ENCODER, fingerprint, is_learned, name_of, opened, own_outputs, require_units
 from downscale.progress import progress_bar
 from downscale.request import pick_variables
@@ -165,7 +166,7 @@ def encode_file(
     from downscale.runs.single import open_input
 
     fine = open_input(source, chunks)
-    check_target(output, overwrite, sources_of(fine))
+    check_netcdf(output, overwrite, sources_of(fine))
     small = encode(fine, model)
     names = [str(name) for name in small.data_vars if ENCODER not in small[name].attrs and name in fine]
     report = write_checked(

@@ -16,13 +16,13 @@ from downscale.cf.select import select
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import OutputError
+from downscale.io.outputs import OVERWRITE, check_netcdf, check_target, named_files
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
-from downscale.io.write import check_target
 from downscale.recipe import Recipe
 from downscale.report import facts_path, write_report
 from downscale.request import Request
-from downscale.runs.carry import How, carry_blocks, chosen_blocks
+from downscale.runs.carry import How, alone, carry_blocks, chosen_blocks
 from downscale.runs.cutting import Cutting, cut_run, make_room, size_of
 from downscale.runs.seals import unseal
 from downscale.runs.single import STORE, arguments_of, build_request, has_means, open_input, produce, static_sources
@@ -130,8 +130,11 @@ def run(
         note = f"{cutting}, about {size_of(cutting, outcome.plan)} each"
         outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, note))
         chosen_blocks(cutting, how)
-    targets = {} if block is not None else _targets(recipe, overwrite, resume, coarse, cutting)
+    targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, cutting)
     if dry_run:
+        there = [name for name in _names(recipe, cutting).values() if Path(name).exists()]
+        notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in there]
+        outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
         return outcome
     with outcome.stage("read, downscale, write and check"):
         if cutting is None:
@@ -155,9 +158,11 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
 
 def _in_blocks(outcome: Outcome, coarse: xr.Dataset, cutting: Cutting, how: How, overwrite: bool) -> None:
     """Make and write block after block."""
-    inputs = (*sources_of(coarse), *static_sources(outcome.recipe))
-    make_room(cutting, chosen_blocks(cutting, how), inputs, resume=how.resume, overwrite=overwrite)
-    result = carry_blocks(outcome.recipe, coarse, outcome.plan, cutting, how)
+    inputs = inputs_of(outcome.recipe, coarse)
+    chosen = chosen_blocks(cutting, how)
+    with alone(cutting, how):
+        make_room(cutting, chosen, inputs, resume=how.resume, overwrite=overwrite)
+        result = carry_blocks(outcome.recipe, coarse, outcome.plan, cutting, how)
     outcome.conservation, outcome.kept = result.conservation, result.kept
     outcome.files += result.files
 
@@ -184,20 +189,22 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
         write_report(outcome, targets["report"], coarse, outcome.pictures)
 
 
+def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
+    """Return all files that a run reads, or that its recipe names for reading."""
+    named = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    return (*sources_of(coarse), *static_sources(recipe), *named)
+
+
 def _targets(
     recipe: Recipe, overwrite: bool, resume: bool, coarse: xr.Dataset, cutting: Cutting | None
 ) -> dict[str, Path]:
     """Return the paths of map, report and facts, all outputs checked before any work is done."""
-    names = {"file": recipe.output.path, "map": recipe.output.map, "report": recipe.output.report}
-    if recipe.output.report is not None:
-        names["facts"] = str(facts_path(Path(recipe.output.report)))
-    if cutting is not None and not cutting.merge:
-        names["file"] = str(cutting.paths[-1])
-    inputs = (*sources_of(coarse), *static_sources(recipe))
+    names = _names(recipe, cutting)
+    inputs = inputs_of(recipe, coarse)
+    checks = {"file": check_store if recipe.output.path.endswith(STORE) else check_netcdf}
     targets = {
-        kind: (check_store if name.endswith(STORE) else check_target)(name, overwrite or resume, inputs)
+        kind: checks.get(kind, check_target)(name, overwrite or resume, inputs)
         for kind, name in names.items()
-        if name is not None
     }
     if len({target.resolve() for target in targets.values()}) != len(targets):
         kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
@@ -208,6 +215,17 @@ def _targets(
         check_path(targets["map"])
     del targets["file"]
     return targets
+
+
+def _names(recipe: Recipe, cutting: Cutting | None) -> dict[str, str]:
+    """Return the names of all outputs by their kinds."""
+    output = recipe.output
+    names = {"file": output.path, "map": output.map, "report": output.report}
+    if output.report is not None:
+        names["facts"] = str(facts_path(Path(output.report)))
+    if cutting is not None and not cutting.merge:
+        names["file"] = str(cutting.paths[-1])
+    return {kind: str(Path(name).expanduser()) for kind, name in names.items() if name is not None}
 
 
 def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import xarray as xr
 
 from downscale.diagnostics.report import ConservationReport, VariableReport
+from downscale.io.outputs import check_netcdf
 from downscale.io.read import open_dataset, sources_of
-from downscale.io.write import Storage, check_target, write_checked
+from downscale.io.write import Storage, write_checked
 from downscale.progress import progress_bar
 from downscale.restoration import Course, deconvolve, fluxes, plan_deconvolution
 from downscale.restore.methods import Restoration
@@ -38,7 +39,7 @@ def restore_file(
     """
     before = open_input(source, chunks)
     course = plan_deconvolution(before, psf, restoration, dims, data_vars)
-    check_target(output, overwrite, sources_of(before))
+    check_netcdf(output, overwrite or dry_run, sources_of(before))
     if dry_run:
         return course, {}
     settings = {"dims": dims, "data_vars": data_vars, "device": device}

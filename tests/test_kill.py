@@ -16,7 +16,7 @@ from command import command
 from run_process import at_work, contents, ended, killed, raw, started, when
 from sample_fields import field_on, world
 
-from downscale.io.write import this_host
+from downscale.io.outputs import this_host
 from downscale.runs.seals import seal_path
 
 STEPS, BLOCK = 360, 30

@@ -63,7 +63,7 @@ def inspect(
     from downscale.laboratory.subject import diagnose, is_model, require_outputs
 
     pair = parse_pair(factor)
-    require_outputs(as_json, figure)
+    require_outputs(target, as_json, figure)
     if is_model(target):
         from downscale.models import path_of
         from downscale.train.card import card

@@ -53,6 +53,8 @@ def deconvolve(
         )  # fmt: skip
     if dry_run:
         say(str(course))
+        if output.exists() and not overwrite:
+            say(f"note: {output} exists; to replace it, pass --overwrite")
     elif as_json:
         say(json.dumps({"plan": str(course), "variables": facts, "file": str(output)}, indent=2))
     else:

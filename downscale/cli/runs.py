@@ -154,6 +154,7 @@ def _say_outcome(outcome: Any) -> None:
     for name, values in outcome.terrain_penalty.items():
         say(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
     if outcome.kept:
-        say(f"kept {outcome.kept} of {outcome.blocks} blocks of an earlier run, which verify")
+        blocks = "block" if outcome.blocks == 1 else "blocks"
+        say(f"kept {outcome.kept} of {outcome.blocks} {blocks} of an earlier run, found unchanged")
     for path in outcome.files:
         say(f"wrote {path}")

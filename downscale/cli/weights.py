@@ -23,15 +23,15 @@ def weights(
 ) -> None:
     """Write the weights of a method, row, col and S, for other tools to apply."""
     from downscale.arguments import parse_pairs, parse_target
+    from downscale.io.outputs import check_netcdf
     from downscale.io.read import sources_of
     from downscale.io.weights import write_weights
-    from downscale.io.write import check_target
     from downscale.operators import weights as weights_of
     from downscale.pipeline import open_input
 
     refinement = None if factor is None else parse_pairs(factor, "factor")
     coarse, grid = open_input(source), parse_target(target)
     inputs = (*sources_of(coarse), *([target] if target else []))
-    check_target(output, overwrite, inputs)
+    check_netcdf(output, overwrite, inputs)
     made = weights_of(coarse, refinement, method, target_grid=grid, layout=layout, normalization=normalization)
     say(f"wrote {write_weights(made, output, overwrite=overwrite, inputs=inputs)}")

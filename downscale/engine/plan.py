@@ -140,7 +140,7 @@ class Plan:
         if self.passed_through:
             lines.append(("kept as is", ", ".join(self.passed_through)))
         lines.append(("output", readable_bytes(self.output_bytes)))
-        peak = f"about {readable_bytes(self.peak_bytes)} with {self.workers} workers, libraries included"
+        peak = f"about {readable_bytes(self.peak_bytes)} with {self.workers} {'worker' if self.workers == 1 else 'workers'}, libraries included"
         lines.append(("peak memory", peak))
         return lines + [("note", note) for note in self.notes]
 

@@ -21,7 +21,7 @@ from downscale.evaluate.methods import Contender, contenders
 from downscale.evaluate.schema import EvaluationRecipe
 from downscale.evaluate.table import Row, assemble, to_csv, to_markdown, write_table
 from downscale.evaluate.truth import Block, Truth, open_truth
-from downscale.io.write import IN_RECIPE, check_target
+from downscale.io.outputs import IN_RECIPE, check_target, named_files
 from downscale.train.schema import EventRule
 from downscale.train.segmentation import require_event_units
 from downscale.validate import check_conservation
@@ -119,7 +119,8 @@ def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
     """
     tell = say or (lambda line: None)
     folder = _folder(recipe)
-    free = partial(check_target, overwrite=recipe.output.overwrite, remedy=IN_RECIPE)
+    inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    free = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
     targets = {kind: free(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
     for picture in pictures(recipe, folder):
         free(picture)

@@ -18,10 +18,11 @@ import numpy as np
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import InputError
 from downscale.io.discovery import coverage, now
+from downscale.io.leases import temporary_beside
 from downscale.io.library import library, plain_file, reading
 from downscale.io.packing import Packing
 from downscale.io.stream import plain_errors
-from downscale.io.write import Checker, certified, one_line, temporary_beside
+from downscale.io.write import Checker, certified, one_line
 
 if TYPE_CHECKING:
     import h5py

@@ -17,24 +17,13 @@ import xarray as xr
 from downscale.computing import computed, here, threads_that_end
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import OutputError
-from downscale.interrupts import half_made
+from downscale.interrupts import shielded
 from downscale.io.encoding import Encodings
+from downscale.io.leases import bring_back, made_beside
+from downscale.io.outputs import flush, plain_path, remove, require_free, scratch_name
 from downscale.io.packing import Packing
 from downscale.io.read import sources_of
-from downscale.io.write import (
-    Checker,
-    Storage,
-    Stored,
-    claims,
-    flush,
-    judged,
-    one_line,
-    remove,
-    require_folder,
-    require_free,
-    scratch_name,
-    stored,
-)
+from downscale.io.write import Checker, Storage, Stored, claims, judged, one_line, stored
 
 FORMAT = 2
 MARKS = (".zgroup", ".zmetadata", "zarr.json")
@@ -52,10 +41,10 @@ def check_store(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ..
         If its folder is missing or not writable, it is one of the inputs, it exists and ``overwrite`` is false, or what
         is there is no Zarr store.
     """
-    target = Path(path).expanduser()
-    if not target.name or target.suffix in (".nc", ".nc4"):
+    if not Path(path).name or Path(path).suffix in (".nc", ".nc4"):
         raise OutputError(f"expected the name of a Zarr store such as fine.zarr, received {path}; use to_netcdf")
-    require_folder(target.parent)
+    target = plain_path(path)
+    bring_back(target)
     require_free(target, overwrite, inputs)
     if target.exists() and not any((target / mark).exists() for mark in MARKS):
         raise OutputError(f"expected a Zarr store to replace, received {target} that is none; choose another name")
@@ -137,22 +126,24 @@ def _aligned(ds: xr.Dataset, made: Encodings) -> xr.Dataset:
 @contextmanager
 def _temporary_store(target: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
-    scratch, old = scratch_name(target), scratch_name(target)
-    try:
-        with half_made(scratch):
+    # Between the two renames a store has no name; who writes it next brings it back if this process is killed there.
+    old = scratch_name(target, "old")
+    with made_beside(target) as scratch:
+        try:
             yield scratch
-        for folder, _, files in os.walk(scratch):
-            for file in (*files, ""):
-                flush(Path(folder) / file)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(scratch, target)
-        flush(target.parent)
-    finally:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        remove(scratch)
-        remove(old)
+            for folder, _, files in os.walk(scratch):
+                for file in (*files, ""):
+                    flush(Path(folder) / file)
+            with shielded():
+                if target.exists():
+                    os.replace(target, old)
+                os.replace(scratch, target)
+            flush(target.parent)
+        finally:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            remove(scratch)
+            remove(old)
 
 
 def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:

@@ -17,9 +17,10 @@ from downscale.errors import OptionError, OutputError, ShapeError, listing
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.overlap import overlap_weights
+from downscale.io.leases import temporary_beside
 from downscale.io.library import to_file
+from downscale.io.outputs import check_netcdf
 from downscale.io.weights_layout import GridNames, Layout, Side, grid_names
-from downscale.io.write import check_target, temporary_beside
 from downscale.kernels.sparse import SparseWeights
 from downscale.version import __version__
 
@@ -140,7 +141,7 @@ def write_weights(
     OutputError
         If the file cannot be written, exists, or is one of ``inputs``.
     """
-    target = check_target(path, overwrite, inputs)
+    target = check_netcdf(path, overwrite, inputs)
     deflated = {"_FillValue": None, "zlib": True, "complevel": 1, "shuffle": True}
     links = [str(name) for name, variable in ds.variables.items() if variable.dims[0] in ("n_s", "num_links")]
     try:

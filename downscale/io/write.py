@@ -7,14 +7,9 @@ coarse field, given its certificate, and only then renamed.
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import socket
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +21,11 @@ from xarray.backends.common import ArrayWriter
 from downscale.computing import computed, elsewhere, here, threads_that_end
 from downscale.diagnostics.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
-from downscale.interrupts import half_made
 from downscale.io.discovery import described
 from downscale.io.encoding import CERTIFICATE, Encodings, cf_ready, encodings, fields_of, merged, require_level
+from downscale.io.leases import temporary_beside
 from downscale.io.library import LIBRARY, library, new_file, plain_file, reading
+from downscale.io.outputs import check_netcdf, flush
 from downscale.io.packing import Packing, enough_bits, parse_packing, rounded, short_encodings, words
 from downscale.io.profiles import archived, parse_profile, profiled
 from downscale.io.read import sources_of
@@ -38,8 +34,6 @@ from downscale.io.stream import in_memory, write_fields
 from downscale.io.through import write_judged
 from downscale.version import __version__
 
-# How an output that is there already may be replaced: on the command line and in calls, or in recipes.
-OVERWRITE, IN_RECIPE = "pass --overwrite (overwrite=True)", "set overwrite: true in output:, or remove it"
 CERTIFIED = (
     "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked"
 )  # fmt: skip
@@ -119,82 +113,6 @@ def stored(ds: xr.Dataset, storage: Storage) -> Stored:
     return Stored(ready, made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
 
 
-def check_target(
-    path: str | Path, overwrite: bool = False, inputs: tuple[Any, ...] = (), remedy: str = OVERWRITE
-) -> Path:
-    """Return the path of an output that may be written; ``remedy`` says how to replace one that is there.
-
-    Raises
-    ------
-    OutputError
-        If its folder is missing or not writable, it is one of the inputs, or it exists and ``overwrite`` is false.
-    """
-    target = Path(path).expanduser()
-    require_folder(target.parent)
-    if target.is_dir():
-        raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
-    require_free(target, overwrite, inputs, remedy)
-    if target.exists() and not target.is_file():
-        raise OutputError(f"expected a file to replace, received {target} that is a device or a pipe; choose another")
-    return target
-
-
-def require_folder(folder: Path) -> None:
-    """Raise an OutputError where there is no folder to hold an output."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"expected a folder for the output, received the file {folder}; choose another")
-    if not folder.is_dir():
-        raise OutputError(f"expected an existing folder for the output, received {folder}; create it first")
-
-
-def require_free(target: Path, overwrite: bool, inputs: tuple[Any, ...], remedy: str = OVERWRITE) -> None:
-    """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written."""
-    # The temporary name beside it is longer.
-    longest = os.pathconf(target.parent, "PC_NAME_MAX")
-    if len(os.fsencode(scratch_name(target).name)) > longest:
-        raise OutputError(f"expected a name of at most {longest - 30} bytes, received {target.name[:9]}...; shorten it")
-    for source in inputs:
-        if source and target.exists() and Path(source).exists() and os.path.samefile(source, target):
-            raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
-    if target.exists() and not overwrite:
-        raise OutputError(f"expected a new file, received {target} that exists; {remedy}")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
-
-
-@contextmanager
-def temporary_beside(target: Path) -> Iterator[Path]:
-    """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
-    with half_made(scratch_name(target)) as scratch:
-        try:
-            yield scratch
-            flush(scratch)
-            os.replace(scratch, target)
-            flush(target.parent)
-        finally:
-            with suppress(FileNotFoundError):
-                scratch.unlink()
-
-
-def this_host() -> str:
-    """Return the name of this machine as temporary names carry it, without dots."""
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
-
-
-def scratch_name(target: Path) -> Path:
-    """Return a name beside ``target`` that no other run uses; it tells which process of which machine writes it."""
-    return target.with_name(f".{target.name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
-
-
-def flush(path: Path) -> None:
-    """Wait until what is under a name lies on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def one_line(target: Path) -> Iterator[None]:
     """Turn what the operating system says of a full or broken disk into one line."""
@@ -237,7 +155,7 @@ def write_checked(
     """
     if Path(path).suffix == ".zarr":
         raise OutputError(f"expected the name of a NetCDF file, received {path}; use to_zarr for a store")
-    target = check_target(path, overwrite, (*inputs, *sources_of(ds)))
+    target = check_netcdf(path, overwrite, (*inputs, *sources_of(ds)))
     with progress or nullcontext():
         out = stored(ds, storage or Storage())
         with one_line(target), temporary_beside(target) as scratch:
@@ -346,11 +264,3 @@ def certificate(report: ConservationReport, packings: Mapping[str, Packing] | No
         if name in variables:
             variables[name]["packing"] = words(packing)
     return {"checked": "as written", "downscale_version": __version__, "passed": report.passed, "variables": variables}
-
-
-def remove(path: Path) -> None:
-    """Remove a store or a file, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

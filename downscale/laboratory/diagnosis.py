@@ -99,7 +99,7 @@ class Diagnosis:
 
     def to_json(self, path: Path) -> None:
         """Write the plain values as JSON; the file appears complete or not at all."""
-        from downscale.io.write import temporary_beside
+        from downscale.io.leases import temporary_beside
 
         with temporary_beside(path) as scratch:
             scratch.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from downscale.errors import InputError, OptionError, OutputError
-from downscale.io.write import check_target
+from downscale.io.outputs import check_target
 from downscale.laboratory.diagnosis import Section, db
 
 if TYPE_CHECKING:

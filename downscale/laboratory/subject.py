@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 
 from downscale.errors import InputError, OptionError, OutputError, listing
+from downscale.io.outputs import check_target
 from downscale.io.paths import regular_file
 from downscale.kernels.imaging import REFERENCES
 from downscale.laboratory.diagnosis import Diagnosis
@@ -27,20 +29,27 @@ def is_model(target: str) -> bool:
     return target in NAMES or target.endswith(".safetensors")
 
 
-def require_outputs(as_json: Path | None, figure: Path | None) -> None:
-    """Refuse files that cannot be written, before any work is done.
+def require_outputs(target: str, as_json: Path | None, figure: Path | None) -> None:
+    """Refuse files that cannot be written, or are what is inspected, before any work is done.
 
     Raises
     ------
     OutputError
-        If a folder is missing, or a picture of that kind cannot be drawn.
+        If a folder is missing, a file is one of the inputs or holds data, or a picture of that kind cannot be drawn.
     """
-    if as_json is not None and (not as_json.parent.is_dir() or as_json.is_dir()):
-        raise OutputError(f"expected a file in an existing folder for --json, received '{as_json}'; create the folder")
+    inputs = (target, *(glob(target) if any(mark in target for mark in "*?[") else ()))
+    if as_json is not None:
+        if not as_json.parent.is_dir() or as_json.is_dir():
+            raise OutputError(
+                f"expected a file in an existing folder for --json, received '{as_json}'; create the folder"
+            )
+        check_target(as_json, True, inputs)
     if figure is not None:
         from downscale.maps.output import check_path
 
-        check_path(figure)
+        check_path(figure, inputs)
+    if as_json is not None and figure is not None and as_json.resolve() == figure.resolve():
+        raise OutputError(f"expected different names for --json and --figure, received {figure} for both; rename one")
 
 
 def diagnose(target: str, factor: int | Pair | None = None, variable: str | None = None) -> Diagnosis:

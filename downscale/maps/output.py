@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from downscale.errors import OutputError, listing
+from downscale.io.leases import temporary_beside
+from downscale.io.outputs import check_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_path(path: Path) -> Path:
-    """Return a path that can be written, before any work is done.
+def check_path(path: Path, inputs: Iterable[Any] = ()) -> Path:
+    """Return a path that can be written, before any work is done; a picture that is there is replaced.
 
     Raises
     ------
     OutputError
-        If its folder is missing, it is a folder itself, or no picture of its kind can be drawn.
+        If its folder is missing, it is no regular file or one of ``inputs``, or no picture of its kind can be drawn.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
@@ -31,7 +32,7 @@ def check_path(path: Path) -> Path:
     kinds = FigureCanvasBase.get_supported_filetypes()
     if _kind(path) not in kinds:
         raise OutputError(f"expected a map file of type {listing(kinds)}, received '{path.name}'; use .png")
-    return path
+    return check_target(path, True, inputs)
 
 
 def _kind(path: Path) -> str:
@@ -46,19 +47,11 @@ def write(figure: Figure, path: Path, dpi: int) -> None:
     OutputError
         For whatever the system refuses.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with draft.open("wb") as stream, warnings.catch_warnings():
+        with temporary_beside(path) as scratch, scratch.open("wb") as stream, warnings.catch_warnings():
             # A title in a script that the font lacks is drawn as boxes: no reason to lose the map.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(stream, format=_kind(path), dpi=dpi, facecolor="white")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
     except OSError as error:
         why = error.strerror or error
-        raise OutputError(
-            f"expected to write the map '{path}', received: {why}; choose another place"
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
+        raise OutputError(f"expected to write the map '{path}', received: {why}; choose another place") from error

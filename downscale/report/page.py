@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from downscale.engine.plan import readable_bytes
-from downscale.io.write import temporary_beside
+from downscale.io.leases import temporary_beside
 from downscale.report.beside import Beside
 from downscale.report.facts import facts_path, recipe_text, report_facts
 

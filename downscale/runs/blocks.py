@@ -32,6 +32,7 @@ WORDS = re.compile(r"\s*(\d+)\s*(year|month|day)s?\s*")
 # A block of about so many bytes of fine output, where nobody says how large it is to be.
 BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 128_000_000
 FEWEST_BLOCKS = 8
+SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,21 @@ class Block:
         >>> Block(0, 31, "20000101-20000131").path(Path("tas_day.nc")).name
         'tas_day_20000101-20000131.nc'
         """
-        return target.with_name(f"{target.stem}_{self.label}{target.suffix}") if self.label else target
+        stem, suffix = named(target)
+        return target.with_name(f"{stem}_{self.label}{suffix}") if self.label else target
+
+
+def named(target: Path) -> tuple[str, str]:
+    """Return the names of blocks before and after their dates; those of a name without a suffix get one.
+
+    Examples
+    --------
+    >>> named(Path("tas_v1.2")), named(Path("tas.nc4"))
+    (('tas_v1.2', '.nc'), ('tas', '.nc4'))
+    """
+    if target.suffix.lower() in SUFFIXES:
+        return target.stem, target.suffix
+    return target.name, SUFFIXES[0]
 
 
 @dataclass(frozen=True, eq=False)

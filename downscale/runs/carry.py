@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from downscale.io.merge import merge_files
 from downscale.io.packing import Packing
 from downscale.options import get_options, option, set_options
 from downscale.recipe import Recipe
+from downscale.runs.blocks import named
 from downscale.runs.clusters import client_of, profile_of
 from downscale.runs.cutting import Cutting, absolute
+from downscale.runs.only import only_run, require_no_run
 from downscale.runs.reports import joined, report_of
 from downscale.runs.retry import retried
 from downscale.runs.seals import clear, seal, sweep, unseal, verified
@@ -115,12 +117,38 @@ def carry_blocks(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cuttin
 
 
 @contextmanager
+def alone(cutting: Cutting, how: How) -> Iterator[None]:
+    """Keep other runs of the same blocks away: of all of them, or of one by one; leave no empty folder.
+
+    Raises
+    ------
+    OutputError
+        If another run is at work.
+    """
+    whole = how.block is None
+    # Beside the result, whose folder is there before that of the blocks.
+    names = [cutting.target.with_name(path.name) for path in cutting.paths]
+    with only_run(cutting.target if how.block is None else names[how.block]):
+        for name in names if whole else [cutting.target]:
+            if name != cutting.target or not whole:
+                require_no_run(name)
+        try:
+            yield
+        finally:
+            if whole:
+                with suppress(OSError):
+                    cutting.folder.rmdir()
+
+
+@contextmanager
 def _stoppable(cutting: Cutting) -> Iterator[None]:
     """Say how far a run came that does not come to its end, and leave nothing half-made."""
 
     def state() -> str:
         sweep([*cutting.paths, cutting.target])
-        return f"{cutting.finished} of {len(cutting.blocks)} blocks are done; run again with --resume"
+        count = len(cutting.blocks)
+        are = "block is" if count == 1 else "blocks are"
+        return f"{cutting.finished} of {count} {are} done; run again with --resume"
 
     try:
         with telling(state):
@@ -206,5 +234,5 @@ def _merged(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cutting) ->
 
 def _tidy(cutting: Cutting) -> None:
     """Remove blocks that have been joined, and those of an earlier run that was cut otherwise."""
-    target = cutting.target
-    clear(cutting.folder, [*cutting.folder.glob(f"{glob.escape(target.stem)}_*{target.suffix}")])
+    stem, suffix = named(cutting.target)
+    clear(cutting.folder, [*cutting.folder.glob(f"{glob.escape(stem)}_*{suffix}")])

@@ -11,14 +11,14 @@ import xarray as xr
 
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import OptionError, OutputError
+from downscale.io.outputs import check_netcdf, check_target
 from downscale.io.packing import SHORT
 from downscale.io.read import sources_of
-from downscale.io.write import check_target
 from downscale.learned import SUFFIX
 from downscale.recipe import Recipe
 from downscale.request import Request
 from downscale.runs.blocks import Block, Record, cut, default_blocks, record_of, stride
-from downscale.runs.seals import clear, fingerprint, seal_path
+from downscale.runs.seals import clear, fingerprint, is_own, seal_path, unseal
 from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
 from downscale.runs.work import Work
 from downscale.stages import split
@@ -89,7 +89,7 @@ class Cutting:
             return "1 block (--block 0)"
         longest = max(block.stop - block.start for block in self.blocks)
         then = "then merged" if self.merge else "one file each"
-        return f"{count} blocks of up to {longest} steps along {self.record.dim} (--block 0 to {count - 1}), {then}"
+        return f"{count} blocks of up to {longest} {'step' if longest == 1 else 'steps'} along {self.record.dim} (--block 0 to {count - 1}), {then}"
 
 
 def blocks_folder(target: Path) -> Path:
@@ -164,7 +164,9 @@ def absolute(recipe: Recipe) -> Recipe:
 
 
 def make_room(cutting: Cutting, chosen: list[int], inputs: tuple[str, ...], *, resume: bool, overwrite: bool) -> None:
-    """Check all outputs before any work is done, and remove those that are to be replaced.
+    """Check all outputs before any work is done, and remove blocks of an earlier run that are to be made anew.
+
+    What is there under the name of a result stays until the new one has it.
 
     Raises
     ------
@@ -172,6 +174,8 @@ def make_room(cutting: Cutting, chosen: list[int], inputs: tuple[str, ...], *, r
         If one exists and may neither be gone on with nor replaced, or cannot be written.
     """
     paths = [cutting.paths[i] for i in chosen]
+    parts = [path for path in paths if path.parent == cutting.folder]
+    results = [path for path in paths if path.parent != cutting.folder]
     there = [path for path in paths if path.exists()]
     if there and not resume and not overwrite:
         raise OutputError(
@@ -179,15 +183,24 @@ def make_room(cutting: Cutting, chosen: list[int], inputs: tuple[str, ...], *, r
             "--overwrite to begin anew"
         )
     if cutting.merge:
-        check_target(cutting.target, overwrite or resume, inputs)
-    if any(path.parent == cutting.folder for path in paths):
+        check_netcdf(cutting.target, overwrite or resume, inputs)
+        results += [cutting.target] if len(chosen) == len(cutting.blocks) else []
+    for path in results if resume and not overwrite else ():
+        if path.exists() and not is_own(path):
+            raise OutputError(
+                f"expected what an earlier run made, received {path} that is of another making, or was changed; pass "
+                "--overwrite to replace it, or choose another name"
+            )
+    if parts:
         cutting.folder.mkdir(exist_ok=True)
     for path in paths:
         check_target(path, True, inputs)
         check_target(seal_path(path), True, inputs)
     if overwrite and not resume:
-        clear(cutting.folder, paths)
-        if any(path.parent == cutting.folder for path in paths):
+        for path in results:
+            unseal(path)
+        clear(cutting.folder, parts)
+        if parts:
             cutting.folder.mkdir(exist_ok=True)
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from downscale.io.write import flush, temporary_beside, this_host
+from downscale.io.leases import left_of, temporary_beside
+from downscale.io.library import plain_file
+from downscale.io.outputs import flush, remove
 from downscale.recipe import Recipe
 from downscale.version import __version__
 
@@ -25,20 +25,46 @@ ELSEWHERE = {"title", "description", "dask"}
 # What of the output changes what is stored.
 STORED = ("complevel", "packing", "profile", "attrs", "encoding")
 BUFFER = 1 << 22
-# A temporary file of another machine is left alone for so long: its process cannot be asked for.
-ABANDONED_SECONDS = 86_400.0
-SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<host>[^./]+)-(?P<pid>\d+)-[0-9a-f]{8}\.part")
+OWN_HISTORY = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z downscale ")
+# Of small inputs every byte counts, of others so many pieces, spread over the file; fewer of each where they are many.
+WHOLE_BYTES, WHOLE_FILES = 16_000_000, 16
+SAMPLE_BYTES, MOST_SAMPLES, FEWEST_SAMPLES, ALL_SAMPLES = 65_536, 64, 2, 512
 
 
 def identity(files: Iterable[str]) -> list[list[Any]]:
-    """Return name, size and time of change of input files; of a folder, of all that is in it."""
+    """Return name, size, time of change and a checksum of samples of input files; of a folder, of all that is in it.
+
+    Size and time alone are those of another file after ``cp -p`` or ``touch -r``.
+    """
+    inside: dict[Path, list[Path]] = {}
+    for path in (Path(name).resolve() for name in files):
+        inside[path] = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    count = sum(map(len, inside.values()))
+    # Of very many files, such as the chunks of a store, some stand for the others.
+    step = -(-count // ALL_SAMPLES)
     made = []
-    for name in files:
-        path = Path(name).resolve()
-        inside = [Path(root) / file for root, _, names in os.walk(path) for file in names] if path.is_dir() else [path]
-        stats = [file.stat() for file in inside]
-        made.append([str(path), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)])
+    for path, found in inside.items():
+        stats = [file.stat() for file in found]
+        digest = hashlib.sha256()
+        for i, (file, own) in enumerate(zip(found, stats, strict=True)):
+            digest.update(f"{file.relative_to(path)} {own.st_size}\n".encode())
+            if i % step == 0:
+                _sample(file, own.st_size, count, digest)
+        latest = max((own.st_mtime_ns for own in stats), default=0)
+        made.append([str(path), sum(own.st_size for own in stats), latest, digest.hexdigest()])
     return sorted(made)
+
+
+def _sample(file: Path, size: int, count: int, digest: Any) -> None:
+    """Add the bytes of a file to a checksum, or pieces of it from its beginning to its end."""
+    with file.open("rb") as stream:
+        if size <= SAMPLE_BYTES or (size <= WHOLE_BYTES and count <= WHOLE_FILES):
+            digest.update(stream.read())
+            return
+        pieces = min(max(ALL_SAMPLES // count, FEWEST_SAMPLES), MOST_SAMPLES)
+        for i in range(pieces):
+            stream.seek((size - SAMPLE_BYTES) * i // (pieces - 1))
+            digest.update(stream.read(SAMPLE_BYTES))
 
 
 def fingerprint(recipe: Recipe, files: Iterable[str]) -> str:
@@ -82,6 +108,23 @@ def verified(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] 
         return None
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a file was made by this program and not changed since: by its seal, or by what it says itself."""
+    try:
+        facts = json.loads(seal_path(path).read_text(encoding="utf-8"))
+        if facts["bytes"] == path.stat().st_size and facts["sha256"] == checksum(path):
+            return True
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    try:
+        with plain_file(path) as file:
+            history = str(getattr(file, "history", ""))
+    except (OSError, RuntimeError):
+        return False
+    # Whoever changes a file says so on top of its history.
+    return OWN_HISTORY.match(history) is not None
+
+
 def checksum(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
@@ -95,29 +138,11 @@ def sweep(targets: Iterable[Path]) -> list[Path]:
     gone = []
     for folder in {target.parent for target in targets}:
         for path in sorted(folder.glob(".*.part")) if folder.is_dir() else ():
-            found = SCRATCH.fullmatch(path.name)
-            if found and found["name"] in names and _abandoned(path, found["host"], int(found["pid"])):
+            if left_of(path) in names:
                 with suppress(FileNotFoundError):
-                    path.unlink()
+                    remove(path)
                     gone.append(path)
     return gone
-
-
-def _abandoned(path: Path, host: str, pid: int) -> bool:
-    """Return whether the process that wrote a temporary file is no more."""
-    import psutil
-
-    try:
-        changed = path.stat().st_mtime
-        if host != this_host():
-            return time.time() - changed > ABANDONED_SECONDS
-        process = psutil.Process(pid)
-        # A number that is used again belongs to a younger process.
-        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > changed + 1
-    except psutil.NoSuchProcess:
-        return True
-    except FileNotFoundError:
-        return False
 
 
 def clear(folder: Path, targets: Iterable[Path]) -> None:

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from downscale.errors import InputError, OptionError, OutputError, ShapeError
-from downscale.io.write import IN_RECIPE, check_target
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
 from downscale.train.adversarial import STATE, Adversarial, Duel
 from downscale.train.checkpoint import load, save
-from downscale.train.fit import Prepared, folder_of, prepare, record_of, skill_rows
+from downscale.train.fit import Prepared, checkpoint_path, folder_of, prepare, record_of, skill_rows
 from downscale.train.maps import Shelf
 from downscale.train.module import JUDGED_MEMBERS, kernel_alone, predicted, probabilistic_errors, relative_error
 from downscale.train.patches import Batch, PatchSet, collate
@@ -98,7 +97,7 @@ def train_adversarial(
     """
     tell = say or (lambda line: None)
     size = _size_of(recipe)
-    target = check_target(recipe.output.path, recipe.output.overwrite or resume, remedy=IN_RECIPE)
+    target = checkpoint_path(recipe, resume)
     folder = folder_of(recipe, target)
     state = folder / STATE
     if state.exists() and not resume and not recipe.output.overwrite:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError, OptionError, OutputError
-from downscale.io.write import IN_RECIPE, check_target
+from downscale.io.outputs import IN_RECIPE, check_target, named_files
 from downscale.nn.spec import STATICS, Code, ModelSpec
 from downscale.train.draws import Draws, require_samples
 from downscale.train.origin import data_hash, describe_source, recipe_identity
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from downscale.train.patches import PatchSet
 
 Say = Callable[[str], None]
+SUFFIX = ".safetensors"
 STATE = "state.safetensors"
 # Patches of a source that tell how well the kernel does there, and the round that they are drawn from.
 LOOKED_AT, LOOKED_AT_ROUND = 24, 2**30
@@ -113,7 +114,7 @@ def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) 
     if done is not None:
         tell(f"{done} is done already")
         return done
-    target = check_target(recipe.output.path, recipe.output.overwrite or resume, remedy=IN_RECIPE)
+    target = checkpoint_path(recipe, resume)
     state = _state_path(recipe, target)
     if state.exists() and not resume and not recipe.output.overwrite:
         raise OutputError(
@@ -125,6 +126,21 @@ def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) 
         # The trainer and what it trains know each other, and through them gigabytes of maps would wait for a chance to
         # go while the next training fills as many.
         gc.collect()
+
+
+def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
+    """Return the path of a checkpoint that may be written.
+
+    Raises
+    ------
+    OutputError
+        If it is no name of a checkpoint, one of the files that are learned from, or exists.
+    """
+    inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    target = check_target(recipe.output.path, recipe.output.overwrite or resume, inputs, IN_RECIPE)
+    if target.suffix != SUFFIX:
+        raise OutputError(f"output.path: expected the suffix {SUFFIX}, received {recipe.output.path!r}; add it")
+    return target
 
 
 def is_first() -> bool:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError
+from downscale.io.leases import temporary_beside
 from downscale.io.paths import regular_file
-from downscale.io.write import one_line, temporary_beside
+from downscale.io.write import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

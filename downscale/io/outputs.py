@@ -1,0 +1,208 @@
+"""Where results may be written: one test of every output, and temporary names beside them (standard library)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import stat
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from downscale.errors import OutputError
+
+# How an output that is there already may be replaced: on the command line and in calls, or in recipes.
+OVERWRITE, IN_RECIPE = "pass --overwrite (overwrite=True)", "set overwrite: true in output:, or remove it"
+# Paths make one slash of two.
+ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
+# What such a name promises is not NetCDF, and how to come by it.
+FOREIGN = {
+    **dict.fromkeys((".grib", ".grib2", ".grb", ".grb2"), "write .nc, then convert it with cdo -f grb2 copy"),
+    **dict.fromkeys((".tif", ".tiff", ".geotiff"), "write .nc, then convert it with gdal_translate"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zip", ".tar"), "leave that suffix out: fields are compressed inside"),
+    **dict.fromkeys(
+        (".csv", ".txt", ".json", ".yml", ".yaml", ".md", ".html", ".py", ".png", ".jpg", ".jpeg", ".pdf", ".svg",
+         ".npy", ".npz", ".parquet", ".safetensors", ".zarr"), "choose a name that ends with .nc"),
+}  # fmt: skip
+KINDS = (
+    (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+STORES = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
+SYSTEM = (Path("/dev/fd"), Path("/dev/pts"), Path("/proc"), Path("/sys"))
+
+
+def check_target(
+    path: str | Path, overwrite: bool = False, inputs: Iterable[Any] = (), remedy: str = OVERWRITE
+) -> Path:
+    """Return the path of an output that may be written; ``remedy`` says how to replace one that is there.
+
+    Raises
+    ------
+    OutputError
+        If it is no name of a regular file, its folder is missing or not writable, it is one of the inputs, or it
+        exists and ``overwrite`` is false.
+    """
+    target = plain_path(path)
+    if target.is_dir():
+        raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
+    require_free(target, overwrite, inputs, remedy)
+    return target
+
+
+def check_netcdf(
+    path: str | Path, overwrite: bool = False, inputs: Iterable[Any] = (), remedy: str = OVERWRITE
+) -> Path:
+    """Return the path of a NetCDF file that may be written.
+
+    Raises
+    ------
+    OutputError
+        As :func:`check_target`, or if its name is that of another format.
+    """
+    require_netcdf_name(path)
+    return check_target(path, overwrite, inputs, remedy)
+
+
+def require_netcdf_name(path: str | Path) -> None:
+    """Raise an OutputError where a name promises another format than NetCDF."""
+    suffix = Path(path).suffix.lower()
+    if suffix in FOREIGN:
+        raise OutputError(
+            f"expected the name of a NetCDF file such as fine.nc, received {path} with {suffix}; {FOREIGN[suffix]}"
+        )
+
+
+def plain_path(path: str | Path) -> Path:
+    """Return the path of an output in a folder that exists; where it is a link, the path of what it points to.
+
+    Raises
+    ------
+    OutputError
+        If it is the address of another machine, the standard output, a pipe, a socket or a device, or in a folder of
+        the system.
+    """
+    text = str(path)
+    found = ADDRESS.match(text)
+    if found and not Path(f"{found[1]}:").exists():
+        raise OutputError(f"expected a local file for the output, received the address {text}; write it here, copy it")
+    if text in ("-", ""):
+        raise OutputError(f"expected a file name for the output, received {text!r}; give a name such as fine.nc")
+    target = Path(path).expanduser()
+    _require_plain_folder(target.parent)
+    if target.is_symlink():
+        # The result goes where the link points to, which stays.
+        target = target.resolve()
+        _require_plain_folder(target.parent)
+    with suppress(OSError):
+        mode = target.stat().st_mode
+        for is_kind, word in KINDS:
+            if is_kind(mode):
+                raise OutputError(f"expected a regular file for the output, received {path}, {word}; choose another")
+    return target
+
+
+def _require_plain_folder(folder: Path) -> None:
+    require_folder(folder)
+    own = folder.resolve()
+    if own == Path("/dev") or any(own.is_relative_to(system) for system in SYSTEM):
+        raise OutputError(f"expected a folder of files for the output, received {folder} of the system; choose another")
+
+
+def require_folder(folder: Path) -> None:
+    """Raise an OutputError where there is no folder to hold an output."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder for the output, received the file {folder}; choose another")
+    if not folder.is_dir():
+        raise OutputError(f"expected an existing folder for the output, received {folder}; create it first")
+
+
+def require_free(target: Path, overwrite: bool, inputs: Iterable[Any], remedy: str = OVERWRITE) -> None:
+    """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written."""
+    # The temporary name beside it is longer.
+    longest = os.pathconf(target.parent, "PC_NAME_MAX")
+    if len(os.fsencode(scratch_name(target).name)) > longest:
+        raise OutputError(f"expected a name of at most {longest - 40} bytes, received {target.name[:9]}...; shorten it")
+    require_no_input(target, inputs)
+    if target.exists() and not overwrite:
+        raise OutputError(f"expected a new file, received {target} that exists; {remedy}")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
+
+
+def named_files(content: Any) -> list[str]:
+    """Return the files and stores that any text within nested mappings and lists names, also by a pattern.
+
+    Examples
+    --------
+    >>> named_files({"pairs": [{"fine": "/dev/null/*.nc"}], "factor": 4})
+    []
+    """
+    if isinstance(content, Mapping):
+        return named_files(list(content.values()))
+    if isinstance(content, list | tuple):
+        return [name for one in content for name in named_files(one)]
+    if not isinstance(content, str) or not content or "\n" in content or "\0" in content:
+        return []
+    with suppress(OSError):
+        path = Path(content).expanduser()
+        if path.exists():
+            return [str(path)]
+        return glob(str(path), recursive=True) if any(mark in content for mark in "*?[") else []
+    return []
+
+
+def require_no_input(target: Path, inputs: Iterable[Any]) -> None:
+    """Raise an OutputError where an output is one of the inputs, by whatever name, or lies inside of one or around."""
+    there = target.resolve()
+    for source in inputs:
+        name = Path(str(source)).expanduser() if source else None
+        # A folder that is no store may have the name of a variable.
+        if name is None or not name.exists() or (name.is_dir() and not any((name / mark).exists() for mark in STORES)):
+            continue
+        own = name.resolve()
+        same = own == there or own in there.parents or there in own.parents
+        if same or (target.exists() and os.path.samefile(name, target)):
+            raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
+
+
+@lru_cache(maxsize=1)
+def this_host() -> str:
+    """Return, without dots, what tells this machine or container from others that share a folder.
+
+    Two containers may have one name, and the same numbers of processes: these mean something only within one start of
+    a machine and one space of numbers.
+    """
+    name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
+    space = ""
+    with suppress(OSError):
+        space = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    return f"{name}-{hashlib.sha256(space.encode()).hexdigest()[:8]}"
+
+
+def scratch_name(target: Path, kind: str = "part") -> Path:
+    """Return a name beside ``target`` that no other run uses; it tells which process of which machine writes it."""
+    return target.with_name(f".{target.name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
+
+
+def flush(path: Path) -> None:
+    """Wait until what is under a name lies on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a store or a file, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""One run of an output at a time: a lock file beside it that says who holds it, and shows signs of life."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from downscale.errors import OutputError
+from downscale.interrupts import half_made
+from downscale.io.leases import SILENT_SECONDS, alive, gone
+from downscale.io.outputs import this_host
+
+ATTEMPTS = 5
+
+
+def lock_path(target: Path) -> Path:
+    """Return the name of the lock of an output."""
+    return target.with_name(f".{target.name}.lock")
+
+
+@contextmanager
+def only_run(target: Path) -> Iterator[None]:
+    """Keep other runs from an output within this block; what a run that is no more left behind is taken over.
+
+    Raises
+    ------
+    OutputError
+        If another run is at work.
+    """
+    path, token = lock_path(target), uuid.uuid4().hex
+    _take(path, target, token)
+    with half_made(path), alive(path):
+        try:
+            yield
+        finally:
+            if _facts(path).get("token") == token:
+                path.unlink(missing_ok=True)
+
+
+def require_no_run(target: Path) -> None:
+    """Raise an OutputError where a run of an output is at work."""
+    path = lock_path(target)
+    facts = _facts(path)
+    if path.exists() and not _abandoned(path, facts):
+        pid, machine, since = (facts.get(key, "?") for key in ("pid", "machine", "since"))
+        raise OutputError(
+            f"expected no other run of {target}, received that of process {pid} on {machine} since {since}; wait for "
+            f"it, or remove {path} if it is no more"
+        )
+
+
+def _take(path: Path, target: Path, token: str) -> None:
+    machine, since = os.uname().nodename, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    facts = {"host": this_host(), "machine": machine, "pid": os.getpid(), "token": token, "since": since}
+    for _ in range(ATTEMPTS):
+        try:
+            _write(path, json.dumps(facts))
+            return
+        except FileExistsError:
+            require_no_run(target)
+            _put_away(path, token)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"expected to write {path}, received: {reason}; free space or choose another") from error
+    raise OutputError(f"expected to lock {target}, received a lock that others take at once; try again")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a new file, whole or not at all."""
+    with path.open("x", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _put_away(path: Path, token: str) -> None:
+    """Remove a lock whose run is no more; of two who try, one does."""
+    before, aside = _facts(path), path.with_name(f"{path.name}.{token[:8]}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if _facts(aside) != before:
+            # Another run took it over in the meantime.
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
+    """Return whether the run that holds a lock is no more; one that says nothing yet is about to."""
+    try:
+        return gone(str(facts["host"]), int(facts["pid"]), path)
+    except (KeyError, TypeError, ValueError):
+        with suppress(FileNotFoundError):
+            return time.time() - path.stat().st_mtime > SILENT_SECONDS
+        return False
