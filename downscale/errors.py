@@ -89,3 +89,14 @@ def listing(names: Iterable[object]) -> str:
     every = [repr(name) for name in names]
     more = len(every) - MOST_NAMES
     return ", ".join(every if more <= 1 else [*every[:MOST_NAMES], f"and {more} more"])
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and what is counted, one or several.
+
+    Examples
+    --------
+    >>> counted(1, "block"), counted(3, "worker")
+    ('1 block', '3 workers')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"

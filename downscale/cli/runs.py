@@ -146,6 +146,8 @@ def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
 
 
 def _say_outcome(outcome: Any) -> None:
+    from downscale.errors import counted
+
     if outcome.conservation is None and not outcome.files:
         say(repr(outcome.plan))
         return
@@ -154,7 +156,7 @@ def _say_outcome(outcome: Any) -> None:
     for name, values in outcome.terrain_penalty.items():
         say(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
     if outcome.kept:
-        blocks = "block" if outcome.blocks == 1 else "blocks"
-        say(f"kept {outcome.kept} of {outcome.blocks} {blocks} of an earlier run, found unchanged")
+        verify = "verifies" if outcome.kept == 1 else "verify"
+        say(f"kept {outcome.kept} of {counted(outcome.blocks, 'block')} of an earlier run, which {verify}")
     for path in outcome.files:
         say(f"wrote {path}")

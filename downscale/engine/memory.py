@@ -9,7 +9,7 @@ import dask.config
 import psutil
 from dask.system import CPU_COUNT
 
-from downscale.errors import OptionError
+from downscale.errors import OptionError, counted
 from downscale.options import bytes_of, option
 
 # A fine block of this size keeps the scheduler's share of the time small, and the memory too, the first use of which
@@ -111,7 +111,7 @@ def block_budget(features: int = 0) -> int:
     if each < SMALLEST_BLOCK:
         least = (held + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
         raise OptionError(
-            f"expected max_memory of at least {least:.2g} GB for {workers()} workers, received {limit}; "
+            f"expected max_memory of at least {least:.2g} GB for {counted(workers(), 'worker')}, received {limit}; "
             "raise it, or lower the number of workers"
         )
     return min(each, BLOCK_BYTES)

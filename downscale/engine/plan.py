@@ -133,14 +133,14 @@ class Plan:
         lines = [("method", self.method), to, ("device", self.device)]
         for name, plan in self.variables.items():
             shapes = f"{_sizes(plan.coarse_shape)} -> {_sizes(plan.fine_shape)} {plan.dtype}"
-            blocks = f"{plan.blocks} blocks of {_sizes(plan.chunks)}, halo {plan.halo[0]} x {plan.halo[1]} coarse cells"
+            blocks = f"{counted(plan.blocks, 'block')} of {_sizes(plan.chunks)}, halo {plan.halo[0]} x {plan.halo[1]} coarse cells"
             low, high = ("" if bound is None else f"{bound:g}" for bound in plan.bounds)
             bounds = f", bounds [{low or '-inf'}, {high or 'inf'}]" if low or high else ""
             lines.append((name, f"({', '.join(plan.dims)}) {shapes}; {blocks}; law: {plan.law}{bounds}"))
         if self.passed_through:
             lines.append(("kept as is", ", ".join(self.passed_through)))
         lines.append(("output", readable_bytes(self.output_bytes)))
-        peak = f"about {readable_bytes(self.peak_bytes)} with {self.workers} {'worker' if self.workers == 1 else 'workers'}, libraries included"
+        peak = f"about {readable_bytes(self.peak_bytes)} with {counted(self.workers, 'worker')}, libraries included"
         lines.append(("peak memory", peak))
         return lines + [("note", note) for note in self.notes]
 

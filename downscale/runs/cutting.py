@@ -10,7 +10,7 @@ from typing import Any
 import xarray as xr
 
 from downscale.engine.plan import Plan, readable_bytes
-from downscale.errors import OptionError, OutputError
+from downscale.errors import OptionError, OutputError, counted
 from downscale.io.outputs import check_netcdf, check_target
 from downscale.io.packing import SHORT
 from downscale.io.read import sources_of
@@ -89,7 +89,8 @@ class Cutting:
             return "1 block (--block 0)"
         longest = max(block.stop - block.start for block in self.blocks)
         then = "then merged" if self.merge else "one file each"
-        return f"{count} blocks of up to {longest} {'step' if longest == 1 else 'steps'} along {self.record.dim} (--block 0 to {count - 1}), {then}"
+        steps = counted(longest, "step")
+        return f"{count} blocks of up to {steps} along {self.record.dim} (--block 0 to {count - 1}), {then}"
 
 
 def blocks_folder(target: Path) -> Path:
