@@ -12,6 +12,7 @@ from downscale.engine.apply import cuts_of
 from downscale.engine.block import is_fused
 from downscale.engine.job import Job, features_of
 from downscale.engine.memory import ALIVE, BATCH_VALUES, resident_bytes
+from downscale.errors import counted
 
 # Without a compiled pass: copies in float64 of the fine values in work at once (measured).
 WORKING_COPIES = 6
@@ -133,7 +134,8 @@ class Plan:
         lines = [("method", self.method), to, ("device", self.device)]
         for name, plan in self.variables.items():
             shapes = f"{_sizes(plan.coarse_shape)} -> {_sizes(plan.fine_shape)} {plan.dtype}"
-            blocks = f"{counted(plan.blocks, 'block')} of {_sizes(plan.chunks)}, halo {plan.halo[0]} x {plan.halo[1]} coarse cells"
+            number = counted(plan.blocks, "block")
+            blocks = f"{number} of {_sizes(plan.chunks)}, halo {plan.halo[0]} x {plan.halo[1]} coarse cells"
             low, high = ("" if bound is None else f"{bound:g}" for bound in plan.bounds)
             bounds = f", bounds [{low or '-inf'}, {high or 'inf'}]" if low or high else ""
             lines.append((name, f"({', '.join(plan.dims)}) {shapes}; {blocks}; law: {plan.law}{bounds}"))
