@@ -225,7 +225,7 @@ def test_an_interrupted_run_says_so(here, monkeypatch):
 
     monkeypatch.setattr(single, "downscale", stop)
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
-    assert said.status == 1
+    assert said.status == 130
     assert said.complaint == "downscale: interrupted; nothing incomplete was left behind"
 
 

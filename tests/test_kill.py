@@ -103,7 +103,7 @@ def test_a_signal_ends_a_run_cleanly(here, quiet, number):
     status, out, err = killed(process, number)
     done = len(seals(here))
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    assert (status, out) == (1, "")
+    assert (status, out) == (128 + number, "")
     assert err == f"downscale: {word}; {done} of {STEPS // BLOCK} blocks are done; run again with --resume\n"
     assert not list(here.rglob("*.part"))
     assert_no_half_file(here, quiet)
@@ -118,7 +118,7 @@ def test_a_signal_ends_a_plain_run_cleanly(here):
     process = started(here, *RUN[:5])
     assert when(process, at_work(here))
     status, _, err = killed(process, signal.SIGTERM)
-    assert (status, err) == (1, "downscale: terminated; nothing incomplete was left behind\n")
+    assert (status, err) == (128 + signal.SIGTERM, "downscale: terminated; nothing incomplete was left behind\n")
     assert contents(here) == {"in.nc"}
 
 
@@ -169,7 +169,7 @@ def test_a_cluster_run_stopped_as_a_whole(here, quiet, number):
     workers = workers_of(process)
     status, _, err = killed(process, number)
     if number == signal.SIGTERM:
-        assert status == 1
+        assert status == 128 + number
         assert err.startswith("downscale: terminated; ")
         assert err.endswith("blocks are done; run again with --resume\n")
         assert not list(here.rglob("*.part"))

@@ -52,7 +52,7 @@ def check_target(
     target = plain_path(path)
     if target.is_dir():
         raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
-    require_free(target, overwrite, inputs, remedy)
+    require_free(target, overwrite, inputs, remedy, path)
     return target
 
 
@@ -123,15 +123,20 @@ def require_folder(folder: Path) -> None:
         raise OutputError(f"expected an existing folder for the output, received {folder}; create it first")
 
 
-def require_free(target: Path, overwrite: bool, inputs: Iterable[Any], remedy: str = OVERWRITE) -> None:
-    """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written."""
+def require_free(
+    target: Path, overwrite: bool, inputs: Iterable[Any], remedy: str = OVERWRITE, given: str | Path | None = None
+) -> None:
+    """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written.
+
+    ``given`` is its name as it was given, where it is a link.
+    """
     # The temporary name beside it is longer.
     longest = os.pathconf(target.parent, "PC_NAME_MAX")
     if len(os.fsencode(scratch_name(target).name)) > longest:
         raise OutputError(f"expected a name of at most {longest - 40} bytes, received {target.name[:9]}...; shorten it")
     require_no_input(target, inputs)
     if target.exists() and not overwrite:
-        raise OutputError(f"expected a new file, received {target} that exists; {remedy}")
+        raise OutputError(f"expected a new file, received {given or target} that exists; {remedy}")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
 

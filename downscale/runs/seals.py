@@ -25,6 +25,7 @@ ELSEWHERE = {"title", "description", "dask"}
 # What of the output changes what is stored.
 STORED = ("complevel", "packing", "profile", "attrs", "encoding")
 BUFFER = 1 << 22
+HEADS = (b"\x89HDF", b"CDF")
 OWN_HISTORY = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z downscale ")
 # Of small inputs every byte counts, of others so many pieces, spread over the file; fewer of each where they are many.
 WHOLE_BYTES, WHOLE_FILES = 16_000_000, 16
@@ -109,20 +110,24 @@ def verified(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] 
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file was made by this program and not changed since: by its seal, or by what it says itself."""
-    try:
-        facts = json.loads(seal_path(path).read_text(encoding="utf-8"))
-        if facts["bytes"] == path.stat().st_size and facts["sha256"] == checksum(path):
-            return True
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
+    """Return whether a file was made by this program: by what it says itself, or where it is damaged by its seal."""
     try:
         with plain_file(path) as file:
-            history = str(getattr(file, "history", ""))
+            # Whoever changes a file says so on top of its history.
+            return OWN_HISTORY.match(str(getattr(file, "history", ""))) is not None
     except (OSError, RuntimeError):
+        return _is_damaged(path)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Return whether a file that has a seal is the rest of one that had the format of NetCDF."""
+    try:
+        facts = json.loads(seal_path(path).read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            head = file.read(4)
+        return facts["file"] == path.name and (head.startswith(HEADS) or not head.strip(b"\0"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    # Whoever changes a file says so on top of its history.
-    return OWN_HISTORY.match(history) is not None
 
 
 def checksum(path: Path) -> str:
