@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import socket
-import stat
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from downscale.errors import OutputError
+from downscale.io.paths import SPECIAL, address_of
 
 # How an output that is there already may be replaced: on the command line and in calls, or in recipes.
 OVERWRITE, IN_RECIPE = "pass --overwrite (overwrite=True)", "set overwrite: true in output:, or remove it"
-# Paths make one slash of two.
-ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
 # What such a name promises is not NetCDF, and how to come by it.
 FOREIGN = {
     **dict.fromkeys((".grib", ".grib2", ".grb", ".grb2"), "write .nc, then convert it with cdo -f grb2 copy"),
@@ -31,9 +29,6 @@ FOREIGN = {
         (".csv", ".txt", ".json", ".yml", ".yaml", ".md", ".html", ".py", ".png", ".jpg", ".jpeg", ".pdf", ".svg",
          ".npy", ".npz", ".parquet", ".safetensors", ".zarr"), "choose a name that ends with .nc"),
 }  # fmt: skip
-KINDS = (
-    (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-)  # fmt: skip
 STORES = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
 SYSTEM = (Path("/dev/fd"), Path("/dev/pts"), Path("/proc"), Path("/sys"))
 
@@ -89,9 +84,9 @@ def plain_path(path: str | Path) -> Path:
         the system.
     """
     text = str(path)
-    found = ADDRESS.match(text)
-    if found and not Path(f"{found[1]}:").exists():
-        raise OutputError(f"expected a local file for the output, received the address {text}; write it here, copy it")
+    address = address_of(text)
+    if address is not None:
+        raise OutputError(f"expected a local file for the output, received the address {address}; write it, then copy it")
     if text in ("-", ""):
         raise OutputError(f"expected a file name for the output, received {text!r}; give a name such as fine.nc")
     target = Path(path).expanduser()
@@ -102,7 +97,7 @@ def plain_path(path: str | Path) -> Path:
         _require_plain_folder(target.parent)
     with suppress(OSError):
         mode = target.stat().st_mode
-        for is_kind, word in KINDS:
+        for is_kind, word in SPECIAL:
             if is_kind(mode):
                 raise OutputError(f"expected a regular file for the output, received {path}, {word}; choose another")
     return target

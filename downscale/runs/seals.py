@@ -16,6 +16,7 @@ from typing import Any
 from downscale.io.leases import left_of, temporary_beside
 from downscale.io.library import plain_file
 from downscale.io.outputs import flush, remove
+from downscale.io.paths import address_of
 from downscale.recipe import Recipe
 from downscale.version import __version__
 
@@ -38,12 +39,13 @@ def identity(files: Iterable[str]) -> list[list[Any]]:
     Size and time alone are those of another file after ``cp -p`` or ``touch -r``.
     """
     inside: dict[Path, list[Path]] = {}
-    for path in (Path(name).resolve() for name in files):
+    files = list(files)
+    for path in (Path(name).resolve() for name in files if address_of(name) is None):
         inside[path] = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     count = sum(map(len, inside.values()))
     # Of very many files, such as the chunks of a store, some stand for the others.
     step = -(-count // ALL_SAMPLES)
-    made = []
+    made: list[list[Any]] = [[name] for name in files if address_of(name) is not None]
     for path, found in inside.items():
         stats = [file.stat() for file in found]
         digest = hashlib.sha256()
