@@ -86,7 +86,7 @@ def plain_path(path: str | Path) -> Path:
     text = str(path)
     address = address_of(text)
     if address is not None:
-        raise OutputError(f"expected a local file for the output, received the address {address}; write it, then copy it")
+        raise OutputError(f"expected a local file for the output, received the address {address}; write here, copy it")
     if text in ("-", ""):
         raise OutputError(f"expected a file name for the output, received {text!r}; give a name such as fine.nc")
     target = Path(path).expanduser()

@@ -13,6 +13,7 @@ from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import OptionError, OutputError, counted
 from downscale.io.outputs import check_netcdf, check_target
 from downscale.io.packing import SHORT
+from downscale.io.paths import address_of
 from downscale.io.read import sources_of
 from downscale.learned import SUFFIX
 from downscale.recipe import Recipe
@@ -140,7 +141,7 @@ def absolute(recipe: Recipe) -> Recipe:
     """Return a recipe whose paths are good in every working folder."""
 
     def full(name: Any, only_files: bool = False) -> Any:
-        if not isinstance(name, str) or name.startswith(SAMPLE):
+        if not isinstance(name, str) or name.startswith(SAMPLE) or address_of(name) is not None:
             return name
         if only_files and not Path(name).expanduser().exists():
             return name
