@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.along import Course, carried_out, plan_along
+from downscale.cf.bounds import bounds_variables
 from downscale.cf.codes import code_reason
 from downscale.cf.coordinates import (
     AREA,
@@ -369,6 +370,6 @@ def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
 
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
-    bounds = {str(ds[name].attrs.get("bounds", f"{name}_bnds")) for name in prepared.where.dims}
     seen = () if prepared.model is None else [str(each.name) for each in prepared.model.inputs.values()]
-    return {*prepared.jobs, *prepared.categorical, *bounds, *area_names(ds), *made_names(ds, prepared.where), *seen}
+    grid = {*bounds_variables(ds), *area_names(ds), *made_names(ds, prepared.where)}
+    return {*prepared.jobs, *prepared.categorical, *grid, *seen}

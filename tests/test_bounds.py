@@ -335,3 +335,18 @@ def test_a_selection_keeps_all_that_tells_where_cells_are():
     assert set(kept.data_vars) == {"u"}
     with pytest.raises(DownscaleError, match="received 'none'"):
         select(ds, "none")
+
+
+def test_bounds_are_written_as_cf_wants_them(tmp_path):
+    """Bounds of coordinates that pass through, too: the pair last, nothing repeated, in the units of the coordinate."""
+    ds = field_on(region()).expand_dims(lev=[500.0, 1500.0])
+    ds.lev.attrs = {"units": "m", "positive": "up", "bounds": "lev_bnds"}
+    pairs = np.broadcast_to(np.array([[0.0, 1.0], [1.0, 2.0]])[:, None], (2, 3, 2))
+    kilometres = xr.Variable(("two", "time", "lev"), pairs, {"units": "km"})
+    fine = ds.assign_coords(lev_bnds=kilometres).downscale(2)
+    downscale.to_netcdf(fine.transpose(..., "lat", "lon"), tmp_path / "out.nc", coarse=ds)
+    with xr.open_dataset(tmp_path / "out.nc") as made:
+        assert made.lev_bnds.dims == ("lev", "two")
+        np.testing.assert_array_equal(made.lev_bnds, [[0.0, 1000.0], [1000.0, 2000.0]])
+        assert made.lat_bnds.dims == ("lat", "bnds")
+        assert "units" not in made.lev_bnds.attrs

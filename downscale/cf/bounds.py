@@ -240,6 +240,24 @@ def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
     return pairs
 
 
+def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
+    """Return the bounds of a coordinate as CF wants them in a file, None where they are so or are of no use.
+
+    The pair comes last, nothing is repeated, and the units are those of the coordinate.
+    """
+    held, corner = bounds_in(ds, name), corner_dimension(ds, name)
+    if held is None or corner is None:
+        return None
+    bounds, dims = ds[held].variable, (*ds[name].dims, corner)
+    if bounds.dims == dims and "units" not in bounds.attrs:
+        return None
+    try:
+        values = read_bounds(ds, name)
+    except GridError:
+        return None
+    return xr.Variable(dims, values, encoding=bounds.encoding)
+
+
 def require_known_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> None:
     """Refuse an axis whose bounds are lost where its centres do not tell what they were.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.bounds import plain_bounds
 from downscale.cf.horizontal import is_categorical
 from downscale.cf.repair import mend
 from downscale.cf.times import is_time, time_encodings
@@ -63,6 +64,10 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     # A file that was opened without decoding lists its auxiliary coordinates in words only.
     ready = ready.set_coords(listed & {str(name) for name in ready.data_vars})
     ready = ready.reset_coords([n for n in companions(ready) if n in ready.coords and n not in ready.dims])
+    for name in [str(name) for name in ready.variables if "bounds" in ready[name].attrs]:
+        plain = plain_bounds(ready, name)
+        if plain is not None:
+            ready[ready[name].attrs["bounds"]] = plain
     for name in _bounds(ready):
         # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
         ready[name].attrs = {}

@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.bounds import bounds_variables
 from downscale.cf.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
 from downscale.cf.directions import REMEDY, direction_reason
 from downscale.cf.horizontal import (
@@ -96,7 +97,8 @@ def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str
             "list; use SparseWeights.apply on the values"
         )
     try:
-        where = horizontal(ds)
+        # The weights know the cells; only places are compared.
+        where = horizontal(ds, guess=True)
         dims = where.dims
     except GridError:
         where, dims = None, _curved_dims(ds)  # type: ignore[assignment]
@@ -185,7 +187,7 @@ def _curved(cells: Cells) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable]]
 
 def _fields(ds: xr.Dataset, dims: tuple[str, str]) -> list[Hashable]:
     """Return the variables to regrid; areas belong to the grid, and what has no mean is refused."""
-    areas = set(area_names(ds))
+    areas = {*area_names(ds), *bounds_variables(ds)}
     names = [k for k, v in ds.data_vars.items() if set(dims) <= set(v.dims) and k not in areas]
     names = [name for name in names if ds[name].dtype.kind in "fiub"]
     if not names:

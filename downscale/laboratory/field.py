@@ -35,7 +35,7 @@ def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable:
     GridError, InputError, ShapeError
         If there are no horizontal axes, no such variable, or too few cells.
     """
-    where = horizontal(ds)
+    where = horizontal(ds, guess=True)
     names = _wanted(ds, where, variable)
     found, boards = Diagnosis(name, "field", factor), {}
     for each in names:

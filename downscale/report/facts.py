@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
+from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import horizontal
 from downscale.io.read import sources_of
 from downscale.maps.words import value_words
@@ -53,6 +54,7 @@ def _input(coarse: xr.Dataset) -> dict[str, Any]:
     """Return which files were read, their fields, domain and times."""
     paths = [path for path in map(Path, sources_of(coarse)) if path.is_file()]
     files = [{"path": str(path), "bytes": path.stat().st_size} for path in paths]
+    bounds = bounds_variables(coarse)
     fields = {
         str(name): {
             "long_name": str(field.attrs.get("long_name", "")),
@@ -60,14 +62,14 @@ def _input(coarse: xr.Dataset) -> dict[str, Any]:
             "shape": dict(zip(map(str, field.dims), field.shape, strict=True)),
         }
         for name, field in coarse.data_vars.items()
-        if field.ndim and not str(name).endswith(("_bnds", "_bounds"))
+        if field.ndim and name not in bounds
     }
     return {"files": files, "fields": fields, "axes": {**_axes(coarse), **_times(coarse)}}
 
 
 def _axes(coarse: xr.Dataset) -> dict[str, str]:
     found = {}
-    where = horizontal(coarse)
+    where = horizontal(coarse, guess=True)
     for dim in where.dims:
         if dim in coarse.coords and coarse[dim].ndim == 1:
             values = np.asarray(coarse[dim].values, dtype=np.float64)

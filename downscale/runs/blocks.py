@@ -103,7 +103,7 @@ def record_of(ds: xr.Dataset) -> Record:
     name = time_name(ds)
     if name is not None and ds[name].ndim == 1:
         return Record(str(ds[name].dims[0]), ds[name].size, _middles(ds, name), _digits(ds, name))
-    fields = [field for field in ds.data_vars.values() if set(horizontal(ds).dims) <= set(field.dims)]
+    fields = [field for field in ds.data_vars.values() if set(horizontal(ds, guess=True).dims) <= set(field.dims)]
     if any("time" in field.dims for field in fields):
         return Record("time", ds.sizes["time"], None)
     return Record(None, 1, None)
