@@ -75,7 +75,9 @@ def downscale(
     Parameters
     ----------
     obj : Dataset or DataArray
-        Coarse fields on latitude and longitude, or on projected x and y in metres. Never modified.
+        Coarse fields on latitude and longitude, or on projected x and y in metres. Never modified. A DataArray cannot
+        hold the bounds of its axes: on evenly spaced axes its cells are the same without them, and where steps are
+        uneven and bounds are named it is refused. Pass the Dataset and choose with ``data_vars``.
     factor : int or mapping of dimension to int
         Refinement, for example ``4`` or ``{"lat": 4, "lon": 2}``; also of time or of layers with bounds
         (``{"time": 30}``), which come first.

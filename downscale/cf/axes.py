@@ -130,9 +130,9 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target
     dates, pairs = values_of(ds[name].variable), read_bounds(ds, name)
     if pairs is None:
         clock, lost = Clock.of(dates), lost_bounds(ds, name)
-        starts = target or (lost is None and _means_of_periods(ds, dim, name))
+        starts = lost is None and (target or _means_of_periods(ds, dim, name))
         edges = natural_edges(dates, clock, starts)
-        if edges is None or (lost is not None and not target and not _in_the_middle(clock.seconds(dates), edges)):
+        if edges is None or (lost is not None and not _in_the_middle(clock.seconds(dates), edges)):
             raise GridError(_no_bounds(name, dates, lost))
     elif pairs.dtype.kind not in "MO":
         raise GridError(f"expected dates as bounds, received {pairs.dtype}; name them in attribute bounds, then decode")

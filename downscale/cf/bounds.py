@@ -319,7 +319,7 @@ def require_known_corners(obj: XarrayObject, names: tuple[str, str]) -> None:
     for name in names:
         lost = lost_bounds(obj, name)
         if lost is not None:
-            raise GridError(_no_bounds(name, lost, "cells that are no rows and columns"))
+            raise GridError(_no_bounds(name, lost, "two-dimensional positions"))
 
 
 def without_lost_bounds(array: xr.DataArray) -> xr.DataArray:

@@ -9,7 +9,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     As the program itself, without arguments, it does not return after a signal: to wait for threads may take long.
     """
     with warnings.catch_warnings(), _quick_start():
-        warnings.showwarning = _warn
+        warnings.showwarning = _once()
         status = _run(arguments)
     if arguments is None:
         if status > SIGNALLED:
@@ -122,9 +122,17 @@ def _failed(error: Exception) -> int:
     return _fail(f"{line}; please report it with what python -X dev -m downscale prints", 1)
 
 
-def _warn(message: Warning | str, *where: object, **more: object) -> None:
-    """Show a warning as one line, without the source code that gave it."""
-    print(f"downscale: warning: {one_line(message)}", file=sys.stderr)
+def _once() -> Callable[..., None]:
+    """Return a function that shows each warning once, as one line without the source code that gave it."""
+    shown: set[str] = set()
+
+    def warn(message: Warning | str, *where: object, **more: object) -> None:
+        line = one_line(message)
+        if line not in shown:
+            shown.add(line)
+            print(f"downscale: warning: {line}", file=sys.stderr)
+
+    return warn
 
 
 def _fail(error: object, status: int) -> int:

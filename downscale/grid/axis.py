@@ -360,12 +360,12 @@ def _adjoining(
     pairs = pairs.copy()
     pairs[1:, 0][slips] = pairs[:-1, 1][slips] = edges[slips]
     done = f"the edge between them is put midway, at {pairs[worst, 1]:g}"
-    for row, end in ((0, 0), (-1, 1)) if kind == "latitude" else ():
-        # The slip that shortens polar rows shortens them at the pole, too.
-        gap = 90.0 - abs(pairs[row, end])
-        if slips[row] and 0 < gap <= MOST_SLIP * widths[row]:
-            pairs[row, end] = np.copysign(90.0, pairs[row, end])
-            done += f", and row {row % len(pairs)} ends at the pole"
+    # The slip that shortens polar rows shortens them at the pole, too.
+    polar = [(row, end) for row, end in ((0, 0), (-1, 1)) if kind == "latitude" and slips[row]
+             and 0 < 90.0 - abs(pairs[row, end]) <= MOST_SLIP * widths[row]]  # fmt: skip
+    for row, end in polar:
+        pairs[row, end] = np.copysign(90.0, pairs[row, end])
+    done += "; the outer row is extended to the pole" if polar else ""
     more = f" (and at {int(slips.sum()) - 1} more places)" if slips.sum() > 1 else ""
     warnings.warn(f"{what}: bounds do not adjoin, received {received}{more}; {done}", UserWarning, stacklevel=2)
     return pairs
