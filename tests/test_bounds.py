@@ -57,7 +57,7 @@ def edges_read(ds: xr.Dataset) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("where", ["coordinates", "variables"])
-@pytest.mark.parametrize("pair", ["bnds", "nv", "axis_nbounds", "d2"])
+@pytest.mark.parametrize("pair", ["bnds", "axis_nbounds"])
 @pytest.mark.parametrize("first", list(itertools.product([True, False], repeat=3)))
 def test_the_pair_may_stand_anywhere_under_any_name(first, pair, where):
     orders = {name: ("bnds", name) for name, turned in zip(("time", "lat", "lon"), first, strict=True) if turned}
@@ -307,7 +307,7 @@ def test_lost_bounds_of_times_are_guessed_in_the_middle_of_periods_only(stamps, 
         assert ds.downscale({"time": 2}).sizes["time"] == 6
     else:
         days = xr.date_range("2001-01-01", periods=90, freq="D").values
-        other = field_on(region(), times=90).assign_coords(time=days)
+        other = field_on(region(), times=90, cell_methods="time: mean").assign_coords(time=days)
         for job in (lambda: ds.downscale({"time": 2}), lambda: other.downscale(target_grid={"time": ds.time})):
             with pytest.raises(GridError, match=r"'time': expected bounds of the time axis, 'time_bnds'.*pass the"):
                 job()
