@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         gc.freeze()
     return status
 
+
 @contextmanager
 def _quick_start() -> Iterator[None]:
     """Leave what has lived long to itself: looking for garbage in libraries that load takes a tenth of the time."""
