@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import downscale
@@ -32,6 +33,7 @@ def main() -> None:
     if asked.dry_run:
         print(downscale.plan(coarse, 4, orog=relief, lapse_rate=asked.lapse_rate))
         return
+    asked.out.mkdir(parents=True, exist_ok=True)
     fine = downscale.downscale(
         coarse,
         4,
@@ -46,4 +48,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,18 @@ def main() -> None:
     if asked.dry_run:
         print(coarse.downscale.plan(4))
         return
+    asked.out.mkdir(parents=True, exist_ok=True)
     fine = coarse.downscale(4)                        # bounds="auto": the standard name says rain, so [0, inf)
-    report = downscale.to_netcdf(fine, asked.out / "pr_x4.nc", coarse=coarse, overwrite=True)
+    name = next(name for name in coarse.data_vars if name in fine and fine[name].ndim > 1)       # pr, tp, prate, ...
+    report = downscale.to_netcdf(fine, asked.out / f"{name}_x4.nc", coarse=coarse, overwrite=True)
     print(report)
-    print(f"least value {float(fine.pr.min()):g} {fine.pr.units}")
-    coarse.downscale.plot(fine, path=asked.out / "pr_x4.png")
+    print(f"least value {float(fine[name].min()):g} {fine[name].attrs.get('units', '')}")
+    coarse.downscale.plot(fine, path=asked.out / f"{name}_x4.png")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,17 @@ def main() -> None:
     if asked.dry_run:
         print(coarse.downscale.plan(target_grid={"time": "D"}))
         return
+    asked.out.mkdir(parents=True, exist_ok=True)
     daily = coarse.downscale(target_grid={"time": "D"})
-    report = downscale.to_netcdf(daily, asked.out / "tos_daily.nc", coarse=coarse, overwrite=True)
+    name = next(name for name in coarse.data_vars if name in daily and daily[name].ndim > 1)     # tos, tas, ...
+    report = downscale.to_netcdf(daily, asked.out / f"{name}_daily.nc", coarse=coarse, overwrite=True)
     print(report)
     print(f"{coarse.sizes['time']} months -> {daily.sizes['time']} days")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

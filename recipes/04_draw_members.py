@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,21 @@ def main() -> None:
     if asked.dry_run:
         print(coarse.downscale.plan(4, asked.method, members=asked.members, seed=asked.seed))
         return
+    asked.out.mkdir(parents=True, exist_ok=True)
     fine = coarse.downscale(4, asked.method, members=asked.members, seed=asked.seed)
-    report = downscale.to_netcdf(fine, asked.out / "pr_members_x4.nc", coarse=coarse, overwrite=True)
+    name = next(name for name in coarse.data_vars if name in fine and fine[name].ndim > 1)       # pr, tp, prate, ...
+    report = downscale.to_netcdf(fine, asked.out / f"{name}_members_x4.nc", coarse=coarse, overwrite=True)
     print(report)                                     # judged: every member, in the file
-    spread = float(fine.pr.std("realization").mean() / fine.pr.mean())
-    print(f"least value {float(fine.pr.min()):g}, mean spread of the members {spread:.2f} of the mean rain")
+    spread = float(fine[name].std("realization").mean() / fine[name].mean())
+    print(f"least value {float(fine[name].min()):g}, mean spread of the members {spread:.2f} of the mean rain")
     for member in (0, 1):
-        coarse.downscale.plot(fine.isel(realization=member), path=asked.out / f"pr_member_{member}.png")
+        picture = asked.out / f"{name}_member_{member}.png"
+        coarse.downscale.plot(fine.isel(realization=member), path=picture)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

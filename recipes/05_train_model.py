@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+import downscale
 from downscale.evaluate.run import evaluate
 from downscale.evaluate.schema import load_evaluation
 from downscale.evaluate.table import to_markdown
@@ -47,4 +49,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

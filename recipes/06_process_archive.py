@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import sys
 from pathlib import Path
 
 import downscale
@@ -46,13 +47,20 @@ def main() -> None:
     if not asked.demo and not asked.pattern:
         parser.error("expected PATTERN, or --demo")
 
+    asked.out.mkdir(parents=True, exist_ok=True)
     files = archive_of_samples(asked.out) if asked.demo else sorted(map(Path, glob.glob(asked.pattern)))
     if asked.count:
         print(len(files))
         return
+    if not files:
+        parser.error(f"expected files that match {asked.pattern}, received none")
     for source in files if asked.task is None else [files[asked.task]]:
         one(source, asked.out, asked.dry_run)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-
-import yaml
 
 import downscale
 from downscale.errors import GridError
+from downscale.train.blocks import read_yaml
 
 KEYS = {"coarse", "fine", "mask", "law", "tolerance"}
 
@@ -28,9 +28,13 @@ def main() -> int:
     if not asked.demo and not asked.request:
         parser.error("expected REQUEST.yml, or --demo")
 
-    given = {"coarse": "", "fine": ""} if asked.demo else yaml.safe_load(asked.request.read_text())
+    given = {"coarse": "", "fine": ""} if asked.demo else read_yaml(asked.request)
     if not {"coarse", "fine"} <= set(given) <= KEYS:
         parser.error(f"expected coarse, fine and perhaps others of {sorted(KEYS)}, received {sorted(given)}")
+    # Files are looked for beside the request first, then in the folder of work.
+    for key in {"coarse", "fine", "mask"} & set(given) if not asked.demo else ():
+        beside = asked.request.parent / str(given[key])
+        given[key] = str(beside if beside.exists() else given[key])
     coarse = downscale.sample.open("north_america") if asked.demo else downscale.open_dataset(given["coarse"])
     if asked.demo:
         at = coarse.downscale(4)
@@ -40,6 +44,7 @@ def main() -> int:
     if asked.dry_run:
         print("coarse", dict(coarse.sizes), "fine", dict(fine.sizes))
         return 0
+    asked.out.mkdir(parents=True, exist_ok=True)
     how = {key: given[key] for key in ("mask", "law", "tolerance") if key in given}
     report = downscale.check_conservation(coarse, fine, **how)
     print(report)
@@ -54,4 +59,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def main() -> None:
     if asked.dry_run:
         print(seen.downscale.plan(asked.factor, footprint=asked.psf))
         return
+    asked.out.mkdir(parents=True, exist_ok=True)
     sharp = seen.downscale.deconvolve(asked.psf, "tikhonov")                # on its own cells; each map keeps its flux
     sharp_file, fine_file = asked.out / "restored.nc", asked.out / "finer.nc"
     print(downscale.to_netcdf(sharp, sharp_file, coarse=seen, law="total", overwrite=True))
@@ -63,4 +65,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

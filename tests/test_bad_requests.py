@@ -128,7 +128,7 @@ def test_requests_that_are_wrong(here, arguments, words):
 
 
 def test_words_that_are_no_request(here):
-    refused("Got unexpected extra argument(s) (more)", "apply", "in.nc", OUT, *F, "more")
+    refused("expected no more arguments, received (more)", "apply", "in.nc", OUT, *F, "more")
     refused("Option '--factor' requires an argument.", "apply", "in.nc", OUT, "--factor")
     refused("Missing argument 'OUT.nc'.", "apply", "in.nc")
     refused("No such command 'aply'. Did you mean 'apply'?", "aply", "in.nc", OUT)

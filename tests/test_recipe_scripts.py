@@ -114,3 +114,17 @@ def test_a_script_without_arguments_asks_for_them(name: str) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].endswith("or --demo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_on_a_file_that_is_not_there_says_so_in_one_line(name: str, tmp_path: Path) -> None:
+    files = ["none.nc"] * (2 if name[:2] == "01" else 1)
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py"), *files], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "none.nc" in done.stderr.strip().splitlines()[-1]
+    assert not list(tmp_path.iterdir())

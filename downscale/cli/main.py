@@ -21,6 +21,8 @@ from downscale.interrupts import NOTHING_LEFT, Stopped, Terminated, status_of, t
 INTERRUPTED = 130
 # Above it: 128 and the number of a signal.
 SIGNALLED = 128
+# How it names words that it has no place for, and how every other message of ours would.
+EXTRA = "Got unexpected extra argument(s)", "expected no more arguments, received"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,7 +111,7 @@ def _failed(error: Exception) -> int:
         print(error, file=sys.stderr)
         return 2
     if hasattr(error, "format_message"):  # what the parser of the command line raises
-        return _fail(error.format_message(), 2)
+        return _fail(error.format_message().replace(*EXTRA), 2)
     if isinstance(error, MemoryError):
         reason = str(error) or "not enough memory"
         return _fail(f"MemoryError: {reason}; choose a smaller factor or region, or smaller --chunks", 1)
