@@ -22,8 +22,13 @@ SINCE = "seconds since 1970-01-01"
 STEPS = ("time", "t", "month", "step")
 
 
-def draws_of(variable: xr.DataArray, dims: tuple[str, str], members: int | None, seed: int) -> Draws:
-    """Return which noise the maps of a variable get: by seed, name and time; one member where none are asked for.
+def draws_of(
+    variable: xr.DataArray, dims: tuple[str, str], members: int | None, seed: int, key: str | None = None
+) -> Draws:
+    """Return which noise the maps of a variable get: by seed, key and time; one member where none are asked for.
+
+    Variables of one key see the same noise: the outputs of one model, whose members belong together. The key is the
+    name of the variable by default.
 
     Maps that differ in other dimensions than time, such as levels, see the same noise.
 
@@ -49,7 +54,7 @@ def draws_of(variable: xr.DataArray, dims: tuple[str, str], members: int | None,
         along = along or steps
         shape = [size if dim == along else 1 for dim, size in zip(lead, sizes, strict=True)]
         times = np.broadcast_to(seconds.reshape(shape), sizes).ravel()
-    return Draws(seed, 1 if members is None else members, str(variable.name), times, dated)
+    return Draws(seed, 1 if members is None else members, str(variable.name) if key is None else key, times, dated)
 
 
 def _seconds(time: xr.Variable) -> NDArray[np.int64]:

@@ -47,6 +47,8 @@ from downscale.typing import Drawing, Upscaler
 Factor = int | Mapping[str, int]
 CONSERVE = ("cell", "total", None)
 QUANTITIES = ("intensive", "extensive")
+# The key of the noise of all outputs of a model.
+MODEL_KEY = "model"
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,9 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
             )
     cells = target.aggregation(where.grid)
     upscalers = _upscalers(ds, fields, where, target, cells, request) if model is None else dict(model.upscalers)
-    upscalers = {name: _drawn(upscaler, ds[name], where, request) for name, upscaler in upscalers.items()}
+    # Members of a model are drawn for all its outputs together, whatever these are called.
+    key = None if model is None else MODEL_KEY
+    upscalers = {name: _drawn(upscaler, ds[name], where, request, key) for name, upscaler in upscalers.items()}
     refinement = None
     if request.terrain_penalty is not None:
         from downscale.losses.terrain import TerrainRefinement
@@ -388,10 +392,12 @@ def _upscalers(
     return {name: cascade(kernel, cells, bounds[name], request.smoothing) for name in names}
 
 
-def _drawn(upscaler: Upscaler, variable: xr.DataArray, where: Horizontal, request: Request) -> Upscaler:
+def _drawn(
+    upscaler: Upscaler, variable: xr.DataArray, where: Horizontal, request: Request, key: str | None
+) -> Upscaler:
     """Tell an up-scaler that draws members which noise is theirs."""
     if isinstance(upscaler, Drawing):
-        return upscaler.drawn(draws_of(variable, where.dims, request.members, request.seed))
+        return upscaler.drawn(draws_of(variable, where.dims, request.members, request.seed, key))
     if request.members is not None:
         raise OptionError(
             f"expected a method that draws members, received one that makes a single field with members="

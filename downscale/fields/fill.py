@@ -10,8 +10,10 @@ import numpy as np
 from downscale.fields.aggregate import Array, like, namespace
 
 
-def filled(coarse: Array, missing: Array, radius: tuple[int, int], closed: bool) -> Array:
-    """Return the field with its missing cells filled by a smooth mean of their valid neighbours, zero where none is.
+def filled(
+    coarse: Array, missing: Array, radius: tuple[int, int], closed: bool, nothing: float = 0.0
+) -> Array:
+    """Return the field with its missing cells filled by a smooth mean of their valid neighbours, the nearest foremost.
 
     Parameters
     ----------
@@ -23,6 +25,8 @@ def filled(coarse: Array, missing: Array, radius: tuple[int, int], closed: bool)
         Rows and columns that are looked at on each side.
     closed : bool
         Whether the columns close a circle.
+    nothing : float
+        What a missing cell without any valid neighbour gets.
 
     Examples
     --------
@@ -36,7 +40,7 @@ def filled(coarse: Array, missing: Array, radius: tuple[int, int], closed: bool)
     for axis, reach, wraps in ((-2, radius[0], False), (-1, radius[1], closed)):
         value, weight = _smooth(value, axis, reach, wraps), _smooth(weight, axis, reach, wraps)
     some = weight > 0
-    return xp.where(missing, xp.where(some, value / xp.where(some, weight, one), zero), coarse)
+    return xp.where(missing, xp.where(some, value / xp.where(some, weight, one), zero + nothing), coarse)
 
 
 def _smooth(field: Array, axis: int, radius: int, closed: bool) -> Array:

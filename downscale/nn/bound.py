@@ -13,12 +13,13 @@ from torch import Tensor
 
 from downscale.errors import InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.fill import filled
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.nn.baked import baked
 from downscale.nn.features import feature_bytes, shapes_only
 from downscale.nn.halo import Windows, axis_halo
-from downscale.nn.learned import Learned
+from downscale.nn.learned import Learned, Seen
 from downscale.nn.separable import BothParts, Grid, Separable, counts_of, operator
 from downscale.nn.spec import ModelSpec
 from downscale.typing import Place
@@ -115,13 +116,27 @@ class Bound:
         given, noise = self._noise(given, place)
         outputs, predictors = len(self.spec.outputs), len(self.spec.predictors)
         x, others, clock = given.tensor_split([outputs, outputs + predictors], dim=1)
+        closed = bool(self.kernel.grid.x.periodic) and given.shape[-1] == self.kernel.grid.shape[1]
         proposal = self.kernel(x, place)
+        seen = self._seen(x, others, proposal, place, closed)
         if "mask" in place.statics:
             proposal = proposal.masked_fill(place.statics["mask"].to(x) < 0.5, torch.nan)
-        closed = bool(self.kernel.grid.x.periodic) and given.shape[-1] == self.kernel.grid.shape[1]
-        corner = place.row, place.column
-        fine = learned(x, proposal, cells, others, statics, clock, corner=corner, closed=closed, noise=noise)
+        fine = learned(x, proposal, cells, others, statics, clock, corner=(place.row, place.column), closed=closed,
+                       noise=noise, seen=seen)  # fmt: skip
         return fine[:, self.variable]
+
+    def _seen(self, x: Tensor, others: Tensor, proposal: Tensor, place: Place, closed: bool) -> Seen:
+        """Return the fields that the network looks at: what is missing filled from its neighbours.
+
+        A network was trained on whole patches: an edge of a gap, or a coast, would be a feature to it.
+        """
+        both, predictors = torch.cat([x, others], dim=1), others.shape[1]
+        missing = ~torch.isfinite(both)
+        if not bool(missing.any()):
+            return Seen(x, proposal, others)
+        both = filled(torch.where(missing, torch.nan, both), missing, self.kernel.reach, closed, nothing=torch.nan)
+        whole, others = both.tensor_split([both.shape[1] - predictors], dim=1)
+        return Seen(whole, self.kernel(whole, place), others)
 
     def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Return the coarse fields, and the noise that the model sees, if it sees any."""
@@ -169,7 +184,7 @@ class Bound:
             return None
         axes = zip((0, 1), kernel.axes, self.factor, kernel.reach, (kernel.grid.y, kernel.grid.x), strict=True)
         y, x = (
-            axis_halo(network, self.learned.radii, Windows.of(weights, count, fill, bool(cells.periodic)), axis)
+            axis_halo(network, self.learned.radii, Windows.of(weights, count, fill, bool(cells.periodic)), axis, fill)
             for axis, weights, count, fill, cells in axes
         )
         return y, x

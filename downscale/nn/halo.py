@@ -41,11 +41,11 @@ class Windows:
         return cls(start.min(axis=1) - fill, start.max(axis=1) + axis.taps - 1 + fill, periodic)
 
     @classmethod
-    def anywhere(cls, taps: int, size: int) -> Windows:
+    def anywhere(cls, taps: int, size: int, fill: int) -> Windows:
         """Return the windows on a long open axis, whose ends look farther than any other cells."""
         cells = np.arange(size)
         start = np.clip(cells - taps // 2, 0, cells.size - taps)
-        return cls(start - (taps - 1), start + 2 * (taps - 1), False)
+        return cls(start - fill, start + taps - 1 + fill, False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Radii:
     unit: int = 0
 
 
-def axis_halo(network: Network, radii: Radii, windows: Windows, axis: int) -> int:
+def axis_halo(network: Network, radii: Radii, windows: Windows, axis: int, fill: int = 0) -> int:
     """Return how many coarse cells along an axis move a fine cell, at most.
 
     Parameters
@@ -70,6 +70,8 @@ def axis_halo(network: Network, radii: Radii, windows: Windows, axis: int) -> in
         What the proposal of each coarse cell looks at.
     axis : int
         0 rows, 1 columns.
+    fill : int
+        Coarse cells on each side that missing values of coarse channels are filled from.
     """
     size, factor, period, most = windows.low.size, network.factor[axis], network.multiple_of, 0
     each = [network.needs(axis, c * factor, c * factor + factor - 1) for c in range(period)]
@@ -77,9 +79,9 @@ def axis_halo(network: Network, radii: Radii, windows: Windows, axis: int) -> in
         # The layers repeat with the coarsest level.
         turn, phase = cell - cell % period, cell % period
         coarse, fine = each[phase]
-        low, high = _looked_at(windows, fine[0] + turn, fine[1] + turn, radii.fine)
-        low = min(low, coarse[0] + turn - radii.coarse, cell - radii.unit)
-        high = max(high, coarse[1] + turn + radii.coarse, cell + radii.unit)
+        low, high = _looked_at(windows, fine[0] + turn, fine[1] + turn, radii.fine + fill * (radii.fine > 0))
+        low = min(low, coarse[0] + turn - radii.coarse - fill, cell - radii.unit - fill)
+        high = max(high, coarse[1] + turn + radii.coarse + fill, cell + radii.unit + fill)
         if not windows.periodic:
             low, high = max(low, 0), min(high, size - 1)
         most = max(most, cell - low, high - cell)
@@ -103,6 +105,9 @@ def learned_halo(network: Network, radii: Radii, taps: int) -> tuple[int, int] |
     """Return the halo of rows and columns that is enough on every grid; None where there is no finite one."""
     if network.whole:
         return None
-    sizes = (8 * taps + 3 * network.reach(axis) + network.multiple_of for axis in (0, 1))
-    y, x = (axis_halo(network, radii, Windows.anywhere(taps, size), axis) for axis, size in enumerate(sizes))
+    sizes = (10 * taps + 3 * network.reach(axis) + network.multiple_of for axis in (0, 1))
+    fill = taps - 1
+    y, x = (
+        axis_halo(network, radii, Windows.anywhere(taps, size, fill), axis, fill) for axis, size in enumerate(sizes)
+    )
     return y, x

@@ -8,6 +8,7 @@ parts. The network starts at zero, so that an untrained model is the training-fr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 SOFTMAX_FLOOR = 1e-3
 # Logits that the kernel alone gives an event lie within: the network must be able to speak against it.
 MOST_LOGIT = 4.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network looks at where that is more than is there: missing values filled, shapes as in ``forward``."""
+
+    x: Tensor
+    proposal: Tensor
+    predictors: Tensor | None = None
 
 
 class Learned(nn.Module):
@@ -122,6 +132,7 @@ class Learned(nn.Module):
         corner: tuple[int, int] = (0, 0),
         closed: bool = False,
         noise: tuple[Tensor, Tensor] | None = None,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Make fine fields, shape (B, V, ny * fy, nx * fx), in the units and the data type of ``x``.
 
@@ -148,13 +159,16 @@ class Learned(nn.Module):
             Whether the columns given close a circle.
         noise : (Tensor, Tensor), shapes (B, n, ny, nx) and (B, m, ny * fy, nx * fx)
             Independent numbers of mean zero and variance one, ``spec.noise`` channels, for models that make members.
+        seen : Seen, optional
+            The same fields with missing values filled, for the network alone; by default it sees them as they are.
 
         Raises
         ------
         ShapeError
             If a field is missing, or has other channels or sizes than the model.
         """
-        given = channels(self.spec, x, proposal, cells, predictors, statics, clock, closed, noise)
+        look = Seen(x, proposal, predictors) if seen is None else seen
+        given = channels(self.spec, look.x, look.proposal, cells, look.predictors, statics, clock, closed, noise)
         result = self.detail(given, corner, closed).to(x)
         # Asked once, of what is known not to carry gradients.
         mask = torch.isfinite(proposal)
