@@ -27,7 +27,7 @@ from downscale.io.encoding import WHOLE_STEPS
 from downscale.io.outputs import check_netcdf
 from downscale.io.read import sources_of
 from downscale.io.write import Storage, write_checked
-from downscale.learned import ENCODER, fingerprint, is_learned, name_of, opened, own_outputs, require_units
+from downscale.learned import ENCODER, SAME, fingerprint, is_learned, name_of, opened, own_outputs, scale_to
 from downscale.progress import progress_bar
 from downscale.request import pick_variables
 from downscale.validate import check_conservation
@@ -84,7 +84,9 @@ def encode(obj: XarrayObject, model: Any) -> xr.Dataset:
     where = horizontal(ds)
     names = own_outputs(learned.spec, ds, pick_variables(ds, where, None))
     for own, name in zip(learned.spec.outputs, names, strict=True):
-        require_units(own, ds[name])
+        if scale_to(own, ds[name]) != SAME:
+            units = str(ds[name].attrs.get("units"))
+            raise InputError(f"{name}: expected {own.units!r} as in the training, received {units!r}; convert it")
         if quantity_of(ds[name]) == "extensive":
             raise InputError(f"{name}: expected means over cells to encode, received sums; divide by cell_area first")
     factors = dict(zip(where.dims, learned.spec.factor, strict=True))

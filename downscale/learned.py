@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.horizontal import Horizontal
-from downscale.cf.units import fits, same_units
+from downscale.cf.units import convert, same_units
 from downscale.errors import GridError, InputError, OptionError, ShapeError, listing
 from downscale.io.statics import on_grid, pick_mask, pick_static
 from downscale.models import NAMES, path_of
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from downscale.nn.learned import Learned
     from downscale.nn.spec import ModelSpec, Variable
 
+Scale = tuple[float, float]
+SAME: Scale = (1.0, 0.0)
 SUFFIX = ".safetensors"
 CASCADE = "cascade"
 # Attribute of a code: the compressor that made it.
@@ -179,11 +181,10 @@ def bound_model(
         )
     names = _matched(spec, ds, wanted)
     inputs = {own.name: ds[name] for own, name in zip((*spec.outputs, *spec.predictors), names, strict=True)}
-    for own in (*spec.outputs, *spec.predictors):
-        require_units(own, inputs[own.name])
+    scales = tuple(scale_to(own, inputs[own.name]) for own in (*spec.outputs, *spec.predictors))
     _require_own_code(learned, inputs)
     numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
-    bound = {name: learned.bind(where.grid, target.parts, i) for name, i in numbers.items()}
+    bound = {name: learned.bind(where.grid, target.parts, i).rescaled(scales) for name, i in numbers.items()}
     return Model(spec, bound, inputs, _static_fields(spec, where, target, orog, sftlf), learned)
 
 
@@ -268,13 +269,31 @@ def _words(variable: xr.DataArray) -> tuple[str, ...]:
     return str(variable.name), *(str(variable.attrs.get(key, "")) for key in ("standard_name", "long_name"))
 
 
-def require_units(own: Variable, variable: xr.DataArray) -> None:
-    """Refuse other units than those trained in, unless the model takes any."""
+def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
+    """Return the factor and the offset from the units of a variable to those that a model was trained in.
+
+    Raises
+    ------
+    InputError
+        If the variable has no units, or units of another quantity, and the model does not take any.
+
+    Examples
+    --------
+    >>> from downscale.nn.spec import Variable
+    >>> scale_to(Variable("tas", "K"), xr.DataArray(20.0, attrs={"units": "degC"}))
+    (1.0, 273.15)
+    """
     units = str(variable.attrs.get("units", "")).strip()
-    if own.transform == "local" or not units or same_units(units, own.units):
-        return
-    remedy = "convert it" if fits(units, own.units) else "use a model of this quantity"
-    raise InputError(f"{variable.name}: expected {own.units!r} as in the training, received {units!r}; {remedy}")
+    # Of "local" values the model sees ratios, which are the same in every unit that begins at zero.
+    if own.transform == "local" or same_units(units, own.units):
+        return SAME
+    zero, one = convert(0.0, units, own.units), convert(1.0, units, own.units)
+    if not units or zero is None or one is None:
+        remedy = "use a model of this quantity" if units else "set the attribute units"
+        raise InputError(
+            f"{variable.name}: expected units of {own.units!r} as in training, received {units or 'none'!r}; {remedy}"
+        )
+    return one - zero, zero
 
 
 def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> None:

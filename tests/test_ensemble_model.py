@@ -15,6 +15,7 @@ from downscale.errors import OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
+from downscale.request import Request, prepare
 from downscale.train.checkpoint import load, save
 from downscale.train.schema import parse_training
 
@@ -60,6 +61,34 @@ def test_a_checkpoint_draws_the_same_members(tmp_path: Path) -> None:
     single = coarse.downscale(method=path)
     assert single.pr.dims == coarse.pr.dims
     np.testing.assert_allclose(single.pr.values, one.pr.values[:, 0], rtol=1e-6, atol=1e-6)
+
+
+def two_outputs() -> Learned:
+    """A model of two variables that draws members of both at once."""
+    torch.manual_seed(5)
+    both = tuple(Variable(name, "K", transform="linear", mean=0.0, std=1.0) for name in ("warm", "cold"))
+    model = Learned(ModelSpec("residual", (2, 2), both, options=SMALL, constraint="additive", noise=(2, 1)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return model
+
+
+def test_outputs_of_a_model_share_the_noise_of_each_member() -> None:
+    """Made together or one by one, under any names: the members of a model are joint fields, as in training."""
+    coarse, model = rain_on(plane(14, 18), 2), two_outputs()
+    warm = coarse.pr.assign_attrs(units="K", standard_name="air_temperature")
+    cold = (3 * coarse.pr).assign_attrs(units="K", standard_name="sea_surface_temperature")
+    ds = coarse.assign(warm=warm, cold=cold).drop_vars("pr")
+    fine = ds.downscale(method=model, members=2, seed=1)
+    jobs = prepare(ds, Request(method=model, members=2, seed=1)).jobs
+    streams = {name: job.upscaler.draws.stream for name, job in jobs.items()}
+    assert len(set(streams.values())) == 1
+    alone = ds.downscale(method=model, members=2, seed=1, data_vars="warm")
+    np.testing.assert_array_equal(fine.warm.values, alone.warm.values)
+    renamed = rain_on(plane(14, 18), 2).rename(pr="precip")
+    one, other = (each.downscale(method=drawing(), members=2) for each in (rain_on(plane(14, 18), 2), renamed))
+    np.testing.assert_array_equal(one.pr.values, other.precip.values)
 
 
 def test_noise_has_its_shape() -> None:

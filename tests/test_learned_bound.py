@@ -18,9 +18,11 @@ import downscale
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
 from downscale.errors import InputError, OptionError, ShapeError
+from downscale.fields.fill import filled
 from downscale.grid.parts import Parts
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.bound import Bound, cells_of
+from downscale.nn.learned import Seen
 from downscale.nn.networks import NETWORKS
 from downscale.nn.separable import parts_of
 from downscale.typing import Place, Upscaler
@@ -188,9 +190,11 @@ def test_several_variables_predictors_and_times_go_in_and_one_comes_out() -> Non
     model = awake(spec)
     x, proposal, cells, statics = some_fields(grid, FACTOR, variables=2, dtype=torch.float64, missing=0.1)
     wind, clock = torch.randn(2, 1, *grid.shape), torch.rand(2, 2, *grid.shape)
-    wanted = model(x, proposal, cells, wind, statics, clock).detach()
     for variable in (0, 1):
         up = model.bind(grid, parts_of(grid, FACTOR), variable)
+        whole = filled(x, torch.isnan(x), up.kernel.reach, closed=False)
+        seen = Seen(whole, up.kernel(whole, place_of(grid, FACTOR)), wind)
+        wanted = model(x, proposal, cells, wind, statics, clock, seen=seen).detach()
         assert isinstance(up, Upscaler)
         assert up.channels == 5
         assert up.spec.input_channels == ("tas", "pr", "uas", "day_of_year_sin", "day_of_year_cos")
@@ -217,6 +221,40 @@ def test_the_mask_of_a_place_binds_the_law_to_what_is_valid() -> None:
     assert torch.equal(torch.isnan(fine), ~mask.expand_as(fine))
     means, known = up.cells.mean(fine, mask), up.cells.share(mask, fine) > 0
     torch.testing.assert_close(means[known], x[known], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("transform", ["linear", "log1p", "local"])
+def test_a_network_sees_no_gap(network: str, transform: str) -> None:
+    """Complete cells have the detail that they would have if their neighbours held what the gaps are filled with."""
+    grid = region()
+    up = bound(spec_of(network, FACTOR, constraint="additive", transform=transform), grid, double=True)
+    x, place = torch.from_numpy(maps_on(grid, 0.3)), place_of(grid, FACTOR)
+    missing = torch.isnan(x)
+    known = ~missing.repeat_interleave(FACTOR[0], -2).repeat_interleave(FACTOR[1], -1)
+    whole = up(filled(x, missing, up.kernel.reach, closed=False), place)
+    torch.testing.assert_close(up(x, place)[known], whole[known], rtol=1e-12, atol=1e-12)
+    assert torch.equal(torch.isnan(up(x, place)), ~known)
+
+
+def test_a_network_sees_no_coast() -> None:
+    """Without a law, which is about valid cells, fine cells beside a mask are what they are without it."""
+    grid = region()
+    up = bound(spec_of("residual", FACTOR, constraint="none"), grid, double=True)
+    x, place = torch.from_numpy(maps_on(grid, 0.0)), place_of(grid, FACTOR)
+    mask = torch.rand(place.fine.shape) > 0.3
+    fine = up(x, Place(grid, place.fine, statics={**place.statics, "mask": mask.double()}))
+    torch.testing.assert_close(fine[:, mask], up(x, place)[:, mask], rtol=1e-12, atol=1e-12)
+
+
+def test_other_units_give_the_same_field() -> None:
+    grid = region()
+    up = bound(spec_of("residual", FACTOR, constraint="additive", transform="linear"), grid)
+    x, place = torch.from_numpy(maps_on(grid, 0.1)), place_of(grid, FACTOR)
+    fine = up(x, place)
+    other = up.rescaled(((5 / 9, 255.3722222),))((x - 255.3722222) * 9 / 5, place)
+    torch.testing.assert_close(other * 5 / 9 + 255.3722222, fine, rtol=1e-9, atol=1e-6, equal_nan=True)
+    assert up.rescaled(((1.0, 0.0),)) is up
 
 
 def polar() -> Any:

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from sample_fields import field_on, rain_on, region, same_bits, world
 
-from downscale import sample
+from downscale import check_conservation, sample
 from downscale.cli import main
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.nn.learned import Learned
@@ -154,8 +154,6 @@ def test_what_does_not_fit_is_one_line(tas, options, error, match):
     [
         (ModelSpec("residual", (4, 4), (Variable("pr", "mm"),), options=SMALL), InputError,
          "expected the variable 'pr', which this model makes finer, received 'tas'; rename"),
-        (ModelSpec("residual", (4, 4), (Variable("tas", "degC"),), options=SMALL), InputError,
-         "tas: expected 'degC' as in the training, received 'K'; convert it"),
         (ModelSpec("residual", (4, 4), (Variable("tas", "mm"),), options=SMALL), InputError, "use a model of"),
         (plain(predictors=(Variable("psl", "Pa"),)), InputError, r"expected the predictor 'psl' .* add it"),
         (plain(statics=("orog",)), InputError, "expected orog for the static 'orog', received none"),
@@ -165,6 +163,22 @@ def test_a_model_of_something_else_is_one_line(tas, spec, error, match):
     with pytest.raises(error, match=match) as caught:
         tas.downscale(method=Learned(spec))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("units", "scale", "offset"), [("degC", 1.0, -273.15), ("degF", 1.8, -459.67)])
+def test_a_model_takes_any_unit_of_its_quantity_and_gives_it_back(tas, units, scale, offset):
+    """Celsius is not taken for Kelvin: the field of a model is the same in every unit."""
+    other = tas.assign(tas=(tas.tas * scale + offset).assign_attrs(tas.tas.attrs, units=units))
+    fine, made = (each.downscale(method=trained(plain())) for each in (tas, other))
+    assert made.tas.attrs["units"] == units
+    np.testing.assert_allclose(made.tas, fine.tas * scale + offset, atol=2e-4 * scale)
+    assert check_conservation(other, made).passed
+
+
+def test_a_field_without_units_is_refused_unless_the_model_takes_any(tas):
+    bare = tas.assign(tas=tas.tas.drop_attrs())
+    with pytest.raises(InputError, match=r"tas: expected units of 'K' .* received 'none'; set the attribute units"):
+        bare.downscale(method=Learned(plain()))
 
 
 def test_other_variables_are_to_be_left_out():

@@ -33,6 +33,14 @@ def is_cpu(name: str = "auto") -> bool:
     return pick_device(name).type == "cpu"
 
 
+def has_fast_bf16() -> bool:
+    """Return whether this processor calculates with 16-bit brain floats itself; else they take twenty times longer."""
+    import llvmlite.binding
+
+    features = llvmlite.binding.get_host_cpu_features()
+    return any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
+
+
 def device_name(name: str = "auto") -> str:
     """Return the device that a request means, for people; loads torch only where it may matter."""
     return "cpu" if is_cpu(name) else str(pick_device(name))

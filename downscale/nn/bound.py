@@ -55,8 +55,23 @@ class Bound:
         self.factor, self.laws = self.spec.factor, self.spec.laws
         self.channels = len(self.spec.input_channels) + self.spec.stochastic
         self.halo = self._halo()
+        self.scales: tuple[tuple[float, float], ...] = ()
         self._lock = threading.Lock()
         self._elsewhere: dict[torch.device, Learned] = {}
+
+    def rescaled(self, scales: tuple[tuple[float, float], ...]) -> Bound:
+        """Return the same for fields in other units than the model's.
+
+        Parameters
+        ----------
+        scales : tuple of (float, float)
+            Factor and offset from the units of each output and predictor to those of the model.
+        """
+        if all(scale == (1.0, 0.0) for scale in scales):
+            return self
+        other = copy.copy(self)
+        other.scales, other._lock = scales, threading.Lock()
+        return other
 
     def __repr__(self) -> str:
         return f"{self.spec.network} network for {self.spec.outputs[self.variable].name}, factor {self.factor}"
@@ -86,6 +101,11 @@ class Bound:
             If a static is missing.
         """
         given = self._given(coarse)
+        if self.scales:
+            # In double precision: the way there and back must not move a mean.
+            given = given.to(torch.float64, copy=True)
+            for i, (factor, offset) in enumerate(self.scales):
+                given[:, i] = given[:, i] * factor + offset
         statics = self._statics(place, given)
         learned = self._beside(given)
         cells = self._cells(place, given)
@@ -93,7 +113,11 @@ class Bound:
         maps = max(most // max(cells.fine_shape[0] * cells.fine_shape[1], 1), 1)
         with torch.no_grad():
             pieces = [self._refined(learned, part, place, cells, statics) for part in given.split(maps)]
-        return torch.cat(pieces)
+        made = torch.cat(pieces)
+        if self.scales and self.spec.event is None:
+            factor, offset = self.scales[self.variable]
+            made = (made - offset) / factor
+        return made.to(coarse)
 
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
         """Return the bytes that the features of a processor's work take at once.

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning
 
+from downscale.engine.device import has_fast_bf16, is_cpu
 from downscale.errors import InputError, OptionError
 from downscale.train.datamodule import PatchData
 from downscale.train.keeper import Keeper, bars
@@ -33,7 +34,7 @@ def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper,
     bar = bars(how)
     settings: dict[str, Any] = {
         **{key: getattr(how, key) for key in ("accelerator", "devices", "num_nodes", "strategy")},
-        "precision": "bf16-mixed" if how.precision == "bf16" else "32-true",
+        "precision": "bf16-mixed" if _precision(how) == "bf16" else "32-true",
         "gradient_clip_val": how.clip,
         "max_epochs": -1,  # rounds are counted by the progress, which outlives a run
         "logger": _logger(how.logger, folder),
@@ -57,6 +58,17 @@ def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper,
         with interruptible():
             trainer.fit(module, datamodule=data)
     return trainer
+
+
+def _precision(how: Training) -> str:
+    """Return the precision of a training: 32 bits where the processor would only imitate 16."""
+    on_cpu = how.accelerator == "cpu" or (how.accelerator == "auto" and is_cpu())
+    if how.precision == "bf16" and on_cpu and not has_fast_bf16():
+        warnings.warn(
+            "training.precision: this processor has no fast bf16; the training runs in float32 instead", stacklevel=2
+        )
+        return "32"
+    return how.precision
 
 
 @contextmanager
