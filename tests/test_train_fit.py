@@ -180,14 +180,14 @@ def test_a_stopped_command_says_what_is_kept_and_how_to_go_on(
     run = started(tmp_path, "train", "r.yml")
     assert when(run, lambda: steps_in(state) > 5), ended(run)
     status, _, complaint = killed(run, number)
-    assert status == 1
+    assert status == 128 + number
     assert complaint == f"downscale: {word}; step {steps_in(state)} of 100000 is kept; run again with --resume\n"
     assert not list(tmp_path.rglob("*.part"))
     before = steps_in(state)
     run = started(tmp_path, "train", "r.yml", "--resume")
     assert when(run, lambda: steps_in(state) > before), ended(run)
     status, said, _ = killed(run, number)
-    assert status == 1
+    assert status == 128 + number
     assert f"goes on from step {before}" in said
 
 
@@ -204,7 +204,7 @@ def test_a_group_of_processes_is_stopped_with_one_line(tmp_path: Path, number: s
     for one in [*readers, psutil.Process(run.pid)]:
         one.send_signal(number)
     status, _, complaint = ended(run)
-    assert status == 1
+    assert status == 128 + number
     lines = [line for line in complaint.splitlines() if line.startswith("downscale: ")]
     assert len(lines) == 1
     assert lines[0].endswith(f"step {steps_in(state)} of 100000 is kept; run again with --resume")
