@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from sample_fields import field_on, world
 import downscale
 from downscale.errors import ConservationError, OutputError
 from downscale.io.leases import SILENT_SECONDS
+from downscale.io.only import lock_path, only_run
 from downscale.io.outputs import FOREIGN, check_netcdf, named_files, scratch_name, this_host
-from downscale.runs.only import lock_path, only_run
 from downscale.runs.seals import identity
 
 APPLY = ("apply", "in.nc", "out.nc", "--factor", 2)
@@ -290,12 +291,24 @@ def held(name: str, **changes: Any) -> Path:
                                  ["--blocks", 2, "--block", 1]])  # fmt: skip
 @pytest.mark.parametrize("host", [None, "elsewhere"])
 def test_two_runs_of_one_output_never_meet(here, how, host):
-    """A process of this machine that lives, and one of another that has just been heard of."""
+    """A process of this machine that lives, and one of another that shows signs of life."""
     path = held("out.nc", **({} if host is None else {"host": host}))
     os.utime(path, (time.time() + 5, time.time() + 5))
-    there = contents(here)
-    refused(command(*APPLY, *how), "out.nc", "there", "wait")
-    assert contents(here) == there
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.1):
+            os.utime(path)
+
+    other = threading.Thread(target=beat)
+    other.start()
+    try:
+        there = contents(here)
+        refused(command(*APPLY, *how), "out.nc", "there", "wait")
+        assert contents(here) == there
+    finally:
+        over.set()
+        other.join()
     path.unlink()
     assert command(*APPLY, *how).status == 0
     assert not path.exists()

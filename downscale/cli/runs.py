@@ -61,9 +61,14 @@ def run(
 ) -> None:
     """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
     given = dict(locals())
+    from downscale.io.outputs import require_no_input
     from downscale.recipe import load_recipe
 
-    _carry_out(_in_blocks(load_recipe(recipe), blocks, merge), max_memory, **{key: given[key] for key in HOW})
+    wanted = load_recipe(recipe)
+    for name in (wanted.output.path, wanted.output.map, wanted.output.report):
+        if name is not None:
+            require_no_input(Path(name).expanduser(), (recipe,))
+    _carry_out(_in_blocks(wanted, blocks, merge), max_memory, **{key: given[key] for key in HOW})
 
 
 @app.command()

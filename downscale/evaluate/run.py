@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -117,8 +118,19 @@ def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
     The coarse maps are averages of the truth by true areas (perfect prognosis), or those of an independent model where
     a source names any. Errors are weighted by area. Memory stays bounded whatever the length of the record.
     """
-    tell = say or (lambda line: None)
+    there = Path(recipe.output.folder).expanduser().exists()
     folder = _folder(recipe)
+    try:
+        return _evaluated(recipe, folder, say or (lambda line: None))
+    except BaseException:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
+    """Score, write and draw in a folder that is there."""
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
     free = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
     targets = {kind: free(folder / f"{recipe.output.name}{kind}") for kind in KINDS}

@@ -6,12 +6,13 @@ import gc
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError, OptionError, OutputError
+from downscale.io.only import only_run
 from downscale.io.outputs import IN_RECIPE, check_target, named_files
 from downscale.nn.spec import STATICS, Code, ModelSpec
 from downscale.train.draws import Draws, require_samples
@@ -121,8 +122,12 @@ def train(recipe: TrainingRecipe, resume: bool = False, say: Say | None = None) 
             f"expected no earlier run, received its state {state}; go on with --resume, or set output.overwrite"
         )
     try:
-        return _trained(prepare(recipe, tell), target, state, resume, tell)
+        with only_run(target) if is_first() else nullcontext():
+            return _trained(prepare(recipe, tell), target, state, resume, tell)
     finally:
+        with suppress(OSError):
+            # There where something is kept.
+            state.parent.rmdir()
         # The trainer and what it trains know each other, and through them gigabytes of maps would wait for a chance to
         # go while the next training fills as many.
         gc.collect()
@@ -135,9 +140,15 @@ def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
     ------
     OutputError
         If it is no name of a checkpoint, one of the files that are learned from, or exists.
+    InputError
+        If what is to be gone on with is no checkpoint.
     """
+    from downscale.train.checkpoint import load_record
+
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
     target = check_target(recipe.output.path, recipe.output.overwrite or resume, inputs, IN_RECIPE)
+    if resume and target.exists() and not recipe.output.overwrite:
+        load_record(target)
     if target.suffix != SUFFIX:
         raise OutputError(f"output.path: expected the suffix {SUFFIX}, received {recipe.output.path!r}; add it")
     return target

@@ -14,10 +14,11 @@ from typing import Any
 
 from downscale.errors import OutputError
 from downscale.interrupts import half_made
-from downscale.io.leases import SILENT_SECONDS, alive, gone
+from downscale.io.leases import BEAT_SECONDS, SILENT_SECONDS, alive, gone
 from downscale.io.outputs import this_host
 
 ATTEMPTS = 5
+LISTEN_SECONDS, POLL_SECONDS = 2.5 * BEAT_SECONDS, 0.2
 
 
 def lock_path(target: Path) -> Path:
@@ -104,10 +105,21 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
-    """Return whether the run that holds a lock is no more; one that says nothing yet is about to."""
-    try:
-        return gone(str(facts["host"]), int(facts["pid"]), path)
-    except (KeyError, TypeError, ValueError):
-        with suppress(FileNotFoundError):
-            return time.time() - path.stat().st_mtime > SILENT_SECONDS
-        return False
+    """Return whether the run that holds a lock is no more."""
+    if facts.get("host") == this_host() and isinstance(facts.get("pid"), int):
+        return gone(this_host(), facts["pid"], path)
+    return not _beats(path)
+
+
+def _beats(path: Path) -> bool:
+    """Listen for signs of life of a run that cannot be asked for, whatever the clocks of its machine."""
+    with suppress(FileNotFoundError):
+        before = path.stat().st_mtime_ns
+        if time.time() - before / 1e9 > SILENT_SECONDS:
+            return False
+        end = time.monotonic() + LISTEN_SECONDS
+        while time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+            if path.stat().st_mtime_ns != before:
+                return True
+    return False
