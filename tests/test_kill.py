@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 import xarray as xr
 from command import command
-from run_process import at_work, contents, ended, killed, raw, started, when
+from run_process import ROOT, at_work, contents, ended, killed, raw, started, when
 from sample_fields import field_on, world
 
 from downscale.io.outputs import this_host
@@ -251,3 +252,12 @@ def test_what_is_left_of_a_killed_process_goes(here):
     left = {name for name in os.listdir() if name.endswith(".part")}
     living = f".out.nc.{host}-{os.getpid()}-0123abcd.part"
     assert left == {living, f".other.nc.{host}-{dead}-0123abcd.part", f".out.nc.elsewhere-{dead}-0123abcd.part"}
+
+
+@pytest.mark.slow
+def test_signals_at_random_moments(tmp_path):
+    """Of each kind of run some: ended within five seconds, one line, nothing left, and resumed to the same values."""
+    line = [sys.executable, str(ROOT / "benchmarks" / "interrupts.py"), "--times", "10", "--steps", "80", "--seed", "1"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("| equal") == 5
