@@ -24,7 +24,7 @@ from downscale.report import facts_path, write_report
 from downscale.request import Request
 from downscale.runs.carry import How, alone, carry_blocks, chosen_blocks
 from downscale.runs.cutting import Cutting, cut_run, make_room, size_of
-from downscale.runs.seals import unseal
+from downscale.runs.seals import sweep, unseal
 from downscale.runs.single import STORE, arguments_of, build_request, has_means, open_input, produce, static_sources
 from downscale.selfcheck import self_validation, terrain_penalty_values
 from downscale.stages import split
@@ -151,6 +151,7 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     recipe = outcome.recipe
     judge = has_means(recipe, outcome.plan)
     target = Path(recipe.output.path)
+    sweep([target.expanduser()])
     outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
     outcome.files.append(target)
     unseal(target.expanduser())

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from downscale.interrupts import half_made
-from downscale.io.outputs import flush, scratch_name, this_host
+from downscale.io.outputs import flush, remove, scratch_name, this_host
 
 # A living process touches its files this often; one that cannot be asked for and was silent for so long is no more.
 BEAT_SECONDS, SILENT_SECONDS = 20.0, 600.0
@@ -109,3 +109,5 @@ def bring_back(target: Path) -> None:
     old = [path for path in target.parent.glob(".*.old") if left_of(path) == target.name]
     if old and not target.exists():
         os.replace(max(old, key=lambda path: path.stat().st_mtime), target)
+    for path in old:
+        remove(path)

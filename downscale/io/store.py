@@ -17,7 +17,7 @@ import xarray as xr
 from downscale.computing import computed, here, threads_that_end
 from downscale.diagnostics.report import ConservationReport
 from downscale.errors import OutputError
-from downscale.interrupts import shielded
+from downscale.interrupts import half_made, shielded
 from downscale.io.encoding import Encodings
 from downscale.io.leases import bring_back, made_beside
 from downscale.io.outputs import flush, plain_path, remove, require_free, scratch_name
@@ -143,7 +143,9 @@ def _temporary_store(target: Path) -> Iterator[Path]:
             if old.exists() and not target.exists():
                 os.replace(old, target)
             remove(scratch)
-            remove(old)
+            if old.exists():
+                with half_made(old):
+                    remove(old)
 
 
 def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
