@@ -72,22 +72,26 @@ def refused(said: Said, *words: str) -> None:
     assert all(word in said.complaint for word in words), said.complaint
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("name", ["in.nc", "./in.nc", "link.nc", "hard.nc"])
+@pytest.mark.parametrize(("key", "name"), [
+    *((key, "hard.nc") for key in KEYS), *(("apply", name) for name in ("in.nc", "./in.nc", "link.nc")),
+    ("inspect --json", "in.nc"), ("inspect --figure", "link.nc"),
+])  # fmt: skip
 def test_no_command_replaces_its_input(here, key, name):
     os.link("in.nc", "hard.nc")
     Path("link.nc").symlink_to("in.nc")
     before = Path("in.nc").read_bytes()
     line = KEYS[key](name)
     there = contents(here)
-    refused(command(*line), "in.nc" if name in ("in.nc", "./in.nc", "link.nc") else "hard.nc")
+    refused(command(*line), "input")
     assert Path("in.nc").read_bytes() == before == Path("hard.nc").read_bytes()
     assert Path("link.nc").is_symlink()
     assert contents(here) == there
 
 
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "device", "descriptor", "address", "bucket"])
+@pytest.mark.parametrize(("key", "kind"), [
+    *((key, kind) for key in KEYS for kind in ("pipe", "device")), ("weights", "descriptor"), ("run map", "address"),
+    *(("apply", kind) for kind in ("socket", "folder", "descriptor", "address", "bucket")),
+])  # fmt: skip
 def test_only_a_file_can_become_an_output(here, key, kind):
     names = {"pipe": "pipe", "socket": "plug", "folder": "sub", "device": "/dev/full", "descriptor": "/dev/stdout",
              "address": "https://example.org/a.nc", "bucket": "s3://bucket/a.nc"}  # fmt: skip
@@ -105,8 +109,8 @@ def test_only_a_file_can_become_an_output(here, key, kind):
     assert Path("/dev/stdout").is_symlink()
 
 
-@pytest.mark.parametrize("key", NETCDF_KEYS)
-@pytest.mark.parametrize("name", ["a.grib", "a.tif", "a.nc.gz", "a.csv", "-"])
+@pytest.mark.parametrize(("key", "name"), [(key, "a.grib") for key in NETCDF_KEYS]
+                         + [("apply", name) for name in ("a.tif", "a.nc.gz", "a.csv", "-")])  # fmt: skip
 def test_a_name_of_another_format_is_refused_with_the_remedy(here, key, name):
     line = KEYS[key](name)
     there = contents(here)
@@ -171,7 +175,7 @@ def changed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [text, stranger, changed])
-@pytest.mark.parametrize("how", [[], ["--blocks", 2], ["--blocks", 2, "--no-merge"]], ids=["one", "merged", "apart"])
+@pytest.mark.parametrize("how", [["--blocks", 2], ["--blocks", 2, "--no-merge"]], ids=["merged", "apart"])
 def test_resume_never_replaces_what_another_made(here, make, how):
     path = Path("out_20000103-20000104.nc" if "--no-merge" in how else "out.nc")
     if "--no-merge" in how:
@@ -287,9 +291,10 @@ def held(name: str, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("how", [["--blocks", 2], ["--blocks", 2, "--overwrite"], ["--blocks", 2, "--resume"],
-                                 ["--blocks", 2, "--block", 1]])  # fmt: skip
-@pytest.mark.parametrize("host", [None, "elsewhere"])
+@pytest.mark.parametrize(("how", "host"), [
+    (["--blocks", 2], None), (["--blocks", 2, "--overwrite"], None), (["--blocks", 2, "--block", 1], None),
+    (["--blocks", 2, "--resume"], "elsewhere"),
+])  # fmt: skip
 def test_two_runs_of_one_output_never_meet(here, how, host):
     """A process of this machine that lives, and one of another that shows signs of life."""
     path = held("out.nc", **({} if host is None else {"host": host}))

@@ -29,10 +29,11 @@ def check_path(path: Path, inputs: Iterable[Any] = ()) -> Path:
         raise OutputError(f"expected an existing folder for the map, received '{path.parent}'; create it")
     if path.is_dir():
         raise OutputError(f"expected a file name for the map, received the folder '{path}'; add map.png")
+    target = check_target(path, True, inputs)
     kinds = FigureCanvasBase.get_supported_filetypes()
     if _kind(path) not in kinds:
         raise OutputError(f"expected a map file of type {listing(kinds)}, received '{path.name}'; use .png")
-    return check_target(path, True, inputs)
+    return target
 
 
 def _kind(path: Path) -> str:
