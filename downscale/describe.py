@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import xarray as xr
 
 from downscale.cf.coordinates import AREA, STALE_ATTRS, mapping_among, mapping_name
+from downscale.cf.texts import as_text
 from downscale.errors import printable
 from downscale.io.read import SOURCES, sources_of
 from downscale.learned import CASCADE, event_names, name_of
@@ -51,7 +52,7 @@ def stamped(fine: xr.Dataset, words: str) -> xr.Dataset:
     """Put what was done on top of the history."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     words = printable(words)
-    line, history = f"{stamp} downscale {__version__}: {words}", fine.attrs.get("history")
+    line, history = f"{stamp} downscale {__version__}: {words}", as_text(fine.attrs.get("history", ""))
     fine.attrs["history"] = line + (f"\n{history}" if history else "")
     fine.attrs["downscale_version"] = __version__
     fine.attrs["downscale_settings"] = words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
@@ -18,10 +19,12 @@ import xarray as xr
 from command import command
 from conftest import shared_data
 from refusals import contents, north_america, refused
-from sample_fields import field_on, plane
+from sample_fields import field_on, plane, region
 
 import downscale
 from downscale.errors import DownscaleError, InputError
+from downscale.train.blocks import read_yaml
+from downscale.train.tensors import read_tensors, read_texts
 
 BAD, OUT = Path("bad.nc"), "out.nc"
 Change = Callable[[xr.Dataset], xr.Dataset]
@@ -452,3 +455,161 @@ def test_one_line_from_a_new_process(here):
         assert done.stderr.startswith("downscale: ")
         assert words in done.stderr
         assert contents() == before
+
+
+# Files that are none: nothing waits for what may never come.
+
+
+def a_pipe() -> str:
+    os.mkfifo("pipe.nc")
+    return "pipe.nc"
+
+
+def a_socket() -> str:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket.nc")
+    return "socket.nc"
+
+
+SPECIAL: dict[str, Callable[[], str]] = {
+    "pipe": a_pipe, "socket": a_socket, "null": lambda: "/dev/null", "zeros": lambda: "/dev/zero",
+    "full": lambda: "/dev/full", "standard input": lambda: "/dev/stdin", "dash": lambda: "-",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_special_files_are_refused_at_once(here, kind):
+    name, words = SPECIAL[kind](), "expected a regular file"
+    terrain = ("--orog", name, "--lapse-rate", -0.006)
+    refused(words, "apply", name, OUT, "--factor", 2)
+    refused(words, "check", "in.nc", name)
+    refused(words, "apply", "in.nc", OUT, "--factor", 2, *terrain)
+    refused(words, "apply", "in.nc", OUT, "--factor", 2, "--mask", name)
+    if name != "-":  # which is a resolution that is none
+        refused(words, "apply", "in.nc", OUT, "--target", name)
+    refused(words, "run", name)
+    with pytest.raises(InputError, match=words):
+        downscale.open_dataset(["in.nc", name])
+    for door in (read_yaml, lambda path: read_texts(path, "checkpoint"), lambda path: read_tensors(path, "checkpoint")):
+        with pytest.raises(InputError, match=words):
+            door(name)
+
+
+# Numbers and words of other types than files usually hold.
+
+
+def hdf5(kind: str) -> None:
+    """An HDF5 file as other programs write it."""
+    h5py = pytest.importorskip("h5py")
+    values = np.ones((6, 8)) + np.arange(8)
+    with h5py.File(BAD, "w") as file:
+        for name, units, numbers in (("lat", "degrees_north", np.arange(6.0)), ("lon", "degrees_east", np.arange(8.0))):
+            file[name] = numbers
+            file[name].make_scale(name)
+            file[name].attrs["units"] = np.bytes_(units)
+        if kind == "lists":
+            file.create_dataset("tas", (6, 8), dtype=h5py.vlen_dtype(np.float32))
+        else:
+            file["tas"] = values.astype(kind)
+        for axis, name in enumerate(("lat", "lon")):
+            file["tas"].dims[axis].attach_scale(file[name])
+
+
+NUMBERS = """
+import sys, downscale
+from downscale.errors import DownscaleError
+for kind in sys.argv[1:]:
+    try:
+        ds = downscale.open_dataset(kind + ".nc")
+        print(downscale.to_netcdf(ds.downscale(2), "out.nc", coarse=ds, overwrite=True).passed)
+    except DownscaleError as error:
+        print("refused", error)
+"""
+
+
+def test_numbers_of_any_type_are_read_or_refused(here):
+    """In a process of its own: the NetCDF library ends it where it meets half precision."""
+    pytest.importorskip("h5netcdf")
+    kinds = ["f2", "f16", ">f4", "u8", "i8", "bool", "c8", "c16", "S3", "lists"]
+    for kind in kinds:
+        hdf5(kind)
+        BAD.rename(f"{kind}.nc")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    call = [sys.executable, "-W", "ignore", "-c", NUMBERS, *kinds]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-500:]
+    said = [line.split()[0] for line in done.stdout.splitlines()]
+    assert said == ["True"] * 6 + ["refused"] * 4
+
+
+@pytest.mark.parametrize("kind", ["f2", "f16", "u8"])
+def test_arrays_of_any_type_are_used(here, kind):
+    ds = north_america()
+    ds["tas"] = (ds.tas / 2).astype(kind)
+    report = downscale.to_netcdf(ds.downscale(2), OUT, coarse=ds)
+    assert report is not None
+    assert report.passed
+
+
+def test_complex_numbers_are_refused():
+    ds = north_america()
+    with pytest.raises(InputError, match="numeric variable"):
+        ds.assign(tas=ds.tas * 1j).downscale(2)
+
+
+ATTRIBUTES: dict[str, Any] = {
+    "numbers": np.array([1.0, 2.0]), "one number": 3, "words": ["one", "two"], "none": np.array([], "f4"),
+    "whole numbers": np.arange(4, dtype="i2"),
+}  # fmt: skip
+KEYS = (
+    "units", "standard_name", "long_name", "axis", "bounds", "cell_methods", "cell_measures", "grid_mapping", "comment",
+    "positive", "formula_terms", "ancillary_variables", "flag_meanings", "history", "title", "Conventions", "frequency",
+    "external_variables", "license", "tracking_id", "downscale_settings", "corner_lats", "featureType", "calendar",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["tas", "lat", "time", "global"])
+@pytest.mark.parametrize("kind", ATTRIBUTES)
+def test_attributes_that_are_arrays(here, kind, where):
+    """One after the other, and all of those together that can be used: never a fault of ours."""
+    used = field_on(region(4, 6), 1)
+    for key in KEYS:
+        ds = field_on(region(4, 6), 1)
+        (ds if where == "global" else ds[where]).attrs[key] = ATTRIBUTES[kind]
+        try:
+            ds.downscale(2)
+        except DownscaleError:
+            continue
+        if (where, key) != ("tas", "flag_meanings"):  # which would make codes of it
+            (used if where == "global" else used[where]).attrs[key] = ATTRIBUTES[kind]
+    report = downscale.to_netcdf(used.downscale(2), OUT, coarse=used)
+    assert report is not None
+    assert report.passed
+    assert where != "global" or set(KEYS) <= set(used.attrs)
+
+
+def test_chunks_of_unknown_size_and_dates_that_are_none(here):
+    ds = north_america()
+    chunked = ds.tas.chunk(time=1)
+    some = chunked.data[(chunked.mean(("lat", "lon")) > 0).data]
+    field = xr.DataArray(some, dims=ds.tas.dims, coords={"lat": ds.lat, "lon": ds.lon}, name="tas")
+    for use in (lambda: field.downscale(2), lambda: downscale.plan(field, 2), lambda: downscale.coarsen(field, 2)):
+        with pytest.raises(InputError, match=r"tas: .*unknown .*'time'.*compute"):
+            use()
+    dates = np.array(["2000-01-01", "NaT", "2000-01-03"], "M8[ns]")
+    with pytest.raises(InputError, match=r"'time'.*NaT at step 1.*drop"):
+        ds.drop_vars("time_bnds", errors="ignore").assign_coords(time=dates).downscale(2)
+
+
+def test_axes_above_a_group_are_its_own(here):
+    ds = north_america()
+    for name in ("lat", "lon"):
+        ds[name].attrs["bounds"] = f"{name}_bnds"
+    ds.drop_vars("tas").to_netcdf(BAD)
+    bare = ds[["tas"]].drop_vars(["lat", "lon", "lat_bnds", "lon_bnds", "time"], errors="ignore")
+    bare.to_netcdf(BAD, mode="a", group="run/day")
+    read = downscale.open_dataset(BAD, group="run/day")
+    np.testing.assert_array_equal(read.tas, ds.tas)
+    for name in ("lat", "lon", "lat_bnds", "lon_bnds", "time"):
+        assert name in read.coords
+    xr.testing.assert_equal(read.downscale(2).tas.compute(), ds.downscale(2).tas)

@@ -26,6 +26,7 @@ from downscale.cf.bounds import (
 )
 from downscale.cf.codes import is_categorical as is_categorical
 from downscale.cf.mapping import GridMapping, Locator, mapping_of
+from downscale.cf.texts import usable
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
 from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
@@ -347,11 +348,11 @@ def area_names(ds: xr.Dataset) -> list[str]:
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
     """Return ``obj`` as a Dataset, and the name of its variable if it was a DataArray."""
     if isinstance(obj, xr.Dataset):
-        return obj, None
+        return usable(obj), None
     if not isinstance(obj, xr.DataArray):
         raise InputError(f"expected an xarray Dataset or DataArray, received {type(obj).__name__}; open the file first")
     name = str(obj.name) if obj.name is not None and obj.name not in obj.coords else "field"
-    return obj.to_dataset(name=name), name
+    return usable(obj.to_dataset(name=name)), name
 
 
 def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:

@@ -25,17 +25,6 @@ class DateWarning(UserWarning):
     """Dates of a record repeat, are out of order or have a gap."""
 
 
-def require_dates(ds: xr.Dataset, name: str) -> None:
-    """Raise an InputError where a coordinate along a dimension of time holds what is no date."""
-    for dim in [str(n) for n in ds.indexes if n in ds.dims and is_time(ds[n].variable)]:
-        missing = np.flatnonzero(np.asarray(ds.indexes[dim].isna()))
-        if missing.size:
-            raise InputError(
-                f"coordinate {dim!r}: expected a date at every step, received NaT at step {missing[0]} in {name}; drop "
-                f"those steps, for example with ds.dropna({dim!r}) or ncks -d {dim}"
-            )
-
-
 def in_order(
     ds: xr.Dataset, dim: str, owners: Names, packed: Mapping[str, float] | None = None
 ) -> tuple[xr.Dataset, Names]:  # fmt: skip

@@ -48,7 +48,7 @@ def described(ds: xr.Dataset) -> dict[str, Any]:
         "Conventions": f"{CONVENTIONS}, {ACDD}",
         "date_created": now(),
     }
-    return {**{k: v for k, v in made.items() if v != ""}, **extent(ds), **coverage(ds)}
+    return {**{k: v for k, v in made.items() if not (isinstance(v, str) and v == "")}, **extent(ds), **coverage(ds)}
 
 
 def _called(field: xr.DataArray) -> str:

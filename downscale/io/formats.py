@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import re
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from downscale.errors import InputError, listing
+from downscale.io.library import library
 
 GRIB = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
 # What makes a folder a Zarr store, in either of its formats.
 MARKS = (".zgroup", ".zmetadata", ".zarray", "zarr.json")
-NETCDF, GRIB_READER, STORE = "netcdf4", "cfgrib", "zarr"
+NETCDF, GRIB_READER, STORE, HDF5_READER = "netcdf4", "cfgrib", "zarr", "h5netcdf"
 INSTALL = {GRIB_READER: 'pip install "downscale-climate[grib]"', STORE: 'pip install "downscale-climate[zarr]"'}
 # Files that are often taken for NetCDF: how they begin, what they are, and what to do.
 OTHERS = (
@@ -65,6 +69,44 @@ def engine_of(path: str | Path) -> str:
     if Path(path).suffix.lower() in GRIB and not head.startswith((b"CDF", HDF5)):
         return GRIB_READER
     return NETCDF
+
+
+def reader_of_types(path: str | Path) -> str:
+    """Return the engine that reads the numbers of a NetCDF or HDF5 file.
+
+    The NetCDF library ends the process where it meets floating-point numbers of two, or of more than eight, bytes.
+
+    Raises
+    ------
+    InputError
+        If there are such numbers and nothing that reads them.
+    """
+    if not _head(path).startswith(HDF5):
+        return NETCDF
+    try:
+        with library(), h5py.File(path, "r", locking="best-effort") as file:
+            odd = _odd_numbers(file)
+    except Exception:  # whatever is wrong with the file, its own reader says it better
+        return NETCDF
+    if not odd:
+        return NETCDF
+    if find_spec(HDF5_READER) is None:
+        raise InputError(
+            f"expected numbers of 4 or 8 bytes, received {odd} in {path}; pip install {HDF5_READER}, or store it as "
+            "float32"
+        )
+    return HDF5_READER
+
+
+def _odd_numbers(file: h5py.File) -> str:
+    """Return a variable whose floating-point numbers are of another size than 4 or 8 bytes, and its type."""
+
+    def look(name: str, item: Any) -> str | None:
+        kind = item.dtype if isinstance(item, h5py.Dataset) else None
+        odd = kind is not None and kind.kind == "f" and kind.itemsize not in (4, 8)
+        return f"{name!r} of {kind}" if odd else None
+
+    return str(file.visititems(look) or "")
 
 
 def _head(path: str | Path) -> bytes:

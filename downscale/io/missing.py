@@ -29,6 +29,8 @@ DEFAULT_FILLS = {
 FILLS = ("_FillValue", "missing_value")
 RANGE = ("valid_range", "valid_min", "valid_max")
 DIRECTION = r"degrees?_?(?:north|east|N|E)"
+# What stays true of an encoding where values are stored in another type.
+KEPT = ("source", "preferred_chunks", "grid_mapping", "bounds", "coordinates")
 POSITIONS = ("latitude", "longitude", "grid_latitude", "grid_longitude")
 
 
@@ -67,6 +69,10 @@ class Rule:
         values = np.asarray(values)
         if not values.size:
             return values
+        if values.dtype == object:
+            raise InputError(
+                f"{self.name}: expected numbers, received lists of numbers in {self.file}; choose other variables"
+            )
         outside = self._outside(values)
         never = self._never(values)
         for what, where in (("outside", outside), ("never", never)):
@@ -155,6 +161,19 @@ def _through(variable: xr.Variable, rule: Rule) -> xr.Variable:
     else:
         data = LazilyIndexedArray(_Masked(variable, rule))
     return xr.Variable(variable.dims, data, variable.attrs, variable.encoding, fastpath=True)
+
+
+def wide_enough(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset whose floating-point numbers are of 4 or 8 bytes, which every file can hold; lazily."""
+    odd = [n for n, v in ds.variables.items() if v.dtype.kind == "f" and v.dtype.itemsize not in (4, 8)]
+    for name in odd:
+        variable = ds[name].variable
+        wider = variable.astype("f4" if variable.dtype.itemsize < 4 else "f8")
+        wider.encoding = {key: value for key, value in variable.encoding.items() if key in KEPT}
+        ds = ds.assign_coords({name: wider}) if name in ds.coords else ds.assign({name: wider})
+        if variable.dtype.itemsize > 8:
+            warnings.warn(f"{name}: {variable.dtype} is read as float64", MissingWarning, stacklevel=2)
+    return ds
 
 
 def rule_of(name: str, variable: xr.Variable, file: str) -> Rule | None:

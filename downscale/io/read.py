@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,26 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.projections import load_pyproj_before_eccodes
+from downscale.cf.references import references
+from downscale.cf.texts import require_dates, with_texts
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.io.chunking import map_chunks
 from downscale.io.classic import require_whole
-from downscale.io.dates import in_order, require_dates
+from downscale.io.dates import in_order
 from downscale.io.formats import (
     GRIB_READER,
     NETCDF,
     complaint,
     engine_of,
     is_store,
+    reader_of_types,
     reader_options,
     require_reader,
     require_variables,
 )
 from downscale.io.join import Part, joined, series_dim
 from downscale.io.library import opened
-from downscale.io.missing import without_missing
+from downscale.io.missing import wide_enough, without_missing
 from downscale.io.paths import FileName, address_of, called, make_room, names_in
 from downscale.io.remote import open_address
 
@@ -122,6 +126,7 @@ def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[So
             made.append(Source(address, target, str(engine or found), options))
         else:
             found = str(engine or engine_of(name))
+            found = reader_of_types(name) if found == NETCDF else found
             made.append(Source(name, name, found, reader_options(found)))
     engines = {source.engine: source.name for source in made}
     if len(engines) > 1:
@@ -176,13 +181,31 @@ def _opened(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
 def _as_meant(source: Source, settings: dict[str, Any]) -> xr.Dataset:
     """Return what a file holds: dates once and in order."""
     ds = source.open(settings)
+    if settings.get("group"):
+        ds = _with_axes_above(ds, source, settings)
     if source.engine != GRIB_READER and all(settings.get(key) is not False for key in ("decode_cf", "mask_and_scale")):
         ds = without_missing(ds, source.name)
     require_dates(ds, source.name)
+    ds = with_texts(wide_enough(ds))
     dim = series_dim(ds)
     if dim is None:
         return ds
     return in_order(ds, dim, np.full(ds.sizes[dim], source.name, dtype=object))[0]
+
+
+def _with_axes_above(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -> xr.Dataset:
+    """Return a group with the coordinates, bounds and mappings that the groups above it hold for its dimensions."""
+    parts = [part for part in str(settings["group"]).split("/") if part]
+    for depth in reversed(range(len(parts))):
+        with suppress(OSError, KeyError, ValueError):
+            above = source.open({**settings, "group": "/".join(parts[:depth]) or None})
+            fits = {dim for dim, size in above.sizes.items() if ds.sizes.get(dim) == size}
+            both = (*ds.variables.values(), *above.variables.values())
+            named = {word for variable in both for words in references(variable).values() for word in words}
+            # Bounds have a dimension of their own.
+            places = {n for n, v in above.coords.items() if set(v.dims) <= fits} | (named & set(above.variables))
+            ds = ds.assign_coords({n: above[n].variable for n in places - set(ds.variables)})
+    return ds
 
 
 def _remembering(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
@@ -192,8 +215,12 @@ def _remembering(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
         if len(sources) > 1 or engine != NETCDF or address_of(sources[0].name):
             # The library remembers the first file only, and of stores on the whole only.
             variable.encoding[SOURCES] = tuple(source.name for source in sources)
+            if address_of(sources[0].name):
+                variable.encoding.pop("source", None)
         if engine == GRIB_READER:
             variable.attrs = _without_messages(variable.attrs)
+    if address_of(sources[0].name):
+        ds.encoding["source"] = sources[0].name
     if engine == GRIB_READER:
         ds.attrs = _without_messages(ds.attrs)
     return ds
@@ -201,7 +228,8 @@ def _remembering(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
 
 def _without_messages(attrs: dict[Any, Any]) -> dict[Any, Any]:
     """Return attributes without those of GRIB messages and without names that say they are unknown."""
-    kept = {k: v for k, v in attrs.items() if v != "unknown" and (k in GRIB_KEPT or not str(k).startswith("GRIB_"))}
+    own = {k: v for k, v in attrs.items() if k in GRIB_KEPT or not str(k).startswith("GRIB_")}
+    kept = {key: value for key, value in own.items() if str(value) != "unknown"}
     # Long integers are no attributes of classic files.
     return {key: np.int32(value) if isinstance(value, int) else value for key, value in kept.items()}
 

@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import Any
 
 from downscale.errors import InputError
-from downscale.io.formats import HDF5, HEAD, MARKS, NETCDF, OTHERS, STORE
+from downscale.io.formats import HDF5, HDF5_READER, HEAD, MARKS, NETCDF, OTHERS, STORE
 
 INSTALL = 'pip install "downscale-climate[remote]"'
 # What fsspec needs for each kind of address.
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 WEB = ("http", "https")
-HDF5_READER, CLASSIC_READER = "h5netcdf", "scipy"
+CLASSIC_READER = "scipy"
 # A server that does not answer for so long is given up, in seconds.
 PATIENCE = 30.0
 
