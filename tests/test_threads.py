@@ -1,109 +1,97 @@
-"""Threads: many that write at once, as many as Dask is told, and nothing that other threads of the process notice."""
+"""Threads of a field in memory follow what Dask is set to."""
 
 from __future__ import annotations
 
-import copy
-import gc
 import os
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import dask
-import numpy as np
 import pytest
-import xarray as xr
-from command import command
-from run_process import ROOT
-from sample_fields import field_on, world
+from dask.system import CPU_COUNT
+from sample_fields import field_on, region, same_bits
 
+from downscale.engine import fused
+from downscale.engine.memory import threads, workers
+from downscale.errors import OptionError
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the pools that the compiled pass opens."""
+    seen: list[int] = []
+
+    def opened(count: int) -> ThreadPoolExecutor:
+        seen.append(count)
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setattr(fused, "ThreadPoolExecutor", opened)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({}, CPU_COUNT),
+        ({"num_workers": 3}, 3),
+        ({"pool": 5}, 5),
+        ({"num_workers": 1}, 1),
+        ({"scheduler": "synchronous"}, 1),
+        ({"scheduler": "sync", "num_workers": 4}, 1),
+        ({"scheduler": "single-threaded"}, 1),
+        ({"scheduler": "threads", "num_workers": 4}, 4),
+    ],
+    ids=str,
+)
+def test_threads_are_those_of_dask(pools: list[int], setting: dict[str, Any], expected: int) -> None:
+    ds = field_on(region(8, 9), 2)
+    with dask.config.set(setting):
+        assert workers() == threads() == expected
+        fine = ds.downscale(2)
+    assert pools == [expected] * (expected > 1)
+    assert same_bits(fine.tas, ds.downscale(2).tas)
+
+
+@pytest.mark.parametrize("number", [-1, "4", 2.5, True])
+def test_numbers_of_workers_that_are_none_are_refused(number: Any) -> None:
+    with dask.config.set(num_workers=number), pytest.raises(OptionError, match="num_workers"):
+        workers()
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("1", 1), ("2", 2), ("64", 3)])
+def test_the_variable_of_numba_lowers_the_number(
+    monkeypatch: pytest.MonkeyPatch, setting: str, expected: int
+) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", setting)
+    with dask.config.set(num_workers=3):
+        assert threads() == expected
+
+
+@pytest.mark.parametrize("setting", ["0", "-1", "many", ""])
+def test_a_bad_variable_of_numba_is_one_line(setting: str) -> None:
+    code = """
 import downscale
-
-WRITERS = """
-import sys, threading
-from concurrent.futures import ThreadPoolExecutor
-import numpy as np, xarray as xr, downscale
-folder, lazy = sys.argv[1], sys.argv[2] == "lazy"
-ds = xr.Dataset({'tas': (('time', 'lat','lon'), np.random.rand(4, 10,12)+280, {'units':'K'})},
-                {'lat': np.arange(40,60,2.), 'lon': np.arange(0,24,2.)})
-ds.to_netcdf(f"{folder}/in.nc")
-def job(i):
-    coarse = downscale.open_dataset(f"{folder}/in.nc", chunks={"time": 1}) if lazy else ds
-    passed = downscale.to_netcdf(coarse.downscale(2), f"{folder}/{i}.nc", coarse=coarse).passed
-    with downscale.open_dataset(f"{folder}/{i}.nc") as made:
-        return passed and bool(np.isfinite(made.tas.mean().compute()))
-with ThreadPoolExecutor(4) as pool:
-    print(all(pool.map(job, range(8))))
+from downscale.errors import OptionError
+try:
+    import downscale.kernels.compiled
+except OptionError as error:
+    print(error)
 """
+    environment = {**os.environ, "NUMBA_NUM_THREADS": setting}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "NUMBA_NUM_THREADS" in done.stdout
+    assert repr(setting) in done.stdout
+    assert len(done.stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("how", ["in memory", "lazy"])
-def test_a_pool_of_threads_writes_and_reads_at_once(tmp_path, how):
-    line = [sys.executable, "-c", WRITERS, str(tmp_path), how]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, env=environment)
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
-
-
-def written(kind: str, ds: xr.Dataset, folder: Path) -> None:
-    """Write a fine field in one of the ways."""
-    fine = ds.downscale(2)
-    if kind == "zarr":
-        pytest.importorskip("zarr")
-        downscale.to_zarr(fine, folder / "a.zarr", coarse=ds, overwrite=True)
-    elif kind == "library":
-        encoding = {"tas": {"fletcher32": True, "chunksizes": tuple(fine.tas.shape)}}
-        downscale.to_netcdf(fine, folder / "a.nc", coarse=ds, overwrite=True, encoding=encoding)
-    else:
-        downscale.to_netcdf(fine, folder / "a.nc", coarse=ds, overwrite=True)
-
-
-WAYS = ["chunks", "library", "zarr"]
-
-
-@pytest.mark.parametrize("kind", WAYS)
-def test_the_configuration_of_dask_is_never_touched(tmp_path, monkeypatch, kind):
-    ds = field_on(world(), 4).chunk(time=1)
-    seen = []
-    monkeypatch.setattr(dask.config, "set", lambda *a, **k: seen.append((a, k)))
-    written(kind, ds, tmp_path)
-    # What zarr and xarray set for themselves is theirs.
-    assert not [one for one in seen if {"pool", "scheduler", "num_workers"} & {*one[1], *(one[0][0] if one[0] else ())}]
-
-
-@pytest.mark.parametrize("kind", WAYS)
-@pytest.mark.parametrize("how", ["num_workers", "pool", "synchronous"])
-def test_as_many_threads_compute_as_dask_is_told(tmp_path, kind, how):
-    ds, seen = field_on(world(), 6), set[int]()
-
-    def noted(block: Any) -> Any:
-        if block.size:
-            seen.add(threading.get_ident())
-        return block
-
-    field = ds.tas.chunk(time=1)
-    lazy = ds.assign(tas=field.copy(data=field.data.map_blocks(noted, dtype=field.dtype)))
-    with ThreadPoolExecutor(1) as pool:
-        settings = {"num_workers": {"num_workers": 1}, "pool": {"pool": pool}, "synchronous": {"scheduler": how}}[how]
-        with dask.config.set(**settings):
-            written(kind, lazy, tmp_path)
-        if how == "pool":
-            assert seen == {pool.submit(threading.get_ident).result()}
-    if how == "synchronous":
-        assert seen == {threading.get_ident()}
-    assert seen
-    # Threads of one pool after another: each computation has one.
-    assert len(seen) <= 3
-
-
-def test_a_command_leaves_no_trace_in_its_process(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    field_on(world(), 2).to_netcdf("in.nc")
-    before = copy.deepcopy(dask.config.config), dict(os.environ), gc.get_threshold(), sys.unraisablehook
-    assert command("apply", "in.nc", "out.nc", "--factor", 2).status == 0
-    assert (dask.config.config, dict(os.environ), gc.get_threshold(), sys.unraisablehook) == before
-    assert np.isfinite(xr.open_dataset("out.nc").tas).all()
+@pytest.mark.slow
+def test_a_task_of_a_cluster_takes_the_threads_of_its_worker() -> None:
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=3, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert client.submit(threads, pure=False).result() == 3
