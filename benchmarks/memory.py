@@ -4,9 +4,12 @@ Run from anywhere, with the package's Python:
 
     python benchmarks/memory.py [--gigabytes 20] [--max-memory 2GB]
         [--write docs/speed.md] [--plot docs/images/memory.png]
+    python benchmarks/memory.py --maps [--write docs/speed.md]
 
 A series of 180 x 360 maps goes to 720 x 1440, from NetCDF to NetCDF without deflate, and the resident memory of the
 command and of its children is read ten times a second until it ends. Without ``--gigabytes`` the result has 4 GB.
+With ``--maps`` runs of many kinds are watched instead, each beside what its plan says: many small maps, a large one,
+relief and a mask, curvilinear cells, projections, a target that does not nest, blocks of time, a report.
 The temporary folder (the result and a sixteenth of it; ``--folder`` for another disk) is removed. Exit status 1 where
 the command failed or went beyond the limit.
 """
@@ -33,6 +36,21 @@ HERE = Path(__file__).resolve().parent
 FINE_BYTES = 720 * 1440 * 4
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 SECONDS = 0.1
+RELIEF = ("--orog", "FOLDER/relief.nc", "--lapse-rate", "-0.0065")
+# Input and options of runs of many kinds.
+KINDS = {
+    "480 maps of 180 x 360, x4": ("many", "--factor", "4"),
+    "480 maps of 180 x 360, x4, limit 1 GB": ("many", "--factor", "4", "--max-memory", "1GB"),
+    "480 maps of 180 x 360, x4, four blocks": ("many", "--factor", "4", "--blocks", "120"),
+    "one map of 3500 x 7000, x2": ("large", "--factor", "2"),
+    "one map of 3500 x 7000, x2, limit 1 GB": ("large", "--factor", "2", "--max-memory", "1GB"),
+    "two maps of 1500 x 3000, x2": ("middle", "--factor", "2"),
+    "the same with a mask": ("middle", "--factor", "2", "--mask", "FOLDER/mask.nc"),
+    "the same with relief and a mask": ("middle", "--factor", "2", *RELIEF, "--mask", "FOLDER/mask.nc"),
+    "6 curvilinear maps of 600 x 800, x4": ("curvilinear", "--factor", "4"),
+    "two conformal maps of 1200 x 1500, x3": ("conformal", "--factor", "3"),
+    "8 maps of 720 x 1440 to 0.1 degrees": ("quarter", "--target", "0.1x0.1"),
+}
 
 
 @dataclass
@@ -49,6 +67,7 @@ def main() -> int:
     """Print what was seen; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a result of 0.1 GB: to see that all runs")
+    parser.add_argument("--maps", action="store_true", help="runs of many kinds, each beside its plan")
     parser.add_argument("--gigabytes", type=float, help="size of the result (4)")
     parser.add_argument("--max-memory", default="2GB", help="limit that the command is given (2GB)")
     parser.add_argument("--complevel", default="0", help="deflate level (0)")
@@ -56,6 +75,8 @@ def main() -> int:
     parser.add_argument("--write", type=Path)
     parser.add_argument("--plot", type=Path)
     chosen: Any = parser.parse_args()
+    if chosen.maps:
+        return kinds(chosen.folder, chosen.write, 0.25 if chosen.quick else 1.0)
     steps = max(round(1e9 * (chosen.gigabytes or (0.1 if chosen.quick else 4)) / FINE_BYTES), 1)
     limit, facts = bytes_of(chosen.max_memory), machine()
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="downscale-memory-") as name:
@@ -78,6 +99,33 @@ def main() -> int:
         write_section(chosen.write, "memory", command_of(), text)
     # Where the command has no limit to keep, there is none to break.
     return 1 if not notes and max(seen.resident) > limit else 0
+
+
+def kinds(folder: Path | None, page: Path | None, scale: float) -> int:
+    """Print plan and peak of runs of many kinds; return the exit status."""
+    # Here, so that the process that starts others stays small.
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import memory_maps; memory_maps.write(*sys.argv[2:])"
+    lines, facts = [], machine()
+    with tempfile.TemporaryDirectory(dir=folder, prefix="downscale-memory-") as name:
+        made = process([sys.executable, "-c", code, HERE, name, str(scale)])
+        if made.fault:
+            print(f"could not begin: {made.fault}", file=sys.stderr)
+            return 1
+        for kind, (given, *options) in KINDS.items():
+            files = [option.replace("FOLDER", name) for option in options]
+            line = [sys.executable, "-m", "downscale", "apply", f"{name}/{given}.nc", f"{name}/fine.nc", "--overwrite"]
+            plan = planned(process([*line, *files, "--dry-run"]).said)
+            seen = watched([*line, *files], Path(name))
+            if seen.fault:
+                lines.append((kind, _mega(plan), seen.fault, "-"))
+                continue
+            most = max(seen.resident)
+            lines.append((kind, _mega(plan), _mega(most), f"{plan / most:.2f}"))
+    text = f"{facts}\n\n{table(('run', 'plan', 'measured', 'plan / measured'), lines)}"
+    print(text)
+    if page is not None:
+        write_section(page, "memory of many kinds of runs", command_of(), text)
+    return int(any(cells[-1] == "-" for cells in lines))
 
 
 def command(folder: Path, limit: str, complevel: str) -> tuple[list[str], str]:

@@ -23,7 +23,7 @@ from downscale.cf.coordinates import (
 from downscale.cf.directions import direction_reason
 from downscale.cf.horizontal import Horizontal, XarrayObject, area_names, as_array, as_dataset
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
-from downscale.compute import event_variables, fine_variable, horizontal_last, repeated, sized
+from downscale.compute import beside, event_variables, fine_variable, horizontal_last, repeated, sized
 from downscale.describe import describe, described, stamped
 from downscale.engine.device import device_name
 from downscale.engine.memory import workers
@@ -252,10 +252,11 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
         array = with_members(horizontal_last(ds[name], prepared), request.members)
         # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
         if array.chunks is None:
-            chunks = tuple((n,) for n in array.shape)
+            chunks, other = tuple((n,) for n in array.shape), beside(None, job, prepared)
         else:
-            chunks = (sized(array.data, job) if prepared.instrument is None else whole_maps(array.data)).chunks
-        planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, _statics(prepared))
+            other = beside(array.data, job, prepared)
+            chunks = (sized(array.data, job, other) if prepared.instrument is None else whole_maps(array.data)).chunks
+        planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, other)
     most = max((p.blocks for p in planned.values()), default=1)
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
@@ -263,11 +264,6 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     device = device_name(request.setting("device"))
     notes = [*notes, *_notes(ds, prepared, request)]
     return Plan(_method_name(request), factors, device, planned, others, min(most, workers()), tuple(notes), shape)
-
-
-def _statics(prepared: Prepared) -> int:
-    """Return how many fine fields go with the blocks: relief adds what is made of it."""
-    return len(prepared.statics) + 2 * (prepared.lapse_rate is not None)
 
 
 def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:

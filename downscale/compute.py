@@ -14,7 +14,7 @@ from downscale.engine.apply import apply
 from downscale.engine.block import compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job, features_of
-from downscale.engine.memory import BATCH_VALUES, block_budget, features_budget
+from downscale.engine.memory import ALIVE, BATCH_VALUES, Beside, block_budget, features_budget
 from downscale.footprint import FootprintWork, fine_field
 from downscale.learned import event_names, inputs_of
 from downscale.members import numbers_of, order_of, with_members
@@ -23,6 +23,7 @@ from downscale.typing import Drawing
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 MISSING_FLAG = np.int8(-1)
+NOTHING = Beside()
 
 
 def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
@@ -37,7 +38,7 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
         work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
         made = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
         return made.transpose(*variable.dims)
-    data = sized(array.data, job)
+    data = sized(array.data, job, beside(array.data, job, prepared))
     statics = _block_statics(job, prepared)
     numbers = numbers_of(array) if isinstance(job.upscaler, Drawing) else None
     some = numbers is not None or (job.inputs > 1 and prepared.model is not None)
@@ -60,10 +61,28 @@ def _keeps_total(job: Job, prepared: Prepared) -> bool:
     return whole and job.cells.part_share is None and "cell" in job.upscaler.laws
 
 
-def sized(data: Any, job: Job) -> Any:
+def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
+    """Return the names of the fine fields that the blocks look at."""
+    names = {"mask"} & set(prepared.statics) | set(() if prepared.model is None else prepared.model.statics)
+    relief = "orog" in prepared.statics
+    names |= {"orog"} if relief and job.refinement is not None else set()
+    return frozenset(names | ({"terrain"} if relief and prepared.lapse_rate is not None else set()))
+
+
+def beside(data: Any, job: Job, prepared: Prepared) -> Beside:
+    """Return what a run holds besides the blocks of a variable."""
+    chunk = 0
+    if isinstance(data, da.Array) and data.npartitions:
+        chunk = int(np.prod([max(sizes) for sizes in data.chunks])) * data.dtype.itemsize
+    product = job.target is not None or job.fine.separable  # type: ignore[union-attr]
+    return Beside.of(int(np.prod(job.fine.shape)), static_names(job, prepared), product, chunk)
+
+
+def sized(data: Any, job: Job, other: Beside = NOTHING) -> Any:
     """Cut the chunks of a lazy array so that fine ones stay within the budget of a block.
 
     Along its first dimensions first; where one map is too large, in bands of rows, if the method can be cut.
+    ``other`` is what a run holds besides.
     """
     if not isinstance(data, da.Array):
         return data
@@ -74,13 +93,15 @@ def sized(data: Any, job: Job) -> Any:
     band, features = _band(largest, job, rows)
     if band < largest[-2]:
         data, largest[-2] = data.rechunk({data.ndim - 2: band}), band
-    excess = np.prod(largest) * factor * job.dtype.itemsize / block_budget(features)
+    budget = block_budget(features, other.whole)
     for axis in range(data.ndim - 1 if rows else data.ndim - 2):
+        maps, cells = np.prod(largest[:-2]), largest[-2] * largest[-1] * factor
+        excess = cells * (maps * job.dtype.itemsize + other.per_cell / ALIVE) / budget
         if excess <= 1:
             break
         pieces = min(int(np.ceil(excess)), _most_pieces(largest, axis, job))
-        data = data.rechunk({axis: -(-largest[axis] // pieces)})
-        excess /= pieces
+        largest[axis] = -(-largest[axis] // pieces)
+        data = data.rechunk({axis: largest[axis]})
     return data
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dask
@@ -92,7 +94,7 @@ class Nested:
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
         x = x if self.hidden is None else x.where(~self.hidden)
         sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
-        return _judged(x, y, sizes, self.cells, self.at_coarse.grid.cell_area, bounds, areas)
+        return _judged(x, y, sizes, self.cells, self.at_coarse.grid, bounds, areas)
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the coordinates of a coarse cell."""
@@ -204,7 +206,7 @@ def _label(array: xr.DataArray, dim: str, index: int) -> Any:
 
 
 def _judged(
-    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, area: np.ndarray, bounds: Bounds, areas: Any
+    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, grid: Any, bounds: Bounds, areas: Any
 ) -> Found:
     """Judge block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
@@ -222,7 +224,8 @@ def _judged(
     for first, count in zip(starts[-2], rows, strict=False):
         span = np.arange(first, first + count)
         part = [None, None] if areas is None else [areas[0][span], areas[1][_fine_rows(span, factor_y)]]
-        bands.append(dask.delayed(Band(cells.window(span, columns), area[span], part), traverse=False))
+        bands.append(dask.delayed(Band(cells.window(span, columns), partial(grid.areas, span, columns), part),
+                                  traverse=False))  # fmt: skip
     tasks = []
     for index in np.ndindex(fine.numblocks[:-1]):
         at = (*index, 0)
@@ -238,7 +241,7 @@ class Band:
     """What the judge knows of a band of coarse rows: shares, areas, and areas of cells where values are sums."""
 
     cells: Aggregation
-    area: np.ndarray
+    area: Callable[[], np.ndarray]
     sums: list[Any]
 
 
@@ -260,7 +263,7 @@ def _judge_block(
         # The sum of the valid parts is to be that of the whole, however little of it is valid.
         share = band.cells.share(np.isfinite(y), np.zeros(y.shape))
         x, y = x / (band.sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / band.sums[1]
-    return chunk(x, y, band.cells, band.area, origin, bounds, size), infinite
+    return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite
 
 
 def _judge_regions(
@@ -284,6 +287,10 @@ def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, .
 
     What need not be cut is not: Dask copies what it cuts off.
     """
+    own = fine.chunks[-2]
+    if max(own) * fine.shape[-1] <= most and not any(size % factor_y for size in own):
+        budget = max(most // (max(own) * fine.shape[-1]), 1)
+        return _leading_sizes(fine.chunks[:-2], budget), tuple(size // factor_y for size in own)
     row_values = fine.shape[-1] * factor_y
     coarse_rows = fine.shape[-2] // factor_y
     per_block = max(min(most // row_values, coarse_rows), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 
@@ -25,6 +26,8 @@ PLANE_ATTRS = {
 }
 # What was true of the coarse values only.
 STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
+# Of larger grids areas are lazy, in bands of so many cells: those of one map outweigh a field in float32.
+EAGER_AREAS, BAND_CELLS = 8_000_000, 1_000_000
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
 
 
@@ -55,8 +58,26 @@ def new_coordinates(
         if name in source.coords and axis.kind != "index":
             made.update(_axis_variables(source, name, axis, where.unit))
     made.update(_plane_variables(source, where, grid))
-    made[AREA] = xr.Variable(where.dims, grid.cell_area, dict(AREA_ATTRS))
+    made[AREA] = xr.Variable(where.dims, areas_of(grid), dict(AREA_ATTRS))
     return made
+
+
+def areas_of(grid: RectilinearGrid | CurvilinearGrid) -> Any:
+    """Return cell areas, those of a large grid lazily in bands of rows where they are products of rows and columns."""
+    n_y, n_x = grid.shape
+    if n_y * n_x <= EAGER_AREAS or not grid.separable:
+        return grid.cell_area
+    step = max(BAND_CELLS // n_x, 1)
+    rows = (step,) * (n_y // step) + ((n_y % step,) if n_y % step else ())
+    none = np.empty((0, 0))
+    return da.map_blocks(_band_areas, grid=grid, step=step, chunks=(rows, (n_x,)), dtype=np.float64, meta=none)
+
+
+def _band_areas(
+    grid: RectilinearGrid, step: int, block_id: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    rows = np.arange(block_id[0] * step, min((block_id[0] + 1) * step, grid.shape[0]))
+    return grid.areas(rows, np.arange(grid.shape[1]))
 
 
 def _plane_variables(

@@ -56,7 +56,7 @@ def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
 def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:
     """Return the areas over which sums are spread: those of the given cells as far as a mask leaves them valid."""
     if job.target is None:
-        area = job.coarse.cell_area[np.ix_(rows.given.cells, columns.given.cells)]
+        area = job.coarse.areas(rows.given.cells, columns.given.cells)
     else:
         # The measures that the parts are gathered by, on a plane too.
         axes = job.coarse.y.measure[rows.given.cells], job.coarse.x.measure[columns.given.cells]
@@ -107,8 +107,9 @@ def _within(means: NDArray[Any], parts: NDArray[Any], groups: Regroup, job: Job)
 
 def as_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
     """Return means over the block's own fine cells as sums over them."""
-    own = np.ix_(rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x))
-    return (stored.astype(np.float64) * job.fine.cell_area[own]).astype(job.dtype)
+    assert not isinstance(job.fine, PartsGrid)
+    own = rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x)
+    return (stored.astype(np.float64) * job.fine.areas(*own)).astype(job.dtype)
 
 
 def report_infeasible(

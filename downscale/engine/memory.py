@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import dask.config
 import psutil
@@ -20,10 +22,15 @@ SMALLEST_BLOCK = 2_000_000
 # Fine values worked on at once within a block: 16 MB in float64, about what the caches hold.
 BATCH_VALUES = 2_000_000
 # What the compiled loops take once they are loaded, with the library that loads them (measured).
-LOOPS, LOADED = 240_000_000, "downscale.kernels.fused"
+LOOPS, LOADED = 150_000_000, "downscale.kernels.fused"
 # What the netCDF library keeps of a field that is read (64 MB for its chunks), and the allocator of what threads gave
 # back: the more, the smaller the chunks are (measured).
-READING = 180_000_000
+READING = 130_000_000
+# Copies in float64 of the fine cells of a block that shares under a mask and relief take, and of a whole grid: each
+# fine field, relief while it is made, areas that are no products and their shares (measured).
+MASK_COPIES, RELIEF_COPIES, MAKING_COPIES, AREA_COPIES = 5, 2, 3, 3
+# Copies of a chunk of the input, which is read whole whatever is taken of it (measured).
+READ_COPIES = 3
 # What the features of a network take for each worker at most, where its maps can be cut; and the share of the room.
 FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 # Blocks alive for each worker: the one in work and what is read, encoded and written of it and of the next (measured).
@@ -89,13 +96,51 @@ def features_budget() -> int:
     return int(min(max(room, 0) * FEATURE_SHARE, FEATURE_BYTES))
 
 
-def block_budget(features: int = 0) -> int:
+@dataclass(frozen=True)
+class Beside:
+    """What a run holds besides its blocks.
+
+    Attributes
+    ----------
+    whole : int
+        Bytes that are held from the beginning to the end: fine fields, areas, chunks of the input.
+    per_cell : int
+        Bytes for each fine cell of one map of a block, while it is in work.
+    """
+
+    whole: int = 0
+    per_cell: int = 0
+
+    @classmethod
+    def of(cls, cells: int, statics: Collection[str], product: bool, chunk: int = 0) -> Beside:
+        """Count the bytes.
+
+        Parameters
+        ----------
+        cells : int
+            Cells of the whole fine grid.
+        statics : names
+            Fine fields that blocks look at; "terrain" is the one that is made of "orog".
+        product : bool
+            Whether areas are products of rows and columns, which nobody holds whole.
+        chunk : int
+            Bytes of the largest chunk of the input.
+        """
+        fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
+        copies = fields + MAKING_COPIES * ("terrain" in statics) + AREA_COPIES * (not product)
+        work = MASK_COPIES * ("mask" in statics) + RELIEF_COPIES * ("terrain" in statics)
+        return cls(8 * cells * copies + READ_COPIES * chunk, 8 * work)
+
+
+def block_budget(features: int = 0, whole: int = 0) -> int:
     """Return the size of a fine block, so that all workers stay within the option "max_memory".
 
     Parameters
     ----------
     features : int
         Bytes that a network takes beside, for each worker; no loops are compiled then.
+    whole : int
+        Bytes that are held besides all blocks.
 
     Raises
     ------
@@ -105,13 +150,13 @@ def block_budget(features: int = 0) -> int:
     limit = option("max_memory")
     if limit is None:
         return BLOCK_BYTES
-    held = resident_bytes(compiled=not features) + features * workers()
+    held = resident_bytes(compiled=not features) + features * workers() + whole
     left = bytes_of(limit) - held
     each = int(left / ALIVE / workers())
     if each < SMALLEST_BLOCK:
         least = (held + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
         raise OptionError(
             f"expected max_memory of at least {least:.2g} GB for {counted(workers(), 'worker')}, received {limit}; "
-            "raise it, or lower the number of workers"
+            "raise it, lower the number of workers, or read smaller pieces (chunks=)"
         )
     return min(each, BLOCK_BYTES)

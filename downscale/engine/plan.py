@@ -11,11 +11,13 @@ import numpy as np
 from downscale.engine.apply import cuts_of
 from downscale.engine.block import is_fused
 from downscale.engine.job import Job, features_of
-from downscale.engine.memory import ALIVE, BATCH_VALUES, resident_bytes
+from downscale.engine.memory import ALIVE, BATCH_VALUES, Beside, resident_bytes
 from downscale.errors import counted
 
-# Without a compiled pass: copies in float64 of the fine values in work at once (measured).
-WORKING_COPIES = 6
+# Without a compiled pass: copies in float64 of the fine values in work at once; with one, where parts of cells are
+# gathered into those of a target (measured).
+WORKING_COPIES, GATHERED_COPIES = 6, 4
+NOTHING = Beside()
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class VariablePlan:
     block_bytes : int
         Memory of one block in work, and of what is read, encoded and written of it and of the next.
     static_bytes : int
-        Fine fields that every block looks at: relief, masks, what relief adds.
+        What is held besides all blocks: relief, masks, what relief adds, areas, chunks of the input.
     feature_bytes : int
         Part of ``block_bytes`` that the features of a network take.
     compiled : bool
@@ -160,11 +162,12 @@ class Plan:
 
 
 def plan_variable(
-    job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...], statics: int = 0
-) -> VariablePlan:
+    job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...],
+    other: Beside = NOTHING,
+) -> VariablePlan:  # fmt: skip
     """Plan one variable from its shape and chunks (horizontal dimensions last); may refuse, with the reason.
 
-    ``statics`` is the number of fine fields that every block looks at.
+    ``other`` is what the run holds besides.
     """
     rows, columns = cuts_of(job, chunks[-2], chunks[-1])
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
@@ -179,7 +182,8 @@ def plan_variable(
     maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
     parts = given * factor_y * factor_x
     at_once = min(maps, max(BATCH_VALUES // parts, 1))
-    working = 0 if is_fused(job) else at_once * parts * 8 * WORKING_COPIES
+    copies = WORKING_COPIES if not is_fused(job) else GATHERED_COPIES if whole else 0
+    working = at_once * parts * 8 * copies
     features = features_of(job, at_once, shape_given)
     result = int(np.prod(fine_chunk)) * job.dtype.itemsize
     return VariablePlan(
@@ -193,8 +197,9 @@ def plan_variable(
         halo=halo,
         law="none imposed" if job.conserve is None else job.conserve if job.target is None else "cell, on pieces",
         bounds=job.bounds,
-        block_bytes=int(ALIVE * result) + 2 * maps * given * job.dtype.itemsize + working + features,
-        static_bytes=statics * int(np.prod(job.fine.shape)) * 8,
+        block_bytes=int(ALIVE * result) + 2 * maps * given * job.dtype.itemsize + working + features
+        + parts * other.per_cell,
+        static_bytes=other.whole,
         feature_bytes=features,
         compiled=is_fused(job),
     )

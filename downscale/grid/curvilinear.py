@@ -93,6 +93,10 @@ class CurvilinearGrid:
         """Cell areas in m2, shape (n_y, n_x)."""
         return EARTH_RADIUS**2 * np.concatenate([self._areas(rows) for rows in self._blocks()])
 
+    def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+        """Return the areas of the cells of some rows and columns."""
+        return self.cell_area[np.ix_(rows, columns)]
+
     @cached_property
     def centres(self) -> Floats:
         """Unit vectors of the cell centres, shape (n_y, n_x, 3)."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import GridError
 from downscale.grid.axis import CellAxis, axis_from_bounds, axis_from_centres, draw_to_poles
-from downscale.grid.sphere import cell_area, metres_north, metres_per_radian_east
+from downscale.grid.sphere import EARTH_RADIUS, cell_area, metres_north, metres_per_radian_east
 
 # Rows or columns of two-dimensional positions differ by less than this, in degrees, where they are one axis repeated.
 SAME_DEGREES = 1e-6
@@ -65,6 +65,11 @@ class RectilinearGrid:
         if self.spherical:
             return cell_area(self.y, self.x)
         return np.multiply.outer(self.y.measure, self.x.measure)
+
+    def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the areas of the cells of some rows and columns, without those of all others."""
+        y, x = self.y.measure[rows], self.x.measure[columns]
+        return EARTH_RADIUS**2 * np.multiply.outer(y, x) if self.spherical else np.multiply.outer(y, x)
 
     @cached_property
     def y_metres(self) -> NDArray[np.float64]:

@@ -168,6 +168,10 @@ class ProjectedGrid(RectilinearGrid):
         """Cell areas on the earth in m2, shape (n_y, n_x)."""
         return self.density.areas(self.y, self.x)
 
+    def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+        """Return the areas of the cells of some rows and columns."""
+        return self.cell_area[np.ix_(rows, columns)]
+
     def with_axes(self, y: CellAxis, x: CellAxis) -> ProjectedGrid:
         """Return the grid of the same projection on other axes of its domain."""
         return ProjectedGrid(y, x, self.density)

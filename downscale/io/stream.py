@@ -21,6 +21,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import area_names
 from downscale.computing import cluster, computed, elsewhere, here, threads_that_end
 from downscale.io.chunks import aligned, chunks_in, starts
 from downscale.io.encoding import companions
@@ -110,7 +111,8 @@ def skeleton(
 ) -> list[str]:
     """Make the file with all but the values of its chunked fields; return their names, none where this cannot be."""
     chunked = [str(n) for n in ds.data_vars if encodings.get(str(n), {}).get("chunksizes") is not None]
-    beside = companions(ds)
+    # Areas of large grids are fields in all but name.
+    beside = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
     names = [name for name in chunked if name not in beside]
     if not able() or any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
         # Nothing but the fields would say how long such a dimension is.

@@ -1,0 +1,124 @@
+"""Memory of large maps: areas in bands, the limit, and what the plan counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import psutil
+import pytest
+import xarray as xr
+from sample_fields import field_on, plane, region, relief_on, world
+
+import downscale
+from downscale.cf import coordinates
+from downscale.compute import sized
+from downscale.engine.memory import Beside
+from downscale.errors import OptionError
+
+
+@pytest.mark.parametrize("grid", [world(7, 9), region(8, 10), plane(6, 11)], ids=["world", "region", "plane"])
+def test_areas_of_some_cells_are_those_of_all(grid: Any) -> None:
+    rows, columns = np.array([0, 3, 4, -1]), np.array([2, 5])
+    np.testing.assert_array_equal(grid.areas(rows, columns), grid.cell_area[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize("cells", [7, 40, 10**9])
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_areas_of_a_large_grid_are_written_in_bands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int, suffix: str
+) -> None:
+    if suffix == ".zarr":
+        pytest.importorskip("zarr")
+    ds = field_on(region(30, 20), 2)
+    whole = ds.downscale(2)
+    assert not isinstance(whole.areacella.data, da.Array)
+    monkeypatch.setattr(coordinates, "EAGER_AREAS", 100)
+    monkeypatch.setattr(coordinates, "BAND_CELLS", cells)
+    fine = ds.downscale(2)
+    assert isinstance(fine.areacella.data, da.Array)
+    xr.testing.assert_identical(fine.compute(), whole)
+    path = tmp_path / f"fine{suffix}"
+    write = downscale.to_netcdf if suffix == ".nc" else downscale.to_zarr
+    report = write(fine, path, coarse=ds)
+    assert report is not None
+    assert report.passed
+    with xr.open_dataset(path, decode_coords="all", engine=None if suffix == ".nc" else "zarr") as read:
+        np.testing.assert_array_equal(read.areacella, whole.areacella)
+        assert read.tas.attrs.get("cell_measures", read.tas.encoding.get("cell_measures")) is None or (
+            "areacella" in read.coords
+        )
+        np.testing.assert_array_equal(read.tas, whole.tas)
+
+
+def test_fine_fields_and_chunks_of_the_input_count() -> None:
+    ds = field_on(region(40, 50), 2).chunk({"time": 1})
+    relief, mask = relief_on(region(40, 50)).orog, xr.ones_like(relief_on(region(40, 50)).orog)
+    cells = 80 * 100
+    plain = ds.downscale.plan(2).variables["tas"]
+    assert plain.static_bytes == 3 * 40 * 50 * ds.tas.dtype.itemsize
+    masked = ds.downscale.plan(2, mask=mask).variables["tas"]
+    assert masked.static_bytes - plain.static_bytes == 8 * cells
+    assert masked.block_bytes > plain.block_bytes
+    both = ds.downscale.plan(2, mask=mask, orog=relief, lapse_rate=-6.5e-3).variables["tas"]
+    assert both.static_bytes - masked.static_bytes >= 16 * cells
+    assert both.block_bytes > masked.block_bytes
+
+
+def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    from downscale import compute
+
+    job = next(iter(downscale_jobs(field_on(plane(400, 50), 1)).values()))
+    data = da.zeros((1, 400, 50), dtype="f4", chunks=-1)
+    monkeypatch.setattr(compute, "block_budget", lambda features, whole: 160_000 - whole)
+    free, masked, held = (
+        max(sized(data, job, other).chunks[1]) for other in (Beside(), Beside(0, 40), Beside(80_000, 0))
+    )
+    assert masked < free
+    assert held < free
+
+
+def downscale_jobs(ds: xr.Dataset) -> dict[str, Any]:
+    from downscale.request import Request, prepare
+
+    return prepare(ds, Request(factor=2)).jobs
+
+
+def test_a_limit_without_room_for_what_is_held_is_refused() -> None:
+    ds = field_on(region(40, 50), 2).chunk({"time": 1})
+    now = psutil.Process().memory_info().rss
+    with downscale.set_options(max_memory=f"{now / 1e9 + 0.01:.3f}GB"), pytest.raises(OptionError, match="max_memory"):
+        ds.downscale.plan(2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_a_large_map_stays_within_the_limit_and_the_plan(tmp_path: Path) -> None:
+    rows, columns = 2000, 4000
+    lat, lon = 20 + 0.01 * np.arange(rows), 0.01 * np.arange(columns)
+    values = np.random.default_rng(0).random((1, rows, columns)).astype("f4")
+    xr.Dataset(
+        {"tas": (("time", "lat", "lon"), values, {"units": "K"})},
+        {"time": np.array(["2000-01-01"], "M8[ns]"), "lat": ("lat", lat, {"units": "degrees_north"}),
+         "lon": ("lon", lon, {"units": "degrees_east"})},
+    ).to_netcdf(tmp_path / "in.nc")  # fmt: skip
+    line = [sys.executable, "-m", "downscale", "apply", tmp_path / "in.nc", tmp_path / "out.nc", "--factor", "3"]
+    line += ["--max-memory", "1GB"]
+    said = subprocess.run([*line, "--dry-run"], capture_output=True, text=True, check=True).stdout
+    planned = float(said.split("peak memory")[1].split("about ")[1].split(" MB")[0]) * 1e6
+    running, most = subprocess.Popen(line, stdout=subprocess.DEVNULL), 0
+    pause = threading.Event()
+    while running.poll() is None:
+        try:
+            most = max(most, psutil.Process(running.pid).memory_info().rss)
+        except psutil.Error:
+            break
+        pause.wait(0.05)
+    assert running.wait() == 0
+    assert most < 1e9
+    assert planned == pytest.approx(most, rel=0.3)
