@@ -18,10 +18,9 @@ from downscale.cf.coordinates import (
     kept_coordinates,
     made_names,
     new_coordinates,
-    sphere_mapping,
 )
 from downscale.cf.directions import direction_reason
-from downscale.cf.horizontal import Horizontal, XarrayObject, area_names, as_array, as_dataset
+from downscale.cf.horizontal import XarrayObject, area_names, as_array, as_dataset
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
 from downscale.compute import beside, event_variables, fine_variable, horizontal_last, repeated, sized
 from downscale.describe import describe, described, stamped
@@ -318,8 +317,6 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
-        if _is_plain_sphere(ds, where):
-            coords["crs"] = sphere_mapping()
         return xr.Dataset(variables, coords | members)
     return _on_target(xr.Dataset(variables, kept_coordinates(ds, where) | members), prepared)
 
@@ -343,8 +340,6 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
         stored = target.grid[name].variable
         made[name] = xr.Variable((name,), stored.values, {**made[name].attrs, **stored.attrs, **_bounds_of(made, name)})
     made.update({str(n): v.variable for n, v in target.grid.coords.items() if "grid_mapping_name" in v.attrs})
-    if _is_plain_sphere(target.grid, target.where) and "crs" not in fine.variables:
-        made["crs"] = sphere_mapping()
     return fine.assign_coords(made)
 
 
@@ -357,14 +352,6 @@ def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
     if order.size > 1 and (order[1] - order[0]) % order.size != 1:
         fine, order = fine.isel({dim: slice(None, None, -1)}), order.size - 1 - order
     return fine.roll({dim: -int(order[0])}, roll_coords=False)
-
-
-def _is_plain_sphere(ds: xr.Dataset, where: Horizontal) -> bool:
-    """Return whether axes are true latitude and longitude and no grid mapping is given."""
-    rotated = "grid" in str(ds[where.y].attrs.get("standard_name", "")) or where.y in ("rlat", "grid_latitude")
-    given = any("grid_mapping" in {**v.attrs, **v.encoding} for v in ds.data_vars.values())
-    plain = where.grid.spherical and where.mapping is None and not rotated
-    return plain and not given and "crs" not in ds.variables
 
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:

@@ -20,6 +20,7 @@ from downscale.cf.horizontal import (
     horizontal,
     horizontal_variables,
     parse_factor,
+    warn_of_plane,
 )
 from downscale.cf.quantities import is_number, quantity_of
 from downscale.errors import OptionError
@@ -56,7 +57,7 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     if not is_number(na_thres) or not 0 <= na_thres <= 1:
         raise OptionError(f"expected na_thres from 0 to 1, received {na_thres!r}")
     ds, name = as_dataset(obj)
-    where = horizontal(ds)
+    where = warn_of_plane(horizontal(ds))
     factors = parse_factor(factor, where)
     grid = where.grid.coarsen(*factors)
     cells = Aggregation.between(grid, where.grid)
@@ -135,7 +136,7 @@ def cell_area(obj: XarrayObject) -> xr.DataArray:
     great circles of that sphere; in a projection that the file describes, areas on its own ellipsoid.
     """
     ds, _ = as_dataset(obj)
-    where = horizontal(ds)
+    where = warn_of_plane(horizontal(ds))
     coords = {name: ds[name].variable for name in (*where.dims, *(where.planes or ())) if name in ds.variables}
     made = new_coordinates(ds, where, where.grid)[AREA]
     return xr.DataArray(made, coords=coords, name=AREA)

@@ -31,8 +31,8 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
             fine[name].attrs["cell_measures"] = f"area: {AREA}"
             mapping = _mapping_name(ds[origin], prepared)
             fine[name].attrs.pop("grid_mapping", None)
-            if mapping is not None or "crs" in fine.coords:
-                fine[name].attrs["grid_mapping"] = mapping or "crs"
+            if mapping is not None:
+                fine[name].attrs["grid_mapping"] = mapping
             for stale in STALE_ATTRS:
                 fine[name].attrs.pop(stale, None)
     for name in fine.variables:

@@ -14,7 +14,7 @@ import xarray as xr
 
 from downscale.cf.compatible import axes_kind
 from downscale.cf.directions import direction_reason, without_directions
-from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical
+from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical, warn_of_plane
 from downscale.cf.quantities import is_number, is_signed, quantity_of, require_lapse_rate, variable_bounds
 from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.job import Job
@@ -199,7 +199,7 @@ class Prepared:
 
 def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     """Build grids and jobs; raises where the request does not fit the object."""
-    where = horizontal(ds)
+    where = warn_of_plane(horizontal(ds))
     target, method = _target_and_method(where, request)
     _require_nested(target, request)
     names = pick_variables(ds, where, request.data_vars)

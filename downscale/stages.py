@@ -8,8 +8,8 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.cf.horizontal import horizontal
-from downscale.errors import DownscaleError, GridError, OptionError, ShapeError, listing
+from downscale.cf.horizontal import NoAxesError, horizontal
+from downscale.errors import DownscaleError, OptionError, ShapeError, listing
 from downscale.request import Request
 from downscale.target import is_file, open_target
 
@@ -74,7 +74,7 @@ def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
         horizontal(obj, guess=True)
     except DownscaleError as error:
         # One-dimensional objects have no horizontal axes at all; whatever else is wrong is told later.
-        return not (isinstance(error, GridError) and "expected horizontal coordinates" in str(error))
+        return not isinstance(error, NoAxesError)
     return True
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 from downscale.along import along, quantity_along
 from downscale.cf.axes import read_line
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.horizontal import horizontal
+from downscale.cf.horizontal import NoAxesError, horizontal
 from downscale.errors import DownscaleError, GridError
 from downscale.request import Request
 
@@ -80,8 +80,8 @@ def _as_maps(ds: xr.Dataset) -> xr.Dataset:
     """Give a series without horizontal axes one cell of them."""
     try:
         horizontal(ds, guess=True)
-    except GridError as error:
-        if "expected horizontal coordinates" not in str(error) or {"y", "x"} & set(map(str, ds.variables)):
+    except NoAxesError:
+        if {"y", "x"} & set(map(str, ds.variables)):
             raise
     else:
         return ds

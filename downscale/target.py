@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.compatible import require_same_axes, with_named_mapping
+from downscale.cf.coordinates import AXIS_ATTRS, LENGTH_UNITS
 from downscale.cf.horizontal import Horizontal, horizontal, parse_factor
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
@@ -158,7 +159,9 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
         raise GridError(f"expected a target grid for rectilinear fields only, received {text!r}; use factor=")
     made: dict[str, Any] = {}
     for name, axis, step in zip(where.dims, (where.grid.y, where.grid.x), steps, strict=True):
-        edges = _multiples(axis, step * (1 if axis.kind != "projected" else where.unit), text) / where.unit
+        # Lengths in the unit of the file; angles in degrees, and scan angles in metres, whatever theirs is.
+        unit = where.unit if where.nature == "plane" and where.unit in LENGTH_UNITS else 1.0
+        edges = _multiples(axis, step * unit, text) / unit
         pairs = np.stack([edges[:-1], edges[1:]], axis=1)
         attrs = {**_axis_attrs(axis, where), "bounds": f"{name}_bnds"}
         made[name] = ((name,), 0.5 * (edges[:-1] + edges[1:]), attrs)
@@ -169,15 +172,9 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
 
 
 def _axis_attrs(axis: CellAxis, where: Horizontal) -> dict[str, str]:
-    if axis.kind == "projected":
-        letter = "y" if axis is where.grid.y else "x"
-        units = "m" if where.unit == 1 else "km"
-        return {"standard_name": f"projection_{letter}_coordinate", "units": units, "axis": letter.upper()}
-    rows = axis.kind == "latitude"
-    standard, letter = axis.kind, "Y" if rows else "X"
-    if where.rotated:
-        return {"standard_name": f"grid_{standard}", "units": "degrees", "axis": letter}
-    return {"standard_name": standard, "units": "degrees_north" if rows else "degrees_east", "axis": letter}
+    nature = "plane" if axis.kind == "projected" else where.nature
+    attrs = {key: text for key, text in AXIS_ATTRS[nature][axis is where.grid.x].items() if key != "long_name"}
+    return {"units": LENGTH_UNITS.get(where.unit, "m"), **attrs} if nature == "plane" else attrs
 
 
 def _multiples(axis: CellAxis, step: float, text: str) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.mapping import GridMapping
+
 SPHERE = 6_371_000.0
 ROTATED = {
     "grid_mapping_name": "rotated_latitude_longitude", "grid_north_pole_latitude": 39.25,
@@ -119,29 +121,33 @@ def gaussian() -> xr.Dataset:
     return ds.assign_coords(lat=ds.lat.copy(data=lat))
 
 
-def _mapped(y: str, x: str, mapping: dict[str, Any]) -> xr.Dataset:
-    coords = {**_line(y, _edges(y, ROWS)), **_line(x, _edges(x, COLUMNS)), **_corners(*_nodes(), (y, x))}
+def mapped(y: str, x: str, mapping: dict[str, Any]) -> xr.Dataset:
+    """Axes of a grid mapping with the true positions that it gives."""
+    locate = GridMapping("crs", mapping).locator()
+    assert locate is not None
+    lon, lat = locate(*np.meshgrid(_edges(x, COLUMNS), _edges(y, ROWS)))
+    coords = {**_line(y, _edges(y, ROWS)), **_line(x, _edges(x, COLUMNS)), **_corners(lat, lon, (y, x))}
     return assembled((y, x), coords, mapping)
 
 
 def rotated() -> xr.Dataset:
     """A rotated pole with true latitudes and longitudes beside its own."""
-    return _mapped("rlat", "rlon", ROTATED)
+    return mapped("rlat", "rlon", ROTATED)
 
 
 def equal_area() -> xr.Dataset:
     """Lambert azimuthal equal area."""
-    return _mapped("y", "x", LAEA)
+    return mapped("y", "x", LAEA)
 
 
 def conic() -> xr.Dataset:
     """Lambert conformal conic."""
-    return _mapped("y", "x", LCC)
+    return mapped("y", "x", LCC)
 
 
 def stereographic() -> xr.Dataset:
     """Polar stereographic."""
-    return _mapped("y", "x", STEREO)
+    return mapped("y", "x", STEREO)
 
 
 def curvilinear() -> xr.Dataset:

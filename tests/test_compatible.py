@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import xarray as xr
-from result_grids import conic, curvilinear, equal_area, latlon, rotated
+from result_grids import ROTATED, conic, curvilinear, equal_area, latlon, mapped, rotated
 
 import downscale
 from downscale.cf.compatible import axes_kind, same_axes
@@ -19,9 +19,7 @@ from downscale.train.pairs import oriented
 
 
 def other_pole() -> xr.Dataset:
-    ds = rotated()
-    ds.crs.attrs["grid_north_pole_latitude"] = 43.0
-    return ds
+    return mapped("rlat", "rlon", {**ROTATED, "grid_north_pole_latitude": 43.0})
 
 
 def without_mapping(ds: xr.Dataset, rows: int = 5) -> xr.Dataset:

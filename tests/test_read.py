@@ -49,7 +49,7 @@ def classic_file(path: Path, kind: str, records: bool, several: bool) -> bytes:
 def test_bounds_and_mappings_become_coordinates(tmp_path):
     field_on(region()).downscale(2).pipe(downscale.to_netcdf, tmp_path / "fine.nc")
     ds = downscale.open_dataset(tmp_path / "fine.nc")
-    assert {"lat_bnds", "lon_bnds", "areacella", "crs"} <= set(ds.coords)
+    assert {"lat_bnds", "lon_bnds", "areacella"} <= set(ds.coords)
     assert list(ds.data_vars) == ["tas"]
 
 

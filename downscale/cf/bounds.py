@@ -20,6 +20,7 @@ import xarray as xr
 from dask.local import get_sync
 from numpy.typing import NDArray
 
+from downscale.cf.evidence import degrees_in
 from downscale.cf.units import convert
 from downscale.errors import GridError
 from downscale.grid.axis import STORAGE_ROUNDING, Kind, evenly_spaced
@@ -203,11 +204,7 @@ def _in_units_of(
 
 def _angle(units: str) -> float | None:
     """Return the degrees in one unit of an angle, None for units of anything else."""
-    word = units.lower()
-    # Only the unit of temperature has a letter after "degree" that is no direction.
-    if word.startswith("deg") and not word.rstrip(".").endswith(("c", "celsius", "k", "f", "fahrenheit")):
-        return 1.0
-    return 180.0 / np.pi if word in ("radian", "radians", "rad") else None
+    return degrees_in(units, rare=False)
 
 
 def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:

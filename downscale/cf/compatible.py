@@ -42,11 +42,11 @@ def axes_words(where: Horizontal) -> str:
     if kind == "rotated":
         if mapping is None or not mapping.rotated:
             return "the axes of a rotated pole without a grid_mapping"
-        lat, lon = (float(mapping.attrs[f"grid_north_pole_{name}"]) for name in ("latitude", "longitude"))
+        lat, lon = (float(mapping.cf[f"grid_north_pole_{name}"]) for name in ("latitude", "longitude"))
         return f"the axes of a pole at latitude {lat:g}, longitude {lon:g}"
     if mapping is None:
         return "metres of a projection without a grid_mapping"
-    name = mapping.attrs.get("grid_mapping_name")
+    name = mapping.cf.get("grid_mapping_name")
     return "metres of a projection" + (f" ({name})" if name else "")
 
 

@@ -10,17 +10,28 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.bounds import bounds_name, corner_dimension, new_pair_dimension
-from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, plane_names
+from downscale.cf.evidence import STANDARD
+from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, degrees_of_unit, plane_names
 from downscale.cf.mapping import positions
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.sphere import EARTH_RADIUS
 
 CF_ATTRS = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
+# Attributes of one-dimensional axes by what they measure, rows first.
+AXIS_ATTRS = {
+    "geographic": (CF_ATTRS["latitude"], CF_ATTRS["longitude"]),
+    "rotated": tuple({"standard_name": f"grid_{name}", "long_name": f"{name} in rotated pole grid", "units": "degrees",
+                      "axis": axis} for name, axis in (("latitude", "Y"), ("longitude", "X"))),
+    "plane": tuple({"standard_name": f"projection_{name}_coordinate", "long_name": f"{name} coordinate of projection",
+                    "axis": name.upper()} for name in "yx"),
+    "scan": tuple({"standard_name": f"projection_{name}_angular_coordinate", "long_name": f"{name} scan angle",
+                   "axis": name.upper()} for name in "yx"),
+}  # fmt: skip
+LENGTH_UNITS = {1.0: "m", 1000.0: "km", 0.3048: "foot", 1200 / 3937: "US_survey_foot"}
 PLANE_ATTRS = {
     name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS
 }
@@ -56,7 +67,7 @@ def new_coordinates(
     made: dict[Hashable, xr.Variable] = {}
     for name, axis in ((where.y, grid.y), (where.x, grid.x)):
         if name in source.coords and axis.kind != "index":
-            made.update(_axis_variables(source, name, axis, where.unit))
+            made.update(_axis_variables(source, name, axis, where))
     made.update(_plane_variables(source, where, grid))
     made[AREA] = xr.Variable(where.dims, areas_of(grid), dict(AREA_ATTRS))
     return made
@@ -89,17 +100,20 @@ def _plane_variables(
     lat, lon = where.planes
     there = lon in plane_names(source, where)
     # Only a projection has a choice; longitudes of a source that go beyond 180 begin at 0.
-    west = 0.0 if there and where.mapping is not None and float(source[lon].max()) > 180 else -180.0
+    west = 0.0 if there and where.mapping is not None and (
+        float(source[lon].max()) * degrees_of_unit(source[lon]) > 180
+    ) else -180.0
     found = positions(grid, where.locator, west)
     made: dict[Hashable, xr.Variable] = {}
     for index, (name, word) in enumerate(((lat, "latitude"), (lon, "longitude"))):
         old, bounds = (dict(source[name].attrs), bounds_name(source, name)) if there else ({}, f"{name}_bnds")
         stale = (*STALE_ATTRS, "bounds")
         attrs = {key: value for key, value in {**PLANE_ATTRS[word], **old}.items() if key not in stale}
-        made[name] = xr.Variable(where.dims, (found.lat, found.lon)[index], attrs)
+        unit = degrees_of_unit(source[name]) if there else 1.0
+        made[name] = xr.Variable(where.dims, _divided((found.lat, found.lon)[index], unit), attrs)
         if found.corners is not None:
             made[name].attrs["bounds"] = bounds
-            corners = found.corners[1 - index]
+            corners = _divided(found.corners[1 - index], unit)
             made[bounds] = xr.Variable((*where.dims, _corner_dim(source, name if there else None)), corners)
     return made
 
@@ -112,19 +126,40 @@ def _corner_dim(source: XarrayObject, name: str | None) -> str:
     return next(one for one in ("vertices", "corners", "cell_corners") if source.sizes.get(one, 4) == 4)
 
 
-def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, unit: float) -> dict[Hashable, xr.Variable]:
+def _divided(values: Any, unit: float) -> Any:
+    """Return degrees or metres in a unit of the file; those that are there already keep their bits."""
+    return values if unit == 1.0 else values / unit
+
+
+def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, where: Horizontal) -> dict[Hashable, xr.Variable]:
     old = source[name]
     bounds = bounds_name(source, name)
     corner = new_pair_dimension(source, name)
-    centres, edges = axis.centres / unit, np.stack([axis.edges[:-1], axis.edges[1:]], axis=1) / unit
+    centres, edges = axis.centres, np.stack([axis.edges[:-1], axis.edges[1:]], axis=1)
     if axis.kind == "longitude":
-        turn = _turns(np.asarray(old.values, dtype=np.float64), centres)
+        turn = _turns(np.asarray(old.values, dtype=np.float64) * where.unit, centres)
         centres, edges = centres + turn, edges + turn[:, None]
-    attrs = {**(CF_ATTRS.get(axis.kind, {}) if "standard_name" not in old.attrs else {}), **old.attrs}
-    for stale in STALE_ATTRS:
-        attrs.pop(stale, None)
-    attrs["bounds"] = bounds
+    centres, edges = _divided(centres, where.unit), _divided(edges, where.unit)
+    attrs = {**_line_attrs(old.attrs, where, name), "bounds": bounds}
     return {name: xr.Variable((name,), centres, attrs), bounds: xr.Variable((name, corner), edges)}
+
+
+def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[str, Any]:
+    """Return the attributes of an axis: those it had, and what it lacks to say what it measures."""
+    wanted = dict(AXIS_ATTRS[where.nature][name == where.x])
+    attrs = {key: value for key, value in old.items() if key not in STALE_ATTRS}
+    standard = str(attrs.get("standard_name") or "")
+    if standard in STANDARD and where.nature not in STANDARD[standard][1]:
+        # Units and grid mapping say otherwise: a slip of the tool that wrote it.
+        del attrs["standard_name"]
+        standard = ""
+    if standard or (where.nature == "plane" and where.mapping is None):
+        return attrs
+    if where.nature == "plane" and where.unit in LENGTH_UNITS:
+        wanted["units"] = LENGTH_UNITS[where.unit]
+    if where.nature == "rotated" and where.mapping is None:
+        return {**{key: wanted[key] for key in ("units", "axis")}, **attrs}
+    return {**wanted, **attrs}
 
 
 def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -161,9 +196,3 @@ def dropped_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
     """Return the names of horizontal coordinates that a new grid cannot keep (cell numbers, names of basins, ...)."""
     made, gone = made_names(source, where), set(where.dims)
     return [str(n) for n, coord in source.coords.items() if gone & set(coord.dims) and n not in made]
-
-
-def sphere_mapping() -> xr.Variable:
-    """Return the grid mapping of latitudes and longitudes on the sphere whose areas the package uses."""
-    attrs = {"grid_mapping_name": "latitude_longitude", "earth_radius": EARTH_RADIUS}
-    return xr.Variable((), np.int32(0), attrs)

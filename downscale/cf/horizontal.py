@@ -1,11 +1,12 @@
 """What CF metadata says of a field: horizontal axes or positions, bounds, cell methods (xarray; never torch).
 
-Axes are found by cf-xarray (attributes first, then common names); bounds are read, never guessed, and where there are
-none the edges lie midway between centres.
+``downscale.cf.evidence`` weighs what metadata say of each coordinate; here the grid is read. Bounds are read, never
+guessed, and where there are none the edges lie midway between centres.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import numpy as np
 import xarray as xr
 from dask.local import get_sync
 
+from downscale.cf.arrange import arranged
 from downscale.cf.bounds import (
     bounds_name,
     bounds_of,
@@ -25,7 +27,24 @@ from downscale.cf.bounds import (
     without_lost_bounds,
 )
 from downscale.cf.codes import is_categorical as is_categorical
-from downscale.cf.mapping import GridMapping, Locator, mapping_of
+from downscale.cf.evidence import (
+    COMPASS,
+    MUTE,
+    NOTHING,
+    PROJECTED,
+    X_NAMES,
+    Y_NAMES,
+    Axis,
+    Nature,
+    axis_of,
+    claims_of,
+    counts_only,
+    degrees_in,
+    metres_in,
+    nature_of,
+)
+from downscale.cf.mapping import GridMapping, Locator, mapping_of, named_mappings, text_mapping
+from downscale.cf.positions import LAT_NAMES, misplaced, moving, planes_of, still, way_of_position
 from downscale.cf.texts import usable
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
@@ -35,22 +54,12 @@ from downscale.grid.projected import projected_grid
 
 XarrayObject = xr.Dataset | xr.DataArray
 
-# Names of last resort, for files whose axes carry no attributes.
-Y_NAMES = ("lat", "latitude", "nav_lat", "rlat", "grid_latitude", "y", "yc", "projection_y_coordinate")
-X_NAMES = ("lon", "longitude", "long", "nav_lon", "rlon", "grid_longitude", "x", "xc", "projection_x_coordinate")
-STANDARD = {
-    "y": ("latitude", "grid_latitude", "projection_y_coordinate"),
-    "x": ("longitude", "grid_longitude", "projection_x_coordinate"),
-}
-NORTH = ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn")
-EAST = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
-LAT_NAMES = ("lat", "latitude", "nav_lat", "xlat", "tlat", "lat2d", "geolat", "gphit")
-LON_NAMES = ("lon", "longitude", "nav_lon", "xlong", "tlong", "lon2d", "geolon", "glamt")
+MESH_NAMES = ("clat", "latcell"), ("clon", "loncell")
 AREA = "areacella"
-METRES = {
-    **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
-    **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
-}
+
+
+class NoAxesError(GridError):
+    """An object has no horizontal axes and no positions at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +73,17 @@ class Horizontal:
     grid : RectilinearGrid or CurvilinearGrid
         Cells in the order of the object, in degrees or metres.
     unit : float
-        Metres in one unit of a projected coordinate; 1 for degrees.
+        Metres, or degrees, in one unit of the coordinates.
+    nature : "geographic", "rotated", "plane" or "scan"
+        What the axes measure: true or turned latitude and longitude, lengths of a plane, scan angles of a satellite.
+    lost : str or None
+        The grid mapping that fields on axes in metres name, where it is not there.
     lat, lon : str or None
         Names of the two-dimensional latitudes and longitudes: of the object, or that a new grid may have.
     mapping : GridMapping or None
         Where the axes lie on the earth, if they are no latitude and longitude.
     notes : tuple of str
         What a user should know of the grid.
-    rotated : bool
-        Whether the axes are degrees about another pole, with or without a grid mapping that says which.
     """
 
     y: str
@@ -83,7 +94,13 @@ class Horizontal:
     lon: str | None = None
     mapping: GridMapping | None = None
     notes: tuple[str, ...] = ()
-    rotated: bool = False
+    nature: Nature = "geographic"
+    lost: str | None = None
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the axes are degrees about another pole, with or without a grid mapping that says which."""
+        return self.nature == "rotated"
 
     @property
     def dims(self) -> tuple[str, str]:
@@ -99,6 +116,17 @@ class Horizontal:
     def locator(self) -> Locator | None:
         """The function from axes to longitudes and latitudes, None where the axes are these."""
         return None if self.mapping is None else self.mapping.locator()
+
+
+def warn_of_plane(where: Horizontal) -> Horizontal:
+    """Warn that areas are those of the plane where a field names a grid mapping that is not there; return the axes."""
+    if where.lost is not None:
+        warnings.warn(
+            f"{where.y!r} and {where.x!r}: the grid mapping {where.lost!r} that fields name is not there; areas are "
+            'those of the plane. Keep it with the field: open the file with decode_coords="all"',
+            UserWarning, stacklevel=3,
+        )  # fmt: skip
+    return where
 
 
 def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
@@ -120,42 +148,133 @@ def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
     GridError
         If there are none, the cells are no rows and columns, or coordinates are not usable; the line names the axis.
     """
-    y, x = _axis_name(obj, "y"), _axis_name(obj, "x")
-    planes = _planes(obj)
-    if y is not None and x is not None:
-        counts = _counts(obj[y], "y") and _counts(obj[x], "x")
-        if not (counts and planes is not None and set(obj[planes[0]].dims) == {y, x}):
-            return _product(obj, y, x, planes, guess)
+    pair, planes = _axis_pair(obj), planes_of(obj)
+    if pair is not None:
+        y, x = pair
+        beside = planes is not None and set(_flat_dims(obj, planes[0])) == {y, x}
+        counted = beside and counts_only(obj[y]) and counts_only(obj[x])
+        lone = counted and _mapping(obj, pair) is None
+        found = None if lone else _product(obj, y, x, planes if beside else None, guess)
+        if found is not None:
+            return found
     if planes is None:
-        raise GridError(_no_axes(obj))
+        raise _no_axes(obj)
     return _quadrilaterals(obj, *planes, guess)
 
 
-def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, guess: bool) -> Horizontal:
-    """Read a grid that is the product of two one-dimensional coordinates."""
-    y_kind, x_kind = _kind(obj[y], "y"), _kind(obj[x], "x")
-    unit = _metres(obj[y], obj[x]) if y_kind == x_kind == "projected" else 1.0
-    y_axis = _cells(obj, y, y_kind, unit, guess)
-    x_axis = _cells(obj, x, x_kind, unit, guess)
-    if x_axis.periodic and bounds_of(obj, y) is None:
-        y_axis = draw_to_poles(y_axis)
+def _axis_pair(obj: XarrayObject) -> tuple[str, str] | None:
+    """Return the names of the two axes with the best evidence, and of equal evidence those that fields lie on."""
+    lines = [obj[name] for name in obj.dims if name in obj.coords and obj[name].ndim == 1]
+    axes = [axis for axis in map(axis_of, lines) if axis is not None]
+    fields = list(obj.data_vars.values()) if isinstance(obj, xr.Dataset) else [obj]
+
+    def order(pair: tuple[Axis, Axis]) -> tuple[int, int]:
+        names = {axis.name for axis in pair}
+        return pair[0].rank + pair[1].rank, -sum(names <= set(field.dims) for field in fields)
+
+    pairs = [(y, x) for y in axes if y.way == "y" for x in axes if x.way == "x"]
+    best = min(pairs, key=order, default=None)
+    return None if best is None else (best[0].name, best[1].name)
+
+
+def _flat_dims(obj: XarrayObject, name: str) -> tuple[str, str]:
+    """Return the two horizontal dimensions of positions, which may be repeated along others before them."""
+    y, x = (str(dim) for dim in obj[name].dims[-2:])
+    return y, x
+
+
+def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
+    """Return the grid mapping of two axes; one in words of an attribute only where axes are no true degrees."""
+    found = mapping_of(obj, pair)
+    if found is not None or any((claim.natures or PROJECTED) <= COMPASS for claim in claims_of(obj[pair[0]])):
+        return found
+    return text_mapping(obj, pair)
+
+
+def _product(
+    obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, guess: bool
+) -> Horizontal | None:
+    """Read a grid that is the product of two one-dimensional coordinates; None where these only count cells."""
+    mapping = _mapping(obj, (y, x))
+    claim = None if mapping is None else mapping.claim
+    natures = nature_of(obj[y], claim), nature_of(obj[x], claim)
+    nature = natures[0]
+    straight: tuple[Kind, Kind] = ("latitude", "longitude")
+    kinds: list[Kind] = [
+        "projected" if each in ("plane", "scan") else kind for each, kind in zip(natures, straight, strict=True)
+    ]
+    unit = _unit(obj[y], obj[x], nature, mapping) if kinds[0] == "projected" or kinds[1] == "longitude" else 1.0
+    y_axis, x_axis = _cells(obj, y, kinds[0], unit, guess), _cells(obj, x, kinds[1], unit, guess)
+    if x_axis.periodic:
+        y_axis = draw_to_poles(y_axis, bounds_of(obj, y) is not None)
     grid = RectilinearGrid(y_axis, x_axis)
-    mapping = mapping_of(obj, (y, x))
-    where = partial(Horizontal, y, x)
-    if grid.spherical:
-        if mapping is not None and mapping.rotated:
-            return where(grid, 1.0, *_plane_names(obj, (y, x), planes), mapping, rotated=True)
-        rotated = "grid" in f"{obj[y].attrs.get('standard_name', '')} {y}" or y.lower() == "rlat"
-        note = f"{y}, {x}: no grid_mapping tells where the pole is; no longitudes and latitudes are written"
-        return where(grid, notes=(note,) if rotated else (), rotated=rotated)
-    embed = None if mapping is None else mapping.embedding()
-    true = None
-    if mapping is not None and embed is not None:
-        true = projected_grid(y_axis, x_axis, embed, mapping.density())
-    if true is None:
-        what = "no grid_mapping" if mapping is None else f"the grid_mapping {mapping.name!r} cannot be used"
-        return where(grid, unit, notes=(f"{y}, {x}: {what}; areas are those of the plane",))
-    return where(true, unit, *_plane_names(obj, (y, x), planes), mapping)
+    where = partial(Horizontal, y, x, nature=nature)
+    if nature == "geographic":
+        _require_same(obj, planes, (grid, unit), None, (y, x))
+        return where(grid, unit)
+    if mapping is None and nature == "rotated":
+        note = "no grid_mapping tells where the pole is; no longitudes and latitudes are written"
+        return where(grid, unit, notes=(f"{y}, {x}: {note}",))
+    if mapping is None:
+        lost = next(iter(named_mappings(obj, (y, x))), None)
+        return where(grid, unit, notes=(f"{y}, {x}: no grid_mapping; areas are those of the plane",), lost=lost)
+    if claim is None:
+        raise mapping.refusal()
+    placed = _require_same(obj, planes, (grid, unit), mapping, (y, x))
+    if placed is None:
+        return None
+    names = _plane_names(obj, (y, x), planes)
+    return where(grid if nature == "rotated" else _true_areas(grid, placed, (y, x)), unit, *names, placed)
+
+
+def _true_areas(grid: RectilinearGrid, mapping: GridMapping, dims: tuple[str, str]) -> RectilinearGrid:
+    """Return a grid in metres with its areas on the earth.
+
+    Raises
+    ------
+    GridError
+        If the projection does not reach all cells.
+    """
+    embed = mapping.embedding()
+    found = None if embed is None else projected_grid(grid.y, grid.x, embed, mapping.density())
+    if found is None:
+        raise GridError(
+            f"{dims[0]!r} and {dims[1]!r}: expected cells that grid mapping {mapping.name!r} places on the earth, "
+            "received some beyond its edge or on a seam; crop the grid, or drop the grid mapping to take areas of the "
+            "plane"
+        )
+    return found
+
+
+def _require_same(
+    obj: XarrayObject, planes: tuple[str, str] | None, at: tuple[RectilinearGrid, float], mapping: GridMapping | None,
+    dims: tuple[str, str],
+) -> GridMapping | None:  # fmt: skip
+    """Return the mapping under which the axes lie where two-dimensional positions say; None where axes only count.
+
+    Raises
+    ------
+    GridError
+        If axes and positions contradict each other.
+    """
+    if planes is None:
+        return mapping
+    places = [_degrees(obj, name, dims) for name in planes]
+    if mapping is None:
+        off, best = misplaced(at[0], places, None), None
+    else:
+        tried = [(misplaced(at[0], places, each.locator()), each) for each in (mapping, *mapping.on_spheres())]
+        # A mapping that says nothing of the figure of the earth means that of its model.
+        off, best = tried[0] if tried[0][0] is None else min(tried, key=lambda pair: pair[0] or (0.0, 0.0))
+    if off is None:
+        return best
+    if mapping is not None and all(counts_only(obj[name]) for name in dims):
+        return None
+    what = f"axes {dims[0]!r}, {dims[1]!r}" + ("" if mapping is None else f" with grid mapping {mapping.name!r}")
+    raise GridError(
+        f"expected coordinates that agree, received {what} and positions {planes[0]!r}, {planes[1]!r}, which put the "
+        f"same cells up to {off[1] / 1000:.3g} km ({off[0]:.2g} cells) apart; drop the wrong ones"
+    )
 
 
 def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, str] | None) -> tuple[str, str]:
@@ -168,50 +287,15 @@ def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, st
     return next((pair for pair in pairs if not taken & set(pair)), pairs[-1])
 
 
-def _counts(coordinate: xr.DataArray, axis: str) -> bool:
-    """Return whether a coordinate only counts: it has neither a standard name nor units of length or angle."""
-    units = str(coordinate.attrs.get("units", "")).lower()
-    known = coordinate.attrs.get("standard_name") in STANDARD[axis] or units in METRES or units.startswith("degree")
-    return not known and str(coordinate.name).lower() not in (*LAT_NAMES, *LON_NAMES, "rlat", "rlon")
-
-
-def _planes(obj: XarrayObject) -> tuple[str, str] | None:
-    """Return the names of two-dimensional latitudes and longitudes on the same dimensions.
-
-    Of several, those that a field names in ``coordinates`` come first, then those on the dimensions of most fields.
-    """
-    every = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
-    flat = {str(name): v for name, v in every.items() if v.ndim == 2 and v.dtype.kind in "fiu"}
-    fields = list(obj.data_vars.values()) if isinstance(obj, xr.Dataset) else [obj]
-    named = {word for v in (obj, *fields) for place in (v.attrs, v.encoding)
-             for word in str(place.get("coordinates") or "").split()}  # fmt: skip
-    found = []
-    for lat in (name for name, v in flat.items() if _is_position(v, "latitude", NORTH, LAT_NAMES)):
-        for lon in (name for name, v in flat.items() if _is_position(v, "longitude", EAST, LON_NAMES)):
-            dims = set(flat[lat].dims)
-            if dims == set(flat[lon].dims):
-                carried = sum(dims <= set(v.dims) for v in fields)
-                found.append(((lat in named) + (lon in named), carried, lat, lon))
-    best = max(found, key=lambda item: item[:2], default=None)
-    return None if best is None else best[2:]
-
-
-def _is_position(variable: xr.DataArray, standard: str, units: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    said = variable.attrs.get("standard_name")
-    if said is not None:
-        return bool(said == standard)
-    return str(variable.attrs.get("units", "")).lower() in units or str(variable.name).lower() in names
-
-
 def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horizontal:
     """Read a grid from two-dimensional latitudes and longitudes: of quadrilaterals, or the product that they are."""
-    y, x = (str(dim) for dim in obj[lat].dims)
+    y, x = _flat_dims(obj, lat)
     if y.lower() in (*X_NAMES, "i", "ni", "nlon") and x.lower() in (*Y_NAMES, "j", "nj", "nlat"):
         y, x = x, y
-    north, east = _numbers(obj[lat].transpose(y, x)), _numbers(obj[lon].transpose(y, x))
+    north, east = _degrees(obj, lat, (y, x)), _degrees(obj, lon, (y, x))
     where = partial(Horizontal, y, x, lat=lat, lon=lon)
     try:
-        both = corners_of(obj, (lat, lon), (y, x))
+        both = _corners_of(obj, (lat, lon), (y, x))
         product = product_of(north, east, both)
         grid = product if product is not None else curvilinear_grid(east, north, *(both or ())[::-1])
     except DownscaleError as error:
@@ -230,45 +314,57 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horiz
     return where(grid, notes=tuple(notes))
 
 
+def _corners_of(
+    obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+    """Return bounds of two-dimensional positions in degrees, which are in the units of these, None without any."""
+    both = corners_of(obj, names, dims)
+    if both is None:
+        return None
+    north, east = (values * degrees_of_unit(obj[name]) for values, name in zip(both, names, strict=True))
+    return north, east
+
+
+def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[Any, Any]:
+    """Return two-dimensional positions in degrees, also those that are repeated along another dimension.
+
+    Raises
+    ------
+    GridError
+        If they move along it.
+    """
+    if obj[name].ndim > 2 and (along := moving(obj[name])):
+        raise GridError(
+            f"coordinate {name!r}: expected positions that stay, received ones that move along {along!r} (a moving "
+            "nest); select one step, or join only files whose nest rests"
+        )
+    return _numbers(still(obj[name]).transpose(*dims)) * degrees_of_unit(obj[name])
+
+
+def degrees_of_unit(variable: xr.DataArray) -> float:
+    """Return the degrees in one unit of two-dimensional positions; those that name none are in degrees."""
+    return degrees_in(str(variable.attrs.get("units") or "degrees")) or 1.0
+
+
 def _numbers(variable: xr.DataArray) -> np.ndarray[Any, Any]:
     # Positions are read here and now, and on no cluster, as bounds are.
     return np.asarray(variable.compute(scheduler=get_sync).values, dtype=np.float64)
 
 
-def _axis_name(obj: XarrayObject, axis: str) -> str | None:
-    """Return the name of the one-dimensional coordinate along an axis: standard name, then attributes, then name."""
-    lines = [str(name) for name in obj.dims if name in obj.coords and obj[name].ndim == 1]
-    for standard in STANDARD[axis]:
-        found = [name for name in lines if obj[name].attrs.get("standard_name") == standard]
-        if found:
-            return found[0]
-    found = [name for name in lines if name in _cf_names(obj, axis)]
-    if found:
-        return found[0]
-    legal = Y_NAMES if axis == "y" else X_NAMES
-    found = [name for name in lines if name.lower() in legal]
-    return found[0] if found else None
-
-
-def _cf_names(obj: XarrayObject, axis: str) -> list[str]:
-    import cf_xarray  # noqa: F401 - registers .cf; late, since it doubles the time of a bare import
-
-    cf = obj.cf
-    word = "latitude" if axis == "y" else "longitude"
-    return [*cf.coordinates.get(word, []), *cf.axes.get(axis.upper(), [])]
-
-
-def _no_axes(obj: XarrayObject) -> str:
+def _no_axes(obj: XarrayObject) -> GridError:
+    for name in (name for name in obj.dims if name in obj.coords and str(name).lower() in (*Y_NAMES, *X_NAMES)):
+        if any(claim.natures == NOTHING for claim in claims_of(obj[name])):
+            nature_of(obj[name], None)  # raises the line that names its units
     mesh = _mesh(obj)
     if mesh is not None:
         what, cells = mesh
         rows = max(round((cells / 2) ** 0.5), 1)
-        return (
+        return GridError(
             f"expected a grid of rows and columns, received {what}; bring it to one first, for a global one of that "
             f"resolution by: cdo remapcon,r{2 * rows}x{rows} in.nc out.nc"
         )
     has = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
-    return (
+    return NoAxesError(
         "expected horizontal coordinates (latitude and longitude, or projected x and y), received dimensions "
         f"{has}; rename them or set standard_name and units"
     )
@@ -277,8 +373,8 @@ def _no_axes(obj: XarrayObject) -> str:
 def _mesh(obj: XarrayObject) -> tuple[str, int] | None:
     """Return the words for cells that are no rows and columns, and how many there are, or None."""
     every = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
-    names = (("latitude", NORTH, (*LAT_NAMES, "clat", "latcell")), ("longitude", EAST, (*LON_NAMES, "clon", "loncell")))
-    dims = [{str(v.dims[0]) for v in every.values() if v.ndim == 1 and _is_position(v, *words)} for words in names]
+    ways = [(str(v.dims[0]), way_of_position(v, MESH_NAMES)) for v in every.values() if v.ndim == 1]
+    dims = [{dim for dim, way in ways if way == each} for each in ("y", "x")]
     shared = sorted((dims[0] & dims[1]) - {str(n) for n in obj.dims if n in obj.coords and n in LAT_NAMES})
     if any(v.attrs.get("grid_mapping_name") == "healpix" for v in every.values()):
         shared = shared or [str(max(obj.sizes, key=lambda dim: obj.sizes[dim]))]
@@ -291,24 +387,34 @@ def _mesh(obj: XarrayObject) -> tuple[str, int] | None:
     return None
 
 
-def _kind(coordinate: xr.DataArray, axis: str) -> Kind:
-    standard, units = coordinate.attrs.get("standard_name", ""), str(coordinate.attrs.get("units", "")).lower()
-    if standard.startswith("projection_") or units in METRES:
-        return "projected"
-    if standard in STANDARD[axis] or units.startswith("degree"):
-        return "latitude" if axis == "y" else "longitude"
-    degrees = str(coordinate.name).lower() not in ("y", "x", "yc", "xc")
-    return ("latitude" if axis == "y" else "longitude") if degrees else "projected"
+def _unit(y: xr.DataArray, x: xr.DataArray, nature: Nature, mapping: GridMapping | None) -> float:
+    """Return metres or degrees in the one unit of two coordinates.
 
-
-def _metres(y: xr.DataArray, x: xr.DataArray) -> float:
-    """Return the metres in the one unit of two projected coordinates; those that name none are in metres."""
-    units = [str(coordinate.attrs.get("units") or "m") for coordinate in (y, x)]
-    sizes = {METRES.get(unit.lower()) for unit in units}
+    Those that name none are in degrees, in the unit of their coordinate system, or in metres.
+    """
+    units = [str(coordinate.attrs.get("units") or "") for coordinate in (y, x)]
+    sizes = {_size_of(unit, nature, mapping) for unit in units}
     if len(sizes) > 1 or None in sizes:
-        names = f"{y.name!r} and {x.name!r}"
-        raise GridError(f"expected {names} both in m or both in km, received {listing(units)}; convert them first")
-    return sizes.pop() or 1.0
+        both = "both in m or both in km" if nature == "plane" else "in one unit of angle"
+        raise GridError(f"expected {y.name!r} and {x.name!r} {both}, received {listing(units)}; convert them first")
+    size = sizes.pop() or 1.0
+    if nature != "scan":
+        return size
+    height = None if mapping is None else mapping.height
+    if height is None:
+        raise GridError(
+            f"{y.name!r} and {x.name!r}: expected perspective_point_height with scan angles in {units[0]!r}, received "
+            "none; add it to the grid mapping"
+        )
+    return float(np.deg2rad(size)) * height
+
+
+def _size_of(unit: str, nature: Nature, mapping: GridMapping | None) -> float | None:
+    """Return metres or degrees in a unit, None where it measures something else."""
+    if nature == "plane":
+        bare = 1.0 if mapping is None else mapping.axis_metres
+        return bare if unit.strip().lower() in MUTE else metres_in(unit)
+    return 1.0 if unit.strip().lower() in MUTE else degrees_in(unit)
 
 
 def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float, guess: bool) -> CellAxis:
@@ -323,7 +429,7 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float, guess: bool) -
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
     if not guess:
-        require_known_cells(obj, name, centres, kind)
+        require_known_cells(obj, name, centres * unit, kind)
     return axis
 
 
@@ -346,13 +452,13 @@ def area_names(ds: xr.Dataset) -> list[str]:
 
 
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
-    """Return ``obj`` as a Dataset, and the name of its variable if it was a DataArray."""
+    """Return ``obj`` as a Dataset, arranged as grids are read, and the name of its variable if it was a DataArray."""
     if isinstance(obj, xr.Dataset):
-        return usable(obj), None
+        return arranged(usable(obj)), None
     if not isinstance(obj, xr.DataArray):
         raise InputError(f"expected an xarray Dataset or DataArray, received {type(obj).__name__}; open the file first")
     name = str(obj.name) if obj.name is not None and obj.name not in obj.coords else "field"
-    return usable(obj.to_dataset(name=name)), name
+    return arranged(usable(obj.to_dataset(name=name))), name
 
 
 def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:

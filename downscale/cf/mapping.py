@@ -6,8 +6,8 @@ A rotated pole is two formulas; projections are PROJ's, which is imported only w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -16,7 +16,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.evidence import ANGLES, LENGTHS, PROJECTED, Claim
 from downscale.cf.projections import load_pyproj
+from downscale.errors import GridError, listing
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
@@ -30,9 +32,16 @@ Floats = NDArray[np.float64]
 # From coordinates of a grid (x, y) to longitudes and latitudes in degrees, arrays of one shape.
 Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
-ROTATED = "rotated_latitude_longitude"
+ROTATED, GEOGRAPHIC, GEOSTATIONARY = "rotated_latitude_longitude", "latitude_longitude", "geostationary"
 # Where a file that CF cannot describe says it in PROJ's own words.
-PROJ_ATTRS = ("crs_wkt", "spatial_ref", "proj4", "proj4_params", "proj4_string", "proj4text", "proj", "proj_params")
+PROJ_ATTRS = ("crs_wkt", "spatial_ref", "proj4", "proj4_params", "proj4_string", "proj4text", "proj", "proj_params",
+              "epsg_code", "EPSG_code", "epsg", "EPSG", "esri_pe_string")  # fmt: skip
+# Attributes of a field or file, not of a grid mapping, that name a coordinate system.
+TEXT_ATTRS = ("crs", "crs_wkt", "spatial_ref", "proj4")
+# What tells the size and shape of the earth, and the spheres of models whose files tell neither.
+FIGURES = ("earth_radius", "semi_major_axis", "semi_minor_axis", "inverse_flattening", "reference_ellipsoid_name",
+           "horizontal_datum_name", "geographic_crs_name", *PROJ_ATTRS)  # fmt: skip
+SPHERES = (6_371_229.0, 6_370_000.0, 6_371_000.0, 6_371_200.0, 6_367_470.0)
 # Larger grids have lazy positions, and still larger ones no corners: 64 bytes a cell would outweigh the fields.
 EAGER_CELLS, MOST_CORNERS = 1_000_000, 20_000_000
 
@@ -51,17 +60,30 @@ def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
     from pyproj.exceptions import CRSError
 
     known = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs}
+    known |= {key: _spelled(known[key]) for key in PROJ_ATTRS if key in known}
     # Well-known text says all; CF's own attributes come next, strings of any other kind last.
-    texts = [known[key] for key in PROJ_ATTRS if key in known]
+    texts: list[Any] = [known[key] for key in PROJ_ATTRS if key in known]
     texts.insert(1 if "crs_wkt" in known else 0, None)
     for text in texts:
         try:
             crs = pyproj.CRS.from_cf(known) if text is None else pyproj.CRS.from_user_input(text)
         except (CRSError, KeyError, ValueError, TypeError, AttributeError):
             continue
-        if crs.is_projected:
+        if crs.is_projected or crs.is_geographic:
             return crs
     return None
+
+
+def _spelled(text: Any) -> str:
+    """Return a coordinate system as PROJ reads it: a bare number is an EPSG code.
+
+    Examples
+    --------
+    >>> _spelled(3035), _spelled("+init=epsg:3035"), _spelled("EPSG:3035")
+    ('EPSG:3035', 'epsg:3035', 'EPSG:3035')
+    """
+    words = str(text).strip()
+    return f"EPSG:{words}" if words.isdigit() else words.removeprefix("+init=")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,27 +96,92 @@ class GridMapping:
     @property
     def rotated(self) -> bool:
         """Whether the axes are latitude and longitude of a rotated pole."""
-        return self.attrs.get("grid_mapping_name") == ROTATED and "grid_north_pole_latitude" in self.attrs
+        return self.cf.get("grid_mapping_name") == ROTATED and "grid_north_pole_latitude" in self.cf
 
     @property
     def crs(self) -> CRS | None:
-        """The projection as PROJ knows it, None where it cannot be read."""
+        """The coordinate system as PROJ knows it, None where it cannot be read."""
         # Looking up a datum without a name takes PROJ a third of a second.
         return _crs(tuple(sorted((str(key), _plain(value)) for key, value in self.attrs.items())))
+
+    @cached_property
+    def cf(self) -> Mapping[str, Any]:
+        """Attributes in the words of CF: those given, or what PROJ makes of a coordinate system in other words."""
+        name = str(self.attrs.get("grid_mapping_name") or "").strip().lower()
+        whole = name == GEOGRAPHIC or (name == ROTATED and "grid_north_pole_latitude" in self.attrs)
+        if whole or (name and name != ROTATED):
+            return {**self.attrs, "grid_mapping_name": name}
+        found = {} if self.crs is None else self.crs.to_cf()
+        return {**found, **{key: value for key, value in self.attrs.items() if key != "grid_mapping_name"}}
+
+    @cached_property
+    def kind(self) -> str | None:
+        """What the axes measure: "geographic", "rotated", "plane", "scan" (geostationary) or, unreadable, None."""
+        name = self.cf.get("grid_mapping_name")
+        if name == GEOGRAPHIC:
+            return "geographic"
+        if name == ROTATED:
+            return "rotated" if self.rotated else None
+        crs = self.crs
+        if crs is None:
+            return None
+        if not crs.is_projected:
+            return "rotated" if crs.is_derived else "geographic"
+        return "scan" if name == GEOSTATIONARY or "geostationary" in _method(crs) else "plane"
+
+    @property
+    def claim(self) -> Claim | None:
+        """What the mapping says of a coordinate, None where it cannot be read."""
+        kind = self.kind
+        words = f"grid mapping {self.name!r} ({self._called()})"
+        if kind is None:
+            return None
+        natures = PROJECTED if kind == "scan" else LENGTHS if kind == "plane" else ANGLES & {kind}  # type: ignore[arg-type]
+        return Claim(words, None, natures)
+
+    def _called(self) -> str:
+        name = self.attrs.get("grid_mapping_name")
+        return str(name or (self.crs.name if self.crs is not None else listing(self.attrs) or "no attributes"))
+
+    @property
+    def axis_metres(self) -> float:
+        """Metres in one unit of the axes of a projection, which axes without units of their own are in."""
+        units = [] if self.crs is None else [axis.unit_conversion_factor for axis in self.crs.axis_info[:1]]
+        return float(units[0]) if units and units[0] else 1.0
+
+    @property
+    def height(self) -> float | None:
+        """Height of the satellite in metres, by which scan angles are multiplied."""
+        found = self.cf if "perspective_point_height" in self.cf or self.crs is None else self.crs.to_cf()
+        return float(found["perspective_point_height"]) if "perspective_point_height" in found else None
+
+    def refusal(self) -> GridError:
+        """Return the one line for a mapping that cannot be used."""
+        missing = " without grid_north_pole_latitude" if self.attrs.get("grid_mapping_name") == ROTATED else ""
+        return GridError(
+            f"grid mapping {self.name!r}: expected a coordinate system that PROJ reads, received {self._called()}"
+            f"{missing}; add crs_wkt to it, or drop it to take areas of the plane"
+        )
+
+    def on_spheres(self) -> list[GridMapping]:
+        """Return the mapping on the spheres of common models, if it says nothing of the figure of the earth."""
+        if any(key in self.attrs for key in FIGURES):
+            return []
+        return [replace(self, attrs={**self.attrs, "earth_radius": radius}) for radius in SPHERES]
 
     def locator(self) -> Locator | None:
         """Return the function from axes in degrees (rotated) or metres to longitudes and latitudes, if there is one."""
         if self.rotated:
-            pole = [float(self.attrs.get(key, 0.0)) for key in (
+            pole = [float(self.cf.get(key, 0.0)) for key in (
                 "grid_north_pole_longitude", "grid_north_pole_latitude", "north_pole_grid_longitude")]  # fmt: skip
             return lambda x, y: unrotated(x, y, *pole)
         crs = self.crs
-        return None if crs is None else _inverse(crs, "EPSG:4326")
+        return None if crs is None or not crs.is_projected else _inverse(crs, "EPSG:4326")
 
     def embedding(self) -> Embedding | None:
         """Return the function from the plane to points in space, on the ellipsoid of the projection."""
         crs = None if self.rotated else self.crs
-        if crs is None or crs.ellipsoid is None or crs.geodetic_crs is None:
+        if crs is None or not crs.is_projected or crs.ellipsoid is None or crs.geodetic_crs is None:
             return None
         locate, major = _inverse(crs, crs.geodetic_crs), float(crs.ellipsoid.semi_major_metre)
         ratio = (float(crs.ellipsoid.semi_minor_metre) / major) ** 2
@@ -112,7 +199,8 @@ class GridMapping:
     def density(self) -> Density | None:
         """Return the function from the plane to the area on the ellipsoid in a unit of area, NaN near the poles."""
         crs = None if self.rotated else self.crs
-        if crs is None or crs.geodetic_crs is None:
+        # PROJ's factors of the Mercator of web maps are those of a sphere, whereas its latitudes are of an ellipsoid.
+        if crs is None or not crs.is_projected or crs.geodetic_crs is None or "pseudo" in _method(crs):
             return None
         import pyproj
 
@@ -174,17 +262,50 @@ def _inverse(crs: CRS, target: Any) -> Locator:
     return locate
 
 
+def _method(crs: CRS) -> str:
+    operation = crs.coordinate_operation
+    return "" if operation is None else str(operation.method_name).lower()
+
+
 def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
     """Return the grid mapping that a field on the horizontal dimensions names, else the only one there is."""
+    held = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+    present = [word for word in named_mappings(obj, dims) if word in held]
+    if not present:
+        words = {"grid_mapping_name", *PROJ_ATTRS}
+        present = [str(n) for n, v in held.items() if v.size == 1 and words & set(v.attrs)]
+        present = present if len(present) == 1 else []
+    return GridMapping(present[0], dict(held[present[0]].attrs)) if present else None
+
+
+def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> list[str]:
+    """Return the names of grid mappings in the attributes of fields on two dimensions.
+
+    Of the long form, ``crsOSGB: x y crsWGS84: lat lon``, the one whose coordinates the dimensions are.
+    """
     fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
     named = [v.attrs.get("grid_mapping") or v.encoding.get("grid_mapping") for v in fields if set(dims) <= set(v.dims)]
-    words = [str(text).split(":")[0].split()[0] for text in named if text and str(text).strip()]
-    present = [word for word in words if word in obj.coords or word in getattr(obj, "variables", obj.coords)]
-    if not present:
-        names = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-        present = [str(n) for n in names if {"grid_mapping_name", "crs_wkt"} & set(obj[n].attrs)]
-        present = present if len(present) == 1 else []
-    return GridMapping(present[0], dict(obj[present[0]].attrs)) if present else None
+    names = []
+    for words in (str(text).split() for text in named if text):
+        groups: dict[str, set[str]] = {}
+        for word in words:
+            if word.endswith(":"):
+                groups[word[:-1]] = set()
+            elif groups:
+                groups[next(reversed(groups))].add(word)
+        names += [name for name, known in groups.items() if set(dims) & known] or [w.rstrip(":") for w in words[:1]]
+    return names
+
+
+def text_mapping(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
+    """Return the coordinate system that an attribute of a field or of the file names in words, None for none."""
+    fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
+    for place in (*(field for field in fields if set(dims) <= set(field.dims)), obj):
+        for key in TEXT_ATTRS:
+            found = GridMapping(key, {"spatial_ref": place.attrs[key]}) if key in place.attrs else None
+            if found is not None and found.crs is not None:
+                return found
+    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,9 @@ from typing import Any
 import xarray as xr
 
 from downscale.cf.bounds import bounds_in, bounds_variables
-from downscale.cf.horizontal import AREA, EAST, LAT_NAMES, LON_NAMES, NORTH
+from downscale.cf.evidence import WAYS, compass_of
+from downscale.cf.horizontal import AREA
+from downscale.cf.positions import LAT_NAMES, LON_NAMES
 from downscale.cf.references import referred
 from downscale.errors import InputError, listing
 
@@ -72,4 +74,4 @@ def _belongs(ds: xr.Dataset, name: str) -> bool:
     if name == AREA or standard:
         return name == AREA or standard in ("cell_area", *POSITIONS)
     named = name.lower() in (*LAT_NAMES, *LON_NAMES)
-    return named or str(attrs.get("units", "")).lower() in (*NORTH, *EAST)
+    return named or compass_of(str(attrs.get("units", ""))) in WAYS

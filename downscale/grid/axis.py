@@ -34,6 +34,9 @@ MOST_SLIP = 1 / 3
 # Steps that differ by less than this share of a step are equal; those of Gaussian latitudes differ by ten times that.
 # Steps of numbers that are written with few decimals may differ by the second share, less than Gaussian ones do.
 SAME_STEP, WRITTEN_STEP = 1e-3, 7e-3
+# Degrees in two decimals, or summed in single precision, miss a pole by this at most, and by this share of a cell; and
+# a circle by this share of one: sums of 0.1 in single precision drift by a sixth of a cell.
+ROUNDED_DEGREES, ROUNDED_CELL, ROUNDED_CIRCLE = 0.011, 0.1, 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,9 +212,15 @@ def _check_centres(centres: NDArray[np.float64], kind: Kind) -> None:
         raise GridError(f"expected a one-dimensional {kind} coordinate, received shape {centres.shape}")
     if not np.isfinite(centres).all():
         raise GridError(f"expected finite {kind} coordinates, received NaN or infinity; drop those rows")
-    if kind == "latitude" and np.abs(centres).max() > 90 + 1e-6:
+    if kind == "latitude" and np.abs(centres).max() > 90 + _rounded(centres):
         worst = centres[np.abs(centres).argmax()]
         raise GridError(f"expected latitudes within -90 to 90, received {worst:g}; check units or axis names")
+
+
+def _rounded(latitudes: NDArray[np.float64]) -> float:
+    """Return how far beyond a pole rounding may have put a latitude."""
+    steps = np.abs(np.diff(latitudes))
+    return max(min(ROUNDED_CELL * float(steps.min()), ROUNDED_DEGREES), 1e-6) if steps.size else 1e-6
 
 
 def _check_order(centres: NDArray[np.float64], kind: Kind) -> None:
@@ -220,7 +229,11 @@ def _check_order(centres: NDArray[np.float64], kind: Kind) -> None:
         value = centres[:-1][steps == 0][0]
         raise GridError(f"expected distinct {kind} coordinates, received {value:g} twice; drop the duplicate")
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise GridError(f"expected sorted {kind} coordinates, received {centres[:4]}...; sort the axis first")
+        worst = int(np.flatnonzero(np.sign(steps) != np.sign(np.median(np.sign(steps)) or steps[0]))[0])
+        raise GridError(
+            f"expected sorted {kind} coordinates, received {centres[worst]:g} before {centres[worst + 1]:g} at index "
+            f"{worst}; sort the axis first"
+        )
 
 
 def unwrap_longitude(centres: ArrayLike) -> NDArray[np.float64]:
@@ -392,21 +405,29 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
     if kind == "latitude":
         return np.clip(edges, -90.0, 90.0)
     if kind == "longitude":
-        span, cell = edges[-1] - edges[0], np.abs(np.diff(edges)).min()
-        if abs(abs(span) - FULL_CIRCLE) < max(1e-3 * cell, edge_tolerance(edges, np.diff(edges))):
+        widths = np.abs(np.diff(edges))
+        span = edges[-1] - edges[0]
+        off, turn = abs(abs(span) - FULL_CIRCLE), np.sign(span) * FULL_CIRCLE
+        if off < max(1e-3 * widths.min(), edge_tolerance(edges, widths)):
             edges = edges.copy()
-            edges[-1] = edges[0] + np.sign(span) * FULL_CIRCLE
+            edges[-1] = edges[0] + turn
+        elif widths.size > 3 and off < ROUNDED_CIRCLE * min(widths[0], widths[-1], widths.min() * 1.5):
+            # Every cell takes its part of what rounding left open.
+            edges = edges[0] + (edges - edges[0]) * (turn / span)
+            edges[-1] = edges[0] + turn
     return edges
 
 
-def draw_to_poles(axis: CellAxis) -> CellAxis:
+def draw_to_poles(axis: CellAxis, bounded: bool = False) -> CellAxis:
     """Extend the outer latitude cells to the poles where a global grid leaves less than a third of a cell.
 
-    Gaussian grids have no row at the pole and midpoints leave a small cap that belongs to the last row.
+    Gaussian grids have no row at the pole and midpoints leave a small cap that belongs to the last row. Of cells with
+    bounds of their own only what rounding leaves is closed.
     """
+    most = ROUNDED_CELL if bounded else 1 / 3
     edges = axis.edges.copy()
     for end, inner in ((0, 1), (-1, -2)):
         gap, width = 90.0 - abs(edges[end]), abs(edges[end] - edges[inner])
-        if 0 < gap < width / 3:
+        if 0 < gap < width * most and not (bounded and gap > ROUNDED_DEGREES):
             edges[end] = np.copysign(90.0, edges[end])
     return CellAxis(edges, axis.kind)

@@ -1,0 +1,73 @@
+"""A Dataset as grids are read: positions that do not move as maps, a region across the seam in one piece (xarray)."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from downscale.cf.evidence import axis_of, counts_only, degrees_in
+from downscale.cf.positions import moving, planes_of, still
+from downscale.errors import GridError
+from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP
+
+
+def arranged(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset whose positions are two-dimensional if they stay, and whose longitudes run in one piece.
+
+    A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], begins in the west then, [-18, -2, 0, 18].
+    What is arranged already is returned as it is; what contradicts itself is left to :func:`horizontal`.
+    """
+    try:
+        return _in_one_piece(_held_still(ds))
+    except GridError:
+        return ds
+
+
+def _held_still(ds: xr.Dataset) -> xr.Dataset:
+    planes = planes_of(ds)
+    if planes is None or ds[planes[0]].ndim < 3 or any(moving(ds[name]) for name in planes):
+        return ds
+    return ds.assign_coords({name: still(ds[name]).variable for name in planes})
+
+
+def _in_one_piece(ds: xr.Dataset) -> xr.Dataset:
+    for name in map(str, ds.dims):
+        found = western(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
+        if found is not None:
+            count, circle = found
+            size = ds.sizes[name]
+            moved = ds.isel({name: np.roll(np.arange(size), count)})
+            values = np.where(np.arange(size) < count, moved[name].values - circle, moved[name].values)
+            # Bounds may lie on either side of the circle: they are read beside their centres.
+            line = moved[name].variable.copy(deep=False)
+            line = xr.Variable((name,), values.astype(line.dtype), line.attrs, line.encoding)
+            return moved.assign_coords({name: line})
+    return ds
+
+
+def western(coordinate: xr.DataArray) -> tuple[int, float] | None:
+    """Return how many of the last longitudes lie west of the first ones, and the circle in their units, or None.
+
+    Examples
+    --------
+    >>> western(xr.DataArray([0.0, 2.0, 356.0, 358.0], dims="lon", name="lon"))
+    (2, 360.0)
+    """
+    if coordinate.size < 3 or coordinate.dtype.kind not in "fiu":
+        return None
+    axis = axis_of(coordinate)
+    if axis is None or axis.way != "x" or counts_only(coordinate):
+        return None
+    unit = degrees_in(str(coordinate.attrs.get("units") or "degrees"), rare=False)
+    if unit is None:
+        return None
+    steps = np.diff(coordinate.values.astype(np.float64) * unit)
+    jump = int(np.abs(steps).argmax())
+    others = np.delete(steps, jump)
+    # The jump runs the way of all other steps, and the way round the other side is about one of them.
+    rest = FULL_CIRCLE - abs(float(np.ptp(coordinate.values.astype(np.float64) * unit)))
+    onwards = (others > 0).all() if steps[jump] > 0 else (others < 0).all()
+    if not onwards or abs(steps[jump]) <= LONGEST_STEP or not 0 < rest <= 1.5 * np.abs(others).max():
+        return None
+    circle = FULL_CIRCLE / unit if steps[jump] > 0 else -FULL_CIRCLE / unit
+    return coordinate.size - 1 - jump, circle
