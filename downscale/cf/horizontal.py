@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from dask.local import get_sync
 
-from downscale.cf.arrange import arranged
+from downscale.cf.arrange import arranged, western
 from downscale.cf.bounds import (
     bounds_name,
     bounds_of,
@@ -204,6 +204,11 @@ def _product(
         "projected" if each in ("plane", "scan") else kind for each, kind in zip(natures, straight, strict=True)
     ]
     unit = _unit(obj[y], obj[x], nature, mapping) if kinds[0] == "projected" or kinds[1] == "longitude" else 1.0
+    if kinds[1] == "longitude" and western(obj[x]) is not None:
+        raise GridError(
+            f"coordinate {x!r}: expected longitudes in one piece, received a jump across the seam of the circle; bring "
+            f"them to -180 to 180 and sort: ds.assign_coords({x}=(ds.{x} + 180) % 360 - 180).sortby({x!r})"
+        )
     y_axis, x_axis = _cells(obj, y, kinds[0], unit, guess), _cells(obj, x, kinds[1], unit, guess)
     if x_axis.periodic:
         y_axis = draw_to_poles(y_axis, bounds_of(obj, y) is not None)

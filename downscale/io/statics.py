@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.arrange import arranged
 from downscale.cf.bounds import bounds_in, bounds_variables, lost_bounds, require_known_cells
 from downscale.cf.compatible import MOST_SHIFT, axes_kind, axes_words, require_same_axes, with_named_mapping
 from downscale.cf.horizontal import Horizontal, horizontal
@@ -52,7 +53,7 @@ def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None
     InputError
         If several fields could be meant, or none.
     """
-    return _picked(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name)
+    return arranged(_picked(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name))
 
 
 def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
@@ -63,7 +64,7 @@ def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
     InputError
         If several fields could be meant, or none.
     """
-    return _picked(mask, "mask", "mask", (MASK_NAMES,))
+    return arranged(_picked(mask, "mask", "mask", (MASK_NAMES,)))
 
 
 def _picked(
