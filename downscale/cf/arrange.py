@@ -37,7 +37,8 @@ def _in_one_piece(ds: xr.Dataset) -> xr.Dataset:
             count, circle = found
             size = ds.sizes[name]
             moved = ds.isel({name: np.roll(np.arange(size), count)})
-            values = np.where(np.arange(size) < count, moved[name].values - circle, moved[name].values)
+            given = moved[name].values
+            values = np.where(given > 0.5 * (given.min() + given.max()), given - circle, given)
             # Bounds may lie on either side of the circle: they are read beside their centres.
             line = moved[name].variable.copy(deep=False)
             line = xr.Variable((name,), values.astype(line.dtype), line.attrs, line.encoding)
@@ -46,7 +47,7 @@ def _in_one_piece(ds: xr.Dataset) -> xr.Dataset:
 
 
 def western(coordinate: xr.DataArray) -> tuple[int, float] | None:
-    """Return how many of the last longitudes lie west of the first ones, and the circle in their units, or None.
+    """Return how many of the last longitudes belong before the first ones, and the circle in their units, or None.
 
     Examples
     --------
@@ -69,5 +70,4 @@ def western(coordinate: xr.DataArray) -> tuple[int, float] | None:
     onwards = (others > 0).all() if steps[jump] > 0 else (others < 0).all()
     if not onwards or abs(steps[jump]) <= LONGEST_STEP or not 0 < rest <= 1.5 * np.abs(others).max():
         return None
-    circle = FULL_CIRCLE / unit if steps[jump] > 0 else -FULL_CIRCLE / unit
-    return coordinate.size - 1 - jump, circle
+    return coordinate.size - 1 - jump, FULL_CIRCLE / unit
