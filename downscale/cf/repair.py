@@ -42,7 +42,6 @@ def _mend_axis(variable: xr.Variable) -> None:
     attrs = variable.attrs
     if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
         del attrs["axis"]
-        attrs["units"] = "1"
 
 
 def _mend_codes(variable: xr.Variable) -> None:

@@ -57,8 +57,10 @@ def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str |
 
 def with_texts(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset whose attributes that must be text are text; the very one that is given where all are."""
-    changes = {name: (changes_in(v.attrs, v.dtype.kind == "M" or is_time(v)), changes_in(v.encoding))
-               for name, v in ds.variables.items()}  # fmt: skip
+    changes = {
+        name: (changes_in(v.attrs, bool({"units", "calendar"} & set(v.attrs)) and is_time(v)), changes_in(v.encoding))
+        for name, v in ds.variables.items()
+    }
     if not any(own or kept for own, kept in changes.values()):
         return ds
     ds = ds.copy()
