@@ -5,8 +5,9 @@ Run from anywhere, with the package's Python and a folder that holds the files n
     python benchmarks/models.py FOLDER [--every 1] [--factor 2] [--rain MODEL.safetensors]
 
 Each file is averaged over coarse cells by area and made finer again, by every factor that a model comes with; coarse
-cells with a gap are left out. Files that are not there are skipped. ``--every`` takes fewer maps (those given here,
-times so many), ``--rain`` a model of your own instead.
+cells with a gap are left out. Times that the training of the model saw, by the record in its checkpoint, are left out
+too: a file of which none is left gets no figure. Files that are not there are skipped. ``--every`` takes fewer maps
+(those given here, times so many), ``--rain`` a model of your own instead.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import numpy as np
 import xarray as xr
 
 import downscale
-from downscale.models import factors
+from downscale.cf.horizontal import horizontal
+from downscale.models import factors, path_of
+from downscale.train.checkpoint import load_record
+from downscale.train.seen import seen_times
 
-# File, variable, every so many maps.
+# File, variable, every so many maps, relief of another file.
 RAIN = (
     ("precipitation_mch_20160711_1km_5min.nc", "precip", 8),
     ("precipitation_mch_20150515_1km_5min.nc", "precip", 8),
@@ -39,6 +43,9 @@ RAIN = (
 TEMPERATURE = (
     ("temperature_humidity_wind_arpege_nw_20180501_0p1deg.nc", "t2m", 1),
     ("temperature_itu_p1510_monthly_0p75deg.nc", "tas", 3),
+    ("temperature_wind_precip_era5_global_1deg.nc", "t2m", 1, "orography_global_era5_1deg.nc"),
+    ("temperature_era5_uk_0p25deg_201903_d01-20.nc", "t2m", 2),
+    ("temperature_precipitation_lisflood_alps_po_5km_6h_195101.nc", "tas", 1),
 )
 
 
@@ -60,23 +67,40 @@ def main() -> int:
     return 0
 
 
-def told(folder: Path, row: tuple[str, str, int], factor: int, method: str, bounds: Any, thinned: int) -> None:
+def told(folder: Path, row: tuple[Any, ...], factor: int, method: str, bounds: Any, thinned: int) -> None:
     """Print the line of a file."""
-    name, variable, every = row
+    name, variable, every, *relief_name = row
     label, path = f"{Path(method).stem:12s} x{factor} {name}", folder / name
     if not path.exists():
         print(f"{label}: not there, skipped")
         return
-    relief = downscale.open_dataset(path, chunks=None) if method == "temperature" else None
-    ratios = ratios_of(path, variable, every * thinned, factor, method, bounds, relief)
-    print(f"{label}: " + "  ".join(f"{word} {value:.3f}" for word, value in ratios.items()), flush=True)
+    kept, seen = unseen_times(path, variable, factor, method)
+    if not kept.size:
+        print(f"{label}: its training saw every time, no figure", flush=True)
+        return
+    relief = None
+    if method == "temperature":
+        relief = downscale.open_dataset(folder / relief_name[0] if relief_name else path, chunks=None)
+    ratios = ratios_of(path, variable, kept[:: every * thinned], factor, method, bounds, relief)
+    words = "never seen" if not seen else f"{kept.size} times held out of training, {seen} seen"
+    print(f"{label}: " + "  ".join(f"{word} {value:.3f}" for word, value in ratios.items()) + f"  ({words})", flush=True)
+
+
+def unseen_times(path: Path, variable: str, factor: int, method: str) -> tuple[np.ndarray, int]:
+    """Return which times of a file the training of a model did not see, and how many it saw."""
+    record = load_record(path_of(method, (factor, factor)))[1]
+    ds = downscale.open_dataset(path, chunks=None)
+    dim = ds[variable].dims[0]
+    dates = ds[dim].values if ds[dim].dtype.kind in "MO" else None
+    seen = seen_times(record, horizontal(ds).grid, dates, ds.sizes[dim], [str(path)])
+    return np.flatnonzero(~seen), int(seen.sum())
 
 
 def ratios_of(
-    path: Path, variable: str, every: int, factor: int, method: str, bounds: Any, relief: Any
+    path: Path, variable: str, times: np.ndarray, factor: int, method: str, bounds: Any, relief: Any
 ) -> dict[str, float]:
     """Return errors beside the kernel's: of the model and, where there is relief, of the kernel with a lapse rate."""
-    fine, judged = truth_of(path, variable, every, factor)
+    fine, judged = truth_of(path, variable, times, factor)
     coarse = downscale.coarsen(fine, factor)
     area = np.broadcast_to(downscale.cell_area(fine).values, fine[variable].shape)[judged]
 
@@ -92,12 +116,12 @@ def ratios_of(
     return found
 
 
-def truth_of(path: Path, variable: str, every: int, factor: int) -> tuple[xr.Dataset, np.ndarray]:
+def truth_of(path: Path, variable: str, times: np.ndarray, factor: int) -> tuple[xr.Dataset, np.ndarray]:
     """Return the truth, cropped to whole coarse cells, and where it is judged."""
     ds = downscale.open_dataset(path, chunks=None)
     rows, columns = ds[variable].dims[-2:]
     whole = {dim: slice(0, ds.sizes[dim] // factor * factor) for dim in (rows, columns)}
-    ds = ds.isel({ds[variable].dims[0]: slice(0, None, every), **whole})
+    ds = ds.isel({ds[variable].dims[0]: times, **whole})
     ds = ds.drop_vars([n for n, v in ds.data_vars.items() if n != variable and v.ndim > 1 and "bnds" not in str(n)])
     if variable not in ("t2m", "tas"):
         # Leaked codes below zero are no rain.

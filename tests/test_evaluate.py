@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from conftest import shared_data
 from numpy.typing import NDArray
+from training_recipes import data_block
 
 import downscale
 from downscale.errors import InputError, OptionError, OutputError
@@ -27,7 +28,10 @@ from downscale.fields.aggregate import Aggregation
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.spec import Event
 from downscale.train.checkpoint import Record, save
-from downscale.train.schema import load_training
+from downscale.train.origin import describe_source
+from downscale.train.pairs import open_source
+from downscale.train.schema import Network, load_training
+from downscale.train.split import split_times
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SAMPLE: dict[str, Any] = {
@@ -302,6 +306,38 @@ def test_a_published_network_is_trained_on_the_way_and_once(tmp_path: Path, monk
     assert not (tmp_path / "unused.safetensors").exists()
     assert float(made.tas_cell_error.sel(source="sample", upscaler="a b")) < 1e-6
     np.testing.assert_array_equal(again.tas_rmse, made.tas_rmse)
+
+
+@pytest.mark.parametrize(("choice", "seen"), [({}, 1 / 3), ({"use": "split"}, 0.0), ({"every": 1, "most": 9}, 1.0)])
+def test_rows_of_times_that_a_model_learned_from_are_marked(
+    tmp_path: Path, choice: dict[str, Any], seen: float
+) -> None:
+    """By the record in the checkpoint, in all three tables; methods without training saw nothing."""
+    recipe = content(tmp_path, methods=["block", str(tmp_path / "m.safetensors")])
+    recipe["data"] |= {"sources": [{**SAMPLE, "every": 9, "most": None, **choice}], "validation": {"fraction": 0.6}}
+    data = data_block({"fine": SAMPLE["fine"]}, validation={"fraction": 0.6})
+    source = open_source(data.pairs[0], data, Network())
+    sides = split_times(source.dates, source.sizes[0], data.validation, "split", "")
+    variable = Variable("tas", "K", mean=280.0, std=10.0)
+    spec = ModelSpec("residual", (4, 4), (variable,), options={"width": 4, "depth": 1})
+    save(tmp_path / "m.safetensors", Learned(spec), Record(sources=[describe_source(source, sides)]))
+    said: list[str] = []
+    made = evaluate(parse_evaluation(recipe), said.append)
+    assert made.seen_in_training.sel(source="sample").values.tolist() == pytest.approx([0.0, seen])
+    marked = [line for line in to_markdown(made).splitlines() if "[seen in training]" in line and line[0] == "|"]
+    assert [line.split(" [")[0] for line in marked] == (["| m"] if seen else [])
+    assert any("seen in training" in line for line in said) == bool(seen)
+    rows = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert [float(row["seen_in_training"]) for row in rows] == pytest.approx([0.0, seen])
+
+
+def test_a_late_refusal_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cubist"):
+        evaluate(parse_evaluation(content(tmp_path, methods=["cubist"])))
+    wanted = content(tmp_path, output={"folder": str(tmp_path / "out"), "figures": {"map": 7}})
+    with pytest.raises(OptionError, match=r"figures\.map"):
+        evaluate(parse_evaluation(wanted))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_change_is_laid_over_a_training_recipe(tmp_path: Path) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from safetensors.torch import load_file, save_file
 from training_recipes import SAMPLE, data_block, recipe_content
 
 import downscale
 from downscale.errors import OptionError
-from downscale.train.checkpoint import Record
+from downscale.nn.learned import Learned
+from downscale.nn.spec import ModelSpec, Variable
+from downscale.train.checkpoint import Record, load_record, save
 from downscale.train.fit import prepare
 from downscale.train.origin import describe_source, file_digests, runs_of
 from downscale.train.pairs import Source, open_source
 from downscale.train.schema import Network, load_training, parse_training
 from downscale.train.seen import require_apart, seen_times
 from downscale.train.split import Sides, split_times
+from downscale.train.tensors import read_texts
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = [path for path in sorted(FOLDER.rglob("*.yml")) if "pairs:" in path.read_text()]
@@ -141,10 +146,19 @@ def test_the_record_tells_which_times_were_seen(copies: dict[str, str]) -> None:
     assert not any(asked(recorded({"fine": FINE, "select": WEST}), {"fine": FINE, "select": EAST}))
 
 
-def test_a_record_without_times_counts_all_of_its_dates() -> None:
-    record = recorded({"fine": FINE})
-    for source in record.sources:
-        del source["train_dates"], source["file_hashes"]
+def test_a_file_of_the_first_format_counts_all_of_its_dates(tmp_path: Path) -> None:
+    """It told which dates there were, not which of them trained."""
+    old = recorded({"fine": FINE})
+    for source in old.sources:
+        del source["train_dates"], source["file_hashes"], source["validation_dates"]
+    spec = ModelSpec("residual", (4, 4), (Variable("tas", "K"),), options={"width": 8, "depth": 1})
+    path = save(tmp_path / "m.safetensors", Learned(spec), old)
+    texts, weights = read_texts(path, "model"), load_file(path)
+    # Before there was noise, nothing was said of it.
+    first = {key: value for key, value in json.loads(texts["spec"]).items() if key != "noise"}
+    save_file(weights, path, metadata={**texts, "format_version": "1", "spec": json.dumps(first)})
+    again, record = load_record(path)
+    assert again == spec
     assert all(asked(record, {"fine": FINE}))
 
 

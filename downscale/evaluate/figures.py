@@ -77,6 +77,20 @@ def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
     return [*drawn, *both]
 
 
+def require_maps(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
+    """Refuse a map to draw that a source does not have.
+
+    Raises
+    ------
+    OptionError
+        With one line.
+    """
+    how = recipe.output.figures
+    for truth in truths if how is not None else ():
+        if how is not None and how.map >= truth.steps:
+            raise OptionError(f"{truth.label}: expected figures.map below {truth.steps}, received {how.map}")
+
+
 def _map_path(recipe: EvaluationRecipe, folder: Path, name: str, label: str) -> Path:
     return folder / f"{recipe.output.name}_{slug(name)}_{slug(label)}_maps.png"
 
@@ -91,8 +105,6 @@ def _summary_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
 
 def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventRule | None) -> dict[str, Figure]:
     """Run the methods on one time again and draw it, by variable; then the mask of the event, if any."""
-    if how.map >= truth.steps:
-        raise OptionError(f"{truth.label}: expected figures.map below {truth.steps}, received {how.map}")
     block = truth.block(how.map, how.map + 1)
     made = {method.label: method.run(block, truth) for method in methods}
     fields = {"Truth": block.fine, "Coarse": block.coarse, **made}

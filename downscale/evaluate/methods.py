@@ -16,6 +16,8 @@ from downscale.errors import DownscaleError
 from downscale.evaluate.schema import Method
 from downscale.evaluate.truth import Block, Truth
 from downscale.learned import is_learned, opened, require_method
+from downscale.models import path_of
+from downscale.train.checkpoint import Record, load_record
 from downscale.train.schema import TrainingRecipe, load_training
 
 Say = Callable[[str], None]
@@ -31,10 +33,13 @@ class Contender:
         What the recipe says.
     method : object
         A name, or a model in memory.
+    record : Record or None
+        How a learned model came to be.
     """
 
     how: Method
     method: Any
+    record: Record | None = None
 
     @property
     def label(self) -> str:
@@ -100,7 +105,8 @@ def contenders(methods: Sequence[Method], factor: tuple[int, int], folder: Path,
 def _ready(how: Method, method: str, factor: tuple[int, int]) -> Contender:
     try:
         require_method(method)
-        return Contender(how, opened(method, factor))
+        record = load_record(path_of(method, factor))[1] if is_learned(method) else None
+        return Contender(how, opened(method, factor), record)
     except DownscaleError as error:
         raise type(error)(f"{how.label}: {error}") from None
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from downscale.diagnostics.scores import Scores, Setting
 from downscale.errors import DownscaleError, OptionError, OutputError
 from downscale.evaluate.cost import Cost
-from downscale.evaluate.figures import draw, pictures
+from downscale.evaluate.figures import draw, pictures, require_maps
 from downscale.evaluate.masks import HALF, MaskTally, beyond, is_mask, mask_of
 from downscale.evaluate.methods import Contender, contenders
 from downscale.evaluate.schema import EvaluationRecipe
@@ -116,7 +116,9 @@ def evaluate(recipe: EvaluationRecipe, say: Say | None = None) -> xr.Dataset:
     Notes
     -----
     The coarse maps are averages of the truth by true areas (perfect prognosis), or those of an independent model where
-    a source names any. Errors are weighted by area. Memory stays bounded whatever the length of the record.
+    a source names any. Errors are weighted by area. Rows of a model whose training saw some of the times, by the record
+    in its checkpoint, are marked in every table (``seen_in_training``, a share of the times). Memory stays bounded
+    whatever the length of the record.
     """
     there = Path(recipe.output.folder).expanduser().exists()
     folder = _folder(recipe)
@@ -138,6 +140,7 @@ def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
         free(picture)
     truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
     _require_event(recipe, truths)
+    require_maps(recipe, truths)
     methods = contenders(recipe.methods, recipe.data.factor, folder, tell)
     rows = [row for truth in truths for row in _judged(recipe, truth, methods, tell)]
     result = assemble(recipe, rows)
@@ -177,6 +180,10 @@ def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], sa
     setting = Setting(truth.spacing, recipe.wet, recipe.extreme, tuple(recipe.thresholds), tuple(recipe.scales))
     tallies = [Tally({name: Scores(setting) for name in truth.names}, event=recipe.event) for _ in methods]
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
+    seen = [0 if method.record is None else truth.seen_by(method.record) for method in methods]
+    for method, count in zip(methods, seen, strict=True):
+        if count:
+            say(f"{method.label}, {truth.label}: {count} of {truth.steps} times were seen in training; that is no test")
     warm = truth.block(0, 1)
     for number, block in enumerate(truth.blocks(recipe.most_cells)):
         for method, tally in zip(methods, tallies, strict=True):
@@ -189,8 +196,8 @@ def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], sa
             except DownscaleError as error:
                 raise type(error)(f"{method.label}, {truth.label}: {error}") from None
     return [
-        Row(truth, name, method.label, tally.scores[name], *tally.law.get(name, NO_LAW), tally.cost, tally.mask)
-        for method, tally in zip(methods, tallies, strict=True)
+        Row(truth, name, method.label, tally.scores[name], *tally.law.get(name, NO_LAW), tally.cost, tally.mask, count)
+        for method, tally, count in zip(methods, tallies, seen, strict=True)
         for name in truth.names
     ]
 

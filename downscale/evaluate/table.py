@@ -48,11 +48,13 @@ WORDS = {
     "out_of_bounds": "values out of bounds", "seconds": "seconds of work", "memory": "peak memory of the work",
 }  # fmt: skip
 MEGABYTE = 1e6
+# The share of the times that trained a method, and the mark of its rows.
+SEEN, MARK = "seen_in_training", " [seen in training]"
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What one method did on one variable of one source."""
+    """What one method did on one variable of one source; ``seen`` is how many of its times trained the method."""
 
     truth: Truth
     variable: str
@@ -63,6 +65,7 @@ class Row:
     out_of_bounds: float
     cost: Cost
     mask: MaskTally
+    seen: int = 0
 
     def value(self, score: str) -> float:
         """Return a score by name."""
@@ -96,6 +99,10 @@ def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
         made |= _ranks(variable, table) | _fractions(variable, table, recipe)
         if recipe.event is not None and variable == variables[0]:
             made |= _reliability(variable, table)
+    first = [[found[source, method, variables[0]] for method in methods] for source in sources]
+    shares = [[row.seen / row.truth.steps for row in line] for line in first]
+    said = {"units": "1", "long_name": "share of the times that the training of the method saw"}
+    made[SEEN] = (("source", "upscaler"), np.array(shares), said)
     coords: dict[str, Any] = {"source": sources, "upscaler": methods}
     if recipe.quantiles:
         coords["level"] = recipe.quantiles
@@ -211,6 +218,8 @@ def to_markdown(ds: xr.Dataset) -> str:
     lines = [f"# {ds.attrs['title']}", ""]
     lines += [ds.attrs["comment"], ""] if ds.attrs["comment"] else []
     lines += [f"In brackets: over that of {ds.attrs['reference_method']}. Errors are weighted by area.", ""]
+    if bool((ds[SEEN] > 0).any()):
+        lines += [f"Rows marked{MARK} hold times that the model learned from: they are no test of it.", ""]
     for variable in (each["name"] for each in recipe["data"]["outputs"]):
         for source in ds.source.values:
             lines += [f"## {variable}, {source}", "", *_section(ds.sel(source=source), variable, recipe["scores"]), ""]
@@ -225,7 +234,7 @@ def _section(ds: xr.Dataset, variable: str, scores: list[str], prefix: str = "")
     kept = [name for name in scores if bool(ds[f"{variable}_{name}"].notnull().any())]
     heads = [_head(name.removeprefix(prefix), str(ds[f"{variable}_{name}"].attrs["units"])) for name in kept]
     each = {str(method): ds.sel(upscaler=method) for method in ds.upscaler.values}
-    rows = [[method, *(_cell(one, variable, name) for name in kept)] for method, one in each.items()]
+    rows = [[_marked(method, one), *(_cell(one, variable, name) for name in kept)] for method, one in each.items()]
     truth = ["truth", *(_true(ds, variable, name) for name in kept)]
     return _grid(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
 
@@ -243,8 +252,14 @@ def _summary(ds: xr.Dataset, variable: str) -> list[str]:
     ratio = ds[f"{variable}_rmse_ratio"]
     means = np.exp(np.log(ratio.transpose("upscaler", "source").values).mean(axis=1))
     words = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means]
-    rows = [[str(method), word] for method, word in zip(ds.upscaler.values, words, strict=True)]
+    names = [_marked(str(method), ds.sel(upscaler=method)) for method in ds.upscaler.values]
+    rows = [[name, word] for name, word in zip(names, words, strict=True)]
     return _grid(["method", f"rmse / {ds.attrs['reference_method']}, geometric mean"], rows)
+
+
+def _marked(method: str, ds: xr.Dataset) -> str:
+    """Return the name of a method, marked where its training saw any of the times."""
+    return method + (MARK if bool((ds[SEEN] > 0).any()) else "")
 
 
 def _head(name: str, units: str) -> str:
@@ -294,14 +309,14 @@ def to_csv(ds: xr.Dataset) -> str:
     names = [name for name in both if f"{variables[0]}_{name}" in ds]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "variable", "units", "method", *names])
+    writer.writerow(["source", "variable", "units", "method", SEEN, *names])
     for source in ds.source.values:
         for variable in variables:
             units = ds[f"{variable}_rmse"].attrs["units"]
             for method in ds.upscaler.values:
                 here = ds.sel(source=source, upscaler=method)
                 numbers = [repr(float(here.get(f"{variable}_{name}", math.nan))) for name in names]
-                writer.writerow([source, variable, units, method, *numbers])
+                writer.writerow([source, variable, units, method, repr(float(here[SEEN])), *numbers])
     return text.getvalue()
 
 

@@ -19,6 +19,7 @@ from downscale.evaluate.schema import Data, Source
 from downscale.fields.gradient import Spacing
 from downscale.io.read import sources_of
 from downscale.io.statics import pick_mask, pick_static
+from downscale.train.checkpoint import Record
 from downscale.train.pairs import (
     bounds_of,
     conversion,
@@ -31,6 +32,7 @@ from downscale.train.pairs import (
     selected,
 )
 from downscale.train.schema import Channel
+from downscale.train.seen import seen_times
 from downscale.train.split import split_times
 
 Bounds = tuple[float | None, float | None]
@@ -74,6 +76,8 @@ class Truth:
         That of the averaging.
     files : tuple of str
         What is read.
+    dates : array or None
+        Of the times that count.
     """
 
     label: str
@@ -88,6 +92,12 @@ class Truth:
     statics: dict[str, xr.Dataset]
     na_thres: float
     files: tuple[str, ...]
+    dates: NDArray[Any] | None = None
+
+    def seen_by(self, record: Record) -> int:
+        """Return how many of the times that count the training of a model saw."""
+        grid = horizontal(self.fine).grid
+        return int(seen_times(record, grid, self.dates, self.steps, self.files).sum())
 
     @property
     def along(self) -> str | None:
@@ -158,8 +168,14 @@ def _opened(source: Source, data: Data) -> Truth:
         bounds={channel.name: bounds_of(channel, fine[channel.name]) for channel in data.outputs},
         factor=dict(zip(at.dims, data.factor, strict=True)), dims=at.dims, area=at.grid.cell_area,
         spacing=Spacing.of(at.grid), statics=_statics(whole, source), na_thres=data.na_thres,
-        files=sources_of(ds, *([] if coarse is None else [coarse])),
+        files=sources_of(ds, *([] if coarse is None else [coarse])), dates=_dates(fine, names[0]),
     )  # fmt: skip
+
+
+def _dates(fine: xr.Dataset, name: str) -> NDArray[Any] | None:
+    """Return the dates of the maps; None where there are none."""
+    time = time_name(fine)
+    return np.asarray(fine[time].values) if time is not None and time in fine[name].dims else None
 
 
 def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Dataset:

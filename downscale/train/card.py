@@ -11,6 +11,9 @@ import yaml
 from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.checkpoint import Record, load_record
 
+# The mark of figures on times that the training saw after all.
+SEEN = " [seen in training]"
+
 
 def card(path: str | Path) -> str:
     """Return the card of a checkpoint as markdown.
@@ -111,8 +114,8 @@ def _skill(record: Record) -> str:
     if not rows:
         return "Not recorded."
     made = [
-        (str(row["source"]), str(row["variable"]), _quantity(row["rmse"], row["units"]),
-         _quantity(row["rmse_kernel"], row["units"]), "-" if row["skill"] is None else f"{row['skill']:.3f}")
+        (str(row["source"]) + (SEEN if row.get("seen") else ""), str(row["variable"]),
+         _quantity(row["rmse"], row["units"]), _quantity(row["rmse_kernel"], row["units"]), "-" if row["skill"] is None else f"{row['skill']:.3f}")
         for row in rows
     ]  # fmt: skip
     measures = rows[0].get("measure", "RMSE"), rows[0].get("measure_kernel", "RMSE")
@@ -121,6 +124,8 @@ def _skill(record: Record) -> str:
         "On times held out of training, by area; the kernel is Sobolev under the cell law, and under the bounds of the "
         "variable where it has any. Below one the network helps."
     )
+    if any(row.get("seen") for row in rows):
+        told += f" Rows marked{SEEN} are no test: other pairs of the recipe learned from those times."
     return f"{told}\n\n{_table(head, made)}"
 
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.nn.spec import ModelSpec
-from downscale.train.tensors import read_tensors, read_texts, write_tensors
+from downscale.train.tensors import parsed, read_tensors, read_texts, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from downscale.nn.learned import Learned
 
-FORMAT, FORMAT_VERSION = "downscale-model", 1
+FORMAT, FORMAT_VERSION = "downscale-model", 2
 WHAT = "model"
 # Tensors of fewer numbers are kept whole in any case: scales and the like.
 MANY = 1024
@@ -141,20 +141,49 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
         )
     try:
         number = int(texts.get("format_version", "0"))
-        spec, record = json.loads(texts["spec"]), json.loads(texts.get("record", "{}"))
+        spec, record = parsed(texts["spec"]), parsed(texts.get("record", "{}"))
+        if not isinstance(spec, dict) or not isinstance(record, dict):
+            raise ValueError("no mappings")
     except ValueError:
         raise InputError(f"expected a model with a readable header, received {path}; get it again") from None
-    if number > FORMAT_VERSION:
+    if number > FORMAT_VERSION or number < min(MIGRATIONS):
         raise InputError(
-            f"expected a model of format {FORMAT_VERSION} or older, received {path} of format {number}; update the "
-            "package"
+            f"expected a model of format {min(MIGRATIONS)} to {FORMAT_VERSION}, received {path} of format {number}; "
+            "update the package"
         )
-    known = {each.name for each in fields(Record)}
-    kept = {key: value for key, value in record.items() if key in known} if isinstance(record, dict) else {}
     try:
-        return ModelSpec.from_dict(spec), Record(**kept)
+        for old in range(number, FORMAT_VERSION):
+            spec, record = MIGRATIONS[old](spec, record)
+        return ModelSpec.from_dict(spec), _record_of(record)
     except DownscaleError as error:
         raise InputError(f"{path}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError):
+        # Values of other kinds than this package writes.
+        raise InputError(f"expected a model with a readable header, received {path}; get it again") from None
+
+
+def _record_of(given: Mapping[str, Any]) -> Record:
+    """Return the record in a header; keys that are not known are left out."""
+    plain = asdict(Record())
+    kept = {key: value for key, value in given.items() if key in plain}
+    for key, value in kept.items():
+        if not isinstance(value, type(plain[key])) and not (key == "conserve" and value is None):
+            raise ValueError(f"{key} of another kind")
+    return Record(**kept)
+
+
+def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Format 1 told the dates of each source, not which of them trained: all of them may have."""
+    sources = []
+    for source in record.get("sources", []):
+        dates = [str(date).replace(" ", "T")[:19] for date in source.get("dates", [])]
+        known = {"train_dates": [dates] if dates and source.get("train_maps") else [], "file_hashes": None}
+        sources.append({**known, **source})
+    return {"noise": [0, 0], **spec}, {**record, "sources": sources}
+
+
+# What brings header and record from one format to the next; files of all older formats stay readable.
+MIGRATIONS = {1: _from_1}
 
 
 def _require_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:

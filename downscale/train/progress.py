@@ -9,6 +9,7 @@ from typing import Any
 
 from downscale.train.pulse import remaining
 from downscale.train.schema import Training
+from downscale.train.tensors import parsed
 
 # The one-cycle schedule begins at this share of the rate; schedules end at that one.
 FIRST_SHARE, LAST_SHARE = 0.04, 0.002
@@ -62,7 +63,7 @@ class Progress:
     def from_json(cls, text: str) -> Progress:
         """Return what :meth:`to_json` wrote; keys that are not known are left out."""
         known = {each.name for each in fields(cls)}
-        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+        return cls(**{key: value for key, value in parsed(text).items() if key in known})
 
 
 def share_done(progress: Progress, how: Training) -> float:

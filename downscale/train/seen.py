@@ -135,7 +135,7 @@ def seen_times(
     Parameters
     ----------
     record : Record
-        Of the checkpoint. One that does not tell which times trained counts all times of its sources.
+        Of the checkpoint.
     grid : RectilinearGrid or CurvilinearGrid
         The fine cells.
     dates : array or None
@@ -165,13 +165,9 @@ def seen_times(
 
 def _trained(source: Mapping[str, Any], words: NDArray[Any] | None, count: int) -> NDArray[np.bool_]:
     """Return which dates lie in a run of those that trained."""
-    runs = source.get("train_dates")
-    if runs is None:
-        # Written before the times that trained were told: whatever there was may have trained.
-        dates = [str(date).replace(" ", "T")[:19] for date in source.get("dates", [])]
-        runs = [dates] if dates else []
-    if words is None or not runs:
-        return np.full(count, words is None and not runs)
+    runs = source.get("train_dates") or []
+    if words is None:
+        return np.full(count, not runs)
     made = np.zeros(count, dtype=bool)
     for first, last in runs:
         made |= (words >= first) & (words <= last)
