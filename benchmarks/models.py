@@ -82,7 +82,7 @@ def told(folder: Path, row: tuple[Any, ...], factor: int, method: str, bounds: A
     if method == "temperature":
         relief = downscale.open_dataset(folder / relief_name[0] if relief_name else path, chunks=None)
     ratios = ratios_of(path, variable, kept[:: every * thinned], factor, method, bounds, relief)
-    words = "never seen" if not seen else f"{kept.size} times held out of training, {seen} seen"
+    words = "never seen" if not seen else f"{kept.size} times not seen in training, {seen} seen"
     print(f"{label}: " + "  ".join(f"{word} {value:.3f}" for word, value in ratios.items()) + f"  ({words})", flush=True)
 
 

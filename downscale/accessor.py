@@ -88,11 +88,11 @@ class _Accessor:
 
         return deconvolve(self._obj, psf, method, **options)
 
-    def encode(self, model: Any) -> xr.Dataset:
+    def encode(self, model: Any, device: str = "auto") -> xr.Dataset:
         """Compress fine fields to coarse means and a code; see :func:`downscale.encode`."""
         from downscale.compression import encode
 
-        return encode(self._obj, model)
+        return encode(self._obj, model, device)
 
     def weights(self, factor: Any = None, method: str = "sobolev", **options: Any) -> xr.Dataset:
         """Return the weights of a method as ``row, col, S``; see :func:`downscale.weights`."""

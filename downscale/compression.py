@@ -6,7 +6,9 @@ every mean comes back to rounding, whatever the code lost.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from downscale.cf.quantities import quantity_of
 from downscale.cf.select import select
 from downscale.describe import stamped
 from downscale.diagnostics.report import ConservationReport
+from downscale.engine.device import device_name
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.io.encoding import WHOLE_STEPS
@@ -38,7 +41,7 @@ MISSING, STEP = -128, 1 / 128
 MOST_VALUES = 2_000_000
 
 
-def encode(obj: XarrayObject, model: Any) -> xr.Dataset:
+def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
     """Compress fine fields to coarse means and a code, which ``downscale(..., method=model)`` unfolds again.
 
     Parameters
@@ -47,6 +50,8 @@ def encode(obj: XarrayObject, model: Any) -> xr.Dataset:
         Fine fields; sizes must be multiples of the model's factor. Never modified.
     model : path or Learned
         A compressor (``task: compression`` of a training recipe).
+    device : str
+        Where the encoder works: "auto", the first card if there is any, else the CPU.
 
     Returns
     -------
@@ -91,13 +96,13 @@ def encode(obj: XarrayObject, model: Any) -> xr.Dataset:
             raise InputError(f"{name}: expected means over cells to encode, received sums; divide by cell_area first")
     factors = dict(zip(where.dims, learned.spec.factor, strict=True))
     coarse: Any = coarsen(select(ds, names), factors)
-    made = _codes(ds, coarse, names, learned, where.dims)
+    made = _codes(ds, coarse, names, learned, where.dims, device_name(device))
     small = coarse.assign(dict(zip(learned.spec.code_names, made, strict=True)))
     return stamped(small, f"encode by {name_of(model)}: means of {factors} cells and {len(made)} bytes each")
 
 
 def _codes(
-    ds: xr.Dataset, coarse: xr.Dataset, names: list[str], learned: Any, dims: tuple[str, ...]
+    ds: xr.Dataset, coarse: xr.Dataset, names: list[str], learned: Any, dims: tuple[str, ...], device: str
 ) -> list[xr.Variable]:
     """Return the variables of the code."""
     spec, at = learned.spec, horizontal(coarse)
@@ -112,7 +117,7 @@ def _codes(
     cells = Aggregation.between(at.grid, horizontal(ds).grid)
     sizes = {"code": spec.code.channels, **dict(zip(few, means[0].shape[-2:], strict=True))}
     made: Any = xr.apply_ufunc(
-        Encoding(learned, cells, bool(at.grid.x.periodic)), *means, *fine,
+        Encoding(learned, cells, bool(at.grid.x.periodic), device), *means, *fine,
         input_core_dims=[few] * len(means) + [list(dims)] * len(fine),
         output_core_dims=[list(sizes)], dask="parallelized", output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": sizes, "allow_rechunk": True},
@@ -136,6 +141,16 @@ class Encoding:
     learned: Any
     cells: Aggregation
     closed: bool
+    device: str = "cpu"
+
+    @cached_property
+    def placed(self) -> Any:
+        """The model on the device; a copy where that is not the CPU, since the model is another's too."""
+        return self.learned if self.device == "cpu" else copy.deepcopy(self.learned).to(self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers of a cluster place their own.
+        return {key: value for key, value in self.__dict__.items() if key != "placed"}
 
     def __call__(self, *fields: NDArray[Any]) -> NDArray[np.float32]:
         """Encode one block, a few maps at a time."""
@@ -148,13 +163,17 @@ class Encoding:
         tensors = [torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32)) for stack in stacks]
         most = max(MOST_VALUES // max(stacks[1][0].size, 1), 1) if len(stacks[1]) else 1
         with torch.no_grad():
-            pieces = [self.learned.encode(target, x, kernel, self.cells, self.closed).numpy()
-                      for x, target, kernel in zip(*(each.split(most) for each in tensors), strict=True)]  # fmt: skip
+            pieces = [
+                self.placed.encode(*(each.to(self.device) for each in (target, x, kernel)), self.cells, self.closed)
+                .cpu().numpy()
+                for x, target, kernel in zip(*(each.split(most) for each in tensors), strict=True)
+            ]  # fmt: skip
         return np.concatenate(pieces).reshape(*shape, *pieces[0].shape[1:])
 
 
 def encode_file(
-    source: str, output: str | Path, model: Any, *, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False
+    source: str, output: str | Path, model: Any, *, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False,
+    device: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """Encode one file into another and return what was found: sizes, and how well the means were kept.
 
@@ -169,7 +188,7 @@ def encode_file(
 
     fine = open_input(source, chunks)
     check_netcdf(output, overwrite, sources_of(fine))
-    small = encode(fine, model)
+    small = encode(fine, model, device)
     names = [str(name) for name in small.data_vars if ENCODER not in small[name].attrs and name in fine]
     report = write_checked(
         small, output, lambda written: _judged(written, fine, names), overwrite=overwrite,

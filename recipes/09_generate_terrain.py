@@ -122,7 +122,8 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
         return torch.from_numpy(maps.copy())[:, None], None
 
     def make(model: torch.nn.Module, fit: torch.Tensor | None, count: int) -> torch.Tensor:
-        maps = model(torch.randn(count, generator.latent))
+        latent = torch.randn(count, generator.latent)
+        maps = model(latent.to(next(model.parameters()).device))
         return maps - maps.mean(dim=(-2, -1), keepdim=True)
 
     def penalty(maps: torch.Tensor) -> torch.Tensor:
@@ -134,7 +135,7 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
         steps=steps, loss=chosen.loss, seed=chosen.seed, critic_steps=1 if chosen.loss == "hinge" else 3, say_every=100
     )
     duel = Duel(generator, critic, draw_real, make, how, penalty if weight else None)
-    return duel.run(folder, chosen.resume, print)
+    return duel.run(folder, chosen.resume, print).cpu()
 
 
 def drawn(generator: Generator, tiles: Tiles, seed: int) -> tuple[np.ndarray, np.ndarray]:

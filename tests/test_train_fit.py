@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from training_recipes import SAMPLE, recipe_content, tiny_recipe
 import downscale
 from downscale.engine.device import has_fast_bf16
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
+from downscale.train import pulse
 from downscale.train.checkpoint import load
 from downscale.train.fit import prepare, train
 from downscale.train.maps import Shelf
@@ -275,7 +278,58 @@ def test_time_and_patience_end_a_training(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 120
     recipe = recipe_content(tmp_path, steps=200, round=1, patience=1, learning_rate=1e-12, logger=None, ema=0.0)
     recipe["output"] = {"path": str(tmp_path / "other.safetensors")}
-    assert load(train(parse_training(recipe)))[1].skill["steps"] < 100
+    rounds = load(train(parse_training(recipe)))[1].skill["rounds"]
+    best = [min(row[2] for row in rounds[: i + 1]) for i in range(len(rounds))]
+    # The first round that is no better is the last one.
+    assert len(rounds) < 100
+    assert [later < before for before, later in pairwise(best)] == [True] * (len(best) - 2) + [False]
+
+
+@given(patience=st.integers(1, 6), better=st.lists(st.booleans(), min_size=8, max_size=30))
+def test_a_training_stops_after_as_many_stale_rounds_as_its_patience(patience: int, better: list[bool]) -> None:
+    how, progress, score = Training(steps=1000, patience=patience), Progress(), 1.0
+    stale = 0
+    for one in [True, *better]:
+        assert not training_ended(progress, how)
+        score -= 0.1 * one
+        progress.judged(score)
+        stale = 0 if one else stale + 1
+        if stale == patience:
+            assert training_ended(progress, how)
+            return
+
+
+def test_a_training_says_something_every_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten seconds are none here: each look at a map and each step says how far it is."""
+    monkeypatch.setattr(pulse, "EVERY", 0.0)
+    said: list[str] = []
+    train(tiny_recipe(tmp_path, steps=6, round=6, loss_scale="kernel", logger=None), say=said.append)
+    assert "maps looked at: 5 of 23" in said
+    assert any(line.startswith("patches of the kernel looked at: 20 of 24") for line in said)
+    lines = [line for line in said if re.fullmatch(r"step \d of 6, \d+ s: loss \d\S*, (about .* left)", line)]
+    assert [line.split()[1] for line in lines] == ["1", "2", "3", "4", "5", "6"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("folder", [None, "deep/er/folder"])
+@pytest.mark.parametrize(
+    "fault", [{"accelerator": "abacus"}, {"learning_rate": 1e30, "clip": None, "schedule": "constant", "warmup": 0}],
+    ids=["device", "diverges"],
+)  # fmt: skip
+def test_a_training_refused_late_leaves_no_folder(tmp_path: Path, folder: str | None, fault: dict[str, Any]) -> None:
+    content = recipe_content(tmp_path, **{"steps": 40, "round": 40, **fault})
+    content["output"]["folder"] = None if folder is None else str(tmp_path / folder)
+    with pytest.raises(DownscaleError):
+        train(parse_training(content))
+    assert not list(tmp_path.iterdir())
+    mine = Path(content["output"]["folder"] or tmp_path / "model.training")
+    mine.mkdir(parents=True)
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(DownscaleError):
+        train(parse_training(content))
+    assert (mine / "notes.txt").read_text() == "mine"
 
 
 def test_processor_time_does_not_pass_while_a_training_waits(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def encode(
     report: Annotated[bool, typer.Option("--report", help="Decode too, and tell errors and checkerboard.")] = False,
     chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
     complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    device: Annotated[str, typer.Option(help="Where the encoder works: auto, cpu, or the name of a card.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Compress fine fields to coarse means and a code; `downscale apply CODE.nc --method MODEL` unfolds them."""
@@ -79,6 +80,8 @@ def encode(
     from downscale.computing import scheduled
 
     with scheduled():
-        facts = encode_file(source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite)
+        facts = encode_file(
+            source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite, device=device
+        )
         for line in lines_of(source, output, method, facts, report):
             say(line)

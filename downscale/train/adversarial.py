@@ -10,6 +10,7 @@ import copy
 import csv
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from downscale.engine.device import pick_device
 from downscale.errors import InputError, OptionError
 from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gradient_penalty
+from downscale.train.pulse import Pulse, remaining
 from downscale.train.state import moments_of, restore_moments
 from downscale.train.tensors import read_tensors, read_texts, write_tensors
 
 FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
-TOLD = ("steps", "save_every", "say_every")
+TOLD = ("steps", "save_every", "say_every", "device")
 # Real maps, and what those made beside them must fit; None where they are free.
 Pair = tuple[Tensor, Any]
 Say = Callable[[str], None]
@@ -54,6 +57,8 @@ class Adversarial:
         Steps between two states, and between two lines of the log.
     seed : int
         Of all random numbers.
+    device : str
+        Where the networks and the maps they see are placed, as in :func:`downscale.downscale`.
 
     Raises
     ------
@@ -72,6 +77,7 @@ class Adversarial:
     save_every: int = 100
     say_every: int = 50
     seed: int = 0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.loss not in KINDS:
@@ -91,9 +97,10 @@ class Duel:
     generator, critic : Module
         The critic is called with maps and what they must fit.
     draw : callable
-        Returns a real batch of so many maps, and what each must fit (None where they are free).
+        Returns a real batch of so many maps, and what each must fit (None where they are free); on the CPU.
     make : callable
-        Makes maps with a generator, given what they must fit and how many; at random, another one at each call.
+        Makes maps with a generator, given what they must fit and how many; at random, another one at each call. What it
+        is given lies where the generator does.
     how : Adversarial
         Settings.
     penalty : callable, optional
@@ -123,6 +130,9 @@ class Duel:
     ) -> None:
         self.generator, self.critic, self.draw, self.make, self.how = generator, critic, draw, make, how
         self.penalty, self.step, self.origin, self.diverged = penalty, 0, origin, False
+        self.device = pick_device(how.device)
+        for module in (generator, critic):
+            module.to(self.device)
         self.averaged = copy.deepcopy(generator).requires_grad_(False)
         # Without memory of the gradient's mean, as the gradient of a moving opponent wants it.
         self.optimizers = tuple(
@@ -155,12 +165,17 @@ class Duel:
             self.load(state)
             tell(f"goes on from step {self.step}")
         _cut(folder / "log.csv", self.step)
+        pulse, begun, first = Pulse(), time.monotonic(), self.step
         while self.step < self.how.steps:
             row = self._advance()
             self._require_finite(row, state)
             self.step += 1
             if self.step % self.how.say_every == 0 or self.step == self.how.steps:
+                pulse.said()
                 self._note(folder / "log.csv", row, tell)
+            elif pulse.due():
+                left = remaining(time.monotonic() - begun, (self.step - first) / (self.how.steps - first))
+                tell(f"step {self.step} of {self.how.steps}: generator {row['generator']:.3g}, {left}")
             if self.step % self.how.save_every == 0 or self.step == self.how.steps:
                 self.save(state)
         return self.averaged
@@ -181,16 +196,16 @@ class Duel:
         """Let the critic learn, then the generator; return losses, and how much maps differ beside real ones."""
         generator, critic, how = self.generator, self.critic, self.how
         for _ in range(how.critic_steps):
-            real, fit = self.draw(how.batch)
+            real, fit = self._drawn()
             with torch.no_grad():
                 made = self.make(generator, fit, how.batch)
             loss = critic_loss(critic(real, fit), critic(made, fit), how.loss)
             if how.loss == "wgan-gp":
-                share = torch.rand(len(real), 1, 1, 1)
+                share = torch.rand(len(real), 1, 1, 1).to(self.device)
                 between = gradient_penalty(_fitting(critic, fit), real, made, share)
                 loss = loss + how.gradient_weight * between
             _moved(self.optimizers[1], loss)
-        real, fit = self.draw(how.batch)
+        real, fit = self._drawn()
         made = self.make(generator, fit, how.batch)
         fooled = generator_loss(critic(made, fit))
         paid = made.new_zeros(()) if self.penalty is None else self.penalty(made)
@@ -201,6 +216,10 @@ class Duel:
             spread = float(spread_of(made, real, other))
         return {"critic": float(loss.detach()), "generator": float(fooled.detach()), "penalty": float(paid.detach()),
                 "spread": spread}  # fmt: skip
+
+    def _drawn(self) -> Pair:
+        real, fit = self.draw(self.how.batch)
+        return real.to(self.device), fit.to(self.device) if hasattr(fit, "to") else fit
 
     def _follow(self) -> None:
         decay = min(self.how.ema, (self.step + 1) / (self.step + 10))

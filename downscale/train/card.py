@@ -115,7 +115,8 @@ def _skill(record: Record) -> str:
         return "Not recorded."
     made = [
         (str(row["source"]) + (SEEN if row.get("seen") else ""), str(row["variable"]),
-         _quantity(row["rmse"], row["units"]), _quantity(row["rmse_kernel"], row["units"]), "-" if row["skill"] is None else f"{row['skill']:.3f}")
+         _quantity(row["rmse"], row["units"]), _quantity(row["rmse_kernel"], row["units"]),
+         "-" if row["skill"] is None else f"{row['skill']:.3f}")
         for row in rows
     ]  # fmt: skip
     measures = rows[0].get("measure", "RMSE"), rows[0].get("measure_kernel", "RMSE")

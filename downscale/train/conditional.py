@@ -18,7 +18,7 @@ from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
 from downscale.train.adversarial import STATE, Adversarial, Duel
 from downscale.train.checkpoint import load, save
-from downscale.train.fit import Prepared, checkpoint_path, folder_of, prepare, record_of, skill_rows
+from downscale.train.fit import Prepared, checkpoint_path, folder_of, made_folder, prepare, record_of, skill_rows
 from downscale.train.maps import Shelf
 from downscale.train.module import JUDGED_MEMBERS, kernel_alone, predicted, probabilistic_errors, relative_error
 from downscale.train.patches import Batch, PatchSet, collate
@@ -111,11 +111,13 @@ def train_adversarial(
     patches = PatchSet(Shelf(prepared.sources, recipe.patches.cache_mb), prepared.parts, recipe.patches)
     duel = Duel(learned, critic, _draws(prepared, patches, critic), _made(critic), how, origin=prepared.origin)
     try:
-        duel.run(folder, resume, tell)
+        with made_folder(folder, STATE):
+            duel.run(folder, resume, tell)
     except InputError as error:
         if not duel.diverged or not state.exists():
             raise
         raise InputError(f"{error}; its model is {_last_good(duel, folder, prepared)}") from None
+    duel.averaged.cpu()
     record = record_of(prepared, _judged(prepared, patches, _model_of(duel), duel.step, tell))
     save(target, _model_of(duel), record, recipe.output.half)
     return target

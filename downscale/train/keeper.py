@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
+from downscale.errors import InputError
 from downscale.train.module import TrainedUpscaler
 from downscale.train.progress import Progress, ended, step_words, words
 from downscale.train.pulse import Pulse, has_bar
@@ -99,6 +100,12 @@ class Keeper(lightning.Callback):
         """Judge the round, and keep the state."""
         module = _upscaler(pl_module)
         self._look_at_clock(trainer, module, True)
+        # What is no number is not judged at all: its score would be a good one.
+        if not all(bool(weight.isfinite().all()) for weight in module.averaged.parameters()):
+            raise InputError(
+                f"expected finite weights, received NaN or infinite ones at step {self.progress.step}; try a smaller "
+                "learning_rate, or precision 32"
+            )
         better = self.progress.judged(module.score)
         if better:
             self.best = {k: v.detach().cpu().clone() for k, v in module.averaged.state_dict().items()}
