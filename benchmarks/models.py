@@ -60,14 +60,14 @@ def main() -> int:
     warnings.simplefilter("ignore", UserWarning)
     for factor in [chosen.factor] if chosen.factor else factors("rain"):
         for row in RAIN:
-            told(chosen.folder, row, factor, chosen.rain, (0.0, None), chosen.every)
+            judged(chosen.folder, row, factor, chosen.rain, (0.0, None), chosen.every)
     for factor in factors("temperature") if chosen.factor is None else ():
         for row in TEMPERATURE:
-            told(chosen.folder, row, factor, "temperature", None, chosen.every)
+            judged(chosen.folder, row, factor, "temperature", None, chosen.every)
     return 0
 
 
-def told(folder: Path, row: tuple[Any, ...], factor: int, method: str, bounds: Any, thinned: int) -> None:
+def judged(folder: Path, row: tuple[Any, ...], factor: int, method: str, bounds: Any, thinned: int) -> None:
     """Print the line of a file."""
     name, variable, every, *relief_name = row
     label, path = f"{Path(method).stem:12s} x{factor} {name}", folder / name
@@ -83,7 +83,8 @@ def told(folder: Path, row: tuple[Any, ...], factor: int, method: str, bounds: A
         relief = downscale.open_dataset(folder / relief_name[0] if relief_name else path, chunks=None)
     ratios = ratios_of(path, variable, kept[:: every * thinned], factor, method, bounds, relief)
     words = "never seen" if not seen else f"{kept.size} times not seen in training, {seen} seen"
-    print(f"{label}: " + "  ".join(f"{word} {value:.3f}" for word, value in ratios.items()) + f"  ({words})", flush=True)
+    told = "  ".join(f"{word} {value:.3f}" for word, value in ratios.items())
+    print(f"{label}: {told}  ({words})", flush=True)
 
 
 def unseen_times(path: Path, variable: str, factor: int, method: str) -> tuple[np.ndarray, int]:
