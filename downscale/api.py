@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 
 from downscale.along import Course, carried_out, plan_along
+from downscale.carried import carried, carried_variables, without_dangling
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.codes import code_reason
 from downscale.cf.coordinates import (
     AREA,
-    dropped_coordinates,
     kept_coordinates,
     made_names,
     new_coordinates,
@@ -186,7 +186,10 @@ def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
     prepared = None
     if rest is not None:
         prepared = prepare(fine, rest)
-        fine = described(_assembled(fine, prepared, rest), fine, prepared, keep)
+        coarse, fine = fine, _assembled(fine, prepared, rest)
+        along_with = [name for name in coarse.coords if name in fine.data_vars]
+        fine = described(fine, coarse, prepared, keep).set_coords(along_with)
+        fine = without_dangling(fine, coarse)
     elif not keep:
         for field in fine.data_vars.values():
             field.attrs = {}
@@ -276,8 +279,7 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
             notes.append(f"{name}: bounds {reason}")
         if prepared.jobs[name].extensive and request.quantity_for(name) is None:
             notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
-    dropped = dropped_coordinates(ds, prepared.where)
-    notes += [f"{', '.join(dropped)}: horizontal coordinates that the new grid cannot keep"] if dropped else []
+    notes += carried(ds, prepared.where, prepared.target.nests).notes
     if not prepared.target.nests:
         cut = " x ".join(str(count) for count in prepared.target.factors)
         notes.append(f"target cells lie across coarse ones: these are cut into up to {cut} pieces, maps are kept whole")
@@ -304,7 +306,10 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     stray = [name for name in stray if direction_reason(ds[name]) is None]
     if stray and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=4)
-    variables: dict[Any, Any] = {}
+    beside = carried(ds, where, target.nests)
+    for lost, why in beside.lost.items():
+        warnings.warn(f"dropped {lost}: {why}", UserWarning, stacklevel=4)
+    variables: dict[Any, Any] = dict(carried_variables(ds, beside, prepared, request))
     for name, variable in ds.data_vars.items():
         if name in prepared.jobs:
             made = fine_variable(variable, prepared.jobs[str(name)], prepared, request)

@@ -27,7 +27,7 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
         origin = origins[str(name)]
         if not keep and name == origin:
             fine[name].attrs = {}
-        if origin in prepared.jobs or origin in prepared.categorical:
+        if origin in prepared.jobs or origin in prepared.categorical or origin in ds.coords:
             fine[name].attrs["cell_measures"] = f"area: {AREA}"
             mapping = _mapping_name(ds[origin], prepared)
             fine[name].attrs.pop("grid_mapping", None)

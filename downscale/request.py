@@ -331,6 +331,15 @@ def _job(
     )
 
 
+def companion_jobs(ds: xr.Dataset, names: tuple[str, ...], prepared: Prepared, request: Request) -> dict[str, Job]:
+    """Return jobs for fields that go along with others to the same cells, by a kernel."""
+    if not names:
+        return {}
+    where, target = prepared.where, prepared.target
+    upscaler, cells = _upscaler(where, target, request), target.aggregation(where.grid)
+    return {name: _job(ds[name], name, where, target, upscaler, cells, None, request) for name in names}
+
+
 def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
     """Return what a job takes from the variable and the request alone, whatever the axes.
 

@@ -63,6 +63,7 @@ FLOORS: dict[str, float] = {
     "describe": 7.2,
     "operators": 7.2,
     "along": 7.25,
+    "carried": 7.25,
     "restoration": 7.25,
     "api": 7.3,
     "demo": 7.3,

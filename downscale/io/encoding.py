@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 
 from downscale.cf.bounds import plain_bounds
 from downscale.cf.horizontal import is_categorical
+from downscale.cf.references import DEFINED, forget, names_in, references
 from downscale.cf.repair import mend
 from downscale.cf.times import is_time, time_encodings
 from downscale.errors import InputError, OptionError, listing
@@ -19,8 +21,6 @@ CONVENTIONS = "CF-1.11"
 CERTIFICATE = "conservation_certificate"
 # Missing values as CMIP stores them.
 FILL_VALUE = 1e20
-# Attributes that xarray keeps in encodings once it has decoded them.
-RELATED = ("bounds", "cell_measures", "grid_mapping", "ancillary_variables")
 # How values were stored, or what was true of other values; and what was found in another file.
 STORED = ("_FillValue", "missing_value", "_Unsigned", "scale_factor", "add_offset")
 RANGES = ("valid_min", "valid_max", "valid_range", "actual_range")
@@ -50,27 +50,29 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     listed: set[str] = set()
     for name in ready.variables:
         variable = ready[name]
-        for key in RELATED:
+        for key in DEFINED:
+            # xarray keeps references in encodings once it has decoded them.
             value = variable.encoding.pop(key, None)
-            if value is not None and key not in variable.attrs:
-                variable.attrs[key] = value
-        named = (variable.encoding.pop("coordinates", None), variable.attrs.pop("coordinates", None))
-        listed.update(word for words in named for word in str(words or "").split())
-        for key in [key for key in RELATED if key in variable.attrs and not _present(ready, variable.attrs[key])]:
-            # A name that points at nothing makes readers complain and checkers fail.
-            del variable.attrs[key]
+            if isinstance(value, str):
+                variable.attrs.setdefault(key, value)
+        listed.update(names_in("coordinates", variable.attrs.pop("coordinates", None)))
+        # A name that points at nothing makes readers complain and checkers fail.
+        named = {name for names in references(variable).values() for name in names}
+        forget(variable, named - {str(name) for name in ready.variables})
         variable.attrs = _own_attributes(str(name), variable)
     _name_axes(ready)
     # A file that was opened without decoding lists its auxiliary coordinates in words only.
     ready = ready.set_coords(listed & {str(name) for name in ready.data_vars})
-    ready = ready.reset_coords([n for n in companions(ready) if n in ready.coords and n not in ready.dims])
+    beside = [n for n in _referred(ready) if n in ready.coords and n not in ready.dims and not _is_coordinate(ready, n)]
+    ready = ready.reset_coords(beside)
     for name in [str(name) for name in ready.variables if "bounds" in ready[name].attrs]:
         plain = plain_bounds(ready, name)
         if plain is not None:
-            ready[ready[name].attrs["bounds"]] = plain
+            own = str(ready[name].attrs["bounds"])
+            ready[own] = plain.assign_attrs(ready[own].attrs) if isinstance(plain, xr.DataArray) else plain
     for name in _bounds(ready):
         # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
-        ready[name].attrs = {}
+        ready[name].attrs = {key: ready[name].attrs[key] for key in ("formula_terms",) if key in ready[name].attrs}
     mend(ready, set(_bounds(ready)))
     ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
     ready.attrs["Conventions"] = CONVENTIONS
@@ -94,20 +96,22 @@ def _name_axes(ready: xr.Dataset) -> None:
 def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
     """Return the attributes of a variable that stay true in a new file."""
     attrs = dict(variable.attrs)
-    if float(attrs.get("scale_factor", 1)) != 1 or float(attrs.get("add_offset", 0)) != 0:
+    scaled = np.ravel(attrs.get("scale_factor", 1)), np.ravel(attrs.get("add_offset", 0))
+    if (scaled[0] != 1).any() or (scaled[1] != 0).any():
         raise InputError(
             f"{name}: expected decoded values, received scale_factor {attrs.get('scale_factor', 1)} and add_offset "
             f"{attrs.get('add_offset', 0)} among the attributes; open the file with mask_and_scale=True"
         )
     gone = (*STORED, *CLAIMS, *(RANGES if variable.dtype.kind not in "iu" else ()))
     attrs = {str(key): plain_attribute(value) for key, value in attrs.items() if key not in gone and value is not None}
-    if attrs.get("standard_name") == "realization":
+    if str(attrs.get("standard_name")) == "realization":
         attrs.setdefault("units", "1")
     for key in [key for key in FLAGS if key in attrs]:
         # Codes are of the type that the variable is stored in, however they were typed in.
         stored = _whole_numbers(variable.variable).get("dtype", variable.dtype)
         kind = np.dtype("i1") if variable.dtype.kind == "b" else stored
-        attrs[key] = np.asarray(attrs[key], dtype=kind)
+        with suppress(ValueError, OverflowError):  # what is no number stays as it is
+            attrs[key] = np.asarray(attrs[key], dtype=kind)
     return attrs
 
 
@@ -115,12 +119,23 @@ def plain_attribute(value: Any) -> Any:
     """Return an attribute as NetCDF can hold it: numbers and strings as they are, others as text."""
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
-    if isinstance(value, str | bytes | int | float | np.number | np.ndarray):
+    if isinstance(value, str | bytes):
         return value
-    if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
         return list(value)
-    numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float | np.number) for v in value)
-    return list(value) if numbers else str(value)
+    if not isinstance(value, int | float | np.number | np.ndarray | list | tuple):
+        return str(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # of lists that are no table
+        return str(value)
+    if array.dtype.kind in "US" or (array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat)):
+        return [str(v) for v in array.flat] if array.size else ""
+    if array.dtype.kind not in "fiub" or array.ndim > 1 or array.size == 0:
+        return str(array.tolist()) if array.size else ""
+    kind = {"b": "i1", "f": "f4" if array.itemsize < 4 else "f8"}.get(array.dtype.kind)
+    plain = array.astype(kind) if kind is not None and array.dtype not in ("f4", "f8") else array
+    return plain if array.ndim else value if isinstance(value, int | float) else plain[()]
 
 
 def _drop_external(ready: xr.Dataset) -> None:
@@ -131,29 +146,33 @@ def _drop_external(ready: xr.Dataset) -> None:
         ready.attrs["external_variables"] = " ".join(absent)
 
 
-def _present(ds: xr.Dataset, names: object) -> bool:
-    """Return whether every variable that an attribute names is there."""
-    words = [word for word in str(names).replace(":", ": ").split() if not word.endswith(":")]
-    return all(word in ds.variables for word in words)
+def _referred(ds: xr.Dataset, *keys: str) -> set[str]:
+    """Return names that other variables point at by some attributes; by all but ``coordinates`` if none is given."""
+    found: set[str] = set()
+    for variable in ds.variables.values():
+        for key, names in references(variable, ds.variables).items():
+            found.update(names if (key in keys if keys else key != "coordinates") else ())
+    return {name for name in found if name in ds.variables}
 
 
 def _bounds(ds: xr.Dataset) -> list[str]:
-    names = {str(ds[n].attrs["bounds"]) for n in ds.variables if "bounds" in ds[n].attrs}
-    return sorted(name for name in names if name in ds.variables)
+    return sorted(_referred(ds, "bounds"))
 
 
 def _areas(ds: xr.Dataset) -> set[str]:
-    measures = [str(ds[name].attrs.get("cell_measures", "")).split() for name in ds.variables]
-    return {word for words in measures for word in words if not word.endswith(":") and word in ds.variables}
+    return _referred(ds, "cell_measures")
 
 
 def companions(ds: xr.Dataset) -> set[str]:
-    """Return names that other variables point at by bounds, cell_measures or grid_mapping."""
-    names = {*_bounds(ds), *_areas(ds)}
-    for name in ds.variables:
-        names.update(str(ds[name].attrs.get("grid_mapping", "")).replace(":", " ").split())
+    """Return names that say where and what others are: bounds, cell areas, grid mappings, terms of formulas.
+
+    Fields that others refer to, such as the surface pressure of hybrid levels, are fields.
+    """
+    areas = _areas(ds)
+    names = _referred(ds, "bounds", "climatology", "cell_measures", "grid_mapping", "formula_terms")
+    fields = {name for name in names - areas if "cell_measures" in ds[name].attrs}
     # The extended form of grid_mapping names coordinates too, which stay coordinates.
-    return {name for name in names if name in ds.variables and (name in _areas(ds) or not _is_coordinate(ds, name))}
+    return {name for name in names - fields if name in areas or not _is_coordinate(ds, name)}
 
 
 def _is_coordinate(ds: xr.Dataset, name: str) -> bool:
