@@ -309,7 +309,7 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     beside = carried(ds, where, target.nests)
     for lost, why in beside.lost.items():
         warnings.warn(f"dropped {lost}: {why}", UserWarning, stacklevel=4)
-    variables: dict[Any, Any] = dict(carried_variables(ds, beside, prepared, request))
+    variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in prepared.jobs:
             made = fine_variable(variable, prepared.jobs[str(name)], prepared, request)
@@ -319,6 +319,7 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
             variables[name] = repeated(variable, prepared)
         elif not gone & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
+    variables.update(carried_variables(ds, beside, prepared, request))
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import xarray as xr
 
 from downscale.cf.coordinates import AREA, STALE_ATTRS, mapping_among, mapping_name
+from downscale.cf.references import references
 from downscale.cf.texts import as_text
 from downscale.errors import printable
 from downscale.io.read import SOURCES, sources_of
@@ -23,11 +24,18 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
     origins = {str(name): name for name in fine.data_vars}
     if prepared.event is not None:
         origins |= dict.fromkeys(event_names(prepared.event.name), next(iter(prepared.jobs)))
+    said = (references(variable) for variable in ds.variables.values() if ds.coords)
+    terms = {name for each in said for key, names in each.items() if key != "coordinates" for name in names}
+    terms &= set(map(str, ds.coords))
     for name in fine.data_vars:
         origin = origins[str(name)]
         if not keep and name == origin:
             fine[name].attrs = {}
-        if origin in prepared.jobs or origin in prepared.categorical or origin in ds.coords:
+        if origin in ds.coords and origin not in terms:
+            # An auxiliary coordinate says where; some readers take what names its own place for a field.
+            for key in ("cell_measures", "grid_mapping"):
+                fine[name].attrs.pop(key, None)
+        elif origin in prepared.jobs or origin in prepared.categorical or origin in terms:
             fine[name].attrs["cell_measures"] = f"area: {AREA}"
             mapping = _mapping_name(ds[origin], prepared)
             fine[name].attrs.pop("grid_mapping", None)

@@ -35,6 +35,7 @@ LENGTH_UNITS = {1.0: "m", 1000.0: "km", 0.3048: "foot", 1200 / 3937: "US_survey_
 PLANE_ATTRS = {
     name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS
 }
+HALF_CIRCLE = FULL_CIRCLE / 2
 # What was true of the coarse values only.
 STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
 # Of larger grids areas are lazy, in bands of so many cells: those of one map outweigh a field in float32.
@@ -104,18 +105,30 @@ def _plane_variables(
         float(source[lon].max()) * degrees_of_unit(source[lon]) > 180
     ) else -180.0
     found = positions(grid, where.locator, west)
+    turn = _into_branch(source[lon], found.lon) if there and isinstance(grid, CurvilinearGrid) else None
     made: dict[Hashable, xr.Variable] = {}
     for index, (name, word) in enumerate(((lat, "latitude"), (lon, "longitude"))):
         old, bounds = (dict(source[name].attrs), bounds_name(source, name)) if there else ({}, f"{name}_bnds")
         stale = (*STALE_ATTRS, "bounds")
         attrs = {key: value for key, value in {**PLANE_ATTRS[word], **old}.items() if key not in stale}
         unit = degrees_of_unit(source[name]) if there else 1.0
-        made[name] = xr.Variable(where.dims, _divided((found.lat, found.lon)[index], unit), attrs)
+        centres = (found.lat, found.lon)[index]
+        turned = turn is not None and word == "longitude"
+        made[name] = xr.Variable(where.dims, _divided(centres + turn if turned else centres, unit), attrs)
         if found.corners is not None:
             made[name].attrs["bounds"] = bounds
-            corners = _divided(found.corners[1 - index], unit)
+            corners = found.corners[1 - index]
+            corners = _divided(corners + turn[..., None] if turned else corners, unit)  # type: ignore[index]
             made[bounds] = xr.Variable((*where.dims, _corner_dim(source, name if there else None)), corners)
     return made
+
+
+def _into_branch(old: xr.DataArray, new: Any) -> Any:
+    """Return whole circles that bring longitudes into the branch of those that they are made of."""
+    low, high = (float(end) * degrees_of_unit(old) for end in (old.min(), old.max()))
+    wests = (-HALF_CIRCLE, 0.0, (low + high) / 2 - HALF_CIRCLE)
+    west = next((west for west in wests if west <= low and high <= west + FULL_CIRCLE), wests[-1])
+    return -np.floor((new - west) / FULL_CIRCLE) * FULL_CIRCLE
 
 
 def _corner_dim(source: XarrayObject, name: str | None) -> str:

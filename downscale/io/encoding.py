@@ -68,12 +68,14 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     for name in [str(name) for name in ready.variables if "bounds" in ready[name].attrs]:
         plain = plain_bounds(ready, name)
         if plain is not None:
-            own = str(ready[name].attrs["bounds"])
-            ready[own] = plain.assign_attrs(ready[own].attrs) if isinstance(plain, xr.DataArray) else plain
-    for name in _bounds(ready):
+            own = ready[name].attrs["bounds"]
+            plain.attrs = dict(ready[own].attrs)
+            ready[own] = plain
+    limits = _bounds(ready)
+    for name in limits:
         # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
         ready[name].attrs = {key: ready[name].attrs[key] for key in ("formula_terms",) if key in ready[name].attrs}
-    mend(ready, set(_bounds(ready)))
+    mend(ready, set(limits))
     ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
     ready.attrs["Conventions"] = CONVENTIONS
     _drop_external(ready)
@@ -156,7 +158,7 @@ def _referred(ds: xr.Dataset, *keys: str) -> set[str]:
 
 
 def _bounds(ds: xr.Dataset) -> list[str]:
-    return sorted(_referred(ds, "bounds"))
+    return sorted(_referred(ds, "bounds", "climatology"))
 
 
 def _areas(ds: xr.Dataset) -> set[str]:
@@ -210,7 +212,8 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
     for name in ds.variables:
         # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
         if str(name) in related:
-            ds[name].encoding = {"coordinates": _horizontal(ds, str(name))}
+            # Of areas with coordinates of their own some readers make a field, and then have no areas.
+            ds[name].encoding = {"coordinates": None}
         else:
             words = _beside(ds, str(name)) if name in ds.data_vars else None
             ds[name].encoding = {} if words is None else {"coordinates": words}
@@ -233,13 +236,6 @@ def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
     if kind.kind not in "iu" or fill is None or not is_categorical(xr.DataArray(variable)):
         return {}
     return {"dtype": kind, "_FillValue": kind.type(fill)}
-
-
-def _horizontal(ds: xr.Dataset, name: str) -> str | None:
-    """Return the two-dimensional latitude and longitude of cell areas, which have no other place on the globe."""
-    planes = [str(n) for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) <= set(ds[name].dims)]
-    words = [n for n in planes if _is_coordinate(ds, n)]
-    return " ".join(words) if name in _areas(ds) and words else None
 
 
 def merged(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
