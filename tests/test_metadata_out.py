@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import warnings
 from pathlib import Path
 
 import netCDF4
@@ -111,22 +110,26 @@ def test_companions_go_to_the_new_grid(source, tmp_path, how):
 
 
 def test_a_selection_takes_its_companions_along(source, tmp_path):
-    ds = select(downscale.open_dataset(source), ["ta"])
-    downscale.to_netcdf(ds.downscale(2), tmp_path / "out.nc", coarse=ds)
+    with downscale.open_dataset(source) as every:
+        ds = select(every, ["ta"])
+        downscale.to_netcdf(ds.downscale(2), tmp_path / "out.nc", coarse=ds)
     whole(tmp_path / "out.nc")
 
 
 def test_writing_what_was_written_changes_no_metadata(source, tmp_path):
-    downscale.to_netcdf(downscale.open_dataset(source).downscale(2), tmp_path / "0.nc")
+    with downscale.open_dataset(source) as ds:
+        downscale.to_netcdf(ds.downscale(2), tmp_path / "0.nc")
     for i in (1, 2):
-        downscale.to_netcdf(downscale.open_dataset(tmp_path / f"{i - 1}.nc"), tmp_path / f"{i}.nc")
+        with downscale.open_dataset(tmp_path / f"{i - 1}.nc") as ds:
+            downscale.to_netcdf(ds, tmp_path / f"{i}.nc")
     assert header(tmp_path / "0.nc") == header(tmp_path / "1.nc") == header(tmp_path / "2.nc")
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_writing_again_is_stable_on_every_grid(tmp_path, name):
     downscale.to_netcdf(GRIDS[name](), tmp_path / "0.nc")
-    downscale.to_netcdf(downscale.open_dataset(tmp_path / "0.nc"), tmp_path / "1.nc")
+    with downscale.open_dataset(tmp_path / "0.nc") as ds:
+        downscale.to_netcdf(ds, tmp_path / "1.nc")
     assert header(tmp_path / "0.nc") == header(tmp_path / "1.nc")
 
 
@@ -140,14 +143,12 @@ def header(path: Path) -> dict[str, dict[str, str]]:
 
 
 def test_lazy_companions_stay_lazy_and_have_no_members(source):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ds = downscale.open_dataset(source, chunks={})
+    with downscale.open_dataset(source, chunks={}) as ds:
         fine = ds.downscale(2, "cascade", members=2)
-    assert fine.ps.dims == ("time", "lat", "lon")
-    assert fine.ps.chunks is not None
-    assert "realization" in fine.ta.dims
-    assert any("ps" in note and "downscaled" in note for note in ds.downscale.plan(2).notes)
+        assert fine.ps.dims == ("time", "lat", "lon")
+        assert fine.ps.chunks is not None
+        assert "realization" in fine.ta.dims
+        assert any("ps" in note and "downscaled" in note for note in ds.downscale.plan(2).notes)
 
 
 LOST = {
@@ -209,12 +210,12 @@ def test_attributes_of_any_type_survive_everywhere(kind, tmp_path):
     fine = ds.downscale(2)
     downscale.to_netcdf(fine, tmp_path / "out.nc", coarse=ds)
     for _ in range(2):
-        read = downscale.open_dataset(tmp_path / "out.nc")
-        for where in (read, read.tas, read.lat, read.time):
-            found = where.attrs["mine"]
-            assert np.array_equal(found, wanted)
-            assert isinstance(wanted, str | list) or np.asarray(found).dtype == np.asarray(wanted).dtype
-        downscale.to_netcdf(read, tmp_path / "out.nc.2", overwrite=True)
+        with downscale.open_dataset(tmp_path / "out.nc") as read:
+            for where in (read, read.tas, read.lat, read.time):
+                found = where.attrs["mine"]
+                assert np.array_equal(found, wanted)
+                assert isinstance(wanted, str | list) or np.asarray(found).dtype == np.asarray(wanted).dtype
+            downscale.to_netcdf(read, tmp_path / "out.nc.2", overwrite=True)
         (tmp_path / "out.nc.2").replace(tmp_path / "out.nc")
 
 
@@ -260,8 +261,8 @@ def test_cdo_accepts_corners_and_areas_of_quadrilaterals(tmp_path, named):
 
 
 def test_a_real_ocean_keeps_its_branch_and_gets_no_units_of_time(tmp_path):
-    ds = downscale.open_dataset(shared_data("nasty_curvilinear_nemo_orca1_sst_201501.nc"))
-    ds = ds.isel(y=slice(100, 140), x=slice(0, 60))
+    with downscale.open_dataset(shared_data("nasty_curvilinear_nemo_orca1_sst_201501.nc")) as ds:
+        ds = ds.isel(y=slice(100, 140), x=slice(0, 60)).load()
     downscale.to_netcdf(ds.downscale(2), tmp_path / "out.nc")
     with netCDF4.Dataset(tmp_path / "out.nc") as file:
         assert "units" not in file["time_counter"].ncattrs()
