@@ -18,7 +18,7 @@ def arranged(ds: xr.Dataset) -> xr.Dataset:
     What is arranged already is returned as it is; what contradicts itself is left to :func:`horizontal`.
     """
     try:
-        return _in_one_piece(_held_still(ds))
+        return in_one_piece(_held_still(ds))
     except GridError:
         return ds
 
@@ -30,9 +30,13 @@ def _held_still(ds: xr.Dataset) -> xr.Dataset:
     return ds.assign_coords({name: still(ds[name]).variable for name in planes})
 
 
-def _in_one_piece(ds: xr.Dataset) -> xr.Dataset:
+def in_one_piece(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset whose longitudes run in one piece; what contradicts itself is returned as it is."""
     for name in map(str, ds.dims):
-        found = western(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
+        try:
+            found = western(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
+        except GridError:
+            continue
         if found is not None:
             count, circle = found
             size = ds.sizes[name]

@@ -340,8 +340,8 @@ def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[
     """
     if obj[name].ndim > 2 and (along := moving(obj[name])):
         raise GridError(
-            f"coordinate {name!r}: expected positions that stay, received ones that move along {along!r} (a moving "
-            "nest); select one step, or join only files whose nest rests"
+            f"coordinate {name!r}: expected positions that stay, received ones that change along {along!r} (a moving "
+            "nest, or the tiles of a mosaic); select one, or join only files whose nest rests"
         )
     return _numbers(still(obj[name]).transpose(*dims)) * degrees_of_unit(obj[name])
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.arrange import arranged
+from downscale.cf.arrange import in_one_piece
 from downscale.cf.projections import load_pyproj_before_eccodes
 from downscale.cf.references import references
 from downscale.cf.texts import require_dates, with_texts
@@ -99,7 +99,7 @@ def open_dataset(
         raise InputError(complaint(sources[0].engine, name, error, len(sources) > 1)) from None
     if not ds.variables:
         require_variables(ds, sources[0].name)
-    return arranged(_remembering(ds, sources))
+    return in_one_piece(_remembering(ds, sources))
 
 
 @dataclass(frozen=True)
