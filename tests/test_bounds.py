@@ -134,14 +134,15 @@ def repeats(ds: xr.Dataset) -> dict[str, xr.Dataset]:
     }
 
 
+@pytest.mark.parametrize("times", [2, 3])
 @pytest.mark.parametrize("how", ["concat", "where", "resample", "lazy", "members"])
-def test_repeated_bounds_are_read_once_and_are_no_fields(how):
-    ds = repeats(uneven())[how]
+def test_repeated_bounds_are_read_once_and_are_no_fields(how, times):
+    ds = repeats(uneven().isel(time=slice(0, times)))[how]
     assert ds.lat_bnds.ndim > 2
     np.testing.assert_array_equal(horizontal(ds).grid.y.edges, ROW_EDGES)
     fine = ds.downscale(2)
     assert fine.lat_bnds.shape == (12, 2)
-    np.testing.assert_array_equal(fine.tas, uneven().downscale(2).tas)
+    np.testing.assert_array_equal(fine.tas, uneven().isel(time=slice(0, times)).downscale(2).tas)
 
 
 def test_bounds_that_change_are_refused_by_name():
@@ -159,8 +160,10 @@ def test_rows_without_bounds_are_mended_where_steps_are_equal():
         edges = horizontal(hidden).grid.y.edges
     np.testing.assert_allclose(edges, horizontal(ds).grid.y.edges, rtol=0, atol=1e-12)
     uneven_rows = uneven().assign_coords(lat_bnds=uneven().lat_bnds.where(uneven().lat > 0))
-    with pytest.raises(GridError, match="'lat': expected finite latitude bounds"):
+    with pytest.raises(GridError, match=r"'lat': expected bounds of every row, received lat_bnds without .* 3 rows"):
         horizontal(uneven_rows)
+    with pytest.raises(GridError, match="'lat': expected its bounds 'lat_bnds'"):
+        horizontal(uneven_rows.assign_coords(lat_bnds=uneven_rows.lat_bnds * np.nan))
 
 
 @pytest.mark.parametrize(

@@ -224,9 +224,15 @@ def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
         return pairs
     centres = np.asarray(values_of(obj[name].variable), dtype=np.float64)
     kind: Kind = "longitude" if _angle(str(obj[name].attrs.get("units") or "")) else "projected"
-    if not evenly_spaced(centres, kind):
-        return None if blank.all() else pairs
     rows = np.flatnonzero(blank)
+    if not evenly_spaced(centres, kind):
+        if blank.all():
+            return None
+        held = bounds_name(obj, name)
+        raise GridError(
+            f"expected bounds of every row, received {held} without those of {rows.size} rows (the first is row "
+            f"{rows[0]}), as where() leaves them; take {held} from the object before"
+        )
     step = float(np.median(np.diff(centres)))
     pairs[blank] = centres[blank, None] + step * np.array([-0.5, 0.5])
     warnings.warn(
