@@ -12,13 +12,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 # Both with the cleaning up stay within five seconds, on a busy machine too.
-GRACE_SECONDS, WORDS_SECONDS = 3.0, 1.0
+GRACE_SECONDS, CHILDREN_SECONDS, WORDS_SECONDS = 2.5, 0.7, 1.0
 # What batch systems send before the walltime is over (the second is common with "--signal"), and lost terminals.
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
 NOTHING_LEFT = "nothing incomplete was left behind"
@@ -87,6 +88,19 @@ def shielded() -> Iterator[None]:
         # Once: what cleans up after it passes through here again.
         if not _STATE.shields and not _STATE.raised:
             go_on()
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Start threads, and the processes that these start, that do not hear Ctrl-C: the terminal sends it to all."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -193,6 +207,8 @@ def _end(number: signal.Signals) -> None:
             said[:] = [_STATE.words[-1]()] if _STATE.words else said
         with suppress(Exception):
             sys.stdout.flush()
+        with suppress(Exception):
+            _leave_no_semaphores()
 
     _end_children()
     _remove_drafts()
@@ -207,11 +223,28 @@ def _end(number: signal.Signals) -> None:
 
 
 def _end_children() -> None:
-    """End the processes that this one has started, such as workers and readers."""
-    if "multiprocessing.process" in sys.modules:
-        for child in sys.modules["multiprocessing.process"].active_children():
-            with suppress(Exception):
-                child.kill()
+    """End the processes that this one has started, such as workers and readers, and wait until they are gone."""
+    if "multiprocessing.util" not in sys.modules:
+        return
+    import multiprocessing
+    import multiprocessing.connection
+
+    children = multiprocessing.active_children()
+    waiting: list[Any] = [child.sentinel for child in children]
+    for child in children:
+        with suppress(Exception):
+            child.kill()
+    end = time.monotonic() + CHILDREN_SECONDS
+    while waiting and time.monotonic() < end:
+        ended = multiprocessing.connection.wait(waiting, CHILDREN_SECONDS)
+        waiting = [one for one in waiting if one not in ended]
+
+
+def _leave_no_semaphores() -> None:
+    """Do what ends a process that has used others: its tracker would complain of semaphores that are left."""
+    finish = getattr(sys.modules.get("multiprocessing.util"), "_exit_function", None)
+    if finish is not None:
+        finish()
 
 
 def _remove_drafts() -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from downscale.errors import DownscaleError, InputError, OptionError, listing
+from downscale.interrupts import deaf_children
 from downscale.recipe import Dask, Profile
 
 LOCAL, QUEUES, CARDS = "local", {"slurm": "SLURMCluster", "pbs": "PBSCluster"}, "cuda"
@@ -161,7 +162,9 @@ def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
     if local and workers is not None:
         own["n_workers"] = workers
     try:
-        cluster = make(**own)
+        # Signals are for this process, which ends its workers.
+        with deaf_children():
+            cluster = make(**own)
     except DownscaleError:
         raise
     except Exception as error:
