@@ -107,7 +107,6 @@ def _within(means: NDArray[Any], parts: NDArray[Any], groups: Regroup, job: Job)
 
 def as_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
     """Return means over the block's own fine cells as sums over them."""
-    assert not isinstance(job.fine, PartsGrid)
     own = rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x)
     return (stored.astype(np.float64) * job.fine.areas(*own)).astype(job.dtype)
 

@@ -251,3 +251,7 @@ class PartsGrid:
     def cell_area(self) -> Floats:
         """Areas of the parts in m2, zero for empty ones, shape (n_y, n_x)."""
         return self.unit_area * np.multiply.outer(self.y.measure, self.x.measure)
+
+    def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+        """Return the areas of some rows and columns of parts."""
+        return self.unit_area * np.multiply.outer(self.y.measure[rows], self.x.measure[columns])
