@@ -10,12 +10,25 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.mapping import MOST_CORNERS
 from downscale.engine.apply import apply
 from downscale.engine.block import compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job, features_of
-from downscale.engine.memory import ALIVE, BATCH_VALUES, Beside, block_budget, features_budget
+from downscale.engine.memory import (
+    ALIVE,
+    AREA_COPIES,
+    BATCH_VALUES,
+    CORNER_COPIES,
+    POLYGON_COPIES,
+    POSITION_COPIES,
+    Beside,
+    block_budget,
+    features_budget,
+)
 from downscale.footprint import FootprintWork, fine_field
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.grid.parts import PartsGrid
 from downscale.learned import event_names, inputs_of
 from downscale.members import numbers_of, order_of, with_members
 from downscale.request import Prepared, Request
@@ -74,8 +87,18 @@ def beside(data: Any, job: Job, prepared: Prepared) -> Beside:
     chunk = 0
     if isinstance(data, da.Array) and data.npartitions:
         chunk = int(np.prod([max(sizes) for sizes in data.chunks])) * data.dtype.itemsize
-    product = job.target is not None or job.fine.separable  # type: ignore[union-attr]
-    return Beside.of(int(np.prod(job.fine.shape)), static_names(job, prepared), product, chunk)
+    cells = int(np.prod(job.fine.shape))
+    return Beside.of(cells, static_names(job, prepared), _grid_copies(job, prepared, cells), chunk)
+
+
+def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
+    """Return how many copies of the fine cells areas and positions take; none where both are products of axes."""
+    if isinstance(job.fine, PartsGrid):
+        return 0
+    copies = 0 if job.fine.separable else AREA_COPIES
+    if prepared.where.planes is not None:
+        copies += CORNER_COPIES if cells <= MOST_CORNERS else POSITION_COPIES
+    return copies + POLYGON_COPIES * isinstance(job.fine, CurvilinearGrid)
 
 
 def sized(data: Any, job: Job, other: Beside = NOTHING) -> Any:

@@ -122,3 +122,14 @@ def test_a_large_map_stays_within_the_limit_and_the_plan(tmp_path: Path) -> None
     assert running.wait() == 0
     assert most < 1e9
     assert planned == pytest.approx(most, rel=0.3)
+
+
+def test_areas_and_positions_that_are_no_products_count() -> None:
+    """Corners of cells on the earth outweigh a field."""
+    lat, lon = np.meshgrid(np.linspace(40, 45, 12), np.linspace(5, 12, 14), indexing="ij")
+    mesh = xr.Dataset(
+        {"tas": (("time", "y", "x"), np.ones((2, 12, 14), "f4"), {"units": "K"})},
+        {"lat": (("y", "x"), lat + 0.01 * lon, {"units": "degrees_north", "standard_name": "latitude"}),
+         "lon": (("y", "x"), lon - 0.01 * lat, {"units": "degrees_east", "standard_name": "longitude"})},
+    ).chunk({"time": 1})  # fmt: skip
+    assert mesh.downscale.plan(3).variables["tas"].static_bytes > 400 * 9 * 12 * 14

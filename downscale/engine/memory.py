@@ -27,8 +27,11 @@ LOOPS, LOADED = 150_000_000, "downscale.kernels.fused"
 # back: the more, the smaller the chunks are (measured).
 READING = 130_000_000
 # Copies in float64 of the fine cells of a block that shares under a mask and relief take, and of a whole grid: each
-# fine field, relief while it is made, areas that are no products and their shares (measured).
-MASK_COPIES, RELIEF_COPIES, MAKING_COPIES, AREA_COPIES = 5, 2, 3, 3
+# fine field, and relief while it is made (measured).
+MASK_COPIES, RELIEF_COPIES, MAKING_COPIES = 5, 2, 3
+# The same of a whole grid: areas that are no products, with their shares; two-dimensional positions, with and without
+# corners; and cells that are polygons on the sphere (measured).
+AREA_COPIES, CORNER_COPIES, POSITION_COPIES, POLYGON_COPIES = 3, 14, 4, 37
 # Copies of a chunk of the input, which is read whole whatever is taken of it (measured).
 READ_COPIES = 3
 # What the features of a network take for each worker at most, where its maps can be cut; and the share of the room.
@@ -112,7 +115,7 @@ class Beside:
     per_cell: int = 0
 
     @classmethod
-    def of(cls, cells: int, statics: Collection[str], product: bool, chunk: int = 0) -> Beside:
+    def of(cls, cells: int, statics: Collection[str], grid: int, chunk: int = 0) -> Beside:
         """Count the bytes.
 
         Parameters
@@ -121,13 +124,13 @@ class Beside:
             Cells of the whole fine grid.
         statics : names
             Fine fields that blocks look at; "terrain" is the one that is made of "orog".
-        product : bool
-            Whether areas are products of rows and columns, which nobody holds whole.
+        grid : int
+            Copies in float64 of the fine cells that areas and positions take.
         chunk : int
             Bytes of the largest chunk of the input.
         """
         fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
-        copies = fields + MAKING_COPIES * ("terrain" in statics) + AREA_COPIES * (not product)
+        copies = fields + MAKING_COPIES * ("terrain" in statics) + grid
         work = MASK_COPIES * ("mask" in statics) + RELIEF_COPIES * ("terrain" in statics)
         return cls(8 * cells * copies + READ_COPIES * chunk, 8 * work)
 
