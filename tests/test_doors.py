@@ -183,5 +183,5 @@ def test_encode(ds, folder):
     np.testing.assert_array_equal(horizontal(small).grid.y.edges, horizontal(ds).grid.y.edges[::2])
     assert downscale.check_conservation(small, select(ds, "tas")).passed
     ds.to_netcdf("tas.nc", encoding={"time": {"units": "days since 2000-01-01"}})
-    said = command("encode", "tas.nc", "code.nc", "--model", model)
+    said = command("encode", "tas.nc", "code.nc", "--method", model)
     assert said.status == 0, said.err
