@@ -78,19 +78,24 @@ def _errors(name: str, coarse: xr.DataArray, judge: Nested) -> dict[str, xr.Data
     mean, size = np.empty(given.shape), np.empty(given.shape)
     for index in np.ndindex(given.shape[:-2]):
         values = np.asarray(y.data[index], np.float64)
-        valid = np.isfinite(values)
+        # An infinite value is an infinite error, as in the report.
+        valid = ~np.isnan(values)
         mask = None if valid.all() else valid
         magnitude = np.abs(values) if sizes is None else np.asarray(sizes.data[index], np.float64)
-        mean[index], size[index] = judge.cells.mean(values, mask), judge.cells.mean(magnitude, mask)
-        if quantity_of(coarse) == "extensive":
-            share = judge.cells.share(valid, values)
-            scale = share * judge.at_coarse.grid.cell_area
-            per_area = np.where(valid, values, 0.0) / judge.at_fine.grid.cell_area
-            mean[index] = judge.cells.mean(per_area, mask) * scale
-            size[index] = judge.cells.mean(np.abs(per_area), mask) * scale
-    gap = mean - given
-    beside = np.maximum(np.abs(given), size)
-    relative = np.abs(gap) / np.where(beside > 0, beside, 1.0)
+        with np.errstate(invalid="ignore"):
+            mean[index], size[index] = judge.cells.mean(values, mask), judge.cells.mean(magnitude, mask)
+            if quantity_of(coarse) == "extensive":
+                share = judge.cells.share(valid, values)
+                scale = share * judge.at_coarse.grid.cell_area
+                per_area = np.where(valid, values, 0.0) / judge.at_fine.grid.cell_area
+                mean[index] = judge.cells.mean(per_area, mask) * scale
+                size[index] = judge.cells.mean(np.abs(per_area), mask) * scale
+    given = np.where(np.isinf(given), np.nan, given)
+    with np.errstate(invalid="ignore"):
+        gap = np.where(np.isnan(mean) & np.isinf(size), np.inf, mean - given)
+        gap = np.where(np.isnan(given), np.nan, gap)
+        beside = np.maximum(np.abs(given), size)
+        relative = np.where(np.isinf(gap), np.inf, np.abs(gap) / np.where(beside > 0, beside, 1.0))
     units = coarse.attrs.get("units", "")
     words = str(coarse.attrs.get("long_name", name))
     return {

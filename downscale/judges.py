@@ -19,6 +19,7 @@ from downscale.cf.quantities import Bounds
 from downscale.computing import computed
 from downscale.diagnostics.conservation import Partial, chunk, combine_all
 from downscale.diagnostics.infinite import Infinite
+from downscale.diagnostics.neighbourhood import Neighbourhoods, near_chunk
 from downscale.diagnostics.overlap import Overlap, overlap_chunk
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
@@ -63,7 +64,9 @@ def judge_of(
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
     parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
-    return Overlapping(small, at_coarse, at_fine, Overlap.of((parts_y, parts_x), blank), na_thres)
+    common = Overlap.of((parts_y, parts_x), blank)
+    near = None if common.exact else Neighbourhoods.of((parts_y, parts_x), blank)
+    return Overlapping(small, at_coarse, at_fine, common, near, na_thres)
 
 
 def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
@@ -89,6 +92,11 @@ class Nested:
     sizes: xr.Dataset | None
     outside: int = 0
 
+    @property
+    def compared(self) -> tuple[str, int]:
+        """What is compared, and how many of these on each map."""
+        return "cells", int(np.prod(self.cells.coarse_shape))
+
     def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Found:
         """Return what all blocks find."""
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
@@ -109,7 +117,17 @@ class Overlapping:
     at_coarse: Horizontal
     at_fine: Horizontal
     common: Overlap
+    near: Neighbourhoods | None
     na_thres: float
+
+    @property
+    def compared(self) -> tuple[str, int]:
+        """What is compared, and how many of these on each map."""
+        rows, columns = self.common.y.size, self.common.x.size
+        if self.common.single:
+            return "cells", rows * columns
+        words = "whole area" if rows * columns == 1 else "bands" if 1 in (rows, columns) else "regions"
+        return words, rows * columns
 
     @property
     def outside(self) -> int:
@@ -117,21 +135,37 @@ class Overlapping:
         return self.common.outside
 
     def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Found:
-        """Return what all blocks find."""
-        given, made = _as_dask(x.data), _as_dask(y.data)
+        """Return what all blocks find of the regions."""
+        def judge(given: Any, made: Any, common: Any, origin: tuple[int, ...]) -> Any:
+            return dask.delayed(_judge_regions)(
+                given, made, common, origin, bounds, extensive=extensive, na_thres=self.na_thres
+            )
+
+        return _joined(self._tasks(judge, self.common, x.data, y.data))
+
+    def near_cells(
+        self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool
+    ) -> Partial:
+        """Return what all blocks find near each coarse cell, against an expected fine field."""
+        def judge(given: Any, made: Any, near: Any, origin: tuple[int, ...], wanted: Any) -> Any:
+            return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive)
+
+        tasks = self._tasks(judge, self.near, x.data, y.data, expected.data)
+        return combine_all(list(dask.compute(*tasks)))
+
+    def _tasks(self, judge: Callable[..., Any], known: Any, given: Any, *fields: Any) -> list[Any]:
+        """Return one task a few whole maps, each with what is known of the grids."""
+        made = [_as_dask(field) for field in fields]
         budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
-        other = _leading_sizes(made.chunks[:-2], budget)
-        given, made = given.rechunk((*other, -1, -1)), made.rechunk((*other, -1, -1))
-        tasks, common = [], dask.delayed(self.common, traverse=False)
-        first, second = _blocks(given), _blocks(made)
-        for index in np.ndindex(made.numblocks[:-2]):
-            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(given.chunks, (*index, 0, 0), strict=True))
-            task = dask.delayed(_judge_regions)(
-                first[(*index, 0, 0)], second[(*index, 0, 0)], common, origin, bounds,
-                extensive=extensive, na_thres=self.na_thres,
-            )  # fmt: skip
-            tasks.append(task)
-        return _joined(tasks)
+        other = _leading_sizes(made[0].chunks[:-2], budget)
+        whole = [array.rechunk((*other, -1, -1)) for array in (_as_dask(given), *made)]
+        shared, blocks = dask.delayed(known, traverse=False), [_blocks(array) for array in whole]
+        tasks = []
+        for index in np.ndindex(whole[0].numblocks[:-2]):
+            at = (*index, 0, 0)
+            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(whole[0].chunks, at, strict=True))
+            tasks.append(judge(blocks[0][at], blocks[1][at], shared, origin, *(rest[at] for rest in blocks[2:])))
+        return tasks
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the middle of a region."""

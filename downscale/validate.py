@@ -21,10 +21,11 @@ from downscale.cf.horizontal import (
     is_categorical,
 )
 from downscale.cf.quantities import is_number, quantity_of, variable_bounds
-from downscale.diagnostics.conservation import default_tolerance
+from downscale.diagnostics.conservation import combine_all, default_tolerance
 from downscale.diagnostics.infinite import counted_line
 from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
+from downscale.expected import Expected
 from downscale.footprint import seen_through
 from downscale.judges import Nested, Overlapping, cell_place, judge_of
 from downscale.options import option
@@ -107,7 +108,8 @@ def check_conservation(
     reports = {}
     for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
         own = judge if footprint is None else _through(judge, name, footprint, big[name], quantity)
-        reports[name] = _variable_report(name, big[name], own, law, tolerance, bounds, quantity)
+        maker = Expected(big, name, mask, na_thres, quantity)
+        reports[name] = _variable_report(name, big[name], own, law, tolerance, bounds, quantity, maker)
     return ConservationReport(reports)
 
 
@@ -195,7 +197,7 @@ def _has_no_mean(variable: xr.DataArray) -> bool:
 
 def _variable_report(
     name: str, coarse: xr.DataArray, judge: Nested | Overlapping, law: str, tolerance: float | None, bounds: Any,
-    quantity: Quantity,
+    quantity: Quantity, maker: Expected,
 ) -> VariableReport:  # fmt: skip
     fine = judge.fine[name]
     x, y = matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
@@ -207,8 +209,16 @@ def _variable_report(
     made = fine.attrs.get("stored", fine.dtype)
     kinds = [kind for kind in (coarse.dtype, made) if kind.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
-    units = str(coarse.attrs.get("units", ""))
-    return finalize(name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside)
+    units, expected = str(coarse.attrs.get("units", "")), ""
+    if law == "cell" and isinstance(judge, Overlapping) and judge.near is not None:
+        method, wanted = maker.field(x, y, judge)
+        if wanted is not None:
+            near = judge.near_cells(x, y, wanted, float(allowed), extensive)
+            total, expected = combine_all([total, near]), method
+    return finalize(
+        name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside, judge.compared,
+        expected, lambda index: cell_place(x, index),
+    )  # fmt: skip
 
 
 def matched(

@@ -52,7 +52,8 @@ class Partial:
     """What one block contributes to a report.
 
     ``sums`` holds, for each slab of maps (by the start of its other dimensions), the area-weighted sums of the fine
-    field, of the coarse field and of the magnitudes, one value a map.
+    field, of the coarse field and of the magnitudes, one value a map. ``near`` is the largest excess of a coarse cell
+    over the bound of its neighbourhood, ``near_bound`` the largest bound, both relative.
     """
 
     relative: Peak = Peak()
@@ -63,6 +64,10 @@ class Partial:
     invented: int = 0
     out_of_bounds: int = 0
     sums: dict[tuple[int, ...], Floats] = field(default_factory=dict)
+    near: Peak = Peak()
+    near_checked: int = 0
+    near_failed: int = 0
+    near_bound: float = 0.0
 
 
 def chunk(
@@ -174,6 +179,10 @@ def combine(first: Partial, second: Partial) -> Partial:
         invented=first.invented + second.invented,
         out_of_bounds=first.out_of_bounds + second.out_of_bounds,
         sums=sums,
+        near=first.near.larger(second.near),
+        near_checked=first.near_checked + second.near_checked,
+        near_failed=first.near_failed + second.near_failed,
+        near_bound=max(first.near_bound, second.near_bound),
     )
 
 
@@ -188,6 +197,7 @@ def global_error(partial: Partial) -> float:
     for fine, coarse, size in partial.sums.values():
         with np.errstate(invalid="ignore"):
             gap = np.nan_to_num(np.abs(fine - coarse), nan=np.inf, posinf=np.inf)
-        ratio = np.divide(gap, size, out=np.zeros_like(gap), where=size > 0)
+        # An infinite sum is an infinite error, whatever it is divided by.
+        ratio = np.divide(gap, size, out=np.where(np.isinf(gap), np.inf, 0.0), where=(size > 0) & np.isfinite(gap))
         worst = max(worst, float(ratio.max(initial=0.0)))
     return worst

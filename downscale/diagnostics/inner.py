@@ -161,7 +161,8 @@ def _cell(rows, sizes, share, i, factor):  # type: ignore[no-untyped-def]
         return np.nan, np.nan, False
     # A cell without gaps gets the bits that it gets without a mask.
     part = valid / whole if valid != whole else 1.0
-    return total / part, size / part, not np.isnan(total)
+    # Infinite values of both signs make no sum: the error is infinite all the same.
+    return np.inf if np.isnan(total) else total / part, size / part, True
 
 
 @compiled

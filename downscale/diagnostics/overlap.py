@@ -70,6 +70,10 @@ class Regions:
         """Number of regions."""
         return self.first.size - int(self.closed)
 
+    def one_of(self, cells: NDArray[np.int64]) -> bool:
+        """Return whether each region lies in one cell of an axis, whose cells its parts belong to."""
+        return self.size == np.unique(cells).size
+
     def total(self, values: Floats, axis: int) -> Floats:
         """Sum values over the parts of each region along one axis."""
         sums = np.add.reduceat(values, self.first, axis=axis)
@@ -101,6 +105,10 @@ class Overlap:
         Made cells, and their parts, that a mask left blank by intent.
     outside : int
         Given cells that the made grid does not cover wholly.
+    single : bool
+        Whether each region is one given cell: then the cells themselves are compared.
+    exact : bool
+        Whether each region is one given or one made cell: then nothing finer can be told.
     """
 
     y: Regions
@@ -111,6 +119,8 @@ class Overlap:
     hidden: NDArray[np.bool_] | None
     hidden_parts: NDArray[np.bool_] | None
     outside: int
+    single: bool
+    exact: bool
 
     @property
     def parts_shape(self) -> tuple[int, int]:
@@ -126,6 +136,9 @@ class Overlap:
         return cls(
             Regions.of(y), Regions.of(x), Regroup.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
             hidden, beneath, int(y.coarse.size * x.coarse.size - whole[0] * whole[1]),
+            all(regions.one_of(regions.given) for regions in (Regions.of(y), Regions.of(x))),
+            all(regions.one_of(regions.given) or regions.one_of(regions.made)
+                for regions in (Regions.of(y), Regions.of(x))),
         )  # fmt: skip
 
 
@@ -206,12 +219,14 @@ def _judged(
     some = sums[3] > 0
     x, y, size = (np.divide(term, sums[3], out=np.zeros_like(term), where=some) for term in sums[:3])
     with np.errstate(invalid="ignore"):
-        error = np.abs(y - x)
+        # Infinite values of both signs make no sum: the error is infinite all the same.
+        error = np.where(np.isfinite(y), np.abs(y - x), np.inf)
     scale = np.maximum(np.maximum(np.abs(x), size), smallest_magnitude(given, made))
-    relative = np.divide(error, scale, out=np.zeros_like(error), where=some & (scale > 0))
+    finite = np.isfinite(error)
+    relative = np.divide(error, scale, out=np.where(finite, 0.0, np.inf), where=finite & some & (scale > 0))
     maps = np.stack([sums[i].sum(axis=(-2, -1)) for i in (1, 0, 2)])
-    finite = given[np.isfinite(given)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    held = given[np.isfinite(given)]
+    low, high = (held.min(), held.max()) if held.size else (0.0, 0.0)
     feasible = (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])
     return Partial(
         relative=peak_of(relative, origin),
@@ -219,7 +234,7 @@ def _judged(
         checked=int(some.sum()),
         masked=int((~some).sum()),
         lost=int((lost > 0).sum()),
-        invented=int((np.isfinite(made) & (measure == 0)).sum()),
+        invented=int((~np.isnan(made) & (measure == 0)).sum()),
         out_of_bounds=outside(made, bounds) if feasible else 0,
         sums={tuple(origin[:-2]): maps},
     )

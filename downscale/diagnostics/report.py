@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from downscale.diagnostics.conservation import Partial, global_error
@@ -41,6 +41,19 @@ class VariableReport:
         Largest relative error that passes.
     cells_outside : int
         Coarse cells (of one map) that the fine grid does not cover wholly; only what it covers is judged.
+    compared : str
+        What was compared: "cells" (each coarse cell), else the smallest unions of cells of both grids: "regions",
+        "bands" (over the whole length of an axis) or the "whole area".
+    per_map : int
+        How many of these there are on each map.
+    near_checked, near_failed : int
+        Coarse cells whose neighbourhood was compared with an expected fine field, and those that missed their bound.
+    near_error : float
+        Largest relative excess of a coarse cell over its bound, at ``where_near``.
+    near_bound : float
+        Largest bound of a coarse cell, relative: errors of single cells below it may pass.
+    expected : str
+        The method that the expected field was made with.
     """
 
     name: str
@@ -58,6 +71,21 @@ class VariableReport:
     values_out_of_bounds: int
     tolerance: float
     cells_outside: int = 0
+    compared: str = "cells"
+    per_map: int = 0
+    near_checked: int = 0
+    near_failed: int = 0
+    near_error: float = 0.0
+    where_near: Mapping[str, Any] = field(default_factory=dict)
+    near_bound: float = 0.0
+    expected: str = ""
+
+    @property
+    def claim(self) -> str:
+        """The law as far as it was judged: "cell" only where every coarse cell was."""
+        if self.law != "cell" or (self.compared == "cells" and not self.cells_outside):
+            return self.law
+        return self.compared if self.per_map == 1 else f"{self.compared} ({self.per_map} per map)"
 
     @property
     def judged_error(self) -> float:
@@ -67,8 +95,9 @@ class VariableReport:
     @property
     def passed(self) -> bool:
         """Whether the law holds: error within tolerance, no cell lost or invented, no value out of bounds."""
-        faults = self.cells_lost + self.cells_invented + self.values_out_of_bounds
+        faults = self.cells_lost + self.cells_invented + self.values_out_of_bounds + self.near_failed
         # A variable without any value has nothing to keep; that is legal, and said in the report.
+        # No number is no error that passes.
         return self.judged_error <= self.tolerance and faults == 0 and self.cells_checked + self.cells_masked > 0
 
     @property
@@ -82,6 +111,12 @@ class VariableReport:
                 f"{self.name}: expected the {self.law} law within {self.tolerance:g}, received a largest relative "
                 f"error of {self.judged_error:.3g}{place}"
             )
+        if self.near_failed:
+            return (
+                f"{self.name}: expected the means near every coarse cell within what fine cells across its border "
+                f"allow, received {self.near_failed} of {self.near_checked} beyond, the worst by {self.near_error:.3g} "
+                f"(relative) at {_place(self.where_near)}; is the field shifted, turned, or are values misplaced?"
+            )
         if not self.cells_checked:
             return f"{self.name}: expected coarse cells to check, received none with a value in both fields"
         return (
@@ -91,9 +126,10 @@ class VariableReport:
 
 
 def finalize(
-    name: str, partial: Partial, law: str, tolerance: float, units: str, locate: Any, outside: int = 0
-) -> VariableReport:
-    """Turn the combined partial result into a report; ``locate`` maps an index to coordinates."""
+    name: str, partial: Partial, law: str, tolerance: float, units: str, locate: Any, outside: int = 0,
+    compared: tuple[str, int] = ("cells", 0), expected: str = "", locate_cell: Any = None,
+) -> VariableReport:  # fmt: skip
+    """Turn the combined partial result into a report; ``locate`` maps an index of a region to coordinates."""
     return VariableReport(
         name=name,
         units=units,
@@ -110,6 +146,14 @@ def finalize(
         values_out_of_bounds=partial.out_of_bounds,
         tolerance=tolerance,
         cells_outside=outside,
+        compared=compared[0],
+        per_map=compared[1],
+        near_checked=partial.near_checked,
+        near_failed=partial.near_failed,
+        near_error=partial.near.value,
+        where_near=(locate_cell or locate)(partial.near.index) if partial.near.index else {},
+        near_bound=partial.near_bound,
+        expected=expected,
     )
 
 
@@ -144,7 +188,8 @@ class ConservationReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, fit for JSON."""
         variables = {
-            name: {**asdict(report), "passed": report.passed} for name, report in self.variables.items()
+            name: {**asdict(report), "passed": report.passed, "claim": report.claim}
+            for name, report in self.variables.items()
         }
         return {"passed": self.passed, "variables": variables}
 
@@ -168,7 +213,7 @@ class ConservationReport:
         for r in self.variables.values():
             absolute = f"{r.max_absolute_error:.2e} {r.units}".strip()
             rows.append((
-                r.name, r.law, "yes" if r.passed else "NO", f"{r.max_relative_error:.2e}", _place(r.where_relative),
+                r.name, r.claim, "yes" if r.passed else "NO", f"{r.max_relative_error:.2e}", _place(r.where_relative),
                 absolute, f"{r.global_error:.2e}", str(r.cells_checked), str(r.cells_masked),
             ))  # fmt: skip
         return rows
@@ -184,6 +229,7 @@ class ConservationReport:
             for r in self.variables.values()
             if r.cells_outside
         ]
+        faults += [_nearby(r) for r in self.variables.values() if r.law == "cell" and r.compared != "cells"]
         faults += [
             f"{r.name}: no coarse cell has a value, and so has no fine cell; check the input if you expected some"
             for r in self.variables.values()
@@ -213,6 +259,16 @@ class ConservationReport:
             f"<div><b style='color:{colour}'>Conservation: {verdict}</b>"
             f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>{faults}</div>"
         )
+
+
+def _nearby(one: VariableReport) -> str:
+    """Return what was judged where regions are larger than coarse cells."""
+    if not one.near_checked:
+        return f"{one.name}: cells of the two grids share few edges; single coarse cells were not compared"
+    return (
+        f"{one.name}: {one.near_checked} coarse cells compared with their neighbourhood in the expected field "
+        f"({one.expected}), each to a relative error of {max(one.near_bound, one.tolerance):.1e} or less"
+    )
 
 
 def _place(where: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from downscale.diagnostics.report import ConservationReport, VariableReport
 
 NAMES = [one.name for one in fields(VariableReport)]
-COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds")
+COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds", "near_checked",
+          "near_failed")  # fmt: skip
 
 
 def report_of(facts: dict[str, Any] | None) -> ConservationReport | None:
@@ -17,7 +18,8 @@ def report_of(facts: dict[str, Any] | None) -> ConservationReport | None:
     if facts is None:
         return None
     variables = {
-        name: VariableReport(**{key: one[key] for key in NAMES}) for name, one in facts["variables"].items()
+        name: VariableReport(**{key: one[key] for key in NAMES if key in one})
+        for name, one in facts["variables"].items()
     }
     return ConservationReport(variables)
 
@@ -35,8 +37,10 @@ def joined(reports: Iterable[ConservationReport | None]) -> ConservationReport |
 def _both(first: VariableReport, second: VariableReport) -> VariableReport:
     relative = max(first, second, key=lambda one: one.max_relative_error)
     absolute = max(first, second, key=lambda one: one.max_absolute_error)
+    near = max(first, second, key=lambda one: one.near_error)
     return replace(
         first,
+        near_error=near.near_error, where_near=near.where_near, near_bound=max(first.near_bound, second.near_bound),
         max_relative_error=relative.max_relative_error, where_relative=relative.where_relative,
         max_absolute_error=absolute.max_absolute_error, where_absolute=absolute.where_absolute,
         global_error=max(first.global_error, second.global_error),
