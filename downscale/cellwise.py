@@ -14,7 +14,7 @@ from downscale.cf.select import select
 from downscale.errors import GridError
 from downscale.judges import Nested, judge_of
 from downscale.stretches import on_one_line
-from downscale.validate import matched, shared_variables
+from downscale.validate import in_one_unit, matched, shared_variables
 
 
 def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) -> xr.Dataset:
@@ -59,7 +59,9 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
     found: dict[str, xr.DataArray] = {}
     for name in shared_variables(big, small, at_coarse, at_fine, None):
-        found |= _errors(name, big[name], judge)
+        given, own = in_one_unit(name, big[name], judge)
+        assert isinstance(own, Nested)
+        found |= _errors(name, given, own)
     made = xr.Dataset(found)
     around = select(big, [name.removesuffix("_relative_error") for name in found if name.endswith("_relative_error")])
     bounds = bounds_variables(around)

@@ -12,11 +12,15 @@ import xarray as xr
 
 from downscale.api import downscale
 from downscale.cf.horizontal import bounds_name, horizontal, horizontal_variables
+from downscale.cf.quantities import variable_bounds
 from downscale.errors import DownscaleError
 from downscale.judges import Overlapping
 
 # Of other files: what smooth methods come near to, then what conservative remapping makes.
 METHODS = ("sobolev", "conservative", "bilinear")
+# Other methods, where a file says that it was made by one of them.
+RECORDED = (*METHODS, "bicubic")
+TERRAIN = ("lapse_rate=", "terrain_penalty(")
 # What a file of this package says of itself.
 SETTINGS = re.compile(r"method=(?P<method>\w+)(?:, taps=(?P<taps>\d+) order=(?P<order>[\d.]+))?")
 
@@ -48,7 +52,8 @@ class Expected:
         """
         first = {dim: [0] for dim in y.dims[:-2]}
         found: list[tuple[float, dict[str, Any]]] = []
-        for options in _candidates(judge.fine.attrs):
+        bounded = variable_bounds(x, self.name, "auto") != (None, None)
+        for options in _candidates(judge.fine.attrs, bounded):
             made = self._made(x.isel(first), y.isel(first), judge, options)
             if made is not None:
                 found.append((_distance(made, y.isel(first)), options))
@@ -76,14 +81,20 @@ class Expected:
         return made[self.name].transpose(*y.dims[:-2], *judge.at_fine.dims)  # type: ignore[index,no-any-return]
 
 
-def _candidates(attrs: Any) -> list[dict[str, Any]]:
+def is_plain(attrs: Any) -> bool:
+    """Return whether the settings of a file tell of no term of the terrain."""
+    return not any(word in str(attrs.get("downscale_settings", "")) for word in TERRAIN)
+
+
+def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
     """Return the options of the methods that may have made a file, that of its own settings first."""
     found: list[dict[str, Any]] = []
     own = SETTINGS.search(str(attrs.get("downscale_settings", "")))
-    if own is not None and own["method"] in METHODS:
+    if own is not None and own["method"] in RECORDED:
         more = {} if own["taps"] is None else {"taps": int(own["taps"]), "order": float(own["order"])}
         found.append({"method": own["method"], **more})
-    return found + [{"method": method} for method in METHODS if {"method": method} not in found]
+    found += [{"method": method} for method in METHODS if {"method": method} not in found]
+    return found + ([{"method": "sobolev", "bounds": None}] if bounded else [])
 
 
 def _cells(judge: Overlapping) -> xr.Dataset:

@@ -59,8 +59,9 @@ def judge_of(
             y, x = (_settled(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
             there = replace(there, grid=at_coarse.grid.with_axes(y, x))
         cells = Aggregation.between(at_coarse.grid, there.grid)
-        hidden = None if mask is None else _without_valid_cell(mask, there, cells)
-        return Nested(turned, at_coarse, there, cells, hidden, sizes)
+        valid = None if mask is None else mask_on_grid(pick_mask(mask), there.grid, there) > 0.5
+        hidden = None if valid is None else cells.share(valid, np.zeros(valid.shape)) == 0
+        return Nested(turned, at_coarse, there, cells, hidden, sizes, valid=valid)
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
     parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
@@ -75,11 +76,6 @@ def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
     return parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis
 
 
-def _without_valid_cell(mask: Any, there: Horizontal, cells: Aggregation) -> np.ndarray:
-    valid = mask_on_grid(pick_mask(mask), there.grid, there) > 0.5
-    return cells.share(valid, np.zeros(valid.shape)) == 0
-
-
 @dataclass(frozen=True, eq=False)
 class Nested:
     """Judges coarse cells one by one, block by block along the other dimensions and along rows."""
@@ -91,6 +87,8 @@ class Nested:
     hidden: np.ndarray | None
     sizes: xr.Dataset | None
     outside: int = 0
+    areas: np.ndarray | None = None
+    valid: np.ndarray | None = None
 
     @property
     def compared(self) -> tuple[str, int]:
@@ -102,7 +100,18 @@ class Nested:
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
         x = x if self.hidden is None else x.where(~self.hidden)
         sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
-        return _judged(x, y, sizes, self.cells, self.at_coarse.grid, bounds, areas)
+        weights = self.at_coarse.grid.areas if self.areas is None else partial(_window, self.areas)
+        found, infinite = _judged(x, y, sizes, self.cells, weights, bounds, areas)
+        return combine_all([found, Partial(lost=self._gaps(x, y))]), infinite
+
+    def _gaps(self, x: xr.DataArray, y: xr.DataArray) -> int:
+        """Return the number of coarse cells that lack a fine value where the mask is valid, not counting lost ones."""
+        if self.valid is None:
+            return 0
+        blank = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1})
+        cells = {y.ndim - 2: self.cells.factor_y, y.ndim - 1: self.cells.factor_x}
+        some, whole = da.coarsen(np.any, blank & self.valid, cells), da.coarsen(np.all, blank, cells)
+        return int((some & ~whole & np.isfinite(_as_dask(x.data))).sum().compute())
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the coordinates of a coarse cell."""
@@ -144,11 +153,12 @@ class Overlapping:
         return _joined(self._tasks(judge, self.common, x.data, y.data))
 
     def near_cells(
-        self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool
-    ) -> Partial:
+        self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool,
+        plain: bool,
+    ) -> Partial:  # fmt: skip
         """Return what all blocks find near each coarse cell, against an expected fine field."""
         def judge(given: Any, made: Any, near: Any, origin: tuple[int, ...], wanted: Any) -> Any:
-            return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive)
+            return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive, plain)
 
         tasks = self._tasks(judge, self.near, x.data, y.data, expected.data)
         return combine_all(list(dask.compute(*tasks)))
@@ -239,8 +249,12 @@ def _label(array: xr.DataArray, dim: str, index: int) -> Any:
     return float(value) if np.asarray(value).dtype.kind in "fiu" else str(value)
 
 
+def _window(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return values[np.ix_(rows, columns)]
+
+
 def _judged(
-    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, grid: Any, bounds: Bounds, areas: Any
+    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, weights: Any, bounds: Bounds, areas: Any
 ) -> Found:
     """Judge block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
@@ -258,7 +272,7 @@ def _judged(
     for first, count in zip(starts[-2], rows, strict=False):
         span = np.arange(first, first + count)
         part = [None, None] if areas is None else [areas[0][span], areas[1][_fine_rows(span, factor_y)]]
-        bands.append(dask.delayed(Band(cells.window(span, columns), partial(grid.areas, span, columns), part),
+        bands.append(dask.delayed(Band(cells.window(span, columns), partial(weights, span, columns), part),
                                   traverse=False))  # fmt: skip
     tasks = []
     for index in np.ndindex(fine.numblocks[:-1]):

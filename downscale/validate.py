@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.areas import own_areas, warn_of_misfit
 from downscale.cf.clock import Clock
 from downscale.cf.directions import direction_reason
 from downscale.cf.horizontal import (
@@ -21,11 +22,12 @@ from downscale.cf.horizontal import (
     is_categorical,
 )
 from downscale.cf.quantities import is_number, quantity_of, variable_bounds
+from downscale.cf.units import convert, read_units
 from downscale.diagnostics.conservation import combine_all, default_tolerance
 from downscale.diagnostics.infinite import counted_line
 from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
-from downscale.expected import Expected
+from downscale.expected import Expected, is_plain
 from downscale.footprint import seen_through
 from downscale.judges import Nested, Overlapping, cell_place, judge_of
 from downscale.options import option
@@ -107,10 +109,86 @@ def check_conservation(
     judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
-        own = judge if footprint is None else _through(judge, name, footprint, big[name], quantity)
+        coarse_field, judge = in_one_unit(name, big[name], judge)
+        _require_one_time(name, coarse_field, judge.fine[name])
+        judge, areas = _with_own_areas(big, small, judge, at_coarse, at_fine, name)
+        own = judge if footprint is None else _through(judge, name, footprint, coarse_field, quantity)
         maker = Expected(big, name, mask, na_thres, quantity)
-        reports[name] = _variable_report(name, big[name], own, law, tolerance, bounds, quantity, maker)
+        found = _variable_report(name, coarse_field, own, law, tolerance, bounds, quantity, maker)
+        reports[name] = replace(found, areas=areas)
     return ConservationReport(reports)
+
+
+def in_one_unit(
+    name: str, coarse: xr.DataArray, judge: Nested | Overlapping
+) -> tuple[xr.DataArray, Nested | Overlapping]:
+    """Return the coarse field and the judge of a fine one in the same units.
+
+    Of kelvin and degrees Celsius kelvin is taken, in which values are stored with fewer digits.
+
+    Raises
+    ------
+    InputError
+        If the units of the two do not fit.
+    """
+    fine = judge.fine[name]
+    units = [str(field.attrs.get("units") or "").strip() for field in (coarse, fine)]
+    if not all(units) or units[0] == units[1]:
+        return coarse, judge
+    if any(read_units(each) is None for each in units):
+        warnings.warn(
+            f"{name}: expected the units {units[0]!r} in the fine field, received {units[1]!r}, which cannot be "
+            "compared; values are taken as they are",
+            UserWarning,
+            stacklevel=3,
+        )
+        return coarse, judge
+    zero, one = (convert(value, units[1], units[0]) for value in (0.0, 1.0))
+    if zero is None or one is None:
+        raise InputError(
+            f"{name}: expected units of the fine field that fit {units[0]!r}, received {units[1]!r}; convert one field"
+        )
+    if zero < 0:
+        back = [convert(value, units[0], units[1]) for value in (0.0, 1.0)]
+        assert back[0] is not None
+        assert back[1] is not None
+        return _converted(coarse, back[0], back[1], units[1]), judge
+    if zero == 0 and one == 1:
+        return coarse, judge
+    return coarse, replace(judge, fine=judge.fine.assign({name: _converted(fine, zero, one, units[0])}))
+
+
+def _converted(field: xr.DataArray, zero: float, one: float, units: str) -> xr.DataArray:
+    made = field.astype("f8") * (one - zero) + zero
+    return made.assign_attrs({**field.attrs, "units": units, "stored": field.attrs.get("stored", field.dtype)})
+
+
+def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
+    """Refuse single maps of two dates."""
+    for key in coarse.coords:
+        one, other = coarse[key], fine.coords.get(key)
+        if other is None or one.ndim or other.ndim or one.dtype.kind not in "MO" or other.dtype.kind not in "MO":
+            continue
+        if not _equal(np.atleast_1d(one.values), np.atleast_1d(other.values)):
+            raise GridError(
+                f"{name}: expected {key!r} {one.values} in the fine field, received {other.values}; select the same"
+            )
+
+
+def _with_own_areas(
+    big: xr.Dataset, small: xr.Dataset, judge: Nested | Overlapping, at_coarse: Horizontal, at_fine: Horizontal,
+    name: str,
+) -> tuple[Nested | Overlapping, str]:  # fmt: skip
+    """Return the judge with the coarse file's own areas as weights of the global error, and their name."""
+    areas = own_areas(big, at_coarse, name), own_areas(small, at_fine, name)
+    for found, what in zip(areas, ("coarse file", "fine file"), strict=True):
+        if found is not None:
+            warn_of_misfit(found, what)
+    own = areas[0]
+    if own is None or not own.fits or not isinstance(judge, Nested):
+        return judge, ""
+    weights = np.where(np.isfinite(own.values), own.values, at_coarse.grid.cell_area)
+    return replace(judge, areas=weights), f"{own.name} of the coarse file"
 
 
 def _through(
@@ -207,13 +285,14 @@ def _variable_report(
         line = counted_line(name, infinite.count, cell_place(x, infinite.first))
         warnings.warn(line, UserWarning, stacklevel=3)
     made = fine.attrs.get("stored", fine.dtype)
-    kinds = [kind for kind in (coarse.dtype, made) if kind.kind == "f"] or [np.dtype("f8")]
+    given = coarse.attrs.get("stored", coarse.dtype)
+    kinds = [kind for kind in (given, made) if kind.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
     units, expected = str(coarse.attrs.get("units", "")), ""
     if law == "cell" and isinstance(judge, Overlapping) and judge.near is not None:
         method, wanted = maker.field(x, y, judge)
         if wanted is not None:
-            near = judge.near_cells(x, y, wanted, float(allowed), extensive)
+            near = judge.near_cells(x, y, wanted, float(allowed), extensive, is_plain(judge.fine.attrs))
             total, expected = combine_all([total, near]), method
     return finalize(
         name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside, judge.compared,

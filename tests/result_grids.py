@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+import downscale
 from downscale.cf.mapping import GridMapping
 
 SPHERE = 6_371_000.0
@@ -97,12 +98,13 @@ def assembled(dims: tuple[str, str], coords: dict[str, Any], mapping: dict[str, 
     values = np.random.default_rng(0).normal(280, 5, shape).astype("f4")
     area = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
     coords = {**coords, **times(), "height": _height()}
-    coords["areacella"] = xr.Variable(dims, np.full(shape[1:], 2.5e9), area)
+    coords["areacella"] = xr.Variable(dims, np.ones(shape[1:]), area)
     if mapping is not None:
         attrs["grid_mapping"] = "crs"
         coords["crs"] = xr.Variable((), np.int32(0), mapping)
     start = {"title": "a result", "institution": "here", "source": "model", "history": "made"}
-    return xr.Dataset({"tas": (("time", *dims), values, attrs)}, coords, start)
+    ds = xr.Dataset({"tas": (("time", *dims), values, attrs)}, coords, start)
+    return ds.assign_coords(areacella=(dims, downscale.cell_area(ds).values, area))
 
 
 def latlon() -> xr.Dataset:

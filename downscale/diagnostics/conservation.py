@@ -68,6 +68,7 @@ class Partial:
     near_checked: int = 0
     near_failed: int = 0
     near_bound: float = 0.0
+    holes: int = 0
 
 
 def chunk(
@@ -103,7 +104,7 @@ def chunk(
     x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
     kind = fine.dtype if fine.dtype in (np.float32, np.float64) else np.float64
     y = np.ascontiguousarray(fine, kind).reshape(-1, *fine.shape[-2:])
-    peaks, places, counts = np.zeros(2), np.zeros((2, 3), np.int64), np.zeros(5, np.int64)
+    peaks, places, counts = np.zeros(2), np.zeros((2, 3), np.int64), np.zeros(6, np.int64)
     sums = np.zeros((3, len(x)))
     low, high = _limits(bounds, fine.dtype)
     magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
@@ -115,9 +116,9 @@ def chunk(
         index = (*np.unravel_index(int(place[0]), other), *place[1:]) if other else tuple(place[1:])
         where = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
         found.append(Peak(float(value), where) if value > 0 else Peak())
-    checked, masked, lost, invented, beyond = (int(count) for count in counts)
+    checked, masked, lost, invented, beyond, holes = (int(count) for count in counts)
     each = {tuple(origin[:-2]): sums.reshape(3, *other)}
-    return Partial(found[0], found[1], checked, masked, lost, invented, beyond, each)
+    return Partial(found[0], found[1], checked, masked, lost, invented, beyond, each, holes=holes)
 
 
 def smallest_magnitude(coarse: Floats, fine: Floats) -> float:
@@ -183,6 +184,7 @@ def combine(first: Partial, second: Partial) -> Partial:
         near_checked=first.near_checked + second.near_checked,
         near_failed=first.near_failed + second.near_failed,
         near_bound=max(first.near_bound, second.near_bound),
+        holes=first.holes + second.holes,
     )
 
 

@@ -30,8 +30,8 @@ def judge(  # type: ignore[no-untyped-def]
         Largest relative and absolute error; written.
     places : array of int, shape (2, 3)
         Where; the first in order where several are as large. Written.
-    counts : array of int, shape (5,)
-        Cells checked, masked, lost, invented; fine values out of bounds. Written.
+    counts : array of int, shape (6,)
+        Cells checked, masked, lost, invented; fine values out of bounds; cells checked with gaps. Written.
     sums : array, shape (3, maps)
         Area-weighted sums of the fine means, the coarse values and the magnitudes. Written.
     """
@@ -64,10 +64,10 @@ def judge(  # type: ignore[no-untyped-def]
                 own = x[k, j, i]
                 if bounded and low <= own <= high:
                     counts[4] += _beyond(rows, i, f_x, low, high)
-                mean, magnitude, covered = total[i], size[i], True
+                mean, magnitude, covered, holes = total[i], size[i], True, False
                 if sizes.size or not np.isfinite(mean):
                     beside = sizes[k, top : top + f_y] if sizes.size else sizes[0:0, 0]
-                    mean, magnitude, covered = _cell(rows, beside, share, i, f_x)
+                    mean, magnitude, covered, holes = _cell(rows, beside, share, i, f_x)
                 if not np.isfinite(own):
                     counts[1] += 1
                     counts[3] += covered
@@ -76,6 +76,7 @@ def judge(  # type: ignore[no-untyped-def]
                     counts[2] += 1
                     continue
                 counts[0] += 1
+                counts[5] += holes
                 error, scale = abs(mean - own), max(abs(own), magnitude)
                 relative = error / max(scale, smallest) if scale > 0 else 0.0
                 # The first in order, whatever the order of the loops.
@@ -146,7 +147,7 @@ def _any_beyond(rows, low, high):  # type: ignore[no-untyped-def]
 
 @compiled
 def _cell(rows, sizes, share, i, factor):  # type: ignore[no-untyped-def]
-    """Return mean and magnitude of a cell that has gaps, and whether any of it is covered."""
+    """Return mean and magnitude of a cell that may have gaps, whether any of it is covered, and whether it has."""
     total, size, valid, whole = 0.0, 0.0, 0.0, 0.0
     for r in range(rows.shape[0]):
         for c in range(factor):
@@ -158,11 +159,11 @@ def _cell(rows, sizes, share, i, factor):  # type: ignore[no-untyped-def]
                 size += s * magnitude if np.isfinite(magnitude) else 0.0
                 valid += s
     if not valid > 0:
-        return np.nan, np.nan, False
+        return np.nan, np.nan, False, False
     # A cell without gaps gets the bits that it gets without a mask.
     part = valid / whole if valid != whole else 1.0
     # Infinite values of both signs make no sum: the error is infinite all the same.
-    return np.inf if np.isnan(total) else total / part, size / part, True
+    return np.inf if np.isnan(total) else total / part, size / part, True, valid != whole
 
 
 @compiled

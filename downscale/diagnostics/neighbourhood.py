@@ -4,8 +4,9 @@ A fine value ``y`` is the mean of an unknown field over its cell, an expected on
 means. Their difference ``e = y - p`` is then the mean of a field ``h`` that has no mean over any coarse cell. Averaged
 over a coarse cell, ``e`` misses zero only by what ``h`` varies within the fine cells that lie across its border:
 ``|A e| <= sum of share (1 - a) D``, where ``a`` is the part of a fine cell inside and ``D`` the range of ``h`` in it.
-``D`` is taken from ``e`` itself, the range over the fine cell and its eight neighbours without the greatest and the
-least value, so that one wrong value does not excuse itself. A field that equals the expected one is judged to rounding.
+``D`` is taken from ``e`` itself, the range over the fine cell and its eight neighbours. Where nearly all fine values
+equal the expected ones, the greatest and the least of the nine are left out, so that one wrong value does not excuse
+itself: such a field is judged to rounding.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from downscale.grid.parts import Parts
 from downscale.kernels.compiled import compiled
 
 Floats = NDArray[np.float64]
-# Ranges over neighbours, which leave out two values, are as much smaller than that within a cell at most.
-MARGIN = 2.0
+# The range within a fine cell may be this much larger than that over means of neighbours: where nearly all values are
+# the expected ones, and for fields of any method (twice what none of them exceeds on real fields, see the guide).
+STRICT, MARGIN = 2.0, 4.0
+# Share of the fine values of a map that must equal the expected ones where these vary.
+SAME = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +96,7 @@ class Neighbourhoods:
 
 def near_chunk(
     given: Floats, made: Floats, expected: Floats, near: Neighbourhoods, origin: tuple[int, ...], allowed: float,
-    extensive: bool = False,
+    extensive: bool = False, plain: bool = True,
 ) -> Partial:  # fmt: skip
     """Judge whole maps of a fine field near each coarse cell against an expected one.
 
@@ -108,8 +112,9 @@ def near_chunk(
         Relative error that rounding explains.
     extensive : bool
         Whether values are sums over cells.
+    plain : bool
+        Whether the fine field may be the expected one: not where a term of the terrain was added to it.
     """
-    shape = given.shape[-2:]
     excess, bounds = np.zeros(given.shape), np.zeros(given.shape)
     judged = np.zeros(given.shape, bool)
     smallest = smallest_magnitude(given, made)
@@ -121,15 +126,20 @@ def near_chunk(
         off = values - np.asarray(expected[index], np.float64) / per
         known = np.isfinite(off) & own
         off, size = np.where(known, off, np.nan), np.where(known, np.abs(values), 0.0)
-        spread = np.zeros(off.shape)
-        inner_range(off, near.closed, spread)
+        spread, varied = np.zeros(off.shape), np.zeros(off.shape)
+        local_range(np.where(known, values, np.nan), near.closed, False, varied)
+        equal = np.abs(np.where(known, off, 0.0)) <= 2 * allowed * size
+        lively = known & (varied > 0)
+        strict = plain and bool(lively.any()) and equal[lively].mean() >= SAME
+        local_range(off, near.closed, strict, spread)
         flat = np.where(known, off, 0.0)
         # Where a part of a cell is missing, nothing is known of the rest of it.
         all_there = near.sums((own & ~known).astype(np.float64)) == 0
         some = all_there & (whole > 0) & np.isfinite(given[index])
         over = np.where(whole > 0, whole, 1.0)
         miss = np.abs(near.sums(flat)) / over
-        bound = MARGIN * np.maximum(near.sums(spread) - near.sums(spread, squared=True), 0.0) / over
+        across = np.maximum(near.sums(spread) - near.sums(spread, squared=True), 0.0) / over
+        bound = (STRICT if strict else MARGIN) * across
         magnitude = near.sums(size) / over
         if not extensive:
             magnitude = np.maximum(magnitude, np.abs(np.where(some, given[index], 0.0)))
@@ -137,8 +147,8 @@ def near_chunk(
         beyond = (miss - bound) / scale
         judged[index] = some
         excess[index] = np.where(some & (beyond > allowed), beyond, 0.0)
-        bounds[index] = np.where(some, bound / scale, 0.0)
-    assert excess.shape[-2:] == shape
+        typical = float(size[known].mean()) if known.any() else 0.0
+        bounds[index] = np.where(some, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
     return Partial(
         near=peak_of(excess, origin),
         near_checked=int(judged.sum()),
@@ -148,15 +158,17 @@ def near_chunk(
 
 
 @compiled
-def inner_range(values, closed, out):  # type: ignore[no-untyped-def]
-    """Write the range over each value and its neighbours, the greatest and the least left out.
+def local_range(values, closed, inner, out):  # type: ignore[no-untyped-def]
+    """Write the range over each value and its neighbours.
 
     Parameters
     ----------
     values : array, shape (n_y, n_x)
-        NaN is left out, too.
+        NaN is left out.
     closed : bool
         Whether the last column neighbours the first.
+    inner : bool
+        Whether the greatest and the least of four values and more are left out, too.
     out : array of the shape of ``values``
         Written; zero where a value is NaN.
     """
@@ -186,7 +198,4 @@ def inner_range(values, closed, out):  # type: ignore[no-untyped-def]
                         greatest, second_greatest = value, greatest
                     elif value > second_greatest:
                         second_greatest = value
-            if count >= 4:
-                out[j, i] = second_greatest - second_least
-            else:
-                out[j, i] = greatest - least
+            out[j, i] = second_greatest - second_least if inner and count >= 4 else greatest - least

@@ -133,12 +133,12 @@ class Overlap:
         y, x = parts
         beneath = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
         whole = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
+        regions = Regions.of(y), Regions.of(x)
         return cls(
-            Regions.of(y), Regions.of(x), Regroup.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
+            *regions, Regroup.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
             hidden, beneath, int(y.coarse.size * x.coarse.size - whole[0] * whole[1]),
-            all(regions.one_of(regions.given) for regions in (Regions.of(y), Regions.of(x))),
-            all(regions.one_of(regions.given) or regions.one_of(regions.made)
-                for regions in (Regions.of(y), Regions.of(x))),
+            all(axis.one_of(axis.given) for axis in regions),
+            all(axis.one_of(axis.given) or axis.one_of(axis.made) for axis in regions),
         )  # fmt: skip
 
 
@@ -190,7 +190,8 @@ def overlap_chunk(
         gone = gone & ~common.hidden[cells]
     missing = valid & ~gone & np.isnan(b)
     weight = np.where(valid & ~missing & ~gone, np.multiply.outer(y.measure, x.measure), 0.0)
-    sums = [_sum(np.where(weight > 0, term, 0.0) * weight, y, x) for term in (a, b, np.abs(b), np.ones_like(a))]
+    with np.errstate(invalid="ignore"):
+        sums = [_sum(np.where(weight > 0, term, 0.0) * weight, y, x) for term in (a, b, np.abs(b), np.ones_like(a))]
     # What a blank cell took with it is not known: the region has no law left to keep.
     whole_region = _sum((valid & gone).astype(float), y, x) == 0
     sums = [np.where(whole_region, term, 0.0) for term in sums]
@@ -224,7 +225,8 @@ def _judged(
     scale = np.maximum(np.maximum(np.abs(x), size), smallest_magnitude(given, made))
     finite = np.isfinite(error)
     relative = np.divide(error, scale, out=np.where(finite, 0.0, np.inf), where=finite & some & (scale > 0))
-    maps = np.stack([sums[i].sum(axis=(-2, -1)) for i in (1, 0, 2)])
+    with np.errstate(invalid="ignore"):
+        maps = np.stack([sums[i].sum(axis=(-2, -1)) for i in (1, 0, 2)])
     held = given[np.isfinite(given)]
     low, high = (held.min(), held.max()) if held.size else (0.0, 0.0)
     feasible = (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])

@@ -54,6 +54,10 @@ class VariableReport:
         Largest bound of a coarse cell, relative: errors of single cells below it may pass.
     expected : str
         The method that the expected field was made with.
+    areas : str
+        Where the areas that weigh the global error come from; empty where they are computed from the cells.
+    cells_with_gaps : int
+        Coarse cells judged whose fine values are partly missing: the mean of the rest is compared.
     """
 
     name: str
@@ -79,6 +83,8 @@ class VariableReport:
     where_near: Mapping[str, Any] = field(default_factory=dict)
     near_bound: float = 0.0
     expected: str = ""
+    areas: str = ""
+    cells_with_gaps: int = 0
 
     @property
     def claim(self) -> str:
@@ -86,6 +92,19 @@ class VariableReport:
         if self.law != "cell" or (self.compared == "cells" and not self.cells_outside):
             return self.law
         return self.compared if self.per_map == 1 else f"{self.compared} ({self.per_map} per map)"
+
+    @property
+    def neighbourhoods(self) -> str:
+        """One line on single coarse cells where larger regions were compared, empty where cells were."""
+        if self.law != "cell" or self.compared == "cells":
+            return ""
+        if not self.near_checked:
+            return f"{self.name}: {self.claim} compared; single coarse cells were not"
+        return (
+            f"{self.name}: besides {self.claim}, the neighbourhoods of {self.near_checked} coarse cells compared with "
+            f"the field that {self.expected} makes, each to {max(self.near_bound, self.tolerance):.1e} of the mean "
+            "magnitude or less"
+        )
 
     @property
     def judged_error(self) -> float:
@@ -154,6 +173,7 @@ def finalize(
         where_near=(locate_cell or locate)(partial.near.index) if partial.near.index else {},
         near_bound=partial.near_bound,
         expected=expected,
+        cells_with_gaps=partial.holes,
     )
 
 
@@ -229,7 +249,13 @@ class ConservationReport:
             for r in self.variables.values()
             if r.cells_outside
         ]
-        faults += [_nearby(r) for r in self.variables.values() if r.law == "cell" and r.compared != "cells"]
+        faults += [
+            f"{r.name}: fine values are partly missing in {r.cells_with_gaps} of {r.cells_checked} coarse cells, whose "
+            "other values are compared"
+            for r in self.variables.values()
+            if r.cells_with_gaps
+        ]
+        faults += [r.neighbourhoods for r in self.variables.values() if r.neighbourhoods]
         faults += [
             f"{r.name}: no coarse cell has a value, and so has no fine cell; check the input if you expected some"
             for r in self.variables.values()
@@ -259,16 +285,6 @@ class ConservationReport:
             f"<div><b style='color:{colour}'>Conservation: {verdict}</b>"
             f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>{faults}</div>"
         )
-
-
-def _nearby(one: VariableReport) -> str:
-    """Return what was judged where regions are larger than coarse cells."""
-    if not one.near_checked:
-        return f"{one.name}: cells of the two grids share few edges; single coarse cells were not compared"
-    return (
-        f"{one.name}: {one.near_checked} coarse cells compared with their neighbourhood in the expected field "
-        f"({one.expected}), each to a relative error of {max(one.near_bound, one.tolerance):.1e} or less"
-    )
 
 
 def _place(where: Mapping[str, Any]) -> str:

@@ -35,7 +35,8 @@ from downscale.io.through import write_judged
 from downscale.version import __version__
 
 CERTIFIED = (
-    "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked"
+    "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked",
+    "compared", "per_map",
 )  # fmt: skip
 Claims = dict[str, str]
 Checker = Callable[[xr.Dataset], ConservationReport]
@@ -249,9 +250,10 @@ def claims(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple
     """Return what a file says of itself: its certificate, and a line for each variable."""
     each = {}
     for name, one in report.variables.items():
+        over, what = ("", "coarse cells") if one.claim == one.law else (f" over {one.claim}", one.compared)
         line = (
-            f"{one.law} law holds as written: largest relative error {one.judged_error:.2e}, "
-            f"tolerance {one.tolerance:g}, {one.cells_checked} coarse cells checked"
+            f"{one.law} law holds as written{over}: largest relative error {one.judged_error:.2e}, "
+            f"tolerance {one.tolerance:g}, {one.cells_checked} {what} checked"
         )
         each[name] = {"conservation": line}
     return {CERTIFICATE: json.dumps(certificate(report, packings), sort_keys=True)}, each
