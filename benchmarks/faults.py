@@ -53,6 +53,20 @@ def on_plane(ds: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({"tas": (("time", "y", "x"), ds.tas.values, {**ds.tas.attrs, "grid_mapping": "crs"})}, coords)
 
 
+def on_globe(ds: xr.Dataset) -> xr.Dataset:
+    """The field laid round the whole sphere, where turning and shifting change no area mean."""
+    return global_cells(ds.sizes["lat"], ds.sizes["lon"]).assign(
+        tas=(("time", "lat", "lon"), ds.tas.values, ds.tas.attrs), time=ds.time
+    )
+
+
+def global_cells(rows: int, columns: int) -> xr.Dataset:
+    """Equal rows and columns of the sphere."""
+    lat, lon = -90 + (np.arange(rows) + 0.5) * 180 / rows, np.arange(columns) * 360 / columns
+    units = ("degrees_north", "degrees_east")
+    return xr.Dataset(coords={"lat": ("lat", lat, {"units": units[0]}), "lon": ("lon", lon, {"units": units[1]})})
+
+
 def masked(ds: xr.Dataset) -> xr.Dataset:
     """The field over land alone."""
     share = downscale.coarsen(downscale.sample.open("north_america_relief")[["sftlf"]].load(), 4).sftlf
@@ -67,12 +81,15 @@ def unsigned(fine: xr.Dataset) -> xr.Dataset:
 def pairs() -> dict[str, Pair]:
     """Coarse fields and sound fine ones."""
     ds = sample()[["tas"]]
-    plane, land = on_plane(ds), masked(ds)
+    plane, land, globe = on_plane(ds), masked(ds), on_globe(ds)
     return {
         "nested": (ds, ds.downscale(4)),
         "not nested": (ds, ds.downscale(target_grid="0.31x0.43")),
+        "globe, not nested": (globe, globe.downscale(target_grid=global_cells(151, 193))),
+        "globe, unknown method": (
+            globe, unsigned(globe.downscale(target_grid=global_cells(151, 193), method="bicubic"))
+        ),
         "not nested, remapcon": (ds, unsigned(ds.downscale(target_grid="0.31x0.43", method="conservative"))),
-        "not nested, unknown method": (ds, unsigned(ds.downscale(target_grid="0.31x0.43", method="bicubic"))),
         "masked": (land, land.downscale(4)),
         "masked, not nested": (land, land.downscale(target_grid="0.31x0.43")),
         "curvilinear": (on_positions(ds), on_positions(ds).downscale(4)),

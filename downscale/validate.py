@@ -113,7 +113,7 @@ def check_conservation(
         _require_one_time(name, coarse_field, judge.fine[name])
         judge, areas = _with_own_areas(big, small, judge, at_coarse, at_fine, name)
         own = judge if footprint is None else _through(judge, name, footprint, coarse_field, quantity)
-        maker = Expected(big, name, mask, na_thres, quantity)
+        maker = Expected(big, name, mask, na_thres, _asked(quantity, name))
         found = _variable_report(name, coarse_field, own, law, tolerance, bounds, quantity, maker)
         reports[name] = replace(found, areas=areas)
     return ConservationReport(reports)
