@@ -42,7 +42,7 @@ TRAINING = {
     "data": {"factor": 4, "outputs": ["tas"], "statics": ["orog"],
              "pairs": [{"fine": "sample:north_america", "orog": "sample:north_america_relief"}]},
     "patches": {"size": 6}, "network": {"name": "residual", "options": {"width": 8, "depth": 1}},
-    "training": {"steps": 400, "round": 50, "batch": 4, "accelerator": "cpu", "devices": 1, "save_every": 0.5},
+    "training": {"steps": 120, "round": 30, "batch": 4, "accelerator": "cpu", "devices": 1, "save_every": 0.3},
     "output": {"path": "out.safetensors"},
 }  # fmt: skip
 
