@@ -84,7 +84,8 @@ def test_two_processes_draw_other_noise_and_take_the_same_steps(tmp_path: Path, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
-    assert len(ranks[0]["drawn"]) == len(ranks[1]["drawn"]) >= 12
+    # Clocks are compared every ten steps: no run ends before.
+    assert len(ranks[0]["drawn"]) == len(ranks[1]["drawn"]) >= 10
     assert not set(ranks[0]["drawn"]) & set(ranks[1]["drawn"])
     # One answer to how far the training is, whatever the clocks say.
     assert ranks[0]["rates"] == ranks[1]["rates"]
