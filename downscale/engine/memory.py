@@ -31,7 +31,7 @@ READING = 130_000_000
 MASK_COPIES, RELIEF_COPIES, MAKING_COPIES = 5, 2, 3
 # The same of a whole grid: areas that are no products, with their shares; two-dimensional positions, with and without
 # corners; and cells that are polygons on the sphere (measured).
-AREA_COPIES, CORNER_COPIES, POSITION_COPIES, POLYGON_COPIES = 3, 14, 4, 37
+AREA_COPIES, CORNER_COPIES, POSITION_COPIES, POLYGON_COPIES = 3, 18, 4, 33
 # Copies of a chunk of the input, which is read whole whatever is taken of it (measured).
 READ_COPIES = 3
 # What the features of a network take for each worker at most, where its maps can be cut; and the share of the room.
