@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +56,7 @@ def downscale(
     conserve: str | None = "cell",
     bounds: Any = "auto",
     data_vars: Any = None,
-    quantity: str | None = None,
+    quantity: str | Mapping[str, str] | None = None,
     device: str | None = None,
     output_chunks: Any = None,
     check: str | None = None,
@@ -117,8 +118,10 @@ def downscale(
         Fine values keep within; "auto" takes them from the standard name (precipitation >= 0, fractions, humidity).
     data_vars : str or list of str, optional
         Variables to downscale; all that have both horizontal dimensions by default.
-    quantity : {"intensive", "extensive"}, optional
-        Means over cells (default) or sums over cells (read from ``cell_methods`` "area: sum").
+    quantity : {"intensive", "extensive"} or mapping of name to these, optional
+        Means or sums over cells, or over periods where only time is cut or joined. By default read from
+        ``cell_methods`` ("area: sum", "time: sum"), units and names: counts and kg are sums over cells, amounts of rain
+        are sums over periods.
     device : str, optional
         "auto" (default), "cpu", or the name of an accelerator.
     output_chunks : mapping, optional

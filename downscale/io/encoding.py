@@ -212,8 +212,7 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
     for name in ds.variables:
         # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
         if str(name) in related:
-            # Of areas with coordinates of their own some readers make a field, and then have no areas.
-            ds[name].encoding = {"coordinates": None}
+            ds[name].encoding = {"coordinates": _horizontal(ds, str(name))}
         else:
             words = _beside(ds, str(name)) if name in ds.data_vars else None
             ds[name].encoding = {} if words is None else {"coordinates": words}
@@ -236,6 +235,13 @@ def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
     if kind.kind not in "iu" or fill is None or not is_categorical(xr.DataArray(variable)):
         return {}
     return {"dtype": kind, "_FillValue": kind.type(fill)}
+
+
+def _horizontal(ds: xr.Dataset, name: str) -> str | None:
+    """Return the two-dimensional latitude and longitude of cell areas, which have no other place on the globe."""
+    planes = [str(n) for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) <= set(ds[name].dims)]
+    words = [n for n in planes if _is_coordinate(ds, n)]
+    return " ".join(words) if name in _areas(ds) and words else None
 
 
 def merged(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
