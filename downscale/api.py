@@ -326,6 +326,8 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
+        # Corners that lost their positions give way to those of the new ones.
+        variables = {name: variable for name, variable in variables.items() if name not in coords}
         return xr.Dataset(variables, coords | members)
     return _on_target(xr.Dataset(variables, kept_coordinates(ds, where) | members), prepared)
 

@@ -84,6 +84,8 @@ def _horizontal_dims(ds: xr.Dataset) -> tuple[str, ...]:
 
 def _line_of(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:
     """Return the one axis that a target without horizontal axes has in common with the field."""
+    if set(target.dims) & set(_horizontal_dims(ds)):
+        horizontal(target)  # raises the line on its rows and columns, which another axis is not to be blamed for
     shared = [str(dim) for dim in target.dims if dim in ds.dims and dim in target.coords]
     if len(shared) != 1:
         raise OptionError(

@@ -194,3 +194,11 @@ def test_axes_out_of_order_are_named_where_they_turn(lat, words):
     with pytest.raises(GridError, match=words) as caught:
         horizontal(field(lat, np.arange(5.0)))
     assert "'lat'" in str(caught.value)
+
+
+def test_a_target_with_half_of_its_axes_is_told_of_these():
+    coarse = field(np.arange(40.0, 46), np.arange(5.0)).expand_dims(time=np.arange(2.0))
+    target = coarse.drop_vars("lon").isel(time=0)
+    with pytest.raises(GridError, match="horizontal coordinates") as caught:
+        coarse.downscale(target_grid=target.expand_dims(time=[0.0]))
+    assert "'time'" not in str(caught.value)

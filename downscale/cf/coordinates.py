@@ -36,6 +36,7 @@ PLANE_ATTRS = {
     name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS
 }
 HALF_CIRCLE = FULL_CIRCLE / 2
+MAPPING_ATTRS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
 # What was true of the coarse values only.
 STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
 # Of larger grids areas are lazy, in bands of so many cells: those of one map outweigh a field in float32.
@@ -54,7 +55,7 @@ def mapping_name(variable: xr.DataArray) -> str | None:
 
 def mapping_among(coords: Mapping[Any, xr.DataArray]) -> str | None:
     """Return the name of the first grid mapping among coordinates."""
-    return next((str(name) for name, coord in coords.items() if "grid_mapping_name" in coord.attrs), None)
+    return next((str(n) for n, c in coords.items() if c.size == 1 and MAPPING_ATTRS & set(c.attrs)), None)
 
 
 def new_coordinates(
