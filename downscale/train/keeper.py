@@ -91,10 +91,13 @@ class Keeper(lightning.Callback):
         if due and self._between_steps and not over:
             self.save(trainer, pl_module)
 
-    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Say that a round is being judged, where that takes long."""
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Say how far the judgement of a round is, where that takes long."""
         if trainer.is_global_zero and not has_bar() and self._pulse.due():
-            self.say(f"step {self.progress.step}: judged on the validation split")
+            self.say(f"step {self.progress.step}: {batch_idx + 1} batches of the validation split judged")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Judge the round, and keep the state."""
