@@ -128,7 +128,7 @@ BLIND = {("not nested, of no known method", "two values exchanged")}
 
 
 # The others add nothing but breadth.
-QUICK = {"nested", "not nested", "globe", "masked, not nested", "curvilinear", "projected"}
+QUICK = {"nested", "globe", "masked, not nested", "projected"}
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PAIRS]
 
 
@@ -288,6 +288,7 @@ def coordinates_of(coarse: xr.Dataset) -> dict[str, Any]:
     return {"lat": fine.lat, "lon": fine.lon}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bicubic", "cascade"])
 @pytest.mark.parametrize("target", ["0.31x0.37", "0.9x0.7", "1.7x1.9"])
 def test_fields_of_methods_that_are_not_known_pass(method, target):
