@@ -220,7 +220,7 @@ def test_a_geographic_coordinate_system_is_a_sphere():
     edges = np.linspace(90, -90, 19), np.linspace(-180, 180, 37)
     y, x = ((e[1:] + e[:-1]) / 2 for e in edges)
     crs = pyproj.CRS.from_epsg(4326).to_cf()
-    ds = xr.Dataset({"tas": (("y", "x"), np.random.default_rng(0).random((18, 36)))},
+    ds = xr.Dataset({"tas": (("y", "x"), 280 + np.random.default_rng(0).random((18, 36)))},
                     {"y": y, "x": x, "spatial_ref": ((), 0, crs)})  # fmt: skip
     fine = ds.downscale(2)
     assert float(fine.areacella.sum()) == pytest.approx(4 * np.pi * SPHERE**2, rel=1e-12)
