@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,10 @@ def test_the_check_reads_chunks_and_finds_what_a_fresh_check_finds(tmp_path, mon
     # Each chunk, and three of them once more to be compared with what the library reads.
     assert len(read) == 5 * 3 + 3
     assert len(set(read)) == 5 * 3
-    assert report == fresh
+    # Sums over the globe are added in another order: they differ by rounding, and nothing else does.
+    assert report["tas"].global_error == pytest.approx(fresh["tas"].global_error, rel=0, abs=1e-14)
+    same = replace(report["tas"], global_error=fresh["tas"].global_error)
+    assert replace(report, variables={"tas": same}) == fresh
 
 
 def damage(path: Path, name: str, change: Any, which: int = 1) -> None:

@@ -185,7 +185,7 @@ def test_bad_files_get_one_line(tmp_path, checkpoint):
     assert "expected an output other than the input" in itself.complaint
     assert "pass --overwrite" in command("repair", checkpoint, "--out", existing).complaint
     out = tmp_path / "n.safetensors"
-    assert "strength from 0 on" in command("repair", checkpoint, "--out", out, "--smooth", "-1").complaint
+    assert "a strength of smoothing of 0 to" in command("repair", checkpoint, "--out", out, "--smooth", "-1").complaint
     assert not out.exists()
 
 
