@@ -34,6 +34,8 @@ from downscale.io.stream import in_memory, write_fields
 from downscale.io.through import write_judged
 from downscale.version import __version__
 
+# Types of which the library looks at no value before it writes them.
+NUMBERS = "fiub"
 CERTIFIED = (
     "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked",
     "compared", "per_map",
@@ -183,7 +185,8 @@ def _write(scratch: Path, out: Stored) -> None:
 
 def _write_by_library(scratch: Path, out: Stored) -> None:
     """Write a whole file by the library: what is in memory at once, lazy fields as they are computed."""
-    ready = in_memory(out.ds, [name for name, v in out.ds.variables.items() if not v.chunks])
+    # The library looks into dates and texts: computed under its lock they would wait for it without end.
+    ready = in_memory(out.ds, [n for n, v in out.ds.variables.items() if not v.chunks or v.dtype.kind not in NUMBERS])
     writer, own = ArrayWriter(LIBRARY), {name: dict(encoding) for name, encoding in out.encodings.items()}
     with new_file(scratch, out.format) as store:
         with library():
