@@ -89,6 +89,6 @@ def _as_maps(ds: xr.Dataset) -> xr.Dataset:
     for name in ("y", "x"):
         attrs = {"standard_name": f"projection_{name}_coordinate", "units": "m", "bounds": f"{name}_bnds"}
         cell[name] = (name, np.array([0.5]), attrs)
-        cell[f"{name}_bnds"] = ((name, "bnds"), np.array([[0.0, 1.0]]))
+        cell[f"{name}_bnds"] = ((name, "ends of a cell"), np.array([[0.0, 1.0]]))
     fields = {str(n): v.expand_dims({"y": [0.5], "x": [0.5]}, axis=(-2, -1)) for n, v in _fields(ds).items()}
     return ds.assign(fields).assign_coords(cell)

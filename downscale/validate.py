@@ -327,6 +327,8 @@ def _require_close(name: str, dim: str, coarse: xr.DataArray, fine: xr.DataArray
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape:
+        return False
     if a.dtype.kind in "fiu" and b.dtype.kind in "fiu":
         return bool(np.allclose(a, b))
     if {a.dtype.kind, b.dtype.kind} == {"M", "O"}:

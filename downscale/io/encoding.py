@@ -112,8 +112,9 @@ def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
         # Codes are of the type that the variable is stored in, however they were typed in.
         stored = _whole_numbers(variable.variable).get("dtype", variable.dtype)
         kind = np.dtype("i1") if variable.dtype.kind == "b" else stored
-        with suppress(ValueError, OverflowError):  # what is no number stays as it is
-            attrs[key] = np.asarray(attrs[key], dtype=kind)
+        if np.dtype(kind).kind in "iuf":
+            with suppress(ValueError, OverflowError):  # what is no number stays as it is
+                attrs[key] = np.asarray(attrs[key], dtype=kind)
     return attrs
 
 
