@@ -6,7 +6,10 @@ Every message is one line: what was expected, what was received, what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Longer messages hide what they say; more names than this are counted instead of listed.
 LONGEST_MESSAGE, MOST_NAMES = 640, 40

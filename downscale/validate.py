@@ -180,8 +180,9 @@ def _with_own_areas(
     name: str,
 ) -> tuple[Nested | Overlapping, str]:  # fmt: skip
     """Return the judge with the coarse file's own areas as weights of the global error, and their name."""
-    # Fine cells that lost their bounds are those that the judge has found them to be.
-    at_fine = judge.at_fine if isinstance(judge, Nested) else at_fine
+    if isinstance(judge, Nested):
+        # In the order of the coarse cells; fine cells that lost their bounds are those that the judge found.
+        small, at_fine = judge.fine, judge.at_fine
     areas = own_areas(big, at_coarse, name), own_areas(small, at_fine, name)
     for found, what in zip(areas, ("coarse file", "fine file"), strict=True):
         if found is not None:

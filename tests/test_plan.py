@@ -75,7 +75,8 @@ def test_the_plan_is_for_people_and_programs():
     text, page = repr(plan), plan._repr_html_()
     for words in (
         "method", "sobolev", "lat x4, lon x4", "3 x 12 x 16 -> 3 x 48 x 64 float64", "2 blocks of 3 x 24 x 64",
-        "law: cell, bounds [0, inf]", "code holds codes: repeated, not averaged", "output", "peak memory",
+        "law: cell, bounds [0, inf]", "code holds codes (by attribute flag_values): repeated, not averaged", "output",
+        "peak memory",
     ):  # fmt: skip
         assert words in text
         assert html.escape(words) in page
@@ -88,7 +89,7 @@ def test_the_plan_is_for_people_and_programs():
 
 def test_the_plan_tells_which_coordinates_are_lost():
     ds = field_on(plane()).assign_coords(lon2d=(("y", "x"), np.zeros((12, 16))))
-    assert "lon2d: horizontal coordinates that the new grid cannot keep" in repr(ds.downscale.plan(2))
+    assert "lon2d: dropped, positions beside those of the grid" in repr(ds.downscale.plan(2))
 
 
 def test_the_plan_escapes_what_files_say():

@@ -155,8 +155,8 @@ def test_wrong_units_and_factor_are_one_line(model: Path, coarse: xr.Dataset) ->
     with pytest.raises(Exception, match="expected the factor of the model, 4 x 4"):
         downscale.downscale(coarse, 2, method=str(model), orog=relief())
     other = coarse.copy()
-    other["tas"] = other["tas"].assign_attrs(units="degC")
-    with pytest.raises(InputError, match="expected 'K' as in the training"):
+    other["tas"] = other["tas"].assign_attrs(units="mm")
+    with pytest.raises(InputError, match="expected units of 'K' as in training, received 'mm'"):
         downscale.downscale(other, method=str(model), orog=relief())
 
 

@@ -86,7 +86,8 @@ def test_parts_without_bounds_are_taken_for_equal_ones_only_where_they_are():
     fine = coarse.downscale(4)
     assert downscale.check_conservation(coarse.tas, fine.tas).passed
     off = fine.tas.assign_coords(lat=fine.lat + np.linspace(-0.3, 0.3, 52))
-    assert not downscale.check_conservation(coarse.tas, off).passed
+    with pytest.raises(GridError, match=r"'lat'.* its bounds"):
+        downscale.check_conservation(coarse.tas, off)
 
 
 @pytest.mark.parametrize("calendar", ["standard", "noleap"])

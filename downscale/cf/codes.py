@@ -40,7 +40,7 @@ def code_reason(variable: xr.DataArray) -> str | None:
     Examples
     --------
     >>> code_reason(xr.DataArray(np.int8(1), name="lsm"))
-    "by type int8 without units"
+    "by type int8 and the word 'lsm' in its name"
     """
     attrs, kind = variable.attrs, variable.dtype.kind
     if kind in "bSUO":
