@@ -74,7 +74,7 @@ numpydoc_xref_param_type = False
 nitpicky = True
 nitpick_ignore_regex = [
     # Libraries whose inventories would have to be downloaded.
-    (r"py:.*", r"(numpy|np|xarray|xr|torch|nn|matplotlib|lightning|dask|pydantic|typer|datetime|cftime)\b.*"),
+    (r"py:.*", r"(numpy|np|xarray|xr|torch|nn|matplotlib|lightning|dask|pydantic|typer|datetime|cftime|numba)\b.*"),
     (r"py:class", r"downscale\.accessor\._Accessor"),
     (r"py:.*", r"(builtins|collections|enum|typing|pathlib|types|abc|concurrent|logging)\b.*"),
 ]

@@ -15,7 +15,7 @@ def arranged(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset whose positions are two-dimensional if they stay, and whose longitudes run in one piece.
 
     A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], begins in the west then, [-18, -2, 0, 18].
-    What is arranged already is returned as it is; what contradicts itself is left to :func:`horizontal`.
+    What is arranged already is returned as it is; what contradicts itself is left to ``horizontal``.
     """
     try:
         return in_one_piece(_held_still(ds))
