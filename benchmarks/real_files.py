@@ -1,9 +1,11 @@
-"""Every real file through the whole program: written, judged in the file, by CDO and by the compliance checker.
+"""Every real file through the whole program: the command line, the check, CDO, xarray and the compliance checker.
 
-For each file of the data folder its first fields are downscaled by ``sobolev`` x2 and x4 and written with
-``downscale.to_netcdf``. The table shows the largest relative error of a coarse cell found in the written file, the
-largest relative difference between the coarse field and what ``cdo remapcon`` makes of the written file (relative to
-the largest coarse value where the field has zeros or changes sign), and what compliance-checker says (cf:1.11).
+For each file of the data folder its first fields are downscaled by ``downscale apply`` x2 and x4, from the bytes of the
+file itself, cut to a part where it is large. The first table shows the largest relative error of a coarse cell found in
+the written file, the largest relative difference between the coarse field and what ``cdo remapcon`` makes of the file
+(relative to the largest coarse value where the field has zeros or changes sign), and what compliance-checker says
+(cf:1.11). The second shows what becomes of the result afterwards: checked by ``downscale check``, brought to a target
+grid, read back after ``cdo copy`` and by plain xarray, and written once more.
 
 Run from the root of the repository, with the package, cdo and compliance-checker installed:
 
@@ -36,17 +38,19 @@ import xarray as xr
 
 import downscale
 from downscale.cf.horizontal import horizontal, horizontal_variables, is_categorical
+from downscale.cf.select import select
 from downscale.errors import DownscaleError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Larger grids are cut to their middle: the referee takes minutes for a million cells with corners.
 MOST_CELLS = 70_000
+SAME_CELLS = 1e-9
 # CF asks for azimuth_of_central_line, the checker for "azimuth"; and CF has no name for oblique stereographic axes.
 KNOWN = ("azimuth is a required attribute for grid mapping oblique_mercator", "None is not a valid grid_mapping_name")
 PREFACE = """# What became of real files
 
-Each file's first fields (two steps), downscaled by `sobolev` and written by `downscale.to_netcdf`; grids of more than
-70 000 cells are cut to their middle. Printed by `python benchmarks/real_files.py`.
+Each file's first fields (two steps), downscaled by `sobolev` with `downscale apply`; grids of more than 70 000 cells
+are cut to their middle, byte by byte as they are stored. Printed by `python benchmarks/real_files.py`.
 
 - *cell error in the file*: largest relative error of a coarse cell, found in the file as written (float32: half a
   unit in the last place is 6e-8; float64: 1e-16).
@@ -58,6 +62,17 @@ Each file's first fields (two steps), downscaled by `sobolev` and written by `do
   checker asks oblique Mercator for an attribute "azimuth" where CF has azimuth_of_central_line, and CF has no name
   for oblique stereographic.
 """
+AFTER = """
+## Checked, regridded and read back
+
+The result of the first factor, used as people use results. *Check*: `downscale check IN OUT`. *Target*: the coarse
+file brought to a target grid of its own kind with `--target`, whose cells do not nest. *After cdo copy* and
+*by xarray*: the file copied by CDO, and opened with plain `xr.open_dataset`, has the same cells (to 1e-9 of a cell) and
+passes the check. *Written again*: opened and written once more it has the same variables, values and attributes.
+"""
+AGAIN = ("file", "check", "target", "after cdo copy", "by xarray", "written again")
+# Attributes that say when, how and by which check a file was made.
+DATED = {"conservation", "conservation_certificate", "history", "date_created", "date_modified", "date_metadata_modified", "CDO", "CDI", "NCO"}
 HEAD = ("file", "variables", "grid", "coarse cells", "factor", "cell error in the file", "cdo remapcon", "cf:1.11")
 
 
@@ -74,33 +89,48 @@ class Row:
     cdo: str = "-"
     checker: str = "-"
     passed: bool = True
+    again: tuple[str, ...] = ()
 
     def columns(self) -> tuple[str, ...]:
         """Return what is printed."""
         return self.file, self.variables, self.grid, self.cells, self.factor, self.error, self.cdo, self.checker
 
 
-def coarse_field(path: Path) -> xr.Dataset:
-    """Return two steps of the first two fields of a file, cut to its middle where the grid is large."""
-    ds = downscale.open_dataset(path, chunks=None)
+def part_of(ds: xr.Dataset) -> tuple[list[str], dict[str, slice]]:
+    """Return the first two fields of a file, and the part of each dimension that is used: two steps, a middle."""
     where = horizontal(ds)
     names = [n for n in horizontal_variables(ds, where) if not is_categorical(ds[n])][:2]
-    codes = [n for n in horizontal_variables(ds, where) if is_categorical(ds[n])][:1]
-    ds = ds.drop_vars([n for n in ds.data_vars if n not in (names or codes)])
-    used = {d for v in ds.data_vars.values() for d in v.dims}
+    names = names or [n for n in horizontal_variables(ds, where) if is_categorical(ds[n])][:1]
+    used = {str(d) for n in names for d in ds[n].dims}
     # The referee knows two other dimensions, time and level.
-    others = [d for d in ds.dims if d in used and d not in where.dims]
-    known = {d: slice(0, 2) if d == "time" else slice(0, 1) for d in others if d in ("time", *others[-1:])}
-    ds = ds.isel(known).isel({d: 0 for d in others if d not in known}, drop=True)
+    picks = {d: slice(0, 2 if d == "time" else 1) for d in map(str, ds.dims) if d in used and d not in where.dims}
     rows, columns = where.grid.shape
     if rows * columns > MOST_CELLS:
         side = int(MOST_CELLS**0.5)
-        closed = where.grid.x.periodic
         # A closed circle stays one; a band of it is enough.
+        closed = where.grid.x.periodic
         sizes = (min(rows, MOST_CELLS // columns), columns) if closed else (min(rows, side), min(columns, side))
         first = [(whole - part) // 2 for whole, part in zip(where.grid.shape, sizes, strict=True)]
-        ds = ds.isel({d: slice(a, a + part) for d, a, part in zip(where.dims, first, sizes, strict=True)})
-    return ds.load()
+        picks |= {d: slice(a, a + part) for d, a, part in zip(where.dims, first, sizes, strict=True)}
+    return names, picks
+
+
+def cut(path: Path, target: Path, picks: dict[str, slice]) -> Path:
+    """Copy a part of a NetCDF file as it is stored: packing, attributes and odd things included."""
+    with netCDF4.Dataset(path) as source, netCDF4.Dataset(target, "w", format=source.data_model) as made:
+        source.set_auto_maskandscale(False)
+        made.setncatts({key: source.getncattr(key) for key in source.ncattrs()})
+        for name, dim in source.dimensions.items():
+            size = len(range(*picks.get(name, slice(None)).indices(len(dim))))
+            made.createDimension(name, None if dim.isunlimited() else size)
+        for name, variable in source.variables.items():
+            attributes = {key: variable.getncattr(key) for key in variable.ncattrs()}
+            fill = attributes.pop("_FillValue", None)
+            copy = made.createVariable(name, variable.dtype, variable.dimensions, fill_value=fill)
+            copy.set_auto_maskandscale(False)
+            copy.setncatts(attributes)
+            copy[...] = variable[tuple(picks.get(dim, slice(None)) for dim in variable.dimensions)]
+    return target
 
 
 def referee(folder: Path, coarse: xr.Dataset, name: str) -> str:
@@ -143,42 +173,141 @@ def checked(path: Path) -> tuple[str, bool]:
     return said + (" (*)" if len(errors) < len(high) else "") + (f", {len(medium)} notes" if medium else ""), not errors
 
 
+def command(*words: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line of this environment."""
+    line = [sys.executable, "-m", "downscale", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line of a command that failed, short enough for a table."""
+    line = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
+    return line.removeprefix("downscale: ")[:110].replace("|", "/")
+
+
+def edges_of(ds: xr.Dataset) -> list[np.ndarray]:
+    """Return the numbers that say where the cells are."""
+    grid = horizontal(ds).grid
+    return [grid.base_corners.ravel()] if hasattr(grid, "base_corners") else [grid.y.edges, grid.x.edges]
+
+
+def same_cells(one: xr.Dataset, other: xr.Dataset) -> str:
+    """Return "same", or how far the cells of two files are apart."""
+    for here, there in zip(edges_of(one), edges_of(other), strict=True):
+        if here.shape != there.shape:
+            return f"DIFFERENT: {here.shape}, {there.shape}"
+        apart = float(np.abs(here - there).max() / np.abs(np.diff(here)).max())
+        if not apart <= SAME_CELLS:
+            return f"DIFFERENT by {apart:.0e} of a cell"
+    return "same"
+
+
+def read_back(coarse: xr.Dataset, fine: xr.Dataset, other: xr.Dataset) -> str:
+    """Return what a file is that went through other hands: its cells, and whether it passes."""
+    try:
+        found = same_cells(fine, other)
+        report = downscale.check_conservation(coarse, other)
+    except DownscaleError as error:
+        return "REFUSED: " + str(error)[:90].replace("|", "/")
+    return found if report.passed else f"{found}, FAILED"
+
+
+def written_again(path: Path, folder: Path) -> str:
+    """Write a result once more, and return "same" or the first difference."""
+    with downscale.open_dataset(path, chunks=None) as once:
+        downscale.to_netcdf(once.load(), folder / "again.nc")
+    with netCDF4.Dataset(path) as one, netCDF4.Dataset(folder / "again.nc") as two:
+        if set(one.variables) != set(two.variables):
+            return f"DIFFERENT: {sorted(set(one.variables) ^ set(two.variables))}"
+        for name in [None, *one.variables]:
+            here, there = (file if name is None else file[name] for file in (one, two))
+            texts = [{k: str(each.getncattr(k)) for k in each.ncattrs() if k not in DATED} for each in (here, there)]
+            wrong = sorted(k for k in texts[0].keys() | texts[1].keys() if texts[0].get(k) != texts[1].get(k))
+            if wrong:
+                return f"DIFFERENT: {name or 'global'} {wrong[0]}"
+            if name is not None and not np.array_equal(
+                *(np.ma.filled(each[...], 0) for each in (here, there)), equal_nan=here.dtype.kind == "f"
+            ):
+                return f"DIFFERENT: values of {name}"
+    return "same"
+
+
+def target_words(where: Any) -> str | None:
+    """Return a target of about two thirds of a cell in the words of the command, None where there is none."""
+    if not hasattr(where.grid, "y") or where.grid.y.kind == "index":
+        return None
+    steps = [abs(float(np.median(np.diff(axis.edges)))) * 0.7 / where.unit for axis in (where.grid.y, where.grid.x)]
+    if where.grid.x.periodic:
+        steps[1] = 360.0 / round(360.0 / steps[1])
+    return f"{steps[0]:.6g}x{steps[1]:.12g}"
+
+
+def afterwards(source: Path, made: Path, names: list[str], folder: Path, codes: bool) -> tuple[str, ...]:
+    """Return what becomes of a result: the columns of the second table after the name of the file."""
+    with downscale.open_dataset(source, chunks=None) as coarse, downscale.open_dataset(made, chunks=None) as fine:
+        done = command("check", source, made, "--vars", ",".join(names))
+        check = "codes" if codes else "passed" if done.returncode == 0 else "FAILED: " + complaint(done)
+        words, target = target_words(horizontal(coarse)), "no words for it"
+        if words is not None and not codes:
+            done = command("apply", source, folder / "target.nc", "--target", words, "--vars", ",".join(names))
+            target = "passed" if done.returncode == 0 else "refused: " + complaint(done)
+        copied, plain = "no cdo", "-"
+        if shutil.which("cdo") is not None:
+            done = subprocess.run(["cdo", "-s", "copy", made, folder / "copy.nc"], capture_output=True, text=True)
+            copied = "cdo: " + done.stderr.strip()[:60]
+            if not done.returncode:
+                with downscale.open_dataset(folder / "copy.nc", chunks=None) as other:
+                    copied = same_cells(fine, other) if codes else read_back(coarse, fine, other)
+        with xr.open_dataset(made) as other:
+            plain = same_cells(fine, other) if codes else read_back(coarse, fine, other)
+    return check, target, copied, plain, written_again(made, folder)
+
+
 def rows(path: Path, factors: list[int]) -> Iterator[Row]:
     """Yield the lines of one file."""
     try:
-        coarse = coarse_field(path)
-        where = horizontal(coarse)
+        with downscale.open_dataset(path, chunks=None) as ds:
+            names, picks = part_of(ds)
+            where = horizontal(ds.isel(picks))
+            codes = all(is_categorical(ds[n]) for n in names)
     except DownscaleError as error:
-        yield Row(path.name, str(error)[:90], "-", "-", "-", passed="cfgrib" in str(error))
+        yield Row(path.name, "refused: " + str(error)[:110].replace("|", "/"), "-", "-", "-")
         return
-    names = [str(n) for n in coarse.data_vars]
     grid = type(where.grid).__name__.removesuffix("Grid").lower()
     if where.mapping is not None:
         grid = str(where.mapping.name)
     cells = " x ".join(map(str, where.grid.shape))
-    for factor in factors:
-        row = Row(path.name, ", ".join(names), grid, cells, f"x{factor}")
-        with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            folder = Path(temporary)
-            codes = all(is_categorical(coarse[n]) for n in names)
-            try:
-                fine = coarse.downscale(factor)
-                report = downscale.to_netcdf(fine, folder / "fine.nc", coarse=None if codes else coarse)
-            except DownscaleError as error:
-                yield Row(path.name, ", ".join(names), grid, cells, f"x{factor}", str(error)[:80], passed=False)
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = Path(temporary)
+        source = path if path.suffix != ".nc" else cut(path, folder / "in.nc", picks)
+        for factor in factors:
+            row = Row(path.name, ", ".join(names), grid, cells, f"x{factor}")
+            made = folder / f"x{factor}.nc"
+            done = command("apply", source, made, "--factor", factor, "--vars", ",".join(names))
+            if done.returncode:
+                row.error, row.passed = complaint(done), False
+                yield row
                 continue
-            row.error = "codes, repeated" if report is None else f"{report.max_relative_error:.1e}"
-            row.cdo = "-" if codes else referee(folder, coarse, names[0])
-            row.checker, row.passed = checked(folder / "fine.nc")
-            row.passed = row.passed and (report is None or report.passed)
-        yield row
+            with downscale.open_dataset(source, chunks=None) as coarse, downscale.open_dataset(made) as fine:
+                row.error = "codes, repeated"
+                if not codes:
+                    report = downscale.check_conservation(coarse, fine, data_vars=names)
+                    row.error, row.passed = f"{report.max_relative_error:.1e}", report.passed
+                    shutil.copy(made, folder / "fine.nc")
+                    row.cdo = referee(folder, select(coarse, names).load(), names[0])
+            row.checker, fits = checked(made)
+            row.passed = row.passed and fits
+            if factor == factors[0]:
+                row.again = afterwards(source, made, names, folder, codes)
+                row.passed = row.passed and not any(word.isupper() for each in row.again for word in each.split()[:1])
+            yield row
 
 
-def table(found: list[Row]) -> str:
-    """Return the lines as a Markdown table."""
-    lines = [HEAD, tuple("---" for _ in HEAD), *(row.columns() for row in found)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """Return lines as a Markdown table."""
+    every = [head, tuple("---" for _ in head), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in every)
 
 
 def main() -> int:
@@ -197,8 +326,9 @@ def main() -> int:
         if fnmatch(path.name, options.only):
             for row in rows(path, options.factors):
                 found.append(row)
-                print("  ".join(row.columns()), flush=True)
-    text = table(found)
+                print("  ".join(row.columns() + row.again), flush=True)
+    text = table(HEAD, [row.columns() for row in found])
+    text += f"\n{AFTER}\n" + table(AGAIN, [(row.file, *row.again) for row in found if row.again])
     print("\n" + text)
     print(f"\n{sum(r.passed for r in found)} of {len(found)} passed, {time.perf_counter() - begin:.0f} s")
     if options.write is not None:
