@@ -72,7 +72,10 @@ passes the check. *Written again*: opened and written once more it has the same 
 """
 AGAIN = ("file", "check", "target", "after cdo copy", "by xarray", "written again")
 # Attributes that say when, how and by which check a file was made.
-DATED = {"conservation", "conservation_certificate", "history", "date_created", "date_modified", "date_metadata_modified", "CDO", "CDI", "NCO"}
+DATED = {
+    "conservation", "conservation_certificate", "history", "date_created", "date_modified",
+    "date_metadata_modified", "CDO", "CDI", "NCO",
+}
 HEAD = ("file", "variables", "grid", "coarse cells", "factor", "cell error in the file", "cdo remapcon", "cf:1.11")
 
 
