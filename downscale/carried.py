@@ -7,7 +7,6 @@ names by repeating them. What cannot go is dropped with a warning, and no attrib
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import xarray as xr
 
@@ -110,8 +109,3 @@ def without_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
     for variable in made.variables.values() if gone else ():
         forget(variable, gone, ds.variables)
     return made
-
-
-def kept_references(variable: xr.Variable) -> dict[str, Any]:
-    """Return the encodings that name other variables, which a new variable of the same meaning needs too."""
-    return {key: variable.encoding[key] for key in references(variable) if key in variable.encoding}
