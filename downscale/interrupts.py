@@ -207,8 +207,6 @@ def _end(number: signal.Signals) -> None:
             said[:] = [_STATE.words[-1]()] if _STATE.words else said
         with suppress(Exception):
             sys.stdout.flush()
-        with suppress(Exception):
-            _leave_no_semaphores()
 
     _end_children()
     _remove_drafts()
@@ -238,13 +236,6 @@ def _end_children() -> None:
     while waiting and time.monotonic() < end:
         ended = multiprocessing.connection.wait(waiting, CHILDREN_SECONDS)
         waiting = [one for one in waiting if one not in ended]
-
-
-def _leave_no_semaphores() -> None:
-    """Do what ends a process that has used others: its tracker would complain of semaphores that are left."""
-    finish = getattr(sys.modules.get("multiprocessing.util"), "_exit_function", None)
-    if finish is not None:
-        finish()
 
 
 def _remove_drafts() -> None:

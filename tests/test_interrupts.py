@@ -119,8 +119,8 @@ STUCK = {
         draft.touch()
         lock = threading.Lock()
         lock.acquire()
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             time.sleep(60)
         finally:
             lock.acquire()

@@ -51,25 +51,37 @@ def _quick_start() -> Iterator[None]:
     unraisable = sys.unraisablehook
     sys.unraisablehook = _unless_a_signal(unraisable)
     try:
-        # Threads of linear algebra would wait, busily, for what the engine's threads do themselves.
-        with _environment("OPENBLAS_NUM_THREADS", "1"):
+        with _environment(_settings()):
             yield
     finally:
         sys.unraisablehook = unraisable
         gc.set_threshold(young, middle, old)
 
 
+def _settings() -> dict[str, str]:
+    """Return the variables of the environment that a command sets for its libraries and for its processes."""
+    set_before = os.environ.get
+    return {
+        # Threads of linear algebra would wait, busily, for what the engine's threads do themselves.
+        "OPENBLAS_NUM_THREADS": set_before("OPENBLAS_NUM_THREADS") or "1",
+        # A process of Python's removes what stopped workers have shared; that it had to is no news.
+        "PYTHONWARNINGS": ",".join(filter(None, (set_before("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"))),
+    }
+
+
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment that is not set."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables of the environment for this block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _unless_a_signal(hook: Any) -> Any:
