@@ -145,7 +145,7 @@ def referee(folder: Path, coarse: xr.Dataset, name: str) -> str:
         # A selection by name would lose the bounds of the axes.
         alone = coarse.drop_vars([n for n in coarse.data_vars if n != name]).astype("f8")
         same = alone.downscale(1, method="conservative", bounds=None)
-        downscale.to_netcdf(same, folder / "all.nc")
+        downscale.to_netcdf(same, folder / "all.nc", overwrite=True)
         subprocess.run(["cdo", "-s", f"selname,{name}", folder / "all.nc", folder / "same.nc"], capture_output=True)
     line = ["cdo", "-L", "-s", "-b", "F64", f"remapcon,{folder / 'same.nc'}", f"-selname,{name}", folder / "fine.nc"]
     done = subprocess.run([*map(str, line), str(folder / "back.nc")], capture_output=True, text=True, errors="replace")

@@ -255,11 +255,11 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     planned = {}
     for name, job in prepared.jobs.items():
         array = with_members(horizontal_last(ds[name], prepared), request.members)
+        other = beside(ds[name], job, prepared)
         # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
         if array.chunks is None:
-            chunks, other = tuple((n,) for n in array.shape), beside(None, job, prepared)
+            chunks = tuple((n,) for n in array.shape)
         else:
-            other = beside(array.data, job, prepared)
             chunks = (sized(array.data, job, other) if prepared.instrument is None else whole_maps(array.data)).chunks
         planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, other)
     most = max((p.blocks for p in planned.values()), default=1)

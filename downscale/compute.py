@@ -51,7 +51,7 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
         work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
         made = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
         return made.transpose(*variable.dims)
-    data = sized(array.data, job, beside(array.data, job, prepared))
+    data = sized(array.data, job, beside(variable, job, prepared))
     statics = _block_statics(job, prepared)
     numbers = numbers_of(array) if isinstance(job.upscaler, Drawing) else None
     some = numbers is not None or (job.inputs > 1 and prepared.model is not None)
@@ -82,13 +82,18 @@ def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
     return frozenset(names | ({"terrain"} if relief and prepared.lapse_rate is not None else set()))
 
 
-def beside(data: Any, job: Job, prepared: Prepared) -> Beside:
-    """Return what a run holds besides the blocks of a variable."""
-    chunk = 0
-    if isinstance(data, da.Array) and data.npartitions:
-        chunk = int(np.prod([max(sizes) for sizes in data.chunks])) * data.dtype.itemsize
-    cells = int(np.prod(job.fine.shape))
-    return Beside.of(cells, static_names(job, prepared), _grid_copies(job, prepared, cells), chunk)
+def beside(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
+    """Return what a run holds besides the blocks of a variable, whose values are not read."""
+    cells, chunk, read = int(np.prod(job.fine.shape)), 0, False
+    if array.chunks is not None:
+        chunk = int(np.prod([max(sizes) for sizes in array.chunks])) * array.dtype.itemsize
+        read = "source" in array.encoding or any(map(_reads, array.data.dask.layers))
+    return Beside.of(cells, static_names(job, prepared), _grid_copies(job, prepared, cells), chunk, read)
+
+
+def _reads(layer: Any) -> bool:
+    """Return whether a layer of a graph reads a file, as xarray names it."""
+    return str(layer).startswith("open_dataset-")
 
 
 def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:

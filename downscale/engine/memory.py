@@ -85,9 +85,9 @@ def _own_threads() -> int | None:
 
 
 def resident_bytes(compiled: bool = True) -> int:
-    """Return the bytes this process holds besides blocks: what it holds now, compiled loops to come, read caches."""
+    """Return the bytes this process holds besides blocks: what it holds now, and compiled loops to come."""
     now = int(psutil.Process().memory_info().rss)
-    return now + READING + (LOOPS if compiled and LOADED not in sys.modules else 0)
+    return now + (LOOPS if compiled and LOADED not in sys.modules else 0)
 
 
 def features_budget() -> int:
@@ -95,7 +95,7 @@ def features_budget() -> int:
     limit = option("max_memory")
     if limit is None:
         return FEATURE_BYTES
-    room = (bytes_of(limit) - resident_bytes(compiled=False)) / workers()
+    room = (bytes_of(limit) - resident_bytes(compiled=False) - READING) / workers()
     return int(min(max(room, 0) * FEATURE_SHARE, FEATURE_BYTES))
 
 
@@ -115,7 +115,7 @@ class Beside:
     per_cell: int = 0
 
     @classmethod
-    def of(cls, cells: int, statics: Collection[str], grid: int, chunk: int = 0) -> Beside:
+    def of(cls, cells: int, statics: Collection[str], grid: int, chunk: int = 0, read: bool = False) -> Beside:
         """Count the bytes.
 
         Parameters
@@ -128,11 +128,13 @@ class Beside:
             Copies in float64 of the fine cells that areas and positions take.
         chunk : int
             Bytes of the largest chunk of the input.
+        read : bool
+            Whether the input is read from files meanwhile.
         """
         fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
         copies = fields + MAKING_COPIES * ("terrain" in statics) + grid
         work = MASK_COPIES * ("mask" in statics) + RELIEF_COPIES * ("terrain" in statics)
-        return cls(8 * cells * copies + READ_COPIES * chunk, 8 * work)
+        return cls(8 * cells * copies + READ_COPIES * chunk + READING * read, 8 * work)
 
 
 def block_budget(features: int = 0, whole: int = 0) -> int:

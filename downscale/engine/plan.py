@@ -11,7 +11,7 @@ import numpy as np
 from downscale.engine.apply import cuts_of
 from downscale.engine.block import is_fused
 from downscale.engine.job import Job, features_of
-from downscale.engine.memory import ALIVE, BATCH_VALUES, Beside, resident_bytes
+from downscale.engine.memory import ALIVE, BATCH_VALUES, READING, Beside, resident_bytes
 from downscale.errors import counted
 
 # Without a compiled pass: copies in float64 of the fine values in work at once; with one, where parts of cells are
@@ -37,7 +37,7 @@ class VariablePlan:
     block_bytes : int
         Memory of one block in work, and of what is read, encoded and written of it and of the next.
     static_bytes : int
-        What is held besides all blocks: relief, masks, what relief adds, areas, chunks of the input.
+        What is held besides all blocks: relief, masks, what relief adds, areas, what reading takes.
     feature_bytes : int
         Part of ``block_bytes`` that the features of a network take.
     compiled : bool
@@ -223,6 +223,7 @@ def plan_line(
         law=job.conserve or "none imposed",
         bounds=job.bounds,
         block_bytes=int(ALIVE * result) + min(BATCH_VALUES, int(np.prod(largest))) * 8 * WORKING_COPIES,
+        static_bytes=READING,
     )
 
 
