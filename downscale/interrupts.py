@@ -103,6 +103,13 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def ignore_signals() -> None:
+    """Ignore signals from here on: what is left of the process is its end, and its work is done."""
+    for name in NAMES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 @contextmanager
 def half_made(path: Path) -> Iterator[Path]:
     """Note a file or folder that must not stay if the process is ended within this block."""

@@ -172,6 +172,19 @@ def test_a_second_signal_ends_at_once_with_the_words_for_what_is_kept(tmp_path):
     assert not (tmp_path / "draft").exists()
 
 
+def test_a_signal_after_the_end_changes_nothing(tmp_path):
+    """The exit status of a program whose work is done stays 0 while the interpreter ends."""
+    code = """
+import atexit, os, signal, sys
+from downscale.cli.main import main
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGTERM, signal.SIGINT)])
+sys.argv = ["downscale", "--version"]
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_file_is_half_made_only_within_its_block(tmp_path):
     with half_made(tmp_path / "a") as path:
         path.touch()

@@ -15,7 +15,7 @@ from typing import Any
 
 from downscale.cli.app import app, given
 from downscale.errors import ConservationError, DownscaleError, one_line
-from downscale.interrupts import NOTHING_LEFT, Stopped, Terminated, status_of, terminable
+from downscale.interrupts import NOTHING_LEFT, Stopped, Terminated, ignore_signals, status_of, terminable
 
 # What the parser of the command line returns for Ctrl-C.
 INTERRUPTED = 130
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
             with suppress(OSError):
                 sys.stdout.flush()
             os._exit(status)
+        ignore_signals()
         # The interpreter would look for garbage once more before it ends, in all that was ever loaded.
         gc.freeze()
     return status
