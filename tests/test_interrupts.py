@@ -172,6 +172,32 @@ def test_a_second_signal_ends_at_once_with_the_words_for_what_is_kept(tmp_path):
     assert not (tmp_path / "draft").exists()
 
 
+def test_children_do_not_hear_a_ctrl_c(tmp_path):
+    """Neither the first one nor later ones: Python's own tracker of what they share starts with the first."""
+    code = """
+import multiprocessing, signal, sys
+from downscale.interrupts import deaf_children
+
+def mask(pipe):
+    pipe.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        here, there = spawn.Pipe()
+        with deaf_children():
+            child = spawn.Process(target=mask, args=(there,))
+            lock = spawn.Lock()
+            child.start()
+        print(here.recv(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        child.join()
+"""
+    (tmp_path / "program.py").write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, env=env)
+    assert done.stdout.split() == ["True", "False"] * 2, done.stderr
+
+
 def test_a_signal_after_the_end_changes_nothing(tmp_path):
     """The exit status of a program whose work is done stays 0 while the interpreter ends."""
     code = """
