@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from downscale.api import downscale
 from downscale.averages import coarsen
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
-from downscale.cf.quantities import quantity_of
+from downscale.cf.quantities import automatic_bounds, quantity_of
 from downscale.cf.select import select
 from downscale.describe import stamped
 from downscale.diagnostics.report import ConservationReport
@@ -200,7 +200,8 @@ def encode_file(
 
 
 def _judged(written: xr.Dataset, fine: xr.Dataset, names: list[str]) -> ConservationReport:
-    return check_conservation(select(written, names), select(fine, names))
+    bounds = {name: automatic_bounds(fine[name]) for name in names}
+    return check_conservation(select(written, names), select(fine, names), bounds=bounds)
 
 
 def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:

@@ -21,6 +21,7 @@ from downscale.diagnostics.conservation import Partial, chunk, combine_all
 from downscale.diagnostics.infinite import Infinite
 from downscale.diagnostics.neighbourhood import Neighbourhoods, near_chunk
 from downscale.diagnostics.overlap import Overlap, overlap_chunk
+from downscale.diagnostics.signs import Signs
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
@@ -28,7 +29,7 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
 from downscale.io.statics import mask_on_grid, pick_mask
 
-Found = tuple[Partial, Infinite]
+Found = tuple[Partial, Infinite, Signs]
 # Fine values judged at once where the sums need a few copies in float64, and where they are judged as they lie.
 BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
@@ -95,14 +96,14 @@ class Nested:
         """What is compared, and how many of these on each map."""
         return "cells", int(np.prod(self.cells.coarse_shape))
 
-    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Found:
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
         """Return what all blocks find."""
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
         x = x if self.hidden is None else x.where(~self.hidden)
         sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
         weights = self.at_coarse.grid.areas if self.areas is None else partial(_window, self.areas)
-        found, infinite = _judged(x, y, sizes, self.cells, weights, bounds, areas)
-        return combine_all([found, Partial(lost=self._gaps(x, y))]), infinite
+        found, infinite, seen = _judged(x, y, sizes, self.cells, weights, bounds, areas, signs)
+        return combine_all([found, Partial(lost=self._gaps(x, y))]), infinite, seen
 
     def _gaps(self, x: xr.DataArray, y: xr.DataArray) -> int:
         """Return the number of coarse cells that lack a fine value where the mask is valid, not counting lost ones."""
@@ -143,11 +144,11 @@ class Overlapping:
         """Coarse cells that the made grid does not cover wholly."""
         return self.common.outside
 
-    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, extensive: bool) -> Found:
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
         """Return what all blocks find of the regions."""
         def judge(given: Any, made: Any, common: Any, origin: tuple[int, ...]) -> Any:
             return dask.delayed(_judge_regions)(
-                given, made, common, origin, bounds, extensive=extensive, na_thres=self.na_thres
+                given, made, common, origin, bounds, signs, extensive=extensive, na_thres=self.na_thres
             )
 
         return _joined(self._tasks(judge, self.common, x.data, y.data))
@@ -254,8 +255,9 @@ def _window(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
 
 
 def _judged(
-    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, weights: Any, bounds: Bounds, areas: Any
-) -> Found:
+    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, weights: Any, bounds: Bounds, areas: Any,
+    signs: bool,
+) -> Found:  # fmt: skip
     """Judge block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
     factor_y = cells.factor_y
@@ -279,7 +281,7 @@ def _judged(
         at = (*index, 0)
         origin = tuple(int(start[i]) for start, i in zip(starts, at, strict=True))
         tasks.append(dask.delayed(_judge_block, traverse=False)(
-            given[at], made[at], bands[index[-1]], origin, bounds, None if beside is None else beside[at]
+            given[at], made[at], bands[index[-1]], origin, bounds, signs, None if beside is None else beside[at]
         ))  # fmt: skip
     return _joined(tasks)
 
@@ -303,27 +305,30 @@ def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _judge_block(
-    coarse: np.ndarray, fine: np.ndarray, band: Band, origin: tuple[int, ...], bounds: Bounds, size: np.ndarray | None
-) -> Found:
-    infinite = Infinite.of(coarse, origin)
+    coarse: np.ndarray, fine: np.ndarray, band: Band, origin: tuple[int, ...], bounds: Bounds, signs: bool,
+    size: np.ndarray | None,
+) -> Found:  # fmt: skip
+    infinite, seen = Infinite.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if band.sums[0] is not None:
         # The sum of the valid parts is to be that of the whole, however little of it is valid.
         share = band.cells.share(np.isfinite(y), np.zeros(y.shape))
         x, y = x / (band.sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / band.sums[1]
-    return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite
+    return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite, seen
 
 
 def _judge_regions(
-    given: np.ndarray, made: np.ndarray, common: Overlap, origin: tuple[int, ...], bounds: Bounds, **options: Any
-) -> Found:
-    return overlap_chunk(given, made, common, origin, bounds, **options), Infinite.of(given, origin)
+    given: np.ndarray, made: np.ndarray, common: Overlap, origin: tuple[int, ...], bounds: Bounds, signs: bool,
+    **options: Any,
+) -> Found:  # fmt: skip
+    seen = Signs.of(given, made) if signs else Signs()
+    return overlap_chunk(given, made, common, origin, bounds, **options), Infinite.of(given, origin), seen
 
 
 def _joined(tasks: list[Any]) -> Found:
     """Compute all blocks and join what they find."""
-    partials, infinite = zip(*computed(*tasks), strict=True)
-    return combine_all(list(partials)), sum(infinite, Infinite())
+    partials, infinite, signs = zip(*computed(*tasks), strict=True)
+    return combine_all(list(partials)), sum(infinite, Infinite()), sum(signs, Signs())
 
 
 def _as_dask(data: Any) -> da.Array:

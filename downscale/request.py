@@ -15,7 +15,7 @@ import xarray as xr
 from downscale.cf.compatible import axes_kind
 from downscale.cf.directions import direction_reason, without_directions
 from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical, warn_of_plane
-from downscale.cf.quantities import is_number, is_signed, quantity_of, require_lapse_rate, variable_bounds
+from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, require_lapse_rate, variable_bounds
 from downscale.diagnostics.conservation import default_tolerance
 from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
@@ -368,13 +368,8 @@ def job_settings(variable: xr.DataArray, name: str, request: Request, extensive:
         "check": request.setting("check"),
         "device": request.setting("device"),
         "na_thres": request.na_thres,
-        "tell_negative": not (_has_own(request.bounds, name) or is_signed(variable)),
+        "tell_negative": is_sign_unknown(variable, name, request.bounds),
     }
-
-
-def _has_own(bounds: Any, name: str) -> bool:
-    """Return whether a user has said something of the bounds of a variable."""
-    return name in bounds if isinstance(bounds, Mapping) else bounds != "auto"
 
 
 def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -21,11 +21,12 @@ from downscale.cf.horizontal import (
     horizontal_variables,
     is_categorical,
 )
-from downscale.cf.quantities import is_number, quantity_of, variable_bounds
+from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.units import convert, read_units
 from downscale.diagnostics.conservation import combine_all, default_tolerance
 from downscale.diagnostics.infinite import counted_line
 from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
+from downscale.diagnostics.signs import negative_line
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
 from downscale.expected import Expected, is_plain
 from downscale.footprint import seen_through
@@ -72,7 +73,8 @@ def check_conservation(
     tolerance : float, optional
         Largest relative error that passes; by default 1e-6 for float32, 1e-12 for float64 (the coarser of the two).
     bounds : "auto", (lower, upper), mapping of name to these, or None
-        Fine values outside are counted; "auto" takes them from the standard name.
+        Fine values outside are counted; "auto" takes them from the standard name. Where it finds no lower bound, you
+        get a warning if fine values are negative and no coarse value is.
     data_vars : str or list of str, optional
         Variables to check; all that both objects have by default.
     quantity : {"intensive", "extensive"} or mapping of name to these, optional
@@ -283,10 +285,14 @@ def _variable_report(
     fine = judge.fine[name]
     x, y = matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
     extensive = (_asked(quantity, name) or quantity_of(coarse)) == "extensive"
-    total, infinite = judge.judged(x, y, variable_bounds(coarse, name, bounds), extensive)
+    limits = variable_bounds(coarse, name, bounds)
+    suspect = limits[0] is None and is_sign_unknown(coarse, name, bounds)
+    total, infinite, signs = judge.judged(x, y, limits, suspect, extensive)
     if infinite.count:
         line = counted_line(name, infinite.count, cell_place(x, infinite.first))
         warnings.warn(line, UserWarning, stacklevel=3)
+    if signs.new_negatives:
+        warnings.warn(negative_line(name), UserWarning, stacklevel=3)
     made = fine.attrs.get("stored", fine.dtype)
     given = coarse.attrs.get("stored", coarse.dtype)
     kinds = [kind for kind in (given, made) if kind.kind == "f"] or [np.dtype("f8")]
@@ -297,10 +303,11 @@ def _variable_report(
         if wanted is not None:
             near = judge.near_cells(x, y, wanted, float(allowed), extensive, is_plain(judge.fine.attrs))
             total, expected = combine_all([total, near]), method
-    return finalize(
+    report = finalize(
         name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside, judge.compared,
         expected, lambda index: cell_place(x, index),
     )  # fmt: skip
+    return replace(report, negative_values=signs.new_negatives)
 
 
 def matched(

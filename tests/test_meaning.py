@@ -195,3 +195,63 @@ def test_negative_values_that_the_coarse_field_does_not_have_are_told(method, la
 )
 def test_nothing_is_told_where_a_sign_is_known(ds, options):
     ds.downscale(2, **options)
+
+
+NEGATIVE = r"thing: .*negative.*bounds=\(0, None\).*--bounds"
+GRIDS_MADE = {"nested": {"factor": 2}, "overlapping": {"target_grid": "0.7x0.7"}}
+
+
+def with_negatives(ds: xr.Dataset, **options: object) -> xr.Dataset:
+    """A fine field that conserves the means of ``ds`` and has negative values."""
+    fine = ds.downscale(bounds=None, **options).compute()
+    assert float(fine.thing.min()) < 0
+    return fine
+
+
+@pytest.mark.parametrize("chunks", [{}, {"time": 1}])
+@pytest.mark.parametrize("grid", GRIDS_MADE)
+def test_the_check_warns_of_negative_values_that_the_coarse_field_does_not_have(grid, chunks):
+    fine = with_negatives(unknown(), **GRIDS_MADE[grid])
+    with pytest.warns(UserWarning, match=NEGATIVE) as said:
+        report = downscale.check_conservation(unknown().chunk(chunks), fine.chunk(chunks))
+    assert len(said) == 1
+    assert report.passed
+    assert report["thing"].negative_values == int((fine.thing < 0).sum()) > 0
+    assert report.to_dict()["variables"]["thing"]["negative_values"] == report["thing"].negative_values
+
+
+def test_one_negative_coarse_value_anywhere_ends_the_suspicion():
+    ds = unknown().chunk(time=1)
+    ds["thing"] = ds.thing.copy(data=ds.thing.data - 5.0 * (np.arange(3) == 2)[:, None, None])
+    report = downscale.check_conservation(ds, with_negatives(ds, factor=2))
+    assert report.passed
+    assert report["thing"].negative_values == 0
+
+
+@pytest.mark.parametrize("bounds", [(0, None), None, {"thing": None}])
+@pytest.mark.parametrize("grid", GRIDS_MADE)
+def test_the_check_does_not_warn_where_bounds_are_given(grid, bounds):
+    report = downscale.check_conservation(unknown(), with_negatives(unknown(), **GRIDS_MADE[grid]), bounds=bounds)
+    assert report.passed == (bounds != (0, None))
+    assert report["thing"].negative_values == 0
+
+
+@pytest.mark.parametrize(
+    ("attrs", "low"),
+    [({"units": "degC"}, 0.0), ({"standard_name": "northward_wind"}, 0.0), ({"long_name": "anomaly"}, 0.0), ({}, -1.0)],
+)
+def test_the_check_does_not_warn_where_a_sign_is_known(attrs, low):
+    ds = unknown(low=low, **attrs)
+    assert downscale.check_conservation(ds, with_negatives(ds, factor=2))["thing"].negative_values == 0
+
+
+def test_the_commands_warn_of_negative_values_once_and_in_the_same_words(tmp_path):
+    unknown().to_netcdf(tmp_path / "in.nc")
+    made = command("apply", tmp_path / "in.nc", tmp_path / "out.nc", "--factor", 2)
+    checked = command("check", tmp_path / "in.nc", tmp_path / "out.nc")
+    assert (made.status, checked.status) == (0, 0)
+    assert made.err.count("--bounds") == checked.err.count("--bounds") == 2
+    assert checked.err.strip() in made.err
+    assert command("check", tmp_path / "in.nc", tmp_path / "out.nc", "--bounds", "none").err == ""
+    assert command("check", tmp_path / "in.nc", tmp_path / "out.nc", "--bounds", "0:").status == 1
+    assert command("check", tmp_path / "in.nc", tmp_path / "out.nc", "--bounds", "0").status == 2

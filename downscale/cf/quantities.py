@@ -332,6 +332,18 @@ def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
     return low, high
 
 
+def is_sign_unknown(variable: xr.DataArray, name: str, bounds: Any) -> bool:
+    """Return whether neither the bounds that a user gives nor the metadata show that negative values are legal.
+
+    Examples
+    --------
+    >>> [is_sign_unknown(xr.DataArray(0.0, name="pop"), "pop", bounds) for bounds in ("auto", None, {"pop": None})]
+    [True, False, False]
+    """
+    given = name in bounds if isinstance(bounds, Mapping) else bounds is None or not isinstance(bounds, str)
+    return not given and not is_signed(variable)
+
+
 def is_signed(variable: xr.DataArray) -> bool:
     """Return whether a quantity is known to have either sign: by a standard name, its units, or words.
 

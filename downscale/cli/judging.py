@@ -25,16 +25,18 @@ def check(
         str | None,
         typer.Option(help="intensive (means) or extensive (sums over cells or periods), or by variable pr:extensive."),
     ] = None,
+    bounds: Annotated[str, typer.Option(help="Legal fine values: auto, none, or LOW:HIGH.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check that the fine file keeps the budgets of the coarse one; exit status 1 where a law is broken."""
-    from downscale.arguments import parse_names, parse_quantity
+    from downscale.arguments import parse_bounds, parse_names, parse_quantity
     from downscale.pipeline import open_input
     from downscale.validate import check_conservation
 
     names = parse_names(variables)
     options: Any = {"law": law, "tolerance": tolerance, "data_vars": names, "mask": mask, "na_thres": na_thres,
-                    "footprint": footprint, "quantity": parse_quantity(quantity)}  # fmt: skip
+                    "footprint": footprint, "quantity": parse_quantity(quantity),
+                    "bounds": parse_bounds(bounds)}  # fmt: skip
     report = check_conservation(open_input(coarse), open_input(fine), **options)
     say(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
     if not report.passed:

@@ -58,6 +58,8 @@ class VariableReport:
         Where the areas that weigh the global error come from; empty where they are computed from the cells.
     cells_with_gaps : int
         Coarse cells judged whose fine values are partly missing: the mean of the rest is compared.
+    negative_values : int
+        Negative fine values where no coarse value is negative and no lower bound is known; no failure, but a warning.
     """
 
     name: str
@@ -85,6 +87,7 @@ class VariableReport:
     expected: str = ""
     areas: str = ""
     cells_with_gaps: int = 0
+    negative_values: int = 0
 
     @property
     def claim(self) -> str:

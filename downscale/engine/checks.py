@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from downscale.diagnostics.conservation import chunk
 from downscale.diagnostics.infinite import infinite_line
+from downscale.diagnostics.signs import Signs, negative_line
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
 from downscale.errors import BoundsError, ConservationError, InputError
@@ -160,13 +161,8 @@ def tell_negative(coarse: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
         return
     low, high = float(np.fmin.reduce(coarse, axis=None)), float(np.fmax.reduce(coarse, axis=None))
     # Written so that a field without any value ends here.
-    if not 0 <= low <= high - low or not bool((fine < 0).any()):
-        return
-    _say(
-        f"{job.name}: no coarse value is negative, but fine values are, and no bound is known; pass bounds=(0, None) "
-        "(--bounds 0:) if negative values make no sense, bounds=None (--bounds none) if they do",
-        job.check,
-    )
+    if 0 <= low <= high - low and Signs.of(coarse, fine).new_negatives:
+        _say(negative_line(job.name), job.check)
 
 
 def _say(line: str, check: str) -> None:

@@ -10,7 +10,7 @@ from downscale.diagnostics.report import ConservationReport, VariableReport
 
 NAMES = [one.name for one in fields(VariableReport)]
 COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds", "near_checked",
-          "near_failed", "cells_with_gaps")  # fmt: skip
+          "near_failed", "cells_with_gaps", "negative_values")  # fmt: skip
 
 
 def report_of(facts: dict[str, Any] | None) -> ConservationReport | None:
