@@ -259,6 +259,54 @@ def test_cdo_accepts_corners_and_areas_of_quadrilaterals(tmp_path, named):
     np.testing.assert_allclose(mean.squeeze(), wanted, rtol=1e-6)
 
 
+def warnings_of_cdo(operator: str, path: Path, out: Path) -> list[str]:
+    """Apply an operator of CDO in double precision and return its warnings."""
+    line = ["cdo", "-s", "-L", "-b", "F64", operator, str(path), *([str(out)] if out.suffix == ".nc" else [])]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    return [each for each in done.stderr.splitlines() if each.strip()]
+
+
+DOORS = {
+    "written": lambda ds, folder: downscale.to_netcdf(ds.downscale(2), folder / "out.nc", coarse=ds),
+    "command": lambda ds, folder: command("apply", folder / "in.nc", folder / "out.nc", "--factor", 2),
+    "blocks": lambda ds, folder: command("apply", folder / "in.nc", folder / "out.nc", "--factor", 2, "--blocks", 1),
+    "coarsened": lambda ds, folder: downscale.to_netcdf(ds.downscale.coarsen(2), folder / "out.nc"),
+}
+
+
+PLANES = [(kind, "written") for kind in ("rotated", "equal_area", "conic", "stereographic")]
+
+
+@cdo
+@pytest.mark.parametrize(("kind", "door"), [*PLANES, *(("curvilinear", door) for door in DOORS)])
+def test_cdo_takes_the_areas_of_cells_with_positions_without_a_warning(tmp_path, kind, door):
+    ds = GRIDS[kind]()
+    downscale.to_netcdf(ds, tmp_path / "in.nc")
+    DOORS[door](ds, tmp_path)
+    for operator in ("sinfon", "griddes"):
+        assert warnings_of_cdo(operator, tmp_path / "out.nc", tmp_path / "none") == []
+    assert warnings_of_cdo("fldmean", tmp_path / "out.nc", tmp_path / "mean.nc") == []
+    with xr.open_dataset(tmp_path / "out.nc") as out, xr.open_dataset(tmp_path / "mean.nc") as mean:
+        area = out.areacella
+        assert area.dims == out.tas.dims[1:]
+        wanted = (out.tas.astype("f8") * area).sum(area.dims) / area.sum()
+        np.testing.assert_allclose(mean.tas.squeeze(), wanted, rtol=1e-12)
+
+
+@cdo
+def test_cdo_warns_no_more_of_a_real_ocean_than_of_its_input(tmp_path):
+    """The areas of the result weigh its means as those of the package do; dates beside the axis are the input's."""
+    with xr.open_dataset(shared_data("nasty_curvilinear_nemo_orca1_sst_201501.nc"), decode_cf=False) as ds:
+        ds.isel(y=slice(180, 210), x=slice(200, 230)).to_netcdf(tmp_path / "in.nc")
+    assert command("apply", tmp_path / "in.nc", tmp_path / "out.nc", "--factor", 2).status == 0
+    before, after = (warnings_of_cdo("fldmean", tmp_path / f"{n}.nc", tmp_path / f"{n}_mean.nc") for n in ("in", "out"))
+    assert after == before
+    with xr.open_dataset(tmp_path / "out.nc") as out, xr.open_dataset(tmp_path / "out_mean.nc") as mean:
+        tos = out.tos.astype("f8")
+        wanted = (tos * out.areacella).sum(("y", "x")) / out.areacella.where(tos.notnull()).sum(("y", "x"))
+        np.testing.assert_allclose(mean.tos.squeeze(), wanted.squeeze(), rtol=1e-12)
+
+
 def test_a_real_ocean_keeps_its_branch_and_gets_no_units_of_time(tmp_path):
     with downscale.open_dataset(shared_data("nasty_curvilinear_nemo_orca1_sst_201501.nc")) as ds:
         ds = ds.isel(y=slice(100, 140), x=slice(0, 60)).load()

@@ -85,6 +85,16 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     return ready
 
 
+def areas_first(ready: xr.Dataset) -> xr.Dataset:
+    """Return the Dataset with cell areas before the fields that they belong to.
+
+    CDO takes a variable with ``coordinates`` for a field, and warns unless a later field claims it as its areas; CF
+    demands the ``coordinates`` of areas on two-dimensional positions.
+    """
+    areas = _areas(ready)
+    return ready[sorted(ready.variables, key=lambda name: name not in areas)] if areas else ready
+
+
 def _name_axes(ready: xr.Dataset) -> None:
     """Say of the coordinates along dimensions which axis they are, where the input does not."""
     if "time" in ready.indexes and is_time(ready["time"].variable):

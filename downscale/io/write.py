@@ -22,7 +22,16 @@ from downscale.computing import computed, elsewhere, here, threads_that_end
 from downscale.diagnostics.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io.discovery import described
-from downscale.io.encoding import CERTIFICATE, Encodings, cf_ready, encodings, fields_of, merged, require_level
+from downscale.io.encoding import (
+    CERTIFICATE,
+    Encodings,
+    areas_first,
+    cf_ready,
+    encodings,
+    fields_of,
+    merged,
+    require_level,
+)
 from downscale.io.leases import temporary_beside
 from downscale.io.library import LIBRARY, library, new_file, plain_file, reading
 from downscale.io.outputs import check_netcdf, flush
@@ -113,7 +122,7 @@ def stored(ds: xr.Dataset, storage: Storage) -> Stored:
         ready[name].attrs["packing"] = words(packing)
     ready.attrs = {key: value for key, value in attrs.items() if value is not None}
     records = [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims]
-    return Stored(ready, made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
+    return Stored(areas_first(ready), made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
 
 
 @contextmanager
