@@ -19,10 +19,11 @@ Quantity = Literal["intensive", "extensive"]
 class Input(Block):
     """What to read.
 
-    ``path`` is a file, a pattern, or ``sample:NAME`` for a field that ships with the package.
+    ``path`` is a file, a pattern, ``sample:NAME`` for a field that ships with the package, or a list of these, which
+    are joined as :func:`downscale.open_dataset` does.
     """
 
-    path: str
+    path: str | list[str]
     variables: list[str] | None = None
     chunks: dict[str, int] | int | str | None = "auto"
 

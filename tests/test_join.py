@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 from command import command
 from sample_fields import field_on, region
 
@@ -402,3 +403,70 @@ def test_more_files_than_may_be_open(here, whole, hard, words):
     )
     assert words in done.stdout, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1
+
+
+# Recipes.
+
+
+def carried_out(path: Any, *options: Any, out: str = "out.nc") -> Any:
+    """Run a recipe with this input by the command; the recipe is a file."""
+    content = {"input": {"path": path}, "downscale": {"factor": 2}, "output": {"path": out, "overwrite": True}}
+    Path("r.yml").write_text(yaml.safe_dump(content))
+    return command("run", "r.yml", *options)
+
+
+@pytest.mark.parametrize("options", [(), ("--blocks", 2)], ids=["whole", "blocks"])
+@pytest.mark.parametrize("path", [["b.nc", "a.nc"], ["a.nc", "[b].nc"], "?.nc"], ids=str)
+def test_recipes_join_the_files_of_a_list_as_those_of_a_pattern(here, whole, path, options):
+    halves(whole)
+    wanted = downscale.open_dataset(["a.nc", "b.nc"]).downscale(2).tas.compute()
+    assert (carried_out(path, *options).status, carried_out(path, *options).err) == (0, "")
+    with xr.open_dataset("out.nc") as made:
+        np.testing.assert_array_equal(made.tas, wanted)
+        np.testing.assert_array_equal(made.time, whole.time)
+
+
+def test_a_recipe_with_a_list_is_resumed_in_another_folder(here, whole, monkeypatch):
+    halves(whole)
+    paths = [str(here / "a.nc"), str(here / "b.nc")]
+    assert carried_out(["a.nc", "b.nc"], "--blocks", 2, "--no-merge").status == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    again = carried_out(paths, "--blocks", 2, "--no-merge", "--resume", out=str(here / "out.nc"))
+    assert again.status == 0
+    assert "kept 3 of 3 blocks" in again.out
+
+
+def test_recipes_convert_and_refuse_what_files_of_a_list_differ_in(here, whole):
+    halves(whole, units(lambda values: values - 273.15, "degC"))
+    said = carried_out(["a.nc", "b.nc"])
+    assert said.status == 0
+    assert "degC" in said.err
+    halves(whole, units(lambda values: values, "Pa"))
+    refused = carried_out(["a.nc", "b.nc"])
+    assert refused.status == 2
+    assert all(word in refused.complaint for word in ("'K'", "'Pa'", "a.nc", "b.nc"))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ([], ("empty list",)),
+        (["a.nc", "c.nc"], ("existing file", "c.nc")),
+        (["a.nc", 3], ("input.path.1", "3")),
+        ([["a.nc"]], ("input.path.0", "string")),
+        (["a.nc", "/dev/null"], ("/dev/null", "device")),
+        (["out.nc", "b.nc"], ("out.nc", "input")),
+    ],
+    ids=str,
+)
+def test_a_list_that_names_no_files_is_refused_in_one_line(here, whole, path, words):
+    halves(whole)
+    whole.isel(time=slice(0, DAYS // 2)).to_netcdf("out.nc")
+    said = carried_out(path)
+    assert said.status == 2
+    assert all(word in said.complaint for word in words), said.complaint
+
+
+def test_a_list_may_hold_samples(here):
+    assert carried_out(["sample:north_america"], "--dry-run", out="new.nc").status == 0

@@ -138,9 +138,11 @@ def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
     if max_memory is not None:
         set_options(max_memory=max_memory)
 
-    if not recipe.input.path.startswith("sample:"):
-        # A misspelt name is told before the libraries that do the work are loaded, which takes seconds.
-        find_files(recipe.input.path)
+    given = [recipe.input.path] if isinstance(recipe.input.path, str) else recipe.input.path
+    for name in given:
+        # A misspelt name is refused before the libraries that do the work are loaded, which takes seconds.
+        if not name.startswith("sample:"):
+            find_files(name)
     from downscale.computing import scheduled
     from downscale.pipeline import run as run_recipe
 

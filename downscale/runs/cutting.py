@@ -141,6 +141,8 @@ def absolute(recipe: Recipe) -> Recipe:
     """Return a recipe whose paths are good in every working folder."""
 
     def full(name: Any, only_files: bool = False) -> Any:
+        if isinstance(name, list):
+            return [full(each) for each in name]
         if not isinstance(name, str) or name.startswith(SAMPLE) or address_of(name) is not None:
             return name
         if only_files and not Path(name).expanduser().exists():

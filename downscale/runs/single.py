@@ -12,6 +12,7 @@ from downscale.cf.select import select
 from downscale.diagnostics.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing
+from downscale.io.paths import called
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import pick_static
 from downscale.learned import makes_mask
@@ -23,17 +24,22 @@ from downscale.request import Request
 SAMPLE, STORE = "sample:", ".zarr"
 
 
-def open_input(path: str, chunks: Any = "auto") -> xr.Dataset:
-    """Open a file, a pattern, a Zarr store, or ``sample:NAME``."""
-    if path.startswith(SAMPLE):
-        from downscale import sample
-
-        return open_dataset(sample.path(path.removeprefix(SAMPLE)), chunks=chunks)
-    ds = open_dataset(path, chunks=chunks)
+def open_input(path: str | list[str], chunks: Any = "auto") -> xr.Dataset:
+    """Open a file, a pattern, a Zarr store, ``sample:NAME``, or a list of these as one."""
+    ds = open_dataset(_found(path) if isinstance(path, str) else [_found(name) for name in path], chunks=chunks)
     empty = {str(dim) for field in ds.data_vars.values() for dim, size in field.sizes.items() if not size}
     if empty:
-        raise InputError(f"expected at least one value along {listing(sorted(empty))} in {path}, received none")
+        raise InputError(f"expected at least one value along {listing(sorted(empty))} in {called(path)}, received none")
     return ds
+
+
+def _found(name: str) -> str:
+    """Return the path of a sample, and any other name as it is."""
+    if not name.startswith(SAMPLE):
+        return name
+    from downscale import sample
+
+    return str(sample.path(name.removeprefix(SAMPLE)))
 
 
 def build_request(recipe: Recipe) -> Request:
