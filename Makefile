@@ -46,6 +46,7 @@ bench: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 # Made afresh if interrupted: the stamp is the last thing written.
 $(VENV)/.made:

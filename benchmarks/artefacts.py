@@ -24,12 +24,11 @@ from torch import Tensor, nn
 
 import downscale
 from downscale.cf.horizontal import horizontal
-from downscale.diagnostics.checkerboard import checkerboard
-from downscale.diagnostics.equivariance import equivariance
-from downscale.diagnostics.probe import plane, probe
-from downscale.diagnostics.response import measure_response
 from downscale.losses.smoothness import kernel_smoothness
-from downscale.maps.blank import blank
+from downscale.metrics.checkerboard import checkerboard
+from downscale.metrics.equivariance import equivariance
+from downscale.metrics.probe import plane, probe
+from downscale.metrics.response import measure_response
 from downscale.nn.attention import GlobalAttention, WindowedAttention
 from downscale.nn.blurpool import HALVINGS
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
@@ -39,6 +38,7 @@ from downscale.nn.repair import smooth_layers, upsamplers
 from downscale.nn.separable import operator
 from downscale.nn.stages import resize, shuffle, sobolev
 from downscale.nn.subpixel import ConsistentShuffle
+from downscale.plot.blank import blank
 
 WIDTH, PATCH, BATCH, EDGE, HALO = 16, 56, 16, 12, 16
 # Below how many cycles a coarse cell waves are long (one standard deviation of a Gaussian).

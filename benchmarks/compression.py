@@ -23,8 +23,8 @@ import numpy as np
 import xarray as xr
 
 import downscale
-from downscale.diagnostics.checkerboard import checkerboard
-from downscale.learned import opened
+from downscale.methods.learned import opened
+from downscale.metrics.checkerboard import checkerboard
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ import numpy as np
 import xarray as xr
 
 import downscale
-from downscale.diagnostics.ensemble import crps, spread_skill
-from downscale.diagnostics.spectrum import Spectra
+from downscale.metrics.ensemble import crps, spread_skill
+from downscale.metrics.spectrum import Spectra
 
 SIZE, MEMBERS, WET = 256, 10, 0.1
 SETS = (
@@ -94,7 +94,7 @@ def main() -> int:
 
 def methods_of(models: list[Path], smoothings: list[float]) -> dict[int, dict[str, Any]]:
     """Return the methods of each factor: the cascade, smoothed in several ways, and the models trained for it."""
-    from downscale.train.checkpoint import load
+    from downscale.models.checkpoint import load
 
     cascades: dict[str, dict[str, Any]] = {"cascade": {"method": "cascade"}}
     cascades |= {f"cascade, smoothing {each:g}": {"method": "cascade", "smoothing": each} for each in smoothings}

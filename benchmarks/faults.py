@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 import downscale
-from downscale.diagnostics.report import VariableReport
+from downscale.conservation.report import VariableReport
 from downscale.errors import DownscaleError
 
 START, END = "<!-- faults -->", "<!-- end of faults -->"

@@ -24,7 +24,7 @@ import xarray as xr
 import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.models import factors, path_of
-from downscale.train.checkpoint import load_record
+from downscale.models.checkpoint import load_record
 from downscale.train.seen import seen_times
 
 # File, variable, every so many maps, relief of another file.

@@ -14,18 +14,18 @@ import torch
 import xarray as xr
 from measure import command_of, table, write_section
 
+from downscale.deconvolution.blur import Blur
+from downscale.deconvolution.footprint import Seen, unexplained
+from downscale.deconvolution.psf import Psf
+from downscale.deconvolution.richardson_lucy import richardson_lucy
+from downscale.deconvolution.tikhonov import tikhonov, wiener
+from downscale.deconvolution.weights import cell_kernel
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import bounded
 from downscale.fields.spectrum import radial_power, rings, taper
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.nn.separable import parts_of, sobolev_operator
-from downscale.restore.blur import Blur
-from downscale.restore.footprint import Seen, unexplained
-from downscale.restore.psf import Psf
-from downscale.restore.richardson_lucy import richardson_lucy
-from downscale.restore.tikhonov import tikhonov, wiener
-from downscale.restore.weights import cell_kernel
 
 RADAR, TEMPERATURE = "precipitation_opera_20180824_2km_15min.nc", "temperature_mogrepsuk_2km_20170602-03.nc"
 ALPS = "precipitation_mch_20160711_1km_5min.nc"

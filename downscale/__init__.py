@@ -15,46 +15,47 @@ from downscale.version import __version__
 if TYPE_CHECKING:
     from downscale import sample
     from downscale.api import downscale, plan
-    from downscale.averages import cell_area, coarsen
-    from downscale.cellwise import cell_error
-    from downscale.compression import encode
-    from downscale.diagnostics.report import ConservationReport
+    from downscale.check.cell_error import cell_error
+    from downscale.check.conservation import check_conservation
+    from downscale.conservation.report import ConservationReport
     from downscale.errors import DownscaleError
     from downscale.io.read import open_dataset
     from downscale.io.weights import write_weights
     from downscale.io.weights_apply import apply_weights
     from downscale.losses.penalty import TerrainPenalty
-    from downscale.operators import weights
+    from downscale.methods.operators import weights
     from downscale.options import get_options, set_options
     from downscale.output import to_netcdf, to_zarr
-    from downscale.restoration import blur, deconvolve
-    from downscale.validate import check_conservation
+    from downscale.runs.compression import encode
+    from downscale.steps.coarsen import cell_area, coarsen
+    from downscale.steps.deconvolution import blur, deconvolve
 
 _HOMES = {
     "downscale": "downscale.api",
     "plan": "downscale.api",
-    "coarsen": "downscale.averages",
-    "cell_area": "downscale.averages",
-    "blur": "downscale.restoration",
-    "deconvolve": "downscale.restoration",
-    "encode": "downscale.compression",
-    "weights": "downscale.operators",
+    "coarsen": "downscale.steps.coarsen",
+    "cell_area": "downscale.steps.coarsen",
+    "blur": "downscale.steps.deconvolution",
+    "deconvolve": "downscale.steps.deconvolution",
+    "encode": "downscale.runs.compression",
+    "weights": "downscale.methods.operators",
     "write_weights": "downscale.io.weights",
     "apply_weights": "downscale.io.weights_apply",
-    "cell_error": "downscale.cellwise",
-    "check_conservation": "downscale.validate",
+    "cell_error": "downscale.check.cell_error",
+    "check_conservation": "downscale.check.conservation",
     "open_dataset": "downscale.io.read",
     "to_netcdf": "downscale.output",
     "to_zarr": "downscale.output",
     "set_options": "downscale.options",
     "get_options": "downscale.options",
-    "ConservationReport": "downscale.diagnostics.report",
+    "ConservationReport": "downscale.conservation.report",
     "TerrainPenalty": "downscale.losses.penalty",
     "DownscaleError": "downscale.errors",
 }
 
 _FOLDERS = {
-    "sample", "maps", "grid", "kernels", "fields", "nn", "restore", "losses", "diagnostics", "engine", "io",
+    "sample", "plot", "grid", "kernels", "fields", "nn", "deconvolution", "losses", "conservation", "metrics", "engine",
+    "io",
 }  # fmt: skip
 
 __all__ = [

@@ -9,7 +9,7 @@ import xarray as xr
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from downscale.diagnostics.report import ConservationReport
+    from downscale.conservation.report import ConservationReport
     from downscale.engine.plan import Plan
 
 
@@ -41,7 +41,7 @@ class _Accessor:
 
     def check(self, other: Any, **options: Any) -> ConservationReport:
         """Check conservation between this object and ``other``, whichever of the two is the coarse one."""
-        from downscale.validate import check_conservation, coarse_and_fine
+        from downscale.check.conservation import check_conservation, coarse_and_fine
 
         return check_conservation(*coarse_and_fine(self._obj, other), **options)
 
@@ -53,7 +53,7 @@ class _Accessor:
         other : Dataset or DataArray, optional
             The other resolution; only a spectrum can do without.
         kind : {"compare", "zoom", "conservation", "spectrum"}
-            A figure of :mod:`downscale.maps`.
+            A figure of :mod:`downscale.plot`.
         **options
             Of that function, such as ``path="map.png"`` or ``select={"time": -1}``.
 
@@ -62,9 +62,9 @@ class _Accessor:
         OptionError
             If there is no such kind, or the other object is missing.
         """
-        from downscale import maps
+        from downscale import plot
+        from downscale.check.conservation import coarse_and_fine
         from downscale.errors import OptionError, listing
-        from downscale.validate import coarse_and_fine
 
         kinds = ("compare", "zoom", "conservation", "spectrum")
         if kind not in kinds:
@@ -73,36 +73,36 @@ class _Accessor:
             raise OptionError(f"expected the other resolution, received none; call .plot(fine, {kind!r})")
         pair = (self._obj,) if other is None else coarse_and_fine(self._obj, other)
         if kind == "spectrum":
-            return maps.spectrum(dict(zip(("coarse", "fine"), pair, strict=False)), **options)
-        return getattr(maps, kind)(*pair, **options)
+            return plot.spectrum(dict(zip(("coarse", "fine"), pair, strict=False)), **options)
+        return getattr(plot, kind)(*pair, **options)
 
     def blur(self, psf: Any, **options: Any) -> Any:
         """Return what an instrument would see of the fields; see :func:`downscale.blur`."""
-        from downscale.restoration import blur
+        from downscale.steps.deconvolution import blur
 
         return blur(self._obj, psf, **options)
 
     def deconvolve(self, psf: Any, method: str = "richardson_lucy", **options: Any) -> Any:
         """Undo the blur of an instrument; see :func:`downscale.deconvolve`."""
-        from downscale.restoration import deconvolve
+        from downscale.steps.deconvolution import deconvolve
 
         return deconvolve(self._obj, psf, method, **options)
 
     def encode(self, model: Any, device: str = "auto") -> xr.Dataset:
         """Compress fine fields to coarse means and a code; see :func:`downscale.encode`."""
-        from downscale.compression import encode
+        from downscale.runs.compression import encode
 
         return encode(self._obj, model, device)
 
     def weights(self, factor: Any = None, method: str = "sobolev", **options: Any) -> xr.Dataset:
         """Return the weights of a method as ``row, col, S``; see :func:`downscale.weights`."""
-        from downscale.operators import weights
+        from downscale.methods.operators import weights
 
         return weights(self._obj, factor, method, **options)
 
     def coarsen(self, factor: Any, *, na_thres: float = 1.0) -> Any:
         """Average over blocks of cells with exact areas and masks; see :func:`downscale.coarsen`."""
-        from downscale.averages import coarsen
+        from downscale.steps.coarsen import coarsen
 
         return coarsen(self._obj, factor, na_thres=na_thres)
 

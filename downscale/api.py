@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.along import Course, carried_out, plan_along
-from downscale.carried import carried, carried_variables, without_dangling
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.codes import code_reason
 from downscale.cf.coordinates import (
@@ -23,18 +21,20 @@ from downscale.cf.coordinates import (
 from downscale.cf.directions import direction_reason
 from downscale.cf.horizontal import XarrayObject, area_names, as_array, as_dataset
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
-from downscale.compute import beside, event_variables, fine_variable, horizontal_last, repeated, sized
-from downscale.describe import describe, described, stamped
 from downscale.engine.device import device_name
 from downscale.engine.memory import workers
 from downscale.engine.plan import Plan, plan_line, plan_variable
 from downscale.errors import OptionError, listing
-from downscale.footprint import whole_maps
-from downscale.learned import name_of
-from downscale.members import DIMENSION, coordinate, with_members
+from downscale.methods.footprint import whole_maps
+from downscale.methods.learned import name_of
+from downscale.methods.members import DIMENSION, coordinate, with_members
 from downscale.options import option
 from downscale.request import Prepared, Request, prepare
-from downscale.stages import Step, split
+from downscale.steps.along import Course, carried_out, plan_along
+from downscale.steps.coordinates import carried, carried_variables, without_dangling
+from downscale.steps.history import describe, described, stamped
+from downscale.steps.horizontal import beside, event_variables, fine_variable, horizontal_last, repeated, sized
+from downscale.steps.stages import Step, split
 
 OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
 # Statics of a model that are made of the orography.

@@ -8,11 +8,11 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.diagnostics.report import ConservationReport
+from downscale.check.conservation import check_conservation
+from downscale.conservation.report import ConservationReport
 from downscale.io.read import sources_of
 from downscale.io.write import Storage, write_checked
-from downscale.progress import progress_bar
-from downscale.validate import check_conservation
+from downscale.process.progress import progress_bar
 
 Encoding = Mapping[str, Mapping[str, Any]]
 

@@ -16,14 +16,18 @@ from downscale.cf.compatible import axes_kind
 from downscale.cf.directions import direction_reason, without_directions
 from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical, warn_of_plane
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, require_lapse_rate, variable_bounds
-from downscale.diagnostics.conservation import default_tolerance
+from downscale.conservation.measures import default_tolerance
+from downscale.deconvolution.instrument import Instrument
+from downscale.deconvolution.psf import pick_psf
 from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.noise import Draws
 from downscale.io.statics import brought_over, mask_on_grid, on_grid, pick_mask, pick_static
+from downscale.io.target import Target, pick_target, require_factor
 from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
-from downscale.learned import (
+from downscale.losses.penalty import TerrainPenalty
+from downscale.methods.learned import (
     CASCADE,
     Model,
     bound_model,
@@ -34,14 +38,10 @@ from downscale.learned import (
     opened,
     require_method,
 )
-from downscale.losses.penalty import TerrainPenalty
-from downscale.members import draws_of
+from downscale.methods.members import draws_of
 from downscale.nn.cascade import cascade
 from downscale.nn.separable import METHODS, operator
 from downscale.options import CHECKS, option
-from downscale.restore.instrument import Instrument
-from downscale.restore.psf import pick_psf
-from downscale.target import Target, pick_target, require_factor
 from downscale.typing import Drawing, Upscaler
 
 Factor = int | Mapping[str, int]

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import downscale
-from downscale.pipeline import run
-from downscale.recipe import load_recipe
+from downscale.runs.pipeline import run
+from downscale.runs.recipe import load_recipe
 
 
 def archive_of_samples(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import downscale
 from downscale.errors import GridError
-from downscale.train.blocks import read_yaml
+from downscale.io.config import read_yaml
 
 KEYS = {"coarse", "fine", "mask", "law", "tolerance"}
 
@@ -52,7 +52,7 @@ def main() -> int:
     for name in report.variables:
         picture = asked.out / f"errors_{name}.png"
         try:
-            downscale.maps.conservation(coarse, fine, variable=name, mask=given.get("mask"), path=picture)
+            downscale.plot.conservation(coarse, fine, variable=name, mask=given.get("mask"), path=picture)
         except GridError as error:
             print(f"no map of {name}: {error}")
     return 0 if report.passed or asked.demo else 1

@@ -166,7 +166,7 @@ def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> 
     """Draw four generated maps above four real ones, shaded from the north-west; below them slopes and spectra."""
     from matplotlib.colors import LightSource
 
-    from downscale.maps.blank import blank
+    from downscale.plot.blank import blank
 
     figure = blank(10, 8, layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))

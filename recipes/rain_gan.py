@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from downscale.errors import DownscaleError
-from downscale.interrupts import terminable, what_came
+from downscale.process.interrupts import terminable, what_came
 from downscale.train.adversarial import Adversarial, kept_words
 from downscale.train.conditional import train_adversarial
 from downscale.train.schema import TrainingRecipe, load_training

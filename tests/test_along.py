@@ -13,10 +13,10 @@ from conftest import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downscale.along import along, plan_along
 from downscale.errors import BoundsError, GridError, InputError, OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.request import Request
+from downscale.steps.along import along, plan_along
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEAN = Request(method="conservative")

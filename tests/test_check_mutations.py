@@ -12,7 +12,7 @@ from result_grids import GRIDS
 from sample_fields import field_on, rain_on, region, world
 
 import downscale
-from downscale.diagnostics import neighbourhood
+from downscale.conservation import neighbourhood
 from downscale.errors import DownscaleError, GridError, InputError
 
 Pair = tuple[xr.Dataset, xr.Dataset]

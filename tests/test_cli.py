@@ -18,7 +18,7 @@ from command import command
 from sample_fields import field_on, rain_on, region, relief_on, same_bits, world
 
 import downscale
-from downscale.arguments import parse_bounds, parse_names, parse_pairs
+from downscale.cli.arguments import parse_bounds, parse_names, parse_pairs
 from downscale.errors import OptionError
 from downscale.runs import single
 

@@ -15,11 +15,11 @@ from training_recipes import recipe_content
 from typer.testing import CliRunner
 
 import downscale
-from downscale.compression import compression_errors
 from downscale.errors import DownscaleError, InputError, OptionError
+from downscale.models.checkpoint import load
 from downscale.nn.encoder import LEVELS, STEP, Codec
 from downscale.nn.spec import Code, ModelSpec, Variable
-from downscale.train.checkpoint import load
+from downscale.runs.compression import compression_errors
 from downscale.train.fit import train
 from downscale.train.schema import parse_training
 

@@ -19,8 +19,8 @@ from training_recipes import recipe_content
 
 import downscale
 from downscale.errors import InputError, OptionError, OutputError, ShapeError
+from downscale.models.checkpoint import load, load_record
 from downscale.train.adversarial import Adversarial, Duel
-from downscale.train.checkpoint import load, load_record
 from downscale.train.conditional import LAST_GOOD, Conditional, train_adversarial
 from downscale.train.schema import TrainingRecipe, parse_training
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cuttings, factor_pairs, generator, grids, masks, seeds
 
-from downscale.diagnostics.conservation import (
+from downscale.conservation.measures import (
     Partial,
     Peak,
     chunk,
@@ -21,7 +21,7 @@ from downscale.diagnostics.conservation import (
     default_tolerance,
     global_error,
 )
-from downscale.diagnostics.report import ConservationReport, VariableReport, finalize
+from downscale.conservation.report import ConservationReport, VariableReport, finalize
 from downscale.errors import ConservationError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis

@@ -14,12 +14,12 @@ from command import command
 from training_recipes import recipe_content
 
 import downscale
-from downscale.cellwise import cell_error
 from downscale.cf.horizontal import horizontal
 from downscale.cf.select import select
+from downscale.check.cell_error import cell_error
+from downscale.check.self_validation import self_validation
 from downscale.errors import GridError
 from downscale.request import Request
-from downscale.selfcheck import self_validation
 from downscale.train.fit import train
 from downscale.train.schema import parse_training
 

@@ -13,10 +13,10 @@ from training_recipes import recipe_content
 import downscale
 from downscale.errors import OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
+from downscale.models.checkpoint import load, save
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.request import Request, prepare
-from downscale.train.checkpoint import load, save
 from downscale.train.schema import parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downscale.diagnostics.equivariance import equivariance, mirrored, red_noise
-from downscale.diagnostics.probe import Probe, plane, probe
-from downscale.diagnostics.response import measure_response
 from downscale.errors import InputError, ShapeError
 from downscale.fields.shift import fourier_shift
 from downscale.kernels.imaging import REFERENCES, images, imaging, reference
+from downscale.metrics.equivariance import equivariance, mirrored, red_noise
+from downscale.metrics.probe import Probe, plane, probe
+from downscale.metrics.response import measure_response
 from downscale.nn.separable import operator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

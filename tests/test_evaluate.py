@@ -25,9 +25,9 @@ from downscale.evaluate.schema import Data, load_evaluation, parse_evaluation
 from downscale.evaluate.table import to_csv, to_markdown
 from downscale.evaluate.truth import open_truth
 from downscale.fields.aggregate import Aggregation
+from downscale.models.checkpoint import Record, save
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.spec import Event
-from downscale.train.checkpoint import Record, save
 from downscale.train.origin import describe_source
 from downscale.train.pairs import open_source
 from downscale.train.schema import Network, load_training

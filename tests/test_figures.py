@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import downscale
-from downscale import maps
+from downscale import plot
 from downscale.errors import GridError, InputError, OptionError, OutputError
 
 
@@ -74,7 +74,7 @@ def test_errors_of_cells_need_grids_that_nest(pair: Any) -> None:
 
 
 def test_the_conservation_map_rings_the_worst_cell_and_counts_all(pair: Any, tmp_path: Path) -> None:
-    figure = maps.conservation(pair[0], leaky(pair), path=tmp_path / "map.png")
+    figure = plot.conservation(pair[0], leaky(pair), path=tmp_path / "map.png")
     panel, bar, chart = figure.axes
     rings = [line for line in panel.lines if line.get_marker() == "o"]
     where = panel.projection.transform_point(float(pair[0].lon[20]), float(pair[0].lat[10]), _geodetic())
@@ -94,7 +94,7 @@ def _geodetic() -> Any:
 
 def test_an_exact_field_has_a_conservation_map_too(pair: Any) -> None:
     coarse = xr.zeros_like(pair[0])
-    figure = maps.conservation(coarse, coarse.downscale(2))
+    figure = plot.conservation(coarse, coarse.downscale(2))
     assert not [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     figure.canvas.draw()
 
@@ -103,8 +103,8 @@ def test_one_of_several_variables_is_named(pair: Any) -> None:
     coarse = pair[0].assign(other=pair[0].tas * 2)
     fine = coarse.downscale(2)
     with pytest.raises(InputError, match="name of a variable among 'tas', 'other', received None"):
-        maps.conservation(coarse, fine)
-    assert "other" in maps.conservation(coarse, fine, variable="other", title="other").texts[0].get_text()
+        plot.conservation(coarse, fine)
+    assert "other" in plot.conservation(coarse, fine, variable="other", title="other").texts[0].get_text()
 
 
 def noise(shape: tuple[int, int], step: float, rng: np.random.Generator) -> xr.DataArray:
@@ -122,20 +122,20 @@ def noise(shape: tuple[int, int], step: float, rng: np.random.Generator) -> xr.D
 def test_white_noise_has_the_density_of_its_cells() -> None:
     """Variance times cell area at every wavenumber: what makes grids of two resolutions comparable."""
     for step in (1000.0, 4000.0):
-        wave, power = maps.power_spectrum(noise((64, 64), step, np.random.default_rng(1)))
+        wave, power = plot.power_spectrum(noise((64, 64), step, np.random.default_rng(1)))
         # The longest waves lose what the subtracted mean takes.
         assert np.allclose(power[1:] / step**2, 1.0, atol=0.15)
         assert wave[-1] == pytest.approx(0.5 / step)
 
 
 def test_long_waves_of_a_fine_field_are_those_of_the_coarse_one(pair: Any) -> None:
-    (_, coarse), (_, fine) = maps.power_spectrum(pair[0]), maps.power_spectrum(pair[1])
+    (_, coarse), (_, fine) = plot.power_spectrum(pair[0]), plot.power_spectrum(pair[1])
     assert np.allclose(fine[:4] / coarse[:4], 1.0, atol=0.05)
     assert fine.size > 3 * coarse.size
 
 
 def test_the_spectrum_draws_every_field_and_marks_the_shortest_wave(pair: Any) -> None:
-    figure = maps.spectrum({"coarse": pair[0], "fine": pair[1]}, slope=-3.5)
+    figure = plot.spectrum({"coarse": pair[0], "fine": pair[1]}, slope=-3.5)
     panel = figure.axes[0]
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["coarse", "fine"]
     said = " ".join(text.get_text() for text in panel.texts)
@@ -146,17 +146,17 @@ def test_the_spectrum_draws_every_field_and_marks_the_shortest_wave(pair: Any) -
 
 def test_spectra_of_nothing_or_of_two_units_are_refused(pair: Any) -> None:
     with pytest.raises(OptionError, match="fields by label, received none"):
-        maps.spectrum({})
+        plot.spectrum({})
     other = pair[0].copy()
     other["tas"] = other.tas.assign_attrs(units="degC")
     with pytest.raises(InputError, match="fields in one unit, received K and degC; convert one"):
-        maps.spectrum({"a": pair[0], "b": other})
+        plot.spectrum({"a": pair[0], "b": other})
 
 
 def test_the_box_of_a_zoom_is_where_the_detail_is(pair: Any) -> None:
     fine = pair[1].copy(deep=True)
     fine.tas[:, 60:64, 100:104] += np.array([40.0, -40.0, 40.0, -40.0], "f4")
-    figure = maps.zoom(pair[0], fine)
+    figure = plot.zoom(pair[0], fine)
     ring = figure.axes[0].lines[-1].get_xydata()
     x, y = figure.axes[0].projection.transform_point(float(fine.lon[102]), float(fine.lat[62]), _geodetic())
     assert ring[:, 0].min() < x < ring[:, 0].max()
@@ -165,7 +165,7 @@ def test_the_box_of_a_zoom_is_where_the_detail_is(pair: Any) -> None:
 
 def test_a_zoom_has_one_scale_and_takes_any_branch_of_longitude(pair: Any, tmp_path: Path) -> None:
     for box in ((-110.0, -95.0, 30.0, 45.0), (250.0, 265.0, 30.0, 45.0)):
-        figure = maps.zoom(pair[0], pair[1], box, path=tmp_path / "zoom.png")
+        figure = plot.zoom(pair[0], pair[1], box, path=tmp_path / "zoom.png")
         drawn = [mesh for panel in figure.axes[:3] for mesh in panel.collections]
         limits = {mesh.get_clim() for mesh in drawn if mesh.get_array() is not None}
         assert len(limits) == 1
@@ -174,13 +174,13 @@ def test_a_zoom_has_one_scale_and_takes_any_branch_of_longitude(pair: Any, tmp_p
 
 def test_a_box_outside_and_quadrilaterals_are_refused(pair: Any) -> None:
     with pytest.raises(OptionError, match=r"box \(west, east, south, north\) within .*, received \(0, 10, 0, 10\)"):
-        maps.zoom(pair[0], pair[1], (0, 10, 0, 10))
+        plot.zoom(pair[0], pair[1], (0, 10, 0, 10))
 
 
 def test_bars_are_frequencies_relative_to_flat() -> None:
-    figure = maps.rank_histogram([10, 20, 30])
+    figure = plot.rank_histogram([10, 20, 30])
     assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx([0.5, 1.0, 1.5])
-    two = maps.pit_histogram({"a": np.ones(10), "b": np.arange(1, 11)})
+    two = plot.pit_histogram({"a": np.ones(10), "b": np.arange(1, 11)})
     assert len(two.axes) == 2
     assert two.axes[0].get_xlim() == (0.0, 1.0)
 
@@ -198,15 +198,15 @@ def test_bars_are_frequencies_relative_to_flat() -> None:
 )
 def test_counts_that_are_none_are_refused(counts: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
-        maps.rank_histogram(counts)
+        plot.rank_histogram(counts)
 
 
 def test_every_figure_refuses_a_missing_folder_before_any_work(pair: Any, tmp_path: Path) -> None:
     path = tmp_path / "none" / "map.png"
-    for draw in (maps.conservation, maps.zoom):
+    for draw in (plot.conservation, plot.zoom):
         with pytest.raises(OutputError, match="existing folder"):
             draw(*pair, path=path)
-    for draw, what in ((maps.spectrum, {"a": pair[0]}), (maps.rank_histogram, [1, 2]), (maps.pit_histogram, [1, 2])):
+    for draw, what in ((plot.spectrum, {"a": pair[0]}), (plot.rank_histogram, [1, 2]), (plot.pit_histogram, [1, 2])):
         with pytest.raises(OutputError, match="existing folder"):
             draw(what, path=path)
 
@@ -229,4 +229,4 @@ def test_the_accessor_refuses_what_it_cannot_draw(pair: Any) -> None:
 def test_constant_fields_have_no_spectrum() -> None:
     flat = downscale.sample.open("north_america").isel(time=0) * 0 + 280
     with pytest.raises(InputError, match=r"expected fields that vary, received constant ones \(coarse\)"):
-        maps.spectrum({"coarse": flat})
+        plot.spectrum({"coarse": flat})

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from sample_fields import GRIDS, field_on, plane, rain_on, region, relief_on, same_bits, world
 from strategies import factor_pairs, grids, odd_taps, orders, seeds
 
-from downscale import buffers
 from downscale.engine import apply, block, fused
 from downscale.kernels.compiled import compiled, stamp_of
 from downscale.kernels.fused import refine
 from downscale.kernels.windows import Windows, shared_windows
 from downscale.nn.separable import METHODS, operator
+from downscale.process import buffers
 
 methods = st.sampled_from(sorted(METHODS))
 

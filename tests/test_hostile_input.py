@@ -17,9 +17,9 @@ from refusals import north_america, refused
 
 import downscale
 from downscale.errors import LONGEST_MESSAGE, MOST_NAMES, DownscaleError, InputError, OptionError, listing, one_line
+from downscale.io.config import DEEPEST, MOST_BYTES, read_yaml
 from downscale.runs.clusters import profile_of
 from downscale.runs.seals import seal_path, verified
-from downscale.train.blocks import DEEPEST, MOST_BYTES, read_yaml
 
 ESCAPE = "\x1b[31mred\x07"
 RECIPE = {"input": {"path": "in.nc"}, "downscale": {"factor": 2}, "output": {"path": "out.nc"}}
@@ -109,7 +109,7 @@ def test_counts_of_a_cluster_below_one_are_refused(key: str, count: Any, here: P
 
 
 def test_settings_of_a_scheduler_that_are_no_keys_are_refused() -> None:
-    from downscale.recipe import Dask
+    from downscale.runs.recipe import Dask
 
     cluster = {"type": "distributed.LocalCluster", "scheduler_options": None}
     with pytest.raises(OptionError, match="scheduler_options"):

@@ -97,7 +97,7 @@ assert "downscale.api" not in sys.modules
 downscale.set_options
 assert "xarray" not in sys.modules
 downscale.coarsen
-assert "downscale.averages" in sys.modules
+assert "downscale.steps.coarsen" in sys.modules
 """
     python(code)
 

@@ -68,7 +68,7 @@ from pathlib import Path
 import xarray as xr
 
 import downscale
-from downscale import maps
+from downscale import plot
 
 coarse: xr.Dataset = downscale.open_dataset("tas_*.nc")
 fine = downscale.downscale(coarse, 4, orog="relief.nc", lapse_rate=-3e-3)
@@ -79,7 +79,7 @@ area: xr.DataArray = downscale.cell_area(coarse)
 penalty = downscale.TerrainPenalty(base_gradient=1e-5)
 certificate = downscale.to_netcdf(fine, Path("fine.nc"), coarse=coarse)
 kept: bool = certificate is not None and certificate.passed
-maps.compare(coarse, fine, path="map.png").savefig("map.pdf")
+plot.compare(coarse, fine, path="map.png").savefig("map.pdf")
 """
 WRONG = """
 import downscale

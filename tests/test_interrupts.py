@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from run_process import ROOT
 
-from downscale.interrupts import Terminated, go_on, half_made, shielded, terminable, what_came
 from downscale.io.library import LIBRARY, library
+from downscale.process.interrupts import Terminated, go_on, half_made, shielded, terminable, what_came
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 LONGEST = 5.0
@@ -96,8 +96,8 @@ def script(tmp_path: Path, body: str) -> subprocess.Popen[str]:
     code = f"""
 import sys, time, threading
 from pathlib import Path
-from downscale.interrupts import *
-from downscale.interrupts import shielded, half_made, telling, terminable
+from downscale.process.interrupts import *
+from downscale.process.interrupts import shielded, half_made, telling, terminable
 draft = Path({str(tmp_path / "draft")!r})
 with terminable():
 {body}
@@ -176,7 +176,7 @@ def test_children_do_not_hear_a_ctrl_c(tmp_path):
     """Neither the first one nor later ones: Python's own tracker of what they share starts with the first."""
     code = """
 import multiprocessing, signal, sys
-from downscale.interrupts import deaf_children
+from downscale.process.interrupts import deaf_children
 
 def mask(pipe):
     pipe.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))

@@ -14,9 +14,9 @@ from sample_fields import field_on, rain_on, region, same_bits, world
 from downscale import check_conservation, sample
 from downscale.cli import main
 from downscale.errors import GridError, InputError, OptionError, ShapeError
+from downscale.models.checkpoint import save
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.train.checkpoint import save
 
 RELIEF = sample.path("north_america_relief")
 TAS = Variable("tas", "K", mean=280.0, std=10.0)

@@ -23,12 +23,12 @@ import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.cf.mapping import unrotated
 from downscale.errors import GridError, InputError, OptionError, OutputError
-from downscale.maps import compare
-from downscale.maps.cells import find_field, read_cells, window
-from downscale.maps.geography import installed_coast, relief_level, round_degrees
-from downscale.maps.panels import robust_limits
-from downscale.maps.view import choose_projection
-from downscale.maps.words import degrees, raised, value_words
+from downscale.plot import compare
+from downscale.plot.cells import find_field, read_cells, window
+from downscale.plot.geography import installed_coast, relief_level, round_degrees
+from downscale.plot.panels import robust_limits
+from downscale.plot.view import choose_projection
+from downscale.plot.words import degrees, raised, value_words
 
 SAMPLE = Path(__file__).parents[1] / "downscale" / "sample"
 TAS = {"standard_name": "air_temperature", "long_name": "near-surface air temperature", "units": "K"}
@@ -550,7 +550,7 @@ def test_settings_and_pyplot_are_left_alone() -> None:
 
 
 def test_importing_maps_imports_no_plotting() -> None:
-    code = "import sys, downscale.maps; print([m for m in ('matplotlib', 'cartopy') if m in sys.modules])"
+    code = "import sys, downscale.plot; print([m for m in ('matplotlib', 'cartopy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -56,7 +56,7 @@ def test_members_do_not_know_chunks_nor_workers(tmp_path: Path) -> None:
     """The cascade bit for bit, a network to 1e-6; with cells missing, on the sphere and on a plane."""
     from test_ensemble_model import drawing
 
-    from downscale.train.checkpoint import save
+    from downscale.models.checkpoint import save
 
     model = save(tmp_path / "model.safetensors", drawing())
     tests = Path(__file__).parent

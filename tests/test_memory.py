@@ -17,9 +17,10 @@ from sample_fields import field_on, plane, region, relief_on, world
 
 import downscale
 from downscale.cf import coordinates
-from downscale.compute import sized
 from downscale.engine.memory import READING, Beside
 from downscale.errors import OptionError
+from downscale.steps import horizontal
+from downscale.steps.horizontal import sized
 
 
 @pytest.mark.parametrize("grid", [world(7, 9), region(8, 10), plane(6, 11)], ids=["world", "region", "plane"])
@@ -85,11 +86,10 @@ def test_what_reading_takes_counts_where_files_are_read(tmp_path: Path) -> None:
 
 
 def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    from downscale import compute
 
     job = next(iter(downscale_jobs(field_on(plane(400, 50), 1)).values()))
     data = da.zeros((1, 400, 50), dtype="f4", chunks=-1)
-    monkeypatch.setattr(compute, "block_budget", lambda features, whole: 160_000 - whole)
+    monkeypatch.setattr(horizontal, "block_budget", lambda features, whole: 160_000 - whole)
     free, masked, held = (
         max(sized(data, job, other).chunks[1]) for other in (Beside(), Beside(0, 40), Beside(80_000, 0))
     )

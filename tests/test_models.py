@@ -14,7 +14,7 @@ import downscale
 from downscale.cli import main
 from downscale.errors import OptionError
 from downscale.models import FOLDER, NAMES, factors
-from downscale.train.checkpoint import load_record
+from downscale.models.checkpoint import load_record
 
 # File, variable, every so many times, and the largest RMSE beside that of the kernel under the same bounds.
 RAIN = [

@@ -18,12 +18,12 @@ from lazy_files import unreadable
 from sample_fields import field_on, rain_on, region, relief_on
 
 import downscale
-from downscale import pipeline, selfcheck, tiers
-from downscale.demo import demo_recipe, prepare_folder
+from downscale.check import self_validation
 from downscale.errors import ConservationError, OutputError
-from downscale.recipe import parse_recipe
 from downscale.request import Request
-from downscale.runs import single
+from downscale.runs import pipeline, single, tiers
+from downscale.runs.demo import demo_recipe, prepare_folder
+from downscale.runs.recipe import parse_recipe
 
 
 @pytest.fixture(scope="module")
@@ -261,22 +261,22 @@ def test_self_validation_judges_one_scale_up():
     ds = field_on(region(24, 32))
     lat, lon = np.meshgrid(ds.lat, ds.lon, indexing="ij")
     ds["tas"][:] = 280 + np.sin(np.deg2rad(8 * lat)) + np.cos(np.deg2rad(9 * lon))
-    errors = selfcheck.self_validation(ds, Request(factor=2))["tas"]
+    errors = self_validation.self_validation(ds, Request(factor=2))["tas"]
     assert errors["sobolev"] < errors["bilinear"] < errors["blocks"]
-    assert selfcheck.self_validation(field_on(region(4, 4)), Request(factor=2)) == {}
-    odd = selfcheck.self_validation(field_on(region(25, 31)), Request(factor=2))
+    assert self_validation.self_validation(field_on(region(4, 4)), Request(factor=2)) == {}
+    odd = self_validation.self_validation(field_on(region(25, 31)), Request(factor=2))
     assert set(odd["tas"]) == {"blocks", "bilinear", "sobolev"}
 
 
 def test_self_validation_weighs_by_area():
     guess = field_on(region()).tas
     area = downscale.cell_area(guess)
-    np.testing.assert_allclose(selfcheck.weighted_rmse(guess + 2.0, guess, area), 2.0)
+    np.testing.assert_allclose(self_validation.weighted_rmse(guess + 2.0, guess, area), 2.0)
     truth = guess.copy()
     truth[:, 0] += 3.0
     expected = np.sqrt(9.0 * area[0].sum() / area.sum())
-    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth, area), expected)
-    np.testing.assert_allclose(selfcheck.weighted_rmse(guess, truth.where(truth.lat > 31), area), 0.0)
+    np.testing.assert_allclose(self_validation.weighted_rmse(guess, truth, area), expected)
+    np.testing.assert_allclose(self_validation.weighted_rmse(guess, truth.where(truth.lat > 31), area), 0.0)
 
 
 def test_samples_of_maps_are_spread_over_the_record():
@@ -284,7 +284,7 @@ def test_samples_of_maps_are_spread_over_the_record():
     where = pipeline.plan(ds, 2)
     from downscale.cf.horizontal import horizontal
 
-    taken = selfcheck.sample_maps(ds, horizontal(ds), 12)
+    taken = self_validation.sample_maps(ds, horizontal(ds), 12)
     assert taken.sizes["time"] == 12
     assert taken.time[0] == ds.time[0]
     assert taken.time[-1] == ds.time[-1]

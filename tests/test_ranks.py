@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from downscale.diagnostics.neighbours import Fractions
-from downscale.diagnostics.ranks import APART, Ranks
-from downscale.diagnostics.scores import Scores, Setting
 from downscale.errors import OptionError, ShapeError
+from downscale.metrics.neighbours import Fractions
+from downscale.metrics.ranks import APART, Ranks
+from downscale.metrics.scores import Scores, Setting
 
 SHAPE = (6, 96, 96)
 

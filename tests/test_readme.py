@@ -91,8 +91,8 @@ def test_python_recipe(folder: Path) -> None:
 
 
 def test_demo_and_recipe_ask_for_the_same() -> None:
-    from downscale.demo import demo_recipe
-    from downscale.recipe import load_recipe
+    from downscale.runs.demo import demo_recipe
+    from downscale.runs.recipe import load_recipe
 
     ours, theirs = demo_recipe("."), load_recipe(ROOT / "recipes" / "01_downscale_temperature.yml")
     for block in ("title", "description", "input", "statics", "downscale", "terrain", "validation"):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from downscale.demo import demo_recipe
 from downscale.errors import InputError, OptionError
-from downscale.recipe import Recipe, load_recipe, parse_recipe
+from downscale.runs.demo import demo_recipe
+from downscale.runs.recipe import Recipe, load_recipe, parse_recipe
 
 LEAST: dict[str, Any] = {"input": {"path": "a.nc"}, "downscale": {"factor": 4}, "output": {"path": "b.nc"}}
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from downscale.evaluate.schema import load_evaluation
-from downscale.recipe import load_recipe
+from downscale.runs.recipe import load_recipe
 from downscale.train.schema import load_training
 
 ROOT = Path(__file__).parents[1]

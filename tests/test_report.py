@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import downscale
-from downscale import pipeline
-from downscale.demo import demo_recipe
-from downscale.recipe import load_recipe, parse_recipe
+from downscale.runs import pipeline
+from downscale.runs.demo import demo_recipe
+from downscale.runs.recipe import load_recipe, parse_recipe
 
 PROBE = """<script>
 addEventListener("load", () => {

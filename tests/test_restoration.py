@@ -13,11 +13,11 @@ from sample_fields import field_on, region
 
 import downscale
 from downscale.cf.horizontal import horizontal
+from downscale.deconvolution.blur import blurred
+from downscale.deconvolution.methods import Restoration
+from downscale.deconvolution.psf import parse_psf
 from downscale.errors import BoundsError, ConservationError, DownscaleError
-from downscale.restore.blur import blurred
-from downscale.restore.methods import Restoration
-from downscale.restore.psf import parse_psf
-from downscale.restored_files import restore_file
+from downscale.runs.deconvolution import restore_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

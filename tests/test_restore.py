@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from downscale.deconvolution.blur import Blur, blurred
+from downscale.deconvolution.footprint import Seen, unexplained
+from downscale.deconvolution.methods import Restoration
+from downscale.deconvolution.noise import noise_level
+from downscale.deconvolution.psf import ArrayPsf, Psf, parse_psf, pick_psf
+from downscale.deconvolution.richardson_lucy import richardson_lucy
+from downscale.deconvolution.tikhonov import tikhonov, wiener
+from downscale.deconvolution.weights import cell_kernel, grid_kernel
 from downscale.errors import BoundsError, GridError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.restore.blur import Blur, blurred
-from downscale.restore.footprint import Seen, unexplained
-from downscale.restore.methods import Restoration
-from downscale.restore.noise import noise_level
-from downscale.restore.psf import ArrayPsf, Psf, parse_psf, pick_psf
-from downscale.restore.richardson_lucy import richardson_lucy
-from downscale.restore.tikhonov import tikhonov, wiener
-from downscale.restore.weights import cell_kernel, grid_kernel
 
 REFERENCE = torch.zeros(1, dtype=torch.float64)
 SHAPES = ["gaussian:4cells", "gaussian:7x3cells@30", "box:3cells", "airy:3cells"]

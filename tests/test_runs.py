@@ -21,12 +21,11 @@ from run_process import contents, raw
 from sample_fields import field_on, rain_on, region, relief_on, world
 
 import downscale
-from downscale import pipeline
 from downscale.errors import InputError, OutputError
 from downscale.io.merge import merge_files
-from downscale.recipe import load_recipe, parse_recipe
-from downscale.runs import retry, seals, single, work
+from downscale.runs import pipeline, retry, seals, single, work
 from downscale.runs.cutting import cut_run
+from downscale.runs.recipe import load_recipe, parse_recipe
 
 FOLDER = ".out.nc.blocks"
 APPLY = ("apply", "in.nc", "out.nc", "--factor", 2)

@@ -16,9 +16,9 @@ from run_process import ROOT, contents, ended, raw, started, when
 from sample_fields import field_on, world
 
 from downscale.errors import InputError, OptionError
-from downscale.recipe import Dask, parse_recipe
 from downscale.runs import clusters, spread
 from downscale.runs.clusters import profile_of
+from downscale.runs.recipe import Dask, parse_recipe
 from downscale.runs.work import Work
 
 LEAST: dict[str, Any] = {"input": {"path": "in.nc"}, "downscale": {"factor": 2}, "output": {"path": "out.nc"}}

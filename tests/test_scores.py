@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from strategies import generator, grids, seeds
 
-from downscale.diagnostics import distribution
-from downscale.diagnostics.distribution import RESOLUTION, Distribution
-from downscale.diagnostics.ensemble import crps, spread_skill
-from downscale.diagnostics.moments import Moments
-from downscale.diagnostics.scores import SCORES, Scores, Setting, score
 from downscale.errors import OptionError, ShapeError
 from downscale.fields.gradient import Spacing, sobel
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
+from downscale.metrics import distribution
+from downscale.metrics.distribution import RESOLUTION, Distribution
+from downscale.metrics.ensemble import crps, spread_skill
+from downscale.metrics.moments import Moments
+from downscale.metrics.scores import SCORES, Scores, Setting, score
 
 MEMBERS = 4
 
@@ -302,7 +302,7 @@ def test_what_cannot_be_scored_is_refused():
 
 
 def test_no_torch_is_needed():
-    code = "import sys, downscale.diagnostics.scores; print('torch' in sys.modules)"
+    code = "import sys, downscale.metrics.scores; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

@@ -12,14 +12,14 @@ import xarray as xr
 from training_recipes import recipe_content
 
 import downscale
-from downscale.diagnostics.events import EventCounts, calibrated_counts, calibration, logit_counts
+from downscale.artefacts.mend import repair
+from downscale.artefacts.subject import diagnose
 from downscale.errors import InputError, OptionError
-from downscale.laboratory.mend import repair
-from downscale.laboratory.subject import diagnose
 from downscale.losses.event import event_loss
+from downscale.metrics.events import EventCounts, calibrated_counts, calibration, logit_counts
+from downscale.models.checkpoint import load
 from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.train.card import card
-from downscale.train.checkpoint import load
 from downscale.train.fit import train
 from downscale.train.schema import parse_training
 

@@ -12,11 +12,11 @@ from sample_fields import plane, region, relief_on, same_bits, world
 import downscale
 from downscale import TerrainPenalty
 from downscale.cf.horizontal import horizontal
+from downscale.check.self_validation import self_validation, terrain_penalty_values
 from downscale.errors import GridError, InputError
 from downscale.grid.latlon import RectilinearGrid
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.request import Request
-from downscale.selfcheck import self_validation, terrain_penalty_values
 
 
 def on(relief: xr.Dataset | xr.DataArray, grid: RectilinearGrid) -> np.ndarray:

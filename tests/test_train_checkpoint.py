@@ -15,13 +15,13 @@ from command import command
 from safetensors.torch import load_file, save_file
 
 from downscale.errors import InputError, OutputError
+from downscale.models.checkpoint import FORMAT_VERSION, MANY, Record, load, load_record, save
+from downscale.models.tensors import write_tensors
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.train.card import card
-from downscale.train.checkpoint import FORMAT_VERSION, MANY, Record, load, load_record, save
 from downscale.train.progress import Progress
 from downscale.train.state import State, moments_of, read_state, restore_moments, write_state
-from downscale.train.tensors import write_tensors
 
 SPEC = ModelSpec(
     "residual", (2, 2), (Variable("pr", "mm h-1", "rainfall_rate", "log1p", 0.4, 0.8, 2.5, (0.0, None)),),

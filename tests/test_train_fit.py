@@ -30,8 +30,8 @@ from training_recipes import SAMPLE, recipe_content, tiny_recipe
 import downscale
 from downscale.engine.device import has_fast_bf16
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
+from downscale.models.checkpoint import load
 from downscale.train import pulse
-from downscale.train.checkpoint import load
 from downscale.train.fit import prepare, train
 from downscale.train.maps import Shelf
 from downscale.train.progress import Progress, rate, share_done, steps_of_round
@@ -167,7 +167,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(quiet: Path, tmp_path: Pa
 
 def steps_in(state: Path) -> int:
     """The steps that a state holds, 0 where there is none yet."""
-    from downscale.train.tensors import read_texts
+    from downscale.models.tensors import read_texts
 
     return int(json.loads(read_texts(state, "state")["progress"])["step"]) if state.exists() else 0
 

@@ -18,7 +18,7 @@ from training_recipes import SAMPLE, data_block, source_of
 import downscale
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing, slope
-from downscale.train.companions import companions
+from downscale.models.static_features import companions
 from downscale.train.maps import Shelf, map_bytes, read_map
 from downscale.train.schema import Split
 from downscale.train.split import split_times

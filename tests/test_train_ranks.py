@@ -13,7 +13,7 @@ import torch
 from run_process import ROOT
 from training_recipes import recipe_content
 
-from downscale.train.checkpoint import load
+from downscale.models.checkpoint import load
 from downscale.train.module import JUDGE, TRAIN, random_numbers
 
 PROBE = """

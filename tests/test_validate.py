@@ -14,8 +14,8 @@ from sample_fields import field_on, plane, rain_on, region, world
 from strategies import cuttings, seeds
 
 import downscale
-from downscale import judges
-from downscale.diagnostics import overlap
+from downscale.check import comparison
+from downscale.conservation import overlap
 from downscale.errors import ConservationError, GridError, InputError, ShapeError
 
 
@@ -72,7 +72,7 @@ def test_any_blocks_give_the_same_report(data, seed):
     cut = {dim: tuple(data.draw(cuttings(size))) for dim, size in (("time", 3), ("lat", 12), ("lon", 14))}
     whole = downscale.check_conservation(coarse, fine).to_dict()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judges, "BLOCK_VALUES", data.draw(st.sampled_from([1, 60, 200, 10**6])))
+        patch.setattr(comparison, "BLOCK_VALUES", data.draw(st.sampled_from([1, 60, 200, 10**6])))
         parts = downscale.check_conservation(coarse, fine.chunk(cut)).to_dict()
     error, other = (report["variables"]["pr"].pop("global_error") for report in (whole, parts))
     assert parts == whole
@@ -213,7 +213,7 @@ def test_regions_are_found_once_for_all_blocks(monkeypatch):
     found: list[Any] = []
     of = overlap.Regions.of
     monkeypatch.setattr(overlap.Regions, "of", lambda parts: found.append(parts) or of(parts))
-    monkeypatch.setattr(judges, "BLOCK_VALUES", 1)
+    monkeypatch.setattr(comparison, "BLOCK_VALUES", 1)
     whole = downscale.check_conservation(coarse, fine)
     assert coarse.sizes["time"] > 1
     assert len(found) == 2

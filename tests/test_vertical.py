@@ -9,10 +9,10 @@ from conftest import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downscale.along import along
 from downscale.cf.axes import new_line_coordinates, read_line, target_line
 from downscale.errors import GridError
 from downscale.request import Request
+from downscale.steps.along import along
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

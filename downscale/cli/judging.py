@@ -29,9 +29,9 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check that the fine file keeps the budgets of the coarse one; exit status 1 where a law is broken."""
-    from downscale.arguments import parse_bounds, parse_names, parse_quantity
-    from downscale.pipeline import open_input
-    from downscale.validate import check_conservation
+    from downscale.check.conservation import check_conservation
+    from downscale.cli.arguments import parse_bounds, parse_names, parse_quantity
+    from downscale.runs.pipeline import open_input
 
     names = parse_names(variables)
     options: Any = {"law": law, "tolerance": tolerance, "data_vars": names, "mask": mask, "na_thres": na_thres,
@@ -61,8 +61,8 @@ def inspect(
     card_only: Annotated[bool, typer.Option("--card", help="Of a model: print its card and no more.")] = False,
 ) -> None:
     """Diagnose artefacts of a kernel, a model (after its card) or a written file: coverage, images, checkerboards."""
-    from downscale.arguments import parse_pair
-    from downscale.laboratory.subject import diagnose, is_model, require_outputs
+    from downscale.artefacts.subject import diagnose, is_model, require_outputs
+    from downscale.cli.arguments import parse_pair
 
     pair = parse_pair(factor)
     require_outputs(target, as_json, figure)
@@ -73,14 +73,14 @@ def inspect(
         say(card(path_of(target, pair)))
         if card_only:
             return
-    from downscale.laboratory.tell import tell
+    from downscale.artefacts.tell import tell
 
     found = diagnose(target, pair, variable)
     tell(found)
     if as_json is not None:
         found.to_json(as_json)
     if figure is not None:
-        from downscale.laboratory.figure import draw
+        from downscale.artefacts.figure import draw
 
         draw(found, figure)
 
@@ -95,9 +95,9 @@ def repair(
     overwrite: Overwrite = False,
 ) -> None:
     """Smooth the up-sampling kernels of a trained model under their sum-to-one laws."""
+    from downscale.artefacts.mend import repair as mend
+    from downscale.artefacts.tell import tell_sections
     from downscale.io.read import open_dataset
-    from downscale.laboratory.mend import repair as mend
-    from downscale.laboratory.tell import tell_sections
 
     fields = None if truth is None else open_dataset(truth)
     done = mend(model, smooth, out, fields, orog=orog, overwrite=overwrite)

@@ -20,7 +20,7 @@ def train(
     from downscale.train.schema import load_training
 
     wanted = load_training(recipe)
-    from downscale.interrupts import telling
+    from downscale.process.interrupts import telling
     from downscale.train.fit import is_first, kept_words, prepare
     from downscale.train.fit import train as carry_out
 
@@ -31,7 +31,7 @@ def train(
         with telling(lambda: kept_words(wanted)):
             carry_out(wanted, resume, say)
     except BaseException as error:
-        from downscale.interrupts import Stopped, what_came
+        from downscale.process.interrupts import Stopped, what_came
 
         word = what_came(error)
         if word is None:
@@ -70,14 +70,14 @@ def encode(
     overwrite: Overwrite = False,
 ) -> None:
     """Compress fine fields to coarse means and a code; `downscale apply CODE.nc --method MODEL` unfolds them."""
-    from downscale.arguments import parse_pairs
+    from downscale.cli.arguments import parse_pairs
     from downscale.io.read import find_files
 
     cut = "auto" if chunks == "auto" else parse_pairs(chunks, "chunks")
     if not source.startswith("sample:"):
         find_files(source)
-    from downscale.compression import encode_file, lines_of
-    from downscale.computing import scheduled
+    from downscale.process.computing import scheduled
+    from downscale.runs.compression import encode_file, lines_of
 
     with scheduled():
         facts = encode_file(

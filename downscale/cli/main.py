@@ -15,7 +15,7 @@ from typing import Any
 
 from downscale.cli.app import app, given
 from downscale.errors import ConservationError, DownscaleError, one_line
-from downscale.interrupts import NOTHING_LEFT, Stopped, Terminated, ignore_signals, status_of, terminable
+from downscale.process.interrupts import NOTHING_LEFT, Stopped, Terminated, ignore_signals, status_of, terminable
 
 # What the parser of the command line returns for Ctrl-C.
 INTERRUPTED = 130

@@ -33,9 +33,9 @@ def deconvolve(
     dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Undo the blur of an instrument; every map keeps its flux, which is checked in the file as written."""
-    from downscale.arguments import parse_names, parse_pairs
-    from downscale.restore.methods import Restoration
-    from downscale.restore.psf import parse_psf
+    from downscale.cli.arguments import parse_names, parse_pairs
+    from downscale.deconvolution.methods import Restoration
+    from downscale.deconvolution.psf import parse_psf
 
     wanted = Restoration(method, noise, iterations, damping, parameter, order)
     shape, names, over = parse_psf(psf), parse_names(variables), parse_names(dims)
@@ -43,8 +43,8 @@ def deconvolve(
     from downscale.io.read import find_files
 
     find_files(source)
-    from downscale.computing import scheduled
-    from downscale.restored_files import lines_of, restore_file
+    from downscale.process.computing import scheduled
+    from downscale.runs.deconvolution import lines_of, restore_file
 
     with scheduled():
         course, facts = restore_file(

@@ -32,11 +32,11 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the outputs; made if missing.")] = Path("demo"),
 ) -> None:
     """Run the main job on the embedded real sample, by the kernel and by a network: NetCDF, maps and a report."""
-    from downscale.demo import LEARNED_NOTE, demo_recipe, learned_recipe, prepare_folder
+    from downscale.runs.demo import LEARNED_NOTE, demo_recipe, learned_recipe, prepare_folder
 
     prepare_folder(out)
-    from downscale.computing import scheduled
-    from downscale.tiers import run_beside, table_of
+    from downscale.process.computing import scheduled
+    from downscale.runs.tiers import run_beside, table_of
 
     with scheduled():
         outcomes, beside = run_beside(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
@@ -62,7 +62,7 @@ def run(
     """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
     given = dict(locals())
     from downscale.io.outputs import require_no_input
-    from downscale.recipe import load_recipe
+    from downscale.runs.recipe import load_recipe
 
     wanted = load_recipe(recipe)
     for name in (wanted.output.path, wanted.output.map, wanted.output.report):
@@ -118,8 +118,8 @@ def apply(
 ) -> None:
     """Downscale one file into another; the result is checked as written."""
     given = dict(locals())
-    from downscale.arguments import apply_content
-    from downscale.recipe import parse_recipe
+    from downscale.cli.arguments import apply_content
+    from downscale.runs.recipe import parse_recipe
 
     wanted = _in_blocks(parse_recipe(apply_content(given), "apply"), blocks, merge)
     _carry_out(wanted, max_memory, **{key: given[key] for key in HOW})
@@ -143,8 +143,8 @@ def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
         # A misspelt name is refused before the libraries that do the work are loaded, which takes seconds.
         if not name.startswith("sample:"):
             find_files(name)
-    from downscale.computing import scheduled
-    from downscale.pipeline import run as run_recipe
+    from downscale.process.computing import scheduled
+    from downscale.runs.pipeline import run as run_recipe
 
     command = shlex.join(["downscale", *typed.get()])
     with scheduled():

@@ -22,12 +22,12 @@ def weights(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the weights of a method, row, col and S, for other tools to apply."""
-    from downscale.arguments import parse_pairs, parse_target
+    from downscale.cli.arguments import parse_pairs, parse_target
     from downscale.io.outputs import check_netcdf
     from downscale.io.read import sources_of
     from downscale.io.weights import write_weights
-    from downscale.operators import weights as weights_of
-    from downscale.pipeline import open_input
+    from downscale.methods.operators import weights as weights_of
+    from downscale.runs.pipeline import open_input
 
     refinement = None if factor is None else parse_pairs(factor, "factor")
     coarse, grid = open_input(source), parse_target(target)

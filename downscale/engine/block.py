@@ -6,11 +6,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from downscale.buffers import leased
 from downscale.engine.checks import finite, require_finite, tell_negative
 from downscale.engine.cut import Cut
 from downscale.engine.device import is_cpu
 from downscale.engine.job import Job
+from downscale.process.buffers import leased
 from downscale.typing import SeparableOperator
 
 

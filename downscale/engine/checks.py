@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.diagnostics.conservation import chunk
-from downscale.diagnostics.infinite import infinite_line
-from downscale.diagnostics.signs import Signs, negative_line
+from downscale.conservation.infinite import infinite_line
+from downscale.conservation.measures import chunk
+from downscale.conservation.signs import Signs, negative_line
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
 from downscale.errors import BoundsError, ConservationError, InputError

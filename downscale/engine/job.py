@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downscale.diagnostics.conservation import stored_bounds
+from downscale.conservation.measures import stored_bounds
 from downscale.engine.cut import Cut
 from downscale.engine.device import is_cpu
 from downscale.fields.aggregate import Aggregation

@@ -17,13 +17,13 @@ from downscale.evaluate.methods import Contender, slug
 from downscale.evaluate.probability import summary
 from downscale.evaluate.schema import EvaluationRecipe, Figures
 from downscale.evaluate.truth import Truth
-from downscale.maps.blank import blank
-from downscale.maps.cells import Drawn, read_field, reduce_field
-from downscale.maps.geography import INK, SOFT_INK, draw_coast
-from downscale.maps.output import check_path, write
-from downscale.maps.panels import colours, draw_bar, draw_cells, draw_frame, robust_limits
-from downscale.maps.view import View, choose_view
-from downscale.maps.words import MINUS, is_date, name_of, raised, value_words
+from downscale.plot.blank import blank
+from downscale.plot.cells import Drawn, read_field, reduce_field
+from downscale.plot.geography import INK, SOFT_INK, draw_coast
+from downscale.plot.output import check_path, write
+from downscale.plot.panels import colours, draw_bar, draw_cells, draw_frame, robust_limits
+from downscale.plot.view import View, choose_view
+from downscale.plot.words import MINUS, is_date, name_of, raised, value_words
 from downscale.train.schema import EventRule
 
 if TYPE_CHECKING:

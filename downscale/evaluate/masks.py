@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.diagnostics.events import EventCounts
 from downscale.errors import InputError
+from downscale.metrics.events import EventCounts
 from downscale.train.schema import EventRule
 
 Floats = NDArray[np.float64]

@@ -15,9 +15,9 @@ from downscale.cf.horizontal import as_dataset
 from downscale.errors import DownscaleError
 from downscale.evaluate.schema import Method
 from downscale.evaluate.truth import Block, Truth
-from downscale.learned import is_learned, opened, require_method
+from downscale.methods.learned import is_learned, opened, require_method
 from downscale.models import path_of
-from downscale.train.checkpoint import Record, load_record
+from downscale.models.checkpoint import Record, load_record
 from downscale.train.schema import TrainingRecipe, load_training
 
 Say = Callable[[str], None]

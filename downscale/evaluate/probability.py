@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from downscale.maps.blank import blank
-from downscale.maps.geography import INK
+from downscale.plot.blank import blank
+from downscale.plot.geography import INK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.diagnostics.scores import Scores, Setting
+from downscale.check.conservation import check_conservation
 from downscale.errors import DownscaleError, OptionError, OutputError
 from downscale.evaluate.cost import Cost
 from downscale.evaluate.figures import draw, pictures, require_maps
@@ -23,9 +23,9 @@ from downscale.evaluate.schema import EvaluationRecipe
 from downscale.evaluate.table import Row, assemble, to_csv, to_markdown, write_table
 from downscale.evaluate.truth import Block, Truth, open_truth
 from downscale.io.outputs import IN_RECIPE, check_target, named_files
+from downscale.metrics.scores import Scores, Setting
 from downscale.train.schema import EventRule
 from downscale.train.segmentation import require_event_units
-from downscale.validate import check_conservation
 
 Say = Callable[[str], None]
 KINDS = (".md", ".csv", ".nc")

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from downscale.diagnostics.scores import SCORES
 from downscale.errors import listing
-from downscale.train.blocks import Block, checked, read_yaml
+from downscale.io.config import Block, checked, read_yaml
+from downscale.metrics.scores import SCORES
 from downscale.train.schema import EventRule, Named, Pair, Seconds, Split, TwoSizes
 
 SUFFIX = ".safetensors"

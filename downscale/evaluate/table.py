@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.diagnostics.scores import SCORES, Scores
 from downscale.evaluate.cost import Cost
 from downscale.evaluate.masks import MASK_SCORES, PREFIX, MaskTally
 from downscale.evaluate.schema import COST, LAW, EvaluationRecipe
 from downscale.evaluate.truth import Truth
 from downscale.io.leases import temporary_beside
 from downscale.io.library import to_file
+from downscale.metrics.scores import SCORES, Scores
 from downscale.versions import library_versions
 
 # Errors whose ratio to those of the reference is told: the smaller, the better.

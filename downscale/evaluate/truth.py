@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.averages import coarsen
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables, is_categorical
 from downscale.cf.times import time_name
@@ -19,7 +18,8 @@ from downscale.evaluate.schema import Data, Source
 from downscale.fields.gradient import Spacing
 from downscale.io.read import sources_of
 from downscale.io.statics import pick_mask, pick_static
-from downscale.train.checkpoint import Record
+from downscale.models.checkpoint import Record
+from downscale.steps.coarsen import coarsen
 from downscale.train.pairs import (
     bounds_of,
     conversion,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from downscale.interrupts import half_made
 from downscale.io.outputs import flush, remove, scratch_name, this_host
+from downscale.process.interrupts import half_made
 
 # A living process touches its files this often; one that cannot be asked for and was silent for so long is no more.
 BEAT_SECONDS, SILENT_SECONDS = 20.0, 600.0

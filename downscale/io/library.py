@@ -17,7 +17,7 @@ import xarray as xr
 from xarray.backends import NetCDF4DataStore
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
-from downscale.interrupts import shielded
+from downscale.process.interrupts import shielded
 
 
 class Library:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import netCDF4
 import numpy as np
 
-from downscale.diagnostics.report import ConservationReport
+from downscale.conservation.report import ConservationReport
 from downscale.errors import InputError
 from downscale.io.discovery import coverage, now
 from downscale.io.leases import temporary_beside

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from downscale.errors import OutputError
-from downscale.interrupts import half_made
 from downscale.io.leases import BEAT_SECONDS, SILENT_SECONDS, alive, gone
 from downscale.io.outputs import this_host
+from downscale.process.interrupts import half_made
 
 ATTEMPTS = 5
 LISTEN_SECONDS, POLL_SECONDS = 2.5 * BEAT_SECONDS, 0.2

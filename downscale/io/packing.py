@@ -19,8 +19,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.computing import computed
 from downscale.errors import OptionError, OutputError, listing
+from downscale.process.computing import computed
 
 SHORT = "int16"
 # The lowest short integer marks missing values; a few more are left for rounding at both ends.

@@ -18,12 +18,12 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.buffers import leased
 from downscale.errors import OutputError
 from downscale.io.chunks import chunks_in, pieces, starts
 from downscale.io.filters import Array, Layout, buffers, cleared, decoded, worth_compiling
 from downscale.io.library import library
 from downscale.io.stream import able, layout_of
+from downscale.process.buffers import leased
 
 VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 Place = tuple[int, int]

@@ -14,16 +14,16 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.computing import computed, here, threads_that_end
-from downscale.diagnostics.report import ConservationReport
+from downscale.conservation.report import ConservationReport
 from downscale.errors import OutputError
-from downscale.interrupts import half_made, shielded
 from downscale.io.encoding import Encodings
 from downscale.io.leases import bring_back, made_beside
 from downscale.io.outputs import flush, plain_path, remove, require_free, scratch_name
 from downscale.io.packing import Packing
 from downscale.io.read import sources_of
 from downscale.io.write import Checker, Storage, Stored, claims, judged, one_line, stored
+from downscale.process.computing import computed, here, threads_that_end
+from downscale.process.interrupts import half_made, shielded
 
 FORMAT = 2
 MARKS = (".zgroup", ".zmetadata", "zarr.json")

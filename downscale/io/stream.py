@@ -22,11 +22,11 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.horizontal import area_names
-from downscale.computing import cluster, computed, elsewhere, here, threads_that_end
 from downscale.io.chunks import aligned, chunks_in, starts
 from downscale.io.encoding import companions
 from downscale.io.filters import Array, Layout, encoded, worth_compiling
 from downscale.io.library import library, new_file
+from downscale.process.computing import cluster, computed, elsewhere, here, threads_that_end
 
 if TYPE_CHECKING:
     import h5py

@@ -20,8 +20,6 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.buffers import leased
-from downscale.computing import elsewhere, threads_that_end
 from downscale.errors import OutputError
 from downscale.io.chunks import aligned
 from downscale.io.filters import Array
@@ -36,6 +34,8 @@ from downscale.io.stream import (
     stored_in,
     written_behind,
 )
+from downscale.process.buffers import leased
+from downscale.process.computing import elsewhere, threads_that_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

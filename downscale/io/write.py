@@ -18,8 +18,7 @@ import numpy as np
 import xarray as xr
 from xarray.backends.common import ArrayWriter
 
-from downscale.computing import computed, elsewhere, here, threads_that_end
-from downscale.diagnostics.report import ConservationReport, VariableReport
+from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io.discovery import described
 from downscale.io.encoding import (
@@ -41,6 +40,7 @@ from downscale.io.read import sources_of
 from downscale.io.reread import from_chunks
 from downscale.io.stream import in_memory, write_fields
 from downscale.io.through import write_judged
+from downscale.process.computing import computed, elsewhere, here, threads_that_end
 from downscale.version import __version__
 
 # Types of which the library looks at no value before it writes them.

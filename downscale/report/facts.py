@@ -12,11 +12,11 @@ import yaml
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import horizontal
 from downscale.io.read import sources_of
-from downscale.maps.words import value_words
+from downscale.plot.words import value_words
 from downscale.versions import library_versions
 
 if TYPE_CHECKING:
-    from downscale.pipeline import Outcome
+    from downscale.report.outcome import Outcome
 
 
 def facts_path(path: Path) -> Path:

@@ -15,7 +15,7 @@ from downscale.report.beside import Beside
 from downscale.report.facts import facts_path, recipe_text, report_facts
 
 if TYPE_CHECKING:
-    from downscale.pipeline import Outcome
+    from downscale.report.outcome import Outcome
     from downscale.report.pictures import Picture
 
 TEMPLATE = Path(__file__).parent / "page.html"

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.horizontal import horizontal
+from downscale.check.self_validation import sample_maps
 from downscale.errors import DownscaleError
-from downscale.selfcheck import sample_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +81,7 @@ def pictures(
 def _map(
     coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, drawn: Path | None, last: dict[str, int], sftlf: Any
 ) -> Picture:
-    from downscale.maps import compare
+    from downscale.plot import compare
 
     if drawn is not None and drawn.suffix == ".png":
         data = drawn.read_bytes()
@@ -97,7 +97,7 @@ def _map(
 
 
 def _zoom(coarse: xr.Dataset, fine: xr.Dataset, name: str, last: dict[str, int], sftlf: Any) -> Picture:
-    from downscale.maps import zoom
+    from downscale.plot import zoom
 
     return Picture(
         "Where most was added",
@@ -108,7 +108,7 @@ def _zoom(coarse: xr.Dataset, fine: xr.Dataset, name: str, last: dict[str, int],
 
 
 def _errors(coarse: xr.Dataset, fine: xr.Dataset, name: str, sftlf: Any) -> Picture:
-    from downscale.maps import conservation
+    from downscale.plot import conservation
 
     maps, whole = _sample(coarse, fine, name), len(list(_leading(coarse[name], coarse)))
     given, made = maps
@@ -125,7 +125,7 @@ def _errors(coarse: xr.Dataset, fine: xr.Dataset, name: str, sftlf: Any) -> Pict
 
 
 def _spectra(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> Picture:
-    from downscale.maps import spectrum
+    from downscale.plot import spectrum
 
     given, made = _sample(coarse, fine, name)
     figure = spectrum({"coarse": given, "fine": made}, slope=SLOPE)

@@ -13,25 +13,25 @@ from typing import Any
 import xarray as xr
 
 from downscale.cf.select import select
-from downscale.diagnostics.report import ConservationReport
+from downscale.check.conservation import check_conservation
+from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import DownscaleError, OptionError
-from downscale.interrupts import Stopped, Terminated, go_on, telling, what_came
 from downscale.io.merge import merge_files
 from downscale.io.only import only_run, require_no_run
 from downscale.io.packing import Packing
 from downscale.options import get_options, option, set_options
-from downscale.recipe import Recipe
+from downscale.process.interrupts import Stopped, Terminated, go_on, telling, what_came
 from downscale.runs.blocks import named
 from downscale.runs.clusters import client_of, profile_of
 from downscale.runs.cutting import Cutting, absolute
+from downscale.runs.recipe import Recipe
 from downscale.runs.reports import joined, report_of
 from downscale.runs.retry import retried
 from downscale.runs.seals import clear, seal, sweep, unseal, verified
 from downscale.runs.single import judging
 from downscale.runs.spread import spread
 from downscale.runs.work import Work, carry_out, forget
-from downscale.validate import check_conservation
 
 Tell = Callable[[], None]
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from downscale.errors import DownscaleError, InputError, OptionError, listing
-from downscale.interrupts import deaf_children
-from downscale.recipe import Dask, Profile
+from downscale.process.interrupts import deaf_children
+from downscale.runs.recipe import Dask, Profile
 
 LOCAL, QUEUES, CARDS = "local", {"slurm": "SLURMCluster", "pbs": "PBSCluster"}, "cuda"
 EXTRA = 'pip install "downscale-climate[hpc]"'

@@ -15,14 +15,14 @@ from downscale.io.outputs import check_netcdf, check_target
 from downscale.io.packing import SHORT
 from downscale.io.paths import address_of
 from downscale.io.read import sources_of
-from downscale.learned import SUFFIX
-from downscale.recipe import Recipe
+from downscale.methods.learned import SUFFIX
 from downscale.request import Request
 from downscale.runs.blocks import Block, Record, cut, default_blocks, record_of, stride
+from downscale.runs.recipe import Recipe
 from downscale.runs.seals import clear, fingerprint, is_own, seal_path, unseal
 from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
 from downscale.runs.work import Work
-from downscale.stages import split
+from downscale.steps.stages import split
 
 
 @dataclass(frozen=True)

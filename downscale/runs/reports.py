@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
-from downscale.diagnostics.report import ConservationReport, VariableReport
+from downscale.conservation.report import ConservationReport, VariableReport
 
 NAMES = [one.name for one in fields(VariableReport)]
 COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds", "near_checked",
@@ -14,7 +14,7 @@ COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "valu
 
 
 def report_of(facts: dict[str, Any] | None) -> ConservationReport | None:
-    """Return the report that :meth:`~downscale.diagnostics.report.ConservationReport.to_dict` made plain values of."""
+    """Return the report that :meth:`~downscale.conservation.report.ConservationReport.to_dict` made plain values of."""
     if facts is None:
         return None
     variables = {

@@ -9,17 +9,17 @@ import xarray as xr
 
 from downscale.api import downscale
 from downscale.cf.select import select
-from downscale.diagnostics.report import ConservationReport
+from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing
 from downscale.io.paths import called
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import pick_static
-from downscale.learned import makes_mask
 from downscale.losses.penalty import TerrainPenalty
+from downscale.methods.learned import makes_mask
 from downscale.output import to_netcdf, to_zarr
-from downscale.recipe import Recipe
 from downscale.request import Request
+from downscale.runs.recipe import Recipe
 
 SAMPLE, STORE = "sample:", ".zarr"
 

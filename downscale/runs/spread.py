@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from downscale.interrupts import Stopped, go_on
+from downscale.process.interrupts import Stopped, go_on
 from downscale.runs.work import Work, carry_out_here
 
 # New workers are looked for this often.

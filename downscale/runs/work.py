@@ -17,7 +17,7 @@ import xarray as xr
 from downscale.cf.times import time_encodings
 from downscale.io.chunks import chunk_sizes
 from downscale.options import set_options
-from downscale.recipe import Recipe, parse_recipe
+from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.retry import retried
 from downscale.runs.seals import seal, sweep, unseal, verified
 from downscale.runs.single import open_input, produce

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from downscale.engine.device import pick_device
 from downscale.errors import InputError, OptionError
 from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gradient_penalty
+from downscale.models.tensors import read_tensors, read_texts, write_tensors
 from downscale.train.pulse import Pulse, remaining
 from downscale.train.state import moments_of, restore_moments
-from downscale.train.tensors import read_tensors, read_texts, write_tensors
 
 FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
 TOLD = ("steps", "save_every", "say_every", "device")

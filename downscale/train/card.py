@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from downscale.models.checkpoint import Record, load_record
 from downscale.nn.spec import Event, ModelSpec, Variable
-from downscale.train.checkpoint import Record, load_record
 
 # The mark of figures on times that the training saw after all.
 SEEN = " [seen in training]"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from downscale.errors import InputError, OptionError, OutputError, ShapeError
+from downscale.models.checkpoint import load, save
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
 from downscale.train.adversarial import STATE, Adversarial, Duel
-from downscale.train.checkpoint import load, save
 from downscale.train.fit import Prepared, checkpoint_path, folder_of, made_folder, prepare, record_of, skill_rows
 from downscale.train.maps import Shelf
 from downscale.train.module import JUDGED_MEMBERS, kernel_alone, predicted, probabilistic_errors, relative_error

@@ -30,7 +30,7 @@ from downscale.train.turning import Part, static_parts, turns_of, variable_parts
 from downscale.versions import TRAINS, library_versions
 
 if TYPE_CHECKING:
-    from downscale.train.checkpoint import Record
+    from downscale.models.checkpoint import Record
     from downscale.train.datamodule import PatchData
     from downscale.train.keeper import Keeper
     from downscale.train.module import TrainedUpscaler
@@ -143,7 +143,7 @@ def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
     InputError
         If what is to be gone on with is no checkpoint.
     """
-    from downscale.train.checkpoint import load_record
+    from downscale.models.checkpoint import load_record
 
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
     target = check_target(recipe.output.path, recipe.output.overwrite or resume, inputs, IN_RECIPE)
@@ -163,7 +163,7 @@ def is_first() -> bool:
 
 def kept_words(recipe: TrainingRecipe) -> str:
     """Return, for people, what a training that was stopped can go on from."""
-    from downscale.train.tensors import read_texts
+    from downscale.models.tensors import read_texts
 
     state = _state_path(recipe, Path(recipe.output.path).expanduser())
     if not state.is_file():
@@ -256,7 +256,7 @@ def _require_network(spec: ModelSpec) -> None:
 
 def _finished(recipe: TrainingRecipe) -> Path | None:
     """Return the checkpoint that an earlier run of this very recipe wrote."""
-    from downscale.train.checkpoint import load_record
+    from downscale.models.checkpoint import load_record
 
     target = Path(recipe.output.path).expanduser()
     if not target.is_file() or _state_path(recipe, target).exists():
@@ -283,7 +283,7 @@ def folder_of(recipe: TrainingRecipe, target: Path) -> Path:
 def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: Say) -> Path:
     import torch
 
-    from downscale.train.checkpoint import save
+    from downscale.models.checkpoint import save
     from downscale.train.state import read_state
 
     how, first = prepared.recipe.training, is_first()
@@ -379,7 +379,7 @@ def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float
 
 def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
     """Return how a model came to be, for its checkpoint: recipe, sources with their licences, and how good it is."""
-    from downscale.train.checkpoint import Record
+    from downscale.models.checkpoint import Record
 
     recipe = prepared.recipe
     described = [

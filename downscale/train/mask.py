@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downscale.diagnostics.events import LOGITS, EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.errors import InputError
 from downscale.losses.event import event_loss
+from downscale.metrics.events import LOGITS, EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.nn.learned import Learned
 from downscale.train.module import LOOK_EVERY, TrainedUpscaler
 from downscale.train.patches import Batch

@@ -24,13 +24,13 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.parts import Parts
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import on_grid, pick_static
+from downscale.models.static_features import NEEDS, companions
+from downscale.models.time_features import clock_values
 from downscale.nn.separable import Separable, sobolev_operator
 from downscale.sample import path as sample_path
-from downscale.train.companions import NEEDS, companions
 from downscale.train.schema import Channel, Data, Network, Pair
 
 SAMPLE = "sample:"
-SECONDS_OF_DAY, DAYS_OF_YEAR = 86400.0, 365.2425
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,33 +361,6 @@ def _statics(
             given[name] = given[name] / 100
     made = companions(data.statics, fine, cells, given, where.locator)
     return np.stack([*made.values()]).astype(np.float32) if made else np.empty((0, *fine.shape), np.float32)
-
-
-def clock_values(encodings: tuple[str, ...], dates: NDArray[Any] | None, count: int) -> NDArray[np.float32]:
-    """Return sines and cosines of the time of year and of day, shape (count, 2 * len(encodings)).
-
-    Raises
-    ------
-    InputError
-        If there are encodings and no dates.
-
-    Examples
-    --------
-    >>> clock_values(("hour",), np.array(["2000-01-01T06"], dtype="M8[ns]"), 1).round(3).tolist()
-    [[1.0, 0.0]]
-    """
-    if not encodings:
-        return np.empty((count, 0), np.float32)
-    if dates is None:
-        raise InputError(f"expected a time axis for the encodings {listing(encodings)}, received none; leave them out")
-    day = xr.DataArray(dates, dims="time", coords={"time": dates}).time.dt
-    seconds = np.asarray(day.hour * 3600 + day.minute * 60 + day.second, dtype=np.float64)
-    turns = {
-        "hour": seconds / SECONDS_OF_DAY,
-        "day_of_year": (np.asarray(day.dayofyear) - 1 + seconds / SECONDS_OF_DAY) / DAYS_OF_YEAR,
-    }
-    angles = [2 * np.pi * turns[name] for name in encodings]
-    return np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
 def label_of(path: str) -> str:

@@ -7,9 +7,9 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from downscale.models.tensors import parsed
 from downscale.train.pulse import remaining
 from downscale.train.schema import Training
-from downscale.train.tensors import parsed
 
 # The one-cycle schedule begins at this share of the rate; schedules end at that one.
 FIRST_SHARE, LAST_SHARE = 0.04, 0.002

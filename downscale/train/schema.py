@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from downscale.errors import listing
+from downscale.io.config import Block, checked, laid_over, read_yaml
 from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
-from downscale.train.blocks import Block, checked, laid_over, read_yaml
 
 SECONDS = {"s": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
            "day": 86400.0}  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.errors import OptionError
-from downscale.train.checkpoint import Record
+from downscale.models.checkpoint import Record
 from downscale.train.maps import read_truth
 from downscale.train.origin import axes_of, file_digests
 from downscale.train.pairs import Source, path_of

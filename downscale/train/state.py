@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from downscale.errors import InputError
+from downscale.models.tensors import read_tensors, read_texts, write_tensors
 from downscale.train.progress import Progress
-from downscale.train.tensors import read_tensors, read_texts, write_tensors
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -1,0 +1,153 @@
+"""The figure of a diagnosis: coverage, response, images, checkerboard, shifts (matplotlib; knows arrays alone)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downscale.artefacts.diagnosis import Diagnosis
+from downscale.plot.blank import blank
+from downscale.plot.geography import INK, SOFT_INK
+from downscale.plot.output import check_path, write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDE, HIGH, DPI = 4.1, 3.5, 140
+LOWEST = -80.0
+GREYS = ("#c0392b", "0.25", "0.45", "0.6", "0.72")
+STYLES = ("-", "-", "--", "-.", ":")
+
+
+def draw(found: Diagnosis, path: Path | None = None) -> Figure:
+    """Draw the panels that there is something for, in one row or two; write them where a path is given.
+
+    Raises
+    ------
+    OutputError
+        If the picture cannot be written there.
+    """
+    if path is not None:
+        check_path(path)
+    pictures = found.pictures
+    wanted: list[tuple[bool, Callable[[Any, Diagnosis], None]]] = [
+        (pictures.coverage is not None, _coverage),
+        (bool(pictures.responses), _responses),
+        (bool(pictures.rejection), _rejection),
+        (pictures.piece is not None, _piece),
+        (pictures.board is not None, _power),
+        (pictures.board is not None, _pattern),
+        (bool(pictures.shifts), _shifts),
+    ]
+    panels = [make for there, make in wanted if there]
+    columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
+    rows = -(-len(panels) // columns)
+    figure = blank(WIDE * columns, HIGH * rows + 0.5, layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for panel, make in zip(axes, panels, strict=False):
+        make(panel, found)
+    for panel in axes[len(panels) :]:
+        panel.remove()
+    figure.suptitle(f"{found.kind} {found.subject}, {' x '.join(map(str, found.factor))} fine cells in a coarse one",
+    color=INK, fontsize=13,
+                    parse_math=False)  # fmt: skip
+    if path is not None:
+        write(figure, path, DPI)
+    return figure
+
+
+def _titled(panel: Any, title: str, x: str = "", y: str = "") -> None:
+    panel.set_title(title, fontsize=10.5, color=INK)
+    panel.set_xlabel(x, fontsize=9, color=SOFT_INK)
+    panel.set_ylabel(y, fontsize=9, color=SOFT_INK)
+    panel.tick_params(labelsize=8)
+
+
+def _coverage(panel: Any, found: Diagnosis) -> None:
+    counts = found.pictures.coverage
+    assert counts is not None
+    image = panel.imshow(counts, cmap="viridis", interpolation="nearest", vmin=0)
+    _titled(panel, "Coverage: coarse cells that touch a fine one", "fine cell", "fine cell")
+    panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
+
+
+def _responses(panel: Any, found: Diagnosis) -> None:
+    curves = found.pictures.responses
+    subjects = [label for label in curves if not label.endswith(", images")]
+    for i, label in enumerate(subjects):
+        style = {"color": GREYS[i % 5], "linestyle": STYLES[i % 5], "linewidth": 2.0 if i == 0 else 1.1}
+        x, y = curves[label]
+        panel.plot(x, np.maximum(y, LOWEST), label=label, **style)
+        if f"{label}, images" in curves:
+            x, y = curves[f"{label}, images"]
+            panel.plot(x, np.maximum(y, LOWEST), label=f"{label}: images", **{**style, "linewidth": 1.0, "alpha": 0.55})
+    end = max(x[-1] for x, _ in curves.values())
+    if end > 0.5:
+        # Beyond half a cycle a coarse cell all is image.
+        panel.axvspan(0.5, end, color="0.93", zorder=0)
+    panel.set_xlim(0, end)
+    panel.set_ylim(LOWEST, 5)
+    panel.legend(fontsize=7, frameon=False, loc="lower left")
+    _titled(panel, "Response", "cycles a coarse cell", "dB")
+
+
+def _rejection(panel: Any, found: Diagnosis) -> None:
+    table = found.pictures.rejection
+    images, count = list(next(iter(table.values()))), len(table)
+    for i, (label, values) in enumerate(table.items()):
+        place = np.arange(len(images)) + (i - (count - 1) / 2) * 0.8 / count
+        panel.bar(place, [values.get(image, np.nan) for image in images], 0.8 / count, label=label, color=GREYS[i % 5])
+    panel.set_xticks(range(len(images)), images, rotation=60 if len(images) > 8 else 0)
+    panel.axhline(0, color=INK, linewidth=0.6)
+    index = found.kind == "field"
+    if not index:
+        panel.legend(fontsize=7, frameon=False, ncols=2)
+        panel.set_ylim(0, 1.25 * max(max(values.values()) for values in table.values()))
+    title = "Power at images over that around them" if index else "Image rejection"
+    _titled(panel, title, "image (rows, columns)", "dB")
+
+
+def _piece(panel: Any, found: Diagnosis) -> None:
+    image = panel.imshow(found.pictures.piece, cmap="viridis", interpolation="nearest")
+    _titled(panel, "Ten coarse cells of the field", "fine cell", "fine cell")
+    panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
+
+
+def _power(panel: Any, found: Diagnosis) -> None:
+    board = found.pictures.board
+    assert board is not None
+    power = 10 * np.log10(np.maximum(np.fft.fftshift(board.power), 1e-30))
+    low, high = np.nanquantile(power, [0.05, 0.999])
+    rows, columns = board.factor
+    extent = (-columns / 2, columns / 2, rows / 2, -rows / 2)
+    image = panel.imshow(
+        power, cmap="magma", extent=extent, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+    )
+    places = [(n if n <= columns / 2 else n - columns, m if m <= rows / 2 else m - rows) for m, n in board.images]
+    panel.plot(*zip(*places, strict=True), "o", markersize=9, fillstyle="none", color="cyan", markeredgewidth=0.9,
+               clip_on=False)  # fmt: skip
+    panel.figure.colorbar(image, ax=panel, shrink=0.8, label="dB").ax.tick_params(labelsize=8)
+    _titled(panel, f"Power of the field; images circled: {board.index:+.1f} dB", "cycles a coarse cell", "")
+
+
+def _pattern(panel: Any, found: Diagnosis) -> None:
+    board = found.pictures.board
+    assert board is not None
+    most = float(np.abs(board.pattern).max()) or 1.0
+    twice = np.tile(board.pattern, (2, 2))
+    image = panel.imshow(twice, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
+    panel.set_xticks(range(0, twice.shape[1], max(board.factor[1] // 4, 1)))
+    panel.set_yticks(range(0, twice.shape[0], max(board.factor[0] // 4, 1)))
+    panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
+    _titled(panel, f"What repeats with coarse cells (p = {board.p_value:.3f})", "fine cell of two coarse ones", "")
+
+
+def _shifts(panel: Any, found: Diagnosis) -> None:
+    for i, (label, (x, y)) in enumerate(found.pictures.shifts.items()):
+        panel.plot(x, y, label=label, color=GREYS[i % 5], linestyle=STYLES[i % 5], linewidth=2.0 if i == 0 else 1.1)
+    panel.set_ylim(bottom=0)
+    panel.legend(fontsize=7, frameon=False)
+    _titled(panel, "Error of a shifted field", "shift, coarse cells", "error / standard deviation")

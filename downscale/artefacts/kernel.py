@@ -1,0 +1,242 @@
+"""Diagnosis of kernels: coverage, laws, images, and what they do to fields (knows weights, no model, no file)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.artefacts.diagnosis import Curve, Diagnosis, Section, db
+from downscale.errors import ShapeError
+from downscale.kernels.coverage import Coverage, nearest_divisible, require_no_holes
+from downscale.kernels.imaging import REFERENCES, Imaging, decibels, imaging, reference, require_finite, response
+from downscale.kernels.laws import LAWS, law_residual
+from downscale.metrics.checkerboard import checkerboard
+from downscale.metrics.equivariance import Equivariance, equivariance, red_noise
+from downscale.metrics.probe import Probe
+
+Floats = NDArray[np.float64]
+Pair = tuple[int, int]
+CELLS = 32
+# Cells of the field in which a kernel's own checkerboard is looked for, and its standard deviations above zero.
+FIELD_CELLS, LEVEL = 48, 3.0
+# A pattern is none of chance below this p, and one that stands out from natural fields above this index.
+CHANCE, LOUD = 0.01, 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """Kernels of one layer or method.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    weights : array, shape (n, k_y, k_x)
+        In density form: those of one kernel that keeps constants in the mean sum to ``stride_y * stride_x``.
+    stride, padding : (int, int)
+        Along rows and columns.
+    """
+
+    name: str
+    weights: Floats
+    stride: Pair
+    padding: Pair
+
+    @property
+    def coverage(self) -> Coverage:
+        """Taps by phase."""
+        return Coverage.of(tuple(self.weights.shape[-2:]), self.stride, self.padding)
+
+    @property
+    def imaging(self) -> Imaging:
+        """Images of all kernels together."""
+        return imaging(self.weights, self.stride, self.padding)
+
+
+def method_kernels(name: str, factor: Pair) -> Kernels:
+    """Return the kernel of a method without training, far from all edges."""
+    y, x = (_axis(name, each) for each in factor)
+    return Kernels(name, np.outer(y[0], x[0])[None], factor, (y[1], x[1]))
+
+
+def _axis(name: str, factor: int) -> tuple[Floats, int]:
+    if factor == 1:
+        return np.ones(1), 0
+    made = reference(name, factor)
+    return made.weights, made.padding
+
+
+def diagnose_kernels(kernels: Kernels) -> Diagnosis:
+    """Diagnose kernels; fields are made with them where there is one only.
+
+    Raises
+    ------
+    ShapeError
+        If no axis is refined, or a kernel is smaller than its stride.
+    InputError
+        If weights are not finite, or all zero.
+    """
+    require_finite(kernels.weights)
+    require_no_holes(kernels.weights.shape[-2:], kernels.stride, kernels.padding)
+    found = Diagnosis(kernels.name, "kernel", kernels.stride)
+    coverage, images = kernels.coverage, kernels.imaging
+    found.sections += [coverage_section(coverage), _laws_section(kernels), comparison(kernels, images)]
+    found.facts |= {"coverage": coverage_facts(coverage), "imaging": images.to_dict(), "laws": _laws(kernels)}
+    found.pictures.coverage = coverage_picture(coverage)
+    found.pictures.responses = {each.name: curve(each) for each in (kernels, *_others(kernels))}
+    found.pictures.rejection = {each.name: _bars(each.imaging) for each in (kernels, *_others(kernels))}
+    if len(kernels.weights) == 1:
+        _in_fields(found, kernels)
+    return found
+
+
+def coverage_picture(coverage: Coverage) -> NDArray[np.int64]:
+    """Return the coverage of a field just large enough to have a middle that no edge reaches."""
+    cells = max(6, *(2 * (k // s) for k, s in zip(coverage.kernel_size, coverage.stride, strict=True)))
+    return coverage.map((cells, cells))
+
+
+def coverage_facts(coverage: Coverage) -> dict[str, Any]:
+    """Return sizes, taps by phase, and their variation as plain values."""
+    return {
+        "kernel_size": list(coverage.kernel_size),
+        "stride": list(coverage.stride),
+        "padding": list(coverage.padding),
+        "taps_of_phases": [taps.tolist() for taps in coverage.taps],
+        "variation": coverage.variation,
+        "ripple_of_equal_weights": coverage.ripple,
+        "off_centre_fine_cells": list(coverage.off_centre),
+        "nearest_divisible": [nearest_divisible(k, s) for k, s in zip(coverage.kernel_size, coverage.stride,
+        strict=True)],
+    }  # fmt: skip
+
+
+def coverage_section(coverage: Coverage) -> Section:
+    """Return coverage as a table, one line an axis."""
+    rows, advice = [], []
+    axes = zip(
+        ("rows", "columns"), coverage.kernel_size, coverage.stride, coverage.taps, coverage.off_centre, strict=True
+    )
+    for name, size, step, taps, off in axes:
+        told = "even" if np.ptp(taps) == 0 else f"uneven by {np.ptp(taps)}"
+        rows.append((name, str(size), str(step), " ".join(map(str, taps)), told, f"{off:+.1f}" if off else "0"))
+        if np.ptp(taps):
+            advice.append(f"take k={nearest_divisible(size, step)} along {name}")
+        if off % 1:
+            advice.append(f"one of k and s is odd along {name}: the field moves by half a fine cell")
+    head = ("axis", "k", "s", "taps of each phase", "coverage", "off centre, fine cells")
+    return Section("Coverage", head, rows, "; ".join(dict.fromkeys(advice)))
+
+
+def _laws(kernels: Kernels) -> dict[str, float | None]:
+    """Return by how much kernels miss each law; None where no kernel of these sizes can obey it."""
+    found: dict[str, float | None] = {}
+    for law in LAWS:
+        try:
+            found[law] = law_residual(kernels.weights, law, kernels.stride, kernels.padding)
+        except ShapeError:
+            found[law] = None
+    return found
+
+
+def _laws_section(kernels: Kernels) -> Section:
+    def told(miss: float | None) -> str:
+        if miss is None:
+            return "no kernel of these sizes can"
+        return "obeyed" if miss < 1e-6 else f"missed by {miss:.3g}"
+
+    return Section("Sum-to-one laws", ("law", ""), [(law, told(miss)) for law, miss in _laws(kernels).items()])
+
+
+def _others(kernels: Kernels) -> list[Kernels]:
+    return [method_kernels(name, kernels.stride) for name in REFERENCES if name != kernels.name]
+
+
+def comparison(kernels: Kernels, images: Imaging) -> Section:
+    """Return images and pass band beside those of the methods without training."""
+    rows = [_row(kernels.name, images)] + [_row(each.name, each.imaging) for each in _others(kernels)]
+    rows.append(("ideal low-pass", "none left", "none left", "0.000", "-"))
+    head = ("kernel", "image rejection, dB", "of constants, dB", "pass-band error", "as averages")
+    note = f"waves up to {images.band:g} cycles a coarse cell; as averages: of waves whose cell means are given"
+    return Section("Spectral images", head, rows, note)
+
+
+def _row(name: str, images: Imaging) -> tuple[str, ...]:
+    errors = (f"{value:.3f}" for value in (images.pass_band_error, images.pass_band_error_of_averages))
+    return (name, db(images.overall), db(images.overall_of_constants), *errors)
+
+
+def _bars(images: Imaging) -> dict[str, float]:
+    """Return the images along columns alone, along rows alone and along both, by name."""
+    kept = {m: v for m, v in images.rejection.items() if m[0] in (0, m[1]) or m[1] == 0}
+    return {",".join(map(str, m)): min(v, 100.0) for m, v in kept.items()}
+
+
+def curve(kernels: Kernels) -> Curve:
+    """Return the mean response along the axis that is refined most, up to the highest fine frequency."""
+    axis = int(np.argmax(kernels.stride))
+    fine = np.linspace(0, 0.5, 257)
+    frequencies = [np.zeros(1), fine] if axis else [fine, np.zeros(1)]
+    gains = response(kernels.weights, kernels.stride, frequencies, kernels.padding).reshape(len(kernels.weights), -1)
+    power = (np.abs(gains) ** 2).mean(0)
+    return fine * kernels.stride[axis], decibels(power / max(power[0], 1e-30))
+
+
+def torus(kernels: Kernels, cells: int) -> Probe:
+    """Return one kernel as an up-scaler round a torus: zero insertion, then a circular convolution."""
+    sizes = [cells * step for step in kernels.stride]
+    placed = np.zeros(sizes)
+    rows, columns = (
+        (np.arange(k) - pad) % n for k, pad, n in zip(kernels.weights.shape[-2:], kernels.padding, sizes, strict=True)
+    )
+    np.add.at(placed, np.ix_(rows, columns), kernels.weights[0])
+    gains = np.fft.rfft2(placed)
+
+    def refine(coarse: Floats) -> Floats:
+        spread = np.zeros((len(coarse), *sizes))
+        spread[:, :: kernels.stride[0], :: kernels.stride[1]] = coarse
+        return np.fft.irfft2(np.fft.rfft2(spread) * gains, s=sizes)
+
+    return Probe(refine, cells, kernels.stride)
+
+
+def _in_fields(found: Diagnosis, kernels: Kernels) -> None:
+    """Add what the kernel makes of fields: the error of shifts beside other methods, and a checkerboard."""
+    shifts = {each.name: equivariance(torus(each, CELLS)) for each in (kernels, *_others(kernels))}
+    field = torus(kernels, FIELD_CELLS)(LEVEL + red_noise(FIELD_CELLS, count=2))
+    board = checkerboard(field, kernels.stride)
+    found.sections += [shift_section(shifts), board_section({"red noise": board.to_dict()})]
+    found.facts |= {"equivariance": shifts[kernels.name].to_dict(), "checkerboard": board.to_dict()}
+    found.facts["equivariance_of_others"] = {name: s.mean for name, s in shifts.items() if name != kernels.name}
+    found.pictures.shifts = {name: (each.shifts, each.error) for name, each in shifts.items()}
+    found.pictures.board = board
+
+
+def shift_section(shifts: dict[str, Equivariance]) -> Section:
+    """Return errors of shifts by parts of a cell as a table, the subject first."""
+    rows = [
+        (name, f"{each.mean:.4f}", f"{each.worst:.4f}", f"{each.mean_displacement:.4f}")
+        for name, each in shifts.items()
+    ]
+    head = ("", "mean error", "largest error", "blob displaced, coarse cells")
+    note = "errors beside the standard deviation of a field with the waves of the pass band"
+    return Section("Shifts by parts of a coarse cell", head, rows, note)
+
+
+def board_section(boards: dict[str, dict[str, Any]]) -> Section:
+    """Return checkerboards of fields as a table."""
+    rows = []
+    for name, board in boards.items():
+        loud = board["checkerboard_index_db"] >= LOUD
+        seen = "no" if board["p_value"] >= CHANCE else "yes" if loud else "faintly"
+        energy = board["checkerboard_energy_db"]
+        rows.append(
+            (name, f"{board['checkerboard_index_db']:+.1f}", "-" if not np.isfinite(energy) else f"{energy:.1f}",
+             f"{board['pattern_amplitude']:.3g}", f"{board['p_value']:.3f}", seen)
+        )  # fmt: skip
+    head = ("field", "index, dB", "energy, dB", "fixed pattern, units", "p", "repeats with coarse cells")
+    note = "index: power at the image frequencies over that around them; energy: over the variance of the field"
+    return Section("Checkerboard of fields", head, rows, note)

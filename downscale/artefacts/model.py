@@ -1,0 +1,165 @@
+"""Diagnosis of a trained model: its up-sampling layers, and what it makes of waves, shifts and fields (no file)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from downscale.artefacts.diagnosis import Diagnosis, Section, db
+from downscale.artefacts.kernel import board_section, coverage_facts, coverage_picture, shift_section
+from downscale.errors import DownscaleError
+from downscale.fields.aggregate import Aggregation
+from downscale.kernels.imaging import decibels, imaging
+from downscale.metrics.checkerboard import checkerboard
+from downscale.metrics.equivariance import equivariance, red_noise
+from downscale.metrics.probe import Probe, plane, probe
+from downscale.metrics.response import measure_response
+from downscale.models.static_features import companions
+from downscale.nn.separable import operator, parts_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from downscale.grid.latlon import RectilinearGrid
+    from downscale.nn.learned import Learned
+    from downscale.nn.spec import ModelSpec, Variable
+    from downscale.typing import Place, Upscaler
+
+# Coarse cells of the torus: waves from sixteen cells on.
+CELLS = 16
+BESIDE = ("bilinear", "sobolev")
+# Of a field that has signs, the share of the spread it was trained on that a map has; of one that has none, the share
+# of its level that waves swing by.
+SIGNED_SWING, SWING = 0.2, 0.5
+
+NO_WAVES = "not looked at: the model gives the probability of an event, which is no field with waves"
+
+
+class _OneInput:
+    """One output of a model as an up-scaler of one field, all other inputs held at their means."""
+
+    def __init__(self, learned: Learned, grid: RectilinearGrid) -> None:
+        self.bound = learned.bind(grid, parts_of(grid, learned.spec.factor))
+        self.factor, self.halo = self.bound.factor, self.bound.halo
+        self.multiple_of, self.laws = self.bound.multiple_of, self.bound.laws
+        self.levels = [level_of(each)[0] for each in (*learned.spec.outputs, *learned.spec.predictors)]
+        self.levels += [0.0] * len(learned.spec.clock_channels)
+
+    def __call__(self, coarse: Tensor, place: Place) -> Tensor:
+        if len(self.levels) == 1:
+            return self.bound(coarse, place)
+        fields = coarse.new_tensor(self.levels)[:, None, None].expand(len(coarse), -1, *coarse.shape[-2:]).clone()
+        fields[:, 0] = coarse
+        return self.bound(fields, place)
+
+
+def level_of(variable: Variable) -> tuple[float, float]:
+    """Return a level and a swing that the values of a variable have."""
+    if variable.transform == "linear" and variable.bounds[0] is None:
+        return variable.mean, SIGNED_SWING * variable.std
+    level = variable.mean + variable.std if variable.transform == "linear" else variable.scale
+    return level, SWING * level
+
+
+def diagnose_model(learned: Learned, name: str) -> Diagnosis:
+    """Diagnose a model over flat ground; its first output is looked at.
+
+    Raises
+    ------
+    ShapeError
+        If the model refines no axis.
+    """
+    spec = learned.spec
+    found = Diagnosis(name, "model", spec.factor)
+    _layers(found, learned)
+    if spec.event is not None:
+        # A probability answers no wave: of a smooth field below the threshold it is nothing, everywhere.
+        found.sections.append(Section("Waves, shifts and fields", (), (), NO_WAVES))
+        found.facts["event"] = spec.event.name
+        return found
+    level, swing = level_of(spec.outputs[0])
+    subject = model_probe(learned, CELLS)
+    beside = {each: probe(partial(_of_method, each, spec.factor), CELLS) for each in BESIDE}
+    every: dict[str, Probe] = {name: subject, **beside}
+    _waves(found, every, level, swing)
+    shifts = {each: equivariance(one, level=level, amplitude=swing / 2) for each, one in every.items()}
+    field = model_probe(learned, 3 * CELLS)(level + swing / 2 * np.clip(red_noise(3 * CELLS, count=2), -1.9, 1.9))
+    board = checkerboard(field, spec.factor)
+    found.sections += [shift_section(shifts), board_section({"red noise": board.to_dict()})]
+    found.facts |= {"equivariance": shifts[name].to_dict(), "checkerboard": board.to_dict()}
+    found.facts["equivariance_of_others"] = {each: shifts[each].mean for each in BESIDE}
+    found.facts["finite_reach"] = subject.exact
+    found.pictures.shifts = {each: (one.shifts, one.error) for each, one in shifts.items()}
+    found.pictures.board = board
+    return found
+
+
+def _of_method(name: str, factor: tuple[int, int], grid: RectilinearGrid) -> Upscaler:
+    return operator(name, grid, factor)
+
+
+def model_probe(learned: Learned, cells: int) -> Probe:
+    """Return a model as a function on a torus, over flat ground that is all land."""
+    return probe(lambda grid: _OneInput(learned, grid), cells, statics=_flat(learned.spec))
+
+
+def _flat(spec: ModelSpec) -> dict[str, float]:
+    """Return the fine channels of flat ground at the equator, each the same everywhere."""
+    fine = plane(4 * spec.factor[0], 4 * spec.factor[1])
+    cells = Aggregation(
+        np.full(fine.shape[0], 1 / spec.factor[0]), np.full(fine.shape[1], 1 / spec.factor[1]), *spec.factor
+    )
+    given = {"orog": np.zeros(fine.shape), "sftlf": np.ones(fine.shape)}
+    made = companions(spec.statics, fine, cells, given, lambda x, y: (0.0 * x, 0.0 * y))
+    return {name: float(np.mean(values)) for name, values in made.items()}
+
+
+def _layers(found: Diagnosis, learned: Learned) -> None:
+    """Add the up-sampling layers: sizes, laws, images of their kernels."""
+    from downscale.nn.repair import upsamplers
+
+    rows, facts = [], []
+    for each in upsamplers(learned):
+        weight, coverage = each.weight.double().cpu().numpy(), each.coverage
+        try:
+            images = imaging(weight, each.stride, each.padding)
+            told, of_constants = images.overall, images.overall_of_constants
+        except DownscaleError:
+            told = of_constants = float("nan")
+        sizes = " x ".join(map(str, coverage.kernel_size)), " x ".join(map(str, each.stride))
+        law = each.law if isinstance(each.law, str) else ", ".join(each.law or ("none",))
+        even = "even" if coverage.variation == 0 else f"uneven by {coverage.variation}"
+        rows.append((each.name, each.kind, *sizes, even, law, db(told), db(of_constants)))
+        facts.append(
+            {"name": each.name, "kind": each.kind, "law": law, "image_rejection_db": told,
+             "checkerboard_of_constants_db": of_constants, "coverage": coverage_facts(coverage)}
+        )  # fmt: skip
+        if found.pictures.coverage is None:
+            found.pictures.coverage = coverage_picture(coverage)
+    head = ("layer", "kind", "k", "s", "coverage", "law", "image rejection, dB", "of constants, dB")
+    found.sections.append(
+        Section("Up-sampling layers", head, rows, "" if rows else "none: phases are made by other means")
+    )
+    found.facts["layers"] = facts
+
+
+def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float) -> None:
+    """Add responses to plane waves, the subject first."""
+    rows, facts = [], {}
+    for name, one in every.items():
+        response = measure_response(one, level, swing)
+        harmonics = float(-decibels(response.harmonics.max()))
+        rows.append(
+            (name, db(response.rejection), db(response.checkerboard_of_constants), f"{response.pass_band_error:.3f}",
+             db(harmonics))
+        )  # fmt: skip
+        facts[name] = response.to_dict()
+        found.pictures.responses[name] = (response.frequency, decibels(response.gain**2))
+        found.pictures.responses[f"{name}, images"] = (response.frequency, decibels(response.images))
+    head = ("", "image rejection, dB", "of constants, dB", "pass-band error", "harmonics below, dB")
+    note = f"plane waves of {swing:g} about {level:g}; harmonics are made by what is not linear"
+    found.sections.append(Section("Plane waves", head, rows, note))
+    found.facts["waves"] = facts
+    found.facts["level"], found.facts["swing"] = level, swing

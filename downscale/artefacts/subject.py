@@ -1,0 +1,177 @@
+"""What is to be inspected: a kernel by name or sizes, weights in a file, a model, or fields (chooses, no more)."""
+
+from __future__ import annotations
+
+import re
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+
+from downscale.artefacts.diagnosis import Diagnosis
+from downscale.errors import InputError, OptionError, OutputError, listing
+from downscale.io.outputs import check_target
+from downscale.io.paths import regular_file
+from downscale.kernels.imaging import REFERENCES
+from downscale.models import NAMES
+
+# What a kernel named without a factor is looked at with.
+USUAL = 4
+# Larger kernels take gigabytes, and nobody downscales by more in one step.
+LARGEST, MOST_TAPS = 256, 2048
+SIZES = re.compile(r"^transposed:(\d+)(?:x(\d+))?,(\d+)(?:x(\d+))?(?:,(\d+)(?:x(\d+))?)?$")
+EXAMPLES = "a kernel such as 'sobolev' or 'transposed:5,2', weights.npy, a model, or a NetCDF file"
+Pair = tuple[int, int]
+
+
+def is_model(target: str) -> bool:
+    """Return whether a target names a model: one that comes along, or a checkpoint."""
+    return target in NAMES or target.endswith(".safetensors")
+
+
+def require_outputs(target: str, as_json: Path | None, figure: Path | None) -> None:
+    """Refuse files that cannot be written, or are what is inspected, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        If a folder is missing, a file is one of the inputs or holds data, or a picture of that kind cannot be drawn.
+    """
+    inputs = (target, *(glob(target) if any(mark in target for mark in "*?[") else ()))
+    if as_json is not None:
+        if not as_json.parent.is_dir() or as_json.is_dir():
+            raise OutputError(
+                f"expected a file in an existing folder for --json, received '{as_json}'; create the folder"
+            )
+        check_target(as_json, True, inputs)
+    if figure is not None:
+        from downscale.plot.output import check_path
+
+        check_path(figure, inputs)
+    if as_json is not None and figure is not None and as_json.resolve() == figure.resolve():
+        raise OutputError(f"expected different names for --json and --figure, received {figure} for both; rename one")
+
+
+def diagnose(target: str, factor: int | Pair | None = None, variable: str | None = None) -> Diagnosis:
+    """Diagnose a kernel, a model or a file.
+
+    Parameters
+    ----------
+    target : str
+        The name of a method ("sobolev", "bilinear", "bicubic", "conservative"); ``transposed:K,S`` or
+        ``transposed:K,S,P`` for equal weights of these sizes (``5x4`` where axes differ); a ``.npy`` file of weights; a
+        model by name or checkpoint; or a file of fields.
+    factor : int or (int, int), optional
+        Fine cells in a coarse cell; 4 for a method, the stride of weights, which model of a name; files need it.
+    variable : str, optional
+        Of a file of fields; all by default.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    OptionError, InputError, ShapeError
+        If there is no such thing, a factor is missing, or sizes or weights are not usable.
+
+    Examples
+    --------
+    >>> diagnose("transposed:5,2").facts["coverage"]["variation"]
+    5
+    """
+    pair = (factor, factor) if isinstance(factor, int) else factor
+    if pair is not None and max(pair) > LARGEST:
+        raise OptionError(f"expected a factor of at most {LARGEST}, received {max(pair)}; inspect a smaller one")
+    if is_model(target):
+        return _model(target, pair)
+    if target in REFERENCES:
+        from downscale.artefacts.kernel import diagnose_kernels, method_kernels
+
+        return diagnose_kernels(method_kernels(target, _finer(pair or (USUAL, USUAL))))
+    if target.startswith("transposed:"):
+        return _equal(target, pair)
+    if target.endswith(".npy"):
+        return _weights(Path(target), pair)
+    return _file(target, pair, variable)
+
+
+def _finer(factor: Pair) -> Pair:
+    if min(factor) < 1 or max(factor) < 2:
+        raise OptionError(f"expected a factor of at least 2 along some axis, received {factor[0]} x {factor[1]}")
+    return factor
+
+
+def _equal(target: str, factor: Pair | None) -> Diagnosis:
+    from downscale.artefacts.kernel import Kernels, diagnose_kernels
+    from downscale.kernels.coverage import require_no_holes
+    from downscale.kernels.imaging import require_finer
+    from downscale.kernels.laws import kernel_geometry
+
+    found = SIZES.match(target)
+    if found is None:
+        raise OptionError(f"expected transposed:K,S or transposed:K,S,P such as transposed:5,2, received {target!r}")
+    k, k_x, s, s_x, p, p_x = (None if part is None else int(part) for part in found.groups())
+    assert k is not None
+    assert s is not None
+    kernel, stride = (k, k if k_x is None else k_x), (s, s if s_x is None else s_x)
+    if max(*kernel, *stride) > MOST_TAPS:
+        raise OptionError(f"expected a kernel of at most {MOST_TAPS} cells along an axis, received {target!r}")
+    padding = None if p is None else (p, p if p_x is None else p_x)
+    if factor is not None and factor != stride:
+        raise OptionError(f"expected no factor beside the stride of {target!r}, received {factor[0]}; leave it out")
+    sizes, strides, pads = kernel_geometry(kernel, stride, padding)
+    require_finer(strides)
+    require_no_holes(sizes, strides, pads)
+    weights = np.full((1, *sizes), strides[0] * strides[1] / (sizes[0] * sizes[1]))
+    return diagnose_kernels(
+        Kernels(f"equal weights {target.removeprefix('transposed:')}", weights, stride, (pads[0], pads[1]))
+    )
+
+
+def _weights(path: Path, factor: Pair | None) -> Diagnosis:
+    from downscale.artefacts.kernel import Kernels, diagnose_kernels
+    from downscale.kernels.laws import kernel_geometry
+
+    if factor is None:
+        raise OptionError(f"expected --factor, the stride of the weights in {path}, received none")
+    path = regular_file(path, "weights")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected an array of weights, received {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not 1 <= array.ndim <= 4 or not array.size:
+        kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"expected weights (k,), (k_y, k_x) or (in, out, k_y, k_x) in {path}, received {kind}")
+    plain = np.asarray(array, dtype=np.float64)
+    # One axis stands for both.
+    plain = np.outer(plain, plain) if plain.ndim == 1 else plain
+    sizes, strides, pads = kernel_geometry(tuple(plain.shape[-2:]), _finer(factor))
+    kernels = plain.reshape(-1, *sizes)
+    return diagnose_kernels(Kernels(path.name, kernels, (strides[0], strides[1]), (pads[0], pads[1])))
+
+
+def _model(target: str, factor: Pair | None) -> Diagnosis:
+    from downscale.artefacts.model import diagnose_model
+    from downscale.methods.learned import opened
+
+    learned = opened(target, factor)
+    if factor is not None and factor != learned.spec.factor:
+        own = " x ".join(map(str, learned.spec.factor))
+        raise OptionError(f"expected the factor of the model, {own}, received {factor[0]} x {factor[1]}; leave it out")
+    return diagnose_model(learned, Path(target).name)
+
+
+def _file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
+    from downscale.artefacts.field import diagnose_field
+    from downscale.io.read import find_files, open_dataset
+
+    if "." not in Path(target).name and not Path(target).exists():
+        raise OptionError(f"expected one of {listing((*REFERENCES, *NAMES))}, or {EXAMPLES}, received {target!r}")
+    files = find_files(target)
+    if factor is None:
+        raise OptionError(
+            f"expected --factor, how many times finer the fields of {Path(target).name} were made, received none"
+        )
+    with open_dataset(target) as ds:
+        return diagnose_field(ds, Path(files[0]).name if len(files) == 1 else target, _finer(factor), variable)

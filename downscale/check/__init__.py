@@ -1,0 +1,1 @@
+"""Conservation checks of fields and files, and self-validation."""

@@ -1,0 +1,94 @@
+"""Before grids are compared: fields on the same times and layers, and series at a point as maps of one cell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.cf.axes import read_line
+from downscale.cf.bounds import bounds_variables
+from downscale.cf.horizontal import NoAxesError, horizontal
+from downscale.errors import DownscaleError, GridError
+from downscale.request import Request
+from downscale.steps.along import along, quantity_along
+
+# Averages as they are: the judge has the last word, not the averaging.
+PLAIN = Request(method="conservative", bounds=None, check="skip")
+
+
+def on_one_line(
+    coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset | None]:
+    """Return both with equal times and layers, and with horizontal axes; and mean sizes where means were taken.
+
+    Where an axis has another number of cells in ``fine``, its means over the cells of ``coarse`` are taken, weighted by
+    the true lengths of its own cells; sums of what is summed over them. ``quantity`` says which of the two, where it is
+    about this axis: where maps have equally many cells.
+
+    Raises
+    ------
+    GridError
+        If an axis differs and its cells cannot be told.
+    """
+    coarse, fine = _as_maps(coarse), _as_maps(fine)
+    sizes: xr.Dataset | None = None
+    across = horizontal(coarse, guess=True), horizontal(fine, guess=True)
+    # Quantities that are asked for are about maps where these differ, else about the axis.
+    request = replace(PLAIN, quantity=quantity if across[0].grid.shape == across[1].grid.shape else None)
+    flat = {*across[0].dims, *across[1].dims}
+    for dim in map(str, coarse.dims):
+        there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
+        if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
+            continue
+        # Rounding is of the size of the values, which may be much above that of their mean.
+        whole = fine if sizes is None else sizes
+        floats = {name: v for name, v in _fields(whole).items() if v.dtype.kind == "f"}
+        magnitudes = whole.assign({name: v.copy(data=np.abs(v.data)) for name, v in floats.items()})
+        try:
+            fine, sizes = (_averaged(field, dim, coarse, request) for field in (fine, magnitudes))
+        except DownscaleError as error:
+            raise GridError(
+                f"expected {coarse.sizes[dim]} values of {dim!r} in the fine field or cells to average over, received "
+                f"{fine.sizes[dim]} ({error})"
+            ) from None
+    return coarse, fine, sizes
+
+
+def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Return the data variables that are no bounds."""
+    bounds = bounds_variables(ds)
+    return {str(name): field for name, field in ds.data_vars.items() if name not in bounds}
+
+
+def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) -> xr.Dataset:
+    fields = ds.drop_vars([name for name, field in _fields(ds).items() if field.dtype.kind != "f"])
+    if request.quantity is None:
+        # What the coarse values are, the fine ones must give.
+        line = read_line(coarse, dim)
+        shared = [name for name in _fields(fields) if name in coarse.data_vars]
+        said = {name: quantity_along(coarse[name], line)[0] for name in shared}
+        request = replace(request, quantity=said)
+    made = along(fields, dim, target=coarse, request=request)
+    assert isinstance(made, xr.Dataset)
+    return made
+
+
+def _as_maps(ds: xr.Dataset) -> xr.Dataset:
+    """Give a series without horizontal axes one cell of them."""
+    try:
+        horizontal(ds, guess=True)
+    except NoAxesError:
+        if {"y", "x"} & set(map(str, ds.variables)):
+            raise
+    else:
+        return ds
+    cell: dict[str, Any] = {}
+    for name in ("y", "x"):
+        attrs = {"standard_name": f"projection_{name}_coordinate", "units": "m", "bounds": f"{name}_bnds"}
+        cell[name] = (name, np.array([0.5]), attrs)
+        cell[f"{name}_bnds"] = ((name, "ends of a cell"), np.array([[0.0, 1.0]]))
+    fields = {str(n): v.expand_dims({"y": [0.5], "x": [0.5]}, axis=(-2, -1)) for n, v in _fields(ds).items()}
+    return ds.assign(fields).assign_coords(cell)

@@ -1,0 +1,362 @@
+"""Who judges conservation between two grids: cell by cell where they nest, else region by region (dask; lazy in)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.cf.bounds import bounds_in, require_known_cells, require_known_corners
+from downscale.cf.compatible import require_same_axes, with_named_mapping
+from downscale.cf.horizontal import Horizontal
+from downscale.cf.quantities import Bounds
+from downscale.conservation.infinite import Infinite
+from downscale.conservation.measures import Partial, chunk, combine_all
+from downscale.conservation.neighbourhood import Neighbourhoods, near_chunk
+from downscale.conservation.overlap import Overlap, overlap_chunk
+from downscale.conservation.signs import Signs
+from downscale.fields.aggregate import Aggregation
+from downscale.grid.axis import FULL_CIRCLE, CellAxis
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.parts import Parts
+from downscale.io.statics import mask_on_grid, pick_mask
+from downscale.process.computing import computed
+
+Found = tuple[Partial, Infinite, Signs]
+# Fine values judged at once where the sums need a few copies in float64, and where they are judged as they lie.
+BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
+
+
+def judge_of(
+    big: xr.Dataset, small: xr.Dataset, sizes: xr.Dataset | None, at_coarse: Horizontal, at_fine: Horizontal, mask: Any,
+    na_thres: float,
+) -> Nested | Overlapping:  # fmt: skip
+    """Return who judges: cell by cell where the fine grid nests, else region by region."""
+    at_fine = with_named_mapping(at_fine, small, at_coarse)
+    require_same_axes(
+        at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
+    )
+    turned, there = small, at_fine
+    rectilinear = all(isinstance(w.grid, RectilinearGrid) for w in (at_coarse, at_fine))
+    if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:
+        turned, there = _aligned(small, at_fine, at_coarse)
+        sizes = None if sizes is None else _aligned(sizes, at_fine, at_coarse)[0]
+    if not rectilinear or at_coarse.grid.nest_factors(there.grid) is not None:
+        if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(there.grid, CurvilinearGrid):
+            # A large fine file has no corners of its own: those of the coarse cells' parts are its.
+            adopted = at_coarse.grid.adopt(there.grid)
+            if adopted.derived and there.planes is not None:
+                require_known_corners(small, there.planes)
+            there = replace(there, grid=adopted)
+        elif not isinstance(there.grid, CurvilinearGrid):
+            # One fit of the areas of a projection for both: two differ in their last digits.
+            y, x = (_settled(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
+            there = replace(there, grid=at_coarse.grid.with_axes(y, x))
+        cells = Aggregation.between(at_coarse.grid, there.grid)
+        valid = None if mask is None else mask_on_grid(pick_mask(mask), there.grid, there) > 0.5
+        hidden = None if valid is None else cells.share(valid, np.zeros(valid.shape)) == 0
+        return Nested(turned, at_coarse, there, cells, hidden, sizes, valid=valid)
+    axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
+    parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
+    blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
+    common = Overlap.of((parts_y, parts_x), blank)
+    near = None if common.exact else Neighbourhoods.of((parts_y, parts_x), blank)
+    return Overlapping(small, at_coarse, at_fine, common, near, na_thres)
+
+
+def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
+    """Return the axis with the edges that are meant to be those of ``wanted`` on them, to the last digit."""
+    parts = Parts.between(wanted, axis)
+    return parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis
+
+
+@dataclass(frozen=True, eq=False)
+class Nested:
+    """Judges coarse cells one by one, block by block along the other dimensions and along rows."""
+
+    fine: xr.Dataset
+    at_coarse: Horizontal
+    at_fine: Horizontal
+    cells: Aggregation
+    hidden: np.ndarray | None
+    sizes: xr.Dataset | None
+    outside: int = 0
+    areas: np.ndarray | None = None
+    valid: np.ndarray | None = None
+
+    @property
+    def compared(self) -> tuple[str, int]:
+        """What is compared, and how many of these on each map."""
+        return "cells", int(np.prod(self.cells.coarse_shape))
+
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
+        """Return what all blocks find."""
+        areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
+        x = x if self.hidden is None else x.where(~self.hidden)
+        sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
+        weights = self.at_coarse.grid.areas if self.areas is None else partial(_window, self.areas)
+        found, infinite, seen = _judged(x, y, sizes, self.cells, weights, bounds, areas, signs)
+        return combine_all([found, Partial(lost=self._gaps(x, y))]), infinite, seen
+
+    def _gaps(self, x: xr.DataArray, y: xr.DataArray) -> int:
+        """Return the number of coarse cells that lack a fine value where the mask is valid, not counting lost ones."""
+        if self.valid is None:
+            return 0
+        blank = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1})
+        cells = {y.ndim - 2: self.cells.factor_y, y.ndim - 1: self.cells.factor_x}
+        some, whole = da.coarsen(np.any, blank & self.valid, cells), da.coarsen(np.all, blank, cells)
+        return int((some & ~whole & np.isfinite(_as_dask(x.data))).sum().compute())
+
+    def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
+        """Return the coordinates of a coarse cell."""
+        return cell_place(x, index)
+
+
+@dataclass(frozen=True, eq=False)
+class Overlapping:
+    """Judges the regions that two grids have in common, a few maps at a time."""
+
+    fine: xr.Dataset
+    at_coarse: Horizontal
+    at_fine: Horizontal
+    common: Overlap
+    near: Neighbourhoods | None
+    na_thres: float
+
+    @property
+    def compared(self) -> tuple[str, int]:
+        """What is compared, and how many of these on each map."""
+        rows, columns = self.common.y.size, self.common.x.size
+        if self.common.single:
+            return "cells", rows * columns
+        words = "whole area" if rows * columns == 1 else "bands" if 1 in (rows, columns) else "regions"
+        return words, rows * columns
+
+    @property
+    def outside(self) -> int:
+        """Coarse cells that the made grid does not cover wholly."""
+        return self.common.outside
+
+    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
+        """Return what all blocks find of the regions."""
+        def judge(given: Any, made: Any, common: Any, origin: tuple[int, ...]) -> Any:
+            return dask.delayed(_judge_regions)(
+                given, made, common, origin, bounds, signs, extensive=extensive, na_thres=self.na_thres
+            )
+
+        return _joined(self._tasks(judge, self.common, x.data, y.data))
+
+    def near_cells(
+        self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool,
+        plain: bool,
+    ) -> Partial:  # fmt: skip
+        """Return what all blocks find near each coarse cell, against an expected fine field."""
+        def judge(given: Any, made: Any, near: Any, origin: tuple[int, ...], wanted: Any) -> Any:
+            return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive, plain)
+
+        tasks = self._tasks(judge, self.near, x.data, y.data, expected.data)
+        return combine_all(list(dask.compute(*tasks)))
+
+    def _tasks(self, judge: Callable[..., Any], known: Any, given: Any, *fields: Any) -> list[Any]:
+        """Return one task a few whole maps, each with what is known of the grids."""
+        made = [_as_dask(field) for field in fields]
+        budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
+        other = _leading_sizes(made[0].chunks[:-2], budget)
+        whole = [array.rechunk((*other, -1, -1)) for array in (_as_dask(given), *made)]
+        shared, blocks = dask.delayed(known, traverse=False), [_blocks(array) for array in whole]
+        tasks = []
+        for index in np.ndindex(whole[0].numblocks[:-2]):
+            at = (*index, 0, 0)
+            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(whole[0].chunks, at, strict=True))
+            tasks.append(judge(blocks[0][at], blocks[1][at], shared, origin, *(rest[at] for rest in blocks[2:])))
+        return tasks
+
+    def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
+        """Return the middle of a region."""
+        where = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims[:-2], index[:-2], strict=True)}
+        for dim, regions, i in zip(x.dims[-2:], (self.common.y, self.common.x), index[-2:], strict=True):
+            where[str(dim)] = float(regions.centres[i]) / self.at_coarse.unit
+        return where
+
+
+def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+    """Turn the axes of ``fine`` to the order and the branch of longitude of the coarse grid."""
+    axes = []
+    for name, axis, wanted in zip(at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True):
+        if axis.ascending != wanted.ascending:
+            fine, axis = fine.isel({name: slice(None, None, -1)}), axis.reverse()
+        if axis.kind == wanted.kind == "longitude":
+            first = _seam(axis, wanted)
+            fine = fine.roll({name: -first}, roll_coords=True) if first else fine
+            axis = _turned(axis, first, wanted)
+        if bounds_in(fine, name) is None:
+            parts = _parts(fine[name].values * at_fine.unit, axis, wanted)
+            if parts is axis:
+                require_known_cells(fine, name, fine[name].values, axis.kind)
+            axis = parts
+        axes.append(axis)
+    return fine, replace(at_fine, grid=at_fine.grid.with_axes(*axes))
+
+
+def _axes(grid: RectilinearGrid | CurvilinearGrid) -> tuple[CellAxis, CellAxis]:
+    return grid.y, grid.x
+
+
+def _off(degrees: Any) -> Any:
+    """Return distances on a circle, -180 to 180."""
+    return (degrees + FULL_CIRCLE / 2) % FULL_CIRCLE - FULL_CIRCLE / 2
+
+
+def _seam(axis: CellAxis, wanted: CellAxis) -> int:
+    """Return the cell of a closed circle that begins where ``wanted`` does; 0 where the axis is open."""
+    return int(np.abs(_off(axis.edges[:-1] - wanted.edges[0])).argmin()) if axis.periodic and wanted.periodic else 0
+
+
+def _turned(axis: CellAxis, first: int, wanted: CellAxis) -> CellAxis:
+    """Return the axis begun at its cell ``first``, on the branch of ``wanted``."""
+    circle = np.copysign(FULL_CIRCLE, axis.edges[-1] - axis.edges[0])
+    edges = np.concatenate([axis.edges[first:], axis.edges[1 : first + 1] + circle])
+    return CellAxis(edges + FULL_CIRCLE * round((wanted.edges[0] - edges[0]) / FULL_CIRCLE), axis.kind)
+
+
+def _parts(centres: np.ndarray, axis: CellAxis, wanted: CellAxis) -> CellAxis:
+    """Return equal parts of the coarse cells where these have the given centres, else the axis as it is."""
+    if axis.size % wanted.size or axis.kind != wanted.kind:
+        return axis
+    parts = wanted.refine(axis.size // wanted.size)
+    gaps = centres - parts.centres
+    gaps = _off(gaps) if axis.kind == "longitude" else gaps
+    return parts if np.abs(gaps).max() <= 1e-3 * np.abs(np.diff(parts.edges)).min() else axis
+
+
+def cell_place(x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
+    """Return the coordinates of a value."""
+    return {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims, index, strict=True)}
+
+
+def _label(array: xr.DataArray, dim: str, index: int) -> Any:
+    if dim not in array.coords:
+        return index
+    value = array[dim].values[index]
+    if isinstance(value, np.timedelta64):
+        return f"{value / np.timedelta64(1, 'h'):g} hours"
+    return float(value) if np.asarray(value).dtype.kind in "fiu" else str(value)
+
+
+def _window(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return values[np.ix_(rows, columns)]
+
+
+def _judged(
+    x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, weights: Any, bounds: Bounds, areas: Any,
+    signs: bool,
+) -> Found:  # fmt: skip
+    """Judge block by block along the other dimensions and along rows, and combine."""
+    coarse, fine = _as_dask(x.data), _as_dask(y.data)
+    factor_y = cells.factor_y
+    copied = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
+    other, rows = _block_sizes(fine, factor_y, BLOCK_VALUES if copied else UNCOPIED_VALUES)
+    fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1))
+    coarse = coarse.rechunk((*other, rows, -1))
+    size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks)
+    given, made, beside = _blocks(coarse), _blocks(fine), None if size is None else _blocks(size)
+    starts = [np.cumsum([0, *sizes]) for sizes in coarse.chunks]
+    columns = np.arange(coarse.shape[-1])
+    # What belongs to a band of rows is the same at all times.
+    bands = []
+    for first, count in zip(starts[-2], rows, strict=False):
+        span = np.arange(first, first + count)
+        part = [None, None] if areas is None else [areas[0][span], areas[1][_fine_rows(span, factor_y)]]
+        bands.append(dask.delayed(Band(cells.window(span, columns), partial(weights, span, columns), part),
+                                  traverse=False))  # fmt: skip
+    tasks = []
+    for index in np.ndindex(fine.numblocks[:-1]):
+        at = (*index, 0)
+        origin = tuple(int(start[i]) for start, i in zip(starts, at, strict=True))
+        tasks.append(dask.delayed(_judge_block, traverse=False)(
+            given[at], made[at], bands[index[-1]], origin, bounds, signs, None if beside is None else beside[at]
+        ))  # fmt: skip
+    return _joined(tasks)
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """What the judge knows of a band of coarse rows: shares, areas, and areas of cells where values are sums."""
+
+    cells: Aggregation
+    area: Callable[[], np.ndarray]
+    sums: list[Any]
+
+
+def _blocks(array: da.Array) -> np.ndarray:
+    """Return the blocks of an array one by one, optimised together: block by block would take quadratic time."""
+    return array.to_delayed()
+
+
+def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
+    return (span[:, None] * factor + np.arange(factor)).ravel()
+
+
+def _judge_block(
+    coarse: np.ndarray, fine: np.ndarray, band: Band, origin: tuple[int, ...], bounds: Bounds, signs: bool,
+    size: np.ndarray | None,
+) -> Found:  # fmt: skip
+    infinite, seen = Infinite.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
+    x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
+    if band.sums[0] is not None:
+        # The sum of the valid parts is to be that of the whole, however little of it is valid.
+        share = band.cells.share(np.isfinite(y), np.zeros(y.shape))
+        x, y = x / (band.sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / band.sums[1]
+    return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite, seen
+
+
+def _judge_regions(
+    given: np.ndarray, made: np.ndarray, common: Overlap, origin: tuple[int, ...], bounds: Bounds, signs: bool,
+    **options: Any,
+) -> Found:  # fmt: skip
+    seen = Signs.of(given, made) if signs else Signs()
+    return overlap_chunk(given, made, common, origin, bounds, **options), Infinite.of(given, origin), seen
+
+
+def _joined(tasks: list[Any]) -> Found:
+    """Compute all blocks and join what they find."""
+    partials, infinite, signs = zip(*computed(*tasks), strict=True)
+    return combine_all(list(partials)), sum(infinite, Infinite()), sum(signs, Signs())
+
+
+def _as_dask(data: Any) -> da.Array:
+    return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False)
+
+
+def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Return chunk sizes of the other dimensions, and of the coarse rows, that keep a block within ``most`` values.
+
+    What need not be cut is not: Dask copies what it cuts off.
+    """
+    own = fine.chunks[-2]
+    if max(own) * fine.shape[-1] <= most and not any(size % factor_y for size in own):
+        budget = max(most // (max(own) * fine.shape[-1]), 1)
+        return _leading_sizes(fine.chunks[:-2], budget), tuple(size // factor_y for size in own)
+    row_values = fine.shape[-1] * factor_y
+    coarse_rows = fine.shape[-2] // factor_y
+    per_block = max(min(most // row_values, coarse_rows), 1)
+    rows = (per_block,) * (coarse_rows // per_block)
+    rows += (coarse_rows % per_block,) if coarse_rows % per_block else ()
+    budget = max(most // (row_values * per_block), 1)
+    return _leading_sizes(fine.chunks[:-2], budget), rows
+
+
+def _leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any, ...]:
+    """Return chunk sizes of the other dimensions that hold at most ``budget`` maps."""
+    other: list[Any] = []
+    for sizes in reversed(chunks):
+        other.append(min(max(sizes), budget))
+        budget = max(budget // max(sizes), 1)
+    return tuple(reversed(other))

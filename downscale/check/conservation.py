@@ -1,0 +1,354 @@
+"""Conservation validators on xarray objects: align two grids, judge block by block, report (never torch)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.cf.areas import own_areas, warn_of_misfit
+from downscale.cf.clock import Clock
+from downscale.cf.directions import direction_reason
+from downscale.cf.horizontal import (
+    Horizontal,
+    XarrayObject,
+    as_dataset,
+    horizontal,
+    horizontal_variables,
+    is_categorical,
+)
+from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
+from downscale.cf.units import convert, read_units
+from downscale.check.align import on_one_line
+from downscale.check.comparison import Nested, Overlapping, cell_place, judge_of
+from downscale.check.expected import Expected, is_plain
+from downscale.conservation.infinite import counted_line
+from downscale.conservation.measures import combine_all, default_tolerance
+from downscale.conservation.report import ConservationReport, VariableReport, finalize
+from downscale.conservation.signs import negative_line
+from downscale.deconvolution.instrument import Instrument
+from downscale.deconvolution.psf import pick_psf
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
+from downscale.methods.footprint import seen_through
+from downscale.options import option
+
+LAWS = ("cell", "total")
+QUANTITIES = ("intensive", "extensive", None)
+Quantity = str | Mapping[str, str] | None
+# Times stored as floating-point days since a far date miss each other by microseconds.
+SAME_TIME = np.timedelta64(1, "ms")
+
+
+def check_conservation(
+    coarse: XarrayObject,
+    fine: XarrayObject,
+    *,
+    law: str = "cell",
+    tolerance: float | None = None,
+    bounds: Any = "auto",
+    data_vars: Any = None,
+    quantity: str | Mapping[str, str] | None = None,
+    mask: Any = None,
+    na_thres: float = 1.0,
+    footprint: Any = None,
+) -> ConservationReport:
+    """Check that averaging ``fine`` over each cell of ``coarse`` gives its value back.
+
+    Works on anybody's output, since it looks at numbers and grids only. Lazy fields are judged block by block.
+
+    Parameters
+    ----------
+    coarse, fine : Dataset or DataArray
+        The given field and the one made of it; the order of latitudes and the branch of longitudes may differ. A fine
+        axis without bounds whose centres are those of equal parts of the coarse cells is taken for these parts. Where
+        the grids do not nest, the cells judged are the smallest regions that are unions of cells of the one and of the
+        other (their edges are those that both grids have), and only what the made field covers counts. Where times or
+        layers differ in number, those of ``fine`` are first averaged over those of ``coarse`` by their bounds.
+    law : {"cell", "total"}
+        The law to judge by; both errors are reported.
+    tolerance : float, optional
+        Largest relative error that passes; by default 1e-6 for float32, 1e-12 for float64 (the coarser of the two).
+    bounds : "auto", (lower, upper), mapping of name to these, or None
+        Fine values outside are counted; "auto" takes them from the standard name. Where it finds no lower bound, you
+        get a warning if fine values are negative and no coarse value is.
+    data_vars : str or list of str, optional
+        Variables to check; all that both objects have by default.
+    quantity : {"intensive", "extensive"} or mapping of name to these, optional
+        Means or sums over cells; read from ``cell_methods``, units and names by default. Where only the times or layers
+        of the fields differ in number, over the cells of that axis.
+    mask : Dataset, DataArray or file, optional
+        The mask of valid fine cells that ``fine`` was made with: coarse cells without any count as masked, not lost.
+    na_thres : float
+        The threshold that ``fine`` was made with: blank cells of which a larger share was missing are not lost.
+
+    footprint : str, Psf, ArrayPsf or array, optional
+        Judge the footprint law ``A H y = x`` instead of the cell law: ``fine`` is seen through this point-spread
+        function first. Errors are relative to what is seen of magnitudes, at least their mean over the map.
+
+    Returns
+    -------
+    ConservationReport
+        The largest relative and absolute cell error and where, the global error, and counts.
+
+    Raises
+    ------
+    GridError, ShapeError, InputError
+        If the grids do not nest, the other dimensions differ, or there is no variable to check.
+    OptionError
+        If an option is not legal.
+    """
+    _require_legal(law, tolerance, quantity)
+    big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
+    if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
+        # Two arrays are compared whatever their names.
+        small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
+    big, small, sizes = on_one_line(big, small, quantity)
+    at_coarse, at_fine = horizontal(big), horizontal(small, guess=True)
+    judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
+    reports = {}
+    for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
+        coarse_field, judge = in_one_unit(name, big[name], judge)
+        _require_one_time(name, coarse_field, judge.fine[name])
+        judge, areas = _with_own_areas(big, small, judge, at_coarse, at_fine, name)
+        own = judge if footprint is None else _through(judge, name, footprint, coarse_field, quantity)
+        maker = Expected(big, name, mask, na_thres, _asked(quantity, name))
+        found = _variable_report(name, coarse_field, own, law, tolerance, bounds, quantity, maker)
+        reports[name] = replace(found, areas=areas)
+    return ConservationReport(reports)
+
+
+def in_one_unit(
+    name: str, coarse: xr.DataArray, judge: Nested | Overlapping
+) -> tuple[xr.DataArray, Nested | Overlapping]:
+    """Return the coarse field and the judge of a fine one in the same units.
+
+    Of kelvin and degrees Celsius kelvin is taken, in which values are stored with fewer digits.
+
+    Raises
+    ------
+    InputError
+        If the units of the two do not fit.
+    """
+    fine = judge.fine[name]
+    units = [str(field.attrs.get("units") or "").strip() for field in (coarse, fine)]
+    if not all(units) or units[0] == units[1]:
+        return coarse, judge
+    if any(read_units(each) is None for each in units):
+        warnings.warn(
+            f"{name}: expected the units {units[0]!r} in the fine field, received {units[1]!r}, which cannot be "
+            "compared; values are taken as they are",
+            UserWarning,
+            stacklevel=3,
+        )
+        return coarse, judge
+    zero, one = (convert(value, units[1], units[0]) for value in (0.0, 1.0))
+    if zero is None or one is None:
+        raise InputError(
+            f"{name}: expected units of the fine field that fit {units[0]!r}, received {units[1]!r}; convert one field"
+        )
+    if zero < 0:
+        back = [convert(value, units[0], units[1]) for value in (0.0, 1.0)]
+        assert back[0] is not None
+        assert back[1] is not None
+        return _converted(coarse, back[0], back[1], units[1]), judge
+    if zero == 0 and one == 1:
+        return coarse, judge
+    return coarse, replace(judge, fine=judge.fine.assign({name: _converted(fine, zero, one, units[0])}))
+
+
+def _converted(field: xr.DataArray, zero: float, one: float, units: str) -> xr.DataArray:
+    made = field.astype("f8") * (one - zero) + zero
+    return made.assign_attrs({**field.attrs, "units": units, "stored": field.attrs.get("stored", field.dtype)})
+
+
+def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
+    """Refuse single maps of two dates."""
+    for key in coarse.coords:
+        one, other = coarse[key], fine.coords.get(key)
+        if other is None or one.ndim or other.ndim or one.dtype.kind not in "MO" or other.dtype.kind not in "MO":
+            continue
+        if not _equal(np.atleast_1d(one.values), np.atleast_1d(other.values)):
+            raise GridError(
+                f"{name}: expected {key!r} {one.values} in the fine field, received {other.values}; select the same"
+            )
+
+
+def _with_own_areas(
+    big: xr.Dataset, small: xr.Dataset, judge: Nested | Overlapping, at_coarse: Horizontal, at_fine: Horizontal,
+    name: str,
+) -> tuple[Nested | Overlapping, str]:  # fmt: skip
+    """Return the judge with the coarse file's own areas as weights of the global error, and their name."""
+    if isinstance(judge, Nested):
+        # In the order of the coarse cells; fine cells that lost their bounds are those that the judge found.
+        small, at_fine = judge.fine, judge.at_fine
+    areas = own_areas(big, at_coarse, name), own_areas(small, at_fine, name)
+    for found, what in zip(areas, ("coarse file", "fine file"), strict=True):
+        if found is not None:
+            warn_of_misfit(found, what)
+    own = areas[0]
+    if own is None or not own.fits or not isinstance(judge, Nested):
+        return judge, ""
+    weights = np.where(np.isfinite(own.values), own.values, at_coarse.grid.cell_area)
+    return replace(judge, areas=weights), f"{own.name} of the coarse file"
+
+
+def _through(
+    judge: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: Quantity
+) -> Nested:
+    """Return a judge of what an instrument sees of the fine field."""
+    if not isinstance(judge, Nested):
+        raise OptionError("expected a fine grid that nests in the coarse one with footprint, received another")
+    where, field = judge.at_fine, judge.fine[name].transpose(..., *judge.at_fine.dims)
+    instrument = Instrument(pick_psf(footprint), where.grid)
+    area = where.grid.cell_area if (_asked(quantity, name) or quantity_of(coarse)) == "extensive" else 1.0
+    means = field.astype("f8") / area
+    seen = means.copy(data=seen_through(means.data, instrument) * area)
+    size = means.copy(data=seen_through(np.abs(means.data), instrument))
+    weights = xr.DataArray(where.grid.cell_area, dims=where.dims)
+    floor = (size * weights).sum(where.dims) / weights.where(np.isfinite(size)).sum(where.dims)
+    sizes = size.where(~(size < floor), floor)
+    stored = {"stored": field.dtype}
+    return replace(judge, fine=judge.fine.assign({name: seen.assign_attrs(stored)}), sizes=xr.Dataset({name: sizes}))
+
+
+def _asked(quantity: Quantity, name: str) -> str | None:
+    """Return what was said of one variable."""
+    return quantity.get(name) if isinstance(quantity, Mapping) else quantity
+
+
+def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
+    """Return two objects with the one of fewer horizontal cells first; of equally many, that of fewer values."""
+    return (one, other) if _size(one) <= _size(other) else (other, one)
+
+
+def _size(obj: XarrayObject) -> tuple[int, int]:
+    ds = as_dataset(obj)[0]
+    where = horizontal(ds, guess=True)
+    values = max((ds[name].size for name in horizontal_variables(ds, where)), default=0)
+    return int(np.prod(where.grid.shape)), values
+
+
+def _require_legal(law: str, tolerance: float | None, quantity: Quantity) -> None:
+    asked = quantity.values() if isinstance(quantity, Mapping) else [quantity]
+    for name, value, legal in (("law", law, LAWS), *(("quantity", one, QUANTITIES) for one in asked)):
+        if value not in legal:
+            raise OptionError(f"expected {name} to be one of {listing(legal)}, received {value!r}")
+    if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
+        raise OptionError(f"expected tolerance to be a positive number, received {tolerance!r}")
+
+
+def shared_variables(
+    coarse: xr.Dataset, fine: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, wanted: Any
+) -> list[str]:
+    """Return the fields with means that both have, or those of them that are wanted.
+
+    Raises
+    ------
+    InputError
+        Naming what both have.
+    """
+    there = set(horizontal_variables(fine, at_fine))
+    shared = [n for n in horizontal_variables(coarse, at_coarse) if n in there and not _has_no_mean(coarse[n])]
+    if wanted is not None:
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        for name in names:
+            if name not in shared:
+                raise InputError(f"expected a variable of both fields among {listing(shared)}, received {name!r}")
+        return names
+    masks = [str(name) for name in fine.data_vars if "flag_values" in fine[name].attrs]
+    if not shared and masks:
+        raise InputError(
+            f"expected a field whose means both have, received flags of {listing(masks)}, which no law applies to; "
+            "score a mask with downscale evaluate"
+        )
+    if not shared:
+        raise InputError(
+            f"expected a variable that both fields have, received {listing(coarse.data_vars)} and "
+            f"{listing(fine.data_vars)}; rename one"
+        )
+    return shared
+
+
+def _has_no_mean(variable: xr.DataArray) -> bool:
+    """Return whether no law applies to a variable: codes, and directions."""
+    return is_categorical(variable) or direction_reason(variable) is not None
+
+
+def _variable_report(
+    name: str, coarse: xr.DataArray, judge: Nested | Overlapping, law: str, tolerance: float | None, bounds: Any,
+    quantity: Quantity, maker: Expected,
+) -> VariableReport:  # fmt: skip
+    fine = judge.fine[name]
+    x, y = matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
+    extensive = (_asked(quantity, name) or quantity_of(coarse)) == "extensive"
+    limits = variable_bounds(coarse, name, bounds)
+    suspect = limits[0] is None and is_sign_unknown(coarse, name, bounds)
+    total, infinite, signs = judge.judged(x, y, limits, suspect, extensive)
+    if infinite.count:
+        line = counted_line(name, infinite.count, cell_place(x, infinite.first))
+        warnings.warn(line, UserWarning, stacklevel=3)
+    if signs.new_negatives:
+        warnings.warn(negative_line(name), UserWarning, stacklevel=3)
+    made = fine.attrs.get("stored", fine.dtype)
+    given = coarse.attrs.get("stored", coarse.dtype)
+    kinds = [kind for kind in (given, made) if kind.kind == "f"] or [np.dtype("f8")]
+    allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
+    units, expected = str(coarse.attrs.get("units", "")), ""
+    if law == "cell" and isinstance(judge, Overlapping) and judge.near is not None:
+        method, wanted = maker.field(x, y, judge)
+        if wanted is not None:
+            near = judge.near_cells(x, y, wanted, float(allowed), extensive, is_plain(judge.fine.attrs))
+            total, expected = combine_all([total, near]), method
+    report = finalize(
+        name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside, judge.compared,
+        expected, lambda index: cell_place(x, index),
+    )  # fmt: skip
+    return replace(report, negative_values=signs.new_negatives)
+
+
+def matched(
+    name: str, coarse: xr.DataArray, fine: xr.DataArray, at_coarse: Horizontal, at_fine: Horizontal
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return both with the same other dimensions in the same order, horizontal ones last."""
+    extra = [d for d in fine.dims if d not in at_fine.dims and d not in coarse.dims]
+    others = [d for d in coarse.dims if d not in at_coarse.dims]
+    for dim in others:
+        if dim not in fine.dims or fine.sizes[dim] != coarse.sizes[dim]:
+            has = f"{fine.sizes[dim]} values" if dim in fine.dims else "none"
+            raise GridError(f"{name}: expected {coarse.sizes[dim]} values of {dim!r} in the fine field, received {has}")
+        if dim in coarse.coords and dim in fine.coords and not coarse[dim].equals(fine[dim]):
+            _require_close(name, str(dim), coarse, fine)
+    x = coarse.transpose(*others, *at_coarse.dims)
+    if extra:
+        x = x.expand_dims({d: fine[d] if d in fine.coords else fine.sizes[d] for d in extra})
+    return x, fine.transpose(*extra, *others, *at_fine.dims)
+
+
+def _require_close(name: str, dim: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
+    a, b = coarse[dim].values, fine[dim].values
+    if not _equal(a, b):
+        raise GridError(f"{name}: expected equal coordinates {dim!r}, received values that differ; select the same")
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape:
+        return False
+    if a.dtype.kind in "fiu" and b.dtype.kind in "fiu":
+        return bool(np.allclose(a, b))
+    if {a.dtype.kind, b.dtype.kind} == {"M", "O"}:
+        # A file gives the same dates as another type than they had.
+        try:
+            b = Clock.of(a).adopt(b)
+        except (DownscaleError, AttributeError, TypeError):
+            return False
+    if a.dtype.kind == b.dtype.kind == "O" and a.size and b.size and type(a.flat[0]) is not type(b.flat[0]):
+        return False  # dates of two calendars cannot be compared
+    try:
+        # Dates of a calendar differ by datetime.timedelta, of which this is a comparison too.
+        return bool((np.abs(a - b) <= SAME_TIME).all())
+    except TypeError:
+        return bool((a == b).all())

@@ -1,0 +1,117 @@
+"""The fine field that a known method makes of a coarse one, for the check of grids that do not nest (lazy)."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.api import downscale
+from downscale.cf.horizontal import bounds_name, horizontal, horizontal_variables
+from downscale.cf.quantities import variable_bounds
+from downscale.check.comparison import Overlapping
+from downscale.errors import DownscaleError
+
+# Of other files: what smooth methods come near to, then what conservative remapping makes.
+METHODS = ("sobolev", "conservative", "bilinear")
+# Other methods, where a file says that it was made by one of them.
+RECORDED = (*METHODS, "bicubic")
+TERRAIN = ("lapse_rate=", "terrain_penalty(")
+# What a file of this package says of itself.
+SETTINGS = re.compile(r"method=(?P<method>\w+)(?:, taps=(?P<taps>\d+) order=(?P<order>[\d.]+))?")
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """Makes the expected fine field of one variable.
+
+    Attributes
+    ----------
+    coarse : Dataset
+        The coarse object.
+    name : str
+        The variable.
+    mask, na_thres, quantity : optional
+        As the fine field was made with.
+    """
+
+    coarse: xr.Dataset
+    name: str
+    mask: Any = None
+    na_thres: float = 1.0
+    quantity: str | None = None
+
+    def field(self, x: xr.DataArray, y: xr.DataArray, judge: Overlapping) -> tuple[str, xr.DataArray | None]:
+        """Return the method that comes nearest to the first map, and its field on all maps in the order of ``y``.
+
+        Nothing is expected where no method takes the grids.
+        """
+        first = {dim: [0] for dim in y.dims[:-2]}
+        found: list[tuple[float, dict[str, Any]]] = []
+        bounded = variable_bounds(x, self.name, "auto") != (None, None)
+        for options in _candidates(judge.fine.attrs, bounded):
+            made = self._made(x.isel(first), y.isel(first), judge, options)
+            if made is not None:
+                found.append((_distance(made, y.isel(first)), options))
+        if not found:
+            return "", None
+        _, options = min(found, key=lambda each: each[0])
+        return str(options["method"]), self._made(x, y, judge, options)
+
+    def _made(
+        self, x: xr.DataArray, y: xr.DataArray, judge: Overlapping, options: dict[str, Any]
+    ) -> xr.DataArray | None:
+        where = horizontal(self.coarse)
+        others = [n for n in horizontal_variables(self.coarse, where) if n != self.name]
+        ds = self.coarse.drop_vars([*others, self.name]).assign({self.name: x})
+        try:
+            with warnings.catch_warnings():
+                # What there is to say of the input is said of the input.
+                warnings.simplefilter("ignore")
+                made = downscale(
+                    ds, target_grid=_cells(judge), data_vars=[self.name], mask=self.mask, na_thres=self.na_thres,
+                    quantity=self.quantity, check="skip", **options,
+                )  # fmt: skip
+        except DownscaleError:
+            return None
+        return made[self.name].transpose(*y.dims[:-2], *judge.at_fine.dims)  # type: ignore[index,no-any-return]
+
+
+def is_plain(attrs: Any) -> bool:
+    """Return whether the settings of a file tell of no term of the terrain."""
+    return not any(word in str(attrs.get("downscale_settings", "")) for word in TERRAIN)
+
+
+def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
+    """Return the options of the methods that may have made a file, that of its own settings first."""
+    found: list[dict[str, Any]] = []
+    own = SETTINGS.search(str(attrs.get("downscale_settings", "")))
+    if own is not None and own["method"] in RECORDED:
+        more = {} if own["taps"] is None else {"taps": int(own["taps"]), "order": float(own["order"])}
+        found.append({"method": own["method"], **more})
+    found += [{"method": method} for method in METHODS if {"method": method} not in found]
+    return found + ([{"method": "sobolev", "bounds": None}] if bounded else [])
+
+
+def _cells(judge: Overlapping) -> xr.Dataset:
+    """Return the cells of the fine grid and nothing else."""
+    fine, where = judge.fine, judge.at_fine
+    names = [*where.dims, *(bounds_name(fine, dim) for dim in where.dims)]
+    names += [] if where.mapping is None else [where.mapping.name]
+    kept = fine[[name for name in names if name in fine.variables]]
+    kept = kept.drop_vars([name for name in kept.coords if name not in names])
+    if where.mapping is not None and where.mapping.name not in kept.variables:
+        kept = kept.assign_coords({where.mapping.name: ((), np.int32(0), dict(where.mapping.attrs))})
+    return kept.set_coords([str(name) for name in kept.data_vars])
+
+
+def _distance(made: xr.DataArray, field: xr.DataArray) -> float:
+    """Return the mean square difference of two fields where both have values."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = np.asarray(made.values, np.float64) - np.asarray(field.values, np.float64)
+    known = np.isfinite(off)
+    return float(np.mean(off[known] ** 2)) if known.any() else np.inf

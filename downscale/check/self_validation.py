@@ -1,0 +1,142 @@
+"""Self-validation: the coarse field predicted from its own coarsening (xarray; small samples of maps).
+
+What helps one scale further up is the best evidence, without fine truth, of what helps here; it is an indication, not a
+proof, since relief and weather differ between scales.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.api import downscale
+from downscale.cf.coordinates import new_coordinates
+from downscale.cf.horizontal import Horizontal, horizontal
+from downscale.cf.select import select
+from downscale.methods.learned import is_learned, name_of
+from downscale.request import Prepared, Request, prepare
+from downscale.steps.coarsen import cell_area, coarsen
+
+SAMPLE_MAPS = 12
+# Below this many coarse cells along an axis the coarsening leaves nothing to judge by.
+LEAST_CELLS = 3
+
+
+def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, float]]:
+    """Return, for each variable, errors of predicting the coarse field from its own coarsening.
+
+    Parameters
+    ----------
+    ds : Dataset
+        The coarse field.
+    request : Request
+        What will be asked of it.
+
+    Returns
+    -------
+    dict
+        Area-weighted RMSE by method: "blocks", "bilinear", the method itself, and the method "with terrain" where a
+        lapse rate is given; empty where the field is too small.
+    """
+    prepared = prepare(ds, request)
+    if not prepared.target.nests:
+        return {}
+    names = list(prepared.jobs)
+    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
+    truth = _cropped(sample_maps(select(ds, names), prepared.where).load(), factors)
+    if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
+        return {}
+    coarse = coarsen(truth, factors)
+    plain = {"check": "skip", "conserve": request.conserve, "bounds": request.bounds}
+    # What another up-scaler was made for is this grid, not the next coarser one.
+    method: Any = request.method if isinstance(request.method, str) or is_learned(request.method) else "sobolev"
+    label = name_of(method)
+    runs: dict[str, dict[str, Any]] = {
+        "blocks": {"method": "conservative", **plain},
+        "bilinear": {"method": "bilinear", "conserve": None, "bounds": None},
+        label: {"method": method, **plain},
+    }
+    model = prepared.model
+    if model is not None:
+        runs["sobolev"] = {"method": "sobolev", **plain}
+        if "sftlf" in model.spec.statics:
+            del runs[label]
+        elif model.statics:
+            runs[label]["orog"] = _relief(truth, prepared)
+    if request.orog is not None and request.lapse_rate is not None and label in runs:
+        orog = _relief(truth, prepared)
+        runs[f"{label} with terrain"] = {**runs[label], "orog": orog, "lapse_rate": request.lapse_rate}
+    errors: dict[str, dict[str, float]] = {name: {} for name in names}
+    area = cell_area(truth)
+    for label, options in runs.items():
+        guess = downscale(coarse, factors, **options)
+        for name in names:
+            errors[name][label] = weighted_rmse(guess[name], truth[name], area)
+    return errors
+
+
+def sample_maps(ds: xr.Dataset, where: Horizontal, count: int = SAMPLE_MAPS) -> xr.Dataset:
+    """Return about ``count`` maps, evenly spaced along the first other dimensions."""
+    for dim in ds.sizes:
+        if dim not in where.dims and ds.sizes[dim] > count and any(dim in v.dims for v in ds.data_vars.values()):
+            ds = ds.isel({dim: np.unique(np.linspace(0, ds.sizes[dim] - 1, count).round().astype(int))})
+    return ds
+
+
+def _cropped(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
+    return ds.isel({dim: slice(0, ds.sizes[dim] // factor * factor) for dim, factor in factors.items()})
+
+
+def _relief(truth: xr.Dataset, prepared: Prepared) -> xr.Dataset:
+    """Return the fine orography averaged over the coarse cells that ``truth`` holds, with their bounds."""
+    where = horizontal(truth)
+    cells = next(iter(prepared.jobs.values())).cells
+    values = cells.mean(np.asarray(prepared.statics["orog"]))[: where.grid.shape[0], : where.grid.shape[1]]
+    return xr.Dataset({"orog": (where.dims, values)}, new_coordinates(truth, where, where.grid))
+
+
+def weighted_rmse(guess: xr.DataArray, truth: xr.DataArray, area: xr.DataArray) -> float:
+    """Return the area-weighted root-mean-square difference over all maps; missing cells are left out."""
+    error = (guess - truth.assign_coords({d: guess[d] for d in area.dims})).astype("f8")
+    weights = area.drop_vars(list(area.coords)).where(error.notnull().drop_vars(list(error.coords)))
+    return float(np.sqrt((error.drop_vars(list(error.coords)) ** 2 * weights).sum() / weights.sum()))
+
+
+def terrain_penalty_values(ds: xr.Dataset, request: Request) -> dict[str, dict[str, float]]:
+    """Return the terrain-gradient penalty of a sample of maps before and after the refinement, by variable."""
+    if request.terrain_penalty is None:
+        return {}
+    prepared = prepare(ds, request)
+    maps = sample_maps(select(ds, list(prepared.jobs)), prepared.where).load()
+    before = downscale(maps, **_arguments(replace(request, terrain_penalty=None)))
+    after = downscale(maps, **_arguments(request))
+    return {
+        name: {"before": _penalty(before[name], prepared, request), "after": _penalty(after[name], prepared, request)}
+        for name in prepared.jobs
+    }
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    return {key: getattr(request, key) for key in Request.__dataclass_fields__}
+
+
+def _penalty(field: xr.DataArray, prepared: Any, request: Request) -> float:
+    """Return the mean of the penalty over maps, (units a metre) squared."""
+    import torch
+
+    from downscale.fields.gradient import Spacing
+    from downscale.losses.terrain import terrain_gradient_penalty
+
+    spacing = Spacing.of(prepared.fine)
+    values = torch.from_numpy(field.transpose(..., *prepared.where.dims).values.astype(np.float64))
+    orog = prepared.statics.get("orog")
+    relief = None if orog is None else torch.from_numpy(np.asarray(orog, dtype=np.float64))
+    assert request.terrain_penalty is not None
+    allowed = request.terrain_penalty.allowed(relief, values, spacing)
+    area = torch.from_numpy(prepared.fine.cell_area)
+    mask = torch.isfinite(values)
+    penalty = terrain_gradient_penalty(values, spacing, allowed, area, None if bool(mask.all()) else mask)
+    return float(penalty.mean())

@@ -1,0 +1,205 @@
+"""Conservation validators as reductions: chunk, combine, finalize (numpy; judges numbers of anybody's making).
+
+A partial result is small and may be combined in any order, so a field of any size is judged block by block, and the
+chunked answer is the whole one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.fields.aggregate import Aggregation
+
+Floats = NDArray[np.float64]
+Bounds = tuple[float | None, float | None]
+
+# Rounding to storage leaves half a unit in the last place of each fine value, 6e-8 and 1e-16; sums add a little.
+DEFAULT_TOLERANCE = {4: 1e-6, 8: 1e-12, 2: 1e-2}
+
+
+def default_tolerance(dtype: np.dtype[Any]) -> float:
+    """Return the largest relative error of a coarse cell that rounding explains.
+
+    Examples
+    --------
+    >>> default_tolerance(np.dtype("float32"))
+    1e-06
+    """
+    return DEFAULT_TOLERANCE.get(dtype.itemsize, 1e-12) if dtype.kind == "f" else 1e-12
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest error seen and the index of its coarse cell in the whole field."""
+
+    value: float = 0.0
+    index: tuple[int, ...] = ()
+
+    def larger(self, other: Peak) -> Peak:
+        """Return the larger one; on a tie the first in index order, so that the order of blocks is of no account."""
+        if self.value != other.value:
+            return self if self.value > other.value else other
+        return self if other.index == () or (self.index != () and self.index <= other.index) else other
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What one block contributes to a report.
+
+    ``sums`` holds, for each slab of maps (by the start of its other dimensions), the area-weighted sums of the fine
+    field, of the coarse field and of the magnitudes, one value a map. ``near`` is the largest excess of a coarse cell
+    over the bound of its neighbourhood, ``near_bound`` the largest bound, both relative.
+    """
+
+    relative: Peak = Peak()
+    absolute: Peak = Peak()
+    checked: int = 0
+    masked: int = 0
+    lost: int = 0
+    invented: int = 0
+    out_of_bounds: int = 0
+    sums: dict[tuple[int, ...], Floats] = field(default_factory=dict)
+    near: Peak = Peak()
+    near_checked: int = 0
+    near_failed: int = 0
+    near_bound: float = 0.0
+    holes: int = 0
+
+
+def chunk(
+    coarse: Floats,
+    fine: Floats,
+    cells: Aggregation,
+    area: Floats,
+    origin: tuple[int, ...],
+    bounds: tuple[float | None, float | None] = (None, None),
+    sizes: Floats | None = None,
+) -> Partial:
+    """Judge one block.
+
+    Parameters
+    ----------
+    coarse, fine : arrays, shapes (..., n_y, n_x) and (..., n_fine_y, n_fine_x)
+        The block as stored; NaN marks missing cells. The sums are taken in float64. An infinite fine value is an
+        infinite error, an infinite coarse one is missing: no mean is defined with it.
+    cells : Aggregation
+        From fine to coarse cells of the block.
+    area : array, shape (n_y, n_x)
+        Coarse cell areas.
+    origin : tuple of int
+        Index of the first value of ``coarse`` in the whole field.
+    bounds : (float or None, float or None)
+        Fine values outside are counted.
+    sizes : array of the shape of ``fine``, optional
+        Mean sizes of what each fine value is a mean of, where it is one; else its own.
+    """
+    from downscale.conservation.inner import judge
+
+    other = coarse.shape[:-2]
+    x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
+    kind = fine.dtype if fine.dtype in (np.float32, np.float64) else np.float64
+    y = np.ascontiguousarray(fine, kind).reshape(-1, *fine.shape[-2:])
+    peaks, places, counts = np.zeros(2), np.zeros((2, 3), np.int64), np.zeros(6, np.int64)
+    sums = np.zeros((3, len(x)))
+    low, high = _limits(bounds, fine.dtype)
+    magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
+    share = np.empty((0, 0)) if cells.part_share is None else cells.part_share
+    shares = (cells.y_share, cells.x_share, share)
+    judge(x, y, magnitudes, *shares, area, low, high, smallest_magnitude(coarse, fine), peaks, places, counts, sums)
+    found = []
+    for value, place in zip(peaks, places, strict=True):
+        index = (*np.unravel_index(int(place[0]), other), *place[1:]) if other else tuple(place[1:])
+        where = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
+        found.append(Peak(float(value), where) if value > 0 else Peak())
+    checked, masked, lost, invented, beyond, holes = (int(count) for count in counts)
+    each = {tuple(origin[:-2]): sums.reshape(3, *other)}
+    return Partial(found[0], found[1], checked, masked, lost, invented, beyond, each, holes=holes)
+
+
+def smallest_magnitude(coarse: Floats, fine: Floats) -> float:
+    """Return the magnitude below which the stored types lose precision step by step."""
+    kinds = [np.finfo(array.dtype) for array in (coarse, fine) if array.dtype.kind == "f"]
+    return max((float(kind.tiny) / float(kind.eps) for kind in kinds), default=0.0)
+
+
+def peak_of(error: Floats, origin: tuple[int, ...]) -> Peak:
+    """Return the largest error of a block and its index in the whole field."""
+    if error.size == 0 or not error.max() > 0:
+        return Peak()
+    local = np.unravel_index(int(error.argmax()), error.shape)
+    return Peak(float(error.max()), tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
+
+
+def outside(made: Floats, bounds: tuple[float | None, float | None]) -> int:
+    """Count values beyond the bounds."""
+    low, high = _limits(bounds, made.dtype)
+    return int(((made < low) | (made > high)).sum())
+
+
+def stored_bounds(bounds: Bounds, dtype: np.dtype[Any]) -> Bounds:
+    """Return bounds as a data type holds them: 0.7 is a little less as float32, and so are values that lie on it.
+
+    Whatever imposes bounds or checks them takes these, so that all agree on a value that lies on a bound.
+
+    Examples
+    --------
+    >>> stored_bounds((0.7, None), np.dtype("float32"))
+    (0.699999988079071, None)
+    """
+    low, high = bounds
+    if dtype.kind != "f":
+        return bounds
+    with np.errstate(over="ignore"):
+        return (
+            None if low is None else min(float(low), float(dtype.type(low))),
+            None if high is None else max(float(high), float(dtype.type(high))),
+        )
+
+
+def _limits(bounds: Bounds, dtype: np.dtype[Any]) -> tuple[float, float]:
+    low, high = stored_bounds(bounds, dtype)
+    return -np.inf if low is None else low, np.inf if high is None else high
+
+
+def combine(first: Partial, second: Partial) -> Partial:
+    """Join what two blocks contribute."""
+    sums = dict(first.sums)
+    for start, values in second.sums.items():
+        sums[start] = sums[start] + values if start in sums else values
+    return Partial(
+        relative=first.relative.larger(second.relative),
+        absolute=first.absolute.larger(second.absolute),
+        checked=first.checked + second.checked,
+        masked=first.masked + second.masked,
+        lost=first.lost + second.lost,
+        invented=first.invented + second.invented,
+        out_of_bounds=first.out_of_bounds + second.out_of_bounds,
+        sums=sums,
+        near=first.near.larger(second.near),
+        near_checked=first.near_checked + second.near_checked,
+        near_failed=first.near_failed + second.near_failed,
+        near_bound=max(first.near_bound, second.near_bound),
+        holes=first.holes + second.holes,
+    )
+
+
+def combine_all(partials: list[Partial]) -> Partial:
+    """Join any number of blocks."""
+    return reduce(combine, partials, Partial())
+
+
+def global_error(partial: Partial) -> float:
+    """Return the largest relative error of the area integral of a map (total law)."""
+    worst = 0.0
+    for fine, coarse, size in partial.sums.values():
+        with np.errstate(invalid="ignore"):
+            gap = np.nan_to_num(np.abs(fine - coarse), nan=np.inf, posinf=np.inf)
+        # An infinite sum is an infinite error, whatever it is divided by.
+        ratio = np.divide(gap, size, out=np.where(np.isinf(gap), np.inf, 0.0), where=(size > 0) & np.isfinite(gap))
+        worst = max(worst, float(ratio.max(initial=0.0)))
+    return worst

@@ -1,0 +1,242 @@
+"""Conservation between two grids of which neither nests in the other (knows numbers and parts, no file).
+
+The smallest regions on which both grids can speak are unions of cells of the one and of the other: along each axis they
+end where the two have an edge in common. A made field keeps the law where each region's mean over the valid area of the
+given field is that of the given field. Where one grid nests in the other the regions are the larger cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.conservation.measures import Partial, outside, peak_of, smallest_magnitude
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.regroup import Regroup
+from downscale.grid.parts import Parts
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The common regions of two axes and the parts that make them up.
+
+    Attributes
+    ----------
+    given, made : array of int, shape (n_parts,)
+        Cell of either axis that each part belongs to; parts that no made cell covers are left out.
+    measure : array, shape (n_parts,)
+        Measures of the parts.
+    first : array of int, shape (n_regions,)
+        First part of each region.
+    closed : bool
+        Whether the last region goes on in the first, over the seam of a circle.
+    centres : array, shape (n_regions,)
+        Middles of the regions in the coordinate.
+    """
+
+    given: NDArray[np.int64]
+    made: NDArray[np.int64]
+    measure: Floats
+    first: NDArray[np.int64]
+    closed: bool
+    centres: Floats
+
+    @classmethod
+    def of(cls, parts: Parts) -> Regions:
+        """Find the regions of the axes of ``parts`` (cut: given, cutting: made)."""
+        parent = np.repeat(np.arange(parts.coarse.size), parts.count)
+        # What no made cell covers ends a region like a common edge.
+        real = np.flatnonzero(~parts.empty)
+        owner, cell = parts.owner[real], parent[real]
+        fresh = np.ones(real.size, dtype=bool)
+        fresh[1:] = (owner[1:] != owner[:-1]) & ((cell[1:] != cell[:-1]) | (owner[1:] < 0) | (owner[:-1] < 0))
+        used = owner >= 0
+        # A cut-off first part keeps its mark by moving it to the next that is used.
+        region = np.cumsum(fresh)[used]
+        first = np.flatnonzero(np.diff(region, prepend=0))
+        index = real[used]
+        closed = parts.coarse.periodic and first.size > 1 and owner[0] == owner[-1] >= 0
+        ends = np.append(first[1:], index.size) - 1
+        centres = 0.5 * (parts.low[index[first]] + parts.high[index[ends]])
+        return cls(cell[used], owner[used], parts.measure[index], first, bool(closed), centres[: centres.size - closed])
+
+    @cached_property
+    def size(self) -> int:
+        """Number of regions."""
+        return self.first.size - int(self.closed)
+
+    def one_of(self, cells: NDArray[np.int64]) -> bool:
+        """Return whether each region lies in one cell of an axis, whose cells its parts belong to."""
+        return self.size == np.unique(cells).size
+
+    def total(self, values: Floats, axis: int) -> Floats:
+        """Sum values over the parts of each region along one axis."""
+        sums = np.add.reduceat(values, self.first, axis=axis)
+        if not self.closed:
+            return sums
+        last = np.take(sums, [-1], axis=axis)
+        sums = np.delete(sums, -1, axis=axis)
+        head = [slice(None)] * sums.ndim
+        head[axis] = slice(0, 1)
+        sums[tuple(head)] += last
+        return sums
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """What two grids have in common, which depends on no field: found once for all blocks.
+
+    Attributes
+    ----------
+    y, x : Regions
+        Common regions along rows and columns.
+    groups : Regroup
+        From the parts of given cells to made cells.
+    repeats : (int, int)
+        Parts of a given row and of a given column.
+    spread : array, shape (n_y, n_x)
+        Measures over which sums of given cells are spread: as far as no mask hides their parts.
+    hidden, hidden_parts : arrays of bool, shapes (n_made_y, n_made_x) and (n_parts_y, n_parts_x), or None
+        Made cells, and their parts, that a mask left blank by intent.
+    outside : int
+        Given cells that the made grid does not cover wholly.
+    single : bool
+        Whether each region is one given cell: then the cells themselves are compared.
+    exact : bool
+        Whether each region is one given or one made cell: then nothing finer can be told.
+    """
+
+    y: Regions
+    x: Regions
+    groups: Regroup
+    repeats: tuple[int, int]
+    spread: Floats
+    hidden: NDArray[np.bool_] | None
+    hidden_parts: NDArray[np.bool_] | None
+    outside: int
+    single: bool
+    exact: bool
+
+    @property
+    def parts_shape(self) -> tuple[int, int]:
+        """Rows and columns of parts."""
+        return self.spread.shape[0] * self.repeats[0], self.spread.shape[1] * self.repeats[1]
+
+    @classmethod
+    def of(cls, parts: tuple[Parts, Parts], hidden: NDArray[np.bool_] | None = None) -> Overlap:
+        """Compare the cells of a given grid with those of a made one that cut them, rows and columns."""
+        y, x = parts
+        beneath = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
+        whole = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
+        regions = Regions.of(y), Regions.of(x)
+        return cls(
+            *regions, Regroup.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
+            hidden, beneath, int(y.coarse.size * x.coarse.size - whole[0] * whole[1]),
+            all(axis.one_of(axis.given) for axis in regions),
+            all(axis.one_of(axis.given) or axis.one_of(axis.made) for axis in regions),
+        )  # fmt: skip
+
+
+def overlap_chunk(
+    given: Floats,
+    made: Floats,
+    common: Overlap,
+    origin: tuple[int, ...],
+    bounds: tuple[float | None, float | None] = (None, None),
+    *,
+    extensive: bool = False,
+    na_thres: float = 1.0,
+) -> Partial:
+    """Judge whole maps of a made field against the given one.
+
+    Parameters
+    ----------
+    given, made : arrays, shapes (..., n_y, n_x) and (..., n_made_y, n_made_x)
+        Fields as stored; NaN marks missing cells. A made value stands for the valid part of what its cell covers.
+    common : Overlap
+        What the two grids have in common.
+    origin : tuple of int
+        Index of the first map in the whole field.
+    bounds : (float or None, float or None)
+        Made values outside are counted, where the given field keeps them.
+    extensive : bool
+        Whether values are sums over cells.
+    na_thres : float
+        Made cells of which a larger share is missing are blank by intent: regions that hold any are left out.
+    """
+    y, x, groups = common.y, common.x, common.groups
+    source, result = given.astype(np.float64), made.astype(np.float64)
+    if extensive:
+        source = source / common.spread
+    on_parts = np.repeat(np.repeat(np.isfinite(source), common.repeats[0], axis=-2), common.repeats[1], axis=-1)
+    if common.hidden_parts is not None:
+        on_parts = on_parts & ~common.hidden_parts
+    measure = groups.valid_measure(on_parts, np.ones(on_parts.shape))
+    if extensive:
+        result = np.divide(result, measure, out=np.full_like(result, np.nan), where=measure > 0)
+    share = measure / np.multiply.outer(groups.y.total, groups.x.total)
+    blank = np.isnan(result) & (1 - share > na_thres)
+    whole, cells = np.ix_(y.given, x.given), np.ix_(y.made, x.made)
+    a, b, gone = source[..., whole[0], whole[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
+    valid = np.isfinite(a)
+    if common.hidden is not None:
+        # The law is about valid parts, and these are none.
+        valid = valid & ~common.hidden[cells]
+        gone = gone & ~common.hidden[cells]
+    missing = valid & ~gone & np.isnan(b)
+    weight = np.where(valid & ~missing & ~gone, np.multiply.outer(y.measure, x.measure), 0.0)
+    with np.errstate(invalid="ignore"):
+        sums = [_sum(np.where(weight > 0, term, 0.0) * weight, y, x) for term in (a, b, np.abs(b), np.ones_like(a))]
+    # What a blank cell took with it is not known: the region has no law left to keep.
+    whole_region = _sum((valid & gone).astype(float), y, x) == 0
+    sums = [np.where(whole_region, term, 0.0) for term in sums]
+    return _judged(sums, (given, made), _sum(missing.astype(float), y, x), measure, origin, bounds)
+
+
+def _spread_over(parts: tuple[Parts, Parts], hidden_parts: NDArray[np.bool_] | None) -> Floats:
+    y, x = parts
+    whole = np.multiply.outer(y.coarse.measure, x.coarse.measure)
+    if hidden_parts is None:
+        return whole
+    seen = ~hidden_parts | (y.owner < 0)[:, None] | (x.owner < 0)
+    share = Aggregation(y.share, x.share, y.count, x.count).share(seen, np.zeros(seen.shape))
+    return whole * np.where(share > 0, share, 1.0)
+
+
+def _sum(values: Floats, y: Regions, x: Regions) -> Floats:
+    return y.total(x.total(values, -1), -2)
+
+
+def _judged(
+    sums: list[Floats], fields: tuple[Floats, Floats], lost: Floats, measure: Floats, origin: tuple[int, ...],
+    bounds: tuple[float | None, float | None],
+) -> Partial:  # fmt: skip
+    given, made = fields
+    some = sums[3] > 0
+    x, y, size = (np.divide(term, sums[3], out=np.zeros_like(term), where=some) for term in sums[:3])
+    with np.errstate(invalid="ignore"):
+        # Infinite values of both signs make no sum: the error is infinite all the same.
+        error = np.where(np.isfinite(y), np.abs(y - x), np.inf)
+    scale = np.maximum(np.maximum(np.abs(x), size), smallest_magnitude(given, made))
+    finite = np.isfinite(error)
+    relative = np.divide(error, scale, out=np.where(finite, 0.0, np.inf), where=finite & some & (scale > 0))
+    with np.errstate(invalid="ignore"):
+        maps = np.stack([sums[i].sum(axis=(-2, -1)) for i in (1, 0, 2)])
+    held = given[np.isfinite(given)]
+    low, high = (held.min(), held.max()) if held.size else (0.0, 0.0)
+    feasible = (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])
+    return Partial(
+        relative=peak_of(relative, origin),
+        absolute=peak_of(error, origin),
+        checked=int(some.sum()),
+        masked=int((~some).sum()),
+        lost=int((lost > 0).sum()),
+        invented=int((~np.isnan(made) & (measure == 0)).sum()),
+        out_of_bounds=outside(made, bounds) if feasible else 0,
+        sums={tuple(origin[:-2]): maps},
+    )

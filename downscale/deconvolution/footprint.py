@@ -1,0 +1,204 @@
+"""Fine fields whose footprint-weighted averages are given: ``A H y = x`` (torch; knows a blur and an aggregation).
+
+A footprint averages over what lies around a coarse cell, not over the cell. Among all fine fields that explain the
+coarse values, the one of least Sobolev seminorm is taken, so that deconvolution and downscaling are one solve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from downscale.deconvolution.tikhonov import conjugate_gradients
+from downscale.deconvolution.weights import RowKernels
+from downscale.deconvolution.wiener import laplacian, mirrored, mirrored_symbol
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.conserve import Bound
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from downscale.deconvolution.blur import Blur
+
+# What is left of the coarse values, relative to the largest of a map, and how it is sought.
+TOLERANCE, MOST_STEPS, REFINEMENTS = 1e-10, 400, 4
+# Rounds between bounds and law.
+ROUNDS = 200
+# The mean of a map is as free as this many times its longest wave.
+FREEDOM = 100.0
+LEAST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What an instrument sees of a fine field: the operator ``B = A H`` and what goes with it.
+
+    Attributes
+    ----------
+    blur : Blur
+        The footprint H on the fine cells, among valid ones.
+    cells : Aggregation
+        The averages A over coarse cells.
+    order : float
+        Order of the Sobolev seminorm, need not be whole.
+    """
+
+    blur: Blur
+    cells: Aggregation
+    order: float = 1.25
+
+    def forward(self, fine: Tensor) -> Tensor:
+        """Return ``A H y``, zero where a coarse cell has no valid part."""
+        blurred = self.blur.forward(fine)
+        return torch.nan_to_num(self.cells.mean(blurred, None if self.blur.whole else self.blur.mask > 0))
+
+    def back(self, coarse: Tensor) -> Tensor:
+        """Apply the adjoint in area weights: ``H* S``."""
+        return self.blur.back(self.cells.spread(coarse) * self.blur.mask)
+
+    @cached_property
+    def area(self) -> Tensor:
+        """Valid areas of coarse cells."""
+        return self.cells.fold(self.blur.area * self.blur.mask, torch.add)
+
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the inner product of coarse fields."""
+        return (self.area * first * second).sum()
+
+    @cached_property
+    def _closed(self) -> tuple[bool, ...]:
+        kernel = self.blur.kernel
+        return (False, kernel.periodic) if isinstance(kernel, RowKernels) else kernel.periodic
+
+    @cached_property
+    def _wide(self) -> tuple[int, ...]:
+        return tuple(n if closed else 2 * n for n, closed in zip(self.blur.shape, self._closed, strict=True))
+
+    @cached_property
+    def _symbol(self) -> Tensor:
+        """The covariance of Fourier modes that belongs to the seminorm, of a mirrored field."""
+        kernel = self.blur.kernel
+        middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
+        rough = laplacian(middle, self._wide, self.blur.area)
+        longest = rough[rough > 0].min()
+        return (longest / rough.clamp(min=float(longest))) ** self.order * torch.where(rough > 0, 1.0, FREEDOM)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        return torch.sqrt(self.blur.area)
+
+    def covariance(self, fine: Tensor) -> Tensor:
+        """Smooth a field as the seminorm asks: the inverse of its roughness."""
+        made = _by_modes(fine * self._root, self._symbol, self._closed, self.blur.shape)
+        return made / self._root * self.blur.mask
+
+    @cached_property
+    def _valid(self) -> Tensor:
+        return (self.area > 0).to(self.area.dtype)
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """One by the symbol of ``B K B*`` on coarse modes, as if the blur were the same everywhere."""
+        kernel = self.blur.kernel
+        middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
+        n_y, n_x = self._wide
+        half = mirrored_symbol(middle, self._wide, self.blur.area).abs() ** 2 * self._symbol
+        columns = torch.arange(n_x, device=half.device)
+        # All modes, of which a real transform holds half.
+        whole = half[:, torch.minimum(columns, n_x - columns)]
+        f_y, f_x = self.cells.factor_y, self.cells.factor_x
+        means = [_mean_power(n, f, half) for n, f in ((n_y, f_y), (n_x, f_x))]
+        power = (whole * means[0][:, None] * means[1]).reshape(f_y, n_y // f_y, f_x, n_x // f_x).sum(dim=(0, 2))
+        power = power[:, : n_x // f_x // 2 + 1] / (f_y * f_x)
+        return 1 / power.clamp(min=LEAST * float(power.max()))
+
+    def least_rough(self, coarse: Tensor) -> Tensor:
+        """Return the field of least seminorm with ``A H y = x``: ``mean + K B* mu`` by conjugate gradients.
+
+        Invariant: a constant gives itself.
+        """
+        total = self.area.sum()
+        if not float(total) > 0:
+            return torch.zeros_like(self.blur.mask)
+        mean = (self.area * coarse).sum() / total
+        size = float(((coarse - mean) * self._valid).abs().max())
+        fine = mean * self.blur.mask
+        for _ in range(REFINEMENTS):
+            if not float(self._gap(fine, coarse).abs().max()) > TOLERANCE * size:
+                break
+            fine = self.corrected(fine, coarse)
+        return fine
+
+    def corrected(self, fine: Tensor, coarse: Tensor, tolerance: float = 1e-8, steps: int = MOST_STEPS) -> Tensor:
+        """Return the field with ``A H y = x`` that differs least from ``fine`` in the seminorm."""
+        near, shape = self._inverse, tuple(coarse.shape)
+        root = torch.sqrt(torch.where(self.area > 0, self.area, torch.ones_like(self.area)))
+
+        def operator(mu: Tensor) -> Tensor:
+            return self.forward(self.covariance(self.back(mu))) * self._valid
+
+        def precondition(gap: Tensor) -> Tensor:
+            return _by_modes(gap * root, near, self._closed, shape) / root * self._valid
+
+        gap = self._gap(fine, coarse)
+        mu, _ = conjugate_gradients(operator, gap, self.product, precondition, tolerance, steps)
+        return fine + self.covariance(self.back(mu))
+
+    def within(self, fine: Tensor, coarse: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
+        """Bring a field with ``A H y = x`` into bounds as far as that law allows.
+
+        Douglas-Rachford's iteration between the two sets. The law has the last word: what is left of the bounds after
+        ``ROUNDS`` is small where any field keeps both.
+
+        References
+        ----------
+        Douglas, J. & Rachford, H. H. (1956), On the numerical solution of heat conduction problems in two and three
+        space variables, Trans. Am. Math. Soc. 82, 421-439.
+        """
+        low, high = bounds
+        if (low is None or float(fine.min()) >= low) and (high is None or float(fine.max()) <= high):
+            return fine
+        shadow, made = fine, fine
+        for _ in range(ROUNDS):
+            kept = shadow.clamp(low, high)
+            made = self.corrected(2 * kept - shadow, coarse, 1e-3, 60)
+            shadow = shadow + made - kept
+        made = shadow.clamp(low, high) * self.blur.mask
+        size = float(coarse.abs().max())
+        for _ in range(REFINEMENTS):
+            made = self.corrected(made, coarse)
+            if not float(self._gap(made, coarse).abs().max()) > TOLERANCE * size:
+                break
+        return made
+
+    def _gap(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return (coarse - self.forward(fine)) * self._valid
+
+
+def unexplained(seen: Seen, fine: Tensor, coarse: Tensor) -> Tensor:
+    """Return the error of each coarse cell relative to what is seen of magnitudes, at least their mean over the map."""
+    size = seen.forward(fine.abs())
+    mean = seen.product(size, torch.ones_like(size)) / seen.area.sum().clamp(min=1e-300)
+    scale = torch.maximum(size, mean.expand_as(size))
+    error = (seen.forward(fine) - coarse).abs() / scale.clamp(min=torch.finfo(fine.dtype).tiny)
+    return torch.where(seen.area > 0, error, torch.zeros_like(error))
+
+
+def _by_modes(field: Tensor, symbol: Tensor, closed: tuple[bool, ...], shape: tuple[int, ...]) -> Tensor:
+    wide = mirrored(field, closed)
+    made = torch.fft.irfftn(torch.fft.rfftn(wide) * symbol, s=tuple(wide.shape))
+    return made[tuple(slice(0, n) for n in shape)]
+
+
+def _mean_power(size: int, factor: int, reference: Tensor) -> Tensor:
+    """Return the squared symbol of the mean over ``factor`` neighbours."""
+    waves = np.arange(size) / size
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.sin(np.pi * waves * factor) / (factor * np.sin(np.pi * waves))
+    return reference.new_tensor(np.where(waves == 0, 1.0, ratio) ** 2)
+
+

@@ -1,0 +1,190 @@
+"""Deconvolution with a Sobolev seminorm as penalty, around gaps and up to edges (torch; knows a blur, no file)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from downscale.deconvolution.noise import Restored
+from downscale.deconvolution.weights import Kernel, RowKernels
+from downscale.deconvolution.wiener import cross_validated, filtered, laplacian, mirrored, mirrored_symbol
+from downscale.errors import OptionError
+from downscale.fields.aggregate import like
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from downscale.deconvolution.blur import Blur
+
+ORDERS = (1, 2)
+# Residual of the normal equations relative to their right side, and the most steps towards it.
+TOLERANCE, MOST_STEPS = 1e-8, 300
+# Neighbours nearer than this share of a mean step count as this far: meridians meet at the poles.
+NEAREST = 0.1
+GAP_ROUNDS = 200
+
+
+def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order: int = 1) -> Restored:
+    """Return the field of least ``|H y - x|^2 + parameter |D^order y|^2``, norms by area.
+
+    Parameters
+    ----------
+    data : tensor, of the shape of ``blur``
+        The blurred field, zero where it is not valid.
+    blur : Blur
+        The operator H.
+    parameter : float, optional
+        Weight of the Sobolev seminorm, in units of the mean step between cells; by generalised cross-validation by
+        default.
+    order : {1, 2}
+        Order of the seminorm: slopes or curvature.
+
+    Raises
+    ------
+    OptionError
+        If the order or the weight is not legal.
+
+    Notes
+    -----
+    Total law: the areas' sum of the result is that of the data, since H keeps both fluxes and constants and the penalty
+    does not see constants. Closed form where Fourier modes are eigenvectors of H, else conjugate gradients.
+
+    References
+    ----------
+    Tikhonov, A. N. & Arsenin, V. Y. (1977), Solutions of Ill-Posed Problems, Winston.
+    """
+    if order not in ORDERS:
+        raise OptionError(f"expected an order of 1 or 2, received {order!r}")
+    if parameter is not None and not 0 < parameter < float("inf"):
+        raise OptionError(f"expected a positive parameter, received {parameter!r}; leave it out to have it chosen")
+    kernel = blur.kernel if isinstance(blur.kernel, Kernel) else blur.kernel.middle
+    size = blur.flux(torch.ones_like(data))
+    if not float(size) > 0:
+        return Restored(torch.zeros_like(data), 0, float("nan"), float("nan"), 0.0)
+    weight = parameter or cross_validated(_without_gaps(data, blur), kernel, order)
+    if blur.circulant:
+        field, steps = filtered(data, kernel, weight, order), 0
+    else:
+        field, steps = _solved(data, blur, kernel, weight, order)
+    # What conjugate gradients leave of the total, which is below their tolerance.
+    field = (field + blur.flux(data - field) / size) * blur.mask
+    misfit = float(torch.sqrt(blur.flux((data - blur.forward(field)) ** 2) / size))
+    return Restored(field, steps, weight, float("nan"), misfit)
+
+
+def wiener(data: Tensor, blur: Blur, *, parameter: float | None = None) -> Restored:
+    """Return the Wiener estimate for a signal whose spectrum falls with the fourth power of wavenumber.
+
+    The ratio of noise to signal is ``parameter |Laplacian|^2``, which makes it the penalty of order 2: a filter where
+    the blur is the same everywhere, and the same least squares around gaps and up to edges. Arguments and laws are
+    those of :func:`tikhonov`.
+    """
+    return tikhonov(data, blur, parameter=parameter, order=2)
+
+
+def _without_gaps(data: Tensor, blur: Blur) -> Tensor:
+    """Return data with the mean where there are none, smoothed into gaps, so that cross-validation sees no cliffs."""
+    if blur.whole:
+        return data
+    mean = blur.flux(data) / blur.flux(torch.ones_like(data))
+    field = torch.where(blur.mask > 0, data, mean)
+    for _ in range(GAP_ROUNDS):
+        total = sum((_shifted(field, axis, s) for axis in range(field.ndim) for s in (1, -1)), torch.zeros_like(field))
+        field = torch.where(blur.mask > 0, data, total / (2 * field.ndim))
+    return field
+
+
+def _shifted(field: Tensor, axis: int, by: int) -> Tensor:
+    """Return the neighbours along an axis; the last cell is its own."""
+    n = field.shape[axis]
+    index = torch.arange(n, device=field.device).add(by).clamp(0, n - 1)
+    return field.index_select(axis, index)
+
+
+class Roughness:
+    """Minus the Laplacian between valid neighbours, self-adjoint in area weights, zero on constants."""
+
+    def __init__(self, blur: Blur) -> None:
+        self.area, kernel, ndim = blur.area, blur.kernel, len(blur.shape)
+        middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
+        mean = float(np.prod(middle.steps) ** (1 / ndim))
+        self.closed = (False, kernel.periodic) if isinstance(kernel, RowKernels) else kernel.periodic
+        self.faces = []
+        for axis in range(ndim):
+            both = 0.5 * (blur.area + self._next(blur.area, axis)) * blur.mask * self._next(blur.mask, axis)
+            if not self.closed[axis]:
+                both.narrow(axis, blur.shape[axis] - 1, 1).zero_()
+            self.faces.append(both * like(_nearness(kernel, axis, mean), both))
+
+    @staticmethod
+    def _next(field: Tensor, axis: int) -> Tensor:
+        return torch.roll(field, -1, axis)
+
+    def __call__(self, field: Tensor) -> Tensor:
+        """Return minus the Laplacian."""
+        total = torch.zeros_like(field)
+        for axis, face in enumerate(self.faces):
+            flow = face * (field - self._next(field, axis))
+            total = total + flow - torch.roll(flow, 1, axis)
+        return total / self.area
+
+
+def _nearness(kernel: Kernel | RowKernels, axis: int, mean: float) -> np.ndarray:
+    """Return the squared ratio of a mean step to the distance of neighbours along an axis."""
+    if isinstance(kernel, Kernel):
+        return np.asarray((mean / kernel.steps[axis]) ** 2)
+    steps = np.append(kernel.rows, mean) if axis == 0 else kernel.columns
+    return (mean / np.maximum(steps, NEAREST * mean))[:, None] ** 2
+
+
+def _solved(data: Tensor, blur: Blur, kernel: Kernel, weight: float, order: int) -> tuple[Tensor, int]:
+    """Solve the normal equations by conjugate gradients, preconditioned by the filter of a middle row."""
+    rough = Roughness(blur)
+
+    def normal(field: Tensor) -> Tensor:
+        smooth = rough(field) if order == 1 else rough(rough(field))
+        return blur.back(blur.forward(field)) + weight * smooth
+
+    wide = tuple(n if closed else 2 * n for n, closed in zip(blur.shape, rough.closed, strict=True))
+    symbol = mirrored_symbol(kernel, wide, data).abs() ** 2 + weight * laplacian(kernel, wide, data) ** order
+    root = torch.sqrt(blur.area)
+
+    def precondition(field: Tensor) -> Tensor:
+        waves = torch.fft.rfftn(mirrored(field * root, rough.closed)) / symbol
+        made = torch.fft.irfftn(waves, s=wide)
+        return made[tuple(slice(0, n) for n in blur.shape)] / root * blur.mask
+
+    def product(first: Tensor, second: Tensor) -> Tensor:
+        return (blur.area * first * second).sum()
+
+    mean = blur.flux(data) / blur.flux(torch.ones_like(data)) * blur.mask
+    return conjugate_gradients(normal, blur.back(data), product, precondition, TOLERANCE, MOST_STEPS, mean)
+
+
+def conjugate_gradients(
+    operator: Callable[[Tensor], Tensor], right: Tensor, product: Callable[[Tensor, Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor], tolerance: float, most: int, start: Tensor | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """Solve ``operator(y) = right`` for an operator that is positive and self-adjoint in ``product``."""
+    solution = torch.zeros_like(right) if start is None else start
+    residual = right if start is None else right - operator(start)
+    better = precondition(residual)
+    direction, now = better, product(residual, better)
+    goal = tolerance**2 * product(right, right)
+    for step in range(most):
+        if not float(product(residual, residual)) > float(goal) or not float(now) > 0:
+            return solution, step
+        image = operator(direction)
+        curvature = product(direction, image)
+        if not float(curvature) > 0:
+            # Rounding has the last word on what the operator hardly sees.
+            return solution, step
+        length = now / curvature
+        solution, residual = solution + length * direction, residual - length * image
+        better = precondition(residual)
+        now, before = product(residual, better), now
+        direction = better + now / before * direction
+    return solution, most

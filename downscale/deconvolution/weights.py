@@ -1,0 +1,246 @@
+"""Weights of a point-spread function on cells: the same everywhere, or for each pair of rows (numpy; knows grids).
+
+On the sphere distances are along great circles, so a footprint covers more columns the nearer it lies to a pole, and
+reaches over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.deconvolution.psf import AnyPsf, ArrayPsf, Psf
+from downscale.errors import GridError, OptionError, ShapeError
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.sphere import EARTH_RADIUS
+
+Floats = NDArray[np.float64]
+# Points across a half width that the mean of a cell is taken over, and the most of them in a cell.
+FINENESS, MOST_POINTS = 4, 15
+# Spacings that differ by less than this share are equal.
+EVEN = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Weights that are the same everywhere.
+
+    Attributes
+    ----------
+    values : array of float64
+        Weights by offset along each axis; they add up to one.
+    centre : tuple of int
+        The offset of nothing.
+    periodic : tuple of bool
+        Axes that close a circle.
+    steps : tuple of float
+        Distances of neighbours along each axis.
+    """
+
+    values: Floats
+    centre: tuple[int, ...]
+    periodic: tuple[bool, ...]
+    steps: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RowKernels:
+    """Densities by receiving row, difference of rows and difference of columns.
+
+    Attributes
+    ----------
+    values : array, shape (n_rows, 2 * reach + 1, 2 * width + 1)
+        Density at receiving row ``i`` of what comes from row ``i + k - reach``, by column offset.
+    reach, width : int
+        Rows and columns to each side.
+    periodic : bool
+        Whether columns close a circle.
+    middle : Kernel
+        The weights at a middle latitude, as if they were the same everywhere.
+    rows, columns : arrays of float64, shapes (n_rows - 1,) and (n_rows,)
+        Distances in metres of neighbouring rows, and of neighbours within each row.
+    """
+
+    values: Floats
+    reach: int
+    width: int
+    periodic: bool
+    middle: Kernel
+    rows: Floats
+    columns: Floats
+
+
+AnyKernel = Kernel | RowKernels
+
+
+def cell_kernel(psf: AnyPsf, shape: tuple[int, ...], periodic: tuple[bool, ...] | None = None) -> Kernel:
+    """Return the weights of a point-spread function in cells of a plain array of 1 to 3 dimensions.
+
+    Raises
+    ------
+    ShapeError
+        If it has other dimensions than the array, or is larger.
+    OptionError
+        If it is in metres.
+
+    Examples
+    --------
+    >>> cell_kernel(Psf("box", 3.0, unit="cells"), (9,)).values.round(3).tolist()
+    [0.0, 0.0, 0.333, 0.333, 0.333, 0.0, 0.0]
+    """
+    closed = (False,) * len(shape) if periodic is None else tuple(periodic)
+    if isinstance(psf, ArrayPsf):
+        size = psf.values.shape
+        if len(size) != len(shape):
+            raise ShapeError(
+                f"expected a point-spread function of {len(shape)} dimensions, one an axis, received shape {size}"
+            )
+        _require_within(size, shape)
+        assert psf.centre is not None
+        return Kernel(psf.values, psf.centre, closed, (1.0,) * len(shape))
+    if psf.unit != "cells":
+        raise OptionError(f"expected a point-spread function in cells for a plain array, received {psf}; try '3cells'")
+    return _plane(psf, (1.0,) * len(shape), shape, closed)
+
+
+def grid_kernel(psf: AnyPsf, grid: Any) -> AnyKernel:
+    """Return the weights of a point-spread function on a grid: by rows on the sphere, else the same everywhere.
+
+    Raises
+    ------
+    GridError
+        If columns, or rows of a plane, are not equally spaced, or the grid is no product of two axes.
+    ShapeError
+        If the point-spread function is larger than the field.
+    """
+    if not isinstance(grid, RectilinearGrid):
+        raise GridError("expected rows and columns of one latitude and longitude each, or metres, for a point-spread "
+                        "function, received a curvilinear grid; bring the field to a regular grid first")  # fmt: skip
+    if psf.unit == "cells":
+        return cell_kernel(psf, grid.shape, (False, grid.x.periodic))
+    assert isinstance(psf, Psf)
+    step_x = _step(grid.x.edges, "columns")
+    if grid.spherical:
+        return _rows(psf, grid, np.deg2rad(step_x))
+    return _plane(psf, (_step(grid.y.edges, "rows"), step_x), grid.shape, (False, False))
+
+
+def _step(edges: Floats, what: str) -> float:
+    steps = np.diff(edges)
+    if np.ptp(steps) > EVEN * abs(steps.mean()):
+        raise GridError(
+            f"expected equally spaced {what} for a point-spread function in metres, received steps from "
+            f"{np.abs(steps).min():g} to {np.abs(steps).max():g}; interpolate to a regular grid first"
+        )
+    return float(steps.mean())
+
+
+def _require_within(size: tuple[float, ...], shape: tuple[float, ...], unit: str = "cells") -> None:
+    if any(own > whole for own, whole in zip(size, shape, strict=True)):
+        own, whole = (" x ".join(f"{n:g}" for n in sizes) for sizes in (size, shape))
+        raise ShapeError(
+            f"expected a point-spread function no larger than the field of {whole} {unit}, received {own}; check its "
+            "unit, or choose a larger region"
+        )
+
+
+def _plane(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Kernel:
+    """Return the mean density over each cell around the source; vertical axis first where there are three."""
+    size = tuple(psf.wide / abs(step) for step in steps)
+    _require_within(size, tuple(float(n) for n in shape))
+    axes, count = [], []
+    for step, cells, closed in zip(steps, shape, periodic, strict=True):
+        half = (cells - 1) // 2 if closed else cells - 1
+        reach = min(int(np.ceil(psf.radius / abs(step))), half)
+        points = _points(abs(step) / psf.narrow)
+        places = np.arange(-reach, reach + 1)[:, None] + _within(points)
+        axes.append(places.ravel() * step)
+        count.append((2 * reach + 1, points))
+    offsets = np.meshgrid(*axes, indexing="ij")
+    density = psf.density(offsets[-1], offsets[-2] if len(axes) > 1 else np.zeros_like(offsets[-1]),
+                          offsets[0] if len(axes) > 2 else 0.0)  # fmt: skip
+    means = density.reshape([n for pair in count for n in pair]).mean(axis=tuple(range(1, 2 * len(count), 2)))
+    centre = tuple(n // 2 for n in means.shape)
+    return Kernel(means / means.sum(), centre, periodic, tuple(abs(step) for step in steps))
+
+
+def _points(cells: float) -> int:
+    """Return how many points a cell is sampled at, odd so that its centre is one, for its size in half widths."""
+    return min(2 * int(np.ceil(FINENESS * cells / 2)) + 1, MOST_POINTS)
+
+
+def _within(points: int) -> Floats:
+    return (np.arange(points) - points // 2) / points
+
+
+def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
+    """Return densities between pairs of rows, the same in both directions."""
+    lat, n_y, n_x = np.deg2rad(grid.y.centres), *grid.shape
+    height = np.deg2rad(np.diff(grid.y.edges))
+    span = np.ptp(np.deg2rad(grid.y.edges)), n_x * abs(step_x) * np.cos(lat).max()
+    _require_within((psf.wide, psf.wide), (span[0] * EARTH_RADIUS, span[1] * EARTH_RADIUS), "m")
+    angle = psf.radius / EARTH_RADIUS
+    reach = min(int(np.ceil(angle / np.abs(height).min())) + 1, n_y - 1)
+    width = _columns(lat, angle, abs(step_x), n_x, grid.x.periodic)
+    offsets = np.arange(-width, width + 1)
+    values = np.zeros((n_y, 2 * reach + 1, offsets.size))
+    for i in range(n_y):
+        source = np.arange(max(i - reach, 0), min(i + reach + 1, n_y))
+        source = source[np.abs(lat[source] - lat[i]) <= angle + np.abs(height[i])]
+        own = _columns(lat[[i]], angle, abs(step_x), n_x, grid.x.periodic)
+        near = slice(width - own, width + own + 1)
+        values[i, source - i + reach, near] = _densities(psf, lat[i], height[i], lat[source], step_x, offsets[near])
+    if grid.x.periodic and 2 * width == n_x:
+        # The column half around the circle is reached from both sides.
+        values[..., [0, -1]] *= 0.5
+    middle = int(np.abs(np.abs(lat) - np.median(np.repeat(np.abs(lat), _counts(lat)))).argmin())
+    steps = EARTH_RADIUS * height[middle], EARTH_RADIUS * step_x * np.cos(lat[middle])
+    plain = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
+    between = np.abs(np.diff(lat)) * EARTH_RADIUS, np.abs(step_x) * np.cos(lat) * EARTH_RADIUS
+    return RowKernels(_same_both_ways(values, reach, psf.round), reach, width, grid.x.periodic, plain, *between)
+
+
+def _counts(lat: Floats) -> NDArray[np.int64]:
+    """Return how often each row counts by its area."""
+    return np.ceil(100 * np.cos(lat) + 1e-9).astype(np.int64)
+
+
+def _columns(lat: Floats, angle: float, step: float, size: int, periodic: bool) -> int:
+    """Return the columns to each side that a distance reaches, at most half the circle."""
+    ratio = np.sin(min(angle, np.pi / 2)) / np.maximum(np.cos(np.minimum(np.abs(lat) + angle / 2, np.pi / 2)), 1e-12)
+    reach = int(np.ceil(np.arcsin(min(float(ratio.max()), 1.0)) / step)) + 1 if ratio.max() < 1 else size
+    return min(reach, size // 2 if periodic else size - 1)
+
+
+def _densities(psf: Psf, lat: float, height: float, source: Floats, step: float, columns: NDArray[Any]) -> Floats:
+    """Return mean densities over the cells of one row, shape (sources, columns)."""
+    rows = _points(abs(height) * EARTH_RADIUS / psf.narrow)
+    across = _points(abs(step) * np.cos(lat) * EARTH_RADIUS / psf.narrow)
+    phi = (lat + height * _within(rows))[None, :, None, None]
+    turn = (columns[:, None] + _within(across))[None, None] * step
+    origin = source[:, None, None, None]
+    east = np.cos(phi) * np.sin(turn)
+    north = np.sin(phi - origin) + 2 * np.sin(origin) * np.cos(phi) * np.sin(turn / 2) ** 2
+    half = np.sin((phi - origin) / 2) ** 2 + np.cos(phi) * np.cos(origin) * np.sin(turn / 2) ** 2
+    distance = 2 * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0)))
+    scale = EARTH_RADIUS * distance / np.maximum(np.sin(distance), 1e-300)
+    scale = np.where(distance > 0, scale, EARTH_RADIUS)
+    return psf.density(east * scale, north * scale).mean(axis=(1, 3))
+
+
+def _same_both_ways(values: Floats, reach: int, even: bool) -> Floats:
+    """Give each pair of cells one density: that from A to B is that from B to A (and its mirror image's, if round)."""
+    values = 0.5 * (values + values[..., ::-1]) if even else values
+    n_y = len(values)
+    both = np.empty_like(values)
+    rows = np.arange(n_y)
+    for k in range(2 * reach + 1):
+        other = rows + k - reach
+        inside = (other >= 0) & (other < n_y)
+        back = np.zeros_like(values[:, 0])
+        back[inside] = values[other[inside], 2 * reach - k, ::-1]
+        both[:, k] = 0.5 * (values[:, k] + back)
+    return both

@@ -1,1 +1,0 @@
-"""Judging numbers of anybody's making: conservation validators and their report."""

@@ -1,0 +1,1 @@
+"""Methods that need more than weights: trained models, ensembles, footprints, operators as sparse weights."""

@@ -1,0 +1,129 @@
+"""Downscaling of what an instrument averaged with its footprint, map by map (numpy in and out; knows no file)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.deconvolution.instrument import Instrument
+from downscale.engine.checks import finite_or_missing
+from downscale.engine.device import Lane, pick_device
+from downscale.engine.job import Job
+from downscale.errors import ConservationError
+
+
+@dataclass(frozen=True, eq=False)
+class FootprintWork:
+    """Makes fine maps whose footprint-weighted averages are the coarse values.
+
+    Attributes
+    ----------
+    job : Job
+        Grids, bounds, checks of one variable.
+    instrument : Instrument
+        The footprint on the fine cells.
+    order : float
+        Order of the Sobolev seminorm.
+    mask : array of bool or None
+        Valid fine cells.
+    """
+
+    job: Job
+    instrument: Instrument
+    order: float
+    mask: NDArray[np.bool_] | None = None
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return (..., n_fine_y, n_fine_x) for (..., n_y, n_x)."""
+        job = self.job
+        maps = finite_or_missing(np.asarray(values), job.name, job.check).reshape(-1, *job.coarse.shape)
+        lane = Lane(pick_device(job.device))
+        fine = np.full((len(maps), *job.fine.shape), np.nan, job.dtype)
+        for index, one in enumerate(maps):
+            self._one(one.astype(np.float64), fine[index], lane)
+        return fine.reshape(*values.shape[:-2], *job.fine.shape)
+
+    def _one(self, coarse: NDArray[np.float64], out: NDArray[Any], lane: Lane) -> None:
+        from downscale.deconvolution.footprint import Seen, unexplained
+
+        job = self.job
+        if job.extensive:
+            coarse = coarse / job.coarse.cell_area
+        valid = job.cells.spread(np.isfinite(coarse))
+        valid = valid if self.mask is None else valid & self.mask
+        if not valid.any():
+            return
+        x = lane.send(np.nan_to_num(coarse))
+        seen = Seen(self.instrument.blur(valid, x), job.cells, self.order)
+        made = seen.least_rough(x)
+        if job.bounds != (None, None):
+            made = seen.within(made, x, job.bounds)
+        field = lane.fetch(made, np.dtype(np.float64))()
+        out[valid] = (field * job.fine.cell_area if job.extensive else field).astype(job.dtype)[valid]
+        if job.check == "skip":
+            return
+        stored = np.where(valid, out, 0.0).astype(np.float64)
+        stored = stored / job.fine.cell_area if job.extensive else stored
+        self._judged(float(unexplained(seen, lane.send(stored), x).max()), stored[valid])
+
+    def _judged(self, error: float, stored: NDArray[np.float64]) -> None:
+        """Say where the footprint law or bounds do not hold in what is stored."""
+        job = self.job
+        if not error <= job.tolerance:
+            line = (
+                f"{job.name}: expected the footprint law within {job.tolerance:g}, received a relative error of "
+                f"{error:.3g}; a footprint much wider than coarse cells leaves nothing to go by, check its size"
+            )
+            if job.check == "raise":
+                raise ConservationError(line)
+            warnings.warn(line, UserWarning, stacklevel=2)
+        low, high = (-np.inf if job.bounds[0] is None else job.bounds[0]), job.bounds[1]
+        beyond = max(low - stored.min(), stored.max() - (np.inf if high is None else high))
+        if beyond > 0:
+            warnings.warn(
+                f"{job.name}: the footprint law goes before the bounds; fine values leave them by {beyond:.2g} at most",
+                UserWarning, stacklevel=2,
+            )  # fmt: skip
+
+
+def fine_field(work: FootprintWork, data: Any) -> Any:
+    """Return the fine field of (..., n_y, n_x); lazy data stay lazy, their maps are kept whole."""
+    if not isinstance(data, da.Array):
+        return work(np.asarray(data))
+    data = whole_maps(data)
+    chunks = (*data.chunks[:-2], *((n,) for n in work.job.fine.shape))
+    return data.map_blocks(work, chunks=chunks, dtype=work.job.dtype, meta=np.empty((0,) * data.ndim, work.job.dtype))
+
+
+def whole_maps(data: da.Array, axes: int = 2) -> da.Array:
+    """Return an array whose chunks cut no map along the last axes."""
+    return data.rechunk(dict.fromkeys(range(data.ndim - axes, data.ndim), -1))
+
+
+def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
+    """Return what an instrument sees of maps (..., cells), in float64; missing cells neither give nor take.
+
+    Total law: the area integral over the valid cells of each map stays.
+    """
+
+    def blurred(values: NDArray[Any]) -> NDArray[Any]:
+        lane = Lane(pick_device(device))
+        maps = np.asarray(values, np.float64).reshape(-1, *instrument.shape)
+        made = np.full(maps.shape, np.nan)
+        for index, one in enumerate(maps):
+            valid = np.isfinite(one)
+            if valid.any():
+                field = lane.send(np.where(valid, one, 0.0))
+                image = instrument.blur(valid, field).forward(field)
+                made[index] = np.where(valid, lane.fetch(image, np.dtype(np.float64))(), np.nan)
+        return made.reshape(values.shape)
+
+    if not isinstance(data, da.Array):
+        return blurred(np.asarray(data))
+    whole = whole_maps(data, len(instrument.shape))
+    return da.map_blocks(blurred, whole, dtype=np.float64, meta=np.empty((0,) * data.ndim))

@@ -1,0 +1,393 @@
+"""A learned model as the method of a request: what it makes, what it must be given (reads coordinates and relief only).
+
+Nothing of torch is loaded before a model is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.cf.horizontal import Horizontal
+from downscale.cf.units import convert, same_units
+from downscale.errors import GridError, InputError, OptionError, ShapeError, listing
+from downscale.io.statics import on_grid, pick_mask, pick_static
+from downscale.io.target import Target
+from downscale.models import NAMES, path_of
+from downscale.nn.separable import METHODS
+from downscale.typing import Upscaler
+
+if TYPE_CHECKING:
+    from downscale.nn.learned import Learned
+    from downscale.nn.spec import ModelSpec, Variable
+
+Scale = tuple[float, float]
+SAME: Scale = (1.0, 0.0)
+SUFFIX = ".safetensors"
+CASCADE = "cascade"
+# Attribute of a code: the compressor that made it.
+ENCODER = "encoder"
+# Water that falls, and air near the ground, by any of the names they go under.
+KINDS = (
+    re.compile(r"precip|rain|snowfall|^(pr|tp|rr|prc|prl|ppt)$", re.IGNORECASE),
+    re.compile(r"^air_temperature$|^(tas|t2m|2t|t_2m|tg)$", re.IGNORECASE),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A learned model on the grid of a request.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        What the model looks at, and makes.
+    upscalers : mapping of variable name to Upscaler
+        One for each variable of the request.
+    inputs : mapping of name to DataArray
+        What the model looks at, by its own names.
+    statics : mapping of channel to array
+        Fine fields that it looks at.
+    learned : Learned
+        The model in memory.
+    """
+
+    spec: ModelSpec
+    upscalers: Mapping[str, Upscaler]
+    inputs: Mapping[str, xr.DataArray]
+    statics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    learned: Any = None
+
+
+def event_names(name: str) -> tuple[str, str]:
+    """Return the names of the flag of an event and of its probability."""
+    return name, f"{name}_probability"
+
+
+def makes_mask(method: Any) -> bool:
+    """Return whether a method is a model of the mask of an event, which no conservation law applies to."""
+    if isinstance(method, (str, Path)) and not str(method).endswith(SUFFIX):
+        return False
+    return is_learned(method) and getattr(opened(method).spec, "event", None) is not None
+
+
+def is_learned(method: Any) -> bool:
+    """Return whether a method is a learned model: one in memory, the path of a checkpoint, or a model's name."""
+    if isinstance(method, (str, Path)):
+        return str(method) in NAMES or str(method).endswith(SUFFIX)
+    return hasattr(method, "bind") and hasattr(method, "spec")
+
+
+def name_of(method: Any) -> str:
+    """Return what a method is called, for people."""
+    if isinstance(method, (str, Path)):
+        return str(method)
+    return f"{method.spec.network} network" if is_learned(method) else type(method).__name__
+
+
+def require_method(method: Any) -> None:
+    """Refuse what is no method.
+
+    Raises
+    ------
+    OptionError
+        Lists what there is.
+    """
+    if is_learned(method) or isinstance(method, Upscaler):
+        return
+    if not isinstance(method, (str, Path)):
+        raise OptionError(
+            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))}, a checkpoint, or an object with the "
+            f"Upscaler protocol, received {type(method).__name__}"
+        )
+    if str(method) not in (*METHODS, CASCADE):
+        raise OptionError(
+            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))} or the path of a checkpoint "
+            f"({SUFFIX}), received {str(method)!r}"
+        )
+
+
+def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
+    """Return the model that a path or a name stands for; any other method is given back.
+
+    Parameters
+    ----------
+    method : object
+        As :func:`require_method` lets it pass.
+    factor : (int, int), optional
+        Tells which of the models of a name is meant.
+
+    Raises
+    ------
+    OptionError
+        If the model does not come with that factor.
+    InputError
+        If the file is no checkpoint.
+    """
+    if not isinstance(method, (str, Path)) or not is_learned(method):
+        return method
+    path = path_of(method, factor)
+    status = path.stat() if path.is_file() else None
+    return _loaded(path, None if status is None else (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, state: Any) -> Learned:
+    """Read a checkpoint once for all requests, until it changes."""
+    from downscale.models.checkpoint import load
+
+    return load(path)[0]
+
+
+def bound_model(
+    learned: Learned, ds: xr.Dataset, where: Horizontal, target: Target, wanted: list[str], orog: Any, sftlf: Any
+) -> Model:
+    """Bind a model to the grid and the variables of a request.
+
+    Parameters
+    ----------
+    learned : Learned
+        The model.
+    ds : Dataset
+        The coarse fields.
+    where, target : Horizontal, Target
+        Where they lie, and the fine cells.
+    wanted : list of str
+        Variables to be made finer.
+    orog, sftlf : Dataset, DataArray, file or None
+        Fine fields.
+
+    Raises
+    ------
+    ShapeError, OptionError, InputError
+        If factor, variables, units, statics or times are not those of the model.
+    """
+    spec = learned.spec
+    if not target.nests:
+        raise ShapeError("expected a nested target grid for a learned model, received one that cuts cells; use factor=")
+    if target.factors != spec.factor:
+        raise ShapeError(
+            f"expected the factor of the model, {spec.factor[0]} x {spec.factor[1]}, received "
+            f"{target.factors[0]} x {target.factors[1]}; leave factor out, or use a model of this one"
+        )
+    names = _matched(spec, ds, wanted)
+    inputs = {own.name: ds[name] for own, name in zip((*spec.outputs, *spec.predictors), names, strict=True)}
+    scales = tuple(scale_to(own, inputs[own.name]) for own in (*spec.outputs, *spec.predictors))
+    _require_own_code(learned, inputs)
+    numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
+    bound = {name: learned.bind(where.grid, target.parts, i).rescaled(scales) for name, i in numbers.items()}
+    return Model(spec, bound, inputs, _static_fields(spec, where, target, orog, sftlf), learned)
+
+
+def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
+    """Return the variables of ``ds`` that a model looks at without making them finer, as far as they are there."""
+    there = [str(name) for name in ds.data_vars]
+    names = [_match(own, ds, there, alone=False) for own in learned.spec.predictors]
+    return frozenset(name for name in names if name is not None) - {own.name for own in learned.spec.outputs}
+
+
+def own_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that the model takes for its outputs, others left aside.
+
+    Raises
+    ------
+    InputError
+        If one is not there.
+    """
+    alone = len(spec.outputs) == 1
+    own = [name for name in among if any(_match(each, ds, [name], alone) for each in spec.outputs)]
+    return matched_outputs(spec, ds, own or among)
+
+
+def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that the model takes for its outputs.
+
+    Raises
+    ------
+    InputError
+        If one is not there, or a variable is asked for that the model does not make.
+    """
+    there = [str(name) for name in ds.data_vars]
+    # An output that is not asked for is looked at all the same.
+    names = [
+        _match(own, ds, wanted, alone=len(spec.outputs) == 1) or _match(own, ds, there, alone=False)
+        for own in spec.outputs
+    ]
+    made = [name for name in names if name is not None]
+    strange = [name for name in wanted if name not in made]
+    missing = [own.name for own, name in zip(spec.outputs, names, strict=True) if name is None]
+    makes = [own.name for own in spec.outputs]
+    if strange and any(name in wanted for name in made):
+        raise InputError(
+            f"expected variables that this model makes ({listing(makes)}), received {listing(strange)} too; "
+            f"name the others in data_vars, as data_vars={made!r}"
+        )
+    if missing or strange:
+        raise InputError(
+            f"expected the variable {(missing or makes)[0]!r}, which this model makes finer, received "
+            f"{listing(wanted)}; rename a variable, or give it the standard_name of that one"
+        )
+    return made
+
+
+def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that the model takes for its own, outputs first; refuse what is not there."""
+    made, there = matched_outputs(spec, ds, wanted), [str(name) for name in ds.data_vars]
+    for own in spec.predictors:
+        name = _match(own, ds, there, alone=False)
+        if name is None:
+            raise InputError(
+                f"expected the predictor {own.name!r} that this model looks at, received {listing(ds.data_vars)}; "
+                "add it to the dataset"
+            )
+        made.append(name)
+    return made
+
+
+def _match(own: Variable, ds: xr.Dataset, among: list[str], alone: bool) -> str | None:
+    """Return the variable that is meant: by name, by standard name, or as the only one of its kind."""
+    if own.name in among:
+        return own.name
+    same = [name for name in among if own.standard_name and ds[name].attrs.get("standard_name") == own.standard_name]
+    kind = next((kind for kind in KINDS if kind.search(own.name)), None)
+    if not same and alone and kind is not None:
+        same = [name for name in among if any(kind.search(word) for word in _words(ds[name]))]
+    return same[0] if len(same) == 1 else None
+
+
+def _words(variable: xr.DataArray) -> tuple[str, ...]:
+    """Return what a variable is called."""
+    return str(variable.name), *(str(variable.attrs.get(key, "")) for key in ("standard_name", "long_name"))
+
+
+def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
+    """Return the factor and the offset from the units of a variable to those that a model was trained in.
+
+    Raises
+    ------
+    InputError
+        If the variable has no units, or units of another quantity, and the model does not take any.
+
+    Examples
+    --------
+    >>> from downscale.nn.spec import Variable
+    >>> scale_to(Variable("tas", "K"), xr.DataArray(20.0, attrs={"units": "degC"}))
+    (1.0, 273.15)
+    """
+    units = str(variable.attrs.get("units", "")).strip()
+    # Of "local" values the model sees ratios, which are the same in every unit that begins at zero.
+    if own.transform == "local" or same_units(units, own.units):
+        return SAME
+    zero, one = convert(0.0, units, own.units), convert(1.0, units, own.units)
+    if not units or zero is None or one is None:
+        remedy = "use a model of this quantity" if units else "set the attribute units"
+        raise InputError(
+            f"{variable.name}: expected units of {own.units!r} as in training, received {units or 'none'!r}; {remedy}"
+        )
+    return one - zero, zero
+
+
+def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> None:
+    """Refuse codes that another compressor made: they would be taken for something else."""
+    for name in learned.spec.code_names:
+        own, theirs = fingerprint(learned), inputs[name].attrs.get(ENCODER)
+        if theirs != own:
+            raise InputError(
+                f"{name}: expected a code made by this compressor ({own}), received {theirs or 'none'}; decode "
+                "it with the model that encoded it"
+            )
+
+
+def fingerprint(learned: Learned) -> str:
+    """Return sixteen digits that tell the weights of a model from all others."""
+    digest = sha256()
+    for key, value in sorted(learned.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _static_fields(
+    spec: ModelSpec, where: Horizontal, target: Target, orog: Any, sftlf: Any
+) -> dict[str, np.ndarray]:
+    from downscale.models.static_features import companions
+
+    given: dict[str, Any] = {}
+    if orog is not None:
+        given["orog"] = np.asarray(on_grid(pick_static(orog), target.fine, "orog", where))
+    if sftlf is not None and "sftlf" in spec.statics:
+        given["sftlf"] = np.asarray(on_grid(pick_mask(sftlf), target.fine, "sftlf", where))
+    if given.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
+        given["sftlf"] = given["sftlf"] / 100
+    return companions(spec.statics, target.fine, target.aggregation(where.grid), given, where.locator)
+
+
+def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:
+    """Return what an up-scaler of many inputs looks at, one field behind the other, shape (..., C, n_y, n_x).
+
+    Parameters
+    ----------
+    array : DataArray
+        The variable that is made finer, horizontal dimensions last.
+    data : numpy or dask array
+        Its values, in the chunks of the blocks.
+    model : Model or None
+        Names what else it looks at; None for nothing else.
+    numbers : DataArray, optional
+        The number of each map, which comes last, for those that draw members.
+
+    Raises
+    ------
+    GridError, InputError
+        If a predictor has other dimensions, or there is no time where the model looks at it.
+    """
+    fields = [data] if model is None else [_along(other, array, data) for other in model.inputs.values()]
+    fields += [] if model is None else [_along(clock, array, data) for clock in _clocks(model.spec, array)]
+    fields += [] if numbers is None else [_along(numbers, array, data)]
+    if not isinstance(data, da.Array):
+        return np.stack([np.broadcast_to(values, data.shape) for values in fields], axis=-3)
+    same = [da.broadcast_to(values, data.shape).rechunk(data.chunks) for values in fields]
+    return da.stack(same, axis=-3).rechunk({data.ndim - 2: -1})
+
+
+def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
+    """Return a field with the dimensions of ``array``, those it lacks of size one."""
+    strange = [str(dim) for dim in other.dims if dim not in array.dims]
+    if strange or any(other.sizes[dim] != array.sizes[dim] for dim in other.dims):
+        raise GridError(
+            f"{other.name}: expected the dimensions of {array.name!r} {dict(array.sizes)}, received "
+            f"{dict(other.sizes)}; select the same times and layers"
+        )
+    here = other.transpose(*[dim for dim in array.dims if dim in other.dims])
+    values = here.data if isinstance(data, da.Array) or not isinstance(here.data, da.Array) else here.data.compute()
+    return values.reshape([other.sizes.get(dim, 1) for dim in array.dims])
+
+
+def _clocks(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
+    """Return the values of time that the model looks at, one for each channel."""
+    if not spec.encodings:
+        return []
+    from downscale.models.time_features import clock_values
+
+    time = next((array[dim] for dim in array.dims if dim in array.coords and _is_time(array[dim])), None)
+    if time is None:
+        raise InputError(
+            f"{array.name}: expected a time axis, since this model looks at {listing(spec.encodings)}, received the "
+            f"dimensions {listing(map(str, array.dims))}; add one"
+        )
+    values = clock_values(spec.encodings, time.values, time.size)
+    return [xr.DataArray(values[:, i], dims=time.dims, name=name) for i, name in enumerate(spec.clock_channels)]
+
+
+def _is_time(coordinate: xr.DataArray) -> bool:
+    return np.issubdtype(coordinate.dtype, np.datetime64) or (
+        coordinate.dtype.kind == "O" and coordinate.size > 0 and hasattr(coordinate.values.flat[0], "timetuple")
+    )

@@ -1,0 +1,89 @@
+"""The linear operator of a request as weights, for files that other tools apply (torch only when it is called)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
+from downscale.errors import GridError, OptionError, listing
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.parts import Parts
+from downscale.io.target import pick_target
+from downscale.io.weights import weights_dataset
+from downscale.kernels.sobolev import MAP_ORDER
+
+
+def weights(
+    obj: XarrayObject,
+    factor: Any = None,
+    method: str = "sobolev",
+    *,
+    target_grid: Any = None,
+    layout: str = "esmf",
+    normalization: str = "fracarea",
+    taps: int = 7,
+    order: float = MAP_ORDER,
+) -> xr.Dataset:
+    """Return the weights of a training-free method as ``row, col, S``, so that other tools can apply them.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        A field on the coarse grid; only its coordinates are read.
+    factor, method, target_grid, taps, order
+        As in :func:`downscale.downscale`.
+    layout : {"esmf", "scrip"}
+        The layout of ESMF (xESMF, ESMPy, NCO) or that of SCRIP (``cdo remap,grid,weights in out``).
+    normalization : {"fracarea", "destarea"}
+        Where the coarse grid covers part of a target cell only: the mean over that part, or over the whole cell.
+
+    Returns
+    -------
+    Dataset
+        Write it with :func:`downscale.write_weights`.
+
+    Raises
+    ------
+    OptionError, GridError
+        If method or layout are unknown, or the axes are two-dimensional.
+
+    Notes
+    -----
+    The weights of "sobolev" and "conservative" keep the total law, and the cell law where the target nests. They are
+    the plain linear operator: bounds, masks, relief and the projection of "bilinear" and "bicubic" onto the cell law
+    depend on the field and are not in them.
+
+    Examples
+    --------
+    >>> import downscale
+    >>> dict(downscale.weights(downscale.sample.open("north_america"), 2).sizes)["n_b"]
+    7252
+    """
+    from downscale.nn.separable import METHODS, operator
+
+    if method not in METHODS:
+        raise OptionError(f"expected method to be one of {listing(METHODS)}, received {method!r}")
+    where = horizontal(as_dataset(obj)[0])
+    if type(where.grid) is not RectilinearGrid:
+        raise GridError(
+            "expected latitude and longitude, or x and y without a grid mapping, for weights, received "
+            f"{type(where.grid).__name__}; apply the method itself"
+        )
+    target = pick_target(where, factor, target_grid, None)
+    up = operator(method, where.grid, target.parts, taps, order)
+    y, x = (_along(parts, axis.dense(parts.coarse.size)) for parts, axis in zip(target.parts, up.axes, strict=True))
+    there = target.fine if target.where is None else target.where.grid
+    return weights_dataset(y, x, where.grid, there, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
+
+
+def _along(parts: Parts, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the operator from coarse to target cells of an axis; rows add up to the covered share."""
+    inside = np.flatnonzero(parts.owner >= 0)
+    owner = parts.owner[inside]
+    gathered = np.zeros((parts.target.size, parts.coarse.size))
+    np.add.at(gathered, owner, (parts.measure[inside] / parts.target.measure[owner])[:, None] * matrix[inside])
+    return gathered

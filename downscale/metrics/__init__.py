@@ -1,0 +1,1 @@
+"""Scores, spectra and artefact measures as running sums over chunks."""

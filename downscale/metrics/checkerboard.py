@@ -1,0 +1,338 @@
+"""Checkerboards in fields of anybody's making: power at image frequencies, means of phases (knows numbers only).
+
+A fine field that was made in ``s x s`` parts a coarse cell may carry a pattern that repeats with the coarse cells. Its
+lines lie at multiples of ``1/s`` cycles a fine cell along rows, columns and both; nature puts no line there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import InputError, ShapeError
+from downscale.fields.spectrum import taper
+from downscale.kernels.imaging import decibels
+
+Floats = NDArray[np.float64]
+Image = tuple[int, int]
+
+# Frequencies about an image, cycles a coarse cell: those that belong to it, and those that it stands out from.
+LINE, RING = 1 / 16, (1 / 8, 3 / 8)
+# Coarse cells along an axis that a field must have, least ones of a tile of the test, and most tiles along an axis.
+LEAST_CELLS, TILE, MOST_TILES = 12, 3, 12
+DRAWS, SEED = 999, 7
+# Below this share of the largest values a departure is rounding of float32.
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What is added up over maps.
+
+    Attributes
+    ----------
+    power : array, shape (n_y, n_x)
+        Power of the curvature (differences from four neighbours), tapered.
+    tables, leaning, counts : array, shape (tiles_y, tiles_x, s_y, s_x)
+        Sums by tile and phase: of the curvature, of the same times the mean of the values of the tile, and of cells.
+    moments : array of three
+        Number, sum and sum of squares of the values less ``origin``.
+    most : float
+        Largest magnitude of a value.
+    maps : int
+        How many.
+    """
+
+    power: Floats
+    tables: Floats
+    leaning: Floats
+    counts: Floats
+    moments: Floats
+    origin: float
+    most: float
+    maps: int
+
+    def __add__(self, other: Sums) -> Sums:
+        by = other.origin - self.origin
+        leaning = self.leaning + other.leaning + by * other.tables
+        return Sums(
+            self.power + other.power, self.tables + other.tables, leaning, self.counts + other.counts,
+            self.moments + _moved(other.moments, by), self.origin, max(self.most, other.most), self.maps + other.maps,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Checkerboard:
+    """How much of a field repeats with the coarse cells.
+
+    Attributes
+    ----------
+    factor : (int, int)
+        Fine cells in a coarse cell, rows and columns.
+    images : dict of (int, int) to float
+        Power at each image frequency over that of its surroundings, decibels: zero in fields without a pattern.
+    index : float
+        All images together over all their surroundings, decibels.
+    energy : float
+        Power at the image frequencies over the variance of the field, decibels.
+    pattern : array, shape (f_y, f_x)
+        What repeats with one sign everywhere, units of the field, mean zero.
+    spread : float
+        Standard deviation of the field.
+    p_value : float
+        Share of random placements of the tiles that make as strong a pattern, of one sign or growing with the values
+        (twice the lesser share of both): below 0.01 it is none of chance.
+    power : array, shape (n_y, n_x)
+        Mean power by frequency, as ``numpy.fft.fft2`` orders it, units of the field squared.
+    maps : int
+        Maps that were looked at.
+    """
+
+    factor: tuple[int, int]
+    images: dict[Image, float]
+    index: float
+    energy: float
+    pattern: Floats
+    spread: float
+    p_value: float
+    power: Floats
+    maps: int
+
+    @property
+    def amplitude(self) -> float:
+        """Root mean square of the pattern, units of the field."""
+        return float((self.pattern**2).mean() ** 0.5)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, lists and texts."""
+        return {
+            "factor": list(self.factor),
+            "checkerboard_index_db": self.index,
+            "checkerboard_energy_db": self.energy,
+            "pattern_amplitude": self.amplitude,
+            "pattern": self.pattern.tolist(),
+            "p_value": self.p_value,
+            "images_db": {f"{m}/{self.factor[0]},{n}/{self.factor[1]}": value for (m, n), value in self.images.items()},
+            "maps": self.maps,
+        }
+
+
+def checkerboard(field: Any, factor: int | tuple[int, int], draws: int = DRAWS, seed: int = SEED) -> Checkerboard:
+    """Look for what repeats with the coarse cells in a fine field.
+
+    Parameters
+    ----------
+    field : array, shape (..., n_y, n_x), NumPy or Dask
+        Values; what is not finite is a gap. A Dask array is read one block of maps after the other.
+    factor : int or (int, int)
+        Fine cells in a coarse cell: how many times finer the field was made.
+    draws : int
+        Random placements in the test of significance.
+    seed : int
+        Of these placements.
+
+    Notes
+    -----
+    Fields are looked at through their curvature, so that neither gradients nor gaps leave traces at high frequencies.
+    The test shifts the phases of tiles of coarse cells at random: without a pattern that makes no difference.
+
+    Raises
+    ------
+    ShapeError
+        If a factor is below two along both axes, or the maps have fewer than twelve coarse cells along an axis.
+    InputError
+        If there are no values.
+
+    Examples
+    --------
+    >>> ripple = 0.1 * np.tile([[1.0, -1.0], [-1.0, 1.0]], (32, 32))
+    >>> found = checkerboard(np.random.default_rng(0).normal(size=(64, 64)) + ripple, 2)
+    >>> round(found.amplitude, 2), found.p_value
+    (0.1, 0.002)
+    """
+    pair = (factor, factor) if isinstance(factor, int) else (int(factor[0]), int(factor[1]))
+    _require_size(field.shape, pair)
+    sums = _summed(field, pair)
+    if not sums.counts.sum():
+        raise InputError("expected values with neighbours on all sides, received none; choose another variable")
+    return _judged(sums, pair, draws, seed)
+
+
+def _require_size(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
+    if max(factor) < 2 or min(factor) < 1:
+        raise ShapeError(f"expected a factor of at least 2 along some axis, received {factor[0]} x {factor[1]}")
+    least = [LEAST_CELLS * f for f in factor]
+    if len(shape) < 2 or any(n < m for n, m in zip(shape[-2:], least, strict=True)):
+        received = " x ".join(map(str, shape[-2:]))
+        raise ShapeError(
+            f"expected maps of at least {least[0]} x {least[1]} cells for factor {factor[0]} x {factor[1]}, received "
+            f"{received}; take a larger region"
+        )
+
+
+def _summed(field: Any, factor: tuple[int, int]) -> Sums:
+    """Add up all maps, those of a Dask array block by block."""
+    if not hasattr(field, "dask"):
+        return _of_maps(np.asarray(field).reshape(-1, *field.shape[-2:]), factor)
+    import dask
+
+    from downscale.process.computing import computed
+
+    whole = field.rechunk({field.ndim - 2: -1, field.ndim - 1: -1})
+    parts = [dask.delayed(_of_block)(block, factor) for block in whole.to_delayed().ravel()]
+    while len(parts) > 1:
+        parts = [dask.delayed(_added)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
+    return computed(parts[0])[0]
+
+
+def _of_block(block: NDArray[Any], factor: tuple[int, int]) -> Sums:
+    return _of_maps(block.reshape(-1, *block.shape[-2:]), factor)
+
+
+def _added(parts: list[Sums]) -> Sums:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _of_maps(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:
+    """Add up maps one by one: their spectra are as large as they are."""
+    rows, columns = (n // f for n, f in zip(maps.shape[-2:], factor, strict=True))
+    shape = (rows * factor[0], columns * factor[1])
+    finite = maps[np.isfinite(maps)] if maps.dtype.kind in "fc" else maps.ravel()
+    origin = float(finite[0]) if finite.size else 0.0
+    total: Sums | None = None
+    for values in maps[:, : shape[0], : shape[1]]:
+        part = _of_map(values.astype(np.float64), factor, origin)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
+    known = np.isfinite(values)
+    plain = np.where(known, values - origin, 0.0)
+    # Four neighbours less the cell; the border has not all of them.
+    inner = (slice(1, -1), slice(1, -1))
+    bent, whole = np.zeros_like(plain), np.zeros_like(known)
+    around = [plain[:-2, 1:-1], plain[2:, 1:-1], plain[1:-1, :-2], plain[1:-1, 2:]]
+    bent[inner] = sum(around) - 4 * plain[inner]
+    whole[inner] = known[inner] & known[:-2, 1:-1] & known[2:, 1:-1] & known[1:-1, :-2] & known[1:-1, 2:]
+    bent[~whole] = 0.0
+    window = taper(plain.shape) * whole
+    square = (window**2).sum()
+    mean = (window * bent).sum() / window.sum() if square > 0 else 0.0
+    power = np.abs(np.fft.fft2(window * (bent - mean))) ** 2 / square if square > 0 else np.zeros(plain.shape)
+    moments = np.array([known.sum(), plain.sum(), (plain**2).sum()])
+    most = float(np.abs(plain + origin)[known].max(initial=0.0))
+    tables, counts = _tiled(bent, factor), _tiled(whole.astype(np.float64), factor)
+    inside = counts.sum((-2, -1))
+    level = _tiled(np.where(whole, plain, 0.0), factor).sum((-2, -1)) / np.maximum(inside, 1)
+    return Sums(power, tables, tables * level[..., None, None], counts, moments, origin, most, 1)
+
+
+def _tiled(values: Floats, factor: tuple[int, int]) -> Floats:
+    """Add up values by tile and phase, shape (tiles_y, tiles_x, f_y, f_x); what fills no tile is left out."""
+    cells = [n // f for n, f in zip(values.shape, factor, strict=True)]
+    tile = [max(TILE, n // MOST_TILES) for n in cells]
+    tiles = [n // each for n, each in zip(cells, tile, strict=True)]
+    kept = values[: tiles[0] * tile[0] * factor[0], : tiles[1] * tile[1] * factor[1]]
+    parts = kept.reshape(tiles[0], tile[0], factor[0], tiles[1], tile[1], factor[1])
+    return parts.sum((1, 4)).transpose(0, 2, 1, 3)
+
+
+def _moved(moments: Floats, by: float) -> Floats:
+    """Return number, sum and sum of squares about another origin, ``by`` below."""
+    count, total, square = moments
+    return np.array([count, total + count * by, square + 2 * by * total + count * by**2])
+
+
+def _judged(sums: Sums, factor: tuple[int, int], draws: int, seed: int) -> Checkerboard:
+    count, total, square = sums.moments
+    spread = float(max(square / count - (total / count) ** 2, 0.0) ** 0.5)
+    power = sums.power / sums.maps
+    floor = (ROUNDING * sums.most) ** 2
+    images, index, energy = _indices(power, factor, floor)
+    pattern = _unbent(_means(sums.tables.sum((0, 1)), sums.counts.sum((0, 1))))
+    chance = _chance(sums, draws, seed, floor)
+    gain = np.maximum(np.add.outer(*(_bend(n) for n in power.shape)), 1e-12) ** 2
+    told = float(decibels(energy / spread**2)) if spread**2 > floor else float("nan")
+    return Checkerboard(factor, images, index, told, pattern, spread, chance, power / gain, sums.maps)
+
+
+def _bend(size: int) -> Floats:
+    """Return by what a second difference multiplies waves along an axis, less its sign."""
+    return 2 - 2 * np.cos(2 * np.pi * np.fft.fftfreq(size))
+
+
+def _indices(power: Floats, factor: tuple[int, int], rounding: float) -> tuple[dict[Image, float], float, float]:
+    """Compare each image with its surroundings; return the decibels, those of all together, and the power of all."""
+    found, lines, rings, energy = {}, 0.0, 0.0, 0.0
+    y, x = (np.fft.fftfreq(n) for n in power.shape)
+    for m, n in product(range(factor[0]), range(factor[1])):
+        if not (m or n):
+            continue
+        # Distances in cycles a coarse cell, round the circle of frequencies.
+        away_y, away_x = (
+            np.abs((f - k / s + 0.5) % 1 - 0.5) * s for f, k, s in zip((y, x), (m, n), factor, strict=True)
+        )
+        far = np.maximum(away_y[:, None], away_x)
+        gain = float(sum(2 - 2 * np.cos(2 * np.pi * k / s) for k, s in zip((m, n), factor, strict=True))) ** 2
+        near = power[far <= LINE] / gain
+        line, ring = near.mean() + rounding, power[(far > RING[0]) & (far <= RING[1])].mean() / gain + rounding
+        found[(m, n)] = float(decibels(line / ring)) if ring > 0 else 0.0
+        lines, rings, energy = lines + line, rings + ring, energy + near.sum() / power.size
+    return found, float(decibels(lines / rings)) if rings > 0 else 0.0, float(energy)
+
+
+def _means(tables: Floats, counts: Floats) -> Floats:
+    """Return means by phase less the mean of all."""
+    means = tables / np.maximum(counts, 1)
+    return np.where(counts > 0, means - tables.sum((-2, -1), keepdims=True) / counts.sum((-2, -1), keepdims=True), 0.0)
+
+
+def _unbent(curvature: Floats) -> Floats:
+    """Return the pattern that has this curvature, mean zero, round a coarse cell."""
+    gain = -np.add.outer(*(_bend(n) for n in curvature.shape))
+    gain[0, 0] = 1.0
+    modes = np.fft.fft2(curvature) / gain
+    modes[0, 0] = 0.0
+    return np.fft.ifft2(modes).real
+
+
+def _chance(sums: Sums, draws: int, seed: int, rounding: float) -> float:
+    """Return how often tiles whose phases are shifted at random agree as well as they do."""
+    used = sums.counts.sum((-2, -1)) > 0
+    counts, tables = sums.counts[used], sums.tables[used]
+    level = sums.moments[1] / sums.moments[0]
+    rng, (rows, columns) = np.random.default_rng(seed), counts.shape[-2:]
+    turns = rng.integers(rows, size=(draws, len(counts))), rng.integers(columns, size=(draws, len(counts)))
+    constant = _share_as_strong(_centred(tables, counts), counts.sum() ** 2 * rounding, turns)
+    leaning = _centred(sums.leaning[used] - level * tables, counts)
+    return min(1.0, 2 * min(constant, _share_as_strong(leaning, (counts.sum() * rounding) ** 2, turns)))
+
+
+def _centred(tables: Floats, counts: Floats) -> Floats:
+    """Take the mean of each tile from its phases, by their numbers of cells."""
+    whole = counts.sum((-2, -1), keepdims=True)
+    return tables - counts * tables.sum((-2, -1), keepdims=True) / np.where(whole > 0, whole, 1)
+
+
+def _share_as_strong(tables: Floats, rounding: float, turns: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
+    """Return the share of draws whose summed tables are as strong as those given; their own among them."""
+    (rows, columns), draws = tables.shape[-2:], len(turns[0])
+    modes = np.fft.fft2(tables)
+    observed = (np.abs(modes.sum(0)) ** 2).sum()
+    if observed <= rows * columns * rounding:
+        return 1.0
+    drawn = np.zeros(draws)
+    for m, n in product(range(rows), range(columns)):
+        # A shift of the phases turns each mode.
+        turned = np.exp(2j * np.pi * (m * turns[0] / rows + n * turns[1] / columns)) @ modes[:, m, n]
+        drawn += np.abs(turned) ** 2
+    return float(((drawn >= observed * (1 - 1e-12)).sum() + 1) / (draws + 1))

@@ -1,0 +1,311 @@
+"""Scores of predictions against the truth, as running sums over any number of maps (numpy; knows fields, no model).
+
+Each score is a function of the sums, so that a record of any length is scored map by map, in any order and in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from downscale.errors import OptionError, ShapeError, listing
+from downscale.fields.gradient import Spacing, sobel
+from downscale.metrics.distribution import Distribution
+from downscale.metrics.ensemble import crps, spread_skill
+from downscale.metrics.moments import Moments
+from downscale.metrics.neighbours import Fractions, check_scales
+from downscale.metrics.ranks import Ranks
+from downscale.metrics.spectrum import Spectra
+
+Floats = NDArray[np.float64]
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What scores need to know beside the fields.
+
+    Attributes
+    ----------
+    spacing : Spacing, optional
+        Distances in metres, for gradients and spectra; without it gradients have no score.
+    wet : float, optional
+        From which value a cell is wet, units of the field (1 mm a day is 1.157e-5 kg m-2 s-1).
+    extreme : float
+        Level of the quantile that stands for extremes.
+    thresholds : tuple of float
+        From which values events are counted for the fractions skill score; none by default.
+    scales : tuple of int
+        Sides of its windows in cells, odd.
+    """
+
+    spacing: Spacing | None = None
+    wet: float | None = None
+    extreme: float = 0.999
+    thresholds: tuple[float, ...] = ()
+    scales: tuple[int, ...] = (1, 5, 17, 65)
+
+    def __post_init__(self) -> None:
+        check_scales(self.scales)
+        if not 0 < self.extreme < 1:
+            raise OptionError(f"expected an extreme level between 0 and 1, received {self.extreme!r}; such as 0.999")
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Weighted sums over the cells that count, all of them additive.
+
+    ``cells`` maps a name to the sum of weight times value: ``weight``, ``missing`` (target without prediction),
+    ``absolute``, ``square`` (of the error of the mean of members), ``crps``, ``variance`` (of members), ``wet``,
+    ``true_wet``, ``slope_weight``, ``slope_square``.
+    """
+
+    cells: dict[str, float] = field(default_factory=dict)
+    moments: Moments = field(default_factory=Moments)
+    made: Distribution = field(default_factory=Distribution)
+    true: Distribution = field(default_factory=Distribution)
+    spectra: Spectra | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    fractions: Fractions = field(default_factory=Fractions)
+
+    def merge(self, other: Sums) -> Sums:
+        """Return the sums of both."""
+        names = self.cells.keys() | other.cells.keys()
+        cells = {name: self.cells.get(name, 0.0) + other.cells.get(name, 0.0) for name in sorted(names)}
+        spectra = other.spectra if self.spectra is None else self.spectra
+        if self.spectra is not None and other.spectra is not None:
+            spectra = self.spectra.merge(other.spectra)
+        made, true = self.made.merge(other.made), self.true.merge(other.true)
+        ranks, fractions = self.ranks.merge(other.ranks), self.fractions.merge(other.fractions)
+        return Sums(cells, self.moments.merge(other.moments), made, true, spectra, ranks, fractions)
+
+    def mean(self, name: str, by: str = "weight") -> float:
+        """Return a sum divided by its weight; NaN of nothing."""
+        return self.cells[name] / self.cells[by] if self.cells.get(by, 0.0) > 0 and name in self.cells else NAN
+
+
+class Scores:
+    """Running scores of one variable.
+
+    Parameters
+    ----------
+    setting : Setting, optional
+        Spacing, thresholds.
+
+    Examples
+    --------
+    >>> scores = Scores()
+    >>> scores.add(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]]), np.array([[3.0, 1.0]]))
+    >>> scores["rmse"], scores["bias"]
+    (1.0, -0.5)
+    """
+
+    def __init__(self, setting: Setting | None = None) -> None:
+        self.setting = Setting() if setting is None else setting
+        self.sums = Sums()
+        self.members: int | None = None
+
+    def add(self, prediction: ArrayLike, target: ArrayLike, weight: ArrayLike = 1.0) -> None:
+        """Feed maps.
+
+        Parameters
+        ----------
+        prediction : array, shape (..., n_y, n_x) or (n_members, ..., n_y, n_x)
+            One dimension more than the target makes an ensemble. The mean of its members is judged by RMSE, MAE, bias
+            and correlation, the members themselves by all else.
+        target : array, shape (..., n_y, n_x)
+            A cell whose target or weight is missing is not counted; one with a target but without a prediction is not
+            either, but its area is told by the score ``missing``.
+        weight : array that broadcasts to the target
+            Areas times mask.
+
+        Raises
+        ------
+        ShapeError
+            If shapes do not match, or the number of members is another than before.
+        """
+        made, true, share, lost = _counted(prediction, target, weight)
+        if self.members not in (None, len(made)):
+            raise ShapeError(f"expected {self.members} members as before, received {len(made)}; score them apart")
+        self.members = len(made)
+        self.sums = self.sums.merge(_sums(made, true, share, lost, self.setting))
+
+    def merge(self, other: Scores) -> Scores:
+        """Return the scores of the maps of both.
+
+        Raises
+        ------
+        OptionError
+            If their thresholds differ.
+        ShapeError
+            If their numbers of members or their grids differ.
+        """
+        mine, theirs = (
+            (each.setting.wet, each.setting.extreme, each.setting.thresholds, each.setting.scales)
+            for each in (self, other)
+        )
+        if mine != theirs:
+            raise OptionError(
+                f"expected scores of one wet threshold and extreme level, and of the same events, received {mine} and "
+                f"{theirs}"
+            )
+        if None not in (self.members, other.members) and self.members != other.members:
+            raise ShapeError(f"expected scores of as many members, received {self.members} and {other.members}")
+        both = Scores(self.setting)
+        both.members = other.members if self.members is None else self.members
+        both.sums = self.sums.merge(other.sums)
+        return both
+
+    def __getitem__(self, name: str) -> float:
+        """Return one score by its name; NaN where it is not defined."""
+        if name not in SCORES:
+            raise OptionError(f"expected a score among {listing(SCORES)}, received {name!r}")
+        return float(SCORES[name](self))
+
+    def result(self) -> dict[str, float]:
+        """Return all scores by name; NaN where one is not defined."""
+        return {name: self[name] for name in SCORES}
+
+    def quantiles(self, levels: ArrayLike) -> tuple[Floats, Floats]:
+        """Return quantiles of predictions and targets by area, one a level."""
+        made, true = self.sums.made, self.sums.true
+        wanted = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+        return np.array([made.quantile(q) for q in wanted]), np.array([true.quantile(q) for q in wanted])
+
+    @property
+    def ranks(self) -> Ranks:
+        """Rank histogram, empty for a single field."""
+        return self.sums.ranks
+
+    @property
+    def fractions(self) -> Floats:
+        """Fractions skill score, shape (n_thresholds, n_scales)."""
+        return self.sums.fractions.score
+
+    @property
+    def spectra(self) -> Spectra | None:
+        """Mean power spectra, None where maps are too small for one."""
+        return self.sums.spectra
+
+
+def score(name: str, prediction: ArrayLike, target: ArrayLike, weight: ArrayLike = 1.0, **setting: Any) -> float:
+    """Return one score of fields at hand; arguments as for ``Scores.add`` and ``Setting``.
+
+    Examples
+    --------
+    >>> score("mae", [[1.0, 2.0]], [[0.0, 4.0]])
+    1.5
+    """
+    scores = Scores(Setting(**setting))
+    scores.add(prediction, target, weight)
+    return scores[name]
+
+
+def _counted(prediction: ArrayLike, target: ArrayLike, weight: ArrayLike) -> tuple[Floats, Floats, Floats, float]:
+    """Return members (M, n, y, x), targets and weights (n, y, x), zero where not counted, and the weight lost."""
+    made, true = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if made.ndim == true.ndim:
+        made = made[None]
+    if true.ndim < 2 or made.shape[1:] != true.shape or not len(made):
+        received = f"{np.shape(prediction)} and {true.shape}"
+        raise ShapeError(f"expected a prediction of the target's shape, members first if any, received {received}")
+    share = np.broadcast_to(np.asarray(weight, dtype=np.float64), true.shape)
+    known = np.isfinite(true) & (share > 0)
+    some = known & np.isfinite(made).all(axis=0)
+    lost = float(share[known & ~some].sum())
+    maps = (-1, *true.shape[-2:])
+    made = np.where(some, made, 0.0).reshape(len(made), *maps)
+    return made, np.where(some, true, 0.0).reshape(maps), np.where(some, share, 0.0).reshape(maps), lost
+
+
+def _sums(made: Floats, true: Floats, share: Floats, lost: float, setting: Setting) -> Sums:
+    centre = made.mean(axis=0)
+    error = centre - true
+    cells = {
+        "weight": share.sum(),
+        "missing": lost,
+        "absolute": (share * np.abs(error)).sum(),
+        "square": (share * error**2).sum(),
+        "crps": (share * crps(made, true)).sum(),
+    }
+    if len(made) > 1:
+        cells["variance"] = (share * made.var(axis=0, ddof=1)).sum()
+    if setting.wet is not None:
+        cells["wet"] = (share * (made >= setting.wet).mean(axis=0)).sum()
+        cells["true_wet"] = (share * (true >= setting.wet)).sum()
+    if setting.spacing is not None:
+        cells |= _slope_sums(made, true, share, setting.spacing)
+    spectra = Spectra.of(made, true, share, setting.spacing)
+    found = Distribution.of(made, share / len(made))
+    plain = {name: float(value) for name, value in cells.items()}
+    ranks = Ranks.of(made, true, share) if len(made) > 1 else Ranks()
+    events = Fractions()
+    if setting.thresholds:
+        events = Fractions.of(made, true, share, setting.thresholds, setting.scales)
+    return Sums(plain, Moments.of(centre, true, share), found, Distribution.of(true, share), spectra, ranks, events)
+
+
+def _slope_sums(made: Floats, true: Floats, share: Floats, spacing: Spacing) -> dict[str, float]:
+    """Sum up squared differences of gradients where no cell of the stencil is missing."""
+    gap = np.pad(share == 0, ((0, 0), (0, 0), (1, 1)), mode="wrap" if spacing.periodic else "edge")
+    gap = gap[..., :-2] | gap[..., 1:-1] | gap[..., 2:]
+    gap = np.pad(gap, ((0, 0), (1, 1), (0, 0)), mode="edge")
+    weight = np.where(gap[:, :-2] | gap[:, 1:-1] | gap[:, 2:], 0.0, share)
+    east, north = sobel(made - true, spacing)
+    return {
+        "slope_weight": float(weight.sum()),
+        "slope_square": float((weight * (east**2 + north**2).mean(axis=0)).sum()),
+    }
+
+
+def _spread_skill(scores: Scores) -> float:
+    return spread_skill(scores.sums.mean("variance"), scores.sums.mean("square"), scores.members or 0)
+
+
+def _extreme_bias(scores: Scores) -> float:
+    return scores.sums.made.quantile(scores.setting.extreme) - scores.sums.true.quantile(scores.setting.extreme)
+
+
+def _missing(scores: Scores) -> float:
+    lost, kept = scores.sums.cells.get("missing", 0.0), scores.sums.cells.get("weight", 0.0)
+    return lost / (lost + kept) if lost + kept > 0 else NAN
+
+
+def _bias(scores: Scores) -> float:
+    moments = scores.sums.moments
+    return moments.mean - moments.true_mean if moments.weight > 0 else NAN
+
+
+def _correlation(scores: Scores) -> float:
+    return scores.sums.moments.correlation
+
+
+def _distance(scores: Scores) -> float:
+    return NAN if scores.spectra is None else scores.spectra.distance
+
+
+# Units of the field but for: correlation, spread_skill, wet frequencies and missing (none), gradient_rmse (units of the
+# field a metre), spectral_distance (decibels).
+SCORES: dict[str, Callable[[Scores], float]] = {
+    "rmse": lambda scores: scores.sums.mean("square") ** 0.5,
+    "mae": lambda scores: scores.sums.mean("absolute"),
+    "bias": _bias,
+    "correlation": _correlation,
+    "crps": lambda scores: scores.sums.mean("crps"),
+    "spread": lambda scores: scores.sums.mean("variance") ** 0.5,
+    "spread_skill": _spread_skill,
+    "rank_unevenness": lambda scores: scores.sums.ranks.unevenness,
+    "rank_flatness": lambda scores: scores.sums.ranks.flatness,
+    "extreme": lambda scores: scores.sums.made.quantile(scores.setting.extreme),
+    "true_extreme": lambda scores: scores.sums.true.quantile(scores.setting.extreme),
+    "extreme_bias": _extreme_bias,
+    "wet_frequency": lambda scores: scores.sums.mean("wet"),
+    "true_wet_frequency": lambda scores: scores.sums.mean("true_wet"),
+    "gradient_rmse": lambda scores: scores.sums.mean("slope_square", "slope_weight") ** 0.5,
+    "spectral_distance": _distance,
+    "missing": _missing,
+}

@@ -1,0 +1,208 @@
+"""Checkpoints of learned models: one safetensors file whose header tells all (torch; loading never runs anything).
+
+The header holds the model (:class:`downscale.nn.spec.ModelSpec`) and the record of its making as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from downscale.errors import DownscaleError, InputError, listing
+from downscale.models.tensors import parsed, read_tensors, read_texts, write_tensors
+from downscale.nn.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from downscale.nn.learned import Learned
+
+FORMAT, FORMAT_VERSION = "downscale-model", 2
+WHAT = "model"
+# Tensors of fewer numbers are kept whole in any case: scales and the like.
+MANY = 1024
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a model came to be: plain values, for people and for checks.
+
+    Attributes
+    ----------
+    title, description, licence : str
+        As in the recipe.
+    attribution : list of str
+        Whose data it learned from.
+    sources : list of dict
+        Label, grid, resolution, dates and number of maps of each source.
+    data_hash : str
+        SHA-256 of the files it learned from.
+    skill : dict
+        ``rmse``, ``rmse_kernel`` (Sobolev under the same constraint) and their ratio ``skill``, by variable, on the
+        validation split, and numbers of the training (steps, seconds).
+    advice : str
+        What the advisor said of independent pairs.
+    recipe : dict
+        The training recipe.
+    conserve : str or None
+        The law that was asked for.
+    versions : dict
+        Of this package and of what it stands on.
+    """
+
+    title: str = ""
+    description: str = ""
+    licence: str = ""
+    attribution: list[str] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    data_hash: str = ""
+    skill: dict[str, Any] = field(default_factory=dict)
+    advice: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    conserve: str | None = "cell"
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def save(path: str | Path, learned: Learned, record: Record | None = None, half: bool = False) -> Path:
+    """Write a model as one file, which appears complete or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, named ``*.safetensors`` by custom.
+    learned : Learned
+        The model.
+    record : Record, optional
+        How it came to be.
+    half : bool
+        Whether large weights are stored as 16-bit numbers; they are computed with as they are otherwise.
+
+    Raises
+    ------
+    InputError
+        If a weight is not finite, or too large for 16 bits.
+    """
+    target = Path(path).expanduser()
+    state = {name: _halved(tensor) if half else tensor for name, tensor in learned.state_dict().items()}
+    _require_finite(state, str(target))
+    texts = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "spec": json.dumps(learned.spec.to_dict()),
+        "record": json.dumps(asdict(record or Record()), default=str),
+    }
+    write_tensors(target, state, texts)
+    return target
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() and tensor.numel() >= MANY else tensor
+
+
+def load(path: str | Path) -> tuple[Learned, Record]:
+    """Return a model, ready for use, and its record; nothing in the file is run.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, cut short, of another kind or of a newer format, names a network that is not known, or
+        holds weights that do not fit or are not finite.
+    """
+    from downscale.nn.learned import Learned
+
+    spec, record = load_record(path)
+    try:
+        learned = Learned(spec)
+    except DownscaleError as error:
+        raise InputError(f"{path}: {error}") from None
+    state = read_tensors(path, WHAT)
+    _require_fit(learned.state_dict(), state, str(path))
+    _require_finite(state, str(path))
+    learned.load_state_dict(state)
+    return learned.eval(), record
+
+
+def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
+    """Return what a model is and how it came to be, without its weights (and without torch).
+
+    Raises
+    ------
+    InputError
+        If the header tells of no model, or of one of a newer format.
+    """
+    texts = read_texts(path, WHAT)
+    if texts.get("format") != FORMAT or "spec" not in texts:
+        raise InputError(
+            f"expected a model of this package, received {path}, whose header holds "
+            f"{listing(sorted(texts)) or 'nothing'}; weights alone do not tell what they are for"
+        )
+    try:
+        number = int(texts.get("format_version", "0"))
+        spec, record = parsed(texts["spec"]), parsed(texts.get("record", "{}"))
+        if not isinstance(spec, dict) or not isinstance(record, dict):
+            raise ValueError("no mappings")
+    except ValueError:
+        raise InputError(f"expected a model with a readable header, received {path}; get it again") from None
+    if number > FORMAT_VERSION or number < min(MIGRATIONS):
+        raise InputError(
+            f"expected a model of format {min(MIGRATIONS)} to {FORMAT_VERSION}, received {path} of format {number}; "
+            "update the package"
+        )
+    try:
+        for old in range(number, FORMAT_VERSION):
+            spec, record = MIGRATIONS[old](spec, record)
+        return ModelSpec.from_dict(spec), _record_of(record)
+    except DownscaleError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError):
+        # Values of other kinds than this package writes.
+        raise InputError(f"expected a model with a readable header, received {path}; get it again") from None
+
+
+def _record_of(given: Mapping[str, Any]) -> Record:
+    """Return the record in a header; keys that are not known are left out."""
+    plain = asdict(Record())
+    kept = {key: value for key, value in given.items() if key in plain}
+    for key, value in kept.items():
+        if not isinstance(value, type(plain[key])) and not (key == "conserve" and value is None):
+            raise ValueError(f"{key} of another kind")
+    return Record(**kept)
+
+
+def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Format 1 told the dates of each source, not which of them trained: all of them may have."""
+    sources = []
+    for source in record.get("sources", []):
+        dates = [str(date).replace(" ", "T")[:19] for date in source.get("dates", [])]
+        known = {"train_dates": [dates] if dates and source.get("train_maps") else [], "file_hashes": None}
+        sources.append({**known, **source})
+    return {"noise": [0, 0], **spec}, {**record, "sources": sources}
+
+
+# What brings header and record from one format to the next; files of all older formats stay readable.
+MIGRATIONS = {1: _from_1}
+
+
+def _require_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
+    missing, strange = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
+    if missing or strange:
+        word, name = ("without", missing[0]) if missing else ("with an unknown", strange[0])
+        raise InputError(f"expected the weights of the model in {path}, received a file {word} {name!r}; get it again")
+    for name, tensor in wanted.items():
+        if tensor.shape != state[name].shape:
+            raise InputError(
+                f"expected weights {name!r} of shape {tuple(tensor.shape)} in {path}, received "
+                f"{tuple(state[name].shape)}; the file and its header belong to different models"
+            )
+
+
+def _require_finite(state: Mapping[str, Tensor], path: str) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"expected finite weights in {path}, received NaN or infinite ones in {name!r}; train with a smaller "
+                "learning_rate, or get the file again"
+            )

@@ -1,0 +1,182 @@
+"""Where and how badly the cell law is missed: a map and a histogram of the errors; knows drawing only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.cf.horizontal import XarrayObject, as_dataset
+from downscale.check.cell_error import cell_error
+from downscale.conservation.measures import default_tolerance
+from downscale.errors import InputError, listing
+from downscale.plot.blank import PALETTE, blank, note, tidy
+from downscale.plot.cells import Array, Cells, Drawn, find_field, read_field, reduce_field
+from downscale.plot.geography import INK, draw_coast, draw_graticules
+from downscale.plot.output import check_path, write
+from downscale.plot.panels import MISSING, draw_cells, draw_frame
+from downscale.plot.view import View, choose_view
+from downscale.plot.words import name_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What is less has no decade of its own: it is exact.
+LEAST = 1e-17
+WIDTH, TALLEST = 6.4, 5.0  # inches of the map
+
+
+def conservation(
+    coarse: XarrayObject,
+    fine: XarrayObject,
+    *,
+    path: str | Path | None = None,
+    variable: str | None = None,
+    mask: Any = None,
+    tolerance: float | None = None,
+    title: str | None = None,
+    sftlf: XarrayObject | None = None,
+    dpi: int = 150,
+) -> Figure:
+    """Draw the largest relative error of every coarse cell over all times, mark the worst, and count them by decade.
+
+    Parameters
+    ----------
+    coarse, fine : Dataset or DataArray
+        As for :func:`downscale.cell_error`: on grids that nest.
+    path : path, optional
+        File to write; the name appears when the file is complete.
+    variable : str, optional
+        Which of several variables.
+    mask : Dataset, DataArray or file, optional
+        The mask that the fine field was made with.
+    tolerance : float, optional
+        Drawn as a line; that of :func:`downscale.check_conservation` by default.
+    title : str, optional
+        By default the ``long_name`` of the field.
+    sftlf : DataArray, optional
+        Land fraction whose contour is the coast where no coastline file is installed.
+    dpi : int
+        Dots an inch of the file.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Its axes are the map, the histogram and a colour bar; pyplot does not know it.
+
+    Raises
+    ------
+    GridError, InputError, OutputError
+        If the grids do not nest; there are several variables; the path is bad.
+    """
+    target = None if path is None else check_path(Path(path))
+    errors = cell_error(coarse, fine, mask=mask)
+    names = [str(name).removesuffix("_relative_error") for name in errors if str(name).endswith("_relative_error")]
+    if (variable is None and len(names) > 1) or (variable is not None and variable not in names):
+        raise InputError(f"expected the name of a variable among {listing(names)}, received {variable!r}")
+    name = variable or names[0]
+    given, field = as_dataset(coarse)[0][name], errors[f"{name}_relative_error"]
+    largest, where = find_field(_largest_of(errors, f"{name}_relative_error"))
+    flat = reduce_field(largest, where, {})
+    cells = read_field(flat, where)
+    view = choose_view(cells, cells, flat, where.mapping)
+    figure, panel, bar, chart = _sheet(view)
+    kinds = [x.dtype for x in (given, as_dataset(fine)[0].get(name, given)) if x.dtype.kind == "f"]
+    allowed = tolerance or max(map(default_tolerance, kinds), default=1e-12)
+    _draw_map(panel, bar, view, cells, allowed)
+    draw_coast([panel], view, sftlf)
+    draw_graticules([panel], view)
+    _draw_decades(chart, np.asarray(field.values), allowed)
+    words = title or f"{name_of(given, capital=True)}: the error of every coarse cell"
+    figure.suptitle(words, fontsize=14, color=INK, parse_math=False)
+    if target is not None:
+        write(figure, target, dpi)
+    return figure
+
+
+def _largest_of(errors: xr.Dataset, name: str) -> xr.Dataset:
+    """Return the largest error of each cell over all other dimensions."""
+    field = errors[name]
+    others = field.dims[:-2]
+    # Cells without any value have no largest one; that is no reason to warn.
+    known = field.fillna(-1.0).max(others) if others else field.fillna(-1.0)
+    kept = [key for key, value in errors.coords.items() if not set(value.dims) & set(others)]
+    return xr.Dataset({name: known.where(known >= 0)}, {key: errors.coords[key] for key in kept})
+
+
+def _sheet(view: View) -> tuple[Figure, Any, Any, Any]:
+    """Place the map with its colour bar and, beside them, the histogram."""
+    extent = np.ptp(view.outline(), axis=0)
+    width = min(WIDTH, TALLEST * extent[0] / extent[1])
+    height = max(width * extent[1] / extent[0], 2.4)
+    wide, tall = width + 6.4, height + 1.9
+    figure = blank(wide, tall)
+    kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
+    panel = figure.add_axes((0.7 / wide, 1.05 / tall, width / wide, height / tall), **kind)
+    draw_frame(panel, view, view.outline())
+    bar = figure.add_axes(((0.7 + 0.08 * width) / wide, 0.58 / tall, 0.84 * width / wide, 0.14 / tall))
+    chart = figure.add_axes(((width + 1.75) / wide, 1.05 / tall, 4.3 / wide, (height - 0.25) / tall))
+    return figure, panel, bar, chart
+
+
+def _draw_map(panel: Any, bar: Any, view: View, cells: Drawn, allowed: float) -> None:
+    """Draw the decades of the errors, and a ring around the worst cell."""
+    import matplotlib
+
+    exponent = np.log10(np.maximum(cells.values, LEAST))
+    known = exponent[np.isfinite(exponent)]
+    top = max(float(np.ceil(known.max())) if known.size else 0.0, np.log10(allowed))
+    low = min(max(float(np.floor(np.percentile(known, 1))) if known.size else -1.0, np.log10(LEAST)), top - 2)
+    colours = matplotlib.colormaps["cividis"].with_extremes(bad=MISSING)
+    mesh = draw_cells(panel, view, cells.holding(exponent), colours, (low, top))
+    drawn = panel.figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=_decades(low, top))
+    drawn.ax.set_xticklabels([_power(value) for value in drawn.get_ticks()])
+    drawn.outline.set(linewidth=0.5)
+    bar.set_xlabel("largest relative error of the cell, all times", fontsize=10.5, color=INK)
+    panel.set_title("Where (ring: the worst cell)", fontsize=12.5, color=INK, pad=7)
+    if known.size and known.max() > np.log10(LEAST):
+        row, column = np.unravel_index(int(np.nanargmax(exponent)), exponent.shape)
+        x, y = _centre(view, cells, int(row), int(column))
+        ring: dict[str, Any] = {"marker": "o", "markersize": 15, "markerfacecolor": "none", "clip_on": False}
+        ring |= {"scalex": False, "scaley": False}
+        panel.plot(x, y, markeredgecolor="white", markeredgewidth=3.6, **ring)
+        panel.plot(x, y, markeredgecolor="#D55E00", markeredgewidth=2.0, **ring)
+
+
+def _centre(view: View, cells: Drawn, row: int, column: int) -> tuple[Array, Array]:
+    if isinstance(cells, Cells):
+        lon = float(cells.x.centres[column])
+        if cells.x.kind == "longitude":
+            lon = view.west + float(np.mod(lon - view.west, 360.0))
+        return view.project(np.array([lon]), np.array([float(cells.y.centres[row])]))
+    return view.place(cells.grid.lon[row, column][None], cells.grid.lat[row, column][None])
+
+
+def _decades(low: float, top: float) -> list[float]:
+    step = max(1, int(np.ceil((top - low) / 6)))
+    return [float(v) for v in np.arange(np.ceil(low), top + 0.01, step)]
+
+
+def _power(value: float) -> str:
+    return f"10{str(round(value)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def _draw_decades(chart: Any, errors: Array, allowed: float) -> None:
+    """Count the cells of all times by the decade of their error."""
+    known = errors[np.isfinite(errors)]
+    exponent = np.log10(np.maximum(known, LEAST))
+    # The few cells that happen to be nearly exact must not stretch the axis.
+    low = float(np.floor(np.percentile(exponent, 0.5))) if known.size else -1.0
+    low = float(np.floor(min(low, np.log10(allowed) - 1)))
+    top = max(float(np.ceil(exponent.max())) if known.size else 0.0, np.log10(allowed) + 1)
+    edges = np.linspace(low, top, int(4 * (top - low)) + 1)
+    chart.hist(np.maximum(exponent, low), edges, color=PALETTE[0], edgecolor="white", linewidth=0.5)
+    chart.axvline(np.log10(allowed), color="#D55E00", linewidth=1.6)
+    largest = f", largest {known.max():.1e}" if known.size else ""
+    tidy(chart, f"How large ({known.size:,} cells{largest})", "relative error", "cells")
+    chart.set_xlim(low, top)
+    chart.set_xticks(_decades(low, top), [_power(value) for value in _decades(low, top)])
+    put = {"transform": chart.get_xaxis_transform(), "rotation": 90, "va": "top", "ha": "right", "color": "#A84300"}
+    note(chart, np.log10(allowed), 0.98, f"tolerance {allowed:g} ", **put)

@@ -1,0 +1,159 @@
+"""Power spectra of fields on grids of any resolution, in one chart; knows spacings and drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from downscale.cf.horizontal import Horizontal, XarrayObject
+from downscale.errors import InputError, OptionError
+from downscale.fields.gradient import Spacing
+from downscale.fields.spectrum import radial_power, rings, steps, taper
+from downscale.plot.blank import PALETTE, blank, note, tidy
+from downscale.plot.cells import Array, find_field
+from downscale.plot.output import check_path, write
+from downscale.plot.words import MINUS, name_of, raised
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LINES = ("-", "--", "-.", ":")
+MOST_MAPS = 24
+
+
+def power_spectrum(field: XarrayObject) -> tuple[Array, Array]:
+    """Return wavenumbers (cycles a metre) and the mean spectral density, units of the field squared times m2.
+
+    The density is the mean over rings of equal wavenumber, and over all maps (of many, evenly spaced ones), of the
+    power of a map times the area of its cells, so that grids of different resolution are drawn on one scale. Edges are
+    tapered by Hann's window, gaps count nothing.
+
+    Raises
+    ------
+    ShapeError
+        If a map has fewer than 4 x 4 cells, or is so much longer than wide that no ring is resolved.
+
+    Examples
+    --------
+    >>> import downscale
+    >>> wave, power = power_spectrum(downscale.sample.open("north_america"))
+    >>> wave.shape == power.shape
+    True
+    """
+    return _density(*find_field(field))
+
+
+def _density(field: xr.DataArray, where: Horizontal) -> tuple[Array, Array]:
+    spacing = Spacing.of(where.grid)
+    step = steps(spacing)
+    whole = field.transpose(..., *where.dims)
+    shape = (whole.shape[-2], whole.shape[-1])
+    table, window = rings(shape, step), taper(shape, spacing.periodic)
+    others = whole.shape[:-2]
+    count = int(np.prod(others))
+    total, maps = np.zeros(table.wavenumber.size), 0
+    for flat in np.unique(np.linspace(0, count - 1, min(count, MOST_MAPS)).round().astype(int)):
+        values = np.asarray(whole.data[np.unravel_index(flat, others)] if others else whole.data, np.float64)
+        valid = np.isfinite(values)
+        if valid.any():
+            total, maps = total + radial_power(values, valid, window, table), maps + 1
+    return table.wavenumber, total / max(maps, 1) * step[0] * step[1]
+
+
+def spectrum(
+    fields: Mapping[str, XarrayObject],
+    *,
+    path: str | Path | None = None,
+    title: str | None = None,
+    slope: float | None = None,
+    dpi: int = 150,
+) -> Figure:
+    """Draw the power spectra of several fields against wavelength.
+
+    Parameters
+    ----------
+    fields : mapping of label to DataArray or Dataset of one field
+        In one unit, on grids of any resolution; the first one's shortest resolved wave is marked.
+    path : path, optional
+        File to write; the name appears when the file is complete.
+    title : str, optional
+        By default the ``long_name`` of the first field.
+    slope : float, optional
+        Draw a reference line of wavenumber to this power through the first spectrum. The Sobolev kernel of order m
+        assumes fields with -(2 m + 1), that is -3.5.
+    dpi : int
+        Dots an inch of the file.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel; pyplot does not know it.
+
+    Raises
+    ------
+    InputError, OptionError, OutputError
+        For fields in two units; constant fields; no field; a bad path.
+    """
+    target = None if path is None else check_path(Path(path))
+    if not fields:
+        raise OptionError("expected fields by label, received none; give {'coarse': ..., 'fine': ...}")
+    found = {label: find_field(field) for label, field in fields.items()}
+    units = {str(field.attrs["units"]) for field, _ in found.values() if "units" in field.attrs}
+    if len(units) > 1:
+        raise InputError(f"expected fields in one unit, received {' and '.join(sorted(units))}; convert one")
+    densities = {label: _density(*one) for label, one in found.items()}
+    rough = next((each for each in densities.values() if (each[1] > 0).any()), None)
+    if rough is None:
+        raise InputError(f"expected fields that vary, received constant ones ({', '.join(found)}); choose others")
+    figure = blank(7.6, 5.0, layout="constrained")
+    panel = figure.add_subplot()
+    first = next(iter(found.values()))
+    for i, (label, (wave, power)) in enumerate(densities.items()):
+        some = power > 0
+        colour, line = PALETTE[i % len(PALETTE)], LINES[i % len(LINES)]
+        panel.plot(1e-3 / wave[some], 1e-6 * power[some], label=label, color=colour, linestyle=line, linewidth=2.0)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    if slope is not None:
+        _reference(panel, *rough, slope)
+    _mark_shortest(panel, first[1], next(iter(found)))
+    panel.invert_xaxis()
+    _plain_ticks(panel)
+    unit = raised(next(iter(units), ""))
+    squared = f"({unit})²" if len(unit.split()) > 1 else f"{unit}²"
+    tidy(panel, title or name_of(first[0], capital=True), "wavelength (km)", f"spectral density ({squared} km²)")
+    panel.legend(frameon=False, fontsize=10.5, loc="lower left")
+    if target is not None:
+        write(figure, target, dpi)
+    return figure
+
+
+def _plain_ticks(panel: object) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis = panel.xaxis  # type: ignore[attr-defined]
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _reference(panel: object, wave: Array, power: Array, slope: float) -> None:
+    """Draw a straight line through the middle of a spectrum, lifted so that it hides nothing."""
+    middle = int(np.flatnonzero(power > 0)[np.count_nonzero(power > 0) // 3])
+    ends = np.array([wave[0], 4 * wave[-1]])
+    line = 4e-6 * power[middle] * (ends / wave[middle]) ** slope
+    panel.plot(1e-3 / ends, line, color="0.55", linewidth=1.0, linestyle=(0, (6, 3)), zorder=1)  # type: ignore[attr-defined]
+    text = f"wavenumber to the power {slope:g}".replace("-", MINUS)
+    note(panel, 1e-3 / ends[0], 1.2 * line[0], text, va="bottom", ha="left")
+
+
+def _mark_shortest(panel: object, where: Horizontal, label: str) -> None:
+    """Mark the shortest wave that a grid resolves."""
+    shortest = 2e-3 * max(steps(Spacing.of(where.grid)))
+    panel.axvline(shortest, color="0.55", linewidth=0.8)  # type: ignore[attr-defined]
+    transform = panel.get_xaxis_transform()  # type: ignore[attr-defined]
+    note(panel, shortest, 0.98, f" shortest wave of {label}", transform=transform, va="top", ha="left")

@@ -1,0 +1,169 @@
+"""A whole map with a part of it beside, coarse and fine; knows drawing only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from downscale.cf.horizontal import XarrayObject
+from downscale.errors import GridError, OptionError
+from downscale.plot.blank import blank
+from downscale.plot.cells import Array, Cells
+from downscale.plot.figure import read_pair
+from downscale.plot.geography import INK, SOFT_INK, draw_coast, draw_graticules
+from downscale.plot.output import check_path, write
+from downscale.plot.panels import colours, draw_bar, draw_cells, draw_frame, robust_limits
+from downscale.plot.view import View, choose_view
+from downscale.plot.words import TIMES, name_of, subtitle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Box = tuple[float, float, float, float]
+BOX_LINE = "#D55E00"
+SHARE = 4  # of the domain along each axis: the part that is shown when none is named
+WIDE, TALL = 6.6, 5.6  # inches, the most that the whole map may take
+
+
+def zoom(
+    coarse: XarrayObject,
+    fine: XarrayObject,
+    box: Box | None = None,
+    *,
+    path: str | Path | None = None,
+    select: Mapping[str, int] | None = None,
+    title: str | None = None,
+    cmap: Any = None,
+    sftlf: XarrayObject | None = None,
+    dpi: int = 150,
+) -> Figure:
+    """Draw the fine field whole and, beside it, one part of it coarse and fine, all on one colour scale.
+
+    Parameters
+    ----------
+    coarse, fine : DataArray or Dataset of one field
+        As for :func:`downscale.plot.compare`, on axes (not on quadrilaterals).
+    box : (west, east, south, north), optional
+        The part, in degrees or in metres of the axes; by default a quarter of each axis, where the detail is strongest.
+    path, select, title, cmap, sftlf, dpi
+        As for :func:`downscale.plot.compare`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Its axes are the whole, the coarse part, the fine part and a colour bar; pyplot does not know it.
+
+    Raises
+    ------
+    GridError, OptionError, InputError, OutputError
+        For two-dimensional positions; a box outside the domain; fields in two units; a bad path.
+    """
+    target = None if path is None else check_path(Path(path))
+    found, fields, cells = read_pair(coarse, fine, select or {})
+    blocks, parts = cells
+    if not isinstance(blocks, Cells) or not isinstance(parts, Cells):
+        raise GridError("expected fields on axes, received two-dimensional positions; compare a part of them")
+    view = choose_view(blocks, parts, fields[1], found[1][1].mapping)
+    part = _part(view, blocks, parts, box)
+    words = subtitle([field for field, _ in found], fields, select or {}, None)
+    figure, panels, bar = _sheet(view, part, title or name_of(fields[1], capital=True), words)
+    own, _ = colours(fields[1], cmap)
+    both = np.concatenate([blocks.values.ravel(), parts.values.ravel()])
+    limits = robust_limits(both)
+    for panel, frame, shown in zip(panels, (view, part, part), (parts, blocks, parts), strict=True):
+        mesh = draw_cells(panel, frame, shown, own, limits)
+    for panel, frame in zip(panels, (view, part, part), strict=True):
+        draw_coast([panel], frame, sftlf)
+    draw_graticules([panels[0]], view)
+    ring = _ring(view, part)
+    panels[0].plot(ring[:, 0], ring[:, 1], color="white", linewidth=3.4, scalex=False, scaley=False)
+    panels[0].plot(ring[:, 0], ring[:, 1], color=BOX_LINE, linewidth=1.8, scalex=False, scaley=False)
+    for panel, name in zip(panels, ("Fine", "Coarse, within the box", "Fine, within the box"), strict=True):
+        panel.set_title(name, fontsize=12.5, color=INK, pad=6)
+    panels[0].set_title(f"Fine ({parts.sizes[0]} {TIMES} {parts.sizes[1]} cells)", fontsize=12.5, color=INK, pad=7)
+    units = str(fields[1].attrs.get("units", fields[0].attrs.get("units", "")))
+    draw_bar(bar, mesh, both, name_of(fields[1], capital=False), units)
+    if target is not None:
+        write(figure, target, dpi)
+    return figure
+
+
+def _part(view: View, blocks: Cells, parts: Cells, box: Box | None) -> View:
+    """Return the view of a part of the domain.
+
+    Raises
+    ------
+    OptionError
+        If the box is none, or lies outside.
+    """
+    west, east, south, north = box or _liveliest(blocks, parts)
+    if parts.x.kind == "longitude":
+        turn = 360.0 * np.floor((west - view.west) / 360.0 + 1e-9)
+        west, east = west - turn, east - turn
+    slack = 1e-6 * max(view.east - view.west, view.north - view.south)
+    inside = west >= view.west - slack and east <= view.east + slack
+    if not (west < east and south < north and inside and south >= view.south - slack and north <= view.north + slack):
+        domain = f"{view.west:g} to {view.east:g} and {view.south:g} to {view.north:g}"
+        raise OptionError(f"expected a box (west, east, south, north) within {domain}, received {box}")
+    return replace(view, west=west, east=east, south=south, north=north)
+
+
+def _liveliest(blocks: Cells, parts: Cells) -> Box:
+    """Return the window of a quarter of each axis in which the detail is strongest, on edges of coarse cells."""
+    detail = np.nan_to_num((parts.values - blocks.under(parts)) ** 2)
+    sums = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    y, x = (np.searchsorted(axis.edges, made.edges - 1e-9) for axis, made in ((parts.y, blocks.y), (parts.x, blocks.x)))
+    y, x = np.clip(y, 0, detail.shape[0]), np.clip(x, 0, detail.shape[1])
+    high, wide = max(blocks.sizes[0] // SHARE, 2), max(blocks.sizes[1] // SHARE, 2)
+    high, wide = min(high, len(y) - 1), min(wide, len(x) - 1)
+    found = sums[np.ix_(y[high:], x[wide:])] - sums[np.ix_(y[:-high], x[wide:])]
+    found = found - sums[np.ix_(y[high:], x[:-wide])] + sums[np.ix_(y[:-high], x[:-wide])]
+    row, column = np.unravel_index(int(found.argmax()), found.shape)
+    edges_y, edges_x = blocks.y.edges, blocks.x.edges
+    return edges_x[column], edges_x[column + wide], edges_y[row], edges_y[row + high]
+
+
+def _ring(view: View, part: View) -> Array:
+    """Return the border of a part in map coordinates of the whole."""
+    x, y = np.linspace(part.west, part.east, 80), np.linspace(part.south, part.north, 80)
+    ring_x = np.concatenate([x, np.full_like(y, part.east), x[::-1], np.full_like(y, part.west)])
+    ring_y = np.concatenate([np.full_like(x, part.south), y, np.full_like(x, part.north), y[::-1]])
+    return np.stack(view.project(np.append(ring_x, ring_x[0]), np.append(ring_y, ring_y[0])), axis=-1)
+
+
+def _sheet(view: View, part: View, title: str, words: str) -> tuple[Figure, list[Any], Any]:
+    """Place the whole map, two parts above each other, and a colour bar below."""
+    ring, other = view.outline(), part.outline()
+    extent, inner = np.ptp(ring, axis=0), np.ptp(other, axis=0)
+    width = min(WIDE, TALL * extent[0] / extent[1])
+    height = max(width * extent[1] / extent[0], 3.6)
+    each = (height - 0.55) / 2
+    beside = min(max(each * inner[0] / inner[1], 1.6), 5.2)
+    wide, tall = width + beside + 1.7, height + 2.15
+    figure = blank(wide, tall)
+
+    def place(x: float, y: float, w: float, h: float, seen: View | None) -> Any:
+        at = x / wide, y / tall, w / wide, h / tall
+        if seen is None:
+            return figure.add_axes(at)
+        kind: dict[str, Any] = {"aspect": "equal"} if seen.projection is None else {"projection": seen.projection}
+        panel = figure.add_axes(at, **kind)
+        draw_frame(panel, seen, seen.outline())
+        return panel
+
+    low, x = 1.1, 0.7 + width + 0.6
+    panels = [place(0.7, low, width, height, view), place(x, low + each + 0.55, beside, each, part)]
+    panels.append(place(x, low, beside, each, part))
+    for panel in panels[1:]:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        for spine in panel.spines.values():
+            spine.set(edgecolor=BOX_LINE, linewidth=1.8)
+    bar = place(wide / 2 - 0.3 * wide, 0.58, 0.6 * wide, 0.14, None)
+    figure.text(0.5, 1 - 0.14 / tall, title, ha="center", va="top", fontsize=16, color=INK, parse_math=False)
+    figure.text(0.5, 1 - 0.46 / tall, words, ha="center", va="top", fontsize=10.5, color=SOFT_INK, parse_math=False)
+    return figure, panels, bar

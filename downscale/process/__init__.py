@@ -1,0 +1,1 @@
+"""Signals, threads, memory buffers and the progress bar of this process."""

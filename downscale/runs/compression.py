@@ -1,0 +1,275 @@
+"""Compression of fine fields to means of coarse cells and a small code, which a learned model unfolds (xarray).
+
+What is kept of a coarse cell is its mean, as it is, and a few bytes. Decoding is downscaling by the same model, so that
+every mean comes back to rounding, whatever the code lost.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.api import downscale
+from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
+from downscale.cf.quantities import automatic_bounds, quantity_of
+from downscale.cf.select import select
+from downscale.check.conservation import check_conservation
+from downscale.conservation.report import ConservationReport
+from downscale.engine.device import device_name
+from downscale.errors import InputError, OptionError, ShapeError
+from downscale.fields.aggregate import Aggregation
+from downscale.io.encoding import WHOLE_STEPS
+from downscale.io.outputs import check_netcdf
+from downscale.io.read import sources_of
+from downscale.io.write import Storage, write_checked
+from downscale.methods.learned import ENCODER, SAME, fingerprint, is_learned, name_of, opened, own_outputs, scale_to
+from downscale.process.progress import progress_bar
+from downscale.request import pick_variables
+from downscale.steps.coarsen import coarsen
+from downscale.steps.history import stamped
+
+# A missing code in a file; others are -127 ... 127 of these steps.
+MISSING, STEP = -128, 1 / 128
+# Fine values that are encoded at once.
+MOST_VALUES = 2_000_000
+
+
+def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
+    """Compress fine fields to coarse means and a code, which ``downscale(..., method=model)`` unfolds again.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Fine fields; sizes must be multiples of the model's factor. Never modified.
+    model : path or Learned
+        A compressor (``task: compression`` of a training recipe).
+    device : str
+        Where the encoder works: "auto", the first card if there is any, else the CPU.
+
+    Returns
+    -------
+    Dataset
+        On the coarse cells, lazy if ``obj`` is: the means under their own names and in their own data type, and
+        ``NAME_code_1`` and so on, of one byte each in a file.
+
+    Raises
+    ------
+    OptionError
+        If the model is no compressor.
+    InputError, ShapeError
+        If variables, units or sizes are not those of the model.
+
+    Notes
+    -----
+    Cell law: ``downscale.downscale(downscale.encode(fine, model), method=model)`` has the coarse means of ``fine`` to
+    rounding. What the code loses is detail within cells.
+
+    References
+    ----------
+    Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313, 504-507.
+
+    Examples
+    --------
+    ``small = downscale.encode(rain, "rain_code.safetensors"); downscale.to_netcdf(small, "rain_code.nc")``
+    """
+    learned = opened(model) if is_learned(model) else None
+    if learned is None or learned.spec.code is None:
+        raise OptionError(
+            f"expected a compressor (a model of a recipe with task: compression), received {name_of(model)}; train "
+            "one, or use coarsen for means alone"
+        )
+    ds, _ = as_dataset(obj)
+    where = horizontal(ds)
+    names = own_outputs(learned.spec, ds, pick_variables(ds, where, None))
+    for own, name in zip(learned.spec.outputs, names, strict=True):
+        if scale_to(own, ds[name]) != SAME:
+            units = str(ds[name].attrs.get("units"))
+            raise InputError(f"{name}: expected {own.units!r} as in the training, received {units!r}; convert it")
+        if quantity_of(ds[name]) == "extensive":
+            raise InputError(f"{name}: expected means over cells to encode, received sums; divide by cell_area first")
+    factors = dict(zip(where.dims, learned.spec.factor, strict=True))
+    coarse: Any = coarsen(select(ds, names), factors)
+    made = _codes(ds, coarse, names, learned, where.dims, device_name(device))
+    small = coarse.assign(dict(zip(learned.spec.code_names, made, strict=True)))
+    return stamped(small, f"encode by {name_of(model)}: means of {factors} cells and {len(made)} bytes each")
+
+
+def _codes(
+    ds: xr.Dataset, coarse: xr.Dataset, names: list[str], learned: Any, dims: tuple[str, ...], device: str
+) -> list[xr.Variable]:
+    """Return the variables of the code."""
+    spec, at = learned.spec, horizontal(coarse)
+    factor = dict(zip(at.dims, spec.factor, strict=True))
+    kernel = downscale(
+        coarse, factor, taps=spec.taps, order=spec.order, conserve=None, bounds=None, check="skip"
+    )
+    few = [f"{dim}_coarse" for dim in dims]
+    fine = [each[name].transpose(..., *dims).variable for each in (ds, kernel) for name in names]
+    means = [coarse[name].transpose(..., *dims).variable for name in names]
+    means = [xr.Variable((*mean.dims[:-2], *few), mean.data) for mean in means]
+    cells = Aggregation.between(at.grid, horizontal(ds).grid)
+    sizes = {"code": spec.code.channels, **dict(zip(few, means[0].shape[-2:], strict=True))}
+    made: Any = xr.apply_ufunc(
+        Encoding(learned, cells, bool(at.grid.x.periodic), device), *means, *fine,
+        input_core_dims=[few] * len(means) + [list(dims)] * len(fine),
+        output_core_dims=[list(sizes)], dask="parallelized", output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": sizes, "allow_rechunk": True},
+    )  # fmt: skip
+    own = fingerprint(learned)
+    stored: dict[str, Any] = {"dtype": np.dtype("i1"), "_FillValue": np.int8(MISSING), "scale_factor": np.float32(STEP)}
+    stored[WHOLE_STEPS] = True
+    return [
+        xr.Variable((*made.dims[:-3], *dims), made.isel(code=i).data, {
+            "long_name": f"code {i + 1} of {spec.code.channels} of {', '.join(names)}", "units": "1", ENCODER: own,
+            "comment": "detail within cells; downscale with the method that encoded it",
+        }, dict(stored))
+        for i in range(spec.code.channels)
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Encodes blocks of maps: means (..., y, x), then truth and kernel (..., Y, X), to codes (..., C, y, x)."""
+
+    learned: Any
+    cells: Aggregation
+    closed: bool
+    device: str = "cpu"
+
+    @cached_property
+    def placed(self) -> Any:
+        """The model on the device; a copy where that is not the CPU, since the model is another's too."""
+        return self.learned if self.device == "cpu" else copy.deepcopy(self.learned).to(self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers of a cluster place their own.
+        return {key: value for key, value in self.__dict__.items() if key != "placed"}
+
+    def __call__(self, *fields: NDArray[Any]) -> NDArray[np.float32]:
+        """Encode one block, a few maps at a time."""
+        import torch
+
+        count = len(self.learned.spec.outputs)
+        shape = np.broadcast_shapes(*(field.shape[:-2] for field in fields))
+        stacks = [np.stack([np.broadcast_to(f, (*shape, *f.shape[-2:])).reshape(-1, *f.shape[-2:]) for f in part], 1)
+                  for part in (fields[:count], fields[count : 2 * count], fields[2 * count :])]  # fmt: skip
+        tensors = [torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32)) for stack in stacks]
+        most = max(MOST_VALUES // max(stacks[1][0].size, 1), 1) if len(stacks[1]) else 1
+        with torch.no_grad():
+            pieces = [
+                self.placed.encode(*(each.to(self.device) for each in (target, x, kernel)), self.cells, self.closed)
+                .cpu().numpy()
+                for x, target, kernel in zip(*(each.split(most) for each in tensors), strict=True)
+            ]  # fmt: skip
+        return np.concatenate(pieces).reshape(*shape, *pieces[0].shape[1:])
+
+
+def encode_file(
+    source: str, output: str | Path, model: Any, *, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:  # fmt: skip
+    """Encode one file into another and return what was found: sizes, and how well the means were kept.
+
+    Raises
+    ------
+    ConservationError
+        If the means as written are not those of the input; there is no file then.
+    DownscaleError
+        If the request or the input is wrong.
+    """
+    from downscale.runs.single import open_input
+
+    fine = open_input(source, chunks)
+    check_netcdf(output, overwrite, sources_of(fine))
+    small = encode(fine, model, device)
+    names = [str(name) for name in small.data_vars if ENCODER not in small[name].attrs and name in fine]
+    report = write_checked(
+        small, output, lambda written: _judged(written, fine, names), overwrite=overwrite,
+        storage=Storage(complevel), inputs=sources_of(fine), progress=progress_bar(),
+    )  # fmt: skip
+    given, kept = sum(fine[name].nbytes for name in names), Path(output).stat().st_size
+    error = 0.0 if report is None else max(each.max_relative_error for each in report.variables.values())
+    return {"bytes_of_fields": given, "bytes_of_file": kept, "ratio": given / kept, "cell_error": error}
+
+
+def _judged(written: xr.Dataset, fine: xr.Dataset, names: list[str]) -> ConservationReport:
+    bounds = {name: automatic_bounds(fine[name]) for name in names}
+    return check_conservation(select(written, names), select(fine, names), bounds=bounds)
+
+
+def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:
+    """Return, of each variable, how the decoded field differs from the one that was encoded.
+
+    Parameters
+    ----------
+    fine : Dataset or DataArray
+        What was encoded.
+    small : Dataset
+        What :func:`encode` made of it.
+    model : path or Learned
+        The compressor.
+
+    Returns
+    -------
+    dict of name to dict
+        ``rmse`` by area, ``rmse_kernel`` of means alone by the kernel, ``largest``, in the units of the field; and
+        ``checkerboard_index_db`` of the decoded field beside ``checkerboard_index_db_truth``
+        (:func:`downscale.metrics.checkerboard`), NaN for maps too small to have one.
+    """
+    from downscale.steps.coarsen import cell_area
+
+    learned, truth = opened(model), as_dataset(fine)[0]
+    factor, found = learned.spec.factor, {}
+    decoded = downscale(small, method=model, check="skip")
+    area = cell_area(truth)
+    for name in (str(each) for each in decoded.data_vars if each in truth and each in small):
+        factors = dict(zip(area.dims, factor, strict=True))
+        kernel = downscale(small, factors, data_vars=name, check="skip")[name]
+        true = truth[name].drop_vars(truth[name].coords)
+        errors = [(each.drop_vars(each.coords).astype("f8") - true) ** 2 for each in (decoded[name], kernel)]
+        weight = area.drop_vars(area.coords)
+        boards = [_board(each.transpose(..., *area.dims).data, factor) for each in (decoded[name], true)]
+        found[name] = {
+            "rmse": float(errors[0].weighted(weight).mean()) ** 0.5,
+            "rmse_kernel": float(errors[1].weighted(weight).mean()) ** 0.5,
+            "largest": float(errors[0].max()) ** 0.5,
+            "checkerboard_index_db": boards[0],
+            "checkerboard_index_db_truth": boards[1],
+        }
+    return found
+
+
+def _board(maps: Any, factor: tuple[int, int]) -> float:
+    from downscale.metrics.checkerboard import checkerboard
+
+    try:
+        return float(checkerboard(maps, factor).to_dict()["checkerboard_index_db"])
+    except ShapeError:
+        return float("nan")
+
+
+def lines_of(source: str, output: str | Path, model: Any, facts: dict[str, Any], decoded: bool) -> list[str]:
+    """Return what was found as lines for people; ``decoded`` asks for the errors of the decoded fields too."""
+    from downscale.artefacts.diagnosis import db
+    from downscale.runs.single import open_input
+
+    lines = [f"cell error of the means as written {facts['cell_error']:.1e}"]
+    if decoded:
+        fine = open_input(source)
+        for name, found in compression_errors(fine, open_input(str(output)), model).items():
+            units = fine[name].attrs.get("units", "1")
+            lines.append(
+                f"{name}: RMSE {found['rmse']:.4g} {units} (means alone, by the kernel {found['rmse_kernel']:.4g}), "
+                f"largest error {found['largest']:.4g}; checkerboard index {db(found['checkerboard_index_db'])} dB "
+                f"(before {db(found['checkerboard_index_db_truth'])})"
+            )
+    size = facts["bytes_of_file"] / 1e6
+    return [*lines, f"wrote {output}: {size:.3g} MB, {facts['ratio']:.1f} times less than the fields in memory",
+            f"decode with: downscale apply {output} FINE.nc --method {model}"]  # fmt: skip

@@ -1,0 +1,93 @@
+"""Deconvolution from file to file: open, restore, write, check the flux of what was written (knows no recipe)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from downscale.conservation.report import ConservationReport, VariableReport
+from downscale.deconvolution.methods import Restoration
+from downscale.io.outputs import check_netcdf
+from downscale.io.read import open_dataset, sources_of
+from downscale.io.write import Storage, write_checked
+from downscale.process.progress import progress_bar
+from downscale.runs.single import open_input
+from downscale.steps.deconvolution import Course, deconvolve, fluxes, plan_deconvolution
+
+# Rounding of a file's values in float32, and of their sum.
+TOLERANCE = 1e-6
+
+
+def restore_file(
+    source: str, output: str | Path, psf: Any, restoration: Restoration, *, dims: Any = None, data_vars: Any = None,
+    device: str | None = None, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False, dry_run: bool = False,
+) -> tuple[Course, dict[str, Any]]:  # fmt: skip
+    """Deconvolve one file into another and return what was planned, and what was found in the file as written.
+
+    Raises
+    ------
+    ConservationError
+        If the flux of a variable changed by more than rounding; there is no file then.
+    DownscaleError
+        If the request or the input is wrong; before anything is computed where that can be known.
+
+    Notes
+    -----
+    Total law: the file appears only if the area integral of each map is that of the input.
+    """
+    before = open_input(source, chunks)
+    course = plan_deconvolution(before, psf, restoration, dims, data_vars)
+    check_netcdf(output, overwrite or dry_run, sources_of(before))
+    if dry_run:
+        return course, {}
+    settings = {"dims": dims, "data_vars": data_vars, "device": device}
+    made: Any = deconvolve(before, course.instrument.psf, restoration.method, **restoration.given, **settings)
+    write_checked(made, output, lambda written: _judged(before, written, course), overwrite=overwrite,
+                  storage=Storage(complevel), inputs=sources_of(before), progress=progress_bar())  # fmt: skip
+    with open_dataset(output, chunks=chunks) as after:
+        return course, fluxes(before, after, course)
+
+
+def _judged(before: xr.Dataset, made: xr.Dataset, course: Course) -> ConservationReport:
+    """Judge the flux of all maps, profiles or stacks of a variable: the area integral, or the sum over cells."""
+    reports = {}
+    for name, found in fluxes(before, made, course).items():
+        given, there = before[name].notnull(), made[name].notnull()
+        change = found["relative_change"]
+        reports[name] = VariableReport(
+            name=name,
+            units=str(before[name].attrs.get("units", "1")),
+            law="total",
+            max_relative_error=change,
+            where_relative={},
+            max_absolute_error=abs(found["flux_after"] - found["flux_before"]),
+            where_absolute={},
+            global_error=change,
+            cells_checked=int(given.sum()),
+            cells_masked=int((~given).sum()),
+            cells_lost=int((given & ~there).sum()),
+            cells_invented=int((there & ~given).sum()),
+            values_out_of_bounds=0,
+            tolerance=TOLERANCE,
+        )
+    return ConservationReport(reports)
+
+
+def lines_of(facts: dict[str, Any]) -> list[str]:
+    """Return the facts for people, one line a variable."""
+    lines = []
+    for name, found in facts.items():
+        shown = [key for key in ("iterations", "noise", "parameter") if key in found]
+        chosen = "; ".join(f"{key} {_range(found[key])}" for key in shown)
+        lines.append(
+            f"{name}: flux {found['flux_before']:.9g} before, {found['flux_after']:.9g} after (relative change "
+            f"{found['relative_change']:.1e}); {chosen}"
+        )
+    return lines
+
+
+def _range(pair: list[float]) -> str:
+    low, high = (f"{value:.4g}" for value in pair)
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,208 @@
+"""The whole story of a run: read, downscale, terrain, validate, write, draw, report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from downscale.api import plan
+from downscale.cf.select import select
+from downscale.check.self_validation import self_validation, terrain_penalty_values
+from downscale.errors import OutputError
+from downscale.io.outputs import OVERWRITE, check_netcdf, check_target, named_files
+from downscale.io.read import open_dataset, sources_of
+from downscale.io.store import check_store
+from downscale.report import Outcome, facts_path, write_report
+from downscale.request import Request
+from downscale.runs.carry import How, alone, carry_blocks, chosen_blocks
+from downscale.runs.cutting import Cutting, cut_run, make_room, size_of
+from downscale.runs.recipe import Recipe
+from downscale.runs.seals import sweep, unseal
+from downscale.runs.single import STORE, arguments_of, build_request, has_means, open_input, produce, static_sources
+from downscale.steps.stages import split
+
+if TYPE_CHECKING:
+    from downscale.report.pictures import Picture
+
+
+def run(
+    recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False, resume: bool = False, cluster: str | None = None,
+    workers: int | None = None, block: int | None = None, command: str = "",
+) -> Outcome:  # fmt: skip
+    """Carry out a recipe: read, statics, downscale, terrain, validate, write.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        From :func:`downscale.runs.recipe.load_recipe`.
+    dry_run : bool
+        Plan only; reads coordinates, writes nothing.
+    overwrite : bool
+        Replace existing outputs, whatever the recipe says.
+    resume : bool
+        Keep blocks that an earlier run has finished and that verify, make the others.
+    cluster : str, optional
+        Make blocks on a cluster: a profile of the recipe, "local", "slurm", "pbs", one process a card, or an address.
+    workers : int, optional
+        How many workers a cluster that is started here gets.
+    block : int, optional
+        Make this block only, counted from zero, and neither merge nor report.
+    command : str
+        The command line that asked for it, for the report.
+
+    Raises
+    ------
+    DownscaleError
+        With one line; the NetCDF file appears only if its laws hold as written.
+    Stopped
+        If a run in blocks was stopped by a signal or lost its cluster; what is done is kept.
+    """
+    begin = time.perf_counter()
+    overwrite = overwrite or recipe.output.overwrite
+    how = How(resume, cluster, workers, block)
+    coarse = open_input(recipe.input.path, recipe.input.chunks)
+    request = build_request(recipe)
+    outcome = Outcome(recipe, plan(coarse, **arguments_of(request)), command=command)
+    outcome.stages["open and plan"] = time.perf_counter() - begin
+    cutting = None
+    if how.asked or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
+        cutting = cut_run(recipe, coarse, request, outcome.plan)
+        outcome.blocks = len(cutting.blocks)
+        note = f"{cutting}, about {size_of(cutting, outcome.plan)} each"
+        outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, note))
+        chosen_blocks(cutting, how)
+    targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, cutting)
+    if dry_run:
+        there = [name for name in _names(recipe, cutting).values() if Path(name).exists()]
+        notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in there]
+        outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
+        return outcome
+    with outcome.stage("read, downscale, write and check"):
+        if cutting is None:
+            _in_one(outcome, coarse, overwrite)
+        else:
+            _in_blocks(outcome, coarse, cutting, how, overwrite)
+    if block is None:
+        _told(outcome, coarse, request, targets, begin)
+    return outcome
+
+
+def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
+    """Make and write everything at once."""
+    recipe = outcome.recipe
+    judge = has_means(recipe, outcome.plan)
+    target = Path(recipe.output.path)
+    sweep([target.expanduser()])
+    outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
+    outcome.files.append(target)
+    unseal(target.expanduser())
+
+
+def _in_blocks(outcome: Outcome, coarse: xr.Dataset, cutting: Cutting, how: How, overwrite: bool) -> None:
+    """Make and write block after block."""
+    inputs = inputs_of(outcome.recipe, coarse)
+    chosen = chosen_blocks(cutting, how)
+    with alone(cutting, how):
+        make_room(cutting, chosen, inputs, resume=how.resume, overwrite=overwrite)
+        result = carry_blocks(outcome.recipe, coarse, outcome.plan, cutting, how)
+    outcome.conservation, outcome.kept = result.conservation, result.kept
+    outcome.files += result.files
+
+
+def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], begin: float) -> None:
+    """Draw the map and write the report, if they were asked for."""
+    if outcome.plan.variables and not split(coarse, request)[0]:
+        if "report" in targets:
+            # Only the report tells it; it reads a sample of maps and downscales them several times.
+            with outcome.stage("self-validation"):
+                outcome.self_validation = self_validation(coarse, request)
+        with outcome.stage("terrain penalty"):
+            outcome.terrain_penalty = terrain_penalty_values(coarse, request)
+    made = outcome.files[-1]
+    with outcome.stage("figures"):
+        if "map" in targets:
+            _draw(coarse, outcome, made, targets["map"])
+        if "report" in targets:
+            outcome.pictures = _pictures(coarse, outcome, made, targets.get("map"))
+    outcome.files += targets.values()
+    outcome.seconds = time.perf_counter() - begin
+    outcome.stages["the rest"] = outcome.seconds - sum(outcome.stages.values())
+    if "report" in targets:
+        write_report(outcome, targets["report"], coarse, outcome.pictures)
+
+
+def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
+    """Return all files that a run reads, or that its recipe names for reading."""
+    named = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    return (*sources_of(coarse), *static_sources(recipe), *named)
+
+
+def _targets(
+    recipe: Recipe, overwrite: bool, resume: bool, coarse: xr.Dataset, cutting: Cutting | None
+) -> dict[str, Path]:
+    """Return the paths of map, report and facts, all outputs checked before any work is done."""
+    names = _names(recipe, cutting)
+    inputs = inputs_of(recipe, coarse)
+    checks = {"file": check_store if recipe.output.path.endswith(STORE) else check_netcdf}
+    targets = {
+        kind: checks.get(kind, check_target)(name, overwrite or resume, inputs)
+        for kind, name in names.items()
+    }
+    if len({target.resolve() for target in targets.values()}) != len(targets):
+        kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
+        raise OutputError(f"expected different names for all outputs, received {kinds}; rename one")
+    if "map" in targets:
+        from downscale.plot.output import check_path
+
+        check_path(targets["map"])
+    del targets["file"]
+    return targets
+
+
+def _names(recipe: Recipe, cutting: Cutting | None) -> dict[str, str]:
+    """Return the names of all outputs by their kinds."""
+    output = recipe.output
+    names = {"file": output.path, "map": output.map, "report": output.report}
+    if output.report is not None:
+        names["facts"] = str(facts_path(Path(output.report)))
+    if cutting is not None and not cutting.merge:
+        names["file"] = str(cutting.paths[-1])
+    return {kind: str(Path(name).expanduser()) for kind, name in names.items() if name is not None}
+
+
+def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> None:
+    """Draw the last map of the first field."""
+    from downscale.plot import compare
+
+    fine, name = _shown(outcome, made)
+    last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
+    pair, title, coast = (select(coarse, name), select(fine, name)), outcome.recipe.title, _land(outcome.recipe)
+    compare(*pair, path=target, select=last, title=title, sftlf=coast)
+
+
+def _pictures(coarse: xr.Dataset, outcome: Outcome, made: Path, drawn: Path | None) -> list[Picture]:
+    """Return the pictures of the first field for the report, without the map that is drawn already."""
+    from downscale.report.pictures import pictures
+
+    if not outcome.plan.variables:
+        return []
+    fine, name = _shown(outcome, made)
+    return pictures(select(coarse, name), select(fine, name), name, outcome.recipe.title, drawn, _land(outcome.recipe))
+
+
+def _shown(outcome: Outcome, made: Path) -> tuple[xr.Dataset, str]:
+    """Return the file as written and the name of its first field."""
+    fine = open_dataset(made, chunks={})
+    return fine, [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)][0]
+
+
+def _land(recipe: Recipe) -> xr.DataArray | None:
+    """Return the land fraction of the statics, whose contour is the coast, if they have one."""
+    if recipe.statics is None:
+        return None
+    statics = open_input(recipe.statics.orog, chunks=None)
+    return statics["sftlf"] if "sftlf" in statics else None

@@ -1,0 +1,174 @@
+"""Recipes: what to read, how to downscale, what to write, as YAML checked by pydantic (knows no data).
+
+YAML is safe-loaded; an unknown key is an error that names its path and the legal keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from downscale.errors import listing
+from downscale.io.config import Block, checked, read_yaml
+
+Quantity = Literal["intensive", "extensive"]
+
+
+class Input(Block):
+    """What to read.
+
+    ``path`` is a file, a pattern, ``sample:NAME`` for a field that ships with the package, or a list of these, which
+    are joined as :func:`downscale.open_dataset` does.
+    """
+
+    path: str | list[str]
+    variables: list[str] | None = None
+    chunks: dict[str, int] | int | str | None = "auto"
+
+
+class Statics(Block):
+    """Fine-resolution companions: a file (or ``sample:NAME``) with the orography in metres, land fraction if any."""
+
+    orog: str
+    variable: str | None = None
+
+
+class Downscale(Block):
+    """How to downscale; see :func:`downscale.downscale`.
+
+    ``target_grid`` is a file, a resolution such as "0.25x0.25", or a frequency by dimension (``{time: D}``);
+    ``mask`` and ``sftlf`` are files; ``method`` is a name or the path of a checkpoint.
+    """
+
+    factor: Any = None
+    target_grid: str | dict[str, str] | None = None
+    mask: str | None = None
+    sftlf: str | None = None
+    na_thres: float = Field(default=1.0, ge=0, le=1)
+    method: str = "sobolev"
+    conserve: Literal["cell", "total"] | None = "cell"
+    bounds: Any = "auto"
+    quantity: Quantity | dict[str, Quantity] | None = None
+    taps: int = 7
+    order: float | None = None
+    device: str | None = None
+    members: PositiveInt | None = None
+    seed: int = Field(default=0, ge=0)
+    smoothing: float | None = Field(default=None, ge=0)
+    footprint: str | None = None
+
+
+class Penalty(Block):
+    """Settings of the terrain-gradient penalty; see :class:`downscale.TerrainPenalty`."""
+
+    base_gradient: float = Field(ge=0)
+    ratio: float = Field(default=0.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
+    iterations: int = Field(default=10, ge=0)
+
+
+class Terrain(Block):
+    """What the relief adds and what it allows."""
+
+    lapse_rate: float | None = None
+    penalty: Penalty | None = None
+
+
+class Validation(Block):
+    """The law that the written file must keep."""
+
+    law: Literal["cell", "total"] = "cell"
+    tolerance: PositiveFloat | None = None
+
+
+class Output(Block):
+    """What to write: the NetCDF file (or Zarr store, ``.zarr``), and a map and a report if named.
+
+    ``packing``, ``profile``, ``attrs`` and ``encoding`` are as in :func:`downscale.to_netcdf`. ``blocks`` cuts the run
+    along time, into so many steps or into periods such as "5 years"; ``merge`` joins them into one file in the end,
+    else each is a file named by its dates.
+    """
+
+    path: str
+    map: str | None = None
+    report: str | None = None
+    complevel: int = Field(default=1, ge=0, le=9)
+    packing: str | int | dict[str, str | int] | None = None
+    profile: str | dict[str, Any] | None = None
+    attrs: dict[str, Any] | None = None
+    encoding: dict[str, dict[str, Any]] | None = None
+    overwrite: bool = False
+    blocks: int | str | None = None
+    merge: bool = True
+
+
+class Profile(Block):
+    """A cluster to start, or the address of the scheduler of one that runs, as in ESMValCore's configuration."""
+
+    cluster: dict[str, Any] | None = None
+    scheduler_address: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Profile:
+        if (self.cluster is None) == (self.scheduler_address is None):
+            raise ValueError("either cluster or scheduler_address")
+        return self
+
+
+class Dask(Block):
+    """Clusters by name, and which of them to use."""
+
+    use: str | None = None
+    profiles: dict[str, Profile] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> Dask:
+        if self.use is not None and self.use not in self.profiles:
+            raise ValueError(f"use to be the name of a profile ({listing(self.profiles) or 'there is none'})")
+        return self
+
+
+class Recipe(Block):
+    """One run: read, statics, downscale, terrain, validate, write."""
+
+    title: str = "downscaling"
+    description: str = ""
+    input: Input
+    statics: Statics | None = None
+    downscale: Downscale
+    terrain: Terrain = Terrain()
+    validation: Validation = Field(default=Validation(), alias="validate")
+    output: Output
+    dask: Dask = Dask()
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it is not YAML.
+    OptionError
+        If a key is unknown or a value is not legal; the line names the path of the key.
+    """
+    return parse_recipe(read_yaml(path), str(Path(path).expanduser()))
+
+
+def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:
+    """Check the content of a recipe.
+
+    Raises
+    ------
+    OptionError
+        With one line for the first fault.
+
+    Examples
+    --------
+    >>> content = {"input": {"path": "a.nc"}, "downscale": {"factor": 2}, "output": {"path": "b.nc"}}
+    >>> parse_recipe(content).downscale.factor
+    2
+    """
+    return checked(Recipe, content, origin)

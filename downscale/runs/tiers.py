@@ -1,0 +1,123 @@
+"""Two runs of one input side by side: what each adds to it, in numbers (knows runs and files, draws nothing)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.cf.select import select
+from downscale.check.self_validation import sample_maps, self_validation
+from downscale.fields.gradient import Spacing, slope
+from downscale.io.read import open_dataset
+from downscale.methods.learned import name_of
+from downscale.report import Beside, Outcome, write_report
+from downscale.request import Prepared, prepare
+from downscale.runs.pipeline import run
+from downscale.runs.recipe import Recipe
+from downscale.runs.single import build_request, open_input
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one method made of the first field, from a sample of maps of the file as written.
+
+    Attributes
+    ----------
+    label : str
+        The method, for people.
+    cell_error : float
+        Largest relative error of a coarse cell in the whole file (cell law).
+    detail : float
+        Standard deviation of what was added within coarse cells, in units of the field.
+    per_km : float
+        Slope of what was added over the relief within coarse cells, units a kilometre.
+    relief_correlation : float
+        Correlation of the two.
+    gradient : float
+        Root-mean-square horizontal gradient, units a hundred kilometres.
+    coarser_rmse, coarser_ratio : float or None
+        Error of predicting the coarse field from its own coarsening, and that over bilinear interpolation's; None
+        where that cannot be done.
+    """
+
+    label: str
+    cell_error: float
+    detail: float
+    per_km: float
+    relief_correlation: float
+    gradient: float
+    coarser_rmse: float | None
+    coarser_ratio: float | None
+
+
+def run_beside(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Outcome, Outcome], Beside]:
+    """Carry out two recipes of one input, and tell both in the report of the first, with a ``note`` for people.
+
+    Raises
+    ------
+    DownscaleError
+        As :func:`downscale.runs.pipeline.run` does.
+    """
+    outcomes = run(first), run(second)
+    sides = [side_of(outcome) for outcome in outcomes]
+    maps = [outcome.recipe.output.map for outcome in outcomes]
+    units = str(open_dataset(first.output.path)[next(iter(outcomes[0].plan.variables))].attrs.get("units", "1"))
+    beside = Beside(tuple(vars(side) for side in sides), None if maps[1] is None else Path(maps[1]), units, note)
+    if first.output.report is not None:
+        coarse = open_input(first.input.path, first.input.chunks)
+        write_report(outcomes[0], Path(first.output.report), coarse, outcomes[0].pictures, beside)
+    return outcomes, beside
+
+
+def side_of(outcome: Outcome) -> Side:
+    """Judge the first field of a run that has relief, from the file that it wrote."""
+    recipe = outcome.recipe
+    coarse, request = open_input(recipe.input.path, recipe.input.chunks), build_request(recipe)
+    prepared, name = prepare(coarse, request), next(iter(outcome.plan.variables))
+    fine = sample_maps(select(open_dataset(recipe.output.path), name), prepared.where).load()
+    values = fine[name].transpose(..., *prepared.where.dims).values.astype(np.float64)
+    errors = list((outcome.self_validation or self_validation(coarse, request)).get(name, {}).items())
+    rmse, ratio = _last(errors, name_of(request.method))
+    error = np.nan if outcome.conservation is None else outcome.conservation.max_relative_error
+    return Side(_label(recipe), error, *_numbers(values, prepared, name), rmse, ratio)
+
+
+def _label(recipe: Recipe) -> str:
+    rate = recipe.terrain.lapse_rate
+    return recipe.downscale.method + ("" if rate is None else f", {1000 * rate:g} a km of relief")
+
+
+def _last(errors: Sequence[tuple[str, float]], method: str) -> tuple[float | None, float | None]:
+    """Return the error of a method, with relief where that was tried, and its ratio to bilinear interpolation's."""
+    own = [error for label, error in errors if label.startswith(method)]
+    return (own[-1], own[-1] / dict(errors)["bilinear"]) if own else (None, None)
+
+
+def _numbers(values: Floats, prepared: Prepared, name: str) -> tuple[float, float, float, float]:
+    """Return spread of the detail, its slope over relief and correlation with it, and the root-mean-square gradient."""
+    cells, area = prepared.jobs[name].cells, prepared.fine.cell_area
+    valid = np.isfinite(values)
+    weight = np.where(valid, area, 0.0)
+    detail = np.where(valid, values - cells.spread(cells.mean(values, valid)), 0.0)
+    orog = np.asarray(prepared.statics["orog"], dtype=np.float64)
+    relief = orog - cells.spread(cells.mean(orog))
+    high = float((weight * relief**2).sum())
+    both, own = float((weight * detail * relief).sum()), float((weight * detail**2).sum())
+    slopes = slope(values, Spacing.of(prepared.fine))
+    steep = np.isfinite(slopes)
+    squares = float((weight * np.where(steep, slopes, 0.0) ** 2).sum() / (weight * steep).sum())
+    spread = (own / float(weight.sum())) ** 0.5
+    return spread, 1e3 * both / high, both / (own * high) ** 0.5, 1e5 * squares**0.5
+
+
+def table_of(beside: Beside) -> str:
+    """Return the sides as lines of text, a column each."""
+    rows = beside.rows()
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

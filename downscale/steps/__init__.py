@@ -1,0 +1,1 @@
+"""The steps of `downscale()` on a Dataset, one per file."""

@@ -1,0 +1,299 @@
+"""Downscale along one axis with bounds that is not horizontal: time or layers (xarray in and out, lazy in and out).
+
+A field along (axis, another dimension) is a map whose columns stay as they are, so that law, bounds, checks and blocks
+are those of any map; this module only turns the one into the other.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.cf.axes import (
+    Line,
+    kept_beside,
+    methods_along,
+    new_line_coordinates,
+    read_line,
+    require_variables,
+    target_line,
+)
+from downscale.cf.bounds import bounds_variables
+from downscale.cf.directions import direction_reason, without_directions
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, is_categorical
+from downscale.cf.periods import quantity_over_time
+from downscale.engine.apply import apply
+from downscale.engine.job import Job
+from downscale.errors import GridError, OptionError, listing
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.regroup import SLACK
+from downscale.grid.axis import CellAxis, check_factor
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.overlap import overlap_weights
+from downscale.grid.parts import Parts, PartsGrid
+from downscale.io.read import SOURCES, sources_of
+from downscale.methods.learned import name_of
+from downscale.nn.separable import METHODS, operator
+from downscale.request import Request, job_settings
+from downscale.steps.horizontal import sized
+
+KEPT_ENCODING = ("grid_mapping", "cell_measures")
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What is to be done along one axis, known before any data are read.
+
+    Attributes
+    ----------
+    source, target : Line
+        Cells as they are and as they will be.
+    parts : Parts
+        Into which the target cuts the source.
+    whole : array of int or None
+        The part that each target cell is, where each is one whole part; None where cells are gathered from several.
+    jobs : dict of name to Job
+        One for each variable, for maps of this axis (rows) by the variable's last other dimension (columns).
+    categorical : tuple of str
+        Variables of codes, which take the code of the cell that covers most.
+    words : str
+        What will be done, for the history of a file.
+    notes : tuple of str
+        What a user should know before: which variables are totals over the cells of the axis, and why.
+    """
+
+    source: Line
+    target: Line
+    parts: Parts
+    whole: NDArray[np.int64] | None
+    jobs: dict[str, Job]
+    categorical: tuple[str, ...]
+    words: str
+    notes: tuple[str, ...] = ()
+
+
+def along(
+    obj: XarrayObject, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
+) -> XarrayObject:
+    """Downscale, or average, along a time or vertical axis and keep the mean of every source cell.
+
+    Parameters
+    ----------
+    obj : Dataset or DataArray
+        Fields along ``dim``, any other dimensions beside it.
+    dim : str
+        The dimension, or a coordinate along it that has bounds.
+    factor : int, optional
+        Equal parts to cut each cell into.
+    target : str, Dataset, DataArray, Index or array, optional
+        Cells wanted instead: a frequency ("D"), an object with that axis, its coordinate, or bounds.
+    request : Request, optional
+        Method, bounds, law and checks; ``quantity`` is about this axis.
+
+    Returns
+    -------
+    Dataset or DataArray
+        Of the type of ``obj``, lazy if it is, with the new coordinate and its bounds. What a target does not cover is
+        missing, and target cells beyond the source are NaN. Other coordinates along the axis are dropped.
+
+    Raises
+    ------
+    DownscaleError
+        If the axis, the target or the request are not usable.
+
+    Notes
+    -----
+    Cell law along the axis: the means of the result over each source cell, weighted by true lengths, are the source's
+    values. Target cells that lie across source cells keep the total law, so that coarser cells are true means.
+
+    References
+    ----------
+    Taylor, K. E., Williamson, D. & Zwiers, F. (2000), The sea surface temperature and sea-ice concentration boundary
+    conditions for AMIP II simulations, PCMDI Report 60.
+    """
+    ds, name = as_dataset(obj)
+    course = plan_along(ds, dim, factor=factor, target=target, request=request)
+    made = carried_out(ds, course, request or Request())
+    return made if name is None else as_array(made, name, obj)
+
+
+def plan_along(
+    ds: xr.Dataset, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
+) -> Course:
+    """Return what :func:`along` would do with these arguments; touches no data but coordinates."""
+    request = request or Request()
+    _require_usable(dim, factor, target, request)
+    source = read_line(ds, dim)
+    if factor is not None:
+        aim = source.refine(check_factor(factor))
+        parts, words = Parts.nested(source.axis, aim.axis, check_factor(factor)), f"{dim} x{factor}"
+    else:
+        aim = target_line(source, target)
+        parts = Parts.between(source.axis, aim.axis)
+        words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({aim.axis.size} cells)"
+    names, lines = without_directions(ds, require_variables(ds, source, request.data_vars), request.data_vars)
+    for line in lines:
+        warnings.warn(line, UserWarning, stacklevel=2)
+    codes = tuple(name for name in names if is_categorical(ds[name]))
+    whole = _whole_parts(parts)
+    operator = _operators(source.axis, parts, factor is not None, request)
+    jobs = {}
+    for name in names:
+        if name not in codes:
+            _warn_of_points(ds[name], name, source)
+            jobs[name] = _job(ds[name], name, source, parts, whole, operator, request)
+    totals = [name for name, job in jobs.items() if job.extensive and request.quantity_for(name) is None]
+    notes = tuple(f"{name}: sums along {dim}, {quantity_along(ds[name], source)[1]}" for name in totals)
+    return Course(source, aim, parts, whole, jobs, codes, words, notes)
+
+
+def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> None:
+    if (factor is None) == (target is None):
+        which = "neither" if factor is None else "both"
+        raise OptionError(f"expected factor or target along {dim!r}, received {which}; try factor=4 or a target 'D'")
+    if str(request.method) not in METHODS:
+        raise OptionError(
+            f"expected a method among {listing(METHODS)} along {dim!r}, received {name_of(request.method)!r}, which is "
+            "made for maps"
+        )
+    if request.conserve == "total" and request.method in ("bilinear", "bicubic"):
+        raise OptionError(
+            f"expected conserve='cell' or None along {dim!r} with {request.method!r}, received 'total'; choose one"
+        )
+
+
+def _whole_parts(parts: Parts) -> NDArray[np.int64] | None:
+    """Return which part each target cell is, None where one is not just one whole part."""
+    inside = np.flatnonzero(parts.owner >= 0)
+    number = np.bincount(parts.owner[inside], minlength=parts.target.size)
+    if (number != 1).any() or (parts.covered < 1 - SLACK).any():
+        return None
+    return inside[np.argsort(parts.owner[inside], kind="stable")]
+
+
+def _warn_of_points(variable: xr.DataArray, name: str, line: Line) -> None:
+    if "point" in methods_along(variable, line.dim, line.name, *(["time"] if line.clock is not None else [])):
+        warnings.warn(
+            f"{name}: 'point' values along {line.name!r} are taken for means over its cells", UserWarning, stacklevel=5
+        )
+
+
+def _operators(axis: CellAxis, parts: Parts, equal: bool, request: Request) -> Any:
+    """Return a function from a number of columns to grids, up-sampler and aggregation, made once each."""
+
+    @cache
+    def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Parts, Parts], Any, Aggregation]:
+        beside = Parts.equal(CellAxis(np.arange(columns + 1.0), "index"), 1)
+        grid, both = RectilinearGrid(axis, beside.coarse), (parts, beside)
+        fine = RectilinearGrid(parts.target, beside.target) if equal else PartsGrid(*both)
+        cells = Aggregation(parts.share, beside.share, parts.count, 1)
+        return grid, fine, both, operator(str(request.method), grid, both, request.taps, request.line_order), cells
+
+    return of
+
+
+def _job(
+    variable: xr.DataArray, name: str, line: Line, parts: Parts, whole: Any, operators: Any, request: Request
+) -> Job:
+    others = [size for dim, size in variable.sizes.items() if dim != line.dim]
+    grid, fine, both, operator, cells = operators(others[-1] if others else 1)
+    extensive = (request.quantity_for(name) or quantity_along(variable, line)[0]) == "extensive"
+    return Job(
+        upscaler=operator,
+        coarse=grid,
+        fine=fine,
+        cells=cells,
+        target=None if whole is not None else both,
+        **job_settings(variable, name, request, extensive),
+    )
+
+
+def quantity_along(variable: xr.DataArray, line: Line) -> tuple[str, str]:
+    """Return whether values are sums over the cells of an axis ("extensive") or means ("intensive"), and why."""
+    if line.clock is not None:
+        return quantity_over_time(variable, line.dim, line.name)
+    # The last method is that of the values.
+    method = (methods_along(variable, line.dim, line.name) or ["mean"])[-1]
+    return ("extensive" if method == "sum" else "intensive"), f"by cell_methods, {method} along {line.name}"
+
+
+def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
+    """Return the Dataset on the new cells; what is lazy stays lazy."""
+    dim, bounds = course.source.dim, bounds_variables(ds)
+    coords, lost = kept_beside(ds, course.source)
+    variables: dict[Any, Any] = {}
+    for name, variable in ds.data_vars.items():
+        if name in course.jobs:
+            variables[name] = _made(variable, course.jobs[str(name)], course)
+            _say_sums(variables[name], course.jobs[str(name)], course.source)
+            variables[name].encoding = {
+                **{key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding},
+                SOURCES: sources_of(ds),
+            }
+        elif name in course.categorical:
+            variables[name] = _codes(variable, course)
+        elif dim not in variable.dims:
+            variables[name] = variable.variable.copy(deep=False)
+        elif name not in bounds and request.data_vars is None and direction_reason(variable) is None:
+            lost.append(str(name))
+    if lost:
+        warnings.warn(f"dropped {', '.join(lost)}: not on the new axis {dim!r}", UserWarning, stacklevel=4)
+    new = new_line_coordinates(ds, course.source, course.target)
+    variables = {name: variable for name, variable in variables.items() if name not in new}
+    made = xr.Dataset(variables, {**coords, **new}, dict(ds.attrs))
+    made.encoding = {key: value for key, value in ds.encoding.items() if key in ("unlimited_dims", "source")}
+    return made
+
+
+def _made(variable: xr.DataArray, job: Job, course: Course) -> xr.Variable:
+    """Return the field of one variable on the new cells, its dimensions in the order they had."""
+    dim = course.source.dim
+    others = [name for name in variable.dims if name != dim]
+    array = variable.variable.transpose(*others[:-1], dim, *others[-1:])
+    data = array.data if others else array.data[:, None]
+    if isinstance(data, da.Array):
+        data = data if job.target is None else data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+        data = sized(data, job)
+    fine = _taken(apply(job, data), course.whole)
+    fine = fine if others else fine[:, 0]
+    return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
+
+
+def _say_sums(made: xr.Variable, job: Job, line: Line) -> None:
+    """Add to the cell methods that values are sums over periods, where only names and units said so."""
+    known = xr.DataArray(made)
+    if job.extensive and line.clock is not None and not methods_along(known, line.dim, line.name, "time"):
+        made.attrs["cell_methods"] = f"{made.attrs.get('cell_methods', '')} {line.name}: sum".strip()
+
+
+def _taken(fine: Any, whole: NDArray[np.int64] | None) -> Any:
+    """Return the rows that are target cells, in their order, out of all parts; blocks stay as they are."""
+    if whole is None or np.array_equal(whole, np.arange(fine.shape[-2])):
+        return fine
+    if not isinstance(fine, da.Array) or (np.diff(whole) < 0).any():
+        return fine[..., whole, :]
+    ends = np.cumsum(fine.chunks[-2])
+    pieces, first = [], 0
+    for end in ends.tolist():
+        rows = whole[(whole >= first) & (whole < end)] - first
+        if rows.size:
+            pieces.append(fine[..., first:end, :][..., rows, :])
+        first = end
+    return da.concatenate(pieces, axis=fine.ndim - 2)
+
+
+def _codes(variable: xr.DataArray, course: Course) -> xr.Variable:
+    """Give each target cell the code of the source cell that covers most of it."""
+    if (course.parts.covered < SLACK).any():
+        raise GridError(
+            f"expected a target within the axis for the codes {variable.name!r}, received one beyond it; crop it"
+        )
+    most = overlap_weights(course.source.axis, course.target.axis).argmax(axis=1)
+    return variable.variable.isel({course.source.dim: most})

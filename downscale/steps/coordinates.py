@@ -1,0 +1,111 @@
+"""Fields among the coordinates: surface pressure of hybrid levels, a 2-D orography, names of regions (xarray).
+
+They go to the new grid with the fields that they belong to: continuous ones by the kernel under the cell law, codes and
+names by repeating them. What cannot go is dropped with a warning, and no attribute names it any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import xarray as xr
+
+from downscale.cf.bounds import bounds_variables
+from downscale.cf.codes import is_categorical
+from downscale.cf.coordinates import dropped_coordinates
+from downscale.cf.directions import direction_reason
+from downscale.cf.evidence import compass_of
+from downscale.cf.horizontal import Horizontal
+from downscale.cf.positions import LAT_NAMES, LON_NAMES
+from downscale.cf.references import forget, references
+from downscale.nn.separable import METHODS
+from downscale.request import Prepared, Request, companion_jobs
+from downscale.steps.horizontal import fine_variable, repeated
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What becomes of the coordinates on the horizontal dimensions that a new grid has none of its own of.
+
+    Attributes
+    ----------
+    fields, codes : tuple of str
+        Those that are downscaled, and those that are repeated.
+    lost : mapping of str to str
+        Those that cannot go along, and why.
+    """
+
+    fields: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+    lost: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that go along."""
+        return (*self.fields, *self.codes)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a plan says of them."""
+        kinds = ((self.fields, "downscaled with the fields"), (self.codes, "repeated with the fields"))
+        notes = [f"{', '.join(names)}: coordinates that are {what}" for names, what in kinds if names]
+        return [*notes, *(f"{name}: dropped, {why}" for name, why in self.lost.items())]
+
+
+def carried(ds: xr.Dataset, where: Horizontal, nests: bool) -> Carried:
+    """Return what becomes of the fields among the coordinates; ``nests`` says whether cells stay whole."""
+    names = dropped_coordinates(ds, where)
+    if not names:
+        return Carried()
+    # Bounds go with what they bound, and measures of cells with the cells.
+    said = [references(variable, ds.variables) for variable in ds.variables.values()]
+    measures = {name for each in said for name in each.get("cell_measures", ())}
+    fields: list[str] = []
+    codes: list[str] = []
+    lost: dict[str, str] = {}
+    for name in names:
+        if name in measures or name in bounds_variables(ds) or ds[name].attrs.get("standard_name") == "cell_area":
+            continue
+        why = _why_not(ds[name], where, nests)
+        if why is not None:
+            lost[name] = why
+        else:
+            (codes if is_categorical(ds[name]) else fields).append(name)
+    return Carried(tuple(fields), tuple(codes), lost)
+
+
+def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
+    """Return why a coordinate cannot go to a new grid, None where it can."""
+    if not set(where.dims) <= set(variable.dims):
+        return "a coordinate along one horizontal axis only"
+    named = str(variable.name).lower() in (*LAT_NAMES, *LON_NAMES)
+    if named or compass_of(str(variable.attrs.get("units", ""))) is not None:
+        return "positions beside those of the grid"
+    if direction_reason(variable) is not None:
+        return "a direction, which has no mean over cells"
+    if is_categorical(variable):
+        return None if nests else "codes, which have no mean over the cells of a target that does not nest"
+    return None if variable.dtype.kind in "fiu" else f"values of type {variable.dtype} have no mean over cells"
+
+
+def carried_variables(ds: xr.Dataset, what: Carried, prepared: Prepared, request: Request) -> dict[str, xr.Variable]:
+    """Return the fields among the coordinates on the cells that the result is made on."""
+    if not what.names:
+        return {}
+    plain = replace(
+        request, method=request.method if request.method in METHODS else "sobolev", conserve="cell", bounds="auto",
+        members=None, smoothing=None, footprint=None, lapse_rate=None, terrain_penalty=None, orog=None, mask=None,
+        quantity=None, data_vars=None,
+    )  # fmt: skip
+    jobs = companion_jobs(ds, what.fields, prepared, plain)
+    alone = replace(prepared, jobs=jobs, statics={}, lapse_rate=None, model=None, instrument=None)
+    made = {name: fine_variable(ds[name], job, alone, plain) for name, job in jobs.items()}
+    return made | {name: repeated(ds[name], prepared) for name in what.codes}
+
+
+def without_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
+    """Take the names of variables of ``ds`` that ``made`` does not have out of its attributes, in place."""
+    gone = {str(name) for name in ds.variables} - {str(name) for name in made.variables}
+    for variable in made.variables.values() if gone else ():
+        forget(variable, gone, ds.variables)
+    return made

@@ -1,0 +1,104 @@
+"""What a result says of itself: attributes, encodings, history (xarray; no numbers)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import xarray as xr
+
+from downscale.cf.coordinates import AREA, STALE_ATTRS, mapping_among, mapping_name
+from downscale.cf.references import references
+from downscale.cf.texts import as_text
+from downscale.deconvolution.psf import pick_psf
+from downscale.errors import printable
+from downscale.io.read import SOURCES, sources_of
+from downscale.methods.learned import CASCADE, event_names, name_of
+from downscale.request import Prepared, Request
+from downscale.version import __version__
+
+PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
+
+
+def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
+    """Set attributes and encodings: what was done, and how each variable is to be read."""
+    origins = {str(name): name for name in fine.data_vars}
+    if prepared.event is not None:
+        origins |= dict.fromkeys(event_names(prepared.event.name), next(iter(prepared.jobs)))
+    said = (references(variable) for variable in ds.variables.values() if ds.coords)
+    terms = {name for each in said for key, names in each.items() if key != "coordinates" for name in names}
+    terms &= set(map(str, ds.coords))
+    for name in fine.data_vars:
+        origin = origins[str(name)]
+        if not keep and name == origin:
+            fine[name].attrs = {}
+        if origin in ds.coords and origin not in terms:
+            # An auxiliary coordinate says where; some readers take what names its own place for a field.
+            for key in ("cell_measures", "grid_mapping"):
+                fine[name].attrs.pop(key, None)
+        elif origin in prepared.jobs or origin in prepared.categorical or origin in terms:
+            fine[name].attrs["cell_measures"] = f"area: {AREA}"
+            mapping = _mapping_name(ds[origin], prepared)
+            fine[name].attrs.pop("grid_mapping", None)
+            if mapping is not None:
+                fine[name].attrs["grid_mapping"] = mapping
+            for stale in STALE_ATTRS:
+                fine[name].attrs.pop(stale, None)
+    for name in fine.variables:
+        kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
+        if name in ds.variables:
+            fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
+    for name in (name for name, origin in origins.items() if origin in prepared.jobs):
+        fine[name].encoding[SOURCES] = sources_of(ds)
+    # Tools that join files along time want it unlimited, as it was.
+    records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)
+    fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
+    fine.attrs = dict(ds.attrs)
+    return fine
+
+
+def stamped(fine: xr.Dataset, words: str) -> xr.Dataset:
+    """Put what was done on top of the history."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    words = printable(words)
+    line, history = f"{stamp} downscale {__version__}: {words}", as_text(fine.attrs.get("history", ""))
+    fine.attrs["history"] = line + (f"\n{history}" if history else "")
+    fine.attrs["downscale_version"] = __version__
+    fine.attrs["downscale_settings"] = words
+    return fine
+
+
+def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
+    """Return the grid mapping of a variable of the result: its own, or that of the target grid."""
+    return mapping_name(variable) if prepared.target.grid is None else mapping_among(prepared.target.grid.coords)
+
+
+def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> str:
+    """Return the settings of a run in one line, for the history of a file; ``steps`` are those along other axes."""
+    method = name_of(request.method)
+    words = list(steps)
+    if prepared is not None:
+        target, dims = prepared.target, prepared.where.dims
+        cells = None if target.where is None else "to {} x {} cells".format(*target.where.grid.shape)
+        words += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
+    words.append(f"method={method}")
+    if prepared is not None and (request.members is not None or method == CASCADE):
+        words.append(f"members={request.members or 1} seed={request.seed}")
+    if request.smoothing is not None:
+        words.append(f"smoothing={request.smoothing:g}")
+    if method == "sobolev":
+        words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
+    judged = prepared is None or prepared.event is None
+    words.append(f"conserve={request.conserve if judged else None}")
+    if request.footprint is not None:
+        words.append(f"footprint={pick_psf(request.footprint)}")
+    if request.mask is not None:
+        words.append("mask=given")
+    if request.na_thres != 1:
+        words.append(f"na_thres={request.na_thres:g}")
+    if request.lapse_rate is not None:
+        rate = request.lapse_rate
+        words.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
+    if request.terrain_penalty is not None:
+        values = (f"{key}={getattr(request.terrain_penalty, key):g}" for key in PENALTY_ATTRS)
+        words.append(f"terrain_penalty({' '.join(values)})")
+    return ", ".join(words)

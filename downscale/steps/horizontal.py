@@ -1,0 +1,236 @@
+"""The fields of a request: one lazy array a variable, from jobs, statics and laws on whole maps (xarray and dask)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from downscale.cf.mapping import MOST_CORNERS
+from downscale.engine.apply import apply
+from downscale.engine.block import compute_block
+from downscale.engine.cut import Cut, Span
+from downscale.engine.job import Job, features_of
+from downscale.engine.memory import (
+    ALIVE,
+    AREA_COPIES,
+    BATCH_VALUES,
+    CORNER_COPIES,
+    POLYGON_COPIES,
+    POSITION_COPIES,
+    Beside,
+    block_budget,
+    features_budget,
+)
+from downscale.grid.curvilinear import CurvilinearGrid
+from downscale.grid.parts import PartsGrid
+from downscale.methods.footprint import FootprintWork, fine_field
+from downscale.methods.learned import event_names, inputs_of
+from downscale.methods.members import numbers_of, order_of, with_members
+from downscale.request import Prepared, Request
+from downscale.typing import Drawing
+
+CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
+MISSING_FLAG = np.int8(-1)
+NOTHING = Beside()
+
+
+def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
+    """Return a variable with rows and columns as its last dimensions."""
+    return array.transpose(..., *prepared.where.dims)
+
+
+def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
+    """Return the fine field of one variable, its dimensions in the order they had."""
+    array = with_members(horizontal_last(variable, prepared), request.members)
+    if prepared.instrument is not None:
+        work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
+        made = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
+        return made.transpose(*variable.dims)
+    data = sized(array.data, job, beside(variable, job, prepared))
+    statics = _block_statics(job, prepared)
+    numbers = numbers_of(array) if isinstance(job.upscaler, Drawing) else None
+    some = numbers is not None or (job.inputs > 1 and prepared.model is not None)
+    given = inputs_of(array, data, prepared.model, numbers) if some else data
+    fine = apply(job, given, statics)
+    if request.conserve == "total" and not _keeps_total(job, prepared):
+        fine = _total_restored(data, fine, job)
+    result = xr.Variable(array.dims, fine, dict(variable.attrs))
+    return result.transpose(*order_of(variable.dims, array.dims))
+
+
+def _valid_cells(prepared: Prepared) -> Any:
+    mask = prepared.statics.get("mask")
+    return None if mask is None else np.asarray(mask) > 0.5
+
+
+def _keeps_total(job: Job, prepared: Prepared) -> bool:
+    """Return whether the total law holds as it is: laws of a kernel are about whole cells and one lapse rate."""
+    whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
+    return whole and job.cells.part_share is None and "cell" in job.upscaler.laws
+
+
+def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
+    """Return the names of the fine fields that the blocks look at."""
+    names = {"mask"} & set(prepared.statics) | set(() if prepared.model is None else prepared.model.statics)
+    relief = "orog" in prepared.statics
+    names |= {"orog"} if relief and job.refinement is not None else set()
+    return frozenset(names | ({"terrain"} if relief and prepared.lapse_rate is not None else set()))
+
+
+def beside(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
+    """Return what a run holds besides the blocks of a variable, whose values are not read."""
+    cells, chunk, read = int(np.prod(job.fine.shape)), 0, False
+    if array.chunks is not None:
+        chunk = int(np.prod([max(sizes) for sizes in array.chunks])) * array.dtype.itemsize
+        read = "source" in array.encoding or any(map(_reads, array.data.dask.layers))
+    return Beside.of(cells, static_names(job, prepared), _grid_copies(job, prepared, cells), chunk, read)
+
+
+def _reads(layer: Any) -> bool:
+    """Return whether a layer of a graph reads a file, as xarray names it."""
+    return str(layer).startswith("open_dataset-")
+
+
+def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
+    """Return how many copies of the fine cells areas and positions take; none where both are products of axes."""
+    if isinstance(job.fine, PartsGrid):
+        return 0
+    copies = 0 if job.fine.separable else AREA_COPIES
+    if prepared.where.planes is not None:
+        copies += CORNER_COPIES if cells <= MOST_CORNERS else POSITION_COPIES
+    return copies + POLYGON_COPIES * isinstance(job.fine, CurvilinearGrid)
+
+
+def sized(data: Any, job: Job, other: Beside = NOTHING) -> Any:
+    """Cut the chunks of a lazy array so that fine ones stay within the budget of a block.
+
+    Along its first dimensions first; where one map is too large, in bands of rows, if the method can be cut.
+    ``other`` is what a run holds besides.
+    """
+    if not isinstance(data, da.Array):
+        return data
+    factor = job.cells.factor_y * job.cells.factor_x
+    largest = [max(sizes) for sizes in data.chunks]
+    rows = job.upscaler.halo is not None and job.target is None
+    # One map may be too much for a network, be it cut along time or not.
+    band, features = _band(largest, job, rows)
+    if band < largest[-2]:
+        data, largest[-2] = data.rechunk({data.ndim - 2: band}), band
+    budget = block_budget(features, other.whole)
+    for axis in range(data.ndim - 1 if rows else data.ndim - 2):
+        maps, cells = np.prod(largest[:-2]), largest[-2] * largest[-1] * factor
+        excess = cells * (maps * job.dtype.itemsize + other.per_cell / ALIVE) / budget
+        if excess <= 1:
+            break
+        pieces = min(int(np.ceil(excess)), _most_pieces(largest, axis, job))
+        largest[axis] = -(-largest[axis] // pieces)
+        data = data.rechunk({axis: largest[axis]})
+    return data
+
+
+def _band(largest: list[int], job: Job, cuttable: bool) -> tuple[int, int]:
+    """Return the rows of a band that leaves room for the features of a network, and the bytes that these take."""
+    rows, columns = largest[-2:]
+    features, room = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
+    if features <= room or not cuttable:
+        return rows, features
+    around = _around(largest, job)
+    band = min(max(room * rows // features - around, around, 8), rows)
+    return band, features_of(job, BATCH_VALUES, (min(band + around, rows), columns))
+
+
+def _around(largest: list[int], job: Job) -> int:
+    """Return the rows that a band needs around its own."""
+    return 2 * (job.upscaler.halo[0] + job.margin[0]) if job.upscaler.halo else largest[-2]
+
+
+def _most_pieces(largest: list[int], axis: int, job: Job) -> int:
+    """Return into how many pieces a dimension may be cut: bands of rows at least as wide as what lies around them."""
+    if axis < len(largest) - 2:
+        return largest[axis]
+    return max(largest[axis] // max(_around(largest, job), 8), 1)
+
+
+def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """Return the fine fields that the blocks need: relief for the penalty, and the terrain term to add."""
+    orog = prepared.statics.get("orog")
+    statics = {name: static for name, static in prepared.statics.items() if name == "mask"}
+    statics.update({} if prepared.model is None else prepared.model.statics)
+    if orog is None:
+        return statics
+    if job.refinement is not None:
+        statics["orog"] = orog
+    if prepared.lapse_rate is not None:
+        term = dask.delayed(_terrain_term, pure=True)(orog, prepared.lapse_rate, job)
+        statics["terrain"] = da.from_delayed(term, prepared.fine.shape, np.float64)
+    return statics
+
+
+def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
+    """Return ``Gamma (z - U A z)``: the relief that the coarse grid does not resolve; its cell means are zero."""
+    plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
+                    check="skip", target=None)  # fmt: skip
+    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
+    smooth = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
+    return np.asarray(rate) * (orog - smooth)
+
+
+def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
+    """Shift each map so that its area integral over valid cells is that of the coarse map (total law)."""
+    xp = da if isinstance(fine, da.Array) else np
+
+    def integral(values: Any, weights: Any) -> Any:
+        return xp.where(xp.isfinite(values), values.astype("f8") * weights, 0.0).sum(axis=(-2, -1), keepdims=True)
+
+    area_c, area_f = job.coarse.cell_area, job.fine.cell_area
+    weights = (1.0, 1.0) if job.extensive else (area_c, area_f)
+    valid = (xp.isfinite(fine) * area_f).sum(axis=(-2, -1), keepdims=True)
+    # A map without any value has nothing to restore.
+    gap = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
+    return (fine + gap * (area_f if job.extensive else 1.0)).astype(job.dtype)
+
+
+def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]:
+    """Return the flag of an event and its probability; no law is about either.
+
+    Parameters
+    ----------
+    chance : Variable
+        Probabilities, NaN where missing.
+    learned : Learned
+        The segmentation model, which knows the probability from which on the flag is set.
+    """
+    event, units = learned.spec.event, learned.spec.outputs[0].units
+    names, level = event_names(event.name), round(float(learned.decision), 2)
+    words = f"{learned.spec.outputs[0].name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {units}"
+    xp = da if isinstance(chance.data, da.Array) else np
+    flags = xp.where(xp.isfinite(chance.data), chance.data >= level, np.nan).astype(np.float32)
+    # As codes with a fill value are read: floats in memory, small whole numbers in the file.
+    stored = {"dtype": np.dtype(np.int8), "_FillValue": MISSING_FLAG}
+    flag = xr.Variable(chance.dims, flags, {
+        "long_name": f"mask of {event.name} ({words})", "flag_values": np.array([0, 1], np.int8),
+        "flag_meanings": f"no_{event.name} {event.name}", "decision_threshold": level, "ancillary_variables": names[1],
+        "comment": "made by a segmentation model; no conservation law applies to an event mask",
+    }, stored)  # fmt: skip
+    probability = xr.Variable(chance.dims, chance.data, {
+        "long_name": f"probability of {event.name} ({words})", "units": "1",
+        "comment": "made by a segmentation model; no conservation law applies to an event mask",
+    })  # fmt: skip
+    return dict(zip(names, (flag, probability), strict=True))
+
+
+def repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
+    """Give each fine cell the code of its coarse cell."""
+    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
+    data = variable.data
+    xp = da if isinstance(data, da.Array) else np
+    for dim, factor in factors.items():
+        data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
+    # A fill value has made floats of codes: they are stored as the whole numbers that they are.
+    whole = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
+    return xr.Variable(variable.dims, data, dict(variable.attrs), whole)
