@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import xarray as xr
 
 from downscale.cf.axes import read_line
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.horizontal import NoAxesError, horizontal
+from downscale.cf.horizontal import Horizontal, NoAxesError, horizontal
 from downscale.errors import DownscaleError, GridError
 from downscale.request import Request
 from downscale.steps.along import along, quantity_along
@@ -19,10 +19,29 @@ from downscale.steps.along import along, quantity_along
 PLAIN = Request(method="conservative", bounds=None, check="skip")
 
 
-def on_one_line(
-    coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None
-) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset | None]:
-    """Return both with equal times and layers, and with horizontal axes; and mean sizes where means were taken.
+@dataclass(frozen=True)
+class Aligned:
+    """A coarse and a fine Dataset with equal times and layers, and their grids.
+
+    Attributes
+    ----------
+    coarse, fine : Dataset
+        Fields with horizontal axes.
+    sizes : Dataset or None
+        Mean magnitudes of the fine fields, where means along an axis were taken.
+    at_coarse, at_fine : Horizontal
+        The grids of both.
+    """
+
+    coarse: xr.Dataset
+    fine: xr.Dataset
+    sizes: xr.Dataset | None
+    at_coarse: Horizontal
+    at_fine: Horizontal
+
+
+def aligned(coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None) -> Aligned:
+    """Return both on the times and layers of the coarse one, with their grids.
 
     Where an axis has another number of cells in ``fine``, its means over the cells of ``coarse`` are taken, weighted by
     the true lengths of its own cells; sums of what is summed over them. ``quantity`` says which of the two, where it is
@@ -33,12 +52,11 @@ def on_one_line(
     GridError
         If an axis differs and its cells cannot be told.
     """
-    coarse, fine = _as_maps(coarse), _as_maps(fine)
+    (coarse, at_coarse), (fine, at_fine) = _as_maps(coarse, guess=False), _as_maps(fine, guess=True)
     sizes: xr.Dataset | None = None
-    across = horizontal(coarse, guess=True), horizontal(fine, guess=True)
     # Quantities that are asked for are about maps where these differ, else about the axis.
-    request = replace(PLAIN, quantity=quantity if across[0].grid.shape == across[1].grid.shape else None)
-    flat = {*across[0].dims, *across[1].dims}
+    request = replace(PLAIN, quantity=quantity if at_coarse.grid.shape == at_fine.grid.shape else None)
+    flat = {*at_coarse.dims, *at_fine.dims}
     for dim in map(str, coarse.dims):
         there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
         if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
@@ -54,7 +72,7 @@ def on_one_line(
                 f"expected {coarse.sizes[dim]} values of {dim!r} in the fine field or cells to average over, received "
                 f"{fine.sizes[dim]} ({error})"
             ) from None
-    return coarse, fine, sizes
+    return Aligned(coarse, fine, sizes, at_coarse, at_fine)
 
 
 def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -76,19 +94,18 @@ def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) ->
     return made
 
 
-def _as_maps(ds: xr.Dataset) -> xr.Dataset:
-    """Give a series without horizontal axes one cell of them."""
+def _as_maps(ds: xr.Dataset, guess: bool) -> tuple[xr.Dataset, Horizontal]:
+    """Return fields and their grid; a series without horizontal axes gets one cell."""
     try:
-        horizontal(ds, guess=True)
+        return ds, horizontal(ds, guess)
     except NoAxesError:
         if {"y", "x"} & set(map(str, ds.variables)):
             raise
-    else:
-        return ds
     cell: dict[str, Any] = {}
     for name in ("y", "x"):
         attrs = {"standard_name": f"projection_{name}_coordinate", "units": "m", "bounds": f"{name}_bnds"}
         cell[name] = (name, np.array([0.5]), attrs)
         cell[f"{name}_bnds"] = ((name, "ends of a cell"), np.array([[0.0, 1.0]]))
     fields = {str(n): v.expand_dims({"y": [0.5], "x": [0.5]}, axis=(-2, -1)) for n, v in _fields(ds).items()}
-    return ds.assign(fields).assign_coords(cell)
+    made = ds.assign(fields).assign_coords(cell)
+    return made, horizontal(made, guess)

@@ -8,10 +8,10 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
+from downscale.cf.horizontal import XarrayObject, as_dataset
 from downscale.cf.quantities import quantity_of
 from downscale.cf.select import select
-from downscale.check.align import on_one_line
+from downscale.check.align import aligned
 from downscale.check.comparison import Nested, judge_of
 from downscale.check.conservation import in_one_unit, matched, shared_variables
 from downscale.errors import GridError
@@ -52,9 +52,9 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    big, small, sizes = on_one_line(big, small)
-    at_coarse, at_fine = horizontal(big), horizontal(small, guess=True)
-    judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, 1.0)
+    both = aligned(big, small)
+    big, small, at_coarse, at_fine = both.coarse, both.fine, both.at_coarse, both.at_fine
+    judge = judge_of(big, small, both.sizes, at_coarse, at_fine, mask, 1.0)
     if not isinstance(judge, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
     found: dict[str, xr.DataArray] = {}

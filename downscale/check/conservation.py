@@ -23,7 +23,7 @@ from downscale.cf.horizontal import (
 )
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.units import convert, read_units
-from downscale.check.align import on_one_line
+from downscale.check.align import aligned
 from downscale.check.comparison import Nested, Overlapping, cell_place, judge_of
 from downscale.check.expected import Expected, is_plain
 from downscale.conservation.infinite import counted_line
@@ -106,9 +106,9 @@ def check_conservation(
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared whatever their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    big, small, sizes = on_one_line(big, small, quantity)
-    at_coarse, at_fine = horizontal(big), horizontal(small, guess=True)
-    judge = judge_of(big, small, sizes, at_coarse, at_fine, mask, na_thres)
+    both = aligned(big, small, quantity)
+    big, small, at_coarse, at_fine = both.coarse, both.fine, both.at_coarse, both.at_fine
+    judge = judge_of(big, small, both.sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
         coarse_field, judge = in_one_unit(name, big[name], judge)
