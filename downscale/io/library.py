@@ -2,19 +2,25 @@
 
 The lock is xarray's own, so that fields which others opened are read under it too, but a thread may enter it again.
 Nothing may be computed by Dask while it is held: the tasks, in other threads, would wait for it.
+
+xarray itself reads what a file says of its variables without any lock. A file that is dropped without being closed is
+therefore closed at once only in the thread that opened it, which cannot be in the middle of that.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import netCDF4
 import xarray as xr
-from xarray.backends import NetCDF4DataStore
+from xarray.backends import BackendEntrypoint, CachingFileManager, NetCDF4DataStore, StoreBackendEntrypoint
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from downscale.process.interrupts import shielded
@@ -29,20 +35,36 @@ class Library:
 
     def __init__(self) -> None:
         self._own = threading.local()
+        self.dropped: deque[LazyFile] = deque()
 
     def acquire(self, blocking: bool = True) -> bool:
         """Take the lock, again if this thread has it; return whether it was to be had."""
         depth = getattr(self._own, "depth", 0)
-        if depth == 0 and not NETCDF4_PYTHON_LOCK.acquire(blocking):
+        if depth == 0 and not (NETCDF4_PYTHON_LOCK.acquire() if blocking else _taken_at_once()):
             return False
         self._own.depth = depth + 1
         return True
 
     def release(self) -> None:
-        """Let go of the lock as often as it was taken."""
-        self._own.depth -= 1
-        if self._own.depth == 0:
-            NETCDF4_PYTHON_LOCK.release()
+        """Let go of the lock as often as it was taken; the last time, close the files that were put aside."""
+        try:
+            if self._own.depth == 1 and self.dropped:
+                with shielded():
+                    self._close_dropped()
+        finally:
+            self._own.depth -= 1
+            if self._own.depth == 0:
+                NETCDF4_PYTHON_LOCK.release()
+
+    def put_aside(self, file: LazyFile) -> None:
+        """Have a file closed by whoever lets go of the lock next; never waits."""
+        self.dropped.append(file)
+
+    def _close_dropped(self) -> None:
+        while self.dropped:
+            # They were only read: nothing is lost where one cannot be closed.
+            with suppress(OSError, RuntimeError):
+                self.dropped.popleft().end()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -70,6 +92,69 @@ class Library:
 LIBRARY = Library()
 
 
+def _taken_at_once() -> bool:
+    """Take xarray's locks if nobody holds one of them; early versions of xarray then keep those that they got."""
+    taken: list[Any] = []
+    for lock in NETCDF4_PYTHON_LOCK.locks:  # type: ignore[attr-defined]
+        if not lock.acquire(False):
+            for one in reversed(taken):
+                one.release()
+            return False
+        taken.append(lock)
+    return True
+
+
+class LazyFile(CachingFileManager[Any]):
+    """A file that is read later, and closed under the lock of the libraries when nothing refers to it any more."""
+
+    def __init__(self, *how: Any, **more: Any) -> None:
+        self._opened_in = threading.get_ident()
+        super().__init__(*how, **more)
+
+    def __del__(self) -> None:
+        # This may run anywhere, in a thread that holds any lock: nothing here may wait.
+        LIBRARY.put_aside(self)
+        if threading.get_ident() == self._opened_in and LIBRARY.acquire(blocking=False):
+            LIBRARY.release()
+
+    def end(self) -> None:
+        """Close the file unless another of these shares it; the lock is held."""
+        super().__del__()
+
+
+@atexit.register
+def _leave_open() -> None:
+    """Leave files open at the end of the program, as xarray does, whose modules go away."""
+    del LazyFile.__del__
+    LIBRARY.dropped.clear()
+
+
+class LazyReader(BackendEntrypoint):
+    """What xarray's own engine "netcdf4" does to read a file, with files that are closed under the lock."""
+
+    open_dataset_parameters = (
+        "filename_or_obj", "drop_variables", "mask_and_scale", "decode_times", "concat_characters", "decode_coords",
+        "use_cftime", "decode_timedelta",
+    )  # fmt: skip
+    of_library = ("mode", "format", "clobber", "diskless", "persist", "auto_complex")
+
+    def open_dataset(  # type: ignore[override]
+        self, filename_or_obj: Any, *, group: str | None = None, autoclose: bool = False, **decoders: Any
+    ) -> xr.Dataset:
+        """Return a Dataset of the file or of one of its groups."""
+        how = {key: decoders.pop(key) for key in self.of_library if key in decoders}
+        mode, path = how.pop("mode", "r"), os.fspath(filename_or_obj)
+        name = path if "://" in path else os.path.abspath(os.path.expanduser(path))
+        file = LazyFile(netCDF4.Dataset, name, mode=mode, kwargs=how, lock=LIBRARY)
+        store = NetCDF4DataStore(file, group=group, mode=mode, lock=LIBRARY, autoclose=autoclose)
+        try:
+            with file.acquire_context():
+                return StoreBackendEntrypoint().open_dataset(store, **decoders)
+        except BaseException:
+            store.close()
+            raise
+
+
 @contextmanager
 def library() -> Iterator[None]:
     """Hold the lock of the libraries; a signal waits until it is let go of."""
@@ -80,7 +165,7 @@ def library() -> Iterator[None]:
 def opened(path: str | Path, **settings: Any) -> xr.Dataset:
     """Return a Dataset of an open NetCDF file, whatever is read from it later being read under the lock."""
     with library():
-        return xr.open_dataset(path, **{"engine": "netcdf4", "lock": LIBRARY, **settings})
+        return xr.open_dataset(path, **{**settings, "engine": LazyReader})
 
 
 @contextmanager
