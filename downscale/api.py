@@ -22,13 +22,13 @@ from downscale.cf.directions import direction_reason
 from downscale.cf.horizontal import XarrayObject, area_names, as_array, as_dataset
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
 from downscale.engine.device import device_name
-from downscale.engine.memory import workers
 from downscale.engine.plan import Plan, plan_line, plan_variable
 from downscale.errors import OptionError, listing
 from downscale.methods.footprint import whole_maps
 from downscale.methods.learned import name_of
 from downscale.methods.members import DIMENSION, coordinate, with_members
 from downscale.options import option
+from downscale.process.computing import workers
 from downscale.request import Prepared, Request, prepare
 from downscale.steps.along import Course, carried_out, plan_along
 from downscale.steps.coordinates import carried, carried_variables, without_dangling

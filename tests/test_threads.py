@@ -14,8 +14,9 @@ from dask.system import CPU_COUNT
 from sample_fields import field_on, region, same_bits
 
 from downscale.engine import fused
-from downscale.engine.memory import threads, workers
+from downscale.engine.memory import threads
 from downscale.errors import OptionError
+from downscale.process.computing import threads_that_end, workers
 
 
 @pytest.fixture
@@ -56,8 +57,10 @@ def test_threads_are_those_of_dask(pools: list[int], setting: dict[str, Any], ex
 
 @pytest.mark.parametrize("number", [-1, "4", 2.5, True])
 def test_numbers_of_workers_that_are_none_are_refused(number: Any) -> None:
-    with dask.config.set(num_workers=number), pytest.raises(OptionError, match="num_workers"):
-        workers()
+    with dask.config.set(num_workers=number):
+        for asked in (workers, threads_that_end().__enter__):
+            with pytest.raises(OptionError, match="num_workers"):
+                asked()
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("1", 1), ("2", 2), ("64", 3)])

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import dask.config
 import psutil
-from dask.system import CPU_COUNT
 
 from downscale.errors import OptionError, counted
 from downscale.options import bytes_of, option
+from downscale.process.computing import workers
 
 # A fine block of this size keeps the scheduler's share of the time small, and the memory too, the first use of which
 # costs more than the work in it.
@@ -40,30 +39,6 @@ FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 ALIVE = 2.5
 
 
-SERIAL = ("sync", "synchronous", "single-threaded")
-
-
-def workers() -> int:
-    """Return how many blocks are in work at once, as Dask is set: scheduler, number of workers, pool of threads.
-
-    Raises
-    ------
-    OptionError
-        If the number of workers in Dask's configuration is no whole number from 1.
-    """
-    if dask.config.get("scheduler", None) in SERIAL:
-        return 1
-    pool = dask.config.get("pool", None)
-    number = dask.config.get("num_workers", None) or (pool if isinstance(pool, int) else None)
-    if number is None:
-        return _own_threads() or CPU_COUNT
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise OptionError(
-            f"expected num_workers in Dask's configuration to be a whole number from 1, received {number!r}; change it"
-        )
-    return number
-
-
 def threads() -> int:
     """Return how many threads share the rows of a field in memory: as many as blocks are in work elsewhere.
 
@@ -71,17 +46,6 @@ def threads() -> int:
     """
     limit = os.environ.get("NUMBA_NUM_THREADS", "").strip()
     return min(workers(), max(int(limit), 1)) if limit.isdigit() else workers()
-
-
-def _own_threads() -> int | None:
-    """Return the threads of the worker of a cluster in whose task this runs, None elsewhere."""
-    cluster = sys.modules.get("distributed")
-    if cluster is None:
-        return None
-    try:
-        return int(cluster.get_worker().state.nthreads)
-    except (AttributeError, ValueError):
-        return None
 
 
 def resident_bytes(compiled: bool = True) -> int:

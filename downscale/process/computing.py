@@ -12,10 +12,13 @@ from typing import Any
 import dask
 import dask.base
 import dask.multiprocessing
-import dask.system
 import dask.threaded
+from dask.system import CPU_COUNT
+
+from downscale.errors import OptionError
 
 Scheduler = Callable[..., Any]
+SERIAL = ("sync", "synchronous", "single-threaded")
 # Of this thread and of what it starts: Dask's own configuration is that of all threads of the process.
 _OWN: ContextVar[Scheduler | None] = ContextVar("scheduler", default=None)
 
@@ -48,6 +51,38 @@ def elsewhere() -> bool:
     return cluster() is not None or scheduler() is dask.multiprocessing.get
 
 
+def workers() -> int:
+    """Return how many blocks are in work at once, as Dask is set: scheduler, number of workers, pool of threads.
+
+    Raises
+    ------
+    OptionError
+        If the number of workers in Dask's configuration is no whole number from 1.
+    """
+    if dask.config.get("scheduler", None) in SERIAL:
+        return 1
+    pool = dask.config.get("pool", None)
+    number = dask.config.get("num_workers", None) or (pool if isinstance(pool, int) else None)
+    if number is None:
+        return _own_threads() or CPU_COUNT
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise OptionError(
+            f"expected num_workers in Dask's configuration to be a whole number from 1, received {number!r}; change it"
+        )
+    return number
+
+
+def _own_threads() -> int | None:
+    """Return the threads of the worker of a cluster in whose task this runs, None elsewhere."""
+    cluster = sys.modules.get("distributed")
+    if cluster is None:
+        return None
+    try:
+        return int(cluster.get_worker().state.nthreads)
+    except (AttributeError, ValueError):
+        return None
+
+
 @contextmanager
 def here() -> Iterator[None]:
     """Compute in threads of this process within this block, wherever it would be done."""
@@ -64,8 +99,8 @@ def threads_that_end() -> Iterator[None]:
     if scheduler() is not dask.threaded.get or dask.config.get("pool", None) is not None:
         yield
         return
-    count = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
-    with dask.threaded.ContextAwareThreadPoolExecutor(count) as pool, _using(partial(dask.threaded.get, pool=pool)):
+    own = dask.threaded.ContextAwareThreadPoolExecutor(workers())
+    with own as pool, _using(partial(dask.threaded.get, pool=pool)):
         yield
 
 
