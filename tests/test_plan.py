@@ -20,6 +20,7 @@ from schedulers import computations
 from strategies import cuttings, factor_pairs
 
 from downscale import TerrainPenalty
+from downscale.cf.select import select
 from downscale.engine import memory
 from downscale.engine.plan import readable_bytes
 from downscale.errors import OptionError, ShapeError
@@ -90,6 +91,19 @@ def test_the_plan_is_for_people_and_programs():
 def test_the_plan_tells_which_coordinates_are_lost():
     ds = field_on(plane()).assign_coords(lon2d=(("y", "x"), np.zeros((12, 16))))
     assert "lon2d: dropped, positions beside those of the grid" in repr(ds.downscale.plan(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "attrs"),
+    [
+        ("nav_lat", {}), ("LON2D", {}), ("glat", {"standard_name": "latitude", "units": "degrees"}),
+        ("g", {"units": "degrees_north"}), ("g", {"units": "degW"}), ("g", {"standard_name": "longitude"}),
+    ],
+)  # fmt: skip
+def test_positions_beside_those_of_the_grid_are_no_fields_and_selecting_keeps_them(name, attrs):
+    ds = field_on(world()).assign_coords({name: (("lat", "lon"), np.zeros((12, 16)), attrs)})
+    assert f"{name}: dropped, positions beside those of the grid" in repr(ds.downscale.plan(2))
+    assert name in select(ds.reset_coords(name), "tas").coords
 
 
 def test_the_plan_escapes_what_files_say():

@@ -11,7 +11,7 @@ import xarray as xr
 from dask.local import get_sync
 from numpy.typing import NDArray
 
-from downscale.cf.evidence import NOTHING, Way, claims_of, contradiction
+from downscale.cf.evidence import NOTHING, Way, claims_of, compass_of, contradiction
 from downscale.cf.mapping import Locator
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.polygon import arc, unit_vectors
@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 
 LAT_NAMES = ("lat", "latitude", "nav_lat", "xlat", "tlat", "lat2d", "geolat", "gphit")
 LON_NAMES = ("lon", "longitude", "nav_lon", "xlong", "tlong", "lon2d", "geolon", "glamt")
+POSITIONS = ("latitude", "longitude")
 # Single precision at 180 degrees, in degrees: positions that differ by less have not moved.
 STILL = 2e-5
 # Axes and positions further apart than this share of a cell contradict each other: datums differ by less.
@@ -46,6 +47,13 @@ def way_of_position(variable: xr.DataArray, more: tuple[tuple[str, ...], tuple[s
         return said[0].way
     lower = str(variable.name).lower()
     return "y" if lower in (*LAT_NAMES, *more[0]) else "x" if lower in (*LON_NAMES, *more[1]) else None
+
+
+def seems_position(variable: xr.DataArray) -> bool:
+    """Return whether the name, standard name or units of a variable speak of latitudes or longitudes, usable or not."""
+    attrs = variable.attrs
+    named = str(variable.name).lower() in (*LAT_NAMES, *LON_NAMES) or attrs.get("standard_name") in POSITIONS
+    return named or compass_of(str(attrs.get("units", ""))) is not None
 
 
 def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:

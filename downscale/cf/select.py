@@ -12,13 +12,10 @@ from typing import Any
 import xarray as xr
 
 from downscale.cf.bounds import bounds_in, bounds_variables
-from downscale.cf.evidence import WAYS, compass_of
 from downscale.cf.horizontal import AREA
-from downscale.cf.positions import LAT_NAMES, LON_NAMES
+from downscale.cf.positions import POSITIONS, seems_position
 from downscale.cf.references import referred
 from downscale.errors import InputError, listing
-
-POSITIONS = ("latitude", "longitude")
 
 
 def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
@@ -73,5 +70,4 @@ def _belongs(ds: xr.Dataset, name: str) -> bool:
     standard = str(attrs.get("standard_name", ""))
     if name == AREA or standard:
         return name == AREA or standard in ("cell_area", *POSITIONS)
-    named = name.lower() in (*LAT_NAMES, *LON_NAMES)
-    return named or compass_of(str(attrs.get("units", ""))) in WAYS
+    return seems_position(ds[name])

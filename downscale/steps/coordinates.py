@@ -14,9 +14,8 @@ from downscale.cf.bounds import bounds_variables
 from downscale.cf.codes import is_categorical
 from downscale.cf.coordinates import dropped_coordinates
 from downscale.cf.directions import direction_reason
-from downscale.cf.evidence import compass_of
 from downscale.cf.horizontal import Horizontal
-from downscale.cf.positions import LAT_NAMES, LON_NAMES
+from downscale.cf.positions import seems_position
 from downscale.cf.references import forget, references
 from downscale.nn.separable import METHODS
 from downscale.request import Prepared, Request, companion_jobs
@@ -78,8 +77,7 @@ def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | No
     """Return why a coordinate cannot go to a new grid, None where it can."""
     if not set(where.dims) <= set(variable.dims):
         return "a coordinate along one horizontal axis only"
-    named = str(variable.name).lower() in (*LAT_NAMES, *LON_NAMES)
-    if named or compass_of(str(variable.attrs.get("units", ""))) is not None:
+    if seems_position(variable):
         return "positions beside those of the grid"
     if direction_reason(variable) is not None:
         return "a direction, which has no mean over cells"
