@@ -70,7 +70,7 @@ class InputError(DownscaleError):
 
 
 class OutputError(DownscaleError):
-    """The output cannot be written where it was asked for."""
+    """The output cannot be written at the requested place."""
 
 
 class BoundsError(DownscaleError):

@@ -44,7 +44,7 @@ class _Registering(Loader):
         self._loader, self._finder = loader, finder
 
     def __getattr__(self, name: str) -> object:
-        # Source and resources of a module are asked of its loader.
+        # Source and resources of a module come from its loader.
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

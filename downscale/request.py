@@ -282,7 +282,7 @@ def _instrument(target: Target, request: Request) -> Instrument | None:
     if request.footprint is None:
         return None
     instrument = Instrument(pick_psf(request.footprint), target.fine)
-    # What does not fit the cells is told before any data are read.
+    # Faults that concern the cells are reported before any data are read.
     instrument.kernel  # noqa: B018
     return instrument
 

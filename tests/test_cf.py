@@ -188,7 +188,7 @@ def test_projections_that_nothing_tells_are_planes_with_a_note():
     assert where.planes is None
     assert "no grid_mapping; areas are those of the plane" in where.notes[0]
     rotated = bare("rlat", "rlon")
-    assert "no grid_mapping tells where the pole is" in horizontal(rotated).notes[0]
+    assert "no grid_mapping locates the pole" in horizontal(rotated).notes[0]
 
 
 def test_a_single_cell_with_bounds_and_short_axes_do():

@@ -262,7 +262,7 @@ def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
 
 
 def require_known_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> None:
-    """Refuse an axis whose bounds are lost where its centres do not tell what they were.
+    """Refuse an axis whose bounds are lost where its centres do not determine them.
 
     Raises
     ------

@@ -198,7 +198,7 @@ def axis_of(coordinate: xr.DataArray) -> Axis | None:
 
 
 def counts_only(coordinate: xr.DataArray) -> bool:
-    """Return whether nothing tells what a coordinate measures: it may merely count cells."""
+    """Return whether no attribute defines what a coordinate measures: it may merely count cells."""
     known = any(claim.natures is not None for claim in claims_of(coordinate))
     name = str(coordinate.name).lower()
     return not known and (name in PLANE_NAMES or name not in (*Y_NAMES, *X_NAMES))

@@ -83,7 +83,7 @@ class Horizontal:
     mapping : GridMapping or None
         Where the axes lie on the earth, if they are no latitude and longitude.
     notes : tuple of str
-        What a user should know of the grid.
+        Notes on the grid for the plan.
     """
 
     y: str
@@ -218,7 +218,7 @@ def _product(
         _require_same(obj, planes, (grid, unit), None, (y, x))
         return where(grid, unit)
     if mapping is None and nature == "rotated":
-        note = "no grid_mapping tells where the pole is; no longitudes and latitudes are written"
+        note = "no grid_mapping locates the pole; no longitudes and latitudes are written"
         return where(grid, unit, notes=(f"{y}, {x}: {note}",))
     if mapping is None:
         lost = next(iter(named_mappings(obj, (y, x))), None)

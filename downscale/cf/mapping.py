@@ -38,7 +38,7 @@ PROJ_ATTRS = ("crs_wkt", "spatial_ref", "proj4", "proj4_params", "proj4_string",
               "epsg_code", "EPSG_code", "epsg", "EPSG", "esri_pe_string")  # fmt: skip
 # Attributes of a field or file, not of a grid mapping, that name a coordinate system.
 TEXT_ATTRS = ("crs", "crs_wkt", "spatial_ref", "proj4")
-# What tells the size and shape of the earth, and the spheres of models whose files tell neither.
+# Attributes of the size and shape of the earth, and the spheres of models whose files have neither.
 FIGURES = ("earth_radius", "semi_major_axis", "semi_minor_axis", "inverse_flattening", "reference_ellipsoid_name",
            "horizontal_datum_name", "geographic_crs_name", *PROJ_ATTRS)  # fmt: skip
 SPHERES = (6_371_229.0, 6_370_000.0, 6_371_000.0, 6_371_200.0, 6_367_470.0)
@@ -100,7 +100,7 @@ class GridMapping:
 
     @property
     def crs(self) -> CRS | None:
-        """The coordinate system as PROJ knows it, None where it cannot be read."""
+        """The coordinate system as PROJ reads it, None where it cannot be read."""
         # Looking up a datum without a name takes PROJ a third of a second.
         return _crs(tuple(sorted((str(key), _plain(value)) for key, value in self.attrs.items())))
 

@@ -1,4 +1,4 @@
-"""A Dataset of some of its fields with all that tells where and what they are (xarray; no values).
+"""A Dataset of some of its fields with all companions that locate and describe them (xarray; no values).
 
 Selecting variables never changes cells: ``ds[names]`` loses bounds, because their second dimension is none of the
 field's; :func:`select` keeps them.

@@ -1,4 +1,4 @@
-"""What every Dataset is asked first: attributes in words are text, sizes are known, dates are dates (xarray only)."""
+"""First checks of every Dataset: attributes in words are text, sizes are known, dates are dates (xarray only)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def with_texts(ds: xr.Dataset) -> xr.Dataset:
 
 
 def require_sizes(ds: xr.Dataset) -> None:
-    """Raise an InputError where a lazy array does not know how long it is, as a selection by values leaves it."""
+    """Raise an InputError where a lazy array has no known length, as a selection by values leaves it."""
     for name, variable in ds.variables.items():
         for dim, size in zip(variable.dims, variable.shape, strict=True):
             if size != size:

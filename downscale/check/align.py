@@ -54,7 +54,7 @@ def aligned(coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None) -> Align
     """
     (coarse, at_coarse), (fine, at_fine) = _as_maps(coarse, guess=False), _as_maps(fine, guess=True)
     sizes: xr.Dataset | None = None
-    # Quantities that are asked for are about maps where these differ, else about the axis.
+    # Requested quantities are about maps where these differ, else about the axis.
     request = replace(PLAIN, quantity=quantity if at_coarse.grid.shape == at_fine.grid.shape else None)
     flat = {*at_coarse.dims, *at_fine.dims}
     for dim in map(str, coarse.dims):

@@ -1,4 +1,4 @@
-"""The error of every coarse cell, as a field (xarray; judges numbers of anybody's making, never torch)."""
+"""The error of every coarse cell, as a field (xarray; fields from any source, never torch)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from downscale.errors import GridError
 
 
 def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) -> xr.Dataset:
-    """Return what every coarse cell misses: where :func:`downscale.check_conservation` tells the worst cell only.
+    """Return what every coarse cell misses: where :func:`downscale.check_conservation` reports the worst cell only.
 
     Parameters
     ----------

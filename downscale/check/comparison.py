@@ -1,4 +1,4 @@
-"""Who judges conservation between two grids: cell by cell where they nest, else region by region (dask; lazy in)."""
+"""The conservation check between two grids: cell by cell where they nest, else region by region (dask; lazy in)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from downscale.io.statics import mask_on_grid, pick_mask
 from downscale.process.computing import computed
 
 Found = tuple[Partial, Infinite, Signs]
-# Fine values judged at once where the sums need a few copies in float64, and where they are judged as they lie.
+# Fine values compared at once where the sums need a few copies in float64, and where they are judged as they lie.
 BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
 
@@ -38,7 +38,7 @@ def judge_of(
     big: xr.Dataset, small: xr.Dataset, sizes: xr.Dataset | None, at_coarse: Horizontal, at_fine: Horizontal, mask: Any,
     na_thres: float,
 ) -> Nested | Overlapping:  # fmt: skip
-    """Return who judges: cell by cell where the fine grid nests, else region by region."""
+    """Return the comparison to use: cell by cell where the fine grid nests, else region by region."""
     at_fine = with_named_mapping(at_fine, small, at_coarse)
     require_same_axes(
         at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
@@ -79,7 +79,7 @@ def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
 
 @dataclass(frozen=True, eq=False)
 class Nested:
-    """Judges coarse cells one by one, block by block along the other dimensions and along rows."""
+    """Compares coarse cells one by one, block by block along the other dimensions and along rows."""
 
     fine: xr.Dataset
     at_coarse: Horizontal
@@ -121,7 +121,7 @@ class Nested:
 
 @dataclass(frozen=True, eq=False)
 class Overlapping:
-    """Judges the regions that two grids have in common, a few maps at a time."""
+    """Compares the regions that two grids have in common, a few maps at a time."""
 
     fine: xr.Dataset
     at_coarse: Horizontal
@@ -165,7 +165,7 @@ class Overlapping:
         return combine_all(list(dask.compute(*tasks)))
 
     def _tasks(self, judge: Callable[..., Any], known: Any, given: Any, *fields: Any) -> list[Any]:
-        """Return one task a few whole maps, each with what is known of the grids."""
+        """Return one task per few whole maps, each with the overlap of the grids."""
         made = [_as_dask(field) for field in fields]
         budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
         other = _leading_sizes(made[0].chunks[:-2], budget)
@@ -258,7 +258,7 @@ def _judged(
     x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, weights: Any, bounds: Bounds, areas: Any,
     signs: bool,
 ) -> Found:  # fmt: skip
-    """Judge block by block along the other dimensions and along rows, and combine."""
+    """Compare block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
     factor_y = cells.factor_y
     copied = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
@@ -288,7 +288,7 @@ def _judged(
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """What the judge knows of a band of coarse rows: shares, areas, and areas of cells where values are sums."""
+    """Weights of a band of coarse rows: shares, areas, and areas of cells where values are sums."""
 
     cells: Aggregation
     area: Callable[[], np.ndarray]

@@ -1,4 +1,4 @@
-"""Conservation validators on xarray objects: align two grids, judge block by block, report (never torch)."""
+"""Conservation validators on xarray objects: align two grids, compare block by block, report (never torch)."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ def check_conservation(
 ) -> ConservationReport:
     """Check that averaging ``fine`` over each cell of ``coarse`` gives its value back.
 
-    Works on anybody's output, since it looks at numbers and grids only. Lazy fields are judged block by block.
+    Works on output from any source, since it needs numbers and grids only. Lazy fields are compared block by block.
 
     Parameters
     ----------
     coarse, fine : Dataset or DataArray
         The given field and the one made of it; the order of latitudes and the branch of longitudes may differ. A fine
         axis without bounds whose centres are those of equal parts of the coarse cells is taken for these parts. Where
-        the grids do not nest, the cells judged are the smallest regions that are unions of cells of the one and of the
-        other (their edges are those that both grids have), and only what the made field covers counts. Where times or
+        the grids do not nest, the smallest regions that are unions of cells of the one and of the other are compared
+        (their edges are those that both grids have), and only what the fine field covers counts. Where times or
         layers differ in number, those of ``fine`` are first averaged over those of ``coarse`` by their bounds.
     law : {"cell", "total"}
-        The law to judge by; both errors are reported.
+        The law to check; both errors are reported.
     tolerance : float, optional
         Largest relative error that passes; by default 1e-6 for float32, 1e-12 for float64 (the coarser of the two).
     bounds : "auto", (lower, upper), mapping of name to these, or None
@@ -86,7 +86,7 @@ def check_conservation(
         The threshold that ``fine`` was made with: blank cells of which a larger share was missing are not lost.
 
     footprint : str, Psf, ArrayPsf or array, optional
-        Judge the footprint law ``A H y = x`` instead of the cell law: ``fine`` is seen through this point-spread
+        Check the footprint law ``A H y = x`` instead of the cell law: ``fine`` is seen through this point-spread
         function first. Errors are relative to what is seen of magnitudes, at least their mean over the map.
 
     Returns
@@ -124,7 +124,7 @@ def check_conservation(
 def in_one_unit(
     name: str, coarse: xr.DataArray, judge: Nested | Overlapping
 ) -> tuple[xr.DataArray, Nested | Overlapping]:
-    """Return the coarse field and the judge of a fine one in the same units.
+    """Return the coarse field and the comparison with a fine one in the same units.
 
     Of kelvin and degrees Celsius kelvin is taken, in which values are stored with fewer digits.
 
@@ -181,9 +181,9 @@ def _with_own_areas(
     big: xr.Dataset, small: xr.Dataset, judge: Nested | Overlapping, at_coarse: Horizontal, at_fine: Horizontal,
     name: str,
 ) -> tuple[Nested | Overlapping, str]:  # fmt: skip
-    """Return the judge with the coarse file's own areas as weights of the global error, and their name."""
+    """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
     if isinstance(judge, Nested):
-        # In the order of the coarse cells; fine cells that lost their bounds are those that the judge found.
+        # In the order of the coarse cells; fine cells that lost their bounds are those that the comparison found.
         small, at_fine = judge.fine, judge.at_fine
     areas = own_areas(big, at_coarse, name), own_areas(small, at_fine, name)
     for found, what in zip(areas, ("coarse file", "fine file"), strict=True):
@@ -199,7 +199,7 @@ def _with_own_areas(
 def _through(
     judge: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: Quantity
 ) -> Nested:
-    """Return a judge of what an instrument sees of the fine field."""
+    """Return a comparison with what an instrument sees of the fine field."""
     if not isinstance(judge, Nested):
         raise OptionError("expected a fine grid that nests in the coarse one with footprint, received another")
     where, field = judge.at_fine, judge.fine[name].transpose(..., *judge.at_fine.dims)

@@ -82,7 +82,7 @@ class Expected:
 
 
 def is_plain(attrs: Any) -> bool:
-    """Return whether the settings of a file tell of no term of the terrain."""
+    """Return whether the settings of a file name no term of the terrain."""
     return not any(word in str(attrs.get("downscale_settings", "")) for word in TERRAIN)
 
 

@@ -1,4 +1,4 @@
-"""Commands that judge, describe and mend: check, inspect, repair, info (parse, call, say; heavy imports inside)."""
+"""Commands that check, describe and repair: check, inspect, repair, info (parse, call, say; heavy imports inside)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from downscale.cli.app import Overwrite, app, say
 @app.command()
 def check(
     coarse: Annotated[str, typer.Argument(metavar="COARSE.nc", help="The coarse file, or a quoted pattern.")],
-    fine: Annotated[str, typer.Argument(metavar="FINE.nc", help="The fine file, of anybody's making.")],
+    fine: Annotated[str, typer.Argument(metavar="FINE.nc", help="The fine file, from any source.")],
     law: Annotated[str, typer.Option(help="cell or total.")] = "cell",
     tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to check, e.g. tas,pr.")] = None,
     mask: Annotated[str | None, typer.Option(help="The mask that the fine file was made with.")] = None,
     na_thres: Annotated[float, typer.Option(min=0, max=1, help="The threshold that it was made with.")] = 1.0,
-    footprint: Annotated[str | None, typer.Option(help="Judge what it sees of the fine file: gaussian:25km.")] = None,
+    footprint: Annotated[str | None, typer.Option(help="Compare what it sees of the fine file: gaussian:25km.")] = None,
     quantity: Annotated[
         str | None,
         typer.Option(help="intensive (means) or extensive (sums over cells or periods), or by variable pr:extensive."),
@@ -28,7 +28,7 @@ def check(
     bounds: Annotated[str, typer.Option(help="Legal fine values: auto, none, or LOW:HIGH.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Check that the fine file keeps the budgets of the coarse one; exit status 1 where a law is broken."""
+    """Check that the fine file conserves the means of the coarse one; exit status 1 if the check fails."""
     from downscale.check.conservation import check_conservation
     from downscale.cli.arguments import parse_bounds, parse_names, parse_quantity
     from downscale.runs.pipeline import open_input

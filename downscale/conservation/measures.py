@@ -1,6 +1,6 @@
-"""Conservation validators as reductions: chunk, combine, finalize (numpy; judges numbers of anybody's making).
+"""Conservation validators as reductions: chunk, combine, finalize (numpy; fields from any source).
 
-A partial result is small and may be combined in any order, so a field of any size is judged block by block, and the
+A partial result is small and may be combined in any order, so a field of any size is checked block by block, and the
 chunked answer is the whole one.
 """
 
@@ -80,7 +80,7 @@ def chunk(
     bounds: tuple[float | None, float | None] = (None, None),
     sizes: Floats | None = None,
 ) -> Partial:
-    """Judge one block.
+    """Compare one block.
 
     Parameters
     ----------

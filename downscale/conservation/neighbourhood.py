@@ -98,7 +98,7 @@ def near_chunk(
     given: Floats, made: Floats, expected: Floats, near: Neighbourhoods, origin: tuple[int, ...], allowed: float,
     extensive: bool = False, plain: bool = True,
 ) -> Partial:  # fmt: skip
-    """Judge whole maps of a fine field near each coarse cell against an expected one.
+    """Compare whole maps of a fine field near each coarse cell against an expected one.
 
     Parameters
     ----------

@@ -108,7 +108,7 @@ class Overlap:
     single : bool
         Whether each region is one given cell: then the cells themselves are compared.
     exact : bool
-        Whether each region is one given or one made cell: then nothing finer can be told.
+        Whether each region is one given or one made cell: then nothing finer can be compared.
     """
 
     y: Regions

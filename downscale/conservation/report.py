@@ -57,7 +57,7 @@ class VariableReport:
     areas : str
         Where the areas that weigh the global error come from; empty where they are computed from the cells.
     cells_with_gaps : int
-        Coarse cells judged whose fine values are partly missing: the mean of the rest is compared.
+        Coarse cells compared whose fine values are partly missing: the mean of the rest is compared.
     negative_values : int
         Negative fine values where no coarse value is negative and no lower bound is known; no failure, but a warning.
     """
@@ -91,7 +91,7 @@ class VariableReport:
 
     @property
     def claim(self) -> str:
-        """The law as far as it was judged: "cell" only where every coarse cell was."""
+        """The law as far as it was checked: "cell" only where every coarse cell was."""
         if self.law != "cell" or (self.compared == "cells" and not self.cells_outside):
             return self.law
         return self.compared if self.per_map == 1 else f"{self.compared} ({self.per_map} per map)"

@@ -1,4 +1,4 @@
-"""What is said of a block: values that cannot be kept, cells under no valid part, laws that do not hold (numpy)."""
+"""Warnings and errors about a block: values that cannot be kept, cells under no valid part, laws that fail (numpy)."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
 
 
 def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> None:
-    """Judge the values as stored; raises, warns or logs as the job says where the cell law does not hold."""
+    """Check the values as stored; raises, warns or logs as the job says where the cell law does not hold."""
     if job.check == "skip" or job.conserve is None:
         return
     cells = job.cells.window(rows.own.cells, columns.own.cells)
@@ -153,7 +153,7 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
 
 
 def tell_negative(coarse: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
-    """Say that fine values are negative where no coarse value is and nothing is known of a bound.
+    """Warn that fine values are negative where no coarse value is and no bound is known.
 
     A kernel falls below the least value by much less than the range of its values, so that most fields need no look.
     """

@@ -1,6 +1,6 @@
 """A block in one compiled pass: windows, shares and limits laid out for the kernel, rows shared among threads (numpy).
 
-The twin by tensors is :mod:`downscale.engine.tensors`; both keep the same laws and agree to rounding.
+The tensor counterpart is :mod:`downscale.engine.tensors`; both keep the same laws and agree to rounding.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A block by tensors, on any device: up-sample, add relief, constrain, refine, trim (torch; never nn).
 
-The twin of :mod:`downscale.engine.fused` for everything that is not one compiled pass: networks, accelerators, the
+The form of :mod:`downscale.engine.fused` for everything that is not one compiled pass: networks, accelerators, the
 terrain-gradient penalty. Whether a field has gaps or breaks its bounds is asked of the coarse values, before they
 travel: an answer from an accelerator would have to be waited for.
 """
@@ -224,7 +224,7 @@ class Work:
         return partial(self._judged, landed, own)
 
     def _judged(self, landed: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
-        """Wait for fine values, judge them as they are stored, and make of them what is asked for."""
+        """Wait for fine values, check them as they are stored, and return the requested result."""
         job, rows, columns = self.job, self.rows, self.columns
         if self.valid is not None:
             own = rows.own.inside(rows.given, job.cells.factor_y), columns.own.inside(columns.given, job.cells.factor_x)

@@ -22,7 +22,7 @@ from downscale.io.library import to_file
 from downscale.metrics.scores import SCORES, Scores
 from downscale.versions import library_versions
 
-# Errors whose ratio to those of the reference is told: the smaller, the better.
+# Errors whose ratio to those of the reference is shown: the smaller, the better.
 RATIOS = ("rmse", "mae", "crps", "gradient_rmse", "seconds")
 # Of what unit each score is, "field" being that of the variable; and how a person calls it.
 UNITS = {

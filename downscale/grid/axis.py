@@ -349,7 +349,7 @@ def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float6
 def _adjoining(
     pairs: NDArray[np.float64], centres: NDArray[np.float64] | None, kind: Kind, what: str
 ) -> NDArray[np.float64]:
-    """Return bounds of which each begins where the one before ends; slips are mended with a warning."""
+    """Return bounds of which each begins where the one before ends; small faults are repaired with a warning."""
     widths = np.abs(pairs[:, 1] - pairs[:, 0])
     gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
     slips = gaps > max(edge_tolerance(pairs, widths), 1e-9)

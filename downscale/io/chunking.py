@@ -30,7 +30,7 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     try:
         maps = {str(dim) for dim in horizontal(ds, guess=True).dims}
     except DownscaleError:
-        # What is wrong with the axes is told when they are needed.
+        # Faults of the axes are reported when they are needed.
         maps = set()
     fields = [v.variable for v in ds.data_vars.values() if v.ndim and v.dtype.kind in "fiu"]
     if not fields:

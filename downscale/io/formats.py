@@ -187,5 +187,5 @@ def _groups(path: str | Path) -> list[str]:
 
 
 def reader_options(engine: str) -> dict[str, Any]:
-    """Return what a reader must be told: no file of its own beside the input, nothing damaged passed over."""
+    """Return the options that a reader needs: no file of its own beside the input, nothing damaged passed over."""
     return {"backend_kwargs": {"indexpath": "", "errors": "raise"}} if engine == GRIB_READER else {}

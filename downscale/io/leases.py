@@ -13,7 +13,7 @@ from pathlib import Path
 from downscale.io.outputs import flush, remove, scratch_name, this_host
 from downscale.process.interrupts import half_made
 
-# A living process touches its files this often; one that cannot be asked for and was silent for so long is no more.
+# A living process touches its files this often; one that cannot be looked up and was silent for so long is no more.
 BEAT_SECONDS, SILENT_SECONDS = 20.0, 600.0
 SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<host>[^./]+)-(?P<pid>\d+)-[0-9a-f]{8}\.(?:part|old)")
 
@@ -82,7 +82,7 @@ def temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def gone(host: str, pid: int, path: Path) -> bool:
-    """Return whether the process that makes, or holds, a file is no more: asked for here, by its silence elsewhere."""
+    """Return whether the process that makes, or holds, a file is no more: looked up here, by its silence elsewhere."""
     import psutil
 
     try:

@@ -1,4 +1,4 @@
-"""One lock round every call of the NetCDF and HDF5 libraries, which know no threads (xarray; computes nothing).
+"""One lock round every call of the NetCDF and HDF5 libraries, which are not thread-safe (xarray; computes nothing).
 
 The lock is xarray's own, so that fields which others opened are read under it too, but a thread may enter it again.
 Nothing may be computed by Dask while it is held: the tasks, in other threads, would wait for it.

@@ -103,7 +103,7 @@ class Rule:
             return None
         where = (values < self.low) | (values > self.high)
         never = self._never(values)
-        # What was never written is told as such.
+        # Values that were never written are missing.
         where = where if never is None else where & ~never
         return where if where.any() else None
 

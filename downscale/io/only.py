@@ -112,7 +112,7 @@ def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
 
 
 def _beats(path: Path) -> bool:
-    """Listen for signs of life of a run that cannot be asked for, whatever the clocks of its machine."""
+    """Listen for signs of life of a run that cannot be looked up, whatever the clocks of its machine."""
     with suppress(FileNotFoundError):
         before = path.stat().st_mtime_ns
         if time.time() - before / 1e9 > SILENT_SECONDS:

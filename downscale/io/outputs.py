@@ -174,7 +174,7 @@ def require_no_input(target: Path, inputs: Iterable[Any]) -> None:
 
 @lru_cache(maxsize=1)
 def this_host() -> str:
-    """Return, without dots, what tells this machine or container from others that share a folder.
+    """Return, without dots, what distinguishes this machine or container from others that share a folder.
 
     Two containers may have one name, and the same numbers of processes: these mean something only within one start of
     a machine and one space of numbers.
@@ -187,7 +187,7 @@ def this_host() -> str:
 
 
 def scratch_name(target: Path, kind: str = "part") -> Path:
-    """Return a name beside ``target`` that no other run uses; it tells which process of which machine writes it."""
+    """Return a name beside ``target`` that no other run uses; it names the process and machine that write it."""
     return target.with_name(f".{target.name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
 
 

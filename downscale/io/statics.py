@@ -234,7 +234,7 @@ def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizont
     Raises
     ------
     GridError
-        If bounds are lost, centres are others, and these do not tell what the cells were.
+        If bounds are lost, centres are others, and these do not determine the cells.
     """
     if not isinstance(there.grid, RectilinearGrid):
         return there
@@ -264,7 +264,7 @@ def _plane(field: xr.DataArray, there: Horizontal, what: str) -> xr.DataArray:
 def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, what: str) -> _Placed:
     """Place a field on quadrilaterals: on the same cells, on parts of them, or on cells they are parts of."""
     try:
-        # Positions tell whether the cells are the same ones.
+        # Positions show whether the cells are the same.
         there = horizontal(static, guess=True)
     except GridError:
         there = None

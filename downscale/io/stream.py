@@ -154,7 +154,7 @@ def written_behind(path: Path) -> Iterator[None]:
             size = os.fstat(handle).st_size
             if size - seen >= BEHIND_BYTES:
                 with suppress(OSError):
-                    # What is wrong with the disk is told when the file is flushed.
+                    # Faults of the disk are reported when the file is flushed.
                     os.fdatasync(handle)
                     os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
                 seen = size

@@ -97,7 +97,7 @@ def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str
             "list; use SparseWeights.apply on the values"
         )
     try:
-        # The weights know the cells; only places are compared.
+        # The weights hold the cells; only places are compared.
         where = horizontal(ds, guess=True)
         dims = where.dims
     except GridError:

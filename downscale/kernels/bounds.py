@@ -1,6 +1,6 @@
 """Cells within bounds under the cell law, solved side by side, compiled (numba; knows arrays, no grid and no file).
 
-The readable twin is :mod:`downscale.fields.conserve`.
+The readable counterpart is :mod:`downscale.fields.conserve`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Fine rows come from :mod:`downscale.kernels.rows`, in strips; every fine value is written once. All sums are taken in
 float64 in one order, whatever lies beside a cell, so that any cutting of the field gives the same bits. The readable
-twin is :mod:`downscale.nn.upsample` with :mod:`downscale.fields.conserve`.
+counterpart is :mod:`downscale.nn.upsample` with :mod:`downscale.fields.conserve`.
 
 In a strip, ``(begin, n)``, cells are counted from its first one; rows that are made, fields and shares are whole.
 """

@@ -241,7 +241,7 @@ def _kriging(window: Floats, target: Floats, order: float) -> Floats:
     try:
         return np.linalg.solve(system, rhs)[:, :taps, 0]
     except np.linalg.LinAlgError:
-        # The residual is judged, which this fails.
+        # The residual is tested, which this fails.
         return np.full((len(window), taps), np.nan)
 
 

@@ -25,7 +25,7 @@ STEPS = ("time", "t", "month", "step")
 def draws_of(
     variable: xr.DataArray, dims: tuple[str, str], members: int | None, seed: int, key: str | None = None
 ) -> Draws:
-    """Return which noise the maps of a variable get: by seed, key and time; one member where none are asked for.
+    """Return which noise the maps of a variable get: by seed, key and time; one member where none are requested.
 
     Variables of one key see the same noise: the outputs of one model, whose members belong together. The key is the
     name of the variable by default.

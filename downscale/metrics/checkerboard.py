@@ -1,4 +1,4 @@
-"""Checkerboards in fields of anybody's making: power at image frequencies, means of phases (knows numbers only).
+"""Checkerboards in fields from any source: power at image frequencies, means of phases (knows numbers only).
 
 A fine field that was made in ``s x s`` parts a coarse cell may carry a pattern that repeats with the coarse cells. Its
 lines lie at multiples of ``1/s`` cycles a fine cell along rows, columns and both; nature puts no line there.

@@ -173,7 +173,7 @@ def _record_of(given: Mapping[str, Any]) -> Record:
 
 
 def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Format 1 told the dates of each source, not which of them trained: all of them may have."""
+    """Format 1 stores the dates of each source, not which of them trained: all of them may have."""
     sources = []
     for source in record.get("sources", []):
         dates = [str(date).replace(" ", "T")[:19] for date in source.get("dates", [])]

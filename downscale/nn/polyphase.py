@@ -1,6 +1,6 @@
 """A product of two axis operators laid out once for given cells, for accelerators (torch; knows windows, no grid).
 
-The readable twin is :class:`downscale.nn.upsample.SeparableUpsample`, which lays out its windows at every call; here
+The readable form is :class:`downscale.nn.upsample.SeparableUpsample`, which lays out its windows at every call; here
 they are buffers, and a call is arithmetic only: nothing is copied to the device and nothing waits for it.
 """
 
@@ -87,7 +87,7 @@ class Polyphase(torch.nn.Module):
 
     Notes
     -----
-    Values equal those of the twin to rounding, and no bit of them depends on the other maps of a batch.
+    Values equal those of the readable form to rounding, and no bit of them depends on the other maps of a batch.
     """
 
     def __init__(self, y: Windows, x: Windows, closed: bool, reach: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Numbers that are told of each of two methods, and what they are called; {} stands for the units of the field.
+# Numbers shown for each of two methods, and what they are called; {} stands for the units of the field.
 SIDES = {
     "cell_error": "largest relative error of a coarse cell",
     "detail": "detail added within coarse cells, {}",

@@ -59,7 +59,7 @@ class How:
 
     @property
     def asked(self) -> bool:
-        """Whether any of it was asked for."""
+        """Whether any of it was requested."""
         return self != How()
 
 
@@ -90,7 +90,7 @@ def chosen_blocks(cutting: Cutting, how: How) -> list[int]:
 
 
 def carry_blocks(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cutting, how: How) -> Result:
-    """Make all blocks that are not there, and join them if that was asked for.
+    """Make all blocks that are not there, and join them on request.
 
     Raises
     ------

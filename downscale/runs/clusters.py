@@ -148,7 +148,7 @@ def _connected(make: Any, address: str) -> Iterator[Any]:
 
 @contextmanager
 def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
-    """Give a cluster of a class of the list with as many workers as are asked for."""
+    """Give a cluster of a class of the list with the requested number of workers."""
     own = {key: value for key, value in settings.items() if key != "type"}
     module, _, name = str(settings["type"]).rpartition(".")
     make = getattr(_package(module), name)

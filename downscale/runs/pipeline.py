@@ -114,7 +114,7 @@ def _in_blocks(outcome: Outcome, coarse: xr.Dataset, cutting: Cutting, how: How,
 
 
 def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], begin: float) -> None:
-    """Draw the map and write the report, if they were asked for."""
+    """Draw the map and write the report, if they were requested."""
     if outcome.plan.variables and not split(coarse, request)[0]:
         if "report" in targets:
             # Only the report tells it; it reads a sample of maps and downscales them several times.

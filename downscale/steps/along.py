@@ -66,7 +66,7 @@ class Course:
     words : str
         What will be done, for the history of a file.
     notes : tuple of str
-        What a user should know before: which variables are totals over the cells of the axis, and why.
+        Notes for the plan: which variables are totals over the cells of the axis, and why.
     """
 
     source: Line

@@ -25,7 +25,7 @@ from downscale.request import pick_variables, result_type
 from downscale.steps.history import stamped
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
-# What is told of each map, beside the field.
+# Diagnostics of each map, alongside the field.
 TOLD = ("iterations", "parameter", "noise", "misfit")
 
 
@@ -203,7 +203,7 @@ def _seen(variable: xr.DataArray, course: Course, device: str) -> xr.DataArray:
 
 
 def _put(made: xr.Dataset, ds: xr.Dataset, variable: xr.DataArray, result: xr.DataArray, keep: bool | None) -> None:
-    """Put a result in place of a variable, with what is told of it."""
+    """Put a result in place of a variable, with its diagnostics."""
     attrs = option("keep_attrs") if keep is None else keep
     made[variable.name] = result if attrs else result.drop_attrs()
     kept = {key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding}
@@ -226,7 +226,7 @@ def plan_deconvolution(
         instrument = Instrument(shape, None, tuple(ds.sizes[dim] for dim in over))
     if not names:
         raise InputError(f"expected a numeric field along {listing(over)}, received none; name it in data_vars")
-    # What does not fit the cells is told before any data are read.
+    # Faults that concern the cells are reported before any data are read.
     instrument.kernel  # noqa: B018
     return Course(instrument, restoration or Restoration(), over, tuple(names))
 

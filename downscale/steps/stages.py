@@ -73,7 +73,7 @@ def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
     try:
         horizontal(obj, guess=True)
     except DownscaleError as error:
-        # One-dimensional objects have no horizontal axes at all; whatever else is wrong is told later.
+        # One-dimensional objects have no horizontal axes at all; other faults are reported later.
         return not isinstance(error, NoAxesError)
     return True
 

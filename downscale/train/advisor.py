@@ -22,7 +22,7 @@ from downscale.train.split import Sides
 
 # As many maps of a source tell what it is like.
 MOST_MAPS = 48
-# A law that costs less than this share of the error is free for all that can be told.
+# A law that costs less than this share of the error costs nothing measurable.
 SLIGHT = 0.01
 LAWS = ("cell", "total", "none")
 

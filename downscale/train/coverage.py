@@ -40,7 +40,7 @@ def tiles(first: Indices, size: int, margin: int) -> Indices:
 
 
 def _margin(size: int, margin: int) -> int:
-    # Where nothing would be left within the margin, all is judged.
+    # Where nothing would be left within the margin, all cells count.
     return margin if 2 * margin < size else 0
 
 

@@ -1,4 +1,4 @@
-"""Means and spreads of coarse variables over the training split, by area and source weight (numpy; knows no file)."""
+"""Means and spreads of coarse variables over the training split, by area and source weight (numpy; no file)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def data_hash(files: Iterable[str]) -> str:
 
 
 def file_digests(files: Iterable[str]) -> list[str]:
-    """Return what tells files apart, one text for each that is there: of its size and of samples of its bytes.
+    """Return what distinguishes files, one text for each that is there: of its size and of samples of its bytes.
 
     At most ``MOST_FILES`` of them, evenly chosen; the same for a file wherever it lies.
     """

@@ -113,7 +113,7 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
         self.shelf, self.parts, self.how = shelf, parts, how
         self._spacings = [Spacing.of(source.fine) for source in shelf.sources] if spacings else []
         self._seen = [_seen(source, how, tiled) for source in shelf.sources]
-        # Areas are told beside the mean of the cells that are seen at all.
+        # Areas are relative to the mean of the cells that are used at all.
         self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
                       for source, seen in zip(shelf.sources, self._seen, strict=True)]  # fmt: skip
 

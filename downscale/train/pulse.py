@@ -1,4 +1,4 @@
-"""A line every ten seconds for people who wait, where no bar shows how far a work is (knows times only)."""
+"""A line every ten seconds for people who wait, where no bar shows how far a work is (times only)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY = 10.0
 
 
 class Pulse:
-    """Tells when a line is due; lines about something else put it off.
+    """Shows when a line is due; lines about something else put it off.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Which times a training has seen: of the same data, nothing that trains may judge (numpy; reads samples of files).
+"""Which times a training has seen: scores on these would be of training data (numpy; reads samples of files).
 
 Data are the same where they share a file, by path or by content, or where cells, times and values coincide.
 """

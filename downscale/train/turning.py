@@ -1,4 +1,4 @@
-"""Which fields of a patch turn with it: components of vectors change sign and places (numpy; knows names, no file)."""
+"""Which fields of a patch turn with it: components of vectors change sign and places (numpy; names, no file)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BY_NAME = re.compile(r"\d*[uv]\d*m?|[uv](a|as|o|si|ice|wnd|grd|gos|geo|bar)\d*m?
                      re.IGNORECASE)  # fmt: skip
 BY_WORDS = re.compile(r"\b(u|v|x|y|zonal|meridional|eastward|northward)[ _-]+(component|wind|velocity|current|stress)"
                       r"|component of (the )?(wind|velocity|current)", re.IGNORECASE)  # fmt: skip
-# Words of what a mirror changes in a way that no rule here knows: signs of rotation, and angles.
+# Words of what a mirror changes in a way that no rule here covers: signs of rotation, and angles.
 HANDED = re.compile(r"vorticity|helicity|stream_?function|(from|to)_direction|\bdirection\b", re.IGNORECASE)
 
 
