@@ -25,7 +25,7 @@ import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.models import factors, path_of
 from downscale.models.checkpoint import load_record
-from downscale.train.seen import seen_times
+from downscale.training.seen import seen_times
 
 # File, variable, every so many maps, relief of another file.
 RAIN = (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from downscale.check.conservation import check_conservation
     from downscale.conservation.report import ConservationReport
     from downscale.errors import DownscaleError
+    from downscale.evaluation.run import evaluate
     from downscale.io.read import open_dataset
     from downscale.io.weights import write_weights
     from downscale.io.weights_apply import apply_weights
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
     from downscale.options import get_options, set_options
     from downscale.output import to_netcdf, to_zarr
     from downscale.runs.compression import encode
+    from downscale.runs.pipeline import run
     from downscale.steps.coarsen import cell_area, coarsen
     from downscale.steps.deconvolution import blur, deconvolve
+    from downscale.training.fit import train
 
 _HOMES = {
+    "run": "downscale.runs.pipeline",
+    "train": "downscale.training.fit",
+    "evaluate": "downscale.evaluation.run",
     "downscale": "downscale.api",
     "plan": "downscale.api",
     "coarsen": "downscale.steps.coarsen",
@@ -72,13 +78,16 @@ __all__ = [
     "deconvolve",
     "downscale",
     "encode",
+    "evaluate",
     "get_options",
     "open_dataset",
     "plan",
+    "run",
     "sample",
     "set_options",
     "to_netcdf",
     "to_zarr",
+    "train",
     "weights",
     "write_weights",
 ]

@@ -12,11 +12,6 @@ import sys
 from pathlib import Path
 
 import downscale
-from downscale.evaluate.run import evaluate
-from downscale.evaluate.schema import load_evaluation
-from downscale.evaluate.table import to_markdown
-from downscale.train.fit import prepare, train
-from downscale.train.schema import load_training
 
 HERE = Path(__file__).parent
 
@@ -27,25 +22,22 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, help="an evaluation recipe, carried out afterwards")
     parser.add_argument("--demo", action="store_true", help="the smallest training there is")
     parser.add_argument("--dry-run", action="store_true", help="open the data, ask the advisor, train nothing")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs of --demo")
     asked = parser.parse_args()
     if not asked.demo and not asked.recipe:
         parser.error("expected RECIPE, or --demo")
 
-    recipe = load_training(HERE / "train_north_america.yml" if asked.demo else asked.recipe)
-    model = asked.out / Path(recipe.output.path).name
-    recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"path": str(model)})})
+    recipe, scores, model, folder = asked.recipe, asked.evaluate, None, None
+    if asked.demo:
+        recipe, scores = HERE / "train_north_america.yml", HERE / "evaluate_north_america.yml"
+        model = {"output.path": str(asked.out / "north_america_x4.safetensors")}
+        folder = {"output.folder": str(asked.out / "evaluation"), "methods.3.method": model["output.path"]}
     if asked.dry_run:
-        prepare(recipe, print)
+        downscale.train(recipe, say=print, change=model, dry_run=True)
         return
-    print(f"wrote {train(recipe, True, print)}")       # resume: goes on where a killed job was
-    judge = HERE / "evaluate_north_america.yml" if asked.demo else asked.evaluate
-    if judge is not None:
-        wanted = load_evaluation(judge)
-        methods = [each.model_copy(update={"method": str(model)}) if each.method.endswith(model.name) else each
-                   for each in wanted.methods]
-        folder = wanted.output.model_copy(update={"folder": str(asked.out / wanted.output.folder)})
-        print(to_markdown(evaluate(wanted.model_copy(update={"methods": methods, "output": folder}), print)))
+    print(f"wrote {downscale.train(recipe, resume=True, say=print, change=model)}")       # resumes an interrupted job
+    if scores is not None:
+        downscale.evaluate(scores, print, change=folder)
 
 
 if __name__ == "__main__":

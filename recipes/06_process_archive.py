@@ -14,8 +14,6 @@ import sys
 from pathlib import Path
 
 import downscale
-from downscale.runs.pipeline import run
-from downscale.runs.recipe import load_recipe
 
 
 def archive_of_samples(folder: Path) -> list[Path]:
@@ -28,10 +26,8 @@ def archive_of_samples(folder: Path) -> list[Path]:
 
 def one(source: Path, folder: Path, dry_run: bool) -> None:
     """Carry out the recipe beside this script on one file of the archive."""
-    recipe = load_recipe(Path(__file__).with_suffix(".yml"))
-    given = recipe.input.model_copy(update={"path": str(source)})
-    made = recipe.output.model_copy(update={"path": str(folder / f"{source.stem}_x2.nc")})
-    outcome = run(recipe.model_copy(update={"input": given, "output": made}), dry_run=dry_run, resume=True)
+    change = {"input.path": str(source), "output.path": str(folder / f"{source.stem}_x2.nc")}
+    outcome = downscale.run(Path(__file__).with_suffix(".yml"), change=change, dry_run=dry_run, resume=True)
     print(source.name, outcome.plan if dry_run else outcome.conservation)
 
 

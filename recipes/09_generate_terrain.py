@@ -26,8 +26,8 @@ from downscale.errors import DownscaleError
 from downscale.fields.gradient import slope
 from downscale.losses.adversarial import slope_cap
 from downscale.nn.adversarial import Critic, Generator, projection_field
-from downscale.train.adversarial import Adversarial, Duel
-from downscale.train.relief import (
+from downscale.training.adversarial import Adversarial, Duel
+from downscale.training.relief import (
     Tiles,
     decibels,
     maps_dataset,

@@ -11,9 +11,6 @@ import sys
 from pathlib import Path
 
 import downscale
-from downscale.evaluate.run import evaluate
-from downscale.evaluate.schema import load_evaluation
-from downscale.evaluate.table import to_markdown
 
 
 def main() -> None:
@@ -21,18 +18,14 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", type=Path, help="an evaluation recipe")
     parser.add_argument("--demo", action="store_true", help="the recipe beside this script: the embedded sample")
     parser.add_argument("--dry-run", action="store_true", help="print what would be compared; compute nothing")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs of --demo")
     asked = parser.parse_args()
     if not asked.demo and not asked.recipe:
         parser.error("expected RECIPE, or --demo")
 
-    recipe = load_evaluation(Path(__file__).with_suffix(".yml") if asked.demo else asked.recipe)
-    if asked.dry_run:
-        print(f"factor {recipe.data.factor}, sources {[each.label for each in recipe.data.sources]}, "
-              f"methods {[each.label for each in recipe.methods]}")
-        return
-    folder = recipe.output.model_copy(update={"folder": str(asked.out / recipe.output.folder)})
-    print(to_markdown(evaluate(recipe.model_copy(update={"output": folder}), print)))
+    recipe = Path(__file__).with_suffix(".yml") if asked.demo else asked.recipe
+    change = {"output.folder": str(asked.out / "comparison")} if asked.demo else None
+    downscale.evaluate(recipe, print, change=change, dry_run=asked.dry_run)
 
 
 if __name__ == "__main__":

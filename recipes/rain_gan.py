@@ -16,9 +16,9 @@ from pathlib import Path
 
 from downscale.errors import DownscaleError
 from downscale.process.interrupts import terminable, what_came
-from downscale.train.adversarial import Adversarial, kept_words
-from downscale.train.conditional import train_adversarial
-from downscale.train.schema import TrainingRecipe, load_training
+from downscale.training.adversarial import Adversarial, kept_words
+from downscale.training.conditional import train_adversarial
+from downscale.training.schema import TrainingRecipe, load_training
 
 # Fine cells a side of what the critic takes: 8, 16, 32, 64, ...
 SIZE = 64

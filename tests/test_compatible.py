@@ -15,7 +15,7 @@ from downscale.cf.horizontal import horizontal
 from downscale.cf.select import select
 from downscale.errors import DownscaleError, GridError
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
-from downscale.train.pairs import oriented
+from downscale.training.pairs import oriented
 
 
 def other_pole() -> xr.Dataset:

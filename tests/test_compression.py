@@ -20,8 +20,8 @@ from downscale.models.checkpoint import load
 from downscale.nn.encoder import LEVELS, STEP, Codec
 from downscale.nn.spec import Code, ModelSpec, Variable
 from downscale.runs.compression import compression_errors
-from downscale.train.fit import train
-from downscale.train.schema import parse_training
+from downscale.training.fit import train
+from downscale.training.schema import parse_training
 
 FACTOR = 2
 

@@ -20,9 +20,9 @@ from training_recipes import recipe_content
 import downscale
 from downscale.errors import InputError, OptionError, OutputError, ShapeError
 from downscale.models.checkpoint import load, load_record
-from downscale.train.adversarial import Adversarial, Duel
-from downscale.train.conditional import LAST_GOOD, Conditional, train_adversarial
-from downscale.train.schema import TrainingRecipe, parse_training
+from downscale.training.adversarial import Adversarial, Duel
+from downscale.training.conditional import LAST_GOOD, Conditional, train_adversarial
+from downscale.training.schema import TrainingRecipe, parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).parents[1] / "recipes" / "rain_gan.py"

@@ -20,8 +20,8 @@ from downscale.check.cell_error import cell_error
 from downscale.check.self_validation import self_validation
 from downscale.errors import GridError
 from downscale.request import Request
-from downscale.train.fit import train
-from downscale.train.schema import parse_training
+from downscale.training.fit import train
+from downscale.training.schema import parse_training
 
 ROWS, COLUMNS, STEPS = 16, 20, 4
 

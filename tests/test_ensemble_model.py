@@ -17,7 +17,7 @@ from downscale.models.checkpoint import load, save
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.request import Request, prepare
-from downscale.train.schema import parse_training
+from downscale.training.schema import parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,7 +103,7 @@ def test_noise_has_its_shape() -> None:
 
 
 def test_training_shows_the_crps_beside_the_kernel(tmp_path: Path) -> None:
-    from downscale.train.fit import train
+    from downscale.training.fit import train
 
     content = recipe_content(tmp_path, loss={"crps": 1.0, "spectral": 0.01}, steps=4, round=2)
     content["network"] = {**content["network"], "noise": [1, 1]}

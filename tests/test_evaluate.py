@@ -19,19 +19,19 @@ from training_recipes import data_block
 
 import downscale
 from downscale.errors import InputError, OptionError, OutputError
-from downscale.evaluate.cost import Cost
-from downscale.evaluate.run import evaluate
-from downscale.evaluate.schema import Data, load_evaluation, parse_evaluation
-from downscale.evaluate.table import to_csv, to_markdown
-from downscale.evaluate.truth import open_truth
+from downscale.evaluation.cost import Cost
+from downscale.evaluation.run import evaluate
+from downscale.evaluation.schema import Data, load_evaluation, parse_evaluation
+from downscale.evaluation.table import to_csv, to_markdown
+from downscale.evaluation.truth import open_truth
 from downscale.fields.aggregate import Aggregation
 from downscale.models.checkpoint import Record, save
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.spec import Event
-from downscale.train.origin import describe_source
-from downscale.train.pairs import open_source
-from downscale.train.schema import Network, load_training
-from downscale.train.split import split_times
+from downscale.training.origin import describe_source
+from downscale.training.pairs import open_source
+from downscale.training.schema import Network, load_training
+from downscale.training.split import split_times
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SAMPLE: dict[str, Any] = {
@@ -396,7 +396,7 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_spectra_have_a_line_for_each_method_and_the_truth(scored: xr.Dataset) -> None:
-    from downscale.evaluate.figures import spectra
+    from downscale.evaluation.figures import spectra
 
     panel = spectra(scored, "tas").axes[0]
     lines = {line.get_label(): line for line in panel.lines}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from downscale.evaluate.schema import load_evaluation
+from downscale.evaluation.schema import load_evaluation
 from downscale.runs.recipe import load_recipe
-from downscale.train.schema import load_training
+from downscale.training.schema import load_training
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "recipes"

@@ -19,9 +19,9 @@ from downscale.losses.event import event_loss
 from downscale.metrics.events import EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.models.checkpoint import load
 from downscale.nn.spec import Event, ModelSpec, Variable
-from downscale.train.card import card
-from downscale.train.fit import train
-from downscale.train.schema import parse_training
+from downscale.training.card import card
+from downscale.training.fit import train
+from downscale.training.schema import parse_training
 
 HEAT = {"name": "heat", "above": 300.0, "units": "K"}
 UNET = {"name": "unet", "options": {"width": 4, "levels": 2, "depth": 1, "fine_width": 4}}

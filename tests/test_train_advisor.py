@@ -13,11 +13,11 @@ from training_recipes import SAMPLE, source_of
 
 import downscale
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.train.advisor import LAWS, Mismatch, advise, measure
-from downscale.train.maps import read_truth
-from downscale.train.pairs import Source
-from downscale.train.schema import Split
-from downscale.train.split import Sides, split_times
+from downscale.training.advisor import LAWS, Mismatch, advise, measure
+from downscale.training.maps import read_truth
+from downscale.training.pairs import Source
+from downscale.training.schema import Split
+from downscale.training.split import Sides, split_times
 
 SPEC = ModelSpec("residual", (4, 4), (Variable("tas", "K"),))
 

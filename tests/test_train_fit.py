@@ -31,12 +31,12 @@ import downscale
 from downscale.engine.device import has_fast_bf16
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
 from downscale.models.checkpoint import load
-from downscale.train import pulse
-from downscale.train.fit import prepare, train
-from downscale.train.maps import Shelf
-from downscale.train.progress import Progress, rate, share_done, steps_of_round
-from downscale.train.progress import ended as training_ended
-from downscale.train.schema import Training, parse_training
+from downscale.training import pulse
+from downscale.training.fit import prepare, train
+from downscale.training.maps import Shelf
+from downscale.training.progress import Progress, rate, share_done, steps_of_round
+from downscale.training.progress import ended as training_ended
+from downscale.training.schema import Training, parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,8 +118,8 @@ def test_resuming_what_is_done_returns_it(trained: tuple[Path, list[str]]) -> No
 RUNNER = """
 import json, sys, torch
 torch.set_num_threads(1)
-from downscale.train.fit import train
-from downscale.train.schema import parse_training
+from downscale.training.fit import train
+from downscale.training.schema import parse_training
 train(parse_training(json.load(open(sys.argv[1]))), resume=len(sys.argv) > 2, say=lambda line: print(line, flush=True))
 """
 
@@ -244,7 +244,7 @@ def test_each_way_to_train_comes_to_its_end_and_says_it_once(tmp_path: Path, how
 
 def test_a_login_node_of_a_cluster_is_no_reason_for_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where `srun` is there, Lightning asks to be started by it, wherever it runs."""
-    from downscale.train.runner import _environment
+    from downscale.training.runner import _environment
 
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)

@@ -18,12 +18,12 @@ from downscale.models.checkpoint import Record, load_record, save
 from downscale.models.tensors import read_texts
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.train.fit import prepare
-from downscale.train.origin import describe_source, file_digests, runs_of
-from downscale.train.pairs import Source, open_source
-from downscale.train.schema import Network, load_training, parse_training
-from downscale.train.seen import require_apart, seen_times
-from downscale.train.split import Sides, split_times
+from downscale.training.fit import prepare
+from downscale.training.origin import describe_source, file_digests, runs_of
+from downscale.training.pairs import Source, open_source
+from downscale.training.schema import Network, load_training, parse_training
+from downscale.training.seen import require_apart, seen_times
+from downscale.training.split import Sides, split_times
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = [path for path in sorted(FOLDER.rglob("*.yml")) if "pairs:" in path.read_text()]

@@ -19,9 +19,9 @@ import downscale
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing, slope
 from downscale.models.static_features import companions
-from downscale.train.maps import Shelf, map_bytes, read_map
-from downscale.train.schema import Split
-from downscale.train.split import split_times
+from downscale.training.maps import Shelf, map_bytes, read_map
+from downscale.training.schema import Split
+from downscale.training.split import split_times
 
 
 def north_america() -> xr.Dataset:

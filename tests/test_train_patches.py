@@ -13,14 +13,14 @@ from training_recipes import SAMPLE, data_block
 
 from downscale.errors import InputError
 from downscale.fields.gradient import Spacing, sobel
-from downscale.train.draws import Draws, Key, require_samples
-from downscale.train.maps import Shelf, read_truth
-from downscale.train.pairs import open_source
-from downscale.train.patches import PatchSet, Sample, collate, turned
-from downscale.train.schema import Network, Patches
-from downscale.train.split import split_times
-from downscale.train.survey import candidates, survey
-from downscale.train.turning import static_parts
+from downscale.training.draws import Draws, Key, require_samples
+from downscale.training.maps import Shelf, read_truth
+from downscale.training.pairs import open_source
+from downscale.training.patches import PatchSet, Sample, collate, turned
+from downscale.training.schema import Network, Patches
+from downscale.training.split import split_times
+from downscale.training.survey import candidates, survey
+from downscale.training.turning import static_parts
 
 CHANNELS = ("orog", "slope", "aspect_sin", "aspect_cos")
 ASPECT = static_parts(CHANNELS)

@@ -14,15 +14,15 @@ from run_process import ROOT
 from training_recipes import recipe_content
 
 from downscale.models.checkpoint import load
-from downscale.train.module import JUDGE, TRAIN, random_numbers
+from downscale.training.module import JUDGE, TRAIN, random_numbers
 
 PROBE = """
 import json, os, sys
 import torch, torch.distributed
 from pathlib import Path
-from downscale.train import module
-from downscale.train.fit import train
-from downscale.train.schema import parse_training
+from downscale.training import module
+from downscale.training.fit import train
+from downscale.training.schema import parse_training
 
 content = json.loads(Path(sys.argv[1]).read_text())
 folder, drawn, rates = Path(sys.argv[1]).parent, [], []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from downscale.errors import InputError, OptionError
-from downscale.train.schema import load_training, parse_training, seconds_of
+from downscale.training.schema import load_training, parse_training, seconds_of
 
 WHOLE: dict[str, Any] = {
     "data": {"factor": 4, "outputs": ["pr"], "pairs": [{"fine": "a.nc"}]},

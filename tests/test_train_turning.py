@@ -16,12 +16,12 @@ from training_recipes import data_block, recipe_content
 
 from downscale.errors import OptionError
 from downscale.fields.gradient import Spacing, sobel
-from downscale.train.draws import Draws
-from downscale.train.fit import prepare, turning_parts
-from downscale.train.pairs import open_source
-from downscale.train.patches import Sample, turned
-from downscale.train.schema import Data, Network, parse_training
-from downscale.train.turning import Part, turns_of, variable_parts
+from downscale.training.draws import Draws
+from downscale.training.fit import prepare, turning_parts
+from downscale.training.pairs import open_source
+from downscale.training.patches import Sample, turned
+from downscale.training.schema import Data, Network, parse_training
+from downscale.training.turning import Part, turns_of, variable_parts
 
 WIND = ({"standard_name": "eastward_wind"}, {"standard_name": "northward_wind"})
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_recipes import data_block
 
-from downscale.train import coverage
-from downscale.train.draws import Draws, Key
-from downscale.train.maps import Shelf
-from downscale.train.pairs import Source, open_source
-from downscale.train.patches import PatchSet
-from downscale.train.schema import Network, Patches
-from downscale.train.split import split_times
-from downscale.train.survey import survey
+from downscale.training import coverage
+from downscale.training.draws import Draws, Key
+from downscale.training.maps import Shelf
+from downscale.training.pairs import Source, open_source
+from downscale.training.patches import PatchSet
+from downscale.training.schema import Network, Patches
+from downscale.training.split import split_times
+from downscale.training.survey import survey
 
 BANDS = 5
 

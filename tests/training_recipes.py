@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from downscale.train.pairs import Source, open_source
-from downscale.train.schema import Data, Network, TrainingRecipe, parse_training
+from downscale.training.pairs import Source, open_source
+from downscale.training.schema import Data, Network, TrainingRecipe, parse_training
 
 SAMPLE = {"fine": "sample:north_america", "orog": "sample:north_america_relief"}
 # The relief is finer than the sample, which is the truth here.

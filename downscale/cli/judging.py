@@ -68,7 +68,7 @@ def inspect(
     require_outputs(target, as_json, figure)
     if is_model(target):
         from downscale.models import path_of
-        from downscale.train.card import card
+        from downscale.training.card import card
 
         say(card(path_of(target, pair)))
         if card_only:

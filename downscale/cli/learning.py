@@ -17,15 +17,15 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the data, ask the advisor, train nothing.")] = False,
 ) -> None:
     """Train a model on pairs of coarse and fine fields, and write its checkpoint (extra "train")."""
-    from downscale.train.schema import load_training
+    from downscale.training.schema import load_training
 
     wanted = load_training(recipe)
     from downscale.process.interrupts import telling
-    from downscale.train.fit import is_first, kept_words, prepare
-    from downscale.train.fit import train as carry_out
+    from downscale.training.fit import is_first, kept_words
+    from downscale.training.fit import train as carry_out
 
     if dry_run:
-        prepare(wanted, say)
+        carry_out(wanted, say=say, dry_run=True)
         return
     try:
         with telling(lambda: kept_words(wanted)):
@@ -47,15 +47,12 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and figures; made if missing.")] = None,
 ) -> None:
     """Score methods and models on data they never saw: tables (markdown, CSV, NetCDF), maps and spectra."""
-    from downscale.evaluate.schema import load_evaluation
+    from downscale.evaluation.schema import load_evaluation
 
-    wanted = load_evaluation(recipe)
-    if out is not None:
-        wanted = wanted.model_copy(update={"output": wanted.output.model_copy(update={"folder": str(out)})})
-    from downscale.evaluate.run import evaluate as carry_out
-    from downscale.evaluate.table import to_markdown
+    wanted = load_evaluation(recipe)  # a wrong recipe is refused before libraries are loaded, which takes seconds
+    from downscale.evaluation.run import evaluate as carry_out
 
-    say(to_markdown(carry_out(wanted, say)))
+    carry_out(wanted, say, change=None if out is None else {"output.folder": str(out)})
 
 
 @app.command()

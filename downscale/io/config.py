@@ -159,6 +159,40 @@ def _no_way(path: str, part: str, origin: str) -> OptionError:
     return OptionError(f"{origin}: expected the path of a key to change, received {path!r}: nothing at {part!r}")
 
 
+def read_recipe(
+    kind: type[BlockT], given: str | Path | Mapping[str, Any] | BlockT, change: Mapping[str, Any] | None = None
+) -> BlockT:
+    """Return a recipe from a YAML file, from keys and values, or as it is, with single values changed.
+
+    Parameters
+    ----------
+    kind : type
+        The recipe's class.
+    given : str, path, mapping or recipe
+        A YAML file, its content, or a recipe.
+    change : mapping of str, optional
+        New values by the path of their key, such as ``{"output.path": "fine.nc"}``; None removes a key.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not YAML.
+    OptionError
+        If a key is unknown or a value is not legal; the line names the path of the key.
+    """
+    if isinstance(given, kind) and not change:
+        return given
+    if isinstance(given, str | Path):
+        origin, content = str(Path(given).expanduser()), read_yaml(given)
+    elif isinstance(given, Mapping):
+        origin, content = "recipe", dict(given)
+    elif isinstance(given, kind):
+        origin, content = "recipe", given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    else:
+        raise InputError(f"expected a recipe: a YAML file or its content, received {type(given).__name__}")
+    return checked(kind, laid_over(content, change or {}, origin), origin)
+
+
 def checked(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:
     """Return a block from plain values.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -13,6 +14,7 @@ from downscale.api import plan
 from downscale.cf.select import select
 from downscale.check.self_validation import self_validation, terrain_penalty_values
 from downscale.errors import OutputError
+from downscale.io.config import read_recipe
 from downscale.io.outputs import OVERWRITE, check_netcdf, check_target, named_files
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
@@ -30,15 +32,18 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Recipe, *, dry_run: bool = False, overwrite: bool = False, resume: bool = False, cluster: str | None = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe, *, change: Mapping[str, Any] | None = None,
+    dry_run: bool = False, overwrite: bool = False, resume: bool = False, cluster: str | None = None,
     workers: int | None = None, block: int | None = None, command: str = "",
 ) -> Outcome:  # fmt: skip
-    """Carry out a recipe: read, statics, downscale, terrain, validate, write.
+    """Carry out a recipe: read, downscale, check and write fields, and draw its figures and report.
 
     Parameters
     ----------
-    recipe : Recipe
-        From :func:`downscale.runs.recipe.load_recipe`.
+    recipe : str, path, mapping or Recipe
+        A YAML file or its content.
+    change : mapping of str, optional
+        Values that replace those of the recipe, by the path of their key: ``{"output.path": "fine.nc"}``.
     dry_run : bool
         Plan only; reads coordinates, writes nothing.
     overwrite : bool
@@ -54,14 +59,27 @@ def run(
     command : str
         The command line that asked for it, for the report.
 
+    Returns
+    -------
+    Outcome
+        The plan, the check report of the written file, the files and the seconds of each stage.
+
     Raises
     ------
     DownscaleError
-        With one line; the NetCDF file appears only if its laws hold as written.
+        If the recipe or its input is wrong, or the written file fails its conservation check; nothing is written then.
     Stopped
-        If a run in blocks was stopped by a signal or lost its cluster; what is done is kept.
+        If a signal or a lost cluster stopped a run in blocks; finished blocks are kept.
+
+    Examples
+    --------
+    >>> import downscale
+    >>> content = {"input": {"path": "sample:north_america"}, "downscale": {"factor": 2}, "output": {"path": "fine.nc"}}
+    >>> downscale.run(content, change={"downscale.factor": 4}, dry_run=True).plan.factor
+    {'lat': 4, 'lon': 4}
     """
     begin = time.perf_counter()
+    recipe = read_recipe(Recipe, recipe, change)
     overwrite = overwrite or recipe.output.overwrite
     how = How(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)

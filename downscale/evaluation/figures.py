@@ -1,0 +1,261 @@
+"""Figures of an evaluation: maps of truth, methods and errors, and power spectra (matplotlib; scores nothing)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.cf.horizontal import horizontal
+from downscale.cf.select import select
+from downscale.errors import OptionError, listing
+from downscale.evaluation.masks import beyond, is_mask, mask_of
+from downscale.evaluation.methods import Contender, slug
+from downscale.evaluation.probability import summary
+from downscale.evaluation.schema import EvaluationRecipe, Figures
+from downscale.evaluation.truth import Truth
+from downscale.plot.blank import blank
+from downscale.plot.cells import Drawn, read_field, reduce_field
+from downscale.plot.geography import INK, SOFT_INK, draw_coast
+from downscale.plot.output import check_path, write
+from downscale.plot.panels import colours, draw_bar, draw_cells, draw_frame, robust_limits
+from downscale.plot.view import View, choose_view
+from downscale.plot.words import MINUS, is_date, name_of, raised, value_words
+from downscale.training.schema import EventRule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_METHODS = 4
+PANEL, GAP, LEFT, HEAD, FOOT = 2.9, 0.14, 0.35, 0.85, 0.25  # inches
+NARROWEST, TALLEST = 0.45, 1.6  # height of a panel over its width
+LINES = ("-", "--", "-.", ":")
+
+
+def draw(
+    recipe: EvaluationRecipe, truths: list[Truth], methods: list[Contender], scores: xr.Dataset, folder: Path
+) -> list[Path]:
+    """Draw maps of each source and variable, and the spectra of each variable; return the files.
+
+    Raises
+    ------
+    OptionError
+        If the region of the maps has no cells, or there is no such time.
+    OutputError
+        If a picture cannot be written.
+    """
+    how = recipe.output.figures
+    assert how is not None
+    written = []
+    shown = [m for m in methods if m.label in how.methods] if how.methods else methods[:MOST_METHODS]
+    for truth in truths:
+        for name, figure in _maps_of(truth, shown, how, recipe.event).items():
+            written.append(check_path(_map_path(recipe, folder, name, truth.label)))
+            write(figure, written[-1], how.dpi)
+    for name in (channel.name for channel in recipe.data.outputs):
+        if f"{name}_power" in scores:
+            written.append(check_path(_spectra_path(recipe, folder, name)))
+            write(spectra(scores, name), written[-1], how.dpi)
+        panels = summary(scores, name)
+        if panels is not None:
+            written.append(check_path(_summary_path(recipe, folder, name)))
+            write(panels, written[-1], how.dpi)
+    return written
+
+
+def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
+    """Return the files that :func:`draw` may write."""
+    if recipe.output.figures is None:
+        return []
+    names, labels = [each.name for each in recipe.data.outputs], [each.label for each in recipe.data.sources]
+    masks = [] if recipe.event is None else [recipe.event.name]
+    drawn = [_map_path(recipe, folder, name, label) for name in (*names, *masks) for label in labels]
+    both = [path(recipe, folder, name) for name in names for path in (_spectra_path, _summary_path)]
+    return [*drawn, *both]
+
+
+def require_maps(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
+    """Refuse a map to draw that a source does not have.
+
+    Raises
+    ------
+    OptionError
+        With one line.
+    """
+    how = recipe.output.figures
+    for truth in truths if how is not None else ():
+        if how is not None and how.map >= truth.steps:
+            raise OptionError(f"{truth.label}: expected figures.map below {truth.steps}, received {how.map}")
+
+
+def _map_path(recipe: EvaluationRecipe, folder: Path, name: str, label: str) -> Path:
+    return folder / f"{recipe.output.name}_{slug(name)}_{slug(label)}_maps.png"
+
+
+def _spectra_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
+    return folder / f"{recipe.output.name}_{slug(name)}_spectra.png"
+
+
+def _summary_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
+    return folder / f"{recipe.output.name}_{slug(name)}_skill.png"
+
+
+def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventRule | None) -> dict[str, Figure]:
+    """Run the methods on one time again and draw it, by variable; then the mask of the event, if any."""
+    block = truth.block(how.map, how.map + 1)
+    made = {method.label: method.run(block, truth) for method in methods}
+    fields = {"Truth": block.fine, "Coarse": block.coarse, **made}
+    near = {label: _region(ds, how, truth) for label, ds in fields.items()}
+    drawn = {}
+    for name in truth.names:
+        some = {label: select(ds, name) for label, ds in near.items() if not is_mask(ds, name)}
+        if len(some) > 2:
+            drawn[name] = maps(some, truth.label)
+    if event is not None:
+        masks = {label: _mask(ds, truth.names[0], event) for label, ds in near.items()}
+        drawn[event.name] = maps(masks, truth.label, (0.0, 1.0))
+    return drawn
+
+
+def _mask(ds: xr.Dataset, name: str, event: EventRule) -> xr.Dataset:
+    """Return the probability of the event alone, on the cells of ``ds``: of a field, one where it is beyond."""
+    if is_mask(ds, name):
+        chance = mask_of(ds)[0]
+    else:
+        chance = ds[name].copy(data=beyond(np.asarray(ds[name].values, dtype=np.float64), event))
+    chance.attrs = {"long_name": f"probability of {event.name}", "units": "1"}
+    return select(ds.assign({event.name: chance}), event.name)
+
+
+def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
+    for name, (low, high) in how.select.items():
+        if name not in truth.dims or name not in ds.indexes:
+            raise OptionError(f"expected figures.select of {listing(truth.dims)}, received {name!r}")
+        values = np.asarray(ds.indexes[name])
+        inside = np.flatnonzero((values >= low) & (values <= high))
+        if inside.size < 2:
+            raise OptionError(f"{truth.label}: expected cells of {name!r} from {low} to {high}, received none")
+        ds = ds.isel({name: slice(int(inside[0]), int(inside[-1]) + 1)})
+    return ds
+
+
+def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] | None = None) -> Figure:
+    """Draw one variable of the truth, the coarse maps and the methods, and below each method its error.
+
+    Parameters
+    ----------
+    fields : mapping of label to Dataset of one variable
+        ``Truth``, ``Coarse``, then methods on the cells of the truth. Of other dimensions the first place is shown.
+    title : str
+        What the truth is.
+    limits : (float, float), optional
+        Of the colours of fields; else those of most of the truth.
+    """
+    plain, drawn, where = {}, {}, None
+    for label, ds in fields.items():
+        at = horizontal(ds, guess=True)
+        where = where or at
+        plain[label] = reduce_field(next(iter(ds.data_vars.values())), at, {})
+        drawn[label] = read_field(plain[label], at)
+    assert where is not None
+    view = choose_view(drawn["Coarse"], drawn["Truth"], plain["Truth"], where.mapping)
+    labels = [label for label in drawn if label not in ("Truth", "Coarse")]
+    errors = {label: drawn["Truth"].holding(drawn[label].values - drawn["Truth"].values) for label in labels}
+    figure, top, below, bars = _grid(view, len(drawn))
+    _fill(top, below, bars, view, drawn, errors, plain["Truth"], limits)
+    draw_coast([*top, *below], view, None)
+    words = f"{name_of(plain['Truth'], capital=True)}, {title}"
+    dates = [value_words(str(name), value.values[()]) for name, value in plain["Truth"].coords.items()
+             if value.ndim == 0 and is_date(value.values[()])]  # fmt: skip
+    figure.text(0.5, 0.985, ", ".join([words, *dates[:1]]), ha="center", va="top", fontsize=13, color=INK,
+                parse_math=False)  # fmt: skip
+    return figure
+
+
+def _grid(view: View, count: int) -> tuple[Figure, list[Any], list[Any], list[Any]]:
+    """Place panels in two rows, errors below the methods, and two colour bars in the corner that is left."""
+    outline = view.outline()
+    extent = np.ptp(outline, axis=0)
+    high = PANEL * float(np.clip(extent[1] / extent[0], NARROWEST, TALLEST))
+    wide, tall = 2 * LEFT + count * PANEL + (count - 1) * GAP, HEAD + FOOT + 2 * high + 0.35
+    figure = blank(wide, tall)
+    kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
+
+    def panel(column: int, row: int) -> Any:
+        x, y = LEFT + column * (PANEL + GAP), FOOT + (1 - row) * (high + 0.35)
+        made = figure.add_axes((x / wide, y / tall, PANEL / wide, high / tall), **kind)
+        draw_frame(made, view, outline)
+        made.set_xticks([])
+        made.set_yticks([])
+        return made
+
+    top, below = [panel(i, 0) for i in range(count)], [panel(i, 1) for i in range(2, count)]
+    middle = FOOT + high / 2
+    bars = [
+        figure.add_axes((1.2 * LEFT / wide, y / tall, (2 * PANEL - 1.2 * LEFT) / wide, 0.13 / tall))
+        for y in (middle + 0.45, middle - 0.45)
+    ]
+    return figure, top, below, bars
+
+
+def _fill(
+    top: list[Any],
+    below: list[Any],
+    bars: list[Any],
+    view: View,
+    drawn: dict[str, Drawn],
+    errors: dict[str, Drawn],
+    field: xr.DataArray,
+    limits: tuple[float, float] | None,
+) -> None:
+    """Draw all fields on one scale, all errors on another."""
+    own, other = colours(field, None)
+    values = np.concatenate([cells.values.ravel() for cells in drawn.values()])
+    meshes = []
+    for panel, (label, cells) in zip(top, drawn.items(), strict=True):
+        meshes.append(draw_cells(panel, view, cells, own, limits or robust_limits(drawn["Truth"].values)))
+        panel.set_title(label, fontsize=11, color=INK, pad=5)
+    units = str(field.attrs.get("units", ""))
+    draw_bar(bars[0], meshes[0], values[np.isfinite(values)], name_of(field, capital=False), units)
+    if not errors:
+        bars[1].remove()
+        return
+    wrong = np.concatenate([cells.values.ravel() for cells in errors.values()])
+    # Where both are dry there is no error: mere dryness must not fill the colours.
+    reach = float(np.abs(limits or robust_limits(wrong[wrong != 0])).max())
+    for panel, (label, cells) in zip(below, errors.items(), strict=True):
+        mesh = draw_cells(panel, view, cells, other, (-reach, reach))
+        panel.set_title(f"{label} {MINUS} truth", fontsize=10, color=SOFT_INK, pad=4)
+    draw_bar(bars[1], mesh, wrong[np.isfinite(wrong)], f"method {MINUS} truth", units)
+
+
+def spectra(scores: xr.Dataset, variable: str) -> Figure:
+    """Draw the mean power of the truth and of all methods against wavelength, one panel a source."""
+    count = scores.sizes["source"]
+    figure = blank(0.6 + 5.2 * count, 4.4, layout="constrained")
+    for i, panel in enumerate(np.atleast_1d(figure.subplots(1, count)).ravel()):
+        here = scores.isel(source=i)
+        waves = 1e-3 / np.asarray(here[f"{variable}_wavenumber"])
+        _line(panel, waves, here[f"{variable}_true_power"].values, label="truth", color=INK, linewidth=2.2)
+        for j, label in enumerate(map(str, scores.upscaler.values)):
+            style = LINES[(j // 10) % len(LINES)]
+            _line(panel, waves, here[f"{variable}_power"].values[j], label=label, color=f"C{j % 10}", linestyle=style)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.invert_xaxis()
+        panel.set_title(str(here.source.values), fontsize=11, color=INK, parse_math=False)
+        panel.set_xlabel("wavelength (km)")
+        units = str(scores[f"{variable}_rmse"].attrs["units"])
+        panel.set_ylabel(f"power of {variable} (({raised(units)})²)", parse_math=False)
+        panel.grid(which="both", linewidth=0.3, alpha=0.5)
+    panel.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _line(panel: Any, waves: NDArray[Any], power: NDArray[Any], **style: Any) -> None:
+    """Draw what is known and above zero: a logarithm of nothing is no line."""
+    some = np.isfinite(waves) & (power > 0)
+    panel.plot(waves[some], power[some], **{"linewidth": 1.2, **style})

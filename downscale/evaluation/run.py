@@ -1,0 +1,234 @@
+"""From an evaluation recipe to scores, tables and figures: open, downscale block by block, judge, write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.check.conservation import check_conservation
+from downscale.errors import DownscaleError, OptionError, OutputError, listing
+from downscale.evaluation.cost import Cost
+from downscale.evaluation.figures import draw, pictures, require_maps
+from downscale.evaluation.masks import HALF, MaskTally, beyond, is_mask, mask_of
+from downscale.evaluation.methods import Contender, contenders
+from downscale.evaluation.schema import EvaluationRecipe
+from downscale.evaluation.table import Row, assemble, to_csv, to_markdown, write_table
+from downscale.evaluation.truth import Block, Truth, open_truth
+from downscale.io.config import read_recipe
+from downscale.io.outputs import IN_RECIPE, check_target, named_files
+from downscale.metrics.scores import Scores, Setting
+from downscale.training.schema import EventRule
+from downscale.training.segmentation import require_event_units
+
+Say = Callable[[str], None]
+KINDS = (".md", ".csv", ".nc")
+NO_LAW = (math.nan, math.nan, math.nan)
+
+
+@dataclass
+class Tally:
+    """What is known of one method on one source so far.
+
+    Attributes
+    ----------
+    scores : dict of str to Scores
+        By variable.
+    law : dict of str to (float, float, float)
+        By variable: the largest relative error of a coarse cell and of the integral of a map, and values out of bounds;
+        none for masks, which no law is about.
+    cost : Cost
+        Of all maps together.
+    event : EventRule or None
+        Of the first variable, whose mask is counted.
+    mask : MaskTally
+        Those counts.
+    """
+
+    scores: dict[str, Scores]
+    law: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    event: EventRule | None = None
+    mask: MaskTally = field(default_factory=MaskTally.empty)
+
+    def add(self, truth: Truth, block: Block, made: xr.Dataset) -> None:
+        """Judge the maps of a block."""
+        fields = [name for name in truth.names if not is_mask(made, name)]
+        if fields:
+            self._add_fields(truth, block, made, fields)
+        if self.event is not None:
+            self._add_mask(truth, block, made, self.event)
+        elif not fields:
+            raise OptionError("expected a field, received the mask of an event; say the event in the recipe")
+
+    def _add_fields(self, truth: Truth, block: Block, made: xr.Dataset, names: list[str]) -> None:
+        report = check_conservation(block.coarse, made, bounds=dict(truth.bounds), data_vars=names)
+        for name in names:
+            target = _maps(block.fine[name], truth.dims)
+            self.scores[name].add(_like(made[name], block.fine[name], truth), target, truth.area)
+            one, old = report[name], self.law.get(name, (0.0, 0.0, 0))
+            lost = math.inf if one.cells_lost else 0.0
+            self.law[name] = (
+                max(old[0], one.max_relative_error, lost), max(old[1], one.global_error),
+                old[2] + one.values_out_of_bounds,
+            )  # fmt: skip
+
+    def _add_mask(self, truth: Truth, block: Block, made: xr.Dataset, event: EventRule) -> None:
+        name = truth.names[0]
+        target = beyond(_maps(block.fine[name], truth.dims), event)
+        if is_mask(made, name):
+            chance, decision = mask_of(made)
+            self.mask.add(_like(chance, block.fine[name], truth), decision, target, truth.area)
+            return
+        inside = beyond(_like(made[name], block.fine[name], truth), event)
+        self.mask.add(inside if inside.ndim == target.ndim else inside.mean(axis=0), HALF, target, truth.area)
+
+
+def evaluate(
+    recipe: str | Path | Mapping[str, Any] | EvaluationRecipe, say: Say | None = None, *,
+    change: Mapping[str, Any] | None = None, dry_run: bool = False,
+) -> xr.Dataset:  # fmt: skip
+    """Carry out an evaluation recipe: score every method on every source, and write tables and figures.
+
+    Parameters
+    ----------
+    recipe : str, path, mapping or EvaluationRecipe
+        A YAML file or its content.
+    say : callable, optional
+        Takes lines of text: the progress, and the table of scores in Markdown.
+    change : mapping of str, optional
+        Values that replace those of the recipe, by the path of their key: ``{"output.folder": "scores"}``.
+    dry_run : bool
+        List factor, sources and methods; compute and write nothing.
+
+    Returns
+    -------
+    Dataset
+        Scores over (source, upscaler), each variable's under ``VARIABLE_SCORE``; those with ``_ratio`` are divided by
+        the error of the reference. Also quantiles and mean power spectra. Empty after a dry run.
+
+    Raises
+    ------
+    DownscaleError
+        With one line, if data, methods or names are not usable.
+    OutputError
+        If a file is in the way, or cannot be written.
+
+    Notes
+    -----
+    The coarse maps are averages of the truth by true areas (perfect prognosis), or those of an independent model where
+    a source names any. Errors are weighted by area. Rows of a model whose training saw some of the times, by the record
+    in its checkpoint, are marked in every table (``seen_in_training``, a share of the times). Memory stays bounded
+    whatever the length of the record.
+    """
+    recipe = read_recipe(EvaluationRecipe, recipe, change)
+    if dry_run:
+        _list(recipe, say or (lambda line: None))
+        return xr.Dataset()
+    there = Path(recipe.output.folder).expanduser().exists()
+    folder = _folder(recipe)
+    try:
+        return _evaluated(recipe, folder, say or (lambda line: None))
+    except BaseException:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _list(recipe: EvaluationRecipe, say: Say) -> None:
+    """Say what would be compared."""
+    say(f"factor: {' x '.join(map(str, recipe.data.factor))}")
+    say(f"sources: {listing(source.label for source in recipe.data.sources)}")
+    say(f"methods: {listing(method.label for method in recipe.methods)}")
+
+
+def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
+    """Score, write and draw in a folder that is there."""
+    inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    free = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
+    targets = {kind: free(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
+    for picture in pictures(recipe, folder):
+        free(picture)
+    truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
+    _require_event(recipe, truths)
+    require_maps(recipe, truths)
+    methods = contenders(recipe.methods, recipe.data.factor, folder, tell)
+    rows = [row for truth in truths for row in _judged(recipe, truth, methods, tell)]
+    result = assemble(recipe, rows)
+    write_table(to_markdown(result), targets[".md"])
+    write_table(to_csv(result), targets[".csv"])
+    write_table(result, targets[".nc"])
+    written = list(targets.values())
+    if recipe.output.figures is not None:
+        written += draw(recipe, truths, methods, result, folder)
+    for path in written:
+        tell(f"wrote {path}")
+    tell(to_markdown(result))
+    return result
+
+
+def _require_event(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
+    if recipe.event is not None:
+        for truth in truths:
+            name = truth.names[0]
+            require_event_units(recipe.event, name, str(truth.fine[name].attrs.get("units", "1")))
+
+
+def _folder(recipe: EvaluationRecipe) -> Path:
+    folder = Path(recipe.output.folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder for the tables, received the file {folder}; choose another name")
+    if not folder.resolve().parent.is_dir():
+        raise OutputError(f"expected an existing parent folder, received {folder.resolve().parent}; create it first")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"expected to make the folder {folder}, received: {error.strerror}; choose another") from None
+    return folder
+
+
+def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], say: Say) -> list[Row]:
+    """Score all methods on one source, block by block."""
+    setting = Setting(truth.spacing, recipe.wet, recipe.extreme, tuple(recipe.thresholds), tuple(recipe.scales))
+    tallies = [Tally({name: Scores(setting) for name in truth.names}, event=recipe.event) for _ in methods]
+    say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
+    seen = [0 if method.record is None else truth.seen_by(method.record) for method in methods]
+    for method, count in zip(methods, seen, strict=True):
+        if count:
+            say(f"{method.label}, {truth.label}: {count} of {truth.steps} times were seen in training; that is no test")
+    warm = truth.block(0, 1)
+    for number, block in enumerate(truth.blocks(recipe.most_cells)):
+        for method, tally in zip(methods, tallies, strict=True):
+            if number == 0:
+                method.run(warm, truth)  # kernels are compiled and libraries loaded once: that is not the method's
+            with tally.cost:
+                made = method.run(block, truth)
+            try:
+                tally.add(truth, block, made)
+            except DownscaleError as error:
+                raise type(error)(f"{method.label}, {truth.label}: {error}") from None
+    return [
+        Row(truth, name, method.label, tally.scores[name], *tally.law.get(name, NO_LAW), tally.cost, tally.mask, count)
+        for method, tally, count in zip(methods, tallies, seen, strict=True)
+        for name in truth.names
+    ]
+
+
+def _maps(field: xr.DataArray, dims: tuple[str, str]) -> NDArray[np.float64]:
+    return np.asarray(field.transpose(..., *dims).values, dtype=np.float64)
+
+
+def _like(made: xr.DataArray, target: xr.DataArray, truth: Truth) -> NDArray[np.float64]:
+    """Return predictions with the dimensions of the target; any other comes first and holds members."""
+    lead = [str(dim) for dim in target.dims if dim not in truth.dims]
+    members = [str(dim) for dim in made.dims if dim not in target.dims]
+    return np.asarray(made.transpose(*members, *lead, *truth.dims).values, dtype=np.float64)

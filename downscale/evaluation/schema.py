@@ -1,0 +1,240 @@
+"""Recipes of evaluation: which truth, which methods, which scores, what to write (knows no data and no torch).
+
+YAML is safe-loaded; an unknown key is an error that names its path and the legal keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from downscale.errors import listing
+from downscale.io.config import Block, checked, read_yaml
+from downscale.metrics.scores import SCORES
+from downscale.training.schema import EventRule, Named, Pair, Seconds, Split, TwoSizes
+
+SUFFIX = ".safetensors"
+# Methods that need no more than their name. Interpolations are as everybody else has them: under no law.
+BASELINES: dict[str, dict[str, Any]] = {
+    "block": {"method": "conservative", "bounded": False},
+    "bilinear": {"method": "bilinear", "conserve": None, "bounded": False},
+    "bicubic": {"method": "bicubic", "conserve": None, "bounded": False},
+    "sobolev": {"method": "sobolev", "bounded": False},
+    "sobolev bounded": {"method": "sobolev"},
+}
+# Scores beyond those of the fields: of the law, and of the work.
+LAW = ("cell_error", "total_error", "out_of_bounds")
+COST = ("seconds", "memory")
+USUAL_SCORES = (
+    "rmse", "mae", "bias", "correlation", "crps", "extreme_bias", "wet_frequency", "gradient_rmse", "spectral_distance",
+    "cell_error", "out_of_bounds", "seconds", "memory",
+)  # fmt: skip
+
+
+class Source(Pair):
+    """One source of truth; its coarse maps are averages of the fine ones, or those of ``coarse``.
+
+    ``label`` names it in tables. ``use: split`` leaves only the times that a training with the same split would hold
+    out; otherwise all count. Of these every ``every``-th is taken, at most ``most``.
+    """
+
+    label: str = ""
+    use: Literal["split", "validation"] = "validation"
+    every: PositiveInt = 1
+    most: PositiveInt | None = None
+
+
+class Data(Block):
+    """What is predicted: sources, variables and what models look at; ``na_thres`` is that of the averaging."""
+
+    factor: TwoSizes
+    sources: list[Source] = Field(min_length=1)
+    outputs: list[Named] = Field(min_length=1)
+    predictors: list[Named] = Field(default_factory=list)
+    validation: Split = Split()
+    na_thres: float = Field(default=1.0, ge=0, le=1)
+
+    @field_validator("sources")
+    @classmethod
+    def _labels(cls, value: list[Source]) -> list[Source]:
+        named = [each if each.label else each.model_copy(update={"label": _stem(each.fine)}) for each in value]
+        _require_distinct([each.label for each in named])
+        return named
+
+
+class Method(Block):
+    """One method: its label, and arguments of :func:`downscale.downscale`.
+
+    ``method`` is a name or the path of a checkpoint; ``train`` is the path of a training recipe instead, which is
+    carried out first, for ``max_time`` if given, with the values of ``change`` laid over its own by the path of their
+    key (``network.options.width: 32``; null takes a key away). ``members`` are drawn by methods that can. ``bounded``
+    keeps values within the bounds of the variable, which goes with the cell law only.
+    """
+
+    label: str
+    method: str = "sobolev"
+    train: str | None = None
+    max_time: Seconds | None = None
+    change: dict[str, Any] = Field(default_factory=dict)
+    bounded: bool = True
+    conserve: Literal["cell", "total"] | None = "cell"
+    lapse_rate: float | None = None
+    taps: int = 7
+    order: float | None = None
+    device: str | None = None
+    members: PositiveInt | None = None
+    seed: int = Field(default=0, ge=0)
+    smoothing: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "train" in value and "method" in value:
+            raise ValueError("either method or train")
+        if isinstance(value, dict) and "change" in value and "train" not in value:
+            raise ValueError("change with train only")
+        return value
+
+
+def _method(value: Any) -> Any:
+    """Return the keys that a name stands for; one key of any method may be laid over them."""
+    if isinstance(value, str):
+        value = {"label": value} if value in BASELINES else {"label": _stem(value), "method": value}
+    if not isinstance(value, dict):
+        return value
+    label = value.get("label") or value.get("method") or value.get("train")
+    known = BASELINES.get(str(label), {}) if "train" not in value else {}
+    return {**known, **value, "label": _stem(str(label)) if label else label}
+
+
+class Figures(Block):
+    """What is drawn of each source: maps of one of its times, by number, of the methods named (else the first four)."""
+
+    map: Annotated[int, Field(ge=0)] = 0
+    select: dict[str, tuple[Any, Any]] = Field(default_factory=dict)
+    methods: list[str] = Field(default_factory=list)
+    dpi: PositiveInt = 130
+
+
+class Output(Block):
+    """The folder to write into, and which files: the table as markdown, CSV and NetCDF, and figures."""
+
+    folder: str = "evaluation"
+    name: str = "scores"
+    figures: Figures | None = Figures()
+    overwrite: bool = True
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not value or "/" in value or value.startswith("."):
+            raise ValueError("the beginning of file names, such as scores")
+        return value
+
+
+class EvaluationRecipe(Block):
+    """One evaluation: data, methods, scores, output.
+
+    ``reference`` is the label of the method whose errors others are divided by. ``wet`` is the value from which a cell
+    is wet; ``event`` is one of the first output, whose mask is scored: that of a field beyond the threshold, and those
+    of segmentation models; ``thresholds`` and ``scales`` (odd sides of windows in cells) are those of the fractions
+    skill score; ``extreme`` and ``quantiles`` are levels by area. ``most_cells`` fine cells are in memory at once.
+    """
+
+    title: str = "evaluation"
+    description: str = ""
+    data: Data
+    methods: list[Annotated[Method, BeforeValidator(_method)]] = Field(min_length=1)
+    reference: str | None = None
+    scores: list[str] = Field(default_factory=lambda: list(USUAL_SCORES))
+    wet: float | None = None
+    event: EventRule | None = None
+    extreme: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    quantiles: list[Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=lambda: [0.5, 0.9, 0.99, 0.999])
+    thresholds: list[float] = Field(default_factory=list)
+    scales: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 17, 65])
+    most_cells: PositiveFloat = 4e6
+    output: Output = Output()
+
+    @field_validator("scores")
+    @classmethod
+    def _scores(cls, value: list[str]) -> list[str]:
+        legal = (*SCORES, *LAW, *COST)
+        if any(name not in legal for name in value):
+            raise ValueError(f"names among {listing(legal)}")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _scales(cls, value: list[int]) -> list[int]:
+        if any(side % 2 == 0 for side in value):
+            raise ValueError("odd numbers of cells, such as 1, 5, 17")
+        return value
+
+    @model_validator(mode="after")
+    def _labels(self) -> EvaluationRecipe:
+        labels = [each.label for each in self.methods]
+        _require_distinct(labels)
+        wanted = [self.reference] if self.reference else []
+        wanted += self.output.figures.methods if self.output.figures else []
+        for name in wanted:
+            if name not in labels:
+                raise ValueError(f"labels among {listing(labels)}, not {name!r}, for reference and figures.methods")
+        return self
+
+    @property
+    def compared_with(self) -> str:
+        """Label of the reference: the one named, else "sobolev bounded" if it is there, else the first."""
+        labels = [each.label for each in self.methods]
+        usual = "sobolev bounded"
+        return self.reference or (usual if usual in labels else labels[0])
+
+
+def _stem(name: str) -> str:
+    """Return a short label of a file; a name that is no file is one already.
+
+    Examples
+    --------
+    >>> _stem("models/cnn.safetensors"), _stem("sobolev bounded")
+    ('cnn', 'sobolev bounded')
+    """
+    path = Path(name.removeprefix("sample:"))
+    return path.stem if path.suffix in (SUFFIX, ".nc", ".yml", ".yaml") else path.name
+
+
+def _require_distinct(labels: list[str]) -> None:
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise ValueError(f"labels that differ, and {twice[0]!r} is there twice; give one a label")
+
+
+def load_evaluation(path: str | Path) -> EvaluationRecipe:
+    """Read an evaluation recipe from a YAML file; relative paths are those of the current folder.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it is not YAML.
+    OptionError
+        If a key is unknown or a value is not legal; the line names the path of the key.
+    """
+    return parse_evaluation(read_yaml(path), str(path))
+
+
+def parse_evaluation(content: dict[str, Any], origin: str = "recipe") -> EvaluationRecipe:
+    """Check the content of an evaluation recipe.
+
+    Raises
+    ------
+    OptionError
+        With one line for the first fault.
+
+    Examples
+    --------
+    >>> data = {"factor": 4, "outputs": ["pr"], "sources": [{"fine": "radar.nc"}]}
+    >>> parse_evaluation({"data": data, "methods": ["bilinear", "sobolev bounded"]}).compared_with
+    'sobolev bounded'
+    """
+    return checked(EvaluationRecipe, content, origin)

@@ -1,0 +1,329 @@
+"""Scores as a Dataset, and that as markdown, CSV and NetCDF (knows numbers and names, no method and no field)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.evaluation.cost import Cost
+from downscale.evaluation.masks import MASK_SCORES, PREFIX, MaskTally
+from downscale.evaluation.schema import COST, LAW, EvaluationRecipe
+from downscale.evaluation.truth import Truth
+from downscale.io.leases import temporary_beside
+from downscale.io.library import to_file
+from downscale.metrics.scores import SCORES, Scores
+from downscale.versions import library_versions
+
+# Errors whose ratio to those of the reference is shown: the smaller, the better.
+RATIOS = ("rmse", "mae", "crps", "gradient_rmse", "seconds")
+# Of what unit each score is, "field" being that of the variable; and how a person calls it.
+UNITS = {
+    "correlation": "1", "spread_skill": "1", "wet_frequency": "1", "true_wet_frequency": "1", "missing": "1",
+    "spectral_distance": "dB", "cell_error": "1", "total_error": "1", "out_of_bounds": "1", "seconds": "s",
+    "memory": "MB", "rank_unevenness": "1", "rank_flatness": "1",
+    **{PREFIX + name: "1" for name in MASK_SCORES},
+}  # fmt: skip
+WORDS = {
+    "rmse": "root mean square error", "mae": "mean absolute error", "bias": "mean of prediction minus truth",
+    "correlation": "correlation with the truth", "crps": "continuous ranked probability score",
+    "spread": "root mean variance of members", "spread_skill": "spread over error of the mean",
+    "rank_unevenness": "sum of the distances of rank shares from even ones",
+    "rank_flatness": "probability of so uneven ranks from a reliable ensemble",
+    "extreme": "extreme quantile", "true_extreme": "extreme quantile of the truth",
+    "extreme_bias": "extreme quantile minus that of the truth", "wet_frequency": "share of wet cells",
+    "true_wet_frequency": "share of wet cells of the truth", "gradient_rmse": "root mean square error of gradients",
+    "spectral_distance": "distance of power spectra from those of the truth",
+    "missing": "share of the truth without prediction",
+    "cell_error": "largest relative error of a coarse cell (cell law)",
+    "total_error": "largest relative error of the integral of a map (total law)",
+    **{PREFIX + name: words for name, words in MASK_SCORES.items()},
+    "out_of_bounds": "values out of bounds", "seconds": "seconds of work", "memory": "peak memory of the work",
+}  # fmt: skip
+MEGABYTE = 1e6
+# The share of the times that trained a method, and the mark of its rows.
+SEEN, MARK = "seen_in_training", " [seen in training]"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What one method did on one variable of one source; ``seen`` is how many of its times trained the method."""
+
+    truth: Truth
+    variable: str
+    method: str
+    scores: Scores
+    cell_error: float
+    total_error: float
+    out_of_bounds: float
+    cost: Cost
+    mask: MaskTally
+    seen: int = 0
+
+    def value(self, score: str) -> float:
+        """Return a score by name."""
+        if score in LAW:
+            return float(getattr(self, score))
+        if score.startswith(PREFIX):
+            return self.mask[score.removeprefix(PREFIX)]
+        if score == "memory":
+            return self.cost.memory / MEGABYTE
+        return self.cost.seconds if score == "seconds" else self.scores[score]
+
+
+def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
+    """Return all scores over (source, upscaler), ratios to the reference, quantiles and spectra."""
+    sources = [source.label for source in recipe.data.sources]
+    methods = [method.label for method in recipe.methods]
+    variables = [channel.name for channel in recipe.data.outputs]
+    found = {(row.truth.label, row.method, row.variable): row for row in rows}
+    made: dict[str, Any] = {}
+    for variable in variables:
+        table = [[found[source, method, variable] for method in methods] for source in sources]
+        units = str(table[0][0].truth.fine[variable].attrs.get("units", "1"))
+        # The event is one of the first variable.
+        for score in every_score(recipe.event is not None and variable == variables[0]):
+            values = np.array([[row.value(score) for row in line] for line in table])
+            said = {"units": _units(score, units), "long_name": WORDS[score]}
+            made[f"{variable}_{score}"] = (("source", "upscaler"), values, said)
+            if score in RATIOS:
+                made[f"{variable}_{score}_ratio"] = _ratio(values, methods.index(recipe.compared_with), score, recipe)
+        made |= _quantiles(variable, table, recipe.quantiles, units) | _spectra(variable, table, units)
+        made |= _ranks(variable, table) | _fractions(variable, table, recipe)
+        if recipe.event is not None and variable == variables[0]:
+            made |= _reliability(variable, table)
+    first = [[found[source, method, variables[0]] for method in methods] for source in sources]
+    shares = [[row.seen / row.truth.steps for row in line] for line in first]
+    said = {"units": "1", "long_name": "share of the times that the training of the method saw"}
+    made[SEEN] = (("source", "upscaler"), np.array(shares), said)
+    coords: dict[str, Any] = {"source": sources, "upscaler": methods}
+    if recipe.quantiles:
+        coords["level"] = recipe.quantiles
+    if recipe.thresholds:
+        coords |= {"threshold": recipe.thresholds, "scale": recipe.scales}
+    return xr.Dataset(made, coords, _attributes(recipe, rows))
+
+
+def every_score(event: bool = True) -> list[str]:
+    """Return the names of all scores: of the fields, of the mask of an event, of the law, of the work."""
+    return [*SCORES, *(PREFIX + name for name in MASK_SCORES if event), *LAW, *COST]
+
+
+def _units(score: str, units: str) -> str:
+    return f"{units} m-1".removeprefix("1 ") if score == "gradient_rmse" else UNITS.get(score, units)
+
+
+def _ratio(values: Any, reference: int, score: str, recipe: EvaluationRecipe) -> Any:
+    below = values[:, reference : reference + 1]
+    ratio = np.divide(values, below, out=np.full(values.shape, np.nan), where=below > 0)
+    said = {"units": "1", "long_name": f"{WORDS[score]} over that of {recipe.compared_with}"}
+    return ("source", "upscaler"), ratio, said
+
+
+def _quantiles(variable: str, table: list[list[Row]], levels: list[float], units: str) -> dict[str, Any]:
+    if not levels:
+        return {}
+    both = [[row.scores.quantiles(levels) for row in line] for line in table]
+    said = {"units": units, "long_name": "quantiles by area"}
+    made = np.array([[one for one, _ in line] for line in both])
+    true = np.array([line[0][1] for line in both])
+    return {
+        f"{variable}_quantile": (("source", "upscaler", "level"), made, said),
+        f"{variable}_true_quantile": (("source", "level"), true, {**said, "long_name": "quantiles of the truth"}),
+    }
+
+
+def _spectra(variable: str, table: list[list[Row]], units: str) -> dict[str, Any]:
+    """Return mean power spectra; sources of fewer rings end in missing values."""
+    found = [[row.scores.spectra for row in line] for line in table]
+    count = max((one.wavenumber.size for line in found for one in line if one is not None), default=0)
+    if not count:
+        return {}
+    made, true = np.full((len(table), len(table[0]), count), np.nan), np.full((len(table), count), np.nan)
+    wave = true.copy()
+    for i, line in enumerate(found):
+        for j, one in enumerate(line):
+            if one is not None:
+                size = one.wavenumber.size
+                made[i, j, :size], true[i, :size] = one.power
+                wave[i, :size] = one.wavenumber
+    said = {"units": f"({units})2", "long_name": "mean power in a ring of wavenumbers"}
+    return {
+        f"{variable}_power": (("source", "upscaler", "ring"), made, said),
+        f"{variable}_true_power": (("source", "ring"), true, {**said, "long_name": "mean power of the truth"}),
+        f"{variable}_wavenumber": (("source", "ring"), wave, {"units": "m-1", "long_name": "cycles a metre"}),
+    }
+
+
+def _ranks(variable: str, table: list[list[Row]]) -> dict[str, Any]:
+    """Return the shares of ranks; those of smaller ensembles end in missing values, single fields have none."""
+    found = [[row.scores.ranks.shares for row in line] for line in table]
+    count = max(one.size for line in found for one in line)
+    if not count:
+        return {}
+    made = np.full((len(table), len(table[0]), count), np.nan)
+    for i, line in enumerate(found):
+        for j, one in enumerate(line):
+            made[i, j, : one.size] = one
+    said = {"units": "1", "long_name": "share of cells with so many members below the truth"}
+    return {f"{variable}_rank_share": (("source", "upscaler", "rank"), made, said)}
+
+
+def _fractions(variable: str, table: list[list[Row]], recipe: EvaluationRecipe) -> dict[str, Any]:
+    if not recipe.thresholds:
+        return {}
+    made = np.array([[row.scores.fractions for row in line] for line in table])
+    said = {"units": "1", "long_name": "fractions skill score by threshold and side of the window in cells"}
+    return {f"{variable}_fss": (("source", "upscaler", "threshold", "scale"), made, said)}
+
+
+def _reliability(variable: str, table: list[list[Row]]) -> dict[str, Any]:
+    """Return how often the event came where a method gave it each probability, and in what share of the area."""
+    found = [[row.mask.counts.reliability() for row in line] for line in table]
+    dims = ("source", "upscaler", "chance")
+    frequency, share = (np.array([[one[key] for one in line] for line in found]) for key in ("frequency", "share"))
+    return {
+        f"{variable}_event_frequency": (dims, frequency, {"units": "1", "long_name": "frequency of the event"}),
+        f"{variable}_event_share": (dims, share, {"units": "1", "long_name": "share of the area"}),
+        "chance": ("chance", found[0][0]["probability"], {"units": "1", "long_name": "probability of the event"}),
+    }
+
+
+def _attributes(recipe: EvaluationRecipe, rows: list[Row]) -> dict[str, Any]:
+    files = list(dict.fromkeys(file for row in rows for file in row.truth.files))
+    return {
+        "Conventions": "CF-1.11",
+        "title": recipe.title,
+        "comment": recipe.description,
+        "reference_method": recipe.compared_with,
+        "sources": ", ".join(files),
+        "recipe": recipe.model_dump_json(),
+        "versions": json.dumps(library_versions()),
+    }
+
+
+def to_markdown(ds: xr.Dataset) -> str:
+    """Return a table for each variable and source, errors with their ratio to the reference in brackets.
+
+    The methods' geometric means of the ratio of root mean square errors come last, where there are several sources.
+    """
+    recipe = json.loads(ds.attrs["recipe"])
+    lines = [f"# {ds.attrs['title']}", ""]
+    lines += [ds.attrs["comment"], ""] if ds.attrs["comment"] else []
+    lines += [f"In brackets: over that of {ds.attrs['reference_method']}. Errors are weighted by area.", ""]
+    if bool((ds[SEEN] > 0).any()):
+        lines += [f"Rows marked{MARK} hold times that the model learned from: they are no test of it.", ""]
+    for variable in (each["name"] for each in recipe["data"]["outputs"]):
+        for source in ds.source.values:
+            lines += [f"## {variable}, {source}", "", *_section(ds.sel(source=source), variable, recipe["scores"]), ""]
+            if f"{variable}_{PREFIX}csi" in ds:
+                lines += _event_section(ds.sel(source=source), variable, recipe["event"])
+        if ds.sizes["source"] > 1:
+            lines += [f"## {variable}, all sources", "", *_summary(ds, variable), ""]
+    return "\n".join(lines)
+
+
+def _section(ds: xr.Dataset, variable: str, scores: list[str], prefix: str = "") -> list[str]:
+    kept = [name for name in scores if bool(ds[f"{variable}_{name}"].notnull().any())]
+    heads = [_head(name.removeprefix(prefix), str(ds[f"{variable}_{name}"].attrs["units"])) for name in kept]
+    each = {str(method): ds.sel(upscaler=method) for method in ds.upscaler.values}
+    rows = [[_marked(method, one), *(_cell(one, variable, name) for name in kept)] for method, one in each.items()]
+    truth = ["truth", *(_true(ds, variable, name) for name in kept)]
+    return _grid(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
+
+
+def _event_section(ds: xr.Dataset, variable: str, event: dict[str, Any]) -> list[str]:
+    side = "above" if event["below"] is None else "below"
+    head = f"### {event['name']}: {variable} {side} {event[side]:g} {event['units']}, {ds.source.values}"
+    scores = [PREFIX + name for name in MASK_SCORES if name != "base_rate"]
+    share = float(ds[f"{variable}_{PREFIX}base_rate"].max())
+    grid = _section(ds, variable, scores, PREFIX)
+    return [head, "", f"The event is in {share:.2%} of the area.", "", *grid, ""]
+
+
+def _summary(ds: xr.Dataset, variable: str) -> list[str]:
+    ratio = ds[f"{variable}_rmse_ratio"]
+    means = np.exp(np.log(ratio.transpose("upscaler", "source").values).mean(axis=1))
+    words = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means]
+    names = [_marked(str(method), ds.sel(upscaler=method)) for method in ds.upscaler.values]
+    rows = [[name, word] for name, word in zip(names, words, strict=True)]
+    return _grid(["method", f"rmse / {ds.attrs['reference_method']}, geometric mean"], rows)
+
+
+def _marked(method: str, ds: xr.Dataset) -> str:
+    """Return the name of a method, marked where its training saw any of the times."""
+    return method + (MARK if bool((ds[SEEN] > 0).any()) else "")
+
+
+def _head(name: str, units: str) -> str:
+    plain = name.replace("_", " ")
+    return plain if units == "1" else f"{plain} ({units})"
+
+
+def _cell(ds: xr.Dataset, variable: str, name: str) -> str:
+    value = float(ds[f"{variable}_{name}"])
+    ratio = ds.get(f"{variable}_{name}_ratio")
+    return _number(value) + ("" if ratio is None or math.isnan(float(ratio)) else f" ({float(ratio):.3f})")
+
+
+def _true(ds: xr.Dataset, variable: str, name: str) -> str:
+    """Return what the truth has for a score that is a property of a field."""
+    given = ds.get(f"{variable}_true_{name}")
+    return "" if given is None or "upscaler" not in given.dims else _number(float(given[0]))
+
+
+def _number(value: float) -> str:
+    """Write four figures.
+
+    Examples
+    --------
+    >>> _number(0.0123456), _number(1234567.0), _number(3.2e-9), _number(float("nan"))
+    ('0.01235', '1234567', '3.2e-09', '-')
+    """
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
+    clean = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in clean) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+             for row in clean]  # fmt: skip
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return [lines[0], rule, *lines[1:]]
+
+
+def to_csv(ds: xr.Dataset) -> str:
+    """Return one line for each source, variable and method, with every score and ratio; nothing is rounded."""
+    recipe = json.loads(ds.attrs["recipe"])
+    variables = [each["name"] for each in recipe["data"]["outputs"]]
+    both = [part for name in every_score() for part in (name, f"{name}_ratio")]
+    names = [name for name in both if f"{variables[0]}_{name}" in ds]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "variable", "units", "method", SEEN, *names])
+    for source in ds.source.values:
+        for variable in variables:
+            units = ds[f"{variable}_rmse"].attrs["units"]
+            for method in ds.upscaler.values:
+                here = ds.sel(source=source, upscaler=method)
+                numbers = [repr(float(here.get(f"{variable}_{name}", math.nan))) for name in names]
+                writer.writerow([source, variable, units, method, repr(float(here[SEEN])), *numbers])
+    return text.getvalue()
+
+
+def write_table(content: str | xr.Dataset, target: Path) -> None:
+    """Write a table under its name, whole or not at all."""
+    with temporary_beside(target) as scratch:
+        if isinstance(content, str):
+            scratch.write_text(content, encoding="utf-8")
+        else:
+            to_file(content, scratch)

@@ -1,0 +1,242 @@
+"""The truth that methods are judged by, lazily, and the coarse maps they are given (xarray; knows no method)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.cf.bounds import bounds_variables
+from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables, is_categorical
+from downscale.cf.times import time_name
+from downscale.errors import DownscaleError, InputError, OptionError, listing
+from downscale.evaluation.schema import Data, Source
+from downscale.fields.gradient import Spacing
+from downscale.io.read import sources_of
+from downscale.io.statics import pick_mask, pick_static
+from downscale.models.checkpoint import Record
+from downscale.steps.coarsen import coarsen
+from downscale.training.pairs import (
+    bounds_of,
+    conversion,
+    cropped,
+    independent,
+    open_maps,
+    oriented,
+    require_match,
+    same_times,
+    selected,
+)
+from downscale.training.schema import Channel
+from downscale.training.seen import seen_times
+from downscale.training.split import split_times
+
+Bounds = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some maps in memory: what a method is given, and what it should make of it."""
+
+    coarse: xr.Dataset
+    fine: xr.Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """One source: fine maps, lazy, in the units of the recipe.
+
+    Attributes
+    ----------
+    label : str
+        Name in tables.
+    fine : Dataset
+        Outputs and predictors; the first other dimension holds the times that count.
+    coarse : Dataset or None
+        Of an independent model; None where the coarse maps are averages of the fine ones.
+    names : tuple of str
+        The outputs.
+    bounds : mapping of name to (float or None, float or None)
+        What values never leave.
+    factor : mapping of dimension to int
+        Refinement.
+    dims : (str, str)
+        Row and column dimension.
+    area : array, shape (n_y, n_x)
+        Fine cell areas in m2.
+    spacing : Spacing
+        Fine distances in metres.
+    statics : mapping
+        ``orog`` and ``sftlf`` as arguments of the methods, where there are any.
+    na_thres : float
+        That of the averaging.
+    files : tuple of str
+        What is read.
+    dates : array or None
+        Of the times that count.
+    """
+
+    label: str
+    fine: xr.Dataset
+    coarse: xr.Dataset | None
+    names: tuple[str, ...]
+    bounds: dict[str, Bounds]
+    factor: dict[str, int]
+    dims: tuple[str, str]
+    area: NDArray[np.float64]
+    spacing: Spacing
+    statics: dict[str, xr.Dataset]
+    na_thres: float
+    files: tuple[str, ...]
+    dates: NDArray[Any] | None = None
+
+    def seen_by(self, record: Record) -> int:
+        """Return how many of the times that count the training of a model saw."""
+        grid = horizontal(self.fine).grid
+        return int(seen_times(record, grid, self.dates, self.steps, self.files).sum())
+
+    @property
+    def along(self) -> str | None:
+        """The dimension that is taken in steps; None where there is one map only."""
+        lead = [str(dim) for dim in self.fine[self.names[0]].dims if dim not in self.dims]
+        return lead[0] if lead else None
+
+    @property
+    def steps(self) -> int:
+        """Number of times."""
+        return 1 if self.along is None else self.fine.sizes[self.along]
+
+    def block(self, first: int, last: int) -> Block:
+        """Read the maps of some times, from ``first`` to before ``last``."""
+        chosen = {} if self.along is None else {self.along: slice(first, last)}
+        fine = self.fine.isel(chosen).load()
+        if self.coarse is None:
+            return Block(as_dataset(coarsen(fine, self.factor, na_thres=self.na_thres))[0], fine)
+        return Block(self.coarse.isel(chosen, missing_dims="ignore").load(), fine)
+
+    def blocks(self, most_cells: float) -> Iterator[Block]:
+        """Read all maps, so many times at once that about ``most_cells`` fine values are in memory."""
+        each = sum(int(field.size) for field in self.fine.data_vars.values()) / self.steps
+        count = max(int(most_cells // each), 1)
+        for first in range(0, self.steps, count):
+            yield self.block(first, min(first + count, self.steps))
+
+
+def open_truth(source: Source, data: Data) -> Truth:
+    """Open one source of the recipe; reads coordinates only.
+
+    Raises
+    ------
+    InputError, GridError, ShapeError, OptionError
+        If a file or variable is missing, grids do not match, units do not fit, or no time is held out.
+    """
+    try:
+        return _opened(source, data)
+    except DownscaleError as error:
+        if str(error).startswith(source.fine):
+            raise
+        raise type(error)(f"{source.fine}: {error}") from None
+
+
+def _opened(source: Source, data: Data) -> Truth:
+    if source.smooth > 1:
+        raise OptionError(f"expected the truth as it is, received smooth {source.smooth}; leave it out")
+    whole = open_maps(source.fine)
+    ds, where = cropped(selected(whole, source), [size * source.average for size in data.factor])
+    channels = [*data.outputs, *data.predictors]
+    other, there = independent(source)
+    coarse = None
+    if other is not None and there is not None:
+        other, there = oriented(other, there, where)
+        fine_grid = where.grid.coarsen(source.average, source.average)
+        require_match(there, fine_grid.coarsen(*data.factor), fine_grid, data.factor)
+        ds, other = same_times(ds, other)
+        coarse = None if other is None else _converted(other, channels, source)
+        channels = data.outputs
+    fine = _converted(ds, channels, source)
+    if source.average > 1:
+        fine, _ = as_dataset(coarsen(fine, source.average))
+    fine, coarse = _chosen(fine, coarse, source, data)
+    at = horizontal(fine)
+    names = tuple(channel.name for channel in data.outputs)
+    return Truth(
+        label=source.label, fine=fine, coarse=coarse, names=names,
+        bounds={channel.name: bounds_of(channel, fine[channel.name]) for channel in data.outputs},
+        factor=dict(zip(at.dims, data.factor, strict=True)), dims=at.dims, area=at.grid.cell_area,
+        spacing=Spacing.of(at.grid), statics=_statics(whole, source), na_thres=data.na_thres,
+        files=sources_of(ds, *([] if coarse is None else [coarse])), dates=_dates(fine, names[0]),
+    )  # fmt: skip
+
+
+def _dates(fine: xr.Dataset, name: str) -> NDArray[Any] | None:
+    """Return the dates of the maps; None where there are none."""
+    time = time_name(fine)
+    return np.asarray(fine[time].values) if time is not None and time in fine[name].dims else None
+
+
+def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Dataset:
+    """Return the variables under the names, in the units and within the bounds of the recipe."""
+    where = horizontal(ds)
+    legal = horizontal_variables(ds, where)
+    made = {}
+    for channel in channels:
+        name = source.names.get(channel.name, channel.name)
+        if name not in legal:
+            raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; say its name in names")
+        maps = ds[name].transpose(..., *where.dims)
+        if is_categorical(maps):
+            raise InputError(f"expected a variable with means, received {name!r} that holds codes; choose another")
+        factor, offset = conversion(maps, channel, source)
+        lower, upper = bounds_of(channel, maps, factor, offset)
+        kind = maps.dtype if maps.dtype.kind == "f" else np.dtype("f8")
+        values = maps.astype(kind) if (factor, offset) == (1.0, 0.0) else (maps * factor + offset).astype(kind)
+        units = {} if channel.units is None else {"units": channel.units}
+        limited = values if (lower, upper) == (None, None) else values.clip(lower, upper)
+        made[channel.name] = limited.variable.copy(deep=False)
+        made[channel.name].attrs = {**maps.attrs, **units}
+        made[channel.name].encoding = {key: v for key, v in maps.encoding.items() if key == "grid_mapping"}
+    cells = bounds_variables(ds)
+    kept = ds.drop_vars([str(name) for name in ds.data_vars if name not in cells])
+    return kept.assign(made)
+
+
+def _chosen(
+    fine: xr.Dataset, coarse: xr.Dataset | None, source: Source, data: Data
+) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Keep the times that are held out, and of these every so many."""
+    first = fine[data.outputs[0].name]
+    where = horizontal(fine)
+    lead = [str(dim) for dim in first.dims if dim not in where.dims]
+    if not lead:
+        return fine, coarse
+    time = time_name(fine)
+    along = time if time in lead else lead[0]
+    dates = fine[along].values if along == time else None
+    use = "validation" if source.use == "validation" else "split"
+    held = split_times(dates, fine.sizes[along], data.validation, use, source.label).validation
+    if held.size == 0:
+        raise InputError(
+            f"expected times that are held out, received none of {fine.sizes[along]}; set validation or use"
+        )
+    keep = held[:: source.every][: source.most]
+    ordered = {name: fine[name].transpose(along, ...) for name in map(str, fine.data_vars) if along in fine[name].dims}
+    fine = fine.assign(ordered).isel({along: keep})
+    return fine, None if coarse is None else coarse.isel({along: keep}, missing_dims="ignore")
+
+
+def _statics(whole: xr.Dataset, source: Source) -> dict[str, xr.Dataset]:
+    """Return relief and land fraction, of files of their own or of that of the field."""
+    found: dict[str, Any] = {}
+    if source.orog is not None:
+        found["orog"] = pick_static(open_maps(source.orog), source.orog_variable)
+    elif "orog" in whole.data_vars:
+        found["orog"] = pick_static(whole, "orog")
+    if source.sftlf is not None:
+        found["sftlf"] = pick_mask(open_maps(source.sftlf))
+    elif "sftlf" in whole.data_vars:
+        found["sftlf"] = pick_mask(whole)
+    return {name: static.load() for name, static in found.items()}

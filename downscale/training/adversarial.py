@@ -1,0 +1,325 @@
+"""Adversarial training: a generator and a critic in turn, kept so that it can go on (torch; knows no grid).
+
+The state is one safetensors file that replaces the last when it is complete; nothing in it is ever run. Where a loss is
+no number the training stops, and the averages of the last good state are what is left.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from downscale.engine.device import pick_device
+from downscale.errors import InputError, OptionError
+from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gradient_penalty
+from downscale.models.tensors import read_tensors, read_texts, write_tensors
+from downscale.training.pulse import Pulse, remaining
+from downscale.training.state import moments_of, restore_moments
+
+FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
+TOLD = ("steps", "save_every", "say_every", "device")
+# Real maps, and what those made beside them must fit; None where they are free.
+Pair = tuple[Tensor, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Settings of an adversarial training.
+
+    Attributes
+    ----------
+    steps : int
+        Of the generator.
+    batch : int
+        Maps a step.
+    loss : {"hinge", "wgan-gp"}
+        What the critic makes small.
+    critic_steps : int
+        Of the critic for each one of the generator.
+    generator_rate, critic_rate : float
+        Learning rates.
+    gradient_weight : float
+        Of the gradient penalty, for "wgan-gp".
+    ema : float
+        Decay of the averages of the generator's weights.
+    save_every, say_every : int
+        Steps between two states, and between two lines of the log.
+    seed : int
+        Of all random numbers.
+    device : str
+        Where the networks and the maps they see are placed, as in :func:`downscale.downscale`.
+
+    Raises
+    ------
+    OptionError
+        If the loss is unknown or a number is not usable.
+    """
+
+    steps: int = 2000
+    batch: int = 16
+    loss: str = "hinge"
+    critic_steps: int = 1
+    generator_rate: float = 2e-4
+    critic_rate: float = 4e-4
+    gradient_weight: float = 10.0
+    ema: float = 0.995
+    save_every: int = 100
+    say_every: int = 50
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.loss not in KINDS:
+            raise OptionError(f"expected an adversarial loss among {', '.join(KINDS)}, received {self.loss!r}")
+        for name in ("steps", "batch", "critic_steps", "generator_rate", "critic_rate", "save_every", "say_every"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"expected {name} above zero, received {getattr(self, name)!r}")
+        if not 0 <= self.ema < 1:
+            raise OptionError(f"expected ema from 0 to below 1, received {self.ema!r}")
+
+
+class Duel:
+    """A generator and a critic in training.
+
+    Parameters
+    ----------
+    generator, critic : Module
+        The critic is called with maps and what they must fit.
+    draw : callable
+        Returns a real batch of so many maps, and what each must fit (None where they are free); on the CPU.
+    make : callable
+        Makes maps with a generator, given what they must fit and how many; at random, another one at each call. What it
+        is given lies where the generator does.
+    how : Adversarial
+        Settings.
+    penalty : callable, optional
+        What the generator pays for its maps besides; of its own weight.
+    origin : str
+        What the training learns from: a state of another origin is refused.
+
+    Attributes
+    ----------
+    averaged : Module
+        The generator with averaged weights: what is used in the end.
+    step : int
+        Steps done.
+    diverged : bool
+        Whether a loss was no number.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        draw: Callable[[int], Pair],
+        make: Callable[[nn.Module, Any, int], Tensor],
+        how: Adversarial,
+        penalty: Callable[[Tensor], Tensor] | None = None,
+        origin: str = "",
+    ) -> None:
+        self.generator, self.critic, self.draw, self.make, self.how = generator, critic, draw, make, how
+        self.penalty, self.step, self.origin, self.diverged = penalty, 0, origin, False
+        self.device = pick_device(how.device)
+        for module in (generator, critic):
+            module.to(self.device)
+        self.averaged = copy.deepcopy(generator).requires_grad_(False)
+        # Without memory of the gradient's mean, as the gradient of a moving opponent wants it.
+        self.optimizers = tuple(
+            torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, 0.99))
+            for module, rate in ((generator, how.generator_rate), (critic, how.critic_rate))
+        )
+
+    def run(self, folder: Path, resume: bool = False, say: Say | None = None) -> nn.Module:
+        """Train to the end and return the averaged generator.
+
+        Parameters
+        ----------
+        folder : Path
+            Of the state and of the log (``log.csv``); made if missing.
+        resume : bool
+            Go on from the state that is there.
+        say : callable, optional
+            Takes lines for people.
+
+        Raises
+        ------
+        InputError
+            If a loss is no number: the line names the step and the last good state, which stays.
+        """
+        tell = say or (lambda line: None)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = folder / STATE
+        torch.manual_seed(self.how.seed)
+        if resume and state.exists():
+            self.load(state)
+            tell(f"goes on from step {self.step}")
+        _cut(folder / "log.csv", self.step)
+        pulse, begun, first = Pulse(), time.monotonic(), self.step
+        while self.step < self.how.steps:
+            row = self._advance()
+            self._require_finite(row, state)
+            self.step += 1
+            if self.step % self.how.say_every == 0 or self.step == self.how.steps:
+                pulse.said()
+                self._note(folder / "log.csv", row, tell)
+            elif pulse.due():
+                left = remaining(time.monotonic() - begun, (self.step - first) / (self.how.steps - first))
+                tell(f"step {self.step} of {self.how.steps}: generator {row['generator']:.3g}, {left}")
+            if self.step % self.how.save_every == 0 or self.step == self.how.steps:
+                self.save(state)
+        return self.averaged
+
+    def _require_finite(self, row: dict[str, float], state: Path) -> None:
+        """Stop before a state is replaced by one that is no good."""
+        bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
+        bad += ["weights"] * any(not bool(weight.isfinite().all()) for weight in self.generator.parameters())
+        self.diverged = bool(bad)
+        if bad:
+            kept = f"the last good state is {state}" if state.exists() else "there is no state yet"
+            raise InputError(
+                f"expected finite losses and weights, received {', '.join(bad)} at step {self.step}; {kept}: begin "
+                "anew with smaller learning rates, or go on from it"
+            )
+
+    def _advance(self) -> dict[str, float]:
+        """Let the critic learn, then the generator; return losses, and how much maps differ beside real ones."""
+        generator, critic, how = self.generator, self.critic, self.how
+        for _ in range(how.critic_steps):
+            real, fit = self._drawn()
+            with torch.no_grad():
+                made = self.make(generator, fit, how.batch)
+            loss = critic_loss(critic(real, fit), critic(made, fit), how.loss)
+            if how.loss == "wgan-gp":
+                share = torch.rand(len(real), 1, 1, 1).to(self.device)
+                between = gradient_penalty(_fitting(critic, fit), real, made, share)
+                loss = loss + how.gradient_weight * between
+            _moved(self.optimizers[1], loss)
+        real, fit = self._drawn()
+        made = self.make(generator, fit, how.batch)
+        fooled = generator_loss(critic(made, fit))
+        paid = made.new_zeros(()) if self.penalty is None else self.penalty(made)
+        _moved(self.optimizers[0], fooled + paid)
+        self._follow()
+        with torch.no_grad():
+            other = None if fit is None else self.make(generator, fit, how.batch)
+            spread = float(spread_of(made, real, other))
+        return {"critic": float(loss.detach()), "generator": float(fooled.detach()), "penalty": float(paid.detach()),
+                "spread": spread}  # fmt: skip
+
+    def _drawn(self) -> Pair:
+        real, fit = self.draw(self.how.batch)
+        return real.to(self.device), fit.to(self.device) if hasattr(fit, "to") else fit
+
+    def _follow(self) -> None:
+        decay = min(self.how.ema, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for average, weight in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
+                average.lerp_(weight, 1 - decay)
+            for kept, value in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+                kept.copy_(value)
+
+    def _note(self, log: Path, row: dict[str, float], tell: Say) -> None:
+        words = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
+        warning = "; maps are too much alike: the generator collapses" if row["spread"] < 0.2 else ""
+        tell(f"step {self.step} of {self.how.steps}: {words}{warning}")
+        new = not log.exists()
+        with log.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", *row])
+            writer.writerow([self.step, *row.values()])
+
+    def save(self, path: Path) -> None:
+        """Write everything that the training goes on from."""
+        parts = {"generator": self.generator.state_dict(), "critic": self.critic.state_dict(),
+                 "averaged": self.averaged.state_dict(), "moments0": moments_of(self.optimizers[0]),
+                 "moments1": moments_of(self.optimizers[1])}  # fmt: skip
+        tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        texts = {"format": FORMAT, "step": str(self.step), "settings": self._identity()}
+        write_tensors(path, {**tensors, "random": torch.get_rng_state()}, texts)
+
+    def load(self, path: Path) -> None:
+        """Go on from what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged, of another kind, or of a training with other settings.
+        """
+        texts = read_texts(path, WHAT)
+        if texts.get("format") != FORMAT:
+            raise InputError(f"expected an {WHAT}, received {path} of another kind; choose another folder")
+        if texts.get("settings") != self._identity():
+            raise InputError(f"expected the settings and data that {path} was begun with, received others; remove it")
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in read_tensors(path, WHAT).items():
+            part, _, rest = name.partition("/")
+            parts.setdefault(part, {})[rest] = tensor
+        try:
+            for module, part in ((self.generator, "generator"), (self.critic, "critic"), (self.averaged, "averaged")):
+                module.load_state_dict(parts[part])
+        except (KeyError, RuntimeError):
+            raise InputError(f"expected the networks that {path} was begun with, received others; remove it") from None
+        for optimizer, part in zip(self.optimizers, ("moments0", "moments1"), strict=True):
+            restore_moments(optimizer, parts.get(part, {}))
+        torch.set_rng_state(parts["random"][""])
+        self.step = int(texts["step"])
+
+    def _identity(self) -> str:
+        # A longer training, or one that says more, is the same one.
+        how = {name: value for name, value in asdict(self.how).items() if name not in TOLD}
+        return json.dumps({**how, "origin": self.origin}, sort_keys=True)
+
+
+def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
+    """Return the scores of maps that are to fit something; critics name it as they like."""
+
+    def scores(maps: Tensor) -> Tensor:
+        made: Tensor = critic(maps, fit)
+        return made
+
+    return scores
+
+
+def kept_words(folder: Path) -> str:
+    """Return, for people, what a training that was stopped can go on from."""
+    state = folder / STATE
+    if not state.is_file():
+        return "it had come to no step that is kept; run again"
+    return f"step {read_texts(state, WHAT)['step']} is kept; run again with --resume"
+
+
+def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor:
+    """Return how much maps differ among themselves beside how much they should: 1 where all is well, 0 of a collapse.
+
+    Free maps from one to the next, beside real ones; maps that must fit something from ``other`` ones that fit the
+    same, beside how much they differ from the truth, which of a reliable ensemble is as much.
+    """
+    if other is None:
+        return maps.std(dim=0).mean() / real.std(dim=0).mean().clamp_min(1e-12)
+    return (maps - other).abs().mean() / (maps - real).abs().mean().clamp_min(1e-12)
+
+
+def _cut(log: Path, step: int) -> None:
+    """Leave the lines of a log up to a step: what comes after is done again, or was another training."""
+    if log.exists():
+        head, *rows = log.read_text(encoding="utf-8").splitlines()
+        kept = [row for row in rows if int(row.split(",")[0]) <= step]
+        log.write_text("".join(f"{line}\n" for line in (head, *kept)), encoding="utf-8")
+
+
+def _moved(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()

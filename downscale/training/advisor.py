@@ -1,0 +1,205 @@
+"""What a law costs where the coarse field is not the average of the truth: measured before training (numpy, torch).
+
+A fine field that keeps coarse values x cannot be nearer to the truth than x is to the truth's averages. How far that
+is, and what the kernel makes of it with and without the law, is measured on training pairs and said in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.fields.conserve import additive, bounded
+from downscale.nn.spec import ModelSpec, Variable
+from downscale.training.maps import read_coarse, read_truth
+from downscale.training.normalisation import Moments
+from downscale.training.pairs import Source
+from downscale.training.split import Sides
+
+# As many maps of a source tell what it is like.
+MOST_MAPS = 48
+# A law that costs less than this share of the error costs nothing measurable.
+SLIGHT = 0.01
+LAWS = ("cell", "total", "none")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Mismatch:
+    """How far the coarse values of one variable are from the averages of the truth, and what follows.
+
+    Attributes
+    ----------
+    label, variable, units : str
+        What was measured.
+    difference : Moments
+        Of coarse value minus average of the truth.
+    coarse : Moments
+        Of the averages of the truth.
+    correlation : float
+        Between the two.
+    floor : dict of str to float
+        Least root-mean-square error of any fine field under each law: "cell", "total", "none".
+    cost : dict of str to float
+        Error of the kernel under each law, coarse values corrected by a line where the law lets them be, on maps that
+        the line was not fitted to; "average" if the coarse values were the averages.
+    maps : int
+        How many maps were looked at.
+    """
+
+    label: str
+    variable: str
+    units: str
+    difference: Moments = field(default_factory=Moments)
+    coarse: Moments = field(default_factory=Moments)
+    correlation: float = float("nan")
+    floor: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    maps: int = 0
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square of the difference."""
+        return float(np.hypot(self.difference.mean, self.difference.std))
+
+    def to_text(self) -> str:
+        """Say it in three lines."""
+        u, cost = self.units, self.cost
+        loss = cost["cell"] / cost["none"] - 1 if cost["none"] > 0 else 0.0
+        judged = ", ".join(f"{name!r} {cost[name]:.4g} {u} (never below {self.floor[name]:.3g})" for name in LAWS[:2])
+        if loss <= SLIGHT:
+            advice = "keeping the coarse cells costs nothing that can be measured here"
+        else:
+            advice = (
+                f"keeping the coarse cells costs {100 * loss:.0f} % of the error against this truth; set "
+                "conserve: null if that matters more than the budget of the coarse field"
+            )
+        return (
+            f"{self.label}: {self.variable}: coarse values differ from the averages of the truth by {self.rmse:.4g} "
+            f"{u} (mean {self.difference.mean:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
+            f"{self.coarse.std:.4g}; {self.maps} maps)\n"
+            f"  error of the kernel under each law: {judged}, none {cost['none']:.4g} {u} after a linear "
+            f"correction; {cost['average']:.4g} {u} if the coarse values were the averages\n"
+            f"  {advice}"
+        )
+
+
+def advise(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
+    """Return what to know of the laws on these sources, in lines."""
+    lines = []
+    for source, side in zip(sources, sides, strict=True):
+        if source.coarse is None:
+            continue
+        lines += [each.to_text() for each in measure(source, side, spec)]
+    if not lines:
+        return "the coarse fields are averages of the truth: the cell law costs nothing"
+    return "\n".join(lines)
+
+
+def measure(source: Source, side: Sides, spec: ModelSpec) -> list[Mismatch]:
+    """Measure each output of a source on its training maps (validation maps where it has none)."""
+    numbers = source.maps_of(side.train if side.train.size else side.validation)
+    numbers = numbers[np.unique(np.linspace(0, numbers.size - 1, min(numbers.size, MOST_MAPS)).round().astype(int))]
+    maps = [_Map.read(source, int(number)) for number in numbers]
+    return [_measured(source, maps, i, variable) for i, variable in enumerate(spec.outputs)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    truth: Floats
+    means: Floats
+    coarse: Floats
+
+    @classmethod
+    def read(cls, source: Source, number: int) -> _Map:
+        truth, means = read_truth(source, number)
+        coarse = read_coarse(source, number, means)
+        both = np.isfinite(means) & np.isfinite(coarse)
+        return cls(truth.astype(np.float32), np.where(both, means, np.nan), np.where(both, coarse, np.nan))
+
+
+def _measured(source: Source, maps: list[_Map], index: int, variable: Variable) -> Mismatch:
+    area = source.grid.cell_area
+    made = Mismatch(source.label, variable.name, variable.units, maps=len(maps))
+    x, m = (np.stack([getattr(each, word)[index] for each in maps]) for word in ("coarse", "means"))
+    made.difference.add(x - m, area)
+    made.coarse.add(m, area)
+    made.correlation = _correlation(x, m, area)
+    shifts = Moments()
+    for one in range(len(maps)):
+        shifts.add(np.array(_total(x[one] - m[one], area)), np.array(1.0))
+    made.floor = {"cell": made.rmse, "total": float(np.hypot(shifts.mean, shifts.std)), "none": 0.0}
+    made.cost = _costs(source, maps, index, variable)
+    return made
+
+
+def _costs(source: Source, maps: list[_Map], index: int, variable: Variable) -> dict[str, float]:
+    """Return the error of the kernel under each law, on the later half of the maps; lines are fitted on the other."""
+    area = source.grid.cell_area
+    half = len(maps) // 2
+    fitted, judged = (maps[:half], maps[half:]) if half else (maps, maps)
+    x, m = (np.stack([getattr(each, word)[index] for each in fitted]) for word in ("coarse", "means"))
+    slope, offset = _line(x, m, area)
+    sums = {name: Moments() for name in (*LAWS, "average")}
+    for each in judged:
+        coarse = each.coarse[index]
+        corrected = np.clip(offset + slope * coarse, *_limits(variable))
+        shifted = corrected + _total(coarse - corrected, area)
+        given = {"cell": coarse, "total": shifted, "none": corrected, "average": each.means[index]}
+        for name, values in given.items():
+            error = _kernel(source, values, variable) - each.truth[index]
+            sums[name].add(error**2, source.fine.cell_area)
+    return {name: float(np.sqrt(each.mean)) for name, each in sums.items()}
+
+
+def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
+    """Return the kernel's fine field under the cell law of ``coarse``, and under the bounds where these allow."""
+    import torch
+
+    x = torch.from_numpy(coarse)
+    proposal = source.operator(x)
+    mask = torch.isfinite(proposal)
+    low, high = _limits(variable)
+    within = bool(((x >= low) & (x <= high) | torch.isnan(x)).all())
+    if variable.bounds != (None, None) and within:
+        return np.asarray(bounded(proposal, x, source.cells, mask, variable.bounds).numpy())
+    return np.asarray(additive(proposal, x, source.cells, mask).numpy())
+
+
+def _limits(variable: Variable) -> tuple[float, float]:
+    low, high = variable.bounds
+    return (-np.inf if low is None else low), (np.inf if high is None else high)
+
+
+def _total(values: Floats, area: Any) -> float:
+    """Return the mean by area over what is known, zero where nothing is."""
+    known = np.isfinite(values)
+    weight = np.where(known, area, 0.0).sum()
+    return float((np.where(known, values, 0.0) * area).sum() / weight) if weight > 0 else 0.0
+
+
+def _line(x: Floats, y: Floats, area: Any) -> tuple[float, float]:
+    """Return slope and offset of the line from x to y that is best by area; the identity where x does not vary."""
+    mean_x, mean_y = _mean(x, area), _mean(y, area)
+    variance = _mean((x - mean_x) ** 2, area)
+    if not variance > 0:
+        return 1.0, 0.0
+    slope = _mean((x - mean_x) * (y - mean_y), area) / variance
+    return slope, mean_y - slope * mean_x
+
+
+def _correlation(x: Floats, y: Floats, area: Any) -> float:
+    dx, dy = x - _mean(x, area), y - _mean(y, area)
+    scale = np.sqrt(_mean(dx**2, area) * _mean(dy**2, area))
+    return _mean(dx * dy, area) / scale if scale > 0 else float("nan")
+
+
+def _mean(values: Floats, area: Any) -> float:
+    moments = Moments()
+    moments.add(values, area)
+    return moments.mean

@@ -1,0 +1,443 @@
+"""From a training recipe to a checkpoint: open, split, survey, advise, train, write (Lightning runs the loop)."""
+
+from __future__ import annotations
+
+import gc
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from downscale.errors import InputError, OptionError, OutputError
+from downscale.io.config import read_recipe
+from downscale.io.only import only_run
+from downscale.io.outputs import IN_RECIPE, check_target, named_files
+from downscale.nn.spec import STATICS, Code, ModelSpec
+from downscale.training.draws import Draws, require_samples
+from downscale.training.origin import data_hash, describe_source, recipe_identity
+from downscale.training.pairs import Source, open_source
+from downscale.training.progress import Progress
+from downscale.training.pulse import followed
+from downscale.training.schema import TrainingRecipe
+from downscale.training.seen import require_apart
+from downscale.training.segmentation import event_of, require_occurs
+from downscale.training.split import Sides, split_times
+from downscale.training.survey import Survey, survey
+from downscale.training.tasks import FIELD_KEYS, require_task
+from downscale.training.turning import Part, static_parts, turns_of, variable_parts
+from downscale.versions import TRAINS, library_versions
+
+if TYPE_CHECKING:
+    from downscale.models.checkpoint import Record
+    from downscale.training.datamodule import PatchData
+    from downscale.training.keeper import Keeper
+    from downscale.training.module import TrainedUpscaler
+    from downscale.training.patches import PatchSet
+
+Say = Callable[[str], None]
+SUFFIX = ".safetensors"
+STATE = "state.safetensors"
+# Patches of a source that tell how well the kernel does there, and the round that they are drawn from.
+LOOKED_AT, LOOKED_AT_ROUND = 24, 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything known before the first step."""
+
+    recipe: TrainingRecipe
+    sources: tuple[Source, ...]
+    sides: tuple[Sides, ...]
+    survey: Survey
+    spec: ModelSpec
+    hash: str
+    advice: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Recipe and data, as a hash: what a state belongs to."""
+        return recipe_identity(self.recipe, self.hash)
+
+    def draws(self, side: str) -> Draws:
+        """Return which patches one side of the split may see, "train" or "validation"."""
+        return side_draws(self.recipe, self.sources, self.sides, self.survey, side, self.parts)
+
+
+def side_draws(
+    recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Sides], found: Survey, side: str,
+    parts: Sequence[Part] = (),
+) -> Draws:  # fmt: skip
+    """Return which patches one side of the split may see."""
+    maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
+    return Draws(sources, found.tables, maps, recipe.patches, recipe.training.seed, turns_of(parts))
+
+
+def turning_parts(recipe: TrainingRecipe, sources: Sequence[Source], channels: Sequence[str]) -> tuple[Part, ...]:
+    """Return the components of vectors that turn with a patch; refuses what it is not known how to turn."""
+    if not recipe.patches.augment:
+        return ()
+    own_axes = [source.geographic for source in sources]
+    described = [source.described(recipe.data) for source in sources]
+    return (*variable_parts(recipe.data, described, own_axes), *static_parts(channels))
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | TrainingRecipe, resume: bool = False, say: Say | None = None, *,
+    change: Mapping[str, Any] | None = None, dry_run: bool = False,
+) -> Path:  # fmt: skip
+    """Carry out a training recipe and return the path of the checkpoint.
+
+    Parameters
+    ----------
+    recipe : str, path, mapping or TrainingRecipe
+        A YAML file or its content.
+    resume : bool
+        Go on from the state that an earlier run left, if there is one; return at once where that run came to its end.
+    say : callable, optional
+        Takes lines of text: the data, the advice on the settings, the error of each round.
+    change : mapping of str, optional
+        Values that replace those of the recipe, by the path of their key: ``{"training.steps": 100}``.
+    dry_run : bool
+        Open the data and advise; train and write nothing.
+
+    Raises
+    ------
+    InputError, GridError, ShapeError, OptionError
+        If data, names or settings are not usable, or there are too few samples.
+    OutputError
+        If the checkpoint exists, or an earlier state lies where this one would.
+
+    Notes
+    -----
+    On one CPU without workers a run that was killed and resumed makes the same weights, bit for bit, as one that was
+    not, where ``steps`` ends it.
+    """
+    recipe = read_recipe(TrainingRecipe, recipe, change)
+    if dry_run:
+        prepare(recipe, say)
+        return Path(recipe.output.path).expanduser()
+    _require_end(recipe)
+    _require_lightning()
+    tell = say if say is not None and is_first() else lambda line: None
+    done = _finished(recipe) if resume else None
+    if done is not None:
+        tell(f"{done} is done already")
+        return done
+    target = checkpoint_path(recipe, resume)
+    state = _state_path(recipe, target)
+    if state.exists() and not resume and not recipe.output.overwrite:
+        raise OutputError(
+            f"expected no earlier run, received its state {state}; go on with --resume, or set output.overwrite"
+        )
+    try:
+        with only_run(target) if is_first() else nullcontext():
+            return _trained(prepare(recipe, tell), target, state, resume, tell)
+    finally:
+        with suppress(OSError):
+            # There where something is kept.
+            state.parent.rmdir()
+        # The trainer and what it trains know each other, and through them gigabytes of maps would wait for a chance to
+        # go while the next training fills as many.
+        gc.collect()
+
+
+def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
+    """Return the path of a checkpoint that may be written.
+
+    Raises
+    ------
+    OutputError
+        If it is no name of a checkpoint, one of the files that are learned from, or exists.
+    InputError
+        If what is to be gone on with is no checkpoint.
+    """
+    from downscale.models.checkpoint import load_record
+
+    inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    target = check_target(recipe.output.path, recipe.output.overwrite or resume, inputs, IN_RECIPE)
+    if resume and target.exists() and not recipe.output.overwrite:
+        load_record(target)
+    if target.suffix != SUFFIX:
+        raise OutputError(f"output.path: expected the suffix {SUFFIX}, received {recipe.output.path!r}; add it")
+    return target
+
+
+def is_first() -> bool:
+    """Return whether this process is the only one of a training, or the one of them that speaks."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def kept_words(recipe: TrainingRecipe) -> str:
+    """Return, for people, what a training that was stopped can go on from."""
+    from downscale.models.tensors import read_texts
+
+    state = _state_path(recipe, Path(recipe.output.path).expanduser())
+    if not state.is_file():
+        return "it had come to no step that is kept; run again"
+    step = Progress.from_json(read_texts(state, "state")["progress"]).step
+    of = "" if recipe.training.steps is None else f" of {recipe.training.steps}"
+    return f"step {step}{of} is kept; run again with --resume"
+
+
+def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
+    """Open the sources of a training, split their times, survey the data and advise; train nothing."""
+    from downscale.losses.compose import WeightedSum
+    from downscale.training.advisor import advise
+
+    tell = say or (lambda line: None)
+    WeightedSum.from_config(recipe.training.loss)
+    require_task(recipe)
+    data = recipe.data
+    sources = tuple(open_source(pair, data, recipe.network) for pair in data.pairs)
+    sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
+    require_apart(sources, sides)
+    channels = [channel for name in data.statics for channel in STATICS[name]]
+    parts = turning_parts(recipe, sources, channels)
+    found = survey(
+        sources, sides, data, recipe.patches, lambda items, total: followed(items, total, tell, "maps looked at")
+    )
+    for side, least in (("train", recipe.training.batch), ("validation", 1)):
+        require_samples(side_draws(recipe, sources, sides, found, side), least, side)
+    spec = model_spec(recipe, found)
+    if spec.event is not None:
+        tell(require_occurs(sources, sides, spec))
+    _require_network(spec)
+    advice = advise(sources, sides, spec)
+    for source, each in zip(sources, sides, strict=True):
+        tell(_words(source, each))
+    for line in advice.splitlines():
+        tell(line)
+    files = [file for source in sources for file in source.files]
+    # One process reads the files for their hash, which it alone writes down.
+    own = data_hash(files) if is_first() else ""
+    return Prepared(recipe, sources, sides, found, spec, own, advice, parts)
+
+
+def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
+    """Return the model that a recipe asks for, with the numbers of the survey."""
+    network = recipe.network
+    constraint = network.constraint
+    event = None if recipe.event is None else event_of(recipe.event, found.outputs[0], found.spread[0])
+    if recipe.conserve is None or event is not None:
+        if constraint not in (None, "none"):
+            raise OptionError(
+                f"expected network.constraint 'none' with conserve: null, received {constraint!r}; drop one of them"
+            )
+        constraint = "none"
+    if constraint is None:
+        bounded = any(variable.bounds != (None, None) for variable in found.outputs)
+        constraint = "bounded" if bounded else "additive"
+    code = None if recipe.code is None else Code(**recipe.code.model_dump())
+    codes = () if code is None else code.variables(found.outputs[0].name)
+    return ModelSpec(
+        network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=(*found.predictors, *codes),
+        statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
+        constraint=constraint, taps=network.taps, order=network.order,
+        kept=network.kept, noise=network.noise, event=event, code=code,
+    )  # fmt: skip
+
+
+def _require_end(recipe: TrainingRecipe) -> None:
+    how = recipe.training
+    if how.steps is None and how.max_time is None:
+        raise OptionError("expected training.steps or training.max_time, received neither; say when the training ends")
+
+
+def _require_lightning() -> None:
+    try:
+        import lightning  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "expected the library lightning for training, received an installation without it; "
+            "pip install 'downscale-climate[train]'"
+        ) from None
+
+
+def _require_network(spec: ModelSpec) -> None:
+    """Let the network complain of its options before hours of reading are lost."""
+    from downscale.nn.networks import build
+
+    build(spec)
+
+
+def _finished(recipe: TrainingRecipe) -> Path | None:
+    """Return the checkpoint that an earlier run of this very recipe wrote."""
+    from downscale.models.checkpoint import load_record
+
+    target = Path(recipe.output.path).expanduser()
+    if not target.is_file() or _state_path(recipe, target).exists():
+        return None
+    _, record = load_record(target)
+    # The record has been through JSON, which knows lists only.
+    same = recipe_identity(TrainingRecipe.model_validate(record.recipe), "") == recipe_identity(recipe, "")
+    if not same:
+        raise OutputError(
+            f"expected to resume the recipe of {target}, received another one; choose another output.path"
+        )
+    return target
+
+
+def _state_path(recipe: TrainingRecipe, target: Path) -> Path:
+    return folder_of(recipe, target) / STATE
+
+
+def folder_of(recipe: TrainingRecipe, target: Path) -> Path:
+    """Return the folder of logs and state of a training."""
+    return Path(recipe.output.folder).expanduser() if recipe.output.folder else target.with_suffix(".training")
+
+
+def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: Say) -> Path:
+    import torch
+
+    from downscale.models.checkpoint import save
+    from downscale.training.state import read_state
+
+    how, first = prepared.recipe.training, is_first()
+    with made_folder(state.parent, STATE):
+        origin = prepared.origin if first else None
+        earlier = read_state(state, origin) if resume and state.exists() else None
+        progress = Progress() if earlier is None else earlier.progress
+        if earlier is not None:
+            say(f"goes on from step {progress.step}")
+        torch.manual_seed(how.seed)
+        module, data = _parts(prepared, progress, say)
+        from downscale.training.keeper import Keeper
+        from downscale.training.runner import run
+
+        keeper = Keeper(state, prepared.origin, progress, how, say, earlier)
+        trainer = run(how, module, data, keeper, state.parent)
+    if trainer.is_global_zero:
+        module.averaged.load_state_dict(keeper.best)
+        save(target, module.averaged, record_of(prepared, _skill(prepared, keeper)), prepared.recipe.output.half)
+        state.unlink(missing_ok=True)
+        say(f"wrote {target}")
+    trainer.strategy.barrier()
+    return target
+
+
+@contextmanager
+def made_folder(folder: Path, kept: str) -> Iterator[None]:
+    """Make a folder; take it away again where the work fails before it left the file ``kept`` there.
+
+    Only folders that this made are taken away.
+    """
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if folder in new and not (folder / kept).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            for each in new[1:]:
+                with suppress(OSError):
+                    each.rmdir()
+        raise
+
+
+def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUpscaler, PatchData]:
+    """Return the module and the data of a training."""
+    from downscale.losses.compose import WeightedSum
+    from downscale.losses.terms import Sobolev, Spectral, Terrain
+    from downscale.nn.learned import Learned
+    from downscale.training.datamodule import PatchData
+    from downscale.training.maps import Shelf
+    from downscale.training.module import TrainedUpscaler
+    from downscale.training.patches import PatchSet
+
+    recipe, how = prepared.recipe, prepared.recipe.training
+    loss = WeightedSum.from_config(how.loss)
+    shelf = Shelf(prepared.sources, recipe.patches.cache_mb)
+    distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
+    patches = PatchSet(shelf, prepared.parts, recipe.patches, distances)
+    held = prepared.draws("validation").fixed(recipe.data.validation.patches)
+    typical = _typical(prepared, patches, say) if how.loss_scale == "kernel" else ()
+    parts = Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources), typical
+    module: TrainedUpscaler
+    if recipe.event is None:
+        module = TrainedUpscaler(*parts)
+    else:
+        from downscale.training.mask import TrainedMask
+
+        module = TrainedMask(*parts, wanted=recipe.event)
+    return module, PatchData(patches, prepared.draws("train"), held, how, progress, prepared.spec.factor)
+
+
+def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float]]:
+    """Return the mean square error of the kernel on patches of the training split, by source and output."""
+    import torch
+
+    from downscale.training.module import kernel_errors
+    from downscale.training.patches import collate
+
+    spec, sources = prepared.spec, len(prepared.sources)
+    sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
+    # A round that no training sees, the same whenever a run is resumed.
+    keys = prepared.draws("train").round(LOOKED_AT_ROUND, LOOKED_AT * sources)
+    # Map by map, each of which is read once.
+    for key in followed(sorted(keys), len(keys), say, "patches of the kernel looked at"):
+        sums[key.source] += kernel_errors(spec, collate([patches[key]], spec.factor))[0]
+        counts[key.source] += 1
+    mean = sums / counts.clamp_min(1)
+    # A source of which no patch was drawn is as good as the others.
+    mean = torch.where(counts > 0, mean, mean.sum(dim=0) / (counts > 0).sum().clamp_min(1))
+    return [[float(value) for value in row] for row in mean.clamp_min(1e-24)]
+
+
+def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
+    """Return how a model came to be, for its checkpoint: recipe, sources with their licences, and how good it is."""
+    from downscale.models.checkpoint import Record
+
+    recipe = prepared.recipe
+    described = [
+        describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)
+    ]
+    licences = [each["licence"] for each in described if each["licence"]]
+    # What a task does not look at is no part of its recipe.
+    unused = {"training": set(FIELD_KEYS)} if recipe.task == "segmentation" else None
+    return Record(
+        title=recipe.title, description=recipe.description, licence=recipe.licence,
+        attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
+        data_hash=prepared.hash, skill=skill, advice=prepared.advice,
+        recipe=recipe.model_dump(mode="json", exclude=unused), conserve=None if recipe.event else recipe.conserve,
+        versions=library_versions(TRAINS),
+    )  # fmt: skip
+
+
+def _skill(prepared: Prepared, keeper: Keeper) -> dict[str, Any]:
+    """Return errors on the validation split, by source and output, and how long the training was."""
+    progress = keeper.progress
+    return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
+            "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, keeper.errors.tolist()),
+            "rounds": progress.scores}  # fmt: skip
+
+
+def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
+    """Return errors of the model and of the kernel by source and output, of their sums and weights (sources, V, 3)."""
+    rows, ensemble = [], prepared.spec.stochastic
+    measure = {"measure": "CRPS", "measure_kernel": "absolute error"} if ensemble else {}
+    if prepared.spec.event is not None:
+        measure = dict.fromkeys(("measure", "measure_kernel"), "root of the Brier score") | {"units": "1"}
+    for source, sums in zip(prepared.sources, errors, strict=True):
+        for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
+            if weight > 0:
+                ours, theirs = (each / weight if ensemble else math.sqrt(each / weight) for each in (model, kernel))
+                ratio = ours / theirs if theirs > 0 else None
+                rows.append({"source": source.label, "variable": variable.name, "units": variable.units, "rmse": ours,
+                             "rmse_kernel": theirs, "skill": ratio, **measure})  # fmt: skip
+    return rows
+
+
+def _words(source: Source, sides: Sides) -> str:
+    train, held = (source.maps_of(side).size for side in (sides.train, sides.validation))
+    rows, columns = source.grid.shape
+    kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"
+    return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {held} validate"
+
+
+__all__ = ["Prepared", "is_first", "kept_words", "model_spec", "prepare", "train"]

@@ -1,0 +1,309 @@
+"""The training step of a learned model for Lightning: loss, averages of the weights, validation (torch; no file)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from downscale.engine.device import working_type
+from downscale.errors import InputError
+from downscale.fields.conserve import additive, bounded
+from downscale.losses.compose import WeightedSum
+from downscale.losses.context import LossContext
+from downscale.losses.crps import crps_of_cells
+from downscale.nn.conv_transpose import ConservativeConvTranspose2d
+from downscale.nn.learned import Learned
+from downscale.nn.spec import ModelSpec
+from downscale.training.patches import Batch
+from downscale.training.progress import Progress, rate, share_done
+from downscale.training.schema import Training
+
+# Below this share of the whole spread a patch counts as if it had that much.
+LEAST_SPREAD = 0.1
+# Below this share of its source's mean square error a patch of the kernel's counts as if it had that much.
+LEAST_ERROR = 0.01
+# Members that a round is judged by.
+JUDGED_MEMBERS = 4
+# What noise is drawn for.
+TRAIN, JUDGE = 0, 1
+# The loss is looked at every so many steps: looking waits for an accelerator.
+LOOK_EVERY = 20
+
+
+class TrainedUpscaler(lightning.LightningModule):
+    """A learned model in training.
+
+    Parameters
+    ----------
+    learned : Learned
+        The model; trained in place.
+    how : Training
+        The recipe's settings.
+    loss : WeightedSum
+        What is made small.
+    spread : tuple of float
+        Standard deviation of each output: the scale in which the loss counts errors.
+    progress : Progress
+        Where the training stands; shared with the callbacks and the sampler.
+    sources : int
+        Number of sources, whose errors are told apart.
+    typical : sequence of sequence of float
+        Mean square error of the kernel, by source and output, for ``loss_scale: kernel``.
+
+    Attributes
+    ----------
+    averaged : Learned
+        Exponential moving averages of the weights: what is validated and kept.
+    score : float
+        Geometric mean of the validation errors relative to the kernel's, after each round.
+    errors : Tensor, shape (sources, V, 3)
+        Weighted sums of squared errors of the model and of the kernel, and of weights.
+    """
+
+    def __init__(
+        self,
+        learned: Learned,
+        how: Training,
+        loss: WeightedSum,
+        spread: tuple[float, ...],
+        progress: Progress,
+        sources: int = 1,
+        typical: Sequence[Sequence[float]] = (),
+    ) -> None:
+        super().__init__()
+        # The order of channels in memory that convolutions are fastest in, on CPUs and accelerators.
+        learned.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learned, self.averaged = learned, copy.deepcopy(learned).requires_grad_(False)
+        self.how, self.loss, self.spread, self.progress, self.typical = how, loss, spread, progress, typical
+        self.score, self.errors, self.sources = math.inf, torch.empty(0), sources
+        self.last_loss = torch.tensor(math.nan)
+        self._sums: dict[int, Tensor] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW, whose decay leaves biases and scales alone."""
+        weights = [p for p in self.learned.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.how.weight_decay},
+            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.how.learning_rate)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Make the fine fields of a batch with the weights in training."""
+        generator = random_numbers(self.how.seed, TRAIN, self.progress.step, self.global_rank)
+        return predicted(self.learned, batch, self.how.members, generator)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Return the loss of a batch; its errors in standard deviations of the variable."""
+        prediction = self(batch)
+        there = torch.isfinite(prediction)
+        known = torch.isfinite(batch.target) & (there.all(dim=0) if self.learned.spec.stochastic else there)
+        # What is missing is NaN in both: it must not reach a gradient.
+        prediction = torch.where(known, prediction, torch.zeros_like(prediction))
+        target = torch.where(known, batch.target, torch.full_like(batch.target, torch.nan))
+        context = self._context(batch, self._scale(batch, known))
+        loss, values = self.loss.measure(prediction, target, batch.weight.expand_as(target), context)
+        if self.progress.step % LOOK_EVERY == 0 and not bool(loss.isfinite()):
+            raise InputError(
+                f"expected a finite loss, received {float(loss.detach())} at step {self.progress.step}; try a smaller "
+                "learning_rate, or precision 32"
+            )
+        self.last_loss = loss.detach()
+        for name, value in {"loss": loss.detach(), **{f"loss_{name}": value for name, value in values.items()}}.items():
+            self.log(name, value, prog_bar=name == "loss", logger=False, batch_size=len(target))
+        return loss
+
+    def _context(self, batch: Batch, scale: Tensor) -> LossContext:
+        spec = self.learned.spec
+        names = spec.static_channels
+        orog = batch.statics[:, names.index("orog")].unsqueeze(1) if "orog" in names else None
+        kernels = tuple(m.weight for m in self.learned.modules() if isinstance(m, ConservativeConvTranspose2d))
+        return LossContext(
+            spacing=batch.spacing, orog=orog, coarse=batch.coarse, cells=batch.cells, kernels=kernels, scale=scale,
+            variables=tuple(variable.name for variable in spec.outputs), members=0 if spec.stochastic else None,
+        )  # fmt: skip
+
+    def _scale(self, batch: Batch, known: Tensor) -> Tensor:
+        spread = batch.target.new_tensor(self.spread).reshape(1, -1, 1, 1)
+        if self.how.loss_scale == "variable":
+            return spread
+        if self.how.loss_scale == "kernel":
+            own = kernel_errors(self.learned.spec, batch)
+            typical = own.new_tensor(self.typical)[batch.source]
+            # The root of both errors' mean squares, so that neither hard patches nor easy ones own the loss.
+            return ((torch.maximum(own, LEAST_ERROR * typical) * typical) ** 0.25).clamp_min(1e-12)[..., None, None]
+        weight = batch.weight * known
+        total = weight.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        values = torch.where(known, batch.target, torch.zeros_like(batch.target))
+        mean = (weight * values).sum(dim=(-2, -1), keepdim=True) / total
+        variance = (weight * (values - mean) ** 2).sum(dim=(-2, -1), keepdim=True) / total
+        return torch.sqrt(variance + (LEAST_SPREAD * spread) ** 2)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate that the progress asks for."""
+        share = share_done(self.progress, self.how)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate(share, self.how)
+
+    def follow(self) -> None:
+        """Follow the weights with their averages, and count the step.
+
+        The keeper calls this before it keeps anything: hooks of callbacks come before those of the module.
+        """
+        self.progress.step += 1
+        self.progress.done += 1
+        decay = min(self.how.ema, self.progress.step / (self.progress.step + 10))
+        with torch.no_grad():
+            for average, weight in zip(self.averaged.parameters(), self.learned.parameters(), strict=True):
+                average.lerp_(weight, 1 - decay)
+            for kept, value in zip(self.averaged.buffers(), self.learned.buffers(), strict=True):
+                kept.copy_(value)
+
+    def on_validation_start(self) -> None:
+        """Forget the sums of the last round."""
+        self._sums = {}
+
+    def validation_step(self, batch: Batch, number: int) -> None:
+        """Add up errors of the averaged model and of the kernel under the same constraint, by source.
+
+        Squared ones; of an ensemble the fair CRPS, beside the absolute error of the kernel.
+        """
+        self.averaged.eval()
+        kernel = kernel_alone(self.learned.spec, batch)
+        if self.learned.spec.stochastic:
+            # The same noise in every round, so that rounds are compared by their weights alone.
+            same = random_numbers(self.how.seed, JUDGE, number, self.global_rank)
+            squares = probabilistic_errors(batch, predicted(self.averaged, batch, JUDGED_MEMBERS, same), kernel)
+        else:
+            squares = squared_errors(batch, predicted(self.averaged, batch), kernel)
+        for source in batch.source.unique().tolist():
+            part = squares[batch.source == source].sum(dim=0)
+            self._sums[source] = self._sums.get(source, torch.zeros_like(part)) + part
+
+    def on_validation_epoch_end(self) -> None:
+        """Compare the errors of the model with those of the kernel."""
+        sums = self._whole()
+        self.errors = sums
+        self.score = relative_error(sums, 1.0 if self.learned.spec.stochastic else 0.5)
+        if not math.isfinite(self.score):
+            raise InputError(
+                f"expected finite validation errors, received {self.score} at step {self.progress.step}; try a smaller "
+                "learning_rate, or precision 32"
+            )
+        self.log("relative_rmse", self.score, prog_bar=True, logger=False, batch_size=1)
+
+    def _whole(self) -> Tensor:
+        """Return the sums of all processes, shape (sources, V, 3)."""
+        zero = torch.zeros(len(self.spread), 3, dtype=torch.float64)
+        local = torch.stack([self._sums.get(i, zero).to(zero) for i in range(self.sources)])
+        if self.trainer.world_size > 1:
+            summed = self.trainer.strategy.reduce(local.to(self.device, torch.float32), reduce_op="sum")
+            return torch.as_tensor(summed).cpu().double()
+        return local
+
+
+def random_numbers(seed: int, *place: int) -> torch.Generator:
+    """Return a generator for one place of a training: the same there whenever it is run, another one elsewhere.
+
+    The place is what it is for, the step or batch, and the process, so that no two processes draw the same noise.
+    """
+    words = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
+def predicted(
+    learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return the fine fields of a batch, shape (B, V, Y, X), of an ensemble (M, B, V, Y, X)."""
+    given = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
+    if not learned.spec.stochastic:
+        made: Tensor = learned(*given)
+        return made
+    shapes = [(len(field), count, *field.shape[-2:])
+              for field, count in zip((batch.coarse, batch.proposal), learned.spec.noise, strict=True)]  # fmt: skip
+    each = []
+    for _ in range(members):
+        coarse, fine = (torch.randn(shape, generator=generator).to(batch.coarse) for shape in shapes)
+        each.append(learned(*given, noise=(coarse, fine)))
+    return torch.stack(each)
+
+
+def _beside(learned: Learned, batch: Batch) -> Tensor:
+    """Return what is looked at beside the outputs: predictors, and of a compressor the code of the truth."""
+    if learned.spec.code is None:
+        return batch.predictors
+    codes = learned.encode(batch.target, batch.coarse, batch.proposal, batch.cells)
+    return torch.cat([batch.predictors, codes], dim=1)
+
+
+@torch.no_grad()
+def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tensor:
+    """Return weighted sums of the fair CRPS of members, of the kernel's absolute errors, and of weights, (B, V, 3)."""
+    known = torch.isfinite(batch.target) & torch.isfinite(members).all(dim=0) & torch.isfinite(kernel)
+    wide = working_type(batch.target.device)
+    weight = torch.where(known, batch.weight, torch.zeros_like(batch.target)).to(wide)
+    none = batch.target.new_zeros(())
+    target = torch.where(known, batch.target, none)
+    made = torch.where(known, members, none)
+    crps = crps_of_cells(made, target, len(members) * (len(members) - 1)).to(wide)
+    error = (torch.where(known, kernel, none) - target).abs().to(wide)
+    return torch.stack([(weight * each).sum(dim=(-2, -1)) for each in (crps, error, torch.ones_like(error))], dim=-1)
+
+
+def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
+    """Return what the kernel makes of a batch under the bounds of the variables: Sobolev, bounded where there are any.
+
+    Without a law to keep ("none") it is still the kernel under the law, which is what a user would have otherwise.
+    """
+    mask = torch.isfinite(batch.proposal)
+    valid = None if bool(mask.all()) else mask
+    each = []
+    for i, variable in enumerate(spec.outputs):
+        z, x = batch.proposal[:, i : i + 1], batch.coarse[:, i : i + 1]
+        one = None if valid is None else valid[:, i : i + 1]
+        if variable.bounds == (None, None):
+            each.append(additive(z, x, batch.cells, one))
+        else:
+            each.append(bounded(z, x, batch.cells, one, variable.bounds))
+    return torch.cat(each, dim=1)
+
+
+def squared_errors(batch: Batch, model: Tensor, kernel: Tensor) -> Tensor:
+    """Return weighted sums of squared errors of the model and the kernel, and of weights, shape (B, V, 3)."""
+    known = torch.isfinite(batch.target) & torch.isfinite(model)
+    wide = working_type(batch.target.device)
+    weight = torch.where(known, batch.weight, torch.zeros_like(batch.target)).to(wide)
+    sums = []
+    for made in (model, kernel):
+        error = torch.where(known, made - batch.target, torch.zeros_like(batch.target)).to(wide)
+        sums.append((weight * error**2).sum(dim=(-2, -1)))
+    return torch.stack([*sums, weight.sum(dim=(-2, -1))], dim=-1)
+
+
+@torch.no_grad()
+def kernel_errors(spec: ModelSpec, batch: Batch) -> Tensor:
+    """Return the mean square error of the kernel in each patch, shape (B, V)."""
+    made = kernel_alone(spec, batch)
+    sums = squared_errors(batch, made, made)
+    return (sums[..., 1] / sums[..., 2].clamp_min(1e-300)).to(batch.target.dtype)
+
+
+def relative_error(sums: Tensor, power: float = 0.5) -> float:
+    """Return the geometric mean over sources and outputs of the model's error over the kernel's; sums to a power.
+
+    Examples
+    --------
+    >>> relative_error(torch.tensor([[[1.0, 4.0, 2.0]], [[4.0, 4.0, 1.0]]]))
+    0.7071
+    """
+    some = (sums[..., 2] > 0) & (sums[..., 1] > 0)
+    if not bool(some.any()):
+        # Nothing is left to win where the kernel makes no error.
+        return 1.0 if bool((sums[..., 0] == 0).all()) else math.inf
+    return float(torch.exp(power * torch.log((sums[..., 0] / sums[..., 1])[some]).mean()))

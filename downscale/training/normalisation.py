@@ -1,0 +1,166 @@
+"""Means and spreads of coarse variables over the training split, by area and source weight (numpy; no file)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downscale.errors import InputError
+from downscale.nn.spec import Variable
+from downscale.training.schema import Channel
+
+# A spread of less than this share of the mean is the rounding of values as stored.
+ROUNDING = 1e-7
+
+
+@dataclass
+class Moments:
+    """Running weighted mean and sum of squares about it, which chunks cannot change beyond rounding.
+
+    Examples
+    --------
+    >>> both = Moments()
+    >>> both.add(np.array([1.0, np.nan]), np.array([3.0, 9.0])); both.add(np.array([5.0]), np.array([1.0]))
+    >>> both.mean, both.std
+    (2.0, 1.73)
+
+    References
+    ----------
+    Chan, T. F., Golub, G. H. and LeVeque, R. J. (1983), Algorithms for computing the sample variance, The American
+    Statistician 37, 242-247.
+    """
+
+    weight: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
+        """Add values with their weights; NaN counts for nothing."""
+        known = np.isfinite(values)
+        weights = np.where(known, np.broadcast_to(weights, values.shape), 0.0)
+        total = float(weights.sum())
+        if total == 0:
+            return
+        values = np.where(known, values, 0.0)
+        mean = float((values * weights).sum() / total)
+        squares = float((weights * np.where(known, values - mean, 0.0) ** 2).sum())
+        both, step = self.weight + total, mean - self.mean
+        self.squares += squares + step**2 * self.weight * total / both
+        self.mean += step * total / both
+        self.weight = both
+
+    @classmethod
+    def pooled(cls, parts: Iterable[Moments], weights: Iterable[float]) -> Moments:
+        """Return the moments of a mixture in which each part has its weight, however much it holds.
+
+        Examples
+        --------
+        >>> few, many = Moments(1.0, 0.0, 0.0), Moments(9.0, 4.0, 0.0)
+        >>> Moments.pooled([few, many], [1.0, 1.0]).mean
+        2.0
+        """
+        made = cls()
+        for part, weight in zip(parts, weights, strict=True):
+            if part.weight == 0 or weight == 0:
+                continue
+            both, step = made.weight + weight, part.mean - made.mean
+            made.squares += weight * part.squares / part.weight + step**2 * made.weight * weight / both
+            made.mean += step * weight / both
+            made.weight = both
+        return made
+
+    @property
+    def std(self) -> float:
+        """Standard deviation."""
+        return float(np.sqrt(self.squares / self.weight)) if self.weight else 0.0
+
+
+class Fit:
+    """The numbers of the transform of one variable, from all its coarse values of the training split.
+
+    The scale of "log1p" is the mean of positive values, which must be known before the logarithm is taken: what is
+    streamed is therefore looked at twice, first by :meth:`look`, then by :meth:`add`.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._plain, self._positive, self._moved = Moments(), Moments(), Moments()
+
+    @property
+    def twice(self) -> bool:
+        """Whether a second look is needed."""
+        return self.channel.transform == "log1p"
+
+    def look(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
+        """Take in values of any shape with their areas."""
+        self._plain.add(values, weights)
+        if self.twice:
+            self._positive.add(np.where(values > 0, values, np.nan), weights)
+
+    def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
+        """Take in the same values again, once the scale is known."""
+        if self.twice:
+            self._moved.add(np.log1p(values.clip(0) / self.scale), weights)
+
+    @classmethod
+    def pooled(cls, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
+        """Return the fit of all sources together, each with its weight, whatever its size."""
+        made = cls(fits[0].channel)
+        made._plain = Moments.pooled([fit._plain for fit in fits], weights)
+        # A source counts with the share of its area that is positive.
+        shares = [fit._positive.weight / (fit._plain.weight or 1.0) for fit in fits]
+        positive = [weight * share for weight, share in zip(weights, shares, strict=True)]
+        made._positive = Moments.pooled([fit._positive for fit in fits], positive)
+        return made
+
+    def begun_anew(self) -> Fit:
+        """Return a fit of this scale that has yet to take in values by :meth:`add`."""
+        made = type(self)(self.channel)
+        made._positive = replace(self._positive)
+        return made
+
+    def with_moved(self, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
+        """Return this fit with what sources took in by :meth:`add`, each with its weight."""
+        made = type(self)(self.channel)
+        made._plain, made._positive = self._plain, self._positive
+        made._moved = Moments.pooled([fit._moved for fit in fits], weights)
+        return made
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the values themselves."""
+        return self._plain.std
+
+    @property
+    def scale(self) -> float:
+        """Mean of positive values, one where there are none."""
+        return self._positive.mean if self._positive.mean > 0 else 1.0
+
+    def variable(self, units: str, standard_name: str, bounds: tuple[float | None, float | None]) -> Variable:
+        """Return the variable of the model.
+
+        Raises
+        ------
+        InputError
+            If no value was there, or all were the same.
+        """
+        if self._plain.weight == 0:
+            raise InputError(
+                f"{self.channel.name}: expected values to learn from, received missing ones only; check the files, "
+                "names and select"
+            )
+        if self._plain.std <= ROUNDING * abs(self._plain.mean):
+            raise InputError(
+                f"{self.channel.name}: expected values that vary, received {self._plain.mean:g} everywhere in the "
+                "training split; check the files"
+            )
+        moments = self._moved if self.twice else self._plain
+        numbers = {"mean": moments.mean, "std": moments.std, "scale": self.scale}
+        return Variable(
+            name=self.channel.name, units=units, standard_name=standard_name, transform=self.channel.transform,
+            bounds=bounds, **numbers,
+        )  # fmt: skip

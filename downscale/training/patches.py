@@ -1,0 +1,241 @@
+"""Patches of maps: cut, padded, turned and joined into batches (torch; knows maps, no network)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.gradient import Spacing
+from downscale.training import coverage, turning
+from downscale.training.draws import Key
+from downscale.training.maps import Shelf
+from downscale.training.pairs import Source
+from downscale.training.schema import Patches
+from downscale.training.turning import Part
+
+# Shares that differ by less are those of equal areas.
+EQUAL_AREAS = 1e-12
+NOTHING: NDArray[np.float64] = np.empty((0, 0))
+# Which fields of a patch hold the variables of a group.
+TURNING = {"outputs": ("target", "proposal", "coarse"), "predictors": ("predictors",), "statics": ("statics",)}
+# What of a patch has rows and columns.
+FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "share", "weight", "dy", "dx")
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One patch; missing values are NaN, and so is what pads a small grid to the size of a patch.
+
+    Attributes
+    ----------
+    target, proposal : array, shape (V, Y, X)
+        Truth and Sobolev up-sampling.
+    coarse, predictors : array, shape (V, y, x) and (P, y, x)
+        What goes in.
+    statics : array, shape (S, Y, X)
+        Fine companions.
+    clock : array, shape (E,)
+        Times.
+    share : array of float64, shape (Y, X)
+        Shares of fine cells in their coarse cell.
+    weight : array, shape (Y, X)
+        Areas relative to the mean of the source, over how often a cell is seen beside others; zero where nothing is
+        judged.
+    dy, dx : array of float64, shape (Y, X)
+        Distances in metres from the row and column before to those after; empty where no loss asks for them.
+    source : int
+        Which source it is of.
+    """
+
+    target: NDArray[np.float32]
+    proposal: NDArray[np.float32]
+    coarse: NDArray[np.float32]
+    predictors: NDArray[np.float32]
+    statics: NDArray[np.float32]
+    clock: NDArray[np.float32]
+    share: NDArray[np.float64]
+    weight: NDArray[np.float32]
+    dy: NDArray[np.float64] = field(default_factory=lambda: NOTHING)
+    dx: NDArray[np.float64] = field(default_factory=lambda: NOTHING)
+    source: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Patches side by side, and the operator A of each of them; shapes as of :class:`Sample` after a batch axis."""
+
+    target: Tensor
+    proposal: Tensor
+    coarse: Tensor
+    predictors: Tensor
+    statics: Tensor
+    clock: Tensor
+    weight: Tensor
+    source: Tensor
+    cells: Aggregation
+    spacing: Spacing | None = None
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """Return the batch with its tensors elsewhere; what moves batches to devices calls this."""
+        moved = {
+            key: value.to(*args, **kwargs) for key, value in self.__dict__.items() if isinstance(value, Tensor)
+        }
+        return Batch(**moved, cells=self.cells, spacing=self.spacing)
+
+
+class PatchSet(torch.utils.data.Dataset[Sample]):
+    """Patches by their keys: co-registered target, proposal, coarse, static fields of one place and time.
+
+    Parameters
+    ----------
+    shelf : Shelf
+        Maps ready in memory.
+    parts : tuple of Part
+        Components of vectors, which turn with a patch.
+    how : Patches
+        The recipe's settings.
+    spacings : bool
+        Whether a loss asks for distances.
+    tiled : bool
+        Whether keys are those of :meth:`downscale.training.draws.Draws.fixed`, else of ``round``.
+    """
+
+    def __init__(
+        self, shelf: Shelf, parts: tuple[Part, ...], how: Patches, spacings: bool = False, tiled: bool = False
+    ) -> None:
+        self.shelf, self.parts, self.how = shelf, parts, how
+        self._spacings = [Spacing.of(source.fine) for source in shelf.sources] if spacings else []
+        self._seen = [_seen(source, how, tiled) for source in shelf.sources]
+        # Areas are relative to the mean of the cells that are used at all.
+        self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
+                      for source, seen in zip(shelf.sources, self._seen, strict=True)]  # fmt: skip
+
+    def tiled(self) -> PatchSet:
+        """Return the patches of the same maps by the keys that are judged."""
+        return PatchSet(self.shelf, self.parts, self.how, bool(self._spacings), tiled=True)
+
+    def __getitem__(self, key: Key) -> Sample:
+        """Cut and turn one patch."""
+        source = self.shelf.sources[key.source]
+        ready = self.shelf.get(key.source, key.number)
+        size = min(self.how.size[0], source.grid.shape[0]), min(self.how.size[1], source.grid.shape[1])
+        rows, columns = (np.arange(first, first + n) for first, n in zip((key.row, key.column), size, strict=True))
+        f_y, f_x = source.cells.factor_y, source.cells.factor_x
+        few = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        many = (few[0], *(slice(s.start * f, s.stop * f) for s, f in zip(few[1:], (f_y, f_x), strict=True)))
+        seen = self._seen[key.source][few[1:]].repeat(f_y, axis=0).repeat(f_x, axis=1)
+        weight = np.divide(source.fine.cell_area[many[1:]], seen, out=np.zeros(seen.shape), where=seen > 0)
+        dy, dx = NOTHING, NOTHING
+        if self._spacings:
+            spacing = self._spacings[key.source]
+            dy, dx = np.broadcast_to(spacing.dy_cells, spacing.shape)[many[1:]], spacing.dx[many[1:]]
+        sample = Sample(
+            target=ready.target[many], proposal=ready.proposal[many], coarse=ready.coarse[few],
+            predictors=ready.predictors[few], statics=source.statics[many],
+            clock=source.clock[source.index(key.number)[0]], share=_shares(source.cells.window(rows, columns)),
+            weight=_judged(weight * (key.weight / self._area[key.source]), self.how.margin, (f_y, f_x)),
+            source=key.source, dy=dy, dx=dx,
+        )  # fmt: skip
+        same_way = source.fine.y.ascending == source.fine.x.ascending
+        return turned(padded(sample, self.how.size, (f_y, f_x)), key.turn, self.parts, same_way)
+
+
+def _seen(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
+    """Return how often each coarse cell of a source is seen beside others."""
+    shape = source.grid.shape
+    size = min(how.size[0], shape[0]), min(how.size[1], shape[1])
+    rows, columns = (coverage.lattice(n, part) for n, part in zip(shape, size, strict=True))
+    if tiled:
+        return coverage.tiled(shape, rows, columns, size, how.margin)
+    return coverage.drawn(source.grid.cell_area, rows, columns, size, how.margin)
+
+
+def _shares(cells: Aggregation) -> NDArray[np.float64]:
+    return cells.part_share if cells.part_share is not None else np.multiply.outer(cells.y_share, cells.x_share)
+
+
+def _judged(weight: NDArray[np.float64], margin: int, factor: tuple[int, int]) -> NDArray[np.float32]:
+    """Return weights that are zero within a margin of the edge, unless nothing would be left."""
+    y, x = margin * factor[0], margin * factor[1]
+    inner = np.zeros_like(weight)
+    inner[y : weight.shape[0] - y, x : weight.shape[1] - x] = 1
+    return (weight * (inner if inner.any() else 1)).astype(np.float32)
+
+
+def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sample:
+    """Fill a patch of a small grid up with missing cells; what pads is judged nowhere."""
+    here = sample.coarse.shape[-2:]
+    if here == size:
+        return sample
+    add = [(0, n - m) for n, m in zip(size, here, strict=True)]
+    fine = [(0, end * f) for (_, end), f in zip(add, factor, strict=True)]
+    made = dict(sample.__dict__)
+    for name in (name for name in FIELDS if made[name].size or name not in ("dy", "dx")):
+        array = made[name]
+        fill = {"share": 1 / (factor[0] * factor[1]), "weight": 0.0}.get(name, np.nan)
+        fill = float(array[-1, -1]) if name in ("dy", "dx") else fill
+        widths = add if name in ("coarse", "predictors") else fine
+        made[name] = np.pad(array, [(0, 0)] * (array.ndim - 2) + widths, constant_values=fill)
+    return Sample(**made)
+
+
+def turned(sample: Sample, turn: int, parts: Sequence[Part], same_way: bool) -> Sample:
+    """Mirror and swap the rows and columns of a patch; components of vectors turn along.
+
+    Parameters
+    ----------
+    sample : Sample
+        A patch.
+    turn : int
+        0 to 7; swapping needs square patches and one factor for rows and columns.
+    parts : sequence of Part
+        Components among the outputs, predictors and statics.
+    same_way : bool
+        Whether rows and columns both run along their axes, northward and eastward, or both against them.
+    """
+    if turn == 0:
+        return sample
+    fields = {name: np.ascontiguousarray(turning.turn(getattr(sample, name), turn)) for name in FIELDS}
+    made = {**sample.__dict__, **fields}
+    if turn & turning.SWAP:
+        made["dy"], made["dx"] = made["dx"], made["dy"]
+    for group, names in TURNING.items():
+        own = [part for part in parts if part.group == group]
+        for name in names if own else ():
+            made[name] = turning.turn_parts(made[name], own, turn, same_way)
+    return Sample(**made)
+
+
+def collate(samples: Sequence[Sample], factor: tuple[int, int]) -> Batch:
+    """Join patches into a batch, each under its own areas."""
+    shares = [sample.share for sample in samples]
+    tensors = {
+        name: torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
+        for name in (*FIELDS, "clock")
+        if name not in ("share", "dy", "dx")
+    }
+    tensors["weight"] = tensors["weight"].unsqueeze(1)
+    source = torch.tensor([sample.source for sample in samples])
+    spacing = None
+    if samples[0].dy.size:
+        # The areas of a loss are those of its weights.
+        dy, dx = (np.stack([getattr(sample, name) for sample in samples])[:, None] for name in ("dy", "dx"))
+        spacing = Spacing(dy, dx, tensors["weight"].numpy(), periodic=False)
+    return Batch(**tensors, source=source, cells=joined_cells(shares, factor), spacing=spacing)
+
+
+def joined_cells(shares: Sequence[NDArray[np.float64]], factor: tuple[int, int]) -> Aggregation:
+    """Return the operator A of patches side by side, each under its own areas; one for all where these agree."""
+    rows, columns = shares[0].shape
+    equal = np.full(rows, 1 / factor[0]), np.full(columns, 1 / factor[1])
+    if all(np.ptp(share) < EQUAL_AREAS for share in shares):
+        return Aggregation(*equal, *factor)
+    same = all(np.array_equal(share, shares[0]) for share in shares)
+    return Aggregation(*equal, *factor, shares[0] if same else np.stack(shares)[:, None])

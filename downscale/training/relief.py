@@ -1,0 +1,180 @@
+"""Tiles of real relief to learn from, and what is said of generated ones (numpy and xarray; trains nothing)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from downscale.cf.horizontal import as_dataset, horizontal_variables
+from downscale.errors import InputError
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.gradient import Spacing, slope
+from downscale.fields.spectrum import radial_power, rings, taper
+from downscale.training.pairs import cropped
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Square pieces of relief without a gap.
+
+    Attributes
+    ----------
+    heights : array, shape (n, size, size)
+        In metres about the mean of each tile.
+    step : (float, float)
+        Mean distance of rows and of columns in metres.
+    scale : float
+        Standard deviation of all heights about the means of their tiles, in metres.
+    """
+
+    heights: Floats
+    step: tuple[float, float]
+    scale: float
+
+    @property
+    def spacing(self) -> Spacing:
+        """Distances in metres, the same everywhere."""
+        return even_spacing(self.heights.shape[-1], self.step)
+
+
+def even_spacing(size: int, step: tuple[float, float]) -> Spacing:
+    """Return the distances of a square map of even steps in metres."""
+    dx, area = np.full((size, size), 2 * step[1]), np.full((size, size), step[0] * step[1])
+    return Spacing(np.full(size, 2 * step[0]), dx, area, periodic=False)
+
+
+def read_tiles(
+    relief: xr.Dataset | xr.DataArray, size: int, stride: int | None = None, least: float = 0.0, average: int = 1
+) -> Tiles:
+    """Cut relief into tiles; those that are sea or flat are left out.
+
+    Parameters
+    ----------
+    relief : Dataset or DataArray
+        Heights in metres on latitude and longitude or on a projection; of a Dataset the first field.
+    size : int
+        Cells a side.
+    stride : int, optional
+        Cells from one tile to the next, a quarter of the size by default.
+    least : float
+        Every cell must lie above this height, in metres.
+    average : int
+        Join so many cells along each axis first.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than four tiles.
+    """
+    ds, where = cropped(as_dataset(relief)[0], [average, average])
+    field = ds[horizontal_variables(ds, where)[0]].transpose(..., *where.dims)
+    values = np.asarray(field.values, np.float64).reshape(-1, *field.shape[-2:])[0]
+    grid = where.grid
+    if average > 1:
+        grid = where.grid.coarsen(average, average)
+        values = Aggregation.between(grid, where.grid).mean(values)
+    steps = Spacing.of(grid)
+    along = np.abs(np.broadcast_to(steps.dy_cells, steps.shape)) / 2, np.abs(steps.dx) / 2
+    found, widths = [], []
+    every = stride or max(size // 4, 1)
+    for row in range(0, values.shape[0] - size + 1, every):
+        for column in range(0, values.shape[1] - size + 1, every):
+            here = np.s_[row : row + size, column : column + size]
+            tile = values[here]
+            if np.isfinite(tile).all() and tile.min() > least and np.ptp(tile) > 0:
+                found.append(tile - tile.mean())
+                widths.append([each[here].mean() for each in along])
+    if len(found) < 4:
+        raise InputError(
+            f"expected at least 4 tiles of {size} x {size} cells above {least:g} m, received {len(found)} of a field "
+            f"of {values.shape[0]} x {values.shape[1]}; choose a smaller size or stride"
+        )
+    heights, step = np.array(found), np.mean(widths, axis=0)
+    return Tiles(heights, (float(step[0]), float(step[1])), float(heights.std()))
+
+
+def turned(tiles: Floats, rng: np.random.Generator) -> Floats:
+    """Return tiles each turned and mirrored at random: relief has no favourite direction here."""
+    made = []
+    for tile in tiles:
+        tile = np.rot90(tile, int(rng.integers(4)))
+        made.append(tile[:, ::-1] if rng.integers(2) else tile)
+    return np.array(made)
+
+
+def share_under(heights: Floats, spacing: Spacing, cap: float) -> float:
+    """Return the share of cells whose slope is at most the cap."""
+    return float((slope(heights, spacing) <= cap).mean())
+
+
+def slope_quantiles(heights: Floats, spacing: Spacing, levels: tuple[float, ...]) -> Floats:
+    """Return quantiles of slopes, metres a metre."""
+    return np.quantile(slope(heights, spacing), levels)
+
+
+def decibels(made: Floats, real: Floats) -> tuple[Floats, Floats]:
+    """Return wavelengths in cells, and the mean power of made maps over that of real ones in decibels."""
+    size = made.shape[-1]
+    table, window = rings((size, size)), taper((size, size))
+    ours, theirs = (
+        radial_power(maps, np.ones(maps.shape, bool), window, table).mean(axis=0) for maps in (made, real)
+    )
+    return 1 / table.wavenumber, 10 * np.log10(ours / theirs)
+
+
+def phase_imbalance(maps: Floats) -> float:
+    """Return how unlike the four phases of stride-two stages are: 0 without any checkerboard.
+
+    What is left of maps when means of 3 x 3 cells are taken out has a mean and a mean square in each phase (even or odd
+    row and column); differences between phases are told in units of the whole.
+    """
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    size = maps.shape[-1]
+    smooth = sum(padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)) / 9
+    # Edges, where stages see what is padded, are another matter.
+    rest = (maps - smooth)[:, 2:-2, 2:-2]
+    whole = float((rest**2).mean())
+    if whole == 0:
+        return 0.0
+    phases = [rest[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    energy = np.array([(phase**2).mean() for phase in phases]) / whole
+    means = np.ptp([phase.mean() for phase in phases]) ** 2 / whole
+    return float(np.ptp(energy) + means)
+
+
+def maps_dataset(maps: Floats, path: Floats, step: tuple[float, float]) -> xr.Dataset:
+    """Return generated maps and a walk between two of them as a Dataset with coordinates in metres.
+
+    Parameters
+    ----------
+    maps : array, shape (n, size, size)
+        Heights in metres.
+    path : array, shape (m, size, size)
+        Maps along a way through the latent space.
+    step : (float, float)
+        Distance of rows and of columns in metres.
+    """
+    size = maps.shape[-1]
+    coords: dict[str, Any] = {}
+    for name, each in zip(("y", "x"), step, strict=True):
+        centres = (np.arange(size) + 0.5) * each
+        attrs = {"units": "m", "standard_name": f"projection_{name}_coordinate", "axis": name.upper(),
+                 "bounds": f"{name}_bnds"}  # fmt: skip
+        coords[name] = (name, centres, attrs)
+        edges = np.arange(size + 1) * each
+        coords[f"{name}_bnds"] = ((name, "bnds"), np.stack([edges[:-1], edges[1:]], axis=1))
+    said = {"units": "m", "long_name": "generated height about the mean of the map"}
+    coords["realization"] = ("realization", np.arange(len(maps)), {"standard_name": "realization", "units": "1"})
+    way = {"long_name": "way between two latent vectors", "units": "1"}
+    coords["walk"] = ("walk", np.linspace(0, 1, len(path)), way)
+    fields = {
+        "height": (("realization", "y", "x"), maps.astype("f4"), said),
+        "height_between": (("walk", "y", "x"), path.astype("f4"), said),
+    }
+    return xr.Dataset(fields, coords)
