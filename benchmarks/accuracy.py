@@ -1,16 +1,16 @@
-"""Error of the training-free methods on real fields, beside the reference table (public names of the package only).
+"""Error of the training-free methods on real fields, compared with the reference table.
 
-Each field is averaged over blocks of cells with ``downscale.coarsen``, downscaled again by every method, and
-compared with itself: the area-weighted root mean square error over all cells of complete coarse cells, as a ratio
-to that of bilinear interpolation. Coarse cells that hold a missing value are dropped. The last columns are the
-largest relative error of a coarse cell, by ``downscale.check_conservation``.
+Each field is averaged over coarse cells with ``downscale.coarsen``, downscaled by every method, and compared with
+the original. The score is the area-weighted root mean square error over all cells of complete coarse cells, as a
+ratio to that of bilinear interpolation. Coarse cells with a missing value are dropped. The last columns are the
+largest relative error of a coarse cell, from ``downscale.check_conservation``.
 
 Run from the root of the repository, with the package installed:
 
     python benchmarks/accuracy.py [--data DIR] [--factors 2 4 8] [--steps 24] [--markdown]
 
-The data folder may also be named by DOWNSCALE_TEST_DATA; by default it is ../shared/data beside the repository.
-Exit status 2 where it is absent.
+DOWNSCALE_TEST_DATA also sets the data folder; the default is ../shared/data next to the repository.
+Exit status 2 if it is absent.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ REFERENCE: dict[int, dict[str, dict[str, float]]] = {
         "rain": {"bicubic": 0.921, "sob 5 taps": 0.886, "bounded": 0.875},
     },
 }
-# The reference gives one range for blocks without naming factors: shown, not judged.
+# The reference has one range for piecewise constant fields, for all factors: shown, not compared.
 BLOCK_RANGE = (1.13, 1.19)
-# Single fields at x4: very smooth, so no part of the means.
+# Single fields at x4: very smooth, so not in the means.
 REFERENCE_UPPER = {"era-interim u 0.75 deg": 0.612, "era-interim v 0.75 deg": 0.733, "era-interim z 0.75 deg": 0.498}
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured on one field at one factor."""
+    """The scores of one field at one factor."""
 
     field: Field
     shape: tuple[int, ...]
@@ -82,7 +82,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A measured ratio beside its reference."""
+    """A measured ratio and its reference."""
 
     label: str
     measured: float
@@ -92,13 +92,13 @@ class Verdict:
 
     @property
     def difference(self) -> float:
-        """Signed distance to the reference (to the nearer end, if it is a range)."""
+        """Return the signed difference from the reference (from the nearer end of a range)."""
         low, high = self.reference
         return min(self.measured - low, 0.0) + max(self.measured - high, 0.0)
 
     @property
     def close(self) -> bool:
-        """Whether the reference is met, or there is none to be met."""
+        """Return whether the ratio is within the tolerance of its reference, or has no reference."""
         return not self.judged or abs(self.difference) <= TOLERANCE
 
 
@@ -121,20 +121,20 @@ def measure(item: Field, truth: xr.Dataset, factor: int) -> Row:
 
 
 def settings(name: str, options: Options, factor: int) -> dict[str, Any]:
-    """Return the arguments of a method: no bounds but those it names, and order 1 where the reference has it."""
+    """Return the arguments of a method: the bounds in its name, and order 1 if the reference has it."""
     order = {"order": 1.0} if name == "sob 5 taps" and factor == 8 else {}
     return {"bounds": None, **options, **order}
 
 
 def complete_cells(truth: xr.Dataset, factor: int) -> xr.Dataset:
-    """Return the coarse field, missing wherever any of its fine cells is."""
+    """Return the coarse field, NaN where any of its fine cells is NaN."""
     coarse: Any = downscale.coarsen(truth, factor)
     share = downscale.coarsen(truth.notnull().astype(np.float64), factor)
     return coarse.where(share["field"] > 1 - 1e-9)
 
 
 def rmse(fine: np.ndarray, truth: np.ndarray, area: np.ndarray) -> float:
-    """Return the area-weighted root mean square difference over cells that are present in both."""
+    """Return the area-weighted root mean square difference over cells that are valid in both."""
     squares = (fine - truth) ** 2
     present = np.isfinite(squares)
     weights = np.where(present, area, 0.0)
@@ -160,7 +160,7 @@ def _progress(text: str) -> None:
 
 
 def geometric_mean(rows: Sequence[Row], name: str) -> tuple[float, float]:
-    """Return the geometric mean of a ratio over fields, and its standard error from the scatter among them."""
+    """Return the geometric mean of a ratio over fields, and its standard error from their scatter."""
     logs = np.log([row.ratios[name] for row in rows])
     mean = float(np.exp(logs.mean()))
     return mean, float(mean * logs.std(ddof=1) / np.sqrt(len(logs))) if len(logs) > 1 else float("nan")
@@ -171,7 +171,7 @@ def in_group(rows: Iterable[Row], group: str) -> list[Row]:
 
 
 def verdicts(factor: int, rows: Sequence[Row]) -> list[Verdict]:
-    """Set the group means, and the single upper-air fields at x4, beside their references."""
+    """Return the group means, and the single upper-air fields at x4, with their references."""
     found = []
     for group, references in REFERENCE.get(factor, {}).items():
         members = in_group(rows, group)
@@ -188,7 +188,7 @@ def verdicts(factor: int, rows: Sequence[Row]) -> list[Verdict]:
 
 
 def field_table(factor: int, rows: Sequence[Row]) -> list[list[str]]:
-    """Return the lines of one factor: every field, then the mean of each group."""
+    """Return the lines of one factor: all fields, then the group means."""
     header = [f"x{factor}", "group", "maps x cells", *RATIOS, "RMSE bilinear", *(f"cell err {n}" for n in JUDGED)]
     lines = [header]
     for group in GROUPS:
@@ -237,7 +237,7 @@ def rendered(lines: Sequence[Sequence[str]], markdown: bool) -> str:
 
 
 def conclusion(found: Sequence[Verdict]) -> str:
-    """Return the closing line: whether every reference is met."""
+    """Return the closing line: whether all ratios are within the tolerance."""
     judged = [v for v in found if v.judged]
     far = [v for v in judged if not v.close]
     if not judged:

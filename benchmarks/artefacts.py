@@ -1,12 +1,12 @@
-"""Artefacts of ways to make a field finer, each trained alike on one real field, and what each cure changes.
+"""Artefacts of upsampling layers, trained alike on one real field, and the effect of each fix.
 
-    python benchmarks/artefacts.py                                       # the embedded relief
+    python benchmarks/artefacts.py                                       # the embedded orography
     python benchmarks/artefacts.py FILE.nc --var tas --write docs/artefacts.md --plot docs/images/artefacts.png
 
-Single layers (x2, one channel) and small networks (x4: two convolutions, two steps up by 2, none after them) are
-trained with the same data, seed, steps and loss. Held-out maps are judged by their errors and checkerboards; the layer
-or network by what it makes of constants, of the long waves of these maps, of plane waves and of shifted fields. In one
-table all are alike but for the way up.
+Single layers (x2, one channel) and small networks (x4: two convolutions, then two upsampling layers by 2) are
+trained with the same data, seed, steps and loss. Held-out maps are scored by error and checkerboard. Layers and
+networks are scored by their response to constants, to the long waves of these maps, to plane waves and to shifted
+fields. Rows of one table differ only in the upsampling layer.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from downscale.nn.subpixel import ConsistentShuffle
 from downscale.plot.blank import blank
 
 WIDTH, PATCH, BATCH, EDGE, HALO = 16, 56, 16, 12, 16
-# Below how many cycles a coarse cell waves are long (one standard deviation of a Gaussian).
+# Cycles per coarse cell below which waves are long (one standard deviation of a Gaussian).
 LONG = 1 / 24
 START, END = "<!-- artefacts -->", "<!-- end of artefacts -->"
 
 
 def plain(kernel: int) -> Callable[[int, int], nn.Module]:
-    """A transposed convolution bound by no law."""
+    """An unconstrained transposed convolution."""
 
     def make(channels: int, out: int) -> nn.Module:
         padding = (kernel - 1) // 2
@@ -70,7 +70,7 @@ def raw_shuffle(channels: int, out: int) -> nn.Module:
 
 
 class Layer(nn.Module):
-    """One way up by 2, of one channel."""
+    """One upsampling layer by 2 with one channel."""
 
     factor = 2
 
@@ -84,7 +84,7 @@ class Layer(nn.Module):
 
 
 class Small(nn.Module):
-    """Two convolutions, whatever stands between, two steps up by 2, whatever comes after each."""
+    """Two convolutions and two upsampling layers by 2, with optional layers between and after them."""
 
     factor = 4
 
@@ -114,7 +114,7 @@ class Small(nn.Module):
 
 
 def halved(name: str) -> Callable[[int], nn.Module]:
-    """Half as many cells and back: what an encoder does, and why it minds where the field lies."""
+    """Halve and restore the number of cells, as encoders do; the result depends on the position of the field."""
     return lambda width: nn.Sequential(HALVINGS[name](width, width), nn.SiLU(), resize(width, width, (2, 2)))
 
 
@@ -130,7 +130,7 @@ def dilated(distance: int) -> Callable[[int], nn.Module]:
 
 
 def sobolev_layer(channels: int, out: int) -> nn.Module:
-    """Seven coarse cells an axis, as the method of that name has them."""
+    """A layer with the seven-cell stencil of the method ``sobolev``."""
     return ConservativeConvTranspose2d(
         channels, out, 14, 2, law=("phase", "cell"), init="sobolev", padding_mode="zeros"
     )
@@ -172,7 +172,7 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Trained:
-    """A network as an up-scaler."""
+    """A network with the interface of an upsampling method."""
 
     multiple_of, laws = 2, frozenset()
 
@@ -185,7 +185,7 @@ class Trained:
 
 
 def read(path: str | None, name: str | None, maps: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Fine maps to learn from and to judge by, normalised, (N, ny, nx) each."""
+    """Return normalised fine maps for training and for validation, shape (N, ny, nx) each."""
     ds = downscale.sample.open("north_america_relief") if path is None else downscale.open_dataset(path)
     variable = ds[name or ("orog" if path is None else str(next(iter(ds.data_vars))))]
     values = np.asarray(variable.transpose(..., *horizontal(ds).dims), dtype=np.float64)
@@ -194,7 +194,7 @@ def read(path: str | None, name: str | None, maps: int) -> tuple[np.ndarray, np.
         half = values.shape[-1] // 8 * 4
         seen, held = values[..., :half], values[..., half : 2 * half]
     else:
-        # The last half of the maps is never seen.
+        # The last half of the maps is held out.
         seen, held = np.split(values, [len(values) // 2])[:2]
         held = held[:: max(len(held) // maps, 1)][:maps]
     rows, columns = (n // 4 * 4 for n in seen.shape[-2:])
@@ -209,7 +209,7 @@ def pooled(fine: np.ndarray, factor: int) -> np.ndarray:
 
 
 def long_waves(maps: np.ndarray) -> np.ndarray:
-    """Maps without their shorter waves, by Fourier series of maps that are mirrored at their edges."""
+    """Return maps without their shorter waves, from Fourier series of maps mirrored at their edges."""
     wide = np.concatenate([maps, maps[..., ::-1]], axis=-1)
     wide = np.concatenate([wide, wide[..., ::-1, :]], axis=-2)
     y, x = (np.fft.fftfreq(n) for n in wide.shape[-2:])
@@ -218,9 +218,9 @@ def long_waves(maps: np.ndarray) -> np.ndarray:
 
 
 def train(network: Any, fine: np.ndarray, steps: int, roughness: float, seed: int = 0) -> None:
-    """Adam on squared errors, the same patches for every network."""
+    """Train with Adam on squared errors, with the same patches for every network."""
     rng, factor = np.random.default_rng(seed), network.factor
-    # A single layer is a small problem, and its first weights are far off.
+    # A single layer is a small problem with poor initial weights.
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2 if isinstance(network, Layer) else 3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     size = min(PATCH, *fine.shape[1:])
@@ -241,7 +241,7 @@ def train(network: Any, fine: np.ndarray, steps: int, roughness: float, seed: in
 
 
 def judge(make: Callable[[Any], Any], held: np.ndarray, factor: int) -> dict[str, float]:
-    """All figures of one up-scaler, made for a grid by ``make``."""
+    """Return all scores of one upsampling method, built for a grid by ``make``."""
     coarse = pooled(held, factor).astype(np.float64)
     subject = make(plane(*coarse.shape[-2:]))
     fine, smooth = (np.asarray(subject(torch.from_numpy(maps), None)) for maps in (coarse, long_waves(coarse)))
@@ -275,7 +275,7 @@ def of_network(network: Any, held: np.ndarray, halo: tuple[int, int] | None = (H
 
 
 def untrained(held: np.ndarray, factor: int) -> dict[str, dict[str, float]]:
-    """Methods without training, and what the truth has at the image frequencies."""
+    """Return the scores of training-free methods, and of the reference at the image frequencies."""
     rows: dict[str, dict[str, float]] = {"truth": {"rmse": 0.0, "index": checkerboard(held, factor).index}}
     for method in ("bilinear", "sobolev"):
         rows[f"{method}, not trained"] = judge(lambda grid, m=method: operator(m, grid, factor), held, factor)
@@ -285,7 +285,7 @@ def untrained(held: np.ndarray, factor: int) -> dict[str, dict[str, float]]:
 def repairs(
     make: Callable[[], nn.Module], seen: np.ndarray, held: np.ndarray, steps: int, strengths: tuple[float, ...]
 ) -> dict[str, dict[str, float]]:
-    """Train one, and smooth what came out by several strengths."""
+    """Train one layer or network, and smooth its kernels with several strengths."""
     network, row = learned("to be repaired", make, seen, held, steps)
     state, rows = {key: value.clone() for key, value in network.state_dict().items()}, {"trained": row}
     for strength in strengths:
@@ -296,7 +296,7 @@ def repairs(
 
 
 def table(rows: dict[str, dict[str, float]], unit: float) -> str:
-    """Markdown; errors beside those of bilinear interpolation."""
+    """Return a Markdown table; errors as ratios to bilinear interpolation."""
     head = (
         "| | RMSE / bilinear | checkerboard of constants, dB | of long waves, dB | index of the fields, dB "
         "| image rejection, dB | error of shifts | blob, cells |\n|---|---|---|---|---|---|---|---|"
@@ -315,7 +315,7 @@ def table(rows: dict[str, dict[str, float]], unit: float) -> str:
 
 
 def draw(rows: dict[str, Any], fields: dict[str, np.ndarray], path: Path) -> None:
-    """A piece of one held-out map less a smooth one, as each way makes it: what should not be there stands out."""
+    """Plot part of one held-out map minus a smooth map, for each layer, to show artefacts."""
     columns = (len(fields) + 1) // 2
     figure = blank(2.5 * columns, 6.6, layout="constrained")
     panels = figure.subplots(2, columns).ravel()
@@ -331,7 +331,7 @@ def draw(rows: dict[str, Any], fields: dict[str, np.ndarray], path: Path) -> Non
 
 
 def pictures(networks: dict[str, Any], held: np.ndarray) -> dict[str, np.ndarray]:
-    """A piece of the first held-out map by each layer, less what Sobolev's kernel makes of it."""
+    """Return part of the first held-out map from each layer, minus the result of the Sobolev kernel."""
     coarse = torch.from_numpy(pooled(held[:1], 2).astype(np.float64))
     smooth = np.asarray(operator("sobolev", plane(*coarse.shape[-2:]), 2)(coarse))[0]
     middle = [n // 4 * 2 for n in held.shape[1:]]
@@ -342,18 +342,18 @@ def pictures(networks: dict[str, Any], held: np.ndarray) -> dict[str, np.ndarray
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", help="NetCDF with fine maps; the embedded relief without it")
-    parser.add_argument("--var", help="its variable")
-    parser.add_argument("--steps", type=int, default=400, help="of the networks, and of the layers")
-    parser.add_argument("--maps", type=int, default=4, help="held-out maps that are judged")
+    parser.add_argument("file", nargs="?", help="NetCDF with fine maps (default: the embedded orography)")
+    parser.add_argument("--var", help="variable of the file")
+    parser.add_argument("--steps", type=int, default=400, help="training steps")
+    parser.add_argument("--maps", type=int, default=4, help="number of held-out maps")
     parser.add_argument("--layers-only", action="store_true", help="train no networks")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the scores here")
     parser.add_argument("--write", type=Path, help="replace the tables between the marks in this markdown file")
-    parser.add_argument("--plot", type=Path, help="draw a piece of one map here")
+    parser.add_argument("--plot", type=Path, help="plot part of one map here")
     given = parser.parse_args()
     torch.set_num_threads(1)
     seen, held, what = read(given.file, given.var, given.maps)
-    print(f"{what}: {len(seen)} maps to learn from, {len(held)} held out, {given.steps} steps", flush=True)
+    print(f"{what}: {len(seen)} training maps, {len(held)} held out, {given.steps} steps", flush=True)
     tables: dict[str, dict[str, Any]] = {}
     layers, rows = {}, untrained(held, 2)
     for name, make in LAYERS.items():
@@ -376,7 +376,7 @@ def main() -> None:
     told(tables, what, given)
     cures = {"bilinear, not trained": rows["bilinear, not trained"]}
     cures["plain ConvTranspose2d, k=5 s=2"] = rows["plain ConvTranspose2d, k=5 s=2"]
-    tables["Cures of the plain network, and of one that halves its maps, x4"] = cures
+    tables["Fixes for the plain network, and for one that halves its maps, x4"] = cures
     for name, make in {**CURES, **POOLS}.items():
         cures[name] = learned(name, make, seen, held, given.steps)[1]
     tables["The plain network stopped early, repaired by smoothing, x4"] = {
@@ -387,7 +387,7 @@ def main() -> None:
 
 
 def told(tables: dict[str, dict[str, Any]], what: str, given: argparse.Namespace) -> None:
-    """Print, and write where asked, what is there so far."""
+    """Print the tables so far, and write them to the requested files."""
     parts = [f"{what}, {given.steps} steps, {given.maps} maps held out."]
     for title, rows in tables.items():
         parts += [f"**{title}**", table(rows, rows["bilinear, not trained"]["rmse"])]

@@ -1,6 +1,6 @@
-"""Whole commands from file to file, as processes taken in turn: this package, CDO, xarray, xarray-regrid, the disk.
+"""Time whole commands from file to file, as processes in turn: downscale, CDO, xarray, xarray-regrid, the disk.
 
-A part of speed.py (standard library only: see measure.py). Every contender starts with nothing waiting to be written,
+A part of speed.py (standard library only: see measure.py). Each contender starts with no pending writes,
 and its output is removed before the next one starts.
 """
 
@@ -16,13 +16,13 @@ from measure import Finished, Taken, Times, process
 
 HERE = Path(__file__).resolve().parent
 ROWS, COLUMNS, FACTOR = 180, 360, 4
-# What the command has loaded when it begins to work.
+# The modules that the command has loaded before it starts to compute.
 IMPORTS = "import numpy, dask.array, netCDF4, xarray, h5py, numba"
 
 
 @dataclass(frozen=True)
 class Work:
-    """One contender: a command line that makes a file, or what prints the seconds that count."""
+    """One contender: a command line that writes a file or prints its own seconds."""
 
     line: tuple[str, ...]
     made: Path | None = None
@@ -31,12 +31,12 @@ class Work:
 
     @property
     def absent(self) -> str:
-        """The reason why it cannot run here, if any."""
+        """Return the reason if the contender cannot run here."""
         return f"skipped: {self.program} is not installed" if self.program and not shutil.which(self.program) else ""
 
 
 def contenders(folder: Path, given: Path, fine: Path, peers_python: str) -> dict[str, Work]:
-    """Return all commands; ``fine`` is a result without deflate that stays."""
+    """Return all commands; ``fine`` is a result without deflate that is kept."""
     new, own = folder / "made.nc", (sys.executable, "-m", "downscale")
     apply = (*own, "apply", str(given), str(new), "--factor", str(FACTOR), "--overwrite", "--complevel")
     grid = folder / "grid.txt"
@@ -68,7 +68,7 @@ def contenders(folder: Path, given: Path, fine: Path, peers_python: str) -> dict
 
 
 def grid_description() -> str:
-    """Return the fine grid in CDO's words."""
+    """Return the fine grid as a CDO grid description."""
     step = 1 / FACTOR
     first = -0.5 + 0.5 * step
     return (
@@ -78,7 +78,7 @@ def grid_description() -> str:
 
 
 def prepared(folder: Path, steps: int) -> tuple[Path, Path]:
-    """Write the coarse file, and a fine file that reading and writing are timed on."""
+    """Write the coarse file, and a fine file to time reading and writing."""
     given, fine = folder / "coarse.nc", folder / "fine.nc"
     for line in (
         [sys.executable, HERE / "series.py", given, "tas", str(steps)],
@@ -91,7 +91,7 @@ def prepared(folder: Path, steps: int) -> tuple[Path, Path]:
 
 
 def timed(works: dict[str, Work], rounds: int) -> Times:
-    """Run all commands in turn; the first that fails is left out of later rounds, with its reason."""
+    """Run all commands in turn; leave failed commands out of later rounds, with the reason."""
     found = {name: Taken(note=work.absent) for name, work in works.items()}
     for turn in range(rounds):
         for name, work in works.items():

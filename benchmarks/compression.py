@@ -1,11 +1,11 @@
-"""What a compressor keeps of real fields beside other files of the same size.
+"""Error of compressed real fields, compared with other files of similar size.
 
     downscale train recipes/train_rain_code.yml
     python benchmarks/compression.py FILE.nc --var precip --model rain_code_x4.safetensors --every 12
 
-Each way writes its file, deflated alike; fields are made of that file alone and compared with the truth: bytes a fine
-cell, RMSE by area over that of means alone, the largest error of a coarse mean, and the checkerboard index beside that
-of the truth. Cells whose coarse cell has a gap are left out.
+Each method writes a file with the same deflation, and its decoded fields are compared with the originals. Scores are
+bytes per fine cell, area-weighted RMSE as a ratio to that of means alone, the largest error of a coarse mean, and the
+checkerboard index with that of the original. Cells whose coarse cell has a gap are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from downscale.metrics.checkerboard import checkerboard
 
 @dataclass(frozen=True)
 class Way:
-    """How a file is made of fine fields, and fields of a file."""
+    """A method to write fine fields to a file and to read them back."""
 
     name: str
     write: Callable[[xr.Dataset, Path], Any]
@@ -37,7 +37,7 @@ class Way:
 
 
 def main() -> int:
-    """Print one line a way; return the exit status."""
+    """Print one line per method; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--var", required=True)
@@ -49,7 +49,7 @@ def main() -> int:
     truth = fields(chosen.file, chosen.var, chosen.every, 2 * factor)
     y, x = truth[chosen.var].dims[-2:]
     print(f"{chosen.file.name}: {truth.sizes['time']} maps of {truth.sizes[y]} x {truth.sizes[x]}, factor {factor}")
-    print("| | bytes a fine cell | RMSE | of means alone | error of a mean | checkerboard, dB (truth) |")
+    print("| | bytes per fine cell | RMSE | RMSE / means alone | error of a mean | checkerboard, dB (original) |")
     print("|---|---|---|---|---|---|")
     first = None
     for way in ways(chosen.var, chosen.model, factor):
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def fields(file: Path, name: str, every: int, multiple: int) -> xr.Dataset:
-    """Return some maps, cut to whole cells, without cells that a gap touches."""
+    """Return some maps, cropped to whole coarse cells, without coarse cells that contain a gap."""
     ds = downscale.open_dataset(file, chunks=None)[[name]].isel(time=slice(None, None, every))
     sizes = {dim: ds.sizes[dim] // multiple * multiple for dim in ds[name].dims[-2:]}
     ds = ds.isel({dim: slice(0, size) for dim, size in sizes.items()}).astype("f4").load()
@@ -71,7 +71,7 @@ def fields(file: Path, name: str, every: int, multiple: int) -> xr.Dataset:
 
 
 def ways(name: str, model: str, factor: int) -> list[Way]:
-    """Return means alone, the compressor, and what else a file of that size may hold."""
+    """Return the methods: means alone, the compressor, and alternatives of similar size."""
 
     def means(by: int, packing: Any) -> Callable[[xr.Dataset, Path], Any]:
         return lambda ds, path: downscale.to_netcdf(downscale.coarsen(ds, by), path, packing=packing)
@@ -99,7 +99,7 @@ def loaded(path: Path) -> xr.Dataset:
 
 
 def judged(way: Way, truth: xr.Dataset, name: str, factor: int) -> dict[str, float]:
-    """Return size and errors of one way; bytes are those of the field, coordinates left out."""
+    """Return size and errors of one method; bytes exclude coordinates."""
     with tempfile.TemporaryDirectory() as folder:
         path, bare = Path(folder) / "file.nc", Path(folder) / "bare.nc"
         way.write(truth, path)

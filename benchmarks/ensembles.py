@@ -1,15 +1,15 @@
-"""Ensembles on held-out radar: the cascade, trained ensembles, one best field, and pysteps' RainFARM beside them.
+"""Ensembles on held-out radar: the cascade, trained ensembles, one best field, and RainFARM of pysteps.
 
-Run from anywhere, with the package's Python and a folder that holds the files named here:
+Run from anywhere, with the package's Python and a folder with the files named here:
 
     python benchmarks/ensembles.py FOLDER [--model FILE.safetensors ...] [--peers-python PYTHON] [--timings]
     python benchmarks/ensembles.py FOLDER [--smoothing 0 2.5] [--factors 8] [--picture docs/images/members.png]
 
-Windows of 256 x 256 cells without a gap are averaged over 4 x 4 and 8 x 8 cells and made finer again, ten members each.
-``--peers-python`` is the Python of an environment with pysteps (pip install pysteps); it is given the coarse windows in
-a file and makes its members with spectral fusion. Scores: fair CRPS over the absolute error of sobolev (bounded) and
-over RainFARM's CRPS, spread-skill ratio, ratio of mean power in dB by octave below the coarse Nyquist wavelength, wet
-area over the true one, largest cell error, smallest value.
+Windows of 256 x 256 cells without a gap are averaged over 4 x 4 and 8 x 8 cells and refined again, with ten members
+each. ``--peers-python`` is the Python of an environment with pysteps (pip install pysteps); it reads the coarse windows
+from a file and generates its members with spectral fusion. Scores: fair CRPS as a ratio to the absolute error of
+sobolev (bounded) and to the CRPS of RainFARM, spread-skill ratio, ratio of mean power in dB by octave below the coarse
+Nyquist wavelength, ratio of wet areas, largest cell error, smallest value.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ SETS = (
     ("precipitation_fmi_20160928_1km_5min.nc", "fmi"),
     ("precipitation_opera_20180824_2km_15min.nc", "opera"),
 )
-# On the last so many of these times the trained ensembles were validated, on the others they were trained.
+# The number of last times used to validate the trained ensembles; the other times trained them.
 TRAINED_ON = ("mch15", "fmi", "opera")
-# Their licence lets them be shown (CC BY 4.0).
+# Composites whose licence permits publication (CC BY 4.0).
 SHOWN = {"fmi": "FMI, 1 km", "opera": "OPERA, 2 km"}
-# Done by another Python, which knows nothing of this package; prints seconds a member.
+# Run by another Python without this package; prints seconds per member.
 PEER = """
 import sys, time, warnings
 warnings.simplefilter("ignore")
@@ -62,7 +62,7 @@ np.savez(sys.argv[2], **made)
 
 
 def main() -> int:
-    """Print one line a method, set and factor, and means over sets; return the exit status."""
+    """Print one line per method, set and factor, and means over sets; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, action="append", default=[])
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def methods_of(models: list[Path], smoothings: list[float]) -> dict[int, dict[str, Any]]:
-    """Return the methods of each factor: the cascade, smoothed in several ways, and the models trained for it."""
+    """Return the methods of each factor: the cascade with several smoothings, and the trained models."""
     from downscale.models.checkpoint import load
 
     cascades: dict[str, dict[str, Any]] = {"cascade": {"method": "cascade"}}
@@ -106,13 +106,13 @@ def methods_of(models: list[Path], smoothings: list[float]) -> dict[int, dict[st
 
 
 def windows(path: Path, count: int) -> xr.Dataset | None:
-    """Return rainy windows without a gap from the end of a record, or None where it is not there."""
+    """Return rainy windows without a gap from the end of a record, or None if the file is missing."""
     if not path.exists():
         print(f"{path.name}: not there, skipped")
         return None
     ds = downscale.open_dataset(path, chunks=None)[["precip"]]
     found: list[np.ndarray] = []
-    # From the last time on backwards, the wettest of the places that begin every 64 cells.
+    # From the last time backwards, the wettest window with corners at multiples of 64 cells.
     for step in range(ds.sizes["time"] - 1, -1, -max(ds.sizes["time"] // (2 * count), 1)):
         values = ds.precip.isel(time=step).values
         places = [
@@ -134,7 +134,7 @@ def windows(path: Path, count: int) -> xr.Dataset | None:
 
 
 def peers(python: Path | None, coarse: dict[str, xr.Dataset], factor: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return RainFARM's members and its seconds a member, by set; nothing without its Python."""
+    """Return the members of RainFARM and its seconds per member, by set; empty without its Python."""
     if python is None:
         return {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +207,7 @@ def scores(made: np.ndarray, true: np.ndarray, coarse: xr.Dataset, factor: int) 
 
 
 def picture(truths: dict[str, Any], coarse: dict[str, Any], factor: int, theirs: dict[str, Any], path: Path) -> None:
-    """Draw what is given, the truth, two members of the cascade and one of RainFARM."""
+    """Plot the coarse field, the reference, two members of the cascade and one of RainFARM."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -240,9 +240,9 @@ def picture(truths: dict[str, Any], coarse: dict[str, Any], factor: int, theirs:
 
 
 def timings(coarse: dict[str, xr.Dataset], factor: int, methods: dict[str, Any], theirs: dict[str, float]) -> None:
-    """Print milliseconds a member, by set; theirs were taken just before."""
+    """Print milliseconds per member, by set; RainFARM was timed just before."""
     for label, x in coarse.items():
-        # RainFARM knows no time: neither does this map.
+        # RainFARM has no time dimension, so this map has none.
         one, words = x.isel(time=0), []
         for name, how in methods.items():
             one.downscale(factor, members=2, check="skip", **how)
@@ -250,7 +250,7 @@ def timings(coarse: dict[str, xr.Dataset], factor: int, methods: dict[str, Any],
             one.downscale(factor, members=MEMBERS, check="skip", **how)
             words.append(f"{name} {1e3 * (time.perf_counter() - begin) / MEMBERS:.1f} ms")
         words += [f"RainFARM {1e3 * theirs[label]:.1f} ms"] if label in theirs else []
-        print(f"x{factor} {label}: {', '.join(words)} a member", flush=True)
+        print(f"x{factor} {label}: {', '.join(words)} per member", flush=True)
 
 
 if __name__ == "__main__":

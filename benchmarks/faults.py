@@ -1,10 +1,10 @@
-"""Planted faults of a fine field on every kind of pair of grids, and what of the check catches each.
+"""Deliberate faults of a fine field on every kind of pair of grids, and the part of the check that detects each.
 
     python benchmarks/faults.py                                          # the embedded temperature
     python benchmarks/faults.py --write docs/guide/checking.md           # the table between <!-- faults --> marks
 
-Fields are the embedded annual temperatures of North America, on their own latitudes and longitudes, or laid on cells of
-another kind. Exit status 1 where a fault passes or a sound field fails.
+Fields are the embedded annual temperatures of North America, on their own latitudes and longitudes, or moved to cells
+of another kind. Exit status 1 if a fault passes or a correct field fails.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sample() -> xr.Dataset:
 
 
 def on_positions(ds: xr.Dataset) -> xr.Dataset:
-    """The field on two-dimensional positions that no product of axes makes."""
+    """The field on two-dimensional positions that are no product of axes."""
     lat, lon = np.meshgrid(ds.lat, ds.lon, indexing="ij")
     bent = {"lat": lat + 0.02 * (lon - 267), "lon": lon - 0.05 * (lat - 45)}
     units = {"lat": "degrees_north", "lon": "degrees_east"}
@@ -54,7 +54,7 @@ def on_plane(ds: xr.Dataset) -> xr.Dataset:
 
 
 def on_globe(ds: xr.Dataset) -> xr.Dataset:
-    """The field laid round the whole sphere, where turning and shifting change no area mean."""
+    """The field extended around the whole sphere, where turning and shifting change no area mean."""
     return global_cells(ds.sizes["lat"], ds.sizes["lon"]).assign(
         tas=(("time", "lat", "lon"), ds.tas.values, ds.tas.attrs), time=ds.time
     )
@@ -74,12 +74,12 @@ def masked(ds: xr.Dataset) -> xr.Dataset:
 
 
 def unsigned(fine: xr.Dataset) -> xr.Dataset:
-    """A fine field that does not say how it was made."""
+    """A fine field without attributes that name its method."""
     return fine.assign_attrs(downscale_settings="")
 
 
 def pairs() -> dict[str, Pair]:
-    """Coarse fields and sound fine ones."""
+    """Coarse fields and correct fine fields."""
     ds = sample()[["tas"]]
     plane, land, globe = on_plane(ds), masked(ds), on_globe(ds)
     return {
@@ -99,7 +99,7 @@ def pairs() -> dict[str, Pair]:
 
 
 def changed(change: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[xr.Dataset, int], xr.Dataset]:
-    """Return a fault of the values alone."""
+    """Return a fault that changes only values."""
     return lambda fine, step: fine.assign(tas=fine.tas.copy(data=change(fine.tas.values.copy(), step)))
 
 
@@ -123,7 +123,7 @@ def single(value: float) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 def relabelled(**attrs: str) -> Callable[[xr.Dataset, int], xr.Dataset]:
-    """Return a fault of attributes alone."""
+    """Return a fault that changes only attributes."""
     return lambda fine, step: fine.assign(tas=fine.tas.assign_attrs(attrs))
 
 
@@ -146,7 +146,7 @@ FAULTS: dict[str, Callable[[xr.Dataset, int], xr.Dataset]] = {
 
 
 def caught(one: VariableReport) -> str:
-    """Return what of a report fails, in a word, or "passed"."""
+    """Return the part of a report that fails, in one word, or "passed"."""
     if one.passed:
         return "passed"
     if one.max_relative_error > one.tolerance:
@@ -157,7 +157,7 @@ def caught(one: VariableReport) -> str:
 
 
 def verdict(pair: Pair, fault: Callable[[xr.Dataset, int], xr.Dataset]) -> str:
-    """Return what catches a fault."""
+    """Return the part of the check that detects a fault."""
     coarse, fine = pair
     step = max(round(fine.tas.shape[-1] / coarse.tas.shape[-1]), 1)
     try:
@@ -177,7 +177,7 @@ def table(found: dict[str, dict[str, str]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, help="page that holds the table")
+    parser.add_argument("--write", type=Path, help="page that contains the table")
     write = parser.parse_args().write
     made = pairs()
     found = {name: {grids: verdict(pair, fault) for grids, pair in made.items()} for name, fault in FAULTS.items()}
@@ -191,7 +191,7 @@ def main() -> int:
     bad = [f"{name}: {grids}" for name, row in found.items() for grids, word in row.items()
            if (word == "passed") != (name == "none")]  # fmt: skip
     if bad:
-        print("not as it should be: " + "; ".join(bad), file=sys.stderr)
+        print("not as expected: " + "; ".join(bad), file=sys.stderr)
     return bool(bad)
 
 

@@ -1,12 +1,10 @@
-"""The real fields of the accuracy benchmark: which file and variable, and how each is opened, thinned and cleaned.
+"""The real fields of the accuracy benchmark: files and variables, and how to open, thin and clean them.
 
-Knows files and missing data; must not know any method of downscaling.
-
-The rule: every surface variable of every product counts once. It gives 14 fields of temperature, wind, pressure and
-humidity, and 8 of rain. Left out are grids that x8 would leave fewer than four coarse cells a side (fraser) or hardly
+Every surface variable of every product counts once. This gives 14 fields of temperature, wind, pressure and humidity,
+and 8 of rain. Left out are grids that x8 would leave fewer than four coarse cells per side (fraser) or hardly
 more (noleap tasmax, the rotated pressure chart), monthly winds at 2.5 degrees (coarse cells of 20 degrees), model
-levels (ukv), oceans with coasts (ipsl, nemo), static relief and the embedded sample. The upper-air fields are a group
-of their own.
+levels (ukv), oceans with coasts (ipsl, nemo), static orography and the embedded sample. The upper-air fields form a
+separate group.
 """
 
 from __future__ import annotations
@@ -21,9 +19,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 GROUPS = ("smooth", "rain", "upper air")
-# A coarse grid of fewer cells a side is all edge.
+# A coarse grid with fewer cells per side consists mostly of edge cells.
 FEWEST_CELLS = 4
-# Maps of one file are thinned to about this many cells, so that no large grid takes most of the time.
+# Maps of one file are thinned to about this many cells, to limit the time of large grids.
 CELLS = 4_000_000
 
 MOGREPS_T, MOGREPS_W = "temperature_mogrepsuk_2km_20170602-03.nc", "wind_mogrepsuk_2km_20170602-03.nc"
@@ -43,7 +41,7 @@ class Field:
     name, group : str
         Label, and one of ``GROUPS``.
     files : tuple of str
-        Files of one grid; the maps are shared out evenly among them.
+        Files of one grid; the maps are selected evenly from them.
     variable, units : str
         Name in the file; units of its values.
     """
@@ -104,25 +102,25 @@ def files_of(fields: Iterable[Field]) -> list[str]:
 def open_field(item: Field, folder: Path, steps: int) -> xr.Dataset:
     """Read up to ``steps`` evenly spaced maps of a field, shape (map, rows, columns), in float64, as "field".
 
-    Missing values are NaN. Rows that are half cells around a pole are dropped, since cutting a coarse cell into equal
-    parts cannot give them back, and so are outer rows and columns without any value.
+    Missing values are NaN. Rows of half cells around a pole are dropped, since equal parts of a coarse cell cannot
+    reproduce them. Outer rows and columns without any value are dropped too.
     """
     share = -(-steps // len(item.files))
     files = [_read(item, folder / name) for name in item.files]
     maps = np.concatenate([_maps(ds["field"], share) for ds in files])
     if item.group == "rain":
-        maps = np.where(maps >= 0, maps, np.nan)  # a sentinel of -0.6 leaked into one radar; no rain is negative
+        maps = np.where(maps >= 0, maps, np.nan)  # one radar contains a sentinel of -0.6; rain is non-negative
     grid = files[0].drop_vars("field")
     return _covered(_whole_cells(grid.assign(field=(("map", *files[0]["field"].dims[-2:]), maps))))
 
 
 def large_enough(ds: xr.Dataset, factor: int) -> bool:
-    """Return whether the coarse grid has cells enough to say something about a method."""
+    """Return whether the coarse grid has enough cells to score a method."""
     return min(ds["field"].shape[-2:]) // factor >= FEWEST_CELLS
 
 
 def crop(ds: xr.Dataset, factor: int) -> xr.Dataset:
-    """Cut rows and columns, as many at either end, down to a multiple of ``factor``."""
+    """Crop rows and columns evenly at both ends to a multiple of ``factor``."""
     cuts = {}
     for dim in ds["field"].dims[-2:]:
         spare = ds.sizes[dim] % factor
@@ -133,7 +131,7 @@ def crop(ds: xr.Dataset, factor: int) -> xr.Dataset:
 def _read(item: Field, path: Path) -> xr.Dataset:
     """Open one variable lazily as "field", with the coordinates of its horizontal axes and their bounds."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", xr.SerializationWarning)  # a packed file declares a NaN fill value
+        warnings.simplefilter("ignore", xr.SerializationWarning)  # packed files may declare a NaN fill value
         ds = xr.open_dataset(path, decode_times=False)
     axes = [str(dim) for dim in ds[item.variable].dims[-2:]]
     kept = {*axes, *(f"{dim}_bnds" for dim in axes if f"{dim}_bnds" in ds.variables)}
@@ -142,7 +140,7 @@ def _read(item: Field, path: Path) -> xr.Dataset:
 
 
 def _maps(array: xr.DataArray, steps: int) -> NDArray[np.float64]:
-    """Return evenly spaced maps over all other dimensions, few of a large grid; shape (map, rows, columns)."""
+    """Return evenly spaced maps over all other dimensions, fewer for large grids; shape (map, rows, columns)."""
     others, (rows, columns) = array.dims[:-2], array.shape[-2:]
     sizes = array.shape[:-2]
     keep = max(min(steps, CELLS // (rows * columns)), 1)
@@ -154,7 +152,7 @@ def _maps(array: xr.DataArray, steps: int) -> NDArray[np.float64]:
 
 
 def _whole_cells(ds: xr.Dataset) -> xr.Dataset:
-    """Drop rows whose centre is a pole: the sphere leaves only half of such a cell."""
+    """Drop rows whose centre is a pole: such a cell has only half its height on the sphere."""
     rows = ds["field"].dims[-2]
     latitude = str(ds[rows].attrs.get("units", "")).startswith("degree")
     return ds.isel({rows: np.abs(ds[rows].values) < 90 - 1e-6}) if latitude else ds

@@ -1,9 +1,9 @@
-"""RMSE of the bundled rain models over that of the kernel, beside gaps of the coarse field, on unseen radars.
+"""RMSE of the bundled rain models as a ratio to the kernel, near gaps of the coarse field, on unseen radars.
 
     python benchmarks/gaps.py ../shared/data
 
-Two kinds of gaps: *coasts*, half of the coarse cells in patches; *gauges*, three in ten cells at random. Complete cells
-that touch a gap are scored apart from those farther away.
+There are two kinds of gaps: *coasts*, half of the coarse cells in patches; *gauges*, 30 % of the cells at random.
+Complete cells next to a gap are scored separately from cells farther away.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COAST_CELLS, GAUGE_SHARE = 3, 0.3
 
 
 def gaps(kind: str, shape: tuple[int, int]) -> np.ndarray:
-    """Return where coarse cells are missing."""
+    """Return the mask of missing coarse cells."""
     rng = np.random.default_rng(0)
     if kind == "gauges":
         return rng.random(shape) < GAUGE_SHARE
@@ -42,7 +42,7 @@ def errors(fine: xr.DataArray, made: xr.DataArray, factor: int) -> np.ndarray:
 
 
 def row(fine: xr.Dataset, factor: int, kind: str) -> tuple[float, float]:
-    """Return RMSE of the model over that of the kernel, beside gaps and elsewhere."""
+    """Return the RMSE of the model as a ratio to the kernel, next to gaps and elsewhere."""
     dims = fine.precip.dims[-2:]
     whole = fine.isel({dim: slice(0, fine.sizes[dim] // factor * factor) for dim in dims})
     coarse = downscale.coarsen(whole, dict.fromkeys(dims, factor))
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of the radar files")
     folder = parser.parse_args().folder
     warnings.simplefilter("ignore")
-    print("| radar | factor | gaps | beside a gap | elsewhere |\n|---|---|---|---|---|")
+    print("| radar | factor | gaps | next to a gap | elsewhere |\n|---|---|---|---|---|")
     for name, (file, times) in FILES.items():
         fine = downscale.open_dataset(folder / file)[["precip"]].isel(time=times).load().clip(min=0, keep_attrs=True)
         for factor in (2, 4, 8):

@@ -1,6 +1,6 @@
-"""What a fine value costs as results grow, under one set of workers.
+"""Time per fine value for growing results, with one set of workers.
 
-A part of scaling.py, in a process of its own: python grow.py {threads,processes} WORKERS ROUNDS LARGEST FOLDER prints
+A part of scaling.py, run as a separate process: python grow.py {threads,processes} WORKERS ROUNDS LARGEST FOLDER prints
 the seconds as JSON. Imports and the start of a cluster do not count.
 """
 
@@ -25,7 +25,7 @@ import downscale
 FACTOR = 4
 SIZES = (1, 2, 5, 10, 20, 50, 100)
 MAPS, FEW = 5, 24
-# Blocks of so many maps: each worker has some, and a block is small beside the memory.
+# Maps per block: every worker has several blocks, and a block is small compared with the memory.
 BLOCK = 5
 # Results of x1 to x100: factors whose squares are these, from coarse maps of 90 x 180.
 FACTORS = (2, 3, 4, 6, 9, 14, 20)
@@ -61,7 +61,7 @@ def _timed(cases: list[Case], rounds: int) -> list[tuple[int, list[float]]]:
 
 
 def files(sizes: list[int], folder: Path) -> list[Case]:
-    """Return runs from a file to a checked file, more and more maps."""
+    """Return runs from a file to a checked file, with increasing numbers of maps."""
     cases = []
     for size in sizes:
         given = folder / f"coarse{size}.nc"
@@ -81,7 +81,7 @@ def more_maps(sizes: list[int]) -> list[Case]:
 
 
 def larger_maps(sizes: list[int]) -> list[Case]:
-    """Return runs on a tenth of all rows and columns, and on more and more of them."""
+    """Return runs on a tenth of all rows and columns, and on increasing numbers of them."""
     whole, cases = dataset("tas", FEW), []
     for size in sizes:
         rows, columns = (round(full / 10 * size**0.5) for full in (ROWS, COLUMNS))

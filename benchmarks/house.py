@@ -5,8 +5,8 @@ Run from anywhere, with the package's Python:
     python benchmarks/house.py
 
 Sizes and imports are read from the source; deferred imports count, those under ``if TYPE_CHECKING`` do not. Calls are
-traced in processes of their own: modules and functions of the package that run, and how often metadata is turned into a
-grid (``cf.horizontal.horizontal``).
+traced in separate processes: the modules and functions of the package that run, and the number of times that metadata
+is parsed into a grid (``cf.horizontal.horizontal``).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ for folder in ("first", "second"):
     os.chdir(folder)
     {before}
     if folder == "second":
-        # By then all modules are loaded: what runs only once is left out.
+        # All modules are loaded now, so code that runs only once is left out.
         threading.setprofile(trace)
         sys.setprofile(trace)
     {call}
@@ -92,7 +92,7 @@ def running(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(modules: dict[str, Path]) -> dict[str, set[str]]:
-    """Return the modules of the package that each module imports, the root left out: it names them all."""
+    """Return the modules of the package that each module imports, without the root, which names all modules."""
     found: dict[str, set[str]] = {}
     for name, path in modules.items():
         named = set()
@@ -106,13 +106,13 @@ def imports(modules: dict[str, Path]) -> dict[str, set[str]]:
             while each and each not in modules:
                 each = each.rpartition(".")[0]
             own.add(each)
-        # A package that hands on the names of its own modules is imported with any of them.
+        # A package that re-exports names of its modules is imported together with any of them.
         found[name] = {each for each in own if each not in ("", "downscale", name)}
     return found
 
 
 def groups(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the strongly connected components (Tarjan 1972), those imported first."""
+    """Return the strongly connected components (Tarjan 1972), imported modules first."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -140,7 +140,7 @@ def groups(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def levels(graph: dict[str, set[str]]) -> dict[str, int]:
-    """Return the level of each module: one more than the highest that it imports."""
+    """Return the level of each module: one above the highest module that it imports."""
     level: dict[str, int] = {}
     for group in groups(graph):
         below = [level[other] for name in group for other in graph[name] if other not in group]
@@ -158,7 +158,7 @@ def folded(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def traced(before: str, call: str) -> tuple[int, int, int]:
-    """Return the modules and functions that a call runs, and how often a grid is parsed."""
+    """Return the numbers of modules and functions that a call runs, and of grid parsings."""
     code = TRACED.replace("{before}", before).replace("{call}", call)
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-c", code]

@@ -1,14 +1,14 @@
-"""Runs that are stopped by SIGINT or SIGTERM at random moments: how soon they end, what they leave, how they resume.
+"""Interrupt runs with SIGINT or SIGTERM at random moments, and measure exit times, leftover files and resumed results.
 
 Run from anywhere, with the package's Python:
 
     python benchmarks/interrupts.py [--times 30] [--seed 0] [--write docs/clusters.md]
 
-Plain runs (to NetCDF and to Zarr), runs in blocks, with a local cluster too, and trainings are started over and over,
-and each gets one signal at a moment drawn between a second after its start and its usual end; SIGINT goes to all its
-processes, as Ctrl-C of a terminal does. Those that can be resumed are, by the next run, and brought to their end at
-last: the values must be those of a run that nobody disturbed, bit for bit. Exit status 1 where a run took longer than
-five seconds to end, said more than one line, left something behind, or made other values.
+The script repeatedly starts plain runs (to NetCDF and to Zarr), runs in blocks, also with a local cluster, and
+trainings. Each receives one signal at a random moment between one second after its start and its usual end; SIGINT is
+sent to all its processes, like Ctrl-C in a terminal. The next run resumes if possible, and the last run completes. The
+final values must equal those of an uninterrupted run, bit for bit. Exit status 1 if a run took longer than
+five seconds to end, printed more than one line, left files behind, or gave other values.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ import xarray as xr
 from measure import command_of, environment, machine, table, write_section
 
 LIMIT_SECONDS, FIRST_SECONDS, LONGEST_SECONDS = 5.0, 1.0, 600.0
-# Signals for each run that is to be stopped: some come when it is over.
+# Signals for each run; some arrive after its end.
 MOST_TRIES = 4
 INPUTS = ["in.nc", "r.yml"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Of ten runs, so many are of each kind.
+# The number of runs of each kind, of ten.
 SHARES = {"plain": 2, "zarr": 1, "blocks": 3, "cluster": 1, "training": 3}
 TRAINING = {
     "data": {"factor": 4, "outputs": ["tas"], "statics": ["orog"],
@@ -52,7 +52,7 @@ TRAINING = {
 
 @dataclass
 class Kind:
-    """One kind of run: its words, what may stay when it is stopped, and how its values are read."""
+    """One kind of run: its arguments, the files that may stay after an interruption, and how to read its values."""
 
     words: list[str]
     output: str
@@ -63,7 +63,7 @@ class Kind:
 
 @dataclass
 class Found:
-    """What became of the runs of a kind."""
+    """The results of the runs of one kind."""
 
     seconds: list[float] = field(default_factory=list)
     signals: int = 0
@@ -116,7 +116,7 @@ def prepare(folder: Path, steps: int) -> None:
 
 
 def started(folder: Path, words: list[str]) -> subprocess.Popen[str]:
-    """Start a command in a folder, in a group of processes of its own."""
+    """Start a command in a folder, in a new process group."""
     line = [sys.executable, "-m", "downscale", *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -135,7 +135,7 @@ def quiet(folder: Path, kind: Kind) -> float:
 
 
 def stopped(folder: Path, kind: Kind, moment: float, number: signal.Signals, found: Found) -> bool:
-    """Start a run, stop it at a moment, note what it left, and return whether it was not over before."""
+    """Start a run, interrupt it, note leftover files, and return whether the signal arrived before its end."""
     process = started(folder, [*kind.words, *(["--resume"] if kind.resume else [])])
     time.sleep(moment)
     children = _children(process.pid)
@@ -159,7 +159,7 @@ def stopped(folder: Path, kind: Kind, moment: float, number: signal.Signals, fou
     for bad, word in (
         (seconds > LIMIT_SECONDS, f"{seconds:.1f} s"),
         (process.returncode != 128 + number, f"exit status {process.returncode}"),
-        (len(said.splitlines()) != 1, f"said {said!r}"),
+        (len(said.splitlines()) != 1, f"printed {said!r}"),
         (bool(left), f"left {sorted(left)}"),
         (bool(alive), f"left {len(alive)} processes"),
     ):
@@ -176,7 +176,7 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def judged(name: str, kind: Kind, times: int, draw: random.Random, folder: Path, steps: int) -> Found:
-    """Stop so many runs of a kind, then bring the last one to its end."""
+    """Interrupt a number of runs of one kind, then complete the last one."""
     found, here, calm = Found(), folder / name, folder / f"{name}-calm"
     for one in (here, calm):
         one.mkdir()
@@ -189,7 +189,7 @@ def judged(name: str, kind: Kind, times: int, draw: random.Random, folder: Path,
     hit = 0
     while hit < times and found.signals < MOST_TRIES * times:
         if (here / kind.output).exists():
-            # It came to its end before its signal: the next one begins anew.
+            # The run ended before its signal, so the next one starts afresh.
             shutil.rmtree(here)
             here.mkdir()
             prepare(here, steps)
@@ -209,7 +209,7 @@ def judged(name: str, kind: Kind, times: int, draw: random.Random, folder: Path,
 
 
 def main() -> int:
-    """Print what became of all runs; return the exit status."""
+    """Print the results of all runs; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=30, help="runs to stop, of all kinds together (30)")
     parser.add_argument("--kinds", default=",".join(SHARES), help="of these, with commas between")

@@ -1,6 +1,6 @@
-"""What the arithmetic costs in memory: operator, law, check and bounds beside a copy and torch's own up-sampling.
+"""Time the arithmetic in memory: operator, constraint, check and bounds, a copy, and upsampling in torch.
 
-A part of speed.py, in a process of its own: python kernels.py MAPS ROUNDS prints the seconds as JSON.
+A part of speed.py, run as a separate process: python kernels.py MAPS ROUNDS prints the seconds as JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 
 
 class Nowhere:
-    """Takes what Dask stores, and forgets it."""
+    """A target for ``dask.array.store`` that discards its data."""
 
     def __setitem__(self, place: Any, values: Any) -> None:
         pass
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def operator(tas: xr.Dataset, out: Floats) -> Contenders:
-    """Return what fills reused memory with fine maps, and copies of these."""
+    """Return the contenders that write fine maps into reused memory, and copies of the maps."""
     up: Any = prepare(tas, Request(factor=FACTOR, taps=TAPS)).jobs["tas"].upscaler
     coarse = tas.tas.values
     target = torch.from_numpy(out)
@@ -72,11 +72,11 @@ def operator(tas: xr.Dataset, out: Floats) -> Contenders:
 
 
 def convolution_kernel(up: Any) -> torch.Tensor:
-    """Return the kernel of a row in mid-domain as that of a transposed convolution, shape (1, 1, 28, 28)."""
+    """Return the kernel of a row in mid-domain as a transposed convolution kernel, shape (1, 1, 28, 28)."""
     lines = []
     for axis, size in zip(up.axes, up.grid.shape, strict=True):
         phases = axis.weights[size // 2 * FACTOR : (size // 2 + 1) * FACTOR]
-        # What the last tap gives to the cell before it is what a cell gives to the one behind it.
+        # The last weight of a cell applies to the fine cells of the coarse cell farthest before it.
         lines.append(phases[:, ::-1].T.ravel())
     return torch.from_numpy(np.multiply.outer(*lines).astype(np.float32))[None, None]
 
@@ -88,7 +88,7 @@ def convolved(given: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 
 
 def _require_same(coarse: Floats, up: Any, kernel: torch.Tensor) -> None:
-    """Make sure that both do the same work: equal values where the kernel is that of the row."""
+    """Check that both do the same work: equal values for the row of the kernel."""
     one = np.empty((1, ROWS * FACTOR, COLUMNS * FACTOR), np.float32)
     apply_bare(coarse[:1], up, one)
     other = convolved(torch.from_numpy(coarse[:1])[:, None], kernel)[0, 0].numpy()
@@ -97,7 +97,7 @@ def _require_same(coarse: Floats, up: Any, kernel: torch.Tensor) -> None:
 
 
 def engine(tas: xr.Dataset, pr: xr.Dataset, out: Floats) -> Contenders:
-    """Return the operator with law and check, with and without bounds, and what Dask does with it."""
+    """Return the operator with constraint and check, with and without bounds, in memory and with Dask."""
     coarse, rain = tas.tas.values, pr.pr.values
     warm: Any = prepare(tas, Request(factor=FACTOR, taps=TAPS))
     free: Any = prepare(pr, Request(factor=FACTOR, taps=TAPS, bounds=None))
@@ -114,13 +114,13 @@ def engine(tas: xr.Dataset, pr: xr.Dataset, out: Floats) -> Contenders:
 
 
 def refined(values: Floats, prepared: Prepared, out: Floats) -> None:
-    """Run what a block does, with all threads, into memory that is used again."""
+    """Run the work of a block with all threads, into reused memory."""
     rows, columns = (Cut(*[Span(0, size, size)] * 3) for size in (ROWS, COLUMNS))
     refine_maps(values, out, next(iter(prepared.jobs.values())), rows, columns, {}, CORES)
 
 
 def streamed(ds: xr.Dataset) -> None:
-    """Downscale block by block under Dask's threads; nothing keeps the results."""
+    """Downscale block by block with Dask threads, and discard the results."""
     name, piece = next(iter(ds.data_vars)), max(ds.sizes["time"] // (4 * CORES), 1)
     fine: Any = ds.chunk(time=piece).downscale(FACTOR, taps=TAPS)[name].data
     with dask.config.set(scheduler="threads", num_workers=CORES):
@@ -128,7 +128,7 @@ def streamed(ds: xr.Dataset) -> None:
 
 
 def accessor(tas: xr.Dataset, out: Floats) -> Contenders:
-    """Return the call that a user makes in a loop, and copies into fresh memory."""
+    """Return the user's call in a loop, and copies into fresh memory."""
     fine = torch.from_numpy(out)
     return {
         "ds.downscale(4)": lambda: tas.downscale(FACTOR, taps=TAPS),

@@ -1,7 +1,7 @@
-"""Times of contenders taken in turn, peak memory of processes, facts of the machine, tables in a page.
+"""Time contenders in turn, measure peak memory, describe the machine, and write tables into a page.
 
-Standard library only, so that the process that starts others stays small: Linux counts the memory of the process that
-starts a program as the first peak of that program.
+Standard library only, so that the parent process stays small: Linux counts the memory of the parent process as the
+first peak of a program that it starts.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ CORES = len(os.sched_getaffinity(0))
 PACKAGES = ("numpy", "numba", "torch", "xarray", "dask", "netCDF4", "h5py", "isal")
 PREFACE = """# Speed, growth and memory
 
-Every table was printed by the script named above it and holds one run of it on one machine; contenders were timed in
-turn, round by round, so that a slow moment of the machine touches all alike. A ratio is that of the medians; behind it
-stand its lowest and highest value in a single round.
+Compare the speed and memory of `downscale` with other tools. The script named above each table printed it, in one run
+on one machine. Contenders were timed in turn, round by round, so that a slow period affects all equally. A ratio is
+that of the medians, followed by its lowest and highest value in a single round.
 """
 Cells = Sequence[str]
 
 
 @dataclass
 class Finished:
-    """A process that ended: wall time, its largest resident memory, what it printed, and its fault if it failed."""
+    """A finished process: wall time, largest resident memory, output, and the error if it failed."""
 
     seconds: float
     peak: int
@@ -42,7 +42,7 @@ class Finished:
 
 @dataclass
 class Taken:
-    """What was measured of one contender; without seconds it was skipped, for the reason in ``note``."""
+    """The times of one contender; without seconds it was skipped, for the reason in ``note``."""
 
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
@@ -57,14 +57,14 @@ Times = dict[str, Taken]
 
 
 def in_turn(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Time calls, each once a round; a round before these, which compiles and fills caches, does not count."""
+    """Time calls, each once per round, after an untimed round that compiles and fills caches."""
     found = {name: Taken() for name in contenders}
     for turn in range(rounds + 1):
         for name, call in contenders.items():
             begin = time.perf_counter()
             kept = call()
             taken = time.perf_counter() - begin
-            # Giving memory back is no part of the work.
+            # Freeing memory is not timed.
             del kept
             if turn:
                 found[name].seconds.append(taken)
@@ -72,13 +72,13 @@ def in_turn(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Time
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which the package of this checkout is found, installed or not."""
+    """Return an environment in which Python finds the package of this checkout, installed or not."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def process(line: Sequence[str | Path], **variables: str) -> Finished:
-    """Run a program to its end, with some more variables in its environment."""
+    """Run a program to its end, with additional environment variables."""
     words, pipe = [str(word) for word in line], subprocess.PIPE
     begin = time.perf_counter()
     with subprocess.Popen(words, stdout=pipe, stderr=subprocess.STDOUT, env=environment() | variables) as running:
@@ -95,7 +95,7 @@ def process(line: Sequence[str | Path], **variables: str) -> Finished:
 
 
 def speed(slow: Taken, fast: Taken) -> str:
-    """Return how many times faster the second is: of medians, and lowest to highest of a round."""
+    """Return the speed-up of the second over the first: of medians, and the range over rounds."""
     if not slow.seconds or not fast.seconds:
         return "-"
     each = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
@@ -103,7 +103,7 @@ def speed(slow: Taken, fast: Taken) -> str:
 
 
 def verdict(found: str, least: float | None = None, most: float | None = None) -> Cells:
-    """Return a ratio with its budget and whether it keeps it."""
+    """Return a ratio with its budget and whether it is within the budget."""
     wanted = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else "-"
     if found == "-" or wanted == "-":
         return found, wanted, "-"
@@ -134,7 +134,7 @@ def table(head: Cells, lines: Iterable[Cells]) -> str:
 
 
 def machine() -> str:
-    """Return one line on the machine and what runs on it."""
+    """Return lines with the machine and the versions of its software."""
     memory = _first(Path("/proc/meminfo"), "MemTotal").split()
     size = f"{int(memory[0]) / 1e6:.0f} GB" if memory else "unknown"
     model = _first(Path("/proc/cpuinfo"), "model name") or platform.machine()
@@ -162,12 +162,12 @@ def _cdo() -> str:
     program = shutil.which("cdo")
     if program is None:
         return "no cdo"
-    # It speaks on the standard error.
+    # It prints its version to the standard error.
     return "cdo " + process([program, "--version"]).said.split("version", 1)[-1].split()[0]
 
 
 def write_section(page: Path, name: str, command: str, text: str) -> None:
-    """Put a text into its section of a page; the other sections stay as they are."""
+    """Write a text into its section of a page; keep the other sections."""
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     whole = page.read_text() if page.exists() else PREFACE
     section = f"{first}\n\n`{command}`\n\n{text.strip()}\n\n{last}\n"
@@ -176,12 +176,12 @@ def write_section(page: Path, name: str, command: str, text: str) -> None:
         whole = before + section + rest.split(last, 1)[1].lstrip("\n")
     else:
         whole = f"{whole.rstrip()}\n\n{section}"
-    # Sections are a blank line apart.
+    # Sections are separated by a blank line.
     page.write_text(whole.replace(f"{last}\n<!--", f"{last}\n\n<!--"))
 
 
 def command_of(arguments: Sequence[str] | None = None) -> str:
-    """Return the command that runs this script, without what is particular to this machine."""
+    """Return the command that runs this script, without options specific to this machine."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for key in ("--write", "--peers-python", "--folder", "--plot"):
         if key in words:

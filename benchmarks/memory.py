@@ -1,4 +1,4 @@
-"""Resident memory over time of one long command, watched from outside, beside what its plan says.
+"""Resident memory over time of one long command, compared with its plan.
 
 Run from anywhere, with the package's Python:
 
@@ -6,12 +6,12 @@ Run from anywhere, with the package's Python:
         [--write docs/speed.md] [--plot docs/images/memory.png]
     python benchmarks/memory.py --maps [--write docs/speed.md]
 
-A series of 180 x 360 maps goes to 720 x 1440, from NetCDF to NetCDF without deflate, and the resident memory of the
-command and of its children is read ten times a second until it ends. Without ``--gigabytes`` the result has 4 GB.
-With ``--maps`` runs of many kinds are watched instead, each beside what its plan says: many small maps, a large one,
-relief and a mask, curvilinear cells, projections, a target that does not nest, blocks of time, a report.
-The temporary folder (the result and a sixteenth of it; ``--folder`` for another disk) is removed. Exit status 1 where
-the command failed or went beyond the limit.
+A series of 180 x 360 maps is downscaled to 720 x 1440, from NetCDF to NetCDF without deflate. The resident memory of
+the command and of its children is read ten times per second. Without ``--gigabytes`` the result has 4 GB.
+``--maps`` measures runs of many kinds instead, each compared with its plan: many small maps, a large one, orography
+and a mask, curvilinear cells, projections, a target that does not nest, blocks of time, a report.
+The temporary folder (the result and a sixteenth of it; ``--folder`` for another disk) is removed. Exit status 1 if
+the command failed or exceeded the limit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FINE_BYTES = 720 * 1440 * 4
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 SECONDS = 0.1
 RELIEF = ("--orog", "FOLDER/relief.nc", "--lapse-rate", "-0.0065")
-# Input and options of runs of many kinds.
+# Inputs and options of the runs of many kinds.
 KINDS = {
     "480 maps of 180 x 360, x4": ("many", "--factor", "4"),
     "480 maps of 180 x 360, x4, limit 1 GB": ("many", "--factor", "4", "--max-memory", "1GB"),
@@ -46,7 +46,7 @@ KINDS = {
     "one map of 3500 x 7000, x2, limit 1 GB": ("large", "--factor", "2", "--max-memory", "1GB"),
     "two maps of 1500 x 3000, x2": ("middle", "--factor", "2"),
     "the same with a mask": ("middle", "--factor", "2", "--mask", "FOLDER/mask.nc"),
-    "the same with relief and a mask": ("middle", "--factor", "2", *RELIEF, "--mask", "FOLDER/mask.nc"),
+    "the same with orography and a mask": ("middle", "--factor", "2", *RELIEF, "--mask", "FOLDER/mask.nc"),
     "6 curvilinear maps of 600 x 800, x4": ("curvilinear", "--factor", "4"),
     "two conformal maps of 1200 x 1500, x3": ("conformal", "--factor", "3"),
     "8 maps of 720 x 1440 to 0.1 degrees": ("quarter", "--target", "0.1x0.1"),
@@ -55,7 +55,7 @@ KINDS = {
 
 @dataclass
 class Watched:
-    """What was seen of a process: seconds since its start, resident bytes, bytes of the file it makes."""
+    """The measurements of a process: seconds since its start, resident bytes, bytes of its output file."""
 
     seconds: list[float] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
@@ -64,14 +64,14 @@ class Watched:
 
 
 def main() -> int:
-    """Print what was seen; return the exit status."""
+    """Print the measurements; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a result of 0.1 GB: to see that all runs")
-    parser.add_argument("--maps", action="store_true", help="runs of many kinds, each beside its plan")
+    parser.add_argument("--quick", action="store_true", help="a result of 0.1 GB, to test the script")
+    parser.add_argument("--maps", action="store_true", help="runs of many kinds, each compared with its plan")
     parser.add_argument("--gigabytes", type=float, help="size of the result (4)")
-    parser.add_argument("--max-memory", default="2GB", help="limit that the command is given (2GB)")
+    parser.add_argument("--max-memory", default="2GB", help="memory limit of the command (2GB)")
     parser.add_argument("--complevel", default="0", help="deflate level (0)")
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--plot", type=Path)
     chosen: Any = parser.parse_args()
@@ -97,13 +97,13 @@ def main() -> int:
         text = f"{text}\n\n![Resident memory over time]({link(chosen.plot, chosen.write)})"
     if chosen.write is not None:
         write_section(chosen.write, "memory", command_of(), text)
-    # Where the command has no limit to keep, there is none to break.
+    # A command without a limit cannot exceed one.
     return 1 if not notes and max(seen.resident) > limit else 0
 
 
 def kinds(folder: Path | None, page: Path | None, scale: float) -> int:
     """Print plan and peak of runs of many kinds; return the exit status."""
-    # Here, so that the process that starts others stays small.
+    # Imported in a child process, so that the parent stays small.
     code = "import sys; sys.path.insert(0, sys.argv[1]); import memory_maps; memory_maps.write(*sys.argv[2:])"
     lines, facts = [], machine()
     with tempfile.TemporaryDirectory(dir=folder, prefix="downscale-memory-") as name:
@@ -129,7 +129,7 @@ def kinds(folder: Path | None, page: Path | None, scale: float) -> int:
 
 
 def command(folder: Path, limit: str, complevel: str) -> tuple[list[str], str]:
-    """Return the command to watch, and a note where it cannot be given a limit."""
+    """Return the command to measure, and a note if it accepts no limit."""
     line = [sys.executable, "-m", "downscale", "apply", str(folder / "coarse.nc"), str(folder / "fine.nc")]
     options = process([*line[:4], "--help"]).said
     known = "--max-memory" in options
@@ -138,7 +138,7 @@ def command(folder: Path, limit: str, complevel: str) -> tuple[list[str], str]:
 
 
 def watched(line: Sequence[str], folder: Path) -> Watched:
-    """Run a command and watch its memory until it ends."""
+    """Run a command and measure its memory until it ends."""
     seen, begin = Watched(), time.perf_counter()
     before = {path: path.stat().st_size for path in folder.iterdir()}
     with tempfile.TemporaryFile() as said:
@@ -147,7 +147,7 @@ def watched(line: Sequence[str], folder: Path) -> Watched:
             while running.poll() is None:
                 now = resident(root)
                 if not now:
-                    # It has just ended.
+                    # The process has just ended.
                     break
                 seen.resident.append(now)
                 seen.seconds.append(time.perf_counter() - begin)
@@ -160,13 +160,13 @@ def watched(line: Sequence[str], folder: Path) -> Watched:
 
 
 def resident(root: psutil.Process) -> int:
-    """Return the resident memory of a process and of those that it started."""
+    """Return the resident memory of a process and of its children."""
     total = 0
     try:
         for one in [root, *root.children(recursive=True)]:
             total += one.memory_info().rss
     except psutil.Error:
-        # One of them has just ended.
+        # A child has just ended.
         pass
     return total
 
@@ -178,13 +178,13 @@ def _new_bytes(folder: Path, before: dict[Path, int]) -> int:
             try:
                 total += path.stat().st_size
             except FileNotFoundError:
-                # Renamed in between.
+                # The file was renamed meanwhile.
                 pass
     return total
 
 
 def planned(said: str) -> float:
-    """Return the bytes that a plan names as its peak, NaN where it names none."""
+    """Return the peak memory of a plan in bytes, NaN without one."""
     found = re.search(r"peak memory\W+about ([0-9.e+]+ [A-Za-z]+)", said)
     return bytes_of(found.group(1)) if found else float("nan")
 
@@ -198,7 +198,7 @@ def bytes_of(size: str) -> float:
 
 
 def growth(seen: Watched) -> float:
-    """Return by how much the resident memory grows while the middle of the file is written, bytes a byte."""
+    """Return the growth of resident memory while the middle of the file is written, bytes per byte."""
     last = max(seen.written)
     points = [(w, r) for w, r in zip(seen.written, seen.resident, strict=True) if 0.25 * last <= w <= 0.95 * last]
     if len({w for w, _ in points}) < 2:
@@ -208,14 +208,14 @@ def growth(seen: Watched) -> float:
 
 
 def page(facts: str, seen: Watched, plan: float, limit: float, size: int, note: str) -> str:
-    """Return what was seen as a table."""
+    """Return the measurements as a table."""
     most, slope = max(seen.resident), growth(seen)
     lines = [
         ("result", f"{size / 1e9:.2f} GB in {seen.seconds[-1]:.0f} s"),
         ("limit", note or _mega(limit)),
         ("largest resident memory", f"{_mega(most)}, {'within' if most <= limit else 'BEYOND'} {_mega(limit)}"),
         ("the plan's peak", f"{_mega(plan)} ({plan / max(most, 1):.2f} of what was)"),
-        ("growth along the file, 25 to 95 % of it", "-" if isnan(slope) else f"{1e3 * slope:.1f} MB a GB written"),
+        ("growth along the file, 25 to 95 % of it", "-" if isnan(slope) else f"{1e3 * slope:.1f} MB per GB written"),
     ]
     return f"{facts}\n\n{table(('what', 'seen'), lines)}"
 
@@ -225,7 +225,7 @@ def _mega(count: float) -> str:
 
 
 def draw(seen: Watched, limit: float, path: Path) -> None:
-    """Draw resident memory over time."""
+    """Plot resident memory over time."""
     import matplotlib as mpl
 
     mpl.use("agg")

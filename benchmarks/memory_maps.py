@@ -1,4 +1,4 @@
-"""Inputs of many kinds for ``memory.py --maps``: small maps, large ones, relief, curvilinear and projected cells."""
+"""Inputs for ``memory.py --maps``: small and large maps, orography, curvilinear and projected cells."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""What the models that come with the package make of real files: area-weighted RMSE over that of ``sobolev``.
+"""Area-weighted RMSE of the bundled models on real files, as a ratio to ``sobolev``.
 
-Run from anywhere, with the package's Python and a folder that holds the files named here:
+Run from anywhere, with the package's Python and a folder with the files named here:
 
     python benchmarks/models.py FOLDER [--every 1] [--factor 2] [--rain MODEL.safetensors]
 
-Each file is averaged over coarse cells by area and made finer again, by every factor that a model comes with; coarse
-cells with a gap are left out. Times that the training of the model saw, by the record in its checkpoint, are left out
-too: a file of which none is left gets no figure. Files that are not there are skipped. ``--every`` takes fewer maps
-(those given here, times so many), ``--rain`` a model of your own instead.
+Each file is coarsened by area and refined again, by every factor of a bundled model. Coarse cells with a gap are left
+out, and so are times of the training data, which the checkpoint lists; a file without other times gets no score.
+Missing files are skipped. ``--every`` multiplies the step between maps, and ``--rain`` replaces the bundled model.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from downscale.models import factors, path_of
 from downscale.models.checkpoint import load_record
 from downscale.training.seen import seen_times
 
-# File, variable, every so many maps, relief of another file.
+# File, variable, step between maps, file of the orography.
 RAIN = (
     ("precipitation_mch_20160711_1km_5min.nc", "precip", 8),
     ("precipitation_mch_20150515_1km_5min.nc", "precip", 8),
@@ -50,12 +49,12 @@ TEMPERATURE = (
 
 
 def main() -> int:
-    """Print one line a file; return the exit status."""
+    """Print one line per file; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--factor", type=int, help="this factor only")
-    parser.add_argument("--rain", default="rain", metavar="MODEL", help="a model in place of the one that comes along")
+    parser.add_argument("--rain", default="rain", metavar="MODEL", help="a model instead of the bundled one")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     for factor in [chosen.factor] if chosen.factor else factors("rain"):
@@ -76,19 +75,19 @@ def judged(folder: Path, row: tuple[Any, ...], factor: int, method: str, bounds:
         return
     kept, seen = unseen_times(path, variable, factor, method)
     if not kept.size:
-        print(f"{label}: its training saw every time, no figure", flush=True)
+        print(f"{label}: all times are training data, no score", flush=True)
         return
     relief = None
     if method == "temperature":
         relief = downscale.open_dataset(folder / relief_name[0] if relief_name else path, chunks=None)
     ratios = ratios_of(path, variable, kept[:: every * thinned], factor, method, bounds, relief)
-    words = "never seen" if not seen else f"{kept.size} times not seen in training, {seen} seen"
+    words = "unseen" if not seen else f"{kept.size} times not seen in training, {seen} seen"
     told = "  ".join(f"{word} {value:.3f}" for word, value in ratios.items())
     print(f"{label}: {told}  ({words})", flush=True)
 
 
 def unseen_times(path: Path, variable: str, factor: int, method: str) -> tuple[np.ndarray, int]:
-    """Return which times of a file the training of a model did not see, and how many it saw."""
+    """Return the times of a file that did not train a model, and the number of training times."""
     record = load_record(path_of(method, (factor, factor)))[1]
     ds = downscale.open_dataset(path, chunks=None)
     dim = ds[variable].dims[0]
@@ -100,7 +99,7 @@ def unseen_times(path: Path, variable: str, factor: int, method: str) -> tuple[n
 def ratios_of(
     path: Path, variable: str, times: np.ndarray, factor: int, method: str, bounds: Any, relief: Any
 ) -> dict[str, float]:
-    """Return errors beside the kernel's: of the model and, where there is relief, of the kernel with a lapse rate."""
+    """Return errors as ratios to the kernel: of the model and, with orography, of the kernel with a lapse rate."""
     fine, judged = truth_of(path, variable, times, factor)
     coarse = downscale.coarsen(fine, factor)
     area = np.broadcast_to(downscale.cell_area(fine).values, fine[variable].shape)[judged]
@@ -118,14 +117,14 @@ def ratios_of(
 
 
 def truth_of(path: Path, variable: str, times: np.ndarray, factor: int) -> tuple[xr.Dataset, np.ndarray]:
-    """Return the truth, cropped to whole coarse cells, and where it is judged."""
+    """Return the reference, cropped to whole coarse cells, and the mask of scored cells."""
     ds = downscale.open_dataset(path, chunks=None)
     rows, columns = ds[variable].dims[-2:]
     whole = {dim: slice(0, ds.sizes[dim] // factor * factor) for dim in (rows, columns)}
     ds = ds.isel({ds[variable].dims[0]: times, **whole})
     ds = ds.drop_vars([n for n, v in ds.data_vars.items() if n != variable and v.ndim > 1 and "bnds" not in str(n)])
     if variable not in ("t2m", "tas"):
-        # Leaked codes below zero are no rain.
+        # Negative values are codes.
         ds[variable] = ds[variable].clip(min=0)
     ds[variable] = ds[variable].astype("f4")
     known = ds[variable].notnull().coarsen({rows: factor, columns: factor}).min().values

@@ -1,28 +1,27 @@
-"""Daily values from monthly means: the boundary-condition problem of runs with given sea-surface temperatures.
+"""Daily values from monthly means: the boundary-condition problem of runs with prescribed sea-surface temperatures.
 
-One real year of daily maxima (365 days of a noleap calendar on 36 by 36 cells) is averaged over its months, daily
-values are made again from the twelve means alone, and compared with what they came from. Each row is one way to make
-them:
+One real year of daily maxima (365 days of a noleap calendar on 36 by 36 cells) is averaged over its months. Daily
+values are computed from the twelve means and compared with the original data. Each row is one method:
 
-- linear: interpolation between mid-month values, held constant beyond the first and the last. Its monthly means are not
-  those that were given.
-- AMIP: interpolation between adjusted mid-month values, whose linear interpolation has the given means (Taylor,
-  Williamson and Zwiers, 2000, PCMDI Report 60), solved over the whole year with its ends held.
+- linear: interpolation between mid-month values, constant beyond the first and the last. It does not conserve monthly
+  means.
+- AMIP: interpolation between adjusted mid-month values, whose linear interpolation has the monthly means (Taylor,
+  Williamson and Zwiers, 2000, PCMDI Report 60), solved over the whole year with fixed ends.
 - blocks: each day has the mean of its month.
-- sobolev: ``downscale`` along time, by its default and by other orders.
+- sobolev: ``downscale`` along time, with its default and other orders.
 
-The columns are the largest error of a monthly mean; the root mean square error against the running mean of the daily
-data over 15 days, where the window is complete (days 8 to 358), and over all days with the window cut at the ends of
-the record, where the first and the last month have a neighbour on one side only; and the same against the daily data
-themselves, most of whose variance is weather that no monthly mean holds.
+The first column is the largest error of a monthly mean. The next two are the root mean square error relative to the
+15-day running mean of the daily data: for complete windows (days 8 to 358), and for all days with windows cut at the
+ends, where the first and the last month have one neighbour. The last column is the error relative to the daily data,
+whose variance is mostly weather that monthly means do not contain.
 
 Run from the root of the repository, with the package installed:
 
     python benchmarks/monthly_to_daily.py [--data DIR] [--markdown]
 
-The data folder may also be named by DOWNSCALE_TEST_DATA; by default it is ../shared/data beside the repository.
-Exit status 1 where sobolev misses a monthly mean by more than 1e-6 of its value or is not nearer to the running mean
-than linear interpolation is, 2 where the data are absent.
+DOWNSCALE_TEST_DATA also sets the data folder; the default is ../shared/data next to the repository.
+Exit status 1 if sobolev misses a monthly mean by more than 1e-6 of its value or has a larger error relative to the
+running mean than linear interpolation, 2 if the data are absent.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILE, VARIABLE = "nasty_noleap_tasmax_daily_10km_2095.nc", "tasmax"
 WINDOW = 15
 RELATIVE = 1e-6
-# Kelvin: no cell of the field has a colder month.
+# Kelvin: colder than every month of every cell.
 SMALLEST = 250.0
 ORDERS = (0.75, 1.0, 2.0)
 
@@ -51,7 +50,7 @@ Floats = NDArray[np.float64]
 
 
 def read(path: Path) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return the daily field in float64, with bounds of its days, and its monthly means with bounds of the months."""
+    """Return the daily field in float64 and its monthly means, both with time bounds."""
     ds = xr.open_dataset(path)[[VARIABLE]].load().astype("f8")
     ds[VARIABLE].attrs["cell_methods"] = "time: mean"
     daily = downscale.downscale(ds, target_grid={"time": "D"}, method="conservative")
@@ -64,7 +63,7 @@ def series(ds: xr.Dataset) -> Floats:
 
 
 def linear(monthly: xr.Dataset, daily: xr.Dataset, means: Floats | None = None) -> Floats:
-    """Interpolate between the middles of months; end values are held."""
+    """Interpolate between the middles of months, constant beyond the ends."""
     start = monthly["time"].values[0]
     day, middle = (np.array([gap.total_seconds() for gap in ds["time"].values - start]) for ds in (daily, monthly))
     values = series(monthly) if means is None else means
@@ -72,7 +71,7 @@ def linear(monthly: xr.Dataset, daily: xr.Dataset, means: Floats | None = None) 
 
 
 def adjusted(monthly: xr.Dataset, daily: xr.Dataset) -> Floats:
-    """Interpolate between mid-month values chosen so that the result has the given means."""
+    """Interpolate between mid-month values adjusted so that the result has the monthly means."""
     response = month_means(linear(monthly, daily, np.eye(monthly.sizes["time"])), daily)
     return linear(monthly, daily, np.linalg.solve(response, series(monthly)))
 
@@ -84,7 +83,7 @@ def month_means(days: Floats, daily: xr.Dataset) -> Floats:
 
 
 def along_time(**options: object) -> Callable[[xr.Dataset, xr.Dataset], Floats]:
-    """Return a way to make daily values with the package."""
+    """Return a method of the package for daily values."""
 
     def made(monthly: xr.Dataset, daily: xr.Dataset) -> Floats:
         return series(downscale.downscale(monthly, target_grid={"time": daily}, **options))
@@ -108,12 +107,12 @@ def running_mean(days: Floats, window: int = WINDOW) -> Floats:
 
 
 def rmse(one: Floats, other: Floats) -> float:
-    """Return the root mean square difference over everything that has a value."""
+    """Return the root mean square difference over all valid values."""
     return float(np.sqrt(np.nanmean((one - other) ** 2)))
 
 
 def measure(path: Path) -> dict[str, tuple[float, float, float, float]]:
-    """Return the four numbers of every way."""
+    """Return the four scores of each method."""
     daily, monthly = read(path)
     truth, means = series(daily), series(monthly)
     smooth, inner = running_mean(truth), slice(WINDOW // 2, -(WINDOW // 2))
@@ -126,7 +125,7 @@ def measure(path: Path) -> dict[str, tuple[float, float, float, float]]:
 
 
 def table(rows: dict[str, tuple[float, float, float, float]], markdown: bool) -> str:
-    """Return the rows as text for people."""
+    """Return the rows as a text table."""
     heads = ("", "largest error of a month", "RMSE, 15-day mean", "the same, ends cut", "RMSE, daily data")
     lines = [heads, *((name, f"{miss:.1e}", *(f"{v:.3f}" for v in rest)) for name, (miss, *rest) in rows.items())]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
@@ -139,7 +138,7 @@ def table(rows: dict[str, tuple[float, float, float, float]], markdown: bool) ->
 
 
 def main() -> int:
-    """Measure, print, judge."""
+    """Print the scores; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DOWNSCALE_TEST_DATA", SHARED)))
     parser.add_argument("--markdown", action="store_true")
@@ -152,7 +151,7 @@ def main() -> int:
     print(table(rows, options.markdown))
     exact = rows["sobolev"][0] <= RELATIVE * SMALLEST
     nearer = rows["sobolev"][1] < rows["linear"][1]
-    print(f"\nmonthly means kept by sobolev: {exact}; nearer to the running mean than linear: {nearer}")
+    print(f"\nmonthly means conserved by sobolev: {exact}; lower error than linear: {nearer}")
     return 0 if exact and nearer else 1
 
 

@@ -1,7 +1,7 @@
-"""One piece of work of other programs, as a process of its own: python others.py WORK IN OUT.
+"""Run one task with another program, as a separate process: python others.py WORK IN OUT.
 
-It imports nothing of this package, so that the Python of another environment can run it. What a piece of work prints
-last is the seconds of the part that counts, where that is not the whole process.
+The script imports nothing of this package, so that the Python of another environment can run it. A task prints its
+seconds last if only part of the process is timed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 
 FACTOR = 4
 # Linear interpolation of all maps at once takes ten times the memory of its result and twice the time; conservative
-# regridding is faster on all maps at once. Each has its better way.
+# regridding is faster on all maps at once. Each runs in its faster mode.
 PIECE = {"time": 24}
 
 
@@ -57,7 +57,7 @@ def _fine(ds):
 
 
 def deflate(given: str, made: str) -> None:
-    """Write an array that is in memory with xarray's own deflate, and print the seconds of that."""
+    """Write an array in memory with xarray's deflate, and print the seconds."""
     import xarray as xr
 
     ds = xr.open_dataset(given).load()
@@ -73,12 +73,12 @@ def deflate(given: str, made: str) -> None:
 
 
 def plain(given: str, made: str) -> None:
-    """Write as many bytes as a file holds."""
+    """Write as many bytes as a file has."""
     _bytes(given, made, False)
 
 
 def flushed(given: str, made: str) -> None:
-    """Write as many bytes as a file holds, and wait until they lie on the disk."""
+    """Write as many bytes as a file has, and wait until they are on the disk."""
     _bytes(given, made, True)
 
 

@@ -1,16 +1,16 @@
-"""Other conservative regridders beside this one, on the same real fields in the same run.
+"""Compare other conservative regridders with downscale, on the same real fields in the same run.
 
-Four things that users meet: the border of a region, the poles and the seam of a world, a coast, and the error against
-a finer truth; then the time. The judge is the overlap of cells pair by pair, computed here from their edges alone:
-a total counts each made value over the part of its cell that valid source cells cover.
+There are four cases: the border of a region, the poles and the dateline of a global grid, a coast, and the error
+relative to a finer reference; then the time. The reference weights are overlaps of cell pairs, computed here from cell
+edges: a total counts each target value over the part of its cell that valid source cells cover.
 
 Run from the root of the repository, with the package installed:
 
     python benchmarks/peers.py [--data DIR] [--steps 12] [--markdown]
 
 A peer that is not installed, or fails, has an empty column and its reason below the table: CDO is the Debian package
-cdo, xarray-regrid is on PyPI, and xESMF needs ESMF's own esmpy (conda-forge). The data folder may also be named by
-DOWNSCALE_TEST_DATA; by default it is ../shared/data beside the repository. Exit status 2 where it is absent.
+cdo, xarray-regrid is on PyPI, and xESMF needs ESMF's esmpy (conda-forge). DOWNSCALE_TEST_DATA also sets the data
+folder; the default is ../shared/data next to the repository. Exit status 2 if it is absent.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ ATTRS = {
     "lat": {"standard_name": "latitude", "units": "degrees_north", "bounds": "lat_bnds"},
     "lon": {"standard_name": "longitude", "units": "degrees_east", "bounds": "lon_bnds"},
 }
-# Shares of a cell are exact up to the rounding of its edges.
+# Fractions of a cell are exact up to the rounding of its edges.
 ROUNDING = 1e-9
 REPEATS = 3
 
 Floats = NDArray[np.float64]
 Maker = Callable[[xr.Dataset, xr.Dataset], Floats]
-# What each maker made, and the seconds it took.
+# The result of each tool, and its seconds.
 Found = dict[str, tuple[Floats, float]]
 
 
 class MissingPeerError(RuntimeError):
-    """A peer cannot run here."""
+    """Raised if a peer cannot run here."""
 
 
 def grid(lat: Floats, lon: Floats) -> xr.Dataset:
-    """Return the coordinates of cells with the given edges, with CF bounds."""
+    """Return the coordinates of cells from their edges, with CF bounds."""
     coords: dict[str, Any] = {}
     for name, edges in (("lat", lat), ("lon", lon)):
         coords[name] = (name, 0.5 * (edges[:-1] + edges[1:]), ATTRS[name])
@@ -70,7 +70,7 @@ def world(rows: int, columns: int, west: float = 0.0) -> xr.Dataset:
 
 
 def around(ds: xr.Dataset, rows: float, columns: float) -> xr.Dataset:
-    """Return cells on multiples of two steps that cover a region and stick out of it."""
+    """Return cells on multiples of two steps that cover a region and extend beyond it."""
     edges = []
     for name, step in (("lat", rows), ("lon", columns)):
         low, high = float(ds[f"{name}_bnds"].min()), float(ds[f"{name}_bnds"].max())
@@ -79,7 +79,7 @@ def around(ds: xr.Dataset, rows: float, columns: float) -> xr.Dataset:
 
 
 def on_cells(ds: xr.Dataset, name: str) -> xr.Dataset:
-    """Return one variable as "field" in float64 with bounds: midpoints, drawn to the poles."""
+    """Return one variable as "field" in float64 with bounds at midpoints, extended to the poles."""
     pairs = {}
     for axis in ("lat", "lon"):
         centres = ds[axis].values.astype(float)
@@ -94,16 +94,16 @@ def on_cells(ds: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def coarser(source: xr.Dataset, factor: int) -> xr.Dataset:
-    """Return block means, without the cell areas that some peers stumble over."""
+    """Return means over coarse cells, without cell areas, which some peers cannot read."""
     blocks: Any = downscale.coarsen(source, factor)
     return blocks[["field", "lat_bnds", "lon_bnds"]].drop_vars("areacella")
 
 
-# The judge
+# Reference weights
 
 
 def overlaps(source: xr.Dataset, target: xr.Dataset, axis: str) -> Floats:
-    """Return what each target cell shares with each source cell, in sines or radians, shape (n_target, n_source)."""
+    """Return the overlap of each target cell with each source cell, in sines or radians, shape (n_target, n_source)."""
     pairs = [np.sort(ds[f"{axis}_bnds"].values, axis=1) for ds in (source, target)]
     shared = np.zeros((pairs[1].shape[0], pairs[0].shape[0]))
     for turn in (-720.0, -360.0, 0.0, 360.0, 720.0) if axis == "lon" else (0.0,):
@@ -116,7 +116,7 @@ def overlaps(source: xr.Dataset, target: xr.Dataset, axis: str) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A field and the cells it is to be brought to."""
+    """A field and its target cells."""
 
     source: xr.Dataset
     target: xr.Dataset
@@ -142,33 +142,33 @@ class Case:
 
     @cached_property
     def means(self) -> Floats:
-        """First-order means over the valid part of target cells: what a value over this part has to add up to."""
+        """First-order means over the valid part of target cells."""
         y, x = self.shared
         with np.errstate(invalid="ignore", divide="ignore"):
             return y @ np.nan_to_num(self.source.field.values) @ x.T / np.where(self.valid > 0, self.valid, np.nan)
 
     def total_error(self, made: Floats) -> str:
-        """Return the largest relative error of the total of a map over what both grids cover."""
+        """Return the largest relative error of the total of a map over the overlap of both grids."""
         wanted = np.nansum(self.means * self.valid, axis=(1, 2))
         found = np.nansum(made * self.valid, axis=(1, 2))
         return f"{np.abs(found / wanted - 1).max():.1e}"
 
     def lost(self, made: Floats, rows: Any = slice(None), columns: Any = slice(None)) -> str:
-        """Return how many target cells with a valid source are NaN, of how many."""
+        """Return the number of target cells with a valid source that are NaN, and the number of such cells."""
         due = self.valid[:, rows, columns] > 0
         return f"{int((np.isnan(made[:, rows, columns]) & due).sum())} of {int(due.sum())}"
 
 
 def _sines(degrees: Floats) -> Floats:
-    """Return sines, as degrees of the arc of that length."""
+    """Return sines of latitude as degrees of arc of equal length."""
     return np.rad2deg(np.sin(np.deg2rad(degrees)))
 
 
-# The peers: each takes a field and a target, both with bounds, and returns maps in the order of the target
+# The peers: each takes a field and a target, both with bounds, and returns maps in the order of the target.
 
 
 def ours(method: str) -> Maker:
-    """Return this package with one method; no bounds, so that both methods are linear."""
+    """Return downscale with one method, without bounds, so that both methods are linear."""
 
     def make(source: xr.Dataset, target: xr.Dataset) -> Floats:
         made = downscale.downscale(source, target_grid=target, method=method, bounds=None)
@@ -195,7 +195,7 @@ def cdo(source: xr.Dataset, target: xr.Dataset) -> Floats:
 
 
 def xarray_regrid(source: xr.Dataset, target: xr.Dataset) -> Floats:
-    """Run ``regrid.conservative`` of xarray-regrid, which reads centres and no bounds."""
+    """Run ``regrid.conservative`` of xarray-regrid, which reads centres, not bounds."""
     try:
         import xarray_regrid  # noqa: F401
     except ImportError:
@@ -227,14 +227,14 @@ BASE = "ours, conservative"
 
 @dataclass
 class Bench:
-    """What was measured: one line a measure, one column a maker."""
+    """The scores: one line per measure, one column per tool."""
 
     makers: dict[str, Maker]
     lines: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
 
     def made(self, case: Case, repeats: int = 1) -> Found:
-        """Return what each maker makes of a case and the shortest time it took; note who cannot."""
+        """Return the result and the shortest time of each tool; note tools that fail."""
         found: Found = {}
         for name, make in self.makers.items():
             if name not in self.reasons:
@@ -248,7 +248,7 @@ class Bench:
         return found
 
     def note(self, line: str, found: Found, measure: Callable[[Floats], str]) -> None:
-        """Add a line with a measure of what each maker made."""
+        """Add a line with a measure of each tool's result."""
         self.lines.append((line, {name: measure(made) for name, (made, _) in found.items()}))
 
 
@@ -305,14 +305,14 @@ def _coast(bench: Bench, sea: xr.Dataset) -> None:
 
 
 def _dilution(made: Floats) -> str:
-    """Return the largest relative departure from the one value of a sea."""
+    """Return the largest relative difference from the constant value of a sea."""
     return f"{np.nanmax(np.abs(made / 300.0 - 1)):.1e}"
 
 
 def _error(bench: Bench, truth: xr.Dataset) -> None:
-    """Coarsen by four, bring back to cells of 0.3 degrees, and compare with the truth averaged over these.
+    """Coarsen by four, regrid to cells of 0.3 degrees, and compare with the reference averaged over these.
 
-    Judged are the cells wholly inside that every maker has a value for, so that nobody gains by losing the border.
+    The score covers cells wholly inside with a value from every tool, so that lost border cells do not improve it.
     """
     truth = crop(truth, 4)
     case = Case(coarser(truth, 4), around(truth, 0.3, 0.3))
@@ -344,7 +344,7 @@ def _speed(bench: Bench, source: xr.Dataset) -> None:
 
 
 def table(bench: Bench, markdown: bool) -> str:
-    """Return the measures as text, with the reasons of those who could not run."""
+    """Return the measures as text, with the reasons of tools that failed."""
     names = list(bench.makers)
     lines = [["measure", *names]]
     lines += [[line, *(values.get(name, "-") for name in names)] for line, values in bench.lines]

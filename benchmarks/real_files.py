@@ -1,18 +1,18 @@
-"""Every real file through the whole program: the command line, the check, CDO, xarray and the compliance checker.
+"""Test every real file with the command line, the check, CDO, xarray and the compliance checker.
 
-For each file of the data folder its first fields are downscaled by ``downscale apply`` x2 and x4, from the bytes of the
-file itself, cut to a part where it is large. The first table shows the largest relative error of a coarse cell found in
-the written file, the largest relative difference between the coarse field and what ``cdo remapcon`` makes of the file
-(relative to the largest coarse value where the field has zeros or changes sign), and what compliance-checker says
-(cf:1.11). The second shows what becomes of the result afterwards: checked by ``downscale check``, brought to a target
-grid, read back after ``cdo copy`` and by plain xarray, and written once more.
+The first fields of each file of the data folder are downscaled by ``downscale apply`` x2 and x4, from the stored bytes
+of the file, cropped if it is large. The first table shows the largest relative error of a coarse cell in the written
+file, the largest relative difference between the coarse field and the result of ``cdo remapcon`` on the file
+(relative to the largest coarse value if the field has zeros or changes sign), and the result of compliance-checker
+(cf:1.11). The second table shows further steps: the result of ``downscale check``, regridding to a target grid, reading
+after ``cdo copy`` and with plain xarray, and writing once more.
 
 Run from the root of the repository, with the package, cdo and compliance-checker installed:
 
     python benchmarks/real_files.py [--data DIR] [--factors 2 4] [--only PATTERN] [--write docs/real_files.md]
 
-The data folder may also be named by DOWNSCALE_TEST_DATA; by default it is ../shared/data beside the repository.
-Exit status 1 where a file fails, 2 where there is no data folder.
+DOWNSCALE_TEST_DATA also sets the data folder; the default is ../shared/data next to the repository.
+Exit status 1 if a file fails, 2 if there is no data folder.
 """
 
 from __future__ import annotations
@@ -42,39 +42,40 @@ from downscale.cf.select import select
 from downscale.errors import DownscaleError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-# Larger grids are cut to their middle: the referee takes minutes for a million cells with corners.
+# Larger grids are cut to their middle: CDO takes minutes for a million cells with corners.
 MOST_CELLS = 70_000
 SAME_CELLS = 1e-9
 UNREAD = "cdo does not read the input"
-# CDO takes the steps of a forecast for its time axis, and writes days under the units hours.
+# CDO uses the steps of a forecast as its time axis, and writes days with the units hours.
 STEPS = "refused: its steps are days, labelled hours"
-# CF asks for azimuth_of_central_line, the checker for "azimuth"; and CF has no name for oblique stereographic axes.
+# CF defines azimuth_of_central_line, the checker requires "azimuth"; CF has no name for oblique stereographic axes.
 KNOWN = ("azimuth is a required attribute for grid mapping oblique_mercator", "None is not a valid grid_mapping_name")
-PREFACE = """# What became of real files
+PREFACE = """# Real files
 
-Each file's first fields (two steps), downscaled by `sobolev` with `downscale apply`; grids of more than 70 000 cells
-are cut to their middle, byte by byte as they are stored. Printed by `python benchmarks/real_files.py`.
+Look up how `downscale` handles real files. `python benchmarks/real_files.py` downscales the first fields (two steps) of
+each file by `sobolev` with `downscale apply`. It cuts grids of more than 70 000 cells to their middle, without changing
+the stored bytes.
 
-- *cell error in the file*: largest relative error of a coarse cell, found in the file as written (float32: half a
+- *cell error in the file*: largest relative error of a coarse cell in the written file (float32: half a
   unit in the last place is 6e-8; float64: 1e-16).
-- *cdo remapcon*: largest relative difference between the coarse field and CDO's mean of the written file, to the
-  largest coarse value where a field has zeros or changes sign. CDO takes the sides of rotated and projected cells for
-  great circles, which they are not; that is its 1e-7 to 1e-5 there, and its *gaps filled* are missing cells that get
-  a sliver of a neighbour.
-- *cf:1.11*: compliance-checker; a *note* is a recommendation (units_metadata of temperatures and times). (*) The
-  checker asks oblique Mercator for an attribute "azimuth" where CF has azimuth_of_central_line, and CF has no name
-  for oblique stereographic.
+- *cdo remapcon*: largest relative difference between the coarse field and CDO's mean of the written file. It is
+  relative to the largest coarse value if a field has zeros or changes sign. CDO treats the sides of rotated and
+  projected cells as great circles, which causes its differences of 1e-7 to 1e-5. Its *gaps filled* are missing cells
+  that overlap slightly with a neighbour.
+- *cf:1.11*: result of compliance-checker; a *note* is a recommendation (units_metadata of temperatures and times).
+  (*) The checker requires an attribute "azimuth" for oblique Mercator, but CF defines azimuth_of_central_line. CF has
+  no name for oblique stereographic.
 """
 AFTER = """
 ## Checked, regridded and read back
 
-The result of the first factor, used as people use results. *Check*: `downscale check IN OUT`. *Target*: the coarse
-file brought to a target grid of its own kind with `--target`, whose cells do not nest. *After cdo copy* and
-*by xarray*: the file copied by CDO, and opened with plain `xr.open_dataset`, has the same cells (to 1e-9 of a cell) and
-passes the check. *Written again*: opened and written once more it has the same variables, values and attributes.
+The result of the first factor, in typical further steps. *Check*: `downscale check IN OUT`. *Target*: the coarse
+file on a target grid of its own kind (`--target`) that does not nest. *After cdo copy* and *by xarray*: the file copied
+by CDO, and opened with plain `xr.open_dataset`, has the same cells (to 1e-9 of a cell) and passes the check. *Written
+again*: opened and written once more, it has the same variables, values and attributes.
 """
 AGAIN = ("file", "check", "target", "after cdo copy", "by xarray", "written again")
-# Attributes that say when, how and by which check a file was made.
+# Attributes with the time, the method and the check of a file.
 DATED = {
     "conservation", "conservation_certificate", "history", "date_created", "date_modified",
     "date_metadata_modified", "CDO", "CDI", "NCO",
@@ -98,22 +99,22 @@ class Row:
     again: tuple[str, ...] = ()
 
     def columns(self) -> tuple[str, ...]:
-        """Return what is printed."""
+        """Return the cells of the printed line."""
         return self.file, self.variables, self.grid, self.cells, self.factor, self.error, self.cdo, self.checker
 
 
 def part_of(ds: xr.Dataset) -> tuple[list[str], dict[str, slice]]:
-    """Return the first two fields of a file, and the part of each dimension that is used: two steps, a middle."""
+    """Return the first two fields of a file, and the selection by dimension: two steps, the middle of the map."""
     where = horizontal(ds)
     names = [n for n in horizontal_variables(ds, where) if not is_categorical(ds[n])][:2]
     names = names or [n for n in horizontal_variables(ds, where) if is_categorical(ds[n])][:1]
     used = {str(d) for n in names for d in ds[n].dims}
-    # The referee knows two other dimensions, time and level.
+    # CDO supports two other dimensions, time and level.
     picks = {d: slice(0, 2 if d == "time" else 1) for d in map(str, ds.dims) if d in used and d not in where.dims}
     rows, columns = where.grid.shape
     if rows * columns > MOST_CELLS:
         side = int(MOST_CELLS**0.5)
-        # A closed circle stays one; a band of it is enough.
+        # A closed circle of longitudes is kept; a band of latitudes is enough.
         closed = where.grid.x.periodic
         sizes = (min(rows, MOST_CELLS // columns), columns) if closed else (min(rows, side), min(columns, side))
         first = [(whole - part) // 2 for whole, part in zip(where.grid.shape, sizes, strict=True)]
@@ -122,7 +123,7 @@ def part_of(ds: xr.Dataset) -> tuple[list[str], dict[str, slice]]:
 
 
 def cut(path: Path, target: Path, picks: dict[str, slice]) -> Path:
-    """Copy a part of a NetCDF file as it is stored: packing, attributes and odd things included."""
+    """Copy a part of a NetCDF file as stored, including packing and attributes."""
     with netCDF4.Dataset(path) as source, netCDF4.Dataset(target, "w", format=source.data_model) as made:
         source.set_auto_maskandscale(False)
         made.setncatts({key: source.getncattr(key) for key in source.ncattrs()})
@@ -145,7 +146,7 @@ def referee(folder: Path, coarse: xr.Dataset, name: str) -> str:
         return "no cdo"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # A selection by name would lose the bounds of the axes.
+        # A selection by name loses the bounds of the axes.
         alone = coarse.drop_vars([n for n in coarse.data_vars if n != name]).astype("f8")
         same = alone.downscale(1, method="conservative", bounds=None)
         downscale.to_netcdf(same, folder / "all.nc", overwrite=True)
@@ -165,7 +166,7 @@ def referee(folder: Path, coarse: xr.Dataset, name: str) -> str:
 
 
 def checked(path: Path) -> tuple[str, bool]:
-    """Return what compliance-checker says, and whether it found no error."""
+    """Return the result of compliance-checker, and whether it found no error."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     program = shutil.which("compliance-checker", path=places)
     if program is None:
@@ -180,7 +181,7 @@ def checked(path: Path) -> tuple[str, bool]:
 
 
 def cdo_reads(path: Path) -> bool:
-    """Return whether CDO finds fields in a file: it skips those of four dimensions none of which is time."""
+    """Return whether CDO finds fields in a file: it skips fields of four dimensions without time."""
     return not subprocess.run(["cdo", "-s", "sinfon", path], capture_output=True, check=False).returncode
 
 
@@ -191,19 +192,19 @@ def command(*words: Any) -> subprocess.CompletedProcess[str]:
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the last line of a command that failed, short enough for a table."""
-    line = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
+    """Return the last line of a failed command, shortened for a table."""
+    line = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
     return line.removeprefix("downscale: ")[:110].replace("|", "/")
 
 
 def edges_of(ds: xr.Dataset) -> list[np.ndarray]:
-    """Return the numbers that say where the cells are."""
+    """Return the numbers that define the cells."""
     grid = horizontal(ds).grid
     return [grid.base_corners.ravel()] if hasattr(grid, "base_corners") else [grid.y.edges, grid.x.edges]
 
 
 def same_cells(one: xr.Dataset, other: xr.Dataset) -> str:
-    """Return "same", or how far the cells of two files are apart."""
+    """Return "same", or the distance between the cells of two files."""
     for here, there in zip(edges_of(one), edges_of(other), strict=True):
         if here.shape != there.shape:
             return f"DIFFERENT: {here.shape}, {there.shape}"
@@ -214,7 +215,7 @@ def same_cells(one: xr.Dataset, other: xr.Dataset) -> str:
 
 
 def read_back(coarse: xr.Dataset, fine: xr.Dataset, other: xr.Dataset) -> str:
-    """Return what a file is that went through other hands: its cells, and whether it passes."""
+    """Return whether a file changed by another program has the same cells, and whether it passes the check."""
     try:
         found = same_cells(fine, other)
         report = downscale.check_conservation(coarse, other)
@@ -244,7 +245,7 @@ def written_again(path: Path, folder: Path) -> str:
 
 
 def target_words(where: Any) -> str | None:
-    """Return a target of about two thirds of a cell in the words of the command, None where there is none."""
+    """Return a target of about two thirds of a cell as an option value, None without one."""
     if not hasattr(where.grid, "y") or where.grid.y.kind == "index":
         return None
     steps = [abs(float(np.median(np.diff(axis.edges)))) * 0.7 / where.unit for axis in (where.grid.y, where.grid.x)]
@@ -254,7 +255,7 @@ def target_words(where: Any) -> str | None:
 
 
 def afterwards(source: Path, made: Path, names: list[str], folder: Path, codes: bool) -> tuple[str, ...]:
-    """Return what becomes of a result: the columns of the second table after the name of the file."""
+    """Return the columns of the second table after the name of the file."""
     with downscale.open_dataset(source, chunks=None) as coarse, downscale.open_dataset(made, chunks=None) as fine:
         done = command("check", source, made, "--vars", ",".join(names))
         check = "codes" if codes else "passed" if done.returncode == 0 else "FAILED: " + complaint(done)

@@ -1,4 +1,4 @@
-"""Restoration measured: radar rain blurred by a 25 km footprint, footprint-aware downscaling, and scikit-image.
+"""Error of deconvolution: radar rain blurred by a 25 km footprint, footprint-aware downscaling, and scikit-image.
 
 ``python benchmarks/restoration.py --folder FOLDER --write docs/restoration.md --plot docs/images/restoration.png``
 """
@@ -45,13 +45,13 @@ def rmse(field: Tensor, truth: Tensor, mask: Tensor) -> float:
 
 
 def sharpness(field: Tensor, mask: Tensor) -> float:
-    """Return the mean size of differences of neighbours that are both valid."""
+    """Return the mean absolute difference between valid neighbours."""
     both = mask[:, 1:] * mask[:, :-1]
     return float((torch.diff(field, dim=1).abs() * both).sum() / both.sum())
 
 
 def small_scales(field: Tensor, truth: Tensor, mask: Tensor, step: float) -> float:
-    """Return the power at wavelengths of 8 to 40 km relative to the truth's."""
+    """Return the power at wavelengths of 8 to 40 km relative to the reference."""
     shape = (field.shape[0], field.shape[1])
     modes, window = rings(shape, (step, step)), torch.as_tensor(taper(shape))
     wanted = (modes.wavenumber > 1 / 40_000) & (modes.wavenumber < 1 / 8_000)
@@ -60,14 +60,14 @@ def small_scales(field: Tensor, truth: Tensor, mask: Tensor, step: float) -> flo
 
 
 def radar_window(folder: Path) -> tuple[Tensor, np.ndarray]:
-    """Return rain over a part of Europe where some cells are out of reach of any radar."""
+    """Return rain over a part of Europe with some cells outside radar coverage."""
     with xr.open_dataset(folder / RADAR) as ds:
         rain = ds["precip"][12].values[960:1160, 760:960].astype(np.float64)
     return torch.as_tensor(np.nan_to_num(rain)), np.isfinite(rain)
 
 
 def restored(folder: Path) -> tuple[list[list[Any]], dict[str, Tensor], list[float]]:
-    """Blur, add noise, restore: rows of a table, the fields, and the error after each iteration."""
+    """Blur, add noise and deconvolve; return table rows, the fields, and the error after each iteration."""
     truth, valid = radar_window(folder)
     grid = plane(truth.shape, 2000.0)
     blur = Blur.on_grid(Psf("gaussian", FOOTPRINT), grid, truth, valid)
@@ -100,7 +100,7 @@ def _row(name: str, field: Tensor, truth: Tensor, data: Tensor, blur: Blur, chos
 
 
 def aware(folder: Path) -> list[list[Any]]:
-    """Downscale x4 what a footprint averaged: ignoring it, in two steps, and in one solve."""
+    """Downscale footprint averages x4: ignoring the footprint, in two steps, and in one solve."""
     with xr.open_dataset(folder / TEMPERATURE) as ds:
         warm = torch.as_tensor(ds["tas"][0, 0].values.astype(np.float64))
     with xr.open_dataset(folder / ALPS) as ds:
@@ -134,7 +134,7 @@ def _three_ways(truth: Tensor, step: float, width: float, positive: bool) -> lis
 
 
 def against_scikit_image() -> list[list[Any]]:
-    """Agreement inside, and flux lost at edges and gaps: theirs, ours."""
+    """Return the agreement inside, and the flux lost at edges and gaps by scikit-image and downscale."""
     from skimage import restoration
 
     truth = torch.zeros(64, 64, dtype=torch.float64)
@@ -171,9 +171,9 @@ def against_scikit_image() -> list[list[Any]]:
 
 
 def at_edges(iterations: int = 20) -> list[list[Any]]:
-    """Return errors of Richardson-Lucy beside edges and gaps, where the instrument saw what the data do not show.
+    """Return errors of Richardson-Lucy near edges and gaps, where the instrument averages over cells without data.
 
-    A window of a larger field, with and without gaps; cells within six (edges) and three (gaps) of what is missing.
+    A window of a larger field, with and without gaps; cells within six (edges) and three (gaps) of missing cells.
     """
     from scipy.ndimage import binary_dilation, gaussian_filter
     from skimage import restoration
@@ -207,7 +207,7 @@ def _lost(theirs: np.ndarray, ours: np.ndarray, data: np.ndarray) -> list[str]:
 
 
 def draw(fields: dict[str, Tensor], errors: list[float], chosen: int, path: Path) -> None:
-    """Draw truth, data, result, and the error after each iteration."""
+    """Plot reference, data, result, and the error after each iteration."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -231,10 +231,10 @@ def draw(fields: dict[str, Tensor], errors: list[float], chosen: int, path: Path
 
 
 def main() -> None:
-    """Measure, print, and write tables and figure where asked."""
+    """Print the tables; write tables and figure if requested."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="where the real fields lie")
-    parser.add_argument("--write", type=Path, help="file whose marked tables are replaced")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the real fields")
+    parser.add_argument("--write", type=Path, help="page whose marked tables are replaced")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,12 +1,12 @@
-"""What a fine value costs from x1 to x100 of the result, and with one and two workers, threads and processes.
+"""Time per fine value for results of size 1 to 100, and with one and two workers, threads and processes.
 
 Run from anywhere, with the package's Python:
 
     python benchmarks/scaling.py [--quick] [--write docs/speed.md] [--plot docs/images/speed_scaling.png]
 
 Results grow in three ways: more maps (5 to 500 of 720 x 1440; from a file to a checked file, and computed only),
-larger maps (72 x 144 to 720 x 1440, computed only) and larger factors (x2 to x20, computed only). Takes about ten
-minutes (``--quick``: one). Files lie in a temporary folder (3 GB; ``--folder`` for another disk) and are removed.
+larger maps (72 x 144 to 720 x 1440, computed only) and larger factors (x2 to x20, computed only). The script takes
+about ten minutes (``--quick``: one). A temporary folder (3 GB; ``--folder`` for another disk) is removed at the end.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Curves = dict[tuple[str, str], Curve]
 def main() -> int:
     """Print the tables and draw the plot; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="up to x2, one round: to see that all runs")
+    parser.add_argument("--quick", action="store_true", help="up to x2, one round, to test the script")
     parser.add_argument("--largest", type=int, help="largest result in units of the smallest (100)")
     parser.add_argument("--rounds", type=int, help="(3)")
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--plot", type=Path)
     chosen: Any = parser.parse_args()
@@ -49,19 +49,19 @@ def main() -> int:
     print(text)
     if chosen.plot is not None:
         draw(curves, chosen.plot)
-        text = f"{text}\n\n![Nanoseconds a fine value against fine values]({link(chosen.plot, chosen.write)})"
+        text = f"{text}\n\n![Nanoseconds per fine value against fine values]({link(chosen.plot, chosen.write)})"
     if chosen.write is not None:
         write_section(chosen.write, "scaling", command_of(), text)
     return 0
 
 
 def link(plot: Path, page: Path | None) -> str:
-    """Return the way from a page to a picture."""
+    """Return the relative path from a page to a picture."""
     return plot.name if page is None else os.path.relpath(plot, page.parent)
 
 
 def grown(setup: str, workers: int, rounds: int, largest: int, folder: Path) -> Curves:
-    """Return the curves under one set of workers."""
+    """Return the curves with one set of workers."""
     label = f"{workers} {setup if workers > 1 else setup.removesuffix('es' if setup == 'processes' else 's')}"
     done = process([sys.executable, HERE / "grow.py", setup, str(workers), str(rounds), str(largest), folder])
     if done.fault:
@@ -71,7 +71,7 @@ def grown(setup: str, workers: int, rounds: int, largest: int, folder: Path) -> 
     return {(name, label): [(values, Taken(s)) for values, s in curve] for name, curve in said.items()}
 
 
-# Label, options of the command, and threads of a process (a cluster says itself how many its workers have).
+# Label, options of the command, and threads of a process (a cluster sets the threads of its workers).
 SETUPS = (
     ("one process, one thread", ("--workers", "1"), 1),
     ("one process, two threads", ("--workers", "1"), 2),
@@ -81,7 +81,7 @@ SETUPS = (
 
 
 def whole_commands(folder: Path) -> list[Cells]:
-    """Return what the command takes in blocks, deflated, merged and checked, with one and two workers."""
+    """Return the times of the command in blocks, deflated, merged and checked, with one and two workers."""
     apply = [sys.executable, "-m", "downscale", "apply"]
     given, made = max(folder.glob("coarse*.nc"), key=lambda path: path.stat().st_size), folder / "fine.nc"
     lines = []
@@ -110,7 +110,7 @@ def page(facts: str, curves: Curves, commands: list[Cells]) -> str:
 
 
 def growth_table(curves: Curves) -> str:
-    """Return the cost of a value at each size, and how far times are from a fixed cost and so much a value."""
+    """Return the time per value at each size, and the deviation from a fixed time plus a time per value."""
     head = ("what grows", "workers", "fine values", "ns a value, smallest to largest", "line through", "off by at most")
     lines = []
     for (name, label), curve in curves.items():
@@ -123,7 +123,7 @@ def growth_table(curves: Curves) -> str:
 
 
 def line_through(curve: Curve) -> tuple[float, float]:
-    """Return the seconds at no values and those of one value: the line of the least relative squares."""
+    """Return the fixed time and the time per value, by a least-squares fit of relative errors."""
     points = [(values, taken.median, taken.median**-2) for values, taken in curve]
     total = sum(w for _, _, w in points)
     n0, t0 = sum(w * n for n, _, w in points) / total, sum(w * t for _, t, w in points) / total
@@ -132,7 +132,7 @@ def line_through(curve: Curve) -> tuple[float, float]:
 
 
 def workers_table(curves: Curves) -> str:
-    """Return how many times faster two workers are on the largest result."""
+    """Return the speed-up with two workers on the largest result."""
     lines = []
     for name, label in curves:
         pair = {"2 threads": "1 thread", "2 processes": "1 process"}.get(label)
@@ -142,7 +142,7 @@ def workers_table(curves: Curves) -> str:
 
 
 def draw(curves: Curves, path: Path) -> None:
-    """Draw the cost of a value against the size of the result, both on logarithmic axes."""
+    """Plot the time per value against the size of the result, both on logarithmic axes."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -153,7 +153,7 @@ def draw(curves: Curves, path: Path) -> None:
         sizes = [values for values, _ in curve]
         style = "--" if label.startswith("1") else "-"
         axes.loglog(sizes, [1e9 * t.median / n for n, t in curve], style, marker="o", ms=3, label=f"{name}, {label}")
-    axes.set(xlabel="fine values of the result", ylabel="nanoseconds a fine value")
+    axes.set(xlabel="fine values of the result", ylabel="nanoseconds per fine value")
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)

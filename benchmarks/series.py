@@ -1,9 +1,9 @@
-"""Long series of coarse maps made from real ones: 180 x 360 cells, hour by hour (knows no contender).
+"""Long hourly series of coarse maps from real maps, 180 x 360 cells.
 
-Temperature and rain of a global reanalysis at one degree, whose maps lie hours apart: between two of them go 31 on the
-straight line from one to the other, and the whole runs back and forth. Nodes of two rows make the cells between them.
-Values keep the digits that the source has, as archives do. Without the data folder: the embedded sample, mirrored side
-by side, and what is above its 70th percentile for rain.
+The maps are temperature and rain of a global reanalysis at one degree, hours apart. Between two of them 31 maps are
+interpolated linearly, and the series runs back and forth. Nodes of two rows define the cells between them. Values keep
+the precision of the source, as in archives. Without the data folder, the embedded sample is mirrored side by side, and
+its excess over the 70th percentile replaces rain.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Floats = NDArray[np.float32]
 
 
 def real_maps(name: str) -> tuple[Floats, str]:
-    """Return the maps that a series runs through, shape (maps, 180, 360), and what they are."""
+    """Return the original maps of a series, shape (maps, 180, 360), and their source."""
     if (DATA / FILE).exists():
         with xr.open_dataset(DATA / FILE, decode_times=False) as ds:
             nodes = ds[{"tas": "t2m", "pr": "tp"}[name]].transpose("time", "lat", "lon").sortby("lat").values

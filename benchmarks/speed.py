@@ -1,13 +1,13 @@
-"""Every speed budget in one run: the arithmetic beside memory copies, whole commands beside CDO, xarray and the disk.
+"""Measure every speed budget in one run: arithmetic and memory copies; whole commands, CDO, xarray and the disk.
 
 Run from anywhere, with the package's Python:
 
     python benchmarks/speed.py [--quick] [--write docs/speed.md] [--peers-python PYTHON]
 
-Takes a quarter of an hour (``--quick``: a minute, on few maps, whose ratios mean nothing). What is not installed is
-left out, with a line that says so: CDO is the Debian package cdo, xarray-regrid is on PyPI and runs in the Python given
-by ``--peers-python``. Files lie in a temporary folder (6 GB; ``--folder`` for another disk) and are removed. Exit
-status 1 where a command of this package fails.
+The script takes a quarter of an hour (``--quick``: a minute, on few maps, without meaningful ratios). Programs that are
+not installed are left out with a note: CDO is the Debian package cdo, xarray-regrid is on PyPI and runs in the Python
+of ``--peers-python``. A temporary folder (6 GB; ``--folder`` for another disk) is removed at the end. Exit
+status 1 if a command of this package fails.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from measure import (
 HERE = Path(__file__).resolve().parent
 BUDGET_HEAD = ("what", "measured", "budget", "kept")
 TIME_HEAD = ("contender", "median", "range", "peak memory", "note")
-NOTES = """Commands of this package also wait until the file lies on the disk, read it back and check every coarse cell
-in it; the others do not. Linear interpolation of xarray and xarray-regrid runs in Dask chunks of 24 maps, conservative
-regridding on all maps at once: each is faster so. `F.interpolate` writes into memory that is used again, as the
-operator does; so does `ds.downscale` in a loop that lets results go, as here. Its first call, or one whose earlier
-results are all kept, takes fresh memory and half as long again; clone and copy always do. `F.conv_transpose2d` has the
-28 x 28 kernel of the middle row, and equals the operator there. Peak memory is that of a whole process; where only a
-part of it counts ("alone"), only that part is timed."""
+NOTES = """Commands of `downscale` also wait until the file is on the disk, read it back and check every coarse cell;
+the others do not. Linear interpolation of xarray and xarray-regrid runs in Dask chunks of 24 maps, conservative
+regridding on all maps at once: each in its faster mode. `F.interpolate` and the operator write into reused memory, and
+so does `ds.downscale` in a loop that discards results, as here. Its first call, or a call while all earlier results are
+kept, uses fresh memory and takes half as long again; clone and copy always do. `F.conv_transpose2d` has the
+28 x 28 kernel of the middle row, and equals the operator there. Peak memory is that of a whole process; for
+contenders marked "alone", only that part is timed."""
 
 
 def main() -> int:
     """Print the tables; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few maps, one round: to see that all runs")
+    parser.add_argument("--quick", action="store_true", help="few maps, one round, to test the script")
     parser.add_argument("--maps", type=int, help="maps in memory (48)")
     parser.add_argument("--steps", type=int, help="maps in files (480)")
     parser.add_argument("--rounds", type=int, help="rounds of whole commands (3); three times as many in memory")
     parser.add_argument("--peers-python", default=sys.executable)
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder")
     parser.add_argument("--write", type=Path)
     chosen: Any = parser.parse_args()
     maps, steps = chosen.maps or (4 if chosen.quick else 48), chosen.steps or (4 if chosen.quick else 480)
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def arithmetic(maps: int, rounds: int) -> tuple[dict[str, Times], str, int]:
-    """Return the times of kernels.py, what its maps are, and its peak memory."""
+    """Return the times of kernels.py, the source of its maps, and its peak memory."""
     done = process([sys.executable, HERE / "kernels.py", str(maps), str(rounds)])
     if done.fault:
         raise SystemExit(f"kernels.py failed: {done.fault}")
@@ -99,8 +99,8 @@ def page(facts: str, kernels: dict[str, Times], files: Times, in_memory: str, in
     grids = "180 x 360 to 720 x 1440, float32, 7 taps"
     parts = [facts, table(BUDGET_HEAD, [*kernel_budgets(kernels), *file_budgets(files)]), NOTES]
     titles = {
-        "operator": f"Into memory that is used again: {in_memory}, {grids} ({source})",
-        "engine": "The same with law, check and bounds; lazy: under Dask's threads, results dropped",
+        "operator": f"Into reused memory: {in_memory}, {grids} ({source})",
+        "engine": "The same with constraint, check and bounds; lazy: with Dask threads, results discarded",
         "accessor": "From arrays to arrays",
     }
     parts += [f"### {titles[group]}\n\n{times(each)}" for group, each in kernels.items()]
@@ -110,7 +110,7 @@ def page(facts: str, kernels: dict[str, Times], files: Times, in_memory: str, in
 
 
 def times(found: Times) -> str:
-    """Return what each contender took."""
+    """Return the times of each contender."""
     return table(TIME_HEAD, [(name, *time_cells(taken)) for name, taken in found.items()])
 
 

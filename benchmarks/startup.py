@@ -1,8 +1,8 @@
-"""What starting costs: ``import downscale`` beside ``import xarray``, and ``downscale --help``.
+"""Start-up times of ``import downscale``, ``import xarray`` and ``downscale --help``.
 
 Run: python benchmarks/startup.py [--runs 7]
 
-Each time is the median of fresh processes, taken in turn so that a slow moment of the machine touches all alike.
+Each time is the median of new processes, timed in turn so that a slow period affects all equally.
 """
 
 from __future__ import annotations

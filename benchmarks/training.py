@@ -1,13 +1,13 @@
-"""Samples a second of a learned model in training and in use, with each kind of up-sampling, on the device at hand.
+"""Samples per second of a learned model in training and inference, for each upsampling layer, on the available device.
 
 Run from anywhere, with the package's Python and the extra "train":
 
     python benchmarks/training.py [--quick] [--device auto] [--precision 32|bf16] [--batch 32] [--write docs/speed.md]
 
-A model with ``conservative`` stages, whose kernels obey their law at every step, beside the same one with plain
-``ConvTranspose2d`` (``transposed``) and the other ways up. A sample is a patch of 24 x 24 coarse cells, x4. Training is
-a step of the optimiser: forward, loss, backward, update; use is a forward pass as the engine calls it, law included.
-All take turns, round by round.
+A model with ``conservative`` stages, whose kernels are constrained at every step, is compared with the same model with
+plain ``ConvTranspose2d`` (``transposed``) and the other upsampling layers. A sample is a patch of 24 x 24 coarse cells,
+x4. Training is a step of the optimiser: forward, loss, backward, update. Inference is a forward pass as in the engine,
+including the constraint. All variants are timed in turn, round by round.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CELLS, FACTOR = 24, 4
 def main() -> int:
     """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small networks and few rounds: to see that all runs")
+    parser.add_argument("--quick", action="store_true", help="small networks and few rounds, to test the script")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
-    parser.add_argument("--batch", type=int, help="patches side by side (32, quick: 4)")
-    parser.add_argument("--rounds", type=int, help="rounds that count (10, quick: 3)")
+    parser.add_argument("--batch", type=int, help="patches per batch (32, quick: 4)")
+    parser.add_argument("--rounds", type=int, help="timed rounds (10, quick: 3)")
     parser.add_argument("--folder", type=Path, help="not used: nothing is written but the page")
     parser.add_argument("--write", type=Path)
     chosen: Any = parser.parse_args()
@@ -57,7 +57,7 @@ def main() -> int:
 def calls_of(
     way: str, width: int, batch: int, device: Any, precision: str
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return a step of training and a forward pass, each of which ends when the device has ended."""
+    """Return a training step and a forward pass, each of which waits for the device."""
     import numpy as np
     import torch
 
@@ -67,7 +67,7 @@ def calls_of(
     from downscale.nn.spec import ModelSpec, Variable
 
     torch.manual_seed(0)
-    # The network of the shipped temperature model, but for its width.
+    # The network of the bundled temperature model, except for its width.
     options = {"width": width, "depth": 4, "fine_width": max(width // 2, 8), "fine_depth": 1, "upsampling": way}
     spec = ModelSpec("residual", (FACTOR, FACTOR), (Variable("tas", "K"),), options=options, constraint="additive")
     model = Learned(spec).to(device)
@@ -89,7 +89,7 @@ def calls_of(
         # Reading a number waits for the device.
         return float(loss.detach()) + float(next(model.parameters()).detach().reshape(-1)[0])
 
-    # What the engine calls: kernels worked out once.
+    # The forward pass of the engine, with precomputed kernels.
     ready = baked(model).eval()
 
     def use() -> float:
@@ -100,7 +100,7 @@ def calls_of(
 
 
 def page(found: dict[str, Taken], batch: int, width: int, device: Any, precision: str) -> str:
-    """Return the table with what it was taken on."""
+    """Return the table with a description of the run."""
     rows = []
     for way in WAYS:
         cells = [way]
@@ -108,13 +108,13 @@ def page(found: dict[str, Taken], batch: int, width: int, device: Any, precision
             own, plain = found[f"{what}, {way}"], found[f"{what}, transposed"]
             cells += [f"{batch / own.median:.3g}", "-" if way == "transposed" else speed(plain, own)]
         rows.append(cells)
-    head = ("way up", "training, samples a second", "to transposed", "use, samples a second", "to transposed")
+    head = ("upsampling", "training, samples/s", "to transposed", "inference, samples/s", "to transposed")
     how = f"{batch} patches of {CELLS} x {CELLS} cells, x{FACTOR}; width {width}; precision {precision}"
     return f"{machine()}\n\n{how}; on {name_of(device)}.\n\n{table(head, rows)}"
 
 
 def name_of(device: Any) -> str:
-    """Return the device for people."""
+    """Return a readable name of the device."""
     from downscale.engine.device import device_names
 
     names = device_names()

@@ -1,4 +1,4 @@
-"""How the documentation is built: `make docs`, with warnings as errors and without the network."""
+"""Configuration of the documentation: build it with `make docs`, with warnings as errors and without the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
-# Notebooks are run in their own processes, which find the package where this one does.
+# Notebooks run in separate processes with the same import path.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 from downscale.version import __version__  # noqa: E402
@@ -37,7 +37,7 @@ html_title = f"downscale {release}"
 html_static_path = ["_static"]
 html_css_files = ["extra.css"]
 html_show_sourcelink = False
-# Only the guide and the reference have pages below them.
+# Only the guide and the reference have subpages.
 html_sidebars = {"*": []}
 html_theme_options = {
     "show_toc_level": 2,
@@ -54,13 +54,13 @@ html_theme_options = {
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# Notebooks are stored without outputs; a build runs them (DOCS_NOTEBOOKS=off leaves that out).
+# Notebooks are stored without outputs; a build runs them (DOCS_NOTEBOOKS=off skips this).
 nb_execution_mode = "off" if os.environ.get("DOCS_NOTEBOOKS") == "off" else "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
-# The reference is made from the docstrings of every module; nothing is fetched from other projects.
+# The reference is generated from the docstrings of every module, without data from other projects.
 autosummary_generate = True
 autosummary_imported_members = False
 autodoc_typehints = "none"

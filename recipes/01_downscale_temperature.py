@@ -1,4 +1,4 @@
-"""Near-surface air temperature of a climate model, x4, with the relief that its grid does not resolve.
+"""Refine near-surface air temperature of a climate model, x4, with the orography that its grid does not resolve.
 
     python recipes/01_downscale_temperature.py --demo              (the embedded sample; --out FOLDER, --dry-run)
     python recipes/01_downscale_temperature.py "tas_*.nc" relief.nc --lapse-rate -5e-3
@@ -17,9 +17,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("coarse", nargs="?", help="coarse temperatures, a file or a quoted pattern")
     parser.add_argument("relief", nargs="?", help="fine orography in metres")
-    parser.add_argument("--lapse-rate", type=float, default=-3e-3, help="K/m; the report of a run says what helps")
+    parser.add_argument("--lapse-rate", type=float, default=-3e-3, help="K/m; the report shows which value works best")
     parser.add_argument("--demo", action="store_true", help="run on the embedded sample")
-    parser.add_argument("--dry-run", action="store_true", help="print grids, chunks and memory; write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print grids, chunks and memory without writing")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
     asked = parser.parse_args()
     if not asked.demo and not (asked.coarse and asked.relief):
@@ -50,6 +50,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+    except downscale.DownscaleError as error:          # one line and exit status 2, as on the command line
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

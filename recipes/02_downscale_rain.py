@@ -1,6 +1,6 @@
-"""Daily precipitation, x4, never negative, every coarse cell's amount kept.
+"""Refine daily precipitation, x4, without negative values, and conserve the amount in every coarse cell.
 
-    python recipes/02_downscale_rain.py --demo                     (made-up showers; --out FOLDER, --dry-run)
+    python recipes/02_downscale_rain.py --demo                     (synthetic showers; --out FOLDER, --dry-run)
     python recipes/02_downscale_rain.py "pr_day_*.nc"
 """
 
@@ -17,22 +17,22 @@ import downscale
 
 
 def showers() -> xr.Dataset:
-    """Return ten days of showers on the grid of the embedded sample: drawn, not observed."""
+    """Return ten days of synthetic showers on the grid of the embedded sample."""
     like = downscale.sample.open("north_america").isel(time=slice(0, 10))
     noise = np.random.default_rng(0).normal(size=like.tas.shape)
     for axis in (1, 2):
         for _ in range(3):
             noise = (np.roll(noise, 1, axis) + 2 * noise + np.roll(noise, -1, axis)) / 4
     wet = np.clip(noise / noise.std() - 0.6, 0, None) ** 2 * 1e-4
-    attrs = {"standard_name": "precipitation_flux", "units": "kg m-2 s-1", "long_name": "precipitation, made up"}
+    attrs = {"standard_name": "precipitation_flux", "units": "kg m-2 s-1", "long_name": "synthetic precipitation"}
     return like.assign(pr=(like.tas.dims, wet.astype("f4"), attrs)).drop_vars("tas")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("coarse", nargs="?", help="coarse precipitation, a file or a quoted pattern")
-    parser.add_argument("--demo", action="store_true", help="run on showers that are made up")
-    parser.add_argument("--dry-run", action="store_true", help="print grids, chunks and memory; write nothing")
+    parser.add_argument("--demo", action="store_true", help="run on synthetic showers")
+    parser.add_argument("--dry-run", action="store_true", help="print grids, chunks and memory without writing")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
     asked = parser.parse_args()
     if not asked.demo and not asked.coarse:
@@ -43,7 +43,7 @@ def main() -> None:
         print(coarse.downscale.plan(4))
         return
     asked.out.mkdir(parents=True, exist_ok=True)
-    fine = coarse.downscale(4)                        # bounds="auto": the standard name says rain, so [0, inf)
+    fine = coarse.downscale(4)                        # bounds="auto": [0, inf) from the standard name of rain
     name = next(name for name in coarse.data_vars if name in fine and fine[name].ndim > 1)       # pr, tp, prate, ...
     report = downscale.to_netcdf(fine, asked.out / f"{name}_x4.nc", coarse=coarse, overwrite=True)
     print(report)
@@ -54,6 +54,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+    except downscale.DownscaleError as error:          # one line and exit status 2, as on the command line
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

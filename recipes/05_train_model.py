@@ -1,4 +1,4 @@
-"""Train a model on a SLURM node and judge it on times that it never saw.
+"""Train a model on a SLURM node and evaluate it on held-out times.
 
     python recipes/05_train_model.py --demo                        (a minute; --out FOLDER, --dry-run)
     python recipes/05_train_model.py recipes/05_train_model.yml --evaluate evaluation.yml
@@ -19,9 +19,9 @@ HERE = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipe", nargs="?", type=Path, help="a training recipe")
-    parser.add_argument("--evaluate", type=Path, help="an evaluation recipe, carried out afterwards")
-    parser.add_argument("--demo", action="store_true", help="the smallest training there is")
-    parser.add_argument("--dry-run", action="store_true", help="open the data, ask the advisor, train nothing")
+    parser.add_argument("--evaluate", type=Path, help="an evaluation recipe to run afterwards")
+    parser.add_argument("--demo", action="store_true", help="run the smallest training")
+    parser.add_argument("--dry-run", action="store_true", help="open the data and run the advisor without training")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs of --demo")
     asked = parser.parse_args()
     if not asked.demo and not asked.recipe:
@@ -43,6 +43,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+    except downscale.DownscaleError as error:          # one line and exit status 2, as on the command line
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A job array over the files of an archive.   bash 06_process_archive.sh "archive/tas_*.nc" OUT_FOLDER
-# Submit it again after a failure: finished files verify and are kept.
+# Submit it again after a failure: finished files that verify are kept.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 mkdir -p "$2"

@@ -1,4 +1,4 @@
-"""Does somebody else's fine file keep the budgets of the coarse one? Where is it worst?
+"""Check whether a fine file from any source conserves coarse-cell means, and plot the errors.
 
     python recipes/07_check_output.py --demo                       (an interpolation; --out FOLDER, --dry-run)
     python recipes/07_check_output.py recipes/07_check_output.yml
@@ -20,9 +20,9 @@ KEYS = {"coarse", "fine", "mask", "law", "tolerance"}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("request", nargs="?", type=Path, help="which files, as in 07_check_output.yml")
-    parser.add_argument("--demo", action="store_true", help="judge an interpolation of the embedded sample")
-    parser.add_argument("--dry-run", action="store_true", help="print the grids; judge nothing")
+    parser.add_argument("request", nargs="?", type=Path, help="files to check, as in 07_check_output.yml")
+    parser.add_argument("--demo", action="store_true", help="check an interpolation of the embedded sample")
+    parser.add_argument("--dry-run", action="store_true", help="print the grids without a check")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
     asked = parser.parse_args()
     if not asked.demo and not asked.request:
@@ -31,7 +31,7 @@ def main() -> int:
     given = {"coarse": "", "fine": ""} if asked.demo else read_yaml(asked.request)
     if not {"coarse", "fine"} <= set(given) <= KEYS:
         parser.error(f"expected coarse, fine and perhaps others of {sorted(KEYS)}, received {sorted(given)}")
-    # Files are looked for beside the request first, then in the folder of work.
+    # Paths are relative to the request file first, then to the working folder.
     for key in {"coarse", "fine", "mask"} & set(given) if not asked.demo else ():
         beside = asked.request.parent / str(given[key])
         given[key] = str(beside if beside.exists() else given[key])
@@ -61,6 +61,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         raise SystemExit(main())
-    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+    except downscale.DownscaleError as error:          # one line and exit status 2, as on the command line
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,6 +1,6 @@
-"""A field blurred by an antenna: undo the blur, or make it finer knowing the footprint; is it nearer to the truth?
+"""Remove the blur of an antenna from a field, or downscale with the footprint, and compare the errors.
 
-    python recipes/08_restore_footprint.py --demo                  (a blurred truth; --out FOLDER, --dry-run)
+    python recipes/08_restore_footprint.py --demo                  (a blurred sample; --out FOLDER, --dry-run)
     python recipes/08_restore_footprint.py tb_25km.nc --psf gaussian:25km --factor 4
 """
 
@@ -15,11 +15,11 @@ import xarray as xr
 
 import downscale
 
-WIDTH = "gaussian:400km"     # of the demonstration: about one and a half of its coarse cells
+WIDTH = "gaussian:400km"     # for the demonstration: about one and a half coarse cells
 
 
 def blurred() -> tuple[xr.Dataset, xr.Dataset]:
-    """Return a truth (a year of one model), and what a wide antenna would see of it on cells twice as large."""
+    """Return a reference field (one year of a model), and its footprint averages on cells twice as large."""
     truth = downscale.sample.open("north_america").isel(time=[0], lat=slice(0, 28), lon=slice(0, 40)).astype("f8")
     return truth, downscale.coarsen(downscale.blur(truth, WIDTH), 2)
 
@@ -34,12 +34,12 @@ def rmse(made: xr.Dataset, truth: xr.Dataset) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("seen", nargs="?", help="what the instrument saw, a file or a quoted pattern")
-    parser.add_argument("--demo", action="store_true", help="blur the embedded sample and bring it back")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done; write nothing")
+    parser.add_argument("seen", nargs="?", help="blurred field, a file or a quoted pattern")
+    parser.add_argument("--demo", action="store_true", help="blur the embedded sample and deconvolve it")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan without writing")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the outputs")
     parser.add_argument("--psf", default=WIDTH, help='footprint, such as "gaussian:25km" (full width at half maximum)')
-    parser.add_argument("--factor", type=int, default=2, help="how many times finer (2)")
+    parser.add_argument("--factor", type=int, default=2, help="refinement factor (2)")
     asked = parser.parse_args()
     if not asked.demo and not asked.seen:
         parser.error("expected SEEN, or --demo")
@@ -49,16 +49,16 @@ def main() -> None:
         print(seen.downscale.plan(asked.factor, footprint=asked.psf))
         return
     asked.out.mkdir(parents=True, exist_ok=True)
-    sharp = seen.downscale.deconvolve(asked.psf, "tikhonov")                # on its own cells; each map keeps its flux
+    sharp = seen.downscale.deconvolve(asked.psf, "tikhonov")                # same cells; conserves flux
     sharp_file, fine_file = asked.out / "restored.nc", asked.out / "finer.nc"
     print(downscale.to_netcdf(sharp, sharp_file, coarse=seen, law="total", overwrite=True))
-    fine = seen.downscale(asked.factor, footprint=asked.psf)                # finer through the footprint: one solve
+    fine = seen.downscale(asked.factor, footprint=asked.psf)                # refined with the footprint in one solve
     print(downscale.to_netcdf(fine, fine_file, coarse=seen, footprint=asked.psf, overwrite=True))
     seen.downscale.plot(fine, path=asked.out / "finer.png")
     if truth is not None:
         for words, made in (
             ("ignoring the footprint", seen.downscale(asked.factor)),
-            ("deconvolved, then made finer", sharp.downscale(asked.factor)),
+            ("deconvolved, then downscaled", sharp.downscale(asked.factor)),
             ("one solve", fine),
         ):
             print(f"RMSE {rmse(made, truth):.3f} K: {words}")
@@ -67,6 +67,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except downscale.DownscaleError as error:          # one line and status 2, as the command line does
+    except downscale.DownscaleError as error:          # one line and exit status 2, as on the command line
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,12 +1,12 @@
-"""Terrain from a generative adversarial network: height maps that look like real relief and keep a cap on slopes.
+"""Generate realistic height maps with a generative adversarial network and a cap on slopes.
 
-    python recipes/09_generate_terrain.py --demo                   (the embedded relief; --out FOLDER, --dry-run)
+    python recipes/09_generate_terrain.py --demo                   (the embedded orography; --out FOLDER, --dry-run)
     python recipes/09_generate_terrain.py RELIEF.nc --average 4    (a NetCDF file of heights in metres)
     python recipes/09_generate_terrain.py recipes/09_generate_terrain.yml
 
-Writes into FOLDER terrain.nc (maps, and a walk between two latent vectors), terrain.png (four generated maps above four
-real ones, slopes, spectra), report.json (slopes, spectrum, checkerboard, projection field) and the state of the
-training, from which --resume goes on. --compare trains a second generator without the penalty and reports both.
+Writes into FOLDER terrain.nc (maps, and an interpolation between two latent vectors), terrain.png (four generated and
+four real maps, slopes, spectra), report.json (slopes, spectrum, checkerboard, projection field) and the state of the
+training for --resume. --compare trains a second generator without the penalty and reports both.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from downscale.training.relief import (
 
 LEVELS = (0.5, 0.9, 0.99)
 MARGIN = 0.84
-# With the penalty, without it, and of real tiles.
+# Colours: with the penalty, without it, real tiles.
 STYLES = ("C0-", "C1--", "k-")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("relief", nargs="?", help="heights in metres, or a file of these settings (.yml)")
-    parser.add_argument("--demo", action="store_true", help="learn a little from the embedded relief")
-    parser.add_argument("--dry-run", action="store_true", help="print tiles and stages; train nothing")
+    parser.add_argument("--demo", action="store_true", help="run a short training on the embedded orography")
+    parser.add_argument("--dry-run", action="store_true", help="print tiles and stages without training")
     parser.add_argument("--out", type=Path, default=Path("terrain"), help="folder of the outputs")
-    parser.add_argument("--size", type=int, default=None, help="cells a side: 8, 16, 32, 64 (default), ...")
-    parser.add_argument("--average", type=int, default=1, help="join so many cells along each axis first")
+    parser.add_argument("--size", type=int, default=None, help="cells per side: 8, 16, 32, 64 (default), ...")
+    parser.add_argument("--average", type=int, default=1, help="number of cells per axis to average first")
     parser.add_argument("--cap", type=float, default=None, help="largest slope, m/m; by default the 95 %% quantile")
     parser.add_argument("--penalty", type=float, default=300.0, help="weight of the slope cap")
     parser.add_argument("--steps", type=int, default=None)
@@ -87,8 +87,8 @@ def made(chosen: argparse.Namespace) -> None:
     print(f"{len(tiles.heights)} tiles of {size} x {size} cells of {tiles.step[0]:.0f} x {tiles.step[1]:.0f} m, "
           f"heights vary by {tiles.scale:.0f} m; slopes are capped at {cap:.3g}")  # fmt: skip
     for each in projection_field(size):
-        words = "meets every other: the map can be of one piece" if each.coherent else "is a part of it"
-        print(f"  stage {each.stage}: one first cell reaches {each.reach} of {each.size} cells and {words}")
+        words = "covers all: the map can be coherent" if each.coherent else "covers part of it"
+        print(f"  stage {each.stage}: one initial cell reaches {each.reach} of {each.size} cells, {words}")
     if chosen.dry_run:
         return
     found, every = {}, {}
@@ -117,7 +117,7 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
 
     def draw_real(count: int) -> tuple[torch.Tensor, None]:
         some = real[torch.randint(len(real), (count,))].numpy()
-        # Turned by torch's numbers, which a resumed training has again.
+        # Turned with torch's random numbers, which a resumed training restores.
         maps = turned(some, np.random.default_rng(int(torch.randint(2**31, (1,)))))
         return torch.from_numpy(maps.copy())[:, None], None
 
@@ -127,7 +127,7 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
         return maps - maps.mean(dim=(-2, -1), keepdim=True)
 
     def penalty(maps: torch.Tensor) -> torch.Tensor:
-        # Below the cap, so that averaged weights keep it too.
+        # Below the cap, so that averaged weights satisfy it too.
         return weight * slope_cap(maps * tiles.scale, tiles.spacing, MARGIN * cap)
 
     steps = (300 if chosen.demo else 1500) if chosen.steps is None else chosen.steps
@@ -163,7 +163,7 @@ def judged(maps: np.ndarray, tiles: Tiles, cap: float) -> dict[str, object]:
 
 
 def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> None:
-    """Draw four generated maps above four real ones, shaded from the north-west; below them slopes and spectra."""
+    """Plot four generated and four real maps, shaded from the north-west, with slopes and spectra."""
     from matplotlib.colors import LightSource
 
     from downscale.plot.blank import blank
@@ -187,18 +187,18 @@ def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> 
 
 
 def _slopes(panel: Any, every: dict[str, np.ndarray], tiles: Tiles, cap: float) -> None:
-    """Draw how common slopes are."""
+    """Plot the distribution of slopes."""
     edges = np.linspace(0, 2 * cap, 61)
     for (label, maps), style in zip(every.items(), STYLES if len(every) == 3 else STYLES[::2], strict=True):
         shares = np.histogram(slope(maps, tiles.spacing), edges)[0] / maps.size
         panel.semilogy((edges[1:] + edges[:-1]) / 2, np.maximum(100 * shares, 1e-3), style, label=label)
     panel.axvline(cap, color="0.4", lw=1)
-    panel.set(xlabel="slope, metres a metre (line: the cap)", ylabel="cells, %", ylim=(1e-3, None))
+    panel.set(xlabel="slope, m/m (line: the cap)", ylabel="cells, %", ylim=(1e-3, None))
     panel.legend(frameon=False, fontsize=8)
 
 
 def _spectra(panel: Any, every: dict[str, np.ndarray], tiles: Tiles) -> None:
-    """Draw power beside that of real tiles."""
+    """Plot power relative to real tiles."""
     for (label, maps), style in zip(every.items(), STYLES, strict=False):
         waves, power = decibels(maps, tiles.heights)
         panel.semilogx(1e-3 * waves * np.mean(tiles.step), power, style, label=label)

@@ -1,10 +1,10 @@
-"""A conditional adversarial network for rain: members that a critic cannot tell from radar, each under the cell law.
+"""Train a conditional adversarial network for rain ensembles that conserve every cell mean.
 
 Run: python recipes/rain_gan.py RECIPE.yml [--start MODEL.safetensors] [--steps 1000] [--resume]
 
-The recipe is one of training, such as recipes/train_ensemble_rain.yml; of its losses nothing is used. The critic sees
-the fine map, its gradients by fixed Sobel stencils, and the coarse field. Begin with a model that was trained with the
-CRPS (--start), and keep an eye on the spread in the log: 1 where members differ from each other as from the truth.
+RECIPE.yml is a training recipe, such as recipes/train_ensemble_rain.yml; its losses are ignored. The critic takes
+the fine map, its gradients from fixed Sobel stencils, and the coarse field. Start from a model trained with the
+CRPS (--start), and watch the spread in the log: 1 if members differ from each other as much as from the reference.
 Afterwards: downscale apply COARSE.nc FINE.nc --method rain_gan.safetensors --members 10
 """
 
@@ -20,7 +20,7 @@ from downscale.training.adversarial import Adversarial, kept_words
 from downscale.training.conditional import train_adversarial
 from downscale.training.schema import TrainingRecipe, load_training
 
-# Fine cells a side of what the critic takes: 8, 16, 32, 64, ...
+# Fine cells per side of the critic's patches: 8, 16, 32, 64, ...
 SIZE = 64
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--start", type=Path, default=None)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--loss", choices=("hinge", "wgan-gp"), default="hinge")
-    parser.add_argument("--size", type=int, default=SIZE, help="fine cells a side of patches: 8, 16, 32, 64 (default)")
+    parser.add_argument("--size", type=int, default=SIZE, help="fine cells per side: 8, 16, 32, 64 (default)")
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate; of the critic four times as much")
     parser.add_argument("--save-every", type=int, default=25, help="steps between two states")
     parser.add_argument("--resume", action="store_true")
@@ -64,7 +64,7 @@ def made(chosen: argparse.Namespace) -> Path:
 
 
 def fitted(chosen: argparse.Namespace) -> TrainingRecipe:
-    """Return the recipe with patches that the critic takes, written where it was asked for."""
+    """Return the recipe with the critic's patch size and the requested output path."""
     recipe = load_training(chosen.recipe)
     patches = recipe.patches.model_copy(update={"size": tuple(chosen.size // each for each in recipe.data.factor)})
     output = recipe.output.model_copy(update={"path": str(chosen.out), "folder": None, "overwrite": chosen.overwrite})

@@ -1,4 +1,4 @@
-"""Directive ``downscale-commands``: the reference of the command line, made from the command line itself."""
+"""Directive ``downscale-commands``: the reference of the command line, generated from the program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 def markdown_of(name: str, command: Any) -> list[str]:
-    """Return a section about one command: what it does, how it is called, its arguments and options."""
+    """Return a section on one command: purpose, usage, arguments and options."""
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
     words = " ".join(_metavar(p) for p in arguments)
@@ -35,7 +35,7 @@ def _spelling(option: Any) -> str:
 
 
 def _kind(option: Any) -> str:
-    """Return what an option takes, from its annotation: number, whole number, file or text."""
+    """Return the type of an option from its annotation: number, whole number, file or text."""
     said = str(option.type_descriptor.annotation)
     kinds = {"float": "NUMBER", "int": "INTEGER", "Path": "PATH"}
     return next((kind for word, kind in kinds.items() if word in said), "TEXT")

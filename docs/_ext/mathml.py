@@ -1,4 +1,4 @@
-"""Formulae as MathML, which every current browser draws: no script, no fonts and no network."""
+"""Formulae as MathML, which current browsers render without scripts, fonts or network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sphinx.application import Sphinx
 
 
 def draw_inline(writer: Any, node: nodes.math) -> None:
-    """Write a formula within a line."""
+    """Write an inline formula."""
     writer.body.append(latex2mathml.tex2mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def draw_block(writer: Any, node: nodes.math_block) -> None:
-    """Write a formula of its own line."""
+    """Write a displayed formula."""
     text = latex2mathml.tex2mathml(node.astext(), as_block=True)
     writer.body.append(f'<div class="math" role="math">{text}</div>')
     raise nodes.SkipNode

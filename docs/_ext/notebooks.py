@@ -1,4 +1,4 @@
-"""The notebooks of the repository as pages: copied into ``docs/notebooks`` when a build begins."""
+"""Pages from the notebooks of the repository, copied into ``docs/notebooks`` at the start of a build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 
 
 def copy_notebooks(app: Sphinx) -> None:
-    """Copy what changed, and remove what is no more."""
+    """Copy changed notebooks, and remove deleted ones."""
     there, here = Path(app.srcdir).parent / "notebooks", Path(app.srcdir) / "notebooks"
     here.mkdir(exist_ok=True)
     names = {path.name for path in there.glob("*.ipynb")}
@@ -24,6 +24,6 @@ def copy_notebooks(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Run before the pages are found."""
+    """Register the hook that runs before pages are read."""
     app.connect("builder-inited", copy_notebooks)
     return {"parallel_read_safe": True}

@@ -1,7 +1,7 @@
 #!/bin/bash
-# A job array over the blocks of a recipe, then one job that verifies all of them, merges and validates.
+# A job array over the blocks of a recipe, then one job that verifies, merges and checks them.
 #   bash submit.sh RECIPE.yml
-# Run it on the login node, in the environment that holds downscale. Recipes: see ../slurm/blocks.yml (with
+# Run it on the login node, in the environment of downscale. Recipes: see ../slurm/blocks.yml (with
 # type: dask_jobqueue.PBSCluster for --cluster pbs).
 set -euo pipefail
 recipe=$(realpath "$1")

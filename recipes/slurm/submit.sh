@@ -1,8 +1,8 @@
 #!/bin/bash
-# A job array over the blocks of a recipe, then one job that verifies all of them, merges and validates.
+# A job array over the blocks of a recipe, then one job that verifies, merges and checks them.
 #   bash submit.sh RECIPE.yml
-# Run it on the login node, in the environment that holds downscale. Submit it again after a failure: what is
-# finished verifies and is kept.
+# Run it on the login node, in the environment of downscale. Submit it again after a failure: finished
+# blocks that verify are kept.
 set -euo pipefail
 recipe=$(realpath "$1")
 here=$(realpath "$(dirname "$0")")
