@@ -1,7 +1,7 @@
-"""Downscale gridded climate fields and keep every budget.
+"""Conservative downscaling of gridded climate fields.
 
-Importing this package registers the accessor ``.downscale`` on xarray objects. It is cheap: names are looked up when
-they are used.
+Importing this package registers the accessor ``.downscale`` on xarray objects. Names are imported on first use, so that
+the import is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m downscale`` is the command ``downscale``."""
+"""Run the command line: ``python -m downscale`` is the same as ``downscale``."""
 
 import sys
 

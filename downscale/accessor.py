@@ -1,4 +1,4 @@
-"""The accessor ``.downscale`` of Datasets and DataArrays: validate, format, call (no torch until it is called)."""
+"""The xarray accessor ``.downscale`` of Datasets and DataArrays."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ class _Accessor:
         return downscale(self._obj, factor, method, **options)
 
     def plan(self, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
-        """Return what a call with these arguments would do; touches no data."""
+        """Return the plan of a call with these arguments, without reading any data."""
         from downscale.api import plan
 
         return plan(self._obj, factor, method, **options)
 
     def check(self, other: Any, **options: Any) -> ConservationReport:
-        """Check conservation between this object and ``other``, whichever of the two is the coarse one."""
+        """Check conservation between this object and ``other``; the order of coarse and fine does not matter."""
         from downscale.check.conservation import check_conservation, coarse_and_fine
 
         return check_conservation(*coarse_and_fine(self._obj, other), **options)
 
     def plot(self, other: Any = None, kind: str = "compare", **options: Any) -> Figure:
-        """Draw this object and another one, whichever of the two is the coarse one.
+        """Plot this object and another one; the order of coarse and fine does not matter.
 
         Parameters
         ----------
         other : Dataset or DataArray, optional
-            The other resolution; only a spectrum can do without.
+            The object at the other resolution; optional for a spectrum.
         kind : {"compare", "zoom", "conservation", "spectrum"}
             A figure of :mod:`downscale.plot`.
         **options
-            Of that function, such as ``path="map.png"`` or ``select={"time": -1}``.
+            Options of that function, such as ``path="map.png"`` or ``select={"time": -1}``.
 
         Raises
         ------
         OptionError
-            If there is no such kind, or the other object is missing.
+            If the kind is unknown, or the other object is missing.
         """
         from downscale import plot
         from downscale.check.conservation import coarse_and_fine
@@ -77,7 +77,7 @@ class _Accessor:
         return getattr(plot, kind)(*pair, **options)
 
     def blur(self, psf: Any, **options: Any) -> Any:
-        """Return what an instrument would see of the fields; see :func:`downscale.blur`."""
+        """Return the fields blurred by a point-spread function; see :func:`downscale.blur`."""
         from downscale.steps.deconvolution import blur
 
         return blur(self._obj, psf, **options)
@@ -101,7 +101,7 @@ class _Accessor:
         return weights(self._obj, factor, method, **options)
 
     def coarsen(self, factor: Any, *, na_thres: float = 1.0) -> Any:
-        """Average over blocks of cells with exact areas and masks; see :func:`downscale.coarsen`."""
+        """Return area-weighted means over blocks of cells; see :func:`downscale.coarsen`."""
         from downscale.steps.coarsen import coarsen
 
         return coarsen(self._obj, factor, na_thres=na_thres)
@@ -109,9 +109,9 @@ class _Accessor:
 
 @xr.register_dataset_accessor("downscale")
 class DatasetAccessor(_Accessor):
-    """``Dataset.downscale``: call it, or ask it for a plan, a check, a plot and so on, as listed below."""
+    """``Dataset.downscale``: downscale a Dataset, plan, check or plot it, with the methods listed below."""
 
 
 @xr.register_dataarray_accessor("downscale")
 class DataArrayAccessor(_Accessor):
-    """``DataArray.downscale``: call it, or what a Dataset has."""
+    """``DataArray.downscale``: downscale a DataArray, with the same methods as for a Dataset."""

@@ -1,4 +1,4 @@
-"""The functions behind the accessor and the command line: xarray in, xarray out, lazy in, lazy out."""
+"""The functions behind the accessor and the command line: xarray objects in and out, Dask-backed if the input is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from downscale.steps.horizontal import beside, event_variables, fine_variable, h
 from downscale.steps.stages import Step, split
 
 OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
-# Statics of a model that are made of the orography.
+# Static fields of a model that are computed from the orography.
 RELIEF = ("orog", "relief", "slope", "aspect")
 
 
@@ -70,103 +70,106 @@ def downscale(
     footprint: Any = None,
     **unknown: Any,
 ) -> XarrayObject:
-    """Downscale a field and keep every budget.
+    """Downscale a field and conserve every coarse-cell mean.
 
     Parameters
     ----------
     obj : Dataset or DataArray
         Coarse fields on latitude and longitude, or on projected x and y in metres. Never modified. A DataArray cannot
-        hold the bounds of its axes: on evenly spaced axes its cells are the same without them, and where steps are
-        uneven and bounds are named it is refused. Pass the Dataset and choose with ``data_vars``.
+        hold the bounds of its axes. On evenly spaced axes its cells are the same without them; a DataArray with uneven
+        steps that names bounds is refused. Pass the Dataset and choose with ``data_vars``.
     factor : int or mapping of dimension to int
-        Refinement, for example ``4`` or ``{"lat": 4, "lon": 2}``; also of time or of layers with bounds
-        (``{"time": 30}``), which come first.
-    method : str, path, Learned or Upscaler
-        "sobolev" (the least error of all training-free methods tried), "conservative" (blocks), "bilinear", "bicubic";
-        "cascade" (sobolev with stochastic detail, see ``members``);
-        a trained model that comes with the package ("rain", "temperature"), the path of a checkpoint
-        (``model.safetensors``) or a model in memory, which know their factor; or any object with the Upscaler protocol.
+        Refinement factor, for example ``4`` or ``{"lat": 4, "lon": 2}``. Time and layers with bounds can be refined too
+        (``{"time": 30}``); they are refined first.
+    method : str, path, Learned or ``Upscaler``
+        "sobolev" (lowest error of all training-free methods tested), "conservative" (piecewise constant), "bilinear",
+        "bicubic";
+        "cascade" ("sobolev" with stochastic detail, see ``members``);
+        a bundled model ("rain", "temperature"), the path of a checkpoint (``model.safetensors``) or a model in memory,
+        which set the factor; or any object that implements the ``Upscaler`` protocol.
     target_grid : Dataset, DataArray, file or str, optional
         Any rectilinear grid of the same kind of coordinates instead of ``factor``, finer or coarser, or a resolution
-        such as "0.25x0.25" (rows x columns). Where it does not nest in the coarse cells these are cut at its edges, the
-        pieces are made under the cell law and averaged over target cells: the total law holds exactly, the cell law for
-        every region that is a union of coarse and of target cells; a coarse cell through which the border of the target
-        runs gives its value to the part inside. Target cells outside the domain are NaN, those that
-        lie partly inside hold the mean of that part. With ``method="conservative"`` this is first-order conservative
-        regridding in both directions. A mapping of another dimension to a frequency or an axis, such as
-        ``{"time": "D"}``, cuts or joins along that: monthly means become daily values with the same monthly means,
-        layers become others.
+        such as "0.25x0.25" (rows x columns). If it does not nest in the coarse cells, these are cut at its edges. The
+        pieces are refined with cell conservation and averaged over target cells. Global conservation is then exact, and
+        cell conservation is exact for every region that is a union of coarse and of target cells. If the border of the
+        target crosses a coarse cell, the part inside gets the value of the cell. Target cells outside the domain are
+        NaN; target cells partly inside hold the mean of that part. With ``method="conservative"`` this is first-order
+        conservative regridding in both directions. A mapping of another dimension to a frequency or an axis, such as
+        ``{"time": "D"}``, regrids along it: monthly means become daily values with the same monthly means, and layers
+        become other layers.
     mask : Dataset, DataArray or file, optional
         Valid fine cells: True or 1, or a fraction (0-1 or 0-100 %) above one half, such as ``sftlf``. Other fine cells
-        become NaN, and the law is kept over the valid area: coasts are neither diluted nor blanked.
+        become NaN, and cell means are conserved over the valid area: coasts are neither diluted nor blanked.
     na_thres : float
-        Largest missing share of a target cell that still gets a value, 0 to 1: with 1 (default) any valid part will do,
-        with 0 all of the cell must be valid. What lies outside the coarse domain is missing.
+        Maximum missing fraction of a target cell that still gets a value, 0 to 1: with 1 (default) any valid part
+        suffices, with 0 the whole cell must be valid. Cells outside the coarse domain are missing.
     orog : DataArray, Dataset or file, optional
         Orography in metres, on any finer rectilinear grid that covers the domain.
     sftlf : DataArray, Dataset or file, optional
-        Land fraction, for models that look at it; it blanks nothing (see ``mask``).
+        Land fraction, for models that use it. It masks nothing (see ``mask``).
     lapse_rate : float or DataArray, optional
-        Change of the field with height, units a metre (-6.5e-3 for temperature in K). Adds the relief that the
-        coarse grid does not resolve, ``Gamma (z - U A z)``. Never assumed: None adds nothing.
+        Change of the field with height, in units per metre (-6.5e-3 for temperature in K). Adds the orography that the
+        coarse grid does not resolve, ``Gamma (z - U A z)``. There is no default: None adds nothing.
     terrain_penalty : TerrainPenalty, optional
-        Lower slopes that the relief does not explain, under the cell law.
+        Reduce gradients that the orography does not explain, with cell conservation.
     conserve : {"cell", "total", None}
-        "cell": every coarse cell gets its own value back. "total": only the area integral of each map does. None
-        leaves the method as it is. Holds for every method.
+        "cell": conserve the mean of every coarse cell. "total": conserve only the area integral of each map. None
+        leaves the output of the method unchanged. Applies to every method.
     bounds : "auto", (lower, upper), mapping of name to these, or None
-        Fine values keep within; "auto" takes them from the standard name (precipitation >= 0, fractions, humidity).
+        Limits of fine values; "auto" takes them from the standard name (precipitation >= 0, fractions, humidity).
     data_vars : str or list of str, optional
         Variables to downscale; all that have both horizontal dimensions by default.
     quantity : {"intensive", "extensive"} or mapping of name to these, optional
-        Means or sums over cells, or over periods where only time is cut or joined. By default read from
-        ``cell_methods`` ("area: sum", "time: sum"), units and names: counts and kg are sums over cells, amounts of rain
-        are sums over periods.
+        Means or sums over cells, or over periods if only time is regridded. By default read from ``cell_methods``
+        ("area: sum", "time: sum"), units and names: counts and kg are sums over cells, rainfall amounts are sums over
+        periods.
     device : str, optional
         "auto" (default), "cpu", or the name of an accelerator.
     output_chunks : mapping, optional
         Dask chunks of the result.
     check : {"raise", "warn", "log", "skip"}, optional
-        What to do where the cell law does not hold in a block, when it is computed.
+        Action if cell conservation fails in a block, when it is computed.
     tolerance : float, optional
         Largest relative error of a coarse cell; 1e-6 for float32 and 1e-12 for float64 by default.
     keep_attrs : bool, optional
         Keep the attributes of variables (default).
     footprint : str, Psf, ArrayPsf or array, optional
-        The point-spread function of an instrument, such as "gaussian:25km", where coarse values are averages weighted
-        by it instead of plain cell means: coarse = A H fine. The fine field is then that of least Sobolev seminorm with
-        these averages, deconvolved and downscaled in one solve; maps are kept whole. For "sobolev", ``conserve="cell"``
+        The point-spread function of an instrument, such as "gaussian:25km", if coarse values are averages weighted by
+        it instead of plain cell means: coarse = A H fine. The fine field is then that of least Sobolev seminorm with
+        these averages, deconvolved and downscaled in one solve. Maps are not split into blocks. For "sobolev",
+        ``conserve="cell"`` and nested targets.
         and nested targets.
     taps, order : int, float
-        Window and Sobolev order of "sobolev"; by default 7, and 1.25 over maps, 1 along time and layers.
+        Stencil width and Sobolev order of "sobolev"; by default 7 cells, and order 1.25 over maps, 1 along time and
+        layers.
     members : int, optional
-        How many fine fields to draw for each coarse one, along the new dimension "realization"; by default one, and no
-        such dimension. For "cascade" and for models that were trained as ensembles.
+        Number of ensemble members to generate, along the new dimension "realization"; by default one, without that
+        dimension. For "cascade" and for models trained as ensembles.
     seed : int
-        Of the members: the same seed gives the same members, whatever the chunks and the number of workers.
+        Random seed of the ensemble: the same seed gives the same members, for any chunks and number of workers.
     smoothing : float, optional
-        For "cascade": how much the instrument or model of the fine field smooths at its own cells, which coarse fields
-        do not tell; an exponent that steepens the spectrum below coarse cells. 0 for single radars and what is as
-        rough as the power law says, 2 to 3 for smoothed composites; by default between (0.9).
+        For "cascade": smoothing by the instrument or model of the fine field at the size of its own cells, which cannot
+        be estimated from coarse fields. An exponent that steepens the spectrum below coarse cells: 0 for single radars
+        and fields as rough as the power law, 2 to 3 for smoothed composites; 0.9 by default.
 
     Returns
     -------
     Dataset or DataArray
-        Of the type of ``obj``, lazy if it is, in the same data type; new coordinates with bounds in its order and
-        longitude convention, and cell areas. Variables without both horizontal dimensions pass through. Missing
-        coarse cells stay missing; their neighbours keep their budgets.
+        Same type and data type as ``obj``, lazy if ``obj`` is. New coordinates have bounds, the order and longitude
+        convention of the input, and cell areas. Variables without both horizontal dimensions pass through. Missing
+        coarse cells stay missing; their neighbours still conserve their means.
 
     Raises
     ------
     DownscaleError
-        A ``ValueError`` with one line, if the request or the coordinates are not usable.
+        A ``ValueError`` with a one-line message, if the request or the coordinates are not usable.
     ConservationError
-        When a block is computed in which the law does not hold.
+        If cell conservation fails in a block, when it is computed.
 
     Notes
     -----
-    Cell law: ``A y = x``, averaging the fine field over any coarse cell with true areas and masks gives the coarse
-    value. Any chunking gives the same bits for the training-free methods.
+    Cell conservation: ``A y = x``, the average of the fine field over each coarse cell, with true areas and masks,
+    equals the coarse value. Training-free methods give identical bits for any chunking.
     """
     settings = {key: value for key, value in locals().items() if key in Request.__dataclass_fields__}
     _refuse(unknown)
@@ -175,7 +178,7 @@ def downscale(
     keep = option("keep_attrs") if keep_attrs is None else keep_attrs
     fine = _downscaled(ds, request, keep)
     if name is not None and name not in fine:
-        # The flag of an event, whose probability only a Dataset has room for.
+        # The flag of an event: its probability is a second variable, which needs a Dataset.
         name = next(str(each) for each in fine.data_vars if "flag_values" in fine[each].attrs)
     if output_chunks is not None:
         fine = fine.chunk(output_chunks)
@@ -183,7 +186,7 @@ def downscale(
 
 
 def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
-    """Go through the stages: along other axes first, while maps are small."""
+    """Run the stages; other axes come first, while maps are small."""
     steps, rest = split(ds, request)
     fine, courses = _along_lines(ds, steps, request if rest is None else replace(request, quantity=None))
     prepared = None
@@ -200,7 +203,7 @@ def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
 
 
 def _along_lines(ds: xr.Dataset, steps: tuple[Step, ...], request: Request) -> tuple[xr.Dataset, list[Course]]:
-    """Go along the axes that are not horizontal, one after the other; lazy data stay lazy."""
+    """Refine along the axes that are not horizontal, one after the other; lazy data stay lazy."""
     courses = []
     for step in steps:
         course = plan_along(ds, step.dim, factor=step.factor, target=step.target, request=request)
@@ -216,7 +219,7 @@ def _refuse(unknown: dict[str, Any]) -> None:
 
 
 def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
-    """Return what :func:`downscale.downscale` would do with these arguments; touches no data.
+    """Return the plan of :func:`downscale.downscale` for these arguments, without reading any data.
 
     Examples
     --------
@@ -256,7 +259,7 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     for name, job in prepared.jobs.items():
         array = with_members(horizontal_last(ds[name], prepared), request.members)
         other = beside(ds[name], job, prepared)
-        # Only Dask arrays are touched: the data of a file opened without chunks are read as soon as they are named.
+        # Use Dask arrays only: data of a file opened without chunks are read on access.
         if array.chunks is None:
             chunks = tuple((n,) for n in array.shape)
         else:
@@ -272,7 +275,7 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
 
 
 def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
-    """Return what a user should know before the work begins."""
+    """Return the notes of a plan, such as codes, bounds and cut cells."""
     lawless = "no conservation law applies to an event mask"
     notes = [] if prepared.event is None else [f"{prepared.event.name}: a flag and its probability; {lawless}"]
     notes += [f"{name} holds codes ({code_reason(ds[name])}): repeated, not averaged" for name in prepared.categorical]
@@ -285,11 +288,11 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
     notes += carried(ds, prepared.where, prepared.target.nests).notes
     if not prepared.target.nests:
         cut = " x ".join(str(count) for count in prepared.target.factors)
-        notes.append(f"target cells lie across coarse ones: these are cut into up to {cut} pieces, maps are kept whole")
+        notes.append(f"target cells cross coarse cells: these are cut into up to {cut} pieces, maps are not split")
     if prepared.instrument is not None:
-        notes.append(f"footprint {prepared.instrument.psf}: coarse = A H fine; maps are kept whole")
+        notes.append(f"footprint {prepared.instrument.psf}: coarse = A H fine; maps are not split")
     if request.orog is not None and not _uses_relief(prepared, request):
-        notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that looks at it")
+        notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that uses it")
     return [*notes, *prepared.notes, *prepared.where.notes]
 
 
@@ -305,7 +308,7 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     target = prepared.target
     taken = _taken(ds, prepared)
     stray = [str(n) for n, v in ds.data_vars.items() if gone & set(v.dims) and str(n) not in taken]
-    # Directions were warned about.
+    # Directions have their own warning.
     stray = [name for name in stray if direction_reason(ds[name]) is None]
     if stray and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=4)
@@ -326,14 +329,14 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
-        # Corners that lost their positions give way to those of the new ones.
+        # New corners replace those that lost their positions.
         variables = {name: variable for name, variable in variables.items() if name not in coords}
         return xr.Dataset(variables, coords | members)
     return _on_target(xr.Dataset(variables, kept_coordinates(ds, where) | members), prepared)
 
 
 def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
-    """Bring a field made on the cells of a target grid into its order, names and coordinates."""
+    """Give a field on the cells of a target grid the order, names and coordinates of that grid."""
     target, old = prepared.target, prepared.where.dims
     assert target.grid is not None
     assert target.where is not None
@@ -347,7 +350,7 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
     fine = fine.rename_dims({a: b for a, b in zip(old, new, strict=True) if a != b and a in fine.dims})
     made = new_coordinates(target.grid, target.where, target.where.grid)
     for name in (name for name in new if name in target.grid.coords):
-        # The very numbers of the target, so that fields on both add up.
+        # The exact coordinates of the target, so that arithmetic aligns both fields.
         stored = target.grid[name].variable
         made[name] = xr.Variable((name,), stored.values, {**made[name].attrs, **stored.attrs, **_bounds_of(made, name)})
     made.update({str(n): v.variable for n, v in target.grid.coords.items() if "grid_mapping_name" in v.attrs})
@@ -359,7 +362,7 @@ def _bounds_of(made: dict[Any, xr.Variable], name: str) -> dict[str, str]:
 
 
 def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
-    """Turn and roll an axis by slices, which stay cheap on lazy data."""
+    """Reverse and roll an axis by slices, which are cheap on lazy data."""
     if order.size > 1 and (order[1] - order[0]) % order.size != 1:
         fine, order = fine.isel({dim: slice(None, None, -1)}), order.size - 1 - order
     return fine.roll({dim: -int(order[0])}, roll_coords=False)

@@ -1,6 +1,6 @@
-"""The error classes; knows nothing of the rest of the package.
+"""Error classes and helpers for one-line messages.
 
-Every message is one line: what was expected, what was received, what to do.
+Every message is one line: the expectation, the value received, the remedy.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Longer messages hide what they say; more names than this are counted instead of listed.
+# Longer messages are hard to read; further names are counted instead of listed.
 LONGEST_MESSAGE, MOST_NAMES = 640, 40
 LINE_END = re.compile(r"\s*[\r\n]+\s*")
-# Control characters, separators of lines and characters that turn the direction of text: they come from names in
-# files, and a terminal would act on them.
+# Control characters, line separators and characters that change the direction of text. They occur in names in files,
+# and a terminal would interpret them.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: object) -> str:
-    r"""Return a text in which every character that a terminal or a file would act on is escaped.
+    r"""Return a text with every character escaped that a terminal or a file would interpret.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def printable(text: object) -> str:
 
 
 def one_line(message: object) -> str:
-    r"""Return a message as one printable line of bounded length; of a longer one the middle is left out.
+    r"""Return a message as one printable line; the middle of a long one is left out.
 
     Examples
     --------
@@ -41,13 +41,13 @@ def one_line(message: object) -> str:
     line = printable(LINE_END.sub(" ", str(message).strip()))
     if len(line) <= LONGEST_MESSAGE:
         return line
-    # What was expected comes first, what to do comes last.
+    # Keep the start (expectation) and the end (remedy).
     half = LONGEST_MESSAGE // 2 - 20
     return f"{line[:half]} ({len(line) - 2 * half} characters more) {line[-half:]}"
 
 
 class DownscaleError(ValueError):
-    """Base of every error that a wrong request or a wrong input can raise; its message is one printable line."""
+    """Base class of all errors raised by an invalid request or input; its message is one printable line."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(one_line(message))
@@ -62,7 +62,7 @@ class ShapeError(DownscaleError):
 
 
 class OptionError(DownscaleError):
-    """A name, key or value is not among the legal ones."""
+    """A name, key or value is not a legal one."""
 
 
 class InputError(DownscaleError):
@@ -70,19 +70,19 @@ class InputError(DownscaleError):
 
 
 class OutputError(DownscaleError):
-    """The output cannot be written at the requested place."""
+    """The output cannot be written to the requested path."""
 
 
 class BoundsError(DownscaleError):
-    """A coarse value lies outside the bounds that its fine values must keep."""
+    """A coarse value is outside the bounds of its fine values."""
 
 
 class ConservationError(DownscaleError):
-    """A sum-to-one law (total, phase or cell) does not hold to its tolerance."""
+    """Cell, global or phase conservation fails its tolerance."""
 
 
 def listing(names: Iterable[object]) -> str:
-    """Join names for an error message; the first ones and a count where there are many.
+    """Join names for an error message; long lists end with a count.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def listing(names: Iterable[object]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number and what is counted, one or several.
+    """Return a count with its noun, singular or plural.
 
     Examples
     --------

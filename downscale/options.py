@@ -1,6 +1,6 @@
-"""Package-wide options; knows names and legal values only.
+"""Package-wide options, their defaults and their validation.
 
-Used like xarray's: ``downscale.set_options(check="warn")`` for good, or as a context manager.
+Used like xarray's: ``downscale.set_options(check="warn")`` permanently, or as a context manager.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 def get_options() -> dict[str, Any]:
-    """Return a copy of the options in force.
+    """Return a copy of the current options.
 
     Examples
     --------
@@ -89,22 +89,22 @@ def option(name: str) -> Any:
 
 
 class set_options:
-    """Set options for good, or for the length of a ``with`` block.
+    """Set options permanently, or within a ``with`` block.
 
     Parameters
     ----------
     check : {"raise", "warn", "log", "skip"}
-        What to do where a law does not hold in a computed block.
+        Action if conservation fails in a computed block.
     device : str
-        "auto" takes an accelerator where there is one, else the CPU.
+        "auto" uses an accelerator if there is one, else the CPU.
     progress : {"auto", "on", "off"}
-        Progress bars; "auto" shows them on a terminal only.
+        Progress bars; "auto" shows them only on a terminal.
     keep_attrs : bool
         Keep the attributes of variables.
     max_memory : int, str or None
-        Memory that this process is to stay within, such as "2GB": blocks and workers are chosen for it.
+        Memory limit of this process, such as "2GB"; blocks and workers are sized for it.
     tolerance : float or None
-        Largest relative error of a coarse cell; None takes 1e-6 for float32 and 1e-12 for float64.
+        Largest relative error of a coarse cell; None means 1e-6 for float32 and 1e-12 for float64.
 
     Raises
     ------

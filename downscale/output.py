@@ -1,4 +1,4 @@
-"""Results to files and stores: checked as written, certified, or not there at all (knows no recipe, no plan)."""
+"""Writers of NetCDF files and Zarr stores that check conservation as written."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ def to_netcdf(
     packing: Any = None, encoding: Encoding | None = None, profile: Any = None, attrs: Mapping[str, Any] | None = None,
     footprint: Any = None, quantity: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Write a fine field as CF-1.11 NetCDF, checked as written and certified.
+    """Write a fine field as CF-1.11 NetCDF and check conservation as written.
 
-    The file appears under its name only when it is complete, flushed and, where ``coarse`` is given, found to keep the
-    law when read back; then it carries a certificate in its attributes.
+    The file appears under its name only after it is complete and flushed. With ``coarse``, it is also read back and
+    must pass the conservation check; its attributes then hold the check report.
 
     Parameters
     ----------
     ds : Dataset or DataArray
-        What to write; lazy fields are computed block by block.
+        Field to write; lazy fields are computed block by block.
     path : str or Path
-        The file; its folder must exist.
+        Output file; its folder must exist.
     coarse : Dataset or DataArray, optional
-        The coarse field whose budgets the file must keep.
+        The coarse field whose cell means the file must conserve.
     overwrite : bool
-        Replace an existing file (never one of the inputs).
+        Replace an existing file (never an input).
     complevel : int
         Deflate level, 0 to 9.
     law, tolerance, bounds, mask, na_thres, footprint, quantity
         As in :func:`downscale.check_conservation`.
     packing : None, "int16", int, or mapping of name to these
         None (default) stores values in their own data type. "int16" packs the range of each field into short integers;
-        zero stays zero. It computes lazy fields twice, first for their range. A whole number rounds to so many bits of
-        the mantissa (to nearest, ties to even), which makes files smaller without a second pass. Both change values:
-        the law is checked as stored, and where it is broken there is no file but a line with the remedy.
+        zero stays zero. It computes lazy fields twice, first for their range. An integer rounds the mantissa to that
+        number of bits (to nearest, ties to even), which makes files smaller without a second pass. Both change values:
+        conservation is checked as stored. If it fails, no file is written and the error names the remedy.
     encoding : mapping of name to mapping, optional
-        ``chunksizes``, ``complevel``, ``shuffle``, ``fletcher32`` or a floating-point ``dtype`` of single variables.
+        ``chunksizes``, ``complevel``, ``shuffle``, ``fletcher32`` or a floating-point ``dtype`` per variable.
     profile : None, "cordex-esd", or mapping
-        Attributes, names and types that an archive asks for (:mod:`downscale.io.profiles`); a mapping has the name of
+        Attributes, names and types that an archive requires (:mod:`downscale.io.profiles`). A mapping has the name of
         the profile under "name", and global attributes.
     attrs : mapping, optional
-        Global attributes, laid over all others; None drops one.
+        Global attributes, which override all others; None drops one.
 
     Returns
     -------
     ConservationReport or None
-        What was found in the file, if ``coarse`` was given.
+        The check report of the file, if ``coarse`` was given.
 
     Raises
     ------
     OptionError, InputError
-        If the request does not fit the result; before anything is computed.
+        If the request does not fit the result; raised before any computation.
     OutputError, ConservationError
-        Nothing is left behind then.
+        If writing or the conservation check fails; no file remains.
     """
     storage = Storage(complevel, packing, encoding, profile, attrs)
     judging = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
@@ -79,7 +79,7 @@ def to_zarr(
     packing: Any = None, encoding: Encoding | None = None, profile: Any = None, attrs: Mapping[str, Any] | None = None,
     footprint: Any = None, quantity: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Write a fine field as a Zarr store with CF attributes, checked as written and certified.
+    """Write a fine field as a Zarr store with CF attributes and check conservation as written.
 
     Needs the extra ``zarr``. Format 2 with consolidated metadata; open it with
     ``xarray.open_zarr(path, decode_coords="all")``.
@@ -88,21 +88,21 @@ def to_zarr(
     ----------
     ds, coarse, overwrite, complevel, law, tolerance, bounds, mask, na_thres, packing, encoding, profile, attrs,
     footprint, quantity
-        As in :func:`downscale.to_netcdf`; a level is that of Zstandard, ``chunksizes`` are the chunks.
+        As in :func:`downscale.to_netcdf`; the level is that of Zstandard, ``chunksizes`` are the chunks.
     path : str or Path
-        The folder of the store; the folder above must exist.
+        Folder of the store; its parent must exist.
 
     Returns
     -------
     ConservationReport or None
-        What was found in the store, if ``coarse`` was given.
+        The check report of the store, if ``coarse`` was given.
 
     Raises
     ------
     OptionError, InputError
-        If the request does not fit the result; before anything is computed.
+        If the request does not fit the result; raised before any computation.
     OutputError, ConservationError
-        Nothing is left behind then.
+        If writing or the conservation check fails; no store remains.
     """
     from downscale.io.store import write_store
 
@@ -116,7 +116,7 @@ def _written(
     write: Callable[..., ConservationReport | None], ds: xr.Dataset | xr.DataArray, path: str | Path, coarse: Any,
     overwrite: bool, storage: Storage, judging: dict[str, Any],
 ) -> ConservationReport | None:  # fmt: skip
-    """Write by ``write`` what is to be judged against ``coarse``, if there is one."""
+    """Write with ``write`` and check conservation against ``coarse``, if given."""
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name or "field")
     checker = None if coarse is None else lambda made: check_conservation(coarse, made, **judging)

@@ -1,7 +1,7 @@
-"""Register the accessors as soon as both xarray and this package are imported (standard library only).
+"""Registration of the xarray accessors, at once or when xarray is imported.
 
-Importing xarray takes most of a second, which a command line that only prints its help should not pay. So the accessors
-are registered at once where xarray is there already, and otherwise right after it is imported.
+Importing xarray takes most of a second, too long for a command that only prints its help. If xarray is already
+imported, the accessors are registered at once, otherwise right after its import.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 
 
 def register_accessors() -> None:
-    """Make ``.downscale`` known to xarray, now or when xarray is imported."""
+    """Register ``.downscale`` with xarray, now or when xarray is imported."""
     if "xarray" in sys.modules:
         import downscale.accessor  # noqa: F401 - the import registers
     elif not any(isinstance(finder, _AfterXarray) for finder in sys.meta_path):
@@ -22,7 +22,7 @@ def register_accessors() -> None:
 
 
 class _AfterXarray(MetaPathFinder):
-    """Let the usual finders find xarray, and register once it is imported; who only looks it up changes nothing."""
+    """Delegate to the usual finders and register the accessors after the import; looking up the spec has no effect."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -38,20 +38,20 @@ class _AfterXarray(MetaPathFinder):
 
 
 class _Registering(Loader):
-    """The loader of xarray, followed by the registration."""
+    """The loader of xarray, followed by registration of the accessors."""
 
     def __init__(self, loader: Loader, finder: MetaPathFinder) -> None:
         self._loader, self._finder = loader, finder
 
     def __getattr__(self, name: str) -> object:
-        # Source and resources of a module come from its loader.
+        # Other attributes, such as source and resources, belong to the original loader.
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # The module's own loader serves later questions (resources, source); ours has done its work.
+        # Restore the original loader, which provides resources and source later.
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader

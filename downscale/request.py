@@ -1,4 +1,4 @@
-"""From what a user asks to what the engine does: validate, build grids and jobs (reads coordinates only)."""
+"""Validation of a request, and preparation of grids and jobs from the coordinates."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ from downscale.typing import Drawing, Upscaler
 Factor = int | Mapping[str, int]
 CONSERVE = ("cell", "total", None)
 QUANTITIES = ("intensive", "extensive")
-# The key of the noise of all outputs of a model.
+# Key of the noise shared by all outputs of a model.
 MODEL_KEY = "model"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for, checked on its own (see :func:`downscale.downscale` for the meaning of each)."""
+    """A validated request; the options are described in :func:`downscale.downscale`."""
 
     factor: Factor | None = None
     method: Any = "sobolev"
@@ -91,7 +91,7 @@ class Request:
         Draws(self.seed, 1 if self.members is None else self.members)
         if self.members is not None and isinstance(self.method, str) and self.method in METHODS:
             raise OptionError(
-                f"expected a method that draws members, received {self.method!r} with members={self.members}; use "
+                f"expected a method that generates members, received {self.method!r} with members={self.members}; use "
                 "'cascade' or an ensemble model"
             )
         if self.smoothing is not None and self.method != CASCADE:
@@ -110,7 +110,7 @@ class Request:
             self._require_plain()
 
     def _require_plain(self) -> None:
-        """Refuse what does not go with a footprint: its law is not about cells alone."""
+        """Refuse options that cannot be combined with a footprint, whose conservation is not of cell means."""
         if str(self.method) != "sobolev":
             raise OptionError(f"expected method='sobolev' with footprint, received {name_of(self.method)!r}; drop one")
         for name, asked in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
@@ -129,11 +129,11 @@ class Request:
         return LINE_ORDER if self.order is None else self.order
 
     def quantity_for(self, name: str) -> str | None:
-        """Return what the request says of one variable: sums, means, or nothing."""
+        """Return the requested quantity of one variable: sums, means, or None."""
         return self.quantity.get(name) if isinstance(self.quantity, Mapping) else self.quantity
 
     def setting(self, name: str) -> Any:
-        """Return an option of this request, or the package's where none was given."""
+        """Return an option of this request, or the package-wide one if it is None."""
         value = getattr(self, name)
         return option(name) if value is None else value
 
@@ -145,7 +145,7 @@ def _among(name: str, value: Any, legal: tuple[Any, ...]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Everything known before any data are read.
+    """Grids, jobs and models, prepared from the coordinates before any data are read.
 
     Attributes
     ----------
@@ -154,16 +154,15 @@ class Prepared:
     target : Target
         Cells of the result.
     jobs : dict of name to Job
-        One for each variable to downscale; other variables pass through or, if they lie on one horizontal axis
-        only, are dropped.
+        One per variable to downscale. Other variables pass through; those on only one horizontal axis are dropped.
     statics : dict of arrays
-        Fine fields that go with every block.
+        Fine fields that accompany every block.
     model : Model or None
         The learned model, if the method is one.
     instrument : Instrument or None
-        The footprint on the fine cells, where coarse values are averages with one.
+        The footprint on the fine cells, if coarse values are averages weighted by one.
     notes : tuple of str
-        What was done to companions.
+        Notes on companion variables.
     """
 
     where: Horizontal
@@ -178,7 +177,7 @@ class Prepared:
 
     @property
     def fine(self) -> Any:
-        """Grid on which the result is made: fine cells, or parts of coarse ones."""
+        """Grid of the result before averaging: fine cells, or pieces of coarse cells."""
         return self.target.fine
 
     @property
@@ -188,7 +187,7 @@ class Prepared:
 
     @property
     def event(self) -> Any:
-        """The event whose mask is made instead of a field, if any."""
+        """The event, if the model predicts an event mask instead of a field."""
         return None if self.model is None else self.model.spec.event
 
     @property
@@ -198,13 +197,13 @@ class Prepared:
 
 
 def prepare(ds: xr.Dataset, request: Request) -> Prepared:
-    """Build grids and jobs; raises where the request does not fit the object."""
+    """Build grids and jobs; raises an error if the request does not fit the object."""
     where = warn_of_plane(horizontal(ds))
     target, method = _target_and_method(where, request)
     _require_nested(target, request)
     names = pick_variables(ds, where, request.data_vars)
     if request.data_vars is None and is_learned(method):
-        # What a model only looks at need not be told from what it makes.
+        # Inputs that a model only reads may hold codes or directions.
         names = [name for name in names if name not in looked_at(method, ds)]
     _require_named("bounds", request.bounds, names)
     codes = tuple(name for name in names if is_categorical(ds[name]))
@@ -225,7 +224,7 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
             )
     cells = target.aggregation(where.grid)
     upscalers = _upscalers(ds, fields, where, target, cells, request) if model is None else dict(model.upscalers)
-    # Members of a model are drawn for all its outputs together, whatever these are called.
+    # The outputs of a model share their noise, whatever their names.
     key = None if model is None else MODEL_KEY
     upscalers = {name: _drawn(upscaler, ds[name], where, request, key) for name, upscaler in upscalers.items()}
     refinement = None
@@ -257,14 +256,14 @@ def _companion_notes(where: Horizontal, request: Request) -> tuple[str, ...]:
 
 
 def _require_named(option: str, given: Any, names: list[str]) -> None:
-    """Raise an OptionError where an option by variable names others than those that are downscaled."""
+    """Raise an OptionError if a per-variable option names a variable that is not downscaled."""
     unknown = [key for key in given if key not in names] if isinstance(given, Mapping) else []
     if unknown:
         raise OptionError(f"expected {option} of variables among {listing(names)}, received {listing(unknown)}")
 
 
 def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
-    """Return the request without law and bounds: they are about values, and a mask has none."""
+    """Return the request without conservation and bounds, which do not apply to a mask."""
     if request.conserve == "total" or request.lapse_rate is not None or request.terrain_penalty is not None:
         raise OptionError(
             f"expected no conserve='total', lapse_rate or terrain_penalty with a model of the event {name!r}, received "
@@ -274,7 +273,7 @@ def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
         raise OptionError(f"expected means over cells for a model of the event {name!r}, received quantity='extensive'")
     clash = [each for each in event_names(name) if each in ds.variables]
     if clash:
-        raise InputError(f"expected no variable {clash[0]!r}, which this model makes, received one; rename it")
+        raise InputError(f"expected no variable {clash[0]!r}, which this model outputs, received one; rename it")
     return replace(request, conserve=None, bounds=None, check="skip")
 
 
@@ -282,13 +281,13 @@ def _instrument(target: Target, request: Request) -> Instrument | None:
     if request.footprint is None:
         return None
     instrument = Instrument(pick_psf(request.footprint), target.fine)
-    # Faults that concern the cells are reported before any data are read.
+    # A footprint that does not fit the cells is refused before any data are read.
     instrument.kernel  # noqa: B018
     return instrument
 
 
 def _target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
-    """Return the fine cells, and the method with models loaded: either may tell what the other is."""
+    """Return the fine cells and the method with models loaded, since each may define the other."""
     if not is_learned(request.method):
         return pick_target(where, request.factor, request.target_grid, request.method), request.method
     if request.factor is None and request.target_grid is None:
@@ -299,7 +298,7 @@ def _target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any
 
 
 def _require_nested(target: Target, request: Request) -> None:
-    """Refuse what is about whole fine cells where the target cuts cells."""
+    """Refuse options that need whole fine cells if the target cuts cells."""
     if target.nests:
         return
     for name, asked in (("terrain_penalty", request.terrain_penalty is not None),
@@ -332,7 +331,7 @@ def _job(
 
 
 def companion_jobs(ds: xr.Dataset, names: tuple[str, ...], prepared: Prepared, request: Request) -> dict[str, Job]:
-    """Return jobs for fields that go along with others to the same cells, by a kernel."""
+    """Return jobs for fields that are regridded with others to the same cells, by a kernel."""
     if not names:
         return {}
     where, target = prepared.where, prepared.target
@@ -341,26 +340,27 @@ def companion_jobs(ds: xr.Dataset, names: tuple[str, ...], prepared: Prepared, r
 
 
 def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
-    """Return what a job takes from the variable and the request alone, whatever the axes.
+    """Return the settings of a job that depend only on the variable and the request, not on the axes.
 
     Raises
     ------
     OptionError
-        If bounds are asked for that sums over cells cannot keep.
+        If bounds are requested that sums over cells cannot satisfy.
     """
     dtype = result_type(variable.dtype)
     bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
     if extensive and request.bounds == "auto":
         bounds = (0.0 if bounds[0] == 0 else None, None)
     if extensive and not set(bounds) <= {None, 0.0}:
-        # The sum over a small part may be anything up to that over the whole: only a sign is the same for both.
+        # The sum over a small part may be anything up to that of the whole; only the sign is common to both.
         raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
     tolerance = request.setting("tolerance")
     return {
         "name": name,
         "dtype": dtype,
         "tolerance": default_tolerance(dtype) if tolerance is None else float(tolerance),
-        # The total law is imposed on whole maps, after the blocks; along one axis it follows from the cell law.
+        # Global conservation is imposed on whole maps after the blocks; along one axis it follows from cell
+        # conservation.
         "conserve": "cell" if request.conserve == "cell" else None,
         "bounds": bounds,
         "strict_bounds": request.bounds != "auto",
@@ -388,7 +388,7 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _upscalers(
     ds: xr.Dataset, names: list[str], where: Horizontal, target: Target, cells: Aggregation, request: Request
 ) -> dict[str, Upscaler]:
-    """Return one up-scaler a variable, the same for all where it heeds no bounds."""
+    """Return the upsampler of each variable; all share one if it ignores bounds."""
     if request.method != CASCADE:
         return dict.fromkeys(names, _upscaler(where, target, request))
     kernel = operator("sobolev", where.grid, target.parts, request.taps, request.map_order)
@@ -399,12 +399,12 @@ def _upscalers(
 def _drawn(
     upscaler: Upscaler, variable: xr.DataArray, where: Horizontal, request: Request, key: str | None
 ) -> Upscaler:
-    """Tell an up-scaler that draws members which noise is theirs."""
+    """Return an ensemble upsampler with the noise of its variable."""
     if isinstance(upscaler, Drawing):
         return upscaler.drawn(draws_of(variable, where.dims, request.members, request.seed, key))
     if request.members is not None:
         raise OptionError(
-            f"expected a method that draws members, received one that makes a single field with members="
+            f"expected a method that generates members, received one that makes a single field with members="
             f"{request.members}; use 'cascade' or an ensemble model"
         )
     return upscaler
@@ -418,7 +418,7 @@ def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
 
 
 def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
-    """Return the names of the fields asked for; all that lie on both horizontal dimensions by default."""
+    """Return the names of the requested fields; by default all with both horizontal dimensions."""
     legal = horizontal_variables(ds, where)
     if wanted is None:
         if not legal:
@@ -441,7 +441,7 @@ def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
 
 
 def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:
-    """Return the fine companions of the blocks, and the lapse rate, as a number or on the fine grid."""
+    """Return the static fine fields of the blocks, and the lapse rate as a number or on the fine grid."""
     statics = {} if request.mask is None else {"mask": mask_on_grid(pick_mask(request.mask), fine, where)}
     if request.orog is None:
         return statics, None
@@ -451,4 +451,4 @@ def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, 
         return statics, rate
     if isinstance(rate, xr.DataArray):
         return statics, on_grid(pick_static(rate), fine, "lapse_rate", where)
-    raise OptionError(f"expected lapse_rate to be a number or a DataArray (units a metre), received {rate!r}")
+    raise OptionError(f"expected lapse_rate to be a number or a DataArray (units per metre), received {rate!r}")

@@ -1,4 +1,4 @@
-"""Words shared by all floors: what an up-sampler is and how a block is told its place (no torch at run time)."""
+"""Protocols of upsamplers, and the location of a block in the domain."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the world the coarse cells given to an up-sampler lie.
+    """Location of the coarse cells passed to an upsampler.
 
     Attributes
     ----------
     coarse, fine : RectilinearGrid
-        Grids of the whole domain; where a target does not nest, fine cells are the parts that it cuts from coarse ones.
+        Grids of the whole domain. If a target does not nest, fine cells are the pieces of coarse cells that it cuts.
     row, column : int
-        Index in the whole domain of the first coarse row and column given; a negative column, or one beyond the
+        Index in the whole domain of the first coarse row and column of the block. A negative column, or one beyond the
         end, has been wrapped around a periodic axis.
     statics : mapping of str to array
-        Fine-resolution companions (orography, masks) of the given cells, cut in lock-step.
+        Static fine fields (orography, masks) of the same cells, cut together with them.
     """
 
     coarse: RectilinearGrid | CurvilinearGrid
@@ -39,19 +39,19 @@ class Place:
 
 @runtime_checkable
 class Upscaler(Protocol):
-    """Anything that makes a fine field of a coarse one.
+    """Any callable that refines a coarse field.
 
     Attributes
     ----------
     factor : (int, int)
         Refinement of rows and columns.
     halo : (int, int) or None
-        Coarse cells beyond a block that move the block's fine values; None means all of them, so that the
-        horizontal axes cannot be cut.
+        Coarse cells beyond a block that affect its fine values. None means all of them, so that the horizontal axes
+        cannot be split.
     multiple_of : int
-        Sizes that the up-sampler accepts are multiples of this.
+        Sizes must be multiples of this.
     laws : frozenset of str
-        Laws ("total", "phase", "cell") that hold by construction.
+        Conservation ("total", "phase", "cell") that holds by construction.
     """
 
     @property
@@ -67,20 +67,20 @@ class Upscaler(Protocol):
     def laws(self) -> frozenset[str]: ...  # noqa: D102
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
-        """Map (..., n_y, n_x) to (..., n_y * factor_y, n_x * factor_x); within ``halo`` of a cut it may be wrong."""
+        """Map (..., n_y, n_x) to (..., n_y * factor_y, n_x * factor_x); values within ``halo`` of a cut may be off."""
         ...
 
 
 @runtime_checkable
 class ManyInputs(Protocol):
-    """An up-scaler that looks at several coarse fields; it is called with (..., channels, n_y, n_x).
+    """An upsampler with several coarse input fields, called with (..., channels, n_y, n_x).
 
     Attributes
     ----------
     channels : int
-        Coarse fields that it is given.
+        Number of coarse input fields.
     variable : int
-        Which of them it makes finer.
+        Index of the field to refine.
     """
 
     @property
@@ -92,32 +92,32 @@ class ManyInputs(Protocol):
 
 @runtime_checkable
 class Drawing(Protocol):
-    """An up-scaler that makes members of an ensemble; the last of its many inputs is the number of each map."""
+    """An upsampler that generates ensemble members; its last input is the number of each map."""
 
     def drawn(self, draws: Any) -> Any:
-        """Return the same for the noise of a :class:`downscale.fields.noise.Draws`."""
+        """Return the same upsampler with the noise of a :class:`downscale.fields.noise.Draws`."""
         ...
 
 
 @runtime_checkable
 class Working(Protocol):
-    """An up-scaler whose work takes much more memory than what it is given and makes."""
+    """An upsampler that needs much more memory than its input and output."""
 
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
-        """Return the bytes it takes at once on a processor, called with maps of so many coarse rows and columns."""
+        """Return the peak bytes on a processor for a call with ``maps`` maps of this coarse shape."""
         ...
 
 
 @runtime_checkable
 class SeparableOperator(Protocol):
-    """An up-scaler that is one linear operator along rows and one along columns, as numbers.
+    """An upsampler that is one linear operator along rows and one along columns, as weights.
 
     Attributes
     ----------
     axes : (AxisWeights, AxisWeights)
         The operators along rows and columns of the whole coarse grid.
     reach : (int, int)
-        Coarse rows and columns beyond its own that a fine cell looks at.
+        Coarse rows and columns beyond its own that affect a fine cell.
     """
 
     @property

@@ -1,3 +1,3 @@
-"""The version, alone in its file so that building and importing read one place."""
+"""The version of the package, read by both the build and the import."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Versions of this package and of what it stands on (knows names only)."""
+"""Versions of this package and its dependencies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRAINS = ("torch", "lightning", "numpy", "xarray", "safetensors")
 
 
 def library_versions(names: tuple[str, ...] = RUNS) -> dict[str, str]:
-    """Return the versions of this package, of Python and of libraries, which need not be there.
+    """Return the versions of this package, of Python and of libraries; "not installed" for those missing.
 
     Examples
     --------

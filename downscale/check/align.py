@@ -1,4 +1,4 @@
-"""Before grids are compared: fields on the same times and layers, and series at a point as maps of one cell."""
+"""Alignment of two fields before a check: common times and layers, and point series as maps of one cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from downscale.errors import DownscaleError, GridError
 from downscale.request import Request
 from downscale.steps.along import along, quantity_along
 
-# Averages as they are: the judge has the last word, not the averaging.
+# Keep averages as they are: errors are for the check to find.
 PLAIN = Request(method="conservative", bounds=None, check="skip")
 
 
@@ -28,7 +28,7 @@ class Aligned:
     coarse, fine : Dataset
         Fields with horizontal axes.
     sizes : Dataset or None
-        Mean magnitudes of the fine fields, where means along an axis were taken.
+        Mean magnitudes of the fine fields, if means along an axis were taken.
     at_coarse, at_fine : Horizontal
         The grids of both.
     """
@@ -41,27 +41,27 @@ class Aligned:
 
 
 def aligned(coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None) -> Aligned:
-    """Return both on the times and layers of the coarse one, with their grids.
+    """Return both fields on the times and layers of the coarse one, with their grids.
 
-    Where an axis has another number of cells in ``fine``, its means over the cells of ``coarse`` are taken, weighted by
-    the true lengths of its own cells; sums of what is summed over them. ``quantity`` says which of the two, where it is
-    about this axis: where maps have equally many cells.
+    If ``fine`` has another number of cells along an axis, it is averaged over the cells of ``coarse``, weighted by the
+    true lengths of its own cells; sums are summed. ``quantity`` chooses between means and sums if it refers to this
+    axis, that is if maps have equally many cells.
 
     Raises
     ------
     GridError
-        If an axis differs and its cells cannot be told.
+        If an axis differs and its cells cannot be determined.
     """
     (coarse, at_coarse), (fine, at_fine) = _as_maps(coarse, guess=False), _as_maps(fine, guess=True)
     sizes: xr.Dataset | None = None
-    # Requested quantities are about maps where these differ, else about the axis.
+    # A requested quantity refers to maps if these differ, else to the axis.
     request = replace(PLAIN, quantity=quantity if at_coarse.grid.shape == at_fine.grid.shape else None)
     flat = {*at_coarse.dims, *at_fine.dims}
     for dim in map(str, coarse.dims):
         there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
         if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
             continue
-        # Rounding is of the size of the values, which may be much above that of their mean.
+        # Rounding scales with the values, which may be much larger than their mean.
         whole = fine if sizes is None else sizes
         floats = {name: v for name, v in _fields(whole).items() if v.dtype.kind == "f"}
         magnitudes = whole.assign({name: v.copy(data=np.abs(v.data)) for name, v in floats.items()})
@@ -76,7 +76,7 @@ def aligned(coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None) -> Align
 
 
 def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Return the data variables that are no bounds."""
+    """Return the data variables that are not bounds."""
     bounds = bounds_variables(ds)
     return {str(name): field for name, field in ds.data_vars.items() if name not in bounds}
 
@@ -84,7 +84,7 @@ def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
 def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) -> xr.Dataset:
     fields = ds.drop_vars([name for name, field in _fields(ds).items() if field.dtype.kind != "f"])
     if request.quantity is None:
-        # What the coarse values are, the fine ones must give.
+        # Fine values are of the same quantity as the coarse ones.
         line = read_line(coarse, dim)
         shared = [name for name in _fields(fields) if name in coarse.data_vars]
         said = {name: quantity_along(coarse[name], line)[0] for name in shared}

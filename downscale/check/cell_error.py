@@ -1,4 +1,4 @@
-"""The error of every coarse cell, as a field (xarray; fields from any source, never torch)."""
+"""Conservation error of every coarse cell, as a field."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from downscale.errors import GridError
 
 
 def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) -> xr.Dataset:
-    """Return what every coarse cell misses: where :func:`downscale.check_conservation` reports the worst cell only.
+    """Return the conservation error of every coarse cell; :func:`downscale.check_conservation` reports the worst one.
 
     Parameters
     ----------
     coarse, fine : Dataset or DataArray
-        The given field and the one made of it, on grids that nest; in memory or lazy, computed map by map here.
+        The coarse field and the fine field, on grids that nest; in memory or lazy. Lazy fields are computed map by map.
     mask : Dataset, DataArray or file, optional
-        The mask of valid fine cells that ``fine`` was made with.
+        The mask of valid fine cells that was used for ``fine``.
 
     Returns
     -------
     Dataset
-        For each variable that both have, on the coarse cells: ``NAME_error``, the mean of the fine values minus the
-        coarse value in the units of the field (the cell law says zero), and ``NAME_relative_error``, its size relative
-        to the larger of the coarse value and the mean size of its fine values, whose maximum is the error that the
-        report tells. NaN where nothing is to be judged.
+        For each common variable, on the coarse cells: ``NAME_error``, the mean of the fine values minus the coarse
+        value in the units of the field (zero for cell conservation), and ``NAME_relative_error``. That is its size
+        relative to the larger of the coarse value and the mean size of its fine values; its maximum is the error in the
+        check report. NaN for cells that are not checked.
 
     Raises
     ------
     GridError
         If the grids do not nest, or the other dimensions differ.
     InputError
-        If there is no variable that both have.
+        If no variable is common to both.
 
     Examples
     --------
@@ -70,17 +70,17 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
 
 
 def _errors(name: str, coarse: xr.DataArray, judge: Nested) -> dict[str, xr.DataArray]:
-    """Return the two errors of one variable."""
+    """Return the absolute and relative errors of one variable."""
     x, y = matched(name, coarse, judge.fine[name], judge.at_coarse, judge.at_fine)
     given = np.asarray(x.values, np.float64)
     if judge.hidden is not None:
         given = np.where(judge.hidden, np.nan, given)
-    # Where means along time were taken, the sizes are those of what they are means of.
+    # If means along time were taken, magnitudes are those of the averaged values.
     sizes = None if judge.sizes is None else judge.sizes[name].transpose(*y.dims)
     mean, size = np.empty(given.shape), np.empty(given.shape)
     for index in np.ndindex(given.shape[:-2]):
         values = np.asarray(y.data[index], np.float64)
-        # An infinite value is an infinite error, as in the report.
+        # An infinite value gives an infinite error, as in the report.
         valid = ~np.isnan(values)
         mask = None if valid.all() else valid
         magnitude = np.abs(values) if sizes is None else np.asarray(sizes.data[index], np.float64)

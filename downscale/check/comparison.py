@@ -1,4 +1,4 @@
-"""The conservation check between two grids: cell by cell where they nest, else region by region (dask; lazy in)."""
+"""Comparison of two grids for a conservation check: by cell if they nest, else by region."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from downscale.io.statics import mask_on_grid, pick_mask
 from downscale.process.computing import computed
 
 Found = tuple[Partial, Infinite, Signs]
-# Fine values compared at once where the sums need a few copies in float64, and where they are judged as they lie.
+# Maximum fine values per block: if sums need several copies in float64, and if they are used in place.
 BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
 
@@ -38,7 +38,7 @@ def judge_of(
     big: xr.Dataset, small: xr.Dataset, sizes: xr.Dataset | None, at_coarse: Horizontal, at_fine: Horizontal, mask: Any,
     na_thres: float,
 ) -> Nested | Overlapping:  # fmt: skip
-    """Return the comparison to use: cell by cell where the fine grid nests, else region by region."""
+    """Return the comparison of two grids: by cell if the fine grid nests, else by region."""
     at_fine = with_named_mapping(at_fine, small, at_coarse)
     require_same_axes(
         at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
@@ -50,13 +50,13 @@ def judge_of(
         sizes = None if sizes is None else _aligned(sizes, at_fine, at_coarse)[0]
     if not rectilinear or at_coarse.grid.nest_factors(there.grid) is not None:
         if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(there.grid, CurvilinearGrid):
-            # A large fine file has no corners of its own: those of the coarse cells' parts are its.
+            # A large fine file has no corners of its own: use those of the parts of the coarse cells.
             adopted = at_coarse.grid.adopt(there.grid)
             if adopted.derived and there.planes is not None:
                 require_known_corners(small, there.planes)
             there = replace(there, grid=adopted)
         elif not isinstance(there.grid, CurvilinearGrid):
-            # One fit of the areas of a projection for both: two differ in their last digits.
+            # One fit of the areas of a projection for both: two fits differ in their last digits.
             y, x = (_settled(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
             there = replace(there, grid=at_coarse.grid.with_axes(y, x))
         cells = Aggregation.between(at_coarse.grid, there.grid)
@@ -72,14 +72,14 @@ def judge_of(
 
 
 def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
-    """Return the axis with the edges that are meant to be those of ``wanted`` on them, to the last digit."""
+    """Return the axis with edges that match those of ``wanted`` replaced by them, to the last digit."""
     parts = Parts.between(wanted, axis)
     return parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis
 
 
 @dataclass(frozen=True, eq=False)
 class Nested:
-    """Compares coarse cells one by one, block by block along the other dimensions and along rows."""
+    """Checks coarse cells one by one, block by block along the other dimensions and along rows."""
 
     fine: xr.Dataset
     at_coarse: Horizontal
@@ -93,11 +93,11 @@ class Nested:
 
     @property
     def compared(self) -> tuple[str, int]:
-        """What is compared, and how many of these on each map."""
+        """Name of the compared cells, and their number per map."""
         return "cells", int(np.prod(self.cells.coarse_shape))
 
     def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
-        """Return what all blocks find."""
+        """Return the findings of all blocks."""
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
         x = x if self.hidden is None else x.where(~self.hidden)
         sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
@@ -106,7 +106,7 @@ class Nested:
         return combine_all([found, Partial(lost=self._gaps(x, y))]), infinite, seen
 
     def _gaps(self, x: xr.DataArray, y: xr.DataArray) -> int:
-        """Return the number of coarse cells that lack a fine value where the mask is valid, not counting lost ones."""
+        """Return the number of valid coarse cells that lack a fine value, not counting lost ones."""
         if self.valid is None:
             return 0
         blank = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1})
@@ -121,7 +121,7 @@ class Nested:
 
 @dataclass(frozen=True, eq=False)
 class Overlapping:
-    """Compares the regions that two grids have in common, a few maps at a time."""
+    """Checks the regions that two grids have in common, a few maps at a time."""
 
     fine: xr.Dataset
     at_coarse: Horizontal
@@ -132,7 +132,7 @@ class Overlapping:
 
     @property
     def compared(self) -> tuple[str, int]:
-        """What is compared, and how many of these on each map."""
+        """Name of the compared regions, and their number per map."""
         rows, columns = self.common.y.size, self.common.x.size
         if self.common.single:
             return "cells", rows * columns
@@ -141,11 +141,11 @@ class Overlapping:
 
     @property
     def outside(self) -> int:
-        """Coarse cells that the made grid does not cover wholly."""
+        """Number of coarse cells that the fine grid does not cover completely."""
         return self.common.outside
 
     def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
-        """Return what all blocks find of the regions."""
+        """Return the findings of all blocks, by region."""
         def judge(given: Any, made: Any, common: Any, origin: tuple[int, ...]) -> Any:
             return dask.delayed(_judge_regions)(
                 given, made, common, origin, bounds, signs, extensive=extensive, na_thres=self.na_thres
@@ -157,7 +157,7 @@ class Overlapping:
         self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool,
         plain: bool,
     ) -> Partial:  # fmt: skip
-        """Return what all blocks find near each coarse cell, against an expected fine field."""
+        """Return the findings of all blocks near each coarse cell, compared with an expected fine field."""
         def judge(given: Any, made: Any, near: Any, origin: tuple[int, ...], wanted: Any) -> Any:
             return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive, plain)
 
@@ -165,7 +165,7 @@ class Overlapping:
         return combine_all(list(dask.compute(*tasks)))
 
     def _tasks(self, judge: Callable[..., Any], known: Any, given: Any, *fields: Any) -> list[Any]:
-        """Return one task per few whole maps, each with the overlap of the grids."""
+        """Return one task per few whole maps, each with the data of the grids."""
         made = [_as_dask(field) for field in fields]
         budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
         other = _leading_sizes(made[0].chunks[:-2], budget)
@@ -179,7 +179,7 @@ class Overlapping:
         return tasks
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
-        """Return the middle of a region."""
+        """Return the centre of a region."""
         where = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims[:-2], index[:-2], strict=True)}
         for dim, regions, i in zip(x.dims[-2:], (self.common.y, self.common.x), index[-2:], strict=True):
             where[str(dim)] = float(regions.centres[i]) / self.at_coarse.unit
@@ -187,7 +187,7 @@ class Overlapping:
 
 
 def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tuple[xr.Dataset, Horizontal]:
-    """Turn the axes of ``fine`` to the order and the branch of longitude of the coarse grid."""
+    """Order the axes of ``fine`` as those of the coarse grid, on its branch of longitude."""
     axes = []
     for name, axis, wanted in zip(at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True):
         if axis.ascending != wanted.ascending:
@@ -215,19 +215,19 @@ def _off(degrees: Any) -> Any:
 
 
 def _seam(axis: CellAxis, wanted: CellAxis) -> int:
-    """Return the cell of a closed circle that begins where ``wanted`` does; 0 where the axis is open."""
+    """Return the cell of a closed circle that starts where ``wanted`` does; 0 if the axis is open."""
     return int(np.abs(_off(axis.edges[:-1] - wanted.edges[0])).argmin()) if axis.periodic and wanted.periodic else 0
 
 
 def _turned(axis: CellAxis, first: int, wanted: CellAxis) -> CellAxis:
-    """Return the axis begun at its cell ``first``, on the branch of ``wanted``."""
+    """Return the axis starting at its cell ``first``, on the branch of ``wanted``."""
     circle = np.copysign(FULL_CIRCLE, axis.edges[-1] - axis.edges[0])
     edges = np.concatenate([axis.edges[first:], axis.edges[1 : first + 1] + circle])
     return CellAxis(edges + FULL_CIRCLE * round((wanted.edges[0] - edges[0]) / FULL_CIRCLE), axis.kind)
 
 
 def _parts(centres: np.ndarray, axis: CellAxis, wanted: CellAxis) -> CellAxis:
-    """Return equal parts of the coarse cells where these have the given centres, else the axis as it is."""
+    """Return equal parts of the coarse cells if these have the same centres, else the axis unchanged."""
     if axis.size % wanted.size or axis.kind != wanted.kind:
         return axis
     parts = wanted.refine(axis.size // wanted.size)
@@ -258,7 +258,7 @@ def _judged(
     x: xr.DataArray, y: xr.DataArray, sizes: Any, cells: Aggregation, weights: Any, bounds: Bounds, areas: Any,
     signs: bool,
 ) -> Found:  # fmt: skip
-    """Compare block by block along the other dimensions and along rows, and combine."""
+    """Check block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
     factor_y = cells.factor_y
     copied = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
@@ -269,7 +269,7 @@ def _judged(
     given, made, beside = _blocks(coarse), _blocks(fine), None if size is None else _blocks(size)
     starts = [np.cumsum([0, *sizes]) for sizes in coarse.chunks]
     columns = np.arange(coarse.shape[-1])
-    # What belongs to a band of rows is the same at all times.
+    # The data of a band of rows are the same at all times.
     bands = []
     for first, count in zip(starts[-2], rows, strict=False):
         span = np.arange(first, first + count)
@@ -288,7 +288,7 @@ def _judged(
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """Weights of a band of coarse rows: shares, areas, and areas of cells where values are sums."""
+    """Data of a band of coarse rows: area fractions, areas, and areas of cells if values are sums."""
 
     cells: Aggregation
     area: Callable[[], np.ndarray]
@@ -296,7 +296,7 @@ class Band:
 
 
 def _blocks(array: da.Array) -> np.ndarray:
-    """Return the blocks of an array one by one, optimised together: block by block would take quadratic time."""
+    """Return the blocks of an array, optimised together: one by one would take quadratic time."""
     return array.to_delayed()
 
 
@@ -311,7 +311,7 @@ def _judge_block(
     infinite, seen = Infinite.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if band.sums[0] is not None:
-        # The sum of the valid parts is to be that of the whole, however little of it is valid.
+        # The sum over the valid parts equals that of the whole, however small the valid area is.
         share = band.cells.share(np.isfinite(y), np.zeros(y.shape))
         x, y = x / (band.sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / band.sums[1]
     return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite, seen
@@ -326,7 +326,7 @@ def _judge_regions(
 
 
 def _joined(tasks: list[Any]) -> Found:
-    """Compute all blocks and join what they find."""
+    """Compute all blocks and combine their findings."""
     partials, infinite, signs = zip(*computed(*tasks), strict=True)
     return combine_all(list(partials)), sum(infinite, Infinite()), sum(signs, Signs())
 
@@ -338,7 +338,7 @@ def _as_dask(data: Any) -> da.Array:
 def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
     """Return chunk sizes of the other dimensions, and of the coarse rows, that keep a block within ``most`` values.
 
-    What need not be cut is not: Dask copies what it cuts off.
+    Dimensions are split only as far as needed: Dask copies what it splits off.
     """
     own = fine.chunks[-2]
     if max(own) * fine.shape[-1] <= most and not any(size % factor_y for size in own):
@@ -354,7 +354,7 @@ def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, .
 
 
 def _leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any, ...]:
-    """Return chunk sizes of the other dimensions that hold at most ``budget`` maps."""
+    """Return chunk sizes of the other dimensions with at most ``budget`` maps per chunk."""
     other: list[Any] = []
     for sizes in reversed(chunks):
         other.append(min(max(sizes), budget))

@@ -1,4 +1,4 @@
-"""Conservation validators on xarray objects: align two grids, compare block by block, report (never torch)."""
+"""Conservation checks of xarray objects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from downscale.options import option
 LAWS = ("cell", "total")
 QUANTITIES = ("intensive", "extensive", None)
 Quantity = str | Mapping[str, str] | None
-# Times stored as floating-point days since a far date miss each other by microseconds.
+# Times stored as floating-point days since a distant date differ by microseconds.
 SAME_TIME = np.timedelta64(1, "ms")
 
 
@@ -56,43 +56,43 @@ def check_conservation(
     na_thres: float = 1.0,
     footprint: Any = None,
 ) -> ConservationReport:
-    """Check that averaging ``fine`` over each cell of ``coarse`` gives its value back.
+    """Check that the average of ``fine`` over each cell of ``coarse`` equals its value.
 
-    Works on output from any source, since it needs numbers and grids only. Lazy fields are compared block by block.
+    Works on fields from any source. Lazy fields are checked block by block.
 
     Parameters
     ----------
     coarse, fine : Dataset or DataArray
-        The given field and the one made of it; the order of latitudes and the branch of longitudes may differ. A fine
-        axis without bounds whose centres are those of equal parts of the coarse cells is taken for these parts. Where
-        the grids do not nest, the smallest regions that are unions of cells of the one and of the other are compared
-        (their edges are those that both grids have), and only what the fine field covers counts. Where times or
-        layers differ in number, those of ``fine`` are first averaged over those of ``coarse`` by their bounds.
+        The coarse and the fine field; the order of latitudes and the branch of longitudes may differ. A fine axis
+        without bounds whose centres are those of equal parts of the coarse cells gets these parts as cells. If the
+        grids do not nest, the check compares the smallest regions that are unions of cells of both (their edges are
+        those that both grids have), within the area that the fine field covers. If times or layers differ in number,
+        those of ``fine`` are first averaged over those of ``coarse`` by their bounds.
     law : {"cell", "total"}
-        The law to check; both errors are reported.
+        The error that decides; both are reported.
     tolerance : float, optional
         Largest relative error that passes; by default 1e-6 for float32, 1e-12 for float64 (the coarser of the two).
     bounds : "auto", (lower, upper), mapping of name to these, or None
-        Fine values outside are counted; "auto" takes them from the standard name. Where it finds no lower bound, you
-        get a warning if fine values are negative and no coarse value is.
+        Fine values outside are counted; "auto" takes the bounds from the standard name. If it finds no lower bound and
+        fine values are negative while no coarse value is, the check warns.
     data_vars : str or list of str, optional
-        Variables to check; all that both objects have by default.
+        Variables to check; by default all that both objects have.
     quantity : {"intensive", "extensive"} or mapping of name to these, optional
-        Means or sums over cells; read from ``cell_methods``, units and names by default. Where only the times or layers
-        of the fields differ in number, over the cells of that axis.
+        Means or sums over cells; read from ``cell_methods``, units and names by default. If only the times or layers of
+        the fields differ in number, over the cells of that axis.
     mask : Dataset, DataArray or file, optional
-        The mask of valid fine cells that ``fine`` was made with: coarse cells without any count as masked, not lost.
+        The mask of valid fine cells that was used for ``fine``: coarse cells without any count as masked, not lost.
     na_thres : float
-        The threshold that ``fine`` was made with: blank cells of which a larger share was missing are not lost.
+        The threshold that was used for ``fine``: blank cells with a larger missing fraction are not lost.
 
     footprint : str, Psf, ArrayPsf or array, optional
-        Check the footprint law ``A H y = x`` instead of the cell law: ``fine`` is seen through this point-spread
-        function first. Errors are relative to what is seen of magnitudes, at least their mean over the map.
+        Check footprint conservation ``A H y = x`` instead of cell conservation: ``fine`` is first blurred by this
+        point-spread function. Errors are relative to the blurred magnitudes, at least to their mean over the map.
 
     Returns
     -------
     ConservationReport
-        The largest relative and absolute cell error and where, the global error, and counts.
+        The largest relative and absolute cell error and its location, the global error, and counts.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def check_conservation(
     _require_legal(law, tolerance, quantity)
     big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
-        # Two arrays are compared whatever their names.
+        # Two arrays are compared regardless of their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
     both = aligned(big, small, quantity)
     big, small, at_coarse, at_fine = both.coarse, both.fine, both.at_coarse, both.at_fine
@@ -124,14 +124,14 @@ def check_conservation(
 def in_one_unit(
     name: str, coarse: xr.DataArray, judge: Nested | Overlapping
 ) -> tuple[xr.DataArray, Nested | Overlapping]:
-    """Return the coarse field and the comparison with a fine one in the same units.
+    """Return the coarse field and the comparison of a fine one, in the same units.
 
-    Of kelvin and degrees Celsius kelvin is taken, in which values are stored with fewer digits.
+    Between kelvin and degrees Celsius, kelvin is used: its values are stored with fewer digits.
 
     Raises
     ------
     InputError
-        If the units of the two do not fit.
+        If the units are not compatible.
     """
     fine = judge.fine[name]
     units = [str(field.attrs.get("units") or "").strip() for field in (coarse, fine)]
@@ -166,7 +166,7 @@ def _converted(field: xr.DataArray, zero: float, one: float, units: str) -> xr.D
 
 
 def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
-    """Refuse single maps of two dates."""
+    """Refuse single maps of two different dates."""
     for key in coarse.coords:
         one, other = coarse[key], fine.coords.get(key)
         if other is None or one.ndim or other.ndim or one.dtype.kind not in "MO" or other.dtype.kind not in "MO":
@@ -183,7 +183,7 @@ def _with_own_areas(
 ) -> tuple[Nested | Overlapping, str]:  # fmt: skip
     """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
     if isinstance(judge, Nested):
-        # In the order of the coarse cells; fine cells that lost their bounds are those that the comparison found.
+        # In the order of the coarse cells; fine cells that lost their bounds are those of the comparison.
         small, at_fine = judge.fine, judge.at_fine
     areas = own_areas(big, at_coarse, name), own_areas(small, at_fine, name)
     for found, what in zip(areas, ("coarse file", "fine file"), strict=True):
@@ -199,7 +199,7 @@ def _with_own_areas(
 def _through(
     judge: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: Quantity
 ) -> Nested:
-    """Return a comparison with what an instrument sees of the fine field."""
+    """Return a comparison of the blurred fine field."""
     if not isinstance(judge, Nested):
         raise OptionError("expected a fine grid that nests in the coarse one with footprint, received another")
     where, field = judge.at_fine, judge.fine[name].transpose(..., *judge.at_fine.dims)
@@ -216,12 +216,12 @@ def _through(
 
 
 def _asked(quantity: Quantity, name: str) -> str | None:
-    """Return what was said of one variable."""
+    """Return the requested quantity of one variable."""
     return quantity.get(name) if isinstance(quantity, Mapping) else quantity
 
 
 def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
-    """Return two objects with the one of fewer horizontal cells first; of equally many, that of fewer values."""
+    """Return two objects, the one with fewer horizontal cells first; if equal, the one with fewer values."""
     return (one, other) if _size(one) <= _size(other) else (other, one)
 
 
@@ -244,12 +244,12 @@ def _require_legal(law: str, tolerance: float | None, quantity: Quantity) -> Non
 def shared_variables(
     coarse: xr.Dataset, fine: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, wanted: Any
 ) -> list[str]:
-    """Return the fields with means that both have, or those of them that are wanted.
+    """Return the fields with means that both have, or the selected ones.
 
     Raises
     ------
     InputError
-        Naming what both have.
+        If no such variable is common; the message lists the common ones.
     """
     there = set(horizontal_variables(fine, at_fine))
     shared = [n for n in horizontal_variables(coarse, at_coarse) if n in there and not _has_no_mean(coarse[n])]
@@ -274,7 +274,7 @@ def shared_variables(
 
 
 def _has_no_mean(variable: xr.DataArray) -> bool:
-    """Return whether no law applies to a variable: codes, and directions."""
+    """Return whether conservation does not apply to a variable: codes and directions."""
     return is_categorical(variable) or direction_reason(variable) is not None
 
 
@@ -313,7 +313,7 @@ def _variable_report(
 def matched(
     name: str, coarse: xr.DataArray, fine: xr.DataArray, at_coarse: Horizontal, at_fine: Horizontal
 ) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return both with the same other dimensions in the same order, horizontal ones last."""
+    """Return both with the same other dimensions in the same order, horizontal dimensions last."""
     extra = [d for d in fine.dims if d not in at_fine.dims and d not in coarse.dims]
     others = [d for d in coarse.dims if d not in at_coarse.dims]
     for dim in others:
@@ -340,7 +340,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     if a.dtype.kind in "fiu" and b.dtype.kind in "fiu":
         return bool(np.allclose(a, b))
     if {a.dtype.kind, b.dtype.kind} == {"M", "O"}:
-        # A file gives the same dates as another type than they had.
+        # A file may store the same dates as another type.
         try:
             b = Clock.of(a).adopt(b)
         except (DownscaleError, AttributeError, TypeError):
@@ -348,7 +348,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     if a.dtype.kind == b.dtype.kind == "O" and a.size and b.size and type(a.flat[0]) is not type(b.flat[0]):
         return False  # dates of two calendars cannot be compared
     try:
-        # Dates of a calendar differ by datetime.timedelta, of which this is a comparison too.
+        # Dates of a calendar differ by datetime.timedelta, which this comparison handles too.
         return bool((np.abs(a - b) <= SAME_TIME).all())
     except TypeError:
         return bool((a == b).all())

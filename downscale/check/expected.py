@@ -1,4 +1,4 @@
-"""The fine field that a known method makes of a coarse one, for the check of grids that do not nest (lazy)."""
+"""The expected fine field of a known method, for the check of grids that do not nest."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from downscale.cf.quantities import variable_bounds
 from downscale.check.comparison import Overlapping
 from downscale.errors import DownscaleError
 
-# Of other files: what smooth methods come near to, then what conservative remapping makes.
+# For other files: smooth methods first, then conservative remapping.
 METHODS = ("sobolev", "conservative", "bilinear")
-# Other methods, where a file says that it was made by one of them.
+# Other methods, if a file names one of them.
 RECORDED = (*METHODS, "bicubic")
 TERRAIN = ("lapse_rate=", "terrain_penalty(")
-# What a file of this package says of itself.
+# Settings that this package records in its files.
 SETTINGS = re.compile(r"method=(?P<method>\w+)(?:, taps=(?P<taps>\d+) order=(?P<order>[\d.]+))?")
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Makes the expected fine field of one variable.
+    """Computes the expected fine field of one variable.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Expected:
     name : str
         The variable.
     mask, na_thres, quantity : optional
-        As the fine field was made with.
+        Options that were used for the fine field.
     """
 
     coarse: xr.Dataset
@@ -46,9 +46,9 @@ class Expected:
     quantity: str | None = None
 
     def field(self, x: xr.DataArray, y: xr.DataArray, judge: Overlapping) -> tuple[str, xr.DataArray | None]:
-        """Return the method that comes nearest to the first map, and its field on all maps in the order of ``y``.
+        """Return the method closest to the first map, and its field on all maps in the order of ``y``.
 
-        Nothing is expected where no method takes the grids.
+        Returns None as the field if no method accepts the grids.
         """
         first = {dim: [0] for dim in y.dims[:-2]}
         found: list[tuple[float, dict[str, Any]]] = []
@@ -70,7 +70,7 @@ class Expected:
         ds = self.coarse.drop_vars([*others, self.name]).assign({self.name: x})
         try:
             with warnings.catch_warnings():
-                # What there is to say of the input is said of the input.
+                # Warnings about the input are given elsewhere.
                 warnings.simplefilter("ignore")
                 made = downscale(
                     ds, target_grid=_cells(judge), data_vars=[self.name], mask=self.mask, na_thres=self.na_thres,
@@ -82,12 +82,12 @@ class Expected:
 
 
 def is_plain(attrs: Any) -> bool:
-    """Return whether the settings of a file name no term of the terrain."""
+    """Return whether the settings of a file contain no terrain term."""
     return not any(word in str(attrs.get("downscale_settings", "")) for word in TERRAIN)
 
 
 def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
-    """Return the options of the methods that may have made a file, that of its own settings first."""
+    """Return the options of the methods that may have produced a file, its recorded settings first."""
     found: list[dict[str, Any]] = []
     own = SETTINGS.search(str(attrs.get("downscale_settings", "")))
     if own is not None and own["method"] in RECORDED:
@@ -98,7 +98,7 @@ def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
 
 
 def _cells(judge: Overlapping) -> xr.Dataset:
-    """Return the cells of the fine grid and nothing else."""
+    """Return the cells of the fine grid without any fields."""
     fine, where = judge.fine, judge.at_fine
     names = [*where.dims, *(bounds_name(fine, dim) for dim in where.dims)]
     names += [] if where.mapping is None else [where.mapping.name]
@@ -110,7 +110,7 @@ def _cells(judge: Overlapping) -> xr.Dataset:
 
 
 def _distance(made: xr.DataArray, field: xr.DataArray) -> float:
-    """Return the mean square difference of two fields where both have values."""
+    """Return the mean square difference of two fields over cells with values in both."""
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.asarray(made.values, np.float64) - np.asarray(field.values, np.float64)
     known = np.isfinite(off)

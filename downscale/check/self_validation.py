@@ -1,7 +1,7 @@
-"""Self-validation: the coarse field predicted from its own coarsening (xarray; small samples of maps).
+"""Self-validation: prediction of the coarse field from its own coarsening.
 
-What helps one scale further up is the best evidence, without fine truth, of what helps here; it is an indication, not a
-proof, since relief and weather differ between scales.
+Without fine reference data, the setting that works best one scale coarser is the best available evidence. It is an
+indication, not a proof, since orography and weather differ between scales.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from downscale.request import Prepared, Request, prepare
 from downscale.steps.coarsen import cell_area, coarsen
 
 SAMPLE_MAPS = 12
-# Below this many coarse cells along an axis the coarsening leaves nothing to judge by.
+# Below this many coarse cells along an axis the coarsening is too small to compare methods.
 LEAST_CELLS = 3
 
 
 def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, float]]:
-    """Return, for each variable, errors of predicting the coarse field from its own coarsening.
+    """Return, for each variable, the errors of predicting the coarse field from its own coarsening.
 
     Parameters
     ----------
     ds : Dataset
         The coarse field.
     request : Request
-        What will be asked of it.
+        The request to validate.
 
     Returns
     -------
     dict
-        Area-weighted RMSE by method: "blocks", "bilinear", the method itself, and the method "with terrain" where a
-        lapse rate is given; empty where the field is too small.
+        Area-weighted RMSE by method: "blocks", "bilinear", the method itself, and the method "with terrain" if a lapse
+        rate is given; empty if the field is too small.
     """
     prepared = prepare(ds, request)
     if not prepared.target.nests:
@@ -51,7 +51,7 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         return {}
     coarse = coarsen(truth, factors)
     plain = {"check": "skip", "conserve": request.conserve, "bounds": request.bounds}
-    # What another up-scaler was made for is this grid, not the next coarser one.
+    # Another upsampler is specific to this grid, not to the next coarser one.
     method: Any = request.method if isinstance(request.method, str) or is_learned(request.method) else "sobolev"
     label = name_of(method)
     runs: dict[str, dict[str, Any]] = {
@@ -91,7 +91,7 @@ def _cropped(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
 
 
 def _relief(truth: xr.Dataset, prepared: Prepared) -> xr.Dataset:
-    """Return the fine orography averaged over the coarse cells that ``truth`` holds, with their bounds."""
+    """Return the fine orography averaged over the coarse cells of ``truth``, with their bounds."""
     where = horizontal(truth)
     cells = next(iter(prepared.jobs.values())).cells
     values = cells.mean(np.asarray(prepared.statics["orog"]))[: where.grid.shape[0], : where.grid.shape[1]]
@@ -99,14 +99,14 @@ def _relief(truth: xr.Dataset, prepared: Prepared) -> xr.Dataset:
 
 
 def weighted_rmse(guess: xr.DataArray, truth: xr.DataArray, area: xr.DataArray) -> float:
-    """Return the area-weighted root-mean-square difference over all maps; missing cells are left out."""
+    """Return the area-weighted root-mean-square difference over all maps, without missing cells."""
     error = (guess - truth.assign_coords({d: guess[d] for d in area.dims})).astype("f8")
     weights = area.drop_vars(list(area.coords)).where(error.notnull().drop_vars(list(error.coords)))
     return float(np.sqrt((error.drop_vars(list(error.coords)) ** 2 * weights).sum() / weights.sum()))
 
 
 def terrain_penalty_values(ds: xr.Dataset, request: Request) -> dict[str, dict[str, float]]:
-    """Return the terrain-gradient penalty of a sample of maps before and after the refinement, by variable."""
+    """Return the terrain-gradient penalty of a sample of maps before and after refinement, by variable."""
     if request.terrain_penalty is None:
         return {}
     prepared = prepare(ds, request)
@@ -124,7 +124,7 @@ def _arguments(request: Request) -> dict[str, Any]:
 
 
 def _penalty(field: xr.DataArray, prepared: Any, request: Request) -> float:
-    """Return the mean of the penalty over maps, (units a metre) squared."""
+    """Return the mean of the penalty over maps, (units per metre) squared."""
     import torch
 
     from downscale.fields.gradient import Spacing
