@@ -89,7 +89,7 @@ def test_the_report_tells_all_to_people_and_programs(demo):
     assert sum(facts["stages"].values()) == pytest.approx(facts["seconds"], abs=0.02)
     assert 0 <= facts["stages"]["the rest"] < 0.2 * facts["seconds"]
     assert facts["input"]["axes"]["time"].startswith("24 steps, 1869-06-01")
-    for words in ("data:image/png;base64,", "Cell law", "Self-validation", "Terrain-gradient", "every law holds"):
+    for words in ("data:image/png;base64,", "Cell conservation", "Self-validation", "Terrain-gradient", "conserved"):
         assert words in page
     assert not re.findall(r"(?:src|href)=['\"]http", page), "a report that needs no network"
 

@@ -176,7 +176,7 @@ def test_a_footprint_keeps_gaps_and_says_so_in_the_plan():
     assert bool(fine.pr[0, :12, :16].isnull().all())
     assert int(fine.pr.isnull().sum()) == 12 * 16
     assert coarse.downscale.check(fine, footprint="gaussian:8km", bounds=None).passed
-    assert "maps are kept whole" in repr(coarse.downscale.plan(4, footprint="gaussian:8km"))
+    assert "maps are not split" in repr(coarse.downscale.plan(4, footprint="gaussian:8km"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Small grammars of command-line values (strings in, plain values out)."""
+"""Parsers of command-line values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _whole(text: str, name: str) -> int:
 
 
 def parse_pair(text: str | None) -> tuple[int, int] | None:
-    """Return numbers for rows and columns from ``4`` or ``4,2``, or None for none at all.
+    """Return numbers for rows and columns from ``4`` or ``4,2``, or None from None.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def parse_pair(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_names(text: str | None) -> list[str] | None:
-    """Return the names in ``NAME,NAME``, or None for none at all.
+    """Return the names in ``NAME,NAME``, or None from None.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def parse_bounds(text: str) -> Any:
     Raises
     ------
     OptionError
-        If it is none of these, or a side is no finite number.
+        If it is none of these, or a side is not a finite number.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def parse_bounds(text: str) -> Any:
 
 
 def parse_quantity(text: str | None) -> Any:
-    """Return "intensive" or "extensive", or a mapping of these from ``NAME:QUANTITY,NAME:QUANTITY``, None for none.
+    """Return "intensive" or "extensive", or a mapping of these from ``NAME:QUANTITY,NAME:QUANTITY``, or None from None.
 
     Raises
     ------
@@ -139,12 +139,12 @@ def parse_quantity(text: str | None) -> Any:
 
 
 def parse_target(text: str | None) -> Any:
-    """Return a file or a resolution as it is, or ``dim:frequency`` as a mapping.
+    """Return a file or a resolution unchanged, or ``dim:frequency`` as a mapping.
 
     Raises
     ------
     OptionError
-        If it is empty, or a number or two that are no resolution, or has a dimension without a frequency.
+        If it is empty, has numbers that are not a resolution, or has a dimension without a frequency.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def parse_target(text: str | None) -> Any:
 
 
 def parse_packing(text: str | None) -> Any:
-    """Return a whole number where the text is one, else the text.
+    """Return an integer if the text is one, else the text.
 
     Examples
     --------
@@ -175,12 +175,12 @@ def parse_packing(text: str | None) -> Any:
 
 
 def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
-    """Return attributes from ``NAME=VALUE`` words, None for none.
+    """Return attributes from ``NAME=VALUE`` arguments, or None from None.
 
     Raises
     ------
     OptionError
-        If a word has no equals sign, or a name that is none for an attribute.
+        If an argument has no equals sign, or an illegal attribute name.
 
     Examples
     --------
@@ -199,12 +199,12 @@ def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
 
 
 def apply_content(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of the recipe that the words of ``downscale apply`` stand for, by their names.
+    """Return the content of the recipe equivalent to the arguments of ``downscale apply``.
 
     Raises
     ------
     OptionError
-        If a word is not what its option takes.
+        If the value of an option is invalid.
     """
     source, factor, target = given["source"], given["factor"], given["target"]
     chunks, orog = given["chunks"], given["orog"]

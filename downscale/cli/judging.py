@@ -1,4 +1,4 @@
-"""Commands that check, describe and repair: check, inspect, repair, info (parse, call, say; heavy imports inside)."""
+"""Commands that check, diagnose and repair: check, inspect, repair, info."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def check(
     law: Annotated[str, typer.Option(help="cell or total.")] = "cell",
     tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to check, e.g. tas,pr.")] = None,
-    mask: Annotated[str | None, typer.Option(help="The mask that the fine file was made with.")] = None,
-    na_thres: Annotated[float, typer.Option(min=0, max=1, help="The threshold that it was made with.")] = 1.0,
-    footprint: Annotated[str | None, typer.Option(help="Compare what it sees of the fine file: gaussian:25km.")] = None,
+    mask: Annotated[str | None, typer.Option(help="The mask that was used for the fine file.")] = None,
+    na_thres: Annotated[float, typer.Option(min=0, max=1, help="The threshold that was used for it.")] = 1.0,
+    footprint: Annotated[str | None, typer.Option(help="Footprint of the fine file: gaussian:25km.")] = None,
     quantity: Annotated[
         str | None,
         typer.Option(help="intensive (means) or extensive (sums over cells or periods), or by variable pr:extensive."),
@@ -28,7 +28,7 @@ def check(
     bounds: Annotated[str, typer.Option(help="Legal fine values: auto, none, or LOW:HIGH.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Check that the fine file conserves the means of the coarse one; exit status 1 if the check fails."""
+    """Check that the fine file conserves the cell means of the coarse one; exit status 1 if it does not."""
     from downscale.check.conservation import check_conservation
     from downscale.cli.arguments import parse_bounds, parse_names, parse_quantity
     from downscale.runs.pipeline import open_input
@@ -53,14 +53,14 @@ def inspect(
         ),
     ],
     factor: Annotated[
-        str | None, typer.Option(help="Fine cells in a coarse one: 4, or 4,2 (rows, columns). Needed for a file.")
+        str | None, typer.Option(help="Fine cells per coarse cell: 4, or 4,2 (rows, columns). Needed for a file.")
     ] = None,
-    variable: Annotated[str | None, typer.Option("--var", help="Variable of a file; all without it.")] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here.")] = None,
-    figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the diagnosis here.")] = None,
-    card_only: Annotated[bool, typer.Option("--card", help="Of a model: print its card and no more.")] = False,
+    variable: Annotated[str | None, typer.Option("--var", help="Variable of a file; by default all.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file for all numbers.")] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Figure of the diagnosis.")] = None,
+    card_only: Annotated[bool, typer.Option("--card", help="Print only the card of a model.")] = False,
 ) -> None:
-    """Diagnose artefacts of a kernel, a model (after its card) or a written file: coverage, images, checkerboards."""
+    """Diagnose artefacts of a kernel, a model (with its card) or a written file: coverage, images, checkerboards."""
     from downscale.artefacts.subject import diagnose, is_model, require_outputs
     from downscale.cli.arguments import parse_pair
 
@@ -89,12 +89,12 @@ def inspect(
 def repair(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a model.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The repaired checkpoint.")],
-    smooth: Annotated[float, typer.Option(help="Strength of the smoothing; 0 imposes the laws alone.")] = 0.03,
-    truth: Annotated[str | None, typer.Option(help="Fine fields: the error on them, before and after.")] = None,
-    orog: Annotated[str | None, typer.Option(help="File with the fine orography, for models that look at it.")] = None,
+    smooth: Annotated[float, typer.Option(help="Strength of the smoothing; 0 only imposes conservation.")] = 0.03,
+    truth: Annotated[str | None, typer.Option(help="Fine reference fields to score before and after.")] = None,
+    orog: Annotated[str | None, typer.Option(help="File with the fine orography, for models that use it.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Smooth the up-sampling kernels of a trained model under their sum-to-one laws."""
+    """Smooth the upsampling kernels of a trained model subject to their sum-to-one constraints."""
     from downscale.artefacts.mend import repair as mend
     from downscale.artefacts.tell import tell_sections
     from downscale.io.read import open_dataset

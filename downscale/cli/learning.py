@@ -1,4 +1,4 @@
-"""Commands of learned models: train, evaluate, encode (parse, call, say; heavy imports inside the commands)."""
+"""Commands of learned models: train, evaluate, encode."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from downscale.cli.app import Overwrite, app, say
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="A training recipe.")],
-    resume: Annotated[bool, typer.Option(help="Go on from what an earlier run left.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the data, ask the advisor, train nothing.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume an interrupted run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the data, run the advisor, train nothing.")] = False,
 ) -> None:
     """Train a model on pairs of coarse and fine fields, and write its checkpoint (extra "train")."""
     from downscale.training.schema import load_training
@@ -44,10 +44,10 @@ def train(
 @app.command()
 def evaluate(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="An evaluation recipe.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and figures; made if missing.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of tables and figures; made if missing.")] = None,
 ) -> None:
-    """Score methods and models on data they never saw: tables (markdown, CSV, NetCDF), maps and spectra."""
-    from downscale.evaluation.schema import load_evaluation
+    """Score methods and models on held-out data: tables (markdown, CSV, NetCDF), maps and spectra."""
+    from downscale.evaluate.schema import load_evaluation
 
     wanted = load_evaluation(recipe)  # a wrong recipe is refused before libraries are loaded, which takes seconds
     from downscale.evaluation.run import evaluate as carry_out
@@ -58,15 +58,15 @@ def evaluate(
 @app.command()
 def encode(
     source: Annotated[str, typer.Argument(metavar="FINE.nc", help="Fine file, a quoted pattern, or sample:NAME.")],
-    output: Annotated[Path, typer.Argument(metavar="CODE.nc", help="Coarse means and code, to be written.")],
+    output: Annotated[Path, typer.Argument(metavar="CODE.nc", help="Output file for coarse means and code.")],
     method: Annotated[str, typer.Option("--method", "-m", help="A compressor: MODEL.safetensors.")],
-    report: Annotated[bool, typer.Option("--report", help="Decode too, and tell errors and checkerboard.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Decode too, and print errors and checkerboard.")] = False,
     chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
     complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
-    device: Annotated[str, typer.Option(help="Where the encoder works: auto, cpu, or the name of a card.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device of the encoder: auto, cpu, or an accelerator.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Compress fine fields to coarse means and a code; `downscale apply CODE.nc --method MODEL` unfolds them."""
+    """Compress fine fields to coarse means and a code; decode with `downscale apply CODE.nc --method MODEL`."""
     from downscale.cli.arguments import parse_pairs
     from downscale.io.read import find_files
 

@@ -1,6 +1,6 @@
-"""The entry point: run a command, turn what goes wrong into one line and an exit status (knows no command).
+"""The entry point of the command line: runs a command, prints errors as one line and returns the exit status.
 
-Exit status 0: done; 1: a law is broken or a run failed; 2: the request or the input is wrong.
+Exit status 0: success; 1: conservation or the run failed; 2: the request or the input is invalid.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from downscale.cli.app import app, given
 from downscale.errors import ConservationError, DownscaleError, one_line
 from downscale.process.interrupts import NOTHING_LEFT, Stopped, Terminated, ignore_signals, status_of, terminable
 
-# What the parser of the command line returns for Ctrl-C.
+# Exit status of the argument parser for Ctrl-C.
 INTERRUPTED = 130
-# Above it: 128 and the number of a signal.
+# Offset of the exit status after a signal: 128 plus its number.
 SIGNALLED = 128
-# How it names words that it has no place for, and how every other message of ours would.
+# The parser's message for extra arguments, and the package's wording.
 EXTRA = "Got unexpected extra argument(s)", "expected no more arguments, received"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit status; a wrong request or input prints one line.
+    """Run the command line and return its exit status; an invalid request or input prints one line.
 
-    As the program itself, without arguments, it does not return after a signal: to wait for threads may take long.
+    As a program, without arguments, it exits directly after a signal, since waiting for threads may take long.
     """
     with warnings.catch_warnings(), _quick_start():
         warnings.showwarning = _once()
@@ -39,14 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.flush()
             os._exit(status)
         ignore_signals()
-        # The interpreter would look for garbage once more before it ends, in all that was ever loaded.
+        # Skip the final garbage collection of the interpreter, which visits everything ever loaded.
         gc.freeze()
     return status
 
 
 @contextmanager
 def _quick_start() -> Iterator[None]:
-    """Leave what has lived long to itself: looking for garbage in libraries that load takes a tenth of the time."""
+    """Pause garbage collection during imports; it takes a tenth of the time of loading libraries."""
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, 100 * old)
     unraisable = sys.unraisablehook
@@ -60,19 +60,19 @@ def _quick_start() -> Iterator[None]:
 
 
 def _settings() -> dict[str, str]:
-    """Return the variables of the environment that a command sets for its libraries and for its processes."""
+    """Return the environment variables that a command sets for its libraries and processes."""
     set_before = os.environ.get
     return {
-        # Threads of linear algebra would wait, busily, for what the engine's threads do themselves.
+        # Threads of linear algebra would busy-wait alongside the engine's own threads.
         "OPENBLAS_NUM_THREADS": set_before("OPENBLAS_NUM_THREADS") or "1",
-        # A process of Python's removes what stopped workers have shared; that it had to is no news.
+        # Python cleans up shared memory of stopped workers and warns about it; the warning is of no use here.
         "PYTHONWARNINGS": ",".join(filter(None, (set_before("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"))),
     }
 
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables of the environment for this block."""
+    """Set environment variables within this block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -86,7 +86,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def _unless_a_signal(hook: Any) -> Any:
-    """Keep quiet about a signal that was raised where Python ignores errors; it is not forgotten."""
+    """Silence a signal raised where Python ignores errors; the signal is still handled later."""
 
     def show(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt | Terminated):
@@ -123,14 +123,14 @@ def _failed(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error, file=sys.stderr)
         return 2
-    if hasattr(error, "format_message"):  # what the parser of the command line raises
+    if hasattr(error, "format_message"):  # errors of the argument parser
         return _fail(error.format_message().replace(*EXTRA), 2)
     if isinstance(error, MemoryError):
         reason = str(error) or "not enough memory"
         return _fail(f"MemoryError: {reason}; choose a smaller factor or region, or smaller --chunks", 1)
     if isinstance(error, OSError):
         return _fail(f"{type(error).__name__}: {error}", 1)
-    if str(error).startswith("NetCDF: "):  # what the library raises where data turn out to be damaged
+    if str(error).startswith("NetCDF: "):  # errors of the library on reading damaged data
         return _fail(f"expected readable data, received {error}; a file is damaged, get it again", 2)
     if "-X" in sys.orig_argv or sys.flags.dev_mode:
         raise error
@@ -139,7 +139,7 @@ def _failed(error: Exception) -> int:
 
 
 def _once() -> Callable[..., None]:
-    """Return a function that shows each warning once, as one line without the source code that gave it."""
+    """Return a function that shows each warning once, as one line without source code."""
     shown: set[str] = set()
 
     def warn(message: Warning | str, *where: object, **more: object) -> None:

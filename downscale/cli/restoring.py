@@ -1,4 +1,4 @@
-"""Commands that undo an instrument: deconvolve (parse, call, say; heavy imports inside the commands)."""
+"""Command that deconvolves: deconvolve."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def deconvolve(
                                           "gaussian:40x25km@30.")],
     method: Annotated[str, typer.Option(help="richardson_lucy, wiener or tikhonov.")] = "richardson_lucy",
     noise: Annotated[float | None, typer.Option(help="Standard deviation of the noise; estimated by default.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Most iterations of richardson_lucy (100).")] = None,
-    damping: Annotated[float | None, typer.Option(help="Total variation in richardson_lucy (0).")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Maximum iterations of richardson_lucy (100).")] = None,
+    damping: Annotated[float | None, typer.Option(help="Weight of total variation in richardson_lucy (0).")] = None,
     parameter: Annotated[float | None, typer.Option(help="Weight of wiener and tikhonov; cross-validated.")] = None,
     order: Annotated[int | None, typer.Option(help="Order of the seminorm of tikhonov, 1 or 2 (1).")] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to restore, e.g. tas,pr.")] = None,
@@ -32,7 +32,7 @@ def deconvolve(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:  # fmt: skip
-    """Undo the blur of an instrument; every map keeps its flux, which is checked in the file as written."""
+    """Undo the blur of an instrument and conserve the flux of every map, checked as written."""
     from downscale.cli.arguments import parse_names, parse_pairs
     from downscale.deconvolution.methods import Restoration
     from downscale.deconvolution.psf import parse_psf

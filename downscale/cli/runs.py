@@ -1,4 +1,4 @@
-"""Commands that make fields: demo, run, apply (parse and call; heavy imports inside the commands)."""
+"""Commands that downscale: demo, run, apply."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from downscale.cli.app import (
 )  # fmt: skip
 from downscale.cli.app import given as typed
 
-# Options of run and apply that are handed on as they are.
+# Options of run and apply that are passed on unchanged.
 HOW = ("dry_run", "overwrite", "resume", "cluster", "block", "workers")
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the outputs; made if missing.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the outputs; made if missing.")] = Path("demo"),
 ) -> None:
-    """Run the main job on the embedded real sample, by the kernel and by a network: NetCDF, maps and a report."""
+    """Downscale the embedded sample with the kernel and with a network: NetCDF, maps and a report."""
     from downscale.runs.demo import LEARNED_NOTE, demo_recipe, learned_recipe, prepare_folder
 
     prepare_folder(out)
@@ -59,7 +59,7 @@ def run(
     workers: Workers = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Carry out a recipe: read, statics, downscale, terrain, validate, write."""
+    """Run a recipe: read, statics, downscale, terrain, validate, write."""
     given = dict(locals())
     from downscale.io.outputs import require_no_input
     from downscale.runs.recipe import load_recipe
@@ -78,20 +78,20 @@ def apply(
     factor: Annotated[str | None, typer.Option(help="Refinement: 4, or by dimension lat:4,lon:2,time:30.")] = None,
     target: Annotated[str | None, typer.Option(help="Grid instead: a file, 0.25x0.25, or time:D.")] = None,
     mask: Annotated[str | None, typer.Option(help="File with the mask or fraction of valid fine cells.")] = None,
-    na_thres: Annotated[float, typer.Option(help="Largest missing share of a target cell, 0 to 1.")] = 1.0,
+    na_thres: Annotated[float, typer.Option(help="Maximum missing fraction of a target cell, 0 to 1.")] = 1.0,
     method: Annotated[
         str, typer.Option(help="sobolev, conservative, bilinear, bicubic, cascade, rain, or MODEL.safetensors.")
     ] = "sobolev",
-    members: Annotated[int | None, typer.Option(help="Fields to draw for each coarse one.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the members.")] = 0,
+    members: Annotated[int | None, typer.Option(help="Number of ensemble members to generate.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the ensemble.")] = 0,
     smoothing: Annotated[
-        float | None, typer.Option(help="For cascade: how much fine fields are smoothed, 0 (radar) to 3.")
+        float | None, typer.Option(help="For cascade: smoothing of the fine fields, 0 (radar) to 3.")
     ] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to downscale, e.g. tas,pr.")] = None,
     orog: Annotated[str | None, typer.Option(help="File with the fine orography in metres.")] = None,
-    lapse_rate: Annotated[float | None, typer.Option(help="Change with height, units a metre; needs --orog.")] = None,
+    lapse_rate: Annotated[float | None, typer.Option(help="Change per metre of height; needs --orog.")] = None,
     footprint: Annotated[
-        str | None, typer.Option(help="Coarse values are averages with this footprint: gaussian:25km.")
+        str | None, typer.Option(help="Footprint that coarse values are averages with: gaussian:25km.")
     ] = None,
     conserve: Annotated[str, typer.Option(help="cell, total or none.")] = "cell",
     bounds: Annotated[str, typer.Option(help="auto, none, or LOW:HIGH (either may be empty).")] = "auto",
@@ -102,7 +102,7 @@ def apply(
     chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
     complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
     packing: Annotated[str | None, typer.Option(help="int16, or bits of the mantissa to keep.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Attributes an archive asks for: cordex-esd.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Attributes that an archive requires: cordex-esd.")] = None,
     attrs: Annotated[list[str] | None, typer.Option("--attr", help="Global attribute NAME=VALUE; repeatable.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Largest relative error that passes.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
@@ -116,7 +116,7 @@ def apply(
     workers: Workers = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Downscale one file into another; the result is checked as written."""
+    """Downscale one file into another and check conservation as written."""
     given = dict(locals())
     from downscale.cli.arguments import apply_content
     from downscale.runs.recipe import parse_recipe
@@ -126,7 +126,7 @@ def apply(
 
 
 def _in_blocks(recipe: Any, blocks: str | None, merge: bool | None) -> Any:
-    """Return the recipe with what the command line says of blocks laid over it."""
+    """Return the recipe with the block options of the command line."""
     given = {key: value for key, value in {"blocks": blocks, "merge": merge}.items() if value is not None}
     return recipe.model_copy(update={"output": recipe.output.model_copy(update=given)}) if given else recipe
 
@@ -140,7 +140,7 @@ def _carry_out(recipe: Any, max_memory: str | None = None, **how: Any) -> None:
 
     given = [recipe.input.path] if isinstance(recipe.input.path, str) else recipe.input.path
     for name in given:
-        # A misspelt name is refused before the libraries that do the work are loaded, which takes seconds.
+        # Refuse a misspelt name before loading the libraries, which takes seconds.
         if not name.startswith("sample:"):
             find_files(name)
     from downscale.process.computing import scheduled

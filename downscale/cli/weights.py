@@ -1,4 +1,4 @@
-"""The command that writes weights for other tools (parse, call, say; heavy imports inside)."""
+"""Command that writes interpolation weights: weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def weights(
     normalization: Annotated[str, typer.Option(help="fracarea or destarea.")] = "fracarea",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the weights of a method, row, col and S, for other tools to apply."""
+    """Write the weights of a method (row, col and S) for use in other tools."""
     from downscale.cli.arguments import parse_pairs, parse_target
     from downscale.io.outputs import check_netcdf
     from downscale.io.read import sources_of

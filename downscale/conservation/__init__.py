@@ -1,1 +1,1 @@
-"""Measures of conservation as reductions over chunks, and the check report."""
+"""Conservation errors as reductions over chunks, and the check report."""

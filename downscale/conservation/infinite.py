@@ -1,4 +1,4 @@
-"""Infinite values, which are taken for missing ones: no mean is defined with them, and that is said (knows numbers)."""
+"""Counts of infinite values, which are treated as missing, and their warnings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Infinite:
     Attributes
     ----------
     count : int
-        How many there are.
+        Number of infinite values.
     first : tuple of int
-        Index of the first in the whole field, in the order of indices; empty where there is none.
+        Index of the first one in the whole field, in index order; empty if there is none.
     """
 
     count: int = 0
@@ -27,7 +27,7 @@ class Infinite:
 
     @classmethod
     def of(cls, values: NDArray[Any], origin: tuple[int, ...]) -> Infinite:
-        """Count those of a block that begins at ``origin``.
+        """Count the infinite values of a block that begins at ``origin``.
 
         Examples
         --------
@@ -48,12 +48,12 @@ class Infinite:
 
 
 def infinite_line(name: str) -> str:
-    """Return what to say of a block with infinite values: one text for all blocks, so that it is shown once."""
+    """Return the warning for a block with infinite values: the same text for all blocks, so that it is shown once."""
     return f"{name}: expected finite values, received infinite ones, which are taken for missing; repair the input"
 
 
 def counted_line(name: str, count: int, place: Mapping[str, Any]) -> str:
-    """Return what to say of a whole field with infinite values, the first of them at ``place``."""
+    """Return the warning for a whole field with infinite values, the first of them at ``place``."""
     where = ", ".join(f"{dim}={f'{at:g}' if isinstance(at, float) else at}" for dim, at in place.items())
     return (
         f"{name}: expected finite values, received {count} infinite, the first at {where}; they are taken for missing, "

@@ -1,4 +1,4 @@
-"""The inner loop of the conservation judge, compiled (numba; knows arrays and shares of area, no grid and no file)."""
+"""The compiled inner loop of the conservation check."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from downscale.kernels.compiled import compiled
 def judge(  # type: ignore[no-untyped-def]
     x, y, sizes, y_share, x_share, part_share, area, low, high, smallest, peaks, places, counts, sums
 ):  # fmt: skip
-    """Judge coarse means ``x`` by fine values ``y``, cell by cell.
+    """Compare coarse means ``x`` with fine values ``y``, cell by cell.
 
     Parameters
     ----------
     x, y : arrays, shapes (maps, n_y, n_x) and (maps, n_y * factor_y, n_x * factor_x)
         NaN marks missing cells; infinite coarse values are missing too.
     sizes : array of the shape of ``y``, or (0, 0, 0)
-        Mean sizes of what each fine value is a mean of, where it is one; else its own.
+        Mean magnitudes of the values averaged into each fine value, if it is a mean; else empty.
     y_share, x_share, part_share : arrays
-        Shares of fine rows, columns, or cells (shape (0, 0) where areas are products).
+        Area fractions of fine rows, columns, or cells (shape (0, 0) if areas are products).
     area : array, shape (n_y, n_x)
     low, high : float
-        Fine values outside are counted, in cells whose own value lies inside.
+        Fine values outside are counted, in cells whose own value is within.
     smallest : float
         Magnitude below which the stored types lose precision.
     peaks : array, shape (2,)
         Largest relative and absolute error; written.
     places : array of int, shape (2, 3)
-        Where; the first in order where several are as large. Written.
+        Their locations; the first in index order if several are equal. Written.
     counts : array of int, shape (6,)
         Cells checked, masked, lost, invented; fine values out of bounds; cells checked with gaps. Written.
     sums : array, shape (3, maps)
@@ -79,7 +79,7 @@ def judge(  # type: ignore[no-untyped-def]
                 counts[5] += holes
                 error, scale = abs(mean - own), max(abs(own), magnitude)
                 relative = error / max(scale, smallest) if scale > 0 else 0.0
-                # The first in order, whatever the order of the loops.
+                # The first in index order, whatever the order of the loops.
                 if relative > peaks[0] or (relative == peaks[0] and relative > 0 and k < places[0, 0]):
                     peaks[0] = relative
                     places[0, 0], places[0, 1], places[0, 2] = k, j, i
@@ -93,7 +93,7 @@ def judge(  # type: ignore[no-untyped-def]
 
 @compiled
 def _sums(rows, share, factor, total, size):  # type: ignore[no-untyped-def]
-    """Add up a row of cells as if nothing were missing: the mean of each, and that of the magnitudes."""
+    """Add up a row of cells without missing values: the mean of each, and that of the magnitudes."""
     total[:], size[:] = 0.0, 0.0
     for r in range(rows.shape[0]):
         row, p = rows[r], r * factor
@@ -115,7 +115,7 @@ def _sums(rows, share, factor, total, size):  # type: ignore[no-untyped-def]
 
 @compiled
 def _errors(x, mean, size, smallest, errors, relatives):  # type: ignore[no-untyped-def]
-    """Take the errors of a row of cells as if nothing were missing."""
+    """Compute the errors of a row of cells without missing values."""
     for i in range(x.size):
         own, error = x[i], abs(mean[i] - x[i])
         scale = max(abs(own), size[i])
@@ -125,10 +125,10 @@ def _errors(x, mean, size, smallest, errors, relatives):  # type: ignore[no-unty
 
 @compiled
 def _notable(x, mean, errors, relatives, peaks):  # type: ignore[no-untyped-def]
-    """Return whether a cell of a row has to be looked at: it is missing, or its error is as large as any yet."""
+    """Return whether a cell of a row needs closer inspection: it is missing, or its error is at least the maximum."""
     count = 0
     for i in range(x.size):
-        # Neither is below where it is no number, or infinite.
+        # Both comparisons are false for NaN and infinite errors.
         ordinary = (relatives[i] < peaks[0] or relatives[i] == 0.0) and (errors[i] < peaks[1] or errors[i] == 0.0)
         count += 0 if ordinary and abs(x[i]) < np.inf and abs(mean[i]) < np.inf else 1
     return count > 0
@@ -136,7 +136,7 @@ def _notable(x, mean, errors, relatives, peaks):  # type: ignore[no-untyped-def]
 
 @compiled
 def _any_beyond(rows, low, high):  # type: ignore[no-untyped-def]
-    """Return whether a value of a row of cells lies beyond the bounds."""
+    """Return whether a value of a row of cells is beyond the bounds."""
     count = 0
     for r in range(rows.shape[0]):
         row = rows[r]
@@ -147,7 +147,7 @@ def _any_beyond(rows, low, high):  # type: ignore[no-untyped-def]
 
 @compiled
 def _cell(rows, sizes, share, i, factor):  # type: ignore[no-untyped-def]
-    """Return mean and magnitude of a cell that may have gaps, whether any of it is covered, and whether it has."""
+    """Return mean and magnitude of a cell that may have gaps, whether any of it is covered, and whether it has gaps."""
     total, size, valid, whole = 0.0, 0.0, 0.0, 0.0
     for r in range(rows.shape[0]):
         for c in range(factor):
@@ -160,15 +160,15 @@ def _cell(rows, sizes, share, i, factor):  # type: ignore[no-untyped-def]
                 valid += s
     if not valid > 0:
         return np.nan, np.nan, False, False
-    # A cell without gaps gets the bits that it gets without a mask.
+    # A cell without gaps gives the same bits as without a mask.
     part = valid / whole if valid != whole else 1.0
-    # Infinite values of both signs make no sum: the error is infinite all the same.
+    # Infinite values of both signs sum to NaN: the error is infinite all the same.
     return np.inf if np.isnan(total) else total / part, size / part, True, valid != whole
 
 
 @compiled
 def _beyond(rows, i, factor, low, high):  # type: ignore[no-untyped-def]
-    """Count the values of a cell that lie beyond the bounds."""
+    """Count the values of a cell that are beyond the bounds."""
     count = 0
     for r in range(rows.shape[0]):
         for c in range(factor):

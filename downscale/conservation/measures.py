@@ -1,7 +1,7 @@
-"""Conservation validators as reductions: chunk, combine, finalize (numpy; fields from any source).
+"""Conservation errors as reductions: chunk, combine, finalize.
 
-A partial result is small and may be combined in any order, so a field of any size is checked block by block, and the
-chunked answer is the whole one.
+A partial result is small, and partial results combine in any order. A field of any size is therefore checked block by
+block, with the same result as in one piece.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def default_tolerance(dtype: np.dtype[Any]) -> float:
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest error seen and the index of its coarse cell in the whole field."""
+    """The largest error so far and the index of its coarse cell in the whole field."""
 
     value: float = 0.0
     index: tuple[int, ...] = ()
 
     def larger(self, other: Peak) -> Peak:
-        """Return the larger one; on a tie the first in index order, so that the order of blocks is of no account."""
+        """Return the larger one; on a tie the first in index order, so that the order of blocks has no effect."""
         if self.value != other.value:
             return self if self.value > other.value else other
         return self if other.index == () or (self.index != () and self.index <= other.index) else other
@@ -49,10 +49,10 @@ class Peak:
 
 @dataclass(frozen=True)
 class Partial:
-    """What one block contributes to a report.
+    """Contribution of one block to a report.
 
     ``sums`` holds, for each slab of maps (by the start of its other dimensions), the area-weighted sums of the fine
-    field, of the coarse field and of the magnitudes, one value a map. ``near`` is the largest excess of a coarse cell
+    field, of the coarse field and of the magnitudes, one value per map. ``near`` is the largest excess of a coarse cell
     over the bound of its neighbourhood, ``near_bound`` the largest bound, both relative.
     """
 
@@ -80,13 +80,13 @@ def chunk(
     bounds: tuple[float | None, float | None] = (None, None),
     sizes: Floats | None = None,
 ) -> Partial:
-    """Compare one block.
+    """Return the conservation errors of one block.
 
     Parameters
     ----------
     coarse, fine : arrays, shapes (..., n_y, n_x) and (..., n_fine_y, n_fine_x)
-        The block as stored; NaN marks missing cells. The sums are taken in float64. An infinite fine value is an
-        infinite error, an infinite coarse one is missing: no mean is defined with it.
+        The block as stored; NaN marks missing cells. Sums are computed in float64. An infinite fine value gives an
+        infinite error; an infinite coarse one is missing, since no mean is defined with it.
     cells : Aggregation
         From fine to coarse cells of the block.
     area : array, shape (n_y, n_x)
@@ -96,7 +96,7 @@ def chunk(
     bounds : (float or None, float or None)
         Fine values outside are counted.
     sizes : array of the shape of ``fine``, optional
-        Mean sizes of what each fine value is a mean of, where it is one; else its own.
+        Mean magnitudes of the values averaged into each fine value, if it is a mean.
     """
     from downscale.conservation.inner import judge
 
@@ -142,9 +142,9 @@ def outside(made: Floats, bounds: tuple[float | None, float | None]) -> int:
 
 
 def stored_bounds(bounds: Bounds, dtype: np.dtype[Any]) -> Bounds:
-    """Return bounds as a data type holds them: 0.7 is a little less as float32, and so are values that lie on it.
+    """Return bounds as a data type stores them: 0.7 is a little less as float32, and so are values on that bound.
 
-    Whatever imposes bounds or checks them takes these, so that all agree on a value that lies on a bound.
+    All code that imposes or checks bounds uses these, so that values on a bound are treated alike.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def _limits(bounds: Bounds, dtype: np.dtype[Any]) -> tuple[float, float]:
 
 
 def combine(first: Partial, second: Partial) -> Partial:
-    """Join what two blocks contribute."""
+    """Combine the contributions of two blocks."""
     sums = dict(first.sums)
     for start, values in second.sums.items():
         sums[start] = sums[start] + values if start in sums else values
@@ -189,17 +189,17 @@ def combine(first: Partial, second: Partial) -> Partial:
 
 
 def combine_all(partials: list[Partial]) -> Partial:
-    """Join any number of blocks."""
+    """Combine the contributions of any number of blocks."""
     return reduce(combine, partials, Partial())
 
 
 def global_error(partial: Partial) -> float:
-    """Return the largest relative error of the area integral of a map (total law)."""
+    """Return the largest relative error of the area integral of a map (global conservation)."""
     worst = 0.0
     for fine, coarse, size in partial.sums.values():
         with np.errstate(invalid="ignore"):
             gap = np.nan_to_num(np.abs(fine - coarse), nan=np.inf, posinf=np.inf)
-        # An infinite sum is an infinite error, whatever it is divided by.
+        # An infinite sum is an infinite error, whatever its divisor.
         ratio = np.divide(gap, size, out=np.where(np.isinf(gap), np.inf, 0.0), where=(size > 0) & np.isfinite(gap))
         worst = max(worst, float(ratio.max(initial=0.0)))
     return worst

@@ -1,12 +1,12 @@
-"""Conservation near each coarse cell where no grid nests in the other, as a bound (numpy, scipy, compiled loops).
+"""Bounds on the conservation error near each coarse cell, for grids that do not nest.
 
-A fine value ``y`` is the mean of an unknown field over its cell, an expected one ``p`` that of a field with the coarse
-means. Their difference ``e = y - p`` is then the mean of a field ``h`` that has no mean over any coarse cell. Averaged
-over a coarse cell, ``e`` misses zero only by what ``h`` varies within the fine cells that lie across its border:
-``|A e| <= sum of share (1 - a) D``, where ``a`` is the part of a fine cell inside and ``D`` the range of ``h`` in it.
-``D`` is taken from ``e`` itself, the range over the fine cell and its eight neighbours. Where nearly all fine values
-equal the expected ones, the greatest and the least of the nine are left out, so that one wrong value does not excuse
-itself: such a field is judged to rounding.
+A fine value ``y`` is the mean of an unknown field over its cell. An expected value ``p`` is that of a field with the
+coarse means. Their difference ``e = y - p`` is then the mean of a field ``h`` whose mean over any coarse cell is zero.
+The average of ``e`` over a coarse cell differs from zero only by the variation of ``h`` within the fine cells that
+cross its border: ``|A e| <= sum of share (1 - a) D``, where ``a`` is the fraction of a fine cell inside and ``D`` the
+range of ``h`` in it. ``D`` is estimated from ``e`` itself, as the range over the fine cell and its eight neighbours. If
+nearly all fine values equal the expected ones, the largest and the smallest of the nine are left out, so that one wrong
+value does not excuse itself: such a field is checked to rounding.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from downscale.grid.parts import Parts
 from downscale.kernels.compiled import compiled
 
 Floats = NDArray[np.float64]
-# The range within a fine cell may be this much larger than that over means of neighbours: where nearly all values are
-# the expected ones, and for fields of any method (twice what none of them exceeds on real fields, see the guide).
+# Allowed ratio of the range within a fine cell to that over means of neighbours: if nearly all values are the expected
+# ones, and for fields of any method (twice the maximum of all methods on real fields, see the guide).
 STRICT, MARGIN = 2.0, 4.0
-# Share of the fine values of a map that must equal the expected ones where these vary.
+# Fraction of the fine values of a map that must equal the expected ones if these vary.
 SAME = 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """How the cells of one axis share those of another.
+    """Overlaps of the cells of one axis with those of another.
 
     Attributes
     ----------
     inside : sparse matrix, shape (n_coarse, n_fine)
         Measures of the common parts.
     squared : sparse matrix
-        The same times the fraction of the fine cell that each part is.
+        The same times the fraction of the fine cell that each part covers.
     """
 
     inside: Any
@@ -47,7 +47,7 @@ class Line:
 
     @classmethod
     def of(cls, parts: Parts) -> Line:
-        """Read the shares from the parts of an axis (cut: coarse, cutting: fine)."""
+        """Return the overlaps for the parts of an axis (cut: coarse, cutting: fine)."""
         used = np.flatnonzero(parts.owner >= 0)
         cell, owner, measure = used // parts.count, parts.owner[used], parts.measure[used]
         shape = parts.coarse.size, parts.target.size
@@ -61,18 +61,18 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhoods:
-    """What the bound of each coarse cell needs, whatever the field.
+    """Grid data for the bound of each coarse cell, independent of the field.
 
     Attributes
     ----------
     y, x : Line
-        Shares along rows and columns.
+        Overlaps along rows and columns.
     total : array, shape (n_fine_y, n_fine_x)
-        Measures of the fine cells as far as they are covered.
+        Measures of the covered parts of the fine cells.
     closed : bool
         Whether the last fine column neighbours the first.
     hidden : array of bool, shape (n_fine_y, n_fine_x), or None
-        Fine cells that are blank by intent.
+        Fine cells that are intentionally blank.
     """
 
     y: Line
@@ -83,7 +83,7 @@ class Neighbourhoods:
 
     @classmethod
     def of(cls, parts: tuple[Parts, Parts], hidden: NDArray[np.bool_] | None = None) -> Neighbourhoods:
-        """Compare the cells of a coarse grid with those of a fine one that cut them, rows and columns."""
+        """Return the data for a coarse grid whose cells are cut by those of a fine one, by rows and columns."""
         y, x = map(Line.of, parts)
         covered = [np.asarray(line.inside.sum(axis=0)).ravel() for line in (y, x)]
         return cls(y, x, np.multiply.outer(*covered), bool(parts[1].target.periodic), hidden)
@@ -98,14 +98,14 @@ def near_chunk(
     given: Floats, made: Floats, expected: Floats, near: Neighbourhoods, origin: tuple[int, ...], allowed: float,
     extensive: bool = False, plain: bool = True,
 ) -> Partial:  # fmt: skip
-    """Compare whole maps of a fine field near each coarse cell against an expected one.
+    """Check whole maps of a fine field near each coarse cell against an expected one.
 
     Parameters
     ----------
     given, made, expected : arrays, shapes (..., n_y, n_x), (..., n_fine_y, n_fine_x) and the same
         Coarse values, fine values, and fine values with the coarse means by a known method; NaN marks missing cells.
     near : Neighbourhoods
-        Of the two grids.
+        Data of the two grids.
     origin : tuple of int
         Index of the first map in the whole field.
     allowed : float
@@ -113,7 +113,7 @@ def near_chunk(
     extensive : bool
         Whether values are sums over cells.
     plain : bool
-        Whether the fine field may be the expected one: not where a term of the terrain was added to it.
+        Whether the fine field may be the expected one: false if a terrain term was added to it.
     """
     excess, bounds = np.zeros(given.shape), np.zeros(given.shape)
     judged = np.zeros(given.shape, bool)
@@ -133,7 +133,7 @@ def near_chunk(
         strict = plain and bool(lively.any()) and equal[lively].mean() >= SAME
         local_range(off, near.closed, strict, spread)
         flat = np.where(known, off, 0.0)
-        # Where a part of a cell is missing, nothing is known of the rest of it.
+        # If part of a cell is missing, the rest of it is unknown.
         all_there = near.sums((own & ~known).astype(np.float64)) == 0
         some = all_there & (whole > 0) & np.isfinite(given[index])
         over = np.where(whole > 0, whole, 1.0)
@@ -168,7 +168,7 @@ def local_range(values, closed, inner, out):  # type: ignore[no-untyped-def]
     closed : bool
         Whether the last column neighbours the first.
     inner : bool
-        Whether the greatest and the least of four values and more are left out, too.
+        Whether to leave out the largest and the smallest, too, if there are at least four values.
     out : array of the shape of ``values``
         Written; zero where a value is NaN.
     """

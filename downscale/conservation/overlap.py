@@ -1,8 +1,8 @@
-"""Conservation between two grids of which neither nests in the other (knows numbers and parts, no file).
+"""Conservation errors between two grids that do not nest.
 
-The smallest regions on which both grids can speak are unions of cells of the one and of the other: along each axis they
-end where the two have an edge in common. A made field keeps the law where each region's mean over the valid area of the
-given field is that of the given field. Where one grid nests in the other the regions are the larger cells.
+The check compares the smallest regions that are unions of cells of both grids. Along each axis these regions end at the
+edges that both grids share. A fine field is conservative if, in each region, its mean over the valid area of the coarse
+field equals the mean of the coarse field. If one grid nests in the other, the regions are the larger cells.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Regions:
     Attributes
     ----------
     given, made : array of int, shape (n_parts,)
-        Cell of either axis that each part belongs to; parts that no made cell covers are left out.
+        Cell of either axis that contains each part; parts without a fine cell are left out.
     measure : array, shape (n_parts,)
         Measures of the parts.
     first : array of int, shape (n_regions,)
         First part of each region.
     closed : bool
-        Whether the last region goes on in the first, over the seam of a circle.
+        Whether the last region continues in the first, across the seam of a circle.
     centres : array, shape (n_regions,)
-        Middles of the regions in the coordinate.
+        Centres of the regions in the coordinate.
     """
 
     given: NDArray[np.int64]
@@ -48,15 +48,15 @@ class Regions:
 
     @classmethod
     def of(cls, parts: Parts) -> Regions:
-        """Find the regions of the axes of ``parts`` (cut: given, cutting: made)."""
+        """Return the regions of the axes of ``parts`` (cut: coarse, cutting: fine)."""
         parent = np.repeat(np.arange(parts.coarse.size), parts.count)
-        # What no made cell covers ends a region like a common edge.
+        # A part without a fine cell ends a region like a common edge.
         real = np.flatnonzero(~parts.empty)
         owner, cell = parts.owner[real], parent[real]
         fresh = np.ones(real.size, dtype=bool)
         fresh[1:] = (owner[1:] != owner[:-1]) & ((cell[1:] != cell[:-1]) | (owner[1:] < 0) | (owner[:-1] < 0))
         used = owner >= 0
-        # A cut-off first part keeps its mark by moving it to the next that is used.
+        # If the first part is dropped, its mark moves to the next part in use.
         region = np.cumsum(fresh)[used]
         first = np.flatnonzero(np.diff(region, prepend=0))
         index = real[used]
@@ -71,7 +71,7 @@ class Regions:
         return self.first.size - int(self.closed)
 
     def one_of(self, cells: NDArray[np.int64]) -> bool:
-        """Return whether each region lies in one cell of an axis, whose cells its parts belong to."""
+        """Return whether each region is within one cell of an axis, given the cells of its parts."""
         return self.size == np.unique(cells).size
 
     def total(self, values: Floats, axis: int) -> Floats:
@@ -89,26 +89,26 @@ class Regions:
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """What two grids have in common, which depends on no field: found once for all blocks.
+    """Overlap of two grids, independent of the field and computed once for all blocks.
 
     Attributes
     ----------
     y, x : Regions
         Common regions along rows and columns.
     groups : Regroup
-        From the parts of given cells to made cells.
+        From the parts of coarse cells to fine cells.
     repeats : (int, int)
-        Parts of a given row and of a given column.
+        Parts of a coarse row and of a coarse column.
     spread : array, shape (n_y, n_x)
-        Measures over which sums of given cells are spread: as far as no mask hides their parts.
+        Measures over which sums of coarse cells are spread, without parts hidden by a mask.
     hidden, hidden_parts : arrays of bool, shapes (n_made_y, n_made_x) and (n_parts_y, n_parts_x), or None
-        Made cells, and their parts, that a mask left blank by intent.
+        Fine cells, and their parts, that a mask leaves blank intentionally.
     outside : int
-        Given cells that the made grid does not cover wholly.
+        Number of coarse cells that the fine grid does not cover completely.
     single : bool
-        Whether each region is one given cell: then the cells themselves are compared.
+        Whether each region is one coarse cell: then the cells themselves are compared.
     exact : bool
-        Whether each region is one given or one made cell: then nothing finer can be compared.
+        Whether each region is one coarse or one fine cell: then the comparison is exact.
     """
 
     y: Regions
@@ -129,7 +129,7 @@ class Overlap:
 
     @classmethod
     def of(cls, parts: tuple[Parts, Parts], hidden: NDArray[np.bool_] | None = None) -> Overlap:
-        """Compare the cells of a given grid with those of a made one that cut them, rows and columns."""
+        """Return the overlap of a coarse grid with a fine one that cuts its cells, by rows and columns."""
         y, x = parts
         beneath = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
         whole = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
@@ -152,22 +152,22 @@ def overlap_chunk(
     extensive: bool = False,
     na_thres: float = 1.0,
 ) -> Partial:
-    """Judge whole maps of a made field against the given one.
+    """Check whole maps of a fine field against the coarse one.
 
     Parameters
     ----------
     given, made : arrays, shapes (..., n_y, n_x) and (..., n_made_y, n_made_x)
-        Fields as stored; NaN marks missing cells. A made value stands for the valid part of what its cell covers.
+        Fields as stored; NaN marks missing cells. A fine value represents the valid part of its cell.
     common : Overlap
-        What the two grids have in common.
+        The overlap of the two grids.
     origin : tuple of int
         Index of the first map in the whole field.
     bounds : (float or None, float or None)
-        Made values outside are counted, where the given field keeps them.
+        Fine values outside are counted, if the coarse field is within.
     extensive : bool
         Whether values are sums over cells.
     na_thres : float
-        Made cells of which a larger share is missing are blank by intent: regions that hold any are left out.
+        Fine cells with a larger missing fraction are intentionally blank: regions with any of them are left out.
     """
     y, x, groups = common.y, common.x, common.groups
     source, result = given.astype(np.float64), made.astype(np.float64)
@@ -185,14 +185,14 @@ def overlap_chunk(
     a, b, gone = source[..., whole[0], whole[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
     valid = np.isfinite(a)
     if common.hidden is not None:
-        # The law is about valid parts, and these are none.
+        # Conservation concerns valid parts only, and these are not valid.
         valid = valid & ~common.hidden[cells]
         gone = gone & ~common.hidden[cells]
     missing = valid & ~gone & np.isnan(b)
     weight = np.where(valid & ~missing & ~gone, np.multiply.outer(y.measure, x.measure), 0.0)
     with np.errstate(invalid="ignore"):
         sums = [_sum(np.where(weight > 0, term, 0.0) * weight, y, x) for term in (a, b, np.abs(b), np.ones_like(a))]
-    # What a blank cell took with it is not known: the region has no law left to keep.
+    # The content of a blank cell is unknown: its region cannot be checked.
     whole_region = _sum((valid & gone).astype(float), y, x) == 0
     sums = [np.where(whole_region, term, 0.0) for term in sums]
     return _judged(sums, (given, made), _sum(missing.astype(float), y, x), measure, origin, bounds)
@@ -220,7 +220,7 @@ def _judged(
     some = sums[3] > 0
     x, y, size = (np.divide(term, sums[3], out=np.zeros_like(term), where=some) for term in sums[:3])
     with np.errstate(invalid="ignore"):
-        # Infinite values of both signs make no sum: the error is infinite all the same.
+        # Infinite values of both signs sum to NaN: the error is infinite all the same.
         error = np.where(np.isfinite(y), np.abs(y - x), np.inf)
     scale = np.maximum(np.maximum(np.abs(x), size), smallest_magnitude(given, made))
     finite = np.isfinite(error)

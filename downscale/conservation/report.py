@@ -1,4 +1,4 @@
-"""The conservation report: what a validator found, readable by people and programs (knows numbers only)."""
+"""The conservation report, as text, HTML and plain data."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ HEAD = (
 
 @dataclass(frozen=True)
 class VariableReport:
-    """How well one variable keeps its budgets.
+    """Conservation errors of one variable.
 
     Attributes
     ----------
     name, units : str
         The variable.
     law : str
-        "cell" (every coarse cell gets its value back) or "total" (the area integral of every map does).
+        "cell" (means of all coarse cells) or "total" (area integrals of all maps).
     max_relative_error, max_absolute_error : float
         Largest error of a coarse cell; relative to the larger of its value and the mean size of its fine values.
     where_relative, where_absolute : mapping
-        Coordinates of those cells; empty where there is no error at all.
+        Coordinates of those cells; empty if there is no error at all.
     global_error : float
         Largest relative error of the area integral of a map.
     cells_checked, cells_masked : int
-        Coarse cells judged, and coarse cells without a value.
+        Coarse cells checked, and coarse cells without a value.
     cells_lost, cells_invented : int
         Coarse cells with a value but no fine value, and the reverse.
     values_out_of_bounds : int
@@ -40,26 +40,26 @@ class VariableReport:
     tolerance : float
         Largest relative error that passes.
     cells_outside : int
-        Coarse cells (of one map) that the fine grid does not cover wholly; only what it covers is judged.
+        Coarse cells (of one map) that the fine grid does not cover completely; only the covered part is checked.
     compared : str
-        What was compared: "cells" (each coarse cell), else the smallest unions of cells of both grids: "regions",
-        "bands" (over the whole length of an axis) or the "whole area".
+        Compared areas: "cells" (each coarse cell), else the smallest unions of cells of both grids: "regions", "bands"
+        (over the whole length of an axis) or the "whole area".
     per_map : int
-        How many of these there are on each map.
+        Number of compared areas per map.
     near_checked, near_failed : int
-        Coarse cells whose neighbourhood was compared with an expected fine field, and those that missed their bound.
+        Coarse cells whose neighbourhood was compared with an expected fine field, and those that exceeded their bound.
     near_error : float
         Largest relative excess of a coarse cell over its bound, at ``where_near``.
     near_bound : float
         Largest bound of a coarse cell, relative: errors of single cells below it may pass.
     expected : str
-        The method that the expected field was made with.
+        The method of the expected field.
     areas : str
-        Where the areas that weigh the global error come from; empty where they are computed from the cells.
+        Source of the areas that weight the global error; empty if they are computed from the cells.
     cells_with_gaps : int
-        Coarse cells compared whose fine values are partly missing: the mean of the rest is compared.
+        Coarse cells checked whose fine values are partly missing: the mean of the rest is compared.
     negative_values : int
-        Negative fine values where no coarse value is negative and no lower bound is known; no failure, but a warning.
+        Negative fine values if no coarse value is negative and no lower bound is known; a warning, not a failure.
     """
 
     name: str
@@ -91,14 +91,14 @@ class VariableReport:
 
     @property
     def claim(self) -> str:
-        """The law as far as it was checked: "cell" only where every coarse cell was."""
+        """The verified form of conservation: "cell" only if every coarse cell was checked."""
         if self.law != "cell" or (self.compared == "cells" and not self.cells_outside):
             return self.law
         return self.compared if self.per_map == 1 else f"{self.compared} ({self.per_map} per map)"
 
     @property
     def neighbourhoods(self) -> str:
-        """One line on single coarse cells where larger regions were compared, empty where cells were."""
+        """One line on single coarse cells if larger regions were compared, else empty."""
         if self.law != "cell" or self.compared == "cells":
             return ""
         if not self.near_checked:
@@ -111,20 +111,19 @@ class VariableReport:
 
     @property
     def judged_error(self) -> float:
-        """The error that the law is about."""
+        """The error that decides whether the check passes."""
         return self.max_relative_error if self.law == "cell" else self.global_error
 
     @property
     def passed(self) -> bool:
-        """Whether the law holds: error within tolerance, no cell lost or invented, no value out of bounds."""
+        """Whether the check passes: error within tolerance, no cell lost or invented, no value out of bounds."""
         faults = self.cells_lost + self.cells_invented + self.values_out_of_bounds + self.near_failed
-        # A variable without any value has nothing to keep; that is legal, and said in the report.
-        # No number is no error that passes.
+        # A variable without any value passes, and the report notes it. A NaN error fails.
         return self.judged_error <= self.tolerance and faults == 0 and self.cells_checked + self.cells_masked > 0
 
     @property
     def fault(self) -> str:
-        """One line that says what is wrong, empty if nothing is."""
+        """One line that states the fault, empty if there is none."""
         if self.passed:
             return ""
         if self.judged_error > self.tolerance:
@@ -182,7 +181,7 @@ def finalize(
 
 @dataclass(frozen=True)
 class ConservationReport:
-    """Reports of all variables; true where every law holds.
+    """Check reports of all variables; true if every variable passes.
 
     Examples
     --------
@@ -209,7 +208,7 @@ class ConservationReport:
         return max((report.max_relative_error for report in self.variables.values()), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and strings, fit for JSON."""
+        """Return plain numbers and strings for JSON."""
         variables = {
             name: {**asdict(report), "passed": report.passed, "claim": report.claim}
             for name, report in self.variables.items()
@@ -217,12 +216,12 @@ class ConservationReport:
         return {"passed": self.passed, "variables": variables}
 
     def raise_if_failed(self) -> ConservationReport:
-        """Return the report itself, or raise where a law is broken.
+        """Return the report itself, or raise an error if a variable fails.
 
         Raises
         ------
         ConservationError
-            With one line for the first variable that failed: law, tolerance, error and place.
+            One line for the first variable that fails: law, tolerance, error and place.
         """
         for report in self.variables.values():
             if not report.passed:
@@ -247,8 +246,8 @@ class ConservationReport:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         faults = [report.fault for report in self.variables.values() if report.fault]
         faults += [
-            f"{r.name}: {r.cells_outside} coarse cells lie wholly or partly outside the fine grid; only what it covers "
-            "is judged"
+            f"{r.name}: {r.cells_outside} coarse cells lie wholly or partly outside the fine grid; only the "
+            "covered part is checked"
             for r in self.variables.values()
             if r.cells_outside
         ]
@@ -282,7 +281,7 @@ class ConservationReport:
             "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row) + "</tr>"
             for row in body
         )
-        verdict = "every law holds" if self.passed else "a law is broken"
+        verdict = "passed" if self.passed else "failed"
         faults = "".join(f"<p>{html.escape(r.fault)}</p>" for r in self.variables.values() if r.fault)
         return (
             f"<div><b style='color:{colour}'>Conservation: {verdict}</b>"

@@ -1,4 +1,4 @@
-"""Negative fine values of a field without negative coarse ones: suspect where the sign of a quantity is unknown."""
+"""Counts of negative fine values of a field without negative coarse ones."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Signs:
     Attributes
     ----------
     least : float
-        Least coarse value; infinite where there is none.
+        Smallest coarse value; infinite if there is none.
     negative : int
-        Fine values below zero; not counted in a block with negative coarse values.
+        Number of fine values below zero; not counted in a block with negative coarse values.
     """
 
     least: float = math.inf
@@ -27,7 +27,7 @@ class Signs:
 
     @classmethod
     def of(cls, coarse: NDArray[Any], fine: NDArray[Any]) -> Signs:
-        """Count those of a block.
+        """Return the signs of a block.
 
         Examples
         --------
@@ -44,12 +44,12 @@ class Signs:
 
     @property
     def new_negatives(self) -> int:
-        """Negative fine values where no coarse value is negative."""
+        """Number of negative fine values if no coarse value is negative."""
         return self.negative if 0 <= self.least < math.inf else 0
 
 
 def negative_line(name: str) -> str:
-    """Return the warning about new negative values: one text for all blocks, so that it is shown once."""
+    """Return the warning about new negative values: the same text for all blocks, so that it is shown once."""
     return (
         f"{name}: no coarse value is negative, but fine values are, and no bound is known; pass bounds=(0, None) "
         "(--bounds 0:) if negative values make no sense, bounds=None (--bounds none) if they do"

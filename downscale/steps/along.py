@@ -1,7 +1,7 @@
-"""Downscale along one axis with bounds that is not horizontal: time or layers (xarray in and out, lazy in and out).
+"""Downscaling along one axis with bounds that is not horizontal: time or layers.
 
-A field along (axis, another dimension) is a map whose columns stay as they are, so that law, bounds, checks and blocks
-are those of any map; this module only turns the one into the other.
+A field along (axis, another dimension) is handled as a map whose columns are not refined. Conservation, bounds, checks
+and blocks are then those of any map.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ KEPT_ENCODING = ("grid_mapping", "cell_measures")
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What is to be done along one axis, known before any data are read.
+    """The plan along one axis, made before any data are read.
 
     Attributes
     ----------
     source, target : Line
-        Cells as they are and as they will be.
+        Source and target cells.
     parts : Parts
-        Into which the target cuts the source.
+        Pieces of the source cells, cut by the target.
     whole : array of int or None
-        The part that each target cell is, where each is one whole part; None where cells are gathered from several.
+        The piece that equals each target cell; None if target cells combine several pieces.
     jobs : dict of name to Job
-        One for each variable, for maps of this axis (rows) by the variable's last other dimension (columns).
+        One per variable, for maps of this axis (rows) by the variable's last other dimension (columns).
     categorical : tuple of str
-        Variables of codes, which take the code of the cell that covers most.
+        Variables of codes, which take the code of the source cell with the largest overlap.
     words : str
-        What will be done, for the history of a file.
+        Description for the history of a file.
     notes : tuple of str
-        Notes for the plan: which variables are totals over the cells of the axis, and why.
+        Variables that are totals over the cells of the axis, and the reasons.
     """
 
     source: Line
@@ -82,26 +82,26 @@ class Course:
 def along(
     obj: XarrayObject, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
 ) -> XarrayObject:
-    """Downscale, or average, along a time or vertical axis and keep the mean of every source cell.
+    """Downscale, or average, along a time or vertical axis and conserve the mean of every source cell.
 
     Parameters
     ----------
     obj : Dataset or DataArray
-        Fields along ``dim``, any other dimensions beside it.
+        Fields along ``dim``, with any other dimensions.
     dim : str
         The dimension, or a coordinate along it that has bounds.
     factor : int, optional
-        Equal parts to cut each cell into.
+        Number of equal parts per cell.
     target : str, Dataset, DataArray, Index or array, optional
-        Cells wanted instead: a frequency ("D"), an object with that axis, its coordinate, or bounds.
+        Target cells instead: a frequency ("D"), an object with that axis, its coordinate, or bounds.
     request : Request, optional
-        Method, bounds, law and checks; ``quantity`` is about this axis.
+        Method, bounds, conservation and checks; ``quantity`` refers to this axis.
 
     Returns
     -------
     Dataset or DataArray
-        Of the type of ``obj``, lazy if it is, with the new coordinate and its bounds. What a target does not cover is
-        missing, and target cells beyond the source are NaN. Other coordinates along the axis are dropped.
+        Same type as ``obj``, lazy if it is, with the new coordinate and its bounds. Source cells outside the target are
+        left out; target cells beyond the source are NaN. Other coordinates along the axis are dropped.
 
     Raises
     ------
@@ -110,8 +110,8 @@ def along(
 
     Notes
     -----
-    Cell law along the axis: the means of the result over each source cell, weighted by true lengths, are the source's
-    values. Target cells that lie across source cells keep the total law, so that coarser cells are true means.
+    Cell conservation along the axis: the means of the result over each source cell, weighted by true lengths, equal the
+    values of the source. Target cells that cross source cells preserve the total, so that coarser cells are true means.
 
     References
     ----------
@@ -127,7 +127,7 @@ def along(
 def plan_along(
     ds: xr.Dataset, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
 ) -> Course:
-    """Return what :func:`along` would do with these arguments; touches no data but coordinates."""
+    """Return the plan of :func:`along` for these arguments; reads only coordinates."""
     request = request or Request()
     _require_usable(dim, factor, target, request)
     source = read_line(ds, dim)
@@ -170,7 +170,7 @@ def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> Non
 
 
 def _whole_parts(parts: Parts) -> NDArray[np.int64] | None:
-    """Return which part each target cell is, None where one is not just one whole part."""
+    """Return the piece that equals each target cell, or None if a target cell is not exactly one piece."""
     inside = np.flatnonzero(parts.owner >= 0)
     number = np.bincount(parts.owner[inside], minlength=parts.target.size)
     if (number != 1).any() or (parts.covered < 1 - SLACK).any():
@@ -186,7 +186,7 @@ def _warn_of_points(variable: xr.DataArray, name: str, line: Line) -> None:
 
 
 def _operators(axis: CellAxis, parts: Parts, equal: bool, request: Request) -> Any:
-    """Return a function from a number of columns to grids, up-sampler and aggregation, made once each."""
+    """Return a cached function from a number of columns to grids, upsampler and aggregation."""
 
     @cache
     def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Parts, Parts], Any, Aggregation]:
@@ -219,13 +219,13 @@ def quantity_along(variable: xr.DataArray, line: Line) -> tuple[str, str]:
     """Return whether values are sums over the cells of an axis ("extensive") or means ("intensive"), and why."""
     if line.clock is not None:
         return quantity_over_time(variable, line.dim, line.name)
-    # The last method is that of the values.
+    # The last cell method describes the values.
     method = (methods_along(variable, line.dim, line.name) or ["mean"])[-1]
     return ("extensive" if method == "sum" else "intensive"), f"by cell_methods, {method} along {line.name}"
 
 
 def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
-    """Return the Dataset on the new cells; what is lazy stays lazy."""
+    """Return the Dataset on the new cells; lazy data stay lazy."""
     dim, bounds = course.source.dim, bounds_variables(ds)
     coords, lost = kept_beside(ds, course.source)
     variables: dict[Any, Any] = {}
@@ -253,7 +253,7 @@ def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
 
 
 def _made(variable: xr.DataArray, job: Job, course: Course) -> xr.Variable:
-    """Return the field of one variable on the new cells, its dimensions in the order they had."""
+    """Return the field of one variable on the new cells, with dimensions in the original order."""
     dim = course.source.dim
     others = [name for name in variable.dims if name != dim]
     array = variable.variable.transpose(*others[:-1], dim, *others[-1:])
@@ -267,14 +267,14 @@ def _made(variable: xr.DataArray, job: Job, course: Course) -> xr.Variable:
 
 
 def _say_sums(made: xr.Variable, job: Job, line: Line) -> None:
-    """Add to the cell methods that values are sums over periods, where only names and units said so."""
+    """Add "sum" to the cell methods of sums over periods that were recognised by name and units only."""
     known = xr.DataArray(made)
     if job.extensive and line.clock is not None and not methods_along(known, line.dim, line.name, "time"):
         made.attrs["cell_methods"] = f"{made.attrs.get('cell_methods', '')} {line.name}: sum".strip()
 
 
 def _taken(fine: Any, whole: NDArray[np.int64] | None) -> Any:
-    """Return the rows that are target cells, in their order, out of all parts; blocks stay as they are."""
+    """Return the rows of the pieces that are target cells, in target order; blocks are not changed."""
     if whole is None or np.array_equal(whole, np.arange(fine.shape[-2])):
         return fine
     if not isinstance(fine, da.Array) or (np.diff(whole) < 0).any():

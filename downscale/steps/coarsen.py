@@ -1,4 +1,4 @@
-"""Averages and areas of fields on their own grids: the operator A for xarray objects (lazy in, lazy out)."""
+"""Area-weighted block means and cell areas of xarray objects."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from downscale.fields.regroup import SLACK
 
 
 def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayObject:
-    """Average a fine field over blocks of cells: the operator A, weighted by exact areas and by masks.
+    """Return means of a fine field over blocks of cells, weighted by exact areas and masks (the operator A).
 
-    Codes (``flag_values``, booleans) have no mean: a block takes the code with the largest area.
+    Codes (``flag_values``, booleans) are not averaged: a block takes the code with the largest area.
 
     Parameters
     ----------
     obj : Dataset or DataArray
         Fine fields; NaN cells are left out, and a block without any valid cell is NaN.
     factor : int or mapping of dimension to int
-        Cells to join; sizes must be multiples (crop first).
+        Cells per block; sizes must be multiples (crop first).
     na_thres : float
-        Largest missing share of a block that still gives a value, 0 to 1 (as in :func:`downscale.downscale`).
+        Maximum missing fraction of a block that still gets a value, 0 to 1 (as in :func:`downscale.downscale`).
 
     Returns
     -------
     Dataset or DataArray
-        Of the type of ``obj``, lazy if it is. ``coarsen(downscale(x, f), f)`` is ``x`` (cell law).
+        Same type as ``obj``, lazy if it is. ``coarsen(downscale(x, f), f)`` is ``x`` (cell conservation).
 
     Raises
     ------
@@ -82,7 +82,7 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
 
 
 def _related(variable: xr.DataArray) -> dict[str, str]:
-    """Return what a file must say beside a field: its areas, and where on the Earth its axes lie."""
+    """Return the attributes that link a field to its areas and its grid mapping."""
     mapping = mapping_name(variable)
     return {"cell_measures": f"area: {AREA}", **({} if mapping is None else {"grid_mapping": mapping})}
 
@@ -116,7 +116,7 @@ def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Aggregation, kind: np.dtype[Any]) -> Any:
-    """Apply a reduction from fine to coarse maps to whole maps, a few at a time where the data are lazy."""
+    """Apply a reduction from fine to coarse maps to whole maps, a few at a time for lazy data."""
 
     def reduced(block: np.ndarray) -> np.ndarray:
         return reduction(block).astype(kind)
@@ -132,8 +132,8 @@ def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Agg
 def cell_area(obj: XarrayObject) -> xr.DataArray:
     """Return the exact cell areas in m2 on the horizontal dimensions of ``obj``.
 
-    On the sphere ``R**2 (lon2 - lon1) (sin(lat2) - sin(lat1))`` with R = 6 371 000 m; of quadrilaterals with sides on
-    great circles of that sphere; in a projection that the file describes, areas on its own ellipsoid.
+    On the sphere ``R**2 (lon2 - lon1) (sin(lat2) - sin(lat1))`` with R = 6 371 000 m; for quadrilaterals with sides on
+    great circles of that sphere; for a projection described in the file, areas on its own ellipsoid.
     """
     ds, _ = as_dataset(obj)
     where = warn_of_plane(horizontal(ds))

@@ -1,7 +1,7 @@
-"""Fields among the coordinates: surface pressure of hybrid levels, a 2-D orography, names of regions (xarray).
+"""Fields among the coordinates: surface pressure of hybrid levels, a 2-D orography, names of regions.
 
-They go to the new grid with the fields that they belong to: continuous ones by the kernel under the cell law, codes and
-names by repeating them. What cannot go is dropped with a warning, and no attribute names it any more.
+They are regridded with their fields: continuous ones by the kernel with cell conservation, codes and names by
+repetition. Others are dropped with a warning and removed from attributes that name them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from downscale.steps.horizontal import fine_variable, repeated
 
 @dataclass(frozen=True)
 class Carried:
-    """What becomes of the coordinates on the horizontal dimensions that a new grid has none of its own of.
+    """Plan for the coordinates on the horizontal dimensions that are not part of the grid.
 
     Attributes
     ----------
     fields, codes : tuple of str
-        Those that are downscaled, and those that are repeated.
+        Coordinates to downscale, and coordinates to repeat.
     lost : mapping of str to str
-        Those that cannot go along, and why.
+        Coordinates to drop, and the reasons.
     """
 
     fields: tuple[str, ...] = ()
@@ -40,23 +40,23 @@ class Carried:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that go along."""
+        """Names of the coordinates that are carried to the new grid."""
         return (*self.fields, *self.codes)
 
     @property
     def notes(self) -> list[str]:
-        """What a plan says of them."""
+        """Notes for the plan."""
         kinds = ((self.fields, "downscaled with the fields"), (self.codes, "repeated with the fields"))
         notes = [f"{', '.join(names)}: coordinates that are {what}" for names, what in kinds if names]
         return [*notes, *(f"{name}: dropped, {why}" for name, why in self.lost.items())]
 
 
 def carried(ds: xr.Dataset, where: Horizontal, nests: bool) -> Carried:
-    """Return what becomes of the fields among the coordinates; ``nests`` says whether cells stay whole."""
+    """Return the plan for fields among the coordinates; ``nests`` is whether cells stay whole."""
     names = dropped_coordinates(ds, where)
     if not names:
         return Carried()
-    # Bounds go with what they bound, and measures of cells with the cells.
+    # Bounds accompany their coordinate, and cell measures the cells.
     said = [references(variable, ds.variables) for variable in ds.variables.values()]
     measures = {name for each in said for name in each.get("cell_measures", ())}
     fields: list[str] = []
@@ -74,7 +74,7 @@ def carried(ds: xr.Dataset, where: Horizontal, nests: bool) -> Carried:
 
 
 def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
-    """Return why a coordinate cannot go to a new grid, None where it can."""
+    """Return why a coordinate cannot be carried to a new grid, or None if it can."""
     if not set(where.dims) <= set(variable.dims):
         return "a coordinate along one horizontal axis only"
     if seems_position(variable):
@@ -87,7 +87,7 @@ def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | No
 
 
 def carried_variables(ds: xr.Dataset, what: Carried, prepared: Prepared, request: Request) -> dict[str, xr.Variable]:
-    """Return the fields among the coordinates on the cells that the result is made on."""
+    """Return the fields among the coordinates on the cells of the result."""
     if not what.names:
         return {}
     plain = replace(
@@ -102,7 +102,7 @@ def carried_variables(ds: xr.Dataset, what: Carried, prepared: Prepared, request
 
 
 def without_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
-    """Take the names of variables of ``ds`` that ``made`` does not have out of its attributes, in place."""
+    """Remove names of variables of ``ds`` that ``made`` lacks from its attributes, in place."""
     gone = {str(name) for name in ds.variables} - {str(name) for name in made.variables}
     for variable in made.variables.values() if gone else ():
         forget(variable, gone, ds.variables)

@@ -1,4 +1,4 @@
-"""Deconvolution of xarray objects: undo the footprint of an instrument, lazily and map by map (xarray in and out)."""
+"""Deconvolution of xarray objects by the point-spread function of an instrument, map by map."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from downscale.request import pick_variables, result_type
 from downscale.steps.history import stamped
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
-# Diagnostics of each map, alongside the field.
+# Variables reported for each map.
 TOLD = ("iterations", "parameter", "noise", "misfit")
 
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What is to be done, known before any data are read.
+    """The plan of a deconvolution, made before any data are read.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Course:
     restoration : Restoration
         Method and options.
     dims : tuple of str
-        The dimensions that are restored together; chunks may cut all others.
+        Dimensions that are restored together; chunks may split all others.
     names : tuple of str
-        Variables that will be restored.
+        Variables to restore.
     """
 
     instrument: Instrument
@@ -54,7 +54,7 @@ class Course:
         cells = " x ".join(map(str, self.instrument.shape))
         return (
             f"deconvolve {', '.join(self.names)}: psf={self.instrument.psf} {self.restoration}; fields of {cells} "
-            f"cells along {', '.join(self.dims)} are kept whole, since every step looks further; chunks cut other dims"
+            f"cells along {', '.join(self.dims)} are not split, since each step needs all of them; chunks split others"
         )
 
 
@@ -73,23 +73,24 @@ def deconvolve(
     device: str | None = None,
     keep_attrs: bool | None = None,
 ) -> XarrayObject:
-    """Undo the blur of an instrument and keep the flux of every map.
+    """Undo the blur of an instrument and conserve the flux of every map.
 
     Parameters
     ----------
     obj : Dataset or DataArray
-        Blurred fields. Never modified. Missing cells stay missing: they neither give nor take.
+        Blurred fields. Never modified. Missing cells stay missing and exchange no flux.
     psf : str, Psf, ArrayPsf or array
-        The point-spread function: words such as "gaussian:25km" (full width at half maximum), "gaussian:40x25km@30"
-        (along x across, the first axis 30 degrees clockwise from north), "box:10km", "airy:12km"; or weights of cells
-        that add up to one. In km along great circles on latitude and longitude, in km of the plane on a projection.
+        The point-spread function: a description such as "gaussian:25km" (full width at half maximum),
+        "gaussian:40x25km@30" (along x across, the first axis 30 degrees clockwise from north), "box:10km", "airy:12km";
+        or weights of cells that add up to one. Lengths are in km along great circles on latitude and longitude, in km
+        of the plane on a projection.
     method : {"richardson_lucy", "wiener", "tikhonov"}
         "richardson_lucy": positive fields. "wiener", "tikhonov": any sign, weight by generalised cross-validation.
     noise : float, optional
-        Standard deviation of the noise in units of the field, where "richardson_lucy" stops; estimated by default, 0
+        Standard deviation of the noise in units of the field, at which "richardson_lucy" stops; estimated by default, 0
         for all iterations.
     iterations : int, optional
-        Most iterations of "richardson_lucy", 100 by default.
+        Maximum number of iterations of "richardson_lucy", 100 by default.
     damping : float, optional
         Weight of the total variation in "richardson_lucy", 0 by default.
     parameter : float, optional
@@ -100,7 +101,7 @@ def deconvolve(
         One to three dimensions of a point-spread function in cells, in the order of its axes, such as profiles
         ("lev",) or stacks ("lev", "lat", "lon"); by default the two horizontal ones.
     data_vars : str or list of str, optional
-        Variables to restore; all numeric fields that have these dimensions by default.
+        Variables to restore; by default all numeric fields that have these dimensions.
     device : str, optional
         "auto" (default), "cpu", or the name of an accelerator.
     keep_attrs : bool, optional
@@ -109,17 +110,17 @@ def deconvolve(
     Returns
     -------
     Dataset or DataArray
-        Of the type of ``obj``, lazy if it is, on the same cells in the same data type. A Dataset also gets what was
+        Same type as ``obj``, lazy if it is, on the same cells in the same data type. A Dataset also gets the parameters
         chosen for each map: ``NAME_iterations`` and ``NAME_noise``, or ``NAME_parameter``.
 
     Raises
     ------
     DownscaleError
-        A ``ValueError`` with one line, if the request, the point-spread function or the data are not usable.
+        A ``ValueError`` with a one-line message, if the request, the point-spread function or the data are not usable.
 
     Notes
     -----
-    Total law: the area integral over the valid cells of each map is that of the data.
+    Global conservation: the area integral over the valid cells of each map equals that of the data.
 
     Examples
     --------
@@ -149,7 +150,7 @@ def blur(
     obj: XarrayObject, psf: Any, *, dims: Any = None, data_vars: Any = None, device: str | None = None,
     keep_attrs: bool | None = None,
 ) -> XarrayObject:  # fmt: skip
-    """Return what an instrument would see of fields, the inverse of :func:`downscale.deconvolve`: the way to test it.
+    """Return fields blurred by a point-spread function; use it to test :func:`downscale.deconvolve`.
 
     Parameters
     ----------
@@ -159,17 +160,17 @@ def blur(
     Returns
     -------
     Dataset or DataArray
-        Of the type of ``obj``, lazy if it is, on the same cells in the same data type.
+        Same type as ``obj``, lazy if it is, on the same cells in the same data type.
 
     Raises
     ------
     DownscaleError
-        A ``ValueError`` with one line, if the request, the point-spread function or the data are not usable.
+        A ``ValueError`` with a one-line message, if the request, the point-spread function or the data are not usable.
 
     Notes
     -----
-    Total law: the area integral over the valid cells of each map stays; so do constants, wherever the footprint looks
-    the same from opposite sides. Missing cells stay missing: they neither give nor take.
+    The area integral over the valid cells of each map is conserved. Constants are preserved if the footprint is
+    symmetric. Missing cells stay missing and exchange no flux.
 
     Examples
     --------
@@ -191,7 +192,7 @@ def blur(
 
 
 def _seen(variable: xr.DataArray, course: Course, device: str) -> xr.DataArray:
-    """Return a variable as the instrument sees it; sums over cells by their densities."""
+    """Return a blurred variable; sums over cells are blurred as densities."""
     array = variable.transpose(..., *course.dims)
     area = course.instrument.area if quantity_of(variable) == "extensive" else None
     data = xr.apply_ufunc(
@@ -203,7 +204,7 @@ def _seen(variable: xr.DataArray, course: Course, device: str) -> xr.DataArray:
 
 
 def _put(made: xr.Dataset, ds: xr.Dataset, variable: xr.DataArray, result: xr.DataArray, keep: bool | None) -> None:
-    """Put a result in place of a variable, with its diagnostics."""
+    """Replace a variable by its result, with the reported variables."""
     attrs = option("keep_attrs") if keep is None else keep
     made[variable.name] = result if attrs else result.drop_attrs()
     kept = {key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding}
@@ -213,7 +214,7 @@ def _put(made: xr.Dataset, ds: xr.Dataset, variable: xr.DataArray, result: xr.Da
 def plan_deconvolution(
     obj: XarrayObject, psf: Any, restoration: Restoration | None = None, dims: Any = None, data_vars: Any = None
 ) -> Course:
-    """Return what :func:`deconvolve` would do; reads no data, but refuses what cannot work."""
+    """Return the plan of :func:`deconvolve` without reading data; refuses invalid requests."""
     ds, shape = as_dataset(obj)[0], pick_psf(psf)
     over: tuple[str, ...]
     if dims is None:
@@ -226,7 +227,7 @@ def plan_deconvolution(
         instrument = Instrument(shape, None, tuple(ds.sizes[dim] for dim in over))
     if not names:
         raise InputError(f"expected a numeric field along {listing(over)}, received none; name it in data_vars")
-    # Faults that concern the cells are reported before any data are read.
+    # A footprint that does not fit the cells is refused before any data are read.
     instrument.kernel  # noqa: B018
     return Course(instrument, restoration or Restoration(), over, tuple(names))
 
@@ -245,7 +246,7 @@ def _named(ds: xr.Dataset, dims: tuple[str, ...], wanted: Any) -> list[str]:
 
 
 def _restored(variable: xr.DataArray, course: Course, device: str) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """Return the restored field and what was chosen for each of its maps."""
+    """Return the restored field and the parameters chosen for each of its maps."""
     dtype = result_type(variable.dtype)
     array = variable.transpose(..., *course.dims)
     area = course.instrument.area if quantity_of(variable) == "extensive" else None
@@ -265,7 +266,7 @@ def _restored(variable: xr.DataArray, course: Course, device: str) -> tuple[xr.D
 
 
 def _chosen(told: Any, dims: Any, coords: Any, variable: xr.DataArray, course: Course) -> dict[str, xr.DataArray]:
-    """Return what was chosen for each map, as variables beside the field."""
+    """Return the parameters chosen for each map, as variables."""
     units = str(variable.attrs.get("units", "1"))
     lucy = course.restoration.method == "richardson_lucy"
     wanted = {"iterations": "1", "noise": units} if lucy else {"parameter": "1"}
@@ -291,7 +292,7 @@ class Work:
     area: NDArray[np.float64] | None
 
     def __call__(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Return the restored maps and what was chosen for each."""
+        """Return the restored maps and the parameters chosen for each."""
         shape = self.instrument.shape
         maps = finite_or_missing(np.asarray(values), self.name).reshape(-1, *shape)
         lane = Lane(pick_device(self.device))
@@ -312,7 +313,7 @@ class Work:
 
 
 def fluxes(before: xr.Dataset, after: xr.Dataset, course: Course, where: Horizontal | None = None) -> dict[str, Any]:
-    """Return, for each restored variable, the area integral over all its maps before and after, and what was chosen.
+    """Return, for each restored variable, the area integrals of all its maps before and after, and the parameters.
 
     Sums are taken over cells that are valid in the data; in units of the field times m2, or times cells.
     """

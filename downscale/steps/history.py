@@ -1,4 +1,4 @@
-"""What a result says of itself: attributes, encodings, history (xarray; no numbers)."""
+"""Attributes, encodings and history of a result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 
 def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
-    """Set attributes and encodings: what was done, and how each variable is to be read."""
+    """Set attributes and encodings of a result, with the history of its processing."""
     origins = {str(name): name for name in fine.data_vars}
     if prepared.event is not None:
         origins |= dict.fromkeys(event_names(prepared.event.name), next(iter(prepared.jobs)))
@@ -32,7 +32,7 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
         if not keep and name == origin:
             fine[name].attrs = {}
         if origin in ds.coords and origin not in terms:
-            # An auxiliary coordinate says where; some readers take what names its own place for a field.
+            # Auxiliary coordinates give the location; some readers take a coordinate that names itself for a field.
             for key in ("cell_measures", "grid_mapping"):
                 fine[name].attrs.pop(key, None)
         elif origin in prepared.jobs or origin in prepared.categorical or origin in terms:
@@ -49,7 +49,7 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
             fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
     for name in (name for name, origin in origins.items() if origin in prepared.jobs):
         fine[name].encoding[SOURCES] = sources_of(ds)
-    # Tools that join files along time want it unlimited, as it was.
+    # Keep the time dimension unlimited: tools that join files along time need it.
     records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)
     fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
     fine.attrs = dict(ds.attrs)
@@ -57,7 +57,7 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
 
 
 def stamped(fine: xr.Dataset, words: str) -> xr.Dataset:
-    """Put what was done on top of the history."""
+    """Prepend a line to the history."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     words = printable(words)
     line, history = f"{stamp} downscale {__version__}: {words}", as_text(fine.attrs.get("history", ""))

@@ -1,4 +1,4 @@
-"""The fields of a request: one lazy array a variable, from jobs, statics and laws on whole maps (xarray and dask)."""
+"""Horizontal downscaling of the variables of a request, one lazy array per variable."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
 
 
 def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
-    """Return the fine field of one variable, its dimensions in the order they had."""
+    """Return the fine field of one variable, with dimensions in the original order."""
     array = with_members(horizontal_last(variable, prepared), request.members)
     if prepared.instrument is not None:
         work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
@@ -69,13 +69,13 @@ def _valid_cells(prepared: Prepared) -> Any:
 
 
 def _keeps_total(job: Job, prepared: Prepared) -> bool:
-    """Return whether the total law holds as it is: laws of a kernel are about whole cells and one lapse rate."""
+    """Return whether the method itself conserves the total: kernels do with whole cells and a constant lapse rate."""
     whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
     return whole and job.cells.part_share is None and "cell" in job.upscaler.laws
 
 
 def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
-    """Return the names of the fine fields that the blocks look at."""
+    """Return the names of the fine static fields that the blocks use."""
     names = {"mask"} & set(prepared.statics) | set(() if prepared.model is None else prepared.model.statics)
     relief = "orog" in prepared.statics
     names |= {"orog"} if relief and job.refinement is not None else set()
@@ -83,7 +83,7 @@ def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
 
 
 def beside(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
-    """Return what a run holds besides the blocks of a variable, whose values are not read."""
+    """Return the memory that a run holds besides the blocks of a variable, without reading values."""
     cells, chunk, read = int(np.prod(job.fine.shape)), 0, False
     if array.chunks is not None:
         chunk = int(np.prod([max(sizes) for sizes in array.chunks])) * array.dtype.itemsize
@@ -92,12 +92,12 @@ def beside(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
 
 
 def _reads(layer: Any) -> bool:
-    """Return whether a layer of a graph reads a file, as xarray names it."""
+    """Return whether a layer of a graph reads a file, by xarray's naming."""
     return str(layer).startswith("open_dataset-")
 
 
 def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
-    """Return how many copies of the fine cells areas and positions take; none where both are products of axes."""
+    """Return how many copies of the fine cells areas and positions take; none if both are products of axes."""
     if isinstance(job.fine, PartsGrid):
         return 0
     copies = 0 if job.fine.separable else AREA_COPIES
@@ -107,17 +107,17 @@ def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
 
 
 def sized(data: Any, job: Job, other: Beside = NOTHING) -> Any:
-    """Cut the chunks of a lazy array so that fine ones stay within the budget of a block.
+    """Rechunk a lazy array so that fine chunks stay within the budget of a block.
 
-    Along its first dimensions first; where one map is too large, in bands of rows, if the method can be cut.
-    ``other`` is what a run holds besides.
+    The leading dimensions are split first. If one map is too large, it is split into bands of rows, if the method
+    allows it. ``other`` is the memory that a run holds besides.
     """
     if not isinstance(data, da.Array):
         return data
     factor = job.cells.factor_y * job.cells.factor_x
     largest = [max(sizes) for sizes in data.chunks]
     rows = job.upscaler.halo is not None and job.target is None
-    # One map may be too much for a network, be it cut along time or not.
+    # One map may be too large for a network, even if time is split.
     band, features = _band(largest, job, rows)
     if band < largest[-2]:
         data, largest[-2] = data.rechunk({data.ndim - 2: band}), band
@@ -134,7 +134,7 @@ def sized(data: Any, job: Job, other: Beside = NOTHING) -> Any:
 
 
 def _band(largest: list[int], job: Job, cuttable: bool) -> tuple[int, int]:
-    """Return the rows of a band that leaves room for the features of a network, and the bytes that these take."""
+    """Return the rows of a band that leaves room for the features of a network, and the bytes of these features."""
     rows, columns = largest[-2:]
     features, room = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
     if features <= room or not cuttable:
@@ -150,14 +150,14 @@ def _around(largest: list[int], job: Job) -> int:
 
 
 def _most_pieces(largest: list[int], axis: int, job: Job) -> int:
-    """Return into how many pieces a dimension may be cut: bands of rows at least as wide as what lies around them."""
+    """Return the maximum number of pieces of a dimension: bands are at least as wide as their halo."""
     if axis < len(largest) - 2:
         return largest[axis]
     return max(largest[axis] // max(_around(largest, job), 8), 1)
 
 
 def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
-    """Return the fine fields that the blocks need: relief for the penalty, and the terrain term to add."""
+    """Return the fine fields that the blocks need: orography for the penalty, and the terrain term to add."""
     orog = prepared.statics.get("orog")
     statics = {name: static for name, static in prepared.statics.items() if name == "mask"}
     statics.update({} if prepared.model is None else prepared.model.statics)
@@ -172,7 +172,7 @@ def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
 
 
 def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
-    """Return ``Gamma (z - U A z)``: the relief that the coarse grid does not resolve; its cell means are zero."""
+    """Return ``Gamma (z - U A z)``: the orography that the coarse grid does not resolve; its cell means are zero."""
     plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
                     check="skip", target=None)  # fmt: skip
     rows, columns = (Span(0, n, n) for n in job.coarse.shape)
@@ -181,7 +181,7 @@ def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
 
 
 def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
-    """Shift each map so that its area integral over valid cells is that of the coarse map (total law)."""
+    """Shift each map so that its area integral over valid cells is that of the coarse map (global conservation)."""
     xp = da if isinstance(fine, da.Array) else np
 
     def integral(values: Any, weights: Any) -> Any:
@@ -196,21 +196,21 @@ def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
 
 
 def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]:
-    """Return the flag of an event and its probability; no law is about either.
+    """Return the flag of an event and its probability; conservation applies to neither.
 
     Parameters
     ----------
     chance : Variable
         Probabilities, NaN where missing.
     learned : Learned
-        The segmentation model, which knows the probability from which on the flag is set.
+        The segmentation model, with the probability threshold of the flag.
     """
     event, units = learned.spec.event, learned.spec.outputs[0].units
     names, level = event_names(event.name), round(float(learned.decision), 2)
     words = f"{learned.spec.outputs[0].name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {units}"
     xp = da if isinstance(chance.data, da.Array) else np
     flags = xp.where(xp.isfinite(chance.data), chance.data >= level, np.nan).astype(np.float32)
-    # As codes with a fill value are read: floats in memory, small whole numbers in the file.
+    # Codes with a fill value: floats in memory, small integers in the file.
     stored = {"dtype": np.dtype(np.int8), "_FillValue": MISSING_FLAG}
     flag = xr.Variable(chance.dims, flags, {
         "long_name": f"mask of {event.name} ({words})", "flag_values": np.array([0, 1], np.int8),
@@ -231,6 +231,6 @@ def repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
     xp = da if isinstance(data, da.Array) else np
     for dim, factor in factors.items():
         data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
-    # A fill value has made floats of codes: they are stored as the whole numbers that they are.
+    # A fill value made the codes floats; they are stored as integers.
     whole = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
     return xr.Variable(variable.dims, data, dict(variable.attrs), whole)

@@ -1,4 +1,4 @@
-"""A request in stages: first along time and layers, one axis after the other, then over the horizontal grid."""
+"""Stages of a request: along time and layers first, one axis after the other, then the horizontal grid."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Step:
 
 
 def split(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], Request | None]:
-    """Return the steps along other axes, and what is left to do over the horizontal grid (None for nothing).
+    """Return the steps along other axes, and the remaining horizontal request (None if there is none).
 
     Raises
     ------
     OptionError
-        If a target names horizontal dimensions beside others, or both a factor and a target are given for one axis.
+        If a target names horizontal dimensions along with others, or both a factor and a target are given for one axis.
     """
     factor, target = request.factor, request.target_grid
     if factor is None:
@@ -73,7 +73,7 @@ def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
     try:
         horizontal(obj, guess=True)
     except DownscaleError as error:
-        # One-dimensional objects have no horizontal axes at all; other faults are reported later.
+        # One-dimensional objects have no horizontal axes; other faults are reported later.
         return not isinstance(error, NoAxesError)
     return True
 
@@ -85,7 +85,7 @@ def _horizontal_dims(ds: xr.Dataset) -> tuple[str, ...]:
 def _line_of(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:
     """Return the one axis that a target without horizontal axes has in common with the field."""
     if set(target.dims) & set(_horizontal_dims(ds)):
-        horizontal(target)  # raises the line on its rows and columns, which another axis is not to be blamed for
+        horizontal(target)  # raises the error about its rows and columns, which is more specific
     shared = [str(dim) for dim in target.dims if dim in ds.dims and dim in target.coords]
     if len(shared) != 1:
         raise OptionError(
