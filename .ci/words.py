@@ -45,9 +45,10 @@ RETIRED = {
     r"\bhelps (?:or|and) harms|\bhelps at home\b": "improves, degrades",
 }
 PATTERN = re.compile("|".join(f"(?:{pattern})" for pattern in RETIRED), re.IGNORECASE)
-# Code blocks, inline code, roles of Sphinx, addresses of links, examples.
+# Code blocks, names of parameters, inline code, roles of Sphinx, addresses of links, examples.
 CODE = re.compile(
-    r"```.*?```|``[^`]*``|:\w+:`[^`]*`|`[^`\n]*`|\]\([^)]*\)|^ *(?:>>>|\.\.\.) [^\n]*$", re.DOTALL | re.MULTILINE
+    r"```.*?```|^ *[\w, ]+ : (?=[a-z`{])"
+    r"|``[^`]*``|:\w+:`[^`]*`|`[^`\n]*`|\]\([^)]*\)|^ *(?:>>>|\.\.\.) [^\n]*$", re.DOTALL | re.MULTILINE
 )
 
 

@@ -202,7 +202,7 @@ def test_calibration_on_radar() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"method": "sobolev", "members": 3}, OptionError, "expected a method that generates members, received 'sobolev'"),
+        ({"method": "sobolev", "members": 3}, OptionError, "a method that generates members, received 'sobolev'"),
         ({"method": "rain", "members": 3}, OptionError, "expected a method that generates members"),
         ({"method": "cascade", "members": 0}, OptionError, "expected members to be a whole number from 1, received 0"),
         ({"method": "cascade", "smoothing": -1}, OptionError, "expected smoothing from 0 to 10, received -1"),

@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_one_line(tas, options, error, match):
     ("spec", "error", "match"),
     [
         (ModelSpec("residual", (4, 4), (Variable("pr", "mm"),), options=SMALL), InputError,
-         "expected the variable 'pr', which this model makes finer, received 'tas'; rename"),
+         "expected the variable 'pr', which this model refines, received 'tas'; rename"),
         (ModelSpec("residual", (4, 4), (Variable("tas", "mm"),), options=SMALL), InputError, "use a model of"),
         (plain(predictors=(Variable("psl", "Pa"),)), InputError, r"expected the predictor 'psl' .* add it"),
         (plain(statics=("orog",)), InputError, "expected orog for the static 'orog', received none"),
@@ -188,7 +188,7 @@ def test_other_variables_are_to_be_left_out():
 
 
 def test_times_that_are_missing(tas):
-    with pytest.raises(InputError, match="expected a time axis, since this model looks at 'hour'"):
+    with pytest.raises(InputError, match="expected a time axis, since this model uses 'hour'"):
         tas.isel(time=0, drop=True).downscale(method=Learned(plain(encodings=("hour",))))
 
 

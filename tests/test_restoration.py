@@ -161,7 +161,7 @@ def test_bounds_come_close_and_the_law_goes_first():
     truth = rain(1, 48, 48)
     coarse = coarse_of(truth, "gaussian:8km")
     free = coarse.downscale(4, footprint="gaussian:8km", bounds=None)
-    with pytest.warns(UserWarning, match="the footprint law goes before the bounds"):
+    with pytest.warns(UserWarning, match="the footprint takes priority over bounds"):
         kept = coarse.downscale(4, footprint="gaussian:8km")
     assert float(kept.pr.min()) > 0.02 * float(free.pr.min())
     assert coarse.downscale.check(kept, footprint="gaussian:8km", bounds=None).passed

@@ -282,7 +282,7 @@ def test_a_job_array_and_its_last_step(here):
     refused = command("run", "r.yml")
     assert refused.status == 2
     assert "expected no blocks of an earlier run, received" in refused.complaint
-    assert "pass --resume to go on with it or --overwrite to begin anew" in refused.complaint
+    assert "pass --resume to resume it or --overwrite to start again" in refused.complaint
     said = good(command("run", "r.yml", "--resume"))
     assert "kept 2 of 3 blocks of an earlier run, which verify" in said.out
     assert raw(Path("out.nc")) == whole()

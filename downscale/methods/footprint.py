@@ -1,4 +1,4 @@
-"""Downscaling of what an instrument averaged with its footprint, map by map (numpy in and out; knows no file)."""
+"""Downscaling of fields averaged with the footprint of an instrument, map by map."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from downscale.errors import ConservationError
 
 @dataclass(frozen=True, eq=False)
 class FootprintWork:
-    """Makes fine maps whose footprint-weighted averages are the coarse values.
+    """Computes fine maps whose footprint-weighted averages equal the coarse values.
 
     Attributes
     ----------
     job : Job
-        Grids, bounds, checks of one variable.
+        Grids, bounds and checks of one variable.
     instrument : Instrument
         The footprint on the fine cells.
     order : float
@@ -72,12 +72,12 @@ class FootprintWork:
         self._judged(float(unexplained(seen, lane.send(stored), x).max()), stored[valid])
 
     def _judged(self, error: float, stored: NDArray[np.float64]) -> None:
-        """Say where the footprint law or bounds do not hold in what is stored."""
+        """Warn, or raise an error, if the stored values violate the footprint averages or the bounds."""
         job = self.job
         if not error <= job.tolerance:
             line = (
                 f"{job.name}: expected the footprint law within {job.tolerance:g}, received a relative error of "
-                f"{error:.3g}; a footprint much wider than coarse cells leaves nothing to go by, check its size"
+                f"{error:.3g}; a footprint much wider than coarse cells leaves too little information, check its size"
             )
             if job.check == "raise":
                 raise ConservationError(line)
@@ -86,13 +86,13 @@ class FootprintWork:
         beyond = max(low - stored.min(), stored.max() - (np.inf if high is None else high))
         if beyond > 0:
             warnings.warn(
-                f"{job.name}: the footprint law goes before the bounds; fine values leave them by {beyond:.2g} at most",
+                f"{job.name}: the footprint takes priority over bounds; fine values exceed them by {beyond:.2g}",
                 UserWarning, stacklevel=2,
             )  # fmt: skip
 
 
 def fine_field(work: FootprintWork, data: Any) -> Any:
-    """Return the fine field of (..., n_y, n_x); lazy data stay lazy, their maps are kept whole."""
+    """Return the fine field of (..., n_y, n_x); lazy data stay lazy, and their maps are not split."""
     if not isinstance(data, da.Array):
         return work(np.asarray(data))
     data = whole_maps(data)
@@ -101,14 +101,14 @@ def fine_field(work: FootprintWork, data: Any) -> Any:
 
 
 def whole_maps(data: da.Array, axes: int = 2) -> da.Array:
-    """Return an array whose chunks cut no map along the last axes."""
+    """Return an array whose chunks do not split maps along the last axes."""
     return data.rechunk(dict.fromkeys(range(data.ndim - axes, data.ndim), -1))
 
 
 def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
-    """Return what an instrument sees of maps (..., cells), in float64; missing cells neither give nor take.
+    """Return maps (..., cells) blurred by an instrument, in float64; missing cells exchange no flux.
 
-    Total law: the area integral over the valid cells of each map stays.
+    The area integral over the valid cells of each map is conserved.
     """
 
     def blurred(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,6 +1,6 @@
-"""A learned model as the method of a request: what it makes, what it must be given (reads coordinates and relief only).
+"""Learned models as methods of a request: outputs, inputs, units and static fields.
 
-Nothing of torch is loaded before a model is asked for.
+PyTorch is imported only when a model is requested.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Scale = tuple[float, float]
 SAME: Scale = (1.0, 0.0)
 SUFFIX = ".safetensors"
 CASCADE = "cascade"
-# Attribute of a code: the compressor that made it.
+# Attribute of a code: the compressor that encoded it.
 ENCODER = "encoder"
-# Water that falls, and air near the ground, by any of the names they go under.
+# Names of precipitation and of near-surface air temperature.
 KINDS = (
     re.compile(r"precip|rain|snowfall|^(pr|tp|rr|prc|prl|ppt)$", re.IGNORECASE),
     re.compile(r"^air_temperature$|^(tas|t2m|2t|t_2m|tg)$", re.IGNORECASE),
@@ -50,13 +50,13 @@ class Model:
     Attributes
     ----------
     spec : ModelSpec
-        What the model looks at, and makes.
-    upscalers : mapping of variable name to Upscaler
-        One for each variable of the request.
+        Inputs and outputs of the model.
+    upscalers : mapping of variable name to ``Upscaler``
+        One per variable of the request.
     inputs : mapping of name to DataArray
-        What the model looks at, by its own names.
+        Input fields, by the names of the model.
     statics : mapping of channel to array
-        Fine fields that it looks at.
+        Fine static fields.
     learned : Learned
         The model in memory.
     """
@@ -74,40 +74,40 @@ def event_names(name: str) -> tuple[str, str]:
 
 
 def makes_mask(method: Any) -> bool:
-    """Return whether a method is a model of the mask of an event, which no conservation law applies to."""
+    """Return whether a method is a model of an event mask, which conservation does not apply to."""
     if isinstance(method, (str, Path)) and not str(method).endswith(SUFFIX):
         return False
     return is_learned(method) and getattr(opened(method).spec, "event", None) is not None
 
 
 def is_learned(method: Any) -> bool:
-    """Return whether a method is a learned model: one in memory, the path of a checkpoint, or a model's name."""
+    """Return whether a method is a learned model: a model in memory, the path of a checkpoint, or a model's name."""
     if isinstance(method, (str, Path)):
         return str(method) in NAMES or str(method).endswith(SUFFIX)
     return hasattr(method, "bind") and hasattr(method, "spec")
 
 
 def name_of(method: Any) -> str:
-    """Return what a method is called, for people."""
+    """Return the display name of a method."""
     if isinstance(method, (str, Path)):
         return str(method)
     return f"{method.spec.network} network" if is_learned(method) else type(method).__name__
 
 
 def require_method(method: Any) -> None:
-    """Refuse what is no method.
+    """Raise an error if the argument is not a method.
 
     Raises
     ------
     OptionError
-        Lists what there is.
+        If it is not; the message lists the methods.
     """
     if is_learned(method) or isinstance(method, Upscaler):
         return
     if not isinstance(method, (str, Path)):
         raise OptionError(
             f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))}, a checkpoint, or an object with the "
-            f"Upscaler protocol, received {type(method).__name__}"
+            f"protocol of a method, received {type(method).__name__}"
         )
     if str(method) not in (*METHODS, CASCADE):
         raise OptionError(
@@ -117,21 +117,21 @@ def require_method(method: Any) -> None:
 
 
 def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
-    """Return the model that a path or a name stands for; any other method is given back.
+    """Return the model of a path or a name; other methods are returned unchanged.
 
     Parameters
     ----------
     method : object
-        As :func:`require_method` lets it pass.
+        A method accepted by :func:`require_method`.
     factor : (int, int), optional
-        Tells which of the models of a name is meant.
+        Selects among the models of a name.
 
     Raises
     ------
     OptionError
-        If the model does not come with that factor.
+        If the bundled model does not have that factor.
     InputError
-        If the file is no checkpoint.
+        If the file is not a checkpoint.
     """
     if not isinstance(method, (str, Path)) or not is_learned(method):
         return method
@@ -142,7 +142,7 @@ def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, state: Any) -> Learned:
-    """Read a checkpoint once for all requests, until it changes."""
+    """Read a checkpoint once for all requests; read it again if it changes."""
     from downscale.models.checkpoint import load
 
     return load(path)[0]
@@ -160,16 +160,16 @@ def bound_model(
     ds : Dataset
         The coarse fields.
     where, target : Horizontal, Target
-        Where they lie, and the fine cells.
+        Axes of the coarse fields, and the fine cells.
     wanted : list of str
-        Variables to be made finer.
+        Variables to refine.
     orog, sftlf : Dataset, DataArray, file or None
         Fine fields.
 
     Raises
     ------
     ShapeError, OptionError, InputError
-        If factor, variables, units, statics or times are not those of the model.
+        If factor, variables, units, statics or times do not match the model.
     """
     spec = learned.spec
     if not target.nests:
@@ -189,19 +189,19 @@ def bound_model(
 
 
 def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
-    """Return the variables of ``ds`` that a model looks at without making them finer, as far as they are there."""
+    """Return the variables of ``ds`` that a model reads but does not refine, as far as they are present."""
     there = [str(name) for name in ds.data_vars]
     names = [_match(own, ds, there, alone=False) for own in learned.spec.predictors]
     return frozenset(name for name in names if name is not None) - {own.name for own in learned.spec.outputs}
 
 
 def own_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
-    """Return the variables of ``ds`` that the model takes for its outputs, others left aside.
+    """Return the variables of ``ds`` that match the outputs of the model.
 
     Raises
     ------
     InputError
-        If one is not there.
+        If one is missing.
     """
     alone = len(spec.outputs) == 1
     own = [name for name in among if any(_match(each, ds, [name], alone) for each in spec.outputs)]
@@ -209,15 +209,15 @@ def own_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
 
 
 def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
-    """Return the variables of ``ds`` that the model takes for its outputs.
+    """Return the variables of ``ds`` that match the outputs of the model; all ``wanted`` ones must be among them.
 
     Raises
     ------
     InputError
-        If one is not there, or a variable is asked for that the model does not make.
+        If one is missing, or a requested variable is not an output of the model.
     """
     there = [str(name) for name in ds.data_vars]
-    # An output that is not asked for is looked at all the same.
+    # An output that is not requested is still an input.
     names = [
         _match(own, ds, wanted, alone=len(spec.outputs) == 1) or _match(own, ds, there, alone=False)
         for own in spec.outputs
@@ -233,20 +233,20 @@ def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[
         )
     if missing or strange:
         raise InputError(
-            f"expected the variable {(missing or makes)[0]!r}, which this model makes finer, received "
+            f"expected the variable {(missing or makes)[0]!r}, which this model refines, received "
             f"{listing(wanted)}; rename a variable, or give it the standard_name of that one"
         )
     return made
 
 
 def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
-    """Return the variables of ``ds`` that the model takes for its own, outputs first; refuse what is not there."""
+    """Return the variables of ``ds`` that match the inputs of the model, outputs first; raise if one is missing."""
     made, there = matched_outputs(spec, ds, wanted), [str(name) for name in ds.data_vars]
     for own in spec.predictors:
         name = _match(own, ds, there, alone=False)
         if name is None:
             raise InputError(
-                f"expected the predictor {own.name!r} that this model looks at, received {listing(ds.data_vars)}; "
+                f"expected the predictor {own.name!r} that this model uses, received {listing(ds.data_vars)}; "
                 "add it to the dataset"
             )
         made.append(name)
@@ -254,7 +254,7 @@ def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
 
 
 def _match(own: Variable, ds: xr.Dataset, among: list[str], alone: bool) -> str | None:
-    """Return the variable that is meant: by name, by standard name, or as the only one of its kind."""
+    """Return the matching variable: by name, by standard name, or as the only one of its kind."""
     if own.name in among:
         return own.name
     same = [name for name in among if own.standard_name and ds[name].attrs.get("standard_name") == own.standard_name]
@@ -265,17 +265,17 @@ def _match(own: Variable, ds: xr.Dataset, among: list[str], alone: bool) -> str 
 
 
 def _words(variable: xr.DataArray) -> tuple[str, ...]:
-    """Return what a variable is called."""
+    """Return the names of a variable."""
     return str(variable.name), *(str(variable.attrs.get(key, "")) for key in ("standard_name", "long_name"))
 
 
 def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
-    """Return the factor and the offset from the units of a variable to those that a model was trained in.
+    """Return the factor and the offset from the units of a variable to the units of training.
 
     Raises
     ------
     InputError
-        If the variable has no units, or units of another quantity, and the model does not take any.
+        If the variable has no units, or units of another quantity, and the model requires units.
 
     Examples
     --------
@@ -284,7 +284,7 @@ def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
     (1.0, 273.15)
     """
     units = str(variable.attrs.get("units", "")).strip()
-    # Of "local" values the model sees ratios, which are the same in every unit that begins at zero.
+    # The model uses ratios of "local" values, which do not depend on units with an absolute zero.
     if own.transform == "local" or same_units(units, own.units):
         return SAME
     zero, one = convert(0.0, units, own.units), convert(1.0, units, own.units)
@@ -297,7 +297,7 @@ def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
 
 
 def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> None:
-    """Refuse codes that another compressor made: they would be taken for something else."""
+    """Refuse codes of another compressor, which would be misinterpreted."""
     for name in learned.spec.code_names:
         own, theirs = fingerprint(learned), inputs[name].attrs.get(ENCODER)
         if theirs != own:
@@ -308,7 +308,7 @@ def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> N
 
 
 def fingerprint(learned: Learned) -> str:
-    """Return sixteen digits that tell the weights of a model from all others."""
+    """Return sixteen hexadecimal digits that identify the weights of a model."""
     digest = sha256()
     for key, value in sorted(learned.state_dict().items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -331,23 +331,23 @@ def _static_fields(
 
 
 def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:
-    """Return what an up-scaler of many inputs looks at, one field behind the other, shape (..., C, n_y, n_x).
+    """Return the inputs of an upsampler with many inputs, stacked to shape (..., C, n_y, n_x).
 
     Parameters
     ----------
     array : DataArray
-        The variable that is made finer, horizontal dimensions last.
+        The variable to refine, horizontal dimensions last.
     data : numpy or dask array
         Its values, in the chunks of the blocks.
     model : Model or None
-        Names what else it looks at; None for nothing else.
+        Names the other inputs; None if there are none.
     numbers : DataArray, optional
-        The number of each map, which comes last, for those that draw members.
+        The number of each map, as the last input of methods that generate members.
 
     Raises
     ------
     GridError, InputError
-        If a predictor has other dimensions, or there is no time where the model looks at it.
+        If a predictor has other dimensions, or the model needs a time that is missing.
     """
     fields = [data] if model is None else [_along(other, array, data) for other in model.inputs.values()]
     fields += [] if model is None else [_along(clock, array, data) for clock in _clocks(model.spec, array)]
@@ -359,7 +359,7 @@ def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.D
 
 
 def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
-    """Return a field with the dimensions of ``array``, those it lacks of size one."""
+    """Return a field with the dimensions of ``array``; those it lacks have size one."""
     strange = [str(dim) for dim in other.dims if dim not in array.dims]
     if strange or any(other.sizes[dim] != array.sizes[dim] for dim in other.dims):
         raise GridError(
@@ -372,7 +372,7 @@ def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
 
 
 def _clocks(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
-    """Return the values of time that the model looks at, one for each channel."""
+    """Return the time features of the model, one per channel."""
     if not spec.encodings:
         return []
     from downscale.models.time_features import clock_values
@@ -380,7 +380,7 @@ def _clocks(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
     time = next((array[dim] for dim in array.dims if dim in array.coords and _is_time(array[dim])), None)
     if time is None:
         raise InputError(
-            f"{array.name}: expected a time axis, since this model looks at {listing(spec.encodings)}, received the "
+            f"{array.name}: expected a time axis, since this model uses {listing(spec.encodings)}, received the "
             f"dimensions {listing(map(str, array.dims))}; add one"
         )
     values = clock_values(spec.encodings, time.values, time.size)

@@ -1,4 +1,4 @@
-"""Members of an ensemble as a dimension: which noise each map gets, and its number (xarray; draws nothing itself)."""
+"""Ensemble members as a dimension: the noise keys and the number of each map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from downscale.fields.noise import Draws
 
 DIMENSION = "realization"
 ATTRS = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
-# Whole seconds since then tell the moments of noise, in every calendar.
+# Noise is indexed by whole seconds since then, in every calendar.
 SINCE = "seconds since 1970-01-01"
 STEPS = ("time", "t", "month", "step")
 
@@ -25,17 +25,17 @@ STEPS = ("time", "t", "month", "step")
 def draws_of(
     variable: xr.DataArray, dims: tuple[str, str], members: int | None, seed: int, key: str | None = None
 ) -> Draws:
-    """Return which noise the maps of a variable get: by seed, key and time; one member where none are requested.
+    """Return the noise keys of the maps of a variable, by seed, key and time; one member by default.
 
-    Variables of one key see the same noise: the outputs of one model, whose members belong together. The key is the
-    name of the variable by default.
+    Variables with the same key share their noise, such as the outputs of one model, whose members belong together. The
+    key is the name of the variable by default.
 
-    Maps that differ in other dimensions than time, such as levels, see the same noise.
+    Maps that differ in dimensions other than time, such as levels, share their noise.
 
     Raises
     ------
     InputError
-        If there is a dimension of members already.
+        If the variable already has a dimension of members.
     OptionError
         If members or seed are not usable.
     """
@@ -66,7 +66,7 @@ def _seconds(time: xr.Variable) -> NDArray[np.int64]:
 
 
 def with_members(array: xr.DataArray, count: int | None) -> xr.DataArray:
-    """Return maps, horizontal dimensions last, once for each member, the dimension of these before rows and columns."""
+    """Return maps repeated for each member, with the member dimension before rows and columns."""
     if count is None:
         return array
     xp = da if isinstance(array.data, da.Array) else np
@@ -78,7 +78,7 @@ def with_members(array: xr.DataArray, count: int | None) -> xr.DataArray:
 
 
 def order_of(dims: tuple[Any, ...], made: tuple[Any, ...]) -> list[Any]:
-    """Return the dimensions of a result in the order of the input, that of members before the first horizontal one.
+    """Return the dimensions of a result in the order of the input, with members before the first horizontal one.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def order_of(dims: tuple[Any, ...], made: tuple[Any, ...]) -> list[Any]:
 
 
 def numbers_of(array: xr.DataArray) -> xr.DataArray:
-    """Return the number of each map, the last of the other dimensions fastest."""
+    """Return the number of each map; the last of the other dimensions varies fastest."""
     lead = array.shape[:-2]
     numbers = np.arange(int(np.prod(lead)), dtype=np.float64).reshape(lead)
     return xr.DataArray(numbers, dims=array.dims[:-2], name="number of the map")

@@ -1,4 +1,4 @@
-"""The linear operator of a request as weights, for files that other tools apply (torch only when it is called)."""
+"""The linear operator of a request as sparse weights for other tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def weights(
     taps: int = 7,
     order: float = MAP_ORDER,
 ) -> xr.Dataset:
-    """Return the weights of a training-free method as ``row, col, S``, so that other tools can apply them.
+    """Return the weights of a training-free method as ``row, col, S`` for use in other tools.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def weights(
     layout : {"esmf", "scrip"}
         The layout of ESMF (xESMF, ESMPy, NCO) or that of SCRIP (``cdo remap,grid,weights in out``).
     normalization : {"fracarea", "destarea"}
-        Where the coarse grid covers part of a target cell only: the mean over that part, or over the whole cell.
+        If the coarse grid covers only part of a target cell: the mean over that part, or over the whole cell.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def weights(
 
     Notes
     -----
-    The weights of "sobolev" and "conservative" keep the total law, and the cell law where the target nests. They are
-    the plain linear operator: bounds, masks, relief and the projection of "bilinear" and "bicubic" onto the cell law
-    depend on the field and are not in them.
+    The weights of "sobolev" and "conservative" conserve area integrals, and cell means if the target nests. They are
+    the plain linear operator. Bounds, masks, orography and the projection of "bilinear" and "bicubic" that conserves
+    cell means depend on the field and are not included.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def weights(
 
 
 def _along(parts: Parts, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the operator from coarse to target cells of an axis; rows add up to the covered share."""
+    """Return the operator from coarse to target cells of an axis; rows add up to the covered fraction."""
     inside = np.flatnonzero(parts.owner >= 0)
     owner = parts.owner[inside]
     gathered = np.zeros((parts.target.size, parts.coarse.size))

@@ -1,4 +1,4 @@
-"""Memory that is used again: a fresh page costs ten times the arithmetic that fills it (numpy only)."""
+"""Reusable memory buffers: a fresh page costs ten times the arithmetic that fills it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What lies idle at most; small arrays are left to the allocator, which keeps them itself.
+# Maximum idle memory; small arrays are left to the allocator, which caches them itself.
 IDLE_BYTES = 256_000_000
 SMALLEST = 1_000_000
 
-# Taken again by the same thread where the garbage collector gives memory back in the midst of taking some.
+# Re-entrant: the garbage collector may return memory of this thread during an allocation.
 _lock = threading.RLock()
 _idle: list[NDArray[np.uint8]] = []
 
 
 class _Lease:
-    """Memory on loan: given back when the last array that lies in it is gone."""
+    """Memory on loan; it is returned when the last array that uses it is deleted."""
 
     def __init__(self, memory: NDArray[np.uint8]) -> None:
         self._memory = memory
@@ -32,7 +32,7 @@ class _Lease:
 
 
 def leased(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array of undefined content, in memory that was used before where some lies idle.
+    """Return an array of undefined content, in idle memory if there is any.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def leased(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _taken(size: int) -> NDArray[np.uint8]:
     with _lock:
-        # Who keeps a result keeps the memory that it lies in: much larger memory is for larger ones.
+        # A result holds all of its buffer, so much larger buffers are kept for larger arrays.
         fitting = next((memory for memory in list(_idle) if size <= memory.size <= size + size // 8), None)
         if fitting is not None:
             _idle[:] = [memory for memory in _idle if memory is not fitting]
@@ -64,6 +64,6 @@ def _give_back(memory: NDArray[np.uint8]) -> None:
 
 
 def idle_bytes() -> int:
-    """Return how much memory lies idle."""
+    """Return the number of idle bytes."""
     with _lock:
         return sum(memory.size for memory in _idle)

@@ -1,7 +1,7 @@
-"""How a program is stopped from outside: a signal ends it within seconds and leaves nothing half-made.
+"""Handling of signals: the program ends within seconds and leaves no incomplete files.
 
-A signal becomes one exception in the main thread, raised outside of the libraries of files. Where the main thread does
-not come to its end within the grace, another thread removes what is half-made and ends the process.
+A signal becomes one exception in the main thread, raised outside of file libraries. If the main thread does not end
+within the grace period, another thread removes incomplete files and ends the process.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# Both with the cleaning up stay within five seconds, on a busy machine too.
+# Both, with the clean-up, stay within five seconds on a busy machine.
 GRACE_SECONDS, CHILDREN_SECONDS, WORDS_SECONDS = 2.5, 0.7, 1.0
-# What batch systems send before the walltime is over (the second is common with "--signal"), and lost terminals.
+# Signals of batch systems before the time limit (the second is common with "--signal"), and of lost terminals.
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
 NOTHING_LEFT = "nothing incomplete was left behind"
 
 
 class Stopped(Exception):
-    """A run that was stopped or failed before its end, through no fault of the request; says how to resume it."""
+    """A run was stopped or failed before its end, not because of the request; the message states how to resume it."""
 
 
 class Terminated(BaseException):
-    """A signal has come; nothing but the end of the run may catch it, as with KeyboardInterrupt."""
+    """A signal was received; like KeyboardInterrupt, only the end of the run may catch it."""
 
 
 class _State:
-    """What is known of signals in this process; only the main thread hears them."""
+    """Signals received by this process; only the main thread receives them."""
 
     def __init__(self) -> None:
-        # Their names; an exception raised where Python ignores it would be lost.
+        # Names of the signals; an exception raised where Python ignores it would be lost.
         self.come: list[str] = []
         self.raised = False
         self.shields = 0
@@ -49,14 +49,14 @@ _STATE = _State()
 
 
 def go_on() -> None:
-    """Raise KeyboardInterrupt or :class:`Terminated` if a signal has come, even one that was lost on its way."""
+    """Raise KeyboardInterrupt or :class:`Terminated` if a signal was received, even if its exception was lost."""
     if _STATE.come:
         _STATE.raised = True
         raise KeyboardInterrupt if _STATE.come[0] == "SIGINT" else Terminated(_STATE.come[0])
 
 
 def what_came(error: BaseException) -> str | None:
-    """Return "interrupted" or "terminated" where a signal is behind an error, whatever became of it on its way."""
+    """Return "interrupted" or "terminated" if a signal caused an error, else None."""
     first = _STATE.come[0] if _STATE.come else None
     if isinstance(error, KeyboardInterrupt) or first == "SIGINT":
         return "interrupted"
@@ -64,7 +64,7 @@ def what_came(error: BaseException) -> str | None:
 
 
 def status_of(names: list[str]) -> int:
-    """Return the exit status of a program that the first of these signals ended, as shells have it.
+    """Return the exit status of a program ended by the first of these signals, by the convention of shells.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def status_of(names: list[str]) -> int:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Hear a signal only at the end of this block, which must be short."""
+    """Defer signals to the end of this block, which must be short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,20 +85,20 @@ def shielded() -> Iterator[None]:
         yield
     finally:
         _STATE.shields -= 1
-        # Once: what cleans up after it passes through here again.
+        # Only once: the clean-up passes through here again.
         if not _STATE.shields and not _STATE.raised:
             go_on()
 
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Start threads, and the processes that these start, that do not hear Ctrl-C: the terminal sends it to all."""
+    """Start threads, and their child processes, that ignore Ctrl-C: the terminal sends it to all processes."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
-    # Whatever starts it later would hear Ctrl-C again from then on.
+    # Processes started later would receive Ctrl-C again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -108,7 +108,7 @@ def deaf_children() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Ignore signals from here on: what is left of the process is its end, and its work is done."""
+    """Ignore signals from here on: the work is done and the process is ending."""
     for name in NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -116,7 +116,7 @@ def ignore_signals() -> None:
 
 @contextmanager
 def half_made(path: Path) -> Iterator[Path]:
-    """Note a file or folder that must not stay if the process is ended within this block."""
+    """Register a file or folder to remove if the process is ended within this block."""
     _STATE.drafts.add(path)
     try:
         yield path
@@ -126,7 +126,7 @@ def half_made(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def telling(words: Callable[[], str]) -> Iterator[None]:
-    """Have ``words`` say what is kept if the process is ended within this block; it may clean up, too."""
+    """Use ``words`` for the message about kept results if the process is ended within this block; it may clean up."""
     _STATE.words.append(words)
     try:
         yield
@@ -136,16 +136,16 @@ def telling(words: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[list[str]]:
-    """Raise what :func:`go_on` does in this block at the first signal; a second one ends the process at once.
+    """Raise the exception of :func:`go_on` in this block at the first signal; a second one ends the process at once.
 
-    Yields the names of the signals that came, which outlives the block.
+    Yields the names of the received signals, a list that remains valid after the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
     known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in known}
-    # Whoever ignores a lost terminal was started to outlive it.
+    # A process that ignores a lost terminal was started to outlive it.
     numbers = [n for n in known if n.name != "SIGHUP" or before[n] is not signal.SIG_IGN]
     come: list[str] = []
     _STATE.come, _STATE.raised, _STATE.shields = come, False, 0
@@ -169,7 +169,7 @@ def terminable() -> Iterator[list[str]]:
 
 @contextmanager
 def _watched(numbers: list[signal.Signals]) -> Iterator[None]:
-    """Have a thread hear signals, too, though the main thread be in a long call, and end the process in time."""
+    """Let a thread receive signals, too, and end the process in time if the main thread is in a long call."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     ending, over = threading.Lock(), threading.Event()
@@ -201,7 +201,7 @@ def _watched(numbers: list[signal.Signals]) -> Iterator[None]:
 
 
 def _heard(ours: socket.socket, numbers: list[signal.Signals]) -> signal.Signals | None:
-    """Wait for one of the signals and return it, None where the other end was closed."""
+    """Wait for one of the signals and return it, or None if the other end was closed."""
     while byte := ours.recv(1):
         if byte[0] in numbers:
             return signal.Signals(byte[0])
@@ -209,7 +209,7 @@ def _heard(ours: socket.socket, numbers: list[signal.Signals]) -> signal.Signals
 
 
 def _end(number: signal.Signals) -> None:
-    """End the process here and now, with one line, and nothing half-made left."""
+    """End the process immediately, with one line, and remove incomplete files."""
     word = "interrupted" if number == signal.SIGINT else "terminated"
     said = [NOTHING_LEFT]
 
@@ -221,7 +221,7 @@ def _end(number: signal.Signals) -> None:
 
     _end_children()
     _remove_drafts()
-    # The main thread may hold what this waits for.
+    # The main thread may hold the lock that this call needs.
     helper = threading.Thread(target=tell, daemon=True)
     helper.start()
     helper.join(WORDS_SECONDS)
@@ -232,7 +232,7 @@ def _end(number: signal.Signals) -> None:
 
 
 def _end_children() -> None:
-    """End the processes that this one has started, such as workers and readers, and wait until they are gone."""
+    """End the child processes, such as workers and readers, and wait for their exit."""
     if "multiprocessing.util" not in sys.modules:
         return
     import multiprocessing

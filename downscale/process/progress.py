@@ -1,4 +1,4 @@
-"""Progress bars for what takes more than a few seconds; none where the output is no terminal (dask only)."""
+"""Progress bars for long computations, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from downscale.options import option
 
-# Shorter runs are over before a bar is of use.
+# A bar is of no use for shorter runs.
 PATIENCE_SECONDS = 2.0
 
 
 def progress_bar() -> AbstractContextManager[Any]:
-    """Return a context in which Dask shows a bar on the standard error, as the option "progress" says."""
+    """Return a context in which Dask shows a progress bar on the standard error, by the option "progress"."""
     wanted = option("progress")
     if wanted == "off" or (wanted == "auto" and not sys.stderr.isatty()):
         return nullcontext()

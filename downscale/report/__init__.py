@@ -1,4 +1,4 @@
-"""The report of a run, for people (HTML, one self-contained file) and for programs (JSON)."""
+"""The report of a run, as a self-contained HTML file and as JSON."""
 
 from downscale.report.beside import Beside
 from downscale.report.facts import facts_path, report_facts

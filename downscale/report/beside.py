@@ -1,4 +1,4 @@
-"""Two methods side by side, as a report tells them (knows numbers and words; runs nothing)."""
+"""The table that compares two methods in a report."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Numbers shown for each of two methods, and what they are called; {} stands for the units of the field.
+# Quantities of each method and their labels; {} is replaced by the units of the field.
 SIDES = {
     "cell_error": "largest relative error of a coarse cell",
     "detail": "detail added within coarse cells, {}",
-    "per_km": "of it with relief, {} a km",
-    "relief_correlation": "its correlation with relief",
-    "gradient": "root-mean-square gradient, {} in 100 km",
+    "per_km": "slope of detail over orography, {} per km",
+    "relief_correlation": "correlation of detail with orography",
+    "gradient": "root-mean-square gradient, {} per 100 km",
     "coarser_rmse": "self-validation: RMSE, {}",
     "coarser_ratio": "self-validation: RMSE / bilinear",
 }
@@ -21,18 +21,18 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Beside:
-    """Two methods side by side.
+    """A comparison of two methods.
 
     Attributes
     ----------
     sides : (mapping, mapping)
-        Label and numbers of each, by the keys of ``SIDES``.
+        Label and quantities of each method, by the keys of ``SIDES``.
     picture : Path or None
-        The map of the second.
+        Map of the second method.
     units : str
-        Of the field.
+        Units of the field.
     note : str
-        What else people should know.
+        Further remarks.
     """
 
     sides: tuple[Mapping[str, Any], ...]
@@ -41,7 +41,7 @@ class Beside:
     note: str = ""
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the table, its head first."""
+        """Return the rows of the table, with the header first."""
         head = ("", *(str(side["label"]) for side in self.sides))
         return [head, *((words.format(self.units), *self._numbers(key)) for key, words in SIDES.items())]
 

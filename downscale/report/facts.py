@@ -1,4 +1,4 @@
-"""What a report tells, as plain values (knows outcomes and coordinates; draws nothing)."""
+"""The content of a report as plain values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def facts_path(path: Path) -> Path:
-    """Return the name of the facts that lie beside a report."""
+    """Return the name of the JSON file next to a report."""
     return path.with_suffix(".json")
 
 
 def report_facts(outcome: Outcome, coarse: xr.Dataset | None = None) -> dict[str, Any]:
-    """Return everything that the report tells, as plain values; ``coarse`` is what was read."""
+    """Return all content of a report as plain values; ``coarse`` is the input."""
     return {
         "title": outcome.recipe.title,
         "description": outcome.recipe.description,
@@ -45,13 +45,13 @@ def report_facts(outcome: Outcome, coarse: xr.Dataset | None = None) -> dict[str
 
 
 def recipe_text(outcome: Outcome) -> str:
-    """Return the recipe as a file that ``downscale run`` reads, without what is at its default."""
+    """Return the recipe as a file for ``downscale run``, without default values."""
     content = outcome.recipe.model_dump(by_alias=True, exclude_defaults=True, mode="json")
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _input(coarse: xr.Dataset) -> dict[str, Any]:
-    """Return which files were read, their fields, domain and times."""
+    """Return the files, fields, domain and times of the input."""
     paths = [path for path in map(Path, sources_of(coarse)) if path.is_file()]
     files = [{"path": str(path), "bytes": path.stat().st_size} for path in paths]
     bounds = bounds_variables(coarse)

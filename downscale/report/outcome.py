@@ -36,11 +36,11 @@ class Outcome:
     seconds : float
         Wall time.
     blocks, kept : int
-        Blocks that the run was cut into, and how many of them were there and verified.
+        Number of blocks of the run, and how many of an earlier run were kept.
     stages : dict
         Seconds spent in each stage.
     command : str
-        The command line that does the same again, if it was one.
+        Command line that reproduces the run, if it was started by one.
     pictures : list of Picture
         Pictures of the report.
     """
@@ -60,7 +60,7 @@ class Outcome:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the seconds that are spent within under a name."""
+        """Measure the seconds spent within the block, under a name."""
         begin = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""The page and the facts of a run as files; words and tables lie in the template beside (knows no field)."""
+"""HTML page and JSON file of a report."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def write_report(
     drawn: list[Picture] | None = None,
     beside: Beside | None = None,
 ) -> None:
-    """Write ``path`` (HTML) and beside it the same facts as JSON; both appear complete or not at all.
+    """Write ``path`` (HTML) and a JSON file with the same content; both appear complete or not at all.
 
     Parameters
     ----------
     outcome : Outcome
-        What a run did.
+        Result of the run.
     path : path
-        The page.
+        Output file of the page.
     coarse : Dataset, optional
-        What was read, to tell of it.
+        The input, for its description.
     drawn : list of Picture, optional
         From :func:`downscale.report.pictures.pictures`.
     beside : Beside, optional
-        Another method on the same input.
+        Comparison with another method on the same input.
     """
     facts = report_facts(outcome, coarse)
     if beside is not None:
@@ -53,7 +53,7 @@ def write_report(
 
 
 def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture], beside: Beside | None = None) -> str:
-    """Return the page: one file without scripts, whose pictures and style it holds itself."""
+    """Return the page: one file without scripts that contains its pictures and styles."""
     from jinja2 import Environment, StrictUndefined
 
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -73,12 +73,12 @@ def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture], beside: 
 
 
 def _other(path: Path) -> Picture:
-    """Return the map of the second method."""
+    """Return the picture of the map of the second method."""
     from downscale.report.pictures import Picture
 
     return Picture(
-        "The same by the network",
-        "Three maps: the coarse field, the fine field that a trained network made, and what it added",
+        "Downscaled with a network",
+        "Three maps: the coarse field, the fine field of a trained network, and the added detail",
         "The last step; colours have their own scale.",
         path.read_bytes(),
     )

@@ -1,4 +1,4 @@
-"""The pictures of a report: maps, errors of cells, spectra, as PNG in memory (draws; judges nothing)."""
+"""The pictures of a report: maps, cell errors and spectra, as PNG in memory."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110
-# Fine values that errors and spectra are made from: some maps of a record, one of a large grid.
+# Maximum fine values for errors and spectra: some maps of a record, one of a large grid.
 MOST_VALUES, MOST_MAPS = 20_000_000, 400
-# What the default kernel takes fields for, see the mathematics.
+# Spectral slope assumed by the default kernel, see the mathematics.
 SLOPE = -3.5
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture and its words: ``alt`` says what is seen to those who do not see it."""
+    """One picture with its texts; ``alt`` describes it to readers who cannot see it."""
 
     title: str
     alt: str
@@ -37,28 +37,28 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """The picture as an address that holds it whole."""
+        """The picture as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.data).decode("ascii")
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as the file says."""
+        """Width and height in pixels, read from the file."""
         return int.from_bytes(self.data[16:20]), int.from_bytes(self.data[20:24])
 
 
 def pictures(
     coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, drawn: Path | None, sftlf: Any
 ) -> list[Picture]:
-    """Return the pictures of one field; those that its grids do not allow are left out.
+    """Return the pictures of one field; those not possible on its grids are left out.
 
     Parameters
     ----------
     coarse, fine : Dataset of one field
-        What was given and what was written.
+        The input and the output.
     name, title : str
         The field and the heading of the run.
     drawn : path or None
-        A map that was drawn already.
+        A map that is already plotted.
     sftlf : DataArray or None
         Land fraction, for coasts.
     """
@@ -73,7 +73,7 @@ def pictures(
         try:
             found.append(make())
         except DownscaleError:
-            # Quadrilaterals have no zoom, grids that do not nest no errors of cells, slender maps no spectrum.
+            # Quadrilaterals have no zoom, grids that do not nest no cell errors, narrow maps no spectrum.
             continue
     return found
 
@@ -88,10 +88,10 @@ def _map(
     else:
         data = _png(compare(coarse, fine, select=last, title=title, sftlf=sftlf))
     return Picture(
-        "Coarse, fine, and what was added",
+        "Coarse, fine, and added detail",
         f"Three maps of {name}: the coarse field, the fine field on the same colour scale, and the fine field minus "
-        "the coarse cell it lies in",
-        "The last step. The added detail averages to zero over each coarse cell where the cell law holds.",
+        "the coarse cell that contains it",
+        "The last step. The added detail averages to zero over each coarse cell if cell means are conserved.",
         data,
     )
 
@@ -100,8 +100,8 @@ def _zoom(coarse: xr.Dataset, fine: xr.Dataset, name: str, last: dict[str, int],
     from downscale.plot import zoom
 
     return Picture(
-        "Where most was added",
-        f"A map of the fine field of {name}; beside it the marked part of it, coarse and fine",
+        "Strongest added detail",
+        f"A map of the fine field of {name}, and a box within it, coarse and fine",
         "The box is the part, a quarter of each axis, in which the added detail is strongest.",
         _png(zoom(coarse, fine, select=last, sftlf=sftlf)),
     )
@@ -116,7 +116,7 @@ def _errors(coarse: xr.Dataset, fine: xr.Dataset, name: str, sftlf: Any) -> Pict
     which = "all maps" if shown == whole else f"{shown} of {whole} maps, evenly spaced"
     figure = conservation(given, made, variable=name, sftlf=sftlf)
     return Picture(
-        "Where the worst cells are",
+        "Worst cells",
         f"A map of the largest relative error of each coarse cell of {name} with a ring around the worst one, and a "
         "histogram of the errors of all cells with the tolerance as a line",
         f"Errors of {which}, from the file as written. Float32 leaves up to 6e-8.",
@@ -132,8 +132,8 @@ def _spectra(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> Picture:
     return Picture(
         "Power spectra",
         f"Spectral density of the coarse and the fine field of {name} against wavelength, with a reference line",
-        "Both follow each other at waves that the coarse grid resolves; what lies to the right of the line marked "
-        "shortest was added. The dashed line is the slope that the default kernel takes fields for.",
+        "Both agree at wavelengths that the coarse grid resolves; power to the right of the line marked shortest was "
+        "added. The dashed line is the spectral slope that the default kernel assumes.",
         _png(figure),
     )
 
@@ -144,7 +144,7 @@ def _leading(field: xr.DataArray, ds: xr.Dataset) -> Iterator[tuple[int, ...]]:
 
 
 def _sample(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return the same evenly spaced maps of both, so many as are drawn from quickly, in memory."""
+    """Return the same evenly spaced maps of both in memory, few enough to plot quickly."""
     at = horizontal(fine)
     cells = int(np.prod([fine[name].sizes[dim] for dim in at.dims]))
     count = max(min(MOST_MAPS, MOST_VALUES // cells), 1)

@@ -1,1 +1,1 @@
-"""Runs cut into blocks along time: sealed, resumed, spread over a cluster, merged (knows no command line)."""
+"""Runs in blocks along time: checked, resumable, on one machine or a cluster, merged."""

@@ -1,7 +1,7 @@
-"""Where a record is cut along time, and what the files of its pieces are called (dates of any calendar; no data).
+"""Blocks of a record along time, and the names of their files.
 
-A block is a range of steps. Blocks of calendar periods begin where these do, counted from the first year, month or day
-of the record; names end with the first and the last date, as exact as the steps of the record call for, as in CMIP.
+A block is a range of steps. Blocks of calendar periods start at calendar boundaries, counted from the first year, month
+or day of the record. File names end with the first and the last date at the precision of the steps, as in CMIP.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from downscale.cf.times import date_bounds, frequency, steps, time_name
 from downscale.errors import InputError, OptionError
 
 UNITS = ("year", "month", "day")
-# Letters of a date: the year, and two for each part that follows.
+# Digits of a date: the year, and two for each further part.
 DIGITS = {"yr": 4, "mon": 6, "day": 8}
 ALL_DIGITS = 12
 WORDS = re.compile(r"\s*(\d+)\s*(year|month|day)s?\s*")
-# A block of about so many bytes of fine output, where nobody says how large it is to be.
+# Default block size in bytes of fine output.
 BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 128_000_000
 FEWEST_BLOCKS = 8
 SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5")
@@ -37,14 +37,14 @@ SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5")
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive steps of a record.
+    """Consecutive steps of a record.
 
     Attributes
     ----------
     start, stop : int
         The first step, and the one after the last.
     label : str
-        The dates that its file is named by; empty where there is no time.
+        The dates in the name of its file; empty without time.
     """
 
     start: int
@@ -52,7 +52,7 @@ class Block:
     label: str = ""
 
     def path(self, target: Path) -> Path:
-        """Return the name of its file, made from that of the whole.
+        """Return the name of its file, from that of the whole output.
 
         Examples
         --------
@@ -64,7 +64,7 @@ class Block:
 
 
 def named(target: Path) -> tuple[str, str]:
-    """Return the names of blocks before and after their dates; those of a name without a suffix get one.
+    """Return the parts of block names before and after their dates; a name without a suffix gets one.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def named(target: Path) -> tuple[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The steps of a record, and when they are.
+    """The steps of a record and their dates.
 
     Attributes
     ----------
@@ -87,9 +87,9 @@ class Record:
     size : int
         Steps along it; 1 without time.
     dates : array of dates or None
-        The middle of the period that each step stands for, else its stamp.
+        The middle of the period of each step, else its time stamp.
     digits : int
-        Letters of a date in a name.
+        Number of digits of a date in a name.
     """
 
     dim: str | None
@@ -99,7 +99,7 @@ class Record:
 
 
 def record_of(ds: xr.Dataset) -> Record:
-    """Return the record that a Dataset holds; reads coordinates only."""
+    """Return the record of a Dataset; reads only coordinates."""
     name = time_name(ds)
     if name is not None and ds[name].ndim == 1:
         return Record(str(ds[name].dims[0]), ds[name].size, _middles(ds, name), _digits(ds, name))
@@ -151,19 +151,19 @@ def require_blocks(wanted: int | str) -> int | tuple[int, str]:
 
 
 def cut(record: Record, wanted: int | str) -> list[Block]:
-    """Return the blocks of a record: every step in one of them, in order.
+    """Return the blocks of a record: each step in exactly one block, in order.
 
     Parameters
     ----------
     record : Record
         From :func:`record_of`.
     wanted : int or str
-        Steps a block, or periods of the calendar such as "5 years".
+        Steps per block, or calendar periods such as "5 years".
 
     Raises
     ------
     OptionError, InputError
-        If there are no dates to cut by, they are not in order, or two blocks would have one name.
+        If there are no dates, they are not in order, or two blocks would have the same name.
     """
     length = require_blocks(wanted)
     if record.dim is None:
@@ -194,7 +194,7 @@ def _require_order(record: Record) -> None:
 
 
 def _calendar_edges(record: Record, count: int, unit: str) -> list[int]:
-    """Return the first step of each block of so many years, months or days."""
+    """Return the first step of each block of ``count`` years, months or days."""
     if record.dates is None:
         raise OptionError(
             f"expected dates along {record.dim!r} for blocks of {count} {unit}s, received none; give a number of steps"
@@ -205,7 +205,7 @@ def _calendar_edges(record: Record, count: int, unit: str) -> list[int]:
 
 
 def _periods(dates: NDArray[Any], unit: str) -> NDArray[np.int64]:
-    """Return how many years, months or days after that of the first date each date is."""
+    """Return the number of years, months or days between the first date and each date."""
     if unit == "day":
         clock = Clock.of(dates)
         first = clock.seconds(np.array([clock.midnight(dates[0])]))[0]
@@ -246,9 +246,9 @@ def _digits_of(date: Any) -> str:
 
 
 def default_blocks(output_bytes: int, size: int, most: int = BLOCK_BYTES) -> int:
-    """Return steps a block for a record whose fine fields have so many bytes.
+    """Return the steps per block for a record with this many bytes of fine fields.
 
-    It depends on nothing but the request, so that every job of an array and every later run cuts alike.
+    It depends only on the request, so that every job of an array and every later run uses the same blocks.
 
     Examples
     --------
@@ -257,11 +257,11 @@ def default_blocks(output_bytes: int, size: int, most: int = BLOCK_BYTES) -> int
     """
     wanted = min(max(output_bytes / FEWEST_BLOCKS, LEAST_BYTES), most)
     steps = min(max(math.floor(size * wanted / max(output_bytes, 1)), 1), size)
-    # A number with many divisors, of which storage chunks are made.
+    # A number with many divisors, for the storage chunks.
     unit = 2 ** max(steps.bit_length() - 4, 0)
     return size if steps == size else steps // unit * unit
 
 
 def stride(blocks: list[Block]) -> int:
-    """Return the largest number of steps of which all blocks but the last are made."""
+    """Return the largest number of steps that divides all blocks but the last."""
     return math.gcd(*(block.start for block in blocks[1:])) if len(blocks) > 1 else blocks[0].stop

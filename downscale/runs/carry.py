@@ -1,4 +1,4 @@
-"""All blocks of a run, here or on a cluster, and what becomes of them; stopped at any time, resumed later."""
+"""Computation of all blocks of a run, locally or on a cluster; it can be stopped at any time and resumed."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ Tell = Callable[[], None]
 
 @dataclass(frozen=True)
 class How:
-    """How the blocks of a run are carried out.
+    """Options for the computation of blocks.
 
     Attributes
     ----------
     resume : bool
         Keep blocks that verify.
     cluster : str or None
-        A profile of the recipe, "local", "slurm", "pbs", a cluster of cards, or an address.
+        A profile of the recipe, "local", "slurm", "pbs", a cluster of GPUs, or an address.
     workers : int or None
-        How many workers a cluster that is started here gets.
+        Number of workers of a cluster that is started here.
     block : int or None
-        Only this one.
+        Only this block.
     """
 
     resume: bool = False
@@ -59,13 +59,13 @@ class How:
 
     @property
     def asked(self) -> bool:
-        """Whether any of it was requested."""
+        """Whether any option is set."""
         return self != How()
 
 
 @dataclass
 class Result:
-    """What became of the blocks."""
+    """Reports and files of the blocks."""
 
     conservation: ConservationReport | None
     files: list[Path] = field(default_factory=list)
@@ -74,12 +74,12 @@ class Result:
 
 
 def chosen_blocks(cutting: Cutting, how: How) -> list[int]:
-    """Return the indices of the blocks to do.
+    """Return the indices of the selected blocks.
 
     Raises
     ------
     OptionError
-        If there is no block of that number.
+        If the number is not that of a block.
     """
     count = len(cutting.blocks)
     if how.block is None:
@@ -90,14 +90,14 @@ def chosen_blocks(cutting: Cutting, how: How) -> list[int]:
 
 
 def carry_blocks(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cutting, how: How) -> Result:
-    """Make all blocks that are not there, and join them on request.
+    """Compute all missing blocks, and merge them if requested.
 
     Raises
     ------
     Stopped
-        If a signal came or a cluster was lost; what is done is kept.
+        If a signal was received or a cluster was lost; finished blocks are kept.
     DownscaleError
-        If a block cannot be made or does not keep its law; what is done is kept.
+        If a block cannot be computed or does not conserve cell means; finished blocks are kept.
     """
     chosen = chosen_blocks(cutting, how)
     files = cutting.outputs if how.block is None else [cutting.paths[how.block]]
@@ -118,15 +118,15 @@ def carry_blocks(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cuttin
 
 @contextmanager
 def alone(cutting: Cutting, how: How) -> Iterator[None]:
-    """Keep other runs of the same blocks away: of all of them, or of one by one; leave no empty folder.
+    """Lock all blocks, or a single one, against other runs; remove the folder of locks if it is empty.
 
     Raises
     ------
     OutputError
-        If another run is at work.
+        If another run holds the lock.
     """
     whole = how.block is None
-    # Beside the result, whose folder is there before that of the blocks.
+    # The folder of the result exists before that of the blocks.
     names = [cutting.target.with_name(path.name) for path in cutting.paths]
     with only_run(cutting.target if how.block is None else names[how.block]):
         for name in names if whole else [cutting.target]:
@@ -142,7 +142,7 @@ def alone(cutting: Cutting, how: How) -> Iterator[None]:
 
 @contextmanager
 def _stoppable(cutting: Cutting) -> Iterator[None]:
-    """Say how far a run came that does not come to its end, and leave nothing half-made."""
+    """Report the progress of a run that ends early, and remove incomplete files."""
 
     def state() -> str:
         sweep([*cutting.paths, cutting.target])
@@ -169,7 +169,7 @@ def _stoppable(cutting: Cutting) -> Iterator[None]:
 
 
 def _all_made(recipe: Recipe, cutting: Cutting, how: How, chosen: list[int]) -> list[dict[str, Any]]:
-    """Make the chosen blocks, and return what was found of each."""
+    """Compute the selected blocks, and return their check reports."""
     cluster = how.cluster or ("local" if (how.workers or 1) > 1 and recipe.dask.use is None else None)
     profile = profile_of(cluster, recipe.dask)
     known = absolute(recipe) if profile is not None else recipe
@@ -184,7 +184,7 @@ def _all_made(recipe: Recipe, cutting: Cutting, how: How, chosen: list[int]) -> 
 
 
 def _placed(work: Work) -> Work:
-    """Return work whose file has a path that is good in every working folder."""
+    """Return the work with an absolute path for its file."""
     return replace(work, path=str(Path(work.path).absolute()))
 
 
@@ -196,7 +196,7 @@ def _counted(made: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
 @contextmanager
 def _bar(count: int) -> Iterator[Tell]:
-    """Give a function to be called after each block, which moves a bar on a terminal."""
+    """Yield a function to call after each block, which advances a progress bar on a terminal."""
     wanted = option("progress")
     if count == 1 or wanted == "off" or (wanted == "auto" and not sys.stderr.isatty()):
         with nullcontext():
@@ -212,7 +212,7 @@ def _bar(count: int) -> Iterator[Tell]:
 
 
 def _merged(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cutting) -> ConservationReport | None:
-    """Join the blocks, check and seal the whole, and remove them."""
+    """Merge the blocks, check the merged file, write its checksum file, and remove the blocks."""
     given = coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)
 
     def checker(made: xr.Dataset) -> ConservationReport:
@@ -233,6 +233,6 @@ def _merged(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cutting) ->
 
 
 def _tidy(cutting: Cutting) -> None:
-    """Remove blocks that have been joined, and those of an earlier run that was cut otherwise."""
+    """Remove merged blocks, and those of an earlier run with another division into blocks."""
     stem, suffix = named(cutting.target)
     clear(cutting.folder, [*cutting.folder.glob(f"{glob.escape(stem)}_*{suffix}")])

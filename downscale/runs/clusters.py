@@ -1,7 +1,7 @@
-"""Clusters by name, profile or address: started with what a recipe may say of them, closed again (dask.distributed).
+"""Dask clusters by name, profile or address: started with restricted settings, and closed after use.
 
-A recipe says how large a cluster is and where it is queued, never what code runs: classes come from a short list, and
-settings that name code or shell lines are left to Dask's own configuration of the user.
+A recipe sets the size and the queue of a cluster, never code. Classes come from a short list, and settings that contain
+code or shell lines are left to the user's own Dask configuration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLASSES = {
     ),
     "dask_cuda": ("LocalCUDACluster",),
 }  # fmt: skip
-# How large, how long, where and in whose name: nothing here is run.
+# Size, wall time, queue and account: none of these is executed.
 SETTINGS = (
     "account", "cores", "cpus", "CUDA_VISIBLE_DEVICES", "dashboard_address", "death_timeout", "device_memory_limit",
     "disk", "host", "interface", "job_cpu", "job_extra_directives", "job_mem", "job_name", "local_directory",
@@ -34,19 +34,19 @@ SETTINGS = (
     "protocol", "queue", "resource_spec", "rmm_pool_size", "scheduler_options", "shared_temp_directory", "silence_logs",
     "threads_per_worker", "walltime",
 )  # fmt: skip
-# Counts: with none or fewer than none of them a cluster would be waited for without end.
+# Counts below one would make the client wait forever.
 COUNTS = ("n_workers", "threads_per_worker", "cores", "cpus", "ncpus", "processes", "job_cpu")
 SCHEDULER_SETTINGS = ("dashboard_address", "host", "interface", "port", "protocol")
 ADDRESS = re.compile(r"(\w+://.+|[\w.-]+:\d+)")
 ANY_PORT = "127.0.0.1:0"
-# Blocks of memory below a gigabyte are kept for the next block of work.
+# The allocator keeps blocks of memory below a gigabyte for the next block of work.
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 4 * 10**9, "MALLOC_MMAP_THRESHOLD_": 10**9}
-# How long the scheduler at an address may take to answer.
+# Timeout for the answer of a scheduler.
 WAIT_SECONDS = 10.0
 
 
 def profile_of(name: str | None, dask: Dask) -> Profile | None:
-    """Return the cluster that ``name`` (or else the recipe) asks for, None for none.
+    """Return the profile of cluster ``name`` (or of the recipe's), or None for no cluster.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def profile_of(name: str | None, dask: Dask) -> Profile | None:
     Raises
     ------
     OptionError
-        If there is none of that name, or it says what code to run.
+        If the name is unknown, or the profile contains code.
     """
     name = name or dask.use
     if name is None:
@@ -83,7 +83,7 @@ def _well_known(name: str, dask: Dask) -> Profile | None:
 
 
 def _require_harmless(settings: dict[str, Any]) -> None:
-    """Raise an OptionError unless a cluster is of a known class, with settings that run nothing."""
+    """Raise an OptionError unless a cluster is of a known class and its settings contain no code."""
     kind = str(settings.get("type"))
     known = [f"{module}.{name}" for module, names in CLASSES.items() for name in names]
     if kind not in known:
@@ -115,12 +115,12 @@ def _texts(value: Any) -> Iterator[str]:
 
 @contextmanager
 def client_of(profile: Profile, workers: int | None) -> Iterator[Any]:
-    """Give a client of the cluster of a profile; a cluster that was started here is closed in the end.
+    """Yield a client of the cluster of a profile; a cluster that was started here is closed at the end.
 
     Raises
     ------
     InputError
-        If the package for it is missing, nobody answers at the address, or the cluster does not start.
+        If its package is missing, no scheduler answers at the address, or the cluster does not start.
     """
     from distributed import Client
 
@@ -148,7 +148,7 @@ def _connected(make: Any, address: str) -> Iterator[Any]:
 
 @contextmanager
 def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
-    """Give a cluster of a class of the list with the requested number of workers."""
+    """Yield a cluster of a listed class with the requested number of workers."""
     own = {key: value for key, value in settings.items() if key != "type"}
     module, _, name = str(settings["type"]).rpartition(".")
     make = getattr(_package(module), name)
@@ -162,7 +162,7 @@ def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
     if local and workers is not None:
         own["n_workers"] = workers
     try:
-        # Signals are for this process, which ends its workers.
+        # Only this process handles signals; it ends its workers.
         with deaf_children():
             cluster = make(**own)
     except DownscaleError:
@@ -181,7 +181,7 @@ def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
 
 @contextmanager
 def _thrifty() -> Iterator[None]:
-    """Let workers that are started here keep the memory they have used: new pages cost more than the arithmetic."""
+    """Let workers started here keep the memory they have used: new pages cost more than the arithmetic."""
     import dask
     import distributed  # noqa: F401  (its settings are known from here on)
 
@@ -199,7 +199,7 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let a cluster say nothing on the standard error but what its user has to know."""
+    """Silence messages of a cluster on the standard error, except those that matter to its user."""
     import logging
 
     names = ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler", "distributed.core")

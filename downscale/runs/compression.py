@@ -1,7 +1,7 @@
-"""Compression of fine fields to means of coarse cells and a small code, which a learned model unfolds (xarray).
+"""Compression of fine fields to coarse-cell means and a small code, decoded by a learned model.
 
-What is kept of a coarse cell is its mean, as it is, and a few bytes. Decoding is downscaling by the same model, so that
-every mean comes back to rounding, whatever the code lost.
+Each coarse cell keeps its exact mean and a few bytes of code. Decoding is downscaling by the same model, which
+conserves every mean to rounding, however lossy the code is.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from downscale.steps.history import stamped
 
 # A missing code in a file; others are -127 ... 127 of these steps.
 MISSING, STEP = -128, 1 / 128
-# Fine values that are encoded at once.
+# Fine values per batch of the encoder.
 MOST_VALUES = 2_000_000
 
 
 def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
-    """Compress fine fields to coarse means and a code, which ``downscale(..., method=model)`` unfolds again.
+    """Compress fine fields to coarse means and a code, which ``downscale(..., method=model)`` decodes.
 
     Parameters
     ----------
@@ -51,25 +51,25 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
     model : path or Learned
         A compressor (``task: compression`` of a training recipe).
     device : str
-        Where the encoder works: "auto", the first card if there is any, else the CPU.
+        Device of the encoder: "auto" is the first GPU if there is one, else the CPU.
 
     Returns
     -------
     Dataset
         On the coarse cells, lazy if ``obj`` is: the means under their own names and in their own data type, and
-        ``NAME_code_1`` and so on, of one byte each in a file.
+        ``NAME_code_1`` and so on, one byte each in a file.
 
     Raises
     ------
     OptionError
-        If the model is no compressor.
+        If the model is not a compressor.
     InputError, ShapeError
-        If variables, units or sizes are not those of the model.
+        If variables, units or sizes do not match the model.
 
     Notes
     -----
-    Cell law: ``downscale.downscale(downscale.encode(fine, model), method=model)`` has the coarse means of ``fine`` to
-    rounding. What the code loses is detail within cells.
+    Cell conservation: ``downscale.downscale(downscale.encode(fine, model), method=model)`` has the coarse means of
+    ``fine`` to rounding. The code is lossy only for detail within cells.
 
     References
     ----------
@@ -136,7 +136,7 @@ def _codes(
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """Encodes blocks of maps: means (..., y, x), then truth and kernel (..., Y, X), to codes (..., C, y, x)."""
+    """Encodes blocks of maps: means (..., y, x), then fine field and kernel (..., Y, X), to codes (..., C, y, x)."""
 
     learned: Any
     cells: Aggregation
@@ -145,11 +145,11 @@ class Encoding:
 
     @cached_property
     def placed(self) -> Any:
-        """The model on the device; a copy where that is not the CPU, since the model is another's too."""
+        """The model on the device; a copy if that is not the CPU, since the model is shared."""
         return self.learned if self.device == "cpu" else copy.deepcopy(self.learned).to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers of a cluster place their own.
+        # Workers of a cluster place their own copy.
         return {key: value for key, value in self.__dict__.items() if key != "placed"}
 
     def __call__(self, *fields: NDArray[Any]) -> NDArray[np.float32]:
@@ -175,14 +175,14 @@ def encode_file(
     source: str, output: str | Path, model: Any, *, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
-    """Encode one file into another and return what was found: sizes, and how well the means were kept.
+    """Encode one file into another and return the sizes and the errors of the means.
 
     Raises
     ------
     ConservationError
-        If the means as written are not those of the input; there is no file then.
+        If the means as written differ from those of the input; no file is written then.
     DownscaleError
-        If the request or the input is wrong.
+        If the request or the input is invalid.
     """
     from downscale.runs.single import open_input
 
@@ -205,23 +205,23 @@ def _judged(written: xr.Dataset, fine: xr.Dataset, names: list[str]) -> Conserva
 
 
 def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:
-    """Return, of each variable, how the decoded field differs from the one that was encoded.
+    """Return, for each variable, the errors of the decoded field relative to the original.
 
     Parameters
     ----------
     fine : Dataset or DataArray
-        What was encoded.
+        The original fields.
     small : Dataset
-        What :func:`encode` made of it.
+        The result of :func:`encode`.
     model : path or Learned
         The compressor.
 
     Returns
     -------
     dict of name to dict
-        ``rmse`` by area, ``rmse_kernel`` of means alone by the kernel, ``largest``, in the units of the field; and
-        ``checkerboard_index_db`` of the decoded field beside ``checkerboard_index_db_truth``
-        (:func:`downscale.metrics.checkerboard`), NaN for maps too small to have one.
+        Area-weighted ``rmse``, ``rmse_kernel`` of the kernel applied to the means alone, and ``largest``, in the units
+        of the field; and ``checkerboard_index_db`` of the decoded field with ``checkerboard_index_db_truth`` of the
+        original (:func:`downscale.metrics.checkerboard`), NaN for maps that are too small.
     """
     from downscale.steps.coarsen import cell_area
 
@@ -256,7 +256,7 @@ def _board(maps: Any, factor: tuple[int, int]) -> float:
 
 
 def lines_of(source: str, output: str | Path, model: Any, facts: dict[str, Any], decoded: bool) -> list[str]:
-    """Return what was found as lines for people; ``decoded`` asks for the errors of the decoded fields too."""
+    """Return the results as lines of text; ``decoded`` includes the errors of the decoded fields."""
     from downscale.artefacts.diagnosis import db
     from downscale.runs.single import open_input
 

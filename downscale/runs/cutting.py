@@ -1,4 +1,4 @@
-"""Into which blocks a run is cut, under which names, and what may be there already (reads coordinates only)."""
+"""The division of a run into blocks, their file names, and existing outputs."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from downscale.steps.stages import split
 
 @dataclass(frozen=True)
 class Cutting:
-    """A run in blocks.
+    """The blocks of a run.
 
     Attributes
     ----------
     record : Record
         The steps of the input.
     blocks : list of Block
-        All of them in order.
+        All blocks in order.
     paths : list of Path
         The file of each block.
     target : Path
-        The file that they are joined into in the end, if they are.
+        The merged file, if blocks are merged.
     merge : bool
-        Whether they are.
+        Whether blocks are merged.
     request : str
         Fingerprint of request, version and inputs.
     judge : bool
-        Whether there are means to judge.
+        Whether there are means to check.
     """
 
     record: Record
@@ -57,7 +57,7 @@ class Cutting:
 
     @property
     def outputs(self) -> list[Path]:
-        """The files that are there in the end."""
+        """The final output files."""
         return [self.target] if self.merge else self.paths
 
     @property
@@ -67,16 +67,16 @@ class Cutting:
 
     @property
     def folder(self) -> Path:
-        """Where the blocks lie until they are joined."""
+        """Folder of the blocks until they are merged."""
         return blocks_folder(self.target)
 
     @property
     def finished(self) -> int:
-        """How many blocks have a file and a seal."""
+        """Number of blocks with a file and a checksum file."""
         return sum(path.exists() and seal_path(path).exists() for path in self.paths)
 
     def work(self, index: int, recipe: Recipe, resume: bool, options: dict[str, Any]) -> Work:
-        """Return what a process has to know to make a block."""
+        """Return the description of a block for the process that computes it."""
         block = self.blocks[index]
         return Work(
             recipe=recipe.model_dump_json(by_alias=True, exclude={"dask"}, exclude_unset=True),
@@ -95,17 +95,17 @@ class Cutting:
 
 
 def blocks_folder(target: Path) -> Path:
-    """Return the hidden folder beside a file in which its blocks are made."""
+    """Return the hidden folder for the blocks of a file."""
     return target.with_name(f".{target.name}.blocks")
 
 
 def cut_run(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan) -> Cutting:
-    """Cut a run into blocks.
+    """Divide a run into blocks.
 
     Raises
     ------
     OptionError, InputError
-        If it cannot be cut as asked.
+        If the requested division is not possible.
     """
     output = recipe.output
     if output.path.endswith(STORE):
@@ -138,7 +138,7 @@ def cut_run(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan) ->
 
 
 def absolute(recipe: Recipe) -> Recipe:
-    """Return a recipe whose paths are good in every working folder."""
+    """Return a recipe with absolute paths."""
 
     def full(name: Any, only_files: bool = False) -> Any:
         if isinstance(name, list):
@@ -168,14 +168,14 @@ def absolute(recipe: Recipe) -> Recipe:
 
 
 def make_room(cutting: Cutting, chosen: list[int], inputs: tuple[str, ...], *, resume: bool, overwrite: bool) -> None:
-    """Check all outputs before any work is done, and remove blocks of an earlier run that are to be made anew.
+    """Check all outputs before any work is done, and remove blocks of an earlier run that are to be computed again.
 
-    What is there under the name of a result stays until the new one has it.
+    An existing result is kept until the new one replaces it.
 
     Raises
     ------
     OutputError
-        If one exists and may neither be gone on with nor replaced, or cannot be written.
+        If an output exists and can be neither resumed nor replaced, or cannot be written.
     """
     paths = [cutting.paths[i] for i in chosen]
     parts = [path for path in paths if path.parent == cutting.folder]
@@ -183,8 +183,8 @@ def make_room(cutting: Cutting, chosen: list[int], inputs: tuple[str, ...], *, r
     there = [path for path in paths if path.exists()]
     if there and not resume and not overwrite:
         raise OutputError(
-            f"expected no blocks of an earlier run, received {there[0]} that exists; pass --resume to go on with it or "
-            "--overwrite to begin anew"
+            f"expected no blocks of an earlier run, received {there[0]} that exists; pass --resume to resume it or "
+            "--overwrite to start again"
         )
     if cutting.merge:
         check_netcdf(cutting.target, overwrite or resume, inputs)
@@ -209,6 +209,6 @@ def make_room(cutting: Cutting, chosen: list[int], inputs: tuple[str, ...], *, r
 
 
 def size_of(cutting: Cutting, plan: Plan) -> str:
-    """Return the size of a block for people."""
+    """Return the size of a block as text."""
     longest = max(block.stop - block.start for block in cutting.blocks)
     return readable_bytes(plan.output_bytes * longest // cutting.record.size)

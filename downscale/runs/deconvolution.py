@@ -1,4 +1,4 @@
-"""Deconvolution from file to file: open, restore, write, check the flux of what was written (knows no recipe)."""
+"""Deconvolution from file to file, with a check of the flux as written."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def restore_file(
     source: str, output: str | Path, psf: Any, restoration: Restoration, *, dims: Any = None, data_vars: Any = None,
     device: str | None = None, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False, dry_run: bool = False,
 ) -> tuple[Course, dict[str, Any]]:  # fmt: skip
-    """Deconvolve one file into another and return what was planned, and what was found in the file as written.
+    """Deconvolve one file into another and return the plan and the fluxes of the file as written.
 
     Raises
     ------
     ConservationError
-        If the flux of a variable changed by more than rounding; there is no file then.
+        If the flux of a variable changed by more than rounding; no file is written then.
     DownscaleError
-        If the request or the input is wrong; before anything is computed where that can be known.
+        If the request or the input is invalid; before any computation if possible.
 
     Notes
     -----
-    Total law: the file appears only if the area integral of each map is that of the input.
+    Global conservation: the file appears only if the area integral of each map equals that of the input.
     """
     before = open_input(source, chunks)
     course = plan_deconvolution(before, psf, restoration, dims, data_vars)
@@ -51,7 +51,7 @@ def restore_file(
 
 
 def _judged(before: xr.Dataset, made: xr.Dataset, course: Course) -> ConservationReport:
-    """Judge the flux of all maps, profiles or stacks of a variable: the area integral, or the sum over cells."""
+    """Check the flux of all maps, profiles or stacks of a variable: the area integral, or the sum over cells."""
     reports = {}
     for name, found in fluxes(before, made, course).items():
         given, there = before[name].notnull(), made[name].notnull()
@@ -76,7 +76,7 @@ def _judged(before: xr.Dataset, made: xr.Dataset, course: Course) -> Conservatio
 
 
 def lines_of(facts: dict[str, Any]) -> list[str]:
-    """Return the facts for people, one line a variable."""
+    """Return the fluxes as text, one line per variable."""
     lines = []
     for name, found in facts.items():
         shown = [key for key in ("iterations", "noise", "parameter") if key in found]

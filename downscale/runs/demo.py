@@ -1,4 +1,4 @@
-"""The main job on the embedded real sample, as a recipe (knows names only)."""
+"""The recipes of the demo on the embedded sample."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from downscale.runs.recipe import Recipe, parse_recipe
 
 DESCRIPTION = (
     "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with the Sobolev kernel; "
-    "unresolved relief by the lapse rate that self-validation favours; every coarse cell keeps its mean."
+    "unresolved orography with the lapse rate preferred by self-validation; every coarse-cell mean is conserved."
 )
-# What the network has seen is no test of it.
+# Training data are no independent test.
 LEARNED_NOTE = (
-    "The network has learned from coarsened maps of this very climate model run, among other data: its number there is "
-    "no proof of skill; docs/learned.md has its errors on data that it never saw."
+    "The training data of the network include coarsened maps of this climate model run, so its score here is no "
+    "proof of skill; docs/learned.md has its errors on held-out data."
 )
 TITLE = "Near-surface air temperature, HadCM3 A1B, x4"
 
 
 def demo_recipe(folder: str | Path) -> Recipe:
-    """Return the recipe of ``downscale demo``: x4 with relief, terrain-gradient penalty, map and report."""
+    """Return the recipe of ``downscale demo``: x4 with orography, terrain-gradient penalty, map and report."""
     out = Path(folder)
     return parse_recipe(
         {
@@ -42,9 +42,9 @@ def demo_recipe(folder: str | Path) -> Recipe:
 
 
 def learned_recipe(folder: str | Path) -> Recipe:
-    """Return the same job by the network for temperature that comes with the package: a second file and map."""
+    """Return the same recipe with the bundled network for temperature: a second file and map."""
     content = demo_recipe(folder).model_dump(by_alias=True, exclude_unset=True)
-    content["description"] = "The same by the network that comes with the package, which looks at the relief itself."
+    content["description"] = "The same input with the bundled network, which uses the orography itself."
     content["title"] += ", learned"
     content["downscale"] = {"factor": 4, "method": "temperature"}
     del content["terrain"]
@@ -58,7 +58,7 @@ def learned_recipe(folder: str | Path) -> Recipe:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of the outputs.
+    """Create the folder of the outputs.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The whole story of a run: read, downscale, terrain, validate, write, draw, report."""
+"""The stages of a run: read, downscale, terrain, validate, write, plot, report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
     dry_run: bool = False, overwrite: bool = False, resume: bool = False, cluster: str | None = None,
     workers: int | None = None, block: int | None = None, command: str = "",
 ) -> Outcome:  # fmt: skip
-    """Carry out a recipe: read, downscale, check and write fields, and draw its figures and report.
+    """Run a recipe: read, statics, downscale, terrain, validate, write.
 
     Parameters
     ----------
@@ -45,19 +45,20 @@ def run(
     change : mapping of str, optional
         Values that replace those of the recipe, by the path of their key: ``{"output.path": "fine.nc"}``.
     dry_run : bool
-        Plan only; reads coordinates, writes nothing.
+        Plan only; reads coordinates and writes nothing.
     overwrite : bool
-        Replace existing outputs, whatever the recipe says.
+        Replace existing outputs, even if the recipe does not.
     resume : bool
-        Keep blocks that an earlier run has finished and that verify, make the others.
+        Keep blocks of an earlier run that verify, and compute the others.
     cluster : str, optional
-        Make blocks on a cluster: a profile of the recipe, "local", "slurm", "pbs", one process a card, or an address.
+        Compute blocks on a cluster: a profile of the recipe, "local", "slurm", "pbs", one process per GPU, or an
+        address.
     workers : int, optional
-        How many workers a cluster that is started here gets.
+        Number of workers of a cluster that is started here.
     block : int, optional
-        Make this block only, counted from zero, and neither merge nor report.
+        Compute only this block, counted from zero, without merging and without a report.
     command : str
-        The command line that asked for it, for the report.
+        Command line of the run, for the report.
 
     Returns
     -------
@@ -67,16 +68,9 @@ def run(
     Raises
     ------
     DownscaleError
-        If the recipe or its input is wrong, or the written file fails its conservation check; nothing is written then.
+        With a one-line message. The NetCDF file appears only if it passes the conservation check as written.
     Stopped
-        If a signal or a lost cluster stopped a run in blocks; finished blocks are kept.
-
-    Examples
-    --------
-    >>> import downscale
-    >>> content = {"input": {"path": "sample:north_america"}, "downscale": {"factor": 2}, "output": {"path": "fine.nc"}}
-    >>> downscale.run(content, change={"downscale.factor": 4}, dry_run=True).plan.factor
-    {'lat': 4, 'lon': 4}
+        If a run in blocks was stopped by a signal or lost its cluster; finished blocks are kept.
     """
     begin = time.perf_counter()
     recipe = read_recipe(Recipe, recipe, change)
@@ -110,7 +104,7 @@ def run(
 
 
 def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
-    """Make and write everything at once."""
+    """Compute and write the whole output at once."""
     recipe = outcome.recipe
     judge = has_means(recipe, outcome.plan)
     target = Path(recipe.output.path)
@@ -121,7 +115,7 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
 
 
 def _in_blocks(outcome: Outcome, coarse: xr.Dataset, cutting: Cutting, how: How, overwrite: bool) -> None:
-    """Make and write block after block."""
+    """Compute and write block after block."""
     inputs = inputs_of(outcome.recipe, coarse)
     chosen = chosen_blocks(cutting, how)
     with alone(cutting, how):
@@ -132,10 +126,10 @@ def _in_blocks(outcome: Outcome, coarse: xr.Dataset, cutting: Cutting, how: How,
 
 
 def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], begin: float) -> None:
-    """Draw the map and write the report, if they were requested."""
+    """Plot the map and write the report, if requested."""
     if outcome.plan.variables and not split(coarse, request)[0]:
         if "report" in targets:
-            # Only the report tells it; it reads a sample of maps and downscales them several times.
+            # Only the report needs it; it downscales a sample of maps several times.
             with outcome.stage("self-validation"):
                 outcome.self_validation = self_validation(coarse, request)
         with outcome.stage("terrain penalty"):
@@ -154,7 +148,7 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
 
 
 def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
-    """Return all files that a run reads, or that its recipe names for reading."""
+    """Return all files that a run reads, or that its recipe names as input."""
     named = named_files(recipe.model_dump(mode="json", exclude={"output"}))
     return (*sources_of(coarse), *static_sources(recipe), *named)
 
@@ -162,7 +156,7 @@ def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
 def _targets(
     recipe: Recipe, overwrite: bool, resume: bool, coarse: xr.Dataset, cutting: Cutting | None
 ) -> dict[str, Path]:
-    """Return the paths of map, report and facts, all outputs checked before any work is done."""
+    """Return the paths of map, report and facts, and check all outputs before any work is done."""
     names = _names(recipe, cutting)
     inputs = inputs_of(recipe, coarse)
     checks = {"file": check_store if recipe.output.path.endswith(STORE) else check_netcdf}
@@ -193,7 +187,7 @@ def _names(recipe: Recipe, cutting: Cutting | None) -> dict[str, str]:
 
 
 def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> None:
-    """Draw the last map of the first field."""
+    """Plot the last map of the first field."""
     from downscale.plot import compare
 
     fine, name = _shown(outcome, made)
@@ -203,7 +197,7 @@ def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> Non
 
 
 def _pictures(coarse: xr.Dataset, outcome: Outcome, made: Path, drawn: Path | None) -> list[Picture]:
-    """Return the pictures of the first field for the report, without the map that is drawn already."""
+    """Return the pictures of the first field for the report, without the map that is already plotted."""
     from downscale.report.pictures import pictures
 
     if not outcome.plan.variables:
@@ -219,7 +213,7 @@ def _shown(outcome: Outcome, made: Path) -> tuple[xr.Dataset, str]:
 
 
 def _land(recipe: Recipe) -> xr.DataArray | None:
-    """Return the land fraction of the statics, whose contour is the coast, if they have one."""
+    """Return the land fraction of the statics, whose contour is the coast, or None if they have none."""
     if recipe.statics is None:
         return None
     statics = open_input(recipe.statics.orog, chunks=None)

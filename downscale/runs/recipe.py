@@ -1,6 +1,6 @@
-"""Recipes: what to read, how to downscale, what to write, as YAML checked by pydantic (knows no data).
+"""Recipes in YAML: input, downscaling and output, validated with pydantic.
 
-YAML is safe-loaded; an unknown key is an error that names its path and the legal keys.
+YAML is safe-loaded; an unknown key raises an error with its path and the legal keys.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Quantity = Literal["intensive", "extensive"]
 
 
 class Input(Block):
-    """What to read.
+    """The input.
 
-    ``path`` is a file, a pattern, ``sample:NAME`` for a field that ships with the package, or a list of these, which
-    are joined as :func:`downscale.open_dataset` does.
+    ``path`` is a file, a pattern, ``sample:NAME`` for an embedded sample, or a list of these, which are joined as in
+    :func:`downscale.open_dataset`.
     """
 
     path: str | list[str]
@@ -29,14 +29,14 @@ class Input(Block):
 
 
 class Statics(Block):
-    """Fine-resolution companions: a file (or ``sample:NAME``) with the orography in metres, land fraction if any."""
+    """Fine static fields: a file (or ``sample:NAME``) with the orography in metres and optionally the land fraction."""
 
     orog: str
     variable: str | None = None
 
 
 class Downscale(Block):
-    """How to downscale; see :func:`downscale.downscale`.
+    """The options of downscaling; see :func:`downscale.downscale`.
 
     ``target_grid`` is a file, a resolution such as "0.25x0.25", or a frequency by dimension (``{time: D}``);
     ``mask`` and ``sftlf`` are files; ``method`` is a name or the path of a checkpoint.
@@ -70,25 +70,25 @@ class Penalty(Block):
 
 
 class Terrain(Block):
-    """What the relief adds and what it allows."""
+    """The lapse-rate term and the terrain-gradient penalty."""
 
     lapse_rate: float | None = None
     penalty: Penalty | None = None
 
 
 class Validation(Block):
-    """The law that the written file must keep."""
+    """The conservation check of the written file."""
 
     law: Literal["cell", "total"] = "cell"
     tolerance: PositiveFloat | None = None
 
 
 class Output(Block):
-    """What to write: the NetCDF file (or Zarr store, ``.zarr``), and a map and a report if named.
+    """The output: the NetCDF file (or Zarr store, ``.zarr``), and optionally a map and a report.
 
-    ``packing``, ``profile``, ``attrs`` and ``encoding`` are as in :func:`downscale.to_netcdf`. ``blocks`` cuts the run
-    along time, into so many steps or into periods such as "5 years"; ``merge`` joins them into one file in the end,
-    else each is a file named by its dates.
+    ``packing``, ``profile``, ``attrs`` and ``encoding`` are as in :func:`downscale.to_netcdf`. ``blocks`` splits the
+    run along time, by number of steps or by periods such as "5 years". ``merge`` joins the blocks into one file at the
+    end; otherwise each block is a file named by its dates.
     """
 
     path: str
@@ -105,7 +105,7 @@ class Output(Block):
 
 
 class Profile(Block):
-    """A cluster to start, or the address of the scheduler of one that runs, as in ESMValCore's configuration."""
+    """A cluster to start, or the address of a running scheduler, as in ESMValCore's configuration."""
 
     cluster: dict[str, Any] | None = None
     scheduler_address: str | None = None
@@ -118,7 +118,7 @@ class Profile(Block):
 
 
 class Dask(Block):
-    """Clusters by name, and which of them to use."""
+    """Clusters by name, and the one to use."""
 
     use: str | None = None
     profiles: dict[str, Profile] = Field(default_factory=dict)
@@ -150,20 +150,20 @@ def load_recipe(path: str | Path) -> Recipe:
     Raises
     ------
     InputError
-        If there is no such file or it is not YAML.
+        If the file is missing or not YAML.
     OptionError
-        If a key is unknown or a value is not legal; the line names the path of the key.
+        If a key is unknown or a value is not legal; the message names the path of the key.
     """
     return parse_recipe(read_yaml(path), str(Path(path).expanduser()))
 
 
 def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:
-    """Check the content of a recipe.
+    """Return the recipe with this content, validated.
 
     Raises
     ------
     OptionError
-        With one line for the first fault.
+        With one line about the first fault.
 
     Examples
     --------

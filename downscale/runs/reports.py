@@ -1,4 +1,4 @@
-"""Reports as plain values and back, and of many blocks as one (judges nothing)."""
+"""Conversion of check reports from plain values, and merging of the reports of blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "valu
 
 
 def report_of(facts: dict[str, Any] | None) -> ConservationReport | None:
-    """Return the report that :meth:`~downscale.conservation.report.ConservationReport.to_dict` made plain values of."""
+    """Return the report of the values of :meth:`~downscale.conservation.report.ConservationReport.to_dict`."""
     if facts is None:
         return None
     variables = {
@@ -25,7 +25,7 @@ def report_of(facts: dict[str, Any] | None) -> ConservationReport | None:
 
 
 def joined(reports: Iterable[ConservationReport | None]) -> ConservationReport | None:
-    """Return one report of several pieces of a record: the largest errors, and the sums of the counts."""
+    """Return one report for several pieces of a record: the largest errors, and the sums of the counts."""
     made: dict[str, VariableReport] = {}
     known = [report for report in reports if report is not None]
     for report in known:

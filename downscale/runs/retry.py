@@ -1,4 +1,4 @@
-"""Trying again what shared file systems refuse for a moment; full disks and wrong requests fail at once (tenacity)."""
+"""Retries of transient errors of shared file systems; full disks and invalid requests fail at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 ATTEMPTS = 5
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-# Stale handles, broken transfers, files that are busy: gone a moment later. No space, no permission: not.
+# Stale handles, broken transfers and busy files are transient; lack of space or permission is not.
 PASSING = {errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, getattr(errno, "EREMOTEIO", errno.EIO)}
 
 
 def passing(error: BaseException) -> bool:
-    """Return whether an error, or one that it came from, is of the kind that goes away by itself.
+    """Return whether an error, or one of its causes, is transient.
 
     Examples
     --------
@@ -30,12 +30,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        # The context is what went wrong, whether or not it was to be shown.
+        # The context is the original error, even if it is suppressed in tracebacks.
         error = error.__cause__ or error.__context__
 
 
 def retried(task: Callable[..., Any], *arguments: Any) -> Any:
-    """Return ``task(*arguments)``, tried a few times with growing waits where the file system fails for a moment."""
+    """Return ``task(*arguments)``, retried a few times with growing waits on transient file system errors."""
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
     again = Retrying(

@@ -1,6 +1,6 @@
-"""Seals: what a finished file was made of and its checksum, in a small hidden file beside it (trusts no file name).
+"""Checksum files: the request, the inputs and the checksum of a finished file, in a small hidden file.
 
-A seal holds only if the request, the inputs, the range of steps and every byte of the file are what it says.
+A file verifies only if the request, the inputs, the range of steps and all of its bytes match.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from downscale.runs.recipe import Recipe
 from downscale.version import __version__
 
 FORMAT = 1
-# What says where results go and who computes them, not what they are.
+# Parts of a recipe that do not affect the values: where results are stored and computed.
 ELSEWHERE = {"title", "description", "dask"}
-# What of the output changes what is stored.
+# Output options that affect the stored values.
 STORED = ("complevel", "packing", "profile", "attrs", "encoding")
 BUFFER = 1 << 22
 HEADS = (b"\x89HDF", b"CDF")
 OWN_HISTORY = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z downscale ")
-# Of small inputs every byte counts, of others so many pieces, spread over the file; fewer of each where they are many.
+# Small inputs are read completely, others at this many places spread over the file; fewer if there are many files.
 WHOLE_BYTES, WHOLE_FILES = 16_000_000, 16
 SAMPLE_BYTES, MOST_SAMPLES, FEWEST_SAMPLES, ALL_SAMPLES = 65_536, 64, 2, 512
 
 
 def identity(files: Iterable[str]) -> list[list[Any]]:
-    """Return name, size, time of change and a checksum of samples of input files; of a folder, of all that is in it.
+    """Return name, size, modification time and a checksum of samples of input files; for a folder, of its files.
 
-    Size and time alone are those of another file after ``cp -p`` or ``touch -r``.
+    Size and time alone may be those of another file after ``cp -p`` or ``touch -r``.
     """
     inside: dict[Path, list[Path]] = {}
     files = list(files)
     for path in (Path(name).resolve() for name in files if address_of(name) is None):
         inside[path] = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     count = sum(map(len, inside.values()))
-    # Of very many files, such as the chunks of a store, some stand for the others.
+    # Sample some of very many files, such as the chunks of a store.
     step = -(-count // ALL_SAMPLES)
     made: list[list[Any]] = [[name] for name in files if address_of(name) is not None]
     for path, found in inside.items():
@@ -59,7 +59,7 @@ def identity(files: Iterable[str]) -> list[list[Any]]:
 
 
 def _sample(file: Path, size: int, count: int, digest: Any) -> None:
-    """Add the bytes of a file to a checksum, or pieces of it from its beginning to its end."""
+    """Add the bytes of a file, or of samples spread over it, to a checksum."""
     with file.open("rb") as stream:
         if size <= SAMPLE_BYTES or (size <= WHOLE_BYTES and count <= WHOLE_FILES):
             digest.update(stream.read())
@@ -71,7 +71,7 @@ def _sample(file: Path, size: int, count: int, digest: Any) -> None:
 
 
 def fingerprint(recipe: Recipe, files: Iterable[str]) -> str:
-    """Return a checksum of all that the values of a run depend on: request, version and inputs."""
+    """Return a checksum of everything that affects the values of a run: request, version and inputs."""
     content = recipe.model_dump(mode="json", by_alias=True, exclude=ELSEWHERE)
     content["output"] = {key: content["output"][key] for key in STORED}
     content["input"].pop("chunks")
@@ -80,12 +80,12 @@ def fingerprint(recipe: Recipe, files: Iterable[str]) -> str:
 
 
 def seal_path(path: Path) -> Path:
-    """Return the name of the seal of a file."""
+    """Return the path of the checksum file of a file."""
     return path.with_name(f".{path.name}.seal")
 
 
 def seal(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
-    """Write the seal of a finished file."""
+    """Write the checksum file of a finished file."""
     facts = {
         "format": FORMAT, "file": path.name, "request": request, "steps": list(span), "bytes": path.stat().st_size,
         "sha256": checksum(path), "report": report,
@@ -95,12 +95,12 @@ def seal(path: Path, request: str, span: tuple[int, int], report: dict[str, Any]
 
 
 def unseal(path: Path) -> None:
-    """Remove the seal of a file that is about to change."""
+    """Remove the checksum file of a file that is about to change."""
     seal_path(path).unlink(missing_ok=True)
 
 
 def verified(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] | None:
-    """Return what the seal of a file says if every word of it holds, None otherwise."""
+    """Return the content of the checksum file of a file if all of it matches, None otherwise."""
     try:
         facts = json.loads(seal_path(path).read_text(encoding="utf-8"))
         wanted = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
@@ -112,17 +112,17 @@ def verified(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] 
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file was made by this program: by what it says itself, or where it is damaged by its seal."""
+    """Return whether a file was written by this package, by its history or, if damaged, by its checksum file."""
     try:
         with plain_file(path) as file:
-            # Whoever changes a file says so on top of its history.
+            # A tool that changes a file prepends a line to its history.
             return OWN_HISTORY.match(str(getattr(file, "history", ""))) is not None
     except (OSError, RuntimeError):
         return _is_damaged(path)
 
 
 def _is_damaged(path: Path) -> bool:
-    """Return whether a file that has a seal is the rest of one that had the format of NetCDF."""
+    """Return whether a file with a checksum file is the damaged rest of a NetCDF file."""
     try:
         facts = json.loads(seal_path(path).read_text(encoding="utf-8"))
         with path.open("rb") as file:
@@ -139,7 +139,7 @@ def checksum(path: Path) -> str:
 
 
 def sweep(targets: Iterable[Path]) -> list[Path]:
-    """Remove temporary files that dead processes left beside ``targets`` and their seals, and return them."""
+    """Remove temporary files that dead processes left for ``targets`` and their checksum files, and return them."""
     targets = list(targets)
     names = {one.name for target in targets for one in (target, seal_path(target))}
     gone = []
@@ -153,7 +153,7 @@ def sweep(targets: Iterable[Path]) -> list[Path]:
 
 
 def clear(folder: Path, targets: Iterable[Path]) -> None:
-    """Remove files, their seals and what dead processes left of them, then their folder if nothing else is in it."""
+    """Remove files, their checksum files and temporary files of dead processes, then their folder if it is empty."""
     targets = list(targets)
     for target in targets:
         unseal(target)

@@ -1,4 +1,4 @@
-"""What a recipe asks for, as calls: open, build the request, downscale, write and judge (one piece at a time)."""
+"""The steps of one piece of a run: open, build the request, downscale, write and check."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_input(path: str | list[str], chunks: Any = "auto") -> xr.Dataset:
 
 
 def _found(name: str) -> str:
-    """Return the path of a sample, and any other name as it is."""
+    """Return the path of a sample, and any other name unchanged."""
     if not name.startswith(SAMPLE):
         return name
     from downscale import sample
@@ -43,7 +43,7 @@ def _found(name: str) -> str:
 
 
 def build_request(recipe: Recipe) -> Request:
-    """Return what a recipe asks of the engine."""
+    """Return the request of a recipe."""
     penalty = recipe.terrain.penalty
     settings = recipe.downscale.model_dump(exclude_none=True)
     settings.update(conserve=recipe.downscale.conserve, bounds=recipe.downscale.bounds)
@@ -63,7 +63,7 @@ def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
 
 
 def static_sources(recipe: Recipe) -> tuple[str, ...]:
-    """Return the files beside the input that the values depend on."""
+    """Return the files other than the input that affect the values."""
     asked = recipe.downscale
     named = [asked.mask, asked.sftlf, asked.target_grid, asked.method]
     files = [name for name in named if isinstance(name, str) and Path(name).expanduser().exists()]
@@ -80,9 +80,9 @@ def arguments_of(request: Request) -> dict[str, Any]:
 def produce(
     coarse: xr.Dataset, recipe: Recipe, path: str | Path, judge: bool, *, overwrite: bool, encode: Any = None
 ) -> ConservationReport | None:
-    """Downscale what is given and write it under ``path``; return what was found in it as written, if it is judged.
+    """Downscale a Dataset and write it to ``path``; return the check report of the written file, or None.
 
-    ``encode`` takes the result and returns the ``encoding`` that it is to be stored with; else the recipe says.
+    ``encode`` maps the result to the ``encoding`` of its storage; by default the recipe sets it.
     """
     fine: Any = downscale(coarse, **arguments_of(build_request(recipe)))
     given = None
@@ -98,17 +98,17 @@ def produce(
 
 
 def has_means(recipe: Recipe, plan: Plan) -> bool:
-    """Return whether there is anything to judge: codes are repeated, and no law is about masks of events."""
+    """Return whether there are cell means to check: codes are repeated, and event masks have no means."""
     return recipe.downscale.conserve is not None and bool(plan.variables) and not makes_mask(recipe.downscale.method)
 
 
 def judging(recipe: Recipe) -> dict[str, Any]:
-    """Return how the result is judged, as arguments of :func:`downscale.check_conservation`."""
+    """Return the arguments of :func:`downscale.check_conservation` for the result."""
     return {
         "law": "total" if recipe.downscale.conserve == "total" else recipe.validation.law,
         "footprint": recipe.downscale.footprint,
         "tolerance": recipe.validation.tolerance, "mask": recipe.downscale.mask, "na_thres": recipe.downscale.na_thres,
-        # Bounds are imposed together with the cell law only.
+        # Bounds are imposed only together with cell conservation.
         "bounds": recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
         "quantity": recipe.downscale.quantity,
     }  # fmt: skip

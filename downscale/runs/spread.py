@@ -1,4 +1,4 @@
-"""Blocks over the workers of a cluster: one a process at a time, as small messages (dask.distributed)."""
+"""Distribution of blocks over the workers of a cluster, one per process at a time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 from downscale.process.interrupts import Stopped, go_on
 from downscale.runs.work import Work, carry_out_here
 
-# New workers are looked for this often.
+# Interval of looking for new workers.
 LOOK_SECONDS = 1.0
 
 
 def make_block(work: Work) -> dict[str, Any]:
-    """Make a block on the worker that this runs on."""
+    """Compute a block on this worker."""
     from distributed import get_worker
 
     return carry_out_here(work, get_worker().state.nthreads)
 
 
 def spread(client: Any, works: list[Work], tell: Callable[[], None]) -> list[dict[str, Any]]:
-    """Return what each piece of work gave, in order.
+    """Return the result of each piece of work, in order.
 
     Raises
     ------
     Stopped
-        If the cluster was lost, or a block with every worker that tried it.
+        If the cluster was lost, or a block failed with every worker that tried it.
     Exception
-        The first that a worker raised.
+        The first error of a worker.
     """
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError, FuturesCancelledError
@@ -49,7 +49,7 @@ def spread(client: Any, works: list[Work], tell: Callable[[], None]) -> list[dic
         line = f"a block was lost with every worker that tried it ({_first_line(error)}); give workers more memory"
         raise Stopped(line) from None
     except (FutureCancelledError, FuturesCancelledError, CommClosedError, OSError) as error:
-        # What a block says of its disk is passed on; a lost connection is the cluster's, whatever the client thinks.
+        # Disk errors of a block are passed on; a lost connection is an error of the cluster.
         if isinstance(error, OSError) and not isinstance(error, CommClosedError) and _answers(client):
             raise
         raise Stopped("the scheduler of the cluster was lost") from error
@@ -59,7 +59,7 @@ def spread(client: Any, works: list[Work], tell: Callable[[], None]) -> list[dic
 
 
 def _finished(client: Any, futures: list[Any]) -> set[Any]:
-    """Return which are done, none if that takes longer than until workers are looked for again."""
+    """Return the finished futures; none if that takes longer than the interval of looking for workers."""
     from distributed import wait
 
     with client.as_current():
@@ -70,7 +70,7 @@ def _finished(client: Any, futures: list[Any]) -> set[Any]:
 
 
 def _processes(client: Any) -> int:
-    """Return how many workers there are, or raise where the scheduler is gone."""
+    """Return the number of workers, or raise an error if the scheduler is lost."""
     if client.status != "running":
         raise TimeoutError(f"the client is {client.status}")
     return len(client.scheduler_info(n_workers=-1)["workers"])

@@ -1,4 +1,4 @@
-"""Two runs of one input side by side: what each adds to it, in numbers (knows runs and files, draws nothing)."""
+"""Comparison of two runs on the same input: added detail and errors of each."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Side:
-    """What one method made of the first field, from a sample of maps of the file as written.
+    """Detail and errors of one method for the first field, from a sample of maps of the file as written.
 
     Attributes
     ----------
     label : str
-        The method, for people.
+        Name of the method.
     cell_error : float
-        Largest relative error of a coarse cell in the whole file (cell law).
+        Largest relative error of a coarse cell in the whole file (cell conservation).
     detail : float
-        Standard deviation of what was added within coarse cells, in units of the field.
+        Standard deviation of the added detail within coarse cells, in units of the field.
     per_km : float
-        Slope of what was added over the relief within coarse cells, units a kilometre.
+        Slope of the added detail over the orography within coarse cells, units per kilometre.
     relief_correlation : float
         Correlation of the two.
     gradient : float
-        Root-mean-square horizontal gradient, units a hundred kilometres.
+        Root-mean-square horizontal gradient, units per hundred kilometres.
     coarser_rmse, coarser_ratio : float or None
-        Error of predicting the coarse field from its own coarsening, and that over bilinear interpolation's; None
-        where that cannot be done.
+        Error of predicting the coarse field from its own coarsening, and its ratio to bilinear interpolation; None if
+        not available.
     """
 
     label: str
@@ -57,7 +57,7 @@ class Side:
 
 
 def run_beside(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Outcome, Outcome], Beside]:
-    """Carry out two recipes of one input, and tell both in the report of the first, with a ``note`` for people.
+    """Run two recipes on the same input, and compare both in the report of the first, with a ``note``.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def run_beside(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Out
 
 
 def side_of(outcome: Outcome) -> Side:
-    """Judge the first field of a run that has relief, from the file that it wrote."""
+    """Return the comparison numbers of the first field with orography, from the file that a run wrote."""
     recipe = outcome.recipe
     coarse, request = open_input(recipe.input.path, recipe.input.chunks), build_request(recipe)
     prepared, name = prepare(coarse, request), next(iter(outcome.plan.variables))
@@ -94,13 +94,13 @@ def _label(recipe: Recipe) -> str:
 
 
 def _last(errors: Sequence[tuple[str, float]], method: str) -> tuple[float | None, float | None]:
-    """Return the error of a method, with relief where that was tried, and its ratio to bilinear interpolation's."""
+    """Return the error of a method, with orography if tried, and its ratio to bilinear interpolation."""
     own = [error for label, error in errors if label.startswith(method)]
     return (own[-1], own[-1] / dict(errors)["bilinear"]) if own else (None, None)
 
 
 def _numbers(values: Floats, prepared: Prepared, name: str) -> tuple[float, float, float, float]:
-    """Return spread of the detail, its slope over relief and correlation with it, and the root-mean-square gradient."""
+    """Return standard deviation of the detail, its slope over and correlation with orography, and the RMS gradient."""
     cells, area = prepared.jobs[name].cells, prepared.fine.cell_area
     valid = np.isfinite(values)
     weight = np.where(valid, area, 0.0)
@@ -117,7 +117,7 @@ def _numbers(values: Floats, prepared: Prepared, name: str) -> tuple[float, floa
 
 
 def table_of(beside: Beside) -> str:
-    """Return the sides as lines of text, a column each."""
+    """Return the comparison as lines of text, one column per method."""
     rows = beside.rows()
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,4 +1,4 @@
-"""One block from lazy input to a sealed file; what is sent to workers is words and numbers (opens its input itself)."""
+"""Computation of one block, from lazy input to a checked file; workers receive only its description."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from downscale.runs.retry import retried
 from downscale.runs.seals import seal, sweep, unseal, verified
 from downscale.runs.single import open_input, produce
 
-# Smaller arrays are stored in one piece.
+# Smaller arrays are stored in one chunk.
 SMALLEST = 1000
 
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that a process has to know to make one block; small, and free of data.
+    """The description of one block for the process that computes it; small, and free of data.
 
     Attributes
     ----------
     recipe : str
         The recipe as JSON, with absolute paths.
     path : str
-        The file to make.
+        The file to write.
     dim : str or None
         The dimension of time.
     start, stop, size, stride : int
-        The steps of the block, those of the record, and a number of steps of which blocks are made.
+        The steps of the block, those of the record, and a common divisor of the steps of blocks.
     request : str
-        Fingerprint for the seal.
+        Fingerprint for the checksum file.
     judge : bool
-        Whether there are means to judge.
+        Whether there are means to check.
     resume : bool
         Keep the file if it verifies.
     options : mapping
-        Package options, as "max_memory".
+        Package options, such as "max_memory".
     """
 
     recipe: str
@@ -64,7 +64,7 @@ class Work:
 
 
 def carry_out(work: Work) -> dict[str, Any]:
-    """Make the file of a block, unless it is there and verifies; return its report as plain values."""
+    """Compute and write a block, unless its file verifies; return its report as plain values."""
     path = Path(work.path)
     span = (work.start, work.stop)
     if work.resume:
@@ -80,7 +80,7 @@ def carry_out(work: Work) -> dict[str, Any]:
 
 
 def carry_out_here(work: Work, threads: int) -> dict[str, Any]:
-    """Do the same on a worker of a cluster, with its own threads: to ask for others is to wait for oneself."""
+    """Do the same on a worker of a cluster, with its own threads; other threads could wait for this one."""
     how: dict[str, Any] = {"scheduler": "threads", "num_workers": threads}
     with dask.config.set(how if threads > 1 else {"scheduler": "synchronous"}), _no_bar():
         return carry_out(work)
@@ -110,13 +110,13 @@ def _recipe(text: str) -> Recipe:
 
 @lru_cache(maxsize=1)
 def _opened(text: str, request: str) -> xr.Dataset:
-    """Return the lazy input; one process opens it once. ``request`` changes with the files."""
+    """Return the lazy input, opened once per process. ``request`` changes with the files."""
     recipe = _recipe(text)
     return open_input(recipe.input.path, recipe.input.chunks)
 
 
 def piece(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Dataset:
-    """Return some steps of a record; its times are stored as those of the whole record would be."""
+    """Return some steps of a record; its times are stored with the encoding of the whole record."""
     if dim is None or (start, stop) == (0, ds.sizes[dim]):
         return ds
     part = ds.isel({dim: slice(start, stop)})
