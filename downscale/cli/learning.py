@@ -47,7 +47,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of tables and figures; made if missing.")] = None,
 ) -> None:
     """Score methods and models on held-out data: tables (markdown, CSV, NetCDF), maps and spectra."""
-    from downscale.evaluate.schema import load_evaluation
+    from downscale.evaluation.schema import load_evaluation
 
     wanted = load_evaluation(recipe)  # a wrong recipe is refused before libraries are loaded, which takes seconds
     from downscale.evaluation.run import evaluate as carry_out
