@@ -138,7 +138,6 @@ def downscale(
         it instead of plain cell means: coarse = A H fine. The fine field is then that of least Sobolev seminorm with
         these averages, deconvolved and downscaled in one solve. Maps are not split into blocks. For "sobolev",
         ``conserve="cell"`` and nested targets.
-        and nested targets.
     taps, order : int, float
         Stencil width and Sobolev order of "sobolev"; by default 7 cells, and order 1.25 over maps, 1 along time and
         layers.

@@ -208,7 +208,7 @@ def test_the_command_restores_reports_and_refuses(tmp_path):
     found = json.loads(done.out)["variables"]["pr"]
     assert found["relative_change"] < 1e-6
     with xr.open_dataset(out) as made:
-        assert "total law holds as written" in made.pr.attrs["conservation"]
+        assert "total conservation passed as written" in made.pr.attrs["conservation"]
         assert "deconvolve psf=gaussian:8km" in made.attrs["history"]
     for words, match in ((["--psf", "bell:8km"], "expected a point-spread function among"),
                          (["--psf", "gaussian:8000km"], "no larger than the field")):  # fmt: skip
@@ -239,7 +239,7 @@ def test_what_is_claimed_of_a_file_is_about_its_law(tmp_path):
     assert "pr: the total law is about the global error; its cells may differ" in str(report)
     with xr.open_dataset(tmp_path / "sharp.nc") as written:
         words = written.pr.attrs["conservation"]
-    found = re.match(r"total law holds as written: largest relative error (\S+), ", words)
+    found = re.match(r"total conservation passed as written: largest relative error (\S+), ", words)
     assert found is not None
     assert float(found[1]) <= 1e-6
 
@@ -257,6 +257,6 @@ def test_a_file_of_profiles_is_judged_before_it_gets_its_name(tmp_path):
     assert facts["t"]["relative_change"] < 1e-6
     with xr.open_dataset(out) as made:
         certificate = json.loads(made.attrs["conservation_certificate"])["variables"]["t"]
-        assert "total law holds as written" in made.t.attrs["conservation"]
+        assert "total conservation passed as written" in made.t.attrs["conservation"]
         assert (certificate["cells_checked"], certificate["cells_masked"]) == (80, 40)
         assert float(np.abs(made.t.sum("lev") - profiles.t.sum("lev")).max()) < 1e-4

@@ -167,7 +167,7 @@ def test_the_certificate_is_what_a_fresh_check_finds(tmp_path):
     for one in (report["pr"], fresh["pr"]):
         for key, value in certificate["variables"]["pr"].items():
             assert getattr(one, key) == value
-    assert "cell law holds as written: largest relative error" in fine.pr.attrs["conservation"]
+    assert "cell conservation passed as written: largest relative error" in fine.pr.attrs["conservation"]
     downscale.to_netcdf(coarse.downscale(2), tmp_path / "b.nc")
     assert CERTIFICATE not in reopened(tmp_path / "b.nc").attrs
 

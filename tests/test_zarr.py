@@ -57,7 +57,7 @@ def test_values_are_kept_however_they_are_cut(tmp_path, chunks):
     found = json.loads(back.attrs[CERTIFICATE])
     assert found["passed"] is True
     assert found["variables"]["pr"]["max_relative_error"] == report["pr"].max_relative_error
-    assert "cell law holds as written" in back.pr.attrs["conservation"]
+    assert "cell conservation passed as written" in back.pr.attrs["conservation"]
     assert os.listdir(tmp_path) == ["a.zarr"]
 
 

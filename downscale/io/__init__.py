@@ -1,1 +1,1 @@
-"""Reading and writing NetCDF, Zarr and GRIB files (never torch)."""
+"""Reading and writing of NetCDF, Zarr and GRIB files."""

@@ -1,7 +1,7 @@
-"""Bytes of numbers, rearranged in one compiled pass (numba; knows arrays of unsigned integers, no file).
+"""Compiled byte shuffles of numbers, with replacement of NaN.
 
-A shuffle puts all first bytes of a chunk before all second ones, which is what makes fields compress. The readable
-twins are in :mod:`downscale.io.filters`, which imports this module late.
+A shuffle puts all first bytes of a chunk before all second ones, so that fields compress well. NumPy versions are in
+:mod:`downscale.io.filters`, which imports this module late.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def shuffle_2(codes, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def shuffle_4(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
-    """Put byte ``k`` of value ``i`` at ``out[k * n + i]``; what lies beyond ``infinite`` (NaN) becomes ``fill``."""
+    """Put byte ``k`` of value ``i`` at ``out[k * n + i]``; codes beyond ``infinite`` (NaN) become ``fill``."""
     n = codes.size
     a, b, c, d = out[:n], out[n : 2 * n], out[2 * n : 3 * n], out[3 * n : 4 * n]
     for i in range(n):

@@ -1,4 +1,4 @@
-"""How a file is cut when it is opened: whole maps, a few at a time, and never inside what lies together on disk."""
+"""Dask chunk sizes for opening a file: whole maps, and whole storage chunks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CHUNK_BYTES = 4_000_000
 def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     """Return chunk sizes for a Dataset opened without Dask: all of each map, some steps of the other dimensions.
 
-    A chunk holds some ``CHUNK_BYTES`` of the largest variable, or more where more is stored as one piece: what is
-    compressed together is read together.
+    A chunk holds about ``CHUNK_BYTES`` of the largest variable, or more if a storage chunk is larger: values that are
+    compressed together are read together.
 
     Examples
     --------
@@ -54,6 +54,6 @@ def _product(field: xr.Variable, dims: set[str]) -> int:
 
 
 def _stored_together(field: xr.Variable) -> dict[str, int]:
-    """Return how many steps of each dimension one stored chunk holds; one where values are stored in a row."""
+    """Return the steps per storage chunk of each dimension; one for contiguous storage."""
     chunks = field.encoding.get("preferred_chunks", {})
     return {str(dim): int(size) for dim, size in chunks.items()} if isinstance(chunks, Mapping) else {}

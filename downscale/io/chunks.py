@@ -1,4 +1,4 @@
-"""Where storage chunks lie in a field and in its Dask blocks (dask; integers only, opens no file)."""
+"""Storage chunks of a field, and their alignment with its Dask blocks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-# Storage chunks of about so many values: a map of a quarter of a degree.
+# Target number of values per storage chunk: a map of a quarter of a degree.
 CHUNK_VALUES = 1_000_000
-# Smaller ones cost more than joining blocks into one.
+# Smaller chunks cost more than rechunking the blocks.
 FEWEST_VALUES = CHUNK_VALUES // 16
-# So many blocks keep the threads of one machine busy.
+# This many blocks keep the threads of one machine busy.
 FEW_BLOCKS = 16
-# What one task of an eager field holds.
+# Values per task of a field in memory.
 PIECE_VALUES = 4_000_000
 Sizes = tuple[int, ...]
 Blocks = tuple[Sizes, ...]
@@ -30,7 +30,7 @@ def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
     shape : tuple of int
         Sizes of the field.
     blocks : tuple of tuple of int, optional
-        Its Dask chunks: where they can be made of whole storage chunks of fair size, they are.
+        Its Dask chunks; storage chunks divide them if they are of reasonable size.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
 
 
 def _fitted(sizes: Sizes, blocks: Blocks) -> Sizes:
-    """Return sizes of which the blocks are made, or ``sizes`` where such would be too small or too large."""
+    """Return sizes that divide the blocks, or ``sizes`` if those would be too small or too large."""
     fitted = []
     for size, lengths in zip(sizes, blocks, strict=True):
         step = math.gcd(*lengths[:-1]) if len(lengths) > 1 else size
@@ -61,9 +61,9 @@ def _fitted(sizes: Sizes, blocks: Blocks) -> Sizes:
 
 
 def aligned(data: Any, sizes: Sizes) -> da.Array:
-    """Return a field in blocks that end where storage chunks end; one that is no Dask array in small pieces of itself.
+    """Return a field in blocks that end where storage chunks end; arrays in memory are split into small pieces.
 
-    Blocks that do so already stay as they are, unless a few large ones would leave threads idle.
+    Blocks that already do so are not changed, unless a few large ones would leave threads idle.
     """
     small = pieces(data.shape, sizes)
     if not isinstance(data, da.Array):
@@ -79,7 +79,7 @@ def aligned(data: Any, sizes: Sizes) -> da.Array:
 
 
 def _split(lengths: Sizes, most: int) -> Sizes:
-    """Return the lengths with those over ``most`` cut.
+    """Return the lengths with those over ``most`` split.
 
     Examples
     --------
@@ -106,12 +106,12 @@ def pieces(shape: Sizes, sizes: Sizes, most: int = PIECE_VALUES) -> Sizes:
 
 
 def starts(chunks: Blocks, index: Sizes) -> Sizes:
-    """Return where the block of that index begins."""
+    """Return the first position of the block with that index."""
     return tuple(sum(lengths[:i]) for lengths, i in zip(chunks, index, strict=True))
 
 
 def chunks_in(shape: Sizes, sizes: Sizes) -> Iterator[tuple[Sizes, tuple[slice, ...]]]:
-    """Yield where each storage chunk of a block begins in it, and which part of the block it is.
+    """Yield the position of each storage chunk within a block, and its slices.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""The length that a classic NetCDF file must have, by its own header (standard library only; knows no xarray).
+"""The length that a classic NetCDF file must have, from its header.
 
-The NetCDF library gives zeros for what lies beyond the end of a classic file, so that half a download looks like data.
-HDF5 files (NetCDF-4) notice it themselves.
+The NetCDF library returns zeros beyond the end of a truncated classic file, so that half a download looks like data.
+For HDF5 files (NetCDF-4), the library itself detects this.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import BinaryIO
 
 from downscale.errors import InputError
 
-# Widths in bytes of a count and of an offset, by the version that follows the letters CDF.
+# Widths in bytes of a count and of an offset, by the version number after the letters CDF.
 WIDTHS = {1: (4, 4), 2: (4, 8), 5: (8, 8)}
 TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
 
 
 def require_whole(path: str | Path) -> None:
-    """Raise where a classic NetCDF file is shorter than its header says; other files pass.
+    """Raise an error if a classic NetCDF file is shorter than its header requires; other files pass.
 
     Raises
     ------
     InputError
-        With both lengths.
+        If it is shorter; the message has both lengths.
     """
     actual = Path(path).stat().st_size
     try:
@@ -40,7 +40,7 @@ def require_whole(path: str | Path) -> None:
 
 
 def _expected_length(file: BinaryIO) -> int | None:
-    """Return where the last value of a classic file ends, or None for other kinds of file."""
+    """Return the end of the last value of a classic file, or None for other kinds of file."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:3] != b"CDF" or magic[3] not in WIDTHS:
         return None
@@ -50,7 +50,7 @@ def _expected_length(file: BinaryIO) -> int | None:
     header.attributes()
     variables = header.variables(sizes)
     if records == 2 ** (8 * header.count_width) - 1:
-        # A file still being streamed does not say how many records it has.
+        # A file that is still streamed lacks the number of records.
         records = 0
     return max((_end(part, records, variables) for part in variables), default=file.tell())
 
@@ -66,14 +66,14 @@ def _end(variable: _Variable, records: int, others: list[_Variable]) -> int:
     if not variable.record:
         return variable.begin + variable.length
     lengths = [other.length for other in others if other.record]
-    # Each variable's share of a record is padded to four bytes, save where there is only one.
+    # Each variable's part of a record is padded to four bytes, except if there is only one.
     step = lengths[0] if len(lengths) == 1 else sum(-(-length // 4) * 4 for length in lengths)
     return variable.begin + (records - 1) * step + variable.length if records else variable.begin
 
 
 @dataclass(frozen=True)
 class _Header:
-    """A reader of the header's grammar, item by item."""
+    """A parser of the header, item by item."""
 
     file: BinaryIO
     count_width: int

@@ -1,4 +1,4 @@
-"""YAML checked by pydantic with one-line errors that name the path of a key (knows no recipe and no data)."""
+"""Loading and validation of YAML recipes, with one-line errors that name the path of a key."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from downscale.io.paths import regular_file
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 2, 100, 100
 
-# Recipes are written by hand: a larger file, deeper nesting or more values are none.
+# Limits of hand-written recipes: larger files, deeper nesting or more values are refused.
 MOST_BYTES, DEEPEST, MOST_VALUES = 1_000_000, 50, 100_000
 
 BlockT = TypeVar("BlockT", bound="Block")
 
 
 class Block(BaseModel):
-    """A part of a recipe: unknown keys are refused, values never change."""
+    """A section of a recipe: unknown keys are refused, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may come once only; the library would take the last of two.
+    """Safe YAML with unique keys; the library itself would take the last of two equal keys.
 
-    Aliases are refused where they would unfold to more than a recipe can mean: ten lines could name a billion values.
+    Aliases that expand too far are refused: ten lines could stand for a billion values.
     """
 
     def __init__(self, stream: str) -> None:
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return a node, or raise where nodes are nested or unfold beyond all use."""
+        """Return a node, or raise an error if nodes are nested too deeply or expand too far."""
         self._depth += 1
         alias = self.check_event(yaml.AliasEvent)
         if self._depth > DEEPEST:
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping, or raise where a key comes twice."""
+        """Return a mapping, or raise an error if a key occurs twice."""
         seen: dict[Any, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
@@ -72,19 +72,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def _inner_nodes(node: Any) -> list[Any]:
-    """Return the nodes that a node of YAML holds."""
+    """Return the child nodes of a YAML node."""
     if isinstance(node, yaml.MappingNode):
         return [one for pair in node.value for one in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the keys and values of a YAML file; nothing in it is run.
+    """Return the keys and values of a YAML file; no code in it is executed.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is no YAML of keys and values.
+        If the file is missing, or is not a YAML mapping.
     """
     file = regular_file(path, "recipe")
     if not file.is_file():
@@ -97,7 +97,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except PermissionError:
         raise InputError(f"expected a readable recipe, received {file} without permission; see ls -l") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        # Dates that do not exist and keys that cannot be keys raise whatever Python raises.
+        # Invalid dates and unhashable keys raise various Python errors.
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected a YAML recipe, received {file} ({' '.join(str(error).split())})") from None
@@ -107,21 +107,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def laid_over(content: dict[str, Any], change: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Return the content of a recipe with single values replaced; None takes a key away.
+    """Return the content of a recipe with single values replaced; None removes a key.
 
     Parameters
     ----------
     content : dict
         Keys and values as read.
     change : mapping of str
-        New values by the path of their key, parts of lists by their number.
+        New values by the path of their key; items of lists by their number.
     origin : str
-        Where the content is from, for messages.
+        Source of the content, for messages.
 
     Raises
     ------
     OptionError
-        If a path leads through what has no keys.
+        If a path passes through a value without keys.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def laid_over(content: dict[str, Any], change: Mapping[str, Any], origin: str) -
 
 
 def _inside(place: Any, part: str, path: str, origin: str) -> Any:
-    """Return what a key or number leads to; keys that are not there yet are made."""
+    """Return the value of a key or number; missing keys are created."""
     if isinstance(place, dict):
         return place.setdefault(part, {})
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
@@ -162,7 +162,7 @@ def _no_way(path: str, part: str, origin: str) -> OptionError:
 def read_recipe(
     kind: type[BlockT], given: str | Path | Mapping[str, Any] | BlockT, change: Mapping[str, Any] | None = None
 ) -> BlockT:
-    """Return a recipe from a YAML file, from keys and values, or as it is, with single values changed.
+    """Return a recipe from a YAML file, its content or a recipe, with single values changed.
 
     Parameters
     ----------
@@ -176,9 +176,9 @@ def read_recipe(
     Raises
     ------
     InputError
-        If there is no such file, or it is not YAML.
+        If the file is missing or not YAML.
     OptionError
-        If a key is unknown or a value is not legal; the line names the path of the key.
+        If a key is unknown or a value is not legal; the message names the path of the key.
     """
     if isinstance(given, kind) and not change:
         return given
@@ -199,7 +199,7 @@ def checked(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:
     Raises
     ------
     OptionError
-        With one line for the first fault, which names the path of the key and the legal ones.
+        With one line about the first fault: the path of the key and the legal keys.
 
     Examples
     --------
@@ -212,7 +212,7 @@ def checked(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        # What is wrong with a key tells more than that a block may also be another kind of value.
+        # A fault of a key is more specific than the alternative that a section may be another kind of value.
         first = min(error.errors(), key=lambda fault: (fault["type"] != "extra_forbidden", -len(fault["loc"])))
         raise OptionError(f"{origin}: {_reason(kind, first)}") from None
 
@@ -234,7 +234,7 @@ def _reason(kind: type[Block], fault: Any) -> str:
 
 
 def _is_tag(kind: type[Block], part: object) -> bool:
-    """Return whether a part of a place is what pydantic calls one kind of a union, which no user wrote."""
+    """Return whether part of a path is pydantic's name of a member of a union, which no user wrote."""
     if not isinstance(part, str):
         return False
     plain = part in {"str", "int", "float", "bool", "none"} or part.startswith("constrained-")
@@ -250,7 +250,7 @@ def _names_of_blocks(kind: type[Block]) -> set[str]:
 
 
 def _legal_keys(kind: type[Block], place: tuple[Any, ...]) -> list[str]:
-    """Return the keys of the block at ``place``."""
+    """Return the legal keys of the section at ``place``."""
     block = kind
     for part in place:
         fields = {(field.alias or name): field for name, field in block.model_fields.items()}
@@ -260,7 +260,7 @@ def _legal_keys(kind: type[Block], place: tuple[Any, ...]) -> list[str]:
 
 
 def _blocks_in(annotation: Any) -> list[type[Block]]:
-    """Return the blocks that an annotation names, inside lists and unions too."""
+    """Return the section classes in an annotation, including those in lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, Block):
         return [annotation]
     return [block for part in get_args(annotation) for block in _blocks_in(part)]

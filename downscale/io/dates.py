@@ -1,4 +1,4 @@
-"""Dates of a record as they must be: each once, in order, none of them NaT; gaps between files are reported."""
+"""Order of the dates of a record: sorted, unique and not NaT, with a report of gaps between files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from downscale.cf.times import is_time, numbers_of, stamp, values_of
 from downscale.errors import InputError
 
-# Steps that are compared at once where files overlap.
+# Steps per comparison if files overlap.
 TOGETHER = 16
-# Steps of a regular series differ by no more than months do; what is longer by half is a gap.
+# Steps of a regular series vary at most as months do; a step 1.5 times longer is a gap.
 MONTHS_APART = 0.12
 GAP = 1.5
 Names = NDArray[Any]
 
 
 class DateWarning(UserWarning):
-    """Dates of a record repeat, are out of order or have a gap."""
+    """Dates of a record repeat, are not in order or have a gap."""
 
 
 def in_order(
     ds: xr.Dataset, dim: str, owners: Names, packed: Mapping[str, float] | None = None
 ) -> tuple[xr.Dataset, Names]:  # fmt: skip
-    """Return a record whose dates rise or fall, each of them once, and the file that each step is from.
+    """Return a record with unique, monotonic dates, and the file of each step.
 
     Parameters
     ----------
@@ -37,12 +37,12 @@ def in_order(
     owners : array of str
         The name of the file of each step, for messages.
     packed : mapping of str to float
-        The steps that values were packed in: values that differ by no more are equal.
+        The precision of packed values: values that differ by no more are equal.
 
     Raises
     ------
     InputError
-        If a date is there twice with different values.
+        If a date occurs twice with different values.
     """
     index = ds.indexes[dim]
     if index.is_unique and (index.is_monotonic_increasing or index.is_monotonic_decreasing):
@@ -70,7 +70,7 @@ def in_order(
 def _require_equal(
     ds: xr.Dataset, dim: str, pairs: tuple[NDArray[Any], NDArray[Any]], owners: Names, packed: Mapping[str, float]
 ) -> None:  # fmt: skip
-    """Raise an InputError where two steps of one date hold different values."""
+    """Raise an InputError if two steps of the same date hold different values."""
     for name in [str(n) for n, v in ds.data_vars.items() if dim in v.dims]:
         field = ds[name].variable
         for begin in range(0, pairs[0].size, TOGETHER):
@@ -96,7 +96,7 @@ def _alike(a: NDArray[Any], b: NDArray[Any], step: float) -> NDArray[Any]:
 
 
 def report_gaps(ds: xr.Dataset, dim: str, owners: Names) -> None:
-    """Warn where the dates of a series that is regular otherwise leave some out: a file may be missing."""
+    """Warn if dates are missing from an otherwise regular series, perhaps because of a missing file."""
     if not is_time(ds[dim].variable) or ds.sizes[dim] < 4:
         return
     days = np.abs(np.diff(numbers_of(ds[dim].variable)))
@@ -120,7 +120,7 @@ def _where(one: str, other: str) -> str:
 
 
 def _word(date: Any) -> str:
-    """Return a date for people, without a clock where it is midnight."""
+    """Return a date as text, without the time if it is midnight."""
     try:
         return stamp(getattr(date, "to_datetime64", lambda: date)()).removesuffix("T00:00:00Z")
     except (TypeError, ValueError):

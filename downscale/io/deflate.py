@@ -1,8 +1,8 @@
-"""Bytes deflated and inflated: what does not get smaller is stored as it is (ISA-L, zlib; knows no field).
+"""DEFLATE compression that stores incompressible pieces uncompressed.
 
-The low bytes of shuffled real numbers are noise. To look for repetitions in them takes most of the time of writing and
-of every later reading, and saves next to nothing. A stream may hold blocks that are only copied: those bytes go there.
-Every zlib reads it.
+The low bytes of shuffled floating-point numbers are noise. Searching them for repetitions takes most of the time of
+writing and of later reading, and saves almost nothing. A DEFLATE stream may contain stored (copied) blocks, and these
+bytes are written there. Every zlib decoder reads the result.
 
 References
 ----------
@@ -20,27 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.uint8]
-# Levels of ISA-L for our small ones: as small a file as zlib's within a twentieth, many times faster.
+# Levels of ISA-L for small zlib levels: file size within a twentieth of zlib's, many times faster.
 FAST_LEVELS = {1: 2, 2: 3, 3: 3}
-# A stored block is a byte that says so, its length, the length's complement, and so many bytes at most.
+# A stored block: a marker byte, its length, the complement of the length, and at most this many bytes.
 STORED = 65535
 BLOCK_HEAD = np.array((0, 0xFF, 0xFF, 0, 0), np.uint8)
 STREAM_HEAD = b"\x78\x01"
-# Of each piece of two blocks this much is looked at, in so many places; it must shrink by a twentieth.
+# Bytes sampled of each piece of two blocks, and number of samples; a piece must shrink by a twentieth.
 PIECE, LOOK, PLACES, WORTH = 2 * STORED, 2048, 4, 0.95
-# Of 128 bytes of noise about 101 differ: where far fewer do there is something to gain, and no need to try.
+# Of 128 bytes of noise about 101 differ: with far fewer, compression pays without a trial.
 FEW, DIFFERENT = 128, 80
 
 
 def deflate(raw: Array, level: int) -> bytes:
-    """Return a zlib stream: of ISA-L and of stored blocks for small levels, of zlib for others.
+    """Return a zlib stream: ISA-L with stored blocks for small levels, zlib for others.
 
     Parameters
     ----------
     raw : array of uint8, shape (n,)
         Contiguous.
     level : int
-        1 to 9, as zlib counts them. The same bytes give the same stream.
+        1 to 9, as in zlib. The same bytes always give the same stream.
     """
     from isal import isal_zlib
 
@@ -56,12 +56,12 @@ def deflate(raw: Array, level: int) -> bytes:
 
 
 def inflate(stored: Array, nbytes: int) -> bytes:
-    """Return what a zlib stream holds.
+    """Return the decompressed content of a zlib stream.
 
     Raises
     ------
     ValueError
-        If it is damaged.
+        If the stream is damaged.
     """
     from isal import isal_zlib
 
@@ -72,7 +72,7 @@ def inflate(stored: Array, nbytes: int) -> bytes:
 
 
 def _blocks(raw: Array, noise: NDArray[np.bool_], level: int) -> Iterator[bytes | memoryview]:
-    """Yield the blocks of a stream: runs of pieces that are deflated together, and runs that are only copied."""
+    """Yield the blocks of a stream: runs of pieces that are compressed together, and runs that are stored."""
     from isal import isal_zlib
 
     stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
@@ -83,13 +83,13 @@ def _blocks(raw: Array, noise: NDArray[np.bool_], level: int) -> Iterator[bytes 
             yield _stored(run)
         else:
             yield stream.compress(run.data)
-            # What comes later may not point to what was before: between them lie bytes that this coder never saw.
+            # Back-references must not cross stored blocks, which this coder never saw.
             yield stream.flush(isal_zlib.Z_FULL_FLUSH)
     yield stream.flush(isal_zlib.Z_FINISH)
 
 
 def _stored(run: Array) -> memoryview:
-    """Return whole blocks that are only copied."""
+    """Return whole stored blocks."""
     made = np.empty((run.size // STORED, BLOCK_HEAD.size + STORED), np.uint8)
     made[:, : BLOCK_HEAD.size] = BLOCK_HEAD
     made[:, BLOCK_HEAD.size :] = run.reshape(-1, STORED)
@@ -97,7 +97,7 @@ def _stored(run: Array) -> memoryview:
 
 
 def _noise(raw: Array, level: int) -> NDArray[np.bool_]:
-    """Return for each piece whether it is better copied; the last, shorter one is not."""
+    """Return for each piece whether it is better stored; the last, shorter one never is."""
     pieces = raw[: raw.size // PIECE * PIECE].reshape(-1, PIECE)
     some = np.sort(pieces[:, PIECE // 2 :][:, :FEW], axis=1)
     found = np.zeros(-(-raw.size // PIECE), bool)
@@ -107,10 +107,10 @@ def _noise(raw: Array, level: int) -> NDArray[np.bool_]:
 
 
 def _resists(piece: Array, level: int) -> bool:
-    """Return whether deflating a piece is in vain."""
+    """Return whether compression of a piece gains nothing."""
     from isal import isal_zlib
 
-    # One place is not enough: a band of rain between dry ones looks like noise where it is met.
+    # One sample is not enough: a band of rain between dry ones looks like noise.
     step = (PIECE - LOOK) // (PLACES - 1)
     some = b"".join(piece[k * step :][:LOOK].data for k in range(PLACES))
     return len(isal_zlib.compress(some, level)) > WORTH * len(some)

@@ -1,7 +1,7 @@
-"""Global attributes that help to find a file: where, when and what, as ACDD names them (xarray; never torch).
+"""Global discovery attributes of a file by ACDD: extent, times and content.
 
-What can be computed from the result is computed, what the author wrote is kept, and what was true of the input only is
-dropped: its extent, its dates of making, its identifier.
+Attributes that follow from the result are computed, attributes of the author are kept. Those that describe only the
+input are dropped: its extent, its creation dates, its identifier.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ STALE = (
 EXTENT = re.compile(r"geospatial_(lat|lon|bounds).*|time_coverage_.*")
 UNITS = {"lat": "degrees_north", "lon": "degrees_east"}
 STANDARD = {"lat": "latitude", "lon": "longitude"}
-# Longitudes of a whole circle leave no wider gap than a coarse cell.
+# Longitudes of a whole circle leave no gap wider than a coarse cell.
 WIDEST_CELL = 30.0
 CIRCLE = 360.0
 
 
 def described(ds: xr.Dataset) -> dict[str, Any]:
-    """Return the global attributes of a file: those of ``ds`` that stay true, and those computed from it."""
+    """Return the global attributes of a file: the valid ones of ``ds``, and computed ones."""
     kept = {key: value for key, value in ds.attrs.items() if key not in STALE and not EXTENT.fullmatch(str(key))}
     if "frequency" in kept and _base(kept["frequency"]) != _base(frequency(ds)):
         del kept["frequency"]
@@ -56,18 +56,18 @@ def _called(field: xr.DataArray) -> str:
 
 
 def now() -> str:
-    """Return the time of day as ISO 8601 says, in UTC."""
+    """Return the current UTC time in ISO 8601."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _base(word: Any) -> str:
-    """Return the step in a frequency of CMIP, without what is said of sampling."""
+    """Return the step in a frequency of CMIP, without the kind of sampling."""
     found = re.match(r"\d*hr|day|mon|yr|fx", str(word))
     return found[0] if found else str(word)
 
 
 def coverage(ds: xr.Dataset) -> dict[str, str]:
-    """Return when: first and last date, by bounds where there are any, length and step; in any calendar."""
+    """Return the time coverage: first and last date, by bounds if available, length and step; in any calendar."""
     name = time_name(ds)
     if name is None:
         return {}
@@ -81,9 +81,9 @@ def coverage(ds: xr.Dataset) -> dict[str, str]:
 
 
 def extent(ds: xr.Dataset) -> dict[str, Any]:
-    """Return where: the box of latitudes and longitudes of all cells, by their bounds where there are any.
+    """Return the bounding box of all cells in latitude and longitude, by their bounds if available.
 
-    As ACDD says, the western edge is the larger number where the box crosses the seam of longitudes.
+    By ACDD, the western edge is the larger number if the box crosses the seam of longitudes.
     """
     names = {which: globe_coordinate(ds, which) for which in STANDARD}
     if None in names.values():
@@ -113,7 +113,7 @@ def globe_coordinate(ds: xr.Dataset, which: str) -> str | None:
 
 
 def _numbers(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
-    """Return the edges of all cells where there are any, else the centres."""
+    """Return the edges of all cells if available, else the centres."""
     try:
         bounds = read_bounds(ds, name)
     except GridError:
@@ -146,7 +146,7 @@ def _longitudes(ds: xr.Dataset, name: str) -> tuple[float, float]:
 
 
 def _step(ds: xr.Dataset, name: str) -> float | None:
-    """Return the step of equal steps of a one-dimensional coordinate."""
+    """Return the step of a regular one-dimensional coordinate, else None."""
     if ds[name].ndim != 1 or ds[name].size < 2:
         return None
     gaps = np.abs(np.diff(np.asarray(ds[name].values, dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""How variables are stored: CF attributes, chunks, compression; packed encodings are never inherited (xarray only)."""
+"""Encodings of variables in files: CF attributes, chunks and compression, without inherited packing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONVENTIONS = "CF-1.11"
 CERTIFICATE = "conservation_certificate"
 # Missing values as CMIP stores them.
 FILL_VALUE = 1e20
-# How values were stored, or what was true of other values; and what was found in another file.
+# Encodings and attributes that describe other values or another file.
 STORED = ("_FillValue", "missing_value", "_Unsigned", "scale_factor", "add_offset")
 RANGES = ("valid_min", "valid_max", "valid_range", "actual_range")
 CLAIMS = ("conservation", "packing")
-# Marks an encoding whose values are whole multiples of its scale by construction: packing them changes nothing.
+# Marks an encoding whose values are exact multiples of its scale: packing does not change them.
 WHOLE_STEPS = "whole_steps"
 FLAGS = ("flag_values", "flag_masks", "valid_min", "valid_max", "valid_range", "actual_range")
 LEGAL = ("chunksizes", "complevel", "dtype", "fletcher32", "shuffle", "zlib")
@@ -39,29 +39,29 @@ Encodings = dict[str, dict[str, Any]]
 
 
 def cf_ready(ds: xr.Dataset) -> xr.Dataset:
-    """Return a copy as CF wants it on disk: bounds and areas are plain variables, conventions are named.
+    """Return a copy that meets CF on disk: bounds and areas as plain variables, and the conventions attribute.
 
     Raises
     ------
     InputError
-        If a variable was not decoded: what its numbers mean would be lost with the attributes that say it.
+        If a variable was not decoded: the meaning of its numbers would be lost with its attributes.
     """
     ready = ds.copy()
     listed: set[str] = set()
     for name in ready.variables:
         variable = ready[name]
         for key in DEFINED:
-            # xarray keeps references in encodings once it has decoded them.
+            # xarray moves references to encodings on decoding.
             value = variable.encoding.pop(key, None)
             if isinstance(value, str):
                 variable.attrs.setdefault(key, value)
         listed.update(names_in("coordinates", variable.attrs.pop("coordinates", None)))
-        # A name that points at nothing makes readers complain and checkers fail.
+        # Names of missing variables cause warnings in readers and errors in checkers.
         named = {name for names in references(variable).values() for name in names}
         forget(variable, named - {str(name) for name in ready.variables})
         variable.attrs = _own_attributes(str(name), variable)
     _name_axes(ready)
-    # A file that was opened without decoding lists its auxiliary coordinates in words only.
+    # A file opened without decoding names its auxiliary coordinates only in attributes.
     ready = ready.set_coords(listed & {str(name) for name in ready.data_vars})
     beside = [n for n in _referred(ready) if n in ready.coords and n not in ready.dims and not _is_coordinate(ready, n)]
     ready = ready.reset_coords(beside)
@@ -73,7 +73,7 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
             ready[own] = plain
     limits = _bounds(ready)
     for name in limits:
-        # Bounds take their attributes from the coordinate; anything of their own is only a chance to disagree.
+        # Bounds inherit the attributes of the coordinate; own attributes could contradict them.
         ready[name].attrs = {key: ready[name].attrs[key] for key in ("formula_terms",) if key in ready[name].attrs}
     mend(ready, set(limits))
     ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
@@ -86,17 +86,17 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
 
 
 def areas_first(ready: xr.Dataset) -> xr.Dataset:
-    """Return the Dataset with cell areas before the fields that they belong to.
+    """Return the Dataset with cell areas before their fields.
 
-    CDO takes a variable with ``coordinates`` for a field, and warns unless a later field claims it as its areas; CF
-    demands the ``coordinates`` of areas on two-dimensional positions.
+    CDO takes a variable with ``coordinates`` for a field, and warns unless a later field names it as its areas; CF
+    requires ``coordinates`` of areas on two-dimensional positions.
     """
     areas = _areas(ready)
     return ready[sorted(ready.variables, key=lambda name: name not in areas)] if areas else ready
 
 
 def _name_axes(ready: xr.Dataset) -> None:
-    """Say of the coordinates along dimensions which axis they are, where the input does not."""
+    """Set the attribute "axis" of dimension coordinates that lack it."""
     if "time" in ready.indexes and is_time(ready["time"].variable):
         ready["time"].attrs.setdefault("standard_name", "time")
     for name in [name for name in ready.indexes if name in ready.dims]:
@@ -106,7 +106,7 @@ def _name_axes(ready: xr.Dataset) -> None:
 
 
 def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
-    """Return the attributes of a variable that stay true in a new file."""
+    """Return the attributes of a variable that are valid in a new file."""
     attrs = dict(variable.attrs)
     scaled = np.ravel(attrs.get("scale_factor", 1)), np.ravel(attrs.get("add_offset", 0))
     if (scaled[0] != 1).any() or (scaled[1] != 0).any():
@@ -119,17 +119,17 @@ def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
     if str(attrs.get("standard_name")) == "realization":
         attrs.setdefault("units", "1")
     for key in [key for key in FLAGS if key in attrs]:
-        # Codes are of the type that the variable is stored in, however they were typed in.
+        # Codes get the stored type of the variable, whatever their type in the input.
         stored = _whole_numbers(variable.variable).get("dtype", variable.dtype)
         kind = np.dtype("i1") if variable.dtype.kind == "b" else stored
         if np.dtype(kind).kind in "iuf":
-            with suppress(ValueError, OverflowError):  # what is no number stays as it is
+            with suppress(ValueError, OverflowError):  # values that are not numbers are kept
                 attrs[key] = np.asarray(attrs[key], dtype=kind)
     return attrs
 
 
 def plain_attribute(value: Any) -> Any:
-    """Return an attribute as NetCDF can hold it: numbers and strings as they are, others as text."""
+    """Return an attribute that NetCDF can store: numbers and strings unchanged, others as text."""
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     if isinstance(value, str | bytes):
@@ -140,7 +140,7 @@ def plain_attribute(value: Any) -> Any:
         return str(value)
     try:
         array = np.asarray(value)
-    except ValueError:  # of lists that are no table
+    except ValueError:  # ragged lists
         return str(value)
     if array.dtype.kind in "US" or (array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat)):
         return [str(v) for v in array.flat] if array.size else ""
@@ -152,7 +152,7 @@ def plain_attribute(value: Any) -> Any:
 
 
 def _drop_external(ready: xr.Dataset) -> None:
-    """Forget external variables that the file itself holds."""
+    """Remove external variables that the file itself contains."""
     words = str(ready.attrs.pop("external_variables", "")).split()
     absent = [word for word in words if word not in ready.variables]
     if absent:
@@ -160,7 +160,7 @@ def _drop_external(ready: xr.Dataset) -> None:
 
 
 def _referred(ds: xr.Dataset, *keys: str) -> set[str]:
-    """Return names that other variables point at by some attributes; by all but ``coordinates`` if none is given."""
+    """Return names that attributes of other variables refer to; all attributes but ``coordinates`` by default."""
     found: set[str] = set()
     for variable in ds.variables.values():
         for key, names in references(variable, ds.variables).items():
@@ -177,14 +177,14 @@ def _areas(ds: xr.Dataset) -> set[str]:
 
 
 def companions(ds: xr.Dataset) -> set[str]:
-    """Return names that say where and what others are: bounds, cell areas, grid mappings, terms of formulas.
+    """Return names of auxiliary variables: bounds, cell areas, grid mappings, terms of formulas.
 
-    Fields that others refer to, such as the surface pressure of hybrid levels, are fields.
+    Fields that others refer to, such as the surface pressure of hybrid levels, remain fields.
     """
     areas = _areas(ds)
     names = _referred(ds, "bounds", "climatology", "cell_measures", "grid_mapping", "formula_terms")
     fields = {name for name in names - areas if "cell_measures" in ds[name].attrs}
-    # The extended form of grid_mapping names coordinates too, which stay coordinates.
+    # The extended form of grid_mapping names coordinates too, which remain coordinates.
     return {name for name in names - fields if name in areas or not _is_coordinate(ds, name)}
 
 
@@ -194,7 +194,7 @@ def _is_coordinate(ds: xr.Dataset, name: str) -> bool:
 
 
 def fields_of(ds: xr.Dataset) -> list[str]:
-    """Return the names of the fields of a Dataset made by :func:`cf_ready`: floats that are no one's companion."""
+    """Return the names of the fields of a Dataset from :func:`cf_ready`: floats that are not auxiliary variables."""
     related = companions(ds)
     return [str(n) for n, v in ds.data_vars.items() if v.dtype.kind == "f" and n not in related and v.ndim]
 
@@ -202,7 +202,7 @@ def fields_of(ds: xr.Dataset) -> list[str]:
 def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
     """Return the encoding of every variable of ``ds``; fields are shuffled and deflated in chunks of whole maps.
 
-    Encodings of ``ds`` itself are emptied, so that nothing is inherited but units, calendar and type of times.
+    Encodings of ``ds`` itself are cleared; only units, calendar and type of times are inherited.
     """
     related = companions(ds)
     made: Encodings = {}
@@ -221,7 +221,7 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
             kept.update(zlib=deflate, complevel=complevel, shuffle=deflate, chunksizes=sizes)
         made[str(name)] = kept
     for name in ds.variables:
-        # A scalar coordinate belongs to the fields; None keeps xarray from naming it on bounds and areas too.
+        # A scalar coordinate belongs to the fields; None prevents xarray from adding it to bounds and areas.
         if str(name) in related:
             ds[name].encoding = {"coordinates": _horizontal(ds, str(name))}
         else:
@@ -231,14 +231,14 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
 
 
 def _beside(ds: xr.Dataset, name: str) -> str | None:
-    """Return the auxiliary coordinates of a field on a plane, positions first: some readers take the first few only."""
+    """Return the auxiliary coordinates of a field on a plane, positions first: some readers use only the first few."""
     own = {str(n) for n in ds[name].coords if n not in ds[name].dims and n in ds.coords}
     first = [n for n in sorted(own) if _is_coordinate(ds, n) and ds[n].ndim == 2]
     return " ".join([*first, *sorted(own - set(first))]) if first else None
 
 
 def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
-    """Return type and fill value of codes, which were whole numbers in the input; nothing for fields."""
+    """Return type and fill value of codes that were integers in the input; empty for fields."""
     if variable.encoding.get(WHOLE_STEPS):
         return {key: variable.encoding[key] for key in ("dtype", "scale_factor", "_FillValue")}
     kind = np.dtype(variable.encoding.get("dtype", variable.dtype))
@@ -249,19 +249,19 @@ def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
 
 
 def _horizontal(ds: xr.Dataset, name: str) -> str | None:
-    """Return the two-dimensional latitude and longitude of cell areas, which have no other place on the globe."""
+    """Return the two-dimensional latitude and longitude of cell areas, which are otherwise not georeferenced."""
     planes = [str(n) for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) <= set(ds[name].dims)]
     words = [n for n in planes if _is_coordinate(ds, n)]
     return " ".join(words) if name in _areas(ds) and words else None
 
 
 def merged(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
-    """Return encodings with those of the user laid over them.
+    """Return encodings overridden by those of the user.
 
     Raises
     ------
     OptionError
-        If a variable or a key is unknown, values would be packed past the check, or chunks do not fit.
+        If a variable or a key is unknown, values would be packed without a check, or chunks do not fit.
     """
     for name, own in (asked or {}).items():
         if name not in made:
@@ -304,6 +304,6 @@ def _fit(sizes: Any, shape: tuple[int, ...]) -> bool:
 
 
 def require_level(level: Any) -> None:
-    """Raise an OptionError unless a deflate level is one."""
+    """Raise an OptionError unless the value is a deflate level."""
     if level not in range(10):
         raise OptionError(f"expected complevel from 0 to 9, received {level!r}")

@@ -1,7 +1,7 @@
-"""Chunks of HDF5 as bytes and back: NaN to fill value, shuffle, deflate (NumPy; opens no file).
+"""The HDF5 filter pipeline for chunks: fill values, shuffle and deflate, and their inverse.
 
-What comes out is what the HDF5 library itself would store for a chunk with the filters shuffle and deflate, so that
-every reader of NetCDF-4 opens it. All work is done without the interpreter's lock, in buffers that each thread keeps.
+The bytes are those that the HDF5 library would store for a chunk with the filters shuffle and deflate, so that every
+NetCDF-4 reader can open them. The work runs without the interpreter lock, in buffers of each thread.
 
 References
 ----------
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from downscale.io.deflate import deflate, inflate
 
 Array = NDArray[Any]
-# Below so many values NumPy is done before numba is imported.
+# For fewer values NumPy is faster than importing numba.
 MANY_VALUES = 20_000_000
 DEFLATE, SHUFFLE = 1, 2
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one variable lies in a file.
+    """Storage layout of one variable.
 
     Attributes
     ----------
@@ -37,11 +37,11 @@ class Layout:
     dtype : numpy.dtype
         Type of the stored values, in the byte order of this machine.
     filters : tuple of int
-        Codes of the filters in their order: shuffle, deflate, both or none.
+        Filters in order: shuffle, deflate, both or none.
     level : int
-        Deflate level, 0 where there is none.
+        Deflate level, 0 without deflate.
     fill : scalar
-        What lies beyond the edge in the last chunks.
+        Value beyond the edge in the last chunks.
     """
 
     shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a chunk before it is deflated."""
+        """Bytes of an uncompressed chunk."""
         return int(np.prod(self.chunks)) * self.dtype.itemsize
 
     @property
@@ -68,13 +68,13 @@ class Layout:
 
 
 class _Buffers(threading.local):
-    """Memory that a thread uses again and again: fresh pages cost more than the arithmetic."""
+    """Memory reused by a thread: fresh pages cost more than the arithmetic."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Array] = {}
 
     def of(self, use: str, nbytes: int) -> Array:
-        """Return so many bytes for a use."""
+        """Return ``nbytes`` bytes for a use."""
         if use not in self.kept or self.kept[use].nbytes < nbytes:
             self.kept[use] = np.empty(nbytes, dtype=np.uint8)
         return self.kept[use][:nbytes]
@@ -84,16 +84,16 @@ buffers = _Buffers()
 
 
 def encoded(values: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> Array | bytes:
-    """Return one chunk as it is stored; valid until the next call in this thread.
+    """Return the stored bytes of one chunk; valid until the next call in this thread.
 
     Parameters
     ----------
     values : array
-        Of the stored type, no larger than a chunk; the rest is filled.
+        Values of the stored type, at most one chunk; the rest is filled.
     blank : scalar, optional
-        Stored in place of NaN.
+        Replaces NaN.
     compiled : bool
-        Whether numba is worth its import.
+        Whether to import numba.
     """
     full = _whole(values, layout)
     if layout.shuffled:
@@ -105,12 +105,12 @@ def encoded(values: Array, layout: Layout, blank: Any = None, compiled: bool = F
 
 
 def decoded(stored: Array, out: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> None:
-    """Turn one stored chunk into values: ``out``, of the shape of a chunk and the stored type; ``blank`` becomes NaN.
+    """Decode one stored chunk into ``out``, which has the shape of a chunk and the stored type; ``blank`` becomes NaN.
 
     Raises
     ------
     ValueError
-        If the bytes are not those of such a chunk.
+        If the bytes are not a valid chunk.
     """
     raw = np.frombuffer(inflate(stored, layout.nbytes), dtype=np.uint8) if layout.deflated else stored
     if raw.nbytes != layout.nbytes:
@@ -124,8 +124,8 @@ def decoded(stored: Array, out: Array, layout: Layout, blank: Any = None, compil
 
 
 def cleared(values: Array, blank: Any) -> None:
-    """Put NaN in the place of ``blank``, if there is one."""
-    # Few fields have gaps, and what stands for one lies beyond all values: to look there takes no memory.
+    """Replace ``blank`` by NaN, if there is one."""
+    # Few fields have gaps, and fill values are beyond all values: this test needs no memory.
     if blank is None or not values.size or values.max() < blank or values.min() > blank:
         return
     found = values == blank
@@ -167,7 +167,7 @@ def _shuffled(full: Array, layout: Layout, blank: Any, compiled: bool) -> Array:
     if size == 2:
         bytewise.shuffle_2(codes, out)
     else:
-        # No code lies beyond the largest one: nothing is replaced.
+        # No code is above the largest one: nothing is replaced.
         last = codes.dtype.type(2 ** (8 * size - 1) - 1)
         infinite = last if blank is None else code_of(np.inf, layout.dtype)
         fill = last if blank is None else code_of(blank, layout.dtype)
@@ -209,5 +209,5 @@ def code_of(value: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def worth_compiling(values: int) -> bool:
-    """Return whether numba is there already, or so much is to be done that its import pays."""
+    """Return whether numba is already imported, or worth importing for this many values."""
     return "numba" in sys.modules or values >= MANY_VALUES

@@ -1,4 +1,4 @@
-"""What kind of file a path names, by its first bytes, and what reads it (opens nothing else; never torch)."""
+"""Detection of file formats by their first bytes, and the engines that read them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from downscale.errors import InputError, listing
 from downscale.io.library import library
 
 GRIB = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
-# What makes a folder a Zarr store, in either of its formats.
+# Files that identify a folder as a Zarr store, in either format.
 MARKS = (".zgroup", ".zmetadata", ".zarray", "zarr.json")
 NETCDF, GRIB_READER, STORE, HDF5_READER = "netcdf4", "cfgrib", "zarr", "h5netcdf"
 INSTALL = {GRIB_READER: 'pip install "downscale-climate[grib]"', STORE: 'pip install "downscale-climate[zarr]"'}
-# Files that are often taken for NetCDF: how they begin, what they are, and what to do.
+# Formats often mistaken for NetCDF: first bytes, name and remedy.
 OTHERS = (
     (b"\x1f\x8b", "a gzip file; unpack it with gunzip"),
     (b"BZh", "a bzip2 file; unpack it with bunzip2"),
@@ -33,24 +33,24 @@ OTHERS = (
     (b"<", "a web page or XML, perhaps of a download that failed; get the file again"),
     (b"{", "JSON; pass the file that it describes"),
 )  # fmt: skip
-# How xarray speaks of times that it cannot decode.
+# xarray's message for times that it cannot decode.
 UNDECODED = re.compile(r"unable to decode time units '(.*?)' with ['\"](?:calendar '(.*?)'|the default calendar)")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HEAD = 512
 
 
 def is_store(path: str | Path) -> bool:
-    """Return whether a path is a folder that holds a Zarr store."""
+    """Return whether a path is the folder of a Zarr store."""
     return Path(path).is_dir() and any((Path(path) / mark).exists() for mark in MARKS)
 
 
 def engine_of(path: str | Path) -> str:
-    """Return the engine of xarray that reads what lies under a path, by its content before its name.
+    """Return xarray's engine for a path, by its content rather than its name.
 
     Raises
     ------
     InputError
-        If the file is empty, may not be read, or is of a kind that holds no gridded data.
+        If the file is empty, not readable, or of a kind without gridded data.
 
     Examples
     --------
@@ -74,19 +74,19 @@ def engine_of(path: str | Path) -> str:
 def reader_of_types(path: str | Path) -> str:
     """Return the engine that reads the numbers of a NetCDF or HDF5 file.
 
-    The NetCDF library ends the process where it meets floating-point numbers of two, or of more than eight, bytes.
+    The NetCDF library crashes on floating-point numbers of two, or of more than eight, bytes.
 
     Raises
     ------
     InputError
-        If there are such numbers and nothing that reads them.
+        If there are such numbers and no other reader is installed.
     """
     if not _head(path).startswith(HDF5):
         return NETCDF
     try:
         with library(), h5py.File(path, "r", locking="best-effort") as file:
             odd = _odd_numbers(file)
-    except Exception:  # whatever is wrong with the file, its own reader says it better
+    except Exception:  # the reader itself reports faults of the file better
         return NETCDF
     if not odd:
         return NETCDF
@@ -99,7 +99,7 @@ def reader_of_types(path: str | Path) -> str:
 
 
 def _odd_numbers(file: h5py.File) -> str:
-    """Return a variable whose floating-point numbers are of another size than 4 or 8 bytes, and its type."""
+    """Return a variable whose floating-point numbers do not have 4 or 8 bytes, and its type."""
 
     def look(name: str, item: Any) -> str | None:
         kind = item.dtype if isinstance(item, h5py.Dataset) else None
@@ -121,20 +121,20 @@ def _head(path: str | Path) -> bytes:
 
 
 def require_reader(engine: str, path: str | Path) -> None:
-    """Raise an InputError where the package that an engine needs is not installed, or does not work."""
+    """Raise an InputError if the package of an engine is not installed, or does not work."""
     if engine not in INSTALL:
         return
     what = "the GRIB file" if engine == GRIB_READER else "the Zarr store"
     try:
         import_module(engine)
-    except Exception as error:  # a library that it binds may be missing too, and says so in its own way
+    except Exception as error:  # missing libraries raise various errors
         reason = "none" if isinstance(error, ImportError) else " ".join(str(error).split())
         line = f"expected the package {engine} to read {what} {path}, received {reason}; {INSTALL[engine]}"
         raise InputError(line) from None
 
 
 def complaint(engine: str, path: str | Path, error: Exception, several: bool = False) -> str:
-    """Return the line about a file, or about one of several, that its reader cannot read."""
+    """Return the error message for a file, or one of several, that its reader cannot read."""
     text = str(getattr(error, "strerror", None) or error).strip()
     if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
         return (
@@ -163,7 +163,7 @@ def complaint(engine: str, path: str | Path, error: Exception, several: bool = F
 
 
 def require_variables(ds: Any, path: str | Path) -> None:
-    """Raise an InputError where nothing lies at the root of a file or store, naming its groups."""
+    """Raise an InputError if the root of a file or store has no variables; the message names its groups."""
     if ds.variables:
         return
     groups = _groups(path)
@@ -187,5 +187,5 @@ def _groups(path: str | Path) -> list[str]:
 
 
 def reader_options(engine: str) -> dict[str, Any]:
-    """Return the options that a reader needs: no file of its own beside the input, nothing damaged passed over."""
+    """Return the options of a reader: no index files, and no damaged messages skipped."""
     return {"backend_kwargs": {"indexpath": "", "errors": "raise"}} if engine == GRIB_READER else {}

@@ -1,7 +1,7 @@
-"""Join the Datasets of several files into one: units, calendars, grids and dates compared, never the first believed.
+"""Joining of several files into one Dataset, with checks of units, calendars, grids and dates.
 
-Files that hold the same variables on the same grid are a series: they follow each other in time, in whatever order they
-are given. Series of other variables or other parts of a grid are then laid beside each other by their coordinates.
+Files with the same variables on the same grid form a series in time, in any order. Series of other variables or other
+parts of a grid are then combined by their coordinates.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from downscale.cf.units import convert, same_units
 from downscale.errors import InputError, listing
 from downscale.io.dates import in_order, report_gaps
 
-# Coordinates that differ by less than this share of a cell are the same; so are those that float32 cannot tell apart.
+# Coordinates that differ by less than this fraction of a cell, or that float32 cannot distinguish, are the same.
 SAME = 1e-5
 SINGLE = 8 * float(np.finfo("f4").eps)
-# Calendars that name the same days since 1582.
+# Calendars with the same dates since 1582.
 GREGORIAN = ("standard", "gregorian", "proleptic_gregorian")
 ALIASES = {"365_day": "noleap", "366_day": "all_leap", **dict.fromkeys(GREGORIAN, "standard")}
-# Who made a series: files that differ in one of these are hardly one.
+# Origin of a series: files that differ in one of these are probably not one series.
 ORIGIN = ("source_id", "member_id", "variant_label", "grid_label", "table_id", "model_id", "parent_experiment_rip")
 # The highest instrument of a weather station, in metres.
 MAST = 10.0
@@ -34,12 +34,12 @@ ADVICE = "choose other files, or rewrite one"
 
 
 class JoinWarning(UserWarning):
-    """Files of a series are not quite alike; the message names what was done about it."""
+    """Files of a series differ slightly; the message names the remedy applied."""
 
 
 @dataclass
 class Part:
-    """One of the files that are joined: its name and what it holds."""
+    """A file to join: its name and its Dataset."""
 
     name: str
     ds: xr.Dataset
@@ -47,12 +47,12 @@ class Part:
 
 @dataclass
 class Grids:
-    """The coordinates that were met along each dimension, each with the file it was first met in."""
+    """The distinct coordinates along each dimension, each with the first file that has it."""
 
     met: dict[str, list[tuple[NDArray[Any], str]]] = field(default_factory=dict)
 
     def known(self, dim: str, values: NDArray[Any], name: str) -> tuple[int, NDArray[Any]]:
-        """Return the number and the values of the coordinates that these are, within rounding; new ones are kept."""
+        """Return the number and the values of the known coordinate equal to these within rounding, or add them."""
         places = self.met.setdefault(dim, [])
         for number, (other, _) in enumerate(places):
             if _alike(other, values):
@@ -62,12 +62,12 @@ class Grids:
 
 
 def joined(parts: list[Part]) -> xr.Dataset:
-    """Return one Dataset of those of several files.
+    """Return one Dataset from those of several files.
 
     Raises
     ------
     InputError
-        If they do not belong together; the line names the files that differ and in what.
+        If they do not belong together; the message names the files and the difference.
     """
     _require_one_calendar(parts)
     parts = _stacked_times(parts)
@@ -87,7 +87,7 @@ def joined(parts: list[Part]) -> xr.Dataset:
 
 
 def series_dim(ds: xr.Dataset) -> str | None:
-    """Return the dimension of dates, else the dimension ``time`` with its numbers; None where there is none."""
+    """Return the dimension of dates, else the dimension ``time`` with its numbers, or None."""
     dates = [str(name) for name in ds.indexes if name in ds.dims and is_time(ds[name].variable)]
     main = time_name(ds)
     if main in dates:
@@ -96,7 +96,7 @@ def series_dim(ds: xr.Dataset) -> str | None:
 
 
 def fields_along(ds: xr.Dataset, dim: str | None) -> list[str]:
-    """Return the data variables that change along a dimension; all of them where there is none such."""
+    """Return the data variables that vary along a dimension; all of them if it is None."""
     return [str(name) for name, v in ds.data_vars.items() if dim is None or dim in v.dims]
 
 
@@ -104,7 +104,7 @@ def fields_along(ds: xr.Dataset, dim: str | None) -> list[str]:
 
 
 def _require_one_calendar(parts: list[Part]) -> None:
-    """Raise an InputError where files count days in other ways."""
+    """Raise an InputError if files have different calendars."""
     found: dict[str, str] = {}
     for part in parts:
         name = time_name(part.ds)
@@ -123,7 +123,7 @@ def _require_one_calendar(parts: list[Part]) -> None:
 
 
 def _stacked_times(parts: list[Part]) -> list[Part]:
-    """Give files of one map each, whose date is a scalar, the dimension of that date."""
+    """Give files of one map with a scalar date the dimension of that date."""
     names = {time_name(part.ds) for part in parts}
     name = next(iter(names))
     if len(names) != 1 or name is None or any(part.ds[name].ndim for part in parts):
@@ -145,7 +145,7 @@ def _stacked_times(parts: list[Part]) -> list[Part]:
 
 
 def _families(parts: list[Part]) -> list[list[Part]]:
-    """Return the files in groups that share variables along time; files of other variables make other groups."""
+    """Return the files in groups that share time-dependent variables."""
     families: list[tuple[set[str], list[Part]]] = []
     for part in parts:
         own = set(fields_along(part.ds, series_dim(part.ds)) or map(str, part.ds.data_vars))
@@ -159,7 +159,7 @@ def _families(parts: list[Part]) -> list[list[Part]]:
 
 
 def _with_common_variables(parts: list[Part]) -> list[Part]:
-    """Leave out, with a warning, what changes in time and is in some files only."""
+    """Leave out, with a warning, time-dependent variables that only some files have."""
     each = [set(fields_along(part.ds, series_dim(part.ds))) for part in parts]
     common = set.intersection(*each)
     extra = sorted(set.union(*each) - common)
@@ -176,12 +176,12 @@ def _with_common_variables(parts: list[Part]) -> list[Part]:
 
 
 def _in_units_of(first: Part, part: Part) -> xr.Dataset:
-    """Return a Dataset whose numbers are in the units of the first file.
+    """Return a Dataset converted to the units of the first file.
 
     Raises
     ------
     InputError
-        If units do not fit, or a sign or a meaning differs.
+        If units are incompatible, or a sign convention or a meaning differs.
     """
     if part is first:
         return part.ds
@@ -206,13 +206,13 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
 
 
 def _same_meaning(units: Any, wanted: Any) -> bool:
-    """Return whether units differ in their spelling only; none at all is no unit that is known."""
+    """Return whether units differ only in spelling; missing units are compatible with any."""
     plain = [None if one is None else str(one).strip() for one in (units, wanted)]
     return plain[0] == plain[1] or (None not in plain and same_units(str(plain[0]), str(plain[1])))
 
 
 def _converted(first: Part, part: Part, name: str) -> xr.Variable:
-    """Return a variable in the units of the first file, and say so."""
+    """Return a variable in the units of the first file, with a warning about the conversion."""
     wanted, units = first.ds[name].attrs.get("units"), part.ds[name].attrs.get("units")
     zero, one = (None if None in (units, wanted) else convert(v, str(units), str(wanted)) for v in (0.0, 1.0))
     if zero is None or one is None:
@@ -229,7 +229,7 @@ def _converted(first: Part, part: Part, name: str) -> xr.Variable:
 
 
 def _warn_of_origins(parts: list[Part]) -> None:
-    """Say where files are of other models, members or tables."""
+    """Warn if files come from different models, members or tables."""
     for key in ORIGIN:
         met: dict[str, str] = {}
         for part in parts:
@@ -247,7 +247,7 @@ def _warn_of_origins(parts: list[Part]) -> None:
 
 
 def _placed(part: Part, grids: Grids) -> tuple[tuple[Any, ...], xr.Dataset]:
-    """Return where a file lies, and its Dataset with the very coordinates of the first file that lies there."""
+    """Return the position of a file in the grids, and its Dataset with the exact coordinates of the first such file."""
     dim = series_dim(part.ds)
     ds, key = part.ds, []
     for name in [str(n) for n in ds.dims if n != dim]:
@@ -265,7 +265,7 @@ def _placed(part: Part, grids: Grids) -> tuple[tuple[Any, ...], xr.Dataset]:
 
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Return whether coordinates are the same within rounding."""
+    """Return whether coordinates are equal within rounding."""
     if one.shape != other.shape:
         return False
     if one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
@@ -277,18 +277,18 @@ def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
 
 
 def _rounding(values: NDArray[np.float64]) -> float:
-    """Return by how much coordinates may differ: a share of their step, or what float32 cannot hold."""
+    """Return the tolerance of coordinates: a fraction of their step, or the precision of float32."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0
     largest = float(np.abs(finite).max())
     step = float(np.ptp(finite)) / max(max(values.shape, default=1) - 1, 1)
-    # Never so much that neighbours are mistaken for each other.
+    # Always less than the distance of neighbours.
     return max(SAME * step, min(SINGLE * largest, step / 100 if step else SINGLE * largest))
 
 
 def _require_tiles(grids: Grids) -> None:
-    """Raise an InputError where coordinates of one dimension differ and yet overlap: another grid, no other part."""
+    """Raise an InputError if coordinates of one dimension differ and yet overlap: different grids, not tiles."""
     for dim, places in grids.met.items():
         for number, (values, name) in enumerate(places):
             for other, first in places[:number]:
@@ -300,7 +300,7 @@ def _require_tiles(grids: Grids) -> None:
 
 
 def _overlap(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Return whether the ranges of two coordinates overlap; of single values, such as levels, none does."""
+    """Return whether the ranges of two coordinates overlap; single values, such as levels, never do."""
     if not one.size or not other.size or (one.size == 1 and other.size == 1):
         return False
     return bool(max(one.min(), other.min()) <= min(one.max(), other.max()))
@@ -314,7 +314,7 @@ def _range(values: NDArray[Any]) -> str:
 
 
 def _one_series(parts: list[Part]) -> xr.Dataset:
-    """Return files of one grid as one, in the order of their dates."""
+    """Return files of one grid as one Dataset, in the order of their dates."""
     first = parts[0]
     dim = series_dim(first.ds)
     if len(parts) == 1:
@@ -346,12 +346,12 @@ def _one_series(parts: list[Part]) -> xr.Dataset:
 
 
 def _step(field_: xr.DataArray) -> float:
-    """Return the step in which the values of a field were stored; zero where they were not packed."""
+    """Return the packing step of a field; zero if it is not packed."""
     return abs(float(field_.encoding.get("scale_factor", 0.0) or 0.0))
 
 
 def _compared(parts: list[Part], dim: str | None) -> tuple[list[Part], list[dict[str, Any]]]:
-    """Return the files without what differs where it must not, and the scalar dates that go along the dimension.
+    """Return the files without coordinates that may differ, and the scalar dates to put along the dimension.
 
     Raises
     ------
@@ -394,14 +394,14 @@ def _compared(parts: list[Part], dim: str | None) -> tuple[list[Part], list[dict
 
 
 def _equal(ours: xr.Variable, theirs: xr.Variable) -> bool:
-    """Return whether two variables that do not change in time hold the same, within rounding."""
+    """Return whether two time-independent variables are equal within rounding."""
     if "grid_mapping_name" in ours.attrs and "grid_mapping_name" in theirs.attrs:
         return _same_mapping(ours.attrs, theirs.attrs)
     return _alike(values_of(ours), values_of(theirs))
 
 
 def _same_mapping(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
-    """Return whether the parameters that two grid mappings share agree."""
+    """Return whether the common parameters of two grid mappings agree."""
     for key in set(ours) & set(theirs) - {"crs_wkt", "spatial_ref", "long_name", "comment", "proj4", "proj4text"}:
         try:
             same = np.allclose(np.asarray(ours[key], "f8"), np.asarray(theirs[key], "f8"), rtol=1e-9, atol=1e-9)
@@ -413,7 +413,7 @@ def _same_mapping(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
 
 
 def _refuse_or_say(first: Part, part: Part, name: str, said: bool) -> None:
-    """Raise an InputError where positions differ; say where a field that does not change in time does."""
+    """Raise an InputError if positions differ; warn if a time-independent field does."""
     ours, theirs = first.ds[name], part.ds[name]
     if name in first.ds.coords or "grid_mapping_name" in ours.attrs:
         if ours.ndim or theirs.ndim or "grid_mapping_name" in ours.attrs:
@@ -436,13 +436,13 @@ def _refuse_or_say(first: Part, part: Part, name: str, said: bool) -> None:
 
 
 def _near_ground(*heights: xr.DataArray) -> bool:
-    """Return whether these are heights of screens and masts, which versions of one model differ in."""
+    """Return whether these are heights of screens and masts, which differ between versions of a model."""
     named = all("height" in (each.name, each.attrs.get("standard_name")) for each in heights)
     return named and all(each.attrs.get("units", "m") == "m" and 0 < float(each) <= MAST for each in heights)
 
 
 def _beside(made: list[Part]) -> xr.Dataset:
-    """Return series of other variables, levels or parts of a grid as one Dataset."""
+    """Return series of different variables, levels or parts of a grid as one Dataset."""
     whole: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
     together: Any
     try:

@@ -1,4 +1,4 @@
-"""Signs of life of files that are being made, and who left those that show none (the standard library, psutil)."""
+"""Heartbeats of temporary files, and detection of files left by dead processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from downscale.io.outputs import flush, remove, scratch_name, this_host
 from downscale.process.interrupts import half_made
 
-# A living process touches its files this often; one that cannot be looked up and was silent for so long is no more.
+# Interval of the heartbeat, and the silence after which a process on another machine counts as dead.
 BEAT_SECONDS, SILENT_SECONDS = 20.0, 600.0
 SCRATCH = re.compile(r"\.(?P<name>.+)\.(?P<host>[^./]+)-(?P<pid>\d+)-[0-9a-f]{8}\.(?:part|old)")
 
@@ -51,7 +51,7 @@ _BEATS = _Beats()
 
 @contextmanager
 def alive(path: Path) -> Iterator[None]:
-    """Touch a file or folder again and again within this block, if it is there."""
+    """Touch a file or folder regularly within this block, if it exists."""
     _BEATS.add(path)
     try:
         yield
@@ -61,7 +61,7 @@ def alive(path: Path) -> Iterator[None]:
 
 @contextmanager
 def made_beside(target: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``target`` that shows signs of life, and is removed if the process is ended."""
+    """Yield a temporary name for ``target`` with a heartbeat; it is removed if the process is ended."""
     scratch = scratch_name(target)
     with half_made(scratch), alive(scratch):
         yield scratch
@@ -69,7 +69,7 @@ def made_beside(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
+    """Yield a temporary name in the folder of ``target``; its file is flushed and renamed, or removed on error."""
     with made_beside(target) as scratch:
         try:
             yield scratch
@@ -82,7 +82,7 @@ def temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def gone(host: str, pid: int, path: Path) -> bool:
-    """Return whether the process that makes, or holds, a file is no more: looked up here, by its silence elsewhere."""
+    """Return whether the process of a file is dead: by process number on this machine, by silence on others."""
     import psutil
 
     try:
@@ -90,7 +90,7 @@ def gone(host: str, pid: int, path: Path) -> bool:
         if host != this_host():
             return time.time() - changed > SILENT_SECONDS
         process = psutil.Process(pid)
-        # A number that is used again belongs to a younger process.
+        # A reused process number belongs to a younger process.
         return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > changed + 1
     except psutil.NoSuchProcess:
         return True
@@ -99,13 +99,13 @@ def gone(host: str, pid: int, path: Path) -> bool:
 
 
 def left_of(path: Path) -> str | None:
-    """Return the name of the output of which a temporary file was left by a process that is no more, else None."""
+    """Return the name of the output of a temporary file left by a dead process, else None."""
     found = SCRATCH.fullmatch(path.name)
     return found["name"] if found and gone(found["host"], int(found["pid"]), path) else None
 
 
 def bring_back(target: Path) -> None:
-    """Give a store its name again that a process lost between two renames, which was killed there."""
+    """Restore the name of a store after a process was killed between two renames."""
     old = [path for path in target.parent.glob(".*.old") if left_of(path) == target.name]
     if old and not target.exists():
         os.replace(max(old, key=lambda path: path.stat().st_mtime), target)

@@ -1,10 +1,9 @@
-"""One lock round every call of the NetCDF and HDF5 libraries, which are not thread-safe (xarray; computes nothing).
+"""A re-entrant lock around all calls of the NetCDF and HDF5 libraries, which are not thread-safe.
 
-The lock is xarray's own, so that fields which others opened are read under it too, but a thread may enter it again.
-Nothing may be computed by Dask while it is held: the tasks, in other threads, would wait for it.
-
-xarray itself reads what a file says of its variables without any lock. A file that is dropped without being closed is
-therefore closed at once only in the thread that opened it, which cannot be in the middle of that.
+The lock includes xarray's own locks, so that files opened by others are read under it too; unlike these, a thread may
+enter it again. Dask must not compute while it is held: the tasks, in other threads, would wait for it. xarray itself
+reads the metadata of variables without a lock. A file that is dropped without being closed is therefore closed at once
+only in the thread that opened it, which cannot be in the middle of such a read.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from downscale.process.interrupts import shielded
 class Library:
     """A re-entrant lock over xarray's locks of the libraries.
 
-    A signal that comes while the main thread holds it, or waits for it, is heard when it is let go of: an exception in
-    between would leave the locks held for ever.
+    A signal during acquisition or while the main thread holds the lock is deferred until the release: an exception in
+    between would leave the locks held forever.
     """
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class Library:
         self.dropped: deque[LazyFile] = deque()
 
     def acquire(self, blocking: bool = True) -> bool:
-        """Take the lock, again if this thread has it; return whether it was to be had."""
+        """Acquire the lock, again if this thread holds it; return whether it was acquired."""
         depth = getattr(self._own, "depth", 0)
         if depth == 0 and not (NETCDF4_PYTHON_LOCK.acquire() if blocking else _taken_at_once()):
             return False
@@ -46,7 +45,7 @@ class Library:
         return True
 
     def release(self) -> None:
-        """Let go of the lock as often as it was taken; the last time, close the files that were put aside."""
+        """Release the lock once; the last release closes the files that were put aside."""
         try:
             if self._own.depth == 1 and self.dropped:
                 with shielded():
@@ -57,24 +56,24 @@ class Library:
                 NETCDF4_PYTHON_LOCK.release()
 
     def put_aside(self, file: LazyFile) -> None:
-        """Have a file closed by whoever lets go of the lock next; never waits."""
+        """Let the next release of the lock close a file; never waits."""
         self.dropped.append(file)
 
     def _close_dropped(self) -> None:
         while self.dropped:
-            # They were only read: nothing is lost where one cannot be closed.
+            # Files opened for reading: no data are lost if one cannot be closed.
             with suppress(OSError, RuntimeError):
                 self.dropped.popleft().end()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock within this block, after which it is as it was before."""
+        """Hold the lock within this block, and restore its state afterwards."""
         before = getattr(self._own, "depth", 0)
         try:
             self.acquire()
             yield
         finally:
-            # What a Ctrl-C of a notebook leaves held, raised at the first line of a release, is let go of here.
+            # Release locks that a Ctrl-C of a notebook left held, raised at the first line of a release.
             while self._own.depth > before:
                 self.release()
 
@@ -85,7 +84,7 @@ class Library:
         self.release()
 
     def __reduce__(self) -> str:
-        # In another process it is the lock of that process.
+        # In another process, return the lock of that process.
         return "LIBRARY"
 
 
@@ -93,7 +92,7 @@ LIBRARY = Library()
 
 
 def _taken_at_once() -> bool:
-    """Take xarray's locks if nobody holds one of them; early versions of xarray then keep those that they got."""
+    """Acquire xarray's locks if none of them is held; early versions of xarray keep a part of them otherwise."""
     taken: list[Any] = []
     for lock in NETCDF4_PYTHON_LOCK.locks:  # type: ignore[attr-defined]
         if not lock.acquire(False):
@@ -105,32 +104,32 @@ def _taken_at_once() -> bool:
 
 
 class LazyFile(CachingFileManager[Any]):
-    """A file that is read later, and closed under the lock of the libraries when nothing refers to it any more."""
+    """A lazily read file, closed under the lock of the libraries once nothing refers to it."""
 
     def __init__(self, *how: Any, **more: Any) -> None:
         self._opened_in = threading.get_ident()
         super().__init__(*how, **more)
 
     def __del__(self) -> None:
-        # This may run anywhere, in a thread that holds any lock: nothing here may wait.
+        # The garbage collector may call this in a thread that holds any lock: it must not wait.
         LIBRARY.put_aside(self)
         if threading.get_ident() == self._opened_in and LIBRARY.acquire(blocking=False):
             LIBRARY.release()
 
     def end(self) -> None:
-        """Close the file unless another of these shares it; the lock is held."""
+        """Close the file unless another of these shares it; the lock must be held."""
         super().__del__()
 
 
 @atexit.register
 def _leave_open() -> None:
-    """Leave files open at the end of the program, as xarray does, whose modules go away."""
+    """Leave files open at the end of the program, like xarray, since modules are being unloaded."""
     del LazyFile.__del__
     LIBRARY.dropped.clear()
 
 
 class LazyReader(BackendEntrypoint):
-    """What xarray's own engine "netcdf4" does to read a file, with files that are closed under the lock."""
+    """Like xarray's engine "netcdf4" for reading, with files that are closed under the lock."""
 
     open_dataset_parameters = (
         "filename_or_obj", "drop_variables", "mask_and_scale", "decode_times", "concat_characters", "decode_coords",
@@ -157,20 +156,20 @@ class LazyReader(BackendEntrypoint):
 
 @contextmanager
 def library() -> Iterator[None]:
-    """Hold the lock of the libraries; a signal waits until it is let go of."""
+    """Hold the lock of the libraries; signals are deferred until its release."""
     with shielded(), LIBRARY.held():
         yield
 
 
 def opened(path: str | Path, **settings: Any) -> xr.Dataset:
-    """Return a Dataset of an open NetCDF file, whatever is read from it later being read under the lock."""
+    """Return a Dataset of an open NetCDF file; later reads from it hold the lock."""
     with library():
         return xr.open_dataset(path, **{**settings, "engine": LazyReader})
 
 
 @contextmanager
 def reading(path: str | Path, **settings: Any) -> Iterator[xr.Dataset]:
-    """Give a Dataset of a NetCDF file, which is closed again in the end."""
+    """Yield a Dataset of a NetCDF file, which is closed at the end."""
     ds = opened(path, **settings)
     try:
         yield ds
@@ -181,14 +180,14 @@ def reading(path: str | Path, **settings: Any) -> Iterator[xr.Dataset]:
 
 @contextmanager
 def plain_file(path: str | Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
-    """Give a file of the NetCDF library, under the lock for as long as it is open."""
+    """Yield a file of the NetCDF library, under the lock while it is open."""
     with library(), netCDF4.Dataset(path, mode, **how) as file:
         yield file
 
 
 @contextmanager
 def new_file(path: str | Path, kind: str = "NETCDF4") -> Iterator[NetCDF4DataStore]:
-    """Give a NetCDF file that is made anew, of a format such as "NETCDF4_CLASSIC"."""
+    """Yield a new NetCDF file, of a format such as "NETCDF4_CLASSIC"."""
     with library():
         store = NetCDF4DataStore.open(path, mode="w", format=kind, lock=LIBRARY)
     try:
@@ -199,6 +198,6 @@ def new_file(path: str | Path, kind: str = "NETCDF4") -> Iterator[NetCDF4DataSto
 
 
 def to_file(ds: xr.Dataset, path: str | Path, encodings: dict[str, Any] | None = None) -> None:
-    """Write a Dataset that is in memory to a NetCDF-4 file."""
+    """Write a Dataset in memory to a NetCDF-4 file."""
     with new_file(path) as store, library():
         ds.dump_to_store(store, encoding=dict(encodings or {}))

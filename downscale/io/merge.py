@@ -1,7 +1,7 @@
-"""Join NetCDF-4 files along one dimension, storage chunks copied as they are (netCDF4 and h5py; never torch).
+"""Merging of NetCDF-4 files along one dimension, with storage chunks copied without decoding.
 
-The pieces are files of one making: the same variables, types and filters. Chunks are neither inflated nor deflated
-where those of a piece end where those of the whole do; elsewhere values are copied. Nothing is ever decoded.
+The pieces have the same variables, types and filters. Compressed chunks are copied if chunk boundaries of a piece and
+of the whole coincide; otherwise stored values are copied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from downscale.io.write import Checker, certified, one_line
 if TYPE_CHECKING:
     import h5py
 
-# Values copied at once where chunks cannot be.
+# Values per copy if chunks cannot be copied.
 PIECE_VALUES = 4_000_000
 # Smaller variables are copied by the library.
 FEW_VALUES = 100_000
@@ -37,27 +37,27 @@ def merge_files(
     parts: Sequence[Path], target: Path, dim: str, checker: Checker | None = None,
     packings: dict[str, Packing] | None = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Join files along ``dim`` into ``target``, which appears complete, checked and certified, or not at all.
+    """Join files along ``dim`` into ``target``, which appears complete and checked, or not at all.
 
     Parameters
     ----------
     parts : sequence of Path
-        The files in their order.
+        The files in order.
     target : Path
-        Replaced if it is there.
+        Replaced if it exists.
     dim : str
-        The dimension along which they follow each other.
+        The dimension to join along.
     checker : callable, optional
-        Takes the joined Dataset as written and returns a report.
+        Returns the check report of the joined Dataset as written.
     packings : mapping, optional
-        How values were packed, for the certificate.
+        Packing of the values, for the check report in the file.
 
     Raises
     ------
     InputError
         If the files are not pieces of one record.
     OutputError, ConservationError
-        Nothing is left behind then.
+        If writing or the conservation check fails; no file remains.
     """
     with one_line(target), temporary_beside(target) as scratch:
         lengths = _lengths(parts, dim)
@@ -69,7 +69,7 @@ def merge_files(
 
 @contextmanager
 def _raw(path: Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
-    """Open a file whose values are what is stored."""
+    """Open a file without decoding its values."""
     with plain_file(path, mode, **how) as file:
         file.set_auto_maskandscale(False)
         file.set_auto_chartostring(False)
@@ -93,14 +93,14 @@ def _lengths(parts: Sequence[Path], dim: str) -> list[int]:
 
 
 def _fixed(variable: netCDF4.Variable, dim: str) -> tuple[Any, ...]:
-    """Return what must be alike in all pieces: sizes along other dimensions, and how values are packed."""
+    """Return the properties that must be equal in all pieces: other dimensions, and packing."""
     sizes = [n for name, n in zip(variable.dimensions, variable.shape, strict=True) if name != dim]
     names = ("scale_factor", "add_offset", "units", "calendar")
     return (*sizes, *(str(variable.getncattr(name)) for name in names if name in variable.ncattrs()))
 
 
 def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]) -> list[str]:
-    """Make the file with all its attributes and small variables; return the names of those that are to be filled."""
+    """Write the file with all its attributes and small variables; return the names of variables still to fill."""
     with _raw(parts[0]) as first, _raw(scratch, "w", format=first.data_model) as made:
         made.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
         for name, one in first.dimensions.items():
@@ -129,12 +129,12 @@ def _starts(lengths: list[int]) -> list[int]:
 
 
 def _where(dims: tuple[str, ...], shape: tuple[int, ...], dim: str, start: int) -> tuple[slice, ...]:
-    """Return where a piece lies in the whole."""
+    """Return the slices of a piece in the whole."""
     return tuple(slice(start, start + n) if name == dim else slice(0, n) for name, n in zip(dims, shape, strict=True))
 
 
 def _declare(made: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> None:
-    """Make a variable like another: type, filters, chunks, attributes."""
+    """Create a variable like another: type, filters, chunks, attributes."""
     attrs = {key: variable.getncattr(key) for key in variable.ncattrs()}
     how: dict[str, Any] = {"fill_value": attrs.pop("_FillValue", None)}
     if isinstance(variable.dtype, np.dtype) and variable.ndim:
@@ -174,7 +174,7 @@ def _opened(path: Path, mode: str) -> Iterator[h5py.File]:
 
 
 def _copy(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> None:
-    """Copy a piece to where it begins: as stored if its chunks are chunks of the whole, else by its values."""
+    """Copy a piece to its position: by chunks if these are chunks of the whole, else by values."""
     if _same_chunks(piece, whole, axis, start):
         offsets: list[tuple[int, ...]] = []
         piece.id.chunk_iter(lambda found: offsets.append(tuple(found.chunk_offset)))
@@ -192,7 +192,7 @@ def _copy(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> No
 
 
 def _same_chunks(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> bool:
-    """Return whether the chunks of a piece are stored as those of the whole would be."""
+    """Return whether the chunks of a piece equal those of the whole."""
     if piece.chunks is None or piece.chunks != whole.chunks or piece.dtype != whole.dtype:
         return False
     chunk, end = whole.chunks[axis], start + piece.shape[axis]
@@ -210,7 +210,7 @@ def _count(dataset: h5py.Dataset) -> int:
 
 
 def _describe(scratch: Path) -> None:
-    """Say of the whole when it begins and ends."""
+    """Set the time coverage of the whole."""
     with reading(scratch, chunks=None, decode_coords="all") as ds:
         attrs = coverage(ds)
     with plain_file(scratch, "a") as file:

@@ -1,8 +1,8 @@
-"""Values that a file says are missing and its reader lets pass: outside the valid range, or never written.
+"""Missing values that readers do not mask: outside the valid range, or never written.
 
-CF (section 2.5.1) and the NetCDF Users' Guide count values outside ``valid_range``, ``valid_min`` and ``valid_max`` as
-missing, and so are cells that nobody wrote, which hold the default fill value of their type where no ``_FillValue``
-says otherwise. Nothing is read here: values are looked at when they are read, and the first that are found are told.
+By CF (section 2.5.1) and the NetCDF Users' Guide, values outside ``valid_range``, ``valid_min`` and ``valid_max`` are
+missing. So are cells that were never written, which hold the default fill value of their type if there is no
+``_FillValue``. Values are examined only when they are read, and the first such values cause a warning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xarray.core.indexing import IndexingSupport, LazilyIndexedArray, explicit_i
 
 from downscale.errors import InputError
 
-# What the NetCDF library puts where nothing was written, by type; bytes have none, since each of theirs may be meant.
+# Default fill values of the NetCDF library by type; bytes have none, since any byte may be valid.
 DEFAULT_FILLS = {
     "i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295, "i8": -9223372036854775806,
     "u8": 18446744073709551614, "f4": 9.969209968386869e36, "f8": 9.969209968386869e36,
@@ -29,25 +29,25 @@ DEFAULT_FILLS = {
 FILLS = ("_FillValue", "missing_value")
 RANGE = ("valid_range", "valid_min", "valid_max")
 DIRECTION = r"degrees?_?(?:north|east|N|E)"
-# What stays true of an encoding where values are stored in another type.
+# Encodings that are still valid if values are stored in another type.
 KEPT = ("source", "preferred_chunks", "grid_mapping", "bounds", "coordinates")
 POSITIONS = ("latitude", "longitude", "grid_latitude", "grid_longitude")
 
 
 class MissingWarning(UserWarning):
-    """Values of a file are counted as missing that no fill value marks."""
+    """Values of a file without a fill value are treated as missing."""
 
 
 @dataclass(eq=False)
 class Rule:
-    """What is missing of one variable, in decoded numbers.
+    """The missing values of one variable, in decoded numbers.
 
     Attributes
     ----------
     low, high : float
         Values outside are missing.
     fill : float or None
-        The default fill value, within ``slack``.
+        The default fill value, compared within ``slack``.
     others : tuple of float
         Further values that are missing.
     """
@@ -88,7 +88,7 @@ class Rule:
     def _never(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
         if self.fill is None:
             return None
-        # One pass where all is well: the fill value is at an end of what a type holds.
+        # One pass if there are none: the fill value is at an end of the range of the type.
         end = np.fmax.reduce(values, axis=None) if self.fill > 0 else np.fmin.reduce(values, axis=None)
         if not (end >= self.fill - self.slack if self.fill > 0 else end <= self.fill + self.slack):
             return None
@@ -130,7 +130,7 @@ class Rule:
 
 
 class _Masked(BackendArray):
-    """An array that is read through a rule, piece by piece."""
+    """An array that applies a rule to each piece on reading."""
 
     def __init__(self, variable: xr.Variable, rule: Rule) -> None:
         self.variable, self.rule = variable, rule
@@ -144,7 +144,7 @@ class _Masked(BackendArray):
 
 
 def without_missing(ds: xr.Dataset, file: str) -> xr.Dataset:
-    """Return a decoded Dataset whose fields are NaN where their file says that they are missing; lazily."""
+    """Return a decoded Dataset, lazily, whose fields are NaN where the file's metadata mark values as missing."""
     made = {}
     for name, variable in ds.data_vars.items():
         rule = rule_of(str(name), variable.variable, file)
@@ -164,7 +164,7 @@ def _through(variable: xr.Variable, rule: Rule) -> xr.Variable:
 
 
 def wide_enough(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose floating-point numbers are of 4 or 8 bytes, which every file can hold; lazily."""
+    """Return a Dataset, lazily, whose floating-point numbers have 4 or 8 bytes, which every format can store."""
     odd = [n for n, v in ds.variables.items() if v.dtype.kind == "f" and v.dtype.itemsize not in (4, 8)]
     for name in odd:
         variable = ds[name].variable
@@ -177,7 +177,7 @@ def wide_enough(ds: xr.Dataset) -> xr.Dataset:
 
 
 def rule_of(name: str, variable: xr.Variable, file: str) -> Rule | None:
-    """Return what is missing of a decoded variable beyond what its reader masks; None where that is nothing."""
+    """Return the rule for missing values of a decoded variable that its reader does not mask, or None."""
     if variable.dtype.kind not in "fiu" or not variable.ndim or _is_position(variable):
         return None
     stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
@@ -214,7 +214,7 @@ def _number(variable: xr.Variable, key: str, usual: float) -> float:
 def _range(
     variable: xr.Variable, stored: np.dtype[Any], scale: float, offset: float, packed: bool
 ) -> tuple[float, float]:
-    """Return the lowest and the highest valid value in decoded numbers, infinite where nothing is said."""
+    """Return the lowest and the highest valid value in decoded numbers; infinite if not given."""
     low, high = -np.inf, np.inf
     for key in RANGE:
         given = variable.attrs.get(key)
@@ -224,7 +224,7 @@ def _range(
         usual = numbers.size == (2 if key == RANGE[0] else 1)
         if numbers.dtype.kind not in "fiu" or not usual or not np.isfinite(numbers).all():
             continue
-        # Limits of the type of decoded numbers are in these; all others are in stored ones (NetCDF Users' Guide).
+        # Limits of the decoded type are in decoded numbers, all others in stored ones (NetCDF Users' Guide).
         decoded = packed and stored.kind in "iu" and numbers.dtype.kind == "f"
         if packed and not decoded:
             if str(variable.encoding.get("_Unsigned", "")).lower() == "true" and numbers.dtype.kind == "i":
@@ -243,7 +243,7 @@ def _range(
 
 
 def _unmasked(variable: xr.Variable) -> list[float]:
-    """Return fill values that readers pass over: numbers in words, or in another precision than the values."""
+    """Return fill values that readers ignore: numbers as text, or of another precision than the values."""
     found = []
     for key in FILLS:
         given = variable.encoding.get(key)

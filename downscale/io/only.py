@@ -1,4 +1,4 @@
-"""One run of an output at a time: a lock file beside it that says who holds it, and shows signs of life."""
+"""Lock files with a heartbeat, so that only one run writes an output at a time."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ LISTEN_SECONDS, POLL_SECONDS = 2.5 * BEAT_SECONDS, 0.2
 
 
 def lock_path(target: Path) -> Path:
-    """Return the name of the lock of an output."""
+    """Return the path of the lock file of an output."""
     return target.with_name(f".{target.name}.lock")
 
 
 @contextmanager
 def only_run(target: Path) -> Iterator[None]:
-    """Keep other runs from an output within this block; what a run that is no more left behind is taken over.
+    """Keep other runs from an output within this block; locks of dead runs are taken over.
 
     Raises
     ------
     OutputError
-        If another run is at work.
+        If another run holds the lock.
     """
     path, token = lock_path(target), uuid.uuid4().hex
     _take(path, target, token)
@@ -46,7 +46,7 @@ def only_run(target: Path) -> Iterator[None]:
 
 
 def require_no_run(target: Path) -> None:
-    """Raise an OutputError where a run of an output is at work."""
+    """Raise an OutputError if a run holds the lock of an output."""
     path = lock_path(target)
     facts = _facts(path)
     if path.exists() and not _abandoned(path, facts):
@@ -74,7 +74,7 @@ def _take(path: Path, target: Path, token: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a new file, whole or not at all."""
+    """Write a new file atomically."""
     with path.open("x", encoding="utf-8") as file:
         try:
             file.write(text)
@@ -85,12 +85,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _put_away(path: Path, token: str) -> None:
-    """Remove a lock whose run is no more; of two who try, one does."""
+    """Remove the lock of a dead run; if two processes try, one succeeds."""
     before, aside = _facts(path), path.with_name(f"{path.name}.{token[:8]}")
     with suppress(FileNotFoundError):
         path.rename(aside)
         if _facts(aside) != before:
-            # Another run took it over in the meantime.
+            # Another run has taken it over.
             with suppress(FileExistsError):
                 os.link(aside, path)
         aside.unlink()
@@ -105,14 +105,14 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
-    """Return whether the run that holds a lock is no more."""
+    """Return whether the run that holds a lock is dead."""
     if facts.get("host") == this_host() and isinstance(facts.get("pid"), int):
         return gone(this_host(), facts["pid"], path)
     return not _beats(path)
 
 
 def _beats(path: Path) -> bool:
-    """Listen for signs of life of a run that cannot be looked up, whatever the clocks of its machine."""
+    """Wait for a heartbeat of a run on another machine, whatever its clock."""
     with suppress(FileNotFoundError):
         before = path.stat().st_mtime_ns
         if time.time() - before / 1e9 > SILENT_SECONDS:

@@ -1,4 +1,4 @@
-"""Where results may be written: one test of every output, and temporary names beside them (standard library)."""
+"""Validation of output paths, and temporary names next to them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import Any
 from downscale.errors import OutputError
 from downscale.io.paths import SPECIAL, address_of
 
-# How an output that is there already may be replaced: on the command line and in calls, or in recipes.
+# How to replace an existing output: on the command line and in calls, or in recipes.
 OVERWRITE, IN_RECIPE = "pass --overwrite (overwrite=True)", "set overwrite: true in output:, or remove it"
-# What such a name promises is not NetCDF, and how to come by it.
+# Suffixes of other formats, and how to write them.
 FOREIGN = {
     **dict.fromkeys((".grib", ".grib2", ".grb", ".grb2"), "write .nc, then convert it with cdo -f grb2 copy"),
     **dict.fromkeys((".tif", ".tiff", ".geotiff"), "write .nc, then convert it with gdal_translate"),
@@ -36,13 +36,13 @@ SYSTEM = (Path("/dev/fd"), Path("/dev/pts"), Path("/proc"), Path("/sys"))
 def check_target(
     path: str | Path, overwrite: bool = False, inputs: Iterable[Any] = (), remedy: str = OVERWRITE
 ) -> Path:
-    """Return the path of an output that may be written; ``remedy`` says how to replace one that is there.
+    """Return the path of an output that may be written; ``remedy`` names the way to replace an existing one.
 
     Raises
     ------
     OutputError
-        If it is no name of a regular file, its folder is missing or not writable, it is one of the inputs, or it
-        exists and ``overwrite`` is false.
+        If it is not the name of a regular file, its folder is missing or not writable, it is an input, or it exists and
+        ``overwrite`` is false.
     """
     target = plain_path(path)
     if target.is_dir():
@@ -66,7 +66,7 @@ def check_netcdf(
 
 
 def require_netcdf_name(path: str | Path) -> None:
-    """Raise an OutputError where a name promises another format than NetCDF."""
+    """Raise an OutputError if the suffix of a name is that of another format than NetCDF."""
     suffix = Path(path).suffix.lower()
     if suffix in FOREIGN:
         raise OutputError(
@@ -75,13 +75,12 @@ def require_netcdf_name(path: str | Path) -> None:
 
 
 def plain_path(path: str | Path) -> Path:
-    """Return the path of an output in a folder that exists; where it is a link, the path of what it points to.
+    """Return the path of an output in an existing folder; for a link, the path of its target.
 
     Raises
     ------
     OutputError
-        If it is the address of another machine, the standard output, a pipe, a socket or a device, or in a folder of
-        the system.
+        If it is a remote address, the standard output, a pipe, a socket or a device, or in a folder of the system.
     """
     text = str(path)
     address = address_of(text)
@@ -92,7 +91,7 @@ def plain_path(path: str | Path) -> Path:
     target = Path(path).expanduser()
     _require_plain_folder(target.parent)
     if target.is_symlink():
-        # The result goes where the link points to, which stays.
+        # The result is written to the target of the link, which is kept.
         target = target.resolve()
         _require_plain_folder(target.parent)
     with suppress(OSError):
@@ -111,7 +110,7 @@ def _require_plain_folder(folder: Path) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Raise an OutputError where there is no folder to hold an output."""
+    """Raise an OutputError if the folder of an output does not exist."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"expected a folder for the output, received the file {folder}; choose another")
     if not folder.is_dir():
@@ -121,11 +120,11 @@ def require_folder(folder: Path) -> None:
 def require_free(
     target: Path, overwrite: bool, inputs: Iterable[Any], remedy: str = OVERWRITE, given: str | Path | None = None
 ) -> None:
-    """Raise an OutputError where the output is an input, exists and may not be replaced, or cannot be written.
+    """Raise an OutputError if the output is an input, exists and may not be replaced, or cannot be written.
 
-    ``given`` is its name as it was given, where it is a link.
+    ``given`` is the original name if it is a link.
     """
-    # The temporary name beside it is longer.
+    # The temporary name is longer.
     longest = os.pathconf(target.parent, "PC_NAME_MAX")
     if len(os.fsencode(scratch_name(target).name)) > longest:
         raise OutputError(f"expected a name of at most {longest - 40} bytes, received {target.name[:9]}...; shorten it")
@@ -137,7 +136,7 @@ def require_free(
 
 
 def named_files(content: Any) -> list[str]:
-    """Return the files and stores that any text within nested mappings and lists names, also by a pattern.
+    """Return the files and stores named by any text within nested mappings and lists, also by patterns.
 
     Examples
     --------
@@ -159,11 +158,11 @@ def named_files(content: Any) -> list[str]:
 
 
 def require_no_input(target: Path, inputs: Iterable[Any]) -> None:
-    """Raise an OutputError where an output is one of the inputs, by whatever name, or lies inside of one or around."""
+    """Raise an OutputError if an output is an input, by whatever name, or contains it, or is inside it."""
     there = target.resolve()
     for source in inputs:
         name = Path(str(source)).expanduser() if source else None
-        # A folder that is no store may have the name of a variable.
+        # A variable may have the name of a folder that is not a store.
         if name is None or not name.exists() or (name.is_dir() and not any((name / mark).exists() for mark in STORES)):
             continue
         own = name.resolve()
@@ -174,10 +173,10 @@ def require_no_input(target: Path, inputs: Iterable[Any]) -> None:
 
 @lru_cache(maxsize=1)
 def this_host() -> str:
-    """Return, without dots, what distinguishes this machine or container from others that share a folder.
+    """Return an identifier, without dots, of this machine or container among those that share a folder.
 
-    Two containers may have one name, and the same numbers of processes: these mean something only within one start of
-    a machine and one space of numbers.
+    Two containers may have the same name and the same process numbers: these are unique only within one boot of a
+    machine and one process namespace.
     """
     name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
     space = ""
@@ -187,12 +186,12 @@ def this_host() -> str:
 
 
 def scratch_name(target: Path, kind: str = "part") -> Path:
-    """Return a name beside ``target`` that no other run uses; it names the process and machine that write it."""
+    """Return a name next to ``target`` that no other run uses; it names the process and machine that write it."""
     return target.with_name(f".{target.name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
 
 
 def flush(path: Path) -> None:
-    """Wait until what is under a name lies on the disk."""
+    """Flush a path to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -201,7 +200,7 @@ def flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a store or a file, if it is there."""
+    """Remove a store or a file, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,7 +1,7 @@
-"""Fewer bits for each value: packed short integers and rounded mantissas (xarray; never torch).
+"""Lossy storage with fewer bits per value: packed short integers and rounded mantissas.
 
-Both change values, so a file with either is checked as it lies on disk. Rounding to ``n`` bits of the mantissa moves a
-value by at most ``2**-(n + 1)`` of itself; packing moves all values of a variable by at most half a step.
+Both change values, so the file is checked as stored. Rounding to ``n`` bits of the mantissa changes a value by at most
+``2**-(n + 1)`` of itself; packing changes all values of a variable by at most half a step.
 
 References
 ----------
@@ -23,7 +23,7 @@ from downscale.errors import OptionError, OutputError, listing
 from downscale.process.computing import computed
 
 SHORT = "int16"
-# The lowest short integer marks missing values; a few more are left for rounding at both ends.
+# The lowest short integer marks missing values; a few more are reserved for rounding at both ends.
 FILL = -(2**15)
 CODES = 65_530
 MANTISSA = {4: 23, 8: 52}
@@ -36,14 +36,14 @@ def parse_packing(packing: Any, names: list[str], ds: xr.Dataset) -> dict[str, P
     Parameters
     ----------
     packing : None, "int16", int, or mapping of name to these
-        One for all of ``names``, or for each that is named.
+        One for all of ``names``, or by name.
     names : list of str
         The fields that can be packed.
 
     Raises
     ------
     OptionError
-        If it is none of these, or names another variable.
+        If it is none of these, or names an unknown variable.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def rounded(ds: xr.Dataset, packings: Mapping[str, Packing]) -> xr.Dataset:
 
 
 def round_bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """Round floats to the nearest with ``bits`` bits of the mantissa, ties to even; the sign and zero are kept.
+    """Round floats to the nearest value with ``bits`` mantissa bits, ties to even; the sign and zero are kept.
 
     Examples
     --------
@@ -100,23 +100,23 @@ def round_bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
         return values
     kind = np.dtype(f"u{values.dtype.itemsize}").type
     codes = values.view(kind)
-    # Half a step up, less one unit where the last kept bit is even: ties go to even.
+    # Add half a step, less one unit if the last kept bit is even: ties go to even.
     up = kind((1 << (drop - 1)) - 1) + ((codes >> kind(drop)) & kind(1))
     less = ((codes + up) & ~kind((1 << drop) - 1)).view(values.dtype)
-    # What is not finite is no number to round, and the largest numbers must not become infinite.
+    # NaN and infinity are not rounded, and the largest numbers must not become infinite.
     return np.where(np.isfinite(values) & np.isfinite(less), less, values)
 
 
 def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str, dict[str, Any]]:
     """Return the encodings of the variables to be packed as short integers.
 
-    The step is a power of two and the offset a multiple of it, so that zero, and any bound that is such a multiple,
-    stay exactly what they are, in float32 as in float64. Lazy fields are computed once for their range.
+    The step is a power of two and the offset a multiple of it. Zero, and any bound that is such a multiple, is
+    therefore exact in float32 and in float64. Lazy fields are computed once for their range.
 
     Raises
     ------
     OutputError
-        If a field holds infinite values.
+        If a field has infinite values.
     """
     names = [name for name, how in packings.items() if how == SHORT]
     ends = computed(*[(_end(ds[name], np.fmin), _end(ds[name], np.fmax)) for name in names])
@@ -134,7 +134,7 @@ def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str
 
 
 def _end(field: xr.DataArray, which: Any) -> Any:
-    """Return the smallest or largest value, NaN where there is none; lazy where the field is."""
+    """Return the smallest or largest value, NaN if there is none; lazy if the field is."""
     data = field.data
     if not isinstance(data, da.Array):
         return which.reduce(np.asarray(data), axis=None) if data.size else np.nan
@@ -162,12 +162,12 @@ def scale_and_offset(low: float, high: float) -> tuple[float, float]:
 
 
 def _unit_in(value: float) -> float:
-    """Return the power of two that the mantissa of a value is counted in (float32)."""
+    """Return the unit in the last place of a value (float32), a power of two."""
     return 2.0 ** (math.frexp(value)[1] - 24) if value else 1.0
 
 
 def enough_bits(tolerance: float, packing: Packing, error: float) -> int | None:
-    """Return the fewest mantissa bits that keep a law to ``tolerance``: by the bound, or by the error measured.
+    """Return the fewest mantissa bits that conserve to ``tolerance``: by the bound, or by the measured error.
 
     Examples
     --------
@@ -181,7 +181,7 @@ def enough_bits(tolerance: float, packing: Packing, error: float) -> int | None:
 
 
 def words(packing: Packing) -> str:
-    """Return what was done to the values of a variable, for its attributes."""
+    """Return a description of the packing of a variable, for its attributes."""
     if packing == SHORT:
         return "short integers over the range of values"
     return f"{packing} mantissa bits kept, rounded to nearest even"

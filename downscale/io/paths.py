@@ -1,4 +1,4 @@
-"""What the name of an input means: a file, a folder, a pattern or an address; never a pipe or a device."""
+"""Input names: files, folders, patterns or addresses; pipes and devices are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from downscale.errors import InputError
 
-# Where data are kept elsewhere. A Path makes one slash of the two.
+# Schemes of remote addresses. A Path collapses their two slashes to one.
 SCHEMES = "https?|s3a?|gs|gcs|dap[24]?|ftps?|sftp|abfss?|az|hf|reference"
 ADDRESS = re.compile(
     rf"(?:(?P<known>{SCHEMES}):/{{1,2}}|(?P<other>[A-Za-z][A-Za-z0-9+.-]+)://)(?P<rest>[^/].*)", re.DOTALL
@@ -26,13 +26,13 @@ SPECIAL = (
     (stat.S_ISBLK, "a device"),
 )
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
-# Files that a process holds open beside its inputs.
+# File descriptors reserved for purposes other than inputs.
 SPARE = 128
 FileName = str | os.PathLike[str]
 
 
 def address_of(path: Any) -> str | None:
-    """Return the address that a path means, such as ``https://...``, with both its slashes; None for a local path.
+    """Return the address of a path, such as ``https://...``, with both its slashes; None for a local path.
 
     Examples
     --------
@@ -44,20 +44,20 @@ def address_of(path: Any) -> str | None:
 
 
 def regular_file(path: FileName, option: str = "") -> Path:
-    """Return a local path that can be opened without waiting: a file, a folder, or nothing yet.
+    """Return a local path that can be opened without waiting: a file, a folder, or a path that does not exist yet.
 
     Parameters
     ----------
     path : str or Path
-        As the user typed it; ``~`` is the home folder.
+        The path as typed; ``~`` is the home folder.
     option : str
-        What the path was given for, for the message.
+        The option that the path belongs to, for the message.
 
     Raises
     ------
     InputError
-        If it is a pipe, a socket, a device or the standard input, which could be waited for without end, an address,
-        or no name of a file.
+        If it is a pipe, a socket, a device or the standard input, which could block forever, an address, or not a file
+        name.
     """
     before = f"{option}: " if option else ""
     if not isinstance(path, str | os.PathLike):
@@ -84,9 +84,9 @@ def regular_file(path: FileName, option: str = "") -> Path:
 
 
 def names_in(path: Any) -> list[str]:
-    """Return the local paths and addresses that a path, a pattern or a list of these means, sorted within a pattern.
+    """Return the local paths and addresses of a path, a pattern or a list of these, sorted within a pattern.
 
-    A file of that very name comes before a pattern: ``tas[1].nc`` is a file where there is one.
+    An existing file takes precedence over a pattern: ``tas[1].nc`` is that file if it exists.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def names_in(path: Any) -> list[str]:
 
 
 def called(path: Any) -> str:
-    """Return how a message names an input: as it was typed, of a list the first and how many more.
+    """Return the name of an input for messages: as typed; for a list the first name and the number of others.
 
     Examples
     --------
@@ -127,10 +127,10 @@ def called(path: Any) -> str:
 
 
 def make_room(files: int) -> None:
-    """Let this process hold so many files open at once, as far as the system allows it without asking."""
+    """Raise the limit of open files of this process to ``files``, as far as the system allows."""
     try:
         import resource
-    except ImportError:  # no such limits on this system
+    except ImportError:  # systems without such limits
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = files + SPARE if hard == resource.RLIM_INFINITY else min(files + SPARE, hard)

@@ -1,4 +1,4 @@
-"""Archive profiles: the global attributes and the file name that an archive asks for (xarray; never torch).
+"""Archive profiles: required global attributes and file names.
 
 "cordex-esd" is the draft for empirical-statistical downscaling in CORDEX-CMIP6 (second version, April 2024), on top of
 the CORDEX-CMIP6 archiving specifications for dynamical downscaling, from which it takes file names and the attributes
@@ -12,7 +12,7 @@ required of every file. Filled here:
   is the variable itself);
 - source_id (esd_method_id-training_id) and version_realization (v1-r1).
 
-All may be given instead; the others in ``REQUIRED`` must be: they name people, places and a domain.
+All may be set by the user; the others in ``REQUIRED`` must be: they name people, places and a domain.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REQUIRED = (
     "project_id", "source", "source_id", "source_type", "tracking_id", "training", "training_id", "variable_id",
     "version_realization",
 )  # fmt: skip
-# Of the parent, not of the result: to be given anew, or of a meaning of their own here.
+# Attributes of the parent that must be set anew, or have another meaning here.
 PARENTS = (
     "contact", "institution", "institution_id", "source", "source_id", "source_type", "product", "license", "grid"
 )  # fmt: skip
@@ -52,7 +52,7 @@ FIXED = {
     "project_id": "CORDEX-CMIP6",
     "version_realization": "v1-r1",
 }
-# The name spaces of identifiers that the archive asks for.
+# Namespaces of the identifiers that the archive requires.
 HANDLE = "hdl:21.14103"
 DRIVERS = {
     "driving_experiment": "experiment", "driving_experiment_id": "experiment_id",
@@ -78,7 +78,7 @@ def parse_profile(profile: Any) -> tuple[str | None, dict[str, Any]]:
     Raises
     ------
     OptionError
-        If there is no such profile.
+        If the profile is unknown.
 
     Examples
     --------
@@ -98,16 +98,16 @@ def profiled(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[str, Any])
     Parameters
     ----------
     ds : Dataset
-        Ready to be written, with the attributes of the input.
+        Dataset to write, with the attributes of the input.
     attrs : mapping
         Global attributes that the file has without the profile.
     given : mapping
-        What the user gave; it goes before what is found.
+        Attributes set by the user, which take precedence.
 
     Raises
     ------
     OptionError, OutputError
-        If a required attribute is missing or not of the form asked for, or the file holds not one field.
+        If a required attribute is missing or malformed, or the file does not hold exactly one field.
     """
     name = _one_field(ds)
     found = {**FIXED, **_drivers(ds.attrs), **_method(ds.attrs), "creation_date": now(), "variable_id": name}
@@ -149,14 +149,14 @@ def _one_field(ds: xr.Dataset) -> str:
 
 
 def _drivers(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what drove the result: the driver of a regional input, or a global input itself."""
+    """Return the attributes of the driver: that of a regional input, or the global input itself."""
     if "driving_source_id" in attrs:
         return {key: attrs[key] for key in DRIVERS if key in attrs}
     return {key: attrs[own] for key, own in DRIVERS.items() if own in attrs}
 
 
 def _method(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how the result was made, where no training was needed."""
+    """Return the attributes of the method, for methods without training."""
     settings = str(attrs.get("downscale_settings", ""))
     method = re.search(r"\bmethod=(\w+)", settings)
     if method is None or method[1] not in TRAINING_FREE:
@@ -171,7 +171,7 @@ def _method(attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid(ds: xr.Dataset) -> str | None:
-    """Return a word on the grid: its mapping and its step."""
+    """Return a description of the grid: its mapping and its step."""
     mapping = str(ds[_one_field(ds)].attrs.get("grid_mapping", "")).split(":")[0]
     kind = str(ds[mapping].attrs.get("grid_mapping_name", "")) if mapping in ds.variables else ""
     lat = globe_coordinate(ds, "lat")
@@ -196,14 +196,14 @@ def _require_words(attrs: Mapping[str, Any]) -> None:
 
 
 def file_name(ds: xr.Dataset, profile: Any, attrs: Mapping[str, Any] | None = None) -> str:
-    """Return the name that the archive gives to a file of this content.
+    """Return the archive's name for a file with this content.
 
     Parameters
     ----------
     ds : Dataset
-        The result, as it will be passed to the writer.
+        The result, as passed to the writer.
     profile, attrs
-        As will be passed to the writer.
+        As passed to the writer.
 
     Raises
     ------
@@ -221,5 +221,5 @@ def file_name(ds: xr.Dataset, profile: Any, attrs: Mapping[str, Any] | None = No
 
 
 def _ends(ds: xr.Dataset, time: str, digits: int) -> tuple[Any, Any]:
-    """Return the first and the last time itself: the end of the last month is the first day of the next."""
+    """Return the first and the last time itself, since the last month ends on the first day of the next."""
     return span(ds.drop_vars(str(ds[time].attrs.get("bounds", "")), errors="ignore"), time)

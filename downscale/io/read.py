@@ -1,4 +1,4 @@
-"""Open NetCDF files, Zarr stores and GRIB files as CF says, with Dask chunks and one-line errors (never torch)."""
+"""Lazy opening of NetCDF files, Zarr stores and GRIB files by the CF conventions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HARMLESS = (
 )  # fmt: skip
 SOURCES = "sources"
 LARGEST = 2**62
-# What GRIB says of the message and of its own grid, which is no longer true of a field that was regridded.
+# GRIB attributes of the message and its grid, which are invalid for a regridded field.
 GRIB_KEPT = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLevel")
 Chunks = str | int | Mapping[Any, Any] | None
 
@@ -57,12 +57,12 @@ def open_dataset(
     Parameters
     ----------
     path : str, Path or list of these
-        A file or the folder of a store, or a pattern such as ``"tas_*.nc"`` or a list, whose files are joined by
-        their coordinates. A file of that very name comes before a pattern. GRIB files need the extra ``grib``, stores
-        the extra ``zarr``; nothing is written beside them.
+        A file or the folder of a store; or a pattern such as ``"tas_*.nc"`` or a list, whose files are joined by their
+        coordinates. An existing file takes precedence over a pattern. GRIB files need the extra ``grib``, stores the
+        extra ``zarr``; no index files are written.
     chunks : "auto", int, mapping or None
-        Dask chunks as in xarray; "auto" takes whole maps, a few at a time and never less than is stored as one piece;
-        None reads without Dask.
+        Dask chunks as in xarray. "auto" takes whole maps, a few at a time and at least one storage chunk; None reads
+        without Dask.
     **options
         Passed to ``xarray.open_dataset``.
 
@@ -74,7 +74,7 @@ def open_dataset(
     Raises
     ------
     InputError
-        If there is no such file, or it is not readable.
+        If the file is missing or not readable.
     """
     _require_chunks(chunks)
     files = find_files(path)
@@ -84,7 +84,8 @@ def open_dataset(
     settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, **options}
     try:
         with warnings.catch_warnings():
-            # Chunks finer than those on disk are the caller's choice; the others are slips of the file that do no harm.
+            # Chunks finer than those on disk are the caller's choice; the other warnings are harmless faults of the
+            # file.
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
             ds = _known(_opened(sources, settings), chunks)
@@ -92,10 +93,10 @@ def open_dataset(
         raise
     except Exception as error:
         if options and isinstance(error, TypeError):
-            raise  # an option that xarray does not know
+            raise  # an unknown option of xarray
         if isinstance(error, Warning):
             raise  # warnings are errors here
-        # Whatever a reader stumbles over lies in the file, and each reader has errors of its own.
+        # Any other error comes from the file, and each reader has its own error classes.
         raise InputError(complaint(sources[0].engine, name, error, len(sources) > 1)) from None
     if not ds.variables:
         require_variables(ds, sources[0].name)
@@ -104,7 +105,7 @@ def open_dataset(
 
 @dataclass(frozen=True)
 class Source:
-    """One file or store: its name, what xarray opens, and how."""
+    """One file or store: its name, the object that xarray opens, and the options."""
 
     name: str
     target: Any
@@ -118,7 +119,7 @@ class Source:
 
 
 def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[Source]:
-    """Return files and addresses of one format as they are opened."""
+    """Return sources for files and addresses of one format."""
     made = []
     for name in names:
         address = address_of(name)
@@ -137,7 +138,7 @@ def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[So
 
 
 def _require_chunks(chunks: Chunks) -> None:
-    """Raise an InputError where chunks are no sizes; that would be no fault of the file."""
+    """Raise an InputError if chunks are invalid, which is not a fault of the file."""
     if isinstance(chunks, str) and chunks != "auto":
         raise InputError(f"expected chunks as 'auto', a whole number or a size by dimension, received {chunks!r}")
     sizes = chunks.items() if isinstance(chunks, Mapping) else [("every dimension", chunks)]
@@ -148,7 +149,7 @@ def _require_chunks(chunks: Chunks) -> None:
 
 
 def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
-    """Return the Dataset if it has every dimension of ``chunks``; xarray would pass over a misspelt one."""
+    """Return the Dataset if it has every dimension of ``chunks``; xarray would ignore a misspelt one."""
     for name in chunks if isinstance(chunks, Mapping) else ():
         if name not in ds.sizes:
             raise InputError(f"expected chunks of the dimensions {listing(ds.sizes)}, received {name!r}; see ncdump -h")
@@ -166,7 +167,7 @@ def _opened(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
     if len(sources) == 1:
         return _as_meant(sources[0], settings)
     make_room(len(sources))
-    # Files are joined without reading them.
+    # Files are joined without reading fields.
     settings = {**settings, "chunks": settings["chunks"] or {}}
     parts: list[Part] = []
     try:
@@ -180,7 +181,7 @@ def _opened(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
 
 
 def _as_meant(source: Source, settings: dict[str, Any]) -> xr.Dataset:
-    """Return what a file holds: dates once and in order."""
+    """Return the Dataset of a file, with unique dates in order."""
     ds = source.open(settings)
     if settings.get("group"):
         ds = _with_axes_above(ds, source, settings)
@@ -195,7 +196,7 @@ def _as_meant(source: Source, settings: dict[str, Any]) -> xr.Dataset:
 
 
 def _with_axes_above(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -> xr.Dataset:
-    """Return a group with the coordinates, bounds and mappings that the groups above it hold for its dimensions."""
+    """Return a group with the coordinates, bounds and mappings of its dimensions in the groups above it."""
     parts = [part for part in str(settings["group"]).split("/") if part]
     for depth in reversed(range(len(parts))):
         with suppress(OSError, KeyError, ValueError):
@@ -203,18 +204,18 @@ def _with_axes_above(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -
             fits = {dim for dim, size in above.sizes.items() if ds.sizes.get(dim) == size}
             both = (*ds.variables.values(), *above.variables.values())
             named = {word for variable in both for words in references(variable).values() for word in words}
-            # Bounds have a dimension of their own.
+            # Bounds have their own dimension.
             places = {n for n, v in above.coords.items() if set(v.dims) <= fits} | (named & set(above.variables))
             ds = ds.assign_coords({n: above[n].variable for n in places - set(ds.variables)})
     return ds
 
 
 def _remembering(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
-    """Return the Dataset whose variables know their files, and nothing that is about GRIB messages only."""
+    """Return the Dataset with the names of its files in the encodings, and without attributes of GRIB messages."""
     engine = sources[0].engine
     for variable in ds.variables.values():
         if len(sources) > 1 or engine != NETCDF or address_of(sources[0].name):
-            # The library remembers the first file only, and of stores on the whole only.
+            # The library records only the first file, and for stores only on the Dataset.
             variable.encoding[SOURCES] = tuple(source.name for source in sources)
             if address_of(sources[0].name):
                 variable.encoding.pop("source", None)
@@ -228,15 +229,15 @@ def _remembering(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
 
 
 def _without_messages(attrs: dict[Any, Any]) -> dict[Any, Any]:
-    """Return attributes without those of GRIB messages and without names that say they are unknown."""
+    """Return attributes without those of GRIB messages and without names marked as unknown."""
     own = {k: v for k, v in attrs.items() if k in GRIB_KEPT or not str(k).startswith("GRIB_")}
     kept = {key: value for key, value in own.items() if str(value) != "unknown"}
-    # Long integers are no attributes of classic files.
+    # Classic files cannot store long integers as attributes.
     return {key: np.int32(value) if isinstance(value, int) else value for key, value in kept.items()}
 
 
 def sources_of(*objects: Any) -> tuple[str, ...]:
-    """Return the files that xarray objects were opened from, which variables remember through selections."""
+    """Return the files that xarray objects were opened from; variables keep them through selections."""
     found: dict[str, None] = {}
     for obj in objects:
         if isinstance(obj, xr.DataArray):
@@ -248,12 +249,12 @@ def sources_of(*objects: Any) -> tuple[str, ...]:
 
 
 def find_files(path: FileName | Sequence[FileName]) -> list[str]:
-    """Return the files, stores and addresses that a path, a pattern or a list of these names.
+    """Return the files, stores and addresses of a path, a pattern or a list of these.
 
     Raises
     ------
     InputError
-        If there is none, or one is a pipe, a device or a folder that is no store.
+        If there is none, or one is a pipe, a device or a folder that is not a store.
     """
     names = names_in(path)
     for name in names:

@@ -1,4 +1,4 @@
-"""Files and stores at addresses (https, s3, gs), opened through fsspec where it is installed."""
+"""Remote files and stores (https, s3, gs), opened through fsspec."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from downscale.errors import InputError
 from downscale.io.formats import HDF5, HDF5_READER, HEAD, MARKS, NETCDF, OTHERS, STORE
 
 INSTALL = 'pip install "downscale-climate[remote]"'
-# What fsspec needs for each kind of address.
+# Packages that fsspec needs for each scheme.
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 WEB = ("http", "https")
 CLASSIC_READER = "scipy"
-# A server that does not answer for so long is given up, in seconds.
+# Timeout of a server, in seconds.
 PATIENCE = 30.0
 
 
 def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[Any, str, dict[str, Any]]:
-    """Return what xarray opens for an address, with which engine, and with which options.
+    """Return the object that xarray opens for an address, with its engine and options.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[A
     Raises
     ------
     InputError
-        If a package is missing, nothing can be read there, or it is of a kind that cannot be read from afar.
+        If a package is missing, the address is not readable, or its format cannot be read remotely.
     """
     scheme = address.split("://")[0]
     if scheme not in PACKAGES:
@@ -52,19 +52,19 @@ def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[A
         return _file_at(address, system, path, scheme)
     except InputError:
         raise
-    except Exception as error:  # each file system has errors of its own
+    except Exception as error:  # each file system has its own error classes
         raise InputError(unreachable(address, error)) from None
 
 
 def unreachable(address: str, error: Exception) -> str:
-    """Return the line about an address that nothing can be read from."""
+    """Return the error message for an address that cannot be read."""
     reason = " ".join(str(error).split()) or type(error).__name__
     reason = "not found" if isinstance(error, FileNotFoundError) else reason[:200]
     return f"expected a readable file or store at {address}, received none ({reason}); check the address"
 
 
 def _file_at(address: str, system: Any, path: str, scheme: str) -> tuple[Any, str, dict[str, Any]]:
-    """Return the one file at an address, by its first bytes."""
+    """Return the single file at an address, by its first bytes."""
     try:
         file = system.open(path, "rb")
         head = file.read(HEAD)
@@ -91,7 +91,7 @@ def _is_dap(system: Any, path: str) -> bool:
     """Return whether an OPeNDAP server describes a Dataset at an address."""
     try:
         return bool(system.cat_file(f"{path}.dds").lstrip().startswith(b"Dataset"))
-    except Exception:  # whatever is there, it is no such server
+    except Exception:  # any error means that it is not such a server
         return False
 
 

@@ -1,7 +1,7 @@
-"""Fields back from the chunks of a NetCDF-4 file, as they lie on disk (dask, h5py; judges nothing).
+"""Fields read back from the chunks of a NetCDF-4 file on disk.
 
-Chunks are read at their places in the file, inflated and unshuffled in the threads that use them. What comes out is
-what the NetCDF library reads: some chunks of each field are read by it too, and must agree bit for bit.
+Chunks are read at their positions in the file, and decompressed in the threads that use them. The result equals that of
+the NetCDF library: some chunks of each field are also read by it and must agree bit for bit.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Source:
-    """One variable of an open file: where its chunks lie, and how they become values.
+    """One variable of an open file: the positions of its chunks, and how to decode them.
 
     Attributes
     ----------
     handle : int
         Descriptor of the file.
     places : mapping of offset to (byte, length)
-        Where each chunk lies.
+        Position and length of each chunk.
     attrs : dict
-        What the stored values mean, where it is more than a fill value.
+        Attributes needed for decoding, if there is more than a fill value.
     blank : scalar, optional
-        What stands for NaN, where that is all.
+        The fill value for NaN, if decoding needs nothing else.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Source:
     compiled: bool
 
     def read(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-        """Return values from ``begin`` on, which is where a chunk begins.
+        """Return values from ``begin`` on, which is the start of a chunk.
 
         Raises
         ------
         OutputError
-            If a chunk is not there, or damaged.
+            If a chunk is missing or damaged.
         """
         out = leased(shape, self.layout.dtype)
         self._wanted(begin, shape)
@@ -73,12 +73,12 @@ class Source:
         return self.meant(out)
 
     def read_chunk(self, offset: tuple[int, ...], place: Place, view: Array) -> None:
-        """Read the chunk that begins at ``offset`` and lies at ``place`` into ``view``, as it is stored.
+        """Read the chunk with first index ``offset`` at the file position ``place`` into ``view``, without decoding.
 
         Raises
         ------
         OutputError
-            If it is damaged.
+            If the chunk is damaged.
         """
         whole = view.shape == self.layout.chunks and view.flags.c_contiguous
         chunk = view if whole else self._scratch()
@@ -94,7 +94,7 @@ class Source:
             view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
 
     def _wanted(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> None:
-        """Have the system fetch all chunks of a block at once."""
+        """Ask the system to prefetch all chunks of a block."""
         for start, _ in chunks_in(shape, self.layout.chunks) if hasattr(os, "posix_fadvise") else ():
             place = self.places.get(tuple(a + b for a, b in zip(begin, start, strict=True)))
             if place is not None:
@@ -104,13 +104,13 @@ class Source:
         return buffers.of("whole", self.layout.nbytes).view(self.layout.dtype).reshape(self.layout.chunks)
 
     def not_there(self, offset: tuple[int, ...], reason: object) -> OutputError:
-        """Return the error that says that a chunk is not as it was written."""
+        """Return the error for a chunk that differs from what was written."""
         return OutputError(
             f"{self.name}: expected what was written at {offset}, received {reason}; check the disk, write again"
         )
 
     def stored(self, place: Place) -> Array:
-        """Return the bytes at a place of the file, in memory that this thread uses again for the next."""
+        """Return the bytes at a position of the file, in a buffer that this thread reuses."""
         return self._fetched(place, buffers.of("stored", place[1]))
 
     def _fetched(self, place: Place, stored: Array) -> Array:
@@ -122,12 +122,12 @@ class Source:
                 raise ValueError(f"a chunk of {done} bytes instead of {length}")
             done += count
         if hasattr(os, "posix_fadvise"):
-            # Read once: pages that are let go of are used again for the next chunk, fresh ones cost more than the work.
+            # Read once: the pages are released and reused for the next chunk, since fresh ones cost more than the work.
             os.posix_fadvise(self.handle, at, length, os.POSIX_FADV_DONTNEED)
         return stored
 
     def meant(self, stored: Array) -> Array:
-        """Return what stored values mean."""
+        """Return decoded values."""
         if not self.attrs:
             return stored
         variable = xr.Variable(self.dims, stored, self.attrs)
@@ -136,12 +136,12 @@ class Source:
 
 @contextmanager
 def from_chunks(written: xr.Dataset, path: Path) -> Iterator[xr.Dataset]:
-    """Give a Dataset of an open file with those of its fields read chunk by chunk that can be.
+    """Yield a Dataset of an open file whose fields are read chunk by chunk if possible.
 
     Raises
     ------
     OutputError
-        If the NetCDF library reads other values.
+        If the values of the NetCDF library differ.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -156,7 +156,7 @@ def from_chunks(written: xr.Dataset, path: Path) -> Iterator[xr.Dataset]:
 
 
 def sources_in(written: xr.Dataset, names: Iterable[str], path: Path, handle: int) -> list[Source]:
-    """Return those variables of a file that can be read chunk by chunk, with the places of their chunks."""
+    """Return the variables of a file that can be read chunk by chunk, with the positions of their chunks."""
     import h5py
 
     with library(), h5py.File(path, "r", locking="best-effort") as file:
@@ -171,7 +171,7 @@ def _source(dataset: Any, variable: xr.Variable, name: str, handle: int) -> Sour
 
 
 def _places(dataset: Any) -> dict[tuple[int, ...], Place] | None:
-    """Return where the chunks of a variable lie; None where the library tells it in a way that is not understood."""
+    """Return the positions of the chunks of a variable; None if the library's answer is not understood."""
     places: dict[tuple[int, ...], Place] = {}
 
     def note(chunk: Any) -> None:
@@ -180,7 +180,7 @@ def _places(dataset: Any) -> dict[tuple[int, ...], Place] | None:
 
     dataset.id.chunk_iter(note)
     for offset in list(places)[-1:]:
-        # Some versions of the HDF5 library say the offsets in numbers of chunks.
+        # Some versions of the HDF5 library return offsets in numbers of chunks.
         if dataset.id.get_chunk_info_by_coord(offset).byte_offset != places[offset][0]:
             return None
     return places
@@ -189,7 +189,7 @@ def _places(dataset: Any) -> dict[tuple[int, ...], Place] | None:
 def source_of(
     variable: xr.Variable, name: str, layout: Layout, handle: int, places: Mapping[tuple[int, ...], Place]
 ) -> Source | None:
-    """Return how a variable is read, ``variable`` being what the library makes of it; None where it cannot be."""
+    """Return the source of a variable as decoded by the library; None if it cannot be read chunk by chunk."""
     own = {key: variable.encoding[key] for key in VALUES if key in variable.encoding}
     plain = variable.dtype == layout.dtype and variable.dtype.kind == "f" and own.keys() <= {"_FillValue"}
     dims = tuple(str(dim) for dim in variable.dims)
@@ -201,7 +201,7 @@ def source_of(
 
 
 def require_same(variable: xr.Variable, source: Source) -> None:
-    """Compare the first, the middle and the last chunk with what the NetCDF library reads there."""
+    """Compare the first, the middle and the last chunk with the values of the NetCDF library."""
     offsets = sorted(source.places)
     for offset in {offsets[0], offsets[len(offsets) // 2], offsets[-1]} if offsets else ():
         ends = zip(offset, source.layout.chunks, source.layout.shape, strict=True)

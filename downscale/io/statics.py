@@ -1,4 +1,4 @@
-"""Fine-resolution companions of a field (orography, masks) brought onto its grid (xarray; never torch)."""
+"""Static fields (orography, masks) regridded to the fine cells of a field."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MASK_NAMES = (
 )  # fmt: skip
 METRES = ("m", "metre", "metres", "meter", "meters", "gpm", "")
 PER_CENT = ("%", "percent", "per cent")
-# Edges stored in float32 miss each other by this share of a cell at most.
+# Edges stored in float32 differ by at most this fraction of a cell.
 COVERAGE_TOLERANCE = 1e-3
 REMEDY = (
     "bring it to the fine cells first: write ds.downscale(factor) without it as FINE.nc, then "
@@ -46,12 +46,12 @@ Floats = NDArray[np.float64]
 
 
 def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None = None) -> xr.Dataset:
-    """Return the Dataset of one field, bounds and all: by name, by standard name, ``orog``, or the only field.
+    """Return the Dataset of one field with its bounds: by name, by standard name, ``orog``, or the only field.
 
     Raises
     ------
     InputError
-        If several fields could be meant, or none.
+        If several fields match, or none.
     """
     return arranged(_picked(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name))
 
@@ -62,7 +62,7 @@ def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
     Raises
     ------
     InputError
-        If several fields could be meant, or none.
+        If several fields match, or none.
     """
     return arranged(_picked(mask, "mask", "mask", (MASK_NAMES,)))
 
@@ -70,7 +70,7 @@ def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
 def _picked(
     given: Any, option: str, what: str, ranks: tuple[tuple[str, ...], ...], name: str | None = None
 ) -> xr.Dataset:  # fmt: skip
-    """Return the Dataset of one field of an option: by name, else by the first of the names that any has."""
+    """Return the Dataset of one field of an option: by name, else by the first group of names with a match."""
     if isinstance(given, (str, Path)):
         from downscale.io.read import open_dataset
 
@@ -91,25 +91,25 @@ def _picked(
     return select(given, choice[0])
 
 def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -> Floats:
-    """Return the valid share of each fine cell, 0 to 1, from a mask or a fraction (also in per cent).
+    """Return the valid fraction of each fine cell, 0 to 1, from a mask or a fraction (also in per cent).
 
-    Missing values are not valid; where the mask does not reach, everything is.
+    Missing values are not valid; cells outside the mask's domain are valid.
 
     Parameters
     ----------
     mask : Dataset
-        Of one data variable (:func:`pick_mask`).
+        With one data variable (:func:`pick_mask`).
     grid : RectilinearGrid, CurvilinearGrid or PartsGrid
         Fine cells.
     where : Horizontal, optional
-        Axes of the field that the fine cells are made from: tells which pole or projection the mask must share.
+        Axes of the field whose pole or projection the mask must share.
 
     Raises
     ------
     GridError
-        If the mask lies on another kind of axes, or has more than two dimensions.
+        If the mask has another kind of axes, or more than two dimensions.
     InputError
-        If its values are neither truths nor fractions.
+        If its values are neither booleans nor fractions.
     """
     placed = _place(mask, grid, "mask", where)
     values = np.nan_to_num(np.asarray(placed.plane.values, dtype=np.float64))
@@ -130,26 +130,26 @@ def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -
 
 
 def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal | None = None) -> Any:
-    """Return a field as a (n_y, n_x) array on ``grid``: itself where the cells agree, else conservative means.
+    """Return a field as a (n_y, n_x) array on ``grid``: unchanged if the cells agree, else conservative means.
 
     Missing values count as zero (the sea, in an orography). A lazy field gives a lazy array.
 
     Parameters
     ----------
     static : Dataset
-        Of one data variable, with its bounds if it has any (:func:`pick_static`).
+        With one data variable, and its bounds if it has any (:func:`pick_static`).
     grid : RectilinearGrid, CurvilinearGrid or PartsGrid
-        Fine cells. On a curvilinear grid the field must lie on these cells, on parts of them, or on cells that they
-        are parts of; one without coordinates must have their number of rows and columns.
+        Fine cells. On a curvilinear grid the field must be on these cells, on parts of them, or on cells that contain
+        them; a field without coordinates must have the same number of rows and columns.
     what : str
-        What the field is, for messages.
+        Name of the field, for messages.
     where : Horizontal, optional
-        Axes of the field that the fine cells are made from: tells which pole or projection the static must share.
+        Axes of the field whose pole or projection the static field must share.
 
     Raises
     ------
     GridError
-        If the field lies on another kind of axes, does not cover the grid, or has more than two dimensions.
+        If the field has another kind of axes, does not cover the grid, or has more than two dimensions.
     """
     placed = _place(static, grid, what, where)
     if what == "orog":
@@ -165,7 +165,7 @@ def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal
 
 
 def _require_heights(field: xr.DataArray) -> None:
-    """Raise an InputError where units are given and are no metres, or nothing has a value."""
+    """Raise an InputError if units are given and are not metres, or all values are missing."""
     units = str(field.attrs.get("units", "m")).strip()
     if units not in METRES:
         raise InputError(
@@ -177,7 +177,7 @@ def _require_heights(field: xr.DataArray) -> None:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A static field and how its values get to the fine cells."""
+    """A static field and the mapping of its values to the fine cells."""
 
     plane: xr.DataArray
     move: Callable[[NDArray[Any]], Floats]
@@ -208,14 +208,14 @@ def _place(static: xr.Dataset, grid: Any, what: str, where: Horizontal | None) -
 
 
 def _sampled(plane: xr.DataArray, source: Any, places: Places) -> _Placed:
-    """Place a field on latitudes and longitudes on cells of another kind, at their true positions."""
+    """Sample a field on latitudes and longitudes at the true positions of cells of another kind."""
     sampling = Sampling(source, places)
     reached = sampling.reached()
     return _Placed(plane, lambda values: sampling.means(_filled(values)), reached, float(reached.min()))
 
 
 def brought_over(static: xr.Dataset, where: Horizontal, what: str) -> str | None:
-    """Return the note of a field that is brought over from latitudes and longitudes, None where it is not."""
+    """Return the note of a field that is sampled from latitudes and longitudes, or None."""
     try:
         there = horizontal(static, guess=True)
     except DownscaleError:
@@ -229,12 +229,12 @@ def brought_over(static: xr.Dataset, where: Horizontal, what: str) -> str | None
 
 
 def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizontal:
-    """Return axes whose lost bounds are those of the fine cells, where centres are the same.
+    """Return axes whose missing bounds are those of the fine cells, if the centres are the same.
 
     Raises
     ------
     GridError
-        If bounds are lost, centres are others, and these do not determine the cells.
+        If bounds are missing, and the centres differ and do not determine the cells.
     """
     if not isinstance(there.grid, RectilinearGrid):
         return there
@@ -262,7 +262,7 @@ def _plane(field: xr.DataArray, there: Horizontal, what: str) -> xr.DataArray:
 
 
 def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, what: str) -> _Placed:
-    """Place a field on quadrilaterals: on the same cells, on parts of them, or on cells they are parts of."""
+    """Map a field on quadrilaterals: on the same cells, on parts of them, or on cells that contain them."""
     try:
         # Positions show whether the cells are the same.
         there = horizontal(static, guess=True)
@@ -270,7 +270,7 @@ def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, wha
         there = None
     counted = there is not None and there.grid.x.kind == "projected" and there.mapping is None
     if there is None or counted:
-        # Without positions only the number of rows and columns can tell.
+        # Without positions, compare the number of rows and columns.
         if field.shape != grid.shape:
             raise GridError(
                 f"{what}: expected the {grid.shape[0]} x {grid.shape[1]} fine cells of a curvilinear grid, received "
@@ -296,12 +296,12 @@ def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, wha
 
 
 def _quotient(many: tuple[int, int], few: tuple[int, int]) -> tuple[int, int] | None:
-    """Return how often rows and columns go into others, None where they do not."""
+    """Return the integer ratios of rows and columns, or None if they do not divide."""
     return None if many[0] % few[0] or many[1] % few[1] else (many[0] // few[0], many[1] // few[1])
 
 
 def _same_places(there: Any, grid: CurvilinearGrid) -> bool:
-    """Return whether the centres of two grids of one shape are the same, but for a share of a cell."""
+    """Return whether the centres of two grids of one shape agree, within a fraction of a cell."""
     if isinstance(there, CurvilinearGrid):
         centres = there.centres
     elif there.spherical:
@@ -313,12 +313,12 @@ def _same_places(there: Any, grid: CurvilinearGrid) -> bool:
 
 
 def _require_same_axes(there: Horizontal, grid: Any, what: str, where: Horizontal | None) -> None:
-    """Refuse a field whose axes mean other places than those of the fine cells.
+    """Refuse a field whose axes have another reference than those of the fine cells.
 
     Raises
     ------
     GridError
-        Naming both kinds of axes.
+        If they do; the message names both kinds of axes.
     """
     if where is not None and not isinstance(where.grid, CurvilinearGrid):
         require_same_axes(there, where, what, "the fine grid", REMEDY)
@@ -338,13 +338,13 @@ def _remap(values: NDArray[Any], rows: Floats, columns: Floats) -> Floats:
     filled = _filled(values)
     order = _permutation(rows), _permutation(columns)
     if order[0] is not None and order[1] is not None:
-        # Cells that agree are copied, not multiplied: the bits stay as they are.
+        # Cells that agree are copied, not multiplied, so that values are bit-identical.
         return filled[np.ix_(order[0], order[1])]
     return rows @ filled @ columns.T
 
 
 def _permutation(weights: Floats) -> NDArray[np.int64] | None:
-    """Return which source cell each target cell is, or None where some are mixed."""
+    """Return the source cell of each target cell, or None if some combine several."""
     source = weights.argmax(axis=1)
     share = np.take_along_axis(weights, source[:, None], axis=1)
     return source if np.allclose(share, 1, rtol=0, atol=1e-4) else None

@@ -1,7 +1,7 @@
-"""Write Zarr stores that appear complete, checked and certified, or not at all (xarray and zarr; never torch).
+"""Writing of Zarr stores that appear complete and checked, or not at all.
 
-As for NetCDF: written under a temporary name in the same folder, flushed, read back, checked *as written*, certified,
-and only then renamed. Format 2 with consolidated metadata, which every reader of Zarr knows.
+As for NetCDF, a store is written under a temporary name in the same folder, flushed, read back, checked as written,
+given its check report, and only then renamed. Format 2 with consolidated metadata, which every Zarr reader supports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from downscale.process.interrupts import half_made, shielded
 FORMAT = 2
 MARKS = (".zgroup", ".zmetadata", "zarr.json")
 INSTALL = 'pip install "downscale-climate[zarr]"'
-# Kept from an encoding for NetCDF; the rest is about compression there.
+# Encodings for NetCDF that apply here; the others concern its compression.
 KEPT = ("_FillValue", "add_offset", "calendar", "dtype", "scale_factor", "units")
 
 
@@ -38,8 +38,8 @@ def check_store(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ..
     Raises
     ------
     OutputError
-        If its folder is missing or not writable, it is one of the inputs, it exists and ``overwrite`` is false, or what
-        is there is no Zarr store.
+        If its folder is missing or not writable, it is an input, it exists and ``overwrite`` is false, or an existing
+        folder is not a Zarr store.
     """
     if not Path(path).name or Path(path).suffix in (".nc", ".nc4"):
         raise OutputError(f"expected the name of a Zarr store such as fine.zarr, received {path}; use to_netcdf")
@@ -55,7 +55,7 @@ def write_store(
     ds: xr.Dataset, path: str | Path, checker: Checker | None, *, overwrite: bool = False,
     storage: Storage | None = None, inputs: tuple[Any, ...] = (), progress: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Write ``ds`` as a Zarr store; run ``checker`` on it as written before it gets its name.
+    """Write ``ds`` as a Zarr store; run ``checker`` on it as written before the final renaming.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def write_store(
     Raises
     ------
     OutputError, ConservationError
-        Nothing is left behind then.
+        If writing or the conservation check fails; no store remains.
     """
     zarr = require_zarr(path)
     target = check_store(path, overwrite, (*inputs, *sources_of(ds)))
@@ -98,7 +98,7 @@ def require_zarr(path: str | Path) -> Any:
 
 
 def _encodings(out: Stored) -> Encodings:
-    """Return encodings in the words of Zarr: the same chunks and values, compressed by Zstandard after a shuffle."""
+    """Return encodings for Zarr: the same chunks and values, compressed by Zstandard after a shuffle."""
     from zarr.registry import get_numcodec
 
     made: Encodings = {}
@@ -113,7 +113,7 @@ def _encodings(out: Stored) -> Encodings:
 
 
 def _aligned(ds: xr.Dataset, made: Encodings) -> xr.Dataset:
-    """Return ``ds`` with no Dask block that ends inside a chunk of the store, where two tasks would write at once."""
+    """Return ``ds`` without Dask blocks that end inside a chunk of the store, which two tasks would write at once."""
     aligned = {}
     for name, variable in ds.variables.items():
         pairs = list(zip(variable.chunks or (), made[str(name)].get("chunks", variable.shape), strict=False))
@@ -125,8 +125,8 @@ def _aligned(ds: xr.Dataset, made: Encodings) -> xr.Dataset:
 
 @contextmanager
 def _temporary_store(target: Path) -> Iterator[Path]:
-    """Give a temporary name in the folder of ``target``; what lies there is flushed and renamed, or removed."""
-    # Between the two renames a store has no name; who writes it next brings it back if this process is killed there.
+    """Yield a temporary name in the folder of ``target``; its store is flushed and renamed, or removed on error."""
+    # Between the two renames the store has no name; if the process is killed there, the next writer restores it.
     old = scratch_name(target, "old")
     with made_beside(target) as scratch:
         try:
@@ -149,7 +149,7 @@ def _temporary_store(target: Path) -> Iterator[Path]:
 
 
 def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
-    """Check the store as it lies on disk, and write what was found into its attributes."""
+    """Check the store as written, and add the check report to its attributes."""
     with here(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
         report = judged(checker(written), packings)
     own, each = claims(report, packings)

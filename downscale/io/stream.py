@@ -1,8 +1,8 @@
-"""Fields straight into the chunks of a NetCDF-4 file, encoded where they are computed (dask, h5py; judges nothing).
+"""Parallel writing of fields into the chunks of a NetCDF-4 file.
 
-The library makes the file with everything in it but the values of the fields. These are then computed block by block;
-each block is cut into storage chunks, shuffled, deflated and stored in the task that made it, and nothing is gathered.
-Under a cluster the workers do all but the storing.
+The library writes the file with everything except the values of the fields. These are then computed block by block.
+Each block is split into storage chunks, shuffled, deflated and stored in the task that computed it, without gathering.
+On a cluster, the workers do all but the storing.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 FILTERS = ((), (1,), (2,), (2, 1))
 VALUES = ("dtype", "_FillValue", "scale_factor", "add_offset")
-# Of a file that grows, so much is left to the system at once; how often it is looked at.
+# Bytes of a growing file between flushes to the disk, and interval of the test.
 BEHIND_BYTES, PAUSE_SECONDS = 64_000_000, 0.02
-# Blocks that a cluster makes ahead, for each of its threads.
+# Blocks that a cluster computes ahead, per thread.
 AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Target:
-    """One variable of the file, and how its values become stored ones."""
+    """One variable of the file, and the encoding of its values."""
 
     name: str
     layout: Layout
@@ -51,33 +51,33 @@ class Target:
     compiled: bool
 
     def chunk(self, values: Array) -> Array | bytes:
-        """Return one chunk as it is stored."""
+        """Return the stored bytes of one chunk."""
         if values.dtype != self.layout.dtype or "scale_factor" in self.encoding:
             values = stored_values(values, self.dims, self.encoding)
         return encoded(values, self.layout, self.blank, self.compiled)
 
 
 class Sink:
-    """A file that takes encoded chunks, one at a time, from any thread."""
+    """A file that accepts encoded chunks, one at a time, from any thread."""
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
         self._known: dict[str, Any] = {}
 
     def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> int:
-        """Store a chunk; return the byte of the file where it ends, unless the library took the place of another."""
+        """Store a chunk; return its end in the file, unless the library reused free space."""
         with library(), plain_errors():
             self._field(name).write_direct_chunk(offset, data)
             return self.file.id.get_filesize()
 
     def place(self, name: str, offset: tuple[int, ...]) -> tuple[int, int] | None:
-        """Return at which byte a chunk lies, and its length, if it is there; the library goes through all for it."""
+        """Return position and length of a chunk, or None if it is not stored; the library searches all chunks."""
         with library(), plain_errors():
             found = self._field(name).get_chunk_info_by_coord(offset)
         return None if found.byte_offset is None else (found.byte_offset, found.size)
 
     def _field(self, name: str) -> Any:
-        # To look a name up takes as long as to store a small chunk.
+        # Looking up a name takes as long as storing a small chunk.
         if name not in self._known:
             self._known[name] = self.file[name].id
         return self._known[name]
@@ -86,12 +86,12 @@ class Sink:
 def write_fields(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
 ) -> bool:
-    """Write a whole file, its fields chunk by chunk; return False where only the library can write it.
+    """Write a whole file, its fields chunk by chunk; return False if only the library can write it.
 
     Parameters
     ----------
     path : Path
-        The file, which may be there already and is made anew.
+        The file, which is replaced if it exists.
     ds, encodings, unlimited, kind
         As ``Dataset.to_netcdf`` takes them (``kind`` is the format).
     """
@@ -109,13 +109,13 @@ def write_fields(
 def skeleton(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
 ) -> list[str]:
-    """Make the file with all but the values of its chunked fields; return their names, none where this cannot be."""
+    """Write the file without the values of its chunked fields; return their names, empty if this is not possible."""
     chunked = [str(n) for n in ds.data_vars if encodings.get(str(n), {}).get("chunksizes") is not None]
-    # Areas of large grids are fields in all but name.
+    # Areas of large grids are stored like fields.
     beside = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
     names = [name for name in chunked if name not in beside]
     if not able() or any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
-        # Nothing but the fields would say how long such a dimension is.
+        # Only the fields determine the length of such a dimension.
         return []
     if names:
         _skeleton(path, ds, encodings, unlimited, kind, names)
@@ -126,7 +126,7 @@ def skeleton(
 def stored_in(
     path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[list[Target], Sink]]:
-    """Open a file for the chunks of its fields; no targets where one of them lies there in another way."""
+    """Open a file for the chunks of its fields; no targets if the layout of one of them differs."""
     with _opened(path) as file:
         found = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
         targets = [target for target in found if target is not None]
@@ -139,9 +139,9 @@ def stored_in(
 
 @contextmanager
 def written_behind(path: Path) -> Iterator[None]:
-    """Bring what is written to the disk meanwhile, and let go of the pages: fresh ones cost more than the work.
+    """Flush written data to the disk in the background and release the pages: fresh ones cost more than the work.
 
-    The memory that the system lends to a long file stays small too, which batch systems count.
+    This also keeps the page cache of a long file small, which batch systems count as memory.
     """
     if not hasattr(os, "posix_fadvise"):
         yield
@@ -170,7 +170,7 @@ def written_behind(path: Path) -> Iterator[None]:
 
 
 def able() -> bool:
-    """Return whether the packages are there that the chunks are made and stored with."""
+    """Return whether the packages for encoding and storing chunks are installed."""
     try:
         import h5py
         import isal.isal_zlib
@@ -183,11 +183,11 @@ def _skeleton(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
     names: list[str],
 ) -> None:  # fmt: skip
-    """Make the file with all but the values of some fields."""
+    """Write the file without the values of some fields."""
     late = {}
     for name in names:
         v = ds[name].variable
-        # An array that is never computed: what is lazy is left to whoever computes it, which here is nobody.
+        # A lazy array that is never computed, so that the library writes no values.
         late[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
     ready = in_memory(ds, [name for name in ds.variables if name not in late]).assign(late)
     own = {name: dict(encoding) for name, encoding in encodings.items()}
@@ -196,7 +196,7 @@ def _skeleton(
 
 
 def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
-    """Return a Dataset with some variables read or computed: nothing may be while the library is held."""
+    """Return a Dataset with some variables in memory: nothing may be computed while the library's lock is held."""
     lazy = [name for name in names if ds[name].variable.chunks]
     known = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
     ready = ds.copy()
@@ -222,7 +222,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what the HDF5 library says of a full or broken disk into the error of the operating system."""
+    """Convert the HDF5 library's message about a full or broken disk to the error of the operating system."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -233,7 +233,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def layout_of(dataset: h5py.Dataset, shape: tuple[int, ...]) -> Layout | None:
-    """Return how a variable lies in its file, or None where its chunks are made with other filters or types."""
+    """Return the storage layout of a variable, or None if it has other filters or types."""
     listed = dataset.id.get_create_plist()
     filters = [listed.get_filter(i) for i in range(listed.get_nfilters())]
     codes = tuple(int(one[0]) for one in filters)
@@ -257,7 +257,7 @@ def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: M
 
 
 def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
-    """Return values as the library would store them: packed, filled, of another type."""
+    """Return values as the library would store them: packed, filled, converted."""
     made = xr.conventions.encode_cf_variable(xr.Variable(dims, values, encoding=dict(encoding)))
     return np.asarray(made.data)
 
@@ -270,7 +270,7 @@ def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
         _per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
         for t in targets if t not in far
     ]  # fmt: skip
-    # An open file cannot be handed to other processes.
+    # An open file cannot be passed to other processes.
     with here() if elsewhere() else nullcontext(), threads_that_end():
         computed(*tasks)
     for t in far:
@@ -279,7 +279,7 @@ def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
 
 
 def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
-    """Return an array of what ``task`` makes of each block, one value a block."""
+    """Return an array of the results of ``task``, one value per block."""
     blocks = aligned(data, sizes)
     return da.map_blocks(
         partial(task, chunks=blocks.chunks), blocks, chunks=tuple((1,) * n for n in blocks.numblocks), dtype=object,
@@ -290,7 +290,7 @@ def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[...,
 def encoded_chunks(
     block: Array, target: Target, chunks: Any, block_id: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], Array | bytes]]:
-    """Yield where in the field each storage chunk of a block begins, which part of the block it is, and its bytes."""
+    """Yield the first index of each storage chunk of a block, its slices, and its bytes."""
     begin = starts(chunks, block_id)
     for start, part in chunks_in(block.shape, target.layout.chunks):
         yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, target.chunk(np.asarray(block[part]))
@@ -310,7 +310,7 @@ def _encode_block(block: Array, *, target: Target, chunks: Any, block_id: tuple[
 
 
 def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
-    """Store what the workers of a cluster make, a bounded number of blocks ahead."""
+    """Store the chunks that the workers of a cluster encode, a bounded number of blocks ahead."""
     from distributed import as_completed
 
     waiting = list(tasks.to_delayed().ravel())[::-1]

@@ -1,4 +1,4 @@
-"""Where to: the fine cells of a factor or of a target grid, and the parts into which it cuts the coarse ones."""
+"""The fine cells of a factor or a target grid, and the pieces into which it cuts coarse cells."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts, PartsGrid
 
-# The resolution of a target in words: rows x columns, in degrees or metres.
+# A target resolution as text: rows x columns, in degrees or metres.
 RESOLUTION = re.compile(r"\s*([0-9.eE+-]+)\s*[xX]\s*([0-9.eE+-]+)\s*")
-# More cells than this along an axis are a slip of the keyboard.
+# More cells along an axis are taken for a typing error.
 MOST_CELLS = 200_000
 
 
@@ -34,13 +34,13 @@ class Target:
     Attributes
     ----------
     fine : RectilinearGrid or PartsGrid
-        Cells in the order of the coarse field; where the target does not nest, the parts that it cuts.
+        Cells in the order of the coarse field; if the target does not nest, the pieces that it cuts.
     parts : (Parts, Parts)
-        Parts of rows and columns.
+        Pieces of rows and columns.
     nests : bool
-        Whether every coarse cell is made up of the same number of whole target cells.
+        Whether every coarse cell consists of the same number of whole target cells.
     grid : Dataset or None
-        The target as asked for, None for a factor.
+        The requested target, None for a factor.
     where : Horizontal or None
         Its axes.
     """
@@ -53,18 +53,18 @@ class Target:
 
     @property
     def factors(self) -> tuple[int, int]:
-        """Parts of rows and columns of coarse cells."""
+        """Number of pieces of rows and columns of coarse cells."""
         return self.parts[0].count, self.parts[1].count
 
     def aggregation(self, coarse: Any) -> Aggregation:
-        """Return the operator A from the parts to the coarse cells."""
+        """Return the operator A from the pieces to the coarse cells."""
         if self.nests:
             return Aggregation.between(coarse, self.fine)
         return Aggregation(self.parts[0].share, self.parts[1].share, *self.factors)
 
     @property
     def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Indices that bring fine rows and columns of a nested target into its own order."""
+        """Indices that bring fine rows and columns of a nested target into the order of the target."""
         return np.argsort(self.parts[0].owner), np.argsort(self.parts[1].owner)
 
 
@@ -99,13 +99,13 @@ def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -
 
 
 def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
-    """Return the Dataset of a target given as one, as a DataArray, a file, or a resolution such as "0.25x0.25"."""
+    """Return the Dataset of a target: a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25"."""
     if isinstance(target, str) and RESOLUTION.fullmatch(target):
         return resolution_grid(target, where)
     if is_file(target):
         return open_target(target)
     if isinstance(target, xr.DataArray):
-        # Its bounds, if any, are not among the coordinates that an array keeps; midpoints are.
+        # A DataArray does not keep its bounds; midpoints are used.
         return target.to_dataset(name="target" if target.name is None or target.name in target.coords else target.name)
     if isinstance(target, xr.Dataset):
         return target
@@ -116,7 +116,7 @@ def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
 
 
 def is_file(target: Any) -> bool:
-    """Return whether a target is given as a file: a text that is no resolution.
+    """Return whether a target is a file: a text that is not a resolution.
 
     Examples
     --------
@@ -127,12 +127,12 @@ def is_file(target: Any) -> bool:
 
 
 def open_target(target: str | Path) -> xr.Dataset:
-    """Open the file of a target.
+    """Open a target grid file.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is not readable.
+        If the file is missing or not readable.
     """
     from downscale.io.read import open_dataset
 
@@ -145,7 +145,7 @@ def open_target(target: str | Path) -> xr.Dataset:
 def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
     """Return the grid of a resolution, rows x columns, whose cells cover the coarse domain.
 
-    Edges lie on whole multiples of the resolution, counted from the South Pole and Greenwich, or from the origin of a
+    Edges are whole multiples of the resolution, counted from the South Pole and Greenwich, or from the origin of a
     projection.
     """
     match = RESOLUTION.fullmatch(text)
@@ -160,7 +160,7 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
         raise GridError(f"expected a target grid for rectilinear fields only, received {text!r}; use factor=")
     made: dict[str, Any] = {}
     for name, axis, step in zip(where.dims, (where.grid.y, where.grid.x), steps, strict=True):
-        # Lengths in the unit of the file; angles in degrees, and scan angles in metres, whatever theirs is.
+        # Lengths in the unit of the file; angles in degrees, and scan angles in metres, whatever the unit of the file.
         unit = where.unit if where.nature == "plane" and where.unit in LENGTH_UNITS else 1.0
         edges = _multiples(axis, step * unit, text) / unit
         pairs = np.stack([edges[:-1], edges[1:]], axis=1)
@@ -221,18 +221,18 @@ def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
 
 
 def own_factor(method: Any) -> tuple[int, int]:
-    """Return the refinement of an up-sampler object as a pair."""
+    """Return the refinement factor of an upsampler as a pair."""
     own = method.factor
     return own if isinstance(own, tuple) else (own, own)
 
 
 def require_factor(method: Any, target: Target) -> None:
-    """Refuse an up-sampler object on cells it was not made for.
+    """Refuse an upsampler on cells with another factor.
 
     Raises
     ------
     ShapeError
-        If its factor is another, or the target does not nest.
+        If its factor differs, or the target does not nest.
     """
     if not target.nests:
         raise ShapeError("expected a nested target grid for this method, received one that cuts cells; use factor=")

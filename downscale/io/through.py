@@ -1,9 +1,9 @@
-"""A file whose fields are read back and judged while they are written, block by block (dask, h5py; knows no law).
+"""Writing of a file whose fields are read back and checked block by block while they are written.
 
-A look at the whole file after it was written takes the disk as long again as writing it. Here each block is stored in
-its chunks and read back from its places in the file at once, by the task that computed it, and what was read is what
-the judge is given. When the file is closed, its index must name the very places that were read, and the NetCDF library
-must read the same values from some of them.
+Reading the whole file after writing takes the disk as long as writing it. Here each block is stored in its chunks and
+read back at once from its positions in the file, by the task that computed it; the check uses the values read. When the
+file is closed, its index must name the same positions, and the NetCDF library must read the same values from some of
+them.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 T = TypeVar("T")
-# So many bytes at both ends of a chunk tell whether it lies where it is thought to.
+# Bytes compared at both ends of a chunk to confirm its position.
 ENDS = 64
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One field on its way into the file and back."""
+    """One field on its way to the file and back."""
 
     target: Target
     source: Source
@@ -56,12 +56,12 @@ class Passage:
 
     @property
     def whole(self) -> bool:
-        """Whether all chunks have been stored."""
+        """Whether all chunks are stored."""
         layout = self.target.layout
         return len(self.places) == np.prod([-(-n // size) for n, size in zip(layout.shape, layout.chunks, strict=True)])
 
     def block(self, block: Array, *, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
-        """Store a block, and return it as it is read from the file."""
+        """Store a block, and return it as read back from the file."""
         out = leased(block.shape, self.target.layout.dtype)
         for offset, part, data in encoded_chunks(block, self.target, chunks, block_id):
             place = self._put(offset, data)
@@ -73,8 +73,8 @@ class Passage:
         raw = np.frombuffer(data, np.uint8)
         end = self.sink.put(self.target.name, offset, data)
         place = end - raw.size, raw.size
-        # A chunk is put at the end of the file, except where something else left a hole that it fits in, or where the
-        # index grew behind it. To ask for the place takes the longer the more chunks there are.
+        # A chunk is appended to the file, unless it fits in free space or the index grew behind it. Asking for the
+        # position takes longer the more chunks there are.
         if self._lies_at(place, raw):
             return place
         found = self.sink.place(self.target.name, offset)
@@ -89,7 +89,7 @@ class Passage:
         return first >= 0 and all(os.pread(handle, b - a, first + a) == raw[a:b].tobytes() for a, b in ends)
 
     def array(self, data: Any) -> da.Array:
-        """Return the field as it lies in the file, not yet computed: computing it writes it."""
+        """Return the field as stored, lazily; computing it writes it."""
         blocks = aligned(data, self.target.layout.chunks)
         return da.map_blocks(
             partial(self.block, chunks=blocks.chunks), blocks, dtype=self.source.dtype,
@@ -102,21 +102,21 @@ def write_judged(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
     judge: Callable[[xr.Dataset], T],
 ) -> T | None:  # fmt: skip
-    """Write a whole file and return what ``judge`` finds in it; None where that takes two steps.
+    """Write a whole file and return the result of ``judge`` on it; None if that needs two steps.
 
     Parameters
     ----------
     path, ds, encodings, unlimited, kind
         As for :func:`downscale.io.stream.write_fields`.
     judge : callable
-        Given the Dataset that the file makes; computes its fields, each once.
+        Receives the Dataset of the file and computes its fields, each once.
 
     Raises
     ------
     OutputError
-        If the file's index or the NetCDF library do not agree with what was read.
+        If the file's index or the NetCDF library disagrees with the values read.
     """
-    # The blocks of other processes come here to be stored: there is nothing to be read where they are made.
+    # Blocks of other processes are stored here, and cannot be read back where they are computed.
     if elsewhere():
         return None
     names = skeleton(path, ds, encodings, unlimited, kind)
@@ -137,7 +137,7 @@ def write_judged(
 def _judged(
     path: Path, ds: xr.Dataset, made: xr.Dataset, passages: list[Passage], judge: Callable[[xr.Dataset], T]
 ) -> T:
-    """Have the judge compute what it looks at, and store the rest."""
+    """Let the check compute the fields that it uses, and store the rest."""
     with written_behind(path), threads_that_end():
         found = judge(made)
         rest = [passage.target for passage in passages if not passage.whole]
@@ -177,7 +177,7 @@ def _late(passages: list[Passage], ds: xr.Dataset, variables: dict[str, xr.Varia
 
 
 def _require_places(path: Path, passages: list[Passage]) -> None:
-    """Compare the places that were read with those that the closed file names, and some values with the library's."""
+    """Compare the positions read with those in the closed file, and some values with the library's."""
     with reading(path, chunks={}, decode_coords="all") as made, _handle(path) as handle:
         names = [passage.target.name for passage in passages]
         named = {source.name: source for source in sources_in(made, names, path, handle)}

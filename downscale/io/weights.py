@@ -1,7 +1,7 @@
-"""Weights of linear methods as files that other tools apply: the ESMF and the SCRIP layout (xarray; never torch).
+"""Files of regridding weights in the ESMF and the SCRIP layout.
 
-What is written is a matrix alone. Bounds, masks, relief and corrections that keep a law depend on the field, so they
-are in no file of weights: the file says so.
+Weights are a fixed matrix. Bounds, masks, orography and conservation corrections depend on the field and are not
+included; an attribute of the file states this.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Normalization = Literal["fracarea", "destarea"]
 
 LAYOUTS = ("esmf", "scrip")
 NORMALIZATIONS = ("fracarea", "destarea")
-# Tools know a few names only; the name of the method itself stands in an attribute of its own.
+# Tools accept a few names only; the name of the method itself is in a separate attribute.
 MAP_METHODS = {
     "sobolev": "Conservative remapping",
     "conservative": "Conservative remapping",
@@ -37,7 +37,7 @@ MAP_METHODS = {
     "bicubic": "Bilinear remapping",
 }
 CONSERVATIVE = ("sobolev", "conservative")
-# A covered share this close to one is one, and this close to zero is the rounding of an edge.
+# A covered fraction this close to one is one, and this close to zero is the rounding of an edge.
 COVER_ROUNDING = 1e-9
 COMMENT = (
     "The plain linear operator of the method. Bounds, masks, missing values, relief and corrections to coarse cells "
@@ -55,25 +55,26 @@ def weights_dataset(
     method: str = "sobolev",
     normalization: Normalization = "fracarea",
 ) -> xr.Dataset:
-    """Return the weights of a separable linear method as a Dataset that other tools read once it is written.
+    """Return the weights of a separable linear method as a Dataset for use in other tools.
 
-    The weights are those of the unconstrained linear operator ``fine = along_y @ coarse @ along_x.T``: no bounds, no
-    masks, no relief. Where the source covers a target cell its weights add up to one (phase law); those of "sobolev"
-    and "conservative" give source areas when summed with target areas (total law), on both grids' covered part.
+    The weights are those of the unconstrained linear operator ``fine = along_y @ coarse @ along_x.T``, without bounds,
+    masks and orography. If the source covers a target cell, its weights add up to one (constants are preserved).
+    Weights of "sobolev" and "conservative" summed with target areas give source areas (global conservation), on the
+    part covered by both grids.
 
     Parameters
     ----------
     along_y, along_x : array, shapes (n_target_y, n_source_y) and (n_target_x, n_source_x)
-        One matrix an axis, whose rows add up to the share of the target cell that the source covers.
+        One matrix per axis, whose rows add up to the fraction of the target cell that the source covers.
     source, target : RectilinearGrid
         The grids, in the order of the fields.
     layout : {"esmf", "scrip"}
         "esmf": ``row``, ``col``, ``S`` as ESMF_RegridWeightGen, NCO and xESMF read. "scrip": ``src_address``,
         ``dst_address``, ``remap_matrix`` as CDO and NCO read.
     method : {"sobolev", "conservative", "bilinear", "bicubic"}
-        What the weights are.
+        The method of the weights.
     normalization : {"fracarea", "destarea"}
-        Partly covered target cells hold the mean over their covered part, or that mean times the covered share.
+        Partly covered target cells hold the mean over their covered part, or that mean times the covered fraction.
 
     Returns
     -------
@@ -107,14 +108,14 @@ def links_dataset(
     weights : SparseWeights
         With ``source`` and ``target`` cells.
     used, cover : array, shapes of the source and of the target grid
-        Share of each source cell that the target covers (zero for methods that do not conserve), and the reverse.
+        Fraction of each source cell that the target covers (zero for methods that do not conserve), and the reverse.
     layout, method, normalization
         As of :func:`weights_dataset`.
 
     Raises
     ------
     OptionError, ShapeError
-        If a name is unknown or the cells are not.
+        If a name is unknown or the cells are missing.
     """
     _check_names(layout, method, normalization)
     if weights.source is None or weights.target is None:
@@ -134,7 +135,7 @@ def links_dataset(
 def write_weights(
     ds: xr.Dataset, path: str | Path, *, overwrite: bool = False, inputs: tuple[Any, ...] = ()
 ) -> Path:
-    """Write weights to NetCDF; the name appears when the file is complete.
+    """Write weights to NetCDF; the file appears under its name only when it is complete.
 
     Raises
     ------
@@ -172,10 +173,10 @@ def _fitting(matrix: ArrayLike, source: RectilinearGrid, target: RectilinearGrid
 
 
 def _covered(matrix: Floats, normalization: str) -> tuple[Floats, Floats]:
-    """Return the weights as normalized and the covered share of each target cell along one axis."""
+    """Return the normalized weights and the covered fraction of each target cell along one axis."""
     cover = matrix.sum(axis=1)
     cover = np.where(np.abs(cover - 1) < COVER_ROUNDING, 1.0, cover)
-    # An edge that misses the source by rounding must not make a target cell of nothing.
+    # An edge that misses the source by rounding must not create a nearly empty target cell.
     cover = np.where(np.abs(cover) < COVER_ROUNDING, 0.0, cover)
     kept = np.where(cover[:, None] == 0, 0.0, matrix)
     whole = np.where((cover == 0) | (normalization == "destarea"), 1.0, cover)
@@ -183,12 +184,12 @@ def _covered(matrix: Floats, normalization: str) -> tuple[Floats, Floats]:
 
 
 def _used(source: Any, target: Any) -> Floats:
-    """Return the share of each source cell that the target covers along one axis."""
+    """Return the fraction of each source cell that the target covers along one axis."""
     return _covered(overlap_weights(target, source), "destarea")[1]
 
 
 def _attributes(layout: str, method: str, normalization: str) -> dict[str, str]:
-    """Return the attributes that tools look for; NCO tells layouts by the title, CDO needs the names of the grids."""
+    """Return attributes that tools require: NCO recognises layouts by the title, CDO needs the names of the grids."""
     tool = "ESMF Offline Regridding Weight Generator" if layout == "esmf" else "SCRIP"
     names = ("domain_a", "domain_b") if layout == "esmf" else ("source_grid", "dest_grid")
     return {
@@ -223,7 +224,7 @@ def _scrip(weights: SparseWeights) -> dict[str, Any]:
 
 
 def _grid(names: GridNames, cells: Cells, share: Floats) -> dict[str, Any]:
-    """Return the cells of one grid in the words of a layout."""
+    """Return the cells of one grid with the names of a layout."""
     angles, areas = ("degrees", "square radians") if cells.spherical else ("m", "m2")
     made: dict[str, Any] = {names.shape: (names.rank, np.array(cells.shape[::-1], dtype=np.int32))}
     for axis in ("y", "x"):

@@ -1,4 +1,4 @@
-"""Apply weights from a file to xarray objects, lazily, with the coordinates of their target grid (never torch)."""
+"""Regridding of xarray objects with the weights of a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from downscale.grid.corners import Cells
 from downscale.io.weights_read import read_weights
 from downscale.kernels.sparse import SparseWeights, check_threshold
 
-# Share of a cell by which a centre in a file may lie outside the cell of the field: half a cell is another grid.
+# Tolerance of cell centres in a file, as a fraction of a cell: half a cell would be another grid.
 CENTRE_SLACK = 1e-3
 
 
@@ -44,24 +44,24 @@ def apply_weights(
     na_thres: float = 1.0,
     keep_attrs: bool = True,
 ) -> XarrayObject:
-    """Regrid fields with the weights of a file, whoever made it.
+    """Regrid fields with the weights of a file from any source.
 
     Parameters
     ----------
     obj : Dataset or DataArray
-        Fields on the source grid, in the order of the weights. Never modified; lazy in, lazy out.
+        Fields on the source grid, in the order of the weights. Never modified.
     weights : SparseWeights, Dataset or path
         As :func:`~downscale.io.weights_read.read_weights` reads them.
     skipna, na_thres
-        What missing sources do: see :meth:`~downscale.kernels.sparse.SparseWeights.apply`.
+        Treatment of missing sources: see :meth:`~downscale.kernels.sparse.SparseWeights.apply`.
     keep_attrs : bool
         Keep the attributes of variables.
 
     Returns
     -------
     Dataset or DataArray
-        On the target grid: 1-D coordinates with bounds and cell areas where it is rectilinear, else 2-D latitude and
-        longitude. No law is enforced: what the weights keep is kept.
+        On the target grid: 1-D coordinates with bounds and cell areas if it is rectilinear, else 2-D latitude and
+        longitude. Lazy if ``obj`` is. Conservation is that of the weights; none is enforced.
 
     Raises
     ------
@@ -90,14 +90,14 @@ def apply_weights(
 
 
 def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str], Horizontal | None]:
-    """Return the dimensions of the source grid, and its cells where it is rectilinear."""
+    """Return the dimensions of the source grid, and its cells if it is rectilinear."""
     if len(weights.source_shape) != 2:
         raise ShapeError(
             f"expected weights for a source grid of rows and columns, received {weights.source_shape[0]} cells in a "
             "list; use SparseWeights.apply on the values"
         )
     try:
-        # The weights hold the cells; only places are compared.
+        # The weights contain the cells; compare only positions.
         where = horizontal(ds, guess=True)
         dims = where.dims
     except GridError:
@@ -116,7 +116,7 @@ def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str
 
 
 def _curved_dims(ds: xr.Dataset) -> tuple[str, str] | None:
-    """Return the dimensions of two-dimensional latitudes, which are not read beyond that."""
+    """Return the dimensions of two-dimensional latitudes, without reading their values."""
     for key, coordinate in ds.coords.items():
         named = str(key).lower() in (*Y_NAMES, *X_NAMES) or coordinate.attrs.get("standard_name") in CF_ATTRS
         if coordinate.ndim == 2 and named:
@@ -125,7 +125,7 @@ def _curved_dims(ds: xr.Dataset) -> tuple[str, str] | None:
 
 
 def _check_order(where: Horizontal, weights: SparseWeights) -> None:
-    """Raise where the field runs in another order, or lies elsewhere, than the source of the weights."""
+    """Raise an error if the field has another order or position than the source of the weights."""
     grid = None if weights.source is None else weights.source.grid()
     if grid is None or grid.spherical != where.grid.spherical:
         return
@@ -152,7 +152,7 @@ def _ends(axis: CellAxis) -> str:
 def _target(
     ds: xr.Dataset, where: Horizontal | None, weights: SparseWeights
 ) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable], bool]:
-    """Return dimensions and coordinates of the target, and whether they are of the source's kind of coordinates."""
+    """Return dimensions and coordinates of the target, and whether they are of the same kind as the source's."""
     if weights.target is None:
         dims = where.dims if where is not None and len(weights.target_shape) == 2 else ("y", "x")
         return (dims if len(weights.target_shape) == 2 else ("cell",)), {}, False
@@ -186,7 +186,7 @@ def _curved(cells: Cells) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable]]
 
 
 def _fields(ds: xr.Dataset, dims: tuple[str, str]) -> list[Hashable]:
-    """Return the variables to regrid; areas belong to the grid, and what has no mean is refused."""
+    """Return the variables to regrid, without areas; fields without a mean are refused."""
     areas = {*area_names(ds), *bounds_variables(ds)}
     names = [k for k, v in ds.data_vars.items() if set(dims) <= set(v.dims) and k not in areas]
     names = [name for name in names if ds[name].dtype.kind in "fiub"]
@@ -220,7 +220,7 @@ def _regridded(data: Any, weights: SparseWeights, skipna: bool, na_thres: float)
     whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
     leading = whole.chunks[:-2]
     rank = len(weights.target_shape)
-    # One task holds the weights; each block names it instead of carrying them.
+    # One task holds the weights; blocks refer to it instead of copying them.
     held = dask.delayed(weights, pure=True, traverse=False)
     options: dict[str, Any] = {"weights": held, "skipna": skipna, "na_thres": na_thres, "kind": kind}
     if rank == 2:

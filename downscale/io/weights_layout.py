@@ -1,4 +1,4 @@
-"""How files of weights name things: the links and the two grids of the ESMF and the SCRIP layout (knows words only)."""
+"""Names of variables and dimensions in the ESMF and the SCRIP layout of weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ LINKS: dict[Layout, tuple[str, str, str]] = {
     "esmf": ("row", "col", "S"),
     "scrip": ("dst_address", "src_address", "remap_matrix"),
 }
-# Of what angles are where a file does not say.
+# Angular unit if a file does not state it.
 ANGLES = {"esmf": "degrees", "scrip": "radians"}
 
 
 @dataclass(frozen=True)
 class GridNames:
-    """What a layout calls the cells of one grid.
+    """Names of the cells of one grid in a layout.
 
     Attributes
     ----------
     size, corners, rank : str
-        Dimensions: of all cells, of the corners of a cell, of the shape.
+        Dimensions: all cells, corners of a cell, rank of the shape.
     shape, y, x, y_corners, x_corners, mask, area, share : str
-        Variables: the shape with the fastest dimension first, centres, corners, 1 for each cell, areas, covered shares.
+        Variables: the shape with the fastest dimension first, centres, corners, mask (1 for each cell), areas, covered
+        fractions.
     """
 
     size: str

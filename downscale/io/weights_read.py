@@ -1,4 +1,4 @@
-"""Read files of weights, ours and others': ESMF, SCRIP, CDO, xESMF (xarray; never torch)."""
+"""Reading of weights in the layouts of ESMF, SCRIP, CDO and xESMF."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def read_weights(
         A file of this package, ESMF_RegridWeightGen, ``cdo gencon``, xESMF or any other that writes ``row, col, S``
         or ``dst_address, src_address, remap_matrix``, which count from one.
     source_shape, target_shape : (n_y, n_x), optional
-        Shapes of the grids, for files that hold the links alone (xESMF).
+        Shapes of the grids, for files that contain only the links (xESMF).
 
     Raises
     ------
     InputError
-        If it is no file of weights, or holds NaN, cells outside its grids, or weights of gradients.
+        If it is not a file of weights, or holds NaN, cells outside its grids, or weights of gradients.
     ShapeError
         If the shapes are neither in the file nor given, or do not fit.
     """
@@ -59,7 +59,7 @@ def _opened(weights: Any) -> tuple[xr.Dataset, str]:
         return weights, "a Dataset"
     if not isinstance(weights, (str, Path)):
         raise InputError(f"expected weights as a Dataset or a file, received {type(weights).__name__}")
-    # Fill values and scales are left alone: nothing in a list of links is missing or packed.
+    # Fill values and scales are not decoded: lists of links are neither missing nor packed.
     with open_dataset(weights, chunks=None, decode_cf=False, decode_coords=False) as ds:
         return ds.load(), str(weights)
 
@@ -98,13 +98,13 @@ def _check_links(name: str, *sides: Any) -> None:
 
 
 def _side(ds: xr.Dataset, layout: Layout, side: Side, given: Shape | None) -> tuple[Shape, Cells | None]:
-    """Return the shape of a grid, and its centres, corners and areas in degrees or metres where the file has any."""
+    """Return the shape of a grid, and its centres, corners and areas in degrees or metres if the file has them."""
     names, word = grid_names(layout, side), "source" if side == "a" else "target"
     return (shape := _shape(ds, names, given, word)), _cells(ds, shape, names, ANGLES[layout])
 
 
 def _shape(ds: xr.Dataset, names: GridNames, given: Shape | None, word: str) -> Shape:
-    """Return the shape of a grid, slowest dimension first, from the file, else as given."""
+    """Return the shape of a grid, slowest dimension first, from the file, else as passed by the user."""
     name, size = names.shape, names.size
     known = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
     if known is None and given is None:

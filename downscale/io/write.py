@@ -1,7 +1,7 @@
-"""Write CF NetCDF files that appear complete, checked and certified, or not at all (xarray and netCDF4; never torch).
+"""Writing of CF NetCDF files that appear complete and checked, or not at all.
 
-The file is written under a temporary name in the same folder, flushed, read back, checked *as written* against the
-coarse field, given its certificate, and only then renamed.
+The file is written under a temporary name in the same folder, flushed, read back, checked as written against the coarse
+field, given its check report, and only then renamed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from downscale.io.through import write_judged
 from downscale.process.computing import computed, elsewhere, here, threads_that_end
 from downscale.version import __version__
 
-# Types of which the library looks at no value before it writes them.
+# Types whose values the library does not inspect before writing.
 NUMBERS = "fiub"
 CERTIFIED = (
     "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked",
@@ -63,13 +63,13 @@ class Storage:
     complevel : int
         Deflate level, 0 to 9.
     packing : None, "int16", int, or mapping of name to these
-        Fewer bits for each value (:func:`downscale.io.packing.parse_packing`).
+        Fewer bits per value (:func:`downscale.io.packing.parse_packing`).
     encoding : mapping of name to mapping, optional
-        Chunks, compression and type of single variables, laid over those chosen here.
+        Chunks, compression and type per variable, which override those chosen here.
     profile : None, str or mapping
         Archive whose global attributes the file must have (:mod:`downscale.io.profiles`).
     attrs : mapping, optional
-        Global attributes, laid over all others; None drops one.
+        Global attributes, which override all others; None drops one.
     """
 
     complevel: int = 1
@@ -81,7 +81,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Stored:
-    """A result ready to be written: what, in which encodings, and what was done to its values."""
+    """A result ready to write: Dataset, encodings, and packing."""
 
     ds: xr.Dataset
     encodings: Encodings
@@ -91,7 +91,7 @@ class Stored:
 
 
 def stored(ds: xr.Dataset, storage: Storage) -> Stored:
-    """Return a result as it is to be written; only the range of fields to be packed is computed.
+    """Return a result in its stored form; only the range of fields to pack is computed.
 
     Raises
     ------
@@ -127,21 +127,21 @@ def stored(ds: xr.Dataset, storage: Storage) -> Stored:
 
 @contextmanager
 def one_line(target: Path) -> Iterator[None]:
-    """Turn what the operating system says of a full or broken disk into one line."""
+    """Convert errors of the operating system about a full or broken disk to one line."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
     except RuntimeError as error:
-        # The library says the same of a full disk and of a damaged input.
+        # The library's message is the same for a full disk and a damaged input.
         if not str(error).startswith("NetCDF: ") or "_getitem" in _functions_of(error):
             raise
         raise OutputError(f"expected to write {target}, received: {error}; free space or choose another") from error
 
 
 def _functions_of(error: Exception) -> set[str]:
-    """Return the names of the functions that an error went through."""
+    """Return the names of the functions in the traceback of an error."""
     return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
 
 
@@ -149,12 +149,12 @@ def write_checked(
     ds: xr.Dataset, path: str | Path, checker: Checker | None, *, overwrite: bool = False,
     storage: Storage | None = None, inputs: tuple[Any, ...] = (), progress: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Write ``ds``; run ``checker`` on the file as written before it gets its name.
+    """Write ``ds``; run ``checker`` on the file as written before the final renaming.
 
     Parameters
     ----------
     checker : callable or None
-        Takes the written Dataset and returns a report; where it failed, the file is removed and the error raised.
+        Returns the report of the written Dataset; if it fails, the file is removed and an error raised.
     storage : Storage, optional
         How values and attributes are stored.
     progress : context manager, optional
@@ -163,7 +163,7 @@ def write_checked(
     Raises
     ------
     OutputError, ConservationError
-        Nothing is left behind then.
+        If writing or the conservation check fails; no file remains.
     """
     if Path(path).suffix == ".zarr":
         raise OutputError(f"expected the name of a NetCDF file, received {path}; use to_zarr for a store")
@@ -179,7 +179,7 @@ def write_checked(
 
 
 def _write_judged(scratch: Path, out: Stored, checker: Checker) -> ConservationReport | None:
-    """Write a file and check it as it grows; None where it can only be checked when it is there."""
+    """Write a file and check it while writing; None if it can only be checked afterwards."""
     report = write_judged(scratch, out.ds, out.encodings, out.unlimited, out.format, checker)
     if report is not None:
         _sign(scratch, judged(report, out.packings), out.packings)
@@ -187,14 +187,14 @@ def _write_judged(scratch: Path, out: Stored, checker: Checker) -> ConservationR
 
 
 def _write(scratch: Path, out: Stored) -> None:
-    """Write a whole file: its fields chunk by chunk, or all by the library where that cannot be."""
+    """Write a whole file: its fields chunk by chunk, or all by the library if that is not possible."""
     if not write_fields(scratch, out.ds, out.encodings, out.unlimited, out.format):
         _write_by_library(scratch, out)
 
 
 def _write_by_library(scratch: Path, out: Stored) -> None:
-    """Write a whole file by the library: what is in memory at once, lazy fields as they are computed."""
-    # The library looks into dates and texts: computed under its lock they would wait for it without end.
+    """Write a whole file by the library: variables in memory at once, lazy fields as they are computed."""
+    # The library inspects dates and texts: computing these under its lock would deadlock.
     ready = in_memory(out.ds, [n for n, v in out.ds.variables.items() if not v.chunks or v.dtype.kind not in NUMBERS])
     writer, own = ArrayWriter(LIBRARY), {name: dict(encoding) for name, encoding in out.encodings.items()}
     with new_file(scratch, out.format) as store:
@@ -207,9 +207,9 @@ def _write_by_library(scratch: Path, out: Stored) -> None:
 
 
 def certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
-    """Check a file as it lies on disk, and write what was found into its attributes; raises where a law is broken."""
+    """Check a file as written, and add the check report to its attributes; raises an error if the check fails."""
     flush(scratch)
-    # In this process: the workers of a cluster would keep the file open, and it could not be certified.
+    # In this process: the workers of a cluster would keep the file open, and its attributes could not be written.
     with here(), reading(scratch, chunks={}, decode_coords="all") as written:
         with from_chunks(written, scratch) as fields:
             report = judged(checker(fields), packings)
@@ -218,7 +218,7 @@ def certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) 
 
 
 def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> None:
-    """Write into the attributes of a file what was found in it."""
+    """Write the check report into the attributes of a file."""
     own, each = claims(report, packings)
     with plain_file(scratch, "a") as file:
         file.setncatts(own)
@@ -227,12 +227,12 @@ def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Pack
 
 
 def judged(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
-    """Return the report, or raise where a law is broken: with the remedy, if packing broke it.
+    """Return the report, or raise an error if the check fails; the message has the remedy if packing is the cause.
 
     Raises
     ------
     ConservationError
-        With one line.
+        With a one-line message.
     """
     for name, one in report.variables.items():
         if not one.passed and name in packings:
@@ -253,18 +253,18 @@ def _refusal(one: VariableReport, packing: Packing) -> str:
 
 
 def _above(error: float) -> float:
-    """Return a round number a little larger."""
+    """Return a slightly larger round number."""
     text = f"{error * 1.05:.0e}"
     return float(text) if float(text) > error else float(f"{int(text[0]) + 1}{text[1:]}")
 
 
 def claims(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple[Claims, dict[str, Claims]]:
-    """Return what a file says of itself: its certificate, and a line for each variable."""
+    """Return the attributes of the check: the report of the file, and a line for each variable."""
     each = {}
     for name, one in report.variables.items():
         over, what = ("", "coarse cells") if one.claim == one.law else (f" over {one.claim}", one.compared)
         line = (
-            f"{one.law} law holds as written{over}: largest relative error {one.judged_error:.2e}, "
+            f"{one.law} conservation passed as written{over}: largest relative error {one.judged_error:.2e}, "
             f"tolerance {one.tolerance:g}, {one.cells_checked} {what} checked"
         )
         each[name] = {"conservation": line}
@@ -272,7 +272,7 @@ def claims(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple
 
 
 def certificate(report: ConservationReport, packings: Mapping[str, Packing] | None = None) -> dict[str, Any]:
-    """Return the certificate that is stored in a file: laws, errors and tolerances as measured in that file."""
+    """Return the check report stored in a file: conservation, errors and tolerances as measured in that file."""
     variables = {name: {key: getattr(r, key) for key in CERTIFIED} for name, r in report.variables.items()}
     for name, packing in (packings or {}).items():
         if name in variables:
