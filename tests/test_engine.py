@@ -242,7 +242,7 @@ def test_a_coarse_value_outside_asked_bounds_is_an_error_that_names_it():
 def test_a_coarse_value_outside_implied_bounds_warns_and_is_kept():
     ds = rain_on(region())
     ds["pr"][1, 2, 5] = -3.0
-    with pytest.warns(UserWarning, match="received -3 at .* those cells keep their value, spread evenly"):
+    with pytest.warns(UserWarning, match="received -3 at .* those cells are filled with their coarse value"):
         fine = ds.downscale(2)
     np.testing.assert_array_equal(fine.pr[1, 4:6, 10:12], np.full((2, 2), -3.0))
     rest = fine.pr.where(~((fine.lat > 32) & (fine.lat < 33) & (fine.lon > 15) & (fine.lon < 16)), 0.0)

@@ -454,7 +454,7 @@ def test_a_lapse_rate_in_units_a_kilometre_is_told_from_one_a_metre(attrs):
     for rate in (0.0, -6.5e-3, 0.0098, -0.1):
         require_lapse_rate(rate, variable, "tas")
     units = attrs.get("units", "K")
-    match = f"expected lapse_rate in {units} a metre for 'tas', such as -6.5e-3, received -6.5; .* by 1000: -0.0065"
+    match = f"expected lapse_rate in {units} per metre for 'tas', such as -6.5e-3, received -6.5; .* by 1000: -0.0065"
     with pytest.raises(OptionError, match=match):
         require_lapse_rate(-6.5, variable, "tas")
 

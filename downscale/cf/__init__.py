@@ -1,1 +1,1 @@
-"""The meaning of metadata: grids, times, layers, quantities and units from CF attributes, and back (never torch)."""
+"""CF metadata: grids, times, layers, quantities and units, read and written."""

@@ -1,4 +1,4 @@
-"""Cell areas that files give themselves, and whether they fit the grid (xarray)."""
+"""Cell areas stored in files, and their consistency with the grid."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from downscale.cf.horizontal import AREA, Horizontal
 from downscale.cf.units import convert
 
 NAMES = (AREA, "areacello")
-# Own areas may differ by a radius, by midpoints for corners, or by parts of cells that are no sea.
+# Stored areas may differ because of the radius, of midpoints as corners, or of land in ocean cells.
 LEAST, MOST, OFF, FEW = 0.5, 2.0, 0.2, 0.05
 
 
-# Cells that are compared; of larger grids some rows.
+# Maximum number of cells compared; larger grids are sampled by rows.
 MOST_CELLS = 200_000
 
 
@@ -35,9 +35,9 @@ class OwnAreas:
     scale : float
         Square metres in its unit.
     ratio : (float, float)
-        The least and the greatest ratio to the areas of the cells.
+        Smallest and largest ratio to the areas of the cells.
     fits : bool
-        Whether they are those of the grid within reason.
+        Whether they agree with the grid within reason.
     """
 
     name: str
@@ -53,7 +53,7 @@ class OwnAreas:
 
 
 def own_areas(ds: xr.Dataset, where: Horizontal, field: str) -> OwnAreas | None:
-    """Return the areas that ``cell_measures`` of a field or the usual names give, None where there are none."""
+    """Return the areas named by ``cell_measures`` of a field or by customary names, or None if there are none."""
     words = str(ds[field].attrs.get("cell_measures") or ds[field].encoding.get("cell_measures") or "").split()
     named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "area:"]
     usual = [str(n) for n, v in ds.variables.items() if n in NAMES or v.attrs.get("standard_name") == "cell_area"]
@@ -81,14 +81,14 @@ def _fit(values: NDArray[np.float64], exact: NDArray[np.float64]) -> tuple[tuple
         return (0.0, 0.0), False
     ratio = values[known] / exact[known]
     middle = float(np.median(ratio))
-    # Cells at a pole are as small as they are uncertain.
+    # Areas at a pole are small and uncertain.
     share = exact[known] / exact[known].sum()
     near = LEAST <= middle <= MOST and float(share[np.abs(ratio / middle - 1) > OFF].sum()) <= FEW
     return (float(ratio.min()), float(ratio.max())), bool(near)
 
 
 def warn_of_misfit(areas: OwnAreas, what: str) -> None:
-    """Warn where the areas of a file contradict its grid."""
+    """Warn if the areas of a file contradict its grid."""
     if not areas.fits:
         low, high = areas.ratio
         warnings.warn(

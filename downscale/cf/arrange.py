@@ -1,4 +1,4 @@
-"""A Dataset as grids are read: positions that do not move as maps, a region across the seam in one piece (xarray)."""
+"""Arrangement of Datasets for reading grids: fixed positions as maps, longitudes without a jump."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP
 
 
 def arranged(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose positions are two-dimensional if they stay, and whose longitudes run in one piece.
+    """Return a Dataset with two-dimensional positions if they do not move, and with contiguous longitudes.
 
-    A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], begins in the west then, [-18, -2, 0, 18].
-    What is arranged already is returned as it is; what contradicts itself is left to ``horizontal``.
+    A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], then starts in the west: [-18, -2, 0, 18].
+    An arranged Dataset is returned unchanged; contradictory metadata are left to ``horizontal``.
     """
     try:
         return in_one_piece(_held_still(ds))
@@ -31,7 +31,7 @@ def _held_still(ds: xr.Dataset) -> xr.Dataset:
 
 
 def in_one_piece(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose longitudes run in one piece; what contradicts itself is returned as it is."""
+    """Return a Dataset whose longitudes are contiguous; contradictory metadata are returned unchanged."""
     for name in map(str, ds.dims):
         try:
             found = western(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
@@ -43,7 +43,7 @@ def in_one_piece(ds: xr.Dataset) -> xr.Dataset:
             moved = ds.isel({name: np.roll(np.arange(size), count)})
             given = moved[name].values
             values = np.where(given > 0.5 * (given.min() + given.max()), given - circle, given)
-            # Bounds may lie on either side of the circle: they are read beside their centres.
+            # Bounds may be on either side of the seam: they are moved to their centres.
             line = moved[name].variable.copy(deep=False)
             line = xr.Variable((name,), values.astype(line.dtype), line.attrs, line.encoding)
             return moved.assign_coords({name: line})
@@ -69,7 +69,7 @@ def western(coordinate: xr.DataArray) -> tuple[int, float] | None:
     steps = np.diff(coordinate.values.astype(np.float64) * unit)
     jump = int(np.abs(steps).argmax())
     others = np.delete(steps, jump)
-    # The jump runs the way of all other steps, and the way round the other side is about one of them.
+    # The jump has the sign of all other steps, and the step across the other side is about one of them.
     rest = FULL_CIRCLE - abs(float(np.ptp(coordinate.values.astype(np.float64) * unit)))
     onwards = (others > 0).all() if steps[jump] > 0 else (others < 0).all()
     if not onwards or abs(steps[jump]) <= LONGEST_STEP or not 0 < rest <= 1.5 * np.abs(others).max():

@@ -1,7 +1,7 @@
-"""Axes with bounds that are not horizontal, times and layers: read into cells, aimed at, written (xarray; never torch).
+"""Axes with bounds that are not horizontal (times and layers): reading, targets, writing.
 
-The cells of such an axis are what its bounds say. Times without bounds are understood where their stamps leave no doubt
-(``downscale.cf.clock.natural_edges``); layers without bounds never are. Times become seconds since the first edge, in
+The bounds define the cells of such an axis. Times without bounds are accepted if their stamps are unambiguous
+(``downscale.cf.clock.natural_edges``), layers without bounds never are. Times become seconds since the first edge, in
 their own calendar; other coordinates keep their numbers and units.
 """
 
@@ -52,11 +52,11 @@ class Line:
     axis : CellAxis
         Cells in seconds since ``clock.origin`` (time), or in ``units``.
     clock : Clock or None
-        How seconds become dates; None where the axis is no time.
+        Conversion of seconds to dates; None if the axis is not time.
     units : str
-        Units of a coordinate that is no time.
+        Units of a coordinate that is not time.
     given : (labels, bounds, attributes) or None
-        How the target's own coordinate writes these cells; None: by their midpoints, as the source does.
+        The target's own coordinate for these cells; None: midpoints, as in the source.
     """
 
     dim: str
@@ -67,7 +67,7 @@ class Line:
     given: Written | None = None
 
     def refine(self, factor: int) -> Line:
-        """Cut each cell into ``factor`` equal parts."""
+        """Return the axis with each cell cut into ``factor`` equal parts."""
         return self if factor == 1 else replace(self, axis=self.axis.refine(factor), given=None)
 
 
@@ -77,14 +77,14 @@ def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
     Parameters
     ----------
     key : str
-        A dimension: its own coordinate, or the only other one on it that has bounds. Or one of these coordinates.
+        A dimension (with its own coordinate, or the only other one on it that has bounds), or one of these coordinates.
     target : bool
-        Whether only cells are wanted: daily stamps at midnight then stand for the day that begins.
+        Whether the axis is a target: daily stamps at midnight then represent the day that begins.
 
     Raises
     ------
     GridError
-        If there are no such cells, or they are not usable; the line names the coordinate.
+        If there are no such cells, or they are not usable; the message names the coordinate.
     """
     dim, name = _coordinate(ds, key)
     variable = ds[name].variable
@@ -98,7 +98,7 @@ def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
 
 
 def _coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
-    """Return the dimension and the coordinate that a key means."""
+    """Return the dimension and the coordinate of a key."""
     if key not in ds.dims:
         if key not in ds.coords or ds[key].ndim != 1:
             raise GridError(f"expected a dimension among {listing(ds.dims)}, received {key!r}")
@@ -151,7 +151,7 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target
 
 
 def _in_the_middle(stamps: NDArray[np.float64], edges: NDArray[np.float64]) -> bool:
-    """Return whether stamps lie well within their periods: those at an end may be about the period before."""
+    """Return whether stamps are well inside their periods: those at an end may refer to the period before."""
     place = (stamps - edges[:-1]) / np.diff(edges)
     return bool((place >= 0.25).all() and (place <= 0.75).all())
 
@@ -171,13 +171,13 @@ def _no_bounds(name: str, dates: NDArray[Any], lost: str | None) -> str:
 
 
 def _means_of_periods(ds: xr.Dataset, dim: str, name: str) -> bool:
-    """Return whether ``cell_methods`` say that values of the variables on this axis are about whole periods."""
+    """Return whether ``cell_methods`` of the variables on this axis refer to whole periods."""
     fields = [v for v in ds.data_vars.values() if dim in v.dims and v.dtype.kind in "fiu"]
     return bool(fields) and all(set(methods_along(v, dim, name, "time")) & set(PERIOD_METHODS) for v in fields)
 
 
 def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
-    """Return the methods that ``cell_methods`` name along an axis, in order.
+    """Return the methods in ``cell_methods`` along an axis, in order.
 
     Examples
     --------
@@ -209,7 +209,7 @@ def _layer_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any]) -> Li
 
 
 def _no_layers(name: str, said: dict[str, Any]) -> str:
-    # Pressures are given as levels far more often than as layers.
+    # Pressures are much more often levels than layers.
     why = "; values at levels are no means of layers" if said.get("units") and fits(str(said["units"]), "Pa") else ""
     return f"expected bounds of the axis, received none{why}; give the edges of its layers as {name}_bnds (bounds)"
 
@@ -219,7 +219,7 @@ def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def target_line(line: Line, target: Any) -> Line:
-    """Return the cells that a target asks for, in the seconds or units of the source.
+    """Return the cells of a target, in the seconds or units of the source.
 
     Parameters
     ----------
@@ -227,12 +227,12 @@ def target_line(line: Line, target: Any) -> Line:
         The axis of the source.
     target : str, Dataset, DataArray, Index or array
         A frequency such as "D" or "MS" (whole periods that cover the source), an object with such an axis, its
-        coordinate, or bounds of shape (n, 2). Coordinates that are given are kept as labels.
+        coordinate, or bounds of shape (n, 2). Coordinates of a target are kept as labels.
 
     Raises
     ------
     GridError, OptionError
-        If it is none of these, its calendar or units are others, or the axes do not overlap.
+        If it is none of these, its calendar or units differ, or the axes do not overlap.
     """
     if isinstance(target, str):
         if line.clock is None:
@@ -269,7 +269,7 @@ def _target_of(line: Line, target: Any) -> Line:
 
 
 def _axis_in(target: xr.Dataset, line: Line) -> str:
-    """Return the axis of a target that fits: by name, else its only time or its only coordinate with bounds."""
+    """Return the matching axis of a target: by name, else its only time or its only coordinate with bounds."""
     for name in (line.name, line.dim):
         if name in target.coords and target[name].ndim == 1:
             return name
@@ -296,7 +296,7 @@ def _in_time_of(line: Line, found: Line) -> Line:
 
 
 def _in_units_of(line: Line, found: Line) -> Line:
-    """Return target layers in the units of the source; what is written keeps the target's."""
+    """Return target layers in the units of the source; the written coordinate keeps the target's units."""
     wrong = GridError(
         f"expected a target for {line.name!r} in units that fit {line.units or 'none'!r}, received "
         f"{found.units or 'none'!r}; convert it, or set the attribute units"
@@ -320,7 +320,7 @@ def _in_units_of(line: Line, found: Line) -> Line:
 def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hashable, xr.Variable]:
     """Return coordinate and bounds of new cells in the names, type and calendar of the source.
 
-    The units that times count in are kept, but for those that no length is fixed for (months, years).
+    Times keep their units, except units without a fixed length (months, years).
     """
     old, bounds, corner = ds[source.name], bounds_name(ds, source.name), new_pair_dimension(ds, source.name)
     if line.given is not None:
@@ -330,7 +330,7 @@ def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hasha
         if line.clock is not None:
             labels, pairs = line.clock.dates(labels), line.clock.dates(pairs)
         if line is source:
-            # The stamps of cells that stay are those that they had.
+            # Unchanged cells keep their stamps.
             labels = values_of(old.variable)
     attrs = {**old.attrs, **attrs, "bounds": bounds}
     attrs = {key: value for key, value in attrs.items() if key not in STALE}
@@ -351,14 +351,14 @@ def _counting(encoding: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
 
 
 def kept_beside(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable], list[str]]:
-    """Return the coordinates that do not lie along a dimension, and the names of those that do and are lost."""
+    """Return the coordinates that are not on a dimension, and the names of those on it, which are lost."""
     own = {line.name, bounds_name(ds, line.name)}
     kept = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
     return kept, [str(name) for name, coord in ds.coords.items() if line.dim in coord.dims and name not in own]
 
 
 def require_variables(ds: xr.Dataset, line: Line, wanted: Any) -> list[str]:
-    """Return the names of the fields along a dimension, or of those among ``wanted``.
+    """Return the names of the fields along a dimension, or of the ``wanted`` ones.
 
     Raises
     ------

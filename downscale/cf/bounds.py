@@ -1,13 +1,13 @@
-"""Bounds of coordinates: found, read, and missed where they are lost (xarray; never torch).
+"""Bounds of coordinates: detection, reading, and errors if they are lost.
 
-The pair, or the corners of a cell, may lie along any dimension of any name. Dimensions along which bounds are only
-repeated, as ``resample``, ``concat`` and ``where`` leave them, are dropped; bounds that change along them are refused.
+The pair, or the corners of a cell, may be along any dimension of any name. Dimensions along which bounds are only
+repeated, as after ``resample``, ``concat`` and ``where``, are dropped; bounds that change along them are refused.
 
-A DataArray cannot hold bounds, and a selection by name drops them, but the coordinate still names them. What the cells
-were is then known from evenly spaced centres only, where every convention puts the edges midway. On such axes nothing
-is said: ``ds.tas.downscale(4)`` on a regular grid has the cells of ``ds.downscale(4)``. On all others (Gaussian
-latitudes, stretched axes, curvilinear grids) midpoints are one guess among several, and the object is refused. Objects
-that name no bounds have cells midway between centres, as always.
+A DataArray cannot hold bounds, and a selection by name drops them, but the coordinate still names them. The cells are
+then known only for evenly spaced centres, whose edges are midway in every convention. Such axes are accepted silently:
+``ds.tas.downscale(4)`` on a regular grid has the cells of ``ds.downscale(4)``. On all others (Gaussian latitudes,
+stretched axes, curvilinear grids) midpoints are one guess among several, and the object is refused. Objects that name
+no bounds always have edges midway between centres.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from downscale.grid.axis import STORAGE_ROUNDING, Kind, evenly_spaced
 
 XarrayObject = xr.Dataset | xr.DataArray
 
-# Names of last resort, for coordinates that name no bounds that are there.
+# Fallback names for coordinates whose named bounds do not exist.
 CUSTOMARY = ("{}_bnds", "{}_bounds")
-# Names for the dimension of the pair; the first that nothing else uses is taken.
+# Names for the dimension of the pair; the first unused one is taken.
 PAIR_NAMES = ("bnds", "nv", "bounds_pair")
-# Repeated bounds of more values than this are compared at some places only.
+# Repeated bounds with more values than this are compared by samples.
 MOST_VALUES = 20_000_000
 
 
 def values_of(variable: xr.Variable) -> NDArray[Any]:
-    """Return the values of a coordinate, read here and now, and on no cluster."""
+    """Return the values of a coordinate, read immediately in this process."""
     lazy = hasattr(variable.data, "dask")
     return np.asarray(variable.data.compute(scheduler=get_sync) if lazy else variable.values)
 
@@ -47,25 +47,25 @@ def _held(obj: XarrayObject) -> Any:
 
 
 def named_bounds(variable: Any) -> str | None:
-    """Return the name of the bounds that a coordinate says it has."""
+    """Return the name of the bounds in the attributes of a coordinate."""
     said = (place.get("bounds") for place in (variable.attrs, variable.encoding))
     return next((text.strip() for text in said if isinstance(text, str) and text.strip()), None)
 
 
 def bounds_in(obj: XarrayObject, name: str) -> str | None:
-    """Return the name of the bounds of a coordinate where the object holds them."""
+    """Return the name of the bounds of a coordinate if the object holds them."""
     named = named_bounds(obj[name])
     customary = [pattern.format(name) for pattern in CUSTOMARY]
     return next((one for one in (named, *customary) if one is not None and one in _held(obj)), None)
 
 
 def bounds_name(obj: XarrayObject, name: str) -> str:
-    """Return the name of the bounds variable of a coordinate, as it is or as it should be."""
+    """Return the name of the bounds variable of a coordinate, or the name that it should have."""
     return bounds_in(obj, name) or named_bounds(obj[name]) or CUSTOMARY[0].format(name)
 
 
 def lost_bounds(obj: XarrayObject, name: str) -> str | None:
-    """Return the name of bounds that a coordinate says it has and that are not there.
+    """Return the name of bounds that a coordinate names but the object does not hold.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def bounds_variables(ds: xr.Dataset) -> set[str]:
 
 
 def corner_dimension(obj: XarrayObject, name: str) -> str | None:
-    """Return the dimension along which the bounds of a coordinate have their pair or corners, None without bounds."""
+    """Return the dimension of the pair or the corners in the bounds of a coordinate, or None without bounds."""
     held = bounds_in(obj, name)
     if held is None:
         return None
@@ -119,17 +119,17 @@ def new_pair_dimension(obj: XarrayObject, name: str) -> str:
 
 
 def read_bounds(obj: XarrayObject, name: str) -> NDArray[Any] | None:
-    """Return the bounds of a coordinate in its units, its own dimensions first, then the pair or the corners.
+    """Return the bounds of a coordinate in its units, with its own dimensions first, then the pair or the corners.
 
     Returns
     -------
     array, shape (n, 2) or (n_y, n_x, corners), or None
-        Numbers or dates, NaN where they are missing; None where the object holds no bounds.
+        Numbers or dates, NaN if missing; None if the object holds no bounds.
 
     Raises
     ------
     GridError
-        If they are no bounds of this coordinate, change along another dimension, or have units that do not fit.
+        If they are not bounds of this coordinate, change along another dimension, or have incompatible units.
     """
     held = bounds_in(obj, name)
     if held is None:
@@ -146,7 +146,7 @@ def read_bounds(obj: XarrayObject, name: str) -> NDArray[Any] | None:
 
 
 def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
-    """Return values without the first dimensions, along which they must not change; missing ones do not count."""
+    """Return values without the first dimensions, along which they must not change; missing values are ignored."""
     extra = [str(dim) for dim in variable.dims[: variable.ndim - kept]]
     if not extra:
         return values_of(variable)
@@ -175,7 +175,7 @@ def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
 def _differs(values: NDArray[Any], once: NDArray[Any]) -> NDArray[np.bool_]:
     if values.dtype.kind not in "f":
         return np.asarray(values != once)
-    # Means of what is repeated miss it by rounding.
+    # Means of repeated values differ from them by rounding.
     largest = np.nanmax(np.abs(once)) if np.isfinite(once).any() else 0.0
     return np.asarray(np.abs(values - once) > STORAGE_ROUNDING * largest)
 
@@ -183,7 +183,7 @@ def _differs(values: NDArray[Any], once: NDArray[Any]) -> NDArray[np.bool_]:
 def _in_units_of(
     values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, held: str
 ) -> NDArray[Any]:
-    """Return bounds in the units of their coordinate, which they have unless they name their own."""
+    """Return bounds in the units of their coordinate, which they have unless they have their own units."""
     own, wanted = (str(one.attrs.get("units") or "").strip() for one in (bounds, coordinate))
     counted = values.dtype.kind in "fiu" and " since " not in own + wanted
     if not counted or not own or not wanted or own.lower() == wanted.lower():
@@ -203,15 +203,15 @@ def _in_units_of(
 
 
 def _angle(units: str) -> float | None:
-    """Return the degrees in one unit of an angle, None for units of anything else."""
+    """Return the degrees in one unit of an angle, or None for other units."""
     return degrees_in(units, rare=False)
 
 
 def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
-    """Return the bounds of a one-dimensional coordinate as numbers, shape (n, 2), or None where there are none.
+    """Return the bounds of a one-dimensional coordinate as numbers, shape (n, 2), or None if there are none.
 
-    Rows without bounds, as ``where`` leaves them, get theirs midway between centres if these are evenly spaced, with a
-    warning. Where no row has bounds there are none.
+    Rows without bounds, as after ``where``, get edges midway between centres if these are evenly spaced, with a
+    warning. If no row has bounds, the result is None.
     """
     values = read_bounds(obj, name)
     if values is None:
@@ -244,9 +244,9 @@ def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
 
 
 def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
-    """Return the bounds of a coordinate as CF wants them in a file, None where they are so or are of no use.
+    """Return the bounds of a coordinate as CF requires in files, or None if they already are or are not usable.
 
-    The pair comes last, nothing is repeated, and the units are those of the coordinate.
+    The pair is the last dimension, nothing is repeated, and the units are those of the coordinate.
     """
     held, corner = bounds_in(ds, name), corner_dimension(ds, name)
     if held is None or corner is None:
@@ -262,12 +262,12 @@ def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
 
 
 def require_known_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> None:
-    """Refuse an axis whose bounds are lost where its centres do not determine them.
+    """Refuse an axis with lost bounds whose centres do not determine the cells.
 
     Raises
     ------
     GridError
-        With the remedy.
+        With the remedy in the message.
     """
     lost = _blank_or_lost(obj, name)
     if lost is not None and not evenly_spaced(centres, kind):
@@ -275,7 +275,7 @@ def require_known_cells(obj: XarrayObject, name: str, centres: NDArray[np.float6
 
 
 def _blank_or_lost(obj: XarrayObject, name: str) -> str | None:
-    """Return the name of bounds that hold no value, or are not there."""
+    """Return the name of bounds that have no values, or do not exist."""
     return bounds_in(obj, name) or lost_bounds(obj, name)
 
 
@@ -294,7 +294,7 @@ def corners_of(
     Raises
     ------
     GridError
-        If only one of the two has bounds, or they are no bounds of these coordinates.
+        If only one of the two has bounds, or they are not bounds of these coordinates.
     """
     found = []
     for name in names:
@@ -312,12 +312,12 @@ def corners_of(
 
 
 def require_known_corners(obj: XarrayObject, names: tuple[str, str]) -> None:
-    """Refuse quadrilaterals whose corners are lost.
+    """Refuse quadrilaterals with lost corners.
 
     Raises
     ------
     GridError
-        With the remedy.
+        With the remedy in the message.
     """
     for name in names:
         lost = lost_bounds(obj, name)
@@ -326,7 +326,7 @@ def require_known_corners(obj: XarrayObject, names: tuple[str, str]) -> None:
 
 
 def without_lost_bounds(array: xr.DataArray) -> xr.DataArray:
-    """Return an array whose coordinates name no bounds that it does not hold; the input is not modified."""
+    """Return an array whose coordinates name only bounds that it holds; the input is not modified."""
     lost = [name for name in array.coords if lost_bounds(array, str(name)) is not None]
     made = {}
     for name in lost:

@@ -1,8 +1,8 @@
-"""Which names of quantities imply which bounds, as plain data (standard library; knows no field and no units library).
+"""Table of bounds implied by the names of quantities.
 
-Rows are only for bounds that can act. Air temperature and pressure have none although neither can fall below zero:
-fields of them lie so far from it that no kernel reaches it, and imposing a bound that never acts doubled the time of a
-global 1-degree temperature field.
+The table has only bounds that can act. Air temperature and pressure have none although neither can be negative: their
+fields are so far from zero that no kernel reaches it. Imposing a bound that never acts doubled the time of a global
+1-degree temperature field.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ShortName:
-    """Customary names of a quantity in files without standard names, with the units that make the guess safe.
+    """Customary names of a quantity in files without standard names, with the units for which the guess is safe.
 
-    Names are in lower case, with spaces between; "%" among the units asks for per cent itself, not just for a number
-    without dimension.
+    Names are in lower case, separated by spaces. "%" among the units requires per cent itself, not just a dimensionless
+    number.
     """
 
     names: str
@@ -39,7 +39,7 @@ class ShortName:
     units: tuple[str, ...]
 
 
-# Differences of any kind, and what flows either way: asked first, so that no row below can claim them. Evaporation is
+# Differences of any kind, and flows of either direction: checked first, so that no later row applies. Evaporation is
 # negative where dew forms.
 SIGNED = (
     r"(.*_)?(tendency|derivative|divergence|convergence|product_of|component|correction|correlation|covariance)(_.*)?",
@@ -54,9 +54,9 @@ SIGNED = (
 
 FALLS = "precipitation|rainfall|snowfall|graupel|hail|throughfall"
 
-# The first row that matches counts.
+# The first matching row applies.
 ROWS = (
-    # Shares of a whole.
+    # Fractions.
     Row(r"(.*_)?area_fraction(_.*)?", "1", upper=1.0),
     Row(r"(.*_)?time_fraction(_.*)?", "1", upper=1.0),
     Row(r"(.*_)?(mass|mole|volume)_fraction(_.*)?", "1", upper=1.0),
@@ -66,11 +66,11 @@ ROWS = (
     Row(r"(.*_)?hemispherical_reflectance", "1", upper=1.0),
     Row(r"(.*_)?emissivity", "1", upper=1.0),
     Row(r"soil_porosity", "1", upper=1.0),
-    # Relative humidity has no upper bound: saturation is no limit of nature. Over ice 120-160 % is common where there
-    # is cirrus, models report 100.1 % at 2 m, and cells above a bound are warned about and left as blocks. Measured on
-    # a 0.1-degree 2 m field: a bound of 100 % lowers the RMSE by 0.02 % at x2 and 0.1 % at x4 (2 and 4 % in air above
-    # 97 %, where values reach 103 % without it). On the same field times 1.15, as if over ice, it raises the RMSE by
-    # 16 % at x2 and 6 % at x4. Who knows the air to be below saturation says bounds=(0, 100).
+    # Relative humidity has no upper bound: saturation is not a physical limit. Over ice 120-160 % is common in cirrus,
+    # models report 100.1 % at 2 m, and cells above a bound cause warnings and stay piecewise constant. Measured on a
+    # 0.1-degree 2 m field: a bound of 100 % lowers the RMSE by 0.02 % at x2 and 0.1 % at x4 (2 and 4 % in air above 97
+    # %, where values reach 103 % without it). On the same field times 1.15, as if over ice, it raises the RMSE by 16 %
+    # at x2 and 6 % at x4. Set bounds=(0, 100) if the air is below saturation.
     Row(r"relative_humidity(_.*)?", "1"),
     Row(r"(.*_)?(reflectance|fractional_saturation)(_.*)?", "1"),
     # Moisture and composition.
@@ -85,7 +85,7 @@ ROWS = (
     Row(r"(lwe_|.*_)?thickness(_.*)?_content(_.*)?", "m"),
     Row(r"(.*_)?(mass|moisture|water|soot|number)_content(_.*)?", "kg m-2"),
     Row(r"(sea_water|sea_surface|sea_ice)(_.*)?_salinity(_.*)?", "1e-3"),
-    # What falls, lies and runs off.
+    # Precipitation, snow, runoff.
     Row(rf"(.*_)?({FALLS})(_.*)?_flux(_.*)?", "kg m-2 s-1"),
     Row(rf"(.*_)?({FALLS})(_.*)?_rate(_.*)?", "m s-1"),
     Row(r"(.*_)?runoff(_.*)?_flux(_.*)?", "kg m-2 s-1"),
@@ -200,7 +200,7 @@ SHORT_NAMES = (
     ShortName("sund sundur", "duration_of_sunshine", ("s",)),
 )
 
-# Long names spelled as standard names, what they stand for, and the units that make it safe.
+# Long names spelled as standard names, their standard names, and the units for which the match is safe.
 LONG_NAMES = (
     (rf"(.*_)?({FALLS}|rain|rain_rate|showers|drizzle)(_.*)?", "precipitation_amount", WATER),
     (r"(.*_)?(snow_depth|depth_of_snow|snow_water_equivalent|snow_mass)(_.*)?", "surface_snow_amount", DEPTH),

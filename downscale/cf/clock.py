@@ -1,6 +1,6 @@
-"""Dates counted in seconds, in their own calendar, and the periods that stamps without bounds stand for (no torch).
+"""Dates as seconds in their own calendar, and the periods of time stamps without bounds.
 
-No date is ever carried from one calendar to another here; leap days and months of 30 days are what the calendar says.
+Dates are never converted between calendars; leap days and months of 30 days follow the calendar.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Seconds = NDArray[np.float64]
 
 DAY = 86400.0
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-# Days stored as floating-point numbers miss whole seconds by microseconds.
+# Days stored as floating-point numbers differ from whole seconds by microseconds.
 ROUNDING = 1e-3
-# More periods than this along an axis are a slip of the keyboard.
+# More periods along an axis are taken for a typing error.
 MOST_PERIODS = 1_000_000
-# Stamps of neighbouring months and years lie about a month and a year apart, wherever in their period they stand.
+# Stamps of neighbouring months and years are about a month and a year apart, at any position in their period.
 MONTH_STEP, YEAR_STEP = (20 * DAY, 42 * DAY), (300 * DAY, 430 * DAY)
 REFORM = (1582, 10, 15)
 
@@ -38,7 +38,7 @@ class Clock:
     Attributes
     ----------
     origin : numpy.datetime64 or cftime.datetime
-        The date that is zero; other dates are of its type (and resolution).
+        The date of zero seconds; other dates are of its type (and resolution).
 
     Examples
     --------
@@ -59,7 +59,7 @@ class Clock:
 
     @property
     def numpy(self) -> bool:
-        """Whether dates are NumPy's."""
+        """Whether dates are those of NumPy."""
         return not isinstance(self.origin, cftime.datetime)
 
     @property
@@ -115,12 +115,12 @@ class Clock:
         return self.date(*parts_of(date))
 
     def adopt(self, dates: NDArray[Any]) -> NDArray[Any]:
-        """Return dates of another clock in the type of this one, where both calendars give them the same names.
+        """Return dates of another clock in the type of this one, if both calendars agree on their names.
 
         Raises
         ------
         GridError
-            If the calendars differ: dates are never carried over silently.
+            If the calendars differ: dates are never converted silently.
         """
         other = Clock.of(dates)
         if other.calendar == self.calendar and other.numpy == self.numpy:
@@ -156,18 +156,18 @@ def _days(clock: Clock, dates: NDArray[Any]) -> NDArray[Any]:
 
 
 def natural_edges(dates: NDArray[Any], clock: Clock, starts_of_days: bool) -> Seconds | None:
-    """Return the edges of the periods that stamps without bounds stand for, None where this is not clear.
+    """Return the edges of the periods of time stamps without bounds, or None if they are ambiguous.
 
-    Stamps in consecutive calendar months stand for these months, in consecutive years for these years, wherever in
-    them they lie. Stamps at equal steps stand for the periods around them where these are whole days, or equal parts
-    of a day that begin at midnight. Daily stamps at midnight are ambiguous (the day before or after?).
+    Stamps in consecutive calendar months or years represent these months or years, at any position within them. Stamps
+    at equal steps represent the periods around them if these are whole days, or equal parts of a day that begin at
+    midnight. Daily stamps at midnight are ambiguous (the day before or after?).
 
     Parameters
     ----------
     dates : array of dates, shape (n,)
         Ascending stamps.
     starts_of_days : bool
-        Whether daily stamps at midnight stand for the day that begins.
+        Whether daily stamps at midnight represent the day that begins.
     """
     seconds = clock.seconds(dates)
     steps = np.diff(seconds)
@@ -209,9 +209,9 @@ def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> 
     Raises
     ------
     OptionError
-        If there is no such frequency.
+        If the frequency is unknown.
     """
-    # What ends a month for pandas is a label; the period is the month.
+    # The end of a month is a label in pandas; the period is the month.
     starts = {"ME": "MS", "QE": "QS", "YE": "YS"}
     for end, start in starts.items():
         frequency = frequency.replace(end, start)
@@ -235,10 +235,10 @@ def _no_frequency(frequency: str, reason: str) -> OptionError:
 
 
 def _period_around(clock: Clock, frequency: str, date: Any) -> Any:
-    """Return the beginning of the period of a frequency around a date; without an anchor, the date itself."""
+    """Return the start of the period of a frequency around a date; without an anchor, the date itself."""
     found = _range(clock, frequency, end=date, periods=1)
     if not found.size:
-        # Dates of other calendars do not roll back: look for the last single period that begins in the year before.
+        # Dates of other calendars do not roll back: find the last single period that begins in the year before.
         earlier = clock.dates(clock.seconds(np.array([date])) - YEAR_STEP[1])[0]
         found = _range(clock, frequency.lstrip("0123456789"), start=earlier, end=date)
     return found[-1]
@@ -259,7 +259,7 @@ def pair_edges(pairs: NDArray[Any], clock: Clock) -> Seconds:
     Raises
     ------
     GridError
-        If they are empty, not in order, overlap or leave gaps; names the dates.
+        If they are empty, not in order, overlap or leave gaps; the message names the dates.
     """
     seconds = clock.seconds(pairs)
     near = np.rint(seconds)

@@ -1,4 +1,4 @@
-"""Codes: whole numbers that name a class or a state, which must never be averaged (metadata and types only)."""
+"""Detection of codes: integers that name a class or a state and must not be averaged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import numpy as np
 import xarray as xr
 
-# Whole numbers with such units or names are labels.
+# Integers with such units or names are labels.
 CODE_UNITS = ("id", "ids", "code", "codes", "class", "classes", "category", "categories", "index", "flag", "flags")
 CODE_WORDS = {word for word in CODE_UNITS if word != "index"} | {"type", "types"}
 CODE_NAMES = {"lu_index", "ivgtyp", "isltyp", "tvl", "tvh", "slt", "ptype"}
@@ -18,7 +18,7 @@ LEGEND = re.compile(r"\b\d+\s*(=|:|\bfor\b|\bis\b)\s*[a-z]\w+.*\b\d+\s*(=|:|\bfo
 
 
 def is_categorical(variable: xr.DataArray) -> bool:
-    """Return whether values are codes, which must never be averaged.
+    """Return whether values are codes, which must not be averaged.
 
     Examples
     --------
@@ -31,11 +31,10 @@ def is_categorical(variable: xr.DataArray) -> bool:
 
 
 def code_reason(variable: xr.DataArray) -> str | None:
-    """Return why values are codes, None where they are not: truths, flags, bytes, masks, or what is called so.
+    """Return why values are codes, or None: booleans, flags, bytes, masks, or names of classes.
 
-    Whole numbers count by the type in which a file stores them, since a fill value turns them into floating-point
-    numbers; with a scale they are quantities. Values are not read, so that lazy fields and fields in memory are treated
-    alike.
+    Integers are recognised by their stored type, since a fill value converts them to floating point; scaled integers
+    are quantities. Values are not read, so that lazy fields and fields in memory are treated alike.
 
     Examples
     --------
@@ -70,7 +69,7 @@ def code_reason(variable: xr.DataArray) -> str | None:
 
 
 def _floating_codes(variable: xr.DataArray, units: str, called: str | None) -> str | None:
-    """Return why floating-point numbers are codes: only where there are no units and words leave no doubt."""
+    """Return why floating-point numbers are codes: only without units and with an unambiguous name."""
     if units in CODE_UNITS and units != "index":
         return f"by units {units!r}"
     if units not in NO_UNITS and not units.startswith("code table") and not units.startswith("(code table"):
@@ -80,7 +79,7 @@ def _floating_codes(variable: xr.DataArray, units: str, called: str | None) -> s
     long_name = str(variable.attrs.get("long_name", ""))
     if LEGEND.search(long_name[:200]):
         return f"by long_name {long_name[:60]!r}"
-    # A name of several things, such as "type of low vegetation", is that of codes; a standard name of CF is not.
+    # A name of several words, such as "type of low vegetation", is that of codes; a standard name of CF is not.
     if called in ("category", "categories", "class", "classes", "type", "types", "code", "codes"):
         standard = str(variable.attrs.get("standard_name", "")).lower()
         if standard in ("", "unknown", "none") or called in standard.split("_"):

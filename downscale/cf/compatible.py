@@ -1,6 +1,6 @@
-"""Whether two grids share one kind of axes: geographic, rotated, projected, two-dimensional positions (xarray, PROJ).
+"""Compatibility of the axes of two grids: geographic, rotated, projected, two-dimensional positions.
 
-The one test of every place where two grids meet: numbers of axes are compared only where both mean the same places.
+All code that compares two grids uses this test: numbers of axes are compared only if both have the same reference.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.polygon import arc, unit_vectors
 
 AxesKind = Literal["geographic", "rotated", "projected", "positions"]
-# Places that are meant to be the same differ by this share of a cell at most: datums and single precision.
+# Maximum difference of equal positions as a fraction of a cell: datums and single precision.
 MOST_SHIFT = 0.1
 COPY = "copy its grid_mapping variable from the other file (ncks -A -v)"
 
 
 def axes_kind(where: Horizontal) -> AxesKind:
-    """Return what the numbers of the axes mean."""
+    """Return the reference of the numbers of the axes."""
     if isinstance(where.grid, CurvilinearGrid):
         return "positions"
     if where.grid.y.kind != "latitude":
@@ -33,7 +33,7 @@ def axes_kind(where: Horizontal) -> AxesKind:
 
 
 def axes_words(where: Horizontal) -> str:
-    """Return what the rows and columns of a field are, for messages."""
+    """Return a description of the rows and columns of a field, for messages."""
     kind, mapping = axes_kind(where), where.mapping
     if kind == "positions":
         return "two-dimensional latitudes and longitudes"
@@ -51,12 +51,12 @@ def axes_words(where: Horizontal) -> str:
 
 
 def same_axes(one: Horizontal, other: Horizontal) -> bool:
-    """Return whether numbers of the axes of two grids mean the same places.
+    """Return whether numbers of the axes of two grids have the same reference.
 
-    Grid mappings are compared by the places that they give, to a tenth of the smaller cell: names, datums that are one
-    within metres and other descriptions of one pole make no difference. Of two without a grid mapping nothing else is
-    known, and they are taken for the same; one with and one without are the same only where they span one domain in
-    cells that nest, which the numbers of two projections never do.
+    Grid mappings are compared by the positions that they give, to a tenth of the smaller cell. Names, datums that agree
+    within metres and different descriptions of one pole make no difference. Two grids without a grid mapping are taken
+    for the same. One with and one without are the same only if they span one domain in cells that nest, which never
+    happens for two projections.
     """
     if axes_kind(one) != axes_kind(other):
         return False
@@ -68,7 +68,7 @@ def same_axes(one: Horizontal, other: Horizontal) -> bool:
 
 
 def _one_place(one: Horizontal, other: Horizontal, mine: GridMapping, theirs: GridMapping) -> bool:
-    """Return whether two grid mappings put the cells of both grids at the same places."""
+    """Return whether two grid mappings give the cells of both grids the same positions."""
     if _plain(mine) == _plain(theirs):
         return True
     locate, relocate = one.locator, other.locator
@@ -105,9 +105,9 @@ def _sample(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def with_named_mapping(where: Horizontal, obj: XarrayObject, beside: Horizontal) -> Horizontal:
-    """Return ``where`` with the grid mapping of ``beside``, where a field of ``obj`` names it and lost the variable.
+    """Return ``where`` with the grid mapping of ``beside`` if a field of ``obj`` names it but lost the variable.
 
-    A DataArray keeps the name of its grid mapping; the variable stays behind in its Dataset.
+    A DataArray keeps only the name of its grid mapping; the variable stays in its Dataset.
     """
     if where.mapping is not None or beside.mapping is None or axes_kind(where) == "positions":
         return where
@@ -121,23 +121,23 @@ def with_named_mapping(where: Horizontal, obj: XarrayObject, beside: Horizontal)
 def require_same_axes(
     given: Horizontal, wanted: Horizontal, what: str, role: str, remedy: str, noun: str = "a field"
 ) -> None:  # fmt: skip
-    """Refuse a grid whose axes mean other places than those of another.
+    """Refuse a grid whose axes have another reference than those of another grid.
 
     Parameters
     ----------
     given, wanted : Horizontal
-        The grid in question, and the one that it is to be compared with.
+        The grid to check, and the reference grid.
     what, role : str
-        What is on the first and what on the second, for the message.
+        Names of the first and the second, for the message.
     remedy : str
-        What to do, if not to copy a missing grid mapping.
+        The remedy, unless it is to copy a missing grid mapping.
     noun : str
-        What ``what`` is.
+        The kind of ``what``.
 
     Raises
     ------
     GridError
-        Naming both kinds of axes.
+        If the references differ; the message names both kinds of axes.
     """
     if same_axes(given, wanted):
         return

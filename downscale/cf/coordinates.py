@@ -1,4 +1,4 @@
-"""Coordinates of a grid as CF writes them: centres, bounds, areas (xarray; never torch)."""
+"""Coordinates of a grid in CF form: centres, bounds, areas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CF_ATTRS = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
     "longitude": {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east", "axis": "X"},
 }
-# Attributes of one-dimensional axes by what they measure, rows first.
+# Attributes of one-dimensional axes by kind, rows first.
 AXIS_ATTRS = {
     "geographic": (CF_ATTRS["latitude"], CF_ATTRS["longitude"]),
     "rotated": tuple({"standard_name": f"grid_{name}", "long_name": f"{name} in rotated pole grid", "units": "degrees",
@@ -37,17 +37,17 @@ PLANE_ATTRS = {
 }
 HALF_CIRCLE = FULL_CIRCLE / 2
 MAPPING_ATTRS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
-# What was true of the coarse values only.
+# Attributes that are valid for the coarse values only.
 STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
-# Of larger grids areas are lazy, in bands of so many cells: those of one map outweigh a field in float32.
+# Areas of larger grids are lazy, in bands of this many cells: for one map they outweigh a field in float32.
 EAGER_AREAS, BAND_CELLS = 8_000_000, 1_000_000
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
 
 
 def mapping_name(variable: xr.DataArray) -> str | None:
-    """Return the name of the grid mapping of a variable, if it has any.
+    """Return the name of the grid mapping of a variable, if it has one.
 
-    Arithmetic drops encodings, and with them that name: the only mapping there is then says where x and y lie.
+    Arithmetic drops encodings, and with them that name: the only mapping among the coordinates is used then.
     """
     given = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
     return str(given) if given else mapping_among(variable.coords)
@@ -63,8 +63,8 @@ def new_coordinates(
 ) -> dict[Hashable, xr.Variable]:
     """Return centres, bounds and cell areas of ``grid`` in the names, order and convention of ``source``.
 
-    Grids that are no product of latitude and longitude get two-dimensional latitudes and longitudes with their corners
-    too; those of large grids are lazy, and those of very large ones have no corners.
+    Grids that are not a product of latitude and longitude also get two-dimensional latitudes and longitudes with their
+    corners. Those of large grids are lazy, and those of very large ones have no corners.
     """
     made: dict[Hashable, xr.Variable] = {}
     for name, axis in ((where.y, grid.y), (where.x, grid.x)):
@@ -76,7 +76,7 @@ def new_coordinates(
 
 
 def areas_of(grid: RectilinearGrid | CurvilinearGrid) -> Any:
-    """Return cell areas, those of a large grid lazily in bands of rows where they are products of rows and columns."""
+    """Return cell areas; those of a large grid lazily in bands of rows if they are products of rows and columns."""
     n_y, n_x = grid.shape
     if n_y * n_x <= EAGER_AREAS or not grid.separable:
         return grid.cell_area
@@ -96,12 +96,12 @@ def _band_areas(
 def _plane_variables(
     source: XarrayObject, where: Horizontal, grid: RectilinearGrid | CurvilinearGrid
 ) -> dict[Hashable, xr.Variable]:
-    """Return two-dimensional latitudes and longitudes and their corners, counter-clockwise as CF wants."""
+    """Return two-dimensional latitudes and longitudes and their corners, counter-clockwise as CF requires."""
     if where.planes is None:
         return {}
     lat, lon = where.planes
     there = lon in plane_names(source, where)
-    # Only a projection has a choice; longitudes of a source that go beyond 180 begin at 0.
+    # Only a projection has a choice; longitudes start at 0 if those of the source exceed 180.
     west = 0.0 if there and where.mapping is not None and (
         float(source[lon].max()) * degrees_of_unit(source[lon]) > 180
     ) else -180.0
@@ -125,7 +125,7 @@ def _plane_variables(
 
 
 def _into_branch(old: xr.DataArray, new: Any) -> Any:
-    """Return whole circles that bring longitudes into the branch of those that they are made of."""
+    """Return multiples of 360 degrees that bring longitudes into the branch of those of the source."""
     low, high = (float(end) * degrees_of_unit(old) for end in (old.min(), old.max()))
     wests = (-HALF_CIRCLE, 0.0, (low + high) / 2 - HALF_CIRCLE)
     west = next((west for west in wests if west <= low and high <= west + FULL_CIRCLE), wests[-1])
@@ -133,7 +133,7 @@ def _into_branch(old: xr.DataArray, new: Any) -> Any:
 
 
 def _corner_dim(source: XarrayObject, name: str | None) -> str:
-    """Return the dimension of four corners: that of the source, or one that it does not have."""
+    """Return the dimension of four corners: that of the source, or an unused one."""
     own = None if name is None else corner_dimension(source, name)
     if own is not None and source[bounds_name(source, str(name))].sizes[own] == 4:
         return own
@@ -141,7 +141,7 @@ def _corner_dim(source: XarrayObject, name: str | None) -> str:
 
 
 def _divided(values: Any, unit: float) -> Any:
-    """Return degrees or metres in a unit of the file; those that are there already keep their bits."""
+    """Return degrees or metres in a unit of the file; values already in it are bit-identical."""
     return values if unit == 1.0 else values / unit
 
 
@@ -159,12 +159,12 @@ def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, where: Hori
 
 
 def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[str, Any]:
-    """Return the attributes of an axis: those it had, and what it lacks to say what it measures."""
+    """Return the attributes of an axis: existing ones, and missing ones for its kind."""
     wanted = dict(AXIS_ATTRS[where.nature][name == where.x])
     attrs = {key: value for key, value in old.items() if key not in STALE_ATTRS}
     standard = str(attrs.get("standard_name") or "")
     if standard in STANDARD and where.nature not in STANDARD[standard][1]:
-        # Units and grid mapping say otherwise: a slip of the tool that wrote it.
+        # Units and grid mapping contradict it: an error of the tool that wrote it.
         del attrs["standard_name"]
         standard = ""
     if standard or (where.nature == "plane" and where.mapping is None):
@@ -177,23 +177,23 @@ def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[st
 
 
 def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return whole circles that bring centres back to the branch of coordinates that jump at the seam.
+    """Return multiples of 360 degrees that bring centres back to the branch of coordinates that jump at the seam.
 
-    Coordinates that do not jump stay monotone, even where parts of a cell at the seam leave the branch by less than
-    a cell.
+    Coordinates that do not jump stay monotonic, even if parts of a cell at the seam leave the branch by less than a
+    cell.
     """
     jumps = old.size > 2 and np.abs(np.diff(old)).max() > LONGEST_STEP
     if not jumps:
         return np.zeros_like(centres)
     west = -180.0 if old.min() < 0 else 0.0
-    # The seam itself lies on the side where the old coordinates have it.
+    # The seam itself is on the side of the old coordinates.
     if (old == west + FULL_CIRCLE).any():
         return np.floor((west - centres) / FULL_CIRCLE + 1) * FULL_CIRCLE
     return -np.floor((centres - west) / FULL_CIRCLE) * FULL_CIRCLE
 
 
 def kept_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, xr.Variable]:
-    """Return the coordinates that do not lie on the horizontal axes: times, levels, members, grid mappings."""
+    """Return the coordinates that are not on the horizontal axes: times, levels, members, grid mappings."""
     gone = set(where.dims)
     return {
         name: coord.variable.copy(deep=False) for name, coord in source.coords.items() if not gone & set(coord.dims)
@@ -201,7 +201,7 @@ def kept_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, 
 
 
 def made_names(source: XarrayObject, where: Horizontal) -> set[str]:
-    """Return the names of variables of ``source`` that a new grid has its own of."""
+    """Return the names of variables of ``source`` that are created anew for a new grid."""
     axes = {where.y, where.x, bounds_name(source, where.y), bounds_name(source, where.x)}
     return {*axes, *plane_names(source, where), AREA}
 

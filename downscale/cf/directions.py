@@ -1,4 +1,4 @@
-"""Directions: angles around a circle, whose mean over cells has no meaning (metadata only, never values)."""
+"""Detection of directions: angles around a circle, which have no meaningful mean over cells."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import xarray as xr
 from downscale.cf.quantities import SPREADS, cell_methods, in_words, standard_name_of, units_of
 from downscale.errors import InputError
 
-# In standard names, and in the words of other names.
+# In standard names, and as words in other names.
 DIRECTION = re.compile(
     r"(.*_)?((from|to)_direction|directions?|azimuth|heading|bearing|winddir(ection)?|wind_dir|aspect)(_.*)?"
     r"|angle_of_rotation_from_.*|.*(tide|tidal|harmonic)_.*phase(_.*)?"
 )
-# Without units only these words are clear.
+# Without units only these words are unambiguous.
 MOVING = re.compile(r"(.*_)?(winds?|waves?|swells?|currents?|drift|flow)_(from_|to_|mean_|peak_)*direction(_.*)?")
-# Customary names, which need the units of an angle beside them.
+# Customary names, which count only with units of angle.
 NAMES = frozenset(
     "wd wdir wd10 wd10m wdir10 wdir10m wdirsfc dd dd10 ddx dir drct th thm theta0 mwd mwd1 mwd2 mwd3 mdts mdww dwi "
     "dwww dwps vmdr vmdr_ww vmdr_sw1 vmdr_sw2 vpdir wvdir wwvdir swdir dirpw dirsw wavedir swelldir peakdir dp".split()
 )
 ANGLES = frozenset("degree degrees deg degs arcdegree arcdegrees ° radian radians rad".split())
-# Only directions count from the north.
+# Only directions are measured from the north.
 FROM_NORTH = re.compile(r"deg(ree)?s?[\s_]*(\(?true\)?|t|compass|(clockwise[\s_]+)?from[\s_]+.*north)", re.IGNORECASE)
 CIRCLES = (360.0, 2 * np.pi)
 REMEDY = "use components (u, v) instead"
 
 
 def direction_reason(variable: xr.DataArray) -> str | None:
-    """Return why a variable is a direction, None where it is not.
+    """Return why a variable is a direction, or None if it is not.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def direction_reason(variable: xr.DataArray) -> str | None:
 
 
 def _around_a_circle(variable: xr.DataArray) -> str | None:
-    """Return the attribute that says that an angle goes once around, if there is one."""
+    """Return the attribute that shows that an angle covers a full circle, if there is one."""
     said = {**variable.encoding, **variable.attrs}
     pair = said.get("valid_range", (said.get("valid_min"), said.get("valid_max")))
     try:
@@ -70,12 +70,12 @@ def _around_a_circle(variable: xr.DataArray) -> str | None:
 
 
 def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tuple[list[str], list[str]]:
-    """Return the fields that are no directions, and one line for each direction that is left out.
+    """Return the fields that are not directions, and one line for each direction that is left out.
 
     Raises
     ------
     InputError
-        If a direction is among the variables that a user names (``wanted`` is not None), or there is no other field.
+        If the user names a direction (``wanted`` is not None), or there is no other field.
     """
     reasons = {name: direction_reason(ds[name]) for name in names}
     fields = [name for name in names if reasons[name] is None]

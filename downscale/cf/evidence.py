@@ -1,8 +1,8 @@
-"""What metadata say of a coordinate: which way it runs and what it measures (xarray; pint only for rare units).
+"""Metadata evidence for the direction and the quantity of a coordinate.
 
-Evidence counts in this order: units, standard name, ``axis`` attribute, grid mapping, name. What contradicts is
-refused in one line with both pieces of evidence; only a standard name that units and grid mapping overrule is passed
-over, since CDO writes ``projection_x_coordinate`` for every axis with a grid mapping.
+The order of precedence is units, standard name, ``axis`` attribute, grid mapping, name. Contradictions raise a one-line
+error with both pieces of evidence. Only a standard name that contradicts units and grid mapping is ignored, since CDO
+writes ``projection_x_coordinate`` for every axis with a grid mapping.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from downscale.errors import GridError
 Way = Literal["y", "x", "other"]
 Nature = Literal["geographic", "rotated", "plane", "scan"]
 
-# Names of last resort, for files whose axes carry no attributes.
+# Fallback names, for files whose axes have no attributes.
 Y_NAMES = ("lat", "latitude", "nav_lat", "rlat", "grid_latitude", "y", "yc", "projection_y_coordinate", "northing")
 X_NAMES = ("lon", "longitude", "long", "nav_lon", "rlon", "grid_longitude", "x", "xc", "projection_x_coordinate",
            "easting")  # fmt: skip
@@ -61,22 +61,22 @@ METRES_IN = {
     **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
     **dict.fromkeys(("us_survey_foot", "us_survey_feet", "us-ft", "ftus"), 1200 / 3937),
 }
-# Units that say nothing of a coordinate.
+# Units without information about a coordinate.
 MUTE = ("", "1", "none", "unknown", "unitless", "dimensionless", "undefined", "index", "count", "pixel", "pixels")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What one piece of metadata says of a coordinate.
+    """The evidence of one piece of metadata about a coordinate.
 
     Attributes
     ----------
     words : str
         The piece of metadata, for messages.
     way : "y", "x", "other" or None
-        Which way the coordinate runs; None where this piece says nothing of it.
+        Direction of the coordinate; None if this piece does not determine it.
     natures : set of str or None
-        What the coordinate may measure; None where this piece says nothing of it.
+        Possible quantities of the coordinate; None if this piece does not restrict them.
     """
 
     words: str
@@ -86,7 +86,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Axis:
-    """One coordinate that runs north or east, and how far its evidence is to be trusted (0 is best)."""
+    """One northward or eastward coordinate, and the rank of its evidence (0 is best)."""
 
     name: str
     way: Way
@@ -94,7 +94,7 @@ class Axis:
 
 
 def degrees_in(units: str, rare: bool = True) -> float | None:
-    """Return the degrees in one unit of angle; None where the units are none.
+    """Return the degrees in one unit of angle, or None for other units.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def degrees_in(units: str, rare: bool = True) -> float | None:
 
 
 def metres_in(units: str, rare: bool = True) -> float | None:
-    """Return the metres in one unit of length; None where the units are none.
+    """Return the metres in one unit of length, or None for other units.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def metres_in(units: str, rare: bool = True) -> float | None:
 
 
 def compass_of(units: str) -> str | None:
-    """Return the letter of the direction that units of degrees name, None for other units ("degrees" is no south)."""
+    """Return the letter of the compass direction in units of degrees, or None ("degrees" does not mean south)."""
     text = _plain(units)
     found = None if text in DEGREES_IN else COMPASS_UNITS.fullmatch(text)
     return None if found is None else found[1][0]
@@ -138,7 +138,7 @@ def _by_pint(units: str, wanted: str) -> float | None:
 
 
 def claims_of(coordinate: xr.DataArray) -> list[Claim]:
-    """Return what attributes say of a coordinate, the most trusted first: units, standard name, axis."""
+    """Return the evidence of the attributes of a coordinate, by precedence: units, standard name, axis."""
     attrs = coordinate.attrs
     standard = str(attrs.get("standard_name") or "").strip().lower()
     claims = []
@@ -148,7 +148,7 @@ def claims_of(coordinate: xr.DataArray) -> list[Claim]:
         way = AXES.get(str(attrs.get(key) or "").strip().lower())
         if way is not None:
             claims.append(Claim(f"{key} {str(attrs[key])!r}", way))
-    # Rare units are only looked up where all else speaks of an axis.
+    # Rare units are looked up only if all other evidence suggests an axis.
     named = str(coordinate.name).lower() in (*Y_NAMES, *X_NAMES)
     units = _units_claim(attrs, named or any(claim.way in ("y", "x") for claim in claims))
     return [units, *claims] if units is not None else claims
@@ -160,7 +160,7 @@ def _units_claim(attrs: dict[str, object], rare: bool) -> Claim | None:
     words = f"units {units!r}"
     compass = compass_of(text)
     if compass is not None:
-        # South and west count the other way; nothing here turns their sign.
+        # South and west are counted the other way; the sign is not changed here.
         way = WAYS.get(compass)
         return Claim(words, way, COMPASS if way else NOTHING)
     if degrees_in(units, rare=False) is not None:
@@ -175,7 +175,7 @@ def _units_claim(attrs: dict[str, object], rare: bool) -> Claim | None:
 
 
 def axis_of(coordinate: xr.DataArray) -> Axis | None:
-    """Return which way a one-dimensional coordinate runs, None where it is no horizontal axis.
+    """Return the direction of a one-dimensional coordinate, or None if it is not a horizontal axis.
 
     Raises
     ------
@@ -198,14 +198,14 @@ def axis_of(coordinate: xr.DataArray) -> Axis | None:
 
 
 def counts_only(coordinate: xr.DataArray) -> bool:
-    """Return whether no attribute defines what a coordinate measures: it may merely count cells."""
+    """Return whether no attribute defines the quantity of a coordinate: it may only count cells."""
     known = any(claim.natures is not None for claim in claims_of(coordinate))
     name = str(coordinate.name).lower()
     return not known and (name in PLANE_NAMES or name not in (*Y_NAMES, *X_NAMES))
 
 
 def nature_of(coordinate: xr.DataArray, mapping: Claim | None) -> Nature:
-    """Return what a horizontal coordinate measures, by its units, standard name, grid mapping and, last, its name.
+    """Return the quantity of a horizontal coordinate by its units, standard name, grid mapping and, last, its name.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def _unusable(name: str, claim: Claim) -> GridError:
 
 
 def contradiction(name: str, one: Claim, other: Claim) -> GridError:
-    """Return the one line for two pieces of evidence that cannot both be true."""
+    """Return the error for two contradictory pieces of evidence."""
     return GridError(
         f"coordinate {name!r}: expected metadata that agree, received {one.words} and {other.words}, which contradict "
         "each other; correct or drop the wrong one"

@@ -1,7 +1,7 @@
-"""What CF metadata says of a field: horizontal axes or positions, bounds, cell methods (xarray; never torch).
+"""Reading of horizontal grids from CF metadata: axes or positions, bounds, cell methods.
 
-``downscale.cf.evidence`` weighs what metadata say of each coordinate; here the grid is read. Bounds are read, never
-guessed, and where there are none the edges lie midway between centres.
+``downscale.cf.evidence`` weighs the metadata of each coordinate; this module reads the grid. Bounds are read, never
+guessed; without bounds the edges are midway between centres.
 """
 
 from __future__ import annotations
@@ -59,29 +59,29 @@ AREA = "areacella"
 
 
 class NoAxesError(GridError):
-    """An object has no horizontal axes and no positions at all."""
+    """An object has neither horizontal axes nor positions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Horizontal:
-    """The two horizontal dimensions of an object and the grid they make.
+    """The two horizontal dimensions of an object and their grid.
 
     Attributes
     ----------
     y, x : str
-        Names of the dimensions (and of their coordinates, where they have any).
+        Names of the dimensions (and of their coordinates, if they have any).
     grid : RectilinearGrid or CurvilinearGrid
         Cells in the order of the object, in degrees or metres.
     unit : float
         Metres, or degrees, in one unit of the coordinates.
     nature : "geographic", "rotated", "plane" or "scan"
-        What the axes measure: true or turned latitude and longitude, lengths of a plane, scan angles of a satellite.
+        Quantity of the axes: true or rotated latitude and longitude, lengths on a plane, scan angles of a satellite.
     lost : str or None
-        The grid mapping that fields on axes in metres name, where it is not there.
+        The grid mapping named by fields on axes in metres, if it is missing.
     lat, lon : str or None
-        Names of the two-dimensional latitudes and longitudes: of the object, or that a new grid may have.
+        Names of the two-dimensional latitudes and longitudes of the object, or of those of a new grid.
     mapping : GridMapping or None
-        Where the axes lie on the earth, if they are no latitude and longitude.
+        Georeference of the axes, if they are not latitude and longitude.
     notes : tuple of str
         Notes on the grid for the plan.
     """
@@ -99,7 +99,7 @@ class Horizontal:
 
     @property
     def rotated(self) -> bool:
-        """Whether the axes are degrees about another pole, with or without a grid mapping that says which."""
+        """Whether the axes are degrees about a rotated pole, with or without a grid mapping that defines it."""
         return self.nature == "rotated"
 
     @property
@@ -109,17 +109,17 @@ class Horizontal:
 
     @property
     def planes(self) -> tuple[str, str] | None:
-        """Names of two-dimensional latitudes and longitudes, None where the axes say all."""
+        """Names of two-dimensional latitudes and longitudes, or None if the axes suffice."""
         return None if self.lat is None or self.lon is None else (self.lat, self.lon)
 
     @property
     def locator(self) -> Locator | None:
-        """The function from axes to longitudes and latitudes, None where the axes are these."""
+        """The function from axes to longitudes and latitudes, or None if the axes are these."""
         return None if self.mapping is None else self.mapping.locator()
 
 
 def warn_of_plane(where: Horizontal) -> Horizontal:
-    """Warn that areas are those of the plane where a field names a grid mapping that is not there; return the axes."""
+    """Warn that areas are those of the plane if a field names a grid mapping that is missing; return the axes."""
     if where.lost is not None:
         warnings.warn(
             f"{where.y!r} and {where.x!r}: the grid mapping {where.lost!r} that fields name is not there; areas are "
@@ -130,23 +130,24 @@ def warn_of_plane(where: Horizontal) -> Horizontal:
 
 
 def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
-    """Find the horizontal axes or positions of a Dataset or DataArray and read their cells.
+    """Return the horizontal axes or positions of a Dataset or DataArray, with their cells.
 
-    Latitude and longitude, a rotated pole, metres of a projection, or two-dimensional latitudes and longitudes; in any
-    order of dimensions.
+    Supports latitude and longitude, a rotated pole, metres of a projection, or two-dimensional latitudes and
+    longitudes, in any order of dimensions.
 
     Parameters
     ----------
     obj : Dataset or DataArray
         Fields on the grid.
     guess : bool
-        Whether cells whose bounds are lost may lie midway between centres (see :mod:`downscale.cf.bounds`): for
-        pictures, and for what looks at dimensions only.
+        Whether edges of cells with lost bounds may be midway between centres (see :mod:`downscale.cf.bounds`): for
+        plots, and for code that uses only the dimensions.
 
     Raises
     ------
     GridError
-        If there are none, the cells are no rows and columns, or coordinates are not usable; the line names the axis.
+        If there are none, the cells are not rows and columns, or coordinates are not usable; the message names the
+        axis.
     """
     pair, planes = _axis_pair(obj), planes_of(obj)
     if pair is not None:
@@ -163,7 +164,7 @@ def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
 
 
 def _axis_pair(obj: XarrayObject) -> tuple[str, str] | None:
-    """Return the names of the two axes with the best evidence, and of equal evidence those that fields lie on."""
+    """Return the names of the two axes with the best evidence; if equal, those that fields use."""
     lines = [obj[name] for name in obj.dims if name in obj.coords and obj[name].ndim == 1]
     axes = [axis for axis in map(axis_of, lines) if axis is not None]
     fields = list(obj.data_vars.values()) if isinstance(obj, xr.Dataset) else [obj]
@@ -178,13 +179,13 @@ def _axis_pair(obj: XarrayObject) -> tuple[str, str] | None:
 
 
 def _flat_dims(obj: XarrayObject, name: str) -> tuple[str, str]:
-    """Return the two horizontal dimensions of positions, which may be repeated along others before them."""
+    """Return the two horizontal dimensions of positions, which may be repeated along leading ones."""
     y, x = (str(dim) for dim in obj[name].dims[-2:])
     return y, x
 
 
 def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
-    """Return the grid mapping of two axes; one in words of an attribute only where axes are no true degrees."""
+    """Return the grid mapping of two axes; one in a text attribute only if axes are not true degrees."""
     found = mapping_of(obj, pair)
     if found is not None or any((claim.natures or PROJECTED) <= COMPASS for claim in claims_of(obj[pair[0]])):
         return found
@@ -194,7 +195,7 @@ def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
 def _product(
     obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, guess: bool
 ) -> Horizontal | None:
-    """Read a grid that is the product of two one-dimensional coordinates; None where these only count cells."""
+    """Read a grid that is the product of two one-dimensional coordinates; None if these only count cells."""
     mapping = _mapping(obj, (y, x))
     claim = None if mapping is None else mapping.claim
     natures = nature_of(obj[y], claim), nature_of(obj[x], claim)
@@ -238,7 +239,7 @@ def _true_areas(grid: RectilinearGrid, mapping: GridMapping, dims: tuple[str, st
     Raises
     ------
     GridError
-        If the projection does not reach all cells.
+        If the projection does not cover all cells.
     """
     embed = mapping.embedding()
     found = None if embed is None else projected_grid(grid.y, grid.x, embed, mapping.density())
@@ -255,7 +256,7 @@ def _require_same(
     obj: XarrayObject, planes: tuple[str, str] | None, at: tuple[RectilinearGrid, float], mapping: GridMapping | None,
     dims: tuple[str, str],
 ) -> GridMapping | None:  # fmt: skip
-    """Return the mapping under which the axes lie where two-dimensional positions say; None where axes only count.
+    """Return the mapping for which axes and two-dimensional positions agree; None if axes only count cells.
 
     Raises
     ------
@@ -269,7 +270,7 @@ def _require_same(
         off, best = misplaced(at[0], places, None), None
     else:
         tried = [(misplaced(at[0], places, each.locator()), each) for each in (mapping, *mapping.on_spheres())]
-        # A mapping that says nothing of the figure of the earth means that of its model.
+        # A mapping without a figure of the earth uses that of its model.
         off, best = tried[0] if tried[0][0] is None else min(tried, key=lambda pair: pair[0] or (0.0, 0.0))
     if off is None:
         return best
@@ -283,7 +284,7 @@ def _require_same(
 
 
 def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, str] | None) -> tuple[str, str]:
-    """Return the names of two-dimensional latitudes and longitudes: those that are there, else free ones."""
+    """Return the names of two-dimensional latitudes and longitudes: existing ones, else unused ones."""
     if planes is not None and set(obj[planes[0]].dims) == set(dims):
         return planes
     held = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
@@ -293,7 +294,7 @@ def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, st
 
 
 def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horizontal:
-    """Read a grid from two-dimensional latitudes and longitudes: of quadrilaterals, or the product that they are."""
+    """Read a grid from two-dimensional latitudes and longitudes: quadrilaterals, or a product if they are one."""
     y, x = _flat_dims(obj, lat)
     if y.lower() in (*X_NAMES, "i", "ni", "nlon") and x.lower() in (*Y_NAMES, "j", "nj", "nlat"):
         y, x = x, y
@@ -322,7 +323,7 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horiz
 def _corners_of(
     obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
-    """Return bounds of two-dimensional positions in degrees, which are in the units of these, None without any."""
+    """Return bounds of two-dimensional positions in degrees, converted from their units, or None without any."""
     both = corners_of(obj, names, dims)
     if both is None:
         return None
@@ -331,12 +332,12 @@ def _corners_of(
 
 
 def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[Any, Any]:
-    """Return two-dimensional positions in degrees, also those that are repeated along another dimension.
+    """Return two-dimensional positions in degrees, also if they are repeated along another dimension.
 
     Raises
     ------
     GridError
-        If they move along it.
+        If they change along it.
     """
     if obj[name].ndim > 2 and (along := moving(obj[name])):
         raise GridError(
@@ -347,19 +348,19 @@ def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[
 
 
 def degrees_of_unit(variable: xr.DataArray) -> float:
-    """Return the degrees in one unit of two-dimensional positions; those that name none are in degrees."""
+    """Return the degrees in one unit of two-dimensional positions; without units they are in degrees."""
     return degrees_in(str(variable.attrs.get("units") or "degrees")) or 1.0
 
 
 def _numbers(variable: xr.DataArray) -> np.ndarray[Any, Any]:
-    # Positions are read here and now, and on no cluster, as bounds are.
+    # Positions are read immediately in this process, like bounds.
     return np.asarray(variable.compute(scheduler=get_sync).values, dtype=np.float64)
 
 
 def _no_axes(obj: XarrayObject) -> GridError:
     for name in (name for name in obj.dims if name in obj.coords and str(name).lower() in (*Y_NAMES, *X_NAMES)):
         if any(claim.natures == NOTHING for claim in claims_of(obj[name])):
-            nature_of(obj[name], None)  # raises the line that names its units
+            nature_of(obj[name], None)  # raises the error about its units
     mesh = _mesh(obj)
     if mesh is not None:
         what, cells = mesh
@@ -376,7 +377,7 @@ def _no_axes(obj: XarrayObject) -> GridError:
 
 
 def _mesh(obj: XarrayObject) -> tuple[str, int] | None:
-    """Return the words for cells that are no rows and columns, and how many there are, or None."""
+    """Return a description of cells that are not rows and columns, and their number, or None."""
     every = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
     ways = [(str(v.dims[0]), way_of_position(v, MESH_NAMES)) for v in every.values() if v.ndim == 1]
     dims = [{dim for dim, way in ways if way == each} for each in ("y", "x")]
@@ -393,9 +394,9 @@ def _mesh(obj: XarrayObject) -> tuple[str, int] | None:
 
 
 def _unit(y: xr.DataArray, x: xr.DataArray, nature: Nature, mapping: GridMapping | None) -> float:
-    """Return metres or degrees in the one unit of two coordinates.
+    """Return metres or degrees in the common unit of two coordinates.
 
-    Those that name none are in degrees, in the unit of their coordinate system, or in metres.
+    Coordinates without units are in degrees, in the unit of their coordinate system, or in metres.
     """
     units = [str(coordinate.attrs.get("units") or "") for coordinate in (y, x)]
     sizes = {_size_of(unit, nature, mapping) for unit in units}
@@ -415,7 +416,7 @@ def _unit(y: xr.DataArray, x: xr.DataArray, nature: Nature, mapping: GridMapping
 
 
 def _size_of(unit: str, nature: Nature, mapping: GridMapping | None) -> float | None:
-    """Return metres or degrees in a unit, None where it measures something else."""
+    """Return metres or degrees in a unit, or None if it measures another quantity."""
     if nature == "plane":
         bare = 1.0 if mapping is None else mapping.axis_metres
         return bare if unit.strip().lower() in MUTE else metres_in(unit)
@@ -439,25 +440,25 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float, guess: bool) -
 
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
-    """Return the names of the numeric fields on both horizontal dimensions; cell areas belong to the grid."""
+    """Return the names of the numeric fields on both horizontal dimensions, without cell areas."""
     both, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where), *bounds_variables(ds)}
     names = [str(n) for n, v in ds.data_vars.items() if both <= set(v.dims) and v.dtype.kind in "fiub"]
     return [name for name in names if name not in areas]
 
 
 def plane_names(obj: XarrayObject, where: Horizontal) -> list[str]:
-    """Return the names of two-dimensional latitudes and longitudes, and of their bounds, that a new grid gets anew."""
+    """Return the names of two-dimensional positions and their bounds, which a new grid creates anew."""
     present = [name for name in where.planes or () if name in obj.coords or name in getattr(obj, "variables", ())]
     return [*present, *(bounds_name(obj, name) for name in present)]
 
 
 def area_names(ds: xr.Dataset) -> list[str]:
-    """Return the names of the data variables that hold cell areas, which a new grid has its own of."""
+    """Return the names of the data variables that hold cell areas, which a new grid creates anew."""
     return [str(n) for n, v in ds.data_vars.items() if n == AREA or v.attrs.get("standard_name") == "cell_area"]
 
 
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
-    """Return ``obj`` as a Dataset, arranged as grids are read, and the name of its variable if it was a DataArray."""
+    """Return ``obj`` as an arranged Dataset, and the name of its variable if it was a DataArray."""
     if isinstance(obj, xr.Dataset):
         return arranged(usable(obj)), None
     if not isinstance(obj, xr.DataArray):
@@ -467,7 +468,7 @@ def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
 
 
 def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:
-    """Return one variable as a DataArray with the name of ``like``, which names no bounds: it cannot hold them."""
+    """Return one variable as a DataArray with the name of ``like``, without references to bounds."""
     return without_lost_bounds(ds[name].rename(like.name if isinstance(like, xr.DataArray) else name))
 
 
@@ -477,7 +478,7 @@ def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:
     Raises
     ------
     ShapeError
-        If it is not a whole number of at least 1, or names another dimension.
+        If it is not an integer of at least 1, or names another dimension.
     """
     if not isinstance(factor, Mapping):
         return check_factor(factor), check_factor(factor)

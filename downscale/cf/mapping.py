@@ -1,6 +1,6 @@
-"""Where the cells of a grid lie on the earth: CF grid mappings, longitudes, latitudes and corners (xarray, PROJ).
+"""Georeference of grids: CF grid mappings, longitudes, latitudes and corners.
 
-A rotated pole is two formulas; projections are PROJ's, which is imported only where there is one.
+A rotated pole uses two formulas; projections use PROJ, which is imported only if needed.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ Floats = NDArray[np.float64]
 Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 ROTATED, GEOGRAPHIC, GEOSTATIONARY = "rotated_latitude_longitude", "latitude_longitude", "geostationary"
-# Where a file that CF cannot describe says it in PROJ's own words.
+# Attributes with PROJ strings in files that CF cannot describe.
 PROJ_ATTRS = ("crs_wkt", "spatial_ref", "proj4", "proj4_params", "proj4_string", "proj4text", "proj", "proj_params",
               "epsg_code", "EPSG_code", "epsg", "EPSG", "esri_pe_string")  # fmt: skip
-# Attributes of a field or file, not of a grid mapping, that name a coordinate system.
+# Attributes of a field or file, rather than of a grid mapping, that name a coordinate system.
 TEXT_ATTRS = ("crs", "crs_wkt", "spatial_ref", "proj4")
-# Attributes of the size and shape of the earth, and the spheres of models whose files have neither.
+# Attributes of the figure of the earth, and the spheres of models whose files have none.
 FIGURES = ("earth_radius", "semi_major_axis", "semi_minor_axis", "inverse_flattening", "reference_ellipsoid_name",
            "horizontal_datum_name", "geographic_crs_name", *PROJ_ATTRS)  # fmt: skip
 SPHERES = (6_371_229.0, 6_370_000.0, 6_371_000.0, 6_371_200.0, 6_367_470.0)
-# Larger grids have lazy positions, and still larger ones no corners: 64 bytes a cell would outweigh the fields.
+# Larger grids have lazy positions, and very large ones no corners: 64 bytes per cell would outweigh the fields.
 EAGER_CELLS, MOST_CORNERS = 1_000_000, 20_000_000
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute as a value that can be a key: arrays become tuples of numbers."""
+    """Return an attribute as a hashable value: arrays become tuples of numbers."""
     if isinstance(value, (np.ndarray, list, tuple)):
         return tuple(np.asarray(value).tolist())
     return value.item() if isinstance(value, np.generic) else value
@@ -61,7 +61,7 @@ def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
 
     known = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs}
     known |= {key: _spelled(known[key]) for key in PROJ_ATTRS if key in known}
-    # Well-known text says all; CF's own attributes come next, strings of any other kind last.
+    # Well-known text is complete; CF attributes come next, other strings last.
     texts: list[Any] = [known[key] for key in PROJ_ATTRS if key in known]
     texts.insert(1 if "crs_wkt" in known else 0, None)
     for text in texts:
@@ -75,7 +75,7 @@ def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
 
 
 def _spelled(text: Any) -> str:
-    """Return a coordinate system as PROJ reads it: a bare number is an EPSG code.
+    """Return a coordinate system in the syntax of PROJ: a bare number is an EPSG code.
 
     Examples
     --------
@@ -100,13 +100,13 @@ class GridMapping:
 
     @property
     def crs(self) -> CRS | None:
-        """The coordinate system as PROJ reads it, None where it cannot be read."""
+        """The coordinate system as read by PROJ, or None if it cannot be read."""
         # Looking up a datum without a name takes PROJ a third of a second.
         return _crs(tuple(sorted((str(key), _plain(value)) for key, value in self.attrs.items())))
 
     @cached_property
     def cf(self) -> Mapping[str, Any]:
-        """Attributes in the words of CF: those given, or what PROJ makes of a coordinate system in other words."""
+        """Attributes in CF form: the given ones, or PROJ's conversion of a coordinate system in another form."""
         name = str(self.attrs.get("grid_mapping_name") or "").strip().lower()
         whole = name == GEOGRAPHIC or (name == ROTATED and "grid_north_pole_latitude" in self.attrs)
         if whole or (name and name != ROTATED):
@@ -116,7 +116,7 @@ class GridMapping:
 
     @cached_property
     def kind(self) -> str | None:
-        """What the axes measure: "geographic", "rotated", "plane", "scan" (geostationary) or, unreadable, None."""
+        """Quantity of the axes: "geographic", "rotated", "plane", "scan" (geostationary) or, if unreadable, None."""
         name = self.cf.get("grid_mapping_name")
         if name == GEOGRAPHIC:
             return "geographic"
@@ -131,7 +131,7 @@ class GridMapping:
 
     @property
     def claim(self) -> Claim | None:
-        """What the mapping says of a coordinate, None where it cannot be read."""
+        """The mapping's evidence about a coordinate, or None if it cannot be read."""
         kind = self.kind
         words = f"grid mapping {self.name!r} ({self._called()})"
         if kind is None:
@@ -145,18 +145,18 @@ class GridMapping:
 
     @property
     def axis_metres(self) -> float:
-        """Metres in one unit of the axes of a projection, which axes without units of their own are in."""
+        """Metres in one unit of the axes of a projection, the unit of axes without units of their own."""
         units = [] if self.crs is None else [axis.unit_conversion_factor for axis in self.crs.axis_info[:1]]
         return float(units[0]) if units and units[0] else 1.0
 
     @property
     def height(self) -> float | None:
-        """Height of the satellite in metres, by which scan angles are multiplied."""
+        """Height of the satellite in metres, the factor of scan angles."""
         found = self.cf if "perspective_point_height" in self.cf or self.crs is None else self.crs.to_cf()
         return float(found["perspective_point_height"]) if "perspective_point_height" in found else None
 
     def refusal(self) -> GridError:
-        """Return the one line for a mapping that cannot be used."""
+        """Return the error for a mapping that cannot be used."""
         missing = " without grid_north_pole_latitude" if self.attrs.get("grid_mapping_name") == ROTATED else ""
         return GridError(
             f"grid mapping {self.name!r}: expected a coordinate system that PROJ reads, received {self._called()}"
@@ -164,7 +164,7 @@ class GridMapping:
         )
 
     def on_spheres(self) -> list[GridMapping]:
-        """Return the mapping on the spheres of common models, if it says nothing of the figure of the earth."""
+        """Return the mapping on the spheres of common models, if it has no figure of the earth."""
         if any(key in self.attrs for key in FIGURES):
             return []
         return [replace(self, attrs={**self.attrs, "earth_radius": radius}) for radius in SPHERES]
@@ -188,7 +188,7 @@ class GridMapping:
 
         def embed(x: Floats, y: Floats) -> Floats:
             lon, lat = locate(x, y)
-            # Beyond the edge of the earth PROJ gives infinities.
+            # Beyond the edge of the earth PROJ returns infinite values.
             reached = np.isfinite(lon) & np.isfinite(lat)
             up = unit_vectors(np.where(reached, lon, np.nan), np.where(reached, lat, np.nan))
             normal = major / np.sqrt(1 - (1 - ratio) * up[..., 2] ** 2)
@@ -197,20 +197,20 @@ class GridMapping:
         return embed
 
     def density(self) -> Density | None:
-        """Return the function from the plane to the area on the ellipsoid in a unit of area, NaN near the poles."""
+        """Return the function from the plane to the area on the ellipsoid per unit of area, NaN near the poles."""
         crs = None if self.rotated else self.crs
-        # PROJ's factors of the Mercator of web maps are those of a sphere, whereas its latitudes are of an ellipsoid.
+        # PROJ's factors of the web Mercator are those of a sphere, whereas its latitudes are of an ellipsoid.
         if crs is None or not crs.is_projected or crs.geodetic_crs is None or "pseudo" in _method(crs):
             return None
         import pyproj
 
-        # A projection tied to another datum has its own formulas within.
+        # A projection bound to another datum contains its own formulas.
         plane = crs.source_crs if crs.is_bound and crs.source_crs is not None else crs
         locate, project = _inverse(crs, crs.geodetic_crs), pyproj.Proj(plane)
 
         def density(x: Floats, y: Floats) -> Floats:
             lon, lat = locate(x, y)
-            # PROJ's differences step over a pole that is nearer than this.
+            # PROJ's finite differences cross a pole that is nearer than this.
             known = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) < 89.9)
             scale = project.get_factors(np.where(known, lon, 0.0), np.where(known, lat, 0.0)).areal_scale
             return np.where(known, 1 / np.asarray(scale), np.nan)
@@ -228,7 +228,7 @@ def unrotated(
     lon, lat : arrays
         Coordinates of the rotated grid.
     pole_lon, pole_lat : float
-        Where the grid's north pole lies.
+        Position of the grid's north pole.
     pole_grid_lon : float
         Longitude of the true north pole in the rotated grid.
 
@@ -245,7 +245,7 @@ def unrotated(
 
 
 def _within(lon: Floats, west: float = -180.0) -> Floats:
-    """Return longitudes from ``west`` over one circle; those that are there already keep their bits."""
+    """Return longitudes from ``west`` over one circle; those already within are bit-identical."""
     return lon - 360.0 * np.floor((lon - west) / 360.0)
 
 
@@ -254,7 +254,7 @@ def _inverse(crs: CRS, target: Any) -> Locator:
         import pyproj
 
         units = [float(axis.unit_conversion_factor) or 1.0 for axis in crs.axis_info[:2]] or [1.0, 1.0]
-        # A transformer belongs to the thread that made it.
+        # A transformer belongs to the thread that created it.
         transformer = pyproj.Transformer.from_crs(crs, target, always_xy=True)
         lon, lat = transformer.transform(np.asarray(x) / units[0], np.asarray(y) / units[-1])
         return np.asarray(lon), np.asarray(lat)
@@ -268,7 +268,7 @@ def _method(crs: CRS) -> str:
 
 
 def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
-    """Return the grid mapping that a field on the horizontal dimensions names, else the only one there is."""
+    """Return the grid mapping named by a field on the horizontal dimensions, else the only one."""
     held = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
     present = [word for word in named_mappings(obj, dims) if word in held]
     if not present:
@@ -281,7 +281,7 @@ def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMap
 def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> list[str]:
     """Return the names of grid mappings in the attributes of fields on two dimensions.
 
-    Of the long form, ``crsOSGB: x y crsWGS84: lat lon``, the one whose coordinates the dimensions are.
+    For the long form, ``crsOSGB: x y crsWGS84: lat lon``, return the one whose coordinates are the dimensions.
     """
     fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
     named = [v.attrs.get("grid_mapping") or v.encoding.get("grid_mapping") for v in fields if set(dims) <= set(v.dims)]
@@ -298,7 +298,7 @@ def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> lis
 
 
 def text_mapping(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
-    """Return the coordinate system that an attribute of a field or of the file names in words, None for none."""
+    """Return the coordinate system in a text attribute of a field or of the file, or None."""
     fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
     for place in (*(field for field in fields if set(dims) <= set(field.dims)), obj):
         for key in TEXT_ATTRS:
@@ -310,9 +310,9 @@ def text_mapping(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridM
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """Longitudes and latitudes of cells in degrees, of shape (n_y, n_x), and of their corners, (n_y, n_x, 4), if any.
+    """Longitudes and latitudes of cells in degrees, shape (n_y, n_x), and of their corners, (n_y, n_x, 4), if any.
 
-    Corners run counter-clockwise seen from above, as CF wants; arrays of large grids are lazy.
+    Corners are counter-clockwise seen from above, as CF requires; arrays of large grids are lazy.
     """
 
     lon: Any
@@ -321,16 +321,16 @@ class Positions:
 
 
 def positions(grid: RectilinearGrid | CurvilinearGrid, locator: Locator | None, west: float = -180.0) -> Positions:
-    """Return where the cells of a grid lie on the earth.
+    """Return the positions of the cells of a grid on the earth.
 
     Parameters
     ----------
     grid : RectilinearGrid or CurvilinearGrid
-        Of a grid of quadrilaterals the positions are its own.
+        A grid of quadrilaterals has its own positions.
     locator : function, optional
-        From the axes of a product grid to longitudes and latitudes; None where they are these.
+        From the axes of a product grid to longitudes and latitudes; None if the axes are these.
     west : float
-        Where longitudes of a product grid begin.
+        First longitude of a product grid.
     """
     if isinstance(grid, CurvilinearGrid):
         return _pieces(grid.shape, lambda rows: _own(grid), whole=True)
@@ -362,7 +362,7 @@ def _product(
     east, north = place(*np.meshgrid(x.edges, y.edges[rows.start : rows.stop + 1]))
     rings = [np.stack([v[:-1, :-1], v[:-1, 1:], v[1:, 1:], v[1:, :-1]], axis=-1)[..., order] for v in (east, north)]
     if west is not None:
-        # Corners of a cell at the seam lie on the side of its centre.
+        # Corners of a cell at the seam are on the side of its centre.
         rings[0] = rings[0] + 360.0 * np.round((lon[..., None] - rings[0]) / 360.0)
     return np.stack([lon, lat]), np.stack(rings)
 
@@ -370,7 +370,7 @@ def _product(
 def _pieces(
     shape: tuple[int, int], piece: Callable[[slice], tuple[Floats, Floats]], whole: bool = False
 ) -> Positions:
-    """Compute positions at once, or lazily some rows at a time."""
+    """Compute positions at once, or lazily in bands of rows."""
     n_y, n_x = shape
     if n_y * n_x <= EAGER_CELLS:
         centres, corners = piece(slice(0, n_y))

@@ -1,4 +1,4 @@
-"""Totals and means over periods of time: which of the two the values of a variable are, and why (metadata only)."""
+"""Detection of totals and means over periods of time."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from downscale.cf.bounds_table import FALLS
 from downscale.cf.quantities import called, cell_methods, in_words, units_of
 from downscale.cf.units import fits
 
-# Flows, in standard names and in words: in the units of an amount they are what has flowed in the period.
+# Flows, in standard names and as words: in the units of an amount they are accumulated over the period.
 FLOWS = re.compile(
     rf"(.*_)?({FALLS}|rain|runoff|evaporation|evapotranspiration|transpiration|sublimation|drainage|snow_?melt|melt)(_.*)?"
     r"|(.*_)?(radiation|radiative|shortwave|longwave|short_wave|long_wave|heat|solar|thermal)(_.*)?_?(flux|radiation)(_.*)?"
     r"|integral_wrt_time_of_.*|duration_of_.*|number_of_days_.*|(.*_)?sunshine(_.*)?"
 )
-# What lies there at a time, what is the most of a period, and what only has to do with a flow.
+# States, extremes of a period, and quantities that are only related to a flow.
 NO_TOTALS = re.compile(
     r"(.*_)?(surface_snow_(amount|thickness|mass)|lying_snow|snow_depth|canopy|soil|maximum|minimum|max|min|heaviest|highest|"
     r"type|fraction|height|depth|content|temperature|mean|average|rate)(_.*)?"
 )
 FLOW_UNITS = ("kg m-2", "m", "J m-2", "mol m-2", "s")
-# Names of forecasts and reanalyses whose flows have either sign.
+# Names of fluxes of either sign in forecasts and reanalyses.
 FLOW_NAMES = frozenset("e es pev slhf sshf ssr str tsr ttr ssrc strc tsrc ttrc ewss nsss sund sundur pet aet".split())
 LARGEST_OF_PERIODS = frozenset("rx1day rx5day prhmax".split())
 
 
 def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
-    """Return "extensive" where values are totals over the cells of a time axis, else "intensive", and why.
+    """Return "extensive" if values are totals over the cells of a time axis, else "intensive", and why.
 
-    The last of the cell methods over time decides. Without any, amounts of what flows are totals: rain, snowfall,
-    runoff, evaporation in mm or kg m-2, radiation in J m-2.
+    The last of the cell methods over time decides. Without any, amounts of fluxes are totals: rain, snowfall, runoff,
+    evaporation in mm or kg m-2, radiation in J m-2.
 
     Parameters
     ----------
     variable : DataArray
         The field.
     names : str
-        What cell methods may call the time axis.
+        Names of the time axis in cell methods.
 
     Examples
     --------

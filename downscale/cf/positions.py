@@ -1,4 +1,4 @@
-"""Two-dimensional latitudes and longitudes of a field: which they are, and whether its axes agree (never torch)."""
+"""Two-dimensional latitudes and longitudes of a field, and their agreement with its axes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Load pyproj so that it works beside ecCodes, whichever of the two was loaded first.
+"""Import of pyproj that works together with ecCodes, in either order of import.
 
-ecCodes brings a PROJ library of its own and shows its functions to all libraries that are loaded later. Those of pyproj
-would call them, with the wrong database: coordinate systems could not be read, and the interpreter would abort at its
-end. pyproj is therefore loaded before ecCodes, or else in a way that it finds its own functions first.
+ecCodes contains its own PROJ library and exports its functions to all libraries loaded later. pyproj would call them
+with the wrong database: coordinate systems could not be read, and the interpreter would abort at exit. pyproj is
+therefore loaded before ecCodes, or else in a way that it finds its own functions first.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from importlib.util import find_spec
 
 from downscale.errors import InputError
 
-# The packages that load ecCodes, and the one that reads GRIB files for xarray.
+# Packages that load ecCodes, and the one that reads GRIB files for xarray.
 ECCODES, READER = ("gribapi", "eccodes", "eccodeslib"), "cfgrib"
 
 
 def load_pyproj() -> None:
-    """Import pyproj so that it finds its own functions first; at no cost where it is loaded already.
+    """Import pyproj so that it finds its own functions first; does nothing if it is already loaded.
 
     Raises
     ------
     InputError
-        If it was imported after ecCodes, by other means, and does not work.
+        If it was imported after ecCodes by other code, and does not work.
     """
     behind = any(name in sys.modules for name in ECCODES)
     if "pyproj" in sys.modules:
@@ -44,13 +44,13 @@ def load_pyproj() -> None:
 
 
 def load_pyproj_before_eccodes() -> None:
-    """Import pyproj where xarray could load ecCodes, as it does with any file where cfgrib is installed."""
+    """Import pyproj if xarray could load ecCodes, which it does for any file if cfgrib is installed."""
     if find_spec(READER) is not None:
         load_pyproj()
 
 
 def _require_working() -> None:
-    """Raise an InputError where pyproj cannot read the plainest coordinate system."""
+    """Raise an InputError if pyproj cannot read the simplest coordinate system."""
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 

@@ -1,7 +1,7 @@
-"""What a variable measures: bounds of its values, and whether they are sums or means over cells (never its data).
+"""Properties of quantities: bounds of their values, and sums or means over cells.
 
-Both come with the reason for them, so that a guess can be seen: cell methods, standard name and units are asked in this
-order, customary names only where there is no standard name and the units fit.
+Both are returned with a reason, so that a guess is visible. Cell methods, standard name and units are used in this
+order; customary names are used only without a standard name and with fitting units.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from downscale.errors import OptionError
 Bounds = tuple[float | None, float | None]
 
 PER_CENT = ("%", "percent", "per cent", "percentage")
-# Statistics that are not negative, whatever they are of.
+# Statistics that are never negative, for any quantity.
 SPREADS = (
     "standard_deviation", "variance", "range", "sum_of_squares", "root_mean_square", "mean_absolute_value",
     "maximum_absolute_value", "minimum_absolute_value",
 )  # fmt: skip
-# Anomalies keep the standard name of what they are anomalies of; only words tell. Bounds on them would flatten half of
-# the field, so the words are believed.
+# Anomalies keep the standard name of their quantity; only words identify them. Bounds on them would flatten half of the
+# field.
 RELATIVE = re.compile(
     r"\b(anom(al(y|ies|ous))?|departures?|differences?|bias(es)?|trends?|increments?|residuals?|eofs?|perturbations?"
     r"|(?<!standard )deviations?|(?<!square )(?<!absolute )errors?|corrections?|standardi[sz]ed|normali[sz]ed)\b"
@@ -36,33 +36,33 @@ RELATIVE = re.compile(
 HORIZONTAL = (
     {"lat", "lon"}, {"latitude", "longitude"}, {"y", "x"}, {"rlat", "rlon"}, {"grid_latitude", "grid_longitude"}
 )  # fmt: skip
-# Units of what adds up over cells. Volume per time is not among them: discharge belongs to a river, not to an area.
+# Units of sums over cells. Volume per time is not among them: discharge belongs to a river, not to an area.
 SUMS = ("kg", "kg s-1", "m3", "J", "W", "mol", "mol s-1")
 COUNTS = ("count", "counts", "person", "persons", "people", "inhabitants", "individuals", "heads")
-# Through a line, along a river or to an instrument: no sums over the area of a cell, whatever the units.
+# Through a line, along a river or to an instrument: not sums over the area of a cell, whatever the units.
 THROUGH = re.compile(r".*(transport|streamfunction|discharge|streamflow|across_line|river|received_|lightning).*")
 AREAS = re.compile(r"(.*_)?area|sea_ice_extent")
-# Beyond this change of a temperature a metre of height, a lapse rate is one a kilometre by mistake.
+# A larger change of temperature per metre of height is a lapse rate per kilometre by mistake.
 STEEPEST_LAPSE = 0.1
 CUSTOMARY = {name: short for short in SHORT_NAMES for name in short.names.split()}
-# Words for level, sampling and accumulation behind a customary name.
+# Words for level, sampling and accumulation after a customary name.
 QUALIFIED = re.compile(
     r"_(surface|sfc|mean|avg|ave|tavg|f|inst|acc|accum|total|sum|daily|monthly|hourly|yearly|day|mon|month|corr|corrected|bc"
     r"|max|min|land|eatm|\d+(m|h|hr|d|day|maboveground|m_above_ground)?)$"
 )
 LONGEST_NAME = 200
-# Components of vectors and what else is known to have either sign, by name and in words.
+# Vector components and other quantities of either sign, by name and by words.
 COMPONENTS = (
     r"[uvw]|[uv]10m?|[uv]100m?|[uv]a|[uv]as|[uv]wnd|[uv]grd|omega|wap|(.*_)?(eastward|northward|upward|zonal|meridional"
     r"|vertical|vorticity|divergence|potential|geopotential|velocity|flux|stress|height|altitude|elevation|orography|pressure"
     r"|topography|latitude|longitude)(_.*)?|(.*_)?[uvwxy]_(wind|velocity|stress)(_.*)?|.*_component(_.*)?|orog|topo|elev|zg?"
 )
-# Enough to see that nothing adds up over cells, without a library of units.
+# Units that never add up over cells, recognised without a library of units.
 BY_SIGHT = frozenset({"", "K", "%", "1", "m", "mm", "m s-1", "Pa", "degC", *(r.units for r in ROWS)} - {*SUMS, "m2"})
 
 
 def automatic_bounds(variable: xr.DataArray) -> Bounds:
-    """Return the bounds that name and units of a variable imply, in its own units; None for each that there is not.
+    """Return the bounds implied by name and units of a variable, in its own units; None for a missing bound.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def automatic_bounds(variable: xr.DataArray) -> Bounds:
 
 
 def bounds_and_reason(variable: xr.DataArray) -> tuple[Bounds, str]:
-    """Return the bounds that a variable implies, in its own units, and why these.
+    """Return the bounds implied by a variable, in its own units, and the reason.
 
     Examples
     --------
@@ -102,13 +102,13 @@ def bounds_and_reason(variable: xr.DataArray) -> tuple[Bounds, str]:
 
 
 def units_of(variable: xr.DataArray) -> str | None:
-    """Return the units, None where the variable names none."""
+    """Return the units, or None if the variable has none."""
     units = variable.attrs.get("units")
     return None if units is None else str(units).strip()
 
 
 def standard_name_of(variable: xr.DataArray) -> tuple[str, str]:
-    """Return the standard name and its modifier; GRIB readers write "unknown" where they know none."""
+    """Return the standard name and its modifier; "unknown" of GRIB readers counts as none."""
     words = str(variable.attrs.get("standard_name", "")).split()
     name = words[0].lower() if words else ""
     return ("" if name in ("unknown", "none") else name), " ".join(words[1:])
@@ -131,10 +131,10 @@ def _row(variable: xr.DataArray) -> tuple[Row | None, str]:
 
 
 def called(variable: xr.DataArray) -> tuple[str | None, str]:
-    """Return the standard name that a variable has, or has in other words, and why; None where there is none.
+    """Return the standard name of a variable, given or inferred, and the reason; None if there is none.
 
-    A standard name goes before all others. Customary names, and long names read as standard names, count only where the
-    units fit them.
+    A standard name has precedence over all others. Customary names, and long names read as standard names, count only
+    if the units fit.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def called(variable: xr.DataArray) -> tuple[str | None, str]:
     units = units_of(variable)
     name = next((base for base in _base_names(str(variable.name).lower()) if base in CUSTOMARY), None)
     guess = None if name is None else CUSTOMARY[name]
-    # Sums over cells have the units of anything times an area.
+    # Sums over cells have the units of a quantity times an area.
     if guess is not None and units and (_over_area(variable)[-1:] == ["sum"] or _one_of(units, guess.units)):
         known = f"by name {str(variable.name)!r} and units {units!r}, as {guess.standard_name}"
         return guess.standard_name, known
@@ -163,7 +163,7 @@ def called(variable: xr.DataArray) -> tuple[str | None, str]:
 
 
 def in_words(name: Any) -> str:
-    """Return a name as a standard name would be spelled, without what stands in brackets.
+    """Return a name in the spelling of standard names, without text in brackets.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def in_words(name: Any) -> str:
 
 
 def _base_names(name: str) -> list[str]:
-    """Return a name and what is left of it without words for level and sampling: ``apcp`` of ``apcp_surface``."""
+    """Return a name and its base without words for level and sampling: ``apcp`` of ``apcp_surface``."""
     names = [name]
     while (shorter := QUALIFIED.sub("", names[-1])) != names[-1] and shorter:
         names.append(shorter)
@@ -186,7 +186,7 @@ def _base_names(name: str) -> list[str]:
 
 @cache
 def _meant(words: str, units: str) -> str | None:
-    """Return the standard name that a long name stands for, if the units are those of that quantity."""
+    """Return the standard name of a long name, if the units are those of that quantity."""
     if any(re.fullmatch(pattern, words) for pattern in SIGNED):
         return None
     for pattern, standard, wanted in LONG_NAMES:
@@ -197,7 +197,7 @@ def _meant(words: str, units: str) -> str | None:
 
 
 def _one_of(units: str, wanted: tuple[str, ...]) -> bool:
-    """Return whether units are among those wanted, however they are spelled."""
+    """Return whether units are among the ``wanted`` ones, in any spelling."""
     if units in wanted:
         return True
     return any(units.lower() in PER_CENT if each == "%" else fits(units, each) for each in wanted)
@@ -205,16 +205,16 @@ def _one_of(units: str, wanted: tuple[str, ...]) -> bool:
 
 @cache
 def row_of(standard_name: str) -> Row | None:
-    """Return the row of the table that a standard name falls under, None where there is none.
+    """Return the row of the table for a standard name, or None.
 
     Examples
     --------
     >>> row_of("tendency_of_specific_humidity") is None, row_of("specific_humidity").lower
     (True, 0.0)
     """
-    # An assumption is not what is measured: "_assuming_reference_mole_fraction_of_ozone" is no share.
+    # An assumption is not the quantity: "_assuming_reference_mole_fraction_of_ozone" is not a fraction.
     standard_name = standard_name.split("_assuming_")[0]
-    # An integral has the sign of what is integrated, and no upper bound.
+    # An integral has the sign of its integrand, and no upper bound.
     integral = re.match(r"integral_wrt_(time|depth)_of_(.*)", standard_name)
     if integral:
         row = row_of(integral[2])
@@ -225,7 +225,7 @@ def row_of(standard_name: str) -> Row | None:
 
 
 def _relative_word(variable: xr.DataArray) -> str | None:
-    """Return where a variable is said to be an anomaly or a difference, None where it is not."""
+    """Return the evidence that a variable is an anomaly or a difference, or None."""
     texts = {"name": str(variable.name or "").replace("_", " "), "long_name": str(variable.attrs.get("long_name", ""))}
     for what, text in texts.items():
         word = RELATIVE.search(text.lower())
@@ -235,10 +235,10 @@ def _relative_word(variable: xr.DataArray) -> str | None:
 
 
 def _in_units(row: Row, units: str | None, reason: str) -> tuple[Bounds, str]:
-    """Return the bounds of a row in the units of a variable; zero is zero in all but those of temperatures."""
+    """Return the bounds of a row in the units of a variable; zero is zero in all units but those of temperatures."""
     if row.upper is None and row.lower == 0 and row.units != "K":
         return (row.lower, None), reason
-    # By CF, what names no units has none.
+    # By CF, a variable without units is dimensionless.
     low, upper = (None if end is None else convert(end, row.units, units or "1") for end in (row.lower, row.upper))
     if upper is None and row.upper is not None:
         reason = f"{reason}; no upper bound, since units {units!r} are not those of {row.units!r}"
@@ -246,13 +246,13 @@ def _in_units(row: Row, units: str | None, reason: str) -> tuple[Bounds, str]:
 
 
 def _of_sums(bounds: Bounds) -> Bounds:
-    """Return what is left of bounds for sums over time or area: a sign."""
+    """Return the bounds of sums over time or area: only the sign remains."""
     low, high = (bound if bound == 0 else None for bound in bounds)
     return low, high
 
 
 def cell_methods(variable: xr.DataArray) -> list[tuple[set[str], str]]:
-    """Return the cell methods of a variable in order: the names that each is over, and the method.
+    """Return the cell methods of a variable in order: the names of the axes, and the method.
 
     Examples
     --------
@@ -265,7 +265,7 @@ def cell_methods(variable: xr.DataArray) -> list[tuple[set[str], str]]:
 
 
 def quantity_of(variable: xr.DataArray) -> str:
-    """Return "extensive" where values are sums over cells, else "intensive".
+    """Return "extensive" if values are sums over cells, else "intensive".
 
     Examples
     --------
@@ -333,7 +333,7 @@ def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
 
 
 def is_sign_unknown(variable: xr.DataArray, name: str, bounds: Any) -> bool:
-    """Return whether neither the bounds that a user gives nor the metadata show that negative values are legal.
+    """Return whether negative values are legal neither by the user's bounds nor by the metadata.
 
     Examples
     --------
@@ -345,7 +345,7 @@ def is_sign_unknown(variable: xr.DataArray, name: str, bounds: Any) -> bool:
 
 
 def is_signed(variable: xr.DataArray) -> bool:
-    """Return whether a quantity is known to have either sign: by a standard name, its units, or words.
+    """Return whether a quantity has either sign, by standard name, units, or words.
 
     Examples
     --------
@@ -373,12 +373,12 @@ def is_temperature(variable: xr.DataArray) -> bool:
 
 
 def require_lapse_rate(rate: float, variable: xr.DataArray, name: str) -> None:
-    """Refuse a lapse rate of a temperature that must be one a kilometre: a metre of height is no tenth of a degree.
+    """Refuse a lapse rate of a temperature that must be per kilometre, since 0.1 degrees per metre is implausible.
 
     Raises
     ------
     OptionError
-        If the rate is beyond 0.1 units a metre, fifteen times that of the standard atmosphere.
+        If the rate is beyond 0.1 units per metre, fifteen times that of the standard atmosphere.
 
     Examples
     --------
@@ -388,8 +388,8 @@ def require_lapse_rate(rate: float, variable: xr.DataArray, name: str) -> None:
         return
     units = units_of(variable) or "K"
     raise OptionError(
-        f"expected lapse_rate in {units} a metre for {name!r}, such as -6.5e-3, received {rate:g}; divide what is in "
-        f"{units} a kilometre by 1000: {rate / 1000:g}"
+        f"expected lapse_rate in {units} per metre for {name!r}, such as -6.5e-3, received {rate:g}; divide a rate in "
+        f"{units} per kilometre by 1000: {rate / 1000:g}"
     )
 
 

@@ -1,8 +1,8 @@
-"""Which variables a variable refers to by its attributes (xarray; no values).
+"""References between variables by attributes.
 
-CF defines a few attributes that hold names of variables, in three forms: plain names (``bounds``, ``coordinates``),
-names behind a word (``formula_terms``, ``cell_measures``), and grid mappings, whose words are names themselves. Any
-other attribute refers to variables where each of its words is the name of one, unless it describes in words.
+CF defines attributes that contain names of variables, in three forms: plain names (``bounds``, ``coordinates``), names
+after a keyword (``formula_terms``, ``cell_measures``), and grid mappings, whose keywords are names themselves. Any
+other attribute refers to variables if each of its words is the name of one, except descriptive attributes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ NAMES = ("ancillary_variables", "bounds", "climatology", "coordinates", "geometr
 BEHIND_WORDS = ("cell_measures", "formula_terms")
 MAPPING = "grid_mapping"
 DEFINED = (*NAMES, *BEHIND_WORDS, MAPPING)
-# A part of these is of no use: the whole attribute goes with one name.
+# An incomplete attribute of these is useless: it is removed with any of its names.
 WHOLE = ("bounds", "climatology", "formula_terms", "geometry")
-# Attributes in words, which may happen to be the name of a variable.
+# Descriptive attributes, which may happen to equal the name of a variable.
 IN_WORDS = (
     "axis", "calendar", "cell_methods", "comment", "description", "flag_meanings", "history", "long_name", "positive",
     "short_name", "standard_name", "title", "units", "variable", "var_desc", "statistic", "source", "grid_mapping_name",
@@ -47,17 +47,17 @@ def names_in(attribute: Hashable, value: Any) -> tuple[str, ...]:
 
 
 def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tuple[str, ...]]:
-    """Return the names of variables that each attribute of a variable holds, whether these exist or not.
+    """Return the names of variables in each attribute of a variable, whether these exist or not.
 
-    Encodings count as attributes, since xarray moves some there when it decodes a file.
+    Encodings count as attributes, since xarray moves some there on decoding.
 
     Parameters
     ----------
     variable : Variable or DataArray
-        The variable that refers to others.
+        The variable with the references.
     held : collection of str
-        Names of the variables of its Dataset: other attributes than those that CF defines refer to variables where
-        each of their words is one of these names.
+        Names of the variables of its Dataset. Attributes that CF does not define refer to variables if each of their
+        words is one of these names.
 
     Examples
     --------
@@ -81,10 +81,10 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
 
 
 def referred(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
-    """Return the variables of a Dataset that the named ones need: what they refer to, directly or through others.
+    """Return the variables of a Dataset that the named ones need, directly or through others.
 
-    Coordinates along their dimensions count as referred to; the named variables themselves are not among them, unless
-    another one refers to them.
+    Coordinates along their dimensions count as referred to. The named variables themselves are included only if another
+    one refers to them.
 
     Examples
     --------
@@ -108,14 +108,14 @@ def referred(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
 
 
 def forget(variable: Variable, gone: Collection[str], held: Collection[Any] = ()) -> list[str]:
-    """Take the names of variables that are gone out of the attributes of a variable, in place.
+    """Remove the names of missing variables from the attributes of a variable, in place.
 
-    Where the rest of an attribute is of no use without them, the attribute goes.
+    If the rest of an attribute is useless without them, the attribute is removed.
 
     Returns
     -------
     list of str
-        The attributes that have changed.
+        The changed attributes.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def forget(variable: Variable, gone: Collection[str], held: Collection[Any] = ()
 
 
 def _take_out(place: MutableMapping[Any, Any], key: str, gone: set[str]) -> None:
-    """Remove names from one attribute, and the attribute where nothing useful is left."""
+    """Remove names from one attribute, and the attribute if nothing useful is left."""
     left = _left(key, str(place[key]).replace(":", ": ").split(), gone)
     if key in WHOLE or not left:
         del place[key]
@@ -144,9 +144,9 @@ def _take_out(place: MutableMapping[Any, Any], key: str, gone: set[str]) -> None
 
 
 def _left(key: str, words: list[str], gone: set[str]) -> list[str]:
-    """Return the words of an attribute without the names that are gone, and without the words before these."""
+    """Return the words of an attribute without the missing names and their keywords."""
     left: list[str] = []
-    lost = False  # within a grid mapping that is gone, with the coordinates behind it
+    lost = False  # within a missing grid mapping, followed by its coordinates
     for word in words:
         name = word.removesuffix(":")
         if key == MAPPING and word.endswith(":"):

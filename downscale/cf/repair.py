@@ -1,6 +1,6 @@
-"""Slips of input files that checkers would call errors of ours: names, axes, codes, grid mappings (xarray only).
+"""Repair of metadata that checkers would reject: names, axes, codes, grid mappings.
 
-Only what is certain is put right; nothing here changes a number.
+Only unambiguous faults are repaired; values never change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UNNAMED = ("", "none", "unknown")
 
 
 def mend(ready: xr.Dataset, bounds: set[str]) -> None:
-    """Put right, in place, what the metadata of a Dataset lack; ``bounds`` take theirs from coordinates."""
+    """Complete the metadata of a Dataset in place; ``bounds`` inherit theirs from coordinates."""
     for name, variable in ready.variables.items():
         if variable.ndim == 0 and _is_mapping(variable.attrs):
             _mend_mapping(variable.attrs)
@@ -32,26 +32,26 @@ def _is_mapping(attrs: dict[Any, Any]) -> bool:
 
 
 def _mend_names(name: str, variable: xr.Variable) -> None:
-    """Give a long name to what has no name at all but that of the variable."""
+    """Give a long name to a variable that has neither a long nor a standard name."""
     if not {"standard_name", "long_name"} & set(variable.attrs):
         variable.attrs["long_name"] = name.replace("_", " ")
 
 
 def _mend_axis(variable: xr.Variable) -> None:
-    """Do not call a count of steps a time axis: its dates lie in another coordinate."""
+    """Remove the time axis attribute of a step count, whose dates are in another coordinate."""
     attrs = variable.attrs
     if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
         del attrs["axis"]
 
 
 def _mend_codes(variable: xr.Variable) -> None:
-    """Codes are counted in no unit: words such as "ids" are no units."""
+    """Remove units such as "ids" of codes, which have no units."""
     if str(variable.attrs.get("units", "")).strip().lower() in CODE_UNITS:
         del variable.attrs["units"]
 
 
 def _mend_mapping(attrs: dict[Any, Any]) -> None:
-    """Add what CF demands of a grid mapping and the rest of it implies."""
+    """Add attributes of a grid mapping that CF requires and its others imply."""
     if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
         attrs.pop("grid_mapping_name", None)
         for key, value in _from_text(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or "")).items():
@@ -63,7 +63,7 @@ def _mend_mapping(attrs: dict[Any, Any]) -> None:
 
 
 def _from_text(text: str) -> dict[str, Any]:
-    """Return the CF attributes of a coordinate system in words, none where CF has no name for it."""
+    """Return the CF attributes of a coordinate system as text, empty if CF has no name for it."""
     load_pyproj()
     from pyproj import CRS
     from pyproj.exceptions import CRSError

@@ -1,7 +1,7 @@
-"""A Dataset of some of its fields with all companions that locate and describe them (xarray; no values).
+"""Selection of fields from a Dataset with all variables that locate and describe them.
 
-Selecting variables never changes cells: ``ds[names]`` loses bounds, because their second dimension is none of the
-field's; :func:`select` keeps them.
+Selection never changes cells: ``ds[names]`` loses bounds, because fields do not have their second dimension;
+:func:`select` keeps them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
 
 
 def _belongs(ds: xr.Dataset, name: str) -> bool:
-    """Return whether a variable is about the grid: a coordinate, a grid mapping, cell areas, or a position."""
+    """Return whether a variable belongs to the grid: a coordinate, a grid mapping, cell areas, or a position."""
     attrs = ds[name].attrs
     if name in ds.coords or "grid_mapping_name" in attrs or "crs_wkt" in attrs:
         return True

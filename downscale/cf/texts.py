@@ -1,4 +1,4 @@
-"""First checks of every Dataset: attributes in words are text, sizes are known, dates are dates (xarray only)."""
+"""First checks of every Dataset: text attributes, known sizes, and valid dates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = frozenset({
 
 
 def as_text(value: Any) -> str:
-    """Return an attribute as text: of several values the words, one after the other.
+    """Return an attribute as text; several values are joined by spaces.
 
     Examples
     --------
@@ -36,9 +36,9 @@ def as_text(value: Any) -> str:
 
 
 def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str | None]:
-    """Return those attributes that must be text and are not, as text; None for those that mean nothing.
+    """Return the attributes that must be text and are not, as text; None for meaningless ones.
 
-    Numbers name no variable, pairs of words have colons, and decoded dates have units no more.
+    Numbers name no variable, pairs of words have colons, and decoded dates have no units.
     """
     made: dict[Any, str | None] = {}
     for key, value in attrs.items():
@@ -56,7 +56,7 @@ def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str |
 
 
 def with_texts(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose attributes that must be text are text; the very one that is given where all are."""
+    """Return a Dataset whose text attributes are text; the same object if they all are."""
     changes = {
         name: (changes_in(v.attrs, bool({"units", "calendar"} & set(v.attrs)) and is_time(v)), changes_in(v.encoding))
         for name, v in ds.variables.items()
@@ -75,7 +75,7 @@ def with_texts(ds: xr.Dataset) -> xr.Dataset:
 
 
 def require_sizes(ds: xr.Dataset) -> None:
-    """Raise an InputError where a lazy array has no known length, as a selection by values leaves it."""
+    """Raise an InputError if a lazy array has an unknown length, as after a selection by values."""
     for name, variable in ds.variables.items():
         for dim, size in zip(variable.dims, variable.shape, strict=True):
             if size != size:
@@ -86,7 +86,7 @@ def require_sizes(ds: xr.Dataset) -> None:
 
 
 def require_dates(ds: xr.Dataset, file: str = "") -> None:
-    """Raise an InputError where a coordinate along a dimension of time holds what is no date."""
+    """Raise an InputError if a coordinate along a time dimension contains NaT."""
     for name, index in ds.indexes.items():
         if index.dtype.kind == "M" and index.hasnans and name in ds.dims:
             where = f" of {file}" if file else ""
@@ -98,12 +98,12 @@ def require_dates(ds: xr.Dataset, file: str = "") -> None:
 
 
 def usable(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose sizes and dates are known and whose words are text.
+    """Return a Dataset with known sizes, valid dates and text attributes.
 
     Raises
     ------
     InputError
-        If they are not.
+        If sizes are unknown or dates invalid.
     """
     require_sizes(ds)
     require_dates(ds)

@@ -1,4 +1,4 @@
-"""How times are stored and spoken of: units, calendars, spans and steps (xarray and cftime; never torch)."""
+"""Times in files: units, calendars, spans and steps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from downscale.errors import GridError
 REFERENCE = "1850-01-01"
 DAYS = f"days since {REFERENCE}"
 UNITS = ("days", "hours", "minutes", "seconds")
-# What NumPy's dates are, whatever the file that they were read from calls its calendar.
+# Calendar of NumPy dates, whatever the calendar in the file.
 GREGORIAN = ("standard", "gregorian", "proleptic_gregorian")
 MONTH_DAYS, YEAR_DAYS = (28, 31), (360, 366)
 SAME_DAYS = 1e-6
 
 
 def is_time(variable: xr.Variable) -> bool:
-    """Return whether values are dates, of NumPy or of a calendar."""
+    """Return whether values are dates, of NumPy or cftime."""
     if variable.dtype.kind == "M":
         return True
     return variable.dtype.kind == "O" and variable.size > 0 and isinstance(_first(variable), cftime.datetime)
@@ -33,7 +33,7 @@ def _first(variable: xr.Variable) -> Any:
 
 
 def date_bounds(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
-    """Return the bounds of a coordinate, shape (n, 2), None where it has none or they are of no use."""
+    """Return the bounds of a coordinate, shape (n, 2), or None if it has none or they are not usable."""
     try:
         pairs = read_bounds(ds, name)
     except GridError:
@@ -43,10 +43,10 @@ def date_bounds(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
 
 
 def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
-    """Return units, calendar and data type of every date of ``ds``; bounds count as their coordinate does.
+    """Return units, calendar and data type of every date of ``ds``; bounds share those of their coordinate.
 
-    The encoding of the input is kept. Whole numbers are kept only where they hold every date, otherwise times are in
-    float64. Dates without units count from 1850 in the coarsest units that make them whole numbers.
+    The encoding of the input is kept. Integers are kept only if they represent every date, otherwise times are in
+    float64. Dates without units are counted from 1850 in the coarsest units that make them integers.
     """
     dates = [str(name) for name, variable in ds.variables.items() if is_time(variable)]
     owned = {name: bounds_in(ds, name) for name in dates}
@@ -93,7 +93,7 @@ def numbers_of(variable: xr.Variable, units: str = DAYS, calendar: str = "") -> 
 
 
 def time_name(ds: xr.Dataset) -> str | None:
-    """Return the name of the coordinate of time, None where there is none."""
+    """Return the name of the time coordinate, or None."""
     dates = [str(name) for name, variable in ds.variables.items() if variable.ndim <= 1 and is_time(variable)]
     for one in (lambda n: ds[n].attrs.get("standard_name") == "time", lambda n: ds[n].attrs.get("axis") == "T",
                 lambda n: n == "time", lambda n: n in ds.dims):  # fmt: skip
@@ -104,14 +104,14 @@ def time_name(ds: xr.Dataset) -> str | None:
 
 
 def span(ds: xr.Dataset, name: str) -> tuple[Any, Any]:
-    """Return the first and the last date of a coordinate, by its bounds where it has any."""
+    """Return the first and the last date of a coordinate, by its bounds if it has any."""
     pairs = date_bounds(ds, name)
     values = values_of(ds[name].variable) if pairs is None else pairs
     return values.min(), values.max()
 
 
 def steps(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
-    """Return the days that each value stands for, by its bounds, else the days between values."""
+    """Return the length of each value's period in days, by its bounds, else the days between values."""
     pairs = date_bounds(ds, name)
     if pairs is not None:
         edges = numbers_of(xr.Variable(("step", "pair"), pairs, encoding=ds[name].encoding))
@@ -122,7 +122,7 @@ def steps(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
 
 
 def stamp(date: Any) -> str:
-    """Return a date of any calendar as ISO 8601 says.
+    """Return a date of any calendar in ISO 8601.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def stamp(date: Any) -> str:
 
 
 def period(days: float) -> str:
-    """Return a length of time as ISO 8601 says.
+    """Return a duration in ISO 8601.
 
     Examples
     --------
@@ -149,7 +149,7 @@ def period(days: float) -> str:
 
 
 def resolution(lengths: NDArray[np.float64]) -> str | None:
-    """Return the step of a record as ISO 8601 says, None where steps differ.
+    """Return the step of a record in ISO 8601, or None if steps differ.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def resolution(lengths: NDArray[np.float64]) -> str | None:
 
 
 def frequency(ds: xr.Dataset) -> str | None:
-    """Return how often values come, in the words of CMIP ("mon", "day", "6hr", "fx", ...); None where unclear."""
+    """Return the frequency of a record in CMIP terms ("mon", "day", "6hr", "fx", ...), or None if unclear."""
     name = time_name(ds)
     if name is None:
         return "fx"

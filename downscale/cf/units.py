@@ -1,6 +1,6 @@
-"""Units as files spell them: whether they fit others, and numbers carried from one to the other (pint, imported late).
+"""Units of files: compatibility and conversion.
 
-A registry of its own: the one of cf-xarray makes itself that of the whole program and imports matplotlib.
+Uses its own registry: that of cf-xarray becomes the default of the whole program and imports matplotlib.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from functools import cache
 from typing import Any
 
-# Spellings of climate files that pint does not know or takes for something else (C coulomb, mb millibarn, d day).
+# Spellings of climate files that pint does not recognise or misreads (C coulomb, mb millibarn, d day).
 SPELLINGS = {
     "%": "percent", "C": "degree_Celsius", "Celsius": "degree_Celsius", "deg_C": "degree_Celsius",
     "degC": "degree_Celsius", "degreeC": "degree_Celsius", "degrees_C": "degree_Celsius",
@@ -22,7 +22,7 @@ SPELLINGS = {
     "octa": "(0.125)", "octas": "(0.125)", "psu": "(0.001)", "PSU": "(0.001)", "DU": "(2.1415e-5 kg m**-2)",
     "ppbv": "(1e-9)", "ppb": "(1e-9)", "pptv": "(1e-12)", "ppt": "(1e-12)",
 }  # fmt: skip
-# Words that tell of what the units are, which the name says already.
+# Words that describe the quantity, which the name already contains.
 REMARKS = re.compile(
     r"(?:\bof\s+)?\b(?:liquid\s+)?water[\s_-]+(?:equivalents?|eq\.?)|\bw\.\s*e\.(?:q\.)?|\blwe\b|\bSWE\b", re.IGNORECASE
 )
@@ -33,7 +33,7 @@ LONGEST = 80
 
 
 def is_logarithmic(units: str) -> bool:
-    """Return whether units are those of a logarithm (decibels, ``lg(re ...)``), whose zero is no zero.
+    """Return whether units are those of a logarithm (decibels, ``lg(re ...)``), whose zero is not a physical zero.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def is_logarithmic(units: str) -> bool:
 
 
 def fits(units: str, wanted: str) -> bool:
-    """Return whether units can be read and measure the same as others ("%" the same as "1", degrees of arc not).
+    """Return whether units are readable and compatible with others ("%" with "1", but degrees of arc are not).
 
     Examples
     --------
@@ -60,7 +60,7 @@ def fits(units: str, wanted: str) -> bool:
 
 
 def same_units(units: str, wanted: str) -> bool:
-    """Return whether two units are one, whatever they are called.
+    """Return whether two units are equal, in any spelling.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def same_units(units: str, wanted: str) -> bool:
 
 
 def convert(value: float, units: str, wanted: str) -> float | None:
-    """Return a value in other units, offsets included; None where these cannot be read or do not fit.
+    """Return a value in other units, offsets included; None if these cannot be read or are not compatible.
 
     Examples
     --------
@@ -85,26 +85,26 @@ def convert(value: float, units: str, wanted: str) -> float | None:
         return None
     here, there = read_units(units), read_units(wanted)
     moved = _registry().Quantity(value * float(here.magnitude), here.units).to(there.units)
-    # Twelve digits: what a bound is written with, without the rounding of the way there.
+    # Twelve digits: enough for a bound, without the rounding of the conversion.
     return float(f"{float(moved.magnitude) / float(there.magnitude):.12g}")
 
 
 @cache
 def read_units(units: str) -> Any:
-    """Return units as a pint quantity (a scale and a unit), or None where they cannot be read; never raises."""
+    """Return units as a pint quantity (a scale and a unit), or None if they cannot be read; never raises an error."""
     text = _spelled(units)
-    # Powers of numbers are no units, and a file could ask for one that never ends.
+    # Powers of numbers are not units, and a file could contain one that takes forever.
     if text is None or re.search(r"[\d)]\s*(?:\*\*|\^)", text):
         return None
     try:
         read = _registry().Quantity(_registry().parse_expression(text))
         return read if 0 < float(read.magnitude) < float("inf") else None
-    except Exception:  # Whatever a parser makes of free text, it is an answer: not units.
+    except Exception:  # any error of the parser on free text means that it is not a unit
         return None
 
 
 def _spelled(units: str) -> str | None:
-    """Return units as pint spells them: ``m-2`` as ``m**-2``, words of climate files as words of pint."""
+    """Return units in pint's spelling: ``m-2`` as ``m**-2``, names in climate files as names in pint."""
     text = REMARKS.sub("", str(units)).replace("\N{MINUS SIGN}", "-").strip()
     share = WHOLE_SHARE.fullmatch(text)
     if share:
@@ -113,13 +113,13 @@ def _spelled(units: str) -> str | None:
         return None
     text = re.sub(r"\bdeg(?:rees?)?\s+C(?:elsius)?\b", "degC", text)
     text = re.sub(r"/\s*(\d+)\s*([A-Za-z]+)", r"/(\1*\2)", text)  # mm/3h
-    # A letter and then a number is a power, unless the letter is the e of a number.
+    # A number after a letter is a power, unless the letter is the e of a number.
     text = re.sub(r"(?<=[A-Za-z])(?<![0-9.][eE])(?=[-+]?\d)", "**", text)
     return WORD.sub(lambda word: SPELLINGS.get(word[0], word[0]), text)
 
 
 @cache
 def _registry() -> Any:
-    import pint  # late: half a second that most fields do not need
+    import pint  # late: it takes half a second, and most fields do not need it
 
     return pint.UnitRegistry(autoconvert_offset_to_baseunit=False)

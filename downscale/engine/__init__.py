@@ -1,1 +1,1 @@
-"""Execution: plan in integers, cut into blocks, compute lazily; sees the Upscaler protocol only."""
+"""Blockwise execution: planning, splitting into blocks, and lazy computation."""

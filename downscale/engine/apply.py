@@ -1,7 +1,7 @@
-"""Map one job over an array, block by block, lazily (dask; sees no network and no file).
+"""Application of a job to an array, block by block and lazily.
 
-``dask.map_overlap`` trims halos by their coarse depth, which is wrong for up-sampling; blocks are therefore cut,
-wrapped and trimmed here, from the integers of the plan.
+``dask.map_overlap`` trims halos by their coarse depth, which is wrong for upsampling. Blocks are therefore cut, wrapped
+and trimmed here, with the integers of the plan.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from downscale.engine.memory import threads
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# An eager array is handed to the blocks in pieces of this many fine values, so that memory stays bounded.
+# Arrays in memory are processed in pieces of this many fine values, which bounds the working memory.
 EAGER_BLOCK_VALUES = 8_000_000
 
 
@@ -30,7 +30,7 @@ def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> t
     """Return the cuts of rows and columns for these chunks."""
     halo = job.upscaler.halo or (None, None)
     if job.target is not None:
-        # Target cells lie across coarse ones: maps are kept whole, and only what lies under the target is computed.
+        # Target cells cross coarse ones: maps are not split, and only cells under the target are computed.
         y, x = job.target
         row = cut_span(*y.needed(), y.coarse.size, y.coarse.periodic, halo[0])
         return (row,), (cut_span(*x.needed(), x.coarse.size, x.coarse.periodic, halo[1]),)
@@ -40,18 +40,18 @@ def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> t
 
 
 def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
-    """Downscale ``values`` (..., n_y, n_x); a dask array gives a dask array, anything else is computed.
+    """Downscale ``values`` (..., n_y, n_x); a Dask array gives a Dask array, others are computed at once.
 
-    Where the up-scaler looks at several fields, these are the dimension before the rows, which the result lacks.
+    If the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
 
     Parameters
     ----------
     job : Job
-        What to do.
+        The job of the variable.
     values : numpy or dask array
-        The coarse field; its horizontal chunks are the blocks (whole maps where the target does not nest).
+        The coarse field; its horizontal chunks are the blocks (whole maps if the target does not nest).
     statics : dict of arrays, optional
-        Fields on the fine cells (or on the parts), shape (n_fine_y, n_fine_x), that are cut in lock-step.
+        Fields on the fine cells (or on the pieces), shape (n_fine_y, n_fine_x), cut together with the values.
     """
     lazy = isinstance(values, da.Array)
     if not lazy and is_fused(job):
@@ -59,9 +59,9 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fixed = {name: _as_dask(static) for name, static in (statics or {}).items()}
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
-    # One entry of the graph, which goes to each worker once; blocks only name it. What is the same has one name.
-    # Up-scalers of users are not looked into: the token of an object whose class is defined in a notebook is made by
-    # pickling it, which puts rebuilt methods into that class.
+    # One entry of the graph, sent once to each worker; blocks refer to it by name. Equal content has the same name.
+    # User-defined upsamplers are not tokenised: Dask would pickle an object whose class is defined in a notebook, which
+    # puts rebuilt methods into that class.
     own = type(job.upscaler).__module__.partition(".")[0] == __name__.partition(".")[0]
     token = token_of(job) if own else uuid.uuid4().hex
     shared = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
@@ -71,7 +71,7 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
 
 
 def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
-    """Compute an eager array at once, its rows shared among threads."""
+    """Compute an array in memory at once, with its rows shared among threads."""
     rows, columns = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
     piece = values
     for axis, cut in ((-2, rows[0]), (-1, columns[0])):
@@ -89,7 +89,7 @@ def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArra
 
 
 def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
-    """Cut an eager array along its first dimensions only."""
+    """Return chunks of an array in memory, split along its first dimensions only."""
     budget = max(EAGER_BLOCK_VALUES // (job.fine.shape[0] * job.fine.shape[1]), 1)
     chunks: list[int] = []
     for size in reversed(values.shape[: -job.inner]):
@@ -103,10 +103,10 @@ def _as_dask(static: Any) -> da.Array:
 
 
 def token_of(*parts: object) -> str:
-    """Return a name for what these hold: equal content has one name; what Dask cannot read has one of its own."""
+    """Return a token of the arguments: equal for equal content, unique for content that Dask cannot tokenise."""
     try:
         return str(tokenize(*parts, ensure_deterministic=True))
-    except Exception:  # whatever an object of a user raises when it is looked into
+    except Exception:  # user-defined objects may raise anything
         return uuid.uuid4().hex
 
 
@@ -138,7 +138,7 @@ def _block(
 
 
 def _taken(array: da.Array, span: Span, axis: int, factor: int) -> da.Array:
-    """Return the cells of ``span`` along ``axis``, over the seam of a circle where it passes it."""
+    """Return the cells of ``span`` along ``axis``, across the seam of a circle if it crosses it."""
     if span.whole and span.first == 0:
         return array
     pieces = []

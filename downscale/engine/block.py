@@ -1,4 +1,4 @@
-"""What happens to one block: a compiled pass where there is one for it, else tensors (numpy; loads torch if needed)."""
+"""Computation of one block, by the compiled kernel if possible, else by tensors."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ def compute_block(
 ) -> NDArray[Any]:
     """Downscale the block ``values`` (..., given rows, given columns) to its own fine cells.
 
-    Where the up-scaler looks at several fields, these are the dimension before the rows, which the result lacks.
+    If the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
 
-    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to be added, "mask" (1 if valid).
+    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to add, "mask" (1 if valid).
 
     Raises
     ------
     ConservationError, BoundsError
-        If a law does not hold in the result as stored, or cannot hold; ``job.check`` may turn these into a warning.
+        If conservation or bounds fail in the result as stored, or cannot be satisfied; ``job.check`` may turn errors
+        into warnings.
     """
     maps = finite(values.reshape(-1, *values.shape[-job.inner :]), job)
     shape = (len(maps), *job.block_shape(rows, columns))
-    # Of an earlier block or result that is gone, if there is one.
+    # Reuse the memory of an earlier block or result, if there is any.
     fine = leased(shape, job.dtype)
     if is_fused(job):
         from downscale.engine.fused import refine_maps
@@ -46,12 +47,12 @@ def compute_block(
 
         refine_tensors(maps, fine, job, rows, columns, statics or {})
     if job.conserve is None:
-        # Elsewhere the cell law is checked, which infinite values break.
+        # Otherwise the conservation check finds infinite values.
         require_finite(maps, fine, job)
     tell_negative(job.own(maps), fine, job)
     return fine.reshape(*values.shape[: -job.inner], *fine.shape[-2:])
 
 
 def is_fused(job: Job) -> bool:
-    """Return whether a job is one compiled pass: a product of two axes on the CPU, with no penalty to lower."""
+    """Return whether the compiled kernel computes a job: a product of two axes on the CPU without terrain penalty."""
     return isinstance(job.upscaler, SeparableOperator) and job.refinement is None and is_cpu(job.device)

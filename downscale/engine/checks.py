@@ -1,4 +1,4 @@
-"""Warnings and errors about a block: values that cannot be kept, cells under no valid part, laws that fail (numpy)."""
+"""Warnings and errors of a block: infinite values, coarse cells without valid area, failed conservation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ logger = logging.getLogger("downscale")
 
 
 def finite(values: NDArray[Any], job: Job) -> NDArray[Any]:
-    """Take infinities for missing values, and say so: no mean is defined with them."""
+    """Replace infinite values by NaN, with a warning: no mean is defined with them."""
     return finite_or_missing(values, job.name, job.check)
 
 
 def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> NDArray[Any]:
-    """Take infinities of a variable for missing values, and say so as ``check`` says."""
+    """Replace infinite values of a variable by NaN, and report them by the option ``check``."""
     known = values.dtype.kind != "f" or np.isfinite(values)
     if np.all(known):
         return values
@@ -37,7 +37,7 @@ def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> N
 
 
 def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
-    """Refuse values so near the largest of their type that finite ones become infinite."""
+    """Refuse values so near the largest of their type that interpolation makes them infinite."""
     largest = float(np.fmax.reduce(np.abs(maps), axis=None, initial=0.0))
     if job.check == "skip" or job.dtype.kind != "f" or largest < np.finfo(job.dtype).max / 1e3:
         return
@@ -55,11 +55,11 @@ def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
 
 
 def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:
-    """Return the areas over which sums are spread: those of the given cells as far as a mask leaves them valid."""
+    """Return the areas over which sums are spread: the valid areas of the given cells."""
     if job.target is None:
         area = job.coarse.areas(rows.given.cells, columns.given.cells)
     else:
-        # The measures that the parts are gathered by, on a plane too.
+        # The areas by which pieces are averaged, also on a plane.
         axes = job.coarse.y.measure[rows.given.cells], job.coarse.x.measure[columns.given.cells]
         area = PartsGrid(*job.target).unit_area * np.multiply.outer(*axes)
     if valid is None:
@@ -71,21 +71,21 @@ def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) ->
 def uncovered_as_missing(
     coarse: NDArray[Any], valid: NDArray[np.bool_], job: Job, rows: Cut, columns: Cut
 ) -> NDArray[Any]:
-    """Take coarse cells without a valid fine cell for missing: the law is about valid area."""
+    """Set coarse cells without a valid fine cell to missing, since conservation concerns valid area."""
     cells = job.cells.window(rows.own.cells, columns.own.cells)
     none = cells.share(valid, np.zeros(valid.shape)) == 0
     if bool((none & np.isfinite(coarse)).any()):
-        # One text for all blocks, so that it is shown once. Means over no area are no loss; sums are.
+        # The same text for all blocks, so that it is shown once. Means over zero area lose nothing; sums do.
         line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
         if job.extensive:
-            _say(line + "; what they hold is nowhere in the result, widen the mask to keep it", job.check)
+            _say(line + "; their sums are lost in the result, widen the mask to include them", job.check)
         else:
             logger.info(line)
     return np.where(none, np.nan, coarse)
 
 
 def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
-    """Gather parts into target cells, as means or, for sums over cells, as sums over what is covered and valid."""
+    """Average pieces to target cells, or sum them over the covered and valid part for sums over cells."""
     assert job.target is not None
     groups = Regroup.of(*job.target, rows.own.cells, columns.own.cells)
     valid = np.isfinite(parts)
@@ -97,7 +97,7 @@ def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[
 
 
 def _within(means: NDArray[Any], parts: NDArray[Any], groups: Regroup, job: Job) -> NDArray[Any]:
-    """Return means that rounding has taken beyond a bound as the value at that bound which they are the mean of."""
+    """Return means with values just beyond a bound, by rounding, set to that bound."""
     low, high = job.bounds
     if high is not None and bool((above := means > high).any()):
         means = np.where(above, np.minimum(means, groups.greatest(parts)), means)
@@ -115,7 +115,7 @@ def as_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[
 def report_infeasible(
     bad: NDArray[np.bool_], x: NDArray[Any], job: Job, rows: Cut, columns: Cut
 ) -> None:
-    """Say that coarse values lie outside the bounds, or refuse them."""
+    """Warn that coarse values are outside the bounds, or raise an error."""
     index = tuple(int(i) for i in np.argwhere(bad)[0])
     where = _location(job, rows, columns, index[-2:])
     low, high = (f"{b:g}" if b is not None else "none" for b in job.bounds)
@@ -125,7 +125,7 @@ def report_infeasible(
     )
     if job.strict_bounds and job.check == "raise":
         raise BoundsError(line)
-    _say(line + "; those cells keep their value, spread evenly", job.check)
+    _say(line + "; those cells are filled with their coarse value", job.check)
 
 
 def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
@@ -134,7 +134,7 @@ def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
 
 
 def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> None:
-    """Check the values as stored; raises, warns or logs as the job says where the cell law does not hold."""
+    """Check conservation of the stored values; raise, warn or log by the option ``check`` if it fails."""
     if job.check == "skip" or job.conserve is None:
         return
     cells = job.cells.window(rows.own.cells, columns.own.cells)
@@ -153,14 +153,14 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
 
 
 def tell_negative(coarse: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
-    """Warn that fine values are negative where no coarse value is and no bound is known.
+    """Warn if fine values are negative although no coarse value is and no bound is known.
 
-    A kernel falls below the least value by much less than the range of its values, so that most fields need no look.
+    Undershoots of a kernel are much smaller than the range of its values, so that most fields need no test.
     """
     if job.bounds[0] is not None or job.check == "skip" or not job.tell_negative or not coarse.size:
         return
     low, high = float(np.fmin.reduce(coarse, axis=None)), float(np.fmax.reduce(coarse, axis=None))
-    # Written so that a field without any value ends here.
+    # False for a field without any value.
     if 0 <= low <= high - low and Signs.of(coarse, fine).new_negatives:
         _say(negative_line(job.name), job.check)
 

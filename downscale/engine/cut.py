@@ -1,4 +1,4 @@
-"""How an axis is cut into blocks with halos: integers only (knows no array and no device)."""
+"""Division of an axis into blocks with halos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from downscale.errors import ShapeError
 
 @dataclass(frozen=True)
 class Span:
-    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells; a circle may be passed over."""
+    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells; a circle may be crossed."""
 
     first: int
     last: int
@@ -39,13 +39,13 @@ class Span:
         return (self.cells[:, None] * factor + np.arange(factor)).ravel()
 
     def inside(self, outer: Span, factor: int = 1) -> slice:
-        """Return where the fine cells of this span lie among those of ``outer``."""
+        """Return the slice of the fine cells of this span within those of ``outer``."""
         return slice((self.first - outer.first) * factor, (self.last - outer.first) * factor)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One block along one axis: the cells it answers for, those it holds while refining, those it is given."""
+    """One block along one axis: its own cells, the cells held during refinement, and the input cells."""
 
     own: Span
     held: Span
@@ -64,16 +64,16 @@ def cut_axis(
     periodic : bool
         Whether the axis closes a circle.
     halo : int or None
-        Cells beyond what is held that the up-sampler looks at; None: it looks at all.
+        Input cells that the upsampler needs beyond those held; None if it needs all.
     margin : int
         Cells beyond its own that a block must hold for the refinement.
     multiple_of : int
-        What is given to the up-sampler must be a multiple of this.
+        The number of input cells must be a multiple of this.
 
     Raises
     ------
     ShapeError
-        If the axis must not be cut but is, or no legal size exists.
+        If an axis that must not be split is, or no legal size exists.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def cut_axis(
 
 
 def cut_span(first: int, last: int, size: int, periodic: bool, halo: int | None) -> Cut:
-    """Return the one block that answers for the cells ``first`` to ``last`` (excluded) and looks ``halo`` beyond."""
+    """Return the single block of the cells ``first`` to ``last`` (excluded) with a halo of ``halo`` cells."""
     own = Span(first, last, size)
     given = _widened(own, size if halo is None else halo, periodic)
     if given.whole:
@@ -114,5 +114,5 @@ def _widened(span: Span, cells: int, periodic: bool) -> Span:
     first, last = span.first - cells, span.last + cells
     if not periodic:
         return Span(max(first, 0), min(last, span.size), span.size)
-    # Once the circle is full more cells would only repeat it.
+    # More cells than the full circle would only repeat it.
     return Span(first, last, span.size) if last - first < span.size else Span(0, span.size, span.size)

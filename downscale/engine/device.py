@@ -1,7 +1,7 @@
-"""The only file that names a device: where tensors are placed, how they travel, in what precision (torch when needed).
+"""Devices: selection, transfer and precision of tensors.
 
-A process works on one card, the first that it sees. Clusters of one process a card show each process its own card as
-the first (``CUDA_VISIBLE_DEVICES``), so that "auto" and "cuda" mean another card in each.
+A process uses one GPU, the first that it sees. Clusters with one process per GPU show each process its own GPU as the
+first (``CUDA_VISIBLE_DEVICES``), so that "auto" and "cuda" mean another GPU in each.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("downscale")
 
-# Where the drivers of cards show themselves; loading torch only to find none would take seconds.
+# Device files of GPU drivers; importing PyTorch only to find no GPU would take seconds.
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 def is_cpu(name: str = "auto") -> bool:
-    """Return whether that device is the CPU, without loading torch where no card can be."""
+    """Return whether that device is the CPU, without importing PyTorch if there can be no GPU."""
     if name == "cpu" or (name == "auto" and not any(os.path.exists(path) for path in DRIVERS)):
         return True
     return pick_device(name).type == "cpu"
 
 
 def has_fast_bf16() -> bool:
-    """Return whether this processor calculates with 16-bit brain floats itself; else they take twenty times longer."""
+    """Return whether this processor supports bfloat16 arithmetic; without support it is twenty times slower."""
     import llvmlite.binding
 
     features = llvmlite.binding.get_host_cpu_features()
@@ -42,17 +42,17 @@ def has_fast_bf16() -> bool:
 
 
 def device_name(name: str = "auto") -> str:
-    """Return the device that a request means, for people; loads torch only where it may matter."""
+    """Return the name of the requested device; imports PyTorch only if necessary."""
     return "cpu" if is_cpu(name) else str(pick_device(name))
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of that name; "auto" takes the first CUDA card, else the CPU.
+    """Return the device of that name; "auto" is the first CUDA GPU, else the CPU.
 
     Raises
     ------
     OptionError
-        If the name is unknown or there is no such device here; says what there is.
+        If the name is unknown or there is no such device; the message lists the available ones.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def available_devices() -> list[str]:
-    """Return the kinds of device that this machine has."""
+    """Return the kinds of device of this machine."""
     import torch
 
     found = ["cpu"]
@@ -85,7 +85,7 @@ def available_devices() -> list[str]:
 
 
 def device_names() -> list[str]:
-    """Return readable names of the devices, for people."""
+    """Return readable names of the devices."""
     import torch
 
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -93,23 +93,23 @@ def device_names() -> list[str]:
 
 
 def working_type(device: torch.device) -> torch.dtype:
-    """Return the precision of the arithmetic: float64, which Apple's cards lack."""
+    """Return the precision of the arithmetic: float64, which Apple's GPUs lack."""
     import torch
 
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Lane:
-    """The way of arrays to a device and back, beside its work where it can copy and compute at once.
+    """Transfer of arrays to a device and back, asynchronous if the device can copy and compute at once.
 
     Attributes
     ----------
     device : torch.device
-        Where the work is done.
+        Device of the computation.
     dtype : numpy.dtype
-        The precision of the work.
+        Precision of the computation.
     overlaps : bool
-        Whether what is fetched comes back while the device works on: then it pays to have one batch under way.
+        Whether results are copied during computation, so that one batch in flight pays.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -121,21 +121,21 @@ class Lane:
         self._back = torch.cuda.Stream(device) if self.overlaps else None
 
     def send(self, array: NDArray[Any]) -> torch.Tensor:
-        """Place an array on the device in the working precision; does not wait for the copy where it overlaps."""
+        """Copy an array to the device in the working precision; does not wait if transfers are asynchronous."""
         import torch
 
         if self._back is None:
             return torch.from_numpy(np.require(array, self.dtype, ["C", "W"])).to(self.device)
         host = torch.empty(array.shape, dtype=working_type(self.device), pin_memory=True)
         np.copyto(host.numpy(), array)
-        # The allocator lends pinned memory to nobody else before the copy is done.
+        # The allocator does not reuse pinned memory before the copy is done.
         return host.to(self.device, non_blocking=True)
 
     def fetch(self, tensor: torch.Tensor, dtype: np.dtype[Any]) -> Callable[[], NDArray[Any]]:
-        """Begin to bring a tensor back as an array of that type; the call of what is returned waits for it."""
+        """Start to copy a tensor back as an array of that type; calling the returned function waits for it."""
         import torch
 
-        # Rounded before it travels, as numpy rounds; half the bytes.
+        # Rounded before the transfer, as NumPy rounds; half the bytes.
         kind = torch.float32 if dtype == np.float32 else tensor.dtype
         ready = tensor.detach().to(kind).contiguous()
         if self._back is None:
@@ -146,7 +146,7 @@ class Lane:
         with torch.cuda.stream(self._back):
             host.copy_(ready, non_blocking=True)
             done = self._back.record_event()
-        # Its memory serves others only after the copy.
+        # Its memory is reused only after the copy.
         ready.record_stream(self._back)
 
         def landed() -> NDArray[Any]:
@@ -156,17 +156,17 @@ class Lane:
         return landed
 
     def room(self) -> int | None:
-        """Return the bytes that are free for work on a card; None elsewhere."""
+        """Return the free bytes of a GPU; None for other devices."""
         import torch
 
         if self._back is None:
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
-        # What torch holds without use is free, too.
+        # Memory that PyTorch caches is free, too.
         return int(free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
 
     def release(self) -> None:
-        """Give memory back that is held for later use."""
+        """Release cached memory."""
         import torch
 
         if self._back is not None:
@@ -174,21 +174,21 @@ class Lane:
             torch.cuda.empty_cache()
 
     def install(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Return a module on the device; what it names ``refined`` is compiled on a card."""
+        """Return a module on the device; its function ``refined`` is compiled on a GPU."""
         placed = module.to(self.device, working_type(self.device))
         if self._back is not None:
             placed.refined = compiled(placed.refined)  # type: ignore[assignment, arg-type]
         return placed
 
 
-# Compiled forms of one function: for one map and for several, for each number of taps.
+# Compiled forms of one function: for one map and for several, for each stencil width.
 MOST_FORMS = 64
 
 
 class Compiled:
-    """A function as torch compiles it at its first call, or as it is where that fails: some machines lack compilers.
+    """A function compiled by PyTorch at its first call, or unchanged if that fails: some machines lack compilers.
 
-    Sizes are free, so that blocks and batches of all sizes share what is compiled.
+    Sizes are dynamic, so that blocks and batches of all sizes share the compiled code.
     """
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
@@ -199,7 +199,7 @@ class Compiled:
         try:
             self._fast = compiler(function, dynamic=True, recompile_limit=MOST_FORMS)
         except TypeError:
-            # Before torch had the option; its own limit is eight.
+            # Versions of PyTorch before this option have a limit of eight.
             self._fast = compiler(function, dynamic=True)
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
@@ -214,13 +214,13 @@ class Compiled:
             if self._fast is self._plain:
                 raise
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            logger.warning("up-sampling goes on without compilation, which failed: %s", reason)
+            logger.warning("up-sampling continues without compilation, which failed: %s", reason)
             self._fast = self._plain
-        # Outside of the handler, whose error would keep memory alive.
+        # Outside of the handler, since the error would keep memory alive.
         return self._plain(*arguments)
 
 
 @cache
 def compiled(function: Callable[..., torch.Tensor]) -> Compiled:
-    """Return the compiled form of a function, one for the whole process."""
+    """Return the compiled form of a function, shared by the whole process."""
     return Compiled(function)

@@ -1,6 +1,6 @@
-"""A block in one compiled pass: windows, shares and limits laid out for the kernel, rows shared among threads (numpy).
+"""Computation of a block in one compiled pass, with rows shared among threads.
 
-The tensor counterpart is :mod:`downscale.engine.tensors`; both keep the same laws and agree to rounding.
+The tensor counterpart is :mod:`downscale.engine.tensors`; both conserve alike and agree to rounding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAWLESS, CELL, BOUNDED = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What the kernel needs beside the values: the same for all maps of a block."""
+    """Inputs of the kernel besides the values: the same for all maps of a block."""
 
     y: Windows
     x: Windows
@@ -59,7 +59,7 @@ def refine_maps(
     for start in range(0, len(maps), batch):
         part = maps[start : start + batch]
         means = part if area is None else part / area
-        # Parts are no part of any file: what is stored are means over them.
+        # Pieces are never stored: the stored values are means over them.
         stored = np.empty((len(part), *shape), job.dtype if job.target is None else np.float64)
         _refined(means, stored, layout, job, rows, columns, threads)
         made = as_sums if job.target is None else gathered
@@ -87,7 +87,7 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
 
 
 def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
-    """Return the shares of fine cells in the valid part of their cell."""
+    """Return the area fractions of fine cells in the valid part of their cell."""
     whole = np.multiply.outer(cells.y_share, cells.x_share) if cells.part_share is None else cells.part_share
     total = cells.share(valid, np.zeros(valid.shape))
     share: NDArray[np.float64] = np.where(valid, whole, 0.0) / cells.spread(np.where(total > 0, total, 1.0))
@@ -97,7 +97,7 @@ def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.flo
 def _refined(
     maps: NDArray[Any], fine: NDArray[Any], layout: Layout, job: Job, rows: Cut, columns: Cut, threads: int
 ) -> None:
-    """Run the kernel and look at what it doubts."""
+    """Run the kernel and check the cells that it flags."""
     kind = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
     given = np.ascontiguousarray(maps, kind)
     missing = np.isnan(given)
@@ -120,14 +120,15 @@ def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> tuple[int, float
     if job.conserve is None:
         return LAWLESS, -np.inf, np.inf
     if job.bounds == (None, None):
-        # Also where the law holds by construction: a kernel's rounding is of the size of the neighbours' values, which
-        # in a cell of much smaller values is more than rounding.
+        # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
+        # of a
+        # cell with much smaller values.
         return CELL, -np.inf, np.inf
     low = -np.inf if job.bounds[0] is None else float(job.bounds[0])
     high = np.inf if job.bounds[1] is None else float(job.bounds[1])
     bad = (x < low) | (x > high)
     if bad.any():
-        # The law goes before the bounds: such a cell keeps its value, spread evenly.
+        # Conservation has priority over bounds: such a cell is filled with its coarse value.
         report_infeasible(bad, x, job, rows, columns)
     return BOUNDED, low, high
 
@@ -136,12 +137,12 @@ def _run(
     source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, law: int, bounds: tuple[float, float],
     tolerance: float, threads: int,
 ) -> NDArray[np.int64]:  # fmt: skip
-    """Run the kernel over all rows, in pieces of which each thread takes the next."""
+    """Run the kernel over all rows, in pieces that threads take in turn."""
     y, x_axis, cells = layout.y, layout.x, layout.cells
     windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
     shares = (cells.y_share, cells.x_share, layout.part_share, layout.term)
 
-    # The same for all blocks of a job: the two passes round in another way.
+    # The same for all blocks of a job, since the two passes round differently.
     plain = law == LAWLESS and not layout.term.size and tolerance == np.inf
 
     def piece(maps: slice, first: int, last: int) -> NDArray[np.int64]:
@@ -169,7 +170,7 @@ def _run(
 
 
 def _blank(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
-    """Leave missing cells missing, in the rows ``first`` to ``last``."""
+    """Set the fine cells of missing coarse cells to NaN, in the rows ``first`` to ``last``."""
     missing = np.isnan(x[:, first:last])
     if missing.any():
         factors = [fine.shape[axis] // x.shape[axis] for axis in (1, 2)]
@@ -178,7 +179,7 @@ def _blank(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
 
 
 def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]]:
-    """Cut maps and rows into some pieces a thread: whole maps where there are many, bands of rows else."""
+    """Return several pieces of maps and rows per thread: whole maps if there are many, else bands of rows."""
     maps, rows = shape[0], shape[1]
     wanted = 4 * threads
     step = max(maps // wanted, 1)
@@ -194,7 +195,7 @@ def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]
 def apply_bare(
     coarse: NDArray[Any], operator: Any, out: NDArray[Any], threads: int = 1
 ) -> NDArray[Any]:
-    """Apply an operator to whole maps without gaps: no law imposed, nothing checked.
+    """Apply an operator to whole maps without gaps, without imposing conservation and without checks.
 
     Parameters
     ----------

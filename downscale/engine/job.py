@@ -1,4 +1,4 @@
-"""What is the same for all blocks of one variable: operator, grids, laws and limits (knows no values, no torch)."""
+"""The job of one variable: operator, grids, conservation and limits, common to all blocks."""
 
 from __future__ import annotations
 
@@ -24,31 +24,32 @@ Bound = float | None
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything that is the same for all blocks of one variable.
+    """Settings common to all blocks of one variable.
 
     Attributes
     ----------
-    upscaler : Upscaler
-        Makes the proposal.
+    upscaler : ``Upscaler``
+        Computes the proposal, before conservation is imposed.
     coarse, fine : RectilinearGrid
         Grids of the whole domain.
     conserve : {"cell", None}
-        Whether the cell law is imposed on the proposal.
+        Whether cell conservation is imposed on the proposal.
     bounds : (float or None, float or None)
-        Bounds of fine values as their data type holds them; imposed together with the cell law.
+        Bounds of fine values as stored in their data type; imposed together with cell conservation.
     strict_bounds : bool
-        Whether a coarse value outside the bounds is an error (bounds asked for) or a warning (implied by the name).
+        Whether a coarse value outside the bounds is an error (explicit bounds) or a warning (bounds implied by the
+        name).
     refinement : TerrainRefinement or None
-        Lowers the terrain-gradient penalty.
+        Reduces the terrain-gradient penalty.
     extensive : bool
         Whether values are sums over cells, not means.
     target : (Parts, Parts) or None
-        Parts of rows and columns where the target does not nest: ``fine`` is then the grid of these parts, and what is
-        made on it is gathered into target cells.
+        Pieces of rows and columns if the target does not nest: ``fine`` is then the grid of these pieces, and results
+        on it are averaged to target cells.
     na_thres : float
-        Largest missing share of a target cell that still gives a value.
+        Maximum missing fraction of a target cell that still gets a value.
     tell_negative : bool
-        Whether to warn of fine values below zero where no coarse value is.
+        Whether to warn about negative fine values if no coarse value is negative.
     """
 
     name: str
@@ -74,16 +75,16 @@ class Job:
 
     @property
     def inputs(self) -> int:
-        """Coarse fields that the up-scaler looks at, one behind the other before rows and columns."""
+        """Number of coarse input fields of the upsampler, stacked before rows and columns."""
         return self.upscaler.channels if isinstance(self.upscaler, ManyInputs) else 1
 
     @property
     def inner(self) -> int:
-        """Dimensions of what one map is made from: rows and columns, and the fields behind each other before them."""
+        """Number of dimensions of the input of one map: rows and columns, and stacked input fields if any."""
         return 2 if self.inputs == 1 else 3
 
     def own(self, maps: Any) -> Any:
-        """Return, of maps (n, inputs, ...) or (n, ...), the field that is made finer."""
+        """Return the field to refine from maps (n, inputs, ...) or (n, ...)."""
         if self.inputs == 1:
             return maps
         assert isinstance(self.upscaler, ManyInputs)
@@ -102,7 +103,7 @@ class Job:
 
 
 def features_of(job: Job, maps: int, shape: tuple[int, int]) -> int:
-    """Return the bytes that features of a network take at once in this process, for maps of coarse rows and columns."""
+    """Return the bytes of the features of a network in this process, for maps of coarse rows and columns."""
     if not isinstance(job.upscaler, Working) or not is_cpu(job.device):
         return 0
     return job.upscaler.working_bytes(maps, shape)

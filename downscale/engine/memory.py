@@ -1,4 +1,4 @@
-"""How much memory there is, and what a block may take of it (integers; knows no array)."""
+"""Memory limits, and the share of a block."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from downscale.errors import OptionError, counted
 from downscale.options import bytes_of, option
 from downscale.process.computing import workers
 
-# A fine block of this size keeps the scheduler's share of the time small, and the memory too, the first use of which
-# costs more than the work in it.
+# A fine block of this size keeps the scheduler's share of the time small. It also keeps memory small, the first use of
+# which costs more than the computation.
 BLOCK_BYTES = 32_000_000
-# Below this the scheduler takes more time than the work.
+# For smaller blocks the scheduler takes more time than the computation.
 SMALLEST_BLOCK = 2_000_000
-# Fine values worked on at once within a block: 16 MB in float64, about what the caches hold.
+# Fine values per batch within a block: 16 MB in float64, about the size of the caches.
 BATCH_VALUES = 2_000_000
-# What the compiled loops take once they are loaded, with the library that loads them (measured).
+# Memory of the compiled loops, with the library that loads them (measured).
 LOOPS, LOADED = 150_000_000, "downscale.kernels.fused"
-# What the netCDF library keeps of a field that is read (64 MB for its chunks), and the allocator of what threads gave
-# back: the more, the smaller the chunks are (measured).
+# Memory that the netCDF library keeps per field read (64 MB for its chunks), and the allocator for threads: the more,
+# the smaller the chunks are (measured).
 READING = 130_000_000
-# Copies in float64 of the fine cells of a block that shares under a mask and relief take, and of a whole grid: each
-# fine field, and relief while it is made (measured).
+# Float64 copies of the fine cells: of a block for area fractions under a mask and for orography, and of a whole grid
+# for each fine field, and for orography during its computation (measured).
 MASK_COPIES, RELIEF_COPIES, MAKING_COPIES = 5, 2, 3
-# The same of a whole grid: areas that are no products, with their shares; two-dimensional positions, with and without
-# corners; and cells that are polygons on the sphere (measured).
+# The same for a whole grid: areas that are not products, with their fractions; two-dimensional positions, with and
+# without corners; and polygon cells on the sphere (measured).
 AREA_COPIES, CORNER_COPIES, POSITION_COPIES, POLYGON_COPIES = 3, 18, 4, 33
-# Copies of a chunk of the input, which is read whole whatever is taken of it (measured).
+# Copies of an input chunk, which is always read completely (measured).
 READ_COPIES = 3
-# What the features of a network take for each worker at most, where its maps can be cut; and the share of the room.
+# Maximum memory of the features of a network per worker, if its maps can be split; and its fraction of the free memory.
 FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 # Blocks alive for each worker: the one in work and what is read, encoded and written of it and of the next (measured).
 ALIVE = 2.5
 
 
 def threads() -> int:
-    """Return how many threads share the rows of a field in memory: as many as blocks are in work elsewhere.
+    """Return the number of threads that share the rows of a field in memory, equal to the number of blocks in work.
 
     ``NUMBA_NUM_THREADS`` lowers the number.
     """

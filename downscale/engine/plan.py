@@ -1,4 +1,4 @@
-"""What would happen: grids, chunks, halos, tasks and memory, in integers (touches no data)."""
+"""The plan of a request: grids, chunks, halos, tasks and memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from downscale.engine.job import Job, features_of
 from downscale.engine.memory import ALIVE, BATCH_VALUES, READING, Beside, resident_bytes
 from downscale.errors import counted
 
-# Without a compiled pass: copies in float64 of the fine values in work at once; with one, where parts of cells are
-# gathered into those of a target (measured).
+# Float64 copies of the fine values in work at once: without a compiled pass; and with one, if pieces of cells are
+# averaged to target cells (measured).
 WORKING_COPIES, GATHERED_COPIES = 6, 4
 NOTHING = Beside()
 
 
 @dataclass(frozen=True)
 class VariablePlan:
-    """What would happen to one variable.
+    """The plan of one variable.
 
     Attributes
     ----------
@@ -35,13 +35,13 @@ class VariablePlan:
     halo : (int, int)
         Coarse cells that a block reads beyond its own, rows and columns.
     block_bytes : int
-        Memory of one block in work, and of what is read, encoded and written of it and of the next.
+        Memory of one block in work, including reading, encoding and writing of it and of the next.
     static_bytes : int
-        What is held besides all blocks: relief, masks, what relief adds, areas, what reading takes.
+        Memory held besides all blocks: orography, masks, terrain term, areas, and reading.
     feature_bytes : int
         Part of ``block_bytes`` that the features of a network take.
     compiled : bool
-        Whether compiled loops do the work, which have to be loaded.
+        Whether compiled loops do the computation and must be loaded.
     """
 
     name: str
@@ -67,24 +67,24 @@ class VariablePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would happen, for all variables.
+    """The plan of all variables.
 
     Attributes
     ----------
     method : str
-        The up-sampler.
+        The method.
     factor : mapping of dimension to int
-        Refinement.
+        Refinement factors.
     variables : mapping of name to VariablePlan
-        The fields that would be downscaled.
+        Variables to downscale.
     passed_through : tuple of str
-        Variables that would be kept as they are.
+        Variables that are not changed.
     workers : int
-        Blocks in work at once.
+        Number of blocks in work at once.
     notes : tuple of str
-        What a user should know.
+        Remarks for the user.
     target : (int, int) or None
-        Rows and columns of a target grid that was asked for; ``factor`` then counts the parts that it cuts.
+        Rows and columns of the requested target grid; ``factor`` then counts the pieces that it cuts.
     """
 
     method: str
@@ -108,14 +108,14 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Largest memory that the process holds at once, with what it holds now and the libraries to come."""
+        """Largest memory of the process, including its present memory and libraries still to load."""
         plans = self.variables.values()
         blocks = self.workers * max((plan.block_bytes for plan in plans), default=0)
         loops = any(plan.compiled for plan in plans)
         return resident_bytes(loops) + blocks + max((plan.static_bytes for plan in plans), default=0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and strings, fit for JSON."""
+        """Return plain numbers and strings for JSON."""
         return {
             "method": self.method,
             "factor": self.factor,
@@ -165,9 +165,9 @@ def plan_variable(
     job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...],
     other: Beside = NOTHING,
 ) -> VariablePlan:  # fmt: skip
-    """Plan one variable from its shape and chunks (horizontal dimensions last); may refuse, with the reason.
+    """Plan one variable from its shape and chunks (horizontal dimensions last); refuses impossible requests.
 
-    ``other`` is what the run holds besides.
+    ``other`` is the memory that the run holds besides.
     """
     rows, columns = cuts_of(job, chunks[-2], chunks[-1])
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
@@ -208,7 +208,7 @@ def plan_variable(
 def plan_line(
     job: Job, dims: tuple[Any, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]
 ) -> VariablePlan:
-    """Plan one variable along one axis from the shape it has and the chunks that it will have."""
+    """Plan one variable along one axis from its present shape and its future chunks."""
     largest = tuple(max(sizes) for sizes in chunks)
     result = int(np.prod(largest)) * job.dtype.itemsize
     return VariablePlan(
@@ -232,7 +232,7 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 
 def readable_bytes(count: int) -> str:
-    """Return a size for people.
+    """Return a size as readable text.
 
     Examples
     --------

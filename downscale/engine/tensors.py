@@ -1,8 +1,8 @@
-"""A block by tensors, on any device: up-sample, add relief, constrain, refine, trim (torch; never nn).
+"""Computation of a block by tensors, on any device: upsample, add orography, constrain, refine, trim.
 
-The form of :mod:`downscale.engine.fused` for everything that is not one compiled pass: networks, accelerators, the
-terrain-gradient penalty. Whether a field has gaps or breaks its bounds is asked of the coarse values, before they
-travel: an answer from an accelerator would have to be waited for.
+It covers everything that :mod:`downscale.engine.fused` does not: networks, accelerators, the terrain-gradient penalty.
+Gaps and values out of bounds are detected in the coarse values before the transfer, since a test on an accelerator
+would block.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("downscale")
 
-# On an accelerator: values that keep it busy, the share of its free memory that a block may take, the copies of a batch
-# that are alive in float64 while its law is imposed, and the batches of a block, so that there is something to overlap.
+# On an accelerator: values that keep it busy, the fraction of its free memory for a block, the float64 copies of a
+# batch while conservation is imposed, and the batches per block, so that transfers overlap.
 CARD_VALUES, CARD_SHARE, CARD_COPIES, CARD_BATCHES = 16_000_000, 0.5, 16, 4
-# Larger numbers may overflow on the way; of smaller ones everything made is finite.
+# Larger numbers may overflow in intermediate results; smaller ones stay finite.
 LARGEST = 1e30
-# Layouts kept for one job: those of a few hundred tiles.
+# Layouts cached per job: those of a few hundred tiles.
 MOST_LAYOUTS = 256
 
 Finish = Callable[[], NDArray[Any]]
@@ -47,14 +47,14 @@ Finish = Callable[[], NDArray[Any]]
 
 @runtime_checkable
 class LaidOut(Protocol):
-    """An up-scaler that offers itself as a module for given cells, which is called with (coarse, has gaps)."""
+    """An upsampler that provides a module for given cells, which is called with (coarse, has gaps)."""
 
     def layout(self, row: int, column: int, shape: tuple[int, int]) -> Any: ...  # noqa: D102
 
 
 @dataclass(eq=False)
 class Known:
-    """What a process knows of a job beside its definition: its operator laid out, and what its device has room for."""
+    """Cached state of a job in this process: the layout of its operator, and the batch size of its device."""
 
     modules: dict[tuple[Span, Span, str], Any] = field(default_factory=dict)
     most_values: float = np.inf
@@ -74,13 +74,13 @@ def refine_maps(
 ) -> None:
     """Write the fine cells of some maps into ``fine``, a few at a time, so that working memory does not grow.
 
-    Where the device can copy and compute at once, one batch comes back and is judged while the next is computed. Where
-    it runs out of memory, batches are halved; maps do not see each other, so that this changes no bit.
+    If the device can copy and compute at once, one batch is copied back and checked while the next is computed. If it
+    runs out of memory, batches are halved; maps are independent, so that this changes no bit.
 
     Raises
     ------
     MemoryError
-        If the device has no room for one map; says how large it is and what to do.
+        If the device has no room for one map; the message has its size and the remedy.
     """
     work = Work(job, rows, columns, statics, Lane(pick_device(job.device)))
     pending: tuple[slice, Finish] | None = None
@@ -89,7 +89,7 @@ def refine_maps(
     while start < len(maps):
         part = slice(start, min(start + batch, len(maps)))
         finish = _attempt(work, maps[part])
-        # Written while the device is at the next.
+        # Written while the device computes the next batch.
         if pending is not None:
             fine[pending[0]] = pending[1]()
         if finish is not None:
@@ -109,16 +109,16 @@ def refine_maps(
 
 
 def _attempt(work: Work, maps: NDArray[Any]) -> Finish | None:
-    """Begin with some maps; None where the device has no room for them."""
+    """Start the computation of some maps; None if the device has no room for them."""
     try:
         return work.begin(maps)
     except torch.OutOfMemoryError:
-        # Nothing is done about it here, while the error holds what was made so far.
+        # Handled later, since the error keeps intermediate results alive.
         return None
 
 
 class Work:
-    """What is to be done with the batches of one block, and what of it is the same for all of them."""
+    """The computation of the batches of one block, and the data that they share."""
 
     def __init__(self, job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]], lane: Lane) -> None:
         self.job, self.rows, self.columns, self.statics, self.lane = job, rows, columns, statics, lane
@@ -126,11 +126,11 @@ class Work:
         self.shape = rows.given.length * cells.factor_y, columns.given.length * cells.factor_x
         self.valid = statics["mask"] > 0.5 if "mask" in statics else None
         self.area = areas(self.valid, job, rows, columns).astype(lane.dtype) if job.extensive else None
-        # Parts are no part of any file: what is stored are means over them.
+        # Pieces are never stored: the stored values are means over them.
         self.stored = job.dtype if job.target is None else np.dtype(np.float64)
 
     def batch(self, maps: int) -> int:
-        """Return how many maps to work on at once."""
+        """Return the number of maps per batch."""
         values, room, most = max(int(np.prod(self.shape)), 1), self.lane.room(), BATCH_VALUES
         if room is not None:
             most = min(int(room * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
@@ -138,9 +138,9 @@ class Work:
         return max(int(min(most, _known_of(self.job).most_values)) // values, 1)
 
     def smaller(self, part: slice, others: bool) -> int:
-        """Make room, and return how many maps to try after those of ``part`` found none.
+        """Release memory, and return the number of maps to try after those of ``part`` did not fit.
 
-        One map alone is tried again only if ``others`` were on the device beside it.
+        A single map is tried again only if ``others`` were on the device at the time.
         """
         self.lane.release()
         maps = part.stop - part.start
@@ -154,7 +154,7 @@ class Work:
         )
 
     def remember(self, maps: int) -> None:
-        """Keep what there was room for, so that the next block begins with it."""
+        """Store the batch size that fitted, as the initial one of the next block."""
         logger.warning(
             "%s: %s ran out of memory; batches are cut down to %d maps, which changes no value",
             self.job.name, self.lane.device, maps,
@@ -168,17 +168,17 @@ class Work:
 
     @cached_property
     def hidden(self) -> Tensor:
-        """Where the mask leaves fine cells out."""
+        """The fine cells that the mask excludes."""
         return self.fixed["mask"] < 0.5
 
     @cached_property
     def cells(self) -> Aggregation:
-        """The aggregation of the cells that are held."""
+        """The aggregation of the cells held."""
         return self.job.cells.window(self.rows.held.cells, self.columns.held.cells)
 
     @cached_property
     def module(self) -> Any:
-        """The operator on the device, laid out once for all blocks given these cells; None if it offers no layout."""
+        """The operator on the device, laid out once for all blocks with these cells; None if it provides no layout."""
         if not isinstance(self.job.upscaler, LaidOut):
             return None
         rows, columns = self.rows.given, self.columns.given
@@ -194,14 +194,14 @@ class Work:
 
     @cached_property
     def covered(self) -> bool:
-        """Whether every fine cell has a value where the coarse field has one."""
-        # Of an up-scaler that is no plain operator nothing is known.
+        """Whether every fine cell has a value if the coarse field has one."""
+        # Unknown for upsamplers that are not linear operators.
         if self.module is None or self.valid is not None:
             return False
         return "terrain" not in self.statics or _largest(self.statics["terrain"]) < LARGEST
 
     def begin(self, maps: NDArray[Any]) -> Finish:
-        """Set the device to work on some maps; what is returned waits for the result and judges it."""
+        """Start the computation of some maps; the returned function waits for the result and checks it."""
         job, rows, columns = self.job, self.rows, self.columns
         given = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
         means = job.own(given)
@@ -224,7 +224,7 @@ class Work:
         return partial(self._judged, landed, own)
 
     def _judged(self, landed: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
-        """Wait for fine values, check them as they are stored, and return the requested result."""
+        """Wait for fine values, check them as stored, and return the requested result."""
         job, rows, columns = self.job, self.rows, self.columns
         if self.valid is not None:
             own = rows.own.inside(rows.given, job.cells.factor_y), columns.own.inside(columns.given, job.cells.factor_x)
@@ -244,9 +244,9 @@ def _largest(values: NDArray[Any]) -> float:
 
 
 def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work, whole: bool) -> Tensor:
-    """Trim to what is held, impose law and bounds, refine, trim to the block's own cells.
+    """Trim to the cells held, impose conservation and bounds, refine, trim to the block's own cells.
 
-    ``means`` are the coarse values, here; ``whole`` says that no fine value is missing.
+    ``means`` are the coarse values on the CPU; ``whole`` means that no fine value is missing.
     """
     job, rows, columns, cells = work.job, work.rows, work.columns, work.cells
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
@@ -266,7 +266,7 @@ def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work,
 
 
 def _feasible_bounds(seen: NDArray[Any], job: Job) -> tuple[Bound, Bound]:
-    """Return the bounds widened to the coarse values that break them (those cells were warned about)."""
+    """Return the bounds widened to the coarse values that violate them (those cells have a warning)."""
     low, high = job.bounds
     finite = seen[np.isfinite(seen)]
     if finite.size == 0:
@@ -283,8 +283,9 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
         return fine
     mask = None if whole else _valid(fine)
     if job.bounds == (None, None):
-        # Also where the law holds by construction: a kernel's rounding is of the size of the neighbours' values, which
-        # in a cell of much smaller values is more than rounding.
+        # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
+        # of a
+        # cell with much smaller values.
         return additive(fine, x, cells, mask)
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]
@@ -296,7 +297,7 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     own = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
     if broken[own].any():
         report_infeasible(broken[own], seen[own], job, rows, columns)
-    # The law goes before the bounds: such a cell keeps its value, spread evenly.
+    # Conservation has priority over bounds: such a cell is filled with its coarse value.
     bad = infeasible(x, low, high)
     inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells, mask, job.bounds)
     spread = torch.where(torch.isnan(fine), fine, cells.spread(x))
@@ -304,7 +305,7 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
 
 
 def _settled(work: Work) -> bool:
-    """Return whether the up-scaler has imposed law and bounds itself, and nothing was added to what it made."""
+    """Return whether the upsampler itself has imposed conservation and bounds, and nothing was added to its output."""
     return bool(getattr(work.job.upscaler, "settled", False)) and "terrain" not in work.statics
 
 
