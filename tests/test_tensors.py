@@ -140,7 +140,8 @@ def test_what_cannot_be_compiled_goes_on_as_it_is(monkeypatch, caplog):
     twice = Compiled(lambda x: 2 * x)
     with caplog.at_level(logging.WARNING, "downscale"):
         assert [float(twice(torch.tensor(x))) for x in (1.0, 2.0)] == [2.0, 4.0]
-    assert caplog.messages == ["up-sampling continues without compilation, which failed: RuntimeError: no compiler here"]
+    words = "up-sampling continues without compilation, which failed: RuntimeError: no compiler here"
+    assert caplog.messages == [words]
 
 
 def test_a_full_device_is_no_failure_of_the_compiler(monkeypatch):

@@ -1,1 +1,1 @@
-"""What can be done to a field: aggregate, conserve, differentiate."""
+"""Operations on fields: aggregation, constraints, gradients, noise, spectra."""

@@ -1,7 +1,7 @@
-"""The weighted aggregation of a field: fine -> coarse and back (knows arrays and shares of area, no file).
+"""Area-weighted block means and their adjoint.
 
-Constraints, penalties and validators are uses of this one operator. It takes numpy arrays and torch tensors alike and
-adds in a fixed order, element by element, so that neither chunking nor memory layout changes a bit of the result.
+Constraints, penalties and checks use this operator. It accepts NumPy arrays and PyTorch tensors, and adds in a fixed
+order, element by element, so that neither chunking nor memory layout changes a bit of the result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def namespace(array: Array) -> Any:
 
 
 def like(values: NDArray[Any], reference: Array) -> Array:
-    """Return ``values`` with the kind, data type and place of ``reference``; fractions beside whole numbers."""
+    """Return ``values`` with the kind, data type and device of ``reference``; floats if that has integers."""
     if namespace(reference) is np:
         return np.asarray(values, dtype=reference.dtype if reference.dtype.kind == "f" else np.float64)
     kind = reference.dtype if reference.is_floating_point() else None
@@ -38,21 +38,21 @@ def like(values: NDArray[Any], reference: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Aggregation:
-    """Means over coarse cells, with exact areas and masks: the operator A of the three laws.
+    """Means over coarse cells, with exact areas and masks: the operator A.
 
     Attributes
     ----------
     y_share, x_share : array of float64, shapes (n_fine_y,) and (n_fine_x,)
-        Shares of fine rows and columns in their coarse row and column; each coarse cell's shares add up to one.
+        Area fractions of fine rows and columns in their coarse row and column; those of a coarse cell add up to one.
     factor_y, factor_x : int
-        Fine rows and columns in a coarse cell.
+        Fine rows and columns per coarse cell.
     part_share : array of float64, shape (n_fine_y, n_fine_x), optional
-        Shares of fine cells in their coarse cell, where areas are no products of rows and columns; each coarse cell's
-        shares add up to one, and ``y_share`` and ``x_share`` then only tell sizes.
+        Area fractions of fine cells in their coarse cell, if areas are not products of rows and columns; those of a
+        coarse cell add up to one. ``y_share`` and ``x_share`` then only define sizes.
 
     Notes
     -----
-    A share of zero is an empty part: what a field holds there is ignored.
+    An area fraction of zero is an empty part: its value is ignored.
 
     Examples
     --------
@@ -68,12 +68,12 @@ class Aggregation:
     part_share: NDArray[np.float64] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is computed on demand does not go to workers.
+        # Values computed on demand are not sent to workers.
         return {key: self.__dict__[key] for key in self.__dataclass_fields__}
 
     @classmethod
     def between(cls, coarse: Grid, fine: Grid) -> Aggregation:
-        """Build the operator from two nested grids of one kind and orientation.
+        """Return the operator of two nested grids of the same kind and orientation.
 
         Raises
         ------
@@ -118,22 +118,22 @@ class Aggregation:
         Parameters
         ----------
         fine : array
-            Fine field; what lies under the mask is ignored, NaN too.
+            Fine field; values under the mask are ignored, NaN too.
         mask : array of bool, optional
-            True where a fine cell is valid; a coarse cell without a valid part becomes NaN.
+            True for valid fine cells; a coarse cell without a valid part becomes NaN.
         """
         if mask is None:
             return self._share_sum(fine)
         xp = namespace(fine)
         total = self._share_sum(xp.where(mask, fine, xp.zeros_like(fine)))
-        # Rounding leaves the share of a whole cell a little off one. Relative to it, a cell without gaps gets the bits
-        # that it gets without a mask, whatever its neighbours lack.
+        # Rounding leaves the fractions of a whole cell a little off one. Relative to their sum, a cell without gaps has
+        # the same bits as without a mask, whatever its neighbours lack.
         share = self.share(mask, fine) / self._share_sum(like(np.ones(self.fine_shape), fine))
         some = share > 0
         return xp.where(some, total / xp.where(some, share, xp.ones_like(share)), xp.full_like(share, np.nan))
 
     def share(self, mask: Array, reference: Array) -> Array:
-        """Return the valid share of the area of each coarse cell, 0 to 1, in the data type of ``reference``."""
+        """Return the valid area fraction of each coarse cell, 0 to 1, in the data type of ``reference``."""
         xp = namespace(reference)
         return self._share_sum(xp.where(mask, xp.ones_like(reference), xp.zeros_like(reference)))
 
@@ -155,7 +155,7 @@ class Aggregation:
     def fold(self, fine: Array, combine: Callable[[Array, Array], Array]) -> Array:
         """Combine the parts of each coarse cell two by two (maximum, minimum, ...): fine -> coarse shape.
 
-        In place of an empty part stands one of its cell that has an area, so ``combine(a, a)`` must be ``a``.
+        An empty part is replaced by a part of its cell with an area, so ``combine(a, a)`` must be ``a``.
         """
         self._check(fine)
         if self._stand_ins is not None:
@@ -165,7 +165,7 @@ class Aggregation:
 
     @cached_property
     def _empty(self) -> NDArray[np.bool_] | None:
-        """Where fine cells have no share, None where all have one."""
+        """Fine cells with zero area fraction, None if there are none."""
         if self.part_share is not None:
             empty = self.part_share == 0
         elif (self.y_share == 0).any() or (self.x_share == 0).any():
@@ -176,7 +176,7 @@ class Aggregation:
 
     @cached_property
     def _stand_ins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Rows and columns of the fine cells that stand for each fine cell: itself, or the first with a share."""
+        """Rows and columns of the representative of each fine cell: itself, or the first with an area."""
         if self._empty is None:
             return None
         rows, columns = np.indices(self.fine_shape)
@@ -195,7 +195,7 @@ class Aggregation:
     def _share_sum(self, fine: Array) -> Array:
         self._check(fine)
         if self._empty is not None:
-            # Nothing times NaN would be NaN.
+            # Zero times NaN would be NaN.
             xp = namespace(fine)
             fine = xp.where(_beside(self._empty, fine), xp.zeros_like(fine), fine)
         weighted = fine * like(self.x_share if self.part_share is None else self.part_share, fine)
@@ -205,9 +205,9 @@ class Aggregation:
 
 
 def part_shares(area: NDArray[np.float64], factor_y: int, factor_x: int) -> NDArray[np.float64]:
-    """Return the shares of fine cells in their coarse cell from their areas, shape (n_fine_y, n_fine_x).
+    """Return the area fractions of fine cells in their coarse cell from their areas, shape (n_fine_y, n_fine_x).
 
-    Invariant: the shares of a coarse cell add up to one; those of a cell without area are equal.
+    Invariant: the fractions of a coarse cell add up to one; those of a cell without area are equal.
 
     Examples
     --------
@@ -223,14 +223,14 @@ def part_shares(area: NDArray[np.float64], factor_y: int, factor_x: int) -> NDAr
 
 
 def _beside(values: NDArray[np.bool_], reference: Array) -> Array:
-    """Return a boolean array of the kind and in the place of ``reference``."""
+    """Return a boolean array of the kind and on the device of ``reference``."""
     if namespace(reference) is np:
         return values
     return reference.new_tensor(values, dtype=sys.modules["torch"].bool)
 
 
 def _picked(fine: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
-    """Return the values at the given rows and columns, on the array's own place."""
+    """Return the values at some rows and columns, on the array's own device."""
     if namespace(fine) is np:
         return fine[..., rows, columns]
     whole = sys.modules["torch"].int64

@@ -1,9 +1,9 @@
-"""Hard constraints: make the cell law hold for any fine proposal (torch; knows no grid but the aggregation).
+"""Hard constraints that impose cell conservation on any fine proposal.
 
 All take a proposal ``z`` (..., n_fine_y, n_fine_x), coarse values ``x`` (..., n_y, n_x), the aggregation A and an
-optional mask of valid fine cells, and return ``y`` with ``A y = x`` on every coarse cell that has a valid part. What
-lies under the mask comes back as it was and moves no gradient. All are idempotent, batched and differentiable in ``z``
-and ``x``.
+optional mask of valid fine cells, and return ``y`` with ``A y = x`` on every coarse cell that has a valid part. Values
+under the mask are returned unchanged and carry no gradient. All are idempotent, batched and differentiable in ``z`` and
+``x``.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ Bound = float | None
 
 
 class Constraint(Protocol):
-    """The signature that all constraints share."""
+    """The common signature of constraints."""
 
     def __call__(
         self, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = ...
     ) -> Tensor:
-        """Return the nearest field that keeps the cell law."""
+        """Return the nearest field with cell conservation."""
         ...
 
 
 def additive(
     z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = (None, None)
 ) -> Tensor:
-    """Add to each coarse cell what its mean lacks: ``y = z + S (x - A z)``.
+    """Add the residual of its mean to each coarse cell: ``y = z + S (x - A z)``.
 
-    The orthogonal projection on the cell law in the area-weighted norm; any sign; bounds are not looked at.
+    The orthogonal projection on cell conservation in the area-weighted norm; for any sign, without bounds.
     """
     gap = x - cells.mean(z, mask)
     y = z + cells.spread(gap)
@@ -47,9 +47,9 @@ def additive(
 
 
 def _fine_tuned(y: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, gap: Tensor) -> Tensor:
-    """Give back the means of cells whose value is small beside what was taken from their parts.
+    """Restore the means of cells whose value is small compared with the residual of their parts.
 
-    The rounding of a proposal of order one is much for a cell of 1e-12; where all parts are alike, it is all there is.
+    The rounding of a proposal of order one is large for a cell of 1e-12; if all parts are equal, nothing else is left.
     """
     small = x.abs() < 1e-3 * gap.abs()
     if not bool(small.any()):
@@ -86,7 +86,7 @@ def multiplicative(
 def softmax(
     z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = (None, None)
 ) -> Tensor:
-    """Share each coarse value out by exponentials: ``y = S(x) exp(z) / S(A exp(z))`` for x >= 0.
+    """Distribute each coarse value by exponentials: ``y = S(x) exp(z) / S(A exp(z))`` for x >= 0.
 
     Idempotent in the sense that log y gives y again. The largest z of each cell is subtracted first.
 
@@ -108,7 +108,7 @@ def softmax(
 def bounded(
     z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = (0.0, None)
 ) -> Tensor:
-    """Project on the cell law and the bounds together: ``y = clip(z + S t, lower, upper)``, one ``t`` a coarse cell.
+    """Project on cell conservation and bounds together: ``y = clip(z + S t, lower, upper)``, one ``t`` per coarse cell.
 
     The area-weighted Euclidean projection on ``{lower <= y <= upper, A y = x}``. ``A clip(z + t)`` grows piecewise
     linearly with t, so a safeguarded Newton iteration ends at rounding. The gradient is that of the implicit
@@ -117,7 +117,7 @@ def bounded(
     Raises
     ------
     BoundsError
-        If a coarse value lies outside the bounds (no such field exists); names the first such value.
+        If a coarse value is outside the bounds (no such field exists); the message has the first such value.
     """
     lower = -torch.inf if bounds[0] is None else bounds[0]
     upper = torch.inf if bounds[1] is None else bounds[1]
@@ -141,7 +141,7 @@ def _solve_shift(
     shift = torch.minimum(torch.maximum(x - cells.mean(z, mask), left), right)
     scale = torch.maximum(x.abs(), cells.mean(z.abs(), mask))
     done, last = ~torch.isfinite(x) | ~torch.isfinite(shift), torch.full_like(x, torch.inf)
-    # Every step halves the error or the bracket: some 55 halvings of either reach rounding.
+    # Every step halves the error or the bracket: about 55 halvings of either reach rounding.
     for _ in range(128):
         moved = z + cells.spread(shift)
         error = cells.mean(moved.clamp(lower, upper), mask) - x
@@ -152,11 +152,11 @@ def _solve_shift(
         free = ((moved > lower) & (moved < upper)).to(z.dtype)
         slope = cells.mean(free, mask)
         newton = shift - error / torch.where(slope > 0, slope, torch.ones_like(slope))
-        # An end may be the root: in a dry cell the step lands on one, and bisection would take sixty steps. But between
-        # two bounds Newton's steps can run to and fro from end to end: what gains too little is bisected.
+        # An end may be the root: in a dry cell the step reaches it, and bisection would take sixty steps. Between two
+        # bounds Newton's steps can alternate between the ends: if a step gains too little, bisect.
         gains, last = error.abs() <= 0.5 * last, error.abs()
         inside = gains & (slope > 0) & (newton >= left) & (newton <= right)
-        # A cell that is done stays as it is, so that its neighbours cannot change it.
+        # A converged cell is not changed, so that its neighbours cannot affect it.
         shift = torch.where(done, shift, torch.where(inside, newton, 0.5 * (left + right)))
     return shift
 
@@ -178,7 +178,7 @@ def _rounded(
 ) -> Tensor:
     """Bring cells close to a bound to full *relative* accuracy, by scaling distances from that bound.
 
-    A proposal of order one leaves errors of 1e-16, which is much for a cell of drizzle and is dust in a dry one.
+    A proposal of order one leaves errors of 1e-16, which is large for a cell of drizzle and noise in a dry one.
     """
     low, high = x.new_tensor(lower), x.new_tensor(upper)
     bound = torch.where((x - low).abs() <= (high - x).abs(), low, high)
@@ -189,8 +189,8 @@ def _rounded(
     given = cells.mean(distance, mask)
     ratio = wanted / torch.where(given == 0, torch.ones_like(given), given)
     scaled = torch.where(cells.spread(given == 0), cells.spread(x), base + distance * cells.spread(ratio))
-    # Beyond rounding the scaling would change the field: there the Newton iteration has the last word. Where the law
-    # holds to rounding already, parts at the other bound stay on it.
+    # Beyond rounding the scaling would change the field: then the Newton iteration decides. If the mean is already
+    # correct to rounding, parts at the other bound stay on it.
     size = cells.fold(z.abs() if mask is None else _filled(z.abs(), mask, 0.0), torch.maximum) + x.abs() + bound.abs()
     error, eps = (wanted - given).abs(), torch.finfo(y.dtype).eps
     slight = (error <= 32 * eps * size) & (error > 2 * eps * wanted.abs())
@@ -207,13 +207,13 @@ def _kept(y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _mean_or_one(pattern: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
-    """Return the means of cells, one where no part is valid: a NaN there would spoil every gradient."""
+    """Return the means of cells, one without a valid part: a NaN there would spoil every gradient."""
     mean = cells.mean(pattern, mask)
     return mean if mask is None else torch.where(cells.share(mask, pattern) > 0, mean, torch.ones_like(mean))
 
 
 def _with_parts(x: Tensor, z: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
-    """Return the coarse values that have a valid part, NaN elsewhere: those bind nothing."""
+    """Return the coarse values of cells with a valid part, NaN elsewhere, which impose nothing."""
     return x if mask is None else torch.where(cells.share(mask, z) > 0, x, torch.full_like(x, torch.nan))
 
 
@@ -227,7 +227,7 @@ def _require_nonnegative(values: Tensor, name: str, role: str) -> None:
 
 
 def infeasible(x: Tensor, lower: float, upper: float) -> Tensor:
-    """Return where a coarse value lies outside the bounds, so that no fine field within them has that mean."""
+    """Return where a coarse value is outside the bounds, so that no fine field within them has that mean."""
     return (x < lower) | (x > upper)
 
 
@@ -255,7 +255,7 @@ def constraint(name: str) -> Constraint:
     Raises
     ------
     OptionError
-        If there is none of that name; lists the names.
+        If there is no such constraint; the message lists the names.
     """
     if name not in CONSTRAINTS:
         raise OptionError(f"expected a constraint among {listing(CONSTRAINTS)}, received {name!r}")

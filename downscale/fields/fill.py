@@ -1,6 +1,6 @@
-"""Fill gaps of a coarse field from their neighbours, so that windows near a coast stay whole (numpy and torch alike).
+"""Filling of gaps in a coarse field from neighbours, so that stencils near a coast are complete.
 
-The fill moves no budget: under the cell law the mean of a cell depends on its own value alone.
+Filling does not affect cell means: with cell conservation the mean of a cell depends only on its own value.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from downscale.fields.aggregate import Array, like, namespace
 def filled(
     coarse: Array, missing: Array, radius: tuple[int, int], closed: bool, nothing: float = 0.0
 ) -> Array:
-    """Return the field with its missing cells filled by a smooth mean of their valid neighbours, the nearest foremost.
+    """Return the field with missing cells replaced by a weighted mean of valid neighbours, dominated by the nearest.
 
     Parameters
     ----------
     coarse : array, shape (..., n_y, n_x)
         The field, in float64 or float32.
     missing : array of bool, of that shape
-        Where it holds nothing.
+        True for missing cells.
     radius : (int, int)
-        Rows and columns that are looked at on each side.
+        Rows and columns searched on each side.
     closed : bool
         Whether the columns close a circle.
     nothing : float
-        What a missing cell without any valid neighbour gets.
+        Value of a missing cell without any valid neighbour.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def filled(
 
 
 def _smooth(field: Array, axis: int, radius: int, closed: bool) -> Array:
-    """Sum neighbours with weights that fall by a factor of four a cell, added in one order."""
+    """Return sums of neighbours with weights that fall by a factor of four per cell, added in a fixed order."""
     size = field.shape[axis]
     total = namespace(field).zeros_like(field)
     for offset in range(-radius, radius + 1):

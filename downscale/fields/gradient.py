@@ -1,4 +1,4 @@
-"""Horizontal gradients in physical metres by Sobel's stencil (numpy or torch; knows spacings, no file).
+"""Horizontal gradients per metre by Sobel's stencil.
 
 A plane that is inclined in metres has its exact slope at every latitude, up to the edges of the domain.
 """
@@ -18,7 +18,7 @@ from downscale.grid.latlon import RectilinearGrid
 Array = Any
 Floats = NDArray[np.float64]
 
-# By how much the squared slopes may exceed the larger of the bounds of both directions where cells are unequal.
+# Margin of the squared slopes over the larger of the bounds of both directions, for unequal cells.
 UNEQUAL_MARGIN = 1.1
 
 
@@ -29,9 +29,9 @@ class Spacing:
     Attributes
     ----------
     dy : array, shape (n_y,) or (n_y, n_x)
-        Signed distance from the row before to the row after; one number a row where all columns have the same.
+        Signed distance from the previous to the next row; one number per row if all columns are equal.
     dx : array, shape (n_y, n_x)
-        Signed distance from the column before to the column after.
+        Signed distance from the previous to the next column.
     area : array, shape (n_y, n_x)
         Cell areas in m2.
     periodic : bool
@@ -45,10 +45,10 @@ class Spacing:
 
     @classmethod
     def of(cls, grid: RectilinearGrid | CurvilinearGrid) -> Spacing:
-        """Measure the spacings of a grid.
+        """Return the spacings of a grid.
 
-        On the sphere they are arcs, on a projection metres of the plane. On a grid of quadrilaterals they run along its
-        rows and columns, so that slopes are exact where these cross at right angles.
+        On the sphere they are arcs, on a projection metres of the plane. On a grid of quadrilaterals they follow its
+        rows and columns, so that slopes are exact if these cross at right angles.
         """
         if isinstance(grid, CurvilinearGrid):
             return cls(*grid.steps(), grid.cell_area, grid.closed)
@@ -68,7 +68,7 @@ class Spacing:
         return self.dx.shape[0], self.dx.shape[1]
 
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64], closed: bool) -> Spacing:
-        """Return the spacings of some rows and columns; ``closed`` where the columns still close the circle."""
+        """Return the spacings of some rows and columns; ``closed`` if the columns still close the circle."""
         cells = np.ix_(rows, columns)
         dy = self.dy[rows] if self.dy.ndim == 1 else self.dy[cells]
         return Spacing(dy, self.dx[cells], self.area[cells], closed)
@@ -80,24 +80,24 @@ class Spacing:
 
     @property
     def dy_cells(self) -> Floats:
-        """``dy`` in a shape that goes with fields, (n_y, 1) or (n_y, n_x)."""
+        """``dy`` in a shape that broadcasts with fields, (n_y, 1) or (n_y, n_x)."""
         return self.dy[:, None] if self.dy.ndim == 1 else self.dy
 
 
 def _extended(x: Floats) -> Floats:
-    """Continue positions by one beyond both ends."""
+    """Extrapolate positions by one beyond both ends."""
     if x.size == 1:
         return np.array([x[0] - 1.0, x[0], x[0] + 1.0])
     return np.concatenate([[2 * x[0] - x[1]], x, [2 * x[-1] - x[-2]]])
 
 
 def sobel(field: Array, spacing: Spacing) -> tuple[Array, Array]:
-    """Return the gradient eastward (along x) and northward (along y), units of the field a metre.
+    """Return the gradient eastward (along x) and northward (along y), units of the field per metre.
 
     Parameters
     ----------
     field : array, shape (..., n_y, n_x)
-        Values at cell centres. Beyond open edges it is continued linearly, so that planes keep their slope.
+        Values at cell centres. Beyond open edges the field is extrapolated linearly, so that planes keep their slope.
     spacing : Spacing
         Distances in metres.
 
@@ -107,14 +107,14 @@ def sobel(field: Array, spacing: Spacing) -> tuple[Array, Array]:
     Intelligence Project.
     """
     dx, dy = like(spacing.dx, field), like(spacing.dy_cells, field)
-    # Rows differ in metres: each is divided by its own spacing before the smoothing across rows.
+    # Row distances differ: each difference is divided by its own spacing before the smoothing across rows.
     along_x = _difference(_continued(field, -1, spacing.periodic), -1) / dx
     along_y = _difference(_continued(field, -2, False), -2) / dy
     return _smoothed(along_x, -2, False), _smoothed(along_y, -1, spacing.periodic)
 
 
 def slope(field: Array, spacing: Spacing) -> Array:
-    """Return the length of the gradient, units of the field a metre, shape (..., n_y, n_x)."""
+    """Return the magnitude of the gradient, units of the field per metre, shape (..., n_y, n_x)."""
     east, north = sobel(field, spacing)
     return (east**2 + north**2) ** 0.5
 
@@ -122,8 +122,8 @@ def slope(field: Array, spacing: Spacing) -> Array:
 def gradient_bound(spacing: Spacing) -> Floats:
     """Return ``d`` with ``sum(area |grad f|**2) <= sum(d f**2)`` for every field f, shape (n_y, n_x).
 
-    Either direction alone is bounded by the absolute sums of its stencils (Cauchy and Schwarz). Sobel's smoothing keeps
-    the two together below the larger bound where cells are equal; the margin is for unequal cells.
+    Either direction alone is bounded by the absolute sums of its stencils (Cauchy and Schwarz). For equal cells,
+    Sobel's smoothing keeps the sum of both below the larger bound; the margin is for unequal cells.
     """
     dy = np.broadcast_to(spacing.dy_cells, spacing.shape)
     east = _stencil_bound(spacing.dx, spacing.area, -1, (spacing.periodic, False))
@@ -132,10 +132,10 @@ def gradient_bound(spacing: Spacing) -> Floats:
 
 
 def _stencil_bound(distance: Floats, area: Floats, axis: int, periodic: tuple[bool, bool]) -> Floats:
-    """Bound one direction; ``periodic`` along the difference and across it."""
+    """Return the bound of one direction; ``periodic`` along the difference and across it."""
     along, across = periodic
     other, size = -3 - axis, distance.shape[axis]
-    # Both neighbours count once; at an open end the linear continuation doubles the difference.
+    # Both neighbours count once; at an open end the linear extrapolation doubles the difference.
     counts = np.full(size, 2.0) if along else np.full(size, 2.0) * (1 + np.isin(np.arange(size), (0, size - 1)))
     sums = np.expand_dims(counts, other) / np.abs(distance)
     weights = _smoothed(area * _smoothed(sums, other, across), other, across) / np.abs(distance)
@@ -152,7 +152,7 @@ def _stencil_bound(distance: Floats, area: Floats, axis: int, periodic: tuple[bo
 
 
 def _continued(field: Array, axis: int, periodic: bool) -> Array:
-    """Add one row or column at both ends: the far end on a circle, else a linear continuation."""
+    """Add one row or column at both ends: the opposite end on a circle, else a linear extrapolation."""
     first, last = _take(field, axis, 0), _take(field, axis, -1)
     if periodic:
         return _join([last, field, first], axis)
@@ -162,7 +162,7 @@ def _continued(field: Array, axis: int, periodic: bool) -> Array:
 
 
 def _smoothed(field: Array, axis: int, periodic: bool) -> Array:
-    """Average with the neighbours by 1, 2, 1; beyond an open end the outer value stands in."""
+    """Average with the neighbours by 1, 2, 1; beyond an open end the outer value is repeated."""
     first, last = _take(field, axis, 0), _take(field, axis, -1)
     wide = _join([last, field, first] if periodic else [first, field, last], axis)
     if axis == -1:

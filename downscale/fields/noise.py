@@ -1,8 +1,8 @@
-"""Noise that has a place in the world: of a member, a cell and a time, whatever is computed beside it (numpy).
+"""Reproducible noise as a function of member, position and time, independent of chunks.
 
-Nothing is drawn one after the other. Nodes lie in tiles, and a tile is a function of its address (seed, member, stream,
-octave, time, row and column of the tile) by a counter-based generator, so that chunks, workers and runs in pieces agree
-bit for bit. Knows indices and times, no grid and no field.
+Numbers are not drawn in sequence. Nodes are grouped in tiles, and a tile is a function of its address (seed, member,
+stream, octave, time, row and column of the tile) by a counter-based generator. Chunks, workers and resumed runs
+therefore agree bit for bit.
 
 References
 ----------
@@ -24,10 +24,10 @@ from downscale.errors import OptionError
 
 Floats = NDArray[np.float64]
 TILE = 64
-# Tiles begin so many nodes before node 0: what lies just outside of a domain is in its first tiles.
+# Tiles begin this many nodes before node 0: nodes just outside of a domain are in its first tiles.
 AHEAD = 8
-# Innovations that a moment is made of, and the decay from one to the next: what fades in and out is smoother than a
-# process without memory, and decays faster for it.
+# Number of innovations per time, and their decay: fading innovations in and out is smoother than a Markov process, and
+# decays faster.
 WINDOW, DECAY = 4, 1.5
 MOST_MEMBERS = 2**31
 LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
@@ -35,20 +35,20 @@ LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Which noise the maps of a request get.
+    """Keys of the noise for the maps of a request.
 
     Attributes
     ----------
     seed : int
-        Of the ensemble.
+        Random seed of the ensemble.
     members : int
-        Maps made of each coarse one; they lie side by side.
+        Number of members per coarse map; consecutive in the result.
     stream : str
-        Name of the variable: different ones see different noise.
+        Name of the variable: each has its own noise.
     times : array of int64, shape (n_maps,)
-        Seconds since a fixed date, one for each coarse map; empty where there is no time.
+        Seconds since a fixed date, one per coarse map; empty without time.
     dated : bool
-        False where times are but numbers of steps: each then has noise of its own.
+        False if times are only step numbers: each step then has independent noise.
     """
 
     seed: int = 0
@@ -64,17 +64,17 @@ class Draws:
                 raise OptionError(f"expected {name} to be a whole number from {low}, received {value!r}")
 
     def member(self, number: int) -> int:
-        """Return the member of a map by its number, coarse maps one after the other, members fastest."""
+        """Return the member of a map by its number; coarse maps in sequence, members fastest."""
         return number % self.members
 
     def time(self, number: int) -> int | None:
-        """Return the time of a map, None where there is none."""
+        """Return the time of a map, or None without time."""
         return int(self.times[number // self.members]) if self.times.size else None
 
 
 @dataclass(frozen=True)
 class Window:
-    """Some nodes of one axis: from ``first`` to before ``last``; ``period`` nodes close a circle, if given."""
+    """A range of nodes along one axis, from ``first`` to before ``last``; ``period`` nodes close a circle, if given."""
 
     first: int
     last: int
@@ -82,13 +82,13 @@ class Window:
 
     @property
     def nodes(self) -> NDArray[np.int64]:
-        """Numbers of the nodes in the world."""
+        """Numbers of the nodes in the whole domain."""
         numbers = np.arange(self.first, self.last)
         return numbers if self.period is None else numbers % self.period
 
 
 class Noise:
-    """Noise of one ensemble; remembers what it made, for as long as it lives.
+    """Noise of one ensemble, with a cache of its innovations.
 
     Parameters
     ----------
@@ -109,14 +109,14 @@ class Noise:
         self._kept: dict[tuple[int, ...], Floats] = {}
 
     def white(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
-        """Return independent normal numbers of mean zero and variance one at some nodes, shape (rows, columns)."""
-        # Loaded where there is noise to make: compiled loops take a second.
+        """Return independent standard normal numbers at some nodes, shape (rows, columns)."""
+        # Imported only if noise is needed: compiled loops take a second.
         from downscale.kernels.normal import normal_from
 
         made = np.empty((rows.last - rows.first, columns.last - columns.first))
         for place_y, own_y, in_y in _pieces(rows):
             for place_x, own_x, in_x in _pieces(columns):
-                # Rows of a tile come one after the other: those below the last that is needed are not drawn.
+                # Rows of a tile are generated in sequence, only up to the last one needed.
                 bits = self._bits(member, octave, moment, place_y, place_x, in_y.stop)
                 tile = np.empty((in_y.stop, TILE))
                 normal_from(bits, tile.reshape(-1))
@@ -124,11 +124,11 @@ class Noise:
         return made
 
     def at(self, number: int, octave: int, lifetime: float, rows: Window, columns: Window) -> Floats:
-        """Return the noise of a map by its number: white in space, of that ``lifetime`` in seconds.
+        """Return the noise of a map by its number: white in space, with that ``lifetime`` in seconds.
 
-        A first-order autoregressive process cut to a window of ``WINDOW`` innovations, one a lifetime, of which the
-        newest fades in and the oldest out: autocorrelation close to exp(-lag / lifetime) from one lifetime on, smoother
-        at shorter lags. Variance one.
+        A first-order autoregressive process truncated to ``WINDOW`` innovations, one per lifetime, of which the newest
+        fades in and the oldest out. The autocorrelation is close to exp(-lag / lifetime) from one lifetime on, smoother
+        at shorter lags. The variance is one.
         """
         time, member = self.draws.time(number), self.draws.member(number)
         if time is None or not self.draws.dated:
@@ -141,7 +141,7 @@ class Noise:
         return made
 
     def _remembered(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
-        """Keep the innovations that maps near in time share."""
+        """Return innovations from a cache, which maps near in time share."""
         key = (member, octave, moment, rows.first, rows.last, columns.first, columns.last)
         made = self._kept.get(key)
         if made is None:
@@ -153,7 +153,7 @@ class Noise:
     def _bits(
         self, member: int, octave: int, moment: int, row: int, column: int, rows: int
     ) -> NDArray[np.uint64]:
-        """Return the random bits of the first rows of a tile, 32 for each node."""
+        """Return the random bits of the first rows of a tile, 32 per node."""
         place = (row & 0xFFFFFFFF) << 32 | column & 0xFFFFFFFF
         counter = np.array([0, place, moment & 0xFFFFFFFFFFFFFFFF, octave << 32 | self._stream], np.uint64)
         bits = np.random.Philox(key=np.array([self.draws.seed, member], np.uint64), counter=counter)
@@ -161,7 +161,7 @@ class Noise:
 
 
 def lifetime_of(width: float) -> float:
-    """Return how many seconds structures of a width in metres live: five minutes for a kilometre, as turbulence has it.
+    """Return the lifetime in seconds of structures of a width in metres: five minutes at 1 km, as in turbulence.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def lifetime_of(width: float) -> float:
 
 
 def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
-    """Return the number of the newest innovation at a time, and the weights of it and of those before.
+    """Return the number of the newest innovation at a time, and the weights of it and of the earlier ones.
 
     Examples
     --------
@@ -180,7 +180,7 @@ def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
     >>> moment, round(sum(weight**2 for weight in weights), 12)
     (1, 1.0)
     """
-    # Whole seconds: no time is on the wrong side of an innovation by rounding.
+    # Whole seconds: rounding cannot put a time on the wrong side of an innovation.
     step = max(round(lifetime), 1)
     moment, rest = divmod(time, step)
     age = rest / step
@@ -191,7 +191,7 @@ def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
 
 
 def _pieces(window: Window) -> Iterable[tuple[int, slice, slice]]:
-    """Return tiles, which nodes of the window lie in each, and where in it; over the seam of a circle where need be."""
+    """Yield tiles, their nodes within the window, and their position in it; across the seam of a circle if needed."""
     start = window.first
     while start < window.last:
         node = start if window.period is None else start % window.period

@@ -1,8 +1,8 @@
-"""From the parts of coarse cells to the cells of a target grid: means over what is covered and valid (knows no file).
+"""Means of target cells from pieces of coarse cells, over the covered and valid part.
 
-The second half of an up-sampling to a grid that does not nest. Fields are made on the parts into which target edges cut
-the coarse cells, under the cell law; gathered into target cells by their measures they keep the total law exactly, and
-the mean of every region that is a union of coarse cells and of target cells.
+This is the second half of upsampling to a grid that does not nest. Fields are computed on the pieces into which target
+edges cut the coarse cells, with cell conservation. Averaging the pieces to target cells conserves area integrals
+exactly, and the mean of every region that is a union of coarse cells and of target cells.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from downscale.fields.aggregate import like, namespace
 from downscale.grid.parts import Parts
 
 Array = Any  # numpy.ndarray or torch.Tensor
-# Shares of area are sums of differences; what is missing by less than this is not missing.
+# Area fractions are sums of differences; a smaller missing fraction than this is rounding.
 SLACK = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Gathering:
-    """Which parts of one axis make up each target cell.
+    """The pieces of one axis that make up each target cell.
 
     Attributes
     ----------
     part : array of int, shape (n_target, k)
-        Parts, padded.
+        Pieces, padded.
     measure : array, shape (n_target, k)
         Their measures, zero where padded.
     total : array, shape (n_target,)
-        Measure of the whole target cell, covered or not.
+        Measure of the whole target cell, whether covered or not.
     """
 
     part: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Gathering:
 
     @classmethod
     def of(cls, parts: Parts, cells: NDArray[np.int64] | None = None) -> Gathering:
-        """Gather the parts of the coarse ``cells`` (all by default), numbered in the order of these cells."""
+        """Return the pieces of the coarse ``cells`` (all by default), numbered in the order of these cells."""
         given = np.arange(parts.coarse.size) if cells is None else cells
         index = (given[:, None] * parts.count + np.arange(parts.count)).ravel()
         owner, measure = parts.owner[index], parts.measure[index]
@@ -60,12 +60,12 @@ class Gathering:
 
 @dataclass(frozen=True, eq=False)
 class Regroup:
-    """Means of target cells over the valid parts that they cover.
+    """Means of target cells over the valid pieces that they cover.
 
     Notes
     -----
-    Added in a fixed order, so that no chunking changes a bit. The weight of a target value in any budget is the
-    measure of its valid parts, ``valid_measure``.
+    Sums are in a fixed order, so that no chunking changes a bit. The weight of a target value in any area integral is
+    the measure of its valid pieces, ``valid_measure``.
     """
 
     y: Gathering
@@ -75,7 +75,7 @@ class Regroup:
     def of(
         cls, y: Parts, x: Parts, rows: NDArray[np.int64] | None = None, columns: NDArray[np.int64] | None = None
     ) -> Regroup:
-        """Build the operator for fields on the parts of the coarse ``rows`` by ``columns``."""
+        """Return the operator for fields on the pieces of the coarse ``rows`` by ``columns``."""
         return cls(Gathering.of(y, rows), Gathering.of(x, columns))
 
     @property
@@ -88,22 +88,22 @@ class Regroup:
         return _gathered(_gathered(parts, self.x, -1), self.y, -2)
 
     def valid_measure(self, mask: Array, reference: Array) -> Array:
-        """Return the measure of the valid parts of each target cell, in the data type of ``reference``."""
+        """Return the measure of the valid pieces of each target cell, in the data type of ``reference``."""
         xp = namespace(reference)
         return self.total(xp.where(mask, xp.ones_like(reference), xp.zeros_like(reference)))
 
     def mean(self, parts: Array, mask: Array | None = None, na_thres: float = 1.0) -> Array:
-        """Return means over the valid parts of target cells, NaN where none is valid.
+        """Return means over the valid pieces of target cells, NaN if none is valid.
 
         Parameters
         ----------
         parts : array
-            Field on the parts; what lies under the mask is ignored, NaN too.
+            Field on the pieces; values under the mask are ignored, NaN too.
         mask : array of bool, optional
-            True where a part is valid.
+            True for valid pieces.
         na_thres : float
-            Largest missing share of a target cell that still gives a value, 0 to 1; what lies outside the coarse
-            domain is missing. 1 asks for any valid part, 0 for all (the meaning that xESMF gives the name).
+            Maximum missing fraction of a target cell that still gets a value, 0 to 1; area outside the coarse domain is
+            missing. 1 requires any valid piece, 0 all of them (as in xESMF).
         """
         xp = namespace(parts)
         whole = like(np.multiply.outer(self.y.total, self.x.total), parts)
@@ -117,9 +117,9 @@ class Regroup:
         return xp.where(some, total / xp.where(some, valid, xp.ones_like(valid)), xp.full_like(total, np.nan))
 
     def greatest(self, parts: Array) -> Array:
-        """Return the greatest value that each target cell covers, -inf where it covers none but NaN.
+        """Return the largest value that each target cell covers, -inf if it covers only NaN or nothing.
 
-        A mean of values is rounded, and can lie above the greatest of them by it: an area fraction above 1.
+        Rounding can put a mean above the largest of its values: an area fraction above 1.
         """
         xp = namespace(parts)
         valid = xp.where(xp.isnan(parts), xp.full_like(parts, -np.inf), parts)
@@ -129,7 +129,7 @@ class Regroup:
 def _gathered(
     field: Array, axis_parts: Gathering, axis: int, combine: Callable[[Array, Array], Array] | None = None
 ) -> Array:
-    """Sum the parts of target cells along one axis, part by part in their order; or combine them as they are."""
+    """Sum the pieces of target cells along one axis in their order, or combine them without weights."""
     wide = (slice(None), None) if axis == -2 else slice(None)
 
     def term(rank: int) -> Array:

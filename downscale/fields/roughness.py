@@ -1,8 +1,8 @@
-"""How rough a field is around each cell, and what that says of scales below its cells (torch; knows no grid, no noise).
+"""Local roughness of a coarse field, extrapolated to scales below its cells.
 
-Structure functions ``S(l)``, mean squares of differences between cells ``l`` apart, tell a power law and how it bends;
-followed on below the cells it gives the variance that is hidden in them. Only neighbours within a finite reach are
-looked at, and sums are taken in one order, so that any cutting of the field gives the same bits.
+Structure functions ``S(l)``, mean squares of differences between cells ``l`` apart, determine a power law and its
+curvature. Extrapolated below the cells, they give the unresolved variance. Only neighbours within a finite radius are
+used, and sums are in a fixed order, so that any division of the field gives the same bits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Distances between the cells that are compared; cells on each side of the two windows.
+# Distances between the cells compared; cells on each side of the two windows.
 LAGS = (1, 2, 4)
 NEAR, WIDE = 1, 12
 REACH = WIDE + LAGS[-1]
-# Isotropic Gaussian fields with the spectrum k**-(2 + 2 H), averaged over cells: exponents that such cells show from
-# lag 1 to 2 and from 2 to 4, and the mean square error of the Sobolev kernel in units of S(1), by factor. From
-# synthesised fields of 1024 x 1024 fine cells; tests/test_cascade.py makes them anew.
+# Isotropic Gaussian fields with the spectrum k**-(2 + 2 H), averaged over cells: apparent exponents from lag 1 to 2 and
+# from 2 to 4, and the mean square error of the Sobolev kernel in units of S(1), by factor. From synthesised fields of
+# 1024 x 1024 fine cells; tests/test_cascade.py recomputes them.
 HURST = np.array([-0.25, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 SHORT = np.array([0.30, 0.43, 0.49, 0.54, 0.59, 0.65, 0.70, 0.76, 0.81, 0.87, 0.90, 0.93])
 LONG = np.array([0.15, 0.27, 0.32, 0.38, 0.45, 0.52, 0.58, 0.66, 0.72, 0.80, 0.84, 0.88])
@@ -30,21 +30,21 @@ HIDDEN = {
     8: np.array([2.991, 1.321, 0.957, 0.688, 0.485, 0.332, 0.242, 0.161, 0.108, 0.064, 0.040, 0.025]),
     16: np.array([4.850, 1.729, 1.183, 0.807, 0.547, 0.379, 0.269, 0.169, 0.109, 0.070, 0.051, 0.036]),
 }
-# A law that bends more than a power law does goes on bending: octaves of variance lost for each unit of excess, up to
-# a limit. Chosen on radar composites of five kinds.
+# If the curvature exceeds that of a power law, it is extrapolated: octaves of variance lost per unit of excess, up to a
+# limit. Chosen on radar composites of five kinds.
 BEND, MOST_BENT = 15.0, 2.3
 
 
 @dataclass(frozen=True)
 class Roughness:
-    """What is hidden in coarse cells, as far as their neighbours tell.
+    """Estimates of the unresolved variability in coarse cells.
 
     Attributes
     ----------
     spread : Tensor, shape (N, ny, nx)
         Standard deviation of fine values about the kernel's, units of the field.
     slope : Tensor, shape (N, ny, nx)
-        Exponent H of the power law below the cells: an octave finer, amplitudes are 2**-H of those above.
+        Exponent H of the power law below the cells: amplitudes fall by 2**-H per octave.
     """
 
     spread: Tensor
@@ -52,18 +52,18 @@ class Roughness:
 
 
 def roughness(x: Tensor, factor: float, closed: bool = False, smoothing: float = 0.0) -> Roughness:
-    """Follow the power law of a coarse field on below its cells.
+    """Return the power law of a coarse field, extrapolated below its cells.
 
     Parameters
     ----------
     x : Tensor, shape (N, ny, nx)
-        Coarse values; NaN where missing, zero of both results there is not promised.
+        Coarse values; NaN where missing, with undefined results there.
     factor : float
         Refinement of an axis.
     closed : bool
         Whether the columns close a circle.
     smoothing : float
-        Added to the exponent H below the cells: instruments and models smooth.
+        Added to the exponent H below the cells, for smoothing by instruments and models.
     """
     wide = REACH if closed else 0
     field = torch.cat([x[..., -wide:], x, x[..., :wide]], dim=-1) if wide and x.shape[-1] >= wide else x
@@ -82,7 +82,7 @@ def roughness(x: Tensor, factor: float, closed: bool = False, smoothing: float =
 
 
 def _steps(field: Tensor, lag: int) -> tuple[Tensor, Tensor]:
-    """Return the sums of squared differences with the cells ``lag`` away, and how many there are."""
+    """Return the sums of squared differences with the cells ``lag`` away, and their number."""
     total, count = torch.zeros_like(field), torch.zeros_like(field)
     for axis in (-2, -1):
         size = field.shape[axis] - lag
@@ -103,7 +103,7 @@ def _mean(total: Tensor, count: Tensor, radius: int) -> Tensor:
 
 
 def _box(field: Tensor, radius: int) -> Tensor:
-    """Return sums over boxes, cells beyond the ends being nothing; added in one order."""
+    """Return sums over boxes, with zeros beyond the ends, added in a fixed order."""
     for axis in (-2, -1):
         size, made = field.shape[axis], field.clone()
         for away in range(1, min(radius, size - 1) + 1):
@@ -114,14 +114,14 @@ def _box(field: Tensor, radius: int) -> Tensor:
 
 
 def _exponent(near: Tensor, far: Tensor) -> Tensor:
-    """Return half the logarithm to base two of a ratio; that of noise where nothing varies."""
+    """Return half the logarithm to base two of a ratio; that of noise if nothing varies."""
     some = (near > 0) & (far > 0)
     one = torch.ones_like(near)
     return 0.5 * torch.log2(torch.where(some, far, one) / torch.where(some, near, one))
 
 
 def _hidden(factor: float) -> NDArray[np.float64]:
-    """Return the logarithm of the hidden share for any factor; beyond the largest in the table nothing is added."""
+    """Return the logarithm of the unresolved fraction for any factor; constant beyond the largest in the table."""
     known = np.log([HIDDEN[each] for each in HIDDEN])
     octave = np.log2([*HIDDEN])
     return np.array([np.interp(np.log2(max(factor, 1.0)), octave, column) for column in known.T])

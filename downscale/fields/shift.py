@@ -1,4 +1,4 @@
-"""Exact shifts of periodic fields by fractions of a cell, through their Fourier series (numpy or torch; no grid)."""
+"""Exact shifts of periodic fields by fractions of a cell, with their Fourier series."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Array = Any
 
 
 def fourier_shift(field: Array, rows: float = 0.0, columns: float = 0.0) -> Array:
-    """Move a periodic field by fractions of a cell towards larger indices, shape (..., n_y, n_x) -> the same.
+    """Shift a periodic field by fractions of a cell towards larger indices; the shape (..., n_y, n_x) is unchanged.
 
-    The field is taken for the trigonometric polynomial through its cells, so that whole cells are a roll to rounding,
-    and shifts add up. A wave of two cells keeps what is real of it, as no other choice is.
+    The field is interpolated by a trigonometric polynomial, so that shifts by whole cells are a roll to rounding, and
+    shifts add up. Of a wave of two cells, only the real part is kept.
 
     Parameters
     ----------
     field : array, shape (..., n_y, n_x)
-        Values round a torus, at least two cells an axis.
+        Values on a torus, at least two cells per axis.
     rows, columns : float
-        Cells to move by.
+        Shift in cells.
 
     References
     ----------

@@ -1,6 +1,6 @@
-"""Power spectra of maps, averaged over rings of wavenumber (numpy or torch; knows spacings, no file).
+"""Power spectra of maps, averaged over rings of wavenumber.
 
-Gaps and edges are the same for all maps that are compared, so both see the same leakage.
+Compared maps must have the same gaps and edges, so that both have the same leakage.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Rings:
-    """Rings of equal wavenumber, and which Fourier modes of a map lie in each.
+    """Rings of equal wavenumber, and the Fourier modes of a map in each.
 
     Attributes
     ----------
     order : array of int
-        Modes (flat index into those of a real transform) that lie in a ring, ring by ring.
+        Modes (flat index into those of a real transform) in rings, ring by ring.
     ring : array of int
-        The ring of each of them, from 0.
+        The ring of each mode, from 0.
     share : array of float64
-        What each of them counts in its ring; the shares of a ring add up to one.
+        Weight of each mode in its ring; the weights of a ring add up to one.
     wavenumber : array of float64, shape (n_rings,)
-        Cycles a metre (or a cell, where steps are 1) in the middle of each ring.
+        Cycles per metre (or per cell, if steps are 1) in the middle of each ring.
     """
 
     order: NDArray[np.int64]
@@ -57,10 +57,10 @@ def _range(shape: tuple[int, int], step: tuple[float, float]) -> tuple[float, fl
 
 @lru_cache(maxsize=16)
 def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rings:
-    """Sort the modes of maps of ``shape`` into rings.
+    """Return the rings of the modes of maps of ``shape``.
 
-    Rings are as wide as the larger of the two lowest wavenumbers and end at the smaller of the two highest: beyond, in
-    the corners, not all directions are resolved. The mean of the map belongs to no ring.
+    The width of a ring is the larger of the two lowest wavenumbers. Rings end at the smaller of the two highest:
+    beyond, in the corners, not all directions are resolved. The mean of the map belongs to no ring.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rin
     if not resolved(shape, step):
         lengths = f"{n_y} x {n_x} cells of {step[0]:g} x {step[1]:g} m"
         raise ShapeError(f"expected a map with a wavenumber that both axes resolve, received {lengths}; add cells")
-    # A real transform leaves out the mirror images of all columns but the first and, for an even size, the last.
+    # A real transform omits the mirror images of all columns but the first and, for an even size, the last.
     twice = np.full(along_x.size, 2.0)
     twice[0] = 1.0
     if n_x % 2 == 0:
@@ -112,7 +112,7 @@ def steps(spacing: Spacing) -> tuple[float, float]:
 
 
 def taper(shape: tuple[int, int], periodic: bool = False) -> NDArray[np.float64]:
-    """Return Hann's window, shape (n_y, n_x); none along a closed circle of columns.
+    """Return Hann's window, shape (n_y, n_x); constant along a closed circle of columns.
 
     References
     ----------
@@ -126,19 +126,19 @@ def taper(shape: tuple[int, int], periodic: bool = False) -> NDArray[np.float64]
 def radial_power(field: Array, valid: Array, window: Array, table: Rings) -> Array:
     """Return the mean power of each ring: (..., n_y, n_x) -> (..., n_rings), units of the field squared.
 
-    Invariant: whatever the window and the gaps, white noise has its variance in every ring (in the mean of many draws,
-    but for the mean that is subtracted).
+    Invariant: for any window and gaps, white noise has its variance in every ring (in the mean of many realisations,
+    except for the mean that is subtracted).
 
     Parameters
     ----------
     field : array
-        Values; what lies under the mask is ignored.
+        Values; those under the mask are ignored.
     valid : array of bool, shape of ``field``
-        True where a value counts; a map without any has no power.
+        True for valid values; a map without any has zero power.
     window : array, shape (n_y, n_x)
         From ``taper``, or ones.
     table : Rings
-        Of the shape of the maps.
+        Rings of the shape of the maps.
     """
     xp = namespace(field)
     weight = xp.where(valid, window, xp.zeros_like(field))

@@ -1,7 +1,7 @@
-"""Figures of fields: coarse beside fine, a part enlarged, errors of cells, spectra, histograms (knows drawing only).
+"""Figures of fields: comparisons, zooms, cell errors, spectra, histograms.
 
-Cells are drawn as cells, with their true edges and no smoothing. Nothing is ever downloaded. Matplotlib
-and cartopy are imported when a figure is drawn.
+Cells are drawn with their true edges and without smoothing. Nothing is downloaded. Matplotlib and cartopy are imported
+when a figure is drawn.
 """
 
 from downscale.plot.conservation import conservation

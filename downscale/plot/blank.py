@@ -1,4 +1,4 @@
-"""Empty sheets and the lines that charts share; knows matplotlib, no field."""
+"""Empty figures, and the common style of charts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from downscale.plot.geography import FRAME, INK, SOFT_INK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which all eyes tell apart, beginning with the strongest.
+# Okabe and Ito's colours, which are distinguishable with colour blindness, strongest first.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def blank(width: float, height: float, **options: Any) -> Figure:
-    """Return an empty white figure of so many inches, which pyplot does not know."""
+    """Return an empty white figure of this size in inches, not registered with pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,7 +24,7 @@ def blank(width: float, height: float, **options: Any) -> Figure:
 
 
 def tidy(panel: Any, title: str, x: str, y: str) -> None:
-    """Name a chart and its axes, and draw only the lines that carry numbers."""
+    """Label a chart and its axes, and draw only informative lines."""
     panel.set_title(title, fontsize=12.5, color=INK, loc="left", pad=8, parse_math=False)
     panel.set_xlabel(x, fontsize=11, color=INK, parse_math=False)
     panel.set_ylabel(y, fontsize=11, color=INK, parse_math=False)
@@ -36,5 +36,5 @@ def tidy(panel: Any, title: str, x: str, y: str) -> None:
 
 
 def note(panel: Any, x: float, y: float, text: str, **style: Any) -> None:
-    """Write a small remark in the units of the data."""
+    """Write a small note at a position in data units."""
     panel.text(x, y, text, **{"fontsize": 9.5, "color": SOFT_INK, "parse_math": False, **style})

@@ -1,4 +1,4 @@
-"""Fields as values on cells for drawing; knows grids and xarray, no figure and no projection."""
+"""Values of fields on cells, prepared for plotting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from downscale.grid.polygon import arc
 Array = NDArray[np.float64]
 
 MOST_CELLS = 1600  # along one axis of a panel of some 600 pixels
-WITHIN = 0.6  # of a diagonal: how far the centre of a part may be from that of its cell
+WITHIN = 0.6  # of a diagonal: maximum distance of the centre of a part from that of its cell
 MOST = 0.9  # of the cells
 
 
@@ -26,7 +26,7 @@ MOST = 0.9  # of the cells
 class Cells:
     """A horizontal field on ascending axes: values of shape (y, x), missing ones NaN.
 
-    ``mapped`` says that the axes belong to a known projection or a rotated pole.
+    ``mapped`` is whether the axes belong to a known projection or a rotated pole.
     """
 
     values: Array
@@ -40,7 +40,7 @@ class Cells:
         return self.y.size, self.x.size
 
     def at(self, y: CellAxis, x: CellAxis) -> Array:
-        """Return the values of the cells that hold the centres of other cells; NaN where there is none."""
+        """Return the values of the cells that contain the centres of other cells; NaN outside."""
         rows, columns = cell_of(self.y, y.centres), cell_of(self.x, x.centres)
         values = self.values[np.ix_(rows, columns)]
         values[rows < 0] = np.nan
@@ -48,7 +48,7 @@ class Cells:
         return values
 
     def under(self, fine: Cells) -> Array:
-        """Return the values beneath the cells of another field."""
+        """Return the values at the cells of another field."""
         return self.at(fine.y, fine.x)
 
     def holding(self, values: Array) -> Cells:
@@ -69,19 +69,19 @@ class Mesh:
         return self.grid.shape
 
     def under(self, fine: Mesh) -> Array:
-        """Return the values of the cells that were cut into those of another field.
+        """Return the values of the cells that are divided into those of another field.
 
         Raises
         ------
         GridError
-            If the rows and columns of the other field are no parts of these.
+            If the rows and columns of the other field are not parts of these.
         """
         rows, columns = (n // m for n, m in zip(fine.sizes, self.sizes, strict=True))
         if (rows * self.sizes[0], columns * self.sizes[1]) == fine.sizes:
             corners, centres = self.grid.all_corners(), self.grid.centres
             reach = np.maximum(arc(corners[..., 0, :], corners[..., 2, :]), arc(corners[..., 1, :], corners[..., 3, :]))
             away = arc(centres.repeat(rows, 0).repeat(columns, 1), fine.grid.centres)
-            # Meshes have a few cells whose centre lies outside of them: on land, along a fold.
+            # Curvilinear grids have a few cells whose centre is outside: on land, along a fold.
             if (away <= WITHIN * reach.repeat(rows, 0).repeat(columns, 1)).mean() > MOST:
                 return self.values.repeat(rows, 0).repeat(columns, 1)
         raise GridError(
@@ -98,14 +98,14 @@ Drawn = Cells | Mesh
 
 
 def find_field(obj: XarrayObject) -> tuple[xr.DataArray, Horizontal]:
-    """Return the one field of an object and where it lies.
+    """Return the one field of an object and its axes.
 
     Raises
     ------
     GridError
         If there are no horizontal axes.
     InputError
-        If a Dataset holds no field or several.
+        If a Dataset has no field or several.
     """
     where = horizontal(obj, guess=True)
     if isinstance(obj, xr.DataArray):
@@ -122,28 +122,28 @@ def check_select(select: Mapping[str, int], fields: tuple[xr.DataArray, xr.DataA
     Raises
     ------
     OptionError
-        Naming the legal ones.
+        If one is not legal; the message names the legal ones.
     """
     legal = {str(dim) for field in fields for dim in field.dims}
     for name, index in select.items():
         if name not in legal:
             raise OptionError(f"expected select to name one of {listing(sorted(legal))}, received {name!r}")
-        # An index counts in the coarse field, where that has the dimension.
+        # An index refers to the coarse field, if that has the dimension.
         size = next(field.sizes[name] for field in fields if name in field.dims)
         if not isinstance(index, (int, np.integer)) or not -size <= index < size:
             raise OptionError(f"expected an index of {name!r} from 0 to {size - 1}, received {index!r}")
 
 
 def reduce_field(field: xr.DataArray, where: Horizontal, select: Mapping[str, int]) -> xr.DataArray:
-    """Keep the two horizontal dimensions, rows first; of all others the selected or first index."""
+    """Return the field on its two horizontal dimensions, rows first, at the selected or first index of the others."""
     others = {dim: select.get(str(dim), 0) for dim in field.dims if dim not in where.dims}
     return field.isel(others).transpose(*where.dims)
 
 
 def index_like(fine: xr.DataArray, coarse: xr.DataArray, select: Mapping[str, int]) -> dict[str, int]:
-    """Return the indices of the fine field that show what ``select`` shows of the coarse one: the nearest in value.
+    """Return the indices of the fine field nearest in value to those of ``select`` in the coarse one.
 
-    Dimensions that only one of them has, and coordinates that cannot be told apart by numbers, keep their index.
+    Dimensions of only one of them, and coordinates that are not numbers, keep their index.
     """
     found = dict(select)
     for name in [str(dim) for dim in fine.dims if dim in coarse.dims]:
@@ -152,7 +152,7 @@ def index_like(fine: xr.DataArray, coarse: xr.DataArray, select: Mapping[str, in
             continue
         wanted, values = coarse[name].values[select.get(name, 0)], fine[name].values
         try:
-            # Of two that are as near the later one: midnight belongs to the day that begins.
+            # If two are equally near, the later one: midnight belongs to the day that begins.
             found[name] = values.size - 1 - int(np.abs(values - wanted)[::-1].argmin())
         except TypeError:
             same = np.flatnonzero(values == wanted)
@@ -161,7 +161,7 @@ def index_like(fine: xr.DataArray, coarse: xr.DataArray, select: Mapping[str, in
 
 
 def read_field(field: xr.DataArray, where: Horizontal) -> Drawn:
-    """Read the values of a horizontal field with its cells, whatever they are."""
+    """Return the values of a horizontal field with its cells of any kind."""
     if isinstance(where.grid, CurvilinearGrid):
         return Mesh(_known(field), where.grid)
     return read_cells(field, where)
@@ -173,7 +173,7 @@ def _known(field: xr.DataArray) -> Array:
 
 
 def read_cells(field: xr.DataArray, where: Horizontal) -> Cells:
-    """Read the values of a horizontal field in float64 onto ascending axes; infinities count as missing."""
+    """Return the values of a horizontal field in float64 on ascending axes; infinite values count as missing."""
     values = _known(field)
     y, x = where.grid.y, where.grid.x
     if not y.ascending:
@@ -184,13 +184,13 @@ def read_cells(field: xr.DataArray, where: Horizontal) -> Cells:
 
 
 def read_static(obj: XarrayObject) -> Drawn:
-    """Read a field without time, such as a land fraction."""
+    """Return a field without time, such as a land fraction."""
     field, where = find_field(obj)
     return read_field(reduce_field(field, where, {}), where)
 
 
 def cell_of(axis: CellAxis, points: Array) -> NDArray[np.intp]:
-    """Index of the cell of an ascending axis that holds each point, -1 outside."""
+    """Return the index of the cell of an ascending axis that contains each point, -1 outside."""
     edges = axis.edges
     if axis.kind == "longitude":
         points = edges[0] + np.mod(points - edges[0], 360.0)
@@ -199,7 +199,7 @@ def cell_of(axis: CellAxis, points: Array) -> NDArray[np.intp]:
 
 
 def window(axis: CellAxis, low: float, high: float, longest: float) -> CellAxis:
-    """Cut an ascending axis to two limits and divide cells over ``longest``; gaps become cells as well."""
+    """Crop an ascending axis to two limits and divide cells over ``longest``; gaps become cells as well."""
     edges, hair = axis.edges, 1e-7 * (high - low)
     if axis.kind == "longitude":
         edges = low + np.mod(edges - low, 360.0)
@@ -209,5 +209,5 @@ def window(axis: CellAxis, low: float, high: float, longest: float) -> CellAxis:
     steps = np.repeat(np.diff(edges) / counts, counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     edges = np.repeat(edges[:-1], counts) + within * steps
-    # Beyond a few cells a pixel, more cells cost time and change nothing that can be seen.
+    # Beyond a few cells per pixel, more cells cost time without a visible change.
     return CellAxis(np.append(edges[:: 1 + edges.size // MOST_CELLS], high), axis.kind)

@@ -1,4 +1,4 @@
-"""Where and how badly the cell law is missed: a map and a histogram of the errors; knows drawing only."""
+"""Figure of conservation errors: a map and a histogram."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from downscale.plot.words import name_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What is less has no decade of its own: it is exact.
+# Smaller errors have no decade of their own: they count as exact.
 LEAST = 1e-17
 WIDTH, TALLEST = 6.4, 5.0  # inches of the map
 
@@ -40,36 +40,36 @@ def conservation(
     sftlf: XarrayObject | None = None,
     dpi: int = 150,
 ) -> Figure:
-    """Draw the largest relative error of every coarse cell over all times, mark the worst, and count them by decade.
+    """Plot the largest relative error of every coarse cell over all times, with the worst cell and a histogram.
 
     Parameters
     ----------
     coarse, fine : Dataset or DataArray
-        As for :func:`downscale.cell_error`: on grids that nest.
+        As for :func:`downscale.cell_error`, on grids that nest.
     path : path, optional
-        File to write; the name appears when the file is complete.
+        Output file; it appears when complete.
     variable : str, optional
-        Which of several variables.
+        Name of the variable, if there are several.
     mask : Dataset, DataArray or file, optional
-        The mask that the fine field was made with.
+        The mask that was used for the fine field.
     tolerance : float, optional
-        Drawn as a line; that of :func:`downscale.check_conservation` by default.
+        Position of a line; by default that of :func:`downscale.check_conservation`.
     title : str, optional
         By default the ``long_name`` of the field.
     sftlf : DataArray, optional
-        Land fraction whose contour is the coast where no coastline file is installed.
+        Land fraction, whose contour is the coast if no coastline file is installed.
     dpi : int
-        Dots an inch of the file.
+        Resolution of the file in dots per inch.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Its axes are the map, the histogram and a colour bar; pyplot does not know it.
+        Its axes are the map, the histogram and a colour bar; it is not registered with pyplot.
 
     Raises
     ------
     GridError, InputError, OutputError
-        If the grids do not nest; there are several variables; the path is bad.
+        If the grids do not nest, there are several variables, or the path is not usable.
     """
     target = None if path is None else check_path(Path(path))
     errors = cell_error(coarse, fine, mask=mask)
@@ -100,14 +100,14 @@ def _largest_of(errors: xr.Dataset, name: str) -> xr.Dataset:
     """Return the largest error of each cell over all other dimensions."""
     field = errors[name]
     others = field.dims[:-2]
-    # Cells without any value have no largest one; that is no reason to warn.
+    # Cells without any value have no maximum; the warning is of no use.
     known = field.fillna(-1.0).max(others) if others else field.fillna(-1.0)
     kept = [key for key, value in errors.coords.items() if not set(value.dims) & set(others)]
     return xr.Dataset({name: known.where(known >= 0)}, {key: errors.coords[key] for key in kept})
 
 
 def _sheet(view: View) -> tuple[Figure, Any, Any, Any]:
-    """Place the map with its colour bar and, beside them, the histogram."""
+    """Create the axes of the map, its colour bar and the histogram."""
     extent = np.ptp(view.outline(), axis=0)
     width = min(WIDTH, TALLEST * extent[0] / extent[1])
     height = max(width * extent[1] / extent[0], 2.4)
@@ -122,7 +122,7 @@ def _sheet(view: View) -> tuple[Figure, Any, Any, Any]:
 
 
 def _draw_map(panel: Any, bar: Any, view: View, cells: Drawn, allowed: float) -> None:
-    """Draw the decades of the errors, and a ring around the worst cell."""
+    """Plot the decades of the errors, and a ring around the worst cell."""
     import matplotlib
 
     exponent = np.log10(np.maximum(cells.values, LEAST))
@@ -164,10 +164,10 @@ def _power(value: float) -> str:
 
 
 def _draw_decades(chart: Any, errors: Array, allowed: float) -> None:
-    """Count the cells of all times by the decade of their error."""
+    """Plot the number of cells of all times by the decade of their error."""
     known = errors[np.isfinite(errors)]
     exponent = np.log10(np.maximum(known, LEAST))
-    # The few cells that happen to be nearly exact must not stretch the axis.
+    # A few nearly exact cells must not stretch the axis.
     low = float(np.floor(np.percentile(exponent, 0.5))) if known.size else -1.0
     low = float(np.floor(min(low, np.log10(allowed) - 1)))
     top = max(float(np.ceil(exponent.max())) if known.size else 0.0, np.log10(allowed) + 1)

@@ -1,4 +1,4 @@
-"""The public figure: coarse, fine and the detail; knows the order of the steps, not how one is done."""
+"""The comparison figure: coarse field, fine field and added detail."""
 
 from __future__ import annotations
 
@@ -37,41 +37,41 @@ def compare(
     orog: XarrayObject | None = None,
     dpi: int = 150,
 ) -> Figure:
-    """Draw a coarse field, its fine one and the detail between them side by side.
+    """Plot a coarse field, its fine field and the added detail side by side.
 
-    The detail is the fine value minus that of the coarse cell it lies in; where the cell law holds it
-    averages to zero over each coarse cell.
+    The detail is the fine value minus that of its coarse cell; with cell conservation it averages to zero over each
+    coarse cell.
 
     Parameters
     ----------
     coarse, fine : DataArray or Dataset of one field
-        In one unit, over lat/lon (degrees), the axes of a projection or a rotated pole (drawn in that projection),
-        or two-dimensional latitudes and longitudes; both over the same kind, but the grids need not nest. Only a
-        Dataset carries bounds: the edges of a DataArray lie midway between its centres.
+        In the same unit, on lat/lon (degrees), the axes of a projection or a rotated pole (plotted in that projection),
+        or two-dimensional latitudes and longitudes; both of the same kind, but the grids need not nest. Only a Dataset
+        has bounds: the edges of a DataArray are midway between its centres.
     path : path, optional
-        File to write, .png or another kind that matplotlib knows; the name appears when the file is complete.
+        Output file, .png or another format of matplotlib; it appears when complete.
     select : mapping of dimension to index, optional
-        Which time, member, ... of the coarse field to show; the first of each by default. Of a fine field with
-        other times the nearest one is shown, and both dates are said.
+        Time, member, ... of the coarse field to show; the first of each by default. If the times of the fine field
+        differ, the nearest one is shown, and the figure states both dates.
     title, cmap : optional
-        By default the ``long_name`` and colours that suit the ``standard_name``.
+        By default the ``long_name``, and colours for the ``standard_name``.
     sftlf : DataArray, optional
-        Land fraction (% or 1), over lat/lon or the axes of the fields: its contour at half is the coast where no
-        coastline file is installed.
+        Land fraction (% or 1), on lat/lon or the axes of the fields: its contour at half is the coast if no coastline
+        file is installed.
     orog : DataArray, optional
-        Surface altitude in m: one dotted contour on the coarse panel, which cannot show relief.
+        Surface altitude in m: one dotted contour on the coarse panel, which cannot resolve it.
     dpi : int
-        Dots an inch of the file; 150 makes it about 2000 pixels wide.
+        Resolution of the file in dots per inch; 150 makes it about 2000 pixels wide.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Its axes are the three panels and two colour bars; pyplot does not know it.
+        Its axes are the three panels and two colour bars; it is not registered with pyplot.
 
     Raises
     ------
     OutputError, OptionError, GridError, InputError
-        For a bad path; select or cmap; axes of two kinds; fields in two units.
+        If the path, select or cmap is not usable; if axes or units of the fields differ.
     """
     target = None if path is None else check_path(Path(path))
     found, fields, cells = read_pair(coarse, fine, select or {})
@@ -90,12 +90,12 @@ def compare(
 
 
 def read_pair(coarse: XarrayObject, fine: XarrayObject, select: Mapping[str, int]) -> Pair:
-    """Return two fields and where they lie, what is shown of them, and their cells, if they can be compared.
+    """Return two comparable fields and their axes, their selected maps, and their cells.
 
     Raises
     ------
     GridError, InputError, OptionError
-        For axes of two kinds; fields in two units; places that the fields do not have.
+        If kinds of axes or units differ, or a selection does not exist.
     """
     found = find_field(coarse), find_field(fine)
     (whole, there), (split, here) = found

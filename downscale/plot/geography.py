@@ -1,4 +1,4 @@
-"""Coastlines, relief and graticule of one panel; nothing is ever downloaded."""
+"""Coastlines, orography contours and graticules of a panel, without downloads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RELIEF = (2000.0, 1000.0, 500.0, 200.0, 100.0)  # m
 
 
 def draw_coast(panels: list[Any], view: View, sftlf: XarrayObject | None) -> None:
-    """Draw the coast from an installed file, else from a land fraction, else not at all."""
+    """Draw the coast from an installed file, else from a land fraction, else nothing."""
     path = installed_coast(view.box[1] - view.box[0]) if view.projection is not None else None
     if path is not None:
         import cartopy.crs as ccrs
@@ -36,7 +36,7 @@ def draw_coast(panels: list[Any], view: View, sftlf: XarrayObject | None) -> Non
 
 
 def installed_coast(width: float) -> Path | None:
-    """Find a Natural Earth coastline on this computer; cartopy by itself would download a missing one."""
+    """Return the path of an installed Natural Earth coastline; cartopy itself would download a missing one."""
     from cartopy import config
     from cartopy.io import Downloader
 
@@ -50,7 +50,7 @@ def installed_coast(width: float) -> Path | None:
 
 
 def relief_level(orog: Drawn | None) -> float | None:
-    """Return the round altitude that parts high land from low; None for a plain."""
+    """Return the round altitude that separates high land from low; None for a plain."""
     land = np.array([]) if orog is None else orog.values[np.isfinite(orog.values)]
     return next((level for level in RELIEF if land.size and 2 * level <= np.percentile(land, 99)), None)
 
@@ -62,7 +62,7 @@ def draw_relief(panel: Any, view: View, orog: Drawn | None, level: float | None)
 
 
 def draw_contour(panel: Any, view: View, cells: Drawn, level: float, linestyles: str = "-") -> None:
-    """Draw one contour out to the frame; nothing where the level is not crossed."""
+    """Draw one contour up to the frame, if the field crosses the level."""
     from matplotlib.axes import Axes
 
     if not isinstance(cells, Cells) or cells.mapped != view.native:
@@ -75,7 +75,7 @@ def draw_contour(panel: Any, view: View, cells: Drawn, level: float, linestyles:
 
 
 def _framed(view: View, cells: Cells) -> tuple[Array, Array, Array]:
-    """Return map coordinates and values on the axes of the view, out to its frame."""
+    """Return map coordinates and values on the axes of the view, extended to its frame."""
     y, x = windows(cells, view)
     values = np.pad(cells.at(y, x), 1, mode="edge")
     if view.full_circle:
@@ -85,7 +85,7 @@ def _framed(view: View, cells: Cells) -> tuple[Array, Array, Array]:
 
 
 def _elsewhere(view: View, cells: Drawn) -> tuple[Array, Array, Any]:
-    """Return map coordinates and values of cells on other axes than those of the view, none where they leave it."""
+    """Return map coordinates and values of cells on other axes than those of the view; masked outside."""
     west, east, south, north = view.box
     if isinstance(cells, Cells):
         reach = min(0.1 * (east - west) + 1, 180 - 0.5 * (east - west))
@@ -101,14 +101,14 @@ def _elsewhere(view: View, cells: Drawn) -> tuple[Array, Array, Any]:
     slack = 0.05 * (right - left)
     known = np.isfinite(x) & np.isfinite(y)
     inside = known & (x > left - slack) & (x < right + slack) & (y > low - slack) & (y < high + slack)
-    # Where neighbours are half the map apart lies the seam.
+    # Neighbours half the map apart are on either side of the seam.
     jump = np.abs(np.diff(np.where(known, x, left), axis=1)) > 0.5 * (right - left)
     inside[:, 1:] &= ~jump
     return np.where(known, x, left), np.where(known, y, low), np.ma.masked_array(values, ~inside | ~np.isfinite(values))
 
 
 def draw_graticules(panels: list[Any], view: View) -> None:
-    """Draw meridians and parallels, with degrees on outer edges only; or the axes of a plane."""
+    """Draw meridians and parallels, labelled on outer edges only; or the axes of a plane."""
     for number, panel in enumerate(panels):
         if view.projection is None:
             _draw_plane_axes(panel, view.unit, number)
@@ -132,13 +132,13 @@ def _draw_graticule(panel: Any, view: View, number: int) -> None:
         (x,), (y,) = view.project(np.array([lon]), np.array([view.rim]))
         outward = np.array([x, y]) / np.hypot(x, y) if view.polar else np.array([0.0, -1.0])
         between = (outward[0] < -0.6 and number > 0) or (outward[0] > 0.6 and number < 2)
-        # Above a panel stands its title, between panels stand their neighbours.
+        # A title is above each panel, and other panels are beside it.
         if not view.worldwide and not between and outward[1] < 0.6:
             _label(panel, degrees(lon, "EW"), x, y, outward)
 
 
 def _draw_native_graticule(panel: Any, view: View, number: int) -> None:
-    """Draw meridians and parallels over straight axes, with degrees where they cross the left and the lower edge."""
+    """Draw meridians and parallels on straight axes, labelled at the left and the lower edge."""
     line = {"color": "0.25", "linewidth": 0.4, "alpha": 0.35, "scalex": False, "scaley": False}
     west, east, south, north = view.box
     ring, place = view.outline(), panel.get_position()
@@ -150,7 +150,7 @@ def _draw_native_graticule(panel: Any, view: View, number: int) -> None:
     ways = [(along, np.full_like(along, lat)) for lat in parallels] + [(np.full_like(up, lon), up) for lon in meridians]
     for lon, lat in ways:
         x, y = view.place(lon, lat)
-        # A line that leaves on one side and comes back on the other is two lines.
+        # A line that leaves on one side and re-enters on the other is two lines.
         torn = np.abs(np.diff(x, append=x[-1:])) > 0.5 * (right - left)
         panel.plot(np.where(torn, np.nan, x), y, **line)
     edge = np.linspace(low, high, 400)
@@ -166,7 +166,7 @@ def _draw_native_graticule(panel: Any, view: View, number: int) -> None:
 
 
 def _crossings(values: Array, at: Array) -> list[float]:
-    """Return where values pass through zero; a jump over half a circle is none."""
+    """Return the zero crossings of values; a jump over half a circle does not count."""
     step = np.diff(values)
     cross = (values[:-1] * values[1:] <= 0) & (np.abs(step) < 90) & (step != 0)
     return [float(at[i] - values[i] * (at[i + 1] - at[i]) / step[i]) for i in np.flatnonzero(cross)]
@@ -183,7 +183,7 @@ def _draw_plane_axes(panel: Any, unit: str, number: int) -> None:
 
 
 def _label(panel: Any, text: str, x: float, y: float, outward: Array) -> None:
-    """Write beside a point of the frame, on its outer side."""
+    """Write next to a point of the frame, on its outer side."""
     across, up = (int(v) for v in np.round(outward))
     style: dict[str, Any] = {"fontsize": 9, "color": SOFT_INK, "annotation_clip": False}
     style |= {"ha": ("right", "center", "left")[across + 1], "va": ("top", "center", "bottom")[up + 1]}
@@ -191,7 +191,7 @@ def _label(panel: Any, text: str, x: float, y: float, outward: Array) -> None:
 
 
 def round_degrees(low: float, high: float, number: float) -> Array:
-    """Return about ``number`` round values inside a range.
+    """Return about ``number`` round values within a range.
 
     Examples
     --------

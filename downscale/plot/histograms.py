@@ -1,4 +1,4 @@
-"""Rank and PIT histograms, drawn from counts; knows no field."""
+"""Rank and PIT histograms of ensembles."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def rank_histogram(
     counts: ArrayLike | Mapping[str, ArrayLike], *, path: str | Path | None = None, title: str = "Rank of the truth",
     dpi: int = 150,
 ) -> Figure:  # fmt: skip
-    """Draw how often the truth had each rank among the members: flat, where an ensemble is reliable.
+    """Plot how often the truth had each rank among the members: a reliable ensemble has a flat histogram.
 
-    A hollow says that members are too alike, a dome that they are too different, a slope that they are biased.
+    A U shape means too little spread, a dome too much, a slope a bias.
 
     Parameters
     ----------
     counts : array, shape (n_members + 1,), or mapping of label to such arrays
-        Occurrences of each rank (or their weights), from below all members to above all; one panel for each label.
+        Occurrences of each rank (or their weights), from below all members to above all; one panel per label.
     path, title, dpi
-        File to write, if any; heading; dots an inch.
+        Output file, if any; heading; dots per inch.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Frequencies relative to a flat histogram; between the dashed lines lie 95 % of the bars of a reliable ensemble
-        if occurrences are independent (neighbouring cells are not: then the band is too narrow).
+        Frequencies relative to a flat histogram. The dashed lines enclose 95 % of the bars of a reliable ensemble if
+        occurrences are independent (neighbouring cells are not: then the band is too narrow).
 
     Raises
     ------
@@ -57,14 +57,14 @@ def pit_histogram(
     counts: ArrayLike | Mapping[str, ArrayLike], *, path: str | Path | None = None,
     title: str = "Probability integral transform", dpi: int = 150,
 ) -> Figure:  # fmt: skip
-    """Draw how often the predicted probability of staying below the truth fell into each of equal classes of 0 to 1.
+    """Plot how often the predicted probability of staying below the truth is in each of equal classes from 0 to 1.
 
-    Parameters and reading are those of :func:`rank_histogram`.
+    Parameters and interpretation are those of :func:`rank_histogram`.
 
     Raises
     ------
     InputError
-        As there.
+        As for :func:`rank_histogram`.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Quadrilaterals of a curvilinear grid as polygons, cut at the seam of a map; knows matplotlib, no dates or files."""
+"""Quadrilaterals of a curvilinear grid as polygons, cut at the seam of the map."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from downscale.grid.polygon import degrees_of, inner_points, unit_vectors
 from downscale.plot.cells import Array, Mesh
 from downscale.plot.view import View
 
-# Cells that reach over more degrees of longitude are drawn in parts; parts that still do hold a pole.
+# Cells that span more degrees of longitude are drawn in parts; parts that still do contain a pole.
 WIDE, WIDEST, PARTS = 5.0, 60.0, 8
-MOST_CELLS = 900  # along one axis: polygons cost more than the cells of a product
+MOST_CELLS = 900  # along one axis: polygons are more expensive than cells of a product grid
 
 
 def draw_mesh(panel: Any, view: View, mesh: Mesh, cmap: Any, limits: tuple[float, float], missing: Any) -> Any:
-    """Draw the cells that hold values as polygons; what holds none is the ground."""
+    """Draw the cells with values as polygons on the colour for missing values."""
     from matplotlib.collections import PolyCollection
 
     lon, lat, values = _polygons(mesh)
@@ -24,7 +24,7 @@ def draw_mesh(panel: Any, view: View, mesh: Mesh, cmap: Any, limits: tuple[float
         lon, lat, values = _cut(*_divided(lon, lat, values), view.west, view.east)
     corners = np.stack(view.project(lon, lat), axis=-1)
     panel.set_facecolor(missing)
-    # Without smoothing neighbours leave no light seams between them.
+    # Without anti-aliasing there are no light seams between neighbours.
     style: dict[str, Any] = {"edgecolors": "none", "antialiaseds": False, "rasterized": True}
     cells: Any = PolyCollection(corners, array=values, cmap=cmap, **style)  # type: ignore[arg-type]
     cells.set_clim(*limits)
@@ -33,9 +33,9 @@ def draw_mesh(panel: Any, view: View, mesh: Mesh, cmap: Any, limits: tuple[float
 
 
 def _polygons(mesh: Mesh) -> tuple[Array, Array, Array]:
-    """Return corners, shapes (n, 4), in one branch a cell, and values of the cells that hold any, shape (n,).
+    """Return corners, shapes (n, 4), on one branch per cell, and values of the cells with values, shape (n,).
 
-    Of more cells than can be seen, some together take the value of one.
+    If there are more cells than are visible, one value represents several cells.
     """
     rows, columns = (1 + (size - 1) // MOST_CELLS for size in mesh.sizes)
     corners = mesh.grid.all_corners()
@@ -51,13 +51,13 @@ def _polygons(mesh: Mesh) -> tuple[Array, Array, Array]:
 
 
 def _divided(lon: Array, lat: Array, values: Array) -> tuple[Array, Array, Array]:
-    """Cut cells that reach far, as around a pole, into parts that follow the curves of the map."""
+    """Cut cells that span many degrees, as around a pole, into parts that follow the curves of the map."""
     wide = np.ptp(lon, axis=-1) > WIDE
     points = inner_points(unit_vectors(lon[wide], lat[wide]), *2 * [np.linspace(0, 1, PARTS + 1)])
     rings = np.stack([points[:, :-1, :-1], points[:, :-1, 1:], points[:, 1:, 1:], points[:, 1:, :-1]], axis=-2)
     rings = rings.reshape(-1, 4, 3)
     east, north = degrees_of(rings, degrees_of(rings.sum(axis=-2))[0][:, None])
-    # What holds the pole itself is smaller than a pixel.
+    # The part that contains the pole itself is smaller than a pixel.
     narrow = np.ptp(east, axis=-1) < WIDEST
     east, north = east[narrow], north[narrow]
     own = np.repeat(values[wide], PARTS**2)[narrow]
@@ -66,7 +66,7 @@ def _divided(lon: Array, lat: Array, values: Array) -> tuple[Array, Array, Array
 
 
 def _cut(lon: Array, lat: Array, values: Array, west: float, east: float) -> tuple[Array, Array, Array]:
-    """Give cells over the seam of a map one part on either side of it."""
+    """Cut cells that cross the seam of a map into one part on either side."""
     lon = lon - 360.0 * np.floor((lon.mean(axis=-1, keepdims=True) - west) / 360.0)
     over, under = lon.max(axis=-1) > east, lon.min(axis=-1) < west
     again = np.concatenate([lon[over] - 360.0, lon[under] + 360.0])

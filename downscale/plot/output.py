@@ -1,4 +1,4 @@
-"""One picture file, whole or not at all; knows no field."""
+"""Atomic writing of picture files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def check_path(path: Path, inputs: Iterable[Any] = ()) -> Path:
-    """Return a path that can be written, before any work is done; a picture that is there is replaced.
+    """Return a path that can be written, checked before any work is done; an existing picture is replaced.
 
     Raises
     ------
     OutputError
-        If its folder is missing, it is no regular file or one of ``inputs``, or no picture of its kind can be drawn.
+        If its folder is missing, it is not a regular file or is one of ``inputs``, or its format is not supported.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
@@ -41,16 +41,16 @@ def _kind(path: Path) -> str:
 
 
 def write(figure: Figure, path: Path, dpi: int) -> None:
-    """Write under a temporary name in the same folder, then rename: the name never holds half a picture.
+    """Write under a temporary name in the same folder, then rename: the file is never incomplete.
 
     Raises
     ------
     OutputError
-        For whatever the system refuses.
+        If the system refuses to write.
     """
     try:
         with temporary_beside(path) as scratch, scratch.open("wb") as stream, warnings.catch_warnings():
-            # A title in a script that the font lacks is drawn as boxes: no reason to lose the map.
+            # A title with characters that the font lacks is drawn as boxes; the figure is still useful.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(stream, format=_kind(path), dpi=dpi, facecolor="white")
     except OSError as error:

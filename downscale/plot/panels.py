@@ -1,4 +1,4 @@
-"""The sheet: where panels and bars lie, which colours they take; knows matplotlib, no file and no dates."""
+"""Layout and colours of the comparison figure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from downscale.plot.words import MINUS, TIMES, name_of, raised
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Blue to red for warmth and white to blue for rain are what readers expect; the second map of a pair is
-# for the detail. All of them survive colour blindness.
+# Blue to red for temperature and white to blue for rain are conventional; the second map of a pair is for the detail.
+# All of them are suitable for colour blindness.
 COLOURS = {
     "temperature": ("RdYlBu_r", "RdBu_r"),
     "precipitation": ("Blues", "BrBG"),
@@ -32,11 +32,11 @@ MISSING = "0.86"
 LONGEST_STEP = 1.5  # degrees: longer cell edges would visibly cut the corners of a curved map
 SLIDE_WIDTH, TALLEST_PANEL, NARROWEST = 40 / 3, 4.9, 2.4  # inches
 MAP_MARGINS, PLANE_MARGINS = (0.66, 0.4, 0.34, 1.2), (0.85, 0.25, 0.3, 1.4)  # left, right, between, below
-ROUNDING = 1e-6  # of the largest value: less is rounding and must not fill the colours of the detail
+ROUNDING = 1e-6  # of the largest value: smaller detail is rounding and must not fill the colour scale
 
 
 def layout(view: View, title: str, subtitle: str) -> tuple[Figure, list[Any], list[Any]]:
-    """Place three panels of the domain's shape and two colour bars, in inches, so that nothing overlaps."""
+    """Place three panels with the domain's shape and two colour bars, in inches, without overlaps."""
     outline = view.outline()
     extent = np.ptp(outline, axis=0)
     left, right, gap, bottom = PLANE_MARGINS if view.projection is None else MAP_MARGINS
@@ -68,7 +68,7 @@ def layout(view: View, title: str, subtitle: str) -> tuple[Figure, list[Any], li
 
 
 def draw_frame(panel: Any, view: View, outline: Array) -> None:
-    """Limit a panel to its domain and draw the border thinly."""
+    """Limit a panel to its domain and draw a thin border."""
     from matplotlib.path import Path as Border
 
     panel.set_xlim(outline[:, 0].min(), outline[:, 0].max())
@@ -87,7 +87,7 @@ def draw_fields(
     fields: tuple[xr.DataArray, xr.DataArray],
     cmap: Any,
 ) -> None:
-    """Fill the panels: one colour scale for both fields, one that is symmetric about zero for the detail."""
+    """Draw the panels: one colour scale for both fields, one symmetric about zero for the detail."""
     blocks, parts = pair
     detail = parts.holding(parts.values - blocks.under(parts))  # type: ignore
     own, other = colours(fields[1], cmap)
@@ -106,7 +106,7 @@ def draw_fields(
 
 
 def draw_cells(panel: Any, view: View, cells: Drawn, cmap: Any, limits: tuple[float, float]) -> Any:
-    """Draw cells by their corners; none is smoothed."""
+    """Draw cells by their corners, without smoothing."""
     from matplotlib.axes import Axes
 
     if not isinstance(cells, Cells):
@@ -114,12 +114,12 @@ def draw_cells(panel: Any, view: View, cells: Drawn, cmap: Any, limits: tuple[fl
     y, x = windows(cells, view, LONGEST_STEP if view.curved else np.inf)
     corners, values = view.project(*np.meshgrid(x.edges, y.edges)), np.ma.masked_invalid(cells.at(y, x))
     low, high = limits
-    # The corners are map coordinates already; cartopy's own method would search them for torn cells.
+    # The corners are already map coordinates; cartopy's own method would search them for torn cells.
     return Axes.pcolormesh(panel, *corners, values, cmap=cmap, vmin=low, vmax=high, rasterized=True)
 
 
 def robust_limits(values: Array) -> tuple[float, float]:
-    """Robust limits, all but half a percent at either end; never equal."""
+    """Return limits without half a percent at either end; never equal."""
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, [0.5, 99.5]) if known.size else (0.0, 1.0)
     if known.size and known.min() >= 0 and low < 0.1 * high:
@@ -136,7 +136,7 @@ def colours(field: xr.DataArray, cmap: Any) -> tuple[Any, Any]:
     Raises
     ------
     OptionError
-        If matplotlib has no colour map of that name.
+        If matplotlib has no such colour map.
     """
     import matplotlib
 
@@ -151,7 +151,7 @@ def colours(field: xr.DataArray, cmap: Any) -> tuple[Any, Any]:
 
 
 def draw_bar(axes: Any, mesh: Any, values: Array, name: str, units: str) -> None:
-    """Draw a horizontal colour bar with its quantity and unit; huge and tiny numbers share a power of ten."""
+    """Draw a horizontal colour bar with quantity and unit; very large and small numbers share a power of ten."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     low, high = mesh.get_clim()

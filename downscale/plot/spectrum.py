@@ -1,4 +1,4 @@
-"""Power spectra of fields on grids of any resolution, in one chart; knows spacings and drawing."""
+"""Power spectra of fields on grids of any resolution, and their figure."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MOST_MAPS = 24
 
 
 def power_spectrum(field: XarrayObject) -> tuple[Array, Array]:
-    """Return wavenumbers (cycles a metre) and the mean spectral density, units of the field squared times m2.
+    """Return wavenumbers (cycles per metre) and the mean spectral density, units of the field squared times m2.
 
-    The density is the mean over rings of equal wavenumber, and over all maps (of many, evenly spaced ones), of the
-    power of a map times the area of its cells, so that grids of different resolution are drawn on one scale. Edges are
-    tapered by Hann's window, gaps count nothing.
+    The density is the power of a map times the area of its cells, averaged over rings of equal wavenumber and over all
+    maps (an even sample if there are many). Grids of different resolution are therefore on one scale. Edges are tapered
+    by Hann's window; gaps count as zero.
 
     Raises
     ------
@@ -72,31 +72,31 @@ def spectrum(
     slope: float | None = None,
     dpi: int = 150,
 ) -> Figure:
-    """Draw the power spectra of several fields against wavelength.
+    """Plot the power spectra of several fields against wavelength.
 
     Parameters
     ----------
     fields : mapping of label to DataArray or Dataset of one field
-        In one unit, on grids of any resolution; the first one's shortest resolved wave is marked.
+        In the same unit, on grids of any resolution; the shortest resolved wave of the first one is marked.
     path : path, optional
-        File to write; the name appears when the file is complete.
+        Output file; it appears when complete.
     title : str, optional
         By default the ``long_name`` of the first field.
     slope : float, optional
-        Draw a reference line of wavenumber to this power through the first spectrum. The Sobolev kernel of order m
-        assumes fields with -(2 m + 1), that is -3.5.
+        Exponent of a reference line through the first spectrum. The Sobolev kernel of order m assumes fields with
+        exponent -(2 m + 1), that is -3.5.
     dpi : int
-        Dots an inch of the file.
+        Resolution of the file in dots per inch.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One panel; pyplot does not know it.
+        One panel; it is not registered with pyplot.
 
     Raises
     ------
     InputError, OptionError, OutputError
-        For fields in two units; constant fields; no field; a bad path.
+        If units differ, a field is constant, there is no field, or the path is not usable.
     """
     target = None if path is None else check_path(Path(path))
     if not fields:
@@ -142,7 +142,7 @@ def _plain_ticks(panel: object) -> None:
 
 
 def _reference(panel: object, wave: Array, power: Array, slope: float) -> None:
-    """Draw a straight line through the middle of a spectrum, lifted so that it hides nothing."""
+    """Draw a straight line above the middle of a spectrum."""
     middle = int(np.flatnonzero(power > 0)[np.count_nonzero(power > 0) // 3])
     ends = np.array([wave[0], 4 * wave[-1]])
     line = 4e-6 * power[middle] * (ends / wave[middle]) ** slope
@@ -152,7 +152,7 @@ def _reference(panel: object, wave: Array, power: Array, slope: float) -> None:
 
 
 def _mark_shortest(panel: object, where: Horizontal, label: str) -> None:
-    """Mark the shortest wave that a grid resolves."""
+    """Mark the shortest resolved wave of a grid."""
     shortest = 2e-3 * max(steps(Spacing.of(where.grid)))
     panel.axvline(shortest, color="0.55", linewidth=0.8)  # type: ignore[attr-defined]
     transform = panel.get_xaxis_transform()  # type: ignore[attr-defined]

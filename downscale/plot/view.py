@@ -1,4 +1,4 @@
-"""What part of the world a map shows, and in which projection; knows cartopy's projections, draws nothing."""
+"""The domain and the projection of a map."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from downscale.grid.axis import CellAxis
 from downscale.plot.cells import Array, Cells, Drawn, Mesh, window
 
 ROTATED = ("rlon", "grid_longitude")
-LEAST_GAP = 5.0  # degrees of longitude without any cell: the domain is no whole circle
+LEAST_GAP = 5.0  # degrees of longitude without any cell: the domain is not a full circle
 
 
 @dataclass(frozen=True)
 class View:
     """A domain in degrees and its projection, or a plane in metres (``unit`` km) or rotated degrees.
 
-    A ``native`` view shows the axes of the field themselves, as straight lines in the projection that they belong to;
-    its map coordinates are theirs, from ``origin`` on and in steps of ``step``.
+    A ``native`` view has the axes of the field as straight lines in their own projection; its map coordinates are
+    theirs, from ``origin`` on and in steps of ``step``.
     """
 
     west: float
@@ -43,7 +43,7 @@ class View:
 
     @property
     def worldwide(self) -> bool:
-        """Whether the frame is that of the whole world."""
+        """Whether the frame is the whole world."""
         return type(self.projection).__name__ == "EqualEarth"
 
     @property
@@ -58,11 +58,11 @@ class View:
 
     @property
     def rim(self) -> float:
-        """Latitude of the edge that carries the labels of the meridians."""
+        """Latitude of the edge with the labels of the meridians."""
         return self.north if self.polar and abs(self.north) < abs(self.south) else self.south
 
     def project(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Return map coordinates of longitudes and latitudes, or kilometres of metres."""
+        """Return map coordinates of longitudes and latitudes, or kilometres from metres."""
         if self.projection is None:
             return (x / 1000, y / 1000) if self.unit == "km" else (x, y)
         if self.native:
@@ -70,15 +70,15 @@ class View:
         from cartopy.crs import Geodetic
 
         if self.full_circle:
-            # Around a pole the two sides of the seam must touch; elsewhere they stay a hair inside it, or
-            # both would land on one side of the map.
+            # Around a pole the two sides of the seam must touch. Elsewhere they stay just inside it, or both would be
+            # on one side of the map.
             middle = 0.5 * (self.west + self.east)
             x = middle + (x - middle) * (1 + 1e-7 if self.polar else 1 - 1e-8)
         points = self.projection.transform_points(Geodetic(), x, y)
         return points[..., 0], points[..., 1]
 
     def place(self, lon: Array, lat: Array) -> tuple[Array, Array]:
-        """Return map coordinates of longitudes and latitudes, also where the axes are others."""
+        """Return map coordinates of longitudes and latitudes for any axes of the view."""
         if not self.native:
             return self.project(lon, lat)
         from cartopy.crs import Geodetic
@@ -95,7 +95,7 @@ class View:
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
-        """West, east, south and north of what is shown, in degrees."""
+        """West, east, south and north of the view, in degrees."""
         if not self.native:
             return self.west, self.east, self.south, self.north
         ring = self.outline()
@@ -111,7 +111,7 @@ class View:
         return middle + float(np.nanmin(off)), middle + float(np.nanmax(off)), south, north
 
     def outline(self) -> Array:
-        """Return the border of the shown domain in map coordinates, shape (n, 2)."""
+        """Return the border of the domain in map coordinates, shape (n, 2)."""
         x, y = np.linspace(self.west, self.east, 400), np.linspace(self.south, self.north, 400)
         if self.polar and self.full_circle:
             return np.stack(self.project(x, np.full_like(x, self.rim)), axis=-1)
@@ -121,10 +121,10 @@ class View:
 
 
 def choose_view(blocks: Drawn, parts: Drawn, field: xr.DataArray, mapping: GridMapping | None = None) -> View:
-    """Show the domain of the fine cells, in the projection that their axes belong to where that is known."""
+    """Return the view of the domain of the fine cells, in the projection of their axes if it is known."""
     if isinstance(parts, Mesh) or isinstance(blocks, Mesh):
         return _mesh_view(parts)  # type: ignore[arg-type]
-    # Rotated degrees are no geographic ones; without their pole they are drawn as a plane.
+    # Rotated degrees are not geographic ones; without their pole they are drawn as a plane.
     x = field[field.dims[1]]
     rotated = x.attrs.get("standard_name", x.name) in ROTATED
     west, east, south, north = (float(v) for v in (*parts.x.edges[[0, -1]], *parts.y.edges[[0, -1]]))
@@ -142,7 +142,7 @@ def choose_view(blocks: Drawn, parts: Drawn, field: xr.DataArray, mapping: GridM
 
 
 def _mesh_view(mesh: Mesh) -> View:
-    """Show all cells: the whole circle, or what lies beside its widest gap without cells."""
+    """Return the view of all cells: the full circle, or the part outside its widest gap."""
     lon, lat = mesh.grid.corners
     south, north = max(float(lat.min()), -90.0), min(float(lat.max()), 90.0)
     west, gap = _widest_gap(lon.min(axis=-1).ravel(), lon.max(axis=-1).ravel())
@@ -153,7 +153,7 @@ def _mesh_view(mesh: Mesh) -> View:
 
 
 def _widest_gap(low: Array, high: Array) -> tuple[float, float]:
-    """Return where the widest stretch of longitude that no cell reaches ends, from -180 to 180, and its width.
+    """Return the end of the widest gap of longitude without cells, from -180 to 180, and its width.
 
     Examples
     --------
@@ -163,7 +163,7 @@ def _widest_gap(low: Array, high: Array) -> tuple[float, float]:
     low, wide = np.mod(low, 360.0), high - low
     order = np.argsort(low)
     low, reach = low[order], np.maximum.accumulate((low + wide)[order])
-    # The first cell again, one turn on; those that reach over the seam cover the beginning.
+    # The first cell again, one circle later; cells across the seam cover the beginning.
     gaps = np.append(low[1:], low[0] + 360.0) - np.maximum(reach, reach[-1] - 360.0)
     widest = int(gaps.argmax())
     west = float(low[(widest + 1) % low.size])
@@ -173,7 +173,7 @@ def _widest_gap(low: Array, high: Array) -> tuple[float, float]:
 def own_projection(
     mapping: GridMapping, west: float, east: float, south: float, north: float
 ) -> tuple[Any, float, float]:
-    """Return the projection of a grid mapping, where its map begins along the axis, and its step in units of the axis.
+    """Return the projection of a grid mapping, the origin of its map along the axis, and its step in axis units.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def own_projection(
         middle = 0.5 * (west + east)
         pole = [float(mapping.attrs.get(key, 0.0)) for key in (
             "grid_north_pole_longitude", "grid_north_pole_latitude", "north_pole_grid_longitude")]  # fmt: skip
-        # Turned so that the domain lies in the middle, its seam opposite.
+        # Rotated so that the domain is in the middle, opposite the seam.
         return ccrs.RotatedPole(pole[0], pole[1], pole[2] - middle), middle, 1.0
     crs = mapping.crs
     assert crs is not None, "a grid is mapped only where its projection is known"
@@ -202,7 +202,7 @@ def own_projection(
 
 
 def choose_projection(west: float, east: float, south: float, north: float) -> Any:
-    """Choose a map projection for a domain in degrees."""
+    """Return a map projection for a domain in degrees."""
     load_pyproj()
     import cartopy.crs as ccrs
 
@@ -221,6 +221,6 @@ def choose_projection(west: float, east: float, south: float, north: float) -> A
 
 
 def windows(cells: Cells, view: View, longest: float = np.inf) -> tuple[CellAxis, CellAxis]:
-    """Cut the axes of a field to what is shown."""
+    """Return the axes of a field cropped to the view."""
     y = window(cells.y, view.south, view.north, longest)
     return y, window(cells.x, view.west, view.east, longest)

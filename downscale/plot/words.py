@@ -1,4 +1,4 @@
-"""The words on a map: titles, dates of any calendar, units, degrees; knows no figure."""
+"""Texts on figures: titles, dates of any calendar, units, degrees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CELSIUS = ("degc", "deg_c", "degree_c", "degrees_c", "celsius", "degree_celsius"
 
 
 def raised(unit: str) -> str:
-    """Set the exponents of a unit as superscripts, with spaces that do not break a line.
+    """Return a unit with exponents as superscripts and non-breaking spaces.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def raised(unit: str) -> str:
 
 
 def name_of(field: xr.DataArray, capital: bool) -> str:
-    """Return the long name of a field, or the best that there is."""
+    """Return the long name of a field, or the best substitute."""
     attrs = field.attrs
     standard = str(attrs.get("standard_name", "")).replace("_", " ")
     name = str(attrs.get("long_name") or standard or field.name or "field")
@@ -43,7 +43,7 @@ def subtitle(
     select: Mapping[str, int],
     level: float | None,
 ) -> str:
-    """Say which time, member, ... of the whole fields is shown, and which altitude is dotted."""
+    """Return the time, member, ... shown of the whole fields, and the altitude of the dotted contour."""
     words: dict[str, list[str]] = {}
     for whole, part in zip(fields, chosen, strict=True):
         for name in [str(dim) for dim in whole.dims if dim not in part.dims] + ["time"]:
@@ -53,13 +53,13 @@ def subtitle(
             if said is not None and said not in words.setdefault(name, []):
                 words[name].append(said)
     relief = [] if level is None else [f"dotted: {level:g} m above sea level"]
-    # What differs between the two fields is said of both, coarse first.
+    # Properties in which the two fields differ are given for both, coarse first.
     both = [said[0] if len(said) == 1 else f"coarse {said[0]}, fine {said[1]}" for said in words.values()]
     return " · ".join([*both, *relief])
 
 
 def _place_words(whole: xr.DataArray, part: xr.DataArray, name: str) -> str | None:
-    """Say where along a dimension a part lies: a date where any coordinate tells one, else the coordinate's value."""
+    """Return the position of a part along a dimension: a date if a coordinate has one, else the coordinate's value."""
     if name not in part.coords or part.coords[name].ndim:
         return None
     along = [key for key, v in whole.coords.items() if v.dims == (name,) and part.coords[key].ndim == 0]
@@ -74,7 +74,7 @@ def is_date(value: Any) -> bool:
 
 
 def value_words(name: str, value: Any) -> str:
-    """Say a coordinate value in words; dates of any calendar, without a time of day at midnight."""
+    """Return a coordinate value as text; dates of any calendar, without a time of day at midnight."""
     if isinstance(value, np.datetime64):
         return str(value.astype("datetime64[m]")).replace("T", " ").removesuffix(" 00:00")
     if not hasattr(value, "year"):
@@ -87,7 +87,7 @@ def value_words(name: str, value: Any) -> str:
 
 
 def degrees(value: float, letters: str) -> str:
-    """Write a latitude (letters "NS") or longitude ("EW").
+    """Return a latitude (letters "NS") or longitude ("EW") as text.
 
     Examples
     --------

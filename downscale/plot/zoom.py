@@ -1,4 +1,4 @@
-"""A whole map with a part of it beside, coarse and fine; knows drawing only."""
+"""The zoom figure: a whole map, and a part of it coarse and fine."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 Box = tuple[float, float, float, float]
 BOX_LINE = "#D55E00"
-SHARE = 4  # of the domain along each axis: the part that is shown when none is named
-WIDE, TALL = 6.6, 5.6  # inches, the most that the whole map may take
+SHARE = 4  # of the domain along each axis: the default part
+WIDE, TALL = 6.6, 5.6  # maximum inches of the whole map
 
 
 def zoom(
@@ -41,26 +41,26 @@ def zoom(
     sftlf: XarrayObject | None = None,
     dpi: int = 150,
 ) -> Figure:
-    """Draw the fine field whole and, beside it, one part of it coarse and fine, all on one colour scale.
+    """Plot the whole fine field and one part of it, coarse and fine, on one colour scale.
 
     Parameters
     ----------
     coarse, fine : DataArray or Dataset of one field
         As for :func:`downscale.plot.compare`, on axes (not on quadrilaterals).
     box : (west, east, south, north), optional
-        The part, in degrees or in metres of the axes; by default a quarter of each axis, where the detail is strongest.
+        The part, in degrees or in metres of the axes; by default a quarter of each axis, with the strongest detail.
     path, select, title, cmap, sftlf, dpi
         As for :func:`downscale.plot.compare`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Its axes are the whole, the coarse part, the fine part and a colour bar; pyplot does not know it.
+        Its axes are the whole, the coarse part, the fine part and a colour bar; it is not registered with pyplot.
 
     Raises
     ------
     GridError, OptionError, InputError, OutputError
-        For two-dimensional positions; a box outside the domain; fields in two units; a bad path.
+        If positions are two-dimensional, the box is outside the domain, units differ, or the path is not usable.
     """
     target = None if path is None else check_path(Path(path))
     found, fields, cells = read_pair(coarse, fine, select or {})
@@ -98,7 +98,7 @@ def _part(view: View, blocks: Cells, parts: Cells, box: Box | None) -> View:
     Raises
     ------
     OptionError
-        If the box is none, or lies outside.
+        If the box is not one, or is outside.
     """
     west, east, south, north = box or _liveliest(blocks, parts)
     if parts.x.kind == "longitude":
@@ -113,7 +113,7 @@ def _part(view: View, blocks: Cells, parts: Cells, box: Box | None) -> View:
 
 
 def _liveliest(blocks: Cells, parts: Cells) -> Box:
-    """Return the window of a quarter of each axis in which the detail is strongest, on edges of coarse cells."""
+    """Return the window of a quarter of each axis with the strongest detail, on edges of coarse cells."""
     detail = np.nan_to_num((parts.values - blocks.under(parts)) ** 2)
     sums = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     y, x = (np.searchsorted(axis.edges, made.edges - 1e-9) for axis, made in ((parts.y, blocks.y), (parts.x, blocks.x)))
@@ -136,7 +136,7 @@ def _ring(view: View, part: View) -> Array:
 
 
 def _sheet(view: View, part: View, title: str, words: str) -> tuple[Figure, list[Any], Any]:
-    """Place the whole map, two parts above each other, and a colour bar below."""
+    """Create the axes of the whole map, two parts above each other, and a colour bar below."""
     ring, other = view.outline(), part.outline()
     extent, inner = np.ptp(ring, axis=0), np.ptp(other, axis=0)
     width = min(WIDE, TALL * extent[0] / extent[1])
