@@ -1,1 +1,1 @@
-"""Where things are: axes of cells, exact areas, nesting and overlap (numpy only)."""
+"""Grids: axes of cells, exact areas, nesting and overlap."""

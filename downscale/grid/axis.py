@@ -1,8 +1,8 @@
-"""One-dimensional axes of cells: edges, measure, refinement, nesting (numpy only; knows no file and no field).
+"""One-dimensional axes of cells: edges, measure, refinement, nesting.
 
-An axis is its cell edges. What makes a cell large is its *measure*: degrees of longitude, the sine of
-latitude (so that products of measures are areas on the sphere), metres on a projected grid, seconds, pascals or metres
-of a layer, or one a cell where an axis merely counts.
+An axis is defined by its cell edges. The size of a cell is its *measure*: degrees of longitude, the sine of latitude
+(so that products of measures are areas on the sphere), metres on a projected grid, seconds, pascals or metres of a
+layer, or one per cell on an axis that only counts.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ Kind = Literal["latitude", "longitude", "projected", "index", "time", "vertical"
 Edges = NDArray[np.float64]
 
 FULL_CIRCLE = 360.0
-# A longer step between neighbours is the seam of a convention; two cells of one circle lie half a circle apart.
+# A longer step between neighbours is the seam of a convention; two cells of one circle are half a circle apart.
 LONGEST_STEP = FULL_CIRCLE / 2 + 1e-6
-# Two edges closer than this share of a cell are meant to be one: far below any real misfit of grids.
+# Two edges closer than this fraction of a cell are equal: far below any real misfit of grids.
 EDGE_TOLERANCE = 1e-4
-# Coordinates are often stored as float32, whose steps near 360 degrees are much of a small cell; up to the second
-# share of a cell, a few such steps are no misfit either.
+# Coordinates are often stored as float32, whose resolution near 360 degrees is a large fraction of a small cell. A few
+# such steps, up to the second fraction of a cell, are no misfit either.
 STORAGE_ROUNDING, STORAGE_LIMIT = 4 * float(np.finfo(np.float32).eps), 1e-2
-# Bounds of neighbours that overlap or part by no more than this share of the narrower cell are a slip of the file: the
-# polar rows of FGOALS-f3-L miss each other by a quarter. A row that is left out misses by a whole cell.
+# Bounds of neighbours with an overlap or gap up to this fraction of the narrower cell are an error of the file: the
+# polar rows of FGOALS-f3-L have gaps of a quarter. A missing row leaves a gap of a whole cell.
 MOST_SLIP = 1 / 3
-# Steps that differ by less than this share of a step are equal; those of Gaussian latitudes differ by ten times that.
-# Steps of numbers that are written with few decimals may differ by the second share, less than Gaussian ones do.
+# Steps that differ by less than this fraction are equal; those of Gaussian latitudes differ by ten times that. Steps
+# of numbers with few decimals may differ by the second fraction, less than Gaussian ones do.
 SAME_STEP, WRITTEN_STEP = 1e-3, 7e-3
-# Degrees in two decimals, or summed in single precision, miss a pole by this at most, and by this share of a cell; and
-# a circle by this share of one: sums of 0.1 in single precision drift by a sixth of a cell.
+# Maximum distance to a pole, absolute and as a fraction of a cell, of degrees with two decimals or summed in single
+# precision; and maximum gap of a circle as a fraction of a cell: sums of 0.1 in single precision drift by a sixth.
 ROUNDED_DEGREES, ROUNDED_CELL, ROUNDED_CIRCLE = 0.011, 0.1, 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class CellAxis:
-    """A row of adjoining cells along one coordinate.
+    """A sequence of adjoining cells along one coordinate.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ class CellAxis:
         Cell edges, strictly monotone, in degrees (latitude, longitude), metres (projected), seconds (time), units of
         the vertical coordinate (vertical), or cells (index).
     kind : {"latitude", "longitude", "projected", "index", "time", "vertical"}
-        Decides the measure of a cell.
+        Determines the measure of a cell.
     closed : bool
-        Whether the last cell neighbours the first, on an axis that is no longitude (a longitude knows by itself).
+        Whether the last cell neighbours the first, for axes other than longitude (which is detected).
 
     Notes
     -----
-    ``refine(factor)`` cuts every cell into ``factor`` equal parts of the coordinate and keeps the coarse
-    edges bit for bit; the measures of the parts add up to the measure of the whole.
+    ``refine(factor)`` cuts every cell into ``factor`` parts that are equal in the coordinate. Coarse edges are kept bit
+    for bit, and the measures of the parts add up to that of the whole.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class CellAxis:
 
     @property
     def ascending(self) -> bool:
-        """Whether the coordinate grows along the axis."""
+        """Whether the coordinate increases along the axis."""
         return bool(self.edges[-1] > self.edges[0])
 
     @cached_property
@@ -100,20 +100,20 @@ class CellAxis:
 
     @cached_property
     def periodic(self) -> bool:
-        """Whether the last cell neighbours the first: longitudes of a whole circle, or an axis said to be closed."""
+        """Whether the last cell neighbours the first: longitudes of a full circle, or an axis declared closed."""
         circle = self.kind == "longitude" and bool(np.isclose(np.ptp(self.edges), FULL_CIRCLE, rtol=0, atol=1e-6))
         return circle or self.closed
 
     @property
     def period(self) -> float | None:
-        """Length of the circle in the coordinate, None on an open axis."""
+        """Length of the circle in the coordinate, or None for an open axis."""
         if not self.periodic:
             return None
         return FULL_CIRCLE if self.kind == "longitude" else float(np.ptp(self.edges))
 
     @property
     def measure_period(self) -> float | None:
-        """Length of the circle in the measure coordinate, None on an open axis."""
+        """Length of the circle in the measure coordinate, or None for an open axis."""
         period = self.period
         return float(np.deg2rad(period)) if period is not None and self.kind == "longitude" else period
 
@@ -128,14 +128,14 @@ class CellAxis:
         return measure_of(self.edges[:-1], self.edges[1:], self.kind)
 
     def refine(self, factor: int) -> CellAxis:
-        """Cut each cell into ``factor`` parts that are equal in the coordinate."""
+        """Return the axis with each cell cut into ``factor`` parts that are equal in the coordinate."""
         check_factor(factor)
         start, step = self.edges[:-1, None], np.diff(self.edges)[:, None] / factor
         fine = start + step * np.arange(factor)
         return CellAxis(np.append(fine.ravel(), self.edges[-1]), self.kind, self.closed)
 
     def coarsen(self, factor: int) -> CellAxis:
-        """Join ``factor`` neighbours into one cell; the number of cells must be a multiple."""
+        """Return the axis with ``factor`` neighbours joined into one cell; the number of cells must be a multiple."""
         check_factor(factor)
         if self.size % factor:
             raise ShapeError(
@@ -150,7 +150,7 @@ class CellAxis:
     def nest_factor(self, fine: CellAxis) -> int | None:
         """Return the integer by which ``fine`` refines this axis cell by cell in the same order, else None.
 
-        Fine cells need not be equal: it suffices that every coarse edge is a fine edge at even index steps.
+        Fine cells need not be equal: every coarse edge must be a fine edge at even index steps.
         """
         factor, rest = divmod(fine.size, self.size)
         if rest or factor < 1 or fine.kind != self.kind:
@@ -159,7 +159,7 @@ class CellAxis:
         return factor if np.allclose(fine.edges[::factor], self.edges, rtol=0, atol=tolerance) else None
 
     def part_weights(self, fine: CellAxis) -> NDArray[np.float64]:
-        """Return the share of each fine cell in the measure of its coarse cell, shape (n_fine,); adds up to one."""
+        """Return the fraction of each fine cell in the measure of its coarse cell, shape (n_fine,); adds up to one."""
         parts = fine.measure.reshape(self.size, -1)
         return (parts / parts.sum(axis=1, keepdims=True)).ravel()
 
@@ -178,12 +178,12 @@ def measure_of(start: NDArray[np.float64], stop: NDArray[np.float64], kind: Kind
         half = np.deg2rad(np.abs(stop - start)) / 2
         return 2 * np.cos(np.deg2rad(0.5 * (start + stop))) * np.sin(half)
     width = np.abs(stop - start)
-    # Converted after the subtraction: equal columns have equal bits wherever they lie.
+    # Converted after the subtraction: equal columns are bit-identical at any longitude.
     return np.deg2rad(width) if kind == "longitude" else width
 
 
 def check_factor(factor: object) -> int:
-    """Return ``factor`` as an int if it is a whole number of at least one.
+    """Return ``factor`` as an int if it is an integer of at least one.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def check_factor(factor: object) -> int:
 
 
 def edge_tolerance(edges: NDArray[np.float64], widths: NDArray[np.float64]) -> float:
-    """Return how far apart two stored edges may be that are meant to be one."""
+    """Return the largest distance of two stored edges that count as equal."""
     cell, rounding = float(np.abs(widths).min()), STORAGE_ROUNDING * float(np.abs(edges).max())
     return max(EDGE_TOLERANCE * cell, min(rounding, STORAGE_LIMIT * cell))
 
@@ -218,7 +218,7 @@ def _check_centres(centres: NDArray[np.float64], kind: Kind) -> None:
 
 
 def _rounded(latitudes: NDArray[np.float64]) -> float:
-    """Return how far beyond a pole rounding may have put a latitude."""
+    """Return how far beyond a pole rounding may put a latitude."""
     steps = np.abs(np.diff(latitudes))
     return max(min(ROUNDED_CELL * float(steps.min()), ROUNDED_DEGREES), 1e-6) if steps.size else 1e-6
 
@@ -237,7 +237,7 @@ def _check_order(centres: NDArray[np.float64], kind: Kind) -> None:
 
 
 def unwrap_longitude(centres: ArrayLike) -> NDArray[np.float64]:
-    """Remove the one jump of 360 degrees where a region crosses the seam of the convention.
+    """Remove the jump of 360 degrees if a region crosses the seam of the convention.
 
     Examples
     --------
@@ -256,14 +256,14 @@ def unwrap_longitude(centres: ArrayLike) -> NDArray[np.float64]:
 
 
 def axis_from_centres(centres: ArrayLike, kind: Kind) -> CellAxis:
-    """Build an axis whose edges lie midway between centres, the outer ones by extension.
+    """Return an axis with edges midway between centres and extrapolated outer edges.
 
     Latitude edges are clipped at the poles; longitudes that nearly close the circle close it exactly.
 
     Raises
     ------
     GridError
-        For one cell only (its width is unknown), unsorted, duplicate, non-finite or impossible coordinates.
+        For a single cell (of unknown width), unsorted, duplicate, non-finite or impossible coordinates.
     """
     values = np.asarray(centres, dtype=np.float64)
     _check_centres(values, kind)
@@ -277,7 +277,7 @@ def axis_from_centres(centres: ArrayLike, kind: Kind) -> CellAxis:
 
 
 def evenly_spaced(centres: ArrayLike, kind: Kind) -> bool:
-    """Return whether neighbours are equally far apart, but for the rounding that coordinates are stored with.
+    """Return whether neighbours are equally far apart, within the rounding of stored coordinates.
 
     Examples
     --------
@@ -290,21 +290,21 @@ def evenly_spaced(centres: ArrayLike, kind: Kind) -> bool:
         return True
     step = float(np.abs(steps.mean()))
     stored = STORAGE_ROUNDING * float(np.abs(values).max())
-    # Numbers of a few decimals: the last one is off by half at either end of a step.
+    # Numbers of a few decimals: the last one may be wrong by half at either end of a step.
     written = next((10.0**-n for n in (2, 3, 4) if np.abs(np.round(values, n) - values).max() <= stored), 0.0)
     return bool(np.ptp(steps) <= max(SAME_STEP * step, min(2 * stored + written, WRITTEN_STEP * step)))
 
 
 def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = None, name: str = "") -> CellAxis:
-    """Build an axis from CF bounds of shape (n, 2), which must adjoin.
+    """Return an axis from CF bounds of shape (n, 2), which must adjoin.
 
-    With centres, longitudes lie on the branch of the first centre, whatever the branch of the bounds. Bounds that
-    overlap or part by less than a third of a cell are put midway, with a warning that names the coordinate.
+    With centres, longitudes are on the branch of the first centre, whatever the branch of the bounds. Overlaps or gaps
+    of less than a third of a cell are closed midway, with a warning that names the coordinate.
 
     Raises
     ------
     GridError
-        If the bounds overlap or leave gaps by more, or do not contain their centres.
+        If overlaps or gaps are larger, or bounds do not contain their centres.
     """
     pairs = np.asarray(bounds, dtype=np.float64)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
@@ -327,8 +327,9 @@ def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> 
     low, high = pairs.min(axis=1), pairs.max(axis=1)
     crosses = high - low > FULL_CIRCLE / 2 if len(pairs) > 1 else np.array([centres is not None])
     if centres is not None:
-        # The centre tells on which side of its bounds a wide or a single cell lies; one cell of a circle at most is
-        # wider than its other side, and further from the middle of that side than any slip of a file.
+        # The centre shows on which side of its bounds a wide or a single cell is. At most one cell of a circle is wider
+        # than
+        # its complement, and its centre is far from the middle of the complement.
         beyond = np.abs((centres - 0.5 * (low + high) + 180) % FULL_CIRCLE - 180) > FULL_CIRCLE / 4
         crosses |= beyond & (beyond.sum() == 1)
         crosses &= (centres - low + 1e-6) % FULL_CIRCLE > high - low + 2e-6
@@ -349,7 +350,7 @@ def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float6
 def _adjoining(
     pairs: NDArray[np.float64], centres: NDArray[np.float64] | None, kind: Kind, what: str
 ) -> NDArray[np.float64]:
-    """Return bounds of which each begins where the one before ends; small faults are repaired with a warning."""
+    """Return adjoining bounds, each starting at the end of the previous one; repair small faults with a warning."""
     widths = np.abs(pairs[:, 1] - pairs[:, 0])
     gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
     slips = gaps > max(edge_tolerance(pairs, widths), 1e-9)
@@ -363,7 +364,7 @@ def _adjoining(
             f"expected adjoining {kind} cells, received {received}; sort the axis, select without a step (coarsen "
             "averages whole cells), or repair the bounds"
         )
-    # Midway between centres, but no further than either cell says.
+    # Midway between centres, but no further than either cell extends.
     known = pairs.mean(axis=1) if centres is None or kind == "longitude" else centres
     edges = np.clip(
         0.5 * (known[1:] + known[:-1]),
@@ -373,7 +374,7 @@ def _adjoining(
     pairs = pairs.copy()
     pairs[1:, 0][slips] = pairs[:-1, 1][slips] = edges[slips]
     done = f"the edge between them is put midway, at {pairs[worst, 1]:g}"
-    # The slip that shortens polar rows shortens them at the pole, too.
+    # The fault that shortens polar rows also shortens them at the pole.
     polar = [(row, end) for row, end in ((0, 0), (-1, 1)) if kind == "latitude" and slips[row]
              and 0 < 90.0 - abs(pairs[row, end]) <= MOST_SLIP * widths[row]]  # fmt: skip
     for row, end in polar:
@@ -385,7 +386,7 @@ def _adjoining(
 
 
 def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
-    """Check that the cells contain their centres, and turn longitudes to the branch of the first centre."""
+    """Check that the cells contain their centres, and shift longitudes to the branch of the first centre."""
     turns = np.round((axis.centres - centres) / FULL_CIRCLE) if axis.kind == "longitude" else np.zeros(axis.size)
     moved, edges = centres + turns * FULL_CIRCLE, axis.edges
     slack = edge_tolerance(edges, np.diff(edges))
@@ -401,7 +402,7 @@ def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
 
 
 def _settle(edges: Edges, kind: Kind) -> Edges:
-    """Clip latitudes at the poles and close a circle that is open by rounding only."""
+    """Clip latitudes at the poles and close a circle that is open only by rounding."""
     if kind == "latitude":
         return np.clip(edges, -90.0, 90.0)
     if kind == "longitude":
@@ -412,17 +413,17 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
             edges = edges.copy()
             edges[-1] = edges[0] + turn
         elif widths.size > 3 and off < ROUNDED_CIRCLE * min(widths[0], widths[-1], widths.min() * 1.5):
-            # Every cell takes its part of what rounding left open.
+            # Every cell takes its part of the gap left by rounding.
             edges = edges[0] + (edges - edges[0]) * (turn / span)
             edges[-1] = edges[0] + turn
     return edges
 
 
 def draw_to_poles(axis: CellAxis, bounded: bool = False) -> CellAxis:
-    """Extend the outer latitude cells to the poles where a global grid leaves less than a third of a cell.
+    """Extend the outer latitude cells to the poles if a global grid leaves less than a third of a cell.
 
-    Gaussian grids have no row at the pole and midpoints leave a small cap that belongs to the last row. Of cells with
-    bounds of their own only what rounding leaves is closed.
+    Gaussian grids have no row at the pole, and midpoints leave a small cap that belongs to the last row. For cells with
+    their own bounds only gaps from rounding are closed.
     """
     most = ROUNDED_CELL if bounded else 1 / 3
     edges = axis.edges.copy()

@@ -1,6 +1,6 @@
-"""Cells as lists of centres, corners and areas, as files of weights hold them (numpy only; knows no file).
+"""Lists of cells with centres, corners and areas, as in files of weights.
 
-Every list runs over the rows of a grid, then over its columns, whatever their directions.
+Every list is in the order of the rows of a grid, then of its columns, whatever their directions.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from downscale.grid.latlon import RectilinearGrid
 
 Floats = NDArray[np.float64]
 
-# Rows that agree to this many degrees are one latitude: files hold radians and single precision.
+# Rows that agree to this many degrees have the same latitude: files hold radians and single precision.
 SAME_ROW = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A list of n cells that may make up rows and columns.
+    """A list of n cells, which may form rows and columns.
 
     Attributes
     ----------
     shape : (n_y, n_x) or (n,)
-        Rows and columns, or one number for cells in no order.
+        Rows and columns, or one number for unordered cells.
     y, x : array, shape (n,)
         Centres in degrees (latitude, longitude), or in metres on a plane.
     y_corners, x_corners : array, shape (n, corners), or None
@@ -35,7 +35,7 @@ class Cells:
     area : array, shape (n,), or None
         Exact areas in steradians, or in square metres on a plane.
     spherical : bool
-        Whether the numbers are degrees.
+        Whether coordinates are in degrees.
     """
 
     shape: tuple[int, ...]
@@ -54,9 +54,9 @@ class Cells:
                 raise ShapeError(f"expected {size} cells for the shape {self.shape}, received {len(values)} of {name}")
 
     def grid(self) -> RectilinearGrid | None:
-        """Return the rows and columns that make up the cells, or None where there are none (rotated, curved, a list).
+        """Return the grid of the cells, or None if they do not form one (rotated, curved, a list).
 
-        Edges come from the corners, else lie midway between centres.
+        Edges come from the corners, else they are midway between centres.
         """
         if len(self.shape) != 2:
             return None
@@ -78,7 +78,7 @@ class Cells:
         return axis_from_centres(centres, kind) if bounds is None else axis_from_bounds(bounds, kind, centres)
 
     def _spans(self, name: str, where: tuple[int | slice, int | slice]) -> Floats | None:
-        """Return the lowest and highest corner of the chosen cells, shape (n, 2)."""
+        """Return the lowest and highest corner of the selected cells, shape (n, 2)."""
         corners = getattr(self, f"{name}_corners")
         if corners is None:
             return None
@@ -86,7 +86,7 @@ class Cells:
         if name == "x" and self.spherical:
             centres = self.x.reshape(self.shape)[where][:, None]
             away = chosen - centres
-            # Corners on another turn than their centre lie beyond the seam of the convention.
+            # Corners a full circle away from their centre are beyond the seam of the convention.
             chosen = np.where(np.abs(away) > FULL_CIRCLE / 2, away - FULL_CIRCLE * np.round(away / FULL_CIRCLE), away)
             chosen = chosen + centres
         return np.stack([chosen.min(axis=1), chosen.max(axis=1)], axis=1)

@@ -1,7 +1,7 @@
-"""Grids whose cells are quadrilaterals on the sphere, given by two-dimensional positions (numpy only; no file).
+"""Grids of quadrilateral cells on the sphere, given by two-dimensional positions.
 
-Cells are cut in index space: the parts of a side lie on its great circle, so that their areas add up to the area of
-the cell. Neighbours along the index axes are neighbours of a field, whatever their directions.
+Cells are divided in index space: the parts of a side are on its great circle, so that their areas add up to that of the
+cell. Neighbours along the index axes are neighbours of a field, whatever their directions.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from downscale.grid.sphere import EARTH_RADIUS
 
 Floats = NDArray[np.float64]
 
-# Fine cells whose corners are held at once.
+# Maximum number of fine cells whose corners are in memory at once.
 BLOCK_CELLS = 500_000
-# Two centres nearer than this, in metres, say that a slope between them means nothing.
+# A slope between centres nearer than this, in metres, is meaningless.
 SHORTEST_STEP = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class CurvilinearGrid:
-    """A grid of quadrilaterals, each cut into the same number of parts.
+    """A grid of quadrilaterals, each divided into the same number of parts.
 
     Parameters
     ----------
     base_lon, base_lat : arrays, shape (n_y, n_x)
-        Centres of the cells before they are cut, in degrees.
+        Centres of the undivided cells, in degrees.
     base_corners : array, shape (n_y, n_x, 4, 2)
         Longitudes and latitudes of the corners: first row left and right, then second row right and left.
     cut : (int, int)
@@ -42,9 +42,9 @@ class CurvilinearGrid:
     closed : bool
         Whether the last column neighbours the first.
     base_area : array, shape (n_y, n_x), optional
-        Areas in steradians of cells that were joined from smaller ones, whose sides are no single great circles.
+        Areas in steradians of cells that were joined from smaller ones, whose sides are not single great circles.
     derived : bool
-        Whether the corners lie midway between centres because no bounds were given.
+        Whether the corners are midway between centres because no bounds were given.
 
     Notes
     -----
@@ -60,17 +60,17 @@ class CurvilinearGrid:
     derived: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is computed on demand stays here, as in a rectilinear grid.
+        # Values computed on demand are not sent to workers, as in a rectilinear grid.
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
     @cached_property
     def y(self) -> CellAxis:
-        """Rows, counted in cells of the base."""
+        """Rows, in units of undivided cells."""
         return CellAxis(np.arange(self.base_lon.shape[0] + 1.0), "index").refine(self.cut[0])
 
     @cached_property
     def x(self) -> CellAxis:
-        """Columns, counted in cells of the base; closed where the last neighbours the first."""
+        """Columns, in units of undivided cells; closed if the last neighbours the first."""
         return CellAxis(np.arange(self.base_lon.shape[1] + 1.0), "index", self.closed).refine(self.cut[1])
 
     @property
@@ -80,12 +80,12 @@ class CurvilinearGrid:
 
     @property
     def spherical(self) -> bool:
-        """False: the axes count cells; they are no latitude and longitude."""
+        """False: the axes count cells; they are not latitude and longitude."""
         return False
 
     @property
     def separable(self) -> bool:
-        """False: areas are no products of rows and columns."""
+        """False: areas are not products of rows and columns."""
         return False
 
     @cached_property
@@ -113,7 +113,7 @@ class CurvilinearGrid:
 
     @property
     def lon(self) -> Floats:
-        """Longitudes of the centres in degrees, near those of the cells that were cut, shape (n_y, n_x)."""
+        """Longitudes of the centres in degrees, near those of the undivided cells, shape (n_y, n_x)."""
         return self._positions[0]
 
     @property
@@ -135,17 +135,17 @@ class CurvilinearGrid:
 
     @cached_property
     def handed(self) -> int:
-        """1 where rows, columns and the way up are right-handed (x east, y north), else -1."""
+        """1 if rows, columns and the upward direction are right-handed (x east, y north), else -1."""
         middle = self.base_corners[self.base_lon.shape[0] // 2]
         return -1 if polygon_area(unit_vectors(middle[..., 0], middle[..., 1])).sum() < 0 else 1
 
     def refine(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
-        """Cut every cell into ``factor_y`` by ``factor_x`` parts that are equal in index space."""
+        """Return the grid with every cell cut into ``factor_y`` by ``factor_x`` parts that are equal in index space."""
         cut = self.cut[0] * check_factor(factor_y), self.cut[1] * check_factor(factor_x)
         return self._with(cut)
 
     def coarsen(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
-        """Join blocks of ``factor_y`` by ``factor_x`` cells; their areas are added."""
+        """Return the grid with blocks of ``factor_y`` by ``factor_x`` cells joined; their areas are added."""
         factors = check_factor(factor_y), check_factor(factor_x)
         rests = [cut % factor for cut, factor in zip(self.cut, factors, strict=True)]
         if not any(rests):
@@ -158,7 +158,7 @@ class CurvilinearGrid:
         return self._joined(*factors)
 
     def nest_factors(self, fine: Any) -> tuple[int, int] | None:
-        """Return the integers by which ``fine`` cuts the cells of this grid in the same order, or None."""
+        """Return the integers by which ``fine`` divides the cells of this grid in the same order, or None."""
         if not isinstance(fine, CurvilinearGrid) or any(n % m for n, m in zip(fine.shape, self.shape, strict=True)):
             return None
         factors = fine.shape[0] // self.shape[0], fine.shape[1] // self.shape[1]
@@ -173,7 +173,7 @@ class CurvilinearGrid:
         return factors if (arc(mine, theirs) <= slack[..., None] + 1e-12).all() else None
 
     def adopt(self, fine: CurvilinearGrid) -> CurvilinearGrid:
-        """Return equal parts of this grid where ``fine``, given without bounds, has their centres; else ``fine``."""
+        """Return equal parts of this grid if ``fine``, given without bounds, has their centres; else ``fine``."""
         rests = [n % m for n, m in zip(fine.shape, self.shape, strict=True)]
         if not fine.derived or any(rests):
             return fine
@@ -182,17 +182,17 @@ class CurvilinearGrid:
         return parts if (arc(parts.centres, fine.centres) <= slack).all() else fine
 
     def with_axes(self, y: CellAxis, x: CellAxis) -> CurvilinearGrid:
-        """Return this grid itself: its rows and columns cannot be turned by their axes."""
+        """Return this grid itself: its rows and columns cannot be reordered by their axes."""
         return self
 
     def describe(self, row: int, column: int) -> str:
-        """Return the place of a cell in words."""
+        """Return the position of a cell as text."""
         return f"row {row}, column {column} (latitude {self.lat[row, column]:g}, longitude {self.lon[row, column]:g})"
 
     def steps(self) -> tuple[Floats, Floats]:
-        """Return metres from the row before to the row after and from column to column, shapes (n_y, n_x).
+        """Return metres from the previous to the next row and column, shapes (n_y, n_x).
 
-        Distances are measured on the sphere from centre to centre; beyond open ends the last one stands in.
+        Distances are measured on the sphere from centre to centre; beyond open ends the last one is repeated.
         """
         p = self.centres
         down = arc(p[:-1], p[1:])
@@ -215,7 +215,7 @@ class CurvilinearGrid:
         )
 
     def _blocks(self) -> Iterator[slice]:
-        """Give rows of the base, a few at a time."""
+        """Yield rows of undivided cells, a few at a time."""
         n_y, n_x = self.base_lon.shape
         step = max(BLOCK_CELLS // (n_x * self.cut[0] * self.cut[1]), 1)
         return (slice(start, min(start + step, n_y)) for start in range(0, n_y, step))
@@ -224,7 +224,7 @@ class CurvilinearGrid:
         return unit_vectors(self.base_corners[rows, ..., 0], self.base_corners[rows, ..., 1])
 
     def _areas(self, rows: slice) -> Floats:
-        """Return areas in steradians of the cells in some rows of the base."""
+        """Return areas in steradians of the cells in some undivided rows."""
         parts = np.abs(parts_area(self._vectors(rows), self.cut[1], self.cut[0]))
         if self.base_area is not None:
             total = parts.sum(axis=(-2, -1))
@@ -250,7 +250,7 @@ class CurvilinearGrid:
 
 
 def _mosaic(parts: NDArray[Any]) -> NDArray[Any]:
-    """Lay parts (n_y, n_x, across, along, ...) out as (n_y * across, n_x * along, ...)."""
+    """Return parts (n_y, n_x, across, along, ...) arranged as (n_y * across, n_x * along, ...)."""
     n_y, n_x, across, along, *rest = parts.shape
     return np.swapaxes(parts, 1, 2).reshape(n_y * across, n_x * along, *rest)
 
@@ -266,20 +266,19 @@ def _outer(corners: Floats, factor_y: int, factor_x: int) -> Floats:
 def curvilinear_grid(
     lon: ArrayLike, lat: ArrayLike, corner_lon: ArrayLike | None = None, corner_lat: ArrayLike | None = None
 ) -> CurvilinearGrid:
-    """Build a grid from centres in degrees and, where there are any, CF bounds of four corners.
+    """Return a grid from centres in degrees and, if available, CF bounds of four corners.
 
     Parameters
     ----------
     lon, lat : arrays, shape (n_y, n_x)
         Centres.
     corner_lon, corner_lat : arrays, shape (n_y, n_x, 4), optional
-        Corners of each cell in one order around it, from any corner and in either sense. Where there are none they
-        lie midway between centres.
+        Corners of each cell in order around it, from any corner and in either sense; by default midway between centres.
 
     Raises
     ------
     GridError
-        For positions that are missing or impossible, a grid of one row or column without bounds, and bounds of another
+        If positions are missing or impossible, a grid without bounds has only one row or column, or bounds have another
         shape.
 
     Examples
@@ -306,7 +305,7 @@ def curvilinear_grid(
 
 
 def repeated_columns(grid: CurvilinearGrid) -> int:
-    """Return how many of the last columns are the first ones again, as in ocean grids with a halo."""
+    """Return how many of the last columns repeat the first ones, as in ocean grids with a halo."""
     first = unit_vectors(grid.base_lon[:, :4], grid.base_lat[:, :4])
     n_x = grid.base_lon.shape[1]
     for count in range(min(3, n_x // 2), 0, -1):
@@ -329,11 +328,11 @@ def _check_positions(lon: Floats, lat: Floats, what: str) -> None:
 
 
 def _index_order(vectors: Floats) -> list[int]:
-    """Return the order in which corners of every cell run: first row left and right, second row right and left.
+    """Return the order of the corners of every cell: first row left and right, second row right and left.
 
-    Of the eight ways around a cell, the one under which most neighbours share their corners.
+    Of the eight orders around a cell, take the one with most corners shared by neighbours.
     """
-    # Some rows in the middle tell for all.
+    # Some rows in the middle are representative.
     first = max(vectors.shape[0] // 2 - 32, 0)
     vectors = vectors[first : first + 64]
     ways = [[(start + sense * k) % 4 for k in range(4)] for start in range(4) for sense in (1, -1)]
@@ -341,7 +340,7 @@ def _index_order(vectors: Floats) -> list[int]:
 
 
 def _misfit(v: Floats) -> float:
-    """Return how far the shared corners of neighbours are apart, and how far rows are from their own second side."""
+    """Return the distance of the shared corners of neighbours, and of rows from their own second side."""
     right = np.minimum(arc(v[:, :-1, 1], v[:, 1:, 0]), 1e-3) + np.minimum(arc(v[:, :-1, 2], v[:, 1:, 3]), 1e-3)
     down = np.minimum(arc(v[:-1, :, 3], v[1:, :, 0]), 1e-3) + np.minimum(arc(v[:-1, :, 2], v[1:, :, 1]), 1e-3)
     return float((right.mean() if right.size else 0.0) + (down.mean() if down.size else 0.0))
@@ -358,12 +357,12 @@ def _closes(vectors: Floats) -> bool:
 
 
 def _from_centres(lon: Floats, lat: Floats) -> CurvilinearGrid:
-    """Put corners midway between four centres, outer ones by extension; closed where the circle closes."""
+    """Return a grid with corners midway between four centres, extrapolated outside; closed if the circle closes."""
     if min(lon.shape) < 2:
         raise GridError(f"expected bounds for a grid of {lon.shape} cells, received none; add CF bounds")
     p = unit_vectors(lon, lat)
     steps, seam = arc(p[:, :-1], p[:, 1:]), arc(p[:, -1], p[:, 0])
-    # The circle closes where the steps over the seam are like those beside it, but for rows near a fold.
+    # The circle closes if the steps across the seam are like the adjacent ones, except for rows near a fold.
     beside = np.maximum(steps[:, 0], steps[:, -1])
     closed = lon.shape[1] > 3 and bool(((seam <= 2 * beside) & (seam >= 0.5 * beside)).mean() > 0.9)
     wide = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])

@@ -1,4 +1,4 @@
-"""Grids as products of two cell axes: lat-lon on the sphere or metres on a plane (numpy only)."""
+"""Grids as products of two cell axes: lat-lon on the sphere or metres on a plane."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from downscale.errors import GridError
 from downscale.grid.axis import CellAxis, axis_from_bounds, axis_from_centres, draw_to_poles
 from downscale.grid.sphere import EARTH_RADIUS, cell_area, metres_north, metres_per_radian_east
 
-# Rows or columns of two-dimensional positions differ by less than this, in degrees, where they are one axis repeated.
+# Maximum difference in degrees of the rows or columns of two-dimensional positions that repeat one axis.
 SAME_DEGREES = 1e-6
 
 
@@ -27,7 +27,7 @@ class RectilinearGrid:
 
     Notes
     -----
-    Cell areas are products of one weight a row and one a column; refinement keeps them: the areas of the parts
+    Cell areas are products of one weight per row and one per column. Refinement preserves them: the areas of the parts
     add up to the area of the whole.
     """
 
@@ -41,7 +41,7 @@ class RectilinearGrid:
             )
 
     def __getstate__(self) -> dict[str, CellAxis]:
-        # What is computed on demand stays here: the areas of a fine grid outweigh all else that goes to a worker.
+        # Values computed on demand are not sent to workers: the areas of a fine grid outweigh everything else.
         return {"y": self.y, "x": self.x}
 
     @property
@@ -56,7 +56,7 @@ class RectilinearGrid:
 
     @property
     def separable(self) -> bool:
-        """Whether areas are products of one weight a row and one a column."""
+        """Whether areas are products of one weight per row and one per column."""
         return True
 
     @cached_property
@@ -67,7 +67,7 @@ class RectilinearGrid:
         return np.multiply.outer(self.y.measure, self.x.measure)
 
     def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the areas of the cells of some rows and columns, without those of all others."""
+        """Return the areas of the cells of some rows and columns, without computing all others."""
         y, x = self.y.measure[rows], self.x.measure[columns]
         return EARTH_RADIUS**2 * np.multiply.outer(y, x) if self.spherical else np.multiply.outer(y, x)
 
@@ -83,15 +83,15 @@ class RectilinearGrid:
 
     @cached_property
     def x_scale(self) -> NDArray[np.float64]:
-        """Metres in one unit of ``x_radians_or_metres`` at each row, shape (n_y,)."""
+        """Metres per unit of ``x_radians_or_metres`` at each row, shape (n_y,)."""
         return metres_per_radian_east(self.y) if self.spherical else np.ones(self.y.size)
 
     def refine(self, factor_y: int, factor_x: int) -> RectilinearGrid:
-        """Cut every cell into ``factor_y`` by ``factor_x`` parts."""
+        """Return the grid with every cell cut into ``factor_y`` by ``factor_x`` parts."""
         return self.with_axes(self.y.refine(factor_y), self.x.refine(factor_x))
 
     def coarsen(self, factor_y: int, factor_x: int) -> RectilinearGrid:
-        """Join blocks of ``factor_y`` by ``factor_x`` cells."""
+        """Return the grid with blocks of ``factor_y`` by ``factor_x`` cells joined."""
         return self.with_axes(self.y.coarsen(factor_y), self.x.coarsen(factor_x))
 
     def with_axes(self, y: CellAxis, x: CellAxis) -> RectilinearGrid:
@@ -99,13 +99,13 @@ class RectilinearGrid:
         return RectilinearGrid(y, x)
 
     def adopt(self, fine: RectilinearGrid) -> RectilinearGrid:
-        """Return ``fine``: cells of product grids are known from their axes."""
+        """Return ``fine``: cells of product grids are defined by their axes."""
         return fine
 
     def describe(self, row: int, column: int) -> str:
-        """Return the place of a cell in words."""
+        """Return the position of a cell as text."""
         if self.y.kind in ("time", "vertical"):
-            # Seconds since the first date mean nothing to people; the number of the step does.
+            # The number of a step is more readable than seconds since the first date.
             step = f"step {row} of time" if self.y.kind == "time" else f"layer {self.y.centres[row]:g}"
             return f"{step}, column {column}"
         names = ("latitude", "longitude") if self.spherical else ("y", "x")
@@ -124,12 +124,12 @@ def product_of(
     lon: NDArray[np.float64],
     corners: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> RectilinearGrid | None:
-    """Return the product grid that two-dimensional positions repeat, None where they are none.
+    """Return the product grid that two-dimensional positions repeat, or None if they are not one.
 
     Parameters
     ----------
     lat, lon : arrays, shape (n_y, n_x)
-        Centres in degrees: one latitude a row and one longitude a column.
+        Centres in degrees: one latitude per row and one longitude per column.
     corners : (array, array), shapes (n_y, n_x, 4), optional
         Latitudes and longitudes of the corners.
 

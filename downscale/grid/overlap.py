@@ -1,6 +1,6 @@
-"""Overlaps of two axes of cells: first-order conservative weights along one axis (numpy only).
+"""First-order conservative weights along one axis from overlaps of cells.
 
-The weights of a rectilinear grid are products of one matrix an axis, on the sphere too, because areas are products of
+The weights of a rectilinear grid are products of one matrix per axis, on the sphere too, because areas are products of
 measures (longitude, sine of latitude).
 """
 
@@ -17,9 +17,9 @@ Floats = NDArray[np.float64]
 
 
 def overlap_weights(source: CellAxis, target: CellAxis | Parts) -> Floats:
-    """Return the share of each source cell in each target cell (or part), shape (n_target, n_source).
+    """Return the area fraction of each source cell in each target cell (or part), shape (n_target, n_source).
 
-    Rows add up to one where the source covers the target cell wholly, else to the covered share.
+    Rows add up to one if the source covers the target cell completely, else to the covered fraction.
 
     Raises
     ------
@@ -39,13 +39,13 @@ def overlap_weights(source: CellAxis, target: CellAxis | Parts) -> Floats:
 
 def _cells(target: CellAxis | Parts) -> tuple[Floats, Floats, Kind]:
     if isinstance(target, Parts):
-        # An empty part repeats its neighbour: it takes the same value and counts for nothing.
+        # An empty part repeats its neighbour: it takes the same value and has no weight.
         return target.low, target.high, target.coarse.kind
     return target.edges[:-1], target.edges[1:], target.kind
 
 
 def _turns(source: CellAxis, low: Floats, high: Floats) -> Floats:
-    """Return every turn of whole circles that can bring source longitudes onto target longitudes."""
+    """Return all multiples of 360 degrees that can bring source longitudes onto target longitudes."""
     first = np.ceil((low.min() - source.edges.max()) / FULL_CIRCLE)
     last = np.floor((high.max() - source.edges.min()) / FULL_CIRCLE)
     return FULL_CIRCLE * np.arange(first, last + 1)

@@ -1,8 +1,8 @@
-"""How the edges of a target axis cut the cells of a coarse one: the supermesh of two axes (numpy only).
+"""The supermesh of two axes: the parts into which target edges cut coarse cells.
 
-Each coarse cell has the same number of parts, so that fields on the parts are plain arrays; where a cell is cut less
-often, its last part is followed by empty ones of no measure. Months cut into days and cells cut by a grid that does not
-nest are the same thing here.
+Each coarse cell has the same number of parts, so that fields on the parts are plain arrays; cells with fewer parts are
+padded with empty ones of zero measure. Months cut into days, and cells cut by a grid that does not nest, are handled
+alike.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Parts:
     Attributes
     ----------
     coarse, target : CellAxis
-        The axis that is cut, and the one whose edges cut it; edges that are meant to be one are one to the last digit.
+        The axis that is cut, and the one whose edges cut it; edges equal within rounding are equal to the last digit.
     count : int
-        Parts of each coarse cell, empty ones included.
+        Parts per coarse cell, including empty ones.
     low, high : arrays, shape (n * count,)
-        Edges of the parts in the coordinate, in the order of the coarse axis; an empty part repeats the one before it.
+        Edges of the parts in the coordinate, in the order of the coarse axis; an empty part repeats the previous one.
     owner : array of int, shape (n * count,)
-        Target cell that a part belongs to; -1 for parts outside the target and for empty ones.
+        Target cell that contains each part; -1 for parts outside the target and for empty ones.
     empty : array of bool, shape (n * count,)
-        Parts without measure.
+        Parts with zero measure.
 
     Notes
     -----
-    Invariant: the shares of the parts of a coarse cell add up to one.
+    Invariant: the fractions of the parts of a coarse cell add up to one.
     """
 
     coarse: CellAxis
@@ -53,7 +53,7 @@ class Parts:
 
     @classmethod
     def equal(cls, coarse: CellAxis, factor: int) -> Parts:
-        """Cut each cell into ``factor`` parts that are equal in the coordinate.
+        """Return the parts of each cell cut into ``factor`` ones that are equal in the coordinate.
 
         Examples
         --------
@@ -64,15 +64,15 @@ class Parts:
 
     @classmethod
     def nested(cls, coarse: CellAxis, fine: CellAxis, factor: int) -> Parts:
-        """Take the cells of ``fine`` for parts, ``factor`` to a coarse cell, in the same order (they are trusted)."""
+        """Return the cells of ``fine`` as parts, ``factor`` per coarse cell, in the same order (without checks)."""
         owner = np.arange(fine.size)
         return cls(coarse, fine, factor, fine.edges[:-1], fine.edges[1:], owner, np.zeros(fine.size, dtype=bool))
 
     @classmethod
     def between(cls, coarse: CellAxis, target: CellAxis) -> Parts:
-        """Cut the cells of one axis at the edges of any other of the same kind.
+        """Return the parts of the cells of one axis cut at the edges of another of the same kind.
 
-        Target edges that miss a coarse edge by rounding only are taken for it.
+        Target edges that differ from a coarse edge only by rounding are replaced by it.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Parts:
 
     @property
     def size(self) -> int:
-        """Number of parts, empty ones included."""
+        """Number of parts, including empty ones."""
         return self.owner.size
 
     @property
@@ -115,7 +115,7 @@ class Parts:
 
     @property
     def axis(self) -> CellAxis:
-        """Regular parts as cells of one axis, in the order of the coarse one and on its edges to the last digit."""
+        """Regular parts as cells of one axis, in the order of the coarse one and with its exact edges."""
         return CellAxis(np.append(self.low, self.high[-1]), self.coarse.kind, self.coarse.closed)
 
     @cached_property
@@ -135,10 +135,10 @@ class Parts:
 
     @cached_property
     def share(self) -> Floats:
-        """Shares of the parts in the measure of their coarse cell; each cell's add up to one.
+        """Fractions of the parts in the measure of their coarse cell; those of a cell add up to one.
 
-        Where the border of the target runs through a cell, what lies outside counts for nothing: the part inside is to
-        carry the value of the cell, so that a target keeps the budget of just what it covers.
+        If the border of the target crosses a cell, the part outside has no weight: the part inside gets the value of
+        the cell, so that area integrals over the target are those of the area that it covers.
         """
         inside = (self.owner >= 0).reshape(-1, self.count)
         parts = self.measure.reshape(-1, self.count)
@@ -146,7 +146,7 @@ class Parts:
         return (parts / parts.sum(axis=1, keepdims=True)).ravel()
 
     def needed(self) -> tuple[int, int]:
-        """Return the first and the last (excluded) coarse cell under the target; below zero over the seam of a circle.
+        """Return the first and the last (excluded) coarse cell under the target; negative across the seam of a circle.
 
         Examples
         --------
@@ -164,21 +164,21 @@ class Parts:
 
     @cached_property
     def covered(self) -> Floats:
-        """Share of each target cell that the coarse axis covers, 0 to 1, shape (n_target,)."""
+        """Fraction of each target cell that the coarse axis covers, 0 to 1, shape (n_target,)."""
         inside = self.owner >= 0
         total = np.bincount(self.owner[inside], weights=self.measure[inside], minlength=self.target.size)
         return np.minimum(total / self.target.measure, 1.0)
 
 
 def _slack(coarse: CellAxis, target: CellAxis) -> float:
-    # The narrower cells decide what is a misfit: a minute is no rounding of a year.
+    # The narrower cells determine the misfit: a minute is not rounding of a year.
     return min(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
 
 
 def _settled(target: CellAxis, coarse: CellAxis) -> CellAxis:
-    """Return the target with the edges that miss a coarse edge by rounding only on that edge.
+    """Return the target with edges that differ from a coarse edge only by rounding moved onto it.
 
-    Its cells have their measures from the same edges as their parts, so that none lacks a sliver of itself.
+    Its cells and their parts then have the same edges, so that no part is missing by rounding.
     """
     slack, edges = _slack(coarse, target), np.sort(coarse.edges)
     turns = np.zeros(target.edges.size)
@@ -211,7 +211,7 @@ def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats,
 
 
 def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
-    """Move values that miss an edge by rounding onto it."""
+    """Move values that differ from an edge by rounding onto it."""
     right = np.clip(np.searchsorted(edges, values), 1, edges.size - 1)
     near = np.where(values - edges[right - 1] < edges[right] - values, edges[right - 1], edges[right])
     return np.where(np.abs(near - values) <= slack, near, values)
@@ -220,7 +220,7 @@ def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
 def _padded(
     coarse: CellAxis, target: CellAxis, sign: float, cuts: Floats, parent: Indices, owner: Indices
 ) -> Parts:
-    """Lay the parts out with the same number for each coarse cell."""
+    """Arrange the parts with the same number per coarse cell."""
     number = np.bincount(parent, minlength=coarse.size)
     count, first = int(number.max()), np.cumsum(number) - number
     rank = np.arange(count)
@@ -232,19 +232,19 @@ def _padded(
 
 @dataclass(frozen=True, eq=False)
 class PartsGrid:
-    """The product of the parts of two axes: where fields are made before they are gathered into target cells."""
+    """The product of the parts of two axes, for fields that are averaged to target cells afterwards."""
 
     y: Parts
     x: Parts
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of rows and columns, empty parts included."""
+        """Number of rows and columns, including empty parts."""
         return self.y.size, self.x.size
 
     @property
     def unit_area(self) -> float:
-        """Area in m2 of one product of measures: on the sphere those are steradians."""
+        """Area in m2 of a unit product of measures, which is a steradian on the sphere."""
         return EARTH_RADIUS**2 if self.y.coarse.kind == "latitude" else 1.0
 
     @property

@@ -1,7 +1,7 @@
-"""Polygons on the unit sphere: unit vectors, areas, points inside quadrilaterals (numpy only; knows no grid).
+"""Polygons on the unit sphere: unit vectors, areas, points inside quadrilaterals.
 
-Sides are great circles. Areas come from differences of neighbouring corners, so that a cell of a hundred metres keeps
-as many digits as its corners have.
+Sides are great circles. Areas are computed from differences of neighbouring corners, so that a cell of a hundred metres
+keeps as many digits as its corners have.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def degrees_of(vectors: Floats, near: ArrayLike = 0.0) -> tuple[Floats, Floats]:
     vectors : array, shape (..., 3)
         Directions.
     near : array
-        Longitudes lie within half a circle of it.
+        Longitudes are within half a circle of it.
     """
     x, y, z = np.moveaxis(vectors, -1, 0)
     lon = np.rad2deg(np.arctan2(y, x))
@@ -46,7 +46,7 @@ def normalised(vectors: Floats) -> Floats:
 
 
 def arc(a: Floats, b: Floats) -> Floats:
-    """Return the angle in radians between unit vectors, shape (...); keeps its digits however small."""
+    """Return the angle in radians between unit vectors, shape (...); accurate for small angles."""
     half = 0.5 * np.linalg.norm(a - b, axis=-1)
     return 2 * np.arcsin(np.minimum(half, 1.0))
 
@@ -68,8 +68,8 @@ def triangle_area(a: Floats, b: Floats, c: Floats) -> Floats:
 def polygon_area(corners: Floats) -> Floats:
     """Return signed areas in steradians of polygons with great-circle sides, shape (...).
 
-    Invariant: the polygons that tile the sphere, all counter-clockwise, add up to 4 pi. Corners that coincide or lie on
-    one circle add nothing.
+    Invariant: polygons that tile the sphere, all counter-clockwise, add up to 4 pi. Corners that coincide or are on one
+    great circle add nothing.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def polygon_area(corners: Floats) -> Floats:
 
 
 def inner_points(corners: Floats, along: Floats, across: Floats) -> Floats:
-    """Return points of quadrilaterals by bilinear mixing of their corners, shape (..., n_across, n_along, 3).
+    """Return points of quadrilaterals by bilinear combination of their corners, shape (..., n_across, n_along, 3).
 
-    Points with one coordinate fixed lie on one great circle, those with 0 or 1 on the sides.
+    Points with one coordinate fixed are on one great circle, those with 0 or 1 on the sides.
 
     Parameters
     ----------

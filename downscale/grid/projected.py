@@ -1,7 +1,7 @@
-"""Grids in metres of a map projection with their true areas on the earth (numpy only; knows no projection by name).
+"""Grids in metres of a map projection with their true areas on the earth.
 
-The density of area, square metres of the earth in a square metre of the plane, is carried as a Chebyshev series, which
-is integrated exactly over each cell. It comes from the projection itself, or, where a pole lies in the domain, from the
+The density of area, square metres of the earth per square metre of the plane, is a Chebyshev series, which is
+integrated exactly over each cell. It comes from the projection itself or, if a pole is in the domain, from the
 derivatives of the function from the plane to points in space.
 """
 
@@ -22,19 +22,19 @@ from downscale.grid.latlon import RectilinearGrid
 Floats = NDArray[np.float64]
 # From metres of the plane (x, y), arrays of one shape, to points in space in metres, shape (..., 3).
 Embedding = Callable[[Floats, Floats], Floats]
-# From metres of the plane (x, y) to the density of area there, NaN where it is not known.
+# From metres of the plane (x, y) to the density of area there, NaN where it is unknown.
 Density = Callable[[Floats, Floats], Floats]
 
 DEGREES = (4, 8, 12, 18, 24, 34, 48)
-# Relative error of the density: what is sought, and what must do where a projection is computed in few digits.
+# Relative error of the density: the target, and the limit for projections computed with few digits.
 ACCURACY, LEAST_ACCURACY = 1e-10, 1e-8
-# Nearer to one than this, areas are those of the plane: the projection is one of equal areas.
+# Closer to one than this, areas are those of the plane: the projection is equal-area.
 EQUAL_AREA = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
 class AreaDensity:
-    """True area in a unit of area of the plane, as a Chebyshev series in y and x.
+    """True area per unit of area of the plane, as a Chebyshev series in y and x.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class AreaDensity:
 
     @classmethod
     def fit(cls, embed: Embedding, y: CellAxis, x: CellAxis, density: Density | None = None) -> AreaDensity | None:
-        """Expand the density over a domain; None where the projection does not reach all of it smoothly.
+        """Return the series of the density over a domain; None if the projection does not cover all of it smoothly.
 
         Examples
         --------
@@ -81,8 +81,8 @@ class AreaDensity:
 def _converged(
     embed: Embedding, density: Density | None, y_range: tuple[float, float], x_range: tuple[float, float]
 ) -> tuple[Floats | None, float]:
-    """Return the series whose degree can be doubled with the least change, and that change."""
-    # Places that no node of any degree shares.
+    """Return the series with the least change on doubling its degree, and that change."""
+    # Positions that are not nodes of any degree.
     check = np.sin(np.linspace(-1.5, 1.5, 11))
     before, best, least = None, None, np.inf
     for degree in DEGREES:
@@ -114,7 +114,7 @@ def _expanded(
 
 
 def _derived(points: Floats, basis: NDArray[Any], back: NDArray[Any], half: tuple[float, float]) -> Floats:
-    """Return the density at the nodes from points in space there: the length of the product of their derivatives."""
+    """Return the density at the nodes from points in space: the magnitude of the product of their derivatives."""
     if not np.isfinite(points).all():
         return np.full(points.shape[:-1], np.nan)
     space = _both(back, points - points.mean(axis=(0, 1)), back)
@@ -146,11 +146,11 @@ class ProjectedGrid(RectilinearGrid):
     y, x : CellAxis
         Projected axes in metres.
     density : AreaDensity
-        Area on the earth in a unit of area of the plane.
+        Area on the earth per unit of area of the plane.
 
     Notes
     -----
-    Invariant: the areas of the parts add up to the area of the whole. Distances stay those of the plane.
+    Invariant: the areas of the parts add up to the area of the whole. Distances are those of the plane.
     """
 
     density: AreaDensity
@@ -160,7 +160,7 @@ class ProjectedGrid(RectilinearGrid):
 
     @property
     def separable(self) -> bool:
-        """False: areas are no products of rows and columns."""
+        """False: areas are not products of rows and columns."""
         return False
 
     @cached_property
@@ -180,7 +180,7 @@ class ProjectedGrid(RectilinearGrid):
 def projected_grid(
     y: CellAxis, x: CellAxis, embed: Embedding, density: Density | None = None
 ) -> RectilinearGrid | None:
-    """Return the grid with its true areas: a plain one where the projection keeps areas, None where it fails."""
+    """Return the grid with its true areas: a plain one if the projection is equal-area, None if it fails."""
     found = AreaDensity.fit(embed, y, x, density)
     if found is None:
         return None

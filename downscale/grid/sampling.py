@@ -1,4 +1,4 @@
-"""Means of a field on latitudes and longitudes over cells of any other kind, sampled at true positions (numpy only)."""
+"""Means of a field on latitudes and longitudes over cells of any other kind, sampled at true positions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Floats = NDArray[np.float64]
 # From axes (x, y) to longitudes and latitudes in degrees, arrays of one shape.
 Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
-# Samples held at once, and source cells along a side of a fine cell above which they are joined before.
+# Maximum number of samples in memory; and source cells along a side of a fine cell above which they are averaged first.
 BLOCK_SAMPLES, MOST_SAMPLES = 1_000_000, 4
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Cells whose inner points have longitudes and latitudes.
+    """Cells with the longitudes and latitudes of their inner points.
 
     Attributes
     ----------
@@ -60,12 +60,12 @@ class Places:
         rows = self.grid.shape[0]
         lon, lat = self.points(slice(rows // 2, rows // 2 + 1), 2)
         p = unit_vectors(lon, lat)
-        # Two points along a side lie half a side apart.
+        # Two points along a side are half a side apart.
         sides = [arc(p[..., 0, 0, :], p[..., 1, 0, :]), arc(p[..., 0, 0, :], p[..., 0, 1, :])]
         return float(2 * np.rad2deg(np.sqrt(np.nanmedian(sides[0] * sides[1])))), float(np.nanmedian(lat))
 
     def blocks(self, count: int) -> Iterator[slice]:
-        """Return slices of rows that hold few samples."""
+        """Yield slices of rows with few samples."""
         step = max(BLOCK_SAMPLES // (self.grid.shape[1] * count**2), 1)
         return (slice(start, min(start + step, self.grid.shape[0])) for start in range(0, self.grid.shape[0], step))
 
@@ -78,9 +78,9 @@ def _ends(axis: Any) -> tuple[Floats, Floats]:
 class Sampling:
     """Means of a field of ``source`` cells over the cells of ``places``.
 
-    Points of each fine cell, about as many as source cells lie in it, take the field by bilinear interpolation, and
-    their mean is the value of the cell: an area mean where the source is finer, an interpolation where it is coarser.
-    Where many source cells lie in a fine one, they are joined by area before.
+    Points of each fine cell, about as many as it contains source cells, get the field by bilinear interpolation. Their
+    mean is the value of the cell: an area mean if the source is finer, an interpolation if it is coarser. If a fine
+    cell contains many source cells, these are averaged by area first.
     """
 
     source: RectilinearGrid
@@ -100,7 +100,7 @@ class Sampling:
         return (joined[0], joined[1]), int(np.clip(np.ceil(most), 1, 2 * MOST_SAMPLES))
 
     def means(self, values: NDArray[Any]) -> Floats:
-        """Return the means, shape of the fine grid; NaN nowhere in ``values``."""
+        """Return the means, with the shape of the fine grid; ``values`` must not contain NaN."""
         (join_y, join_x), count = self._counts
         y, x = _joined(self.source.y, join_y), _joined(self.source.x, join_x)
         field = np.asarray(values, np.float64)
@@ -117,7 +117,7 @@ class Sampling:
         return out
 
     def reached(self) -> Floats:
-        """Return the share of each fine cell that the source covers, 0 to 1."""
+        """Return the fraction of each fine cell that the source covers, 0 to 1."""
         y, x = self.source.y, self.source.x
         if x.periodic and np.ptp(y.edges) > 180 - 1e-6:
             return np.ones(self.places.grid.shape)
@@ -137,7 +137,7 @@ def _joined(axis: CellAxis, count: int) -> CellAxis:
 
 
 def _position(axis: CellAxis, degrees: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Return the cells on both sides of each place and the share of the second."""
+    """Return the cells on both sides of each position and the weight of the second."""
     centres, index = axis.centres, np.arange(axis.size)
     if not axis.ascending:
         centres, index = centres[::-1], index[::-1]

@@ -1,7 +1,7 @@
-"""Areas and distances on the sphere from cell edges (numpy only).
+"""Areas and distances on the sphere from cell edges.
 
-Areas are exact: R^2 (lon2 - lon1) (sin(lat2) - sin(lat1)). Without them the parts of a 1-degree cell at 60 degrees
-would count up to 1.5 % too much or too little in its mean.
+Areas are exact: R^2 (lon2 - lon1) (sin(lat2) - sin(lat1)). With approximate areas, the weights of the parts of a
+1-degree cell at 60 degrees would be wrong by up to 1.5 %.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def cell_area(lat: CellAxis, lon: CellAxis, radius: float = EARTH_RADIUS) -> NDA
 
 
 def metres_north(lat: CellAxis, radius: float = EARTH_RADIUS) -> NDArray[np.float64]:
-    """Signed positions of row centres along a meridian in metres, shape (n_lat,)."""
+    """Return signed positions of row centres along a meridian in metres, shape (n_lat,)."""
     return radius * np.deg2rad(lat.centres)
 
 
 def metres_per_radian_east(lat: CellAxis, radius: float = EARTH_RADIUS) -> NDArray[np.float64]:
-    """Length in metres of a radian of longitude at each row centre, shape (n_lat,)."""
+    """Return the length in metres of a radian of longitude at each row centre, shape (n_lat,)."""
     return radius * np.cos(np.deg2rad(lat.centres))

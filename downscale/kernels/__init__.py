@@ -1,1 +1,1 @@
-"""What a kernel is: Sobolev weights, sum-to-one laws, polyphase components."""
+"""Upsampling kernels: Sobolev weights, sum-to-one constraints, polyphase components."""

@@ -1,4 +1,4 @@
-"""Cells within bounds under the cell law, solved side by side, compiled (numba; knows arrays, no grid and no file).
+"""Compiled projection of cells on bounds and their mean.
 
 The readable counterpart is :mod:`downscale.fields.conserve`.
 """
@@ -9,24 +9,24 @@ import numpy as np
 
 from downscale.kernels.compiled import compiled
 
-# Steps of the safeguarded Newton iteration: some 55 halvings reach rounding.
+# Steps of the safeguarded Newton iteration: about 55 halvings reach rounding.
 STEPS, EPS = 128, 2.220446049250313e-16
-# Numbers beside each cell while it is solved.
+# Scratch values per cell during the solution.
 LANES = 9
 
 
 @compiled
 def solve(count, low, high, y, part, lanes):  # type: ignore[no-untyped-def]
-    """Clip cells, side by side, to the bounds with the shift that keeps each mean: the safeguarded Newton iteration.
+    """Clip cells, in parallel, to the bounds with the shift that keeps each mean, by safeguarded Newton iteration.
 
-    ``y[:, q]`` and ``part[:, q]`` are the values of a cell and their shares; ``lanes[1:4]`` its mean and the least and
-    the largest shift.
+    ``y[:, q]`` and ``part[:, q]`` are the values of a cell and their area fractions; ``lanes[1:4]`` its mean and the
+    smallest and the largest shift.
     """
     aim, left, right, shift, size, last, error, slope = (
         lanes[1], lanes[2], lanes[3], lanes[4], lanes[5], lanes[6], lanes[7], lanes[8]
     )  # fmt: skip
     for q in range(count):
-        # The mean is right already: without bounds no shift would be needed.
+        # The mean is already correct: without bounds no shift would be needed.
         shift[q], size[q], last[q] = min(max(0.0, left[q]), right[q]), 0.0, np.inf
     for p in range(y.shape[0]):
         for q in range(count):
@@ -37,7 +37,7 @@ def solve(count, low, high, y, part, lanes):  # type: ignore[no-untyped-def]
         for p in range(y.shape[0]):
             for q in range(count):
                 moved, s = y[p, q] + shift[q], part[p, q]
-                # Written so that there is one instruction for each choice.
+                # Written so that each choice is a single instruction.
                 clipped = moved if moved > low else low
                 clipped = clipped if clipped < high else high
                 error[q] += s * clipped
@@ -54,7 +54,7 @@ def solve(count, low, high, y, part, lanes):  # type: ignore[no-untyped-def]
                 left[q] = shift[q]
             gains, last[q] = abs(miss) <= 0.5 * last[q], abs(miss)
             newton = shift[q] - miss / slope[q] if slope[q] > 0 else np.nan
-            # Between two bounds Newton's steps can run to and fro: what gains too little is bisected.
+            # Between two bounds Newton's steps can alternate: if a step gains too little, bisect.
             inside = gains and slope[q] > 0 and left[q] <= newton <= right[q]
             shift[q] = newton if inside else 0.5 * (left[q] + right[q])
         if going == 0:
@@ -67,7 +67,7 @@ def solve(count, low, high, y, part, lanes):  # type: ignore[no-untyped-def]
 
 @compiled
 def _to_full_accuracy(count, low, high, y, part, lanes):  # type: ignore[no-untyped-def]
-    """Scale distances from the nearer bound: rounding of order one is much for a cell of drizzle."""
+    """Scale distances from the nearer bound: rounding of order one is large for a cell of drizzle."""
     aim, size, bound, ratio, given = lanes[1], lanes[5], lanes[2], lanes[3], lanes[7]
     for q in range(count):
         bound[q], given[q] = (low if abs(aim[q] - low) <= abs(high - aim[q]) else high), 0.0
@@ -77,7 +77,7 @@ def _to_full_accuracy(count, low, high, y, part, lanes):  # type: ignore[no-unty
     for q in range(count):
         wanted = aim[q] - bound[q]
         miss, scale = abs(wanted - given[q]), max(abs(aim[q]), size[q]) + abs(aim[q]) + abs(bound[q])
-        # Not so where the bound is infinite: nothing is compared with what is no number.
+        # Not if the bound is infinite, which would compare with NaN.
         close = 2 * EPS * abs(wanted) < miss <= 32 * EPS * scale
         ratio[q] = (wanted / given[q] if given[q] != 0 else 0.0) if close and np.isfinite(bound[q]) else 1.0
         given[q] = wanted if given[q] == 0 and ratio[q] == 0 else 0.0

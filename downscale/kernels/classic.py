@@ -1,6 +1,6 @@
-"""Textbook interpolation weights along one axis, for comparison (numpy; knows no field).
+"""Textbook interpolation weights along one axis, for comparison.
 
-All obey the phase law (rows sum to one); only the blocks obey the cell law.
+All preserve constants (rows sum to one); only the piecewise-constant weights conserve cell means.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 def block_weights(factor: int, cells: int) -> AxisWeights:
-    """Return the block-constant operator: each fine cell takes the value of its coarse cell (cell and phase law).
+    """Return the piecewise-constant operator: each fine cell takes the value of its coarse cell.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def block_weights(factor: int, cells: int) -> AxisWeights:
 
 
 def linear_weights(coarse: Floats, fine: Floats, period: float | None = None) -> AxisWeights:
-    """Return linear interpolation between cell centres, constant beyond the outer ones (phase law).
+    """Return linear interpolation between cell centres, constant beyond the outer ones; preserves constants.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ def linear_weights(coarse: Floats, fine: Floats, period: float | None = None) ->
 def cubic_weights(
     coarse: Floats, fine: Floats, period: float | None = None, sharpness: float = -0.5
 ) -> AxisWeights:
-    """Return cubic convolution between cell centres, outer values repeated beyond the ends (phase law).
+    """Return cubic convolution between cell centres, outer values repeated beyond the ends; preserves constants.
 
-    On axes whose steps differ the slopes at the centres are those of parabolas through three of them, so that straight
-    lines stay straight there, too.
+    On axes with unequal steps, the slopes at the centres are those of parabolas through three of them, so that straight
+    lines are reproduced there, too.
 
     References
     ----------
@@ -59,7 +59,7 @@ def cubic_weights(
 
 
 def _keys(t: Floats, before: Floats, after: Floats, sharpness: float) -> Floats:
-    """Return the weights of four neighbours in a row at the share ``t`` of the middle step, shape (t.size, 4).
+    """Return the weights of four neighbours in a row at the fraction ``t`` of the middle step, shape (t.size, 4).
 
     The cubic through both inner values, whose slopes there are those of parabolas through three neighbours each, times
     ``-2 sharpness``; ``before`` and ``after`` are the outer steps in units of the middle one.
@@ -89,7 +89,7 @@ def _extended(coarse: Floats, period: float | None) -> Floats:
 
 
 def _position(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArray[np.int64], Floats]:
-    """Return the coarse centre to the left of each fine one, -1 to n - 1, and the share of the step to the next."""
+    """Return the coarse centre to the left of each fine one, -1 to n - 1, and the fraction of the step to the next."""
     sign = 1.0 if coarse.size < 2 or coarse[-1] > coarse[0] else -1.0
     first, last = 2 * coarse[0] - coarse[min(1, coarse.size - 1)], 2 * coarse[-1] - coarse[max(-2, -coarse.size)]
     if period is not None:
@@ -105,7 +105,7 @@ def _position(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArr
 def _windowed(
     left: NDArray[np.int64], weights: Floats, first: int, cells: int, period: float | None
 ) -> AxisWeights:
-    """Write weights of neighbours ``left + first ...`` as windows; beyond an open end the outer cell stands in."""
+    """Return weights of neighbours ``left + first ...`` as windows; beyond an open end the outer cell is repeated."""
     start = left + first
     if period is not None:
         return AxisWeights(weights, start)

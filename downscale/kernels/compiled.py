@@ -1,4 +1,4 @@
-"""How inner loops are compiled (numba; knows no loop)."""
+"""Compilation of inner loops with a robust cache on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from downscale.errors import OptionError
 
-# The library refuses to load with other numbers, and not in one line.
+# The library refuses to load with other values, with a long traceback.
 THREADS = "NUMBA_NUM_THREADS"
 if not os.environ.get(THREADS, "1").strip().isdigit() or int(os.environ.get(THREADS, "1")) < 1:
     raise OptionError(f"expected the environment variable {THREADS} to be a whole number from 1, "
@@ -23,42 +23,42 @@ from numba.core.caching import FunctionCache  # noqa: E402
 
 
 class LoopCache(FunctionCache):  # type: ignore[misc]
-    """Compiled loops on disk, made anew where the files are damaged and left out where the disk takes none.
+    """A disk cache of compiled loops that ignores damaged files and unwritable folders.
 
-    The library loads an index and data files without a check: an empty or truncated one, left by a full disk or a
-    killed process, would break every later run.
+    The library loads its files without a check: an empty or truncated one, left by a full disk or a killed process,
+    would break every later run.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        # The library compiles anew when the file of a function changes. What it calls may be in another file here.
+        # The library recompiles if the file of a function changes. Functions that it calls may be in another file.
         stored = self._cache_file
         stored._source_stamp = (stored._source_stamp, stamp_of(Path(__file__).parent))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled loop of a signature, None where there is none that can be read."""
+        """Return the compiled loop of a signature, or None if there is none that can be read."""
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # whatever damaged bytes lead to: they are no compiled loop
+        except Exception:  # damaged bytes may raise anything
             with suppress(OSError):
                 self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Save the compiled loop of a signature where the folder takes it."""
+        """Save the compiled loop of a signature if the folder is writable."""
         with suppress(OSError):
             super().save_overload(sig, data)
 
 
 def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
-    """Compile without the interpreter's lock, kept on disk between runs where there is a place for it.
+    """Compile a function without the interpreter's lock, cached on disk between runs if possible.
 
-    Products and sums may be fused, nothing else is reordered: every cell gets the same bits wherever it is. Without
-    ``fused`` the bits are the same on every kind of processor, too.
+    Products and sums may be fused; nothing else is reordered, so that every cell gets the same bits at any position.
+    Without ``fused`` the bits are also the same on every kind of processor.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"} if fused else False, "error_model": "numpy"}
     made = numba.njit(**options)(function)
-    # A RuntimeError says that no folder may be written: the loop is compiled anew in each process.
+    # A RuntimeError means that no folder is writable: the loop is compiled in each process.
     with suppress(RuntimeError, OSError):
         made._cache = LoopCache(function)
     return made
@@ -66,7 +66,7 @@ def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
 
 @lru_cache(maxsize=1)
 def stamp_of(folder: Path) -> bytes:
-    """Return what changes with any of the sources in a folder."""
+    """Return a stamp that changes with any of the sources in a folder."""
     found = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         found.update(path.read_bytes())

@@ -1,7 +1,8 @@
-"""How often a transposed convolution touches each fine cell (numpy; knows kernel sizes, no weights and no field).
+"""Coverage of fine cells by a transposed convolution, and its checkerboard.
 
-Along an axis fine cell ``n`` is touched by as many coarse cells as its phase ``(n + p) mod s`` has taps: ``floor(k /
-s)`` or one more. Where the two differ, equal weights ripple with the period of the stride: the checkerboard.
+Along an axis the number of coarse cells that contribute to fine cell ``n`` is the number of taps of its phase ``(n + p)
+mod s``: ``floor(k / s)`` or one more. If the two differ, equal weights ripple with the period of the stride: the
+checkerboard.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ Counts = NDArray[np.int64]
 
 
 class CoverageWarning(UserWarning):
-    """A layer whose sizes make some fine cells look at more coarse cells than others."""
+    """The sizes of a layer give some fine cells more contributing coarse cells than others."""
 
 
 def taps_of_phases(kernel_size: int, stride: int, padding: int = 0) -> Counts:
-    """Return how many taps each phase has, shape (stride,): how many coarse cells a fine cell of it looks at.
+    """Return the number of taps of each phase, shape (stride,): the coarse cells that contribute to its fine cells.
 
     Examples
     --------
@@ -37,7 +38,7 @@ def taps_of_phases(kernel_size: int, stride: int, padding: int = 0) -> Counts:
 
 
 def variation(kernel_size: int, stride: int) -> int:
-    """Return ``ceil(k / s) - floor(k / s)``: by how many taps phases differ; zero where ``s`` divides ``k``, else one.
+    """Return ``ceil(k / s) - floor(k / s)``, the range of the numbers of taps: zero if ``s`` divides ``k``, else one.
 
     References
     ----------
@@ -53,7 +54,7 @@ def variation(kernel_size: int, stride: int) -> int:
 
 
 def nearest_divisible(kernel_size: int, stride: int) -> int:
-    """Return the kernel size nearest to the given one that the stride divides; of two as near, the larger.
+    """Return the nearest kernel size that the stride divides; of two equally near ones, the larger.
 
     The larger one lets neighbours overlap more. Never less than the stride.
 
@@ -67,14 +68,14 @@ def nearest_divisible(kernel_size: int, stride: int) -> int:
 
 
 def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
-    """Warn where a stride does not divide its kernel, and name the nearest kernel that it divides.
+    """Warn if a stride does not divide its kernel, and name the nearest kernel size that it divides.
 
     Parameters
     ----------
     kernel_size, stride : int or sequence of int
         Sizes along each axis.
     level : int
-        Frames up to the caller who chose the sizes.
+        Number of frames up to the caller that chose the sizes.
     """
     sizes, strides, _ = kernel_geometry(kernel_size, stride)
     if any(variation(size, step) for size, step in zip(sizes, strides, strict=True)):
@@ -88,7 +89,7 @@ def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
 
 
 def require_no_holes(kernel_size: Size, stride: Size, padding: Size | None = None) -> None:
-    """Refuse kernels that leave fine cells without any tap, and say which.
+    """Refuse kernels that leave fine cells without any tap; the message names these cells.
 
     Raises
     ------
@@ -118,7 +119,7 @@ class Coverage:
     Attributes
     ----------
     kernel_size, stride, padding : tuple of int
-        One entry an axis.
+        One entry per axis.
     """
 
     kernel_size: Sizes
@@ -127,7 +128,7 @@ class Coverage:
 
     @classmethod
     def of(cls, kernel_size: Size, stride: Size, padding: Size | None = None) -> Coverage:
-        """Check sizes and take ``padding=None`` for the one whose output has ``n * stride`` cells.
+        """Return the coverage for these sizes; ``padding=None`` is the one whose output has ``n * stride`` cells.
 
         Raises
         ------
@@ -138,29 +139,29 @@ class Coverage:
 
     @property
     def taps(self) -> tuple[Counts, ...]:
-        """Taps of each phase, for each axis; phase r is that of the fine cells ``n`` with ``n mod s = r``."""
+        """Number of taps of each phase, for each axis; phase r is that of the fine cells ``n`` with ``n mod s = r``."""
         return tuple(taps_of_phases(*axis) for axis in self._axes)
 
     @property
     def phases(self) -> Counts:
-        """Taps of each phase in all axes together, shape ``stride``: the overlap map of one coarse cell."""
+        """Number of taps of each phase over all axes, shape ``stride``: the overlap map of one coarse cell."""
         return _product(self.taps)
 
     @property
     def variation(self) -> int:
-        """The most taps of a phase less the fewest, all axes together; zero where each stride divides its kernel."""
+        """Range of the numbers of taps over all axes; zero if each stride divides its kernel."""
         return int(self.phases.max() - self.phases.min())
 
     @property
     def ripple(self) -> float:
-        """Amplitude that equal weights give constants: half the range of the coverage over its mean."""
+        """Amplitude of the ripple of constants with equal weights: half the range of the coverage over its mean."""
         return self.variation / (2 * float(self.phases.mean()))
 
     @property
     def off_centre(self) -> tuple[float, ...]:
-        """By how many fine cells the kernel lies off the centre of its coarse cell, for each axis.
+        """Offset of the kernel from the centre of its coarse cell in fine cells, for each axis.
 
-        Half a cell where one of kernel and stride is even and the other odd: no padding centres such a kernel.
+        Half a cell if one of kernel and stride is even and the other odd: no padding centres such a kernel.
         """
         return tuple((size - step) / 2 - pad for size, step, pad in self._axes)
 
@@ -169,7 +170,7 @@ class Coverage:
         return list(zip(self.kernel_size, self.stride, self.padding, strict=True))
 
     def map(self, cells: int | Sequence[int]) -> Counts:
-        """Return how many coarse cells touch each fine cell of a field, edges included, shape ``cells * stride``.
+        """Return the number of coarse cells that contribute to each fine cell, with edges, shape ``cells * stride``.
 
         Parameters
         ----------
@@ -186,7 +187,7 @@ class Coverage:
 
 
 def _along(cells: int, size: int, step: int, pad: int) -> Counts:
-    """Put ones between zeros and convolve them with ones: the definition, and so the proof of the counts."""
+    """Return the counts along one axis by definition: ones between zeros, convolved with ones."""
     spread = np.zeros((cells - 1) * step + 1, dtype=np.int64)
     spread[::step] = 1
     whole = np.convolve(spread, np.ones(size, dtype=np.int64))

@@ -1,10 +1,10 @@
-"""The cell law and the bounds, imposed on rows of cells while they lie in the cache, compiled (numba; knows no grid).
+"""Compiled kernel that imposes conservation and bounds on strips of fine rows.
 
-Fine rows come from :mod:`downscale.kernels.rows`, in strips; every fine value is written once. All sums are taken in
-float64 in one order, whatever lies beside a cell, so that any cutting of the field gives the same bits. The readable
+Fine rows come from :mod:`downscale.kernels.rows`, in strips that fit in the cache; every fine value is written once.
+All sums are in float64 in a fixed order, so that any division of the field gives the same bits. The readable
 counterpart is :mod:`downscale.nn.upsample` with :mod:`downscale.fields.conserve`.
 
-In a strip, ``(begin, n)``, cells are counted from its first one; rows that are made, fields and shares are whole.
+In a strip, ``(begin, n)``, cells are counted from its first one; computed rows, fields and area fractions are whole.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from downscale.kernels.compiled import compiled
 from downscale.kernels.lines import U, all_written
 from downscale.kernels.rows import pair, reach, widened, written
 
-# Fine columns that are worked on at a time: few enough for the fastest cache.
+# Fine columns per strip: few enough for the fastest cache.
 STRIP = 1024
 
 
 @compiled
 def _share(y_share, x_share, part_share, row, i):  # type: ignore[no-untyped-def]
-    """Return the share that a part has in its cell."""
+    """Return the area fraction of a part in its cell."""
     return part_share[row, i] if part_share.size else y_share[row] * x_share[i]
 
 
@@ -53,7 +53,7 @@ def _means(values, ahead, strip, top, parts, y_share, x_share, part_share, total
 
 @compiled
 def _weighed(values, shift, width, left, top, rows, y_share, x_share, part_share, total):  # type: ignore[no-untyped-def]
-    """Add up the fine rows of a strip, each part times its share."""
+    """Add up the fine rows of a strip, each part times its area fraction."""
     for i in range(width):
         total[i] = 0.0
     for r in range(rows):
@@ -72,7 +72,7 @@ def _weighed(values, shift, width, left, top, rows, y_share, x_share, part_share
 
 @compiled
 def _lack(x, k, j, strip, mean, gap):  # type: ignore[no-untyped-def]
-    """Return what the mean of each cell lacks, and whether to some cell it is much."""
+    """Return the residual of the mean of each cell, and whether it is large for some cell."""
     (begin, n), k, j, much = strip, U(k), U(j), 0
     for i in range(n):
         value = np.float64(x[k, j, U(begin) + U(i)])
@@ -85,11 +85,11 @@ def _lack(x, k, j, strip, mean, gap):  # type: ignore[no-untyped-def]
 def _settle_small(  # type: ignore[no-untyped-def]
     x, k, j, strip, top, parts, y_share, x_share, part_share, buffer, gap, low, high
 ):  # fmt: skip
-    """Give back the means of cells that are small beside ``gap``: to them rounding is much, or all that parts have."""
+    """Restore the means of cells that are small compared with ``gap``, for which rounding is large."""
     (rows, columns), (before, n) = parts, strip
     for i in range(n):
         value = np.float64(x[k, j, before + i])
-        # On a bound only that value is left, which is imposed later.
+        # On a bound only one value is possible, which is imposed later.
         if not (abs(value) < 1e-3 * abs(gap[i]) and low < value < high):
             continue
         smallest, largest, rest, begin = np.inf, -np.inf, value, i * columns
@@ -111,9 +111,9 @@ def _bound(  # type: ignore[no-untyped-def]
     x, k, j, strip, top, parts, y_share, x_share, part_share, covered, buffer, gap, keep, low, high, least, most, lanes,
     y, part,
 ):  # fmt: skip
-    """Bring all cells of a strip within the bounds, under the cell law, ``gap`` added; most need but a look.
+    """Bring all cells of a strip within the bounds with their means, ``gap`` added; most need only a test.
 
-    Of cells with a ``keep`` of zero nothing but ``gap`` is to be stored; returns whether there are such.
+    Cells with a ``keep`` of zero store nothing but ``gap``; returns whether there are such cells.
     """
     (rows, columns), (before, n) = parts, strip
     cells, count = lanes[0], 0
@@ -123,7 +123,7 @@ def _bound(  # type: ignore[no-untyped-def]
         value, a, b = np.float64(x[U(k), U(j), U(before) + U(i)]), least[i] + gap[i], most[i] + gap[i]
         margin, keep[i] = 1e-3 * (b - a), 1.0
         if value <= low or value >= high:
-            # On a bound only that value is left; beyond it none is, and the law goes before the bounds.
+            # On a bound only one value is possible; beyond it there is none, and conservation has priority over bounds.
             keep[i], gap[i], edge = 0.0, value, True
         elif covered[i] and (a < low or b > high or value - low < margin or high - value < margin):
             cells[count], lanes[1, count], lanes[2, count], lanes[3, count] = i, value, value - b, value - a
@@ -150,8 +150,8 @@ def _bound(  # type: ignore[no-untyped-def]
 
 @compiled
 def _extremes(buffer, n, columns, least, most):  # type: ignore[no-untyped-def]
-    """Return the least and the largest part of each cell of a strip, one after the other."""
-    # Written so that there is one instruction for each choice.
+    """Return the smallest and the largest part of each cell of a strip, in sequence."""
+    # Written so that each choice is a single instruction.
     one, two = U(min(1, buffer.shape[0] - 1)), U(min(2, buffer.shape[0] - 1))
     three = U(min(3, buffer.shape[0] - 1))
     for i in range(n * columns):
@@ -163,7 +163,7 @@ def _extremes(buffer, n, columns, least, most):  # type: ignore[no-untyped-def]
         for i in range(n * columns):
             v, a, b = buffer[U(r), i], least[i], most[i]
             least[i], most[i] = v if v < a else a, v if v > b else b
-    # What is written was read before.
+    # Values are read before they are overwritten.
     if columns == 4:
         for i in range(n):
             o = U(4) * U(i)
@@ -187,7 +187,7 @@ def _extremes(buffer, n, columns, least, most):  # type: ignore[no-untyped-def]
 
 @compiled
 def _stored(buffer, gap, keep, made, strip, columns, plain, added, kept):  # type: ignore[no-untyped-def]
-    """Give the fine rows of a strip the type of the result, with ``keep`` times a part and ``gap``."""
+    """Convert the fine rows of a strip to the type of the result: ``keep`` times a part, plus ``gap``."""
     kind, (begin, n) = made.dtype.type, strip
     left, width = U(begin * columns), n * columns
     _spread(gap, n, columns, added)
@@ -205,7 +205,7 @@ def _stored(buffer, gap, keep, made, strip, columns, plain, added, kept):  # typ
 
 @compiled
 def _spread(given, n, columns, made):  # type: ignore[no-untyped-def]
-    """Give each part what its cell has."""
+    """Give each part the value of its cell."""
     if columns == 4:
         for i in range(n):
             o, v = U(4) * U(i), given[i]
@@ -220,7 +220,7 @@ def _spread(given, n, columns, made):  # type: ignore[no-untyped-def]
 def _doubtful(  # type: ignore[no-untyped-def]
     x, k, j, strip, top, parts, y_share, x_share, part_share, mean, covered, made, tolerance
 ):  # fmt: skip
-    """Count the cells whose stored values miss their mean by more than ``tolerance`` of their size."""
+    """Return the number of cells whose stored values differ from their mean by more than ``tolerance``, relatively."""
     (rows, columns), (before, n) = parts, strip
     count, doubts = 0, 0
     for i in range(n):
@@ -234,7 +234,7 @@ def _doubtful(  # type: ignore[no-untyped-def]
         for r in range(rows):
             for q in range((before + i) * columns, (before + i + 1) * columns):
                 size += _share(y_share, x_share, part_share, top + r, q) * abs(np.float64(made[r, q]))
-        # Written so that what is no number counts, and what is infinite.
+        # Written so that NaN and infinite errors count.
         if not (abs(mean[i] - value) <= tolerance * max(abs(value), size) and size < np.inf):
             count += 1
     return count
@@ -242,7 +242,7 @@ def _doubtful(  # type: ignore[no-untyped-def]
 
 @compiled
 def _blank(x, k, j, made, columns):  # type: ignore[no-untyped-def]
-    """Leave missing cells missing."""
+    """Set the parts of missing cells to NaN."""
     for i in range(x.shape[2]):
         if np.isnan(x[U(k), U(j), U(i)]):
             made[:, i * columns : (i + 1) * columns] = np.nan
@@ -250,7 +250,7 @@ def _blank(x, k, j, made, columns):  # type: ignore[no-untyped-def]
 
 @compiled
 def _add(term, top, left, width, buffer):  # type: ignore[no-untyped-def]
-    """Add to the proposal of a strip what lies over it."""
+    """Add the term over a strip to its proposal."""
     for r in range(buffer.shape[0]):
         for i in range(width):
             buffer[U(r), i] += term[U(top + r), U(left) + U(i)]
@@ -258,7 +258,7 @@ def _add(term, top, left, width, buffer):  # type: ignore[no-untyped-def]
 
 @compiled
 def _cover(part_share, strip, top, parts, covered):  # type: ignore[no-untyped-def]
-    """Tell the cells of a strip of which some part is valid."""
+    """Mark the cells of a strip with a valid part."""
     (rows, columns), (begin, n) = parts, strip
     for i in range(n):
         left = (begin + i) * columns
@@ -275,20 +275,22 @@ def refine(  # type: ignore[no-untyped-def]
     Parameters
     ----------
     coarse, x, out : arrays, shapes (maps, given rows, given columns), (maps, n_y, n_x), (maps, fine rows, fine columns)
-        Values without gaps; means that the law gives back, NaN where a cell is missing; the result, which lies in
-        order and is written past the caches.
+        Values without gaps; means to conserve, NaN where a cell is missing; the result, which is in C order and is
+        written past the caches.
     index, y_weights : arrays, shapes (n_y, taps) and (n_y, factor_y, taps)
-        Rows of ``coarse`` in the window of each row of cells, and their weights; of a window no two are ``taps`` apart.
+        Rows of ``coarse`` in the window of each row of cells, and their weights; no two rows of a window are ``taps``
+        apart.
     cuts, starts, x_weights : arrays, shapes (runs + 1,), (runs,), (runs, factor_x, taps)
-        Runs of cells with one set of weights and windows one step apart: first cells, and where windows begin.
+        Runs of cells with equal weights and windows one step apart: first cells, and first columns of windows.
     left, wide, closed : int, int, bool
-        Columns before the first, columns in all, and whether they continue around a circle.
+        Columns before the first, number of columns, and whether they continue around a circle.
     y_share, x_share, part_share : arrays, shapes (fine rows,), (fine columns,), and both or (0, 0)
-        Shares of parts in their cell, as products or not; those of a cell add up to one, or to zero if none is valid.
+        Area fractions of parts in their cell, as products or not; those of a cell add up to one, or to zero if none is
+        valid.
     term : array, shape (fine rows, fine columns) or (0, 0)
-        What is added to the proposal.
+        Term to add to the proposal.
     law, low, high : int, float, float
-        0: none; 1: the cell law; 2: the cell law within ``low`` and ``high``.
+        0: no conservation; 1: cell conservation; 2: cell conservation within ``low`` and ``high``.
     tolerance, doubtful : float, array of int of shape (maps,)
         Cells with larger relative errors are counted, none if it is infinite; written.
     """

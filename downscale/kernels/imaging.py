@@ -1,8 +1,8 @@
-"""Spectral images of up-sampling kernels: what zero insertion repeats and a filter should remove (numpy; no field).
+"""Spectral images of upsampling kernels: the repetitions from zero insertion that a filter should remove.
 
-A coarse wave of ``nu`` cycles a cell has, between inserted zeros, equal lines at the fine frequencies ``(nu + m) / s``.
-The kernel weighs them by its response H: ``m = 0`` is the wave, all others are images of it. Images at ``nu = 0`` are
-the checkerboard of constants; under the phase law they vanish.
+After zero insertion, a coarse wave of ``nu`` cycles per cell has equal lines at the fine frequencies ``(nu + m) / s``.
+The kernel multiplies them by its response H: ``m = 0`` is the wave, all others are images of it. Images at ``nu = 0``
+are the checkerboard of constants; they vanish if the kernel preserves constants.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from downscale.kernels.sobolev import AxisWeights, axis_weights
 Floats = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
-# Below this share of the power of a wave there is rounding only.
+# A smaller fraction of the power of a wave is rounding.
 LEAST_POWER = 1e-30
-# Highest coarse frequency of the pass band, cycles a coarse cell: half of what a coarse grid can hold.
+# Highest coarse frequency of the pass band, cycles per coarse cell: half of the Nyquist frequency.
 PASS_BAND = 0.25
 WAVES = 33
 REFERENCES = ("conservative", "bilinear", "bicubic", "sobolev")
@@ -42,7 +42,7 @@ class AxisKernel(NamedTuple):
 
 
 def decibels(ratio: ArrayLike) -> Floats:
-    """Return a ratio of powers in decibels, nothing below -300.
+    """Return a ratio of powers in decibels, with a minimum of -300.
 
     Examples
     --------
@@ -66,18 +66,18 @@ def dirichlet(frequency: ArrayLike, count: int) -> Floats:
 
 
 def ideal(frequency: ArrayLike, stride: int) -> Floats:
-    """Return the response of the ideal low-pass: one below half a cycle a coarse cell, one half there, zero beyond."""
+    """Return the ideal low-pass response: one below half a cycle per coarse cell, one half there, zero beyond."""
     f = np.abs((np.asarray(frequency, dtype=np.float64) + 0.5) % 1 - 0.5) * 2 * stride
     return np.where(np.isclose(f, 1), 0.5, (f < 1).astype(np.float64))
 
 
 def reference(name: str, factor: int, taps: int = 7, order: float = 1.25) -> AxisKernel:
-    """Return the kernel of a method without training, as on a uniform axis far from its ends.
+    """Return the kernel of a training-free method on a uniform axis far from its ends.
 
     Raises
     ------
     OptionError
-        If there is no method of that name; lists the names.
+        If there is no such method; the message lists the names.
     ShapeError
         If the factor is below two: nothing is inserted, so there are no images.
 
@@ -102,20 +102,20 @@ def reference(name: str, factor: int, taps: int = 7, order: float = 1.25) -> Axi
 
 
 def _of_axis(weights: AxisWeights, factor: int, cells: int) -> AxisKernel:
-    """Read the kernel off the rows of the middle cell, without zeros at its ends."""
+    """Return the kernel from the rows of the middle cell, without zeros at its ends."""
     middle, reach = cells // 2, weights.taps + 1
     kernel = np.zeros((2 * reach + 1) * factor)
     for phase in range(factor):
         row = middle * factor + phase
         offset = middle - (weights.start[row] + np.arange(weights.taps))
         np.add.at(kernel, (offset + reach) * factor + phase, weights.weights[row])
-    # Both ends alike, so that the kernel stays centred.
+    # Both ends alike, so that the kernel is still centred.
     bare = min(int((kernel != 0).argmax()), int((kernel[::-1] != 0).argmax()))
     return AxisKernel(kernel[bare : kernel.size - bare], factor, reach * factor - bare)
 
 
 def require_finer(stride: Sequence[int]) -> None:
-    """Refuse strides of one along all axes: nothing is inserted, so there are no images.
+    """Refuse strides of one along all axes: no zeros are inserted, so there are no images.
 
     Raises
     ------
@@ -133,11 +133,12 @@ def response(kernel: Any, stride: Size, frequencies: Sequence[ArrayLike], paddin
     Parameters
     ----------
     kernel : array, shape (..., k) or (..., k_y, k_x)
-        Weights in density form: they sum to ``prod(stride)`` where constants are kept in the mean (total law).
+        Weights in density form: they sum to ``prod(stride)`` if constants are preserved in the mean (global
+        conservation).
     stride, padding : int or sequence of int
         As in :func:`downscale.kernels.laws.law_residual`.
     frequencies : sequence of arrays
-        Cycles a fine cell, one array an axis, shapes (F_y,), (F_x,).
+        Cycles per fine cell, one array per axis, shapes (F_y,), (F_x,).
 
     Returns
     -------
@@ -166,7 +167,7 @@ def images(kernel: Any, stride: Size, waves: Sequence[ArrayLike], padding: Size 
     kernel, stride, padding
         As for :func:`response`.
     waves : sequence of arrays
-        Cycles a coarse cell, -0.5 to 0.5, one array an axis.
+        Cycles per coarse cell, -0.5 to 0.5, one array per axis.
 
     Returns
     -------
@@ -188,10 +189,10 @@ def images(kernel: Any, stride: Size, waves: Sequence[ArrayLike], padding: Size 
 
 
 def phase_gains(kernel: AxisKernel, waves: ArrayLike) -> Complex:
-    """Return the responses of the polyphase components, each freed of its own delay: one for perfect interpolation.
+    """Return the responses of the polyphase components without their own delay: one for perfect interpolation.
 
-    Images and phases are two views of one thing: the gains of the phases are the discrete Fourier transform of the
-    gains of the images, so all images vanish where all phases agree.
+    The gains of the phases are the discrete Fourier transform of the gains of the images, so all images vanish if all
+    phases agree.
 
     Returns
     -------
@@ -205,22 +206,22 @@ def phase_gains(kernel: AxisKernel, waves: ArrayLike) -> Complex:
 
 @dataclass(frozen=True)
 class Imaging:
-    """What the images of kernels amount to; powers are added over all kernels of a layer.
+    """Summary of the images of kernels; powers are added over all kernels of a layer.
 
     Attributes
     ----------
     rejection : dict of tuple to float
-        Decibels by which each image lies below the waves of the pass band, by its number along each axis.
+        Attenuation in decibels of each image relative to the waves of the pass band, by its number along each axis.
     of_constants : dict of tuple to float
-        The same for the images of constants: the checkerboard; 300 is rounding.
+        The same for the images of constants, the checkerboard; 300 is rounding.
     overall, overall_of_constants : float
-        All images together, decibels.
+        Attenuation of all images together, in decibels.
     pass_band_error : float
-        Root mean square of ``|1 - H|`` over the pass band, kernels scaled to keep constants in the mean.
+        Root mean square of ``|1 - H|`` over the pass band, with kernels scaled to preserve constants in the mean.
     pass_band_error_of_averages : float
-        The same with waves taken for cell averages: of ``|1 - H D|``, D what averaging over a coarse cell leaves.
+        The same with waves as cell averages, ``|1 - H D|``, with D the response of averaging over a coarse cell.
     band : float
-        Highest frequency of the pass band, cycles a coarse cell.
+        Highest frequency of the pass band, cycles per coarse cell.
     """
 
     rejection: dict[tuple[int, ...], float]
@@ -249,7 +250,7 @@ class Imaging:
 
 
 def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float = PASS_BAND) -> Imaging:
-    """Measure the images of kernels (..., k) or (..., k_y, k_x), such as the weight of a transposed convolution.
+    """Return the summary of the images of kernels, shape (..., k) or (..., k_y, k_x), as of transposed convolutions.
 
     Raises
     ------
@@ -258,7 +259,7 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
     InputError
         If a weight is not finite, or the kernels pass nothing.
     OptionError
-        If the pass band does not lie between 0 and 0.5 cycles a coarse cell.
+        If the pass band is not between 0 and 0.5 cycles per coarse cell.
 
     References
     ----------
@@ -275,7 +276,7 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
     array = np.asarray(kernel, dtype=np.float64)
     sizes, strides, pads = geometry_of(array, stride, padding)
     if not 0 < band <= 0.5:
-        raise OptionError(f"expected a pass band above 0 and up to 0.5 cycles a coarse cell, received {band!r}")
+        raise OptionError(f"expected a pass band above 0 and up to 0.5 cycles per coarse cell, received {band!r}")
     require_finite(array)
     require_finer(strides)
     require_no_holes(sizes, strides, pads)
@@ -300,12 +301,12 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
 
 
 def require_finite(weights: Floats) -> None:
-    """Refuse weights that are not numbers.
+    """Refuse weights that are NaN or infinite.
 
     Raises
     ------
     InputError
-        Tells where the first is.
+        If there are any; the message has the index of the first.
     """
     bad = ~np.isfinite(weights)
     if bad.any():
@@ -324,7 +325,7 @@ def _shares(gains: Complex) -> Floats:
 
 
 def _pass_band(gains: Complex, strides: tuple[int, ...], nu: Floats) -> tuple[float, float]:
-    """Return both errors of the pass band, kernels weighed by the power of their own gain."""
+    """Return both errors of the pass band, with kernels weighted by the power of their own gain."""
     axes = len(strides)
     own: Any = (..., *(0,) * axes)
     middle: Any = (slice(None), *(nu.size // 2,) * axes)

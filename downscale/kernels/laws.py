@@ -1,15 +1,15 @@
-"""The sum-to-one laws of a transposed-convolution kernel on a uniform grid; knows no field and no network.
+"""Sum-to-one constraints ("laws") of a transposed-convolution kernel on a uniform grid.
 
-A kernel ``w`` of stride ``s`` and padding ``p`` makes ``y[n] = sum_i x[i] w[n + p - s i]`` along each axis.
-In density form (cell averages in, cell averages out) three laws can bind it, each one linear in ``w``:
+A kernel ``w`` of stride ``s`` and padding ``p`` gives ``y[n] = sum_i x[i] w[n + p - s i]`` along each axis. In density
+form (cell averages in, cell averages out) there are three constraints, each one linear in ``w``:
 
-* **total**: all weights sum to ``prod(s)``, so ``sum(y) = prod(s) sum(x)`` where nothing leaves at an edge;
-* **phase**: each of the ``prod(s)`` polyphase components sums to one, so constants stay constant;
+* **total**: all weights sum to ``prod(s)``, so ``sum(y) = prod(s) sum(x)`` if nothing leaves at an edge;
+* **phase**: each of the ``prod(s)`` polyphase components sums to one, so constants are preserved;
 * **cell**: block means of ``y`` are ``x``: the taps ``s d + p ... s d + p + s - 1`` sum to ``prod(s)`` for
   ``d = 0`` and to zero for every other ``d``.
 
-Phase implies total and cell implies total; phase and cell do not imply one another.  Each function takes a
-NumPy array or a torch tensor (through its own methods, so that importing this module needs NumPy alone).
+Phase implies total and cell implies total; phase and cell do not imply each other. Each function accepts a NumPy array
+or a PyTorch tensor.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LawSystem(NamedTuple):
 
 
 def same_padding(kernel_size: int, stride: int) -> tuple[int, int]:
-    """Return padding and output padding that make ``n`` cells into exactly ``n * stride`` along an axis.
+    """Return padding and output padding that give exactly ``n * stride`` cells for ``n`` along an axis.
 
     Examples
     --------
@@ -74,12 +74,12 @@ def law_names(law: Law) -> tuple[str, ...]:
 def kernel_geometry(
     kernel_size: Size, stride: Size, padding: Size | None = None
 ) -> tuple[Sizes, Sizes, Sizes]:
-    """Return kernel size, stride and padding with one entry an axis (``padding=None``: output ``n * s``).
+    """Return kernel size, stride and padding with one entry per axis (``padding=None``: output ``n * s``).
 
     Raises
     ------
     ShapeError
-        If the lengths differ, or a size is not a whole number of the legal range.
+        If the lengths differ, or a size is not an integer in its legal range.
     """
     axes = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     kernel = _sizes("kernel_size", kernel_size, axes, least=1)
@@ -90,7 +90,7 @@ def kernel_geometry(
 
 
 def _sizes(word: str, sizes: Size, axes: int, least: int) -> Sizes:
-    """Return one whole number an axis; a number alone stands for all axes."""
+    """Return one integer per axis; a single number applies to all axes."""
     given = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,) * axes
     if len(given) != axes or not all(isinstance(n, (int, np.integer)) and n >= least for n in given):
         raise ShapeError(
@@ -106,7 +106,7 @@ def _phase_rows(kernel: int, stride: int, padding: int) -> Array:
 
 
 def _cell_rows(kernel: int, stride: int, padding: int) -> tuple[Array, Array]:
-    """Mark each block of taps in a row, for one axis; and tell which of the rows is the central block."""
+    """Mark each block of taps in a row, for one axis, and return the index of the central block."""
     offset = (np.arange(kernel) - padding) // stride
     blocks = np.arange(offset[0], offset[-1] + 1)
     return np.equal.outer(blocks, offset).astype(float), (blocks == 0).astype(float)
@@ -117,12 +117,12 @@ def _kron(rows: Sequence[Array]) -> Array:
 
 
 def _total(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
-    """Let all taps sum to prod(stride)."""
+    """Constrain all taps to sum to prod(stride)."""
     return np.ones((1, prod(kernel))), np.array([float(prod(stride))])
 
 
 def _phase(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
-    """Let the taps of each phase sum to one."""
+    """Constrain the taps of each phase to sum to one."""
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
         raise ShapeError(
             f"law 'phase' expected kernel size >= stride on each axis, received k={kernel} and s={stride}: "
@@ -133,7 +133,7 @@ def _phase(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
 
 
 def _cell(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
-    """Let the central block of taps sum to prod(stride), each other block to zero."""
+    """Constrain the central block of taps to sum to prod(stride), each other block to zero."""
     axes = [_cell_rows(*axis) for axis in zip(kernel, stride, padding, strict=True)]
     centre = _kron([central for _, central in axes])
     if not centre.any():
@@ -185,7 +185,7 @@ def law_constraints(
 ) -> tuple[Array, Array]:
     """Return the law as ``C @ w.ravel() == b``: ``C`` of shape (rows, taps), ``b`` of shape (rows,).
 
-    ``law`` is a name in ``LAWS`` or several of them, which then bind together.
+    ``law`` is a name in ``LAWS`` or several of them, which then apply together.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def geometry_of(kernel: Any, stride: Size, padding: Size | None) -> tuple[Sizes,
 
 
 def widened(kernel: Any) -> Any:
-    """Return the kernel in float64, so that neither mixed precision nor a short type blurs a law."""
+    """Return the kernel in float64, so that reduced precision does not affect a constraint."""
     return kernel.astype(np.float64) if isinstance(kernel, np.ndarray) else kernel.double()
 
 
@@ -231,12 +231,12 @@ def _float64(kernel: Any) -> Array:
 
 
 def like(array: NDArray[Any], wide: Any) -> Any:
-    """Return an array as what ``wide`` is: NumPy, or a tensor on its device."""
+    """Return an array of the kind of ``wide``: NumPy, or a tensor on its device."""
     return array if isinstance(wide, np.ndarray) else wide.new_tensor(array)
 
 
 def narrowed(wide: Any, kernel: Any) -> Any:
-    """Return the result in the shape and type of the kernel; whole-number kernels become float64."""
+    """Return the result in the shape and type of the kernel; integer kernels become float64."""
     wide = wide.reshape(kernel.shape)
     if isinstance(kernel, np.ndarray):
         return wide.astype(kernel.dtype) if kernel.dtype.kind == "f" else wide
@@ -246,8 +246,8 @@ def narrowed(wide: Any, kernel: Any) -> Any:
 def law_residual(kernel: Any, law: Law, stride: Size, padding: Size | None = None) -> float:
     """Return the largest violation ``max |C w - b|`` of a law by kernels (..., kh, kw) or (..., k).
 
-    A stride that is one number means two axes wherever the kernel has two: for a batch of 1-D kernels give
-    ``stride=(s,)``.  ``padding=None`` is the padding whose output has ``n * stride`` cells.
+    A stride that is one number means two axes if the kernel has two: for a batch of 1-D kernels give ``stride=(s,)``.
+    ``padding=None`` is the padding whose output has ``n * stride`` cells.
 
     Raises
     ------
@@ -270,7 +270,7 @@ def law_residual(kernel: Any, law: Law, stride: Size, padding: Size | None = Non
 def obeys(
     kernel: Any, law: Law, stride: Size, padding: Size | None = None, tolerance: float | None = None
 ) -> bool:
-    """Whether every kernel obeys the law; ``tolerance=None`` allows 16 roundings of the sum of ``|w|``.
+    """Return whether every kernel obeys the law; ``tolerance=None`` allows 16 roundings of the sum of ``|w|``.
 
     Examples
     --------
@@ -286,10 +286,10 @@ def obeys(
 
 
 def project(kernel: KernelT, law: Law, stride: Size, padding: Size | None = None) -> KernelT:
-    """Return the kernel nearest to the given one (least squares) among those that obey the law.
+    """Return the kernel nearest to ``kernel`` (least squares) among those that obey the law.
 
-    Shape (..., kh, kw) or (..., k), NumPy or torch; works in float64 inside and keeps the type.  Linear,
-    idempotent, differentiable.  Strides and padding as in `law_residual`.
+    Shape (..., kh, kw) or (..., k), NumPy or PyTorch; computed in float64, returned in the type of the input. Linear,
+    idempotent, differentiable. Strides and padding as in `law_residual`.
 
     Raises
     ------

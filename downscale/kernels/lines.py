@@ -1,6 +1,6 @@
-"""Whole cache lines written past the caches (numba, llvmlite; knows arrays in order).
+"""Compiled stores of whole cache lines that bypass the caches.
 
-Memory that is only written need not be fetched first, which is half of what a large result costs.
+Memory that is only written need not be read first, which is half the cost of a large result.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 LINE = 64
-# Unsigned, so that the compiler sees indices that cannot be negative.
+# Unsigned, so that the compiler can exclude negative indices.
 U = np.uintp
 
 
 @intrinsic
 def put_line(typingctx, given, row, out, k, at, i):  # type: ignore[no-untyped-def]
-    """Write the cache line of ``out[k, at]`` that begins with column ``i``, past the caches; of rows in order."""
+    """Write the cache line of ``out[k, at]`` that begins with column ``i``, past the caches; rows are in C order."""
     if given.layout != "C" or out.layout != "C" or given.dtype != out.dtype:
         raise TypingError(f"expected arrays of one type in C order, received {given} and {out}; copy them first")
 
@@ -44,7 +44,7 @@ def put_line(typingctx, given, row, out, k, at, i):  # type: ignore[no-untyped-d
 
 @intrinsic
 def all_written(typingctx):  # type: ignore[no-untyped-def]
-    """Let other threads see what was written past the caches."""
+    """Make values written past the caches visible to other threads."""
 
     def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
         builder.fence("seq_cst")

@@ -1,6 +1,6 @@
-"""Normal numbers from random bits, compiled (numba): the inverse of the normal distribution, one number from 32 bits.
+"""Compiled normal random numbers from random bits, by the inverse of the normal distribution.
 
-Sums and products in one order, no library function: the same bits on every machine.
+Sums and products are in a fixed order without library functions: the bits are the same on every machine.
 
 References
 ----------
@@ -16,7 +16,7 @@ import numpy as np
 
 from downscale.kernels.compiled import compiled
 
-# Probabilities below which the second approximation holds.
+# Probabilities below which the second approximation is valid.
 TAIL = 0.02425
 LN2 = 0.6931471805599453
 HALF, LOW_BITS = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -40,7 +40,7 @@ def _logarithm(x):  # type: ignore[no-untyped-def]
 
 @_exactly
 def _tail(probability):  # type: ignore[no-untyped-def]
-    """Return the normal number below which so small a probability lies."""
+    """Return the normal quantile of a small probability."""
     q = math.sqrt(-2 * _logarithm(probability))
     above = -7.784894002430293e-03 * q - 3.223964580411365e-01
     above = ((above * q - 2.400758277161838) * q - 2.549732539343734) * q + 4.374664141464968
@@ -50,7 +50,7 @@ def _tail(probability):  # type: ignore[no-untyped-def]
 
 @_exactly
 def _middle(q):  # type: ignore[no-untyped-def]
-    """Return the normal number below which a probability of ``0.5 + q`` lies."""
+    """Return the normal quantile of a probability ``0.5 + q``."""
     r = q * q
     above = (-3.969683028665376e01 * r + 2.209460984245205e02) * r - 2.759285104469687e02
     above = ((above * r + 1.383577518672690e02) * r - 3.066479806614716e01) * r + 2.506628277459239
@@ -60,9 +60,9 @@ def _middle(q):  # type: ignore[no-untyped-def]
 
 @_exactly
 def normal_from(words, made):  # type: ignore[no-untyped-def]
-    """Write two normal numbers for each word of 64 random bits, the one of its lower half first.
+    """Write two normal numbers for each word of 64 random bits, that of its lower half first.
 
-    None is beyond 6.4: there are 2**32 of them, one for each equal share of the distribution.
+    None is beyond 6.4: there are 2**32 of them, one for each equal fraction of the distribution.
     """
     for i in range(words.size):
         for half in range(2):

@@ -1,13 +1,13 @@
-"""The phase split of a transposed-convolution kernel (torch); knows kernels alone, no field and no layer.
+"""Polyphase decomposition of a transposed-convolution kernel.
 
-Along each axis fine cell ``n = s q + r`` receives ``y[n] = sum_d x[q - d] w[s d + r + p]``: ``s`` ordinary
-convolutions on the coarse grid, one for each phase ``r``.  This gather form computes a fine value from the
-coarse cells around it; the scatter form spreads a coarse value over fine ones; the numbers are the same.
+Along each axis fine cell ``n = s q + r`` is ``y[n] = sum_d x[q - d] w[s d + r + p]``: ``s`` ordinary convolutions on
+the coarse grid, one per phase ``r``. This gather form computes a fine value from the coarse cells around it; the
+scatter form spreads a coarse value over fine ones; the numbers are the same.
 
-Seen as a filter bank this is the noble identity: filtering between inserted zeros at the fine rate equals filtering
-with the ``s`` polyphase components at the coarse rate and interleaving what they make. The right side does ``prod(s)``
-times less work, since it never multiplies by an inserted zero; it is what :mod:`downscale.nn.gather` and the engine
-run, and `noble_identity_error` measures that both sides agree.
+As a filter bank this is the noble identity: filtering between inserted zeros at the fine rate equals filtering with the
+``s`` polyphase components at the coarse rate and interleaving the results. The right side needs ``prod(s)`` times less
+work, since it never multiplies by an inserted zero. :mod:`downscale.nn.gather` and the engine use it, and
+`noble_identity_error` measures the difference of both sides.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from downscale.kernels.laws import Size, geometry_of, kernel_geometry
 
 
 def tap_range(kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
-    """Return the first and last offset ``d`` of the coarse cells ``q - d`` that the fine cells of ``q`` read.
+    """Return the first and last offset ``d`` of the coarse cells ``q - d`` that the fine cells of ``q`` depend on.
 
-    The gather form thus needs ``last`` coarse cells before those it refines and ``-first`` after them.
+    The gather form thus needs ``last`` coarse cells before the refined ones and ``-first`` after them.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def tap_range(kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
 
 
 def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
-    """Cut a kernel of shape (..., kh, kw) into its phases, shape (..., s_h, s_w, taps_h, taps_w).
+    """Return the phases of a kernel of shape (..., kh, kw), shape (..., s_h, s_w, taps_h, taps_w).
 
     Entry ``[r, d - first]`` along an axis is ``w[s d + r + p]``, zero where that is outside the kernel, with
     ``first`` from `tap_range`.  A 1-D kernel (..., k) with ``stride=(s,)`` gives (..., s, taps).
@@ -70,9 +70,9 @@ def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
 
 
 def merge(phases: Tensor, kernel_size: Size, stride: Size, padding: Size | None = None) -> Tensor:
-    """Put phases of shape (..., s_h, s_w, taps_h, taps_w) together again: the inverse of `split`.
+    """Return the kernel of phases of shape (..., s_h, s_w, taps_h, taps_w): the inverse of `split`.
 
-    Entries that lie outside the kernel are dropped.
+    Entries outside the kernel are dropped.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def merge(phases: Tensor, kernel_size: Size, stride: Size, padding: Size | None 
 
 
 def _margin(size: int, stride: int, padding: int) -> tuple[int, int]:
-    """Return the zeros that stand before the kernel in its table of taps, and the number of taps."""
+    """Return the number of zeros before the kernel in its table of taps, and the number of taps."""
     first, last = tap_range(size, stride, padding)
     return -first * stride - padding, last - first + 1
 
@@ -118,12 +118,12 @@ def filtered(coarse: Tensor, kernel: Tensor, stride: Size, padding: Size | None 
     kernel : Tensor, shape (k,) or (k_y, k_x)
         One kernel.
     stride, padding : int or sequence of int
-        Geometry; ``padding=None`` is the one whose output has ``n * stride`` cells, which all outputs here have.
+        Geometry; ``padding=None`` is the one whose output has ``n * stride`` cells, the size of all outputs here.
     """
     sizes, strides, pads = geometry_of(kernel, stride, padding)
     spread = coarse.new_zeros([n * s for n, s in zip(coarse.shape, strides, strict=True)])
     spread[tuple(slice(None, None, s) for s in strides)] = coarse
-    # Convolution: tap j moves a value j - p cells on.
+    # Convolution: tap j shifts a value by j - p cells.
     room = [(k - 1 - p, p) for k, p in zip(sizes, pads, strict=True)]
     return _convolved(F.pad(spread, _flat(room)), kernel)
 
@@ -165,7 +165,7 @@ def noble_identity_error(coarse: Tensor, kernel: Tensor, stride: Size, padding: 
 
 
 def _convolved(field: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve where the kernel fits in, one or two axes."""
+    """Convolve at positions where the kernel fits, along one or two axes."""
     convolve = F.conv1d if kernel.ndim == 1 else F.conv2d
     return convolve(field[None, None], kernel.flip(tuple(range(kernel.ndim)))[None, None])[0, 0]
 

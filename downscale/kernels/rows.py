@@ -1,10 +1,9 @@
-"""Fine rows of a map as windows and weights make them, compiled (numba; knows arrays, no law, no grid and no file).
+"""Compiled fine rows of a map from windows and weights.
 
-Each coarse row is given its columns once, and is kept for as long as windows reach it; fine rows are weighted sums of
-such rows. All sums are taken in one order, whatever lies beside a cell, so that any cutting of the field gives the same
-bits.
+Each coarse row is refined along columns once, and is kept while windows contain it; fine rows are weighted sums of such
+rows. All sums are in a fixed order, so that any division of the field gives the same bits.
 
-Arrays are indexed, not cut into views, whose owners threads would count.
+Arrays are indexed, not sliced into views, whose reference counts threads would contend for.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ import numpy as np
 from downscale.kernels.compiled import compiled
 from downscale.kernels.lines import LINE, U, all_written, put_line
 
-# Taps that the inner loops are written out for, and the least that windows have; more are added one at a time.
+# Number of taps of the unrolled inner loops, and minimum number of taps; more are added one at a time.
 UNROLLED = 7
 
 
 @compiled
 def widened(coarse, k, first, last, left, wide, closed, t):  # type: ignore[no-untyped-def]
-    """Lay out the coarse rows ``first`` to ``last`` of a map: ``t[row, left + i]``, continued around a circle."""
+    """Write the coarse rows ``first`` to ``last`` of a map to ``t[row, left + i]``, continued around a circle."""
     n, k, shift = coarse.shape[2], U(k), U(left)
     for row in range(U(first), U(last)):
         for i in range(n):
             t[row, shift + U(i)] = coarse[k, row, i]
         for i in range(left):
-            # Beyond an open end no window reaches but with a weight of zero.
+            # Beyond an open end windows have zero weights.
             t[row, left - 1 - i] = t[row, left + (n - 1 - i) % n] if closed else 0.0
         for i in range(left + n, wide):
             t[row, i] = t[row, left + (i - left) % n] if closed else 0.0
@@ -34,7 +33,7 @@ def widened(coarse, k, first, last, left, wide, closed, t):  # type: ignore[no-u
 
 @compiled
 def _four(t, row, first, last, start, weights, run, rows, slot):  # type: ignore[no-untyped-def]
-    """Make the four columns of the cells ``first`` to ``last`` of a row, whose windows begin at ``start``."""
+    """Compute the four columns of the cells ``first`` to ``last`` of a row, whose windows begin at ``start``."""
     w, q, s, k = weights, U(run), U(slot), U(row)
     a0, a1, a2, a3 = w[q, 0, 0], w[q, 0, 1], w[q, 0, 2], w[q, 0, 3]
     a4, a5, a6 = w[q, 0, 4], w[q, 0, 5], w[q, 0, 6]
@@ -56,7 +55,7 @@ def _four(t, row, first, last, start, weights, run, rows, slot):  # type: ignore
 
 @compiled
 def _column(t, row, first, last, start, weights, run, c, rows, slot):  # type: ignore[no-untyped-def]
-    """Make one column of such cells, by any number of taps."""
+    """Compute one column of such cells, with any number of taps."""
     w, q, c, s, k, f = weights, U(run), U(c), U(slot), U(row), U(weights.shape[1])
     a0, a1, a2, a3, a4, a5, a6 = w[q, c, 0], w[q, c, 1], w[q, c, 2], w[q, c, 3], w[q, c, 4], w[q, c, 5], w[q, c, 6]
     for i in range(last - first):
@@ -71,7 +70,7 @@ def _column(t, row, first, last, start, weights, run, c, rows, slot):  # type: i
 
 @compiled
 def reach(t, j, index, cuts, starts, weights, rows, held, slots):  # type: ignore[no-untyped-def]
-    """Have the coarse rows of a window at hand, with their columns: ``slots`` says where."""
+    """Provide the coarse rows of a window with their refined columns; ``slots`` holds their positions."""
     for tap in range(index.shape[1]):
         row = index[j, tap]
         slot = row % index.shape[1]
@@ -89,7 +88,7 @@ def reach(t, j, index, cuts, starts, weights, rows, held, slots):  # type: ignor
 
 @compiled
 def pair(rows, slots, weights, j, r, other, left, width, made, one, two):  # type: ignore[no-untyped-def]
-    """Make the fine rows ``r`` and ``other`` from column ``left`` on: ``made[one]`` and ``made[two]``."""
+    """Compute the fine rows ``r`` and ``other`` from column ``left`` on: ``made[one]`` and ``made[two]``."""
     w, j, r, q, one, two = weights, U(j), U(r), U(other), U(one), U(two)
     a0, a1, a2, a3 = w[j, r, 0], w[j, r, 1], w[j, r, 2], w[j, r, 3]
     a4, a5, a6 = w[j, r, 4], w[j, r, 5], w[j, r, 6]
@@ -114,7 +113,7 @@ def pair(rows, slots, weights, j, r, other, left, width, made, one, two):  # typ
 
 @compiled
 def written(made, p, out, k, row, memory):  # type: ignore[no-untyped-def]
-    """Write a fine row; ``memory`` is where ``out`` begins."""
+    """Write a fine row; ``memory`` is the address of ``out``."""
     n, p, k, row = out.shape[2], U(p), U(k), U(row)
     place = memory + ((k * U(out.shape[1]) + row) * U(n)) * U(out.itemsize)
     each = LINE // out.itemsize
@@ -132,9 +131,9 @@ def written(made, p, out, k, row, memory):  # type: ignore[no-untyped-def]
 def bare(  # type: ignore[no-untyped-def]
     coarse, out, first, last, index, y_weights, cuts, starts, x_weights, left, wide, closed
 ):  # fmt: skip
-    """Apply the operator alone to the rows ``first`` to ``last`` of some maps: no law, nothing looked at.
+    """Apply the operator to the rows ``first`` to ``last`` of some maps, without conservation and checks.
 
-    As :func:`downscale.kernels.fused.refine`, in the precision of the weights; ``out`` lies in order, and is written
+    As :func:`downscale.kernels.fused.refine`, in the precision of the weights; ``out`` is in C order, and is written
     past the caches.
     """
     factor, columns, taps, n = y_weights.shape[1], x_weights.shape[1], index.shape[1], cuts[-1]

@@ -1,6 +1,6 @@
-"""Non-negative kernels under a sum-to-one law, as products of simplices; knows no field and no network.
+"""Non-negative kernels with a sum-to-one constraint, as products of simplices.
 
-Like `downscale.kernels.laws`, it takes NumPy arrays and torch tensors and needs NumPy alone.
+Like `downscale.kernels.laws`, it accepts NumPy arrays and PyTorch tensors.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from downscale.kernels.laws import (
 
 
 class SimplexGroups(NamedTuple):
-    """The groups of taps that a law makes into simplices, as a table with one group a row.
+    """The groups of taps that a law makes into simplices, as a table with one group per row.
 
-    ``taps[g, j]`` is a place in the flattened kernel, ``present[g, j]`` tells whether the table has a tap
-    there, each row sums to ``total``; ``place[t]`` is the place of tap ``t`` in the flattened table and
-    ``used[t]`` is 0 for the taps that are always zero.
+    ``taps[g, j]`` is an index into the flattened kernel, ``present[g, j]`` is whether the table has a tap there, each
+    row sums to ``total``; ``place[t]`` is the index of tap ``t`` in the flattened table and ``used[t]`` is 0 for the
+    taps that are always zero.
     """
 
     taps: NDArray[np.intp]
@@ -70,7 +70,7 @@ def simplex_groups(law: Law, kernel_size: Size, stride: Size, padding: Size | No
     Raises
     ------
     OptionError
-        If a name is not in ``LAWS``, or phase and cell are asked for together.
+        If a name is not in ``LAWS``, or phase and cell are requested together.
     ShapeError
         If no kernel of this size, stride and padding obeys the law.
 
@@ -83,14 +83,14 @@ def simplex_groups(law: Law, kernel_size: Size, stride: Size, padding: Size | No
 
 
 def project_nonnegative(kernel: KernelT, law: Law, stride: Size, padding: Size | None = None) -> KernelT:
-    """Return the non-negative kernel nearest (least squares) to the given one that obeys the law.
+    """Return the nearest non-negative kernel (least squares) that obeys the law.
 
     Shapes, types and strides as in `project`.
 
     Raises
     ------
     OptionError
-        If a name is not in ``LAWS``, or phase and cell are asked for together.
+        If a name is not in ``LAWS``, or phase and cell are requested together.
     ShapeError
         If no kernel of this size, stride and padding obeys the law.
 

@@ -1,7 +1,7 @@
-"""The smooth kernel nearest to a given one, under sum-to-one laws: (I + lambda L) w = w0 (numpy; no field, no layer).
+"""Smoothing of kernels with sum-to-one constraints: (I + lambda L) w = w0.
 
-L is the graph Laplacian of the grid of taps. With C w = b the laws, the solution is one linear system (Karush, Kuhn and
-Tucker): ``w = M (w0 - C' mu)`` with ``M = (I + lambda L)**-1`` and ``C M C' mu = C M w0 - b``.
+L is the graph Laplacian of the grid of taps. With the constraints C w = b, the solution is one linear system (Karush,
+Kuhn and Tucker): ``w = M (w0 - C' mu)`` with ``M = (I + lambda L)**-1`` and ``C M C' mu = C M w0 - b``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 def path_laplacian(size: int, step: int = 1) -> Floats:
-    """Return the graph Laplacian of taps in a row, neighbours being ``step`` apart, shape (size, size).
+    """Return the graph Laplacian of taps in a row whose neighbours are ``step`` apart, shape (size, size).
 
     Examples
     --------
@@ -34,8 +34,8 @@ def path_laplacian(size: int, step: int = 1) -> Floats:
 def laplacian(shape: Sizes, steps: Sizes | None = None) -> Floats:
     """Return the graph Laplacian of a kernel's grid of taps, shape (taps, taps), taps in C order.
 
-    ``steps`` are the distances of neighbours along each axis, one by default; the stride makes the taps of one phase
-    neighbours, and smooths each polyphase component by itself.
+    ``steps`` are the distances of neighbours along each axis, one by default. With the stride as distance, the taps of
+    one phase are neighbours, and each polyphase component is smoothed by itself.
 
     References
     ----------
@@ -51,9 +51,9 @@ def laplacian(shape: Sizes, steps: Sizes | None = None) -> Floats:
 
 
 def roughness(kernel: Any, axes: int = 2) -> Any:
-    """Return the sum over all kernels of ``w' L w``: of squared differences of neighbouring taps.
+    """Return the sum over all kernels of ``w' L w``, the squared differences of neighbouring taps.
 
-    Takes a NumPy array or a tensor (differentiable); the last ``axes`` axes are those of a kernel.
+    Accepts a NumPy array or a tensor (differentiable); the last ``axes`` axes are those of a kernel.
     """
     total = 0.0
     for axis in range(-axes, 0):
@@ -78,16 +78,16 @@ def smooth(
     Parameters
     ----------
     kernel : array, shape (..., k) or (..., k_y, k_x)
-        Given kernels w0; those of a layer are smoothed one by one.
+        Initial kernels w0; those of a layer are smoothed one by one.
     strength : float
-        Lambda: zero projects on the law alone; without end the kernel becomes the smoothest that obeys.
+        Lambda: zero only projects on the law; in the limit of infinity the kernel is the smoothest that obeys it.
     law : str or sequence of str, or None
-        Names in ``LAWS``. None: no more than the sum of each kernel is kept.
+        Names in ``LAWS``. None: only the sum of each kernel is kept.
     stride, padding : int or sequence of int
         As in :func:`downscale.kernels.laws.law_residual`.
     gain : {"one", "kept"}
-        "one": ``C w = b``. "kept": ``C w = g b`` with g the gain that each kernel has, its sum over the law's: for
-        layers between channels, and for those that no law bound.
+        "one": ``C w = b``. "kept": ``C w = g b`` with g the gain of each kernel, its sum over that of the law: for
+        layers between channels, and for unconstrained ones.
     within_phases : bool
         Smooth each polyphase component by itself: neighbours are then a stride apart.
 
@@ -98,7 +98,7 @@ def smooth(
     Raises
     ------
     OptionError
-        If the strength is negative or no number, or a name is unknown.
+        If the strength is negative or NaN, or a name is unknown.
     ShapeError
         If no kernel of this size obeys the law.
 
@@ -122,7 +122,7 @@ def smooth(
     gains = flat.sum(-1, keepdims=True) / prod(strides) if gain == "kept" else np.ones((len(flat), 1))
     smoother = np.linalg.inv(np.eye(prod(sizes)) + strength * laplacian(sizes, strides if within_phases else None))
     free = flat @ smoother
-    # Rows of several laws together may depend on one another: their least solution serves as well.
+    # Rows of several laws together may be linearly dependent: the least-norm solution is sufficient.
     normal = np.linalg.pinv(constraints @ smoother @ constraints.T, rcond=1e-12, hermitian=True)
     bound = free - (free @ constraints.T - gains * target) @ normal @ constraints @ smoother
     return bound.reshape(np.shape(kernel)).astype(kernel.dtype if kernel.dtype.kind == "f" else np.float64)

@@ -1,8 +1,8 @@
-"""Weights of linear up-sampling along one axis, above all the Sobolev-optimal ones (numpy; knows no field).
+"""Weights of linear upsampling along one axis, in particular Sobolev-optimal ones.
 
-Every method is the same object: for each fine cell a window of neighbouring coarse cells and their weights. On a
-uniform axis the rows repeat with period ``factor``: they are the polyphase components of one transposed-convolution
-kernel of length ``taps * factor`` and stride ``factor``.
+Every method has the same form: for each fine cell a window of neighbouring coarse cells and their weights. On a uniform
+axis the rows repeat with period ``factor``: they are the polyphase components of one transposed-convolution kernel of
+length ``taps * factor`` and stride ``factor``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from downscale.errors import OptionError, ShapeError
 
 Floats = NDArray[np.float64]
 
-# The order where none is asked for, over maps and along time and layers: that of least error on real fields
+# The default orders over maps, and along time and layers: those of lowest error on real fields
 # (benchmarks/accuracy.py), and from monthly means to days (benchmarks/monthly_to_daily.py).
 MAP_ORDER, LINE_ORDER = 1.25, 1.0
-# Share of a coarse cell by which rounding may move a fine edge beyond it.
+# Fraction of a coarse cell by which rounding may move a fine edge beyond it.
 NEST_TOLERANCE = 1e-6
-# Largest error of a cell mean that the solve may leave: beyond it rounding has decided the weights.
+# Largest error of a cell mean that the solution may have: beyond it rounding dominates the weights.
 LARGEST_RESIDUAL = 1e-3
-# Larger windows gain nothing and cost the cube of their size; and the values of systems that are solved at a time.
+# Maximum window size, since larger ones gain nothing and cost the cube of their size; and values per batch of systems.
 MOST_TAPS, SYSTEM_VALUES = 255, 4_000_000
 
 
@@ -34,7 +34,7 @@ class AxisWeights:
     Attributes
     ----------
     weights : array of float64, shape (n_fine, taps)
-        Weights of the window of each fine cell; each row sums to one (phase law).
+        Weights of the window of each fine cell; each row sums to one (preserves constants).
     start : array of int64, shape (n_fine,)
         First coarse cell of each window; negative or beyond the end on a periodic axis (take it modulo n).
     """
@@ -66,16 +66,16 @@ def axis_weights(
     """Return the Sobolev-optimal conservative weights along one axis.
 
     Each fine average is predicted from the ``taps`` nearest coarse averages so that the Sobolev seminorm of order
-    ``order`` is least among all functions with those averages: block kriging with generalised covariance
-    ``+-|h|**(2 order - 1)`` and a polynomial drift.
+    ``order`` is least among all functions with those averages: block kriging with generalised covariance ``+-|h|**(2
+    order - 1)`` and a polynomial drift.
 
     Parameters
     ----------
     coarse_edges, fine_edges : array, shapes (n + 1,) and (n_fine + 1,)
-        Cell edges in one measure coordinate (longitude, sine of latitude, metres); every fine cell lies in one
+        Cell edges in the same measure coordinate (longitude, sine of latitude, metres); every fine cell is within one
         coarse cell. Spacings need not be uniform.
     taps : int, odd
-        Coarse cells in a window; an axis with fewer cells uses fewer.
+        Coarse cells per window; an axis with fewer cells uses fewer.
     order : float
         Smoothness; above 0.5, not 1.5, 2.5, ... (there the covariance has a logarithm).
     period : float, optional
@@ -83,8 +83,8 @@ def axis_weights(
 
     Notes
     -----
-    The weights obey the cell law (averaging the fine values over a coarse cell returns its value), the phase law
-    (rows sum to one) and hence the total law, to rounding, for any edges.
+    The weights conserve cell means (the average of the fine values over a coarse cell is its value), preserve constants
+    (rows sum to one) and hence conserve area integrals, to rounding, for any edges.
 
     Raises
     ------
@@ -127,9 +127,9 @@ def part_weights(
     coarse_edges : array, shape (n + 1,)
         Cell edges in a measure coordinate.
     low, high : array, shape (n_parts,)
-        Edges of the parts, in the direction of the axis; each lies within its ``parent``.
+        Edges of the parts, in the direction of the axis; each is within its ``parent``.
     parent : array of int, shape (n_parts,)
-        The coarse cell around each part.
+        The coarse cell that contains each part.
     taps, order, period
         As in :func:`axis_weights`.
     """
@@ -153,19 +153,19 @@ def part_weights(
 
 
 def usable_taps(taps: int, cells: int, periodic: bool) -> int:
-    """Return how many taps an axis of ``cells`` cells supports: all cells at most, and an odd number on a circle."""
+    """Return the number of taps for an axis of ``cells`` cells: at most all cells, and an odd number on a circle."""
     if cells >= taps:
         return taps
     return cells - 1 + cells % 2 if periodic else cells
 
 
 def check_settings(taps: object, order: object) -> None:
-    """Refuse taps and orders that no kernel has.
+    """Refuse illegal taps and orders.
 
     Raises
     ------
     OptionError
-        With one line.
+        With a one-line message.
     """
     if isinstance(taps, (bool, np.bool_)) or not isinstance(taps, (int, np.integer)) or taps < 1 or taps % 2 == 0:
         raise OptionError(f"expected taps to be an odd whole number, received {taps!r}")
@@ -177,7 +177,7 @@ def check_settings(taps: object, order: object) -> None:
 
 
 def _parents(coarse: Floats, fine: Floats) -> NDArray[np.int64]:
-    """Return the index of the coarse cell around each fine cell, shape (n_fine,)."""
+    """Return the index of the coarse cell that contains each fine cell, shape (n_fine,)."""
     sign = 1.0 if coarse[-1] > coarse[0] else -1.0
     centre = 0.5 * (fine[:-1] + fine[1:])
     parent = np.searchsorted(sign * coarse, sign * centre) - 1
@@ -204,16 +204,16 @@ def _wrapped_edges(edges: Floats, cells: int, period: float) -> Floats:
 
 
 def _solve_windows(edges: Floats, pair: Floats, start: NDArray[np.int64], taps: int, order: float) -> Floats:
-    """Solve one small kriging system for each distinct window geometry and hand out the solutions."""
+    """Solve one small kriging system per distinct window geometry and assign the solutions."""
     window = edges[start[:, None] + np.arange(taps + 1)]
     centre = pair.mean(axis=1, keepdims=True)
     unit = np.abs(window[:, -1:] - window[:, :1]) / taps
     geometry = np.concatenate([(window - centre) / unit, (pair - centre) / unit], axis=1)
-    # Equal geometries differ by rounding of the edges only; solving them once keeps uniform axes exactly periodic.
+    # Equal geometries differ only by rounding of the edges; solving them once keeps uniform axes exactly periodic.
     _, index, inverse = np.unique(np.round(geometry, 11), axis=0, return_index=True, return_inverse=True)
     distinct = geometry[index]
     solved, step = np.empty((len(distinct), taps)), max(SYSTEM_VALUES // (2 * taps) ** 2, 1)
-    # Numbers that overflow make weights that are refused.
+    # Overflow gives weights that are refused.
     with np.errstate(all="ignore"):
         for first in range(0, len(distinct), step):
             some = distinct[first : first + step]
@@ -225,7 +225,7 @@ def _kriging(window: Floats, target: Floats, order: float) -> Floats:
     """Solve the block-kriging systems; window (..., taps + 1), target (..., 2), result (..., taps)."""
     beta = 2 * order - 1
     taps = window.shape[1] - 1
-    # With no more cells than drift terms the drift alone decides: the polynomial through all cells.
+    # With no more cells than drift terms the solution is the drift alone: the polynomial through all cells.
     drifts = min(int(beta // 2) + 1, taps)
     sign = (-1.0) ** drifts
     low, high = window[:, :-1], window[:, 1:]
@@ -241,12 +241,12 @@ def _kriging(window: Floats, target: Floats, order: float) -> Floats:
     try:
         return np.linalg.solve(system, rhs)[:, :taps, 0]
     except np.linalg.LinAlgError:
-        # The residual is tested, which this fails.
+        # The residual is tested later, and fails then.
         return np.full((len(window), taps), np.nan)
 
 
 def _mean_covariance(a0: Floats, a1: Floats, b0: Floats, b1: Floats, beta: float) -> Floats:
-    """Average of |x - y|**beta over x in [a0, a1] and y in [b0, b1]: a second difference of its antiderivative."""
+    """Return averages of |x - y|**beta over x in [a0, a1] and y in [b0, b1], by second differences."""
 
     def antiderivative(distance: Floats) -> Floats:
         return np.abs(distance) ** (beta + 2) / ((beta + 1) * (beta + 2))
@@ -256,15 +256,15 @@ def _mean_covariance(a0: Floats, a1: Floats, b0: Floats, b1: Floats, beta: float
 
 
 def _mean_powers(low: Floats, high: Floats, count: int) -> Floats:
-    """Averages of x**d over cells for d below ``count``, shape (..., cells, count)."""
+    """Return averages of x**d over cells for d below ``count``, shape (..., cells, count)."""
     powers = [(high ** (d + 1) - low ** (d + 1)) / ((d + 1) * (high - low)) for d in range(count)]
     return np.stack(powers, axis=-1)
 
 
 def enforce_cell_law(weights: AxisWeights, part_weights: Floats) -> AxisWeights:
-    """Remove what rounding leaves of the cell law, given the exact shares of fine cells in their coarse cells.
+    """Remove the rounding errors of cell means, given the exact fractions of fine cells in their coarse cells.
 
-    Near the poles sines of latitude differ in their last digits only, so the solve alone keeps the law to 1e-11; the
+    Near the poles sines of latitude differ only in their last digits, so the solution alone conserves to 1e-11; the
     correction is of that size. Rows of one coarse cell must share their window, as those of ``axis_weights`` do.
 
     Parameters
@@ -272,7 +272,7 @@ def enforce_cell_law(weights: AxisWeights, part_weights: Floats) -> AxisWeights:
     weights : AxisWeights
         Operator with ``n_fine = factor * n`` rows.
     part_weights : array, shape (n_fine,)
-        Shares that add up to one over each coarse cell (``CellAxis.part_weights``).
+        Fractions that add up to one over each coarse cell (``CellAxis.part_weights``).
     """
     cells = round(part_weights.sum())
     parent = np.repeat(np.arange(cells), weights.start.size // cells)
@@ -282,7 +282,7 @@ def enforce_cell_law(weights: AxisWeights, part_weights: Floats) -> AxisWeights:
 
 
 def _residual(weights: AxisWeights, share: Floats, parent: NDArray[np.int64], cells: int) -> Floats:
-    """Return the mean of the rows of each coarse cell less the row that the cell law wants, shape (cells, taps)."""
+    """Return the mean of the rows of each coarse cell minus its target for cell conservation, shape (cells, taps)."""
     mean = np.zeros((cells, weights.taps))
     np.add.at(mean, parent, share[:, None] * weights.weights)
     own = np.zeros(cells, np.int64)
@@ -292,19 +292,19 @@ def _residual(weights: AxisWeights, share: Floats, parent: NDArray[np.int64], ce
 
 
 def check_solved(weights: AxisWeights, measure: Floats, parent: NDArray[np.int64]) -> None:
-    """Refuse weights that rounding has decided: those that miss the cell law by far more than that.
+    """Refuse weights dominated by rounding: their cell means are wrong by far more than rounding.
 
     Parameters
     ----------
     weights : AxisWeights
-        As solved.
+        The solution.
     measure, parent : arrays, shape (n_fine,)
-        Measure of each part and the coarse cell around it; the parts of a cell make up the whole of it.
+        Measure of each part and the coarse cell that contains it; the parts of a cell make up the whole of it.
 
     Raises
     ------
     OptionError
-        With one line.
+        With a one-line message.
     """
     cells = int(parent.max()) + 1
     total = np.bincount(parent, measure, cells)

@@ -1,7 +1,7 @@
-"""Linear operators between grids as sorted lists of links: target, source, weight (numpy; knows no file).
+"""Linear operators between grids as sorted sparse weights: target, source, weight.
 
-Sums run over the links of a target cell in the order of their sources, so that neither the chunks of a field nor the
-order of links in a file can change a bit of the result.
+Sums are over the links of a target cell in the order of their sources, so that neither the chunks of a field nor the
+order of links in a file changes a bit of the result.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from downscale.grid.corners import Cells
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
-# Links taken at once: bounds the memory of an application, whatever the number of links.
+# Links per batch, which bounds the memory of an application.
 BLOCK_LINKS = 4_000_000
-# Where weights of both signs lose a source, the rest may nearly cancel; a result that would magnify its values
-# beyond this is no estimate. Weights of one sign magnify nothing.
+# If weights of both signs lose a source, the rest may nearly cancel; a result that would amplify values beyond this is
+# not usable. Weights of one sign amplify nothing.
 MOST_GAIN = 10.0
-# Shares are sums of rounded weights.
+# Fractions are sums of rounded weights.
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class SparseWeights:
-    """A linear operator from source cells to target cells; make it with :meth:`from_links` or :meth:`from_axes`.
+    """A linear operator from source cells to target cells; create it with :meth:`from_links` or :meth:`from_axes`.
 
     Attributes
     ----------
     row, col : array of int32, shape (n_links,)
         Target and source cell of each link, from zero, row by row of each grid; sorted by target, then by source.
     weight : array of float64, shape (n_links,)
-        Never zero. Where the weights of a target add up to one, constants stay constant (phase law).
+        Never zero. If the weights of a target add up to one, constants are preserved.
     source_shape, target_shape : (n_y, n_x) or (n,)
         Shapes of the two grids.
     source, target : Cells, optional
-        Where the cells lie, if known.
+        The cells, if known.
     """
 
     row: Ints
@@ -57,7 +57,7 @@ class SparseWeights:
         cls, row: ArrayLike, col: ArrayLike, weight: ArrayLike, source_shape: tuple[int, ...],
         target_shape: tuple[int, ...], source: Cells | None = None, target: Cells | None = None,
     ) -> SparseWeights:  # fmt: skip
-        """Sort links that count from zero, in any order, and drop those of no weight.
+        """Return the operator of links counted from zero, in any order; zero weights are dropped.
 
         Raises
         ------
@@ -85,12 +85,12 @@ class SparseWeights:
     def from_axes(
         cls, along_y: ArrayLike, along_x: ArrayLike, source: Cells | None = None, target: Cells | None = None
     ) -> SparseWeights:
-        """Return the product of one matrix an axis: ``fine = along_y @ coarse @ along_x.T``.
+        """Return the product of one matrix per axis: ``fine = along_y @ coarse @ along_x.T``.
 
         Parameters
         ----------
         along_y, along_x : array, shapes (n_target_y, n_source_y) and (n_target_x, n_source_x)
-            Weights of each axis; zeros make no link.
+            Weights of each axis; zeros give no link.
 
         Examples
         --------
@@ -105,14 +105,14 @@ class SparseWeights:
         return cls.from_links(*_product(y, x), sources, targets, source, target)
 
     def sums(self) -> Floats:
-        """Return the sum of the weights of each target cell, shape ``target_shape``; zero where it has none."""
+        """Return the sum of the weights of each target cell, shape ``target_shape``; zero for cells without links."""
         sums: Floats = np.bincount(self.row, self.weight, int(np.prod(self.target_shape))).astype(np.float64)
         return sums.reshape(self.target_shape)
 
     def adjoint(self, values: ArrayLike) -> Floats:
         """Return the sum over targets of weight times ``values`` for each source cell, shape ``source_shape``.
 
-        With target areas it gives source areas where the total law holds.
+        With target areas it gives source areas if area integrals are conserved.
         """
         spread = self.weight * np.asarray(values, dtype=np.float64).ravel()[self.row]
         sums: Floats = np.bincount(self.col, spread, int(np.prod(self.source_shape))).astype(np.float64)
@@ -126,23 +126,23 @@ class SparseWeights:
         values : array, shape ``(..., *source_shape)``
             NaN where missing.
         skipna : bool
-            Leave missing sources out and divide by the share of the weights that is left; False lets every missing
-            source make its targets missing.
+            Leave missing sources out and divide by the fraction of the weights that is left; False makes targets with
+            any missing source missing.
         na_thres : float, 0 to 1
-            A target is missing where more than this share of its weights (of their absolute values, where they have
-            both signs) is: 0, where any source is missing; 1, only where all are.
+            A target is missing if more than this fraction of its weights (of their absolute values, if they have both
+            signs) is missing: 0, if any source is missing; 1, only if all are.
 
         Returns
         -------
         array of float64, shape ``(..., *target_shape)``
-            NaN where a target has no source at all. Shares are relative to the weights of the target itself, so that
-            without missing values the result is the plain product, also where the weights do not add up to one.
-            Where weights have both signs and what is left of them nearly cancels, the target is missing.
+            NaN if a target has no source at all. Fractions are relative to the weights of the target itself, so that
+            without missing values the result is the plain product, also if the weights do not add up to one. If weights
+            have both signs and the remaining ones nearly cancel, the target is missing.
 
         Raises
         ------
         ShapeError, OptionError
-            If the last dimensions are not the source grid, or the threshold is no share.
+            If the last dimensions are not the source grid, or the threshold is not a fraction.
         """
         given = np.asarray(values)
         rank = len(self.source_shape)
@@ -167,7 +167,7 @@ class SparseWeights:
         return out.reshape(given.shape[: given.ndim - rank] + self.target_shape)
 
     def _blocks(self) -> Iterator[tuple[slice, NDArray[np.intp], Ints]]:
-        """Cut the links between targets: links, where each target starts among them, and the targets."""
+        """Yield the links in batches that end between targets: links, first link of each target, and the targets."""
         first = np.flatnonzero(np.diff(self.row, prepend=-1))
         ends = np.append(first[1:], self.row.size)
         begin = 0
@@ -180,7 +180,7 @@ class SparseWeights:
 
 
 def _without_missing(taken: Floats, weight: Floats, starts: NDArray[np.intp], na_thres: float) -> Floats:
-    """Sum over valid sources, divide by the share of the weights that is left, and judge that share."""
+    """Sum over valid sources, divide by the fraction of the weights that is left, and apply the threshold to it."""
     gone = np.isnan(taken)
     total = np.add.reduceat(np.where(gone, 0.0, weight * np.where(gone, 0.0, taken)), starts)
     missing = np.add.reduceat(gone.astype(np.intp), starts)
@@ -199,12 +199,12 @@ def _without_missing(taken: Floats, weight: Floats, starts: NDArray[np.intp], na
 
 
 def check_threshold(na_thres: Any) -> float:
-    """Return a share of missing weights, 0 to 1.
+    """Return a fraction of missing weights, 0 to 1.
 
     Raises
     ------
     OptionError
-        If it is none.
+        If it is not one.
     """
     number = isinstance(na_thres, (int, float, np.number)) and not isinstance(na_thres, bool)
     if not number or not 0 <= na_thres <= 1:

@@ -1,7 +1,7 @@
-"""The windows of an axis operator laid out for inner loops (numpy; knows no field).
+"""Windows of an axis operator, arranged for inner loops.
 
-Parts of one coarse cell share a window, and neighbouring cells whose weights are the same, one step apart, form a run:
-on a uniform axis one run is all there is, and its weights are the phases of one transposed-convolution kernel.
+Parts of one coarse cell share a window, and neighbouring cells with equal weights, one step apart, form a run: a
+uniform axis is a single run, whose weights are the phases of one transposed-convolution kernel.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from downscale.kernels.sobolev import AxisWeights
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
-# Weights that differ by less are meant to be the same: edges are known to some 1e-14 of a cell only.
+# Weights that differ by less are equal: edges are accurate only to some 1e-14 of a cell.
 DIGITS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of some cells of an axis, in the numbering of the cells that are given.
+    """Windows of some cells of an axis, in the numbering of the input cells.
 
     Attributes
     ----------
     base : array of int, shape (n,)
-        First given cell of each window; negative or beyond the end on a circle.
+        First input cell of each window; negative or beyond the end on a circle.
     weights : array, shape (n, factor, taps)
         Weights of the window for each part of a cell.
     cuts, starts : arrays of int, shapes (runs + 1,) and (runs,)
-        First cell of each run, and where its window begins in the widened row.
+        First cell of each run, and the first column of its window in the padded row.
     runs : array, shape (runs, factor, taps)
         Weights of each run.
     left, wide : int
-        Cells of the widened row before the first given one, and in all.
+        Cells of the padded row before the first input cell, and in all.
     """
 
     base: Whole
@@ -50,7 +50,7 @@ class Windows:
     def of(
         cls, axis: AxisWeights, factor: int, first: int, last: int, given_first: int, given: int, least: int = 1
     ) -> Windows:
-        """Lay out the windows of the cells ``first`` to ``last`` (excluded; a circle may be passed over).
+        """Return the windows of the cells ``first`` to ``last`` (excluded; a circle may be crossed).
 
         Parameters
         ----------
@@ -59,9 +59,9 @@ class Windows:
         factor : int
             Parts of a cell.
         given_first, given : int
-            The first cell that is given, and how many are.
+            The first input cell, and the number of input cells.
         least : int
-            Windows are widened to so many taps at least, by weights of zero.
+            Windows are padded to at least this many taps, with zero weights.
         """
         whole = axis.start.size // factor
         starts, shared = shared_windows(axis, factor)
@@ -79,7 +79,7 @@ class Windows:
         return cls(base, np.ascontiguousarray(weights), cuts, base[begin] + left, weights[begin], left, wide)
 
     def table(self, given: int, closed: bool = False) -> Whole:
-        """Return the given cell of each tap, shape (n, taps); taps beyond an open end have a weight of zero."""
+        """Return the input cell of each tap, shape (n, taps); taps beyond an open end have a weight of zero."""
         index = self.base[:, None] + np.arange(self.weights.shape[2])
         return index % given if closed else index.clip(0, given - 1)
 
@@ -88,8 +88,8 @@ class Windows:
 def shared_windows(axis: AxisWeights, factor: int) -> tuple[Whole, Floats]:
     """Return one window for all parts of each cell: its first cell, shape (n,), and weights, shape (n, factor, taps).
 
-    Cells whose weights are equal but for rounding get the very same, wherever on the axis they lie. Found once for
-    an axis, not once a block: not to be written into.
+    Cells whose weights are equal within rounding get identical ones, at any position on the axis. Cached per axis and
+    shared by all blocks: do not modify.
     """
     start = axis.start.reshape(-1, factor)
     base = start.min(axis=1)
@@ -103,7 +103,7 @@ def shared_windows(axis: AxisWeights, factor: int) -> tuple[Whole, Floats]:
 
 
 def alike(rows: Floats) -> tuple[Floats, bool]:
-    """Return rows of numbers with those that differ by rounding made the very same, and whether all are.
+    """Return rows of numbers with those equal within rounding made identical, and whether all are.
 
     Examples
     --------
