@@ -22,15 +22,15 @@ Floats = NDArray[np.float64]
 LAT_NAMES = ("lat", "latitude", "nav_lat", "xlat", "tlat", "lat2d", "geolat", "gphit")
 LON_NAMES = ("lon", "longitude", "nav_lon", "xlong", "tlong", "lon2d", "geolon", "glamt")
 POSITIONS = ("latitude", "longitude")
-# Single precision at 180 degrees, in degrees: positions that differ by less have not moved.
+# Single precision at 180 degrees, in degrees: smaller differences are not a movement of positions.
 STILL = 2e-5
-# Axes and positions further apart than this share of a cell contradict each other: datums differ by less.
+# Axes and positions further apart than this fraction of a cell contradict each other: datums differ by less.
 MOST_CELLS_OFF = 0.5
 SAMPLES = 9
 
 
 def way_of_position(variable: xr.DataArray, more: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())) -> Way | None:
-    """Return "y" for latitudes and "x" for longitudes on the earth, None for anything else.
+    """Return "y" for latitudes and "x" for longitudes on the earth, or None for other variables.
 
     Raises
     ------
@@ -50,16 +50,17 @@ def way_of_position(variable: xr.DataArray, more: tuple[tuple[str, ...], tuple[s
 
 
 def seems_position(variable: xr.DataArray) -> bool:
-    """Return whether the name, standard name or units of a variable speak of latitudes or longitudes, usable or not."""
+    """Return whether name, standard name or units of a variable indicate latitudes or longitudes, usable or not."""
     attrs = variable.attrs
     named = str(variable.name).lower() in (*LAT_NAMES, *LON_NAMES) or attrs.get("standard_name") in POSITIONS
     return named or compass_of(str(attrs.get("units", ""))) is not None
 
 
 def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
-    """Return the names of latitudes and longitudes on the same two dimensions, which others may come before.
+    """Return the names of latitudes and longitudes on the same two dimensions, after any leading ones.
 
-    Of several, those that a field names in ``coordinates`` come first, then those on the dimensions of most fields.
+    If there are several, those named in ``coordinates`` of a field take precedence, then those on the dimensions of
+    most fields.
     """
     every = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
     ways = {str(name): way_of_position(v) for name, v in every.items() if v.ndim in (2, 3) and v.dtype.kind in "fiu"}
@@ -78,12 +79,12 @@ def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
 
 
 def still(variable: xr.DataArray) -> xr.DataArray:
-    """Return the first map of positions that are repeated along dimensions before the horizontal ones."""
+    """Return the first map of positions that are repeated along leading dimensions."""
     return variable.isel(dict.fromkeys(variable.dims[:-2], 0), drop=True) if variable.ndim > 2 else variable
 
 
 def moving(variable: xr.DataArray) -> str | None:
-    """Return the dimension along which positions move, None where they stay."""
+    """Return the dimension along which positions change, or None if they do not."""
     for dim in variable.dims[:-2]:
         first = variable.isel({dim: 0}, drop=True).variable
         same = abs(variable.variable - first) <= STILL
@@ -97,16 +98,16 @@ def moving(variable: xr.DataArray) -> str | None:
 def misplaced(
     grid: RectilinearGrid, places: Sequence[NDArray[Any]], locator: Locator | None
 ) -> tuple[float, float] | None:
-    """Return in cells and in metres how far positions lie from the cells of a product grid, None where they agree.
+    """Return the distance of positions from the cells of a product grid in cells and in metres, or None if they agree.
 
     Parameters
     ----------
     grid : RectilinearGrid
         In degrees or metres.
     places : (array, array), shape (n_y, n_x)
-        Latitudes and longitudes in degrees; missing ones are passed over.
+        Latitudes and longitudes in degrees; missing ones are ignored.
     locator : function, optional
-        From the axes to longitudes and latitudes; None where they are these.
+        From the axes to longitudes and latitudes; None if the axes are these.
     """
     rows, columns = (np.unique(np.linspace(0, n - 1, SAMPLES).astype(int)) for n in grid.shape)
     y, x = np.meshgrid(grid.y.centres[rows], grid.x.centres[columns], indexing="ij")
@@ -116,7 +117,7 @@ def misplaced(
     # Half a cell towards either side, from inside the grid.
     across = arc(_points(locator, x - wide / 2, y), _points(locator, x + wide / 2, y))
     along = arc(_points(locator, x, y - high[:, None] / 2), _points(locator, x, y + high[:, None] / 2))
-    # Rows at a pole are as wide as they are high for this end.
+    # For this comparison, rows at a pole are as wide as they are high.
     size = np.maximum(np.minimum(across, along), 0.1 * along)
     gap = arc(here, unit_vectors(lon, lat))
     known = np.isfinite(gap) & np.isfinite(size) & (size > 0)

@@ -31,9 +31,9 @@ def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
     Returns
     -------
     Dataset
-        The fields are its data variables. Whatever they refer to (bounds, cell areas, grid mappings, positions,
-        ``formula_terms``, ancillary variables), directly or through others, and the coordinates, positions, areas and
-        bounds on their dimensions are its coordinates.
+        The fields are its data variables. Its coordinates are the variables that they refer to (bounds, cell areas,
+        grid mappings, positions, ``formula_terms``, ancillary variables), directly or through others, and the
+        coordinates, positions, areas and bounds on their dimensions.
 
     Raises
     ------

@@ -35,7 +35,8 @@ AREA_COPIES, CORNER_COPIES, POSITION_COPIES, POLYGON_COPIES = 3, 18, 4, 33
 READ_COPIES = 3
 # Maximum memory of the features of a network per worker, if its maps can be split; and its fraction of the free memory.
 FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
-# Blocks alive for each worker: the one in work and what is read, encoded and written of it and of the next (measured).
+# Blocks in memory per worker: the one in work, and parts of it and of the next that are read, encoded and written
+# (measured).
 ALIVE = 2.5
 
 
@@ -49,13 +50,13 @@ def threads() -> int:
 
 
 def resident_bytes(compiled: bool = True) -> int:
-    """Return the bytes this process holds besides blocks: what it holds now, and compiled loops to come."""
+    """Return the bytes this process holds besides blocks: its present memory, and compiled loops still to load."""
     now = int(psutil.Process().memory_info().rss)
     return now + (LOOPS if compiled and LOADED not in sys.modules else 0)
 
 
 def features_budget() -> int:
-    """Return what the features of a network may take for each worker; larger ones are cut, where they can be."""
+    """Return the memory per worker for the features of a network; larger ones are split if possible."""
     limit = option("max_memory")
     if limit is None:
         return FEATURE_BYTES
@@ -65,14 +66,14 @@ def features_budget() -> int:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a run holds besides its blocks.
+    """Memory that a run holds besides its blocks.
 
     Attributes
     ----------
     whole : int
-        Bytes that are held from the beginning to the end: fine fields, areas, chunks of the input.
+        Bytes held from beginning to end: fine fields, areas, chunks of the input.
     per_cell : int
-        Bytes for each fine cell of one map of a block, while it is in work.
+        Bytes per fine cell of one map of a block, while it is in work.
     """
 
     whole: int = 0
@@ -80,20 +81,20 @@ class Beside:
 
     @classmethod
     def of(cls, cells: int, statics: Collection[str], grid: int, chunk: int = 0, read: bool = False) -> Beside:
-        """Count the bytes.
+        """Return the memory for these sizes.
 
         Parameters
         ----------
         cells : int
             Cells of the whole fine grid.
         statics : names
-            Fine fields that blocks look at; "terrain" is the one that is made of "orog".
+            Fine fields that blocks use; "terrain" is computed from "orog".
         grid : int
-            Copies in float64 of the fine cells that areas and positions take.
+            Float64 copies of the fine cells for areas and positions.
         chunk : int
             Bytes of the largest chunk of the input.
         read : bool
-            Whether the input is read from files meanwhile.
+            Whether the input is read from files during the run.
         """
         fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
         copies = fields + MAKING_COPIES * ("terrain" in statics) + grid
@@ -107,14 +108,14 @@ def block_budget(features: int = 0, whole: int = 0) -> int:
     Parameters
     ----------
     features : int
-        Bytes that a network takes beside, for each worker; no loops are compiled then.
+        Additional bytes of a network per worker; no loops are compiled then.
     whole : int
-        Bytes that are held besides all blocks.
+        Bytes held besides all blocks.
 
     Raises
     ------
     OptionError
-        If the limit leaves no room for any work.
+        If the limit is too small for any block.
     """
     limit = option("max_memory")
     if limit is None:

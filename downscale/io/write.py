@@ -56,7 +56,7 @@ PLAIN_FORMAT, ARCHIVE_FORMAT = "NETCDF4", "NETCDF4_CLASSIC"
 
 @dataclass(frozen=True)
 class Storage:
-    """How a result is to be stored.
+    """The storage options of a result.
 
     Attributes
     ----------

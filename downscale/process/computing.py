@@ -1,4 +1,4 @@
-"""Computing by Dask with the scheduler that was chosen; nothing is left in Dask's configuration (dask only)."""
+"""Computation by Dask with the chosen scheduler, without changes to Dask's configuration."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from downscale.errors import OptionError
 
 Scheduler = Callable[..., Any]
 SERIAL = ("sync", "synchronous", "single-threaded")
-# Of this thread and of what it starts: Dask's own configuration is that of all threads of the process.
+# Local to this thread and those it starts; Dask's own configuration is shared by all threads of the process.
 _OWN: ContextVar[Scheduler | None] = ContextVar("scheduler", default=None)
 
 
 def scheduler() -> Scheduler:
-    """Return what computes: the scheduler of this context, else the one that the user chose, else Dask's threads."""
+    """Return the scheduler: that of this context, else the one chosen by the user, else Dask's threads."""
     own = _OWN.get()
     if own is not None:
         return own
     if "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None):
         return dask.base.get_scheduler() or dask.threaded.get
-    # Dask would load its package for clusters, only to find that there is none.
+    # Dask would import its package for clusters, only to find that there is none.
     return dask.threaded.get
 
 
 def computed(*tasks: Any) -> tuple[Any, ...]:
-    """Return the values of lazy objects, as ``dask.compute`` does."""
+    """Return the values of lazy objects, like ``dask.compute``."""
     found: tuple[Any, ...] = dask.compute(*tasks, scheduler=scheduler())
     return found
 
 
 def cluster() -> Any:
-    """Return the client of the cluster that computes, None where none does."""
+    """Return the client of the cluster in use, or None."""
     owner = getattr(scheduler(), "__self__", None)
     return owner if hasattr(owner, "scheduler_info") else None
 
 
 def elsewhere() -> bool:
-    """Return whether other processes compute, which can neither be handed an open file nor see this memory."""
+    """Return whether other processes compute, which can neither use an open file nor see this memory."""
     return cluster() is not None or scheduler() is dask.multiprocessing.get
 
 
 def workers() -> int:
-    """Return how many blocks are in work at once, as Dask is set: scheduler, number of workers, pool of threads.
+    """Return the number of blocks in work at once by Dask's settings: scheduler, number of workers, thread pool.
 
     Raises
     ------
     OptionError
-        If the number of workers in Dask's configuration is no whole number from 1.
+        If the number of workers in Dask's configuration is not an integer of at least 1.
     """
     if dask.config.get("scheduler", None) in SERIAL:
         return 1
@@ -73,7 +73,7 @@ def workers() -> int:
 
 
 def _own_threads() -> int | None:
-    """Return the threads of the worker of a cluster in whose task this runs, None elsewhere."""
+    """Return the threads of the cluster worker whose task this is, or None elsewhere."""
     cluster = sys.modules.get("distributed")
     if cluster is None:
         return None
@@ -85,16 +85,16 @@ def _own_threads() -> int | None:
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Compute in threads of this process within this block, wherever it would be done."""
+    """Compute in threads of this process within this block, whatever the scheduler."""
     with _using(dask.threaded.get if elsewhere() else scheduler()):
         yield
 
 
 @contextmanager
 def threads_that_end() -> Iterator[None]:
-    """Compute in threads that have ended with this block: one that still wrote would make a removed file anew.
+    """Compute in threads that end with this block: a late thread would recreate a removed file.
 
-    As many as Dask is set to take; where a pool or another scheduler was chosen, it computes.
+    Uses the number of threads that Dask is set to; a chosen pool or another scheduler has precedence.
     """
     if scheduler() is not dask.threaded.get or dask.config.get("pool", None) is not None:
         yield
@@ -115,9 +115,9 @@ def _using(own: Scheduler) -> Iterator[None]:
 
 @contextmanager
 def scheduled() -> Iterator[None]:
-    """Have all that Dask computes in this process take threads where nothing else was chosen.
+    """Make Dask use threads in this process unless another scheduler is chosen.
 
-    For programs that own their process, such as the command line: Dask's configuration is that of all threads.
+    For programs that own their process, such as the command line: Dask's configuration is shared by all threads.
     """
     chosen = "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None)
     settings = {"scheduler": dask.threaded.get, "array.rechunk.method": "tasks"}
