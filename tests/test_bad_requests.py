@@ -375,7 +375,7 @@ def test_weights_that_do_not_fit(here):
         (made.assign(S=made.S * np.nan), "expected finite weights, received"),
         (made.assign(S=made.S.astype(str)), "expected weights that are numbers, received"),
         (made.assign(col=made.col + 5000), "expected source cells from 1 to 1813, received 5001 to 6813"),
-        (made.assign(row=made.row + 0.5), "expected one whole number a link for the target cells"),
+        (made.assign(row=made.row + 0.5), "expected one whole number per link for the target cells"),
         (made[["row", "col", "S"]], "pass source_shape=(n_y, n_x)"),
     ):
         with pytest.raises(DownscaleError) as caught:

@@ -209,5 +209,5 @@ def test_names_of_nothing(tas, name):
 def test_a_network_that_sees_the_whole_field_is_not_cut(tas):
     model = trained(ModelSpec("residual", (4, 4), (TAS,), options={**SMALL, "context": True}))
     assert tas.downscale.check(tas.downscale(method=model)).passed
-    with pytest.raises(ShapeError, match="expected uncut horizontal axes, since this method looks at the whole field"):
+    with pytest.raises(ShapeError, match="expected uncut horizontal axes, since this method needs the whole field"):
         tas.chunk(lat=10).downscale(method=model)

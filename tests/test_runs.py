@@ -383,7 +383,7 @@ def test_a_broken_law_is_told_and_what_is_done_stays(here, monkeypatch):
     said = command(*APPLY, "--blocks", 7)
     assert said.status == 1
     assert "expected the cell law within" in said.complaint
-    assert "1 of 3 blocks are done; run again with --resume once that is put right" in said.complaint
+    assert "1 of 3 blocks are done; run again with --resume once that is fixed" in said.complaint
     assert not list(here.rglob("*.part"))
     good(command(*APPLY, "--blocks", 7, "--resume"))
 

@@ -450,7 +450,7 @@ def test_what_is_no_file_of_weights(tmp_path, good):
         read_weights(xr.Dataset({"tas": ("x", [1.0])}))
     with pytest.raises(InputError, match="expected weights as a Dataset or a file, received int"):
         read_weights(3)
-    with pytest.raises(InputError, match="expected one whole number a link for the target cells"):
+    with pytest.raises(InputError, match="expected one whole number per link for the target cells"):
         read_weights(good.assign(row=good.row * 1.0))
     with pytest.raises(ShapeError, match="expected 12 source cells"):
         read_weights(good.assign(src_grid_dims=("src_grid_rank", [4, 4])))
@@ -477,7 +477,7 @@ def test_weights_of_gradients_are_refused_and_zeros_are_not():
     two = ds.drop_vars("remap_matrix")
     zero = two.assign(remap_matrix=(("num_links", "num_wgts"), np.hstack([values, 0 * values])))
     assert same_bits(read_weights(zero).weight, read_weights(ds).weight)
-    with pytest.raises(InputError, match=r"expected one weight a link, .* with 2 .*cdo gencon or genbil"):
+    with pytest.raises(InputError, match=r"expected one weight per link, .* with 2 .*cdo gencon or genbil"):
         read_weights(two.assign(remap_matrix=(("num_links", "num_wgts"), np.hstack([values, values]))))
 
 
@@ -624,5 +624,5 @@ def test_we_apply_the_weights_of_cdo(tmp_path, operator):
 def test_second_order_weights_of_cdo_are_refused(tmp_path):
     field, target = field_file(world(6, 8), tmp_path / "in.nc"), field_file(world(9, 12), tmp_path / "target.nc")
     tool("cdo", "-L", "-s", "-b", "F64", f"genbic,{target}", "-selname,tas", field, tmp_path / "w.nc")
-    with pytest.raises(InputError, match=r"expected one weight a link, received .* with 4"):
+    with pytest.raises(InputError, match=r"expected one weight per link, received .* with 4"):
         read_weights(tmp_path / "w.nc")

@@ -135,7 +135,7 @@ def _failed(error: Exception) -> int:
     if "-X" in sys.orig_argv or sys.flags.dev_mode:
         raise error
     line = f"internal error: {type(error).__name__}: {error}"
-    return _fail(f"{line}; please report it with what python -X dev -m downscale prints", 1)
+    return _fail(f"{line}; please report it with the output of python -X dev -m downscale", 1)
 
 
 def _once() -> Callable[..., None]:

@@ -83,7 +83,7 @@ def cut_axis(
     size = sum(chunks)
     if halo is None and len(chunks) > 1:
         raise ShapeError(
-            f"expected uncut horizontal axes, since this method looks at the whole field, received {len(chunks)} "
+            f"expected uncut horizontal axes, since this method needs the whole field, received {len(chunks)} "
             "chunks; rechunk that axis to -1"
         )
     cuts, start = [], 0

@@ -56,7 +56,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError("an alias inside the value that it names")
             self._sizes[id(node)] = 1 + sum(self._sizes.get(id(one), 1) for one in _inner_nodes(node))
         if self._sizes[id(node)] > MOST_VALUES:
-            raise yaml.YAMLError(f"aliases that unfold to more than {MOST_VALUES} values")
+            raise yaml.YAMLError(f"aliases that expand to more than {MOST_VALUES} values")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -109,7 +109,7 @@ class Rule:
 
     def _words(self, what: str) -> str:
         if what == "never":
-            return f"hold the default fill value {self.fill:g} of cells that nobody wrote"
+            return f"hold the default fill value {self.fill:g} of cells that were never written"
         return f"lie outside the valid range from {self.low:g} to {self.high:g}"
 
     def _tell(self, what: str, count: int, size: int) -> None:

@@ -80,9 +80,9 @@ def _file_at(address: str, system: Any, path: str, scheme: str) -> tuple[Any, st
         return file, CLASSIC_READER, {}
     if scheme in WEB and _is_dap(system, path):
         return address, NETCDF, {}
-    what = next((what.split(";")[0] for magic, what in OTHERS if head.startswith(magic)), "of another kind")
+    what = next((what.split(";")[0] for magic, what in OTHERS if head.startswith(magic)), "another kind of file")
     raise InputError(
-        f"expected a NetCDF file or a Zarr store at {address}, received what is {what}; check the address, or "
+        f"expected a NetCDF file or a Zarr store at {address}, received {what}; check the address, or "
         "download the file first"
     )
 

@@ -70,7 +70,7 @@ def _first_weight(weight: NDArray[Any], name: str) -> NDArray[Any]:
         return weight
     if np.any(weight[:, 1:]):
         raise InputError(
-            f"expected one weight a link, received {name} with {weight.shape[1]} (second order or bicubic, which need "
+            f"expected one weight per link, received {name} with {weight.shape[1]} (second order or bicubic, needing "
             "gradients of the field); make first-order weights, for example with cdo gencon or genbil"
         )
     return weight[:, 0]
@@ -83,7 +83,7 @@ def _check_links(name: str, *sides: Any) -> None:
     for what, index, shape in indexed:
         if index.dtype.kind not in "iu" or index.shape != weight.shape:
             raise InputError(
-                f"expected one whole number a link for the {what} cells, received {name} with {index.dtype} of shape "
+                f"expected one whole number per link for the {what} cells, received {name} with {index.dtype} of shape "
                 f"{index.shape} for {weight.size} weights; make the file again"
             )
         cells = int(np.prod(shape))

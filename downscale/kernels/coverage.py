@@ -81,7 +81,7 @@ def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
     if any(variation(size, step) for size, step in zip(sizes, strides, strict=True)):
         good = tuple(nearest_divisible(size, step) for size, step in zip(sizes, strides, strict=True))
         warnings.warn(
-            f"kernel_size {sizes} is not a multiple of stride {strides}: some fine cells look at more coarse cells "
+            f"kernel_size {sizes} is not a multiple of stride {strides}: some fine cells depend on more coarse cells "
             f"than others (checkerboard); the nearest good kernel_size is {good}",
             CoverageWarning,
             stacklevel=level,

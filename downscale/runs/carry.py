@@ -161,9 +161,9 @@ def _stoppable(cutting: Cutting) -> Iterator[None]:
         if len(cutting.blocks) == 1:
             state()
             raise
-        raise type(error)(f"{error}; {state()} once that is put right") from error
+        raise type(error)(f"{error}; {state()} once that is fixed") from error
     except OSError as error:
-        raise Stopped(f"{type(error).__name__}: {error}; {state()} once that is put right") from error
+        raise Stopped(f"{type(error).__name__}: {error}; {state()} once that is fixed") from error
     finally:
         forget()
 

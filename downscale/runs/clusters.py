@@ -91,8 +91,8 @@ def _require_harmless(settings: dict[str, Any]) -> None:
     for key, value in settings.items():
         if key != "type" and key not in SETTINGS:
             raise OptionError(
-                f"cluster of type {kind}: expected settings among {listing(SETTINGS)}, received {key!r}; what is to be "
-                "run belongs into Dask's own configuration"
+                f"cluster of type {kind}: expected settings among {listing(SETTINGS)}, received {key!r}; put code "
+                "to run into Dask's own configuration"
             )
         if key in COUNTS and value is not None and not (isinstance(value, int) and value >= 1):
             raise OptionError(f"cluster of type {kind}: expected {key} as a whole number of at least 1, got {value!r}")

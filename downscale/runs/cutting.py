@@ -192,7 +192,7 @@ def make_room(cutting: Cutting, chosen: list[int], inputs: tuple[str, ...], *, r
     for path in results if resume and not overwrite else ():
         if path.exists() and not is_own(path):
             raise OutputError(
-                f"expected what an earlier run made, received {path} that is of another making, or was changed; pass "
+                f"expected an output of an earlier run, received {path}, which has another origin or was changed; pass "
                 "--overwrite to replace it, or choose another name"
             )
     if parts:

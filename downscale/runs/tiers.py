@@ -90,7 +90,7 @@ def side_of(outcome: Outcome) -> Side:
 
 def _label(recipe: Recipe) -> str:
     rate = recipe.terrain.lapse_rate
-    return recipe.downscale.method + ("" if rate is None else f", {1000 * rate:g} a km of relief")
+    return recipe.downscale.method + ("" if rate is None else f", {1000 * rate:g} per km of orography")
 
 
 def _last(errors: Sequence[tuple[str, float]], method: str) -> tuple[float | None, float | None]:
