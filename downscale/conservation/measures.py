@@ -51,9 +51,9 @@ class Peak:
 class Partial:
     """Contribution of one block to a report.
 
-    ``sums`` holds, for each slab of maps (by the start of its other dimensions), the area-weighted sums of the fine
-    field, of the coarse field and of the magnitudes, one value per map. ``near`` is the largest excess of a coarse cell
-    over the bound of its neighbourhood, ``near_bound`` the largest bound, both relative.
+    ``sums`` holds, for each slab of maps (by the start of its other dimensions), area-weighted sums with one value per
+    map: of the fine field, the coarse field and the magnitudes. ``near`` is the largest excess of a coarse cell over
+    the bound of its neighbourhood, ``near_bound`` the largest bound, both relative.
     """
 
     relative: Peak = Peak()

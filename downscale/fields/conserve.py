@@ -1,7 +1,7 @@
 """Hard constraints that impose cell conservation on any fine proposal.
 
 All take a proposal ``z`` (..., n_fine_y, n_fine_x), coarse values ``x`` (..., n_y, n_x), the aggregation A and an
-optional mask of valid fine cells, and return ``y`` with ``A y = x`` on every coarse cell that has a valid part. Values
+optional mask of valid fine cells. They return ``y`` with ``A y = x`` on every coarse cell that has a valid part. Values
 under the mask are returned unchanged and carry no gradient. All are idempotent, batched and differentiable in ``z`` and
 ``x``.
 """

@@ -1,8 +1,8 @@
 """One-dimensional axes of cells: edges, measure, refinement, nesting.
 
-An axis is defined by its cell edges. The size of a cell is its *measure*: degrees of longitude, the sine of latitude
-(so that products of measures are areas on the sphere), metres on a projected grid, seconds, pascals or metres of a
-layer, or one per cell on an axis that only counts.
+An axis is defined by its cell edges. The size of a cell is its *measure*: degrees of longitude, the sine of latitude,
+metres on a projected grid, seconds, pascals or metres of a layer. On an axis that only counts it is one per cell.
+Products of the measures of latitude and longitude are areas on the sphere.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Archive profiles: required global attributes and file names.
 
-"cordex-esd" is the draft for empirical-statistical downscaling in CORDEX-CMIP6 (second version, April 2024), on top of
-the CORDEX-CMIP6 archiving specifications for dynamical downscaling, from which it takes file names and the attributes
-required of every file. Filled here:
+"cordex-esd" is the draft for empirical-statistical downscaling in CORDEX-CMIP6 (second version, April 2024). It builds
+on the CORDEX-CMIP6 archiving specifications for dynamical downscaling, from which it takes file names and the
+attributes required of every file. Set here:
 
 - fixed by the archive: Conventions, activity_id, license, mip_era, product, project_id;
 - found in the file: creation_date, frequency, grid, source, tracking_id, variable_id;

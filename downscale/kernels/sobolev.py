@@ -83,8 +83,8 @@ def axis_weights(
 
     Notes
     -----
-    The weights conserve cell means (the average of the fine values over a coarse cell is its value), preserve constants
-    (rows sum to one) and hence conserve area integrals, to rounding, for any edges.
+    The weights conserve cell means: the average of the fine values over a coarse cell is its value. They preserve
+    constants (rows sum to one), and hence conserve area integrals, to rounding, for any edges.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Linear operators between grids as sorted sparse weights: target, source, weight.
 
-Sums are over the links of a target cell in the order of their sources, so that neither the chunks of a field nor the
-order of links in a file changes a bit of the result.
+Sums are over the links of a target cell in the order of their sources. Neither the chunks of a field nor the order of
+links in a file changes a bit of the result.
 """
 
 from __future__ import annotations
