@@ -118,7 +118,7 @@ def carry_blocks(recipe: Recipe, coarse: xr.Dataset, plan: Plan, cutting: Cuttin
 
 @contextmanager
 def alone(cutting: Cutting, how: How) -> Iterator[None]:
-    """Lock all blocks, or a single one, against other runs; remove the folder of locks if it is empty.
+    """Lock all blocks, or a single one, against other runs; remove the folder of blocks if it is empty.
 
     Raises
     ------
