@@ -139,7 +139,7 @@ def test_a_method_without_a_finite_halo_refuses_cut_axes():
     up = Nearest(halo=None)
     assert same_bits(ds.downscale(method=up).tas, ds.chunk(time=1).downscale(method=up).tas)
     for cut in ({"lat": 6}, {"lon": 8}):
-        with pytest.raises(ShapeError, match="expected uncut horizontal axes, since this method looks at the whole"):
+        with pytest.raises(ShapeError, match="expected uncut horizontal axes, since this method needs the whole"):
             ds.chunk(cut).downscale(method=up)
         with pytest.raises(ShapeError, match="received 2 chunks; rechunk that axis to -1"):
             ds.chunk(cut).downscale.plan(method=up)

@@ -100,7 +100,7 @@ def test_a_network_that_looks_at_everything_is_refused_for_cut_axes() -> None:
     by_map = apply(job_of(up, grid), da.from_array(values, chunks=(1, -1, -1)), statics)
     np.testing.assert_allclose(by_map.compute(scheduler="sync"), whole, rtol=0, atol=1e-6 * np.nanmax(whole))
     for chunks in ((1, 6, -1), (1, -1, 8)):
-        with pytest.raises(ShapeError, match="expected uncut horizontal axes, since this method looks at the whole"):
+        with pytest.raises(ShapeError, match="expected uncut horizontal axes, since this method needs the whole"):
             apply(job_of(up, grid), da.from_array(values, chunks=chunks), statics)
 
 
