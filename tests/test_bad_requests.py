@@ -89,7 +89,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*F, "--na-thres", "2"), "'downscale.na_thres': expected less than or equal to 1, received 2"),
     ((*F, "--na-thres", "nan"), "'downscale.na_thres': expected"),
     ((*F, "--lapse-rate", "-0.0065"), "expected orog with lapse_rate, received none; pass the fine orography as orog="),
-    ((*F, "--orog", "relief.nc", "--lapse-rate", "nan"), "expected lapse_rate to be a number or a DataArray (units per"),
+    ((*F, "--orog", "relief.nc", "--lapse-rate", "nan"), "expected lapse_rate to be a number or a DataArray (units"),
     ((*RELIEF, "part.nc"), "orog: expected a field that covers the whole fine grid, received one that covers 0 % of"),
     ((*RELIEF, "far.nc"), "orog: expected"),
     ((*RELIEF, "two.nc"), "expected one orography field, received ['a', 'b']; pass that DataArray itself"),
