@@ -138,7 +138,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, los
     cut.run(tmp_path / "cut")
     said: list[str] = []
     resumed = duel(loss=loss, penalty=True).run(tmp_path / "cut", resume=True, say=said.append)
-    assert said[0] == "goes on from step 4"
+    assert said[0] == "resumes from step 4"
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     with (tmp_path / "cut" / "log.csv").open() as file:
@@ -238,7 +238,7 @@ def test_the_script_writes_maps_a_picture_and_a_report(tmp_path: Path) -> None:
     for more in (["2"], ["4", "--resume"]):
         done = subprocess.run([*command, *more], env=env, capture_output=True, text=True, timeout=300)
         assert (done.returncode, done.stderr) == (0, "")
-    assert "goes on from step 2" in done.stdout
+    assert "resumes from step 2" in done.stdout
     assert (tmp_path / "terrain.png").stat().st_size > 10_000
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["real"]["share_under_cap"] == pytest.approx(0.95, abs=1e-3)

@@ -59,7 +59,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path: Path, how: Adv
     train_adversarial(cut, replace(how, steps=2), width=4)
     said: list[str] = []
     resumed = train_adversarial(cut, how, resume=True, width=4, say=said.append)
-    assert "goes on from step 2" in said
+    assert "resumes from step 2" in said
     assert same_weights(whole, resumed)
     assert [row["step"] for row in rows_of(tmp_path / "cut")] == ["1", "2", "3", "4"]
     # The networks did learn: the weights are not those of the second step.
@@ -131,7 +131,7 @@ def test_a_start_of_another_network_and_a_state_of_other_data_are_refused(tmp_pa
     with pytest.raises(OutputError, match="exists"):
         train_adversarial(some, HOW, width=4)
     path.rename(tmp_path / "start.safetensors")
-    with pytest.raises(OutputError, match=r"expected no earlier run, received its state .*; go on with --resume"):
+    with pytest.raises(OutputError, match=r"expected no earlier run, received its state .*; continue with --resume"):
         train_adversarial(some, HOW, width=4)
     start = tmp_path / "start.safetensors"
     again = train_adversarial(recipe(tmp_path / "again"), replace(HOW, steps=1), start, width=4)
@@ -183,7 +183,7 @@ def test_the_script_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     process = script(tmp_path, *given, str(step + 2), "--resume")
     out, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
-    assert f"goes on from step {step}" in out
+    assert f"resumes from step {step}" in out
     assert "spread" in out
     assert load(tmp_path / "rain_gan.safetensors")[0].spec.stochastic
 

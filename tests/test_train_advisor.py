@@ -42,7 +42,8 @@ def measured(folder: Path, change: float, noise: float, slope: float = 1.0) -> M
 def test_averages_of_the_truth_cost_nothing() -> None:
     source = source_of()
     sides = split_times(source.dates, 24, Split(), "split", "a")
-    assert advise([source], [sides], SPEC) == "the coarse fields are averages of the truth: the cell law costs nothing"
+    expected = "the coarse fields are averages of the truth: cell conservation costs nothing"
+    assert advise([source], [sides], SPEC) == expected
 
 
 def test_a_file_of_averages_is_found_to_be_one(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(quiet: Path, tmp_path: Pa
     assert not (stopped / "model.safetensors").exists()
     status, said, complaint = ended(process(stopped, content, "resume"))
     assert status == 0, complaint
-    assert "goes on from step" in said
+    assert "resumes from step" in said
     assert not state.exists()
     one, other = (load_file(folder / "model.safetensors") for folder in (quiet, stopped))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -191,7 +191,7 @@ def test_a_stopped_command_says_what_is_kept_and_how_to_go_on(
     assert when(run, lambda: steps_in(state) > before), ended(run)
     status, said, _ = killed(run, number)
     assert status == 128 + number
-    assert f"goes on from step {before}" in said
+    assert f"resumes from step {before}" in said
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_an_earlier_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> N
     state = tmp_path / "model.training" / "state.safetensors"
     assert when(run, lambda: steps_in(state) > 0)
     killed(run)
-    with pytest.raises(OutputError, match=r"expected no earlier run, received its state .*go on with --resume"):
+    with pytest.raises(OutputError, match=r"expected no earlier run, received its state .*continue with --resume"):
         train(parse_training(content))
     other = recipe_content(tmp_path, steps=400, round=10, seed=1)
     with pytest.raises(InputError, match=r"expected the recipe and the data that .* was begun with"):

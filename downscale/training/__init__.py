@@ -1,1 +1,1 @@
-"""Training of learned up-scalers: recipes, pairs, patches, fit, checkpoints (imports nothing; see :mod:`.fit`)."""
+"""Training of learned downscaling models: recipes, pairs, patches, fit, checkpoints (see :mod:`.fit`)."""

@@ -1,7 +1,7 @@
-"""Adversarial training: a generator and a critic in turn, kept so that it can go on (torch; knows no grid).
+"""Adversarial training of a generator and a critic, with a state from which an interrupted run resumes.
 
-The state is one safetensors file that replaces the last when it is complete; nothing in it is ever run. Where a loss is
-no number the training stops, and the averages of the last good state are what is left.
+The state is one safetensors file, which each save replaces atomically; reading it runs no code. Training stops where
+a loss is NaN or infinite, and the last good state stays on disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from downscale.training.state import moments_of, restore_moments
 
 FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
 TOLD = ("steps", "save_every", "say_every", "device")
-# Real maps, and what those made beside them must fit; None where they are free.
+# Real maps, and the conditions that generated maps must fit; None for unconditional maps.
 Pair = tuple[Tensor, Any]
 Say = Callable[[str], None]
 
@@ -40,25 +40,25 @@ class Adversarial:
     Attributes
     ----------
     steps : int
-        Of the generator.
+        Training steps of the generator.
     batch : int
-        Maps a step.
+        Maps per step.
     loss : {"hinge", "wgan-gp"}
-        What the critic makes small.
+        Loss of the critic.
     critic_steps : int
-        Of the critic for each one of the generator.
+        Steps of the critic per step of the generator.
     generator_rate, critic_rate : float
         Learning rates.
     gradient_weight : float
-        Of the gradient penalty, for "wgan-gp".
+        Weight of the gradient penalty, for "wgan-gp".
     ema : float
         Decay of the averages of the generator's weights.
     save_every, say_every : int
-        Steps between two states, and between two lines of the log.
+        Steps between two saved states, and between two lines of the log.
     seed : int
-        Of all random numbers.
+        Seed of all random numbers.
     device : str
-        Where the networks and the maps they see are placed, as in :func:`downscale.downscale`.
+        Device of the networks and of the maps they process, as in :func:`downscale.downscale`.
 
     Raises
     ------
@@ -95,27 +95,26 @@ class Duel:
     Parameters
     ----------
     generator, critic : Module
-        The critic is called with maps and what they must fit.
+        The critic takes maps and their conditions.
     draw : callable
-        Returns a real batch of so many maps, and what each must fit (None where they are free); on the CPU.
+        Returns a batch of the given number of real maps and their conditions (None for unconditional maps), on the CPU.
     make : callable
-        Makes maps with a generator, given what they must fit and how many; at random, another one at each call. What it
-        is given lies where the generator does.
+        Generates random maps from a generator, conditions on the generator's device, and a number of maps.
     how : Adversarial
         Settings.
     penalty : callable, optional
-        What the generator pays for its maps besides; of its own weight.
+        Weighted penalty on generated maps, added to the loss of the generator.
     origin : str
-        What the training learns from: a state of another origin is refused.
+        Hash of settings and data; :meth:`load` refuses a state of another origin.
 
     Attributes
     ----------
     averaged : Module
-        The generator with averaged weights: what is used in the end.
+        The generator with averaged weights, which is the result.
     step : int
         Steps done.
     diverged : bool
-        Whether a loss was no number.
+        Whether a loss became NaN or infinite.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Duel:
         for module in (generator, critic):
             module.to(self.device)
         self.averaged = copy.deepcopy(generator).requires_grad_(False)
-        # Without memory of the gradient's mean, as the gradient of a moving opponent wants it.
+        # No momentum on the mean gradient, because the opponent moves.
         self.optimizers = tuple(
             torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, 0.99))
             for module, rate in ((generator, how.generator_rate), (critic, how.critic_rate))
@@ -146,16 +145,16 @@ class Duel:
         Parameters
         ----------
         folder : Path
-            Of the state and of the log (``log.csv``); made if missing.
+            Folder of the state and of the log (``log.csv``); created if missing.
         resume : bool
-            Go on from the state that is there.
+            Resume from the state in the folder.
         say : callable, optional
-            Takes lines for people.
+            Receives progress lines.
 
         Raises
         ------
         InputError
-            If a loss is no number: the line names the step and the last good state, which stays.
+            If a loss is NaN or infinite; the message names the step and the last good state.
         """
         tell = say or (lambda line: None)
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +162,7 @@ class Duel:
         torch.manual_seed(self.how.seed)
         if resume and state.exists():
             self.load(state)
-            tell(f"goes on from step {self.step}")
+            tell(f"resumes from step {self.step}")
         _cut(folder / "log.csv", self.step)
         pulse, begun, first = Pulse(), time.monotonic(), self.step
         while self.step < self.how.steps:
@@ -181,19 +180,19 @@ class Duel:
         return self.averaged
 
     def _require_finite(self, row: dict[str, float], state: Path) -> None:
-        """Stop before a state is replaced by one that is no good."""
+        """Raise an InputError for NaN or infinite losses or weights, before the state is replaced."""
         bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
         bad += ["weights"] * any(not bool(weight.isfinite().all()) for weight in self.generator.parameters())
         self.diverged = bool(bad)
         if bad:
             kept = f"the last good state is {state}" if state.exists() else "there is no state yet"
             raise InputError(
-                f"expected finite losses and weights, received {', '.join(bad)} at step {self.step}; {kept}: begin "
-                "anew with smaller learning rates, or go on from it"
+                f"expected finite losses and weights, received {', '.join(bad)} at step {self.step}; {kept}: start "
+                "again with smaller learning rates, or resume from it"
             )
 
     def _advance(self) -> dict[str, float]:
-        """Let the critic learn, then the generator; return losses, and how much maps differ beside real ones."""
+        """Update the critic, then the generator; return the losses and the ratio of spreads."""
         generator, critic, how = self.generator, self.critic, self.how
         for _ in range(how.critic_steps):
             real, fit = self._drawn()
@@ -231,7 +230,7 @@ class Duel:
 
     def _note(self, log: Path, row: dict[str, float], tell: Say) -> None:
         words = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
-        warning = "; maps are too much alike: the generator collapses" if row["spread"] < 0.2 else ""
+        warning = "; maps are too similar: the generator collapses" if row["spread"] < 0.2 else ""
         tell(f"step {self.step} of {self.how.steps}: {words}{warning}")
         new = not log.exists()
         with log.open("a", newline="", encoding="utf-8") as file:
@@ -241,7 +240,7 @@ class Duel:
             writer.writerow([self.step, *row.values()])
 
     def save(self, path: Path) -> None:
-        """Write everything that the training goes on from."""
+        """Write the state of the training."""
         parts = {"generator": self.generator.state_dict(), "critic": self.critic.state_dict(),
                  "averaged": self.averaged.state_dict(), "moments0": moments_of(self.optimizers[0]),
                  "moments1": moments_of(self.optimizers[1])}  # fmt: skip
@@ -250,7 +249,7 @@ class Duel:
         write_tensors(path, {**tensors, "random": torch.get_rng_state()}, texts)
 
     def load(self, path: Path) -> None:
-        """Go on from what :meth:`save` wrote.
+        """Resume from a state that :meth:`save` wrote.
 
         Raises
         ------
@@ -277,13 +276,13 @@ class Duel:
         self.step = int(texts["step"])
 
     def _identity(self) -> str:
-        # A longer training, or one that says more, is the same one.
+        # The length of the training and the frequency of log lines do not identify it.
         how = {name: value for name, value in asdict(self.how).items() if name not in TOLD}
         return json.dumps({**how, "origin": self.origin}, sort_keys=True)
 
 
 def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
-    """Return the scores of maps that are to fit something; critics name it as they like."""
+    """Return the scores of maps, given the conditions that they must fit."""
 
     def scores(maps: Tensor) -> Tensor:
         made: Tensor = critic(maps, fit)
@@ -293,18 +292,19 @@ def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
 
 
 def kept_words(folder: Path) -> str:
-    """Return, for people, what a training that was stopped can go on from."""
+    """Return a message on the step from which an interrupted training can resume."""
     state = folder / STATE
     if not state.is_file():
-        return "it had come to no step that is kept; run again"
+        return "no step is kept yet; run again"
     return f"step {read_texts(state, WHAT)['step']} is kept; run again with --resume"
 
 
 def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor:
-    """Return how much maps differ among themselves beside how much they should: 1 where all is well, 0 of a collapse.
+    """Return the spread of maps relative to its expected value: 1 is ideal, 0 is a collapse.
 
-    Free maps from one to the next, beside real ones; maps that must fit something from ``other`` ones that fit the
-    same, beside how much they differ from the truth, which of a reliable ensemble is as much.
+    For unconditional maps, the spread is the difference between successive maps relative to that of real maps. For
+    conditional maps, it is the difference from ``other`` maps of the same condition, relative to the difference from
+    the truth; the two are equal for a reliable ensemble.
     """
     if other is None:
         return maps.std(dim=0).mean() / real.std(dim=0).mean().clamp_min(1e-12)
@@ -312,7 +312,7 @@ def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor
 
 
 def _cut(log: Path, step: int) -> None:
-    """Leave the lines of a log up to a step: what comes after is done again, or was another training."""
+    """Truncate a log after a step, because later steps are repeated on resuming."""
     if log.exists():
         head, *rows = log.read_text(encoding="utf-8").splitlines()
         kept = [row for row in rows if int(row.split(",")[0]) <= step]

@@ -1,7 +1,7 @@
-"""What a law costs where the coarse field is not the average of the truth: measured before training (numpy, torch).
+"""Cost of conservation where the coarse field is not the average of the reference field.
 
-A fine field that keeps coarse values x cannot be nearer to the truth than x is to the truth's averages. How far that
-is, and what the kernel makes of it with and without the law, is measured on training pairs and said in words.
+A fine field that conserves coarse values x cannot be nearer to the reference than x is to the block means of the
+reference. The advisor measures this distance, and the kernel's error with and without conservation, on training pairs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from downscale.training.normalisation import Moments
 from downscale.training.pairs import Source
 from downscale.training.split import Sides
 
-# As many maps of a source tell what it is like.
+# Number of maps that characterise a source.
 MOST_MAPS = 48
-# A law that costs less than this share of the error costs nothing measurable.
+# Relative increase of the error below which conservation counts as free.
 SLIGHT = 0.01
 LAWS = ("cell", "total", "none")
 
@@ -31,25 +31,25 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Mismatch:
-    """How far the coarse values of one variable are from the averages of the truth, and what follows.
+    """Differences between the coarse values of one variable and the block means of the reference field.
 
     Attributes
     ----------
     label, variable, units : str
-        What was measured.
+        Source, variable and its units.
     difference : Moments
-        Of coarse value minus average of the truth.
+        Moments of coarse value minus mean of the reference.
     coarse : Moments
-        Of the averages of the truth.
+        Moments of the block means of the reference.
     correlation : float
-        Between the two.
+        Correlation of coarse values and means of the reference.
     floor : dict of str to float
-        Least root-mean-square error of any fine field under each law: "cell", "total", "none".
+        Least root-mean-square error of any fine field with conservation "cell", "total" or "none".
     cost : dict of str to float
-        Error of the kernel under each law, coarse values corrected by a line where the law lets them be, on maps that
-        the line was not fitted to; "average" if the coarse values were the averages.
+        Error of the kernel for each kind of conservation, on maps held out from the fit of the linear correction. The
+        correction applies where conservation allows it. "average" is the error with exact block means as coarse values.
     maps : int
-        How many maps were looked at.
+        Number of maps measured.
     """
 
     label: str
@@ -68,36 +68,36 @@ class Mismatch:
         return float(np.hypot(self.difference.mean, self.difference.std))
 
     def to_text(self) -> str:
-        """Say it in three lines."""
+        """Return the result as three lines of text."""
         u, cost = self.units, self.cost
         loss = cost["cell"] / cost["none"] - 1 if cost["none"] > 0 else 0.0
         judged = ", ".join(f"{name!r} {cost[name]:.4g} {u} (never below {self.floor[name]:.3g})" for name in LAWS[:2])
         if loss <= SLIGHT:
-            advice = "keeping the coarse cells costs nothing that can be measured here"
+            advice = "conserving the coarse cells has no measurable cost here"
         else:
             advice = (
-                f"keeping the coarse cells costs {100 * loss:.0f} % of the error against this truth; set "
-                "conserve: null if that matters more than the budget of the coarse field"
+                f"conserving the coarse cells costs {100 * loss:.0f} % of the error against this truth; set "
+                "conserve: null if accuracy matters more than the budget of the coarse field"
             )
         return (
             f"{self.label}: {self.variable}: coarse values differ from the averages of the truth by {self.rmse:.4g} "
             f"{u} (mean {self.difference.mean:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
             f"{self.coarse.std:.4g}; {self.maps} maps)\n"
-            f"  error of the kernel under each law: {judged}, none {cost['none']:.4g} {u} after a linear "
+            f"  error of the kernel by law: {judged}, none {cost['none']:.4g} {u} after a linear "
             f"correction; {cost['average']:.4g} {u} if the coarse values were the averages\n"
             f"  {advice}"
         )
 
 
 def advise(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
-    """Return what to know of the laws on these sources, in lines."""
+    """Return advice on conservation for these sources, one paragraph per output."""
     lines = []
     for source, side in zip(sources, sides, strict=True):
         if source.coarse is None:
             continue
         lines += [each.to_text() for each in measure(source, side, spec)]
     if not lines:
-        return "the coarse fields are averages of the truth: the cell law costs nothing"
+        return "the coarse fields are averages of the truth: cell conservation costs nothing"
     return "\n".join(lines)
 
 
@@ -139,7 +139,7 @@ def _measured(source: Source, maps: list[_Map], index: int, variable: Variable) 
 
 
 def _costs(source: Source, maps: list[_Map], index: int, variable: Variable) -> dict[str, float]:
-    """Return the error of the kernel under each law, on the later half of the maps; lines are fitted on the other."""
+    """Return the kernel's error for each law on the later half of the maps; the earlier half fits the correction."""
     area = source.grid.cell_area
     half = len(maps) // 2
     fitted, judged = (maps[:half], maps[half:]) if half else (maps, maps)
@@ -158,7 +158,7 @@ def _costs(source: Source, maps: list[_Map], index: int, variable: Variable) -> 
 
 
 def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
-    """Return the kernel's fine field under the cell law of ``coarse``, and under the bounds where these allow."""
+    """Return the kernel's fine field with the cell means of ``coarse``, and within the bounds where feasible."""
     import torch
 
     x = torch.from_numpy(coarse)
@@ -177,14 +177,14 @@ def _limits(variable: Variable) -> tuple[float, float]:
 
 
 def _total(values: Floats, area: Any) -> float:
-    """Return the mean by area over what is known, zero where nothing is."""
+    """Return the area-weighted mean of finite values, zero where all are missing."""
     known = np.isfinite(values)
     weight = np.where(known, area, 0.0).sum()
     return float((np.where(known, values, 0.0) * area).sum() / weight) if weight > 0 else 0.0
 
 
 def _line(x: Floats, y: Floats, area: Any) -> tuple[float, float]:
-    """Return slope and offset of the line from x to y that is best by area; the identity where x does not vary."""
+    """Return slope and offset of the area-weighted regression of y on x; the identity for constant x."""
     mean_x, mean_y = _mean(x, area), _mean(y, area)
     variance = _mean((x - mean_x) ** 2, area)
     if not variance > 0:

@@ -1,4 +1,4 @@
-"""The card of a model: what it is for, where it comes from, how good it is, as markdown (no torch, no weights)."""
+"""Model cards in markdown: purpose, data, skill and licence of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from downscale.models.checkpoint import Record, load_record
 from downscale.nn.spec import Event, ModelSpec, Variable
 
-# The mark of figures on times that the training saw after all.
+# Marks scores on times that the training saw.
 SEEN = " [seen in training]"
 
 
@@ -21,7 +21,7 @@ def card(path: str | Path) -> str:
     Raises
     ------
     InputError
-        If the file is no model, or cut short.
+        If the file is not a model, or truncated.
     """
     spec, record = load_record(path)
     return card_text(spec, record, Path(path).name, Path(path).expanduser().stat().st_size)
@@ -33,13 +33,13 @@ def card_text(spec: ModelSpec, record: Record, name: str, size: int) -> str:
     Parameters
     ----------
     spec : ModelSpec
-        What it is.
+        Specification of the model.
     record : Record
-        How it came to be.
+        Record of its training.
     name : str
-        Of its file.
+        Name of its file.
     size : int
-        Bytes of its file.
+        Size of its file in bytes.
     """
     sections = [
         f"# {record.title or name}",
@@ -53,7 +53,7 @@ def card_text(spec: ModelSpec, record: Record, name: str, size: int) -> str:
         _sources(record),
         "## Licence and attribution",
         _licence(record),
-        "## Law on independent pairs" if record.advice else "",
+        "## Conservation on independent pairs" if record.advice else "",
         str(record.advice),
         "## Recipe" if record.recipe else "",
         _recipe(record),
@@ -122,11 +122,11 @@ def _skill(record: Record) -> str:
     measures = rows[0].get("measure", "RMSE"), rows[0].get("measure_kernel", "RMSE")
     head = ("source", "variable", measures[0], f"{measures[1]} of the kernel", "ratio")
     told = (
-        "On times held out of training, by area; the kernel is Sobolev under the cell law, and under the bounds of the "
-        "variable where it has any. Below one the network helps."
+        "On times held out of training, by area; the kernel is Sobolev with cell conservation, and with the bounds of "
+        "the variable where it has any. A ratio below one means that the network improves on the kernel."
     )
     if any(row.get("seen") for row in rows):
-        told += f" Rows marked{SEEN} are no test: other pairs of the recipe learned from those times."
+        told += f" Rows marked{SEEN} are no test: other pairs of the recipe trained on those times."
     return f"{told}\n\n{_table(head, made)}"
 
 

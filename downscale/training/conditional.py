@@ -1,6 +1,6 @@
-"""Adversarial training of an up-scaler: a model that makes members, a critic that sees the coarse field (torch).
+"""Adversarial training of a conditional ensemble: the critic sees fine maps together with their coarse field.
 
-The generator is a learned model of any kind with noise, so that every map that the critic sees keeps the cell law.
+The generator is a learned model with noise, so that every map that the critic sees conserves each coarse-cell mean.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from downscale.training.patches import Batch, PatchSet, collate
 from downscale.training.schema import TrainingRecipe
 
 Say = Callable[[str], None]
-# The share of the variable's spread below which differences are seen as they are, above it by their logarithm.
+# Fraction of the variable's spread above which the critic sees the logarithm of differences.
 LINEAR = 0.1
-# The model of the last good state, beside the state, where a training diverged.
+# File for the model of the last good state, beside the state, after a divergence.
 LAST_GOOD = "last_good.safetensors"
 
 
@@ -37,9 +37,9 @@ class Conditional(nn.Module):
     Parameters
     ----------
     size : int
-        Fine cells a side of a patch, 4 times a power of two.
+        Fine cells per side of a patch, 4 times a power of two.
     spread : float
-        Of the variable, in its units.
+        Standard deviation of the variable, in its units.
     width, norm : int, bool
         As for :class:`downscale.nn.adversarial.Critic`.
     """
@@ -49,11 +49,11 @@ class Conditional(nn.Module):
         self.critic, self.spread = Critic(size, 1, width, norm), spread
 
     def forward(self, maps: Tensor, batch: Batch) -> Tensor:
-        """Return scores of seen maps, given the batch they were made for."""
+        """Return scores of scaled maps, given the batch they were generated for."""
         return self.critic(maps, self.seen(batch.cells.spread(batch.coarse)))
 
     def seen(self, values: Tensor) -> Tensor:
-        """Return values as the critic sees them: large ones by their logarithm; missing ones as zero."""
+        """Return values scaled for the critic: large ones by their logarithm; missing ones as zero."""
         known = torch.where(torch.isfinite(values), values, torch.zeros_like(values)) / (LINEAR * self.spread)
         return known.sign() * torch.log1p(known.abs())
 
@@ -62,38 +62,39 @@ def train_adversarial(
     recipe: TrainingRecipe, how: Adversarial, start: str | Path | None = None, resume: bool = False, width: int = 16,
     say: Say | None = None,
 ) -> Path:  # fmt: skip
-    """Train a model that makes members against a critic, and write its checkpoint.
+    """Train a generator of ensemble members against a critic, write its checkpoint and return the path.
 
     Parameters
     ----------
     recipe : TrainingRecipe
-        Data, patches, network with noise, output; of its training the batch only.
+        Data, patches, network with noise, output; of its training block only the batch size.
     how : Adversarial
-        Settings of the duel.
+        Settings of the adversarial training.
     start : path, optional
-        A checkpoint of the same model to begin with, such as one trained with the CRPS.
+        A checkpoint of the same model as initial weights, such as one trained with the CRPS.
     resume : bool
-        Go on from the state that is there.
+        Resume from the saved state.
     width : int
-        Of the critic.
+        Width of the critic.
     say : callable, optional
-        Takes lines for people; each tells the spread of members, 1 where they differ as much as they should.
+        Receives progress lines with the spread of members relative to its expected value.
 
     Raises
     ------
     OptionError
         If the network has no noise, or several outputs.
     ShapeError
-        If fine patches are not squares of 8, 16, 32, ... cells a side.
+        If fine patches are not squares of 8, 16, 32, ... cells per side.
     InputError
-        If data or the start are not usable, or a loss is no number: the model of the last good state is then beside it.
+        If data or the start are not usable, or a loss is NaN or infinite. The model of the last good state is then
+        saved beside the state.
     OutputError
-        If the checkpoint exists, or an earlier state lies where this one would.
+        If the checkpoint exists, or an earlier state is in its place.
 
     Notes
     -----
-    Cell law for every member, by construction. On one CPU a training that was stopped and resumed makes the same
-    weights, bit for bit, as one that was not.
+    Every member conserves each coarse-cell mean by construction. On one CPU, an interrupted and resumed training gives
+    the same weights, bit for bit, as an uninterrupted one.
     """
     tell = say or (lambda line: None)
     size = _size_of(recipe)
@@ -102,7 +103,7 @@ def train_adversarial(
     state = folder / STATE
     if state.exists() and not resume and not recipe.output.overwrite:
         raise OutputError(
-            f"expected no earlier run, received its state {state}; go on with --resume, or set output.overwrite"
+            f"expected no earlier run, received its state {state}; continue with --resume, or set output.overwrite"
         )
     prepared = prepare(recipe, tell)
     torch.manual_seed(how.seed)
@@ -130,7 +131,7 @@ def _last_good(duel: Duel, folder: Path, prepared: Prepared) -> Path:
 
 
 def _size_of(recipe: TrainingRecipe) -> int:
-    """Return the fine cells a side of the patches, once the recipe is known to be one that a critic can judge."""
+    """Return the fine cells per side of the patches, after checking that a critic can be trained on the recipe."""
     noise, outputs, data = recipe.network.noise, recipe.data.outputs, recipe.data
     if not any(noise) or len(outputs) != 1:
         raise OptionError(
@@ -161,13 +162,13 @@ def _started(prepared: Prepared, start: str | Path) -> Learned:
 def _draws(
     prepared: Prepared, patches: PatchSet, critic: Conditional
 ) -> Callable[[int], tuple[Tensor, Batch]]:
-    """Return what draws real patches; rounds follow torch's numbers, which a resumed training has again."""
+    """Return a sampler of real patches; it uses torch's random numbers, which a resumed training restores."""
     draws = prepared.draws("train")
 
     def draw(count: int) -> tuple[Tensor, Batch]:
         number = int(torch.randint(2**30, (1,)))
         batch = collate([patches[key] for key in draws.round(number, count)], prepared.spec.factor)
-        # Where the truth is missing neither map is judged: both are zero there.
+        # Where the reference is missing, both maps are zero.
         return critic.seen(batch.target), batch
 
     return draw

@@ -1,7 +1,7 @@
-"""How often patches cover each coarse cell, so that every square kilometre weighs the same (numpy; reads nothing).
+"""Sampling weights that give every square kilometre the same weight, whatever the overlap of patches.
 
-Patches of training are drawn in proportion to their area; those of validation are tiles side by side. Either way some
-cells lie in more patches than others: weights divide by the expected number.
+Training patches are sampled in proportion to their area; validation patches are adjacent tiles. In both cases some
+cells belong to more patches than others, so weights are divided by the expected number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Indices = NDArray[np.int64]
 
 
 def lattice(cells: int, size: int) -> Indices:
-    """Return where patches begin along an axis: half a patch apart, the last one flush with the end.
+    """Return the first cells of patches along an axis: half a patch apart, the last one flush with the end.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def lattice(cells: int, size: int) -> Indices:
 
 
 def tiles(first: Indices, size: int, margin: int) -> Indices:
-    """Return which places of a lattice leave no cell out that is judged, with as little overlap as these allow.
+    """Return the places of a lattice whose tiles cover every scored cell with least overlap.
 
     Examples
     --------
@@ -40,17 +40,17 @@ def tiles(first: Indices, size: int, margin: int) -> Indices:
 
 
 def _margin(size: int, margin: int) -> int:
-    # Where nothing would be left within the margin, all cells count.
+    # The margin is ignored where it leaves no cell.
     return margin if 2 * margin < size else 0
 
 
 def mass(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int]) -> Floats:
-    """Return how often a patch is drawn about each place: by its area; twice at the ends, seen from one side only.
+    """Return the sampling weight of each place: the area of its patch, doubled at the ends, which only one side covers.
 
     Parameters
     ----------
     area : array, shape (n_y, n_x)
-        Of the coarse cells.
+        Areas of the coarse cells.
     rows, columns : array of int
         Places of the lattice.
     size : (int, int)
@@ -63,7 +63,7 @@ def mass(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int]) -
 
 
 def drawn(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
-    """Return how often a draw covers each coarse cell beside the mean, shape (n_y, n_x); 0 where none ever does."""
+    """Return the expected coverage of each coarse cell relative to the mean, shape (n_y, n_x); 0 if never sampled."""
     shape = area.shape
     ways = [_moved(first, n, part) for first, n, part in zip((rows, columns), shape, size, strict=True)]
     corners = ways[0].T @ mass(area, rows, columns, size) @ ways[1]
@@ -71,7 +71,7 @@ def drawn(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], 
 
 
 def tiled(shape: tuple[int, int], rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
-    """Return how many tiles cover each coarse cell beside the mean, shape ``shape``; 0 where none does."""
+    """Return the number of tiles on each coarse cell relative to the mean, shape ``shape``; 0 where there is none."""
     each = []
     for first, cells, part in zip((rows, columns), shape, size, strict=True):
         corners = np.zeros((cells - part + 1, 1))
@@ -81,7 +81,7 @@ def tiled(shape: tuple[int, int], rows: Indices, columns: Indices, size: tuple[i
 
 
 def reach(size: int) -> int:
-    """Return how many cells a patch is moved from its place in the lattice, at most, to either side."""
+    """Return the largest shift of a patch from its place in the lattice, in cells, to either side."""
     return size // 4
 
 
@@ -102,7 +102,7 @@ def _moved(first: Indices, cells: int, size: int) -> Floats:
 
 
 def _covered(corners: Floats, cells: int, size: int, margin: int, axis: int) -> Floats:
-    """Return sums over the corners whose patch, without its margin, covers each cell along an axis."""
+    """Return sums over the corners of patches that cover each cell along an axis, margins excluded."""
     margin = _margin(size, margin)
     start = np.zeros_like(np.take(corners, [0], axis=axis))
     sums = np.concatenate([start, corners.cumsum(axis=axis)], axis=axis)
@@ -113,6 +113,6 @@ def _covered(corners: Floats, cells: int, size: int, margin: int, axis: int) -> 
 
 
 def _relative(covered: Floats) -> Floats:
-    # Differences of running sums leave rounding where nothing is covered.
+    # Differences of running sums leave rounding errors where coverage is zero.
     covered = np.where(covered > 1e-9 * covered.max(), covered, 0.0)
     return covered / covered[covered > 0].mean()

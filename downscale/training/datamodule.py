@@ -1,4 +1,4 @@
-"""Loaders of patches for Lightning, whose rounds follow the progress of the training (torch)."""
+"""Lightning loaders of training and validation patches, with rounds that follow the training's progress."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from downscale.training.schema import Training
 
 
 class Rounds(torch.utils.data.Sampler[list[Key]]):
-    """The batches of one process in the round that the progress tells; one that was begun is gone on with.
+    """Batches of one process in the current round; an interrupted round resumes at its next batch.
 
-    Has no length: rounds differ in it.
+    The sampler has no length, because rounds differ in length.
     """
 
     def __init__(self, draws: Draws, how: Training, progress: Progress, rank: int, world: int) -> None:
@@ -39,14 +39,14 @@ class PatchData(lightning.LightningDataModule):
     ----------
     patches : PatchSet
         Patches by their keys.
-    draws : Draws
+    Sampler of the patches of each round.
         Which patches each round sees.
     held : list of Key
-        Which patches are judged.
+        Keys of the validation patches.
     how : Training
         The recipe's settings.
     progress : Progress
-        Where the training stands.
+        Progress of the training.
     factor : (int, int)
         Refinement of rows and columns.
     """
@@ -71,7 +71,7 @@ class PatchData(lightning.LightningDataModule):
         return self._loader(self.patches, batch_sampler=Rounds(self.draws, self.how, self.progress, rank, world))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of what is judged."""
+        """Return the loader of validation patches."""
         trainer = self.trainer
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         own = self.held[rank::world]
@@ -85,9 +85,9 @@ class PatchData(lightning.LightningDataModule):
             num_workers=workers,
             collate_fn=partial(collate, factor=self.factor),
             persistent_workers=workers > 0,
-            # Files that are open must not be shared by forked processes.
+            # Forked processes must not share open files.
             multiprocessing_context="spawn" if workers else None,
-            # Loaders draw a number each time: not from the generator that a resumed run restores.
+            # Each loader takes a random number: not from the generator that a resumed run restores.
             generator=torch.Generator().manual_seed(self.how.seed),
             **given,
         )

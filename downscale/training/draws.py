@@ -1,4 +1,4 @@
-"""Which patches are drawn: by their worth, the same for the same seed and round (numpy; reads nothing)."""
+"""Reproducible sampling of training and validation patches by area and information content."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from downscale.training.pairs import Source
 from downscale.training.schema import Patches
 from downscale.training.survey import Table
 
-# Tiles that are looked at together.
+# Tiles processed at a time.
 MOST_AT_ONCE = 1 << 20
 
 
 class Key(NamedTuple):
-    """Which patch: source, map, first coarse row and column, how it is turned, and what multiplies its weights."""
+    """Source, map, first coarse row and column, orientation and weight factor of a patch."""
 
     source: int
     number: int
@@ -31,32 +31,32 @@ class Key(NamedTuple):
 
 
 class Draws:
-    """Which patches each round of training sees: the same for the same seed, round and number of processes.
+    """Sampler of the patches of each round, reproducible for a seed, round and number of processes.
 
-    Within a source patches are drawn by area, and :class:`downscale.training.patches.PatchSet` weighs their cells, so
-    that the expected weight of every square kilometre is the same.
+    Within a source, patches are sampled by area, and :class:`downscale.training.patches.PatchSet` weights their cells, so
+    that every square kilometre has the same expected weight.
 
     Parameters
     ----------
     sources : sequence of Source
-        Where maps come from; patches are drawn from each as often as its weight says, whatever its size.
+        Sources of maps; each is sampled in proportion to its weight, whatever its size.
     tables : sequence of Table
-        What the survey found.
+        Tables of the survey, one per source.
     maps : sequence of array of int
-        Numbers of the maps of each source that may be drawn.
+        Numbers of the maps of each source to sample from.
     how : Patches
         The recipe's settings.
     seed : int
-        Of all that is random.
+        Random seed.
     turns : int
-        How many turns of a patch may be drawn: 8, 4 without swaps, 1 for none.
+        Number of orientations to sample: 8, 4 without transposition, 1 for none.
 
     Attributes
     ----------
     maps : array of int, shape (maps worth drawing, 2)
-        Source and number of each.
+        Source and number of each map.
     share : array
-        How often each is drawn.
+        Probability of each map.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Draws:
             kept = np.flatnonzero(worth > 0)
             self._places += int(count[kept].sum())
             every.append(np.stack([np.full(kept.size, i), numbers[kept]], axis=1))
-            # A large domain, or a long record, is no more of a source than a small one.
+            # Sources count by their weight, not by the size of their domain or the length of their record.
             shares.append(worth[kept] * source.pair.weight / max(worth.sum(), 1e-300))
         self.maps = np.concatenate([np.empty((0, 2), np.int64), *every])
         whole = np.concatenate([np.empty(0), *shares])
@@ -95,11 +95,11 @@ class Draws:
         return table.worth(int(table.nearest(np.array([number]))[0]), self.how)
 
     def candidates(self) -> int:
-        """Return the number of different places and maps that patches can be drawn from."""
+        """Return the number of different places and maps that patches can be sampled from."""
         return self._places
 
     def round(self, number: int, count: int) -> list[Key]:
-        """Return the keys of a round of training, in the order in which they are seen."""
+        """Return the keys of a round of training, in their order."""
         rng = np.random.default_rng([self.seed, 1, number])
         chosen = self._at_hand(rng)
         share = self.share[chosen] / self.share[chosen].sum()
@@ -107,11 +107,11 @@ class Draws:
         return [self._key(rng, *map(int, self.maps[i])) for i in drawn]
 
     def _at_hand(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return as many maps as memory holds: a round draws from these only."""
+        """Return the maps of a round, as many as fit into memory."""
         sizes, room = self._bytes[self.maps[:, 0]], self.how.cache_mb * 2**20
         if sizes.sum() <= room:
             return np.arange(len(self.maps))
-        # The order in which a draw without replacement would take them.
+        # Weighted sampling without replacement (exponential keys).
         order = np.argsort(rng.exponential(size=len(self.maps)) / self.share)
         count = int(np.searchsorted(sizes[order].cumsum(), room, side="right"))
         return np.sort(order[: max(count, 1)])
@@ -124,20 +124,20 @@ class Draws:
         for at, first, size, cells in zip(
             np.unravel_index(place, worth.shape), (table.rows, table.columns), table.size, shape, strict=True
         ):
-            # Candidates lie half a patch apart: any place between is as good.
+            # Candidates are half a patch apart: shift the patch at random in between.
             moved = int(first[at]) + int(rng.integers(-reach(size), reach(size) + 1))
             corner.append(min(max(moved, 0), cells - size))
         return Key(source, number, corner[0], corner[1], int(rng.integers(self.turns)))
 
     def _square(self) -> int:
-        """Return 8 where a patch may be swapped, rows for columns, else 4."""
+        """Return 8 for patches that may be transposed, else 4."""
         cells = self.sources[0].cells
         return 8 if cells.factor_y == cells.factor_x and self.how.size[0] == self.how.size[1] else 4
 
     def fixed(self, count: int) -> list[Key]:
-        """Return keys to judge by, the same every time: tiles without a gap between them, unturned, map by map.
+        """Return the keys of the validation patches, always the same: adjacent tiles, not reoriented, map by map.
 
-        Of quiet tiles a share is judged, with so much more weight. Memory is bounded whatever the length of the record.
+        Only a fraction of quiet tiles is kept, with larger weight. Memory does not grow with the record.
         """
         rng = np.random.default_rng([self.seed, 2])
         kept = _Sample(count)
@@ -155,7 +155,7 @@ class Draws:
                 for (source, number, row, column), chance in kept.rows()]  # fmt: skip
 
     def _tiles(self, table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the corners of the tiles, and how probably each is judged on each map surveyed."""
+        """Return the corners of the tiles, and the probability of keeping each on each map surveyed."""
         margin = self.how.margin
         rows, columns = (
             tiles(first, size, margin) for first, size in zip((table.rows, table.columns), table.size, strict=True)
@@ -167,14 +167,14 @@ class Draws:
 
 
 class _Sample:
-    """So many rows at random, each as probable as another, of a stream of them."""
+    """Uniform random sample of a fixed number of rows from a stream."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._luck, self._rows, self._beside = np.empty(0), np.empty((0, 4), np.int64), np.empty(0)
 
     def add(self, rng: np.random.Generator, rows: NDArray[np.int64], beside: NDArray[np.float64]) -> None:
-        """Take in rows, with a number beside each."""
+        """Add rows, each with a number."""
         new, most = rng.random(len(rows)), self._luck.max() if len(self._luck) == self.count else 1.0
         near = np.flatnonzero(new < most)
         rows, beside, luck = rows[near], beside[near], np.concatenate([self._luck, new[near]])
@@ -183,18 +183,18 @@ class _Sample:
         self._beside = np.concatenate([self._beside, beside])[best]
 
     def rows(self) -> Iterator[tuple[NDArray[np.int64], float]]:
-        """Return the rows in their order."""
+        """Yield the sampled rows in their order."""
         order = np.lexsort(self._rows.T[::-1])
         return zip(self._rows[order], self._beside[order], strict=True)
 
 
 def require_samples(draws: Draws, least: int, side: str) -> None:
-    """Raise an InputError where there are too few patches to draw.
+    """Raise an InputError if there are too few patches to sample from.
 
     Raises
     ------
     InputError
-        Says how many there are, and what leaves them out.
+        With the number of patches and the settings that limit it.
     """
     found = draws.candidates()
     if found < least:

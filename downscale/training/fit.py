@@ -1,4 +1,4 @@
-"""From a training recipe to a checkpoint: open, split, survey, advise, train, write (Lightning runs the loop)."""
+"""Training from a recipe to a checkpoint: open, split, survey, advise, fit with Lightning, write."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 SUFFIX = ".safetensors"
 STATE = "state.safetensors"
-# Patches of a source that tell how well the kernel does there, and the round that they are drawn from.
+# Number of patches of a source for the kernel's error there, and the round that they are sampled from.
 LOOKED_AT, LOOKED_AT_ROUND = 24, 2**30
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Everything known before the first step."""
+    """Sources, split, survey and model of a training, before its first step."""
 
     recipe: TrainingRecipe
     sources: tuple[Source, ...]
@@ -59,11 +59,11 @@ class Prepared:
 
     @property
     def origin(self) -> str:
-        """Recipe and data, as a hash: what a state belongs to."""
+        """Hash of recipe and data, which identifies the state of a training."""
         return recipe_identity(self.recipe, self.hash)
 
     def draws(self, side: str) -> Draws:
-        """Return which patches one side of the split may see, "train" or "validation"."""
+        """Return the sampler of one side of the split, "train" or "validation"."""
         return side_draws(self.recipe, self.sources, self.sides, self.survey, side, self.parts)
 
 
@@ -71,13 +71,13 @@ def side_draws(
     recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Sides], found: Survey, side: str,
     parts: Sequence[Part] = (),
 ) -> Draws:  # fmt: skip
-    """Return which patches one side of the split may see."""
+    """Return the sampler of the patches on one side of the split."""
     maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
     return Draws(sources, found.tables, maps, recipe.patches, recipe.training.seed, turns_of(parts))
 
 
 def turning_parts(recipe: TrainingRecipe, sources: Sequence[Source], channels: Sequence[str]) -> tuple[Part, ...]:
-    """Return the components of vectors that turn with a patch; refuses what it is not known how to turn."""
+    """Return the vector components that turn with a patch; raises OptionError if it is unclear how a field turns."""
     if not recipe.patches.augment:
         return ()
     own_axes = [source.geographic for source in sources]
@@ -89,16 +89,16 @@ def train(
     recipe: str | Path | Mapping[str, Any] | TrainingRecipe, resume: bool = False, say: Say | None = None, *,
     change: Mapping[str, Any] | None = None, dry_run: bool = False,
 ) -> Path:  # fmt: skip
-    """Carry out a training recipe and return the path of the checkpoint.
+    """Run a training recipe and return the path of the checkpoint.
 
     Parameters
     ----------
     recipe : str, path, mapping or TrainingRecipe
         A YAML file or its content.
     resume : bool
-        Go on from the state that an earlier run left, if there is one; return at once where that run came to its end.
+        Resume from the state of an earlier run, if there is one; return at once if that run is complete.
     say : callable, optional
-        Takes lines of text: the data, the advice on the settings, the error of each round.
+        Receives progress lines: the sources, the advice on conservation, the error of each round.
     change : mapping of str, optional
         Values that replace those of the recipe, by the path of their key: ``{"training.steps": 100}``.
     dry_run : bool
@@ -109,12 +109,12 @@ def train(
     InputError, GridError, ShapeError, OptionError
         If data, names or settings are not usable, or there are too few samples.
     OutputError
-        If the checkpoint exists, or an earlier state lies where this one would.
+        If the checkpoint exists, or an earlier state is in its place.
 
     Notes
     -----
-    On one CPU without workers a run that was killed and resumed makes the same weights, bit for bit, as one that was
-    not, where ``steps`` ends it.
+    On one CPU without workers, an interrupted and resumed run gives the same weights, bit for bit, as an uninterrupted
+    one, provided that ``steps`` ends it.
     """
     recipe = read_recipe(TrainingRecipe, recipe, change)
     if dry_run:
@@ -131,29 +131,29 @@ def train(
     state = _state_path(recipe, target)
     if state.exists() and not resume and not recipe.output.overwrite:
         raise OutputError(
-            f"expected no earlier run, received its state {state}; go on with --resume, or set output.overwrite"
+            f"expected no earlier run, received its state {state}; continue with --resume, or set output.overwrite"
         )
     try:
         with only_run(target) if is_first() else nullcontext():
             return _trained(prepare(recipe, tell), target, state, resume, tell)
     finally:
         with suppress(OSError):
-            # There where something is kept.
+            # The path of the state is valid here.
             state.parent.rmdir()
-        # The trainer and what it trains know each other, and through them gigabytes of maps would wait for a chance to
-        # go while the next training fills as many.
+        # Trainer and module refer to each other: collect them now, or gigabytes of maps stay in memory during the next
+        # training.
         gc.collect()
 
 
 def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
-    """Return the path of a checkpoint that may be written.
+    """Return the path of the checkpoint, after checking that it may be written.
 
     Raises
     ------
     OutputError
-        If it is no name of a checkpoint, one of the files that are learned from, or exists.
+        If the suffix is wrong, the path is one of the input files, or the file exists.
     InputError
-        If what is to be gone on with is no checkpoint.
+        If the file to resume from is not a checkpoint.
     """
     from downscale.models.checkpoint import load_record
 
@@ -167,26 +167,26 @@ def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
 
 
 def is_first() -> bool:
-    """Return whether this process is the only one of a training, or the one of them that speaks."""
+    """Return whether this process is the only or first process of a training, which prints messages."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def kept_words(recipe: TrainingRecipe) -> str:
-    """Return, for people, what a training that was stopped can go on from."""
+    """Return a message on the step from which an interrupted training can resume."""
     from downscale.models.tensors import read_texts
 
     state = _state_path(recipe, Path(recipe.output.path).expanduser())
     if not state.is_file():
-        return "it had come to no step that is kept; run again"
+        return "no step is kept yet; run again"
     step = Progress.from_json(read_texts(state, "state")["progress"]).step
     of = "" if recipe.training.steps is None else f" of {recipe.training.steps}"
     return f"step {step}{of} is kept; run again with --resume"
 
 
 def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
-    """Open the sources of a training, split their times, survey the data and advise; train nothing."""
+    """Open the sources, split their times, survey the data and print the advice on conservation, without training."""
     from downscale.losses.compose import WeightedSum
     from downscale.training.advisor import advise
 
@@ -214,13 +214,13 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     for line in advice.splitlines():
         tell(line)
     files = [file for source in sources for file in source.files]
-    # One process reads the files for their hash, which it alone writes down.
+    # One process hashes the files, and writes the hash.
     own = data_hash(files) if is_first() else ""
     return Prepared(recipe, sources, sides, found, spec, own, advice, parts)
 
 
 def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
-    """Return the model that a recipe asks for, with the numbers of the survey."""
+    """Return the specification of a recipe's model, with the normalisation of the survey."""
     network = recipe.network
     constraint = network.constraint
     event = None if recipe.event is None else event_of(recipe.event, found.outputs[0], found.spread[0])
@@ -260,21 +260,21 @@ def _require_lightning() -> None:
 
 
 def _require_network(spec: ModelSpec) -> None:
-    """Let the network complain of its options before hours of reading are lost."""
+    """Build the network once, so that invalid options raise before hours of reading."""
     from downscale.nn.networks import build
 
     build(spec)
 
 
 def _finished(recipe: TrainingRecipe) -> Path | None:
-    """Return the checkpoint that an earlier run of this very recipe wrote."""
+    """Return the checkpoint that an earlier run of the same recipe wrote, else None."""
     from downscale.models.checkpoint import load_record
 
     target = Path(recipe.output.path).expanduser()
     if not target.is_file() or _state_path(recipe, target).exists():
         return None
     _, record = load_record(target)
-    # The record has been through JSON, which knows lists only.
+    # The record has been through JSON, which turns tuples into lists.
     same = recipe_identity(TrainingRecipe.model_validate(record.recipe), "") == recipe_identity(recipe, "")
     if not same:
         raise OutputError(
@@ -304,7 +304,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
         earlier = read_state(state, origin) if resume and state.exists() else None
         progress = Progress() if earlier is None else earlier.progress
         if earlier is not None:
-            say(f"goes on from step {progress.step}")
+            say(f"resumes from step {progress.step}")
         torch.manual_seed(how.seed)
         module, data = _parts(prepared, progress, say)
         from downscale.training.keeper import Keeper
@@ -323,9 +323,9 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
 
 @contextmanager
 def made_folder(folder: Path, kept: str) -> Iterator[None]:
-    """Make a folder; take it away again where the work fails before it left the file ``kept`` there.
+    """Create a folder; remove it again if the block fails before it writes the file ``kept`` there.
 
-    Only folders that this made are taken away.
+    Only folders that this call created are removed.
     """
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -377,20 +377,20 @@ def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float
 
     spec, sources = prepared.spec, len(prepared.sources)
     sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
-    # A round that no training sees, the same whenever a run is resumed.
+    # This round is never used in training, and is the same on every resume.
     keys = prepared.draws("train").round(LOOKED_AT_ROUND, LOOKED_AT * sources)
-    # Map by map, each of which is read once.
+    # Sorted by map, so that each is read once.
     for key in followed(sorted(keys), len(keys), say, "patches of the kernel looked at"):
         sums[key.source] += kernel_errors(spec, collate([patches[key]], spec.factor))[0]
         counts[key.source] += 1
     mean = sums / counts.clamp_min(1)
-    # A source of which no patch was drawn is as good as the others.
+    # A source without sampled patches gets the mean of the others.
     mean = torch.where(counts > 0, mean, mean.sum(dim=0) / (counts > 0).sum().clamp_min(1))
     return [[float(value) for value in row] for row in mean.clamp_min(1e-24)]
 
 
 def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
-    """Return how a model came to be, for its checkpoint: recipe, sources with their licences, and how good it is."""
+    """Return the record of a training for its checkpoint: recipe, sources with licences, and skill."""
     from downscale.models.checkpoint import Record
 
     recipe = prepared.recipe
@@ -398,7 +398,7 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
         describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)
     ]
     licences = [each["licence"] for each in described if each["licence"]]
-    # What a task does not look at is no part of its recipe.
+    # Keys that a task ignores are left out of the recorded recipe.
     unused = {"training": set(FIELD_KEYS)} if recipe.task == "segmentation" else None
     return Record(
         title=recipe.title, description=recipe.description, licence=recipe.licence,
@@ -410,7 +410,7 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
 
 
 def _skill(prepared: Prepared, keeper: Keeper) -> dict[str, Any]:
-    """Return errors on the validation split, by source and output, and how long the training was."""
+    """Return errors on the validation split by source and output, and the length of the training."""
     progress = keeper.progress
     return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
             "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, keeper.errors.tolist()),
@@ -418,7 +418,7 @@ def _skill(prepared: Prepared, keeper: Keeper) -> dict[str, Any]:
 
 
 def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
-    """Return errors of the model and of the kernel by source and output, of their sums and weights (sources, V, 3)."""
+    """Return errors of model and kernel by source and output, from sums of errors and weights (sources, V, 3)."""
     rows, ensemble = [], prepared.spec.stochastic
     measure = {"measure": "CRPS", "measure_kernel": "absolute error"} if ensemble else {}
     if prepared.spec.event is not None:

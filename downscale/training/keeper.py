@@ -1,4 +1,4 @@
-"""What watches over a training: keeps its state, judges rounds, ends it in time (Lightning callbacks; torch)."""
+"""Lightning callbacks that save the state of a training, score its rounds and end it in time."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ Say = Callable[[str], None]
 
 
 class Keeper(lightning.Callback):
-    """Keeps what a killed run goes on from, judges each round, and ends the training.
+    """Callback that saves the state for resuming, scores each round, and ends the training.
 
     Parameters
     ----------
     path : Path
-        Where the state is kept.
+        Path of the state.
     origin : str
-        Recipe and data, as a hash.
+        Hash of recipe and data.
     progress : Progress
         Shared with the module and the sampler.
     how : Training
         The recipe's settings.
     say : callable
-        Takes a line for people after each round.
+        Receives a progress line after each round.
     earlier : State, optional
-        What an earlier run left.
+        State of an interrupted run.
 
     Attributes
     ----------
     best : dict of Tensor
         Averaged weights at the best validation.
     errors : Tensor
-        Sums of squared errors there, shape (sources, V, 3).
+        Weighted sums of squared errors there, shape (sources, V, 3).
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Keeper(lightning.Callback):
         self._between_steps, self._pulse = False, Pulse()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Go on from an earlier state; the clock begins."""
+        """Restore an earlier state, and start the clock."""
         module = _upscaler(pl_module)
         if self.earlier is not None:
             module.learned.load_state_dict(dict(self.earlier.weights))
@@ -72,13 +72,13 @@ class Keeper(lightning.Callback):
         self._before = self.progress.seconds
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Note that a step has begun: what an interrupt finds is half of one."""
+        """Mark the step as incomplete, in case of an interrupt."""
         self._between_steps = False
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step; keep the state every so often; end the round where time is up."""
+        """Count the step; save the state periodically; end the round when the time is up."""
         module = _upscaler(pl_module)
         module.follow()
         self._look_at_clock(trainer, module, self.progress.step % AGREE_EVERY == 0)
@@ -95,15 +95,15 @@ class Keeper(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Say how far the judgement of a round is, where that takes long."""
+        """Print the progress of a long validation."""
         if trainer.is_global_zero and not has_bar() and self._pulse.due():
-            self.say(f"step {self.progress.step}: {batch_idx + 1} batches of the validation split judged")
+            self.say(f"step {self.progress.step}: {batch_idx + 1} batches of the validation split scored")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Judge the round, and keep the state."""
+        """Score the round, and save the state."""
         module = _upscaler(pl_module)
         self._look_at_clock(trainer, module, True)
-        # What is no number is not judged at all: its score would be a good one.
+        # The score ignores NaN, so weights that are NaN would score well.
         if not all(bool(weight.isfinite().all()) for weight in module.averaged.parameters()):
             raise InputError(
                 f"expected finite weights, received NaN or infinite ones at step {self.progress.step}; try a smaller "
@@ -123,13 +123,13 @@ class Keeper(lightning.Callback):
         self.save(trainer, module)
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Keep the state where a run is stopped between two steps; else the last one serves."""
+        """Save the state if a run stops between two steps; otherwise the last saved state remains."""
         stopped = isinstance(exception, (KeyboardInterrupt, SystemExit)) or type(exception).__name__ in STOPS
         if stopped and self._between_steps:
             self.save(trainer, pl_module)
 
     def save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the state; one process does."""
+        """Write the state, in the first process only."""
         self._saved = time.monotonic()
         if not trainer.is_global_zero:
             return
@@ -151,9 +151,10 @@ class Keeper(lightning.Callback):
             logger.save()
 
     def _look_at_clock(self, trainer: lightning.Trainer, module: TrainedUpscaler, together: bool) -> None:
-        """Take in the time that is spent; of several processes that of the slowest, when they look ``together``.
+        """Update the time spent; with ``together``, to that of the slowest process.
 
-        Clocks differ, and whatever depends on time must be the same for all. Between two looks no time passes.
+        Clocks differ between processes, and decisions that depend on time must agree. The time is constant between two
+        synchronisations.
         """
         own = self._before + self._clock() - self._begun
         if trainer.world_size == 1 or self.how.max_time is None:
@@ -163,18 +164,18 @@ class Keeper(lightning.Callback):
             self.progress.seconds = float(torch.as_tensor(trainer.strategy.reduce(seconds, reduce_op="max")))
 
 
-# Processes compare their clocks every so many steps, and after each round.
+# Steps between synchronisations of the processes' clocks, which also follow each round.
 AGREE_EVERY = 10
-# The errors at the best validation travel with its weights.
+# Key prefix of the errors at the best validation, which are stored with its weights.
 ERRORS = "__errors__"
-# What time a training is given.
+# Clocks for the time limit of a training.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
-# What the trainer raises where the system asks it to end.
+# Exceptions that the trainer raises when the system ends the process.
 STOPS = ("SIGTERMException", "Terminated")
 
 
 class Bar(RichProgressBar):
-    """A bar over the steps of a round, which the loader does not tell."""
+    """Progress bar over the steps of a round, whose number the loader does not provide."""
 
     def __init__(self, how: Training) -> None:
         super().__init__(leave=False)
@@ -187,7 +188,7 @@ class Bar(RichProgressBar):
 
 
 def bars(how: Training) -> list[lightning.Callback]:
-    """Return the progress bar, none where the output is no terminal."""
+    """Return the progress bar, or an empty list if the output is not a terminal."""
     return [Bar(how)] if has_bar() else []
 
 

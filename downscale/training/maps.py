@@ -1,7 +1,4 @@
-"""Maps ready for patches: truth, coarse values and Sobolev proposal, read lazily and kept within a bound (numpy).
-
-Knows sources and the arithmetic of the law; no patch and no network.
-"""
+"""Reference, coarse values and Sobolev proposal of each map, read lazily and cached within a memory limit."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from numpy.typing import NDArray
 from downscale.training.pairs import Field, Source
 
 Array32 = NDArray[np.float32]
-# A coarse cell is judged where at least this share of it is valid: elsewhere its mean is another one's.
+# Least valid fraction of a scored coarse cell: below it the mean represents another area.
 WHOLE = 0.999
 
 
@@ -27,9 +24,9 @@ class Map:
     Attributes
     ----------
     target, proposal : array, shape (V, n_fine_y, n_fine_x)
-        Truth, where it is judged, and Sobolev up-sampling of the coarse values.
+        Reference, NaN outside scored cells, and Sobolev upsampling of the coarse values.
     coarse, predictors : array, shape (V, n_y, n_x) and (P, n_y, n_x)
-        What goes in.
+        Inputs of the model.
     """
 
     target: Array32
@@ -51,14 +48,14 @@ def map_bytes(source: Source) -> int:
 
 
 def read_truth(source: Source, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the truth (V, fine) of a map and its means over coarse cells (V, coarse), by the operator A."""
+    """Return the reference (V, fine) of a map and its means over coarse cells (V, coarse), by the operator A."""
     index = _index(source, number)
     fine = np.stack([_first(source, _smoothed(field.read(index), source.pair.smooth)) for field in source.outputs])
     return fine, _mean(source, fine)
 
 
 def _smoothed(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """Return running means over ``cells`` cells along both axes, of valid ones; what is missing stays missing."""
+    """Return running means of valid values over ``cells`` cells along both axes; missing values stay missing."""
     if cells == 1:
         return values
     import torch
@@ -72,23 +69,23 @@ def _smoothed(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
 
 
 def read_coarse(source: Source, number: int, means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the coarse values that go in: of the independent model, else ``means``."""
+    """Return the coarse input values: those of the independent model, else ``means``."""
     if source.coarse is None:
         limits = [(field.lower, field.upper) for field in source.outputs]
-        # Means of values on a bound may miss it by their rounding.
+        # Block means of values at a bound may exceed it by rounding.
         return np.stack([mean.clip(*limit) for mean, limit in zip(means, limits, strict=True)])
     index = _index(source, number)
     return np.stack([field.read(index) for field in source.coarse])
 
 
 def read_map(source: Source, number: int) -> Map:
-    """Read one map and make its proposal."""
+    """Return one map with its Sobolev proposal."""
     import torch
 
     truth, means = read_truth(source, number)
     coarse = read_coarse(source, number, means).astype(np.float32)
     predictors = [read_predictor(source, field, number) for field in source.predictors]
-    # In single precision, in which it is kept: a tenth of the time of double.
+    # Single precision, as in the cache: ten times as fast as double.
     proposal = source.operator(torch.from_numpy(coarse)).numpy()
     shares = source.cells.share(np.isfinite(truth), truth)
     target = np.where(source.cells.spread(shares) >= WHOLE, truth, np.nan).astype(np.float32)
@@ -116,14 +113,14 @@ def _mean(source: Source, fine: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Shelf:
-    """Maps kept ready, the least recently used of which give way where the bound is reached.
+    """Cache of maps that evicts the least recently used at its memory limit.
 
     Parameters
     ----------
     sources : sequence of Source
-        Where maps come from.
+        Sources of the maps.
     megabytes : float
-        The bound; one map is always kept.
+        The limit in MB; at least one map is always cached.
     """
 
     def __init__(self, sources: Sequence[Source], megabytes: float) -> None:
@@ -133,11 +130,11 @@ class Shelf:
         self._bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers read their own.
+        # Each worker fills its own cache.
         return {"sources": self.sources, "room": self.room, "_kept": OrderedDict(), "_bytes": 0}
 
     def get(self, source: int, number: int) -> Map:
-        """Return a map, from memory or from its file."""
+        """Return a map, from the cache or from its file."""
         key = (source, number)
         if key in self._kept:
             self._kept.move_to_end(key)

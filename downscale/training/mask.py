@@ -1,4 +1,4 @@
-"""The training step of a mask of a rare event: loss on logits, calibrated in validation (torch; no file)."""
+"""Training step of a mask of a rare event: loss on logits, and calibration in validation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from downscale.training.schema import EventBlock
 
 
 class TrainedMask(TrainedUpscaler):
-    """A segmentation model in training; ``score`` is one minus the chosen score of the validation split at its best.
+    """Segmentation model in training; ``score`` is one minus the best event score on the validation split.
 
     Parameters
     ----------
     wanted : EventBlock
-        Loss, and the score that the decision threshold is chosen for.
+        Loss, and the score that selects the decision threshold.
     """
 
     def __init__(self, *parts: Any, wanted: EventBlock) -> None:
@@ -45,7 +45,7 @@ class TrainedMask(TrainedUpscaler):
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Count events by logit and source; beside them squared errors of the kernel's mask."""
+        """Count events by logit and source, and add up squared errors of the kernel's mask."""
         self.averaged.eval()
         event, logit = truth_of(self.averaged, batch), logits(self.averaged, batch)
         rule = self.averaged.spec.event
@@ -61,7 +61,7 @@ class TrainedMask(TrainedUpscaler):
             self._sums[source] = self._sums.get(source, torch.zeros_like(row)) + row
 
     def on_validation_epoch_end(self) -> None:
-        """Make probabilities reliable, and choose the threshold of the best score of all sources together."""
+        """Calibrate probabilities, and choose the threshold with the best score over all sources."""
         zero = torch.zeros(2 * len(LOGITS) + 1, dtype=torch.float64)
         sums = torch.stack([self._sums.get(i, zero) for i in range(self.sources)])
         if self.trainer.world_size > 1:
@@ -75,7 +75,7 @@ class TrainedMask(TrainedUpscaler):
             model.calibration.copy_(torch.tensor(line))  # type: ignore[union-attr, operator]
         brier = torch.tensor([calibrated_counts(each, *line).brier for each in counts], dtype=torch.float64)
         self.errors = torch.stack([brier, sums[:, -1], sums[:, :-1].sum(dim=1)], dim=-1)[:, None]
-        # Without any event to find nothing tells rounds apart.
+        # Without any event all rounds score the same.
         self.score = 1.0 if value != value else 1 - value
         self.log("relative_rmse", self.score, prog_bar=True, logger=False, batch_size=1)
 
@@ -89,7 +89,7 @@ def logits(learned: Learned, batch: Batch) -> Tensor:
 
 
 def truth_of(learned: Learned, batch: Batch) -> Tensor:
-    """Return 1 where the event is in the fine field of a batch, 0 where it is not, NaN where that is not known."""
+    """Return 1 where the event occurs in the fine field of a batch, 0 where it does not, NaN where missing."""
     rule = learned.spec.event
     assert rule is not None
     there = rule.sign * batch.target >= rule.sign * rule.threshold

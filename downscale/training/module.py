@@ -1,4 +1,4 @@
-"""The training step of a learned model for Lightning: loss, averages of the weights, validation (torch; no file)."""
+"""Lightning training step of a learned model: loss, weight averages, validation."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from downscale.training.patches import Batch
 from downscale.training.progress import Progress, rate, share_done
 from downscale.training.schema import Training
 
-# Below this share of the whole spread a patch counts as if it had that much.
+# Least standard deviation of a patch in the loss, relative to that of the variable.
 LEAST_SPREAD = 0.1
-# Below this share of its source's mean square error a patch of the kernel's counts as if it had that much.
+# Least mean square error of the kernel on a patch in the loss, relative to that of its source.
 LEAST_ERROR = 0.01
-# Members that a round is judged by.
+# Number of ensemble members for scoring a round.
 JUDGED_MEMBERS = 4
-# What noise is drawn for.
+# Uses of random noise.
 TRAIN, JUDGE = 0, 1
-# The loss is looked at every so many steps: looking waits for an accelerator.
+# Steps between checks of the loss, because each check waits for the accelerator.
 LOOK_EVERY = 20
 
 
 class TrainedUpscaler(lightning.LightningModule):
-    """A learned model in training.
+    """Learned model in training.
 
     Parameters
     ----------
     learned : Learned
-        The model; trained in place.
+        The model; it is trained in place.
     how : Training
         The recipe's settings.
     loss : WeightedSum
-        What is made small.
+        Training loss.
     spread : tuple of float
-        Standard deviation of each output: the scale in which the loss counts errors.
+        Standard deviation of each output, which scales errors in the loss.
     progress : Progress
-        Where the training stands; shared with the callbacks and the sampler.
+        Progress of the training; shared with the callbacks and the sampler.
     sources : int
-        Number of sources, whose errors are told apart.
+        Number of sources, whose errors are summed separately.
     typical : sequence of sequence of float
         Mean square error of the kernel, by source and output, for ``loss_scale: kernel``.
 
     Attributes
     ----------
     averaged : Learned
-        Exponential moving averages of the weights: what is validated and kept.
+        Exponential moving averages of the weights, which are validated and saved.
     score : float
         Geometric mean of the validation errors relative to the kernel's, after each round.
     errors : Tensor, shape (sources, V, 3)
@@ -77,7 +77,7 @@ class TrainedUpscaler(lightning.LightningModule):
         typical: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__()
-        # The order of channels in memory that convolutions are fastest in, on CPUs and accelerators.
+        # The memory layout in which convolutions are fastest, on CPUs and accelerators.
         learned.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learned, self.averaged = learned, copy.deepcopy(learned).requires_grad_(False)
         self.how, self.loss, self.spread, self.progress, self.typical = how, loss, spread, progress, typical
@@ -86,7 +86,7 @@ class TrainedUpscaler(lightning.LightningModule):
         self._sums: dict[int, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW, whose decay leaves biases and scales alone."""
+        """Return AdamW with weight decay on all parameters except biases and scales."""
         weights = [p for p in self.learned.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.how.weight_decay},
@@ -95,16 +95,16 @@ class TrainedUpscaler(lightning.LightningModule):
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.how.learning_rate)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Make the fine fields of a batch with the weights in training."""
+        """Return the fine fields of a batch with the weights in training."""
         generator = random_numbers(self.how.seed, TRAIN, self.progress.step, self.global_rank)
         return predicted(self.learned, batch, self.how.members, generator)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Return the loss of a batch; its errors in standard deviations of the variable."""
+        """Return the loss of a batch; errors are in standard deviations of the variable."""
         prediction = self(batch)
         there = torch.isfinite(prediction)
         known = torch.isfinite(batch.target) & (there.all(dim=0) if self.learned.spec.stochastic else there)
-        # What is missing is NaN in both: it must not reach a gradient.
+        # Missing values are NaN in both and must not reach a gradient.
         prediction = torch.where(known, prediction, torch.zeros_like(prediction))
         target = torch.where(known, batch.target, torch.full_like(batch.target, torch.nan))
         context = self._context(batch, self._scale(batch, known))
@@ -136,7 +136,7 @@ class TrainedUpscaler(lightning.LightningModule):
         if self.how.loss_scale == "kernel":
             own = kernel_errors(self.learned.spec, batch)
             typical = own.new_tensor(self.typical)[batch.source]
-            # The root of both errors' mean squares, so that neither hard patches nor easy ones own the loss.
+            # The root of the mean of both mean squares, so that neither hard nor easy patches dominate the loss.
             return ((torch.maximum(own, LEAST_ERROR * typical) * typical) ** 0.25).clamp_min(1e-12)[..., None, None]
         weight = batch.weight * known
         total = weight.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
@@ -146,15 +146,15 @@ class TrainedUpscaler(lightning.LightningModule):
         return torch.sqrt(variance + (LEAST_SPREAD * spread) ** 2)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate that the progress asks for."""
+        """Set the learning rate for the present progress."""
         share = share_done(self.progress, self.how)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate(share, self.how)
 
     def follow(self) -> None:
-        """Follow the weights with their averages, and count the step.
+        """Update the weight averages, and count the step.
 
-        The keeper calls this before it keeps anything: hooks of callbacks come before those of the module.
+        The keeper calls this before it saves a state, because hooks of callbacks precede those of the module.
         """
         self.progress.step += 1
         self.progress.done += 1
@@ -166,18 +166,18 @@ class TrainedUpscaler(lightning.LightningModule):
                 kept.copy_(value)
 
     def on_validation_start(self) -> None:
-        """Forget the sums of the last round."""
+        """Reset the sums of the last round."""
         self._sums = {}
 
     def validation_step(self, batch: Batch, number: int) -> None:
-        """Add up errors of the averaged model and of the kernel under the same constraint, by source.
+        """Add up errors of the averaged model and of the kernel with the same constraint, by source.
 
-        Squared ones; of an ensemble the fair CRPS, beside the absolute error of the kernel.
+        Errors are squared errors; for an ensemble, the fair CRPS and the absolute error of the kernel.
         """
         self.averaged.eval()
         kernel = kernel_alone(self.learned.spec, batch)
         if self.learned.spec.stochastic:
-            # The same noise in every round, so that rounds are compared by their weights alone.
+            # The same noise in every round, so that scores differ by the weights alone.
             same = random_numbers(self.how.seed, JUDGE, number, self.global_rank)
             squares = probabilistic_errors(batch, predicted(self.averaged, batch, JUDGED_MEMBERS, same), kernel)
         else:
@@ -199,7 +199,7 @@ class TrainedUpscaler(lightning.LightningModule):
         self.log("relative_rmse", self.score, prog_bar=True, logger=False, batch_size=1)
 
     def _whole(self) -> Tensor:
-        """Return the sums of all processes, shape (sources, V, 3)."""
+        """Return the sums over all processes, shape (sources, V, 3)."""
         zero = torch.zeros(len(self.spread), 3, dtype=torch.float64)
         local = torch.stack([self._sums.get(i, zero).to(zero) for i in range(self.sources)])
         if self.trainer.world_size > 1:
@@ -209,9 +209,9 @@ class TrainedUpscaler(lightning.LightningModule):
 
 
 def random_numbers(seed: int, *place: int) -> torch.Generator:
-    """Return a generator for one place of a training: the same there whenever it is run, another one elsewhere.
+    """Return a random generator for one place of a training, reproducible and distinct from those of other places.
 
-    The place is what it is for, the step or batch, and the process, so that no two processes draw the same noise.
+    The place is the use, the step or batch, and the process, so that no two processes share noise.
     """
     words = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
@@ -220,7 +220,7 @@ def random_numbers(seed: int, *place: int) -> torch.Generator:
 def predicted(
     learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return the fine fields of a batch, shape (B, V, Y, X), of an ensemble (M, B, V, Y, X)."""
+    """Return the fine fields of a batch, shape (B, V, Y, X), or (M, B, V, Y, X) for an ensemble."""
     given = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
     if not learned.spec.stochastic:
         made: Tensor = learned(*given)
@@ -235,7 +235,7 @@ def predicted(
 
 
 def _beside(learned: Learned, batch: Batch) -> Tensor:
-    """Return what is looked at beside the outputs: predictors, and of a compressor the code of the truth."""
+    """Return the additional inputs: predictors, and for a compressor the code of the reference."""
     if learned.spec.code is None:
         return batch.predictors
     codes = learned.encode(batch.target, batch.coarse, batch.proposal, batch.cells)
@@ -257,9 +257,9 @@ def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tenso
 
 
 def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
-    """Return what the kernel makes of a batch under the bounds of the variables: Sobolev, bounded where there are any.
+    """Return the kernel's fine fields of a batch with the bounds of the variables, if any.
 
-    Without a law to keep ("none") it is still the kernel under the law, which is what a user would have otherwise.
+    A model without conservation ("none") is also compared with the kernel that conserves cell means.
     """
     mask = torch.isfinite(batch.proposal)
     valid = None if bool(mask.all()) else mask
@@ -295,7 +295,7 @@ def kernel_errors(spec: ModelSpec, batch: Batch) -> Tensor:
 
 
 def relative_error(sums: Tensor, power: float = 0.5) -> float:
-    """Return the geometric mean over sources and outputs of the model's error over the kernel's; sums to a power.
+    """Return the geometric mean over sources and outputs of the ratio of model and kernel sums, raised to a power.
 
     Examples
     --------
@@ -304,6 +304,6 @@ def relative_error(sums: Tensor, power: float = 0.5) -> float:
     """
     some = (sums[..., 2] > 0) & (sums[..., 1] > 0)
     if not bool(some.any()):
-        # Nothing is left to win where the kernel makes no error.
+        # A kernel without error leaves no room for improvement.
         return 1.0 if bool((sums[..., 0] == 0).all()) else math.inf
     return float(torch.exp(power * torch.log((sums[..., 0] / sums[..., 1])[some]).mean()))

@@ -1,4 +1,4 @@
-"""Means and spreads of coarse variables over the training split, by area and source weight (numpy; no file)."""
+"""Means and standard deviations of coarse variables over the training split, weighted by area and source."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from downscale.errors import InputError
 from downscale.nn.spec import Variable
 from downscale.training.schema import Channel
 
-# A spread of less than this share of the mean is the rounding of values as stored.
+# Standard deviation relative to the mean below which the variation is rounding of stored values.
 ROUNDING = 1e-7
 
 
 @dataclass
 class Moments:
-    """Running weighted mean and sum of squares about it, which chunks cannot change beyond rounding.
+    """Running weighted mean and sum of squares about it, independent of the chunks up to rounding.
 
     Examples
     --------
@@ -39,7 +39,7 @@ class Moments:
     squares: float = 0.0
 
     def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Add values with their weights; NaN counts for nothing."""
+        """Add values with their weights; NaN is ignored."""
         known = np.isfinite(values)
         weights = np.where(known, np.broadcast_to(weights, values.shape), 0.0)
         total = float(weights.sum())
@@ -55,7 +55,7 @@ class Moments:
 
     @classmethod
     def pooled(cls, parts: Iterable[Moments], weights: Iterable[float]) -> Moments:
-        """Return the moments of a mixture in which each part has its weight, however much it holds.
+        """Return the moments of a mixture of parts with given weights, independent of their sizes.
 
         Examples
         --------
@@ -80,10 +80,10 @@ class Moments:
 
 
 class Fit:
-    """The numbers of the transform of one variable, from all its coarse values of the training split.
+    """Transform parameters of one variable, from all its coarse values in the training split.
 
-    The scale of "log1p" is the mean of positive values, which must be known before the logarithm is taken: what is
-    streamed is therefore looked at twice, first by :meth:`look`, then by :meth:`add`.
+    The scale of "log1p" is the mean of positive values, which the logarithm needs. The data are therefore read twice,
+    first by :meth:`look`, then by :meth:`add`.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -92,39 +92,39 @@ class Fit:
 
     @property
     def twice(self) -> bool:
-        """Whether a second look is needed."""
+        """Whether a second pass is needed."""
         return self.channel.transform == "log1p"
 
     def look(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Take in values of any shape with their areas."""
+        """Add values of any shape with their areas, in the first pass."""
         self._plain.add(values, weights)
         if self.twice:
             self._positive.add(np.where(values > 0, values, np.nan), weights)
 
     def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Take in the same values again, once the scale is known."""
+        """Add the same values again, in the second pass."""
         if self.twice:
             self._moved.add(np.log1p(values.clip(0) / self.scale), weights)
 
     @classmethod
     def pooled(cls, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
-        """Return the fit of all sources together, each with its weight, whatever its size."""
+        """Return the fit of all sources together with their weights, independent of their sizes."""
         made = cls(fits[0].channel)
         made._plain = Moments.pooled([fit._plain for fit in fits], weights)
-        # A source counts with the share of its area that is positive.
+        # A source counts in proportion to the fraction of its area with positive values.
         shares = [fit._positive.weight / (fit._plain.weight or 1.0) for fit in fits]
         positive = [weight * share for weight, share in zip(weights, shares, strict=True)]
         made._positive = Moments.pooled([fit._positive for fit in fits], positive)
         return made
 
     def begun_anew(self) -> Fit:
-        """Return a fit of this scale that has yet to take in values by :meth:`add`."""
+        """Return a fit of the same scale, without values."""
         made = type(self)(self.channel)
         made._positive = replace(self._positive)
         return made
 
     def with_moved(self, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
-        """Return this fit with what sources took in by :meth:`add`, each with its weight."""
+        """Return this fit with the values that the fits of the sources collected by :meth:`add`, weighted."""
         made = type(self)(self.channel)
         made._plain, made._positive = self._plain, self._positive
         made._moved = Moments.pooled([fit._moved for fit in fits], weights)
@@ -132,21 +132,21 @@ class Fit:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the values themselves."""
+        """Standard deviation of the untransformed values."""
         return self._plain.std
 
     @property
     def scale(self) -> float:
-        """Mean of positive values, one where there are none."""
+        """Mean of positive values, one if there are none."""
         return self._positive.mean if self._positive.mean > 0 else 1.0
 
     def variable(self, units: str, standard_name: str, bounds: tuple[float | None, float | None]) -> Variable:
-        """Return the variable of the model.
+        """Return the variable of the model, with its transform.
 
         Raises
         ------
         InputError
-            If no value was there, or all were the same.
+            If there is no value, or all values are equal.
         """
         if self._plain.weight == 0:
             raise InputError(

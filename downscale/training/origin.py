@@ -1,4 +1,4 @@
-"""Where a model comes from: the bytes it learned from, the recipe, and what is said of each source (no torch)."""
+"""Provenance of a model: hashes of data and recipe, and a description of each source."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from downscale.training.schema import TrainingRecipe
 from downscale.training.split import Sides, iso
 
 PIECE = 1 << 16
-# Up to this much is hashed as a whole; of more, samples: hashing an archive takes longer than reading it.
+# Largest number of bytes hashed whole. Larger data are sampled, because hashing an archive takes longer than reading.
 MOST_BYTES = 1 << 28
-# Files of which samples are taken, at most, and files inside one store.
+# Largest number of files sampled, and of files sampled within one store.
 MOST_FILES, MOST_CHUNKS = 512, 256
 
 
 def data_hash(files: Iterable[str]) -> str:
-    """Return the SHA-256 of files, by content and not by name; of large ones, of samples of it.
+    """Return the SHA-256 of the content of files, independent of their names; large files are sampled.
 
     Examples
     --------
@@ -39,9 +39,9 @@ def data_hash(files: Iterable[str]) -> str:
 
 
 def file_digests(files: Iterable[str]) -> list[str]:
-    """Return what distinguishes files, one text for each that is there: of its size and of samples of its bytes.
+    """Return a digest of each existing file, from its size and samples of its bytes.
 
-    At most ``MOST_FILES`` of them, evenly chosen; the same for a file wherever it lies.
+    At most ``MOST_FILES`` files are sampled, evenly chosen. The digest does not depend on the path.
     """
     paths = [path for path in map(Path, dict.fromkeys(files)) if path.exists()]
     return [_sampled(path) for path in _some(paths, MOST_FILES)]
@@ -64,7 +64,7 @@ def _digest(file: Path) -> str:
 
 
 def _sampled(path: Path) -> str:
-    """Return the hash of a file or store by its size and a few pieces of it."""
+    """Return the hash of a file or store from its size and a few samples of its content."""
     inside = _files_of(path)
     digest = hashlib.sha256(f"{len(inside)} {sum(file.stat().st_size for file in inside)}".encode())
     count = 5 if len(inside) == 1 else 1
@@ -78,9 +78,9 @@ def _sampled(path: Path) -> str:
 
 
 def recipe_identity(recipe: TrainingRecipe, data: str) -> str:
-    """Return a hash of all that makes a training what it is: not where it runs, nor what it is called.
+    """Return a hash of the recipe and data of a training, independent of the device and the title.
 
-    A run may be resumed on other devices, but not with other patches, weights or steps.
+    A run can resume on other devices, but not with other patches, weights or steps.
     """
     content = recipe.model_dump(mode="json")
     for key in ("output", "title", "description", "licence", "attribution"):
@@ -88,13 +88,13 @@ def recipe_identity(recipe: TrainingRecipe, data: str) -> str:
     for key in ("accelerator", "devices", "num_nodes", "strategy", "workers", "save_every", "logger"):
         content["training"].pop(key)
     if recipe.training.clock == "wall":
-        # As it was before there was another.
+        # Recipes without this key hash as they did before it existed.
         content["training"].pop("clock")
     return hashlib.sha256(json.dumps([content, data], sort_keys=True).encode()).hexdigest()
 
 
 def describe_source(source: Source, sides: Sides) -> dict[str, Any]:
-    """Return what a checkpoint tells of a source, as plain values."""
+    """Return the description of a source for a checkpoint, as plain values."""
     attrs = source.outputs[0].maps.attrs
     dates = [] if source.dates is None else [str(source.dates.min()), str(source.dates.max())]
     return {
@@ -115,7 +115,7 @@ def describe_source(source: Source, sides: Sides) -> dict[str, Any]:
 
 
 def runs_of(dates: NDArray[Any] | None, chosen: NDArray[np.int64]) -> list[list[str]]:
-    """Return the first and last date of each run of chosen times without another one between.
+    """Return the first and last date of each uninterrupted run of chosen times.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def runs_of(dates: NDArray[Any] | None, chosen: NDArray[np.int64]) -> list[list[
 
 
 def axes_of(grid: Any) -> list[dict[str, Any]] | None:
-    """Return kind, range and mean step of both axes, in degrees or metres; None where the grid has no axes."""
+    """Return kind, range and mean step of both axes, in degrees or metres; None for a grid without axes."""
     y, x = getattr(grid, "y", None), getattr(grid, "x", None)
     return None if y is None or x is None else [_axis(y), _axis(x)]
 

@@ -1,7 +1,7 @@
-"""Pairs of coarse and fine maps, lazily, from files (xarray; knows files and grids, no network).
+"""Lazy pairs of coarse and fine maps from files.
 
-Perfect prognosis: the coarse map is the average of the fine one. Or it is that of an independent model on cells in
-which the fine ones nest.
+In perfect prognosis, the coarse map is the average of the fine one. Otherwise it is the map of an independent model on
+cells in which the fine cells nest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SAMPLE = "sample:"
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One variable of one source: lazy maps, and how their stored values become those of the recipe.
+    """One variable of one source: lazy maps, and the conversion of stored values to the units of the recipe.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Field:
     factor, offset : float
         Values are ``stored * factor + offset``.
     lower, upper : float
-        Values beyond these are drawn back to them.
+        Bounds to which values are clipped.
     """
 
     maps: xr.DataArray
@@ -54,7 +54,7 @@ class Field:
     upper: float
 
     def read(self, index: tuple[int, ...]) -> NDArray[np.float64]:
-        """Return one map; NaN where it is missing.
+        """Return one map; missing values are NaN.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class Field:
                 f"expected finite or missing values in {self.maps.name!r}, received infinite ones in map {index}; "
                 "set these to missing first"
             )
-        # A NaN passes through.
+        # Clipping passes NaN through.
         return values.clip(self.lower, self.upper)
 
 
@@ -78,35 +78,35 @@ class Source:
     Attributes
     ----------
     label : str
-        The path of its fine files, for people.
+        Path of its fine files, for messages.
     pair : Pair
-        What the recipe says of it.
+        Entry of the recipe.
     outputs : tuple of Field
-        Fine truth, one each output.
+        Fine reference, one per output.
     coarse : tuple of Field or None
-        The outputs of an independent model; None where they are averages of the truth.
+        The outputs of an independent model; None if the coarse fields are averages of the reference.
     predictors : tuple of Field
-        Further coarse variables: of the independent model, else averages of fine ones.
+        Further coarse variables, from the independent model or averaged from fine ones.
     fine, grid : RectilinearGrid
         Fine and coarse cells.
     cells : Aggregation
-        From the one to the other.
+        Aggregation from fine to coarse cells.
     first : Aggregation or None
-        From the cells of the files to the fine cells, where the recipe averages first.
+        Aggregation from the cells of the files to the fine cells, if the recipe averages first.
     operator : Separable
         The Sobolev kernel on these grids.
     statics : array of float32, shape (S, n_fine_y, n_fine_x)
-        Fine companions.
+        Fine static features.
     dates : array or None
-        One a time step.
+        One per time step.
     sizes : tuple of int
         Time steps, then the sizes of other dimensions (members, levels).
     clock : array of float32, shape (time steps, E)
         Sines and cosines of the encodings.
     files : tuple of str
-        What was read.
+        Files read.
     licence : str
-        What the fine file says of its licence.
+        Licence attribute of the fine file.
     geographic : bool
         Whether the axes are longitude and latitude of the earth, so that east is along the columns.
     """
@@ -135,7 +135,7 @@ class Source:
         return int(np.prod(self.sizes))
 
     def described(self, data: Data) -> dict[str, dict[str, Any]]:
-        """Return the attributes of the variables, by the names that the recipe has for them."""
+        """Return the attributes of the variables by their names in the recipe."""
         channels, fields = (*data.outputs, *data.predictors), (*self.outputs, *self.predictors)
         return {channel.name: {**field.maps.attrs, "name": str(field.maps.name)}
                 for channel, field in zip(channels, fields, strict=True)}  # fmt: skip
@@ -206,17 +206,17 @@ def _opened(pair: Pair, data: Data, network: Network) -> Source:
 
 
 def open_maps(path: str) -> xr.Dataset:
-    """Open a file, a pattern, or ``sample:NAME``, in chunks of whole maps."""
+    """Open a file, a glob pattern, or ``sample:NAME``, in chunks of whole maps."""
     return open_dataset(path_of(path) if path.startswith(SAMPLE) else path)
 
 
 def path_of(path: str) -> Path:
-    """Return the path of a file as a recipe names it, ``sample:NAME`` too."""
+    """Return the path of a file in a recipe, including ``sample:NAME``."""
     return Path(sample_path(path.removeprefix(SAMPLE)) if path.startswith(SAMPLE) else path)
 
 
 def selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
-    """Keep the ranges of coordinates of the recipe, whichever way these run."""
+    """Return the part of a dataset within the recipe's coordinate ranges, in either direction of the coordinates."""
     for name, (low, high) in pair.select.items():
         if name not in ds.dims or name not in ds.coords:
             raise OptionError(f"expected select of the coordinates {listing(ds.dims)}, received {name!r}")
@@ -229,7 +229,7 @@ def selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
 
 
 def cropped(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizontal]:
-    """Leave out the last rows and columns that fill no coarse cell."""
+    """Return the dataset without the last rows and columns that do not fill a coarse cell, and its grid."""
     where = horizontal(ds)
     keep = {}
     for dim, size, multiple in zip(where.dims, where.grid.shape, multiples, strict=True):
@@ -244,7 +244,7 @@ def cropped(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizonta
 
 
 def independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
-    """Return the coarse fields of an independent model and where they lie, None where the recipe names none."""
+    """Return the coarse fields of an independent model and their grid; None if the recipe names none."""
     if pair.coarse is None:
         return None, None
     ds = open_maps(pair.coarse)
@@ -254,7 +254,7 @@ def independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
 
 
 def oriented(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
-    """Turn the rows and columns of a coarse object to run as the fine ones do, on axes of the same kind."""
+    """Return a coarse dataset with rows and columns in the direction of the fine ones, on axes of the same kind."""
     there = with_named_mapping(there, coarse, where)
     require_same_axes(there, where, "coarse file", "the fine file", "remap one of them to the axes of the other first")
     axes = zip(there.dims, (there.grid.y, there.grid.x), (where.grid.y, where.grid.x), strict=True)
@@ -263,7 +263,7 @@ def oriented(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[
 
 
 def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, int]) -> None:
-    """Refuse a coarse grid that is not made of whole blocks of fine cells."""
+    """Raise an error if the coarse cells are not whole blocks of fine cells."""
     found = there.grid.nest_factors(fine)
     if found is not None and tuple(found) != tuple(factor):
         raise ShapeError(
@@ -279,7 +279,7 @@ def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, in
 
 
 def same_times(ds: xr.Dataset, other: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Keep the dates that both have."""
+    """Return both datasets on the dates that they share."""
     if other is None:
         return ds, None
     mine, theirs = time_name(ds), time_name(other)
@@ -303,7 +303,7 @@ def _field(ds: xr.Dataset, where: Horizontal, channel: Channel, pair: Pair) -> F
 
 
 def conversion(maps: xr.DataArray, channel: Channel, pair: Pair) -> tuple[float, float]:
-    """Return what brings stored values into the units of the recipe."""
+    """Return factor and offset from stored values to the units of the recipe."""
     if channel.name in pair.multiply:
         return pair.multiply[channel.name], 0.0
     units = str(maps.attrs.get("units", "1"))
@@ -323,7 +323,7 @@ def conversion(maps: xr.DataArray, channel: Channel, pair: Pair) -> tuple[float,
 def bounds_of(
     channel: Channel, maps: xr.DataArray, factor: float = 1.0, offset: float = 0.0
 ) -> tuple[float | None, float | None]:
-    """Return the bounds of a variable in the units of the recipe: as this says, else by its name and units."""
+    """Return the bounds of a variable in the units of the recipe: from the recipe, else from its name and units."""
     if channel.bounds is None:
         return None, None
     if channel.bounds != "auto":
@@ -364,5 +364,5 @@ def _statics(
 
 
 def label_of(path: str) -> str:
-    """Return a short name of a source for people."""
+    """Return a short name of a source for messages."""
     return Path(path.removeprefix(SAMPLE)).name

@@ -1,4 +1,4 @@
-"""Patches of maps: cut, padded, turned and joined into batches (torch; knows maps, no network)."""
+"""Patches of maps for training: cut, padded, reoriented and joined into batches."""
 
 from __future__ import annotations
 
@@ -20,38 +20,37 @@ from downscale.training.pairs import Source
 from downscale.training.schema import Patches
 from downscale.training.turning import Part
 
-# Shares that differ by less are those of equal areas.
+# Area fractions that differ by less count as equal.
 EQUAL_AREAS = 1e-12
 NOTHING: NDArray[np.float64] = np.empty((0, 0))
-# Which fields of a patch hold the variables of a group.
+# Fields of a patch that hold the variables of each group.
 TURNING = {"outputs": ("target", "proposal", "coarse"), "predictors": ("predictors",), "statics": ("statics",)}
-# What of a patch has rows and columns.
+# Fields of a patch with rows and columns.
 FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "share", "weight", "dy", "dx")
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One patch; missing values are NaN, and so is what pads a small grid to the size of a patch.
+    """One patch; missing values and the padding of small grids are NaN.
 
     Attributes
     ----------
     target, proposal : array, shape (V, Y, X)
-        Truth and Sobolev up-sampling.
+        Reference and Sobolev upsampling.
     coarse, predictors : array, shape (V, y, x) and (P, y, x)
-        What goes in.
+        Inputs of the model.
     statics : array, shape (S, Y, X)
-        Fine companions.
+        Fine static features.
     clock : array, shape (E,)
-        Times.
+        Time features.
     share : array of float64, shape (Y, X)
-        Shares of fine cells in their coarse cell.
+        Area fractions of fine cells within their coarse cell.
     weight : array, shape (Y, X)
-        Areas relative to the mean of the source, over how often a cell is seen beside others; zero where nothing is
-        judged.
+        Areas relative to the mean of the source, divided by the relative coverage of each cell; zero where not scored.
     dy, dx : array of float64, shape (Y, X)
-        Distances in metres from the row and column before to those after; empty where no loss asks for them.
+        Distances in metres from the row and column before to those after; empty unless a loss needs them.
     source : int
-        Which source it is of.
+        Index of its source.
     """
 
     target: NDArray[np.float32]
@@ -69,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Patches side by side, and the operator A of each of them; shapes as of :class:`Sample` after a batch axis."""
+    """Patches joined along a batch axis, with the operator A of each; other shapes as in :class:`Sample`."""
 
     target: Tensor
     proposal: Tensor
@@ -83,7 +82,7 @@ class Batch:
     spacing: Spacing | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """Return the batch with its tensors elsewhere; what moves batches to devices calls this."""
+        """Return the batch with its tensors on another device, as libraries expect."""
         moved = {
             key: value.to(*args, **kwargs) for key, value in self.__dict__.items() if isinstance(value, Tensor)
         }
@@ -91,18 +90,18 @@ class Batch:
 
 
 class PatchSet(torch.utils.data.Dataset[Sample]):
-    """Patches by their keys: co-registered target, proposal, coarse, static fields of one place and time.
+    """Patches by key: co-registered target, proposal, coarse and static fields of one place and time.
 
     Parameters
     ----------
     shelf : Shelf
-        Maps ready in memory.
+        Cache of maps.
     parts : tuple of Part
         Components of vectors, which turn with a patch.
     how : Patches
         The recipe's settings.
     spacings : bool
-        Whether a loss asks for distances.
+        Whether a loss needs distances.
     tiled : bool
         Whether keys are those of :meth:`downscale.training.draws.Draws.fixed`, else of ``round``.
     """
@@ -113,16 +112,16 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
         self.shelf, self.parts, self.how = shelf, parts, how
         self._spacings = [Spacing.of(source.fine) for source in shelf.sources] if spacings else []
         self._seen = [_seen(source, how, tiled) for source in shelf.sources]
-        # Areas are relative to the mean of the cells that are used at all.
+        # Areas are relative to the mean over cells with any coverage.
         self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
                       for source, seen in zip(shelf.sources, self._seen, strict=True)]  # fmt: skip
 
     def tiled(self) -> PatchSet:
-        """Return the patches of the same maps by the keys that are judged."""
+        """Return the patches of the same maps for validation keys."""
         return PatchSet(self.shelf, self.parts, self.how, bool(self._spacings), tiled=True)
 
     def __getitem__(self, key: Key) -> Sample:
-        """Cut and turn one patch."""
+        """Return one patch, cut and reoriented."""
         source = self.shelf.sources[key.source]
         ready = self.shelf.get(key.source, key.number)
         size = min(self.how.size[0], source.grid.shape[0]), min(self.how.size[1], source.grid.shape[1])
@@ -148,7 +147,7 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
 
 
 def _seen(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
-    """Return how often each coarse cell of a source is seen beside others."""
+    """Return the relative coverage of each coarse cell of a source."""
     shape = source.grid.shape
     size = min(how.size[0], shape[0]), min(how.size[1], shape[1])
     rows, columns = (coverage.lattice(n, part) for n, part in zip(shape, size, strict=True))
@@ -162,7 +161,7 @@ def _shares(cells: Aggregation) -> NDArray[np.float64]:
 
 
 def _judged(weight: NDArray[np.float64], margin: int, factor: tuple[int, int]) -> NDArray[np.float32]:
-    """Return weights that are zero within a margin of the edge, unless nothing would be left."""
+    """Return weights that are zero within a margin of the edge, unless no cell would remain."""
     y, x = margin * factor[0], margin * factor[1]
     inner = np.zeros_like(weight)
     inner[y : weight.shape[0] - y, x : weight.shape[1] - x] = 1
@@ -170,7 +169,7 @@ def _judged(weight: NDArray[np.float64], margin: int, factor: tuple[int, int]) -
 
 
 def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sample:
-    """Fill a patch of a small grid up with missing cells; what pads is judged nowhere."""
+    """Return a patch of a small grid padded with missing cells of weight zero."""
     here = sample.coarse.shape[-2:]
     if here == size:
         return sample
@@ -187,14 +186,14 @@ def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sa
 
 
 def turned(sample: Sample, turn: int, parts: Sequence[Part], same_way: bool) -> Sample:
-    """Mirror and swap the rows and columns of a patch; components of vectors turn along.
+    """Return a patch with mirrored and transposed rows and columns, vector components included.
 
     Parameters
     ----------
     sample : Sample
         A patch.
     turn : int
-        0 to 7; swapping needs square patches and one factor for rows and columns.
+        0 to 7; transposition needs square patches and one factor for rows and columns.
     parts : sequence of Part
         Components among the outputs, predictors and statics.
     same_way : bool
@@ -214,7 +213,7 @@ def turned(sample: Sample, turn: int, parts: Sequence[Part], same_way: bool) -> 
 
 
 def collate(samples: Sequence[Sample], factor: tuple[int, int]) -> Batch:
-    """Join patches into a batch, each under its own areas."""
+    """Join patches into a batch, each with its own areas."""
     shares = [sample.share for sample in samples]
     tensors = {
         name: torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
@@ -225,14 +224,14 @@ def collate(samples: Sequence[Sample], factor: tuple[int, int]) -> Batch:
     source = torch.tensor([sample.source for sample in samples])
     spacing = None
     if samples[0].dy.size:
-        # The areas of a loss are those of its weights.
+        # The areas in a loss are the weights.
         dy, dx = (np.stack([getattr(sample, name) for sample in samples])[:, None] for name in ("dy", "dx"))
         spacing = Spacing(dy, dx, tensors["weight"].numpy(), periodic=False)
     return Batch(**tensors, source=source, cells=joined_cells(shares, factor), spacing=spacing)
 
 
 def joined_cells(shares: Sequence[NDArray[np.float64]], factor: tuple[int, int]) -> Aggregation:
-    """Return the operator A of patches side by side, each under its own areas; one for all where these agree."""
+    """Return the operator A of joined patches, each with its own areas; a single one if all areas agree."""
     rows, columns = shares[0].shape
     equal = np.full(rows, 1 / factor[0]), np.full(columns, 1 / factor[1])
     if all(np.ptp(share) < EQUAL_AREAS for share in shares):

@@ -1,4 +1,4 @@
-"""How far a training is, and what follows from that: the learning rate and whether to stop (knows numbers only)."""
+"""Progress of a training, and the learning rate and stopping rules that depend on it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from downscale.models.tensors import parsed
 from downscale.training.pulse import remaining
 from downscale.training.schema import Training
 
-# The one-cycle schedule begins at this share of the rate; schedules end at that one.
+# Initial and final learning rate of the schedules, relative to the peak.
 FIRST_SHARE, LAST_SHARE = 0.04, 0.002
 
 
 @dataclass
 class Progress:
-    """Where a training stands; a run that was killed goes on from here.
+    """Progress of a training, from which an interrupted run resumes.
 
     Attributes
     ----------
@@ -26,11 +26,11 @@ class Progress:
     round, done : int
         Validations done, and steps since the last one.
     seconds : float
-        Time spent, over all runs, by the clock of the recipe.
+        Time spent over all runs, by the clock of the recipe.
     best : float
         Least validation error so far, relative to the kernel.
     best_step, stale : int
-        When that was, and rounds since.
+        Step of the least error, and rounds since.
     scores : list
         Step, seconds and relative error of each round.
     """
@@ -45,7 +45,7 @@ class Progress:
     scores: list[tuple[int, float, float]] | None = None
 
     def judged(self, score: float) -> bool:
-        """Take in the score of a round and begin the next; return whether it is the best so far."""
+        """Record the score of a round and start the next; return whether it is the best so far."""
         better = score < self.best
         if better:
             self.best, self.best_step, self.stale = score, self.step, 0
@@ -56,18 +56,18 @@ class Progress:
         return better
 
     def to_json(self) -> str:
-        """Return all of it as text."""
+        """Return the progress as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Progress:
-        """Return what :meth:`to_json` wrote; keys that are not known are left out."""
+        """Return the progress from the text of :meth:`to_json`; unknown keys are ignored."""
         known = {each.name for each in fields(cls)}
         return cls(**{key: value for key, value in parsed(text).items() if key in known})
 
 
 def share_done(progress: Progress, how: Training) -> float:
-    """Return how much of the training is done, 0 to 1: of its steps or of its time, whichever is more.
+    """Return the fraction of the training that is done, 0 to 1: of its steps or its time, whichever is larger.
 
     Examples
     --------
@@ -83,10 +83,10 @@ def share_done(progress: Progress, how: Training) -> float:
 
 
 def rate(share: float, how: Training) -> float:
-    """Return the learning rate when ``share`` of the training is done.
+    """Return the learning rate when the fraction ``share`` of the training is done.
 
-    "one_cycle" rises along a cosine over ``warmup`` and falls along one to the end; "cosine" begins at the top, after a
-    linear warm-up; "constant" stays there.
+    "one_cycle" rises along a cosine over ``warmup`` and falls along one to the end. "cosine" starts at the peak after a
+    linear warm-up. "constant" stays at the peak.
 
     Examples
     --------
@@ -116,18 +116,18 @@ def _half_cosine(share: float) -> float:
 
 
 def steps_of_round(progress: Progress, how: Training) -> int:
-    """Return how many steps of this round are still to do; none beyond the last step of the training."""
+    """Return the number of steps left in this round, limited by the end of the training."""
     left = how.round - progress.done
     return left if how.steps is None else max(min(left, how.steps - progress.step), 0)
 
 
 def ended(progress: Progress, how: Training) -> bool:
-    """Return whether steps or time are used up, or patience is."""
+    """Return whether the limit of steps, time or patience is reached."""
     impatient = how.patience is not None and progress.stale >= how.patience
     return share_done(progress, how) >= 1 or impatient
 
 
-# What the number of a round is, by what is learned.
+# Description of the score of a round, by kind of model.
 MEASURES = {
     "field": "of the kernel's RMSE", "ensemble": "CRPS over the kernel's absolute error",
     "mask": "one minus the best score of the mask",
@@ -135,19 +135,19 @@ MEASURES = {
 
 
 def words(progress: Progress, score: float, better: bool, how: Training, kind: str = "field") -> str:
-    """Return a line for people about the round that ended; ``kind`` is one of ``MEASURES``."""
+    """Return a progress line on the round that ended; ``kind`` is one of ``MEASURES``."""
     of = f" of {how.steps}" if how.steps is not None else ""
     best = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
     return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {MEASURES[kind]} ({best})"
 
 
 def step_words(progress: Progress, loss: float, how: Training) -> str:
-    """Return a line for people about the last step: which, the loss, how long it takes yet."""
+    """Return a progress line with the last step, its loss and the time left."""
     of = f" of {how.steps}" if how.steps is not None else ""
     left = remaining(progress.seconds, share_done(progress, how))
     return f"step {progress.step}{of}, {progress.seconds:.0f} s: loss {loss:.4g}, {left}"
 
 
 def plain(value: Any) -> Any:
-    """Return numbers that JSON has: None for those that are not finite."""
+    """Return the value if it is a finite number, else None, as JSON needs."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

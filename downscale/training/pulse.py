@@ -1,4 +1,4 @@
-"""A line every ten seconds for people who wait, where no bar shows how far a work is (times only)."""
+"""Progress lines every ten seconds for long work without a progress bar."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Say = Callable[[str], None]
-# Seconds without a word, at most.
+# Longest time between two lines, in seconds.
 EVERY = 10.0
 
 
 class Pulse:
-    """Shows when a line is due; lines about something else put it off.
+    """Timer of progress lines, restarted by every line.
 
     Examples
     --------
@@ -26,24 +26,24 @@ class Pulse:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Return whether a line is due; it then counts as said."""
+        """Return whether a line is due, and if so restart the timer."""
         due = time.monotonic() - self._last >= self.every
         if due:
             self.said()
         return due
 
     def said(self) -> None:
-        """Note that something was said."""
+        """Restart the timer after a line."""
         self._last = time.monotonic()
 
 
 def has_bar() -> bool:
-    """Return whether people watch a terminal, on which bars show how far a work is."""
+    """Return whether the output is a terminal, on which bars show progress."""
     return sys.stderr.isatty()
 
 
 def followed(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterable[Any]:
-    """Return the items; shows a bar on a terminal, else says a line every ten seconds."""
+    """Return the items; show a bar on a terminal, else print a line every ten seconds."""
     if not has_bar():
         return _told(items, total, say, doing)
     from rich.console import Console
@@ -61,7 +61,7 @@ def _told(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterator[An
 
 
 def remaining(seconds: float, share: float) -> str:
-    """Return, for people, how long a work of which a share is done after so many seconds takes yet.
+    """Return a text with the remaining time, from the seconds spent and the fraction done.
 
     Examples
     --------

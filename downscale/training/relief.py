@@ -1,4 +1,4 @@
-"""Tiles of real relief to learn from, and what is said of generated ones (numpy and xarray; trains nothing)."""
+"""Tiles of real terrain for training, and statistics of generated terrain."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Square pieces of relief without a gap.
+    """Square tiles of terrain without missing cells.
 
     Attributes
     ----------
     heights : array, shape (n, size, size)
-        In metres about the mean of each tile.
+        Heights in metres relative to the mean of each tile.
     step : (float, float)
         Mean distance of rows and of columns in metres.
     scale : float
@@ -52,20 +52,20 @@ def even_spacing(size: int, step: tuple[float, float]) -> Spacing:
 def read_tiles(
     relief: xr.Dataset | xr.DataArray, size: int, stride: int | None = None, least: float = 0.0, average: int = 1
 ) -> Tiles:
-    """Cut relief into tiles; those that are sea or flat are left out.
+    """Return terrain cut into tiles, without those that are flat or contain sea.
 
     Parameters
     ----------
     relief : Dataset or DataArray
-        Heights in metres on latitude and longitude or on a projection; of a Dataset the first field.
+        Heights in metres on latitude and longitude or on a projection; the first field of a Dataset.
     size : int
-        Cells a side.
+        Cells per side.
     stride : int, optional
         Cells from one tile to the next, a quarter of the size by default.
     least : float
-        Every cell must lie above this height, in metres.
+        Height in metres that every cell must exceed.
     average : int
-        Join so many cells along each axis first.
+        Cells along each axis that are averaged first.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def read_tiles(
 
 
 def turned(tiles: Floats, rng: np.random.Generator) -> Floats:
-    """Return tiles each turned and mirrored at random: relief has no favourite direction here."""
+    """Return tiles mirrored and turned at random, on the assumption that terrain has no preferred direction."""
     made = []
     for tile in tiles:
         tile = np.rot90(tile, int(rng.integers(4)))
@@ -109,17 +109,17 @@ def turned(tiles: Floats, rng: np.random.Generator) -> Floats:
 
 
 def share_under(heights: Floats, spacing: Spacing, cap: float) -> float:
-    """Return the share of cells whose slope is at most the cap."""
+    """Return the fraction of cells whose slope is at most the cap."""
     return float((slope(heights, spacing) <= cap).mean())
 
 
 def slope_quantiles(heights: Floats, spacing: Spacing, levels: tuple[float, ...]) -> Floats:
-    """Return quantiles of slopes, metres a metre."""
+    """Return quantiles of slopes, in m per m."""
     return np.quantile(slope(heights, spacing), levels)
 
 
 def decibels(made: Floats, real: Floats) -> tuple[Floats, Floats]:
-    """Return wavelengths in cells, and the mean power of made maps over that of real ones in decibels."""
+    """Return wavelengths in cells, and the ratio of the mean power of generated and real maps in decibels."""
     size = made.shape[-1]
     table, window = rings((size, size)), taper((size, size))
     ours, theirs = (
@@ -129,15 +129,15 @@ def decibels(made: Floats, real: Floats) -> tuple[Floats, Floats]:
 
 
 def phase_imbalance(maps: Floats) -> float:
-    """Return how unlike the four phases of stride-two stages are: 0 without any checkerboard.
+    """Return the imbalance between the four phases of stride-two stages: 0 without any checkerboard.
 
-    What is left of maps when means of 3 x 3 cells are taken out has a mean and a mean square in each phase (even or odd
-    row and column); differences between phases are told in units of the whole.
+    The residual from means of 3 x 3 cells has a mean and a mean square in each phase (even or odd row and column). The
+    imbalance is the difference between phases, relative to the whole residual.
     """
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="reflect")
     size = maps.shape[-1]
     smooth = sum(padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)) / 9
-    # Edges, where stages see what is padded, are another matter.
+    # Edges are excluded, because padding affects them.
     rest = (maps - smooth)[:, 2:-2, 2:-2]
     whole = float((rest**2).mean())
     if whole == 0:
@@ -149,14 +149,14 @@ def phase_imbalance(maps: Floats) -> float:
 
 
 def maps_dataset(maps: Floats, path: Floats, step: tuple[float, float]) -> xr.Dataset:
-    """Return generated maps and a walk between two of them as a Dataset with coordinates in metres.
+    """Return generated maps and an interpolation between two of them as a Dataset with coordinates in metres.
 
     Parameters
     ----------
     maps : array, shape (n, size, size)
         Heights in metres.
     path : array, shape (m, size, size)
-        Maps along a way through the latent space.
+        Maps along a path through the latent space.
     step : (float, float)
         Distance of rows and of columns in metres.
     """

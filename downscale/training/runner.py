@@ -1,4 +1,4 @@
-"""Lightning's trainer, set up for a training that keeps its own state, and quiet about itself (names no device)."""
+"""Lightning trainer without checkpoints or messages of its own."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from downscale.training.schema import Training
 
 
 def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper, folder: Path) -> lightning.Trainer:
-    """Run a training to its end and return the trainer.
+    """Train to the end and return the trainer.
 
     Raises
     ------
     OptionError
-        If the library knows no such accelerator, devices or strategy.
+        If the library does not accept the accelerator, devices or strategy.
     KeyboardInterrupt
-        If a user stops it; the keeper has the state.
+        If the user stops the training; the keeper has saved the state.
     """
     bar = bars(how)
     settings: dict[str, Any] = {
         **{key: getattr(how, key) for key in ("accelerator", "devices", "num_nodes", "strategy")},
         "precision": "bf16-mixed" if _precision(how) == "bf16" else "32-true",
         "gradient_clip_val": how.clip,
-        "max_epochs": -1,  # rounds are counted by the progress, which outlives a run
+        "max_epochs": -1,  # the progress counts rounds across runs
         "logger": _logger(how.logger, folder),
         "callbacks": [keeper, *bar],
         "enable_progress_bar": bool(bar),
@@ -61,7 +61,7 @@ def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper,
 
 
 def _precision(how: Training) -> str:
-    """Return the precision of a training: 32 bits where the processor would only imitate 16."""
+    """Return the precision of a training: 32 bits on a processor without fast bf16."""
     on_cpu = how.accelerator == "cpu" or (how.accelerator == "auto" and is_cpu())
     if how.precision == "bf16" and on_cpu and not has_fast_bf16():
         warnings.warn(
@@ -73,7 +73,7 @@ def _precision(how: Training) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Undo what the library makes of Ctrl-C: it ends the program and is deaf to the next one."""
+    """Restore the handler of Ctrl-C, which the library replaces by one that ends the program."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -88,7 +88,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _environment() -> list[Any]:
-    """Keep the library from writing checkpoints of its own, which are pickles, when a cluster's job is requeued."""
+    """Disable the library's own checkpoints, which are pickles, when a cluster requeues the job."""
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     with quiet():
@@ -96,7 +96,7 @@ def _environment() -> list[Any]:
 
 
 def _logger(kind: str | None, folder: Path) -> Any:
-    """Return a logger, a new version of it at each run; False for none."""
+    """Return a logger with a new version for each run; False for none."""
     if kind is None:
         return False
     if kind == "csv":
@@ -116,7 +116,7 @@ def _logger(kind: str | None, folder: Path) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what the library says of itself: tips, summaries, and warnings about choices that are made here."""
+    """Silence the library's tips, summaries, and warnings about deliberate settings."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -126,7 +126,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            # On a login node, or on one node of an allocation, there is nothing to be spread.
+            # On a login node, or within one node, there is nothing to distribute.
             warnings.filterwarnings("ignore", message="The `srun` command is available")
             yield
     finally:

@@ -1,6 +1,6 @@
-"""Recipes of training: which pairs, which network, which losses, how long, where to (knows no data and no torch).
+"""Schema of training recipes: pairs, network, losses, duration and output.
 
-YAML is safe-loaded; an unknown key is an error that names its path and the legal keys.
+YAML is loaded safely; an unknown key is an error that names its path and the legal keys.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def seconds_of(value: Any) -> float:
-    """Return a span of time in seconds, from a number of them or words such as "8 minutes" or "01:30:00".
+    """Return a duration in seconds, from a number or a text such as "8 minutes" or "01:30:00".
 
     Examples
     --------
@@ -64,14 +64,13 @@ TwoSizes = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair_of)]
 
 
 class Pair(Block):
-    """One source of maps: fine fields, and the coarse ones of an independent model if there are any.
+    """One source of maps: fine fields, and optionally the coarse ones of an independent model.
 
-    ``names`` tells what the variables of the recipe are called here, ``multiply`` by what their values come into the
-    units of the recipe where these cannot be read from the file. ``average`` joins so many fine cells along each axis
-    first; ``smooth``, an odd number, takes running means over so many cells before that, as an instrument with a wider
-    footprint than its cells sees. ``select`` keeps ranges of coordinates. ``use`` puts all maps on one side of
-    the split; ``weight`` says how often patches are drawn beside those of other sources, which are drawn alike,
-    whatever their size.
+    ``names`` maps variables of the recipe to those of the files. ``multiply`` converts values to the units of the
+    recipe, for files without usable units. ``average`` first averages that many fine cells along each axis. ``smooth``,
+    an odd number, takes running means over that many cells before averaging, as for an instrument with a footprint
+    wider than its cells. ``select`` restricts coordinate ranges. ``use`` puts all maps on one side of the split.
+    ``weight`` is the relative sampling frequency of the source, independent of its size.
     """
 
     fine: str
@@ -96,7 +95,7 @@ class Pair(Block):
 
 
 class Channel(Block):
-    """A coarse variable: how it becomes a channel, and within which bounds it stays ("auto": by its name and units)."""
+    """A coarse variable: its transform, and its bounds ("auto": from its name and units)."""
 
     name: str
     transform: Literal["linear", "log1p", "local"] = "linear"
@@ -108,10 +107,10 @@ Named = Annotated[Channel, BeforeValidator(_named)]
 
 
 class Split(Block):
-    """Which times are held out: a last ``fraction`` of each source, or the dates of ``span``, and a ``gap`` beside it.
+    """Held-out times: a last ``fraction`` of each source, or the dates of ``span``, separated by a ``gap``.
 
-    ``gap`` is a number of time steps, or a time such as "6 hours", that belongs to neither side, so that weather does
-    not leak from one to the other. ``patches`` is how many patches are judged, the same every time.
+    ``gap`` is a number of time steps, or a time such as "6 hours". It belongs to neither side, so that weather does not
+    leak between them. ``patches`` is the number of validation patches, the same in every round.
     """
 
     fraction: Share = 0.2
@@ -128,11 +127,11 @@ class Split(Block):
 
 
 class Data(Block):
-    """What is learned from: sources, variables, companions.
+    """Training data: sources, variables, static features.
 
-    ``vectors`` names pairs of outputs, or of predictors, that are components along the axes of columns and of rows:
-    they change sign and places in patches that are mirrored or swapped. Pairs with the standard names of components
-    need not be named.
+    ``vectors`` names pairs of outputs, or of predictors, that are components along the axes of columns and of rows.
+    They change sign and places in mirrored or transposed patches. Pairs with standard names of components need no
+    entry.
     """
 
     factor: TwoSizes
@@ -174,12 +173,12 @@ def _of(names: list[str], table: Any) -> list[str]:
 
 
 class Patches(Block):
-    """How patches are drawn: ``size`` in coarse cells, turned and mirrored with ``augment``.
+    """Sampling of patches: ``size`` in coarse cells, mirrored and turned with ``augment``.
 
-    Every square kilometre of a source has the same expected weight, but for two choices: at most ``most_missing`` of a
-    patch that trains is missing, and patches whose fine field is constant (dry ones) teach little: of those a share
-    ``quiet`` is kept (and weighs as much more where patches are judged). Within ``margin`` coarse cells of its edge a
-    patch is not judged. Maps lie ready in memory up to ``cache_mb``.
+    Every square kilometre of a source has the same expected weight, with two exceptions. A training patch has at most
+    the fraction ``most_missing`` of missing cells. Patches with a constant fine field, such as dry ones, carry little
+    information, so only the fraction ``quiet`` of them is kept, with larger weight in validation. Coarse cells within
+    ``margin`` of the edge of a patch are not scored. Maps are cached in memory up to ``cache_mb``.
     """
 
     size: TwoSizes = (16, 16)
@@ -191,10 +190,10 @@ class Patches(Block):
 
 
 class Network(Block):
-    """Which network, with its options, and how the cell law is imposed on what it makes.
+    """Network, its options, and how it conserves cell means.
 
-    ``kept`` is the share of its detail that is added outside training: less is safer on data unlike those learned from.
-    ``noise``, channels at coarse and at fine resolution, makes it an ensemble.
+    ``kept`` is the fraction of its detail that is added outside training; less is safer on data unlike the training
+    data. ``noise``, channels at coarse and at fine resolution, makes it an ensemble.
     """
 
     name: str = "residual"
@@ -212,7 +211,7 @@ class Network(Block):
 
 
 class EventLoss(Block):
-    """What is made small in learning a mask; the options are those of "tversky"."""
+    """Training loss of a mask; the options are those of "tversky"."""
 
     name: Literal["tversky", "dice", "bce"] = "tversky"
     alpha: NonNegativeFloat = 0.3
@@ -221,16 +220,16 @@ class EventLoss(Block):
 
 
 class Training(Block):
-    """How long and how fast; a run ends at the first of ``steps``, ``max_time`` and ``patience``.
+    """Duration and speed of training; a run ends at the first of ``steps``, ``max_time`` and ``patience``.
 
-    ``round`` is the number of steps between two validations, ``patience`` the number of rounds without a better one
-    after which a run stops. The learning rate follows what is done of ``steps`` or ``max_time``, whichever is more.
-    ``clock``: whether ``max_time`` counts what a watch shows, or the processor time of this process, in which two
-    trainings are given the same on a machine that others use (not that of ``workers``, nor of an accelerator).
-    ``loss_scale``: by what errors are divided: the standard deviation of the variable or of the patch, or the error of
-    the "kernel", half that in the patch and half that in its source: what the kernel does well is not to be spoilt.
-    ``members`` of an ensemble are drawn at each step. ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are
-    those of Lightning's Trainer.
+    ``round`` is the number of steps between two validations. ``patience`` is the number of rounds without improvement
+    after which a run stops. The learning rate follows the fraction of ``steps`` or ``max_time`` done, whichever is
+    larger. ``clock`` selects wall time or the processor time of this process for ``max_time``. Processor time gives two
+    trainings the same budget on a shared machine; it excludes ``workers`` and accelerators. ``loss_scale`` divides
+    errors by the standard deviation of the variable or of the patch, or by the error of the "kernel", averaged between
+    patch and source. With "kernel" the model does not degrade fields that the kernel represents well. ``members`` of an
+    ensemble are generated at each step. ``devices``, ``num_nodes``, ``strategy`` and ``accelerator`` are those of
+    Lightning's Trainer.
     """
 
     loss: dict[str, Any] = Field(default_factory=lambda: {"mse": 1.0})
@@ -265,7 +264,7 @@ class Training(Block):
 
 
 class EventRule(Block):
-    """A rare event of a field: ``above`` or ``below`` a value, itself included, in the ``units`` of the field."""
+    """A rare event of a field: ``above`` or ``below`` a value, inclusive, in the ``units`` of the field."""
 
     name: str = "event"
     above: float | None = None
@@ -282,12 +281,12 @@ class EventRule(Block):
 
     @property
     def side(self) -> Literal["above", "below"]:
-        """On which side of the threshold the event is."""
+        """Side of the threshold on which the event occurs."""
         return "below" if self.above is None else "above"
 
     @property
     def threshold(self) -> float:
-        """Where the event begins."""
+        """Threshold of the event."""
         return float(self.below if self.above is None else self.above)  # type: ignore[arg-type]
 
     @property
@@ -299,9 +298,9 @@ class EventRule(Block):
 class EventBlock(EventRule):
     """An event whose mask is learned; ``name`` is that of the flag variable.
 
-    ``loss`` is "bce", "dice", or "tversky" with ``alpha`` and ``beta``, the prices of false alarms and of missed
-    events, and ``gamma`` (above one: focal). On the validation split probabilities are calibrated, and the one is
-    chosen from which on the flag is set: that with the best score ``decision``.
+    ``loss`` is "bce", "dice", or "tversky". The latter has ``alpha`` and ``beta``, the costs of false alarms and of
+    missed events, and ``gamma`` (above one: focal). On the validation split, probabilities are calibrated, and the flag
+    threshold is the probability with the best score ``decision``.
     """
 
     loss: Annotated[EventLoss, BeforeValidator(_named)] = Field(default_factory=lambda: EventLoss())
@@ -309,7 +308,7 @@ class EventBlock(EventRule):
 
 
 class CodeBlock(Block):
-    """What a compressor keeps of each coarse cell beside its mean: ``channels`` bytes.
+    """Code of a compressor: ``channels`` bytes per coarse cell beside its mean.
 
     ``width`` and ``depth`` are channels and residual blocks of the encoder; the network is the decoder.
     """
@@ -320,9 +319,9 @@ class CodeBlock(Block):
 
 
 class Output(Block):
-    """The checkpoint to write, and the folder of logs and of what a killed run goes on from.
+    """Path of the checkpoint, and folder of the logs and of the state for resuming.
 
-    ``half`` stores large weights as 16-bit numbers: half the size, no error that a score would show.
+    ``half`` stores large weights as 16-bit numbers: half the size, without measurable effect on scores.
     """
 
     path: str
@@ -332,14 +331,14 @@ class Output(Block):
 
 
 class TrainingRecipe(Block):
-    """One training: data, patches, network, training, output; ``licence`` and ``attribution`` go into the card.
+    """One training: data, patches, network, training, output; ``licence`` and ``attribution`` appear in the card.
 
-    ``conserve`` is the law that the model is to keep: "cell" (by construction) or None. ``task: segmentation`` makes
-    masks of ``event`` instead of fields, which no law is about; ``task: compression`` makes an encoder of fine fields
-    to ``code`` beside the network, which decodes.
+    ``conserve`` is "cell" (cell conservation by construction) or None. ``task: segmentation`` trains masks of
+    ``event``, to which conservation does not apply. ``task: compression`` trains an encoder of fine fields to ``code``,
+    with the network as decoder.
     """
 
-    title: str = "a learned up-scaler"
+    title: str = "a learned downscaling model"
     description: str = ""
     licence: str = ""
     attribution: list[str] = Field(default_factory=list)
@@ -355,32 +354,32 @@ class TrainingRecipe(Block):
 
 
 def load_training(path: str | Path, change: Mapping[str, Any] | None = None) -> TrainingRecipe:
-    """Read a training recipe from a YAML file; relative paths are those of the current folder.
+    """Read a training recipe from a YAML file; relative paths refer to the current folder.
 
     Parameters
     ----------
     path : str or path
         The file.
     change : mapping of str, optional
-        Values laid over those of the file, by the path of their key: ``{"network.options.width": 32}``.
+        Values that replace those of the file, by the path of their key: ``{"network.options.width": 32}``.
 
     Raises
     ------
     InputError
-        If there is no such file or it is not YAML.
+        If the file is missing or not YAML.
     OptionError
-        If a key is unknown or a value is not legal; the line names the path of the key.
+        If a key is unknown or a value is not legal; the message names the path of the key.
     """
     return parse_training(laid_over(read_yaml(path), change or {}, str(path)), str(path))
 
 
 def parse_training(content: dict[str, Any], origin: str = "recipe") -> TrainingRecipe:
-    """Check the content of a training recipe.
+    """Return the recipe from its parsed content.
 
     Raises
     ------
     OptionError
-        With one line for the first fault.
+        With one line on the first fault.
 
     Examples
     --------

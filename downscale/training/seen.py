@@ -1,6 +1,6 @@
-"""Which times a training has seen: scores on these would be of training data (numpy; reads samples of files).
+"""Detection of times that a training has seen, which must not be used for validation.
 
-Data are the same where they share a file, by path or by content, or where cells, times and values coincide.
+Two sources have the same data if they share a file, by path or by content, or if cells, times and values coincide.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from downscale.training.origin import axes_of, file_digests
 from downscale.training.pairs import Source, path_of
 from downscale.training.split import Sides, iso
 
-# Edges of cells that differ by less than this share of a cell are the same.
+# Edges of cells that differ by less than this fraction of a cell are equal.
 SAME_EDGE = 0.01
 
 
 def require_apart(sources: Sequence[Source], sides: Sequence[Sides]) -> None:
-    """Refuse sources of which one trains on times that another one of the same data holds out.
+    """Raise an OptionError if a source trains on times that another one of the same data holds out.
 
     Raises
     ------
     OptionError
-        With one line that names both, the times and the remedy.
+        With one line that names both sources, the times and the remedy.
     """
     for i, (one, own) in enumerate(zip(sources, sides, strict=True)):
         for j, (other, held) in enumerate(zip(sources, sides, strict=True)):
@@ -53,7 +53,7 @@ def _kept_out(sides: Sides, count: int) -> NDArray[np.int64]:
 def _between(
     dates: NDArray[Any] | None, others: NDArray[Any] | None, train: NDArray[np.int64], kept: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return which steps that train lie within the span of what another source keeps out."""
+    """Return the training steps within the time span that another source holds out."""
     if (dates is None) != (others is None):
         return train[:0]
     mine, theirs = (train, kept) if dates is None or others is None else (dates[train], others[kept])
@@ -71,7 +71,7 @@ def _same_data(one: Source, other: Source) -> bool:
 
 
 def _same_values(one: Source, other: Source) -> bool:
-    """Return whether two files hold the same map at a time of both, on cells of both."""
+    """Return whether two files hold the same map at a shared time, on shared cells."""
     axes, beside = axes_of(one.fine), axes_of(other.fine)
     if one.dates is None or other.dates is None or not axes or not beside or not _aligned(axes, beside):
         return False
@@ -96,7 +96,7 @@ def _same_values(one: Source, other: Source) -> bool:
 
 
 def _same_cells(one: Any, other: Any) -> bool:
-    """Return whether two grids may have a cell in common; those without axes may."""
+    """Return whether two grids may share a cell; grids without axes may."""
     return _overlap(axes_of(one), axes_of(other))
 
 
@@ -107,7 +107,7 @@ def _overlap(one: Any, other: Any) -> bool:
         if mine["kind"] != theirs["kind"]:
             return False
         low, high = (sorted((axis["from"], axis["to"])) for axis in (mine, theirs))
-        # Longitudes of one place may be a turn apart.
+        # Longitudes of the same place may differ by 360 degrees.
         turns = (-360.0, 0.0, 360.0) if mine["kind"] == "longitude" else (0.0,)
         least = SAME_EDGE * min(mine["step"], theirs["step"])
         if not any(min(low[1], high[1] + turn) - max(low[0], high[0] + turn) > least for turn in turns):
@@ -116,7 +116,7 @@ def _overlap(one: Any, other: Any) -> bool:
 
 
 def _aligned(one: Any, other: Any) -> bool:
-    """Return whether the cells of one grid are those of another, or whole numbers of them side by side."""
+    """Return whether the cells of one grid are unions of whole cells of the other."""
     if not one or not other:
         return False
     for mine, theirs in zip(one, other, strict=True):
@@ -135,15 +135,15 @@ def seen_times(
     Parameters
     ----------
     record : Record
-        Of the checkpoint.
+        Record of the checkpoint.
     grid : RectilinearGrid or CurvilinearGrid
         The fine cells.
     dates : array or None
-        Of the time steps.
+        Dates of the time steps.
     count : int
         Number of time steps.
     files : iterable of str
-        What they are read from.
+        Files that hold the maps.
     """
     seen, axes, files = np.zeros(count, dtype=bool), axes_of(grid), list(files)
     own: set[str] | None = None
@@ -157,14 +157,14 @@ def seen_times(
         own = set(file_digests(files)) if own is None else own
         named = path_of(str(source.get("label"))).name in {Path(file).name for file in files}
         hashes = source.get("file_hashes")
-        # A file that was written anew keeps its name and its cells.
+        # A rewritten file keeps its name and its cells.
         if own & set(hashes or ()) or (named and (hashes is None or _aligned(axes, source.get("fine_axes")))):
             seen |= inside
     return seen
 
 
 def _trained(source: Mapping[str, Any], words: NDArray[Any] | None, count: int) -> NDArray[np.bool_]:
-    """Return which dates lie in a run of those that trained."""
+    """Return which dates are within a run of training dates."""
     runs = source.get("train_dates") or []
     if words is None:
         return np.full(count, not runs)

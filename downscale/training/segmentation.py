@@ -1,4 +1,4 @@
-"""The event of a segmentation recipe: what it is in the units of the data, and whether there is any (numpy)."""
+"""Events of segmentation recipes: thresholds in the units of the data, and their frequency."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from downscale.training.pairs import Source
 from downscale.training.schema import EventRule
 from downscale.training.split import Sides
 
-# Above this share of the cells an event is not rare.
+# Largest fraction of cells with a rare event.
 NOT_RARE = 0.2
-# Maps of each source that are looked at for events.
+# Number of maps per source to search for events.
 MOST_MAPS = 24
 
 
@@ -49,7 +49,7 @@ def require_event_units(wanted: EventRule, name: str, units: str) -> None:
 
 
 def require_occurs(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
-    """Return, for people, how frequent the event is in the training split; warn where it is not rare.
+    """Return a message on the event's frequency in the training split; warn if it is not rare.
 
     Raises
     ------

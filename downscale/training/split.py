@@ -1,4 +1,4 @@
-"""Which times train and which validate, with a gap between them (numpy; knows dates, no field)."""
+"""Split of time steps into training and validation, with a gap between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Indices of the time steps on each side; what lies in the gap is on neither."""
+    """Indices of the time steps on each side; steps in the gap are on neither."""
 
     train: Indices
     validation: Indices
@@ -28,20 +28,20 @@ def split_times(dates: NDArray[Any] | None, count: int, how: Split, use: str, la
     Parameters
     ----------
     dates : array of datetime64 or cftime, shape (count,), or None
-        In any order; None where a source has no dates, whose steps are then taken in their order.
+        In any order; None for a source without dates, whose steps are taken in order.
     count : int
         Number of time steps.
     how : Split
-        What the recipe says.
+        Settings of the recipe.
     use : {"split", "train", "validation"}
-        Whether the source is split at all.
+        Side of the source, or "split".
     label : str
         Name of the source, for messages.
 
     Raises
     ------
     InputError
-        If a span is asked for where there are no dates, or holds none of them.
+        If a span is requested for a source without dates, or with no dates in it.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def split_times(dates: NDArray[Any] | None, count: int, how: Split, use: str, la
     if held.size == 0:
         return Sides(every, none)
     if seconds is None or isinstance(how.gap, int):
-        # Steps are counted among different times: members of one time are no steps apart.
+        # The gap counts different times: members of one time are not steps apart.
         places = every if seconds is None else np.unique(seconds, return_inverse=True)[1]
         away = _distance(places, places[held]) > (how.gap if isinstance(how.gap, int) else 1)
     else:
@@ -70,7 +70,7 @@ def split_times(dates: NDArray[Any] | None, count: int, how: Split, use: str, la
 
 
 def _distance(times: NDArray[Any], held: NDArray[Any]) -> NDArray[Any]:
-    """Return how far each time lies from the span of those held out; -1 within."""
+    """Return the distance of each time from the span of the held-out times; -1 within."""
     outside = np.maximum(held.min() - times, times - held.max())
     return np.where(outside > 0, outside, -1)
 
@@ -85,12 +85,12 @@ def _seconds(dates: NDArray[Any]) -> NDArray[np.float64]:
 def _within(dates: NDArray[Any] | None, span: tuple[str, str], label: str) -> Indices:
     if dates is None:
         raise InputError(f"{label}: expected dates for the validation span, received none; use fraction instead")
-    # ISO dates compare as texts, in every calendar; a shorter one stands for all that begins with it.
+    # ISO dates compare as texts in every calendar; a shorter one covers all dates that begin with it.
     words = [iso(date) for date in dates]
     held = [i for i, word in enumerate(words) if word >= span[0] and word[: len(span[1])] <= span[1]]
     return np.array(held, dtype=np.int64)
 
 
 def iso(date: Any) -> str:
-    """Return a date as text, to the second; such texts compare as dates do, in every calendar."""
+    """Return a date as text, to the second; these texts sort as dates do, in every calendar."""
     return str(np.datetime_as_string(date, unit="s")) if isinstance(date, np.datetime64) else str(date.isoformat())

@@ -1,6 +1,6 @@
-"""What a killed training goes on from: weights, averages, moments, progress and random numbers (torch).
+"""State of a training for resuming: weights, averages, optimiser moments, progress and random numbers.
 
-One safetensors file, written at once or not at all; nothing in it is ever run.
+The state is one safetensors file, written atomically; reading it runs no code.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ RANDOM = "random"
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A training at the end of a step.
+    """State of a training after a step.
 
     Attributes
     ----------
     weights, averages, best : dict of Tensor
-        Of the network, their running averages, and these at the best validation (empty before the first).
+        Network weights, their running averages, and the averages at the best validation (empty before the first).
     moments : dict of Tensor
-        Of the optimiser, by number of the parameter and name.
+        Moments of the optimiser, by number of the parameter and name.
     progress : Progress
-        Where it stands.
+        Progress of the training.
     origin : str
-        Recipe and data that it belongs to, as a hash.
+        Hash of its recipe and data.
     random : Tensor
         State of the generator of random numbers on the CPU.
     """
@@ -52,7 +52,7 @@ class State:
 
 
 def write_state(path: Path, state: State) -> None:
-    """Write a state; it replaces an earlier one when it is complete."""
+    """Write a state; it replaces an earlier one atomically."""
     groups = {"weights": state.weights, "averages": state.averages, "best": state.best, "moments": state.moments}
     tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
     texts = {"format": FORMAT, "progress": state.progress.to_json(), "origin": state.origin}
@@ -60,20 +60,20 @@ def write_state(path: Path, state: State) -> None:
 
 
 def read_state(path: Path, origin: str | None) -> State:
-    """Read a state; without an origin it may be of any, which another process has looked at.
+    """Read a state; with ``origin`` None the origin is not checked, because another process has checked it.
 
     Raises
     ------
     InputError
-        If the file is damaged or no state, or belongs to another recipe or other data.
+        If the file is damaged or not a state, or belongs to another recipe or other data.
     """
     texts = read_texts(path, WHAT)
     if texts.get("format") != FORMAT or "progress" not in texts:
         raise InputError(f"expected a {WHAT}, received {path} of another kind; remove it, or choose another folder")
     if origin is not None and texts.get("origin") != origin:
         raise InputError(
-            f"expected the recipe and the data that {path} was begun with, received others; go on with those, or "
-            "remove that file to begin anew"
+            f"expected the recipe and the data that {path} was begun with, received others; continue with those, or "
+            "remove that file to start again"
         )
     tensors = read_tensors(path, WHAT)
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "averages": {}, "best": {}, "moments": {}}
@@ -96,7 +96,7 @@ def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_moments(optimizer: Optimizer, moments: Mapping[str, Tensor]) -> None:
-    """Give an optimiser back what :func:`moments_of` returned."""
+    """Restore an optimiser from the tensors of :func:`moments_of`."""
     made: dict[int, dict[str, Any]] = {}
     for key, value in moments.items():
         number, _, name = key.partition("/")

@@ -1,7 +1,7 @@
-"""One look at the data before training: normalisation, and where patches are worth drawing (numpy).
+"""Survey of the data before training: normalisation, and places of informative patches.
 
-Reads coarse values of the training split for the one, of both splits for the other; never more than a bounded number of
-maps a source, evenly spread over time.
+Normalisation uses coarse values of the training split, places those of both splits, from a bounded number of maps per
+source, evenly spread over time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from downscale.training.pairs import Source, bounds_of
 from downscale.training.schema import Channel, Data, Patches
 from downscale.training.split import Sides
 
-# More maps of one source than this tell nothing new of its mean and spread.
+# More maps of one source add nothing to its mean and standard deviation.
 MOST_MAPS = 512
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Where patches of a source may lie, and how much they hold.
+    """Candidate patches of a source, with their valid fraction and variability.
 
     Attributes
     ----------
@@ -39,11 +39,11 @@ class Table:
     size : (int, int)
         Coarse cells of a patch, no more than the source has.
     valid : array of float32, shape (maps surveyed, rows, columns)
-        Valid share of each candidate.
+        Valid fraction of each candidate.
     active : array of bool, of that shape
-        Whether values vary within.
+        Whether values vary within each candidate, same shape.
     maps : array of int
-        Numbers of the maps surveyed, rising.
+        Numbers of the maps surveyed, ascending.
     """
 
     rows: NDArray[np.int64]
@@ -54,14 +54,14 @@ class Table:
     maps: NDArray[np.int64]
 
     def nearest(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which of the maps surveyed stand for maps of these numbers."""
+        """Return the nearest surveyed map for each map number."""
         above = np.searchsorted(self.maps, numbers).clip(1, max(self.maps.size - 1, 1))
         below = above - 1
         above = above.clip(max=self.maps.size - 1)
         return np.where(numbers - self.maps[below] <= self.maps[above] - numbers, below, above)
 
     def worth(self, surveyed: int, how: Patches) -> NDArray[np.float64]:
-        """Return how often each candidate of a map surveyed is drawn, beside one that varies; shape (rows, columns)."""
+        """Return the sampling weight of each candidate of a surveyed map, 1 if it varies; shape (rows, columns)."""
         valid = self.valid[surveyed]
         enough = (valid >= 1 - how.most_missing) & (valid > 0)
         return np.where(enough, np.where(self.active[surveyed], 1.0, how.quiet), 0.0)
@@ -69,14 +69,14 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What a look at the data told.
+    """Result of a survey.
 
     Attributes
     ----------
     outputs, predictors : tuple of Variable
-        With the numbers of their transforms.
+        Variables with the parameters of their transforms.
     tables : tuple of Table
-        One a source.
+        One per source.
     spread : tuple of float
         Standard deviation of each output in its units.
     """
@@ -90,12 +90,12 @@ class Survey:
 def survey(
     sources: Sequence[Source], sides: Sequence[Sides], data: Data, how: Patches, progress: Progress | None = None
 ) -> Survey:
-    """Look at all sources once (twice where a transform needs it).
+    """Survey all sources, in one pass or in two if a transform needs it.
 
     Raises
     ------
     InputError
-        If a variable has no values, or values that do not vary; names the file.
+        If a variable has no values, or values that do not vary; the message names the file.
     """
     channels = [*data.outputs, *data.predictors]
     fits = [[Fit(channel) for channel in channels] for _ in sources]
@@ -126,7 +126,7 @@ def survey(
 
 
 def _surveyed(source: Source, side: Sides) -> tuple[NDArray[np.int64], set[int]]:
-    """Return the maps to look at, and which of them train."""
+    """Return the maps to survey, and which of them are in the training split."""
     train, held = source.maps_of(side.train), source.maps_of(side.validation)
     chosen = [part[_evenly(part.size)] for part in (train, held)]
     return np.sort(np.concatenate(chosen)), set(chosen[0].tolist())
@@ -140,7 +140,7 @@ def _coarse(source: Source, number: int) -> tuple[NDArray[np.float64], list[NDAr
     _, means = read_truth(source, number)
     coarse = read_coarse(source, number, means)
     beside = [read_predictor(source, field, number) for field in source.predictors]
-    # What has no truth teaches nothing.
+    # Cells without reference are not informative.
     return np.where(np.isfinite(means), coarse, np.nan), beside
 
 
@@ -148,7 +148,7 @@ def _again(
     sources: Sequence[Source], plans: Sequence[tuple[NDArray[np.int64], set[int]]], pooled: Sequence[Fit],
     weights: Sequence[float],
 ) -> list[Fit]:  # fmt: skip
-    """Look again, once the scales of all sources together are known."""
+    """Return fits of a second pass, with the scales of all sources together."""
     fits = [[fit.begun_anew() for fit in pooled] for _ in sources]
     for source, (_, train), own in zip(sources, plans, fits, strict=True):
         for one in sorted(train):
@@ -159,7 +159,7 @@ def _again(
 
 
 def _variable(fit: Fit, channel: Channel, first: Source, index: int) -> Variable:
-    """Return a variable of the model, which is called and measured as in the first source."""
+    """Return a variable of the model, with name and units of the first source."""
     field = (*first.outputs, *first.predictors)[index]
     attrs = field.maps.attrs
     bounds = bounds_of(channel, field.maps, field.factor, field.offset)
@@ -185,7 +185,7 @@ def _table(source: Source, how: Patches, maps: NDArray[np.int64], found: list[An
 def candidates(
     coarse: NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the valid share of each candidate patch, and whether any variable varies within.
+    """Return the valid fraction of each candidate patch, and whether any variable varies within it.
 
     Parameters
     ----------

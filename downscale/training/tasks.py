@@ -1,18 +1,18 @@
-"""What belongs to the task of a recipe and what does not (knows recipes only)."""
+"""Keys of a recipe that each task allows."""
 
 from __future__ import annotations
 
 from downscale.errors import OptionError
 from downscale.training.schema import TrainingRecipe
 
-# Keys of the training block about what is made small in learning fields; a mask has a loss of its own.
+# Keys of the training block for the loss on fields; a mask has its own loss.
 FIELD_KEYS = ("loss", "loss_scale", "members")
-# The block that each task has, and no other one.
+# The block that only this task has.
 BLOCKS = {"segmentation": "event", "compression": "code"}
 
 
 def require_task(recipe: TrainingRecipe) -> None:
-    """Refuse recipes whose task and blocks do not belong together.
+    """Raise an OptionError if task and blocks of a recipe do not match.
 
     Raises
     ------
@@ -43,5 +43,5 @@ def require_task(recipe: TrainingRecipe) -> None:
 
 
 def _unused(recipe: TrainingRecipe) -> str | None:
-    """Return a key of the training block that a mask would not look at, though the recipe sets it."""
+    """Return a key of the training block that the recipe sets and the training of a mask ignores."""
     return next((key for key in FIELD_KEYS if key in recipe.training.model_fields_set), None)

@@ -1,4 +1,4 @@
-"""Which fields of a patch turn with it: components of vectors change sign and places (numpy; names, no file)."""
+"""Reorientation of patches, with sign and exchange of vector components."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from downscale.errors import OptionError
 from downscale.training.schema import Data
 
-# Turns of a square: bit 1 mirrors rows, bit 2 columns, bit 4 swaps the two.
+# Orientations of a square: bit 1 mirrors rows, bit 2 columns, bit 4 transposes.
 MIRROR_ROWS, MIRROR_COLUMNS, SWAP = 1, 2, 4
 ASPECT = ("aspect_sin", "aspect_cos")
-# Words of a standard name, the direction that each stands for, and whether it is one of the grid's own axes.
+# Words of a standard name, with direction, and whether the direction is one of the grid's own axes.
 DIRECTIONS = {"eastward": ("x", False), "northward": ("y", False), "x": ("x", True), "y": ("y", True)}
 OTHER_WORD = {"eastward": "northward", "northward": "eastward", "x": "y", "y": "x"}
-# Names that components have where no standard name says so.
+# Common names of components without a standard name.
 BY_NAME = re.compile(r"\d*[uv]\d*m?|[uv](a|as|o|si|ice|wnd|grd|gos|geo|bar)\d*m?|tau[uvxy]o?|(si|sic)?str[xy]",
                      re.IGNORECASE)  # fmt: skip
 BY_WORDS = re.compile(r"\b(u|v|x|y|zonal|meridional|eastward|northward)[ _-]+(component|wind|velocity|current|stress)"
                       r"|component of (the )?(wind|velocity|current)", re.IGNORECASE)  # fmt: skip
-# Words of what a mirror changes in a way that no rule here covers: signs of rotation, and angles.
+# Words of fields that change in a mirror in another way: signs of rotation, and angles.
 HANDED = re.compile(r"vorticity|helicity|stream_?function|(from|to)_direction|\bdirection\b", re.IGNORECASE)
 
 
@@ -34,13 +34,13 @@ class Part:
     Attributes
     ----------
     group : {"outputs", "predictors", "statics"}
-        Which fields it is among.
+        Group of fields that it belongs to.
     index : int
-        Its place there.
+        Its index in the group.
     along : {"x", "y"}
-        The axis that it lies along.
+        Axis along which it points.
     partner : int or None
-        Place of the other component, in the same group; None where there is none.
+        Index of the other component in the same group; None if there is none.
     """
 
     group: str
@@ -50,7 +50,7 @@ class Part:
 
 
 def static_parts(channels: Sequence[str]) -> tuple[Part, ...]:
-    """Return the components among the channels of the statics: those of the aspect."""
+    """Return the vector components among the static channels, which are those of the aspect."""
     if ASPECT[0] not in channels:
         return ()
     east, north = (list(channels).index(name) for name in ASPECT)
@@ -58,7 +58,7 @@ def static_parts(channels: Sequence[str]) -> tuple[Part, ...]:
 
 
 def turns_of(parts: Iterable[Part]) -> int:
-    """Return how many turns a patch may have: all 8, or 4 without swaps where a component has no partner."""
+    """Return the number of possible orientations: 8, or 4 without transposition if a component has no partner."""
     return 8 if all(part.partner is not None for part in parts) else 4
 
 
@@ -68,16 +68,16 @@ def variable_parts(data: Data, described: Sequence[dict[str, Any]], own_axes: Se
     Parameters
     ----------
     data : Data
-        Of the recipe; its ``vectors`` name pairs along the axes of the grid.
+        Data block of the recipe; its ``vectors`` name pairs along the axes of the grid.
     described : sequence of dict
-        Of each source: attributes of its variables, by the name that the recipe has for them.
+        For each source, the attributes of its variables by their names in the recipe.
     own_axes : sequence of bool
-        Of each source, whether its axes are longitude and latitude.
+        For each source, whether its axes are longitude and latitude.
 
     Raises
     ------
     OptionError
-        If a field looks like a component, an angle or a sign of rotation, and it is not known how it turns.
+        If a field looks like a component, an angle or a sign of rotation, and its reorientation is unclear.
     """
     groups = {"outputs": [each.name for each in data.outputs], "predictors": [each.name for each in data.predictors]}
     named = {name: (along, other) for pair in data.vectors for name, along, other in
@@ -95,12 +95,12 @@ def variable_parts(data: Data, described: Sequence[dict[str, Any]], own_axes: Se
 
 
 def _label(name: str, described: Sequence[dict[str, Any]], named: dict[str, Any]) -> str:
-    """Return what a partner calls a variable: its name where the recipe pairs it, else its standard name."""
+    """Return the name by which a partner refers to a variable: from the recipe, else its standard name."""
     return name if name in named else str(_attributes(name, described).get("standard_name", ""))
 
 
 def _attributes(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the attributes of a variable in the first source that has its standard name, else in the first."""
+    """Return the attributes of a variable in the first source with a standard name, else in the first source."""
     known = (each[name] for each in described if each[name].get("standard_name"))
     attrs: dict[str, Any] = next(known, described[0][name])
     return attrs
@@ -109,14 +109,14 @@ def _attributes(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any
 def _component(
     name: str, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]
 ) -> tuple[str, str] | None:
-    """Return the axis of a component and the standard name of the other one; None for what is no component."""
+    """Return the axis of a component and the standard name of its partner; None for other fields."""
     attrs = _attributes(name, described)
     standard, said = str(attrs.get("standard_name", "")), str(attrs.get("long_name", ""))
     if any(HANDED.search(text) for text in (standard, said, name)):
         raise _unknown(name, "whose sign or angle changes in a mirror")
     words = standard.split("_")
     found = [word for word in words if word in DIRECTIONS]
-    # "grid_eastward_wind" lies along the grid, wherever that points.
+    # "grid_eastward_wind" is along the grid, whatever its direction.
     if len(found) == 1:
         along, of_grid = DIRECTIONS[found[0]]
         if not of_grid and "grid" not in words and not all(own_axes):
@@ -129,13 +129,13 @@ def _component(
 
 def _unknown(name: str, what: str) -> OptionError:
     return OptionError(
-        f"patches.augment: expected fields that are known to turn with a patch, received {name!r}, {what}; name pairs "
+        f"patches.augment: expected fields with known behaviour in a mirror, received {name!r}, {what}; name pairs "
         "along the grid's axes as data.vectors: [[U, V]], or set patches.augment: false"
     )
 
 
 def turn(array: NDArray[Any], number: int) -> NDArray[Any]:
-    """Mirror and swap the last two axes of an array."""
+    """Return an array with its last two axes mirrored and transposed."""
     if number & MIRROR_ROWS:
         array = array[..., ::-1, :]
     if number & MIRROR_COLUMNS:
@@ -144,16 +144,16 @@ def turn(array: NDArray[Any], number: int) -> NDArray[Any]:
 
 
 def turn_parts(fields: NDArray[Any], parts: Iterable[Part], number: int, same_way: bool) -> NDArray[Any]:
-    """Turn the components among fields that were turned as if they were none.
+    """Return fields with components corrected after :func:`turn`, which treats them as scalars.
 
     Parameters
     ----------
     fields : array, shape (C, n_y, n_x)
-        Of one group, after :func:`turn`.
+        Fields of one group, after :func:`turn`.
     parts : iterable of Part
-        Of that group.
+        Components of that group.
     number : int
-        The turn; one with a swap needs partners.
+        The orientation; transposition needs partners.
     same_way : bool
         Whether rows and columns both run along their axes, or both against them.
     """
@@ -165,6 +165,6 @@ def turn_parts(fields: NDArray[Any], parts: Iterable[Part], number: int, same_wa
             made[part.index] = sign * fields[part.index]
             continue
         assert part.partner is not None
-        # Rows that run southward lie along minus north.
+        # Rows that run southward point along minus north.
         made[part.partner] = (sign if same_way else -sign) * fields[part.index]
     return made
