@@ -114,7 +114,7 @@ def test_where_a_loss_is_no_number_the_model_of_the_last_good_state_is_left(
         return float("nan") if count["steps"] > 3 else 1.0
 
     monkeypatch.setattr(Duel, "_advance", counted)
-    words = r"expected finite losses and weights, received critic nan.* at step 3; .*go on from it; its model is "
+    words = r"expected finite losses and weights, received critic nan.* at step 3; .*resume from it; its model is "
     with pytest.raises(InputError, match=words):
         train_adversarial(some, replace(HOW, steps=9), width=4)
     monkeypatch.undo()

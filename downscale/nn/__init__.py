@@ -1,6 +1,6 @@
-"""Up-sampling under the laws, fixed and learnable (knows kernels and fields, no file and no dask).
+"""Conservative upsampling, fixed and learnable.
 
-What needs torch is imported when it is first named.
+Names that need torch are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Generator and critic of adversarial training (torch); know channels and sizes, no grid, no file and no loss.
+"""Generator and critic of adversarial training.
 
-The generator is a stack of conservative transposed convolutions (kernel 4, stride 2, padding 1), so that constants stay
-constants and no checkerboard is built in. The critic sees gradients by fixed Sobel channels.
+The generator is a stack of conservative transposed convolutions (kernel 4, stride 2, padding 1), which preserve
+constants and produce no checkerboard. The critic sees gradients by fixed Sobel channels.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from downscale.errors import ShapeError
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.shapes import Stack, Transposed, Window
 
-# Cells a side of what the latent vector is spread over.
+# Cells per side of the first map, which the latent vector fills.
 START = 4
 LEAK = 0.2
-# Slopes are small beside heights: the critic would not see them.
+# Gain of slopes, which are small compared with heights and would otherwise have no effect on the critic.
 STEEP = 12.0
 
 
@@ -31,7 +31,7 @@ class Generator(nn.Module):
     Parameters
     ----------
     size : int
-        Cells a side, 4 times a power of two.
+        Cells per side, 4 times a power of two.
     latent : int
         Length of the latent vectors.
     width : int
@@ -40,7 +40,7 @@ class Generator(nn.Module):
     Raises
     ------
     ShapeError
-        If no whole number of stages makes that size.
+        If no whole number of stages gives this size.
 
     Examples
     --------
@@ -56,11 +56,11 @@ class Generator(nn.Module):
         self.spread = nn.Linear(latent, channels[0] * START**2)
         self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise(channels))
         self.heights = nn.ModuleList(nn.Conv2d(each, 1, 3, padding=1, padding_mode="replicate") for each in channels)
-        # Of what a coarser stage says of heights: smooth, and the same in every phase.
+        # Heights of coarser stages enter smoothly, with the same weights in every phase.
         self.refine = ConservativeConvTranspose2d(1, 1, 4, 2, 1, law="phase").requires_grad_(False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Make maps of order one: each stage adds its own scale to the refined heights of the coarser ones."""
+        """Return maps of order one; each stage adds detail of its own scale to the refined heights of coarser ones."""
         x = F.leaky_relu(self.spread(z).reshape(len(z), -1, START, START), LEAK)
         heights = self.heights[0](x)
         for stage, own in zip(self.stages, self.heights[1:], strict=True):
@@ -70,7 +70,7 @@ class Generator(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Twice as many cells along each axis, then a convolution among neighbours."""
+    """Refinement by two along each axis, then a convolution."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -78,26 +78,26 @@ class _Stage(nn.Module):
         self.mix = nn.Conv2d(out_channels, out_channels, 3, padding=1, padding_mode="replicate")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine and mix; features are brought to one size a cell, so that none runs away."""
+        """Return refined and mixed features, normalised in each cell so that none diverges."""
         x = F.leaky_relu(evened(self.up(x)), LEAK)
         x = F.leaky_relu(self.mix(x), LEAK)
         return x * torch.rsqrt((x**2).mean(dim=1, keepdim=True) + 1e-8)
 
 
 def evened(x: Tensor) -> Tensor:
-    """Return means with the weights 1, 2, 1 along each axis, to which a checkerboard is nothing."""
+    """Return means with the weights 1, 2, 1 along each axis, which remove a checkerboard."""
     return F.avg_pool2d(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
 
 
 class Critic(nn.Module):
-    """How real maps look: (B, 1, Y, X) -> (B,), on them, their gradients and what they are to fit.
+    """Realism scores of maps, (B, 1, Y, X) -> (B,), from the maps, their gradients and their conditions.
 
     Parameters
     ----------
     size : int
-        Cells a side, 4 times a power of two.
+        Cells per side, 4 times a power of two.
     condition : int
-        Channels of what maps must fit, such as the coarse field on fine cells.
+        Channels of the condition, such as the coarse field on fine cells.
     width : int
         Channels of the finest stage.
     norm : bool
@@ -116,18 +116,18 @@ class Critic(nn.Module):
         stages = depth_of(size)
         channels = [3 + condition, *(width * min(2**i, 8) for i in range(stages))]
         wrap = spectral_norm if norm else lambda layer: layer
-        # The first layer sees every cell alike; from then on the map shrinks.
+        # The first layer keeps the size; each later layer reduces it.
         self.layers = nn.ModuleList(
             [wrap(nn.Conv2d(channels[0], width, 3, 1, 1))]
             + [wrap(nn.Conv2d(a, b, 4, 2, 1)) for a, b in pairwise([width, *channels[1:]])]
         )
-        # One more channel: how much the maps of a batch differ, which collapsed ones do not.
+        # One more channel: the difference between the maps of a batch, which vanishes in a collapse.
         self.head = wrap(nn.Linear((channels[-1] + 1) * START**2, 1))
         east = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
         self.register_buffer("stencil", torch.stack([east, east.T])[:, None])
 
     def forward(self, maps: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return scores, larger for what looks real."""
+        """Return scores, larger for more realistic maps."""
         slopes = F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), self.stencil)
         x = torch.cat([maps, STEEP * slopes, *([] if condition is None else [condition])], dim=1)
         for layer in self.layers:
@@ -137,12 +137,12 @@ class Critic(nn.Module):
 
 
 def depth_of(size: int) -> int:
-    """Return how many stages make a map of ``size`` cells a side.
+    """Return the number of stages for a map of ``size`` cells per side.
 
     Raises
     ------
     ShapeError
-        If it is not 4 times a power of two from 2 on.
+        If the size is not 4 times a power of two from 2 on.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def depth_of(size: int) -> int:
 
 @dataclass(frozen=True)
 class Projection:
-    """Cells that one of the first cells reaches after a stage, and cells of the map there."""
+    """Number of cells that one initial cell affects after a stage, and size of the map there."""
 
     stage: int
     reach: int
@@ -165,14 +165,14 @@ class Projection:
 
     @property
     def coherent(self) -> bool:
-        """Whether any two first cells meet in some cell: the map can then be of one piece."""
+        """Whether any two initial cells affect a common cell, so that the map can be coherent."""
         return self.reach >= self.size
 
 
 def projection_field(size: int) -> list[Projection]:
-    """Return how the field of one of the first cells grows, stage by stage.
+    """Return the growth of the field that one initial cell affects, stage by stage.
 
-    The exact planner of reaches is asked, for a cell in the middle of a field so wide that no edge cuts it.
+    The reach is exact, for a cell in the middle of a field wide enough to exclude edges.
 
     Examples
     --------

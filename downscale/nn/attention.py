@@ -1,8 +1,7 @@
-"""Self-attention over maps: in a window around each cell, or over the whole field (torch; knows channels, no grid).
+"""Self-attention over maps: in a window around each cell, or over the whole field.
 
-The window slides with the cell, so that shifted features make shifted results and the reach is that of a convolution.
-Over the whole field there is no finite reach: a network with such a layer says so, and the planner refuses to cut its
-maps.
+The window is centred on each cell, so that results shift with the features and the reach is that of a convolution.
+Attention over the whole field has no finite reach, so maps of a network with such a layer cannot be cut into blocks.
 """
 
 from __future__ import annotations
@@ -39,21 +38,21 @@ class SelfAttention(nn.Module):
 
 
 class WindowedAttention(SelfAttention):
-    """The field plus what each cell gathers from the window around it, (B, width, ny, nx) -> the same.
+    """Windowed self-attention added to the field, (B, width, ny, nx) -> the same.
 
     Parameters
     ----------
     width : int
         Channels.
     window : int
-        Cells along each axis that a cell looks at, an odd number; its reach is half of it.
+        Cells of the window along each axis, an odd number; the reach is half of it.
     heads : int, optional
-        Parts of the channels that look around by themselves; must divide the width.
+        Groups of channels with separate attention; must divide the width.
 
     Notes
     -----
-    Each place of the window has a learnable bias, so that near and far can count differently. Beyond the edge of the
-    field features are zero, as they are for convolutions.
+    Each place of the window has a learnable bias, so that weights can depend on distance. Beyond the edge of the field
+    features are zero, as for convolutions.
 
     Raises
     ------
@@ -79,7 +78,7 @@ class WindowedAttention(SelfAttention):
         self.bias = nn.Parameter(torch.zeros(self.heads, window * window))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what each cell gathers."""
+        """Return the field plus the attention."""
         query, key, value = self._split(x)
         batch, width, rows, columns = x.shape
         each = width // self.heads
@@ -98,14 +97,14 @@ class WindowedAttention(SelfAttention):
 
 
 class GlobalAttention(SelfAttention):
-    """The field plus what each cell gathers from all others, (B, width, ny, nx) -> the same: no finite reach.
+    """Self-attention over the whole field added to it, (B, width, ny, nx) -> the same: no finite reach.
 
     Parameters
     ----------
     width : int
         Channels.
     heads : int, optional
-        Parts of the channels that look around by themselves; must divide the width.
+        Groups of channels with separate attention; must divide the width.
 
     Raises
     ------
@@ -121,7 +120,7 @@ class GlobalAttention(SelfAttention):
         super().__init__(width, heads)
 
     def forward(self, x: Tensor, core: tuple[slice, slice] | None = None) -> Tensor:
-        """Add what each cell gathers; ``core`` holds the cells that are no padding, which alone are looked at."""
+        """Return the field plus the attention to the cells in ``core``, which excludes padding."""
         query, key, value = self._split(x)
         seen = [part if core is None else part[..., core[0], core[1]] for part in (key, value)]
         tokens = [part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for part in (query, *seen)]
@@ -130,12 +129,12 @@ class GlobalAttention(SelfAttention):
 
 
 def attention(name: str, width: int, window: int) -> nn.Module | None:
-    """Return the attention of that name, None for "none".
+    """Return the attention with this name, None for "none".
 
     Raises
     ------
     OptionError
-        If there is none of that name; lists the names.
+        If the name is unknown; the message lists the names.
     """
     if name not in ATTENTIONS:
         raise OptionError(f"expected attention to be among {', '.join(map(repr, ATTENTIONS))}, received {name!r}")

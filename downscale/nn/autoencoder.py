@@ -1,7 +1,7 @@
-"""An autoencoder: fields through a few latent channels, back by transposed convolutions (torch; knows channels only).
+"""Autoencoder: fields through a few latent channels, and back by transposed convolutions.
 
-Nothing passes beside the latent cells; each of them projects onto a patch of fine cells that grows stage by stage, and
-neighbouring patches overlap, which is what makes them join.
+There are no skip connections past the latent cells. Each latent cell projects onto a patch of fine cells that grows
+stage by stage, and neighbouring patches overlap, which makes them coherent.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Autoencoder(Network):
     Parameters
     ----------
     coarse_channels, fine_channels, outputs : int
-        Channels of the two inputs and of the result.
+        Channels of the two inputs and of the output.
     factor : (int, int)
         Refinement of rows and columns.
     width : int
         Channels at coarse resolution; doubled at each level below.
     levels : int
-        How many times cells are halved along an axis, below the coarse ones.
+        Number of coarsenings by two below the coarse cells.
     depth : int
         Residual blocks at each end.
     latent : int
@@ -37,12 +37,12 @@ class Autoencoder(Network):
     fine_width : int
         Channels at fine resolution.
     upsampling, steps : str
-        Kind of the stages, and whether there is one for each prime factor; see
+        Kind of the stages, and whether each prime factor has its own; see
         :class:`~downscale.nn.stages.Upsampling`.
     activation : str
         Name of the activation.
     pooling : {"strided", "blur"}
-        How cells are halved; "blur" filters against aliases first.
+        Method of coarsening by two; "blur" filters first to avoid aliasing.
 
     References
     ----------
@@ -79,7 +79,7 @@ class Autoencoder(Network):
         self.decoder = nn.Sequential(*layers, silent(convolution(fine_width, outputs)))
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
-        """Make detail (B, outputs, ny * fy, nx * fx) of (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx)."""
+        """Return detail (B, outputs, ny * fy, nx * fx) from (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx)."""
         frame = Frame.of((coarse.shape[-2], coarse.shape[-1]), self.multiple_of)
         seen = torch.cat([frame.pad(coarse), self.gather(frame.pad(fine, self.factor))], dim=1)
         return frame.crop(self.decoder(self.encoder(seen)), self.factor)
@@ -97,7 +97,7 @@ def _blocks(width: int, depth: int, act: str) -> list[nn.Module]:
 def _encoder(
     channels: int, width: int, levels: int, depth: int, latent: int, act: str, pooling: str
 ) -> nn.Sequential:
-    """Return convolutions that halve the cells ``levels`` times, down to the latent channels."""
+    """Return convolutions that coarsen ``levels`` times by two, down to the latent channels."""
     layers: list[nn.Module] = [convolution(channels, width), activation(act), *_blocks(width, depth, act)]
     for level in range(levels):
         layers += [halving(pooling, width * 2**level, width * 2 ** (level + 1)), activation(act)]

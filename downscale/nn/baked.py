@@ -1,4 +1,4 @@
-"""A model for use only: what is learned under a law is made once, not at every call (torch; knows layers, no field)."""
+"""Models for inference, with kernels computed once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class FixedConvTranspose2d(nn.Module):
-    """A `ConservativeConvTranspose2d` that has stopped learning: its kernels as they are, (in, out // groups, kh, kw).
+    """Fixed copy of a `ConservativeConvTranspose2d`, with constant kernels of shape (in, out // groups, kh, kw).
 
     Parameters
     ----------
     layer : ConservativeConvTranspose2d
-        Where weights and geometry come from.
+        Source of weights and geometry.
     """
 
     def __init__(self, layer: ConservativeConvTranspose2d) -> None:
@@ -32,7 +32,7 @@ class FixedConvTranspose2d(nn.Module):
         self._plans = plan(layer, 0), plan(layer, 1)
 
     def forward(self, coarse: Tensor) -> Tensor:
-        """Refine as the layer did, to the last bit."""
+        """Return the refined field, bit for bit as the layer does."""
         return gather(coarse, self.weight, self.bias, self.axes, self.groups)
 
     def plan(self, axis: int) -> Layer:
@@ -41,9 +41,9 @@ class FixedConvTranspose2d(nn.Module):
 
 
 def baked(module: Module) -> Module:
-    """Return a copy that learns nothing more and makes no kernel twice; values are the same to the last bit."""
+    """Return a copy for inference with kernels computed once; results are bit-identical."""
     copied = copy.deepcopy(module).eval().requires_grad_(False)
-    # The class of a parametrised layer is shared by its copies: layers are replaced, not stripped.
+    # Copies of a parametrised layer share its class: replace layers instead of removing parametrisations.
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ConservativeConvTranspose2d):

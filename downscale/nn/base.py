@@ -1,4 +1,4 @@
-"""What every network of a learned model is: channels in, detail out, and an exact reach (torch; knows no field)."""
+"""Base class of the networks of learned models, with exact reach."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Core = tuple[slice, slice]
 
 
 class Network(nn.Module):
-    """Base of the networks: detail of normalised coarse and fine channels.
+    """Base of the networks: detail from normalised coarse and fine channels.
 
     Attributes
     ----------
     factor : (int, int)
         Refinement of rows and columns.
     multiple_of : int
-        Coarse cells in one cell of the coarsest level. Any size goes in: fields are padded with zeros and cropped.
+        Coarse cells per cell of the coarsest level. Any size is valid: fields are padded with zeros and cropped.
     whole : bool
-        Whether a fine cell looks at the whole field.
+        Whether a fine cell depends on the whole field.
     """
 
     multiple_of = 1
     whole = False
-    # Options that may be zero: there is then no such layer.
+    # Options that may be zero, which removes the layer.
     may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "levels"})
 
     def __init__(self, factor: tuple[int, int]) -> None:
@@ -34,9 +34,9 @@ class Network(nn.Module):
         self.factor = factor
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
-        """Make detail (B, outputs, ny * fy, nx * fx) of (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx).
+        """Return detail (B, outputs, ny * fy, nx * fx) from (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx).
 
-        ``core`` holds the coarse cells that are no padding, for networks that look at the whole field.
+        ``core`` holds the coarse cells without padding, for networks that depend on the whole field.
         """
         raise NotImplementedError
 
@@ -45,7 +45,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def needs(self, axis: int, first: int, last: int) -> tuple[Interval, Interval]:
-        """Return the coarse cells whose coarse channels, and those whose fine channels, move fine cells.
+        """Return the coarse cells whose coarse channels, and those whose fine channels, affect given fine cells.
 
         Parameters
         ----------
@@ -59,7 +59,7 @@ class Network(nn.Module):
         return coarse.needs(first, last), (low // self.factor[axis], high // self.factor[axis])
 
     def reach(self, axis: int) -> int:
-        """Return how many coarse cells along an axis a fine cell looks at, whatever the whole field tells it."""
+        """Return the largest distance in coarse cells along an axis that affects a fine cell, without global layers."""
 
         def needs(first: int, last: int) -> Interval:
             coarse, fine = self.needs(axis, first, last)
@@ -69,5 +69,5 @@ class Network(nn.Module):
 
     @property
     def halo(self) -> int | None:
-        """Coarse cells away whose channels move a fine cell, tight; None: all of them."""
+        """Largest distance of coarse cells whose channels affect a fine cell, tight; None for the whole field."""
         return None if self.whole else max(self.reach(0), self.reach(1))

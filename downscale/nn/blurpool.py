@@ -1,7 +1,7 @@
-"""Ways to halve a feature map, with and without a filter against aliases (torch; knows channels, no field).
+"""Coarsening of feature maps by two, with and without an anti-aliasing filter.
 
-Taking every second cell folds waves shorter than four cells onto longer ones, and where they fold to depends on where
-the field lies: the loss of shift equivariance of encoders. A short fixed blur before it removes most of them.
+Taking every second cell aliases waves shorter than four cells. The aliases depend on the position of the field, so
+that encoders lose shift equivariance. A short fixed blur before it removes most of them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from downscale.errors import OptionError, listing
 from downscale.nn.layers import convolution
 from downscale.nn.shapes import Layer, Window
 
-# Binomial taps: as many on each side of the middle of two cells, so that centres of coarse cells stay where they are.
+# Binomial weights, symmetric about the middle of two cells, so that centres of coarse cells stay in place.
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 class BlurPool(nn.Module):
-    """Binomial means of four by four cells, every second cell, (B, C, ny, nx) -> (B, C, ny / 2, nx / 2).
+    """Binomial means of four by four cells at every second cell, (B, C, ny, nx) -> (B, C, ny / 2, nx / 2).
 
-    Its weights sum to one, so that constants stay constants away from the edges; nothing is learned.
+    The fixed weights sum to one, so that constants are preserved away from the edges.
 
     References
     ----------
@@ -43,7 +43,7 @@ class BlurPool(nn.Module):
         self.register_buffer("kernel", torch.outer(taps, taps)[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Blur, then take every second cell."""
+        """Return the blurred field at every second cell."""
         channels = x.shape[1]
         kernel = self.kernel.expand(channels, 1, -1, -1)
         return F.conv2d(x, kernel, stride=2, padding=len(TAPS) // 2 - 1, groups=channels)
@@ -60,12 +60,12 @@ HALVINGS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 def halving(name: str, width: int, out_width: int) -> nn.Module:
-    """Return what halves a map of even sizes, by its name.
+    """Return the layer with this name that coarsens a map of even size by two.
 
     Raises
     ------
     OptionError
-        If there is none of that name; lists the names.
+        If the name is unknown; the message lists the names.
     """
     if name not in HALVINGS:
         raise OptionError(f"expected pooling to be among {listing(HALVINGS)}, received {name!r}")

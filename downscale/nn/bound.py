@@ -1,4 +1,4 @@
-"""A learned model bound to a grid: the up-scaler that the engine calls (torch; knows grids and places, no file)."""
+"""Learned models on a given grid, in the form that the engine calls."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from downscale.nn.separable import BothParts, Grid, Separable, counts_of, operat
 from downscale.nn.spec import ModelSpec
 from downscale.typing import Place
 
-# Fine values a network works on at once, on a processor and elsewhere: its features take some hundred times the bytes.
+# Fine values per batch, on a CPU and on other devices: features need some hundred times the bytes.
 MOST_VALUES, MOST_ELSEWHERE = 500_000, 8_000_000
 
 
 class Bound:
-    """One output of a learned model on a grid (an Upscaler).
+    """One output of a learned model on a grid.
 
     Attributes
     ----------
     spec : ModelSpec
         The model.
     variable : int
-        Which output.
+        Index of the output.
     channels : int
-        Coarse fields that it is called with, ``spec.input_channels``: outputs, predictors, times.
+        Number of coarse input fields, ``spec.input_channels``: outputs, predictors, times.
     factor : (int, int)
         Refinement of rows and columns.
     halo : (int, int) or None
-        Coarse cells that move a fine cell, tight on this grid.
+        Distance of coarse cells that affect a fine cell, tight on this grid.
     laws : frozenset of str
-        Laws that hold by construction.
+        Kinds of conservation satisfied by construction.
     """
 
     multiple_of = 1
@@ -60,7 +60,7 @@ class Bound:
         self._elsewhere: dict[torch.device, Learned] = {}
 
     def rescaled(self, scales: tuple[tuple[float, float], ...]) -> Bound:
-        """Return the same for fields in other units than the model's.
+        """Return the same model for fields in other units.
 
         Parameters
         ----------
@@ -77,32 +77,32 @@ class Bound:
         return f"{self.spec.network} network for {self.spec.outputs[self.variable].name}, factor {self.factor}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies on devices stay where they are.
+        # Copies on devices are not pickled.
         return {**{k: v for k, v in self.__dict__.items() if k != "_lock"}, "_elsewhere": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
-        """Make the fine field of one output, (N, ny * fy, nx * fx).
+        """Return the fine field of one output, (N, ny * fy, nx * fx).
 
         Parameters
         ----------
         coarse : Tensor, shape (N, channels, ny, nx), or (N, ny, nx) for one channel
             Coarse fields in the order of ``spec.input_channels``; NaN where missing.
         place : Place
-            Where they lie; its statics hold those of the model by name, and "mask" where fine cells are left out.
+            Position of the fields, with the model's statics by name, and "mask" if fine cells are left out.
 
         Raises
         ------
         ShapeError
-            If there are not as many channels as the model looks at.
+            If the number of channels is not that of the model.
         InputError
             If a static is missing.
         """
         given = self._given(coarse)
         if self.scales:
-            # In double precision: the way there and back must not move a mean.
+            # Double precision, so that conversion of units does not change a mean.
             given = given.to(torch.float64, copy=True)
             for i, (factor, offset) in enumerate(self.scales):
                 given[:, i] = given[:, i] * factor + offset
@@ -120,14 +120,14 @@ class Bound:
         return made.to(coarse)
 
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
-        """Return the bytes that the features of a processor's work take at once.
+        """Return the bytes of features that a CPU needs at once.
 
         Parameters
         ----------
         maps : int
-            Maps that are called with, of which a few are worked on at once.
+            Maps per call, of which a few are processed at once.
         shape : (int, int)
-            Coarse rows and columns given.
+            Number of coarse rows and columns.
         """
         values = max(shape[0] * self.factor[0] * shape[1] * self.factor[1], 1)
         network, spec = shapes_only(self.learned.network), self.spec
@@ -150,9 +150,9 @@ class Bound:
         return fine[:, self.variable]
 
     def _seen(self, x: Tensor, others: Tensor, proposal: Tensor, place: Place, closed: bool) -> Seen:
-        """Return the fields that the network looks at: what is missing filled from its neighbours.
+        """Return the inputs of the network, with missing values filled from neighbours.
 
-        A network was trained on whole patches: an edge of a gap, or a coast, would be a feature to it.
+        The network was trained on complete patches, so an edge of missing cells or a coast would act as a feature.
         """
         both, predictors = torch.cat([x, others], dim=1), others.shape[1]
         missing = ~torch.isfinite(both)
@@ -163,7 +163,7 @@ class Bound:
         return Seen(whole, self.kernel(whole, place), others)
 
     def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Return the coarse fields, and the noise that the model sees, if it sees any."""
+        """Return the coarse fields, and the noise of the model, if any."""
         return given, None
 
     def _given(self, coarse: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class Bound:
         return self.cells.window(rows, columns)
 
     def _beside(self, given: Tensor) -> Learned:
-        """Return the model where the field is: one copy on each device, made when it is first needed there."""
+        """Return the model on the device of the field; each device gets one copy on first use."""
         if next(self.learned.parameters()).device == given.device:
             return self.learned
         with self._lock:
@@ -215,15 +215,15 @@ class Bound:
 
 
 class Ensemble(Bound):
-    """One output of a model that makes members (an Upscaler that draws); its last field is the number of the map.
+    """One output of an ensemble model; the last input field is the number of the map.
 
-    The noise of a cell depends on seed, member, variable, place in the domain and time alone.
+    The noise of a cell depends only on seed, member, variable, position in the domain and time.
     """
 
     draws = Draws()
 
     def drawn(self, draws: Draws) -> Ensemble:
-        """Return the same for other members."""
+        """Return the same model for other members."""
         other = copy.copy(self)
         other.draws = draws
         return other
@@ -249,12 +249,12 @@ class Ensemble(Bound):
 
 
 def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
-    """Return the up-scaler of one output of a model on a grid; see :meth:`~downscale.nn.learned.Learned.bind`.
+    """Return one output of a model on a grid; see :meth:`~downscale.nn.learned.Learned.bind`.
 
     Raises
     ------
     ShapeError
-        If the parts are not as many as the model's factor.
+        If the numbers of parts differ from the model's factor.
     OptionError
         If the model has no such output.
     """

@@ -1,10 +1,10 @@
-"""The cascade: Sobolev's kernel and noise whose power law is that of the coarse field, followed on (torch on call).
+"""Stochastic cascade: the Sobolev kernel and noise that extrapolates the power law of the coarse field.
 
     rain:  z = max(U x, 0) exp(s n),  y = P(z exp(U log(x / A z)));      smooth fields:  y = P(U x + s n - U A s n)
 
-with U the Sobolev operator, A the means of cells, n noise of variance one, s its spread from the roughness of the
-coarse field around, and P what imposes the cell law on what little is left: by scaling cells, or by adding to them. P
-alone would do, but leaves a step at each edge of a cell. Knows grids and places.
+with U the Sobolev operator, A the cell means, and n noise of variance one. The standard deviation s follows from the
+roughness of the coarse field nearby. P enforces the cell means by scaling or shifting cells; the residual is small, but
+P alone would leave a step at each cell edge.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from downscale.typing import Place
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Noise of an octave is white at nodes that lie half as wide as a cell, a quarter of it, ...
+# The noise of an octave is white at nodes half as wide as a cell, a quarter as wide, ...
 TAPS, MARGIN = 4, 2
-# Window of the kernel that takes the means of noise out, as far as the variance of the rest is concerned.
+# Stencil of the kernel for the variance of noise without its cell means.
 SMOOTH_TAPS = 7
-# More than so many times its own value no part is expected to differ.
+# Largest expected ratio of a fine value to its coarse value.
 MOST_SPREAD = 3.0
-# What fine fields are smoothed where nothing is said of it: in the mean of radar composites of five kinds.
+# Default smoothing of fine fields: the mean over radar composites of five kinds.
 SMOOTHING, MOST_SMOOTHING = 0.9, 10.0
-# Means of cells are put right smoothly up to this factor; beside dry cells logarithms know no end.
+# Largest factor of smooth corrections to cell means; beside dry cells the logarithm is unbounded.
 MOST_SMOOTHLY = 5.0
 
 
@@ -43,7 +43,7 @@ ONE = Draws()
 
 @dataclass(frozen=True, eq=False)
 class Cascade:
-    """Stochastic detail without training, one member after the other (an Upscaler).
+    """Stochastic detail without training, for one ensemble member after another.
 
     Attributes
     ----------
@@ -52,16 +52,16 @@ class Cascade:
     cells : Aggregation
         The operator A of the whole grid.
     positive : bool
-        Whether values are never negative and anything above: noise then multiplies.
+        Whether values are non-negative and unbounded above: noise then multiplies.
     smoothing : float
-        How much steeper than the coarse field's power law the fine one is, as an exponent.
+        Exponent by which the fine power law is steeper than that of the coarse field.
     draws : Draws
-        Which noise each map gets.
+        Noise of each map.
 
     Notes
     -----
-    Cell law for every member, to rounding. The value of a fine cell depends on seed, member, variable, place in the
-    domain and time alone, and on the coarse cells within the halo.
+    Every member conserves each coarse-cell mean, to rounding. The value of a fine cell depends only on seed, member,
+    variable, position in the domain and time, and on the coarse cells within the halo.
 
     References
     ----------
@@ -80,7 +80,7 @@ class Cascade:
     laws = frozenset({"cell", "total"})
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is computed on demand does not go to workers.
+        # Cached properties are not sent to workers.
         return {key: self.__dict__[key] for key in self.__dataclass_fields__}
 
     @property
@@ -90,27 +90,27 @@ class Cascade:
 
     @property
     def settled(self) -> bool:
-        """Whether cell law and bounds hold to rounding already: scaled cells have their value, and keep their sign."""
+        """Whether cell means and bounds hold to rounding without correction: scaling preserves mean and sign."""
         return self.positive
 
     @cached_property
     def halo(self) -> tuple[int, int]:
-        """Coarse cells beyond a block that move its fine values."""
+        """Distance of coarse cells beyond a block that affect its fine values."""
         from downscale.fields.roughness import NEAR, REACH
 
-        # Twice the kernel: noise whose means it takes out has a spread that it made.
+        # Twice the kernel, which removes cell means of the noise and sets its standard deviation.
         y, x = self.kernel.halo or (0, 0)
         return max(REACH, NEAR + 1) + 2 * y, max(REACH, NEAR + 1) + 2 * x
 
     def drawn(self, draws: Draws) -> Cascade:
-        """Return the same for other members."""
+        """Return the same cascade for other members."""
         return replace(self, draws=draws)
 
     @cached_property
     def octaves(self) -> tuple[Octave, ...]:
         """The octaves of the noise, widest first."""
         largest = max(self.factor)
-        # What is as wide as a cell the coarse values tell: it would go with their means.
+        # Noise as wide as a cell is excluded, because its means are removed.
         counts = [2**j for j in range(1, math.ceil(math.log2(largest)))]
         width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
         made = [Octave((min(n, self.factor[0]), min(n, self.factor[1])), self.factor) for n in (*counts, largest)]
@@ -118,18 +118,18 @@ class Cascade:
                      for each in dict.fromkeys(made))  # fmt: skip
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
-        """Make fine maps (N, ny * fy, nx * fx) of coarse values and the numbers of maps, (N, 2, ny, nx)."""
+        """Return fine maps (N, ny * fy, nx * fx) from coarse values and map numbers, (N, 2, ny, nx)."""
         import torch
 
         numbers = _numbers(coarse[:, 1])
-        # Members of one coarse map lie side by side and share all but the noise.
+        # Members of one coarse map are adjacent and share everything except the noise.
         first, which = _distinct([number // self.draws.members for number in numbers])
         x = coarse[first, 0]
         base, spread, weights, cells = self._common(x, place)
         noise = Noise(self.draws)
         mask = place.statics["mask"] > 0.5 if "mask" in place.statics else None
         made = base.new_empty((len(numbers), *base.shape[1:]))
-        # One member after the other: times near each other share its noise.
+        # Members are processed in turn, because neighbouring times share noise.
         for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
             i = which[k]
             detail = spread[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
@@ -142,11 +142,11 @@ class Cascade:
         return made
 
     def _smooth(self, cells: Tensor, place: Place) -> Tensor:
-        """Return the smooth fine field that has these means, shapes (ny, nx) and (ny * fy, nx * fx)."""
+        """Return the smooth fine field with given cell means, shapes (ny, nx) and (ny * fy, nx * fx)."""
         return self.kernel(cells[None], place)[0]
 
     def _common(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor, Aggregation]:
-        """Return kernel, spread and the weights of octaves of some coarse maps, and the operator A of their cells."""
+        """Return kernel field, standard deviation and octave weights of coarse maps, and their operator A."""
         import torch
 
         from downscale.fields.roughness import roughness
@@ -167,7 +167,7 @@ class Cascade:
         return base, spread, cells.spread(torch.sqrt(powers / variance)), cells
 
     def _detail(self, noise: Noise, number: int, place: Place, weights: Tensor, cells: Aggregation) -> Tensor:
-        """Return the noise of one map, of variance one when the means of cells are taken out."""
+        """Return the noise of one map, of variance one after its cell means are removed."""
         size, period = cells.coarse_shape, self.kernel.grid.shape[1] if self.kernel.grid.x.periodic else None
         total = weights.new_zeros(cells.fine_shape)
         for i, octave in enumerate(self.octaves):
@@ -178,14 +178,14 @@ class Cascade:
 
 @dataclass(frozen=True)
 class Octave:
-    """Noise that is white at ``nodes`` a coarse cell along each axis, smooth between them.
+    """Noise that is white at ``nodes`` per coarse cell along each axis, and smooth between them.
 
     Attributes
     ----------
     nodes, factor : (int, int)
-        Nodes and fine cells in a coarse cell, rows and columns.
+        Nodes and fine cells per coarse cell, rows and columns.
     lifetime : float
-        Seconds.
+        Correlation time in seconds.
     """
 
     nodes: tuple[int, int]
@@ -194,12 +194,12 @@ class Octave:
 
     @cached_property
     def weights(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """First node beside a fine cell and the weights of four, by the place of the cell in its coarse cell."""
+        """First of four nodes beside a fine cell and their weights, by position of the cell in its coarse cell."""
         return tuple(_spline(n, f) for n, f in zip(self.nodes, self.factor, strict=True))
 
     @cached_property
     def variance(self) -> float:
-        """Variance of what is left of this noise when the smooth field of its means is taken out."""
+        """Variance of this noise after the smooth field of its means is removed."""
         rows, columns = (_left(n, f, *w) for n, f, w in zip(self.nodes, self.factor, self.weights, strict=True))
         noise, both, smooth = rows * columns
         return max(float(noise - 2 * both + smooth), 1e-9)
@@ -207,7 +207,7 @@ class Octave:
     def noise(
         self, noise: Noise, number: int, octave: int, corner: tuple[int, int], size: tuple[int, int], period: int | None
     ) -> np.ndarray:
-        """Return the noise of a map on the fine cells of ``size`` coarse ones from ``corner`` on."""
+        """Return the noise of a map on the fine cells of ``size`` coarse cells that start at ``corner``."""
         windows = []
         for axis in (0, 1):
             nodes = self.nodes[axis]
@@ -218,7 +218,7 @@ class Octave:
 
 
 def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np.ndarray:
-    """Go from nodes to fine cells along an axis, tap by tap."""
+    """Return values on fine cells, interpolated from nodes along an axis."""
     (start, weights), step = octave.weights[axis], octave.nodes[axis]
     last = nodes.shape[1] if axis == 0 else 1
     made = np.empty((size, start.size, last) if axis == 0 else (nodes.shape[0], size, start.size))
@@ -236,7 +236,7 @@ def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np
 
 def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
     """Return cubic B-spline weights of the nodes around each fine cell, and the first of these nodes."""
-    # Nodes are centres of equal parts of the coarse cell. Lower splines are rougher between nodes than at them.
+    # Nodes are centres of equal parts of the coarse cell. Lower-order splines are rougher between nodes than at them.
     place = (np.arange(factor) + 0.5) * nodes / factor - 0.5
     before = np.floor(place).astype(int)
     away = place - before
@@ -252,7 +252,7 @@ def _left(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np
         row[first + MARGIN : first + MARGIN + TAPS] = values
     if factor == 1:
         return np.full(3, (noise**2).sum())
-    # The middle cell of as many as its kernel sees.
+    # The middle of as many cells as the stencil.
     edges = np.linspace(0, SMOOTH_TAPS, SMOOTH_TAPS * factor + 1)
     kernel, middle = axis_weights(edges[::factor], edges, SMOOTH_TAPS), SMOOTH_TAPS // 2
     means, smooth = noise.mean(axis=0), np.zeros((factor, SMOOTH_TAPS * nodes + 2 * MARGIN))
@@ -263,7 +263,7 @@ def _left(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np
 
 
 def _missed(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
-    """Return the logarithm of what the means of cells lack, zero where they are zero."""
+    """Return the logarithm of the ratio of coarse values to cell means, zero for zero values."""
     import torch
 
     mean = cells.mean(fine, mask)
@@ -273,7 +273,7 @@ def _missed(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) ->
 
 
 def _scaled(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
-    """Scale the cells of a field that is nowhere negative to their value."""
+    """Return a non-negative field with its cells scaled to their coarse values."""
     from downscale.fields.conserve import multiplicative
 
     mean = cells.mean(fine, mask)
@@ -283,12 +283,12 @@ def _scaled(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) ->
 
 
 def _numbers(channel: Tensor) -> list[int]:
-    """Return the number of each map, which all its cells hold."""
+    """Return the number of each map, which is constant over its cells."""
     return [int(value) for value in channel[:, 0, 0].round().tolist()]
 
 
 def _distinct(keys: list[int]) -> tuple[list[int], list[int]]:
-    """Return where each key is first seen, and for every key which of these it is."""
+    """Return the first index of each distinct key, and for every key the index of its distinct one."""
     first: dict[int, int] = {}
     places: list[int] = []
     for i, key in enumerate(keys):
@@ -306,11 +306,11 @@ def cascade(
     Raises
     ------
     OptionError
-        If the kernel does not keep the cell law, or ``smoothing`` is no number from 0 to 10.
+        If the kernel does not conserve cell means, or ``smoothing`` is not a number from 0 to 10.
     """
     smoothing = SMOOTHING if smoothing is None else smoothing
     if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float)) or not 0 <= smoothing <= MOST_SMOOTHING:
         raise OptionError(f"expected smoothing from 0 to {MOST_SMOOTHING:g}, received {smoothing!r}")
     if kernel.laws != EVERY_LAW:
-        raise OptionError(f"expected a kernel under the cell law for a cascade, received laws {sorted(kernel.laws)}")
+        raise OptionError(f"expected a kernel with cell conservation, received laws {sorted(kernel.laws)}")
     return Cascade(kernel, cells, bounds == (0.0, None), smoothing)

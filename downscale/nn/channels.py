@@ -1,7 +1,7 @@
-"""From physical fields to the channels of a network, and from its numbers back to physical detail (torch; no grid).
+"""Conversion of physical fields to network channels, and of network outputs to physical detail.
 
-Missing values become zeros beside a mask channel that says so. Whatever is a choice of scaling is in three functions:
-:func:`features`, :func:`feature` and :func:`units`.
+Missing values become zeros, marked in a mask channel. Three functions define the scaling: :func:`features`,
+:func:`feature` and :func:`units`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from downscale.fields.aggregate import Aggregation
 from downscale.nn.framing import box_mean
 from downscale.nn.spec import FEATURES, ModelSpec, Variable
 
-# Cells on each side whose magnitude makes the local scale; the wide one is a mean over more, taken twice.
+# Cells on each side for the local scale; the wide scale is a mean over more cells, applied twice.
 LOCAL_RADIUS, WIDE_RADIUS = 2, 7
-# The largest that a cell of a box can be beside the mean of the box.
+# Largest ratio of a cell of a box to the mean of the box.
 MOST_RATIO = float((2 * LOCAL_RADIUS + 1) ** 2)
-# Shares of the wide scale that features of magnitude begin at.
+# Fractions of the wide scale from which features of magnitude start.
 LEAST_SHARE, LEAST_RATIO = 0.1, 0.01
-# By what statics are divided: metres of height, metres of relief, slope, fraction; angles are sines and cosines.
+# Scales of the statics: metres of height, metres of height range, slope, fraction; angles enter as sines and cosines.
 STATIC_SCALES = {"orog": 1000.0, "relief": 300.0, "slope": 0.1}
 
 
 @dataclass(frozen=True)
 class Channels:
-    """What a network is given, and what its numbers are multiplied by.
+    """Input channels of a network, and factors of its outputs.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Channels:
     fine : Tensor, shape (B, C_f, ny * fy, nx * fx)
         Proposals, a mask for each, and statics.
     units : Tensor, shape (B, U, ny, nx)
-        What the numbers of the network are multiplied by, ``spec.units`` of them for each output.
+        Factors of the network's outputs, ``spec.units`` of them per output.
     """
 
     coarse: Tensor
@@ -61,7 +61,7 @@ def channels(
     Raises
     ------
     ShapeError
-        If a field is missing, or has other channels or sizes than the model.
+        If a field is missing, or its channels or sizes are not those of the model.
     """
     _check(spec, x, proposal, cells, predictors, statics, clock)
     _check_noise(spec, cells, noise)
@@ -78,7 +78,7 @@ def channels(
         coarse.append(times.expand(x.shape[0], -1, *x.shape[-2:]))
     seen = torch.isfinite(proposal)
     there = torch.where(seen, proposal, torch.zeros_like(proposal))
-    # Parts share the scale of their cell.
+    # Fine cells take the scale of their coarse cell.
     own = cells.spread(scales.near[:, : len(spec.outputs)])
     known = torch.stack([feature(there[:, i], own[:, i], each) for i, each in enumerate(spec.outputs)], dim=1)
     fine = [torch.where(seen, known, torch.zeros_like(known)), seen.to(x)]
@@ -90,7 +90,7 @@ def channels(
 
 
 def _repeated(valid: Tensor, variables: tuple[Variable, ...]) -> Tensor:
-    """Return the mask of each variable once for each of its features."""
+    """Return the mask of each variable, repeated for each of its features."""
     counts = [FEATURES[each.transform] for each in variables]
     return torch.cat([valid[:, i : i + 1].expand(-1, count, -1, -1) for i, count in enumerate(counts)], dim=1)
 
@@ -99,7 +99,7 @@ def _repeated(valid: Tensor, variables: tuple[Variable, ...]) -> Tensor:
 class Scales:
     """Mean magnitudes of valid values around each coarse cell, shape (B, C, ny, nx), near and wide.
 
-    They are multiplied by whatever the values are multiplied by: what is divided by them knows no unit.
+    They scale with the values, so that ratios to them are independent of units.
     """
 
     near: Tensor
@@ -107,7 +107,7 @@ class Scales:
 
     @classmethod
     def of(cls, values: Tensor, valid: Tensor, closed: bool) -> Scales:
-        """Take the means over boxes, the wide one twice, so that it has no steps."""
+        """Return means over boxes, the wide one applied twice to avoid steps."""
         size, weight = values.abs(), valid.to(values)
         wide = box_mean(box_mean(size, weight, WIDE_RADIUS, closed) * weight, weight, LOCAL_RADIUS, closed)
         return cls(box_mean(size, weight, LOCAL_RADIUS, closed), wide)
@@ -116,24 +116,24 @@ class Scales:
 def features(values: Tensor, scales: Scales, index: int, variable: Variable) -> Tensor:
     """Return the coarse channels of one variable, shape (B, n, ny, nx).
 
-    Of "local" ones: logarithm beside the wide scale, root beside the near one, logarithm of near beside wide, and
-    whether there is anything at all. None of them knows the unit.
+    Variables with the transform "local" have four features: logarithm relative to the wide scale, root relative to the
+    near one, logarithm of near over wide, and presence of any signal. All are independent of units.
     """
     value, near, wide = (field[:, index : index + 1] for field in (values, scales.near, scales.wide))
     if variable.transform != "local":
         return feature(value, near, variable)
     over = torch.where(wide > 0, wide, torch.ones_like(wide))
     large = value.sign() * torch.log1p(value.abs() / (LEAST_SHARE * over))
-    # Where nothing is for many cells around, near is as wide.
+    # The near scale equals the wide one where values are zero over many cells.
     ratio = torch.where(wide > 0, near / over, torch.ones_like(near))
     some = (value != 0).to(value)
     return torch.cat([large, feature(value, near, variable), torch.log(ratio + LEAST_RATIO), some], dim=1)
 
 
 def feature(values: Tensor, near: Tensor, variable: Variable) -> Tensor:
-    """Return one channel of values, coarse or fine, ``near`` being their local scale."""
+    """Return one channel of coarse or fine values, with the local scale ``near``."""
     if variable.transform == "local":
-        # The kernel looks farther than the box: beside a downpour its ripples are large for a dry place.
+        # The stencil is wider than the box: beside a downpour its ripples are large for a dry place.
         ratio = values / torch.where(near > 0, near, torch.ones_like(near))
         ratio = torch.where(near > 0, ratio.clamp(-MOST_RATIO, MOST_RATIO), torch.zeros_like(values))
         return ratio.sign() * ratio.abs().sqrt()
@@ -143,11 +143,11 @@ def feature(values: Tensor, near: Tensor, variable: Variable) -> Tensor:
 
 
 def units(values: Tensor, scales: Scales, spec: ModelSpec) -> Tensor:
-    """Return what each number of the network is multiplied by to be detail in physical units, (B, U, ny, nx).
+    """Return the factors from network outputs to detail in physical units, (B, U, ny, nx).
 
-    The standard deviation for "linear". Where values span orders of magnitude ("local", "log1p"), the local scale and
-    the magnitude of the cell itself, so that a number is as much of drizzle as of a downpour, and nothing where nothing
-    falls.
+    The factor is the standard deviation for "linear". For values that span orders of magnitude ("local", "log1p"), the
+    factors are the local scale and the magnitude of the cell itself. Detail then scales with intensity, and vanishes in
+    dry cells.
     """
     each = []
     for i, variable in enumerate(spec.outputs):
@@ -159,7 +159,7 @@ def units(values: Tensor, scales: Scales, spec: ModelSpec) -> Tensor:
 
 
 def _scaled(spec: ModelSpec, statics: Tensor) -> Tensor:
-    """Return statics (B, S, ...) or (S, ...) in numbers of order one, zero where they are missing."""
+    """Return statics (B, S, ...) or (S, ...), scaled to order one, zero where missing."""
     scales = [STATIC_SCALES.get(name, 1.0) for name in spec.static_channels]
     scaled = statics / statics.new_tensor(scales)[:, None, None]
     scaled = torch.where(torch.isfinite(scaled), scaled, torch.zeros_like(scaled))

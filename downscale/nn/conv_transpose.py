@@ -1,6 +1,6 @@
-"""The learnable transposed convolution that a sum-to-one law binds (torch); knows no grid and no file.
+"""Learnable transposed convolution with conservation constraints on its kernels.
 
-Which law holds up to the edge, for every kernel that obeys it (``EDGES[mode].keeps``):
+Conservation up to the edge, for every constrained kernel (``EDGES[mode].keeps``):
 
 ========  =====  =====  ====
 mode      total  phase  cell
@@ -11,8 +11,8 @@ fold      yes    no     yes
 zeros     no     no     yes
 ========  =====  =====  ====
 
-Reflect keeps total, and fold keeps phase, for kernels that are mirror images of themselves only.  Under zeros
-a cell kernel keeps its cell budgets but draws the field towards zero near the edge.
+Reflect conserves the total, and fold preserves constants, only for symmetric kernels.  With zeros, a cell kernel
+conserves cell means but reduces the field near the edge.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from downscale.nn.parametrization import GAINS, SIGNS
 
 
 class ConservativeConvTranspose2d(nn.Module):
-    """A ``torch.nn.ConvTranspose2d`` whose learnable kernels obey a law at every moment.
+    """A ``torch.nn.ConvTranspose2d`` whose learnable kernels always satisfy conservation constraints.
 
-    At construction, after each optimiser step, after a load and after ``layer.weight = w`` (which takes the
-    nearest kernel that obeys) the spatial kernel of each pair of channels obeys its law: total (weights sum
-    to ``prod(stride)``), phase (each polyphase component sums to one: constants stay constant) or cell (block
-    means of the output are the input).  By default ``n`` cells become exactly ``n * stride``.
+    The constraint holds at construction, after each optimiser step, after a load and after ``layer.weight = w`` (which
+    takes the nearest valid kernel).  The spatial kernel of each pair of channels satisfies total (weights sum to
+    ``prod(stride)``), phase (each polyphase component sums to one: preserves constants) or cell (block means of the
+    output equal the input).  By default ``n`` cells become exactly ``n * stride``.
 
     Parameters
     ----------
@@ -49,42 +49,42 @@ class ConservativeConvTranspose2d(nn.Module):
     kernel_size, stride : int or pair of int
         Along (lat, lon).
     padding, output_padding : int or pair of int, optional
-        As in torch; left out, such that the output has ``n * stride`` cells (where only ``padding`` is given
-        and no ``output_padding`` does that, zero).
+        As in torch; by default, such that the output has ``n * stride`` cells (if only ``padding`` is given and no
+        ``output_padding`` does that, zero).
     bias : bool
-        Only with free gains: a bias breaks every law.
+        Only with free gains: a bias violates every constraint.
     law : str or tuple of str
         "total", "phase", "cell" or several of them together.
     sign : str
-        "any", or "nonnegative": kernels as a softmax over the simplices of the law.
+        "any", or "nonnegative": kernels as a softmax over the simplices of the constraint.
     gain : str, optional
-        "one" is the strict law and needs ``groups == in_channels``: input channels would add up.  "free"
-        gives each pair of channels a learnable gain of any sign: constants still make constants (phase),
-        totals and cell means are scaled. Default: "one" where ``groups == in_channels == out_channels``.
+        "one" is the strict constraint and needs ``groups == in_channels``, because input channels would add up.
+        "free" gives each pair of channels a learnable gain of any sign: constants stay constants (phase), while totals
+        and cell means are scaled. Default: "one" if ``groups == in_channels == out_channels``.
     init : str
         "sobolev" (kernel of `sobolev_kernel`), "uniform" or "random".
     padding_mode : str or pair of str, optional
-        "zeros", "circular", "reflect" or "fold", for both axes or for (lat, lon). Default: the mode under
-        which the law survives the edge, "fold" for total and "reflect" for phase and cell.
+        "zeros", "circular", "reflect" or "fold", for both axes or for (lat, lon). Default: the mode that satisfies the
+        constraint up to the edge, "fold" for total and "reflect" for phase and cell.
     order : float
-        Order of the Sobolev seminorm of the start.
+        Order of the Sobolev seminorm of the initial kernel.
     device, dtype
         As in torch.
 
     Notes
     -----
-    A kernel that is no multiple of the stride gives a `CoverageWarning` that names the nearest one that is: the law
-    keeps constants all the same, but phases with fewer taps see less.
+    A kernel size that is not a multiple of the stride gives a `CoverageWarning` that names the nearest multiple. The
+    layer still preserves constants, but phases with fewer weights have a narrower stencil.
 
-    See the table of this module for the laws that each edge mode keeps.  With mixed precision the weights are
-    rounded after the law was imposed.  ``stride`` here refines: 4 makes a grid four times finer.
+    See the table of this module for conservation in each edge mode.  In mixed precision the weights are rounded after
+    the constraint.  ``stride`` is the refinement factor: 4 makes a grid four times finer.
 
     Raises
     ------
     OptionError
-        If a name is unknown, or options break the law together.
+        If a name is unknown, or options are incompatible with the constraint.
     ShapeError
-        If sizes do not fit, or no kernel of this size obeys the law.
+        If sizes do not fit, or no kernel of this size satisfies the constraint.
 
     References
     ----------
@@ -143,12 +143,12 @@ class ConservativeConvTranspose2d(nn.Module):
 
     @property
     def kernel_size(self) -> tuple[int, int]:
-        """Taps along (lat, lon)."""
+        """Kernel size along (lat, lon)."""
         return self._axes[0].kernel_size, self._axes[1].kernel_size
 
     @property
     def stride(self) -> tuple[int, int]:
-        """Fine cells in a coarse cell along (lat, lon)."""
+        """Fine cells per coarse cell along (lat, lon)."""
         return self._axes[0].stride, self._axes[1].stride
 
     @property
@@ -163,7 +163,7 @@ class ConservativeConvTranspose2d(nn.Module):
 
     @property
     def _bound(self) -> Any:
-        """List of the one parametrisation, which also holds its parameters."""
+        """Parametrisation of the weight, with its parameters, in a list."""
         return cast(Any, self.parametrizations).weight
 
     @property
@@ -174,7 +174,7 @@ class ConservativeConvTranspose2d(nn.Module):
         return torch.ones_like(self._bound.original[..., 0, 0])
 
     def reset_parameters(self) -> None:
-        """Start again from ``init``; free gains are drawn so that the output varies as the input does."""
+        """Reset to ``init``; free gains are random, such that the output varies as much as the input."""
         pairs = (self.in_channels, self.out_channels // self.groups)
         plan = KernelPlan(self.law, self.kernel_size, self.stride, self.padding, self.order)
         kernel = self._bound[0].nearest(INITS[self.init](plan, pairs))
@@ -191,7 +191,7 @@ class ConservativeConvTranspose2d(nn.Module):
         return (2.0 * torch.rand(pairs, dtype=torch.float64) - 1.0) * sqrt(3.0 / mixed)
 
     def forward(self, coarse: Tensor) -> Tensor:
-        """Refine ``coarse`` of shape (batch, in, lat, lon) or (in, lat, lon) to (..., out, lat * s, lon * s).
+        """Return ``coarse`` of shape (batch, in, lat, lon) or (in, lat, lon), refined to (..., out, lat * s, lon * s).
 
         Raises
         ------
@@ -201,14 +201,14 @@ class ConservativeConvTranspose2d(nn.Module):
         return gather(coarse, self.weight, self.bias, self._axes, self.groups)
 
     def law_residual(self) -> float:
-        """Return the largest violation of the law, ``max |C w - g b|`` over all pairs of channels."""
+        """Return the largest violation of the constraint, ``max |C w - g b|`` over all pairs of channels."""
         system = law_system(self.law, self.kernel_size, self.stride, self.padding)
         sums = self.weight.detach().cpu().double().flatten(-2).numpy() @ system.constraints.T
         gains = self.gains.detach().cpu().double().numpy()[..., None]
         return float(abs(sums - gains * system.target).max())
 
     def extra_repr(self) -> str:
-        """Tell sizes and options to ``repr``."""
+        """Return sizes and options for ``repr``."""
         words = ("kernel_size", "stride", "padding", "output_padding", "groups", "law", "sign", "gain")
         options = ", ".join(f"{word}={getattr(self, word)!r}" for word in (*words, "padding_mode"))
         return f"{self.in_channels}, {self.out_channels}, {options}, bias={self.bias is not None}"
@@ -247,7 +247,7 @@ def _check_gain(gain: str, in_channels: int, groups: int, bias: bool) -> None:
 def _axes(
     kernel_size: Size, stride: Size, padding: Size | None, output_padding: Size | None, edges: tuple[str, str]
 ) -> tuple[AxisGeometry, AxisGeometry]:
-    """Return the geometry along (lat, lon), with what is left out chosen for ``n * stride`` outputs."""
+    """Return the geometry along (lat, lon), with defaults for ``n * stride`` outputs."""
     pads = (None, None) if padding is None else pair("padding", padding)
     extra = (None, None) if output_padding is None else pair("output_padding", output_padding)
     sizes = zip(pair("kernel_size", kernel_size), pair("stride", stride), pads, extra, edges, strict=True)

@@ -1,8 +1,8 @@
-"""A dilated convolution after up-sampling, which mixes the phases that the up-sampling made apart (torch; no field).
+"""Dilated convolution that mixes the phases of an upsampling before it.
 
-Its taps lie ``d`` fine cells apart. With ``gcd(d, s) = 1`` they walk through all ``s`` phases, so that what differs
-between phases is averaged; where ``d`` and ``s`` have a common divisor they see some phases only, and the checkerboard
-stays.
+Its stencil has a spacing of ``d`` fine cells. With ``gcd(d, s) = 1`` it covers all ``s`` phases, so that differences
+between phases are averaged. If ``d`` and ``s`` have a common divisor, it covers some phases only, and the checkerboard
+remains.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from downscale.kernels.coverage import CoverageWarning
 
 
 def phases_seen(kernel_size: int, dilation: int, stride: int) -> NDArray[np.int64]:
-    """Return how many taps of a dilated kernel fall on each phase, shape (stride,).
+    """Return the number of weights of a dilated kernel on each phase, shape (stride,).
 
     Examples
     --------
@@ -30,7 +30,7 @@ def phases_seen(kernel_size: int, dilation: int, stride: int) -> NDArray[np.int6
 
 
 def coprime_dilation(stride: int) -> int:
-    """Return the least dilation above one that has no divisor in common with the stride.
+    """Return the least dilation above one without a common divisor with the stride.
 
     Examples
     --------
@@ -41,23 +41,23 @@ def coprime_dilation(stride: int) -> int:
 
 
 class DilatedConv2d(nn.Conv2d):
-    """A dilated convolution that keeps the size of a field and knows the stride of the up-sampling before it.
+    """Dilated convolution that keeps the size of a field and matches the stride of the upsampling before it.
 
     Parameters
     ----------
     in_channels, out_channels : int
         As in ``torch.nn.Conv2d``.
     factor : (int, int)
-        Stride of the up-sampling before it, rows and columns.
+        Stride of the upsampling before it, rows and columns.
     kernel_size : int
-        Taps along each axis, an odd number.
+        Stencil width along each axis, an odd number.
     dilation : (int, int), optional
-        Distance of taps; by default the least above one without a common divisor with the stride.
+        Spacing of the stencil; by default the least above one without a common divisor with the stride.
 
     Raises
     ------
     ShapeError
-        If the kernel is even: it has no middle.
+        If the kernel size is even, so that the kernel has no centre.
 
     Warns
     -----

@@ -1,7 +1,7 @@
-"""What lies beyond the edge of a coarse field, and where what spills over it goes (torch); knows no kernel.
+"""Extension of coarse fields beyond an edge, and folding of overhanging fine values.
 
-An edge mode either extends the coarse field before the convolution (``zeros``, ``circular``, ``reflect``) or
-lets the convolution run over the edge and folds the overhang back (``fold``, the transpose of ``reflect``).
+An edge mode either extends the coarse field before the convolution (``zeros``, ``circular``, ``reflect``) or lets the
+convolution extend beyond the edge and folds the overhang back (``fold``, the transpose of ``reflect``).
 Reflection is about the edge itself (half-sample), so block means commute with it.
 """
 
@@ -21,16 +21,16 @@ Extend = Callable[[Tensor, int, int, int], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """How a field goes on beyond an edge.
+    """Continuation of a field beyond an edge.
 
     Attributes
     ----------
     extend : callable
-        ``extend(field, dim, start, stop)`` gives the cells ``start ... stop - 1`` of the extended field.
+        ``extend(field, dim, start, stop)`` returns the cells ``start ... stop - 1`` of the extended field.
     spills : bool
-        Whether the fine field is made beyond the edge too and then folded back (`fold`).
+        Whether the fine field extends beyond the edge and is then folded back (`fold`).
     keeps : frozenset of str
-        Laws that every kernel bound by them keeps up to the edge.
+        Constraints that every constrained kernel satisfies up to the edge.
     """
 
     extend: Extend
@@ -39,7 +39,7 @@ class Edge:
 
 
 def _tiles(start: int, stop: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """Cut ``start ... stop`` into copies of an axis: (number of the copy, first and last place in it)."""
+    """Yield the pieces of ``start ... stop`` in each copy of an axis: (number of the copy, first and last place)."""
     for tile in range(start // size, -(-stop // size)):
         yield tile, max(start - tile * size, 0), min(stop - tile * size, size)
 
@@ -60,9 +60,9 @@ def _reflect(field: Tensor, dim: int, start: int, stop: int) -> Tensor:
 
 
 def fold(field: Tensor, dim: int, start: int, size: int) -> Tensor:
-    """Add what lies outside ``0 ... size - 1`` to its mirror position inside; keeps the sum of the field.
+    """Return a field with the part outside ``0 ... size - 1`` added to its mirror position; conserves the sum.
 
-    ``field`` holds the places from ``start <= 0`` on along ``dim``, at least up to ``size``.
+    ``field`` holds the places from ``start <= 0`` along ``dim``, at least up to ``size``.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def edge_names(padding_mode: str | Sequence[str]) -> tuple[str, str]:
 
 
 def default_edge(law: Sequence[str]) -> str:
-    """Return the mode under which a law survives the edge: fold for total alone, reflect for phase and cell.
+    """Return the mode that satisfies a constraint up to the edge: fold for total alone, reflect for phase and cell.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""The codec of a compressor: fine fields to a few small whole numbers a coarse cell, and back (torch; knows no grid).
+"""Codec of a compressor: fine fields to a few small integers per coarse cell, and back.
 
-Beside it the network of the model looks at the same numbers and adds what it has learned; the constraint then keeps
-every coarse mean. Before anything is learned the numbers are cosine coefficients of what the kernel misses.
+The network of the model sees the same integers and adds learned detail; the constraint then conserves every coarse
+mean. An untrained codec stores cosine coefficients of the residual from the kernel.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from downscale.nn.channels import MOST_RATIO, Scales
 from downscale.nn.layers import ResidualBlock, Unshuffle, activation, convolution, silent
 from downscale.nn.spec import Code, ModelSpec
 
-# A code is one of -127 ... 127, which a byte holds beside a fill value, times a step that no rounding touches.
+# A code is one of -127 ... 127, which a byte holds alongside a fill value, times a step that is exact in binary.
 LEVELS, STEP = 127, 1 / 128
-# Coefficients up to this many standard deviations, or multiples of the mean magnitude around, have a code.
+# Largest coded coefficient, in standard deviations or multiples of the mean magnitude nearby.
 MOST_SPREADS = 4.0
-# Below this share of the largest coefficient steps are even; above they grow with its root.
+# Fraction of the largest coefficient below which steps are uniform; above it they grow with its root.
 EVEN = 1e-3
 ACTIVATION = "silu"
 
 
 class Codec(nn.Module):
-    """An encoder to codes n / 128 of -1 to 1, and the linear half of the decoder.
+    """Encoder to codes n / 128 from -1 to 1, and the linear part of the decoder.
 
     Parameters
     ----------
     spec : ModelSpec
-        Of a compressor.
+        Specification of a compressor.
 
     References
     ----------
@@ -61,9 +61,9 @@ class Codec(nn.Module):
         )  # fmt: skip
 
     def forward(self, detail: Tensor, known: Tensor) -> Tensor:
-        """Make the codes, (B, C, ny, nx), of detail free of units and where it is known, (B, V, Y, X) each.
+        """Return the codes, (B, C, ny, nx), of dimensionless detail and its validity mask, (B, V, Y, X) each.
 
-        Gradients pass as if nothing was rounded.
+        Gradients pass through the rounding unchanged.
         """
         waves = functional.conv2d(detail, self.analysis / math.prod(self.factor), stride=self.factor)
         learned = self.layers(torch.cat([squeezed(detail, EVEN), known], dim=1))
@@ -72,15 +72,15 @@ class Codec(nn.Module):
         return whole + (soft - soft.detach())
 
     def unfold(self, codes: Tensor) -> Tensor:
-        """Return the detail that the codes alone stand for, (B, V, Y, X): a transposed convolution of coefficients."""
+        """Return the detail of the codes alone, (B, V, Y, X): a transposed convolution of coefficients."""
         known = torch.where(torch.isfinite(codes), codes, torch.zeros_like(codes)) / (LEVELS * STEP)
         return functional.conv_transpose2d(unsqueezed(known, EVEN) * self.most, self.synthesis, stride=self.factor)
 
 
 def cosines(outputs: int, factor: tuple[int, int], channels: int) -> tuple[Tensor, list[int]]:
-    """Return the longest waves in a coarse cell, mean square one, shape (C, V, fy, fx), and which output each is of.
+    """Return the longest waves in a coarse cell, mean square one, shape (C, V, fy, fx), and the output of each.
 
-    Outputs take turns; waves are in the order of their wave numbers, the constant left out.
+    Outputs alternate; waves are in order of wave number, without the constant.
     """
     orders = sorted(
         ((i, j) for i in range(factor[0]) for j in range(factor[1]) if i + j),
@@ -90,7 +90,7 @@ def cosines(outputs: int, factor: tuple[int, int], channels: int) -> tuple[Tenso
     for channel in range(channels):
         number, owner = divmod(channel, outputs)
         owners.append(owner)
-        # Numbers beyond all waves of a cell start at nothing: they are there to be learned.
+        # Channels beyond all waves of a cell start at zero and are learned.
         if number < len(orders):
             y, x = (_wave(order, size) for order, size in zip(orders[number], factor, strict=True))
             waves[channel, owner] = y[:, None] * x
@@ -103,7 +103,7 @@ def _wave(order: int, size: int) -> Tensor:
 
 
 def squeezed(values: Tensor, even: float) -> Tensor:
-    """Return signed roots that are smooth at zero, 1 of 1: small values take larger shares of the steps.
+    """Return signed roots that are smooth at zero, with 1 mapped to 1: small values get more of the steps.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def squeezed(values: Tensor, even: float) -> Tensor:
 
 
 def unsqueezed(roots: Tensor, even: float) -> Tensor:
-    """Undo :func:`squeezed`."""
+    """Return the inverse of :func:`squeezed`."""
     root = roots.abs() / (1 + even) ** 0.5
     return roots.sign() * root * (root + (root**2 + 4 * even) ** 0.5) / 2
 
@@ -123,9 +123,9 @@ def unsqueezed(roots: Tensor, even: float) -> Tensor:
 def detail_of(
     spec: ModelSpec, target: Tensor, x: Tensor, proposal: Tensor, cells: Aggregation, closed: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return what the kernel misses of the fine fields, free of units, and where it is known, (B, V, Y, X) each.
+    """Return the dimensionless residual of the fine fields from the kernel, and its validity mask, (B, V, Y, X) each.
 
-    In standard deviations for "linear" variables, else in multiples of the mean magnitude around.
+    The unit is the standard deviation for "linear" variables, else the mean magnitude nearby.
     """
     valid = torch.isfinite(x)
     near = cells.spread(Scales.of(torch.where(valid, x, torch.zeros_like(x)), valid, closed).near)

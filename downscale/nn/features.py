@@ -1,4 +1,4 @@
-"""How much memory the features of a network take at once, told without computing any (torch; knows no field)."""
+"""Memory of the features of a network, estimated without computing them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from downscale.nn.base import Network
 
-# Convolutions on a processor copy what they read and write into the order that they work in (measured).
+# CPU convolutions copy their inputs and outputs into another memory order (measured).
 REORDERED = 2
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive, and the most that ever were (``peak``)."""
+    """Count of the bytes of all live tensors, and its maximum (``peak``)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Carry an operation out and count what it made; views take no memory of their own."""
+        """Run an operation and count its results; views need no memory of their own."""
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
@@ -51,23 +51,23 @@ class Live(TorchDispatchMode):
 
 
 def shapes_only(network: nn.Module) -> nn.Module:
-    """Return a network that knows the shapes of everything and the values of nothing."""
+    """Return a network with shapes but without values."""
     return copy.deepcopy(network)._apply(lambda weight: torch.empty_like(weight, device="meta"))
 
 
 def feature_bytes(network: Network, coarse: int, fine: int, maps: int, shape: tuple[int, int]) -> int:
-    """Return the bytes that a network takes at once for some maps, its weights left out.
+    """Return the peak bytes of a network for some maps, without its weights.
 
     Parameters
     ----------
     network : Network
-        Its own weights, or one of :func:`shapes_only`.
+        A network with weights, or one of :func:`shapes_only`.
     coarse, fine : int
         Channels.
     maps : int
-        Maps side by side.
+        Number of maps.
     shape : (int, int)
-        Coarse rows and columns of each, with what lies around the cells that are asked for.
+        Coarse rows and columns of each map, including the halo.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def feature_bytes(network: Network, coarse: int, fine: int, maps: int, shape: tu
     True
     """
     known = shapes_only(network) if any(weight.device.type != "meta" for weight in network.parameters()) else network
-    # Levels are aligned to the world, which may take one cell of the coarsest more.
+    # Alignment of the levels to the world may need one more cell of the coarsest level.
     step = network.multiple_of
     rows, columns = (n if step == 1 else (-(-n // step) + 1) * step for n in shape)
     kind = next(network.parameters()).dtype

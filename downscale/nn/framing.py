@@ -1,4 +1,4 @@
-"""Padding that keeps the levels of a network aligned to the world, and closes circles (torch; knows no channel)."""
+"""Padding that aligns the levels of a network to the world, and closes circles of longitude."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from downscale.nn.edges import EDGES
 
 @dataclass(frozen=True)
 class Frame:
-    """How many coarse cells to add around a field, along rows and columns: before it and after it.
+    """Numbers of coarse cells to add before and after a field, along rows and columns.
 
     Attributes
     ----------
     rows, columns : (int, int)
         Cells before and after; zeros on open axes.
     closed : bool
-        Whether the columns close a circle: what is added is then the other end.
+        Whether the columns close a circle, so that padding comes from the other end.
 
     Examples
     --------
@@ -43,15 +43,15 @@ class Frame:
         closed: bool = False,
         wrap: int = 0,
     ) -> Frame:
-        """Frame ``shape`` cells, the first of which is ``corner`` in the world, so that whole multiples are covered.
+        """Return the frame of ``shape`` cells from ``corner`` in the world that completes whole multiples.
 
-        Levels of coarsening are aligned to cell (0, 0) of the world, wherever a field was cut.
+        Levels of coarsening are aligned to cell (0, 0) of the world, whatever the position of the field.
         """
         rows = _around(corner[0], shape[0], multiple, 0)
         return cls(rows, _around(corner[1], shape[1], multiple, wrap if closed else 0), closed)
 
     def pad(self, field: Tensor, factor: tuple[int, int] = (1, 1)) -> Tensor:
-        """Return the framed field, (B, C, ny * fy, nx * fx) for a field with ``factor`` cells in a coarse cell."""
+        """Return the framed field, (B, C, ny * fy, nx * fx) for a field with ``factor`` cells per coarse cell."""
         top, bottom = (count * factor[0] for count in self.rows)
         left, right = (count * factor[1] for count in self.columns)
         if self.closed and (left or right):
@@ -60,7 +60,7 @@ class Frame:
         return F.pad(field, (left, right, top, bottom)) if top or bottom or left or right else field
 
     def crop(self, fine: Tensor, factor: tuple[int, int]) -> Tensor:
-        """Return what lies inside the frame."""
+        """Return the part inside the frame."""
         rows, columns = self.core((fine.shape[-2] // factor[0], fine.shape[-1] // factor[1]))
         return fine[
             ...,
@@ -69,13 +69,13 @@ class Frame:
         ]
 
     def core(self, framed: tuple[int, int]) -> tuple[slice, slice]:
-        """Return where the field lies among ``framed`` coarse cells."""
+        """Return the position of the field among ``framed`` coarse cells."""
         y, x = (slice(pads[0], size - pads[1]) for pads, size in zip((self.rows, self.columns), framed, strict=True))
         return y, x
 
 
 def _around(first: int, count: int, multiple: int, wrap: int) -> tuple[int, int]:
-    """Return the cells to add before and after ``count`` cells from ``first`` on."""
+    """Return the cells to add before and after ``count`` cells that start at ``first``."""
     before = wrap + (first - wrap) % multiple
     after = wrap + (-(first + count + wrap)) % multiple
     return before, after
@@ -88,21 +88,21 @@ def wrapped(field: Tensor, cells: int) -> Tensor:
 
 
 def box_mean(field: Tensor, valid: Tensor, radius: int, closed: bool) -> Tensor:
-    """Return means over the valid cells of boxes of ``2 * radius + 1`` cells a side, zero where there are none.
+    """Return means over the valid cells of boxes of ``2 * radius + 1`` cells per side, zero where there are none.
 
     Parameters
     ----------
     field : Tensor, shape (B, C, ny, nx)
-        Values; what is not valid is zero.
+        Values; zero where not valid.
     valid : Tensor, of that shape
         One where valid, else zero.
     radius : int
-        Cells looked at on each side.
+        Cells on each side.
     closed : bool
         Whether the columns close a circle.
     """
     total, count = (_box(each, radius, closed) for each in (field, valid))
-    # Where nothing is valid the total is zero, too.
+    # Without valid cells the sum is zero, too.
     return total / torch.where(count > 0, count, torch.ones_like(count))
 
 

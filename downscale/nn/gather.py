@@ -1,4 +1,4 @@
-"""Transposed convolution in gather form, with a choice of edges (torch); knows no law and no parameter."""
+"""Transposed convolution in gather form, with a choice of edges."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pair(word: str, size: Size) -> tuple[int, int]:
     Raises
     ------
     ShapeError
-        If there are not one or two whole numbers.
+        If there are not one or two integers.
     """
     sizes = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sizes) != 2 or not all(isinstance(number, (int, np.integer)) for number in sizes):
@@ -49,7 +49,7 @@ class AxisGeometry:
 
     def __post_init__(self) -> None:
         kernel_geometry(self.kernel_size, self.stride, self.padding)
-        # torch stops at stride - 1; with a stride of one an even kernel needs one more for n outputs.
+        # torch allows at most stride - 1; with a stride of one an even kernel needs one more for n outputs.
         most = max(self.stride - 1, 1)
         if not 0 <= self.output_padding <= most:
             raise ShapeError(
@@ -65,12 +65,12 @@ class AxisGeometry:
             )
 
     def output_size(self, cells: int) -> int:
-        """Return the number of fine cells made of a number of coarse cells.
+        """Return the number of fine cells from a number of coarse cells.
 
         Raises
         ------
         ShapeError
-            If nothing is left.
+            If no cell remains.
         """
         size = (cells - 1) * self.stride - 2 * self.padding + self.kernel_size + self.output_padding
         if cells < 1 or size < 1:
@@ -81,20 +81,20 @@ class AxisGeometry:
         return size
 
     def rows(self, cells: int) -> tuple[int, int]:
-        """Return the range of coarse rows that are refined; beyond the edge where the edge mode spills."""
+        """Return the range of coarse rows to refine, beyond the edge if the edge mode folds back."""
         if EDGES[self.edge].spills:
             first, last = tap_range(self.kernel_size, self.stride, self.padding)
             return first, cells + last
         return 0, -(-self.output_size(cells) // self.stride)
 
     def window(self, cells: int) -> tuple[int, int]:
-        """Return the range of coarse cells that those rows read."""
+        """Return the range of coarse cells that these rows read."""
         start, stop = self.rows(cells)
         first, last = tap_range(self.kernel_size, self.stride, self.padding)
         return start - last, stop - first
 
     def trimmed(self, fine: Tensor, dim: int, cells: int) -> Tensor:
-        """Return the fine field without what lies beyond the edge, folded back where it spills."""
+        """Return the fine field without the part beyond the edge, folded back if the mode does so."""
         size = self.output_size(cells)
         if EDGES[self.edge].spills:
             return fold(fine, dim, self.rows(cells)[0] * self.stride, size)
@@ -113,8 +113,8 @@ def gather_conv_transpose2d(
 ) -> Tensor:
     """``torch.nn.functional.conv_transpose2d`` in gather form, with a choice of edges.
 
-    One convolution of the extended coarse field makes all phases of each coarse cell, which are interleaved.
-    With ``padding_mode="zeros"`` the numbers are those of the scatter form.
+    One convolution of the extended coarse field computes all phases of each coarse cell, which are interleaved.
+    With ``padding_mode="zeros"`` the values equal those of the scatter form.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def gather_conv_transpose2d(
     OptionError
         If an edge mode is unknown.
     ShapeError
-        If sizes do not fit, or a mode other than zeros is asked for where the output is not ``n * stride``.
+        If sizes do not fit, or a mode other than zeros is requested and the output is not ``n * stride``.
 
     References
     ----------
@@ -155,7 +155,7 @@ def gather_conv_transpose2d(
 def gather(
     coarse: Tensor, weight: Tensor, bias: Tensor | None, axes: Sequence[AxisGeometry], groups: int
 ) -> Tensor:
-    """Do `gather_conv_transpose2d` for the geometry of the axes (lat, lon)."""
+    """Return `gather_conv_transpose2d` for the geometry of the axes (lat, lon)."""
     if coarse.ndim not in (3, 4) or coarse.shape[-3] != weight.shape[0]:
         raise ShapeError(
             f"coarse field expected shape ([batch,] {weight.shape[0]}, lat, lon), received "
@@ -179,6 +179,6 @@ def phase_filters(weight: Tensor, axes: Sequence[AxisGeometry], groups: int) -> 
 
 
 def interleave(phases: Tensor, axes: Sequence[AxisGeometry]) -> Tensor:
-    """Put the phases (batch, out * s_h * s_w, lat, lon) side by side: (batch, out, s_h lat, s_w lon)."""
+    """Return the phases (batch, out * s_h * s_w, lat, lon) interleaved: (batch, out, s_h lat, s_w lon)."""
     table = phases.unflatten(1, (-1, *(axis.stride for axis in axes)))
     return table.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)

@@ -1,8 +1,8 @@
-"""How far a learned model looks on a grid: network, channels and kernel together, exactly (numpy; no field).
+"""Exact reach of a learned model on a grid, from network, channels and kernel together.
 
-A fine cell looks at proposals around it, each of them at the window of its kernel, and, where cells of that are
-missing, at the neighbours that fill them. At open ends windows shift inward, so that the sum of the three reaches would
-be too much: cells are followed one by one.
+A fine cell depends on proposals around it, each proposal on the window of its kernel, and missing cells on the
+neighbours that fill them. At open ends windows shift inward, so that the sum of the three reaches would be too large.
+The planner therefore follows cells one by one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Windows:
-    """The coarse cells that the proposal of each coarse cell looks at along an axis.
+    """Coarse cells on which the proposal of each coarse cell depends, along an axis.
 
     Attributes
     ----------
     low, high : arrays of int, shape (n,)
-        First and last cell; beyond the ends on a circle only.
+        First and last cell; beyond the ends only on a circle.
     periodic : bool
         Whether the axis closes a circle.
     """
@@ -36,13 +36,13 @@ class Windows:
 
     @classmethod
     def of(cls, axis: AxisWeights, factor: int, fill: int, periodic: bool) -> Windows:
-        """Widen the windows of an operator by the cells that missing ones are filled from."""
+        """Return the windows of an operator, widened by the cells that fill missing ones."""
         start = axis.start.reshape(-1, factor)
         return cls(start.min(axis=1) - fill, start.max(axis=1) + axis.taps - 1 + fill, periodic)
 
     @classmethod
     def anywhere(cls, taps: int, size: int, fill: int) -> Windows:
-        """Return the windows on a long open axis, whose ends look farther than any other cells."""
+        """Return the windows on a long open axis, whose end cells reach farthest."""
         cells = np.arange(size)
         start = np.clip(cells - taps // 2, 0, cells.size - taps)
         return cls(start - fill, start + taps - 1 + fill, False)
@@ -50,7 +50,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Radii:
-    """Cells on each side that coarse channels, fine channels and the unit of the detail are made of."""
+    """Cells on each side that coarse channels, fine channels and the unit of the detail depend on."""
 
     coarse: int = 0
     fine: int = 0
@@ -58,25 +58,25 @@ class Radii:
 
 
 def axis_halo(network: Network, radii: Radii, windows: Windows, axis: int, fill: int = 0) -> int:
-    """Return how many coarse cells along an axis move a fine cell, at most.
+    """Return the largest distance of coarse cells along an axis that affect a fine cell.
 
     Parameters
     ----------
     network : Network
-        Tells which channels a fine cell looks at.
+        Network, which defines the channels that a fine cell depends on.
     radii : Radii
-        Cells that channels are made of.
+        Cells that channels depend on.
     windows : Windows
-        What the proposal of each coarse cell looks at.
+        Coarse cells that the proposal of each coarse cell depends on.
     axis : int
         0 rows, 1 columns.
     fill : int
-        Coarse cells on each side that missing values of coarse channels are filled from.
+        Coarse cells on each side that fill missing values of coarse channels.
     """
     size, factor, period, most = windows.low.size, network.factor[axis], network.multiple_of, 0
     each = [network.needs(axis, c * factor, c * factor + factor - 1) for c in range(period)]
     for cell in range(size):
-        # The layers repeat with the coarsest level.
+        # The layers have the period of the coarsest level.
         turn, phase = cell - cell % period, cell % period
         coarse, fine = each[phase]
         low, high = _looked_at(windows, fine[0] + turn, fine[1] + turn, radii.fine + fill * (radii.fine > 0))
@@ -89,7 +89,7 @@ def axis_halo(network: Network, radii: Radii, windows: Windows, axis: int, fill:
 
 
 def _looked_at(windows: Windows, first: int, last: int, radius: int) -> tuple[int, int]:
-    """Return the coarse cells that the fine channels over the cells ``first`` to ``last`` are made of."""
+    """Return the coarse cells that the fine channels over the cells ``first`` to ``last`` depend on."""
     size = windows.low.size
     if windows.periodic:
         cells = np.arange(first, last + 1)
@@ -102,7 +102,7 @@ def _looked_at(windows: Windows, first: int, last: int, radius: int) -> tuple[in
 
 
 def learned_halo(network: Network, radii: Radii, taps: int) -> tuple[int, int] | None:
-    """Return the halo of rows and columns that is enough on every grid; None where there is no finite one."""
+    """Return a halo of rows and columns that suffices on every grid; None if there is no finite one."""
     if network.whole:
         return None
     sizes = (10 * taps + 3 * network.reach(axis) + network.multiple_of for axis in (0, 1))

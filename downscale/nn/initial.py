@@ -1,4 +1,4 @@
-"""Kernels that a learnable transposed convolution starts from; know geometry alone, no field and no layer."""
+"""Initial kernels of learnable transposed convolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from downscale.kernels.sobolev import axis_weights
 
 
 class KernelPlan(NamedTuple):
-    """What a start needs to know: the law, the geometry and the order of the Sobolev seminorm."""
+    """Constraint, geometry and order of the Sobolev seminorm of an initial kernel."""
 
     law: Law
     kernel_size: Sizes
@@ -31,9 +31,9 @@ def sobolev_kernel(
 ) -> NDArray[np.float64]:
     """Return the Sobolev-optimal kernel along a uniform axis, shape (kernel_size,), density form.
 
-    Obeys total, phase and cell where ``kernel_size`` is an odd multiple of ``stride`` and ``padding`` is the
-    default, which gives ``n * stride`` outputs.  For other sizes it is cut from the next longer such kernel,
-    and the laws hold after `project` only.
+    Satisfies total, phase and cell if ``kernel_size`` is an odd multiple of ``stride`` and ``padding`` is the default,
+    which gives ``n * stride`` outputs.  For other sizes it is cut from the next longer such kernel, and satisfies the
+    constraints only after `project`.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def sobolev_kernel(
 
 
 def _sobolev(plan: KernelPlan, pairs: tuple[int, int]) -> Tensor:
-    """Return the product of the Sobolev kernels along both axes, each brought to the law; one for all."""
+    """Return the product of the Sobolev kernels along both axes, projected onto the constraint; one for all pairs."""
     axes = zip(*plan[1:4], strict=True)
     lat, lon = (
         project(sobolev_kernel(size, step, pad, plan.order), plan.law, step, pad) for size, step, pad in axes
@@ -74,13 +74,13 @@ def _sobolev(plan: KernelPlan, pairs: tuple[int, int]) -> Tensor:
 
 
 def _uniform(plan: KernelPlan, pairs: tuple[int, int]) -> Tensor:
-    """Return the most even kernel that obeys the law, the same for all pairs."""
+    """Return the most uniform kernel that satisfies the constraint, the same for all pairs."""
     kernel = project(np.zeros(plan.kernel_size), plan.law, plan.stride, plan.padding)
     return torch.from_numpy(kernel).expand(*pairs, *plan.kernel_size)
 
 
 def _random(plan: KernelPlan, pairs: tuple[int, int]) -> Tensor:
-    """Draw each tap evenly between zero and twice the mean, another kernel for each pair."""
+    """Return random kernels, uniform between zero and twice the mean, a different one for each pair."""
     mean = prod(plan.stride) / prod(plan.kernel_size)
     return 2.0 * mean * torch.rand(*pairs, *plan.kernel_size, dtype=torch.float64)
 

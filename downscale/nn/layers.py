@@ -1,6 +1,6 @@
-"""Blocks that networks are made of, and their plan along an axis (torch); know channels, no field and no law.
+"""Building blocks of networks, with their sizes and reach along an axis.
 
-Convolutions pad with zeros: networks see the edge of the domain through mask channels, which are zero beyond it.
+Convolutions pad with zeros; mask channels, which are zero beyond the domain, mark its edge.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.1),
 }
-# What the last layer of a residual block is made smaller by, so that deep stacks start near the identity.
+# Initial factor of the last layer of a residual block, so that deep stacks start near the identity.
 BLOCK_START = 0.1
 
 
 @runtime_checkable
 class Planned(Protocol):
-    """A module that tells its own reach."""
+    """A module that provides its own reach."""
 
     def plan(self, axis: int) -> Layer:
         """Return sizes and reach along an axis (0 rows, 1 columns)."""
@@ -35,12 +35,12 @@ class Planned(Protocol):
 
 
 def activation(name: str) -> nn.Module:
-    """Return the activation of that name.
+    """Return the activation with this name.
 
     Raises
     ------
     OptionError
-        If there is none of that name; lists the names.
+        If the name is unknown; the message lists the names.
     """
     if name not in ACTIVATIONS:
         raise OptionError(f"expected activation to be among {listing(ACTIVATIONS)}, received {name!r}")
@@ -53,7 +53,7 @@ def convolution(channels: int, out_channels: int, kernel: int = 3, dilation: int
     Raises
     ------
     OptionError
-        If the kernel is not odd.
+        If the kernel size is not odd.
     """
     if kernel % 2 == 0:
         raise OptionError(f"expected an odd kernel, whose cell has as many neighbours on each side, received {kernel}")
@@ -61,7 +61,7 @@ def convolution(channels: int, out_channels: int, kernel: int = 3, dilation: int
 
 
 def silent(layer: nn.Conv2d) -> nn.Conv2d:
-    """Return the layer with zeros for weights, so that a network starts by adding nothing."""
+    """Return the layer with zero weights, so that a network starts without any detail."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -73,14 +73,14 @@ def _plain(width: int, act: str, dilation: int) -> nn.Sequential:
 
 
 def _wide(width: int, act: str, dilation: int) -> nn.Sequential:
-    """One convolution to twice the channels and back in each cell: half the reach."""
+    """Return one convolution to twice the channels and a pointwise one back: half the reach."""
     return nn.Sequential(
         convolution(width, 2 * width, dilation=dilation), activation(act), convolution(2 * width, width, 1)
     )
 
 
 def _separable(width: int, act: str, dilation: int) -> nn.Sequential:
-    """Neighbours first, channel by channel, then channels, in each cell."""
+    """Return a convolution within each channel, then pointwise convolutions across channels."""
     near = nn.Conv2d(width, width, 5, padding=2 * dilation, dilation=dilation, groups=width)
     return nn.Sequential(
         near, convolution(width, 4 * width, 1), activation(act), convolution(4 * width, width, 1)
@@ -95,7 +95,7 @@ BLOCKS: dict[str, Callable[[int, str, int], nn.Sequential]] = {
 
 
 class ResidualBlock(nn.Module):
-    """The field plus what a few layers make of it, shape (B, width, ny, nx) -> the same.
+    """Residual block, shape (B, width, ny, nx) -> the same.
 
     Parameters
     ----------
@@ -104,14 +104,14 @@ class ResidualBlock(nn.Module):
     act : str
         Name in ``ACTIVATIONS``.
     dilation : int
-        Cells between the taps of the first convolution.
+        Dilation of the first convolution.
     kind : {"plain", "wide", "separable"}
         The layers: two convolutions; one to twice the channels; or one within channels and two between them.
 
     Raises
     ------
     OptionError
-        If a name is unknown; lists the names.
+        If a name is unknown; the message lists the names.
 
     References
     ----------
@@ -129,7 +129,7 @@ class ResidualBlock(nn.Module):
             next(self.inner[-1].parameters()).mul_(BLOCK_START)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the inner layers make."""
+        """Return the field plus the output of the inner layers."""
         return x + self.inner(x)
 
     def plan(self, axis: int) -> Layer:
@@ -138,7 +138,7 @@ class ResidualBlock(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Make ``factor`` cells of channels, (B, C * fy * fx, ny, nx) -> (B, C, ny * fy, nx * fx).
+    """Rearrangement of channels to ``factor`` cells, (B, C * fy * fx, ny, nx) -> (B, C, ny * fy, nx * fx).
 
     References
     ----------
@@ -151,7 +151,7 @@ class Shuffle(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Lay the phases side by side."""
+        """Return the phases as adjacent cells."""
         rows, columns = self.factor
         if rows == columns:
             return nn.functional.pixel_shuffle(x, rows)
@@ -164,14 +164,14 @@ class Shuffle(nn.Module):
 
 
 class Unshuffle(nn.Module):
-    """Make channels of ``factor`` cells, (B, C, ny * fy, nx * fx) -> (B, C * fy * fx, ny, nx); undoes `Shuffle`."""
+    """Inverse of `Shuffle`: ``factor`` cells to channels, (B, C, ny * fy, nx * fx) -> (B, C * fy * fx, ny, nx)."""
 
     def __init__(self, factor: tuple[int, int]) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Lay the phases one behind the other."""
+        """Return the phases as channels."""
         rows, columns = self.factor
         if rows == columns:
             return nn.functional.pixel_unshuffle(x, rows)
@@ -184,7 +184,7 @@ class Unshuffle(nn.Module):
 
 
 class Context(nn.Module):
-    """Gains for channels from their means over the whole field: it looks at everything, so it has no finite reach.
+    """Channel gains from means over the whole field, so that there is no finite reach.
 
     References
     ----------
@@ -197,18 +197,18 @@ class Context(nn.Module):
         self.gains = nn.Sequential(convolution(width, inner, 1), activation(act), convolution(inner, width, 1))
 
     def forward(self, x: Tensor, core: tuple[slice, slice] | None = None) -> Tensor:
-        """Multiply channels by gains between zero and two; ``core`` holds the cells that are no padding."""
+        """Return channels multiplied by gains between zero and two; ``core`` holds the cells without padding."""
         seen = x if core is None else x[..., core[0], core[1]]
         return x * (2 * torch.sigmoid(self.gains(seen.mean((-2, -1), keepdim=True))))
 
 
 def plan(module: nn.Module, axis: int) -> Layer:
-    """Return sizes and reach of a module along an axis (0 rows, 1 columns), read from the module itself.
+    """Return sizes and reach of a module along an axis (0 rows, 1 columns), derived from the module itself.
 
     Raises
     ------
     ShapeError
-        If the kind of a layer is not known, so that nothing exact can be said.
+        If the reach of a kind of layer is unknown.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-"""A learned model: Sobolev's kernel, a network that adds detail, and the law (torch; knows cells, no grid, no file).
+"""Learned models: the Sobolev kernel, a network that adds detail, and a conservation constraint.
 
     y = constrain(U x + (I - S A) g)
 
-with U the Sobolev operator, g the network, A the mean over coarse cells and S the spread of a cell's value over its
-parts. The network starts at zero, so that an untrained model is the training-free method.
+with U the Sobolev operator, g the network, A the mean over coarse cells and S the spreading of a cell's value over its
+fine cells. The network starts at zero, so that an untrained model equals the training-free method.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from downscale.nn.bound import Bound
     from downscale.nn.separable import BothParts, Grid
 
-# What the kernel gives below this share of a cell's mean is lifted to it before its logarithm is taken.
+# Least kernel value before its logarithm, as a fraction of the cell's mean.
 SOFTMAX_FLOOR = 1e-3
-# Logits that the kernel alone gives an event lie within: the network must be able to speak against it.
+# Limit of the kernel's logit of an event, so that the network can outweigh it.
 MOST_LOGIT = 4.0
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network looks at where that is more than is there: missing values filled, shapes as in ``forward``."""
+    """Input fields of the network with missing values filled, shapes as in ``forward``."""
 
     x: Tensor
     proposal: Tensor
@@ -43,12 +43,12 @@ class Seen:
 
 
 class Learned(nn.Module):
-    """A network on top of the Sobolev kernel, under the cell law by construction.
+    """Network on top of the Sobolev kernel, with cell conservation by construction.
 
     Parameters
     ----------
     spec : ModelSpec
-        Everything but the weights.
+        All of the model except its weights.
 
     Attributes
     ----------
@@ -62,8 +62,8 @@ class Learned(nn.Module):
 
     Notes
     -----
-    The cell law, and with it total, holds to rounding of the data type of ``x`` for any weights, masks and areas,
-    except under the constraint "none". Under "bounded", "multiplicative" and "softmax" the bounds hold too.
+    Cell means, and with them the total, are conserved to rounding of the data type of ``x`` for any weights, masks and
+    areas, except with the constraint "none". "bounded", "multiplicative" and "softmax" also satisfy the bounds.
 
     Examples
     --------
@@ -81,9 +81,9 @@ class Learned(nn.Module):
         self.spec = spec
         self.network = build(spec)
         if spec.event is not None:
-            # The probability from which on the flag is set, chosen on the validation split.
+            # Least probability for the flag, chosen on the validation split.
             self.register_buffer("decision", torch.tensor(0.5))
-            # Slope and shift of the logits that make probabilities reliable on the validation split.
+            # Slope and shift of the logits that calibrate probabilities on the validation split.
             self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         if spec.code is not None:
             self.codec = Codec(spec)
@@ -95,22 +95,22 @@ class Learned(nn.Module):
 
     @property
     def laws(self) -> frozenset[str]:
-        """Laws that hold by construction."""
+        """Kinds of conservation satisfied by construction."""
         return self.spec.laws
 
     @property
     def multiple_of(self) -> int:
-        """Coarse cells in one cell of the network's coarsest level; any size is taken all the same."""
+        """Coarse cells per cell of the network's coarsest level; fields of any size are valid."""
         return self.network.multiple_of
 
     @property
     def halo(self) -> tuple[int, int] | None:
-        """Coarse rows and columns that move a fine cell on any grid, kernel included; None: all of them."""
+        """Distance of coarse rows and columns that affect a fine cell on any grid; None for the whole field."""
         return learned_halo(self.network, self.radii, self.spec.taps)
 
     @property
     def radii(self) -> Radii:
-        """Cells on each side that channels and the unit of the detail are made of."""
+        """Cells on each side that channels and the unit of the detail depend on."""
         kinds = {each.transform for each in self.spec.outputs}
         every = kinds | {each.transform for each in self.spec.predictors}
         return Radii(
@@ -134,14 +134,14 @@ class Learned(nn.Module):
         noise: tuple[Tensor, Tensor] | None = None,
         seen: Seen | None = None,
     ) -> Tensor:
-        """Make fine fields, shape (B, V, ny * fy, nx * fx), in the units and the data type of ``x``.
+        """Return fine fields, shape (B, V, ny * fy, nx * fx), in the units and the data type of ``x``.
 
         Parameters
         ----------
         x : Tensor, shape (B, V, ny, nx)
             Coarse values of the outputs; NaN where missing.
         proposal : Tensor, shape (B, V, ny * fy, nx * fx)
-            What the kernel makes of them; NaN where missing or masked.
+            Kernel result of these values; NaN where missing or masked.
         cells : Aggregation
             The operator A of exactly these cells.
         predictors : Tensor, shape (B, P, ny, nx)
@@ -151,26 +151,26 @@ class Learned(nn.Module):
         clock : Tensor, shape (B, E) or (B, E, ny, nx)
             Sines and cosines in the order of ``spec.clock_channels``.
         constrain : bool
-            False leaves the constraint out, and keeps what makes the detail's cell means zero; of an event it gives
-            logits instead of probabilities.
+            False leaves the constraint out, but the detail still has zero cell means. An event then gives logits
+            instead of probabilities.
         corner : (int, int)
             Row and column of the first cell in the world, to which the levels of the network are aligned.
         closed : bool
-            Whether the columns given close a circle.
+            Whether the columns close a circle.
         noise : (Tensor, Tensor), shapes (B, n, ny, nx) and (B, m, ny * fy, nx * fx)
-            Independent numbers of mean zero and variance one, ``spec.noise`` channels, for models that make members.
+            Independent numbers of mean zero and variance one, ``spec.noise`` channels, for ensemble models.
         seen : Seen, optional
-            The same fields with missing values filled, for the network alone; by default it sees them as they are.
+            The same fields with missing values filled, for the network alone; by default it gets the unfilled fields.
 
         Raises
         ------
         ShapeError
-            If a field is missing, or has other channels or sizes than the model.
+            If a field is missing, or its channels or sizes are not those of the model.
         """
         look = Seen(x, proposal, predictors) if seen is None else seen
         given = channels(self.spec, look.x, look.proposal, cells, look.predictors, statics, clock, closed, noise)
         result = self.detail(given, corner, closed).to(x)
-        # Asked once, of what is known not to carry gradients.
+        # One check, on an input that carries no gradients.
         mask = torch.isfinite(proposal)
         valid = None if bool(mask.all()) else mask
         if self.spec.event is not None:
@@ -191,20 +191,20 @@ class Learned(nn.Module):
         return self._constrained(z, x, cells, valid)
 
     def encode(self, target: Tensor, x: Tensor, proposal: Tensor, cells: Aggregation, closed: bool = False) -> Tensor:
-        """Return the code of fine fields, shape (B, C, ny, nx), of a compressor; NaN where no coarse value is.
+        """Return the code of fine fields from a compressor, shape (B, C, ny, nx); NaN where coarse values are missing.
 
         Parameters
         ----------
         target : Tensor, shape (B, V, ny * fy, nx * fx)
             The fine fields; NaN where missing.
         x, proposal, cells, closed
-            As of :meth:`forward`: their means, what the kernel makes of these, and the operator A.
+            As in :meth:`forward`: their means, the kernel result of these, and the operator A.
         """
         codes: Tensor = self.codec(*detail_of(self.spec, target, x, proposal, cells, closed))
         return torch.where(torch.isfinite(x).all(dim=1, keepdim=True), codes, torch.nan)
 
     def detail(self, given: Channels, corner: tuple[int, int] = (0, 0), closed: bool = False) -> Tensor:
-        """Return what the network makes of the channels, (B, sum(spec.units), ny * fy, nx * fx), in its data type."""
+        """Return the network's output for the channels, (B, sum(spec.units), ny * fy, nx * fx), in its data type."""
         network, factor = self.network, self.factor
         weight = next(network.parameters())
         shape = (given.coarse.shape[-2], given.coarse.shape[-1])
@@ -214,11 +214,11 @@ class Learned(nn.Module):
         fine = frame.pad(given.fine.to(weight.dtype), factor)
         core = frame.core((coarse.shape[-2], coarse.shape[-1]))
         made = frame.crop(network(coarse, fine, core), factor)
-        # In training the network would make up for it.
+        # Not in training, where the network would compensate for it.
         return made if self.training or self.spec.kept == 1 else made * self.spec.kept
 
     def bind(self, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
-        """Return the up-scaler of one output on a grid, with the Sobolev kernel of that grid.
+        """Return one output of the model on a grid, with the Sobolev kernel of that grid.
 
         Parameters
         ----------
@@ -227,19 +227,19 @@ class Learned(nn.Module):
         parts : (Parts, Parts)
             The parts of its rows and columns.
         variable : int
-            Which output.
+            Index of the output.
 
         Raises
         ------
         ShapeError
-            If the parts are not as many as the model's factor.
+            If the numbers of parts differ from the model's factor.
         """
         from downscale.nn.bound import bind
 
         return bind(self, grid, parts, variable)
 
     def _constrained(self, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
-        """Impose the law, variable by variable where bounds differ."""
+        """Return the constrained fields, constrained one by one if bounds differ."""
         bounds = [variable.bounds for variable in self.spec.outputs]
         if self.spec.constraint != "bounded" or len(set(bounds)) == 1:
             return _imposed(self.spec.constraint, z, x, cells, mask, bounds[0])
@@ -255,24 +255,24 @@ def _one(mask: Tensor | None, index: int) -> Tensor | None:
 
 
 def _summed(numbers: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """Add up the numbers of each output, (B, sum(counts), ...) -> (B, V, ...)."""
+    """Return sums of the network's numbers for each output, (B, sum(counts), ...) -> (B, V, ...)."""
     if set(counts) == {1}:
         return numbers
     return torch.cat([part.sum(dim=1, keepdim=True) for part in numbers.split(counts, dim=1)], dim=1)
 
 
 def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor | None, spec: ModelSpec) -> Tensor:
-    """Return ``U x + (I - S A) g``, NaN where the kernel gives nothing."""
+    """Return ``U x + (I - S A) g``, NaN where the kernel result is missing."""
     if spec.constraint != "none":
         detail = detail - cells.spread(cells.mean(detail, mask))
     if mask is None:
         return proposal + detail
-    # No gradient passes where nothing is.
+    # Missing cells carry no gradient.
     return torch.where(mask, torch.where(mask, proposal, torch.zeros_like(proposal)) + detail, proposal)
 
 
 def _logit(proposal: Tensor, result: Tensor, event: Event) -> Tensor:
-    """Return the kernel's distance from the threshold plus what the network says; NaN where the kernel is."""
+    """Return the kernel's scaled distance from the threshold plus the network's logit; NaN where the kernel is."""
     there = torch.isfinite(proposal)
     known = torch.where(there, proposal, torch.full_like(proposal, event.threshold))
     base = (event.sign * (known - event.threshold) / event.width).clamp(-MOST_LOGIT, MOST_LOGIT)
@@ -280,7 +280,7 @@ def _logit(proposal: Tensor, result: Tensor, event: Event) -> Tensor:
 
 
 def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -> Tensor:
-    """Return ``log U x + g``: here the network tells ratios. Parts of a dry cell are alike."""
+    """Return ``log U x + g``, in which the network gives ratios; uniform in dry cells."""
     floor = cells.spread(SOFTMAX_FLOOR * x)
     base = torch.maximum(proposal, floor)
     log = torch.log(torch.where(base > 0, base, torch.ones_like(base)))
@@ -290,7 +290,7 @@ def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -
 def _imposed(
     name: str, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, bounds: Bounds
 ) -> Tensor:
-    """Impose one constraint; a cell whose value breaks the bounds keeps it, spread evenly: the law goes first."""
+    """Return constrained fields; a cell whose value violates the bounds keeps it, spread evenly."""
     if name == "additive" or (name == "bounded" and bounds == (None, None)):
         return constraint("additive")(z, x, cells, mask)
     low = -torch.inf if bounds[0] is None else bounds[0]

@@ -1,4 +1,4 @@
-"""The networks by their names (torch); knows how many channels a model has, and nothing of what is in them."""
+"""Networks by name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NETWORKS: dict[str, type[Network]] = {
 
 
 def build(spec: ModelSpec) -> Network:
-    """Return the network that a model asks for, with weights at their start: it adds nothing yet.
+    """Return the network of a specification, with initial weights that add no detail.
 
     Raises
     ------
     OptionError
-        If the network or one of its options is unknown, or the value of one is of the wrong kind.
+        If the network or one of its options is unknown, or a value is of the wrong kind.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def options_of(network: str) -> dict[str, Any]:
 
 
 def _check_kind(what: str, value: Any, default: Any) -> None:
-    """Refuse a value that is not of the kind of the default; whole numbers are sizes, and none is negative."""
+    """Raise an OptionError for a value of another kind than the default; integers are sizes, and not negative."""
     if isinstance(default, bool):
         good, kind = isinstance(value, bool), "true or false"
     elif isinstance(default, int):

@@ -1,9 +1,8 @@
-"""Parametrisations that bind a learnable transposed-convolution weight to a law; know no field and no layer.
+"""Parametrisations that constrain the weight of a learnable transposed convolution to be conservative.
 
-Both are for ``torch.nn.utils.parametrize.register_parametrization(layer, "weight", ...)`` and can be worn by
-any layer whose weight has shape (in, out, kh, kw).  Whatever the free parameters are, the weight obeys the
-law: at construction, after an optimiser step, after a load.  Arithmetic is in float64, which mixed precision
-leaves alone.
+Both work with ``torch.nn.utils.parametrize.register_parametrization(layer, "weight", ...)`` for any layer whose weight
+has shape (in, out, kh, kw).  The weight satisfies the constraint for all values of the free parameters: at
+construction, after an optimiser step, after a load.  Arithmetic is in float64, which mixed precision does not change.
 """
 
 from __future__ import annotations
@@ -30,31 +29,31 @@ from downscale.kernels.simplices import project_nonnegative, simplex_groups
 
 Originals = Tensor | tuple[Tensor, Tensor]
 
-# Share of the evenly spread kernel in a non-negative start: a tap at zero would not learn.
+# Fraction of the uniform kernel in a non-negative initial kernel, because a weight at zero would not learn.
 _EVEN_SHARE = 0.01
 
 
 class LawBound(nn.Module):
-    """Base of the parametrisations: the spatial kernel of each pair of channels obeys a law, up to its gain.
+    """Base of the parametrisations: the spatial kernel of each pair of channels satisfies a constraint, up to its gain.
 
     Parameters
     ----------
     law : str or tuple of str
-        Names in ``LAWS``; several bind together.
+        Names in ``LAWS``; several apply together.
     shape : tuple of int
         Shape of the weight, (in, out, kh, kw).
     stride, padding : int or pair of int
         Geometry of the transposed convolution; ``padding=None`` is the one with ``n * stride`` outputs.
     free_gain : bool
-        Whether each pair of channels has a learnable gain ``g`` of any sign: ``weight = g * kernel`` with a
-        kernel that obeys the law, i.e. ``C w = g b``.  Gains are the second original parameter, (in, out).
+        Whether each pair of channels has a learnable gain ``g`` of any sign: ``weight = g * kernel`` with a kernel that
+        satisfies the constraint, i.e. ``C w = g b``.  Gains are the second original parameter, (in, out).
     device : torch.device or str, optional
-        Where the weight is.
+        Device of the weight.
 
     Raises
     ------
     OptionError, ShapeError
-        If the law is unknown, or no kernel of this geometry obeys it.
+        If the law is unknown, or no kernel of this geometry satisfies it.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class LawBound(nn.Module):
         self._hold(torch.empty(0, device=device).device)
 
     def _constants(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays to be kept as buffers."""
+        """Return the arrays to store as buffers."""
         raise NotImplementedError
 
     def _hold(self, device: torch.device) -> None:
@@ -85,7 +84,7 @@ class LawBound(nn.Module):
             self.register_buffer(name, torch.tensor(array, dtype=dtype, device=device), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LawBound:
-        """Follow a move to another device, not a change of type: `layer.half()` must not round the law."""
+        """Follow a move to another device but not a change of type, so that `layer.half()` keeps constraints exact."""
         super()._apply(fn, recurse)
         self._hold(next(self.buffers()).device)
         return self
@@ -99,14 +98,14 @@ class LawBound(nn.Module):
         return weight
 
     def extra_repr(self) -> str:
-        """Tell the law and the gain to ``repr``."""
+        """Return the law and the gain for ``repr``."""
         return f"law={self.law}, free_gain={self.free_gain}"
 
 
 class AffineLaw(LawBound):
-    """Weights of any sign: the least-squares projection of free parameters on the kernels that obey the law.
+    """Weights of any sign: the least-squares projection of free parameters onto the constrained kernels.
 
-    ``weight = P original + g C^+ b`` with ``P = I - C^+ C``.  Linear, so that a gain may pass through zero.
+    ``weight = P original + g C^+ b`` with ``P = I - C^+ C``.  The map is linear, so that a gain may cross zero.
     Parameters as in `LawBound`.
 
     Examples
@@ -125,14 +124,14 @@ class AffineLaw(LawBound):
         return {"constraints": constraints.T, "inverse": inverse.T, "least": inverse @ target}
 
     def forward(self, original: Tensor, gain: Tensor | None = None) -> Tensor:
-        """Make the weight, shape (in, out, kh, kw), of free parameters of that shape and gains (in, out)."""
+        """Return the weight, shape (in, out, kh, kw), from free parameters of that shape and gains (in, out)."""
         flat = original.flatten(-2).type(self.least.dtype)
         detail = flat - flat @ self.constraints @ self.inverse
         level = self.least if gain is None else gain.unsqueeze(-1).type(self.least.dtype) * self.least
         return (detail + level).reshape(original.shape).type(original.dtype)
 
     def right_inverse(self, weight: Tensor) -> Originals:
-        """Return parameters whose weight is nearest to ``weight`` (least squares): itself where it obeys."""
+        """Return parameters of the constrained weight nearest to ``weight`` (least squares)."""
         weight = self._checked(weight)
         if not self.free_gain:
             return self.forward(weight)
@@ -140,15 +139,15 @@ class AffineLaw(LawBound):
         return self.forward(weight, gain), gain.type(weight.dtype)
 
     def nearest(self, kernel: Tensor) -> Tensor:
-        """Return a kernel to start from, given one that need not obey the law."""
+        """Return the constrained kernel nearest to an arbitrary one."""
         return project(kernel, self.law, *self.geometry[1:])
 
 
 class SimplexLaw(LawBound):
-    """Non-negative kernels: a softmax over each simplex of the law (`simplex_groups`), times the gain.
+    """Non-negative kernels: a softmax over each simplex of the constraint (`simplex_groups`), times the gain.
 
-    total: all taps; phase: the taps of each phase; cell: the central block, other taps being exactly zero.
-    Only the gains, where free, can make a weight negative.  Parameters as in `LawBound`.
+    total: all weights; phase: the weights of each phase; cell: the central block, other weights being exactly zero.
+    Only free gains can make a weight negative.  Parameters as in `LawBound`.
 
     Examples
     --------
@@ -169,7 +168,7 @@ class SimplexLaw(LawBound):
         return {"taps": groups.taps, "absent": absent, "place": groups.place, "used": groups.used}
 
     def forward(self, original: Tensor, gain: Tensor | None = None) -> Tensor:
-        """Make the weight, shape (in, out, kh, kw), of logits of that shape and gains (in, out)."""
+        """Return the weight, shape (in, out, kh, kw), from logits of that shape and gains (in, out)."""
         table = original.flatten(-2).type(self.used.dtype)[..., self.taps] + self.absent
         kernel = (table.softmax(-1) * self.total).flatten(-2)[..., self.place] * self.used
         if gain is not None:
@@ -177,9 +176,9 @@ class SimplexLaw(LawBound):
         return kernel.reshape(original.shape).type(original.dtype)
 
     def right_inverse(self, weight: Tensor) -> Originals:
-        """Return parameters of ``weight``, or the kernel nearest to ``weight / g`` where that breaks the law.
+        """Return parameters of ``weight``, or of the constrained kernel nearest to ``weight / g``.
 
-        A free gain is the sum of the weights over ``prod(stride)``.  Taps at zero are put at rounding.
+        A free gain is the sum of the weights over ``prod(stride)``.  Zero weights are replaced by the rounding unit.
         """
         wide = self._checked(weight).type(self.used.dtype)
         gain = wide.sum((-2, -1)) / prod(self.geometry[1])
@@ -190,7 +189,7 @@ class SimplexLaw(LawBound):
         return (logits, gain.type(weight.dtype)) if self.free_gain else logits
 
     def nearest(self, kernel: Tensor) -> Tensor:
-        """Return a kernel to start from, given one that need not obey; no tap that may learn is zero."""
+        """Return an initial kernel near an arbitrary one, without zeros among the learnable weights."""
         even = project_nonnegative(torch.zeros_like(kernel), self.law, *self.geometry[1:])
         return torch.lerp(project_nonnegative(kernel, self.law, *self.geometry[1:]), even, _EVEN_SHARE)
 

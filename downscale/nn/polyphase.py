@@ -1,7 +1,7 @@
-"""A product of two axis operators laid out once for given cells, for accelerators (torch; knows windows, no grid).
+"""Precomputed product of two axis operators for given cells, for accelerators.
 
-The readable form is :class:`downscale.nn.upsample.SeparableUpsample`, which lays out its windows at every call; here
-they are buffers, and a call is arithmetic only: nothing is copied to the device and nothing waits for it.
+:class:`downscale.nn.upsample.SeparableUpsample` is the readable equivalent, which computes its windows at every call.
+Here they are buffers, so that a call needs no transfer to the device and no synchronisation.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Taps = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 class Stage(torch.nn.Module):
-    """The operator along one axis: a gather of each tap, times its weights, added in one order.
+    """Operator along one axis: the weighted sum of gathered cells, added in a fixed order.
 
     Parameters
     ----------
     cells : array of int, shape (n, taps)
-        Given cell of each tap.
+        Coarse cell of each weight.
     weights : array, shape (n, parts, taps)
-        Its weight for each part of a cell.
+        Weights for each part of a cell.
     axis : {-2, -1}
         Rows or columns.
     """
@@ -49,9 +49,9 @@ class Stage(torch.nn.Module):
 
 
 def refined(source: Tensor, y_cells: Tensor, y_weights: Tensor, x_cells: Tensor, x_weights: Tensor) -> Tensor:
-    """Apply the stage along rows, then the one along columns: all that is worth compiling, with no module around it.
+    """Return the result of the stage along rows, then along columns, as one function for the compiler.
 
-    What is compiled serves every layout of as many taps, whatever the sizes.
+    A compiled form serves every layout with as many weights, whatever the sizes.
     """
     return _gathered(_gathered(source, y_cells, y_weights, -2), x_cells, x_weights, -1)
 
@@ -59,7 +59,7 @@ def refined(source: Tensor, y_cells: Tensor, y_weights: Tensor, x_cells: Tensor,
 def _gathered(source: Tensor, cells: Tensor, weights: Tensor, axis: int) -> Tensor:
     total = _term(source, cells[0], weights[0], axis)
     for tap in range(1, cells.shape[0]):
-        # Not addcmul: on processors it fuses in some lanes only, and bits would depend on where a block is cut.
+        # Not addcmul: on CPUs it fuses in some lanes only, and bits would depend on the boundaries of blocks.
         total += _term(source, cells[tap], weights[tap], axis)
     return total.flatten(axis - 1, axis)
 
@@ -69,25 +69,25 @@ def _term(source: Tensor, cells: Tensor, weights: Tensor, axis: int) -> Tensor:
 
 
 class Polyphase(torch.nn.Module):
-    """The operator for some given cells: first along rows (latitude), then the phases along columns (longitude).
+    """Operator for given cells: first along rows (latitude), then the phases along columns (longitude).
 
     Parameters
     ----------
     y, x : Windows
-        Windows of the given rows and columns.
+        Windows of the rows and columns.
     closed : bool
-        Whether the given columns close a circle.
+        Whether the columns close a circle.
     reach : (int, int)
         Rows and columns from which missing cells are filled.
 
     Attributes
     ----------
     refined : callable
-        The function :func:`refined`, or the same in a compiled form that whoever owns the device puts here.
+        The function :func:`refined`, or a compiled form that the owner of the device sets.
 
     Notes
     -----
-    Values equal those of the readable form to rounding, and no bit of them depends on the other maps of a batch.
+    Values equal those of the equivalent to rounding, and no bit depends on the other maps of a batch.
     """
 
     def __init__(self, y: Windows, x: Windows, closed: bool, reach: tuple[int, int]) -> None:
@@ -101,7 +101,7 @@ class Polyphase(torch.nn.Module):
         self.refined: Callable[..., Tensor] = refined
 
     def forward(self, coarse: Tensor, gaps: bool) -> Tensor:
-        """Up-sample ``coarse`` (..., n_y, n_x); ``gaps`` says whether NaN may be there, whose parts become NaN."""
+        """Return ``coarse`` (..., n_y, n_x) upsampled; with ``gaps`` it may hold NaN, whose parts become NaN."""
         if not gaps:
             return self._refined(coarse)
         missing = torch.isnan(coarse)
@@ -114,7 +114,7 @@ class Polyphase(torch.nn.Module):
         return self.refined(source, y.cells, y.weights, x.cells, x.weights)
 
     def _filled(self, coarse: Tensor, missing: Tensor) -> Tensor:
-        """Fill as :func:`downscale.fields.fill.filled` does, bit for bit."""
+        """Return filled values, bit for bit as in :func:`downscale.fields.fill.filled`."""
         zero, one = torch.zeros_like(coarse), torch.ones_like(coarse)
         value = self.near_columns(self.near_rows(torch.where(missing, zero, coarse)))
         weight = self.near_columns(self.near_rows(torch.where(missing, zero, one)))
@@ -123,7 +123,7 @@ class Polyphase(torch.nn.Module):
 
 
 def _neighbours(size: int, radius: int, closed: bool) -> Taps:
-    """Return the neighbours of each cell and weights that fall by a factor of four a cell, none beyond an open end."""
+    """Return the neighbours of each cell and weights that fall by a factor of four per cell, zero beyond open ends."""
     offsets = np.arange(-radius, radius + 1)
     cells = np.arange(size)[:, None] + offsets
     inside = closed | ((cells >= 0) & (cells < size))

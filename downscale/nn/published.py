@@ -1,6 +1,6 @@
-"""A published network to compare with: the CNN under constraint layers of Harder et al. (torch; knows channels only).
+"""Published network for comparison: the CNN with constraint layers of Harder et al.
 
-Written from the description in the paper.
+Reimplemented from the paper's description.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from downscale.nn.stages import Upsampling
 
 
 class SuperResolutionCNN(Network):
-    """A convolution, transposed convolutions, residual blocks at fine resolution, and a convolution to the result.
+    """A convolution, transposed convolutions, residual blocks at fine resolution, and a convolution to the output.
 
-    With ``taps: 1`` of the kernel, whose proposal then is the coarse value of each cell, a linear transform, and the
-    constraint "additive" or "softmax", the model is the published one: of the network's field only the departures from
-    its cell means count, or their ratios. What differs is that its last layer starts at zero, so that an untrained
-    model gives blocks, and that it is told by masks what is missing.
+    With ``taps: 1`` for the kernel, so that the proposal is piecewise constant, a linear transform, and the constraint
+    "additive" or "softmax", the model is the published one: only departures from cell means, or ratios to them, count.
+    There are two differences. The last layer starts at zero, so that an untrained model is piecewise constant. Masks
+    mark missing values.
 
     Parameters
     ----------
     coarse_channels, fine_channels, outputs : int
-        Channels of the two inputs and of the result.
+        Channels of the two inputs and of the output.
     factor : (int, int)
         Refinement of rows and columns.
     width, depth : int
-        Channels, and residual blocks after the up-sampling.
+        Channels, and residual blocks after the upsampling.
     fine_width : int
-        Channels made of fine fields and joined with the features; none, as published, leaves fine fields unseen.
+        Channels of fine fields, joined with the features; with none, as published, fine fields are not used.
     upsampling, steps : str
-        Kind of the stages, and whether there is one for each prime factor; see
+        Kind of the stages, and whether each prime factor has its own; see
         :class:`~downscale.nn.stages.Upsampling`.
     activation : str
         Name of the activation.
@@ -71,7 +71,7 @@ class SuperResolutionCNN(Network):
         self.last = nn.Sequential(_convolved(width, width, activation), silent(convolution(width, outputs)))
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
-        """Make a field (B, outputs, ny * fy, nx * fx) of (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx)."""
+        """Return a field (B, outputs, ny * fy, nx * fx) from (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx)."""
         features = self.up(self.head(coarse))
         if self.fine_head is not None:
             features = torch.cat([features, self.fine_head(fine)], dim=1)
@@ -81,12 +81,12 @@ class SuperResolutionCNN(Network):
         """Return the reach along an axis (0 rows, 1 columns) from fine cells to coarse channels and to fine ones."""
         top = Stack((plan(self.join, axis), plan(self.blocks, axis), plan(self.last, axis)))
         coarse = Stack((plan(self.head, axis), plan(self.up, axis), top))
-        # The proposal of the cell itself is added to, even where the network sees none.
+        # The output adds to the proposal of the cell itself, even if the network does not use the proposal.
         return coarse, Stack() if self.fine_head is None else Stack((plan(self.fine_head, axis), top))
 
 
 class RectifiedBlock(nn.Module):
-    """Convolution, activation, convolution, the input added, and an activation of the sum, (B, width, ny, nx)."""
+    """Convolution, activation, convolution, addition of the input, and activation, (B, width, ny, nx)."""
 
     def __init__(self, width: int, act: str = "relu") -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class RectifiedBlock(nn.Module):
         self.after = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the inner layers make, and cut it."""
+        """Return the activated sum of the input and the inner layers."""
         return self.after(x + self.inner(x))
 
     def plan(self, axis: int) -> Layer:

@@ -1,8 +1,7 @@
-"""Trained up-sampling layers found in a network, told, and smoothed under their laws (torch; knows layers, no file).
+"""Search and constrained smoothing of trained upsampling layers in a network.
 
-Plain transposed convolutions and pixel shuffles are bound by no law; a repair gives them the phase law with the gain
-that each pair of channels has, so that constants stop making checkerboards. Layers of this package keep the law that
-they have.
+Plain transposed convolutions and pixel shuffles are unconstrained. A repair makes each pair of channels preserve
+constants up to its gain, so that constants give no checkerboards. Layers of this package keep their constraints.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Upsampler:
-    """One up-sampling layer of a network, as a transposed convolution.
+    """One upsampling layer of a network, as a transposed convolution.
 
     Attributes
     ----------
     name : str
         Its name in the network.
     kind : str
-        What it is, for people.
+        Description of its kind.
     layer : Module
-        Holds the weight.
+        Module with the weight.
     stride, padding : (int, int)
-        Along rows and columns.
+        Stride and padding along rows and columns.
     law : str, tuple of str, or None
-        That binds it; None: nothing does.
+        Its constraint; None if there is none.
     gain : {"one", "kept"}
-        Whether the law is strict, or up to a gain of each pair of channels.
+        Whether the constraint is strict, or up to a gain of each pair of channels.
     shuffled : (int, int) or None
-        The factor, where the weight is that of a convolution before a pixel shuffle.
+        The factor, if the weight is that of a convolution before a pixel shuffle.
     """
 
     name: str
@@ -69,7 +68,7 @@ class Upsampler:
         return Coverage.of(tuple(self.weight.shape[-2:]), self.stride, self.padding)
 
     def assign(self, weight: Tensor) -> None:
-        """Give the layer kernels of that shape."""
+        """Set the kernels of the layer, of that shape."""
         plain = weight if self.shuffled is None else filters_of(weight, self.shuffled)
         with torch.no_grad():
             if isinstance(self.layer, nn.ConvTranspose2d) or not hasattr(self.layer, "parametrizations"):
@@ -79,7 +78,7 @@ class Upsampler:
 
 
 def upsamplers(module: nn.Module) -> Iterator[Upsampler]:
-    """Yield the up-sampling layers of a network in its order, at their names."""
+    """Yield the upsampling layers of a network in order, with their names."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.ConvTranspose2d):
             assert not isinstance(layer.padding, str)
@@ -88,16 +87,16 @@ def upsamplers(module: nn.Module) -> Iterator[Upsampler]:
         elif isinstance(layer, ConservativeConvTranspose2d):
             gain = "one" if layer.gain == "one" else "kept"
             yield Upsampler(
-                name, "transposed convolution under a law", layer, layer.stride, layer.padding, layer.law, gain
+                name, "constrained transposed convolution", layer, layer.stride, layer.padding, layer.law, gain
             )
         elif isinstance(layer, nn.Sequential):
             yield from _shuffles(name, list(layer))
         elif isinstance(layer, ConsistentShuffle):
-            yield _shuffle(name, layer.filters, layer.shuffle.factor, "pixel shuffle under the phase law", "phase")
+            yield _shuffle(name, layer.filters, layer.shuffle.factor, "constrained pixel shuffle", "phase")
 
 
 def _shuffles(name: str, layers: list[nn.Module]) -> Iterator[Upsampler]:
-    """Yield convolutions that a shuffle follows."""
+    """Yield convolutions before a pixel shuffle."""
     for i, (first, second) in enumerate(pairwise(layers)):
         if isinstance(first, nn.Conv2d) and isinstance(second, Shuffle):
             yield _shuffle(f"{name}.{i}".lstrip("."), first, second.factor, "pixel shuffle", None)
@@ -114,14 +113,14 @@ def _pair(sizes: tuple[int, ...]) -> Pair:
 
 @dataclass(frozen=True)
 class Smoothed:
-    """What smoothing did to a layer.
+    """Result of smoothing a layer.
 
     Attributes
     ----------
     name, kind : str
-        Of the layer.
+        Name and kind of the layer.
     law : str
-        Under which it was smoothed.
+        Constraint of the smoothing.
     before, after : float
         Roughness of its kernels, ``w' L w`` over ``w' w``.
     """
@@ -134,30 +133,30 @@ class Smoothed:
 
 
 def smooth_layers(module: nn.Module, strength: float) -> list[Smoothed]:
-    """Replace the kernels of all up-sampling layers by the smooth ones nearest to them, in place.
+    """Replace the kernels of all upsampling layers by the nearest smooth ones, in place; return the results.
 
     Parameters
     ----------
     module : Module
         A trained network.
     strength : float
-        Lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the laws alone.
+        Lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the constraints alone.
 
     Notes
     -----
-    Total, phase and cell laws that bound a layer bind it still; layers under none get the phase law, with their gains.
+    Constrained layers keep their constraints (total, phase, cell); others then preserve constants up to their gains.
 
     Raises
     ------
     OptionError
-        If the network has no up-sampling layer, or the strength is not usable.
+        If the network has no upsampling layer, or the strength is not usable.
     """
     found, told = list(upsamplers(module)), []
     if not found:
         raise OptionError("expected a network with transposed convolutions or pixel shuffles, received one without")
     for each in found:
         law: Law = "phase" if each.law is None else each.law
-        # What `weight` gives may be the layer's own memory.
+        # `weight` may return the layer's own memory.
         weight, before = each.weight, _relative(each.weight)
         made = smooth(weight.double().cpu().numpy(), strength, law, each.stride, each.padding, gain=each.gain)
         each.assign(torch.from_numpy(made).type(weight.dtype))

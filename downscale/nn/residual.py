@@ -1,6 +1,6 @@
-"""The residual network: a trunk at coarse resolution, stages up, and few channels at fine resolution (torch).
+"""Residual network: a trunk at coarse resolution, upsampling stages, and few channels at fine resolution.
 
-Knows channels only. Most of the arithmetic is done where cells are few.
+Most of the arithmetic is at coarse resolution, where cells are few.
 """
 
 from __future__ import annotations
@@ -21,39 +21,38 @@ from downscale.nn.stages import Upsampling
 
 
 class ResidualNetwork(Network):
-    """A residual trunk, up-sampling stages, and convolutions that join features with the fine channels.
+    """Residual trunk, upsampling stages, and convolutions that join features with the fine channels.
 
     Parameters
     ----------
     coarse_channels, fine_channels, outputs : int
-        Channels of the two inputs and of the result.
+        Channels of the two inputs and of the output.
     factor : (int, int)
         Refinement of rows and columns.
     width, depth : int
         Channels and residual blocks of the trunk.
     head_kernel : int
-        Cells that the first convolution looks at along an axis, an odd number.
+        Stencil width of the first convolution along an axis, an odd number.
     block : {"plain", "wide", "separable"}
         Kind of the residual blocks; see :class:`~downscale.nn.layers.ResidualBlock`.
     fine_width, fine_depth : int
-        Channels at fine resolution, and convolutions there after the one that joins. Without any width the trunk makes
-        all phases of the result at coarse resolution: the cheapest network, where ``upsampling`` has no say.
+        Channels at fine resolution, and convolutions there after the joining one. With zero width the trunk computes
+        all phases of the result at coarse resolution: the cheapest network, which ignores ``upsampling``.
     upsampling, steps : str
-        Kind of the stages, and whether there is one for each prime factor; see
+        Kind of the stages, and whether each prime factor has its own; see
         :class:`~downscale.nn.stages.Upsampling`.
     activation : str
         Name of the activation.
     dilations : sequence of int
         Dilations of the blocks, repeated in turn.
     see_fine : bool
-        Whether the trunk sees the fine channels too, their phases one behind the other.
+        Whether the trunk also uses the fine channels, with their phases as channels.
     context : bool
-        Whether the trunk weighs its channels by means over the whole field: such a network has no finite halo.
+        Whether the trunk weights its channels by means over the whole field, which gives no finite halo.
     attention : {"none", "windowed", "global"}
-        Whether cells of the trunk look around by self-attention, in a window or over the whole field: the latter has no
-        finite halo either.
+        Self-attention of the trunk: none, in a window, or over the whole field, which gives no finite halo either.
     window : int
-        Cells along an axis of the window, an odd number.
+        Cells of the window along an axis, an odd number.
     """
 
     may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "fine_width", "fine_depth"})
@@ -100,9 +99,9 @@ class ResidualNetwork(Network):
             self.last = nn.Sequential(silent(convolution(width, outputs * factor[0] * factor[1])), Shuffle(factor))
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
-        """Make detail (B, outputs, ny * fy, nx * fx) of (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx).
+        """Return detail (B, outputs, ny * fy, nx * fx) from (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx).
 
-        ``core`` holds the coarse cells that are no padding, for networks that look at the whole field.
+        ``core`` holds the coarse cells without padding, for networks that depend on the whole field.
         """
         seen = coarse if self.unshuffle is None else torch.cat([coarse, self.unshuffle(fine)], dim=1)
         features = self.trunk(self.head(seen))

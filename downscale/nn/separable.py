@@ -1,7 +1,7 @@
-"""Linear up-samplers that are one operator along rows and one along columns, as plain numbers (numpy; torch on call).
+"""Linear upsampling operators as products of one operator along rows and one along columns.
 
-The engine applies these in one compiled pass; called with tensors they are the modules of
-:mod:`downscale.nn.upsample`, where gradients and accelerators are wanted.
+The engine applies these in one compiled pass. For gradients and accelerators, calls with tensors use the modules of
+:mod:`downscale.nn.upsample`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 Factor = int | tuple[int, int]
 BothParts = tuple[Parts, Parts]
-# Two axes are all that an operator looks at.
+# Cached for two axes, which is all that an operator needs.
 Grid = RectilinearGrid | CurvilinearGrid
 EVERY_LAW = frozenset({"cell", "phase", "total"})
 
 
 @dataclass(frozen=True, eq=False)
 class Separable:
-    """An operator along rows and one along columns (an Upscaler).
+    """Operator along rows and operator along columns.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Separable:
     factor : (int, int)
         Refinement of rows and columns.
     laws : frozenset of str
-        Laws that the operators obey.
+        Kinds of conservation that the operators satisfy.
     """
 
     grid: Grid
@@ -56,18 +56,18 @@ class Separable:
     multiple_of = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is computed on demand does not go to workers.
+        # Cached properties are not sent to workers.
         return {key: self.__dict__[key] for key in self.__dataclass_fields__}
 
     @cached_property
     def reach(self) -> tuple[int, int]:
-        """Coarse rows and columns beyond its own that a fine cell looks at, at most."""
+        """Largest distance of coarse rows and columns that a fine cell depends on."""
         y, x = (_reach(w, f, n) for w, f, n in zip(self.axes, self.factor, self.grid.shape, strict=True))
         return y, x
 
     @cached_property
     def halo(self) -> tuple[int, int] | None:
-        """Coarse cells beyond a block that move its fine values."""
+        """Distance of coarse cells beyond a block that affect its fine values."""
         # Missing neighbours are filled from their own neighbours, which doubles the reach.
         return 2 * self.reach[0], 2 * self.reach[1]
 
@@ -79,9 +79,9 @@ class Separable:
         return SeparableUpsample(self)
 
     def layout(self, row: int, column: int, shape: tuple[int, int]) -> Any:
-        """Return a torch module for ``shape`` given cells, of which the first is ``row`` and ``column``.
+        """Return a torch module for ``shape`` cells, of which the first is ``row`` and ``column``.
 
-        It is called with (coarse, gaps) and equals the operator to rounding; what it needs is laid out here, once.
+        The module takes (coarse, gaps) and equals the operator to rounding; its windows are precomputed here.
         """
         from downscale.nn.polyphase import Polyphase
 
@@ -93,7 +93,7 @@ class Separable:
         return Polyphase(y, x, closed, self.reach)
 
     def __call__(self, coarse: Tensor, place: Place | None = None) -> Tensor:
-        """Up-sample ``coarse`` of shape (..., n_y, n_x); NaN marks missing cells, whose parts become NaN."""
+        """Return ``coarse`` of shape (..., n_y, n_x) upsampled; the parts of missing (NaN) cells become NaN."""
         return self.module(coarse, place)
 
 
@@ -112,12 +112,12 @@ def parts_of(grid: Grid, factor: Factor | BothParts) -> BothParts:
 
 
 def counts_of(parts: BothParts) -> tuple[int, int]:
-    """Return how many parts each row and each column has."""
+    """Return the number of parts of each row and each column."""
     return parts[0].count, parts[1].count
 
 
 def sobolev_operator(grid: Grid, parts: BothParts, taps: int = 7, order: float = 1.25) -> Separable:
-    """Return the Sobolev-optimal operator for the parts of rows and columns: cell, phase and total law."""
+    """Return the Sobolev-optimal operator for the parts of rows and columns: cell, phase and total conservation."""
     check_settings(taps, order)
     y, x = (_sobolev_axis(axis, taps, order) for axis in parts)
     return Separable(grid, (y, x), counts_of(parts), EVERY_LAW)
@@ -143,7 +143,7 @@ def _sobolev_axis(parts: Parts, taps: int, order: float) -> AxisWeights:
 def _solved(
     edges: bytes, low: bytes, high: bytes, share: bytes, measure: bytes, taps: int, order: float, period: float | None
 ) -> AxisWeights:
-    """Return the weights of an axis that is known by its numbers alone: calls in a loop solve for them once."""
+    """Return the weights of a numerical axis; cached, so that calls in a loop solve only once."""
     cells, first, last, shares, sizes = (np.frombuffer(one) for one in (edges, low, high, share, measure))
     parent = np.repeat(np.arange(cells.size - 1), first.size // (cells.size - 1))
     solved = part_weights(cells, first, last, parent, taps, order, period)
@@ -164,7 +164,7 @@ def _interpolation(weights: Callable[..., AxisWeights], grid: Grid, parts: BothP
     return Separable(grid, (y, x), counts_of(parts), frozenset({"phase"}))
 
 
-# Every method is built from the grid, the parts of its cells and the settings of the kernel (which only sobolev heeds).
+# Each method takes the grid, the parts of its cells and the settings of the kernel (which only sobolev uses).
 METHODS: dict[str, Callable[..., Separable]] = {
     "sobolev": sobolev_operator,
     "conservative": lambda grid, parts, taps, order: _block(grid, parts),
@@ -176,12 +176,12 @@ METHODS: dict[str, Callable[..., Separable]] = {
 def operator(
     method: str, grid: Grid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
 ) -> Separable:
-    """Build the training-free operator of that name, for a factor or for the parts of rows and columns.
+    """Return the training-free operator with this name, for a factor or for the parts of rows and columns.
 
     Raises
     ------
     OptionError
-        If there is none of that name; lists the names.
+        If the name is unknown; the message lists the names.
     ShapeError
         If factor or taps are not usable.
     """

@@ -1,8 +1,8 @@
-"""Sizes and reaches of stacks of layers along one axis, in integers (no field, no weights, no torch).
+"""Sizes and reaches of stacks of layers along one axis, in integers.
 
-A layer is two functions: how many cells it makes of a number of cells, and which cells it looks at for the cells
-``first`` to ``last`` (both included) of its output. Reaches are exact: stride, dilation and the phases of up-sampling
-are followed cell by cell, not added up as half widths.
+A layer has two functions: the number of output cells for a number of input cells, and the input cells that the output
+cells ``first`` to ``last`` (both included) depend on. Reaches are exact: the planner follows stride, dilation and the
+phases of upsampling cell by cell, instead of adding half widths.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Interval = tuple[int, int]
 
 
 class Layer(Protocol):
-    """What the planner knows of a layer along one axis."""
+    """Size and reach of a layer along one axis."""
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         ...
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells ``first`` to ``last`` look at."""
+        """Return the first and last input cell that the output cells ``first`` to ``last`` depend on."""
         ...
 
 
@@ -38,11 +38,11 @@ class Window:
     padding: int = 0
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         return (cells + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells look at."""
+        """Return the first and last input cell that the output cells depend on."""
         start = first * self.stride - self.padding
         return start, last * self.stride - self.padding + self.dilation * (self.kernel - 1)
 
@@ -57,12 +57,12 @@ class Transposed:
     output_padding: int = 0
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         return (cells - 1) * self.stride - 2 * self.padding + self.kernel + self.output_padding
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells look at."""
-        # A single fine cell between the kernels looks at none: the interval is then empty.
+        """Return the first and last input cell that the output cells depend on."""
+        # A single fine cell between the kernels depends on none: the interval is then empty.
         return -((self.kernel - 1 - self.padding - first) // self.stride), (last + self.padding) // self.stride
 
 
@@ -73,49 +73,49 @@ class Linear:
     factor: int
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         return cells * self.factor
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells look at."""
-        # Centres lie at (2 i + 1 - factor) / (2 factor) coarse cells.
+        """Return the first and last input cell that the output cells depend on."""
+        # Centres are at (2 i + 1 - factor) / (2 factor) coarse cells.
         low, high = 2 * first + 1 - self.factor, 2 * last + 1 - self.factor
         return low // (2 * self.factor), -(-high // (2 * self.factor))
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Each cell becomes ``factor`` cells: a pixel shuffle."""
+    """Pixel shuffle: each cell becomes ``factor`` cells."""
 
     factor: int
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         return cells * self.factor
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells look at."""
+        """Return the first and last input cell that the output cells depend on."""
         return first // self.factor, last // self.factor
 
 
 @dataclass(frozen=True)
 class Gather:
-    """``factor`` cells become one: the inverse of a pixel shuffle."""
+    """Inverse of a pixel shuffle: ``factor`` cells become one."""
 
     factor: int
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         return cells // self.factor
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells look at."""
+        """Return the first and last input cell that the output cells depend on."""
         return first * self.factor, last * self.factor + self.factor - 1
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers one after the other; none leaves everything as it is.
+    """Layers in sequence; an empty stack is the identity.
 
     Examples
     --------
@@ -127,13 +127,13 @@ class Stack:
     layers: tuple[Layer, ...] = ()
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         for layer in self.layers:
             cells = layer.size(cells)
         return cells
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells look at."""
+        """Return the first and last input cell that the output cells depend on."""
         for layer in reversed(self.layers):
             first, last = layer.needs(first, last)
         return first, last
@@ -141,40 +141,40 @@ class Stack:
 
 @dataclass(frozen=True)
 class Branches:
-    """Layers side by side on the same input, added or joined: a skip connection is a branch.
+    """Parallel layers on the same input, added or joined: a skip connection is a branch.
 
     Raises
     ------
     ShapeError
-        When sizes are asked for and the branches make different ones.
+        If the branches have different sizes.
     """
 
     layers: tuple[Layer, ...]
 
     def size(self, cells: int) -> int:
-        """Return the number of cells made of ``cells``."""
+        """Return the number of output cells for ``cells``."""
         sizes = {layer.size(cells) for layer in self.layers}
         if len(sizes) > 1:
             raise ShapeError(f"expected branches of one size, received {sorted(sizes)} from {cells} cells; pad them")
         return sizes.pop()
 
     def needs(self, first: int, last: int) -> Interval:
-        """Return the first and last input cell that the output cells look at."""
+        """Return the first and last input cell that the output cells depend on."""
         each = [layer.needs(first, last) for layer in self.layers]
         return min(low for low, _ in each), max(high for _, high in each)
 
 
 def reach(needs: Callable[[int, int], Interval], factor: int, period: int = 1) -> int:
-    """Return how many input cells away an output cell looks, at most: the halo, tight.
+    """Return the largest distance of input cells that an output cell depends on: the tight halo.
 
     Parameters
     ----------
     needs : callable
         Input cells for the output cells ``first`` to ``last``.
     factor : int
-        Output cells in an input cell.
+        Output cells per input cell.
     period : int
-        Input cells after which the layers repeat (the product of the strides of a network that coarsens).
+        Period of the layers in input cells (the product of the strides of a network that coarsens).
 
     Examples
     --------
@@ -189,7 +189,7 @@ def reach(needs: Callable[[int, int], Interval], factor: int, period: int = 1) -
 
 
 def receptive_field(layer: Layer, cell: int = 0) -> int:
-    """Return the number of input cells that one output cell looks at.
+    """Return the number of input cells that one output cell depends on.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def receptive_field(layer: Layer, cell: int = 0) -> int:
 
 
 def projection_field(layer: Layer, cell: int, cells: int) -> Interval:
-    """Return the first and last output cell that one of ``cells`` input cells moves: the reach of a latent cell.
+    """Return the first and last output cell that one of ``cells`` input cells affects: the reach of a latent cell.
 
     Examples
     --------
@@ -215,9 +215,9 @@ def projection_field(layer: Layer, cell: int, cells: int) -> Interval:
 
 
 def coherent_depth(layer: Layer, cells: int, most: int = 64) -> int | None:
-    """Return how many such layers it takes until every output cell sees every one of ``cells`` input cells.
+    """Return the number of such layers after which every output cell depends on every one of ``cells`` input cells.
 
-    None where ``most`` layers are not enough: transposed convolutions alone spread a cell over its neighbours only.
+    None if ``most`` layers are not enough: transposed convolutions alone spread a cell over its neighbours only.
 
     Examples
     --------
@@ -251,7 +251,7 @@ def prime_factors(number: int) -> tuple[int, ...]:
 
 
 def stage_factors(factor: tuple[int, int], steps: str = "prime") -> tuple[tuple[int, int], ...]:
-    """Return the refinements of rows and columns, one after the other: by prime factors, or at once ("whole").
+    """Return the successive refinements of rows and columns: by prime factors, or in one stage ("whole").
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a learned model is, in words that fit into a file: everything but its weights (no numpy, no torch)."""
+"""Specification of a learned model: everything except its weights, as plain values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from downscale.errors import OptionError, ShapeError, listing
 
 Bounds = tuple[float | None, float | None]
 
-# Channels that a coarse variable makes under each transform, and numbers that the network tells for an output: detail
-# is their sum, each in a unit of its own.
+# Coarse channels per variable for each transform, and network outputs per model output; detail is their sum, each in
+# its own unit.
 FEATURES = {"linear": 1, "log1p": 1, "local": 4}
 UNITS = {"linear": 1, "log1p": 2, "local": 2}
 CONSTRAINTS = ("additive", "multiplicative", "softmax", "bounded", "none")
 TRANSFORMS = tuple(FEATURES)
-# Fine channels that each static makes, and coarse channels that each encoding makes: angles are sines and cosines.
+# Fine channels per static, and coarse channels per encoding: angles enter as sines and cosines.
 STATICS: dict[str, tuple[str, ...]] = {
     "orog": ("orog",),
     "relief": ("relief",),
@@ -34,19 +34,19 @@ ENCODINGS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Variable:
-    """One coarse variable that goes in, and, among the outputs, comes out.
+    """A coarse input variable, which is also a fine output variable if it is among the outputs.
 
     Attributes
     ----------
     name, units, standard_name : str
         As in the files that the model was trained on.
     transform : {"linear", "log1p", "local"}
-        How values become channels: ``(x - mean) / std``; the same of ``log1p(x / scale)``; or beside the mean
-        magnitudes of its surroundings, which makes the network equivariant to the unit.
+        Conversion of values to channels: ``(x - mean) / std``; the same with ``log1p(x / scale)``; or relative to the
+        mean magnitudes nearby, which makes the network independent of units.
     mean, std, scale : float
-        Numbers of the transform, from the training split.
+        Parameters of the transform, from the training split.
     bounds : (float or None, float or None)
-        What values never leave.
+        Bounds of all values.
 
     Raises
     ------
@@ -82,18 +82,18 @@ class Variable:
 
 @dataclass(frozen=True)
 class Event:
-    """A rare event of the fine field, whose probability a segmentation model gives instead of a field.
+    """A rare event of the fine field, whose probability is the output of a segmentation model.
 
     Attributes
     ----------
     name : str
-        Of the flag variable that is made.
+        Name of the flag variable in the output.
     threshold : float
         Value of the first output at which the event begins.
     side : {"above", "below"}
-        Which side of the threshold the event is on, itself included.
+        Side of the threshold on which the event occurs, inclusive.
     width : float
-        Difference from the threshold that moves the logit of an untrained model by one.
+        Difference from the threshold that changes the logit of an untrained model by one.
 
     Raises
     ------
@@ -126,12 +126,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Code:
-    """What a compressor keeps of a coarse cell beside its mean: small whole numbers, made by an encoder.
+    """Code of a compressor: small integers per coarse cell alongside its mean.
 
     Attributes
     ----------
     channels : int
-        Numbers of one byte for each coarse cell.
+        Integers of one byte per coarse cell.
     width, depth : int
         Channels and residual blocks of the encoder.
 
@@ -158,7 +158,7 @@ class Code:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything of a learned model but its weights.
+    """Everything of a learned model except its weights.
 
     Attributes
     ----------
@@ -167,26 +167,26 @@ class ModelSpec:
     factor : (int, int)
         Refinement of rows and columns.
     outputs, predictors : tuple of Variable
-        Coarse variables that are refined, and those that are looked at only.
+        Coarse variables to refine, and additional input variables.
     statics : tuple of str
-        Fine fields that are looked at, of ``STATICS``.
+        Fine static input fields, of ``STATICS``.
     encodings : tuple of str
-        Times that are looked at, of ``ENCODINGS``.
+        Time input features, of ``ENCODINGS``.
     options : mapping
         Arguments of the network.
     constraint : {"additive", "multiplicative", "softmax", "bounded", "none"}
-        How the cell law is imposed; "none" leaves the sum of kernel and network as it is, under no law.
+        How cell conservation is imposed; "none" leaves the sum of kernel and network unconstrained.
     taps, order
-        Of the Sobolev kernel that the network adds to.
+        Width and order of the Sobolev kernel that the network adds to.
     noise : (int, int)
-        Channels of noise that the network sees, at coarse and at fine resolution: with any it makes members.
+        Channels of noise at coarse and at fine resolution; with any, the model generates ensemble members.
     event : Event or None
-        Makes it a segmentation model: the probability of this event comes out, under no law.
+        Event of a segmentation model, whose output is the event's probability, without conservation.
     code : Code or None
-        Makes it a compressor: the last predictors are what an encoder makes of the fine fields themselves.
+        Code of a compressor, in which the last predictors are encoded from the fine fields themselves.
     kept : float
-        Share of the network's detail that is added outside training: below one it risks and wins less where data are
-        unlike all that were learned from.
+        Fraction of the network's detail that is added outside training. Below one reduces both gain and risk on data
+        unlike the training data.
 
     Raises
     ------
@@ -260,17 +260,17 @@ class ModelSpec:
 
     @property
     def static_channels(self) -> tuple[str, ...]:
-        """Names of the fine fields that go in, in their order."""
+        """Names of the fine static input fields, in order."""
         return tuple(channel for name in self.statics for channel in STATICS[name])
 
     @property
     def clock_channels(self) -> tuple[str, ...]:
-        """Names of the values of time that go in, in their order."""
+        """Names of the time input values, in order."""
         return tuple(channel for name in self.encodings for channel in ENCODINGS[name])
 
     @property
     def input_channels(self) -> tuple[str, ...]:
-        """Names of the coarse fields that a bound model is called with, in their order: variables, then times."""
+        """Names of the coarse input fields of a bound model, in order: variables, then times."""
         return (*self.names, *self.clock_channels)
 
     @property
@@ -286,27 +286,27 @@ class ModelSpec:
 
     @property
     def stochastic(self) -> bool:
-        """Whether the model makes members of an ensemble."""
+        """Whether the model generates members of an ensemble."""
         return any(self.noise)
 
     @property
     def units(self) -> tuple[int, ...]:
-        """Numbers that the network tells for each output, each in a unit of its own."""
+        """Number of network outputs for each model output, each with its own unit."""
         return tuple(UNITS[variable.transform] for variable in self.outputs)
 
     @property
     def laws(self) -> frozenset[str]:
-        """Laws that hold by construction."""
+        """Kinds of conservation satisfied by construction."""
         return frozenset() if self.constraint == "none" else frozenset({"cell", "total"})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, numbers and texts, as JSON has them."""
+        """Return plain lists, numbers and texts, as in JSON."""
         made = _plain(asdict(self))
         return {key: value for key, value in made.items() if key not in ("event", "code") or value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """Return the model that :meth:`to_dict` described.
+        """Return the model from the result of :meth:`to_dict`.
 
         Raises
         ------
@@ -330,7 +330,7 @@ class ModelSpec:
 
 
 def _keys(kind: type, data: Any, what: str) -> dict[str, Any]:
-    """Return a mapping whose keys are fields of a dataclass, all that must be given among them."""
+    """Return a mapping whose keys are fields of a dataclass, including all required ones."""
     names = {each.name: each for each in fields(kind)}
     if not isinstance(data, Mapping):
         raise OptionError(f"expected {what} to be a mapping, received {data!r}")
@@ -387,7 +387,7 @@ def _check_bounds(variable: Variable, constraint: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return lists for tuples and dicts for mappings, all the way down."""
+    """Return lists for tuples and dicts for mappings, recursively."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,7 +1,7 @@
-"""Ways to make a feature map finer, with one signature, by any whole factor (torch; know no field).
+"""Upsampling stages for feature maps with a common signature, by any integer factor.
 
-Each takes (B, channels, ny, nx) to (B, out_channels, ny * fy, nx * fx) and tells its reach. Factors are taken apart
-into primes, one stage each, so that kernels stay small: 10 becomes 5 and 2.
+Each maps (B, channels, ny, nx) to (B, out_channels, ny * fy, nx * fx) and provides its reach. Factors are split into
+primes, with one stage each, so that kernels stay small: 10 becomes 5 and 2.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ STEPS = ("prime", "whole")
 
 
 def conservative(channels: int, out_channels: int, factor: Factor) -> nn.Module:
-    """Return a transposed convolution under the phase law: constants stay constants, no checkerboard at any moment.
+    """Return a transposed convolution that preserves constants, so that no checkerboard occurs at any time.
 
-    Three coarse cells along each axis go into a fine one; kernels start from Sobolev's.
+    Each fine cell depends on three coarse cells along each axis; initial kernels are Sobolev kernels.
     """
     rows, columns = factor
     return ConservativeConvTranspose2d(
@@ -59,11 +59,11 @@ class Resize(nn.Module):
 
 
 class SobolevResize(nn.Module):
-    """Sobolev's kernel on the features, fixed: what is made of waves has the least images of all kernels here.
+    """Fixed Sobolev kernel on the features, which has the smallest images of waves among the kernels here.
 
     Notes
     -----
-    Each channel keeps phase and cell law by itself, up to the edge, which reflects.
+    Each channel conserves cell means and preserves constants up to the edge, which reflects.
     """
 
     weight: Tensor
@@ -77,7 +77,7 @@ class SobolevResize(nn.Module):
         self.axes = [AxisGeometry(len(each.weights), each.stride, each.padding, 0, "reflect") for each in both]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine each channel."""
+        """Return each channel, refined."""
         weight = self.weight.type(x.dtype).expand(x.shape[1], 1, -1, -1)
         return gather(x, weight, None, self.axes, x.shape[1])
 
@@ -88,7 +88,7 @@ class SobolevResize(nn.Module):
 
 
 def sobolev(channels: int, out_channels: int, factor: Factor) -> nn.Module:
-    """Return Sobolev's kernel followed by a convolution; channels are mixed before, where cells are few."""
+    """Return the Sobolev kernel followed by a convolution; channels are mixed before, where cells are few."""
     return nn.Sequential(
         convolution(channels, out_channels, 1), SobolevResize(factor), convolution(out_channels, out_channels)
     )
@@ -102,7 +102,7 @@ def resize(channels: int, out_channels: int, factor: Factor) -> nn.Module:
 
 
 def shuffle(channels: int, out_channels: int, factor: Factor) -> nn.Module:
-    """Return a pixel shuffle whose phases start alike, so that it starts as nearest-neighbour resizing of one filter.
+    """Return a pixel shuffle whose phases are equal initially, as in nearest-neighbour resizing of one filter.
 
     References
     ----------
@@ -114,14 +114,14 @@ def shuffle(channels: int, out_channels: int, factor: Factor) -> nn.Module:
 
 
 def transposed(channels: int, out_channels: int, factor: Factor) -> nn.Module:
-    """Return a plain transposed convolution: kernels of twice the stride, bound by no law."""
+    """Return a plain, unconstrained transposed convolution with kernels of twice the stride."""
     rows, columns = (_plain_sizes(count) for count in factor)
     kernel, padding, extra = zip(rows, columns, strict=True)
     return nn.ConvTranspose2d(channels, out_channels, kernel, factor, padding, extra)
 
 
 def dilated(channels: int, out_channels: int, factor: Factor) -> nn.Module:
-    """Return a plain transposed convolution and a dilated one after it, whose taps walk through all phases."""
+    """Return a plain transposed convolution and a dilated one after it, whose stencil covers all phases."""
     return nn.Sequential(transposed(channels, out_channels, factor), DilatedConv2d(out_channels, out_channels, factor))
 
 
@@ -148,7 +148,7 @@ class Upsampling(nn.Module):
     Parameters
     ----------
     name : {"conservative", "resize", "shuffle", "transposed", "consistent_shuffle", "dilated", "sobolev"}
-        The kind of stage.
+        Kind of stage.
     channels, out_channels : int
         Channels before the first stage, and after each.
     factor : (int, int)
@@ -156,12 +156,12 @@ class Upsampling(nn.Module):
     act : str
         Name of an activation.
     steps : {"prime", "whole"}
-        One stage a prime factor, or one for all.
+        One stage per prime factor, or one for all.
 
     Raises
     ------
     OptionError
-        If a name is unknown; lists the names.
+        If a name is unknown; the message lists the names.
 
     Examples
     --------
@@ -185,7 +185,7 @@ class Upsampling(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Make the features finer, stage by stage."""
+        """Return the features, refined stage by stage."""
         return self.layers(x)
 
     def plan(self, axis: int) -> Layer:

@@ -1,8 +1,8 @@
-"""Sub-pixel convolution (pixel shuffle) seen as a transposed convolution, and bound to keep its phases alike (torch).
+"""Sub-pixel convolution (pixel shuffle) as a transposed convolution, with a constraint that equalises its phases.
 
-A convolution to ``s_y s_x`` times the channels, laid side by side, is the transposed convolution whose polyphase
-components are its filters: coverage is even, but nothing binds the sums of the phases to one another. Where they
-differ, constants make checkerboards.
+A pixel shuffle after a convolution to ``s_y s_x`` times the channels is the transposed convolution whose polyphase
+components are its filters. Its coverage is even, but the sums of the phases are independent. If they differ, constants
+give checkerboards.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Factor = tuple[int, int]
 
 
 class AlikePhases(nn.Module):
-    """Binds filters (out * s_y * s_x, in, kh, kw): phases of a channel have the same sum (phase law, free gain).
+    """Constraint on filters (out * s_y * s_x, in, kh, kw): phases of a channel have the same sum, up to a gain.
 
-    The least-squares projection: linear, so that gradients pass. Biases (out * s_y * s_x,) become the same for all
+    The least-squares projection is linear, so that gradients pass. Biases (out * s_y * s_x,) become the same for all
     phases.
 
     Parameters
@@ -36,19 +36,19 @@ class AlikePhases(nn.Module):
         self.phases = phases
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the nearest weight whose phases agree."""
+        """Return the nearest weight with equal phase sums."""
         sums = weight.flatten(2).sum(2) if weight.ndim > 1 else weight
         parts = sums.unflatten(0, (-1, self.phases))
         excess = (parts - parts.mean(1, keepdim=True)).flatten(0, 1)
         return weight - (excess[:, :, None, None] / weight[0, 0].numel() if weight.ndim > 1 else excess)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Return parameters of that weight: itself where its phases agree."""
+        """Return parameters of the nearest weight with equal phase sums."""
         return self.forward(weight)
 
 
 class ConsistentShuffle(nn.Module):
-    """A pixel shuffle whose phases keep the phase law up to a gain: constants make constants, whatever is learned.
+    """Pixel shuffle that preserves constants up to a gain, for all values of its parameters.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class ConsistentShuffle(nn.Module):
     factor : (int, int)
         Refinement of rows and columns.
     kernel : int
-        Cells that the filters look at, an odd number.
+        Stencil width of the filters, an odd number.
 
     References
     ----------
@@ -81,7 +81,7 @@ class ConsistentShuffle(nn.Module):
         self.shuffle = Shuffle(factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Make all phases, and lay them side by side."""
+        """Return all phases, interleaved."""
         return self.shuffle(self.filters(x))
 
     def plan(self, axis: int) -> Layer:
@@ -90,7 +90,7 @@ class ConsistentShuffle(nn.Module):
 
 
 def start_alike(filters: nn.Conv2d, phases: int) -> None:
-    """Give all phases of a channel the filter of the first: nearest-neighbour resizing of one filter (ICNR)."""
+    """Set all phases of a channel to the filter of the first: nearest-neighbour resizing of one filter (ICNR)."""
     with torch.no_grad():
         filters.weight.copy_(filters.weight[::phases].repeat_interleave(phases, dim=0))
         assert filters.bias is not None
@@ -98,19 +98,19 @@ def start_alike(filters: nn.Conv2d, phases: int) -> None:
 
 
 def transposed_weight(filters: Tensor, factor: Factor) -> Tensor:
-    """Return the weight of the transposed convolution that filters and a pixel shuffle are.
+    """Return the weight of the transposed convolution that equals filters and a pixel shuffle.
 
     Parameters
     ----------
     filters : Tensor, shape (out * s_y * s_x, in, kh, kw)
-        Of a convolution with odd kernels that keeps the size.
+        Filters of a convolution with odd kernels that keeps the size.
     factor : (int, int)
-        Of the shuffle.
+        Factor of the shuffle.
 
     Returns
     -------
     Tensor, shape (in, out, kh * s_y, kw * s_x)
-        With stride ``factor`` and padding ``factor * (k - 1) / 2``.
+        Weight for stride ``factor`` and padding ``factor * (k - 1) / 2``.
     """
     rows, columns = factor
     table = filters.flip(-2, -1).unflatten(0, (-1, rows, columns))

@@ -1,6 +1,6 @@
-"""A U-Net: from fine cells down to coarse ones, below them, and back (torch; knows channels only).
+"""U-Net from fine cells down to coarse ones, below them, and back.
 
-Any size goes in: fields are padded with zeros to whole cells of the coarsest level and cropped exactly.
+Any size is valid: fields are padded with zeros to whole cells of the coarsest level and cropped exactly.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from downscale.nn.stages import Upsampling
 
 
 class UNet(Network):
-    """An encoder from fine to coarse cells and ``levels`` times coarser, and a decoder that joins what it passed.
+    """Encoder from fine to coarse cells and ``levels`` below them, and a decoder with skip connections.
 
     Parameters
     ----------
     coarse_channels, fine_channels, outputs : int
-        Channels of the two inputs and of the result.
+        Channels of the two inputs and of the output.
     factor : (int, int)
         Refinement of rows and columns.
     width : int
@@ -30,16 +30,16 @@ class UNet(Network):
     levels : int
         Levels below the coarse cells, each half as many cells along an axis.
     depth : int
-        Residual blocks of each level, on the way down and on the way up.
+        Residual blocks per level, in encoder and decoder.
     fine_width : int
         Channels at fine resolution.
     upsampling, steps : str
-        Kind of the stages, and whether there is one for each prime factor; see
+        Kind of the stages, and whether each prime factor has its own; see
         :class:`~downscale.nn.stages.Upsampling`.
     activation : str
         Name of the activation.
     pooling : {"strided", "blur"}
-        How cells are halved; "blur" filters against aliases first.
+        Method of coarsening by two; "blur" filters first to avoid aliasing.
 
     References
     ----------
@@ -78,7 +78,7 @@ class UNet(Network):
         self.last = silent(convolution(fine_width, outputs))
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
-        """Make detail (B, outputs, ny * fy, nx * fx) of (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx)."""
+        """Return detail (B, outputs, ny * fy, nx * fx) from (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx)."""
         frame = Frame.of((coarse.shape[-2], coarse.shape[-1]), self.multiple_of)
         skip = self.fine_head(frame.pad(fine, self.factor))
         features = self.head(torch.cat([frame.pad(coarse), self.gather(skip)], dim=1))
@@ -100,7 +100,7 @@ class UNet(Network):
         return coarse, Branches((Stack((fine_head, top)), Stack((fine_head, plan(self.gather, axis), coarse))))
 
     def _below(self, level: int, axis: int) -> Layer:
-        """Return the way from a level down to the bottom and back to it."""
+        """Return the reach of the path from a level down to the bottom and back."""
         if level == len(self.down):
             return plan(self.bottom, axis)
         down, up = self.down[level], self.up[level]
@@ -111,7 +111,7 @@ class UNet(Network):
 
 
 class _Down(nn.Module):
-    """Blocks, whose result is passed over, then half as many cells."""
+    """Blocks, whose output is also the skip connection, then coarsening by two."""
 
     def __init__(self, width: int, out_width: int, depth: int, act: str, pooling: str) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """Twice as many cells, joined with what was passed over, then blocks."""
+    """Refinement by two, joined with the skip connection, then blocks."""
 
     def __init__(self, width: int, out_width: int, depth: int, upsampling: str, act: str) -> None:
         super().__init__()

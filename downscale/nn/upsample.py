@@ -1,8 +1,8 @@
-"""Fixed, latitude-aware up-sampling on the sphere and on planes (torch; knows grids, no file and no dask).
+"""Fixed, latitude-aware upsampling on the sphere and on planes.
 
-The two-dimensional operators are products of one operator a axis: first rows (latitude), then columns. They gather:
-each fine value is a sum over a window of coarse neighbours, added tap by tap in one order, so that any cutting of the
-field gives the same bits.
+The two-dimensional operators are products of one operator per axis: first rows (latitude), then columns. Each fine
+value is a sum over a window of coarse neighbours, added in a fixed order, so that the bits do not depend on how the
+field is cut into blocks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["METHODS", "SeparableUpsample", "SobolevUpsample", "factor_pair", "up
 
 
 class SeparableUpsample(torch.nn.Module):
-    """A linear up-sampler that is one operator along rows and one along columns.
+    """Linear upsampling with one operator along rows and one along columns.
 
     Parameters
     ----------
     operator : Separable
-        The operators, the grid that they are made for, and the laws that they obey.
+        The operators, their grid, and the kinds of conservation that they satisfy.
     """
 
     multiple_of = 1
@@ -40,7 +40,7 @@ class SeparableUpsample(torch.nn.Module):
         self.halo: tuple[int, int] | None = operator.halo
 
     def forward(self, coarse: Tensor, place: Place | None = None) -> Tensor:
-        """Up-sample ``coarse`` of shape (..., n_y, n_x); NaN marks missing cells, whose parts become NaN."""
+        """Return ``coarse`` of shape (..., n_y, n_x) upsampled; the parts of missing (NaN) cells become NaN."""
         row, column = (0, 0) if place is None else (place.row, place.column)
         if place is None and tuple(coarse.shape[-2:]) != self.grid.shape:
             raise ShapeError(f"expected a coarse field of {self.grid.shape} cells, received {tuple(coarse.shape)}")
@@ -53,24 +53,24 @@ class SeparableUpsample(torch.nn.Module):
         return fine.masked_fill(_repeat(missing, self.factor), torch.nan) if holes else fine
 
     def extra_repr(self) -> str:
-        """Describe the operator."""
+        """Return a description for ``repr``."""
         taps = self.axes[0].taps, self.axes[1].taps
         return f"cells={self.grid.shape}, factor={self.factor}, taps={taps}, laws={sorted(self.laws)}"
 
 
 class SobolevUpsample(SeparableUpsample):
-    """The Sobolev-optimal kernel on a grid: cell, phase and total law, exact on the sphere.
+    """The Sobolev-optimal kernel on a grid: cell, phase and total conservation, exact on the sphere.
 
     Parameters
     ----------
     grid : RectilinearGrid or CurvilinearGrid
         The whole coarse grid, rows and columns.
     factor : int, (int, int) or (Parts, Parts)
-        Refinement of rows and columns, or the parts into which the cells are to be cut.
+        Refinement of rows and columns, or the parts of their cells.
     taps : int, odd
         Coarse cells in a window along each axis; fewer where the axis is shorter.
     order : float
-        Order of the Sobolev seminorm that is least.
+        Order of the Sobolev seminorm that the kernel minimises.
 
     Raises
     ------
@@ -101,18 +101,18 @@ class SobolevUpsample(SeparableUpsample):
 def upsampler(
     method: str, grid: Grid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
 ) -> SeparableUpsample:
-    """Build the training-free up-sampler of that name as a module; see :func:`downscale.nn.separable.operator`.
+    """Return the training-free method with this name as a module; see :func:`downscale.nn.separable.operator`.
 
     Raises
     ------
     OptionError
-        If there is none of that name; lists the names.
+        If the name is unknown; the message lists the names.
     """
     return SeparableUpsample(operator(method, grid, factor, taps, order))
 
 
 def _gather(coarse: Tensor, weights: AxisWeights, factor: int, first: int, axis_cells: CellAxis, axis: int) -> Tensor:
-    """Apply one axis operator to the coarse cells ``first, first + 1, ...`` of the whole axis."""
+    """Return one axis operator applied to the coarse cells ``first, first + 1, ...`` of the whole axis."""
     given, whole = coarse.shape[axis], axis_cells.size
     cells = np.arange(first, first + given)
     wrap = cells // whole * whole
@@ -120,7 +120,7 @@ def _gather(coarse: Tensor, weights: AxisWeights, factor: int, first: int, axis_
     local = (weights.start[rows] + np.repeat(wrap, factor) - first).reshape(given, factor)
     share = weights.weights[rows]
     if (local == local[:, :1]).all():
-        # Siblings look at one window: take each coarse cell once and let the weights make the siblings.
+        # Parts of a cell share one window: gather each coarse cell once and apply the weights of all parts.
         local, share = local[:, 0], share.reshape(given, factor, -1)
     else:
         local, share = local.ravel(), share[:, None]
@@ -128,7 +128,7 @@ def _gather(coarse: Tensor, weights: AxisWeights, factor: int, first: int, axis_
     trailing = (1,) * (-1 - axis)
     total: Tensor | None = None
     for tap in range(weights.taps):
-        # At a cut, windows leave the block; those values lie within the halo and are trimmed.
+        # At block boundaries, windows extend beyond the block; those values are within the halo and are trimmed.
         index = (local + tap) % given if closed else np.clip(local + tap, 0, given - 1)
         term = coarse.index_select(axis, torch.as_tensor(index, device=coarse.device)).unsqueeze(axis)
         term = term * coarse.new_tensor(share[..., tap]).reshape(*share.shape[:2], *trailing)
