@@ -33,8 +33,8 @@ class Key(NamedTuple):
 class Draws:
     """Sampler of the patches of each round, reproducible for a seed, round and number of processes.
 
-    Within a source, patches are sampled by area, and :class:`downscale.training.patches.PatchSet` weights their cells, so
-    that every square kilometre has the same expected weight.
+    Within a source, patches are sampled by area, and :class:`downscale.training.patches.PatchSet` weights their cells,
+    so that every square kilometre has the same expected weight.
 
     Parameters
     ----------
