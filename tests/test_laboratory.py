@@ -153,7 +153,7 @@ def test_a_repair_is_told_and_leaves_less_of_a_checkerboard(checkpoint, tmp_path
         (["no.npy"], "expected --factor, the stride of the weights"),
         (["no.npy", "--factor", "2"], "expected an array of weights"),
         (["no.safetensors"], "no.safetensors"),
-        (["rain", "--factor", "5"], "expected a factor that the model 'rain' comes with"),
+        (["rain", "--factor", "5"], "expected a factor of the bundled model 'rain'"),
         (["sobolev", "--figure", "nowhere/f.png"], "expected an existing folder for the map"),
         (["sobolev", "--json", "nowhere/f.json"], "expected a file in an existing folder for --json"),
     ],

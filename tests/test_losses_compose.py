@@ -199,5 +199,5 @@ def test_unknown_variables_are_named():
 
 def test_a_scale_within_cells_has_no_closure():
     made, true, _ = fields()
-    with pytest.raises(ShapeError, match=r"expected one scale a map for loss 'closure', received shape \(8, 12\)"):
+    with pytest.raises(ShapeError, match=r"expected one scale per map for loss 'closure', received shape \(8, 12\)"):
         WeightedSum.from_config({"closure": 1.0}, replace(context(), scale=torch.ones(FINE.shape)))(made, true)

@@ -181,7 +181,7 @@ def test_levels_are_probabilities(levels):
 
 
 def test_levels_and_predictions_go_together():
-    with pytest.raises(ShapeError, match=r"expected 2 quantiles, one a level, along dimension 0 .* shape \(3, 2, 2\)"):
+    with pytest.raises(ShapeError, match=r"expected 2 quantiles, one per level, along dimension 0 .*\(3, 2, 2\)"):
         pinball(torch.zeros(3, 2, 2), torch.zeros(2, 2), levels=[0.1, 0.9])
     with pytest.raises(OptionError, match="expected increasing quantile levels for the CRPS"):
         crps_of_quantiles(torch.zeros(2, 2, 2), torch.zeros(2, 2), levels=[0.9, 0.1])

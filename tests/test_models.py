@@ -58,7 +58,7 @@ def test_rain_on_any_field(factor: int) -> None:
 
 
 def test_a_factor_that_there_is_not() -> None:
-    with pytest.raises(OptionError, match=r"expected a factor that the model 'rain' comes with \(.*4.*\), received 3"):
+    with pytest.raises(OptionError, match=r"expected a factor of the bundled model 'rain' \(.*4.*\), received 3"):
         rain_on(plane(), 1).downscale(3, method="rain")
 
 

@@ -156,7 +156,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "record-of-other-kinds": (told(record='{"sources": 3}'), "expected a model with a readable header"),
     "variables-of-other-kinds": (told(spec=spec_with(outputs=[3])), "expected a variable of outputs"),
     "no-version": (told(format_version="-1"), "of format -1; update"),
-    "no-spec": (told(spec=None), "expected a model of this package, received .*weights alone do not tell"),
+    "no-spec": (told(spec=None), "expected a model of this package, received .*weights alone do not describe"),
     "foreign": (told(format="pt"), "expected a model of this package"),
     "newer": (told(format_version=str(FORMAT_VERSION + 1)), f"of format {FORMAT_VERSION + 1}; update"),
     "network": (told(spec=spec_with(network="gan")), "expected network to be among .*received 'gan'"),

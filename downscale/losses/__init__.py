@@ -1,1 +1,1 @@
-"""Penalties on fields: how steep may a field be over its relief."""
+"""Losses and penalties on fields."""

@@ -1,4 +1,4 @@
-"""Losses of critic and generator, and the cap on slopes (torch; know no network but as a function)."""
+"""Adversarial losses of critic and generator, and a penalty on slopes above a cap."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("hinge", "wgan-gp")
 
 
 def critic_loss(real: Tensor, made: Tensor, kind: str = "hinge") -> Tensor:
-    """Return what the critic makes small: real scores high, made ones low; without units.
+    """Return the loss of the critic: low for high real scores and low generated ones; dimensionless.
 
     Raises
     ------
@@ -43,12 +43,12 @@ def critic_loss(real: Tensor, made: Tensor, kind: str = "hinge") -> Tensor:
 
 
 def generator_loss(made: Tensor) -> Tensor:
-    """Return what the generator makes small: minus the mean score, the same for both kinds."""
+    """Return the loss of the generator: minus the mean score, the same for both kinds."""
     return -made.mean()
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, share: Tensor) -> Tensor:
-    """Return the mean squared distance from one of the critic's gradient between real and made maps.
+    """Return the mean squared deviation from one of the critic's gradient norm between real and generated maps.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Ten
     real, made : Tensor, shape (B, 1, Y, X)
         Maps.
     share : Tensor, shape (B, 1, 1, 1)
-        Where between them, drawn evenly from 0 to 1.
+        Position between them, uniform random from 0 to 1.
 
     References
     ----------
@@ -70,7 +70,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Ten
 
 
 def slope_cap(heights: Tensor, spacing: Spacing, cap: float) -> Tensor:
-    """Return the mean square of what slopes exceed the cap by, in units of the cap: P with gamma = 0 and g0 = cap.
+    """Return the mean squared excess of slopes over the cap, in units of the cap: P with gamma = 0 and g0 = cap.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def slope_cap(heights: Tensor, spacing: Spacing, cap: float) -> Tensor:
     spacing : Spacing
         Distances in metres.
     cap : float
-        Largest slope, metres a metre.
+        Largest slope, in m per m.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def slope_cap(heights: Tensor, spacing: Spacing, cap: float) -> Tensor:
     """
     check_positive("slope cap", cap)
     east, north = sobel(heights / cap, spacing)
-    # What is far below the cap costs nothing, and the root of zero has no gradient.
+    # Slopes far below the cap cost nothing, and the root of zero has no gradient.
     size = torch.sqrt((east**2 + north**2).clamp_min(0.25))
     return (F.relu(size - 1) ** 2).mean()
 

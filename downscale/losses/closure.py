@@ -1,4 +1,4 @@
-"""The cell law as a penalty, to compare with the law by construction (torch; knows the aggregation, no network)."""
+"""Cell conservation as a penalty, for comparison with conservation by construction."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def soft_closure(
 ) -> Tensor:
     """Return the mean of ``(A y - x)**2`` over coarse cells by area, units of the field squared.
 
-    Zero iff the cell law holds on every coarse cell that counts. The mean is over the fine cells that count; a coarse
-    cell weighs what they weigh, one without a value nothing.
+    Zero if and only if every valid coarse cell is conserved. Each coarse cell has the weight of its valid fine cells; a
+    missing coarse value has none.
 
     Parameters
     ----------
     prediction, target, weight : tensors
-        As for ``mse``; the target only tells which cells count.
+        As for ``mse``; the target only defines the valid cells.
     coarse : tensor, shape (..., n_y, n_x)
         Coarse values x, in the same units.
     cells : Aggregation
-        From fine to coarse cells.
+        Aggregation from fine to coarse cells.
 
     Raises
     ------
     ShapeError
-        If the coarse field has not the coarse shape of ``cells``.
+        If the coarse field does not have the coarse shape of ``cells``.
     """
     if tuple(coarse.shape[-2:]) != cells.coarse_shape:
         n_y, n_x = cells.coarse_shape
@@ -43,6 +43,6 @@ def soft_closure(
     mean = cells.mean(made, share > 0)
     (n_y, n_x), tail = cells.coarse_shape, share.shape[:-2]
     whole = share.reshape(*tail, n_y, cells.factor_y, n_x, cells.factor_x).sum((-3, -1))
-    # Cells whose mean is not defined do not count, nor may their NaN reach a gradient.
+    # Cells with an undefined mean have no weight, and their NaN must not reach a gradient.
     mean, value, whole = counted(torch.where(whole > 0, mean, torch.zeros_like(mean)), coarse, whole)
     return weighted_mean((mean - value) ** 2, whole)

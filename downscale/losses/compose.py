@@ -1,4 +1,4 @@
-"""A loss as a weighted sum of named terms, built from a recipe (torch; knows the terms, no network)."""
+"""Weighted sums of named loss terms, built from a recipe."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class WeightedTerm:
     Attributes
     ----------
     name : str
-        What it is logged as.
+        Name in the log.
     weight : float
-        By what its value is multiplied; with 0 it is logged only.
+        Factor of its value; a term with 0 is only logged.
     term : callable
         The loss.
     variables : tuple of str
-        Variables that it looks at; all if empty.
+        Variables to include; all if empty.
     """
 
     name: str
@@ -40,7 +40,7 @@ class WeightedTerm:
     variables: tuple[str, ...] = ()
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
-        """Return the value of the term, not yet weighted."""
+        """Return the unweighted value of the term."""
         if self.variables:
             prediction, target, weight, context = _only(self.variables, prediction, target, weight, context)
         return self.term(prediction, target, weight, context)
@@ -63,17 +63,17 @@ class WeightedSum:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], context: LossContext | None = None) -> WeightedSum:
-        """Build the sum from ``{name: weight}`` or ``{name: {"weight": ..., option: ...}}``.
+        """Return the sum from ``{name: weight}`` or ``{name: {"weight": ..., option: ...}}``.
 
-        ``variables`` restricts a term to some variables. A term of another name than its loss (the same loss twice)
-        says which with ``loss``.
+        ``variables`` restricts a term to some variables. ``loss`` names the loss of a term with another name, so that
+        the same loss can occur twice.
 
         Parameters
         ----------
         config : mapping
-            Of a recipe.
+            Losses of a recipe.
         context : LossContext, optional
-            Companions that are the same for all batches.
+            Context that is the same for all batches.
 
         Raises
         ------
@@ -96,17 +96,16 @@ class WeightedSum:
     def measure(
         self, prediction: Tensor, target: Tensor, weight: Tensor | None = None, context: LossContext | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum, differentiable, and the value of each term before its weight, detached, by name.
+        """Return the sum, differentiable, and the detached unweighted value of each term by name.
 
         Parameters
         ----------
         prediction, target : tensors, shapes (..., n_y, n_x)
-            In the same units; a NaN target is not counted. The prediction has a further dimension where
-            ``context.members`` says so.
+            In the same units; NaN targets are ignored. ``context.members`` is an extra dimension of the prediction.
         weight : tensor that broadcasts to the target, optional
             Areas times mask.
         context : LossContext, optional
-            Companions of this batch, in place of those given at construction.
+            Context of this batch, instead of that given at construction.
         """
         context = self.context if context is None else context
         if context.members is not None:
@@ -164,7 +163,7 @@ def _build(kind: Any, name: str, options: dict[str, Any]) -> Term:
 
 
 def _value(value: Any, kind: Any, name: str, option: str) -> Any:
-    """Return a value of the kind that the option has."""
+    """Return a value of the option's type."""
     what = f"{option} of loss {name!r}"
     if kind == "bool":
         if not isinstance(value, bool):

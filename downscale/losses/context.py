@@ -1,4 +1,4 @@
-"""What losses know beside prediction, target and weight (torch; a holder of tensors and geometry, computes nothing)."""
+"""Additional inputs of losses beside prediction, target and weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LossContext:
-    """Companions of a batch.
+    """Additional inputs of losses for one batch.
 
     Attributes
     ----------
@@ -29,14 +29,14 @@ class LossContext:
     coarse : tensor, shape (..., n_y, n_x), optional
         Coarse values x in the units of the prediction.
     cells : Aggregation, optional
-        From fine to coarse cells.
+        Aggregation from fine to coarse cells.
     kernels : tuple of tensors, optional
         Weights of convolutions, (..., k_y, k_x).
     members : int, optional
         Dimension of the prediction that the target lacks: ensemble members (or quantile levels).
     scale : tensor or float
-        Units in which errors are counted (such as the standard deviation of each variable, broadcast to the target):
-        terms that have units come out in shares of it. Thresholds and slopes stay in the units of the field.
+        Units of errors, such as the standard deviation of each variable, broadcast to the target. Terms with units are
+        divided by it. Thresholds and slopes stay in the units of the field.
     variables : tuple of str
         Names along dimension -3 of prediction and target.
     """
@@ -51,12 +51,12 @@ class LossContext:
     variables: tuple[str, ...] = ()
 
     def need(self, name: str, loss: str) -> Any:
-        """Return the companion ``name``, which ``loss`` cannot do without.
+        """Return the attribute ``name``, which ``loss`` needs.
 
         Raises
         ------
         OptionError
-            If it was not given.
+            If it is missing.
         """
         found = getattr(self, name)
         if found is None or (name == "kernels" and not found):
@@ -64,7 +64,7 @@ class LossContext:
         return found
 
     def positions(self, names: Sequence[str]) -> list[int]:
-        """Return where variables lie along dimension -3.
+        """Return the positions of variables along dimension -3.
 
         Raises
         ------
@@ -78,12 +78,12 @@ class LossContext:
 
 
 def stacked(spacings: Sequence[Spacing]) -> Spacing:
-    """Join the spacings of patches of one shape for fields of shape (n_patches, n_variables, n_y, n_x).
+    """Return the spacings of patches of one shape, joined for fields of shape (n_patches, n_variables, n_y, n_x).
 
     Raises
     ------
     OptionError
-        If some close the circle and some do not.
+        If only some close the circle.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What counts in a loss: targets that are there, by weight (torch; knows no loss)."""
+"""Valid cells of a loss, and weighted means over them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def counted(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return prediction, target and weight in one shape, zero where nothing is to be compared.
+    """Return prediction, target and weight in one shape, zero for invalid values.
 
-    A value counts where the target is finite and the weight positive. What the prediction holds elsewhere moves neither
-    the loss nor a gradient, NaN included; a prediction that is NaN where a value counts makes the loss NaN.
+    A value is valid if the target is finite and the weight positive. Invalid predictions, NaN included, affect neither
+    the loss nor a gradient. A NaN prediction at a valid value makes the loss NaN.
 
     Parameters
     ----------
@@ -35,16 +35,16 @@ def counted(prediction: Tensor, target: Tensor, weight: Tensor | None = None) ->
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Return ``sum(weight * values) / sum(weight)`` over all elements; 0 where nothing has a weight.
+    """Return ``sum(weight * values) / sum(weight)`` over all elements; 0 if no element has weight.
 
-    Invariant: the unit of the weights is of no account.
+    Invariant: the result does not depend on the unit of the weights.
 
     Examples
     --------
     >>> float(weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0])))
     2.0
     """
-    # Areas in m2 would fill the range of float32 with their sums; relative to the largest they are of order one.
+    # Sums of areas in m2 could exceed the range of float32; relative to the largest they are of order one.
     top = weight.amax().detach() if weight.numel() else weight.new_zeros(())
     relative = weight / torch.where(top > 0, top, torch.ones_like(top))
     total = relative.sum()
@@ -52,7 +52,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def check_positive(what: str, value: float, zero: bool = False) -> None:
-    """Refuse a setting that is not positive; ``zero`` is legal where it is said to be.
+    """Raise an OptionError for a value that is not positive; ``zero`` also allows zero.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The continuous ranked probability score of ensembles, fair and standard (torch; knows no grid but weights)."""
+"""Continuous ranked probability score of ensembles, fair and standard."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def fair_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, members: int = 0) -> Tensor:
     """Return ``mean |x_i - y| - 1 / (2 M (M - 1)) sum_ij |x_i - x_j|`` by area; units of the field.
 
-    Fair: its expectation is the CRPS of the law that the members are drawn from, for any number M of members, so an
-    ensemble trained on it has no reason to be narrow. It may be negative for a single target.
+    The fair score has the CRPS of the distribution of the members as its expectation, for any number M of members, so
+    that training with it does not favour narrow ensembles. It may be negative for a single target.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def fair_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = None, 
     target, weight : tensors
         As for ``mse``, without that dimension.
     members : int
-        Where the ensemble lies in ``prediction``.
+        Ensemble dimension of ``prediction``.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def fair_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = None, 
     if count < 2:
         raise ShapeError(
             f"expected at least two members along dimension {members} for a fair CRPS, received shape "
-            f"{tuple(prediction.shape)}; draw more, or use the standard CRPS"
+            f"{tuple(prediction.shape)}; generate more, or use the standard CRPS"
         )
     return _crps(prediction, target, weight, members, count * (count - 1))
 
@@ -57,8 +57,9 @@ def fair_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = None, 
 def standard_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, members: int = 0) -> Tensor:
     """Return ``mean |x_i - y| - 1 / (2 M**2) sum_ij |x_i - x_j|`` by area; units of the field.
 
-    The CRPS of the empirical law of the members: never negative, zero iff all of them equal the target, the absolute
-    error for one. It exceeds the fair one by ``sum_ij |x_i - x_j| / (2 M**2 (M - 1))`` and so rewards narrow ensembles.
+    The CRPS of the empirical distribution of the members: never negative, zero if and only if all members equal the
+    target, and the absolute error of a single member. It exceeds the fair score by
+    ``sum_ij |x_i - x_j| / (2 M**2 (M - 1))`` and so favours narrow ensembles.
 
     Parameters as for ``fair_crps``.
 
@@ -86,12 +87,12 @@ def _crps(prediction: Tensor, target: Tensor, weight: Tensor | None, members: in
 
 
 def crps_of_cells(made: Tensor, true: Tensor, pairs: int) -> Tensor:
-    """Return the CRPS of each cell: members along the first dimension, their differences shared among ``pairs``.
+    """Return the CRPS of each cell: members along the first dimension, the sum of their differences over ``pairs``.
 
-    ``M (M - 1)`` pairs make it fair, ``M**2`` that of the empirical law.
+    ``M (M - 1)`` pairs give the fair score, ``M**2`` that of the empirical distribution.
     """
     count = made.shape[0]
-    # Sorted, the sum over pairs is one pass: the i-th of M values is added i - 1 times and taken M - i times.
+    # For sorted values, the sum over pairs is one pass: the i-th of M values has the weight (i - 1) - (M - i).
     ranks = like(2.0 * np.arange(count) - (count - 1), made).reshape(-1, *(1,) * (made.ndim - 1))
     spread = (ranks * made.sort(dim=0).values).sum(0) / pairs
     return (made - true).abs().mean(0) - spread

@@ -1,4 +1,4 @@
-"""Losses of masks of rare events: cross-entropy, Dice, Tversky and its focal form (torch; knows logits, no field)."""
+"""Losses of masks of rare events: cross-entropy, Dice, Tversky and its focal form."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def event_loss(
     logit: Tensor, event: Tensor, weight: Tensor | None = None, *, name: str = "tversky", alpha: float = 0.3,
     beta: float = 0.7, gamma: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """Return how far logits are from the mask of an event; 0 is perfect.
+    """Return the loss of logits relative to the mask of an event; 0 is perfect.
 
     Parameters
     ----------
     logit, event, weight : tensors, shapes that broadcast
-        Logits of the event; 1 where it is, 0 where it is not, NaN where nothing is known; areas.
+        Logits of the event; 1 where it occurs, 0 where it does not, NaN where missing; areas.
     name : {"tversky", "dice", "bce"}
-        Which loss: "dice" is "tversky" with ``alpha = beta = 1/2``, "bce" the mean cross-entropy.
+        Name of the loss: "dice" is "tversky" with ``alpha = beta = 1/2``, "bce" the mean cross-entropy.
     alpha, beta : float
-        Price of false alarms and of missed events in "tversky".
+        Costs of false alarms and of missed events in "tversky".
     gamma : float
-        From one on; above one the loss is ``(1 - index) ** (1 / gamma)``, the focal form.
+        At least one; above one the loss is ``(1 - index) ** (1 / gamma)``, the focal form.
 
     Raises
     ------
@@ -59,6 +59,6 @@ def event_loss(
         return weighted_mean(each, share)
     if name == "dice":
         alpha, beta, gamma = 0.5, 0.5, 1.0
-    # Its threshold lies between 0 and 1 of the event, and at zero of the logits.
+    # The threshold is between 0 and 1 for the event, and at zero for the logits.
     loss = soft_tversky(logit + 0.5, event, weight, thresholds=[0.5], width=1.0, alpha=alpha, beta=beta)
     return loss if gamma == 1 else loss.clamp_min(1e-8) ** (1 / gamma)

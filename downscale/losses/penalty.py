@@ -1,4 +1,4 @@
-"""Settings of the terrain-gradient penalty (knows no field until it is given one; torch tensors pass through)."""
+"""Settings of the terrain-gradient penalty."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class TerrainPenalty:
     Parameters
     ----------
     base_gradient : float
-        g0: slope allowed over flat land, units of the field a metre.
+        g0: slope allowed over flat land, in units of the field per m.
     ratio : float
-        gamma: slope allowed for each unit of terrain slope, units of the field a metre of height.
+        gamma: slope allowed per unit of terrain slope, in units of the field per m of height.
     weight : float
         Strength of the refinement, in units of the mean fine cell area.
     iterations : int
-        Steps of the refinement; each makes the halo of a block one coarse cell wider.
+        Steps of the refinement; each widens the halo of a block by one coarse cell.
 
     Raises
     ------
     OptionError
-        If a value is negative, or iterations are no whole number.
+        If a value is negative, or iterations is not an integer.
     """
 
     base_gradient: float
@@ -48,6 +48,6 @@ class TerrainPenalty:
             raise OptionError(f"expected terrain penalty iterations to be whole, received {self.iterations!r}")
 
     def allowed(self, orog: Tensor | None, field: Tensor, spacing: Spacing) -> Tensor:
-        """Return the allowed slope at each fine cell, shape of ``orog`` or of one field."""
+        """Return the allowed slope at each fine cell, with the shape of ``orog`` or of one field."""
         flat = field.new_full(field.shape[-2:], self.base_gradient)
         return flat if orog is None else flat + self.ratio * slope(orog.nan_to_num(), spacing)

@@ -1,4 +1,4 @@
-"""Losses cell by cell, weighted by area: squared, absolute, Huber (torch; knows no grid but weights)."""
+"""Losses cell by cell, weighted by area: squared, absolute, Huber."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean squared error by area, units of the field squared; the mean of the conditional law is its least.
+    """Return the area-weighted mean squared error, in units of the field squared; minimised by the conditional mean.
 
     Parameters
     ----------
     prediction, target : tensors, shapes that broadcast to (..., n_y, n_x)
-        In the same units; a NaN target is not counted.
+        In the same units; NaN targets are ignored.
     weight : tensor that broadcasts to them, optional
         Areas times mask.
 
@@ -33,23 +33,23 @@ def mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
 
 
 def mae(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean absolute error by area, units of the field; the median of the conditional law is its least.
+    """Return the area-weighted mean absolute error, in units of the field; minimised by the conditional median.
 
-    Parameters as for ``mse``. The derivative of a cell without error is zero.
+    Parameters as for ``mse``. The derivative at zero error is zero.
     """
     made, true, share = counted(prediction, target, weight)
     return weighted_mean((made - true).abs(), share)
 
 
 def huber(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, delta: float = 1.0) -> Tensor:
-    """Return Huber's loss by area: half the squared error up to ``delta``, linear beyond.
+    """Return the area-weighted Huber loss: half the squared error up to ``delta``, linear beyond.
 
     Parameters as for ``mse``.
 
     Parameters
     ----------
     delta : float
-        Error in units of the field from which the loss grows linearly.
+        Error above which the loss grows linearly, in units of the field.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Quantile losses: pinball, and the CRPS as its mean over levels (torch; knows no grid but weights)."""
+"""Quantile losses: pinball, and the CRPS as its mean over levels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 def pinball(
     prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, levels: Sequence[float], dimension: int = 0
 ) -> Tensor:
-    """Return the pinball loss by area, the mean over ``levels``; units of the field.
+    """Return the area-weighted pinball loss, the mean over ``levels``, in units of the field.
 
-    Its least for level q is the q-quantile of the conditional law; for q = 0.5 it is half the absolute error. It is
-    proper for a network that predicts the quantiles themselves. Order statistics of an ensemble of M members put in
-    their place make it *unfair*: it then rewards ensembles that are too narrow, by a share of order 1/M; use
-    ``fair_crps`` for members.
+    The q-quantile of the conditional distribution minimises it at level q; for q = 0.5 it is half the absolute error.
+    It is proper for a network that predicts quantiles. It is *unfair* for order statistics of an ensemble of M members:
+    it then favours narrow ensembles, by a fraction of order 1/M. Use ``fair_crps`` for members.
 
     Parameters
     ----------
@@ -34,14 +33,14 @@ def pinball(
     levels : sequence of float
         Probabilities, in the order of the predictions.
     dimension : int
-        Where the levels lie in ``prediction``.
+        Dimension of the levels in ``prediction``.
 
     Raises
     ------
     OptionError
         If there is no level, or one is not between 0 and 1.
     ShapeError
-        If there are not as many predictions as levels.
+        If the number of predictions differs from that of the levels.
 
     References
     ----------
@@ -54,12 +53,12 @@ def pinball(
 def crps_of_quantiles(
     prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, levels: Sequence[float], dimension: int = 0
 ) -> Tensor:
-    """Return the CRPS of predicted quantiles, twice the pinball loss integrated over levels; units of the field.
+    """Return the CRPS of predicted quantiles, twice the pinball loss integrated over levels, in units of the field.
 
-    Each level stands for the probabilities nearest to it. Invariant: the sorted members of an ensemble at levels
-    ``(i - 1/2) / M`` have the *standard* CRPS of the ensemble exactly, so for members this is not fair.
+    Each level represents the probabilities nearest to it. Invariant: sorted ensemble members at levels
+    ``(i - 1/2) / M`` give exactly the *standard* CRPS of the ensemble, so that for members the score is not fair.
 
-    Parameters and errors as for ``pinball``; levels must increase, too.
+    Parameters and errors as for ``pinball``; levels must also increase.
 
     References
     ----------
@@ -82,7 +81,7 @@ def _weighted_pinball(
     given = checked_levels(levels)
     if prediction.ndim == 0 or prediction.shape[dimension] != given.size:
         raise ShapeError(
-            f"expected {given.size} quantiles, one a level, along dimension {dimension} of the prediction, received "
+            f"expected {given.size} quantiles, one per level, along dimension {dimension} of the prediction, received "
             f"shape {tuple(prediction.shape)}"
         )
     made, true, share = counted(prediction.movedim(dimension, 0), target, weight)
@@ -99,7 +98,7 @@ def checked_levels(levels: Sequence[float], increasing: bool = False) -> np.ndar
     Raises
     ------
     OptionError
-        If there is none, one is not between 0 and 1, or they do not increase where they must.
+        If there is none, one is not between 0 and 1, or they must increase and do not.
     """
     given = np.asarray(levels, dtype=np.float64)
     if given.ndim != 1 or given.size == 0 or not ((given > 0) & (given < 1)).all():

@@ -1,4 +1,4 @@
-"""How rough convolution kernels are: the quadratic form of the graph Laplacian (torch; takes weights, not modules)."""
+"""Roughness of convolution kernels: the quadratic form of the graph Laplacian."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def kernel_smoothness(kernels: Iterable[Tensor]) -> Tensor:
     """Return the mean over all kernels of ``w' L w``, L the graph Laplacian of the kernel's grid.
 
-    ``w' L w`` is the sum of squared differences of neighbouring weights: zero for constant kernels only, at most eight
-    times ``w' w``.
+    ``w' L w`` is the sum of squared differences between neighbouring weights. It is zero only for constant kernels, and
+    at most eight times ``w' w``.
 
     Parameters
     ----------

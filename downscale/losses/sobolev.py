@@ -1,4 +1,4 @@
-"""The Sobolev loss: values and their slopes in metres at once (torch; knows spacings, no network)."""
+"""Sobolev loss, which compares values and their gradients."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def sobolev_loss(
 ) -> Tensor:  # fmt: skip
     """Return ``mean(values * e**2) + length**2 * mean(|grad e|**2)`` of the error e, units of the field squared.
 
-    The squared norm of the Sobolev space H1, by area. Slopes by Sobel's stencil in metres; stencils that touch a cell
-    that does not count are left out.
+    This is the squared norm of the Sobolev space H1, weighted by area. Gradients are Sobel stencils in metres, without
+    those that touch an invalid cell.
 
     Parameters
     ----------
     prediction, target, weight : tensors
         As for ``mse``.
     spacing : Spacing
-        Distances of the fine grid; its arrays may have leading dimensions that broadcast with the fields'.
+        Distances of the fine grid; the arrays may have leading dimensions that broadcast with those of the fields.
     length : float, optional
-        Metres over which a slope makes an error as large as a value; by default the mean width of a cell.
+        Length in metres over which a gradient error counts as much as a value error; by default the mean cell width.
     values : float
-        Weight of the values beside the slopes; 0 compares slopes alone.
+        Weight of the values relative to the gradients; 0 compares gradients alone.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def sobolev_loss(
     dy, dx = steps(spacing)
     metres = (dy * dx) ** 0.5 if length is None else length
     whole = share * whole_stencils(share > 0, spacing).to(share.dtype)
-    # Metres first: the square of a slope in units a metre may leave the range of float32.
+    # Multiply by metres first: the square of a gradient in units per metre may leave the range of float32.
     slopes = (metres * east) ** 2 + (metres * north) ** 2
     return values * weighted_mean(error**2, share) + weighted_mean(slopes, whole)
 
@@ -60,20 +60,20 @@ def steepness(
     prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, spacing: Spacing, allowed: Tensor,
     scale: Tensor | float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """Return the mean by area of ``max(0, |grad y| - allowed)**2`` of the prediction, one value for all maps.
+    """Return the area-weighted mean of ``max(0, |grad y| - allowed)**2`` of the prediction, one value for all maps.
 
-    The terrain-gradient penalty as a loss: the target only tells which cells count.
+    The terrain-gradient penalty as a loss; the target only defines the valid cells.
 
     Parameters
     ----------
     prediction, target, weight : tensors
         As for ``mse``.
     spacing : Spacing
-        Distances of the fine grid; its arrays may have leading dimensions that broadcast with the fields'.
+        Distances of the fine grid; the arrays may have leading dimensions that broadcast with those of the fields.
     allowed : tensor that broadcasts to (..., n_y, n_x)
-        Slope that costs nothing, units of the field a metre.
+        Slope without cost, in units of the field per m.
     scale : tensor or float
-        Slopes beyond it are divided by this before they are squared, units of the field a metre.
+        Divisor of the excess before squaring, in units of the field per m.
     """
     made, _, share = counted(prediction, target, weight)
     whole = share * whole_stencils(share > 0, spacing).to(share.dtype)

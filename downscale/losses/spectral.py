@@ -1,4 +1,4 @@
-"""The spectral loss: does a field have the right power at every wavelength (torch; knows steps, no network)."""
+"""Spectral loss, which compares the power of fields at every wavelength."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ def spectral_distance(
     prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, step: tuple[float, float] = (1.0, 1.0),
     periodic: bool = False, floor: float = 1e-6,
 ) -> Tensor:  # fmt: skip
-    """Return the mean squared difference of the logarithms of ring-averaged power, without units.
+    """Return the mean squared difference between the logarithms of ring-averaged power; dimensionless.
 
-    Phases are of no account: a shifted field is as good as the field itself, so this is a companion of another loss.
-    Both fields are tapered by Hann's window and lack the same cells. Maps whose target is constant have no spectrum
-    and are not counted.
+    Phases have no effect, so that a shifted field scores as the field itself: combine this with another loss. Both
+    fields are tapered by a Hann window and share missing cells. Maps with a constant target have no spectrum and are
+    ignored.
 
     Parameters
     ----------
     prediction, target, weight : tensors
-        As for ``mse``; weights tell which cells count and, by their sum, what each map counts.
+        As for ``mse``; weights define the valid cells and, by their sum, the weight of each map.
     step : (float, float)
-        Distance of rows and of columns in metres.
+        Spacing of rows and of columns in metres.
     periodic : bool
-        Whether columns close the circle: no taper along them.
+        Whether columns close the circle, so that they need no taper.
     floor : float
-        Power, as a share of the mean power of the target, that is added to both, so that the smallest scales of smooth
-        fields do not rule the loss.
+        Power added to both spectra, relative to the mean power of the target, so that the smallest scales of smooth
+        fields do not dominate the loss.
 
     Raises
     ------
     OptionError
         If ``floor`` is not positive.
     ShapeError
-        If maps have less than four rows or columns.
+        If maps have fewer than four rows or columns.
 
     References
     ----------
@@ -62,7 +62,7 @@ def spectral_distance(
 
 
 def _relative(made: Tensor, true: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in units of the largest target of each map; its mean may be large beside its variation."""
+    """Return both in units of the largest target of each map; the mean may be large relative to the variation."""
     top = torch.where(valid, true.abs(), torch.zeros_like(true)).amax((-2, -1), keepdim=True)
     unit = torch.where(top > 0, top, torch.ones_like(top))
     return made / unit, true / unit

@@ -1,4 +1,4 @@
-"""Losses by name: each with its options, checked, and what it takes from the context (torch; knows no network)."""
+"""Losses by name, with their options and inputs from the context."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from downscale.losses.tversky import check_tversky, soft_tversky
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A prediction comes with its members, if any, along dimension 0, so that it broadcasts with the target.
+# Members of the prediction, if any, are along dimension 0, so that it broadcasts with the target.
 Numbers = tuple[float, ...]
 
 
@@ -79,7 +79,7 @@ class Sobolev:
 
 @dataclass(frozen=True)
 class Terrain:
-    """``steepness``: slopes over ``base_gradient + ratio * slope of the orography`` cost, per mean cell width."""
+    """``steepness``: penalty on slopes above ``base_gradient + ratio * slope of orography``, per mean cell width."""
 
     base_gradient: float
     ratio: float = 0.0
@@ -88,7 +88,7 @@ class Terrain:
         TerrainPenalty(self.base_gradient, self.ratio)
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
-        """Return the loss in units of ``context.scale`` a cell width, squared."""
+        """Return the loss in units of ``context.scale`` per cell width, squared."""
         spacing = context.need("spacing", "terrain")
         orog = context.need("orog", "terrain") if self.ratio else None
         dy, dx = steps(spacing)
@@ -102,13 +102,13 @@ class Smoothness:
     """``kernel_smoothness`` of the kernels of the context."""
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
-        """Return the loss; the prediction is of no account."""
+        """Return the loss, which does not depend on the prediction."""
         return kernel_smoothness(context.need("kernels", "smoothness"))
 
 
 @dataclass(frozen=True)
 class Spectral:
-    """``spectral_distance``; in cells where the context has no spacing."""
+    """``spectral_distance``; in units of cells if the context has no spacing."""
 
     floor: float = 1e-6
 
@@ -116,7 +116,7 @@ class Spectral:
         check_positive("spectral floor", self.floor)
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
-        """Return the loss, without units."""
+        """Return the dimensionless loss."""
         spacing = context.spacing
         step, closed = ((1.0, 1.0), False) if spacing is None else (steps(spacing), spacing.periodic)
         return spectral_distance(prediction, target, weight, step=step, periodic=closed, floor=self.floor)
@@ -155,7 +155,7 @@ class QuantileCrps:
 
 @dataclass(frozen=True)
 class Crps:
-    """``fair_crps``, or ``standard_crps`` where ``fair`` is False."""
+    """``fair_crps``, or ``standard_crps`` if ``fair`` is False."""
 
     fair: bool = True
 
@@ -171,11 +171,11 @@ class Closure:
     """``soft_closure``."""
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
-        """Return the loss in units of ``context.scale`` squared; the scale must be one number a map."""
+        """Return the loss in units of ``context.scale`` squared; the scale must be one number per map."""
         coarse, cells = context.need("coarse", "closure"), context.need("cells", "closure")
         scale = context.scale
         if not isinstance(scale, (int, float)) and scale.ndim > 1 and max(scale.shape[-2:]) > 1:
-            raise ShapeError(f"expected one scale a map for loss 'closure', received shape {tuple(scale.shape)}")
+            raise ShapeError(f"expected one scale per map for loss 'closure', received shape {tuple(scale.shape)}")
         return soft_closure(prediction / scale, target / scale, weight, coarse=coarse / scale, cells=cells)
 
 
@@ -193,7 +193,7 @@ class Tversky:
         check_tversky(self.thresholds, self.width, self.alpha, self.beta, self.smooth)
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
-        """Return the loss, without units."""
+        """Return the dimensionless loss."""
         options: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return soft_tversky(prediction, target, weight, **options)
 
@@ -221,7 +221,7 @@ def number(value: Any, what: str) -> float:
     Raises
     ------
     OptionError
-        If it is no finite number.
+        If it is not a finite number.
     """
     # YAML reads 1e-3 as text.
     try:

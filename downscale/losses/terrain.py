@@ -1,7 +1,8 @@
-"""The terrain-gradient penalty and its inference-time refinement (torch; judges numbers, knows no network).
+"""Terrain-gradient penalty, and refinement of fields at inference.
 
-A fine field may be as steep as the relief explains, ``g0 + gamma |grad z|``; what is steeper is penalised. As a loss it
-is differentiable; at inference the field nearest to the proposal is found that lowers the penalty under the cell law.
+A fine field may be as steep as the orography explains, ``g0 + gamma |grad z|``; the penalty is on the excess. The loss
+is differentiable. At inference, the refinement finds the field nearest to the proposal with lower penalty and the same
+cell means.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def terrain_gradient_penalty(
     field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Return ``P(y) = sum a max(0, |grad y| - allowed)**2 / sum a``, one value a map, differentiable.
+    """Return ``P(y) = sum a max(0, |grad y| - allowed)**2 / sum a``, one value per map, differentiable.
 
     Parameters
     ----------
@@ -34,11 +35,11 @@ def terrain_gradient_penalty(
     spacing : Spacing
         Distances of the fine grid.
     allowed : tensor, shape (n_y, n_x)
-        Slope that costs nothing, units of the field a metre; with 0 for a plain slope penalty.
+        Slope without cost, in units of the field per m; 0 gives a plain slope penalty.
     area : tensor, shape (n_y, n_x) or (n_y, 1)
         Fine cell areas.
     mask : tensor of bool, optional
-        Valid cells; stencils that touch an invalid one are left out.
+        Valid cells; stencils that touch an invalid cell are left out.
     """
     filled = field if mask is None else torch.where(mask, field, torch.zeros_like(field))
     over = excess(filled, spacing, allowed)
@@ -49,16 +50,16 @@ def terrain_gradient_penalty(
 
 
 def excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
-    """Return by how much the slope of a field is more than allowed, differentiable; units of the field a metre."""
+    """Return the excess of a field's slope over the allowed one, differentiable, in units of the field per m."""
     east, north = sobel(field, spacing)
     square = east**2 + north**2
-    # The root has no derivative at zero; there the excess is zero anyway.
+    # The root has no derivative at zero, where the excess is zero.
     flat = square == 0
     return torch.relu(torch.sqrt(square.masked_fill(flat, 1.0)).masked_fill(flat, 0.0) - allowed)
 
 
 def whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
-    """Return where all nine cells of the stencil are valid."""
+    """Return a mask of cells whose nine stencil cells are all valid."""
     missing = (~mask).to(torch.float64).reshape(-1, 1, *mask.shape[-2:])
     mode = "circular" if spacing.periodic else "replicate"
     wide = torch.nn.functional.pad(missing, (1, 1, 0, 0), mode=mode)
@@ -67,11 +68,11 @@ def whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
 
 
 class TerrainRefinement:
-    """Lower the penalty of a field under the cell law and bounds, before anything is written.
+    """Reduction of the penalty of a field with conserved cell means and bounds, before it is written.
 
     Finds ``argmin 1/2 |y - y0|_a**2 + lambda P(y)`` subject to ``A y = x`` and bounds, by accelerated projected
-    gradient steps in an area-weighted metric. The problem is convex. Steps are sized a coarse row at a time, since
-    metres a column shrink towards the poles; all arithmetic is local, so that blocks with ``halo`` give the same bits.
+    gradient steps in an area-weighted metric. The problem is convex. Step sizes vary by coarse row, because metres per
+    column decrease towards the poles. All arithmetic is local, so that blocks with ``halo`` give the same bits.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ class TerrainRefinement:
         spacing: Spacing,
         bounds: tuple[Bound, Bound] = (None, None),
     ) -> Tensor:
-        """Refine ``proposal`` (..., n_fine_y, n_fine_x) of the fine ``rows`` given; NaN cells stay NaN."""
+        """Return ``proposal`` (..., n_fine_y, n_fine_x) of the fine ``rows``, refined; NaN cells stay NaN."""
         mask = torch.isfinite(proposal)
         start = torch.where(mask, proposal, torch.zeros_like(proposal))
         area = start.new_tensor(spacing.area)
@@ -128,7 +129,7 @@ class TerrainRefinement:
 def _project(
     field: Tensor, coarse: Tensor, cells: Aggregation, mask: Tensor, bounds: tuple[Bound, Bound]
 ) -> Tensor:
-    """Return the nearest field under the cell law and bounds; cells without a value take what they have."""
+    """Return the nearest field with conserved cell means and bounds; cells without a value conserve their own mean."""
     free = bounds == (None, None)
     moved = additive(field, coarse, cells, mask) if free else bounded(field, coarse, cells, mask, bounds)
     return torch.where(mask, moved, torch.zeros_like(moved))
@@ -137,7 +138,7 @@ def _project(
 def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, usable: Tensor) -> Tensor:
     """Return the derivative of ``sum a max(0, |grad y| - allowed)**2`` divided by the areas."""
     if spacing.periodic:
-        # Wrapped and trimmed, cells at the seam add their terms in the order of all others, as in a block that is cut.
+        # With wrapping and trimming, cells at the seam add their terms in the same order as in a cut block.
         turn = np.arange(-2, field.shape[-1] + 2) % field.shape[-1]
         wide = spacing.columns(turn)
         index = torch.as_tensor(turn, device=field.device)
@@ -151,6 +152,6 @@ def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Te
 
 
 def _row_steps(spacing: Spacing, strength: float, factor_y: int) -> NDArray[np.float64]:
-    """Return safe step sizes of fine rows, equal within a coarse row, from a bound on the curvature."""
+    """Return stable step sizes of fine rows, equal within a coarse row, from a bound on the curvature."""
     curvature = (1 + 2 * strength * gradient_bound(spacing) / spacing.area).max(axis=1)
     return np.repeat(1 / curvature.reshape(-1, factor_y).max(axis=1), factor_y)

@@ -1,4 +1,4 @@
-"""Tversky's index of rare events, made soft (torch; knows thresholds, no grid but weights)."""
+"""Soft Tversky index of rare events."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def soft_tversky(
     prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, thresholds: Sequence[float], width: float,
     alpha: float = 0.3, beta: float = 0.7, smooth: float = 1e-6,
 ) -> Tensor:  # fmt: skip
-    """Return one minus Tversky's index of the areas above each threshold, the mean over thresholds; 0 to 1.
+    """Return one minus the Tversky index of the areas above each threshold, the mean over thresholds; 0 to 1.
 
     The event of the target is ``y >= threshold``; that of the prediction has the probability
     ``sigmoid((prediction - threshold) / width)``. The index is ``both / (both + alpha false + beta missed)`` of areas
-    summed over all maps, so cells without the event in either do not count, however many they are: alpha = beta = 1/2
-    is Dice's index, alpha = beta = 1 Jaccard's.
+    summed over all maps, so that common non-events do not count. With alpha = beta = 1/2 it is the Dice index, with
+    alpha = beta = 1 the Jaccard index.
 
     Parameters
     ----------
     prediction, target, weight : tensors
         As for ``mse``.
     thresholds : sequence of float
-        Units of the field.
+        In units of the field.
     width : float
-        Units of the field over which the prediction goes from no event to event; its derivative vanishes some ten
+        Range of the prediction between non-event and event, in units of the field; the derivative vanishes some ten
         widths away.
     alpha, beta : float
-        Price of false alarms and of missed events; beta > alpha asks for more hits.
+        Costs of false alarms and of missed events; beta > alpha favours hits.
     smooth : float
-        Share of the whole area added above and below, so that fields without events agree.
+        Fraction of the total area added to numerator and denominator, so that fields without events agree.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def soft_tversky(
     top = share.amax().detach()
     share = share / torch.where(top > 0, top, torch.ones_like(top))
     whole = share.sum()
-    # Without any area to judge the index is one, not nothing divided by nothing.
+    # Without any valid area the index is one instead of zero over zero.
     least = smooth * torch.where(whole > 0, whole, torch.ones_like(whole))
     losses = []
     for threshold in thresholds:
@@ -68,12 +68,12 @@ def soft_tversky(
 
 
 def check_tversky(thresholds: Sequence[float], width: float, alpha: float, beta: float, smooth: float) -> None:
-    """Refuse settings without a meaning.
+    """Raise an OptionError for settings out of range.
 
     Raises
     ------
     OptionError
-        As ``soft_tversky`` does.
+        As in ``soft_tversky``.
     """
     if not len(thresholds):
         raise OptionError("expected at least one Tversky threshold in units of the field, received none")

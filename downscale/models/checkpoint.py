@@ -1,6 +1,6 @@
-"""Checkpoints of learned models: one safetensors file whose header tells all (torch; loading never runs anything).
+"""Checkpoints of learned models: one safetensors file with a complete header; loading runs no code.
 
-The header holds the model (:class:`downscale.nn.spec.ModelSpec`) and the record of its making as JSON.
+The header holds the model (:class:`downscale.nn.spec.ModelSpec`) and the record of its training as JSON.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "downscale-model", 2
 WHAT = "model"
-# Tensors of fewer numbers are kept whole in any case: scales and the like.
+# Smaller tensors, such as scales, keep full precision.
 MANY = 1024
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a model came to be: plain values, for people and for checks.
+    """Record of the training of a model, as plain values.
 
     Attributes
     ----------
     title, description, licence : str
         As in the recipe.
     attribution : list of str
-        Whose data it learned from.
+        Providers of the training data.
     sources : list of dict
         Label, grid, resolution, dates and number of maps of each source.
     data_hash : str
-        SHA-256 of the files it learned from.
+        SHA-256 of the training files.
     skill : dict
         ``rmse``, ``rmse_kernel`` (Sobolev under the same constraint) and their ratio ``skill``, by variable, on the
         validation split, and numbers of the training (steps, seconds).
     advice : str
-        What the advisor said of independent pairs.
+        Advice on conservation for independent pairs.
     recipe : dict
         The training recipe.
     conserve : str or None
-        The law that was asked for.
+        The requested conservation.
     versions : dict
-        Of this package and of what it stands on.
+        Versions of this package and its dependencies.
     """
 
     title: str = ""
@@ -67,7 +67,7 @@ class Record:
 
 
 def save(path: str | Path, learned: Learned, record: Record | None = None, half: bool = False) -> Path:
-    """Write a model as one file, which appears complete or not at all.
+    """Write a model as one file, atomically, and return the path.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def save(path: str | Path, learned: Learned, record: Record | None = None, half:
     learned : Learned
         The model.
     record : Record, optional
-        How it came to be.
+        Record of the training.
     half : bool
-        Whether large weights are stored as 16-bit numbers; they are computed with as they are otherwise.
+        Whether large weights are stored as 16-bit numbers; computations use full precision.
 
     Raises
     ------
@@ -103,13 +103,13 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def load(path: str | Path) -> tuple[Learned, Record]:
-    """Return a model, ready for use, and its record; nothing in the file is run.
+    """Return a model for inference, and its record; loading runs no code from the file.
 
     Raises
     ------
     InputError
-        If the file is missing, cut short, of another kind or of a newer format, names a network that is not known, or
-        holds weights that do not fit or are not finite.
+        If the file is missing, truncated, of another kind or of a newer format, names an unknown network, or holds
+        weights that do not fit or are not finite.
     """
     from downscale.nn.learned import Learned
 
@@ -126,18 +126,18 @@ def load(path: str | Path) -> tuple[Learned, Record]:
 
 
 def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
-    """Return what a model is and how it came to be, without its weights (and without torch).
+    """Return the specification and the record of a model, without its weights (and without torch).
 
     Raises
     ------
     InputError
-        If the header tells of no model, or of one of a newer format.
+        If the header describes no model, or one of a newer format.
     """
     texts = read_texts(path, WHAT)
     if texts.get("format") != FORMAT or "spec" not in texts:
         raise InputError(
             f"expected a model of this package, received {path}, whose header holds "
-            f"{listing(sorted(texts)) or 'nothing'}; weights alone do not tell what they are for"
+            f"{listing(sorted(texts)) or 'nothing'}; weights alone do not describe the model"
         )
     try:
         number = int(texts.get("format_version", "0"))
@@ -163,7 +163,7 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
 
 
 def _record_of(given: Mapping[str, Any]) -> Record:
-    """Return the record in a header; keys that are not known are left out."""
+    """Return the record in a header; unknown keys are ignored."""
     plain = asdict(Record())
     kept = {key: value for key, value in given.items() if key in plain}
     for key, value in kept.items():
@@ -173,7 +173,7 @@ def _record_of(given: Mapping[str, Any]) -> Record:
 
 
 def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Format 1 stores the dates of each source, not which of them trained: all of them may have."""
+    """Format 1 has the dates of each source without the training split: all of them may be training dates."""
     sources = []
     for source in record.get("sources", []):
         dates = [str(date).replace(" ", "T")[:19] for date in source.get("dates", [])]
@@ -182,7 +182,7 @@ def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any
     return {"noise": [0, 0], **spec}, {**record, "sources": sources}
 
 
-# What brings header and record from one format to the next; files of all older formats stay readable.
+# Conversions of header and record from one format to the next, so that older files stay readable.
 MIGRATIONS = {1: _from_1}
 
 

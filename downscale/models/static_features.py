@@ -1,4 +1,4 @@
-"""Fine fields that a network looks at, made of relief, land and positions (numpy; knows grids, no file, no network)."""
+"""Static fine features of networks, from orography, land fraction and positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from downscale.nn.spec import STATICS
 
 Floats = NDArray[np.float64]
 Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]
-# What must be given for each static.
+# Input field of each static.
 NEEDS = {"orog": "orog", "relief": "orog", "slope": "orog", "aspect": "orog", "sftlf": "sftlf"}
 
 
@@ -32,26 +32,26 @@ def companions(
     Parameters
     ----------
     names : sequence of str
-        Of ``downscale.nn.spec.STATICS``; each makes one channel, or two for angles.
+        Among ``downscale.nn.spec.STATICS``; each gives one channel, or two for angles.
     grid : RectilinearGrid or CurvilinearGrid
         The fine cells.
     cells : Aggregation
-        Of these cells.
+        Aggregation of these cells to coarse ones.
     given : mapping
-        ``"orog"`` in metres and ``"sftlf"`` as a fraction, where they are needed.
+        ``"orog"`` in metres and ``"sftlf"`` as a fraction, if needed.
     locate : callable, optional
-        From the axes (x, y) to longitudes and latitudes in degrees, where the axes are not these.
+        From the axes (x, y) to longitudes and latitudes in degrees, for other axes.
 
     Returns
     -------
     dict
-        By channel. ``relief`` is height above the coarse cell's mean in metres; ``slope`` metres a metre;
-        ``aspect_sin`` and ``aspect_cos`` the eastward and northward part of the uphill direction along the axes.
+        By channel. ``relief`` is height above the coarse cell's mean in metres, and ``slope`` is in m per m.
+        ``aspect_sin`` and ``aspect_cos`` are the eastward and northward parts of the uphill direction along the axes.
 
     Raises
     ------
     InputError
-        If what a static is made of is not given.
+        If the input of a static is missing.
     """
     for name in names:
         need = NEEDS.get(name)

@@ -1,7 +1,6 @@
-"""Safetensors files whose header holds JSON: written at once or not at all, read without running anything (torch).
+"""Safetensors files with JSON in the header, written atomically and read without running code.
 
-Knows bytes, tensors and texts; no model. Everything that training keeps is stored this way: weights, and what a run
-goes on from.
+Training stores weights and the state for resuming this way.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from downscale.io.write import one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A header is a length in eight bytes, then JSON; longer ones are no headers but other bytes.
+# A header has a length of eight bytes, then JSON; a longer one is not a header.
 LENGTH_BYTES, LONGEST_HEADER = 8, 1 << 24
-# Levels of lists and mappings in a text, at most.
+# Largest depth of lists and mappings in a text.
 DEEPEST = 40
 FOREIGN = {
     b"PK\x03\x04": "a zip archive, as torch.save writes",
@@ -34,7 +33,7 @@ FOREIGN = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
-    """Write tensors and texts as one file that appears complete, flushed, or not at all.
+    """Write tensors and texts as one file, atomically and flushed to disk.
 
     Raises
     ------
@@ -50,12 +49,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
 
 
 def read_texts(path: str | Path, what: str) -> dict[str, str]:
-    """Return the texts of a file after looking at its header alone.
+    """Return the texts of a file, from its header alone.
 
     Raises
     ------
     InputError
-        If there is no such file, or it is cut short, of another kind, or damaged.
+        If the file is missing, truncated, of another kind, or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -68,12 +67,12 @@ def read_texts(path: str | Path, what: str) -> dict[str, str]:
 
 
 def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU; runs nothing that the file says.
+    """Return the tensors of a file, on the CPU; runs no code from the file.
 
     Raises
     ------
     InputError
-        If the file is cut short, of another kind, or damaged.
+        If the file is truncated, of another kind, or damaged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -86,12 +85,12 @@ def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
 
 
 def parsed(text: str) -> Any:
-    """Return what a JSON text of a header says.
+    """Return the value of a JSON text in a header.
 
     Raises
     ------
     ValueError
-        If it is no JSON, or nested deeper than anything that this package writes.
+        If it is not JSON, or nested deeper than anything that this package writes.
 
     Examples
     --------
@@ -112,7 +111,7 @@ def parsed(text: str) -> Any:
 
 
 def _looked_at(path: Path, what: str) -> Path:
-    """Return the path of a file that may be of the right kind."""
+    """Return the path of a file, after checking that it may be of the right kind."""
     if not path.is_file():
         raise InputError(f"expected an existing {what}, received {path}; check the path")
     with path.open("rb") as stream:
