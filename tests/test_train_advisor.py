@@ -50,7 +50,7 @@ def test_a_file_of_averages_is_found_to_be_one(tmp_path: Path) -> None:
     made = measured(tmp_path, 0.0, 0.0)
     assert made.rmse < 1e-3
     assert made.cost["cell"] == pytest.approx(made.cost["average"], rel=1e-4)
-    assert "costs nothing that can be measured" in made.to_text()
+    assert "no measurable cost" in made.to_text()
 
 
 def test_a_constant_error_is_measured_and_its_cost_said(tmp_path: Path) -> None:
