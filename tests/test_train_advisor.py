@@ -60,7 +60,7 @@ def test_a_constant_error_is_measured_and_its_cost_said(tmp_path: Path) -> None:
     assert made.floor["total"] == pytest.approx(2.0, abs=1e-3)
     assert made.cost["cell"] == pytest.approx(np.hypot(2.0, made.cost["average"]), rel=1e-2)
     assert made.cost["none"] == pytest.approx(made.cost["average"], rel=1e-2)
-    assert "set conserve: null if that matters more" in made.to_text()
+    assert "set conserve: null if accuracy matters more" in made.to_text()
 
 
 def test_an_error_of_single_cells_costs_the_cell_law_more_than_the_total(tmp_path: Path) -> None:
