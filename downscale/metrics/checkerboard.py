@@ -1,7 +1,7 @@
-"""Checkerboards in fields from any source: power at image frequencies, means of phases (knows numbers only).
+"""Checkerboards in fields from any source: power at image frequencies, means of phases.
 
-A fine field that was made in ``s x s`` parts a coarse cell may carry a pattern that repeats with the coarse cells. Its
-lines lie at multiples of ``1/s`` cycles a fine cell along rows, columns and both; nature puts no line there.
+A fine field with ``s x s`` fine cells per coarse cell may contain a pattern that repeats with the coarse cells. Its
+spectral lines are at multiples of ``1/s`` cycles per fine cell along rows, columns and both; natural fields have none.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from downscale.kernels.imaging import decibels
 Floats = NDArray[np.float64]
 Image = tuple[int, int]
 
-# Frequencies about an image, cycles a coarse cell: those that belong to it, and those that it stands out from.
+# Half widths in cycles per coarse cell: of an image, and of its surroundings.
 LINE, RING = 1 / 16, (1 / 8, 3 / 8)
-# Coarse cells along an axis that a field must have, least ones of a tile of the test, and most tiles along an axis.
+# Along an axis: least number of coarse cells of a field and of a tile of the test, and largest number of tiles.
 LEAST_CELLS, TILE, MOST_TILES = 12, 3, 12
 DRAWS, SEED = 999, 7
-# Below this share of the largest values a departure is rounding of float32.
+# Departures below this fraction of the largest values are rounding of float32.
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What is added up over maps.
+    """Sums over maps.
 
     Attributes
     ----------
     power : array, shape (n_y, n_x)
-        Power of the curvature (differences from four neighbours), tapered.
+        Power of the tapered curvature (differences from four neighbours).
     tables, leaning, counts : array, shape (tiles_y, tiles_x, s_y, s_x)
-        Sums by tile and phase: of the curvature, of the same times the mean of the values of the tile, and of cells.
+        Sums by tile and phase: the curvature, the curvature times the mean of the tile, and the number of cells.
     moments : array of three
-        Number, sum and sum of squares of the values less ``origin``.
+        Number, sum and sum of squares of the values minus ``origin``.
     most : float
         Largest magnitude of a value.
     maps : int
-        How many.
+        Number of maps.
     """
 
     power: Floats
@@ -67,29 +67,29 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class Checkerboard:
-    """How much of a field repeats with the coarse cells.
+    """Strength of a pattern that repeats with the coarse cells.
 
     Attributes
     ----------
     factor : (int, int)
-        Fine cells in a coarse cell, rows and columns.
+        Fine cells per coarse cell, rows and columns.
     images : dict of (int, int) to float
-        Power at each image frequency over that of its surroundings, decibels: zero in fields without a pattern.
+        Power at each image frequency relative to its surroundings, in decibels: zero in fields without a pattern.
     index : float
-        All images together over all their surroundings, decibels.
+        Power at all images relative to all their surroundings, in decibels.
     energy : float
-        Power at the image frequencies over the variance of the field, decibels.
+        Power at the image frequencies relative to the variance of the field, in decibels.
     pattern : array, shape (f_y, f_x)
-        What repeats with one sign everywhere, units of the field, mean zero.
+        Repeating pattern of constant sign, in units of the field, with mean zero.
     spread : float
         Standard deviation of the field.
     p_value : float
-        Share of random placements of the tiles that make as strong a pattern, of one sign or growing with the values
-        (twice the lesser share of both): below 0.01 it is none of chance.
+        Fraction of random placements of the tiles with as strong a pattern, of constant sign or proportional to the
+        values (twice the smaller fraction). Below 0.01 the pattern is not due to chance.
     power : array, shape (n_y, n_x)
-        Mean power by frequency, as ``numpy.fft.fft2`` orders it, units of the field squared.
+        Mean power by frequency, in the order of ``numpy.fft.fft2``, in units of the field squared.
     maps : int
-        Maps that were looked at.
+        Number of maps.
     """
 
     factor: tuple[int, int]
@@ -122,23 +122,23 @@ class Checkerboard:
 
 
 def checkerboard(field: Any, factor: int | tuple[int, int], draws: int = DRAWS, seed: int = SEED) -> Checkerboard:
-    """Look for what repeats with the coarse cells in a fine field.
+    """Return the pattern of a fine field that repeats with the coarse cells, with its significance.
 
     Parameters
     ----------
     field : array, shape (..., n_y, n_x), NumPy or Dask
-        Values; what is not finite is a gap. A Dask array is read one block of maps after the other.
+        Values; non-finite values are gaps. A Dask array is read one block of maps at a time.
     factor : int or (int, int)
-        Fine cells in a coarse cell: how many times finer the field was made.
+        Fine cells per coarse cell.
     draws : int
-        Random placements in the test of significance.
+        Number of random placements in the test of significance.
     seed : int
-        Of these placements.
+        Seed of these placements.
 
     Notes
     -----
-    Fields are looked at through their curvature, so that neither gradients nor gaps leave traces at high frequencies.
-    The test shifts the phases of tiles of coarse cells at random: without a pattern that makes no difference.
+    The analysis uses the curvature of fields, in which neither gradients nor gaps leave traces at high frequencies. The
+    test shifts the phases of tiles of coarse cells at random, which has no effect without a pattern.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def _require_size(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
 
 
 def _summed(field: Any, factor: tuple[int, int]) -> Sums:
-    """Add up all maps, those of a Dask array block by block."""
+    """Return the sums over all maps, block by block for a Dask array."""
     if not hasattr(field, "dask"):
         return _of_maps(np.asarray(field).reshape(-1, *field.shape[-2:]), factor)
     import dask
@@ -201,7 +201,7 @@ def _added(parts: list[Sums]) -> Sums:
 
 
 def _of_maps(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:
-    """Add up maps one by one: their spectra are as large as they are."""
+    """Return the sums over maps, one by one, because their spectra are as large as the maps."""
     rows, columns = (n // f for n, f in zip(maps.shape[-2:], factor, strict=True))
     shape = (rows * factor[0], columns * factor[1])
     finite = maps[np.isfinite(maps)] if maps.dtype.kind in "fc" else maps.ravel()
@@ -217,7 +217,7 @@ def _of_maps(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:
 def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
     known = np.isfinite(values)
     plain = np.where(known, values - origin, 0.0)
-    # Four neighbours less the cell; the border has not all of them.
+    # Four neighbours minus the cell; border cells lack some of them.
     inner = (slice(1, -1), slice(1, -1))
     bent, whole = np.zeros_like(plain), np.zeros_like(known)
     around = [plain[:-2, 1:-1], plain[2:, 1:-1], plain[1:-1, :-2], plain[1:-1, 2:]]
@@ -237,7 +237,7 @@ def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
 
 
 def _tiled(values: Floats, factor: tuple[int, int]) -> Floats:
-    """Add up values by tile and phase, shape (tiles_y, tiles_x, f_y, f_x); what fills no tile is left out."""
+    """Return sums by tile and phase, shape (tiles_y, tiles_x, f_y, f_x), without values beyond the last tile."""
     cells = [n // f for n, f in zip(values.shape, factor, strict=True)]
     tile = [max(TILE, n // MOST_TILES) for n in cells]
     tiles = [n // each for n, each in zip(cells, tile, strict=True)]
@@ -247,7 +247,7 @@ def _tiled(values: Floats, factor: tuple[int, int]) -> Floats:
 
 
 def _moved(moments: Floats, by: float) -> Floats:
-    """Return number, sum and sum of squares about another origin, ``by`` below."""
+    """Return number, sum and sum of squares about an origin lower by ``by``."""
     count, total, square = moments
     return np.array([count, total + count * by, square + 2 * by * total + count * by**2])
 
@@ -266,18 +266,18 @@ def _judged(sums: Sums, factor: tuple[int, int], draws: int, seed: int) -> Check
 
 
 def _bend(size: int) -> Floats:
-    """Return by what a second difference multiplies waves along an axis, less its sign."""
+    """Return the response of a second difference to waves along an axis, without its sign."""
     return 2 - 2 * np.cos(2 * np.pi * np.fft.fftfreq(size))
 
 
 def _indices(power: Floats, factor: tuple[int, int], rounding: float) -> tuple[dict[Image, float], float, float]:
-    """Compare each image with its surroundings; return the decibels, those of all together, and the power of all."""
+    """Return the decibels of each image relative to its surroundings, those of all together, and their total power."""
     found, lines, rings, energy = {}, 0.0, 0.0, 0.0
     y, x = (np.fft.fftfreq(n) for n in power.shape)
     for m, n in product(range(factor[0]), range(factor[1])):
         if not (m or n):
             continue
-        # Distances in cycles a coarse cell, round the circle of frequencies.
+        # Distances in cycles per coarse cell, on the circle of frequencies.
         away_y, away_x = (
             np.abs((f - k / s + 0.5) % 1 - 0.5) * s for f, k, s in zip((y, x), (m, n), factor, strict=True)
         )
@@ -291,13 +291,13 @@ def _indices(power: Floats, factor: tuple[int, int], rounding: float) -> tuple[d
 
 
 def _means(tables: Floats, counts: Floats) -> Floats:
-    """Return means by phase less the mean of all."""
+    """Return means by phase minus the overall mean."""
     means = tables / np.maximum(counts, 1)
     return np.where(counts > 0, means - tables.sum((-2, -1), keepdims=True) / counts.sum((-2, -1), keepdims=True), 0.0)
 
 
 def _unbent(curvature: Floats) -> Floats:
-    """Return the pattern that has this curvature, mean zero, round a coarse cell."""
+    """Return the periodic pattern with this curvature and mean zero, over a coarse cell."""
     gain = -np.add.outer(*(_bend(n) for n in curvature.shape))
     gain[0, 0] = 1.0
     modes = np.fft.fft2(curvature) / gain
@@ -306,7 +306,7 @@ def _unbent(curvature: Floats) -> Floats:
 
 
 def _chance(sums: Sums, draws: int, seed: int, rounding: float) -> float:
-    """Return how often tiles whose phases are shifted at random agree as well as they do."""
+    """Return the fraction of random phase shifts after which tiles agree as well as without shifts."""
     used = sums.counts.sum((-2, -1)) > 0
     counts, tables = sums.counts[used], sums.tables[used]
     level = sums.moments[1] / sums.moments[0]
@@ -318,13 +318,13 @@ def _chance(sums: Sums, draws: int, seed: int, rounding: float) -> float:
 
 
 def _centred(tables: Floats, counts: Floats) -> Floats:
-    """Take the mean of each tile from its phases, by their numbers of cells."""
+    """Return phases minus the mean of their tile, weighted by numbers of cells."""
     whole = counts.sum((-2, -1), keepdims=True)
     return tables - counts * tables.sum((-2, -1), keepdims=True) / np.where(whole > 0, whole, 1)
 
 
 def _share_as_strong(tables: Floats, rounding: float, turns: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
-    """Return the share of draws whose summed tables are as strong as those given; their own among them."""
+    """Return the fraction of draws whose summed tables are as strong as the given ones, which count as one draw."""
     (rows, columns), draws = tables.shape[-2:], len(turns[0])
     modes = np.fft.fft2(tables)
     observed = (np.abs(modes.sum(0)) ** 2).sum()
@@ -332,7 +332,7 @@ def _share_as_strong(tables: Floats, rounding: float, turns: tuple[NDArray[np.in
         return 1.0
     drawn = np.zeros(draws)
     for m, n in product(range(rows), range(columns)):
-        # A shift of the phases turns each mode.
+        # A shift of the phases rotates each mode.
         turned = np.exp(2j * np.pi * (m * turns[0] / rows + n * turns[1] / columns)) @ modes[:, m, n]
         drawn += np.abs(turned) ** 2
     return float(((drawn >= observed * (1 - 1e-12)).sum() + 1) / (draws + 1))

@@ -1,7 +1,7 @@
-"""How values are distributed by area, as a running count of any length (numpy; knows values and weights only).
+"""Area-weighted distributions of values, as running counts.
 
-Values are rounded to 16 significant bits and then counted exactly, so the answer depends neither on the order nor on
-the cutting of the maps, and the count stays small however many maps there are.
+Values are rounded to 16 significant bits and counted exactly. The result is independent of the order and chunking of
+the maps, and the count stays small for any number of maps.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from downscale.errors import OptionError
 
 Floats = NDArray[np.float64]
-# A float32 has 24 significant bits; the last eight are rounded away: relative error at most 2**-16.
+# A float32 has 24 significant bits; the last eight are rounded off: relative error at most 2**-16.
 DROPPED = 8
 RESOLUTION = 2.0**-16
 LARGEST = float(np.finfo(np.float32).max)
 MOST = (0x7F800000 >> DROPPED) - 1
-# So many times more possible values than values, and they are sorted instead of counted.
+# Ratio of possible to actual values above which values are sorted instead of counted.
 SPARSE = 16
 
 
@@ -30,9 +30,9 @@ class Distribution:
     Attributes
     ----------
     values : array of float32, shape (n,)
-        Distinct rounded values, increasing.
+        Distinct rounded values, ascending.
     weights : array of float64, shape (n,)
-        The weight of each.
+        Weight of each value.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: NDArray[np.floating], weights: NDArray[np.floating]) -> Distribution:
-        """Count finite values of positive weight; the shapes broadcast."""
+        """Return the distribution of finite values with positive weight; the shapes broadcast."""
         both = np.broadcast_arrays(values, weights)
         some = np.isfinite(both[0]) & (both[1] > 0)
         return cls._joined(both[0][some], both[1][some].astype(np.float64))
@@ -57,14 +57,14 @@ class Distribution:
         return cls(_values(keys), sums)
 
     def merge(self, other: Distribution) -> Distribution:
-        """Return the distribution of both."""
+        """Return the distribution of both together."""
         values, weights = np.concatenate([self.values, other.values]), np.concatenate([self.weights, other.weights])
         return self._joined(values, weights)
 
     def quantile(self, level: float) -> float:
-        """Return the least value that a share ``level`` of the weight does not exceed; NaN of nothing.
+        """Return the least value at or below which the fraction ``level`` of the weight lies; NaN without values.
 
-        Relative error at most 2**-16, by the rounding of values.
+        The relative error is at most 2**-16, from rounding.
 
         Raises
         ------
@@ -76,27 +76,27 @@ class Distribution:
         if not self.values.size:
             return float("nan")
         reached = np.cumsum(self.weights)
-        # Sums of weights are rounded: a level that is met but for rounding is met.
+        # Tolerate rounding of the sums of weights.
         place = np.searchsorted(reached, level * reached[-1] * (1 - 1e-12))
         return float(self.values[min(int(place), self.values.size - 1)])
 
 
 def _keys(values: NDArray[np.floating]) -> NDArray[np.int32]:
-    """Give each rounded value its number in their order; both zeros are 0, what float32 cannot hold is its largest."""
+    """Return the ordered integer of each rounded value; zeros give 0, and overflow of float32 the largest integer."""
     single = np.ascontiguousarray(np.clip(values, -LARGEST, LARGEST), np.float32)
     size = np.abs(single).view(np.int32)
-    # The largest would be rounded to infinity.
+    # Rounding would take the largest values to infinity.
     return np.copysign(np.minimum(size + (1 << (DROPPED - 1)) >> DROPPED, MOST), single).astype(np.int32)
 
 
 def _values(keys: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Return the values of these numbers."""
+    """Return the values of these integers."""
     sizes = (np.abs(keys) << DROPPED).astype(np.int32).view(np.float32)
     return np.where(keys < 0, -sizes, sizes)
 
 
 def _summed(keys: NDArray[np.int32], weights: Floats) -> tuple[NDArray[np.int32], Floats]:
-    """Return distinct keys, increasing, and the sum of the weights of each."""
+    """Return distinct keys, ascending, and the sum of the weights of each."""
     if not keys.size:
         return keys, weights
     low = int(keys.min())
@@ -104,7 +104,7 @@ def _summed(keys: NDArray[np.int32], weights: Floats) -> tuple[NDArray[np.int32]
     if span > SPARSE * keys.size:
         distinct, place = np.unique(keys, return_inverse=True)
         return distinct, np.bincount(place, weights).astype(np.float64, copy=False)
-    # Counting takes a pass over the span, sorting many over the values.
+    # Counting costs one pass over the span, sorting several over the values.
     sums = np.bincount(keys - low, weights)
     some = np.flatnonzero(sums)
     return (some + low).astype(np.int32), sums[some].astype(np.float64, copy=False)

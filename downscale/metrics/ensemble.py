@@ -1,4 +1,4 @@
-"""Scores of ensembles, cell by cell (numpy; knows values only)."""
+"""Scores of ensembles, cell by cell."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Floats = NDArray[np.float64]
 
 
 def crps(prediction: Floats, target: Floats, fair: bool = True) -> Floats:
-    """Return the continuous ranked probability score of each cell, units of the field.
+    """Return the continuous ranked probability score of each cell, in units of the field.
 
-    ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))``, with ``2 M**2`` where not ``fair``. The score of a single
-    member, of which no fair one exists, is its absolute error.
+    ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))``, with ``2 M**2`` if not ``fair``. A single member has no
+    fair score, and its score is the absolute error.
 
     Parameters
     ----------
     prediction : array, shape (n_members, ...)
-        Ensemble.
+        Ensemble members.
     target : array, shape (...)
-        What came true.
+        Reference values.
     fair : bool
-        Whether the expectation is that of an ensemble without end.
+        Whether the expectation is that of an infinite ensemble.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def spread_skill(variance: float, square: float, members: int) -> float:
     square : float
         Mean squared error of their mean.
     members : int
-        M.
+        Number of members M.
 
     References
     ----------

@@ -1,9 +1,9 @@
-"""Whether a shifted input makes a shifted output: errors of up-scalers under shifts by parts of a cell (numpy).
+"""Equivariance of a method under shifts of the coarse field by fractions of a cell.
 
-The oracle shifts through the Fourier series, which is exact on a torus. Of a linear up-scaler only images break it: the
-image m of a wave turns by m cycles a coarse cell too much. Waves of hardly more than two coarse cells have images as
-strong as themselves in any up-scaler that does not damp them, so errors are told for the waves of the pass band;
-``band=0.5`` takes them all.
+The reference shift uses the Fourier series, which is exact on a torus. In a linear method only images break
+equivariance: image m of a wave turns by m cycles per coarse cell too much. Waves of little more than two coarse cells
+have images as strong as themselves in any method that does not damp them. Errors therefore refer to waves of the pass
+band; ``band=0.5`` includes all waves.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from downscale.metrics.probe import Probe
 
 Floats = NDArray[np.float64]
 SHIFTS = tuple(i / 8 for i in range(9))
-# Slope of the power spectrum of the field that stands in where none is given: that of temperature, about.
+# Slope of the power spectrum of the default field, close to that of temperature.
 SLOPE = 3.0
-# Width (standard deviation) of the blob, coarse cells: about as sharp as a coarse grid can place.
+# Standard deviation of the blob in coarse cells, close to the sharpest that a coarse grid can resolve.
 BLOB = 1.0
 SEED = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Equivariance:
-    """Errors of an up-scaler under shifts.
+    """Errors of a method under shifts.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Equivariance:
     error : array, shape (S,)
         Root mean square of ``U(shift x) - shift(U x)`` over the standard deviation of x.
     displacement : array, shape (S,)
-        How far the centre of a blob comes out beside where it is, root mean square over both axes, coarse cells.
+        Distance of the blob's centre from its correct position, root mean square over both axes, in coarse cells.
     exact : bool
-        Whether the up-scaler has a finite reach; else the field ends where the torus is cut open.
+        Whether the method has a finite reach; otherwise the field ends where the torus is cut.
     band : float
-        Highest frequency of the field, cycles a coarse cell.
+        Highest frequency of the field, in cycles per coarse cell.
     """
 
     shifts: Floats
@@ -66,7 +66,7 @@ class Equivariance:
 
     @property
     def mean_displacement(self) -> float:
-        """Root mean square displacement of the blob, coarse cells."""
+        """Root mean square displacement of the blob, in coarse cells."""
         return float((self.displacement**2).mean() ** 0.5)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,26 +91,26 @@ def equivariance(
     shifts: Sequence[float] = SHIFTS,
     band: float = PASS_BAND,
 ) -> Equivariance:
-    """Measure how shifts of the coarse field by parts of a cell come through an up-scaler.
+    """Return the errors of a method under shifts of the coarse field by fractions of a cell.
 
     Parameters
     ----------
     probe : Probe
-        The up-scaler on a torus.
+        The method on a torus.
     field : array, shape (n, n) or (N, n, n), optional
-        Coarse maps of ``probe.cells / 2`` cells an axis, mirrored into periodic ones, in the units of the up-scaler.
-        Without any, noise with the spectrum of temperature, of this ``level`` and standard deviation ``amplitude``.
+        Coarse maps of ``probe.cells / 2`` cells per axis, in the units of the method, mirrored into periodic ones. The
+        default is noise with the spectrum of temperature, with this ``level`` and standard deviation ``amplitude``.
     level, amplitude : float
-        Of the field that stands in, and of the blob.
+        Level and amplitude of the default field and of the blob.
     shifts : sequence of float
-        Coarse cells; a whole cell costs nothing where an up-scaler treats all cells alike.
+        Shifts in coarse cells; whole cells give no error if a method treats all cells alike.
     band : float
-        Highest frequency that is left in the field, cycles a coarse cell along an axis; 0.5 leaves all.
+        Highest frequency of the field along an axis, in cycles per coarse cell; 0.5 includes all.
 
     Raises
     ------
     ShapeError
-        If the maps have not half as many cells as the torus.
+        If the maps do not have half as many cells as the torus.
     InputError
         If they are not finite, or constant.
 
@@ -142,7 +142,7 @@ def equivariance(
 def red_noise(cells: int, slope: float = SLOPE, count: int = 4, seed: int = SEED) -> Floats:
     """Return periodic maps with a power spectrum ``k**-slope``, mean zero, variance one, the same at every call.
 
-    The waves of two cells are left out: they cannot be shifted. Shape (count, cells, cells).
+    Waves of two cells are excluded, because they cannot be shifted. Shape (count, cells, cells).
     """
     rng = np.random.default_rng(seed)
     modes = np.fft.fft2(rng.normal(size=(count, cells, cells)))
@@ -156,14 +156,14 @@ def red_noise(cells: int, slope: float = SLOPE, count: int = 4, seed: int = SEED
 
 
 def _passed(maps: Floats, band: float) -> Floats:
-    """Leave the waves up to a frequency along each axis."""
+    """Return maps with only the waves up to a frequency along each axis."""
     number = np.abs(np.fft.fftfreq(maps.shape[-1]))
     kept = np.maximum(number[:, None], number) <= band * (1 + 1e-9)
     return np.fft.ifft2(np.fft.fft2(maps) * kept).real
 
 
 def mirrored(maps: Floats, cells: int) -> Floats:
-    """Continue maps of half as many cells by their mirror images, which is periodic without a jump.
+    """Return maps of half as many cells continued by their mirror images, which is periodic without a jump.
 
     Raises
     ------
@@ -177,14 +177,14 @@ def mirrored(maps: Floats, cells: int) -> Floats:
 
 
 def _displacement(probe: Probe, move: float, level: float, amplitude: float) -> float:
-    """Return how far the blob is displaced where its centre lies ``move`` cells beside that of a coarse cell."""
+    """Return the displacement of a blob whose centre is ``move`` cells from that of a coarse cell."""
     middle, found = probe.cells // 2 + 0.5, []
     # Across both axes and along each.
     for offset in ((move, 0.0), (0.0, move), (move, move)):
         coarse = np.multiply.outer(*(_blob(probe.cells, middle + each) for each in offset))
         fine = probe(level + amplitude * coarse / coarse.max()) - level
         for axis in (0, 1):
-            # The part above half of the height is what the eye follows.
+            # Only the part above half height, which defines the visible position.
             weight = np.maximum(fine - fine.max() / 2, 0).sum(1 - axis)
             place = (np.arange(weight.size) + 0.5) / probe.factor[axis]
             found.append((weight @ place) / weight.sum() - middle - offset[axis])
@@ -192,6 +192,6 @@ def _displacement(probe: Probe, move: float, level: float, amplitude: float) -> 
 
 
 def _blob(cells: int, centre: float) -> Floats:
-    """Return averages of a Gaussian over coarse cells."""
+    """Return a Gaussian averaged over coarse cells."""
     edges = np.array([erf((edge - centre) / (BLOB * 2**0.5)) for edge in range(cells + 1)])
     return np.diff(edges)

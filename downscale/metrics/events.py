@@ -1,4 +1,4 @@
-"""Scores of masks and probabilities of rare events, from counts in bins; their calibration (numpy; knows no grid)."""
+"""Scores of masks and probabilities of rare events from binned counts, and calibration of the probabilities."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 BINS = 100
-# Bins of logits, a tenth wide: what lies beyond is as sure as the last one.
+# Bins of logits, of width 0.1; the last ones include all larger magnitudes.
 LOGITS = np.linspace(-20.0, 20.0, 401)
-# Keeps the line finite where no logit is on the wrong side, a ten-thousandth off where some are.
+# Keeps the fit finite if no logit is on the wrong side, and changes it by a ten-thousandth otherwise.
 RIDGE = 1e-6
 
 
@@ -22,7 +22,7 @@ class EventCounts:
     Attributes
     ----------
     event, other : array, shape (BINS,)
-        Area in bins of probability where the event was, and where it was not.
+        Area in bins of probability where the event occurred, and where it did not.
     brier : float
         Sum of area times squared error of the probability.
     """
@@ -33,12 +33,12 @@ class EventCounts:
 
     @classmethod
     def of(cls, probability: ArrayLike, truth: ArrayLike, weight: ArrayLike = 1.0) -> EventCounts:
-        """Count; what is NaN in either counts nowhere.
+        """Return the counts; NaN in either input is ignored.
 
         Parameters
         ----------
         probability, truth, weight : arrays of shapes that broadcast
-            Probability 0 to 1 (a mask: 0 or 1); 1 where the event was, else 0; area.
+            Probability 0 to 1 (a mask: 0 or 1); 1 where the event occurred, else 0; area.
         """
         p, t, w = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (probability, truth, weight)))
         known = np.isfinite(p) & np.isfinite(t) & (w > 0)
@@ -51,9 +51,9 @@ class EventCounts:
         return EventCounts(self.event + more.event, self.other + more.other, self.brier + more.brier)
 
     def scores(self, decision: float = 0.5) -> dict[str, float]:
-        """Return CSI, recall, precision, F1, F2, frequency bias, Brier score and base rate with a flag from there on.
+        """Return CSI, recall, precision, F1, F2, frequency bias, Brier score and base rate for a decision threshold.
 
-        A score of nothing divided by nothing is NaN. ``decision`` counts to a hundredth.
+        Scores of zero over zero are NaN. ``decision`` has a resolution of 0.01.
 
         Examples
         --------
@@ -77,13 +77,13 @@ class EventCounts:
         return {name: float(top / bottom) if bottom > 0 else float("nan") for name, (top, bottom) in ratio.items()}
 
     def best(self, score: str = "csi") -> tuple[float, float]:
-        """Return the decision threshold with the highest score, in hundredths, and that score."""
+        """Return the decision threshold with the highest score, in steps of 0.01, and that score."""
         found = [(self.scores(i / BINS)[score], i / BINS) for i in range(1, BINS)]
         value, level = max(found, key=lambda pair: (np.nan_to_num(pair[0], nan=-1.0), -abs(pair[1] - 0.5)))
         return level, value
 
     def reliability(self, bins: int = 10) -> dict[str, Any]:
-        """Return, by bin of probability, its middle, the observed frequency, and the share of the area."""
+        """Return bin centre, observed frequency, and fraction of the area, by bin of probability."""
         event, other = (part.reshape(bins, -1).sum(axis=1) for part in (self.event, self.other))
         area = event + other
         with np.errstate(invalid="ignore"):
@@ -92,17 +92,17 @@ class EventCounts:
 
 
 def bin_of(probability: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the bin of each probability; a hundredth falls into the bin that it begins."""
+    """Return the bin of each probability; the lower edge belongs to the bin."""
     return np.clip(np.floor(probability * BINS + 1e-6).astype(np.int64), 0, BINS - 1)
 
 
 def logit_counts(logit: ArrayLike, truth: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
-    """Return areas with and without the event by bin of logit, shape (2, LOGITS); what is NaN counts nowhere.
+    """Return areas with and without the event by bin of logit, shape (2, LOGITS); NaN is ignored.
 
     Parameters
     ----------
     logit, truth, weight : arrays of one shape
-        Any number; 1 where the event was, else 0; area.
+        Any number; 1 where the event occurred, else 0; area.
     """
     x, t, w = (np.asarray(each, np.float64).ravel() for each in (logit, truth, weight))
     known = np.isfinite(x) & np.isfinite(t) & (w > 0)
@@ -112,15 +112,15 @@ def logit_counts(logit: ArrayLike, truth: ArrayLike, weight: ArrayLike) -> NDArr
 
 
 def calibration(counts: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the line of the logits whose probabilities are reliable: those most likely to give what was observed.
+    """Return slope and shift of the logits that calibrate their probabilities, by maximum likelihood.
 
-    ``sigmoid(slope * logit + shift)`` orders cells as before, so no mask changes that a threshold can make. Without any
-    event, or any cell without, and of logits that tell nothing, the logits are left as they are.
+    ``sigmoid(slope * logit + shift)`` preserves the order of cells, so that the possible masks by threshold do not
+    change. Logits stay unchanged if the event occurs nowhere or everywhere, or if the logits are uninformative.
 
     Parameters
     ----------
     counts : array, shape (2, LOGITS)
-        From :func:`logit_counts`, of data that the logits were not learned from.
+        From :func:`logit_counts`, of data held out from the training of the logits.
 
     Returns
     -------
@@ -158,6 +158,6 @@ def calibration(counts: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def calibrated_counts(counts: NDArray[np.float64], slope: float, shift: float) -> EventCounts:
-    """Return counts by probability of those by logit, along a line of the logits."""
+    """Return counts by probability from those by logit, for slope and shift of the logits."""
     chance = 1 / (1 + np.exp(-(slope * LOGITS + shift)))
     return EventCounts.of(chance, 1.0, counts[0]) + EventCounts.of(chance, 0.0, counts[1])

@@ -1,4 +1,4 @@
-"""Weighted means, variances and covariance of two fields as running sums (numpy; knows values and weights only)."""
+"""Weighted means, variances and covariance of two fields as running sums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """First and second moments of a prediction and a target, kept about their means.
+    """First and second moments of a prediction and a target, about their means.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Moments:
 
     @classmethod
     def of(cls, made: Floats, true: Floats, weight: Floats) -> Moments:
-        """Sum up finite values of one shape."""
+        """Return the moments of finite values of one shape."""
         total = float(weight.sum())
         if total == 0:
             return cls()
@@ -48,7 +48,7 @@ class Moments:
         return cls(total, mean, true_mean, *sums)
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of both."""
+        """Return the moments of both together."""
         total = self.weight + other.weight
         if total == 0:
             return self
@@ -66,8 +66,8 @@ class Moments:
 
     @property
     def correlation(self) -> float:
-        """Pearson's correlation; NaN where one of both is constant."""
-        # Departures of a constant from its rounded mean are rounding, no variance.
+        """Pearson's correlation; NaN if either field is constant."""
+        # Departures of a constant from its mean are rounding errors.
         least = [self.weight * (8 * np.finfo(float).eps * mean) ** 2 for mean in (self.mean, self.true_mean)]
         if self.square <= least[0] or self.true_square <= least[1]:
             return float("nan")

@@ -1,4 +1,4 @@
-"""Fractions skill score: are events near where they should be, by threshold and scale (numpy; knows no grid)."""
+"""Fractions skill score of events, by threshold and scale."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Fractions:
     def of(
         cls, made: Floats, true: Floats, weight: Floats, thresholds: tuple[float, ...], scales: tuple[int, ...]
     ) -> Fractions:
-        """Sum up members (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
+        """Return the sums over members (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
 
         Parameters
         ----------
         thresholds : tuple of float
-            From which value a cell is an event, units of the field.
+            Least values of an event, in units of the field.
         scales : tuple of int
-            Odd sides of the windows in cells; what is missing in a window counts neither way.
+            Odd widths of the windows in cells; missing cells in a window are ignored.
 
         Raises
         ------
@@ -59,12 +59,12 @@ class Fractions:
         return cls(error, most)
 
     def merge(self, other: Fractions) -> Fractions:
-        """Return the sums of both.
+        """Return the sums of both together.
 
         Raises
         ------
         ShapeError
-            If they are not of as many thresholds and scales.
+            If the numbers of thresholds and scales differ.
         """
         if not self.error.size or not other.error.size:
             return other if not self.error.size else self
@@ -74,7 +74,7 @@ class Fractions:
 
     @property
     def score(self) -> Floats:
-        """The score, shape (n_thresholds, n_scales): 1 is perfect, 0 no overlap at all, NaN where there is no event.
+        """The score, shape (n_thresholds, n_scales): 1 is perfect, 0 no overlap, NaN without events.
 
         References
         ----------
@@ -92,12 +92,12 @@ class Fractions:
 
 
 def check_scales(scales: tuple[int, ...]) -> None:
-    """Refuse windows without a middle.
+    """Raise an OptionError for windows without a central cell.
 
     Raises
     ------
     OptionError
-        If a scale is not an odd whole number from 1 on.
+        If a scale is not an odd positive integer.
     """
     for side in scales:
         if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1 or side % 2 == 0:
@@ -105,7 +105,7 @@ def check_scales(scales: tuple[int, ...]) -> None:
 
 
 def _window(field: NDArray[np.generic], side: int) -> Floats:
-    """Return sums over windows, cells beyond the edge being none."""
+    """Return sums over windows; cells beyond the edge count as zero."""
     made, reach = np.asarray(field, np.float64), side // 2
     for axis in (-2, -1):
         size = made.shape[axis]

@@ -1,4 +1,4 @@
-"""An up-scaler on a torus of equal cells, so that tests of it meet no edge (knows the protocol, no model, no file)."""
+"""Methods on a torus of equal cells, where tests have no edges."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.typing import Place, Upscaler
 
 Floats = NDArray[np.float64]
-# Side of a probing cell in metres.
+# Width of a cell in metres.
 CELL = 10_000.0
-# How far a field is continued where an up-scaler looks at all of it, in parts of the torus.
+# Continuation of a field for a method without finite reach, as a fraction of the torus.
 WHOLE = 0.5
 
 
 @dataclass(frozen=True)
 class Probe:
-    """An up-scaler, called with maps on a torus of ``cells`` coarse cells.
+    """A method that takes maps on a torus of ``cells`` coarse cells.
 
     Attributes
     ----------
     refine : callable
-        From (n, cells, cells) to (n, cells * f_y, cells * f_x), float64, round the torus in both directions.
+        From (n, cells, cells) to (n, cells * f_y, cells * f_x), float64, periodic in both directions.
     cells : int
         Coarse cells along each axis.
     factor : (int, int)
         Refinement of rows and columns.
     exact : bool
-        Whether the up-scaler has a finite reach, all of which is given: else values from beyond the torus are missing.
+        Whether the method has a finite reach that the margin covers; otherwise values beyond the torus are missing.
     """
 
     refine: Callable[[Floats], Floats]
@@ -43,14 +43,14 @@ class Probe:
     exact: bool = True
 
     def __call__(self, coarse: Floats) -> Floats:
-        """Refine maps, shape (n, cells, cells) or (cells, cells).
+        """Return fine maps of coarse ones, shape (n, cells, cells) or (cells, cells).
 
         Raises
         ------
         ShapeError
-            If the maps have another shape, or what comes out has.
+            If the coarse or the fine maps have another shape.
         InputError
-            If what comes out is not finite.
+            If the fine maps are not finite.
         """
         maps = coarse.reshape(-1, self.cells, self.cells)
         fine = self.refine(np.ascontiguousarray(maps))
@@ -73,20 +73,20 @@ def probe(
     cells: int = 32,
     statics: Mapping[str, float] | None = None,
 ) -> Probe:
-    """Return an up-scaler as a function on a torus: fields are continued round it as far as the up-scaler looks.
+    """Return a method as a function on a torus, with fields continued periodically over the method's reach.
 
     Parameters
     ----------
     make : callable
-        From a grid to the up-scaler on it.
+        From a grid to the method on it.
     cells : int
         Coarse cells of the torus along each axis.
     statics : mapping of channel to number, optional
-        Fine companions, the same everywhere.
+        Fine static features, the same everywhere.
     """
     first = make(plane(cells, cells))
     margin = int(np.ceil(cells * WHOLE)) if first.halo is None else max(first.halo)
-    # Windows that shift inward at an open end must lie beyond the margin.
+    # The margin must cover windows that shift inward at an open end.
     margin += margin % first.multiple_of
     size = cells + 2 * margin
     grid = plane(size, size)

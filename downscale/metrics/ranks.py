@@ -1,4 +1,4 @@
-"""Where the truth lies among the members of an ensemble (numpy; knows values and weights only)."""
+"""Rank histograms of the reference among the members of an ensemble."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from downscale.errors import ShapeError
 
 Floats = NDArray[np.float64]
-# Cells nearer than this are hardly independent: only one of them counts in the test of flatness.
+# Spacing of cells in the test of flatness, because neighbouring cells are not independent.
 APART = 16
 
 
@@ -21,9 +21,9 @@ class Ranks:
     Attributes
     ----------
     counts : array, shape (n_members + 1,)
-        Weights of cells by the number of members below the truth.
+        Weights of cells by the number of members below the reference.
     apart : array, shape (n_members + 1,)
-        The same, each cell counted once, of cells ``APART`` from each other.
+        The same, as unweighted counts of cells with the spacing ``APART``.
     """
 
     counts: Floats = field(default_factory=lambda: np.empty(0))
@@ -31,10 +31,10 @@ class Ranks:
 
     @classmethod
     def of(cls, made: Floats, true: Floats, weight: Floats) -> Ranks:
-        """Count members (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
+        """Return the counts of members (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
 
-        A truth that equals some members (both dry) belongs to all of the ranks between in equal shares. Where the truth
-        equals all members there is nothing to rank, and the cell is not counted.
+        A reference value that equals some members (both dry) counts in equal parts for all ranks in between. Cells
+        whose reference equals all members are ignored.
         """
         below, same = (made < true).sum(axis=0), (made == true).sum(axis=0)
         size = len(made) + 1
@@ -47,7 +47,7 @@ class Ranks:
         return cls(*every)
 
     def merge(self, other: Ranks) -> Ranks:
-        """Return the counts of both.
+        """Return the counts of both together.
 
         Raises
         ------
@@ -64,13 +64,13 @@ class Ranks:
 
     @property
     def shares(self) -> Floats:
-        """Share of each rank; all alike for a reliable ensemble."""
+        """Fraction of each rank, uniform for a reliable ensemble."""
         total = self.counts.sum()
         return self.counts / total if total > 0 else np.full(self.counts.size, np.nan)
 
     @property
     def unevenness(self) -> float:
-        """Sum of the distances of all shares from even ones, 0 for a flat histogram, at most 2; NaN of nothing.
+        """Sum of the deviations of all fractions from uniform ones, 0 for a flat histogram, at most 2; NaN if empty.
 
         References
         ----------
@@ -81,9 +81,9 @@ class Ranks:
 
     @property
     def flatness(self) -> float:
-        """Probability of a histogram at least as uneven if the ensemble were reliable: Pearson's chi-square test.
+        """Probability of a histogram at least as uneven from a reliable ensemble: Pearson's chi-square test.
 
-        Of cells ``APART`` from each other, which are taken for independent; NaN where there are fewer than five a rank.
+        The test uses cells with the spacing ``APART`` as independent; NaN for fewer than five cells per rank.
 
         References
         ----------
@@ -100,7 +100,7 @@ class Ranks:
 
 
 def _shared(below: NDArray[np.int64], same: NDArray[np.int64], weight: Floats, size: int) -> Floats:
-    """Give each rank from ``below`` to ``below + same`` an equal share of the weight of a cell."""
+    """Return equal parts of the weight of a cell for each rank from ``below`` to ``below + same``."""
     counts = np.zeros(size + 1)
     each = weight / (same + 1)
     np.add.at(counts, below, each)

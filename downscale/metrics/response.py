@@ -1,7 +1,7 @@
-"""What any up-scaler makes of plane waves: gain, images, harmonics (numpy; calls it, knows nothing of what is inside).
+"""Response of a method to plane waves: gain, images, harmonics.
 
-A linear up-scaler makes of a wave itself and its images, as its kernel says; a network makes harmonics too, and its
-answer depends on the level and the amplitude of the wave.
+A linear method turns a wave into itself and its images, as its kernel prescribes. A network also produces harmonics,
+and its response depends on the level and the amplitude of the wave.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from downscale.kernels.imaging import PASS_BAND, decibels
 from downscale.metrics.probe import Probe
 
 Floats = NDArray[np.float64]
-# Positions of each wave in its cell, in parts of its length: real waves need two, what is nonlinear more.
+# Phases of each wave, in fractions of its length: real waves need two, nonlinear methods more.
 TURNS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """Powers by coarse frequency, each beside that of the wave that was given; means over waves along rows and columns.
+    """Powers by coarse frequency relative to the input wave; means over waves along rows and columns.
 
     Attributes
     ----------
     frequency : array, shape (F,)
-        Cycles a coarse cell, above zero.
+        In cycles per coarse cell, above zero.
     gain : array, shape (F,)
-        Amplitude of the wave that comes out.
+        Amplitude of the output wave.
     images : array, shape (F,)
-        Power of all images of it.
+        Power of all its images.
     harmonics : array, shape (F,)
-        Power of all else, but for the mean.
+        Power of everything else, except the mean.
     of_constants : float
-        Power that is made of a constant field, beside that of the waves.
+        Power from a constant field, relative to that of the waves.
     band : float
         Highest frequency of the pass band.
     """
@@ -50,18 +50,18 @@ class Response:
 
     @property
     def rejection(self) -> float:
-        """Decibels by which images lie below the waves of the pass band."""
+        """Decibels by which images are below the waves of the pass band."""
         inside = self.frequency <= self.band * (1 + 1e-9)
         return float(-decibels(self.images[inside].sum() / max((self.gain[inside] ** 2).sum(), 1e-300)))
 
     @property
     def checkerboard_of_constants(self) -> float:
-        """Decibels by which what is made of a constant lies below the waves; 300 is none."""
+        """Decibels by which the pattern from a constant is below the waves; 300 if there is none."""
         return float(-decibels(self.of_constants))
 
     @property
     def pass_band_error(self) -> float:
-        """Root mean square of one less the gain over the pass band."""
+        """Root mean square deviation of the gain from one over the pass band."""
         inside = self.frequency <= self.band * (1 + 1e-9)
         return float(((1 - self.gain[inside]) ** 2).mean() ** 0.5)
 
@@ -80,16 +80,16 @@ class Response:
 
 
 def measure_response(probe: Probe, level: float = 0.0, amplitude: float = 1.0, band: float = PASS_BAND) -> Response:
-    """Feed plane waves along rows and along columns to an up-scaler, and a constant.
+    """Return the response of a method to plane waves along rows and columns, and to a constant.
 
     Parameters
     ----------
     probe : Probe
-        The up-scaler on a torus.
+        The method on a torus.
     level, amplitude : float
-        Of the waves, units of the field.
+        Level and amplitude of the waves, in units of the field.
     band : float
-        Highest frequency of the pass band, cycles a coarse cell.
+        Highest frequency of the pass band, in cycles per coarse cell.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def measure_response(probe: Probe, level: float = 0.0, amplitude: float = 1.0, b
     found = np.mean([_along(probe, axis, level, amplitude) for axis in axes], axis=0)
     frequency = np.arange(1, (probe.cells + 1) // 2) / probe.cells
     still = probe(np.full((probe.cells, probe.cells), float(level)))
-    # A wave of this amplitude has the variance amplitude**2 / 2; far below rounding of the level there is nothing.
+    # A wave of this amplitude has the variance amplitude**2 / 2; powers far below rounding of the level count as zero.
     rounding = (16 * np.finfo(np.float32).eps * abs(level)) ** 2 if still.var() < (1e-6 * abs(level)) ** 2 else 0.0
     made = max(float(still.var()) - rounding, 0.0) / (amplitude**2 / 2)
     return Response(frequency, found[0], found[1], found[2], float(made), band)
@@ -123,7 +123,7 @@ def _along(probe: Probe, axis: int, level: float, amplitude: float) -> Floats:
         own = np.array([number, -number]) % line.size
         images = np.array([(sign * number + m * cells) % line.size for m in range(1, factor) for sign in (1, -1)])
         wave, image = line[own].mean(), line[np.setdiff1d(images, own)].sum() / 2
-        # What lies below rounding of the level is none.
+        # Powers below rounding of the level count as zero.
         rest = power.sum() / 2 - wave - image
         rows.append((wave**0.5, image, max(rest, 0.0)))
     return np.array(rows).T

@@ -1,6 +1,6 @@
-"""Scores of predictions against the truth, as running sums over any number of maps (numpy; knows fields, no model).
+"""Scores of predictions against a reference, as running sums over any number of maps.
 
-Each score is a function of the sums, so that a record of any length is scored map by map, in any order and in parts.
+Each score is a function of the sums, so that maps may be scored one by one, in any order and in parts.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ NAN = float("nan")
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What scores need to know beside the fields.
+    """Settings of scores.
 
     Attributes
     ----------
     spacing : Spacing, optional
         Distances in metres, for gradients and spectra; without it gradients have no score.
     wet : float, optional
-        From which value a cell is wet, units of the field (1 mm a day is 1.157e-5 kg m-2 s-1).
+        Least value of a wet cell, in units of the field (1 mm per day is 1.157e-5 kg m-2 s-1).
     extreme : float
-        Level of the quantile that stands for extremes.
+        Level of the extreme quantile.
     thresholds : tuple of float
-        From which values events are counted for the fractions skill score; none by default.
+        Least values of events for the fractions skill score; none by default.
     scales : tuple of int
-        Sides of its windows in cells, odd.
+        Odd widths of its windows in cells.
     """
 
     spacing: Spacing | None = None
@@ -57,7 +57,7 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Weighted sums over the cells that count, all of them additive.
+    """Weighted sums over valid cells, all of them additive.
 
     ``cells`` maps a name to the sum of weight times value: ``weight``, ``missing`` (target without prediction),
     ``absolute``, ``square`` (of the error of the mean of members), ``crps``, ``variance`` (of members), ``wet``,
@@ -73,7 +73,7 @@ class Sums:
     fractions: Fractions = field(default_factory=Fractions)
 
     def merge(self, other: Sums) -> Sums:
-        """Return the sums of both."""
+        """Return the sums of both together."""
         names = self.cells.keys() | other.cells.keys()
         cells = {name: self.cells.get(name, 0.0) + other.cells.get(name, 0.0) for name in sorted(names)}
         spectra = other.spectra if self.spectra is None else self.spectra
@@ -84,7 +84,7 @@ class Sums:
         return Sums(cells, self.moments.merge(other.moments), made, true, spectra, ranks, fractions)
 
     def mean(self, name: str, by: str = "weight") -> float:
-        """Return a sum divided by its weight; NaN of nothing."""
+        """Return a sum divided by its weight; NaN without weight."""
         return self.cells[name] / self.cells[by] if self.cells.get(by, 0.0) > 0 and name in self.cells else NAN
 
 
@@ -94,7 +94,7 @@ class Scores:
     Parameters
     ----------
     setting : Setting, optional
-        Spacing, thresholds.
+        Spacing and thresholds.
 
     Examples
     --------
@@ -110,23 +110,23 @@ class Scores:
         self.members: int | None = None
 
     def add(self, prediction: ArrayLike, target: ArrayLike, weight: ArrayLike = 1.0) -> None:
-        """Feed maps.
+        """Add maps.
 
         Parameters
         ----------
         prediction : array, shape (..., n_y, n_x) or (n_members, ..., n_y, n_x)
-            One dimension more than the target makes an ensemble. The mean of its members is judged by RMSE, MAE, bias
-            and correlation, the members themselves by all else.
+            An additional first dimension holds ensemble members. RMSE, MAE, bias and correlation refer to the mean of
+            the members, all other scores to the members themselves.
         target : array, shape (..., n_y, n_x)
-            A cell whose target or weight is missing is not counted; one with a target but without a prediction is not
-            either, but its area is told by the score ``missing``.
+            Cells with a missing target or weight are ignored. Cells with a target but without a prediction are also
+            ignored, and the score ``missing`` is their area fraction.
         weight : array that broadcasts to the target
             Areas times mask.
 
         Raises
         ------
         ShapeError
-            If shapes do not match, or the number of members is another than before.
+            If shapes do not match, or the number of members differs from that of earlier maps.
         """
         made, true, share, lost = _counted(prediction, target, weight)
         if self.members not in (None, len(made)):
@@ -135,7 +135,7 @@ class Scores:
         self.sums = self.sums.merge(_sums(made, true, share, lost, self.setting))
 
     def merge(self, other: Scores) -> Scores:
-        """Return the scores of the maps of both.
+        """Return the scores of the maps of both together.
 
         Raises
         ------
@@ -161,17 +161,17 @@ class Scores:
         return both
 
     def __getitem__(self, name: str) -> float:
-        """Return one score by its name; NaN where it is not defined."""
+        """Return one score by its name; NaN if undefined."""
         if name not in SCORES:
             raise OptionError(f"expected a score among {listing(SCORES)}, received {name!r}")
         return float(SCORES[name](self))
 
     def result(self) -> dict[str, float]:
-        """Return all scores by name; NaN where one is not defined."""
+        """Return all scores by name; NaN for undefined ones."""
         return {name: self[name] for name in SCORES}
 
     def quantiles(self, levels: ArrayLike) -> tuple[Floats, Floats]:
-        """Return quantiles of predictions and targets by area, one a level."""
+        """Return area-weighted quantiles of predictions and targets, one per level."""
         made, true = self.sums.made, self.sums.true
         wanted = np.atleast_1d(np.asarray(levels, dtype=np.float64))
         return np.array([made.quantile(q) for q in wanted]), np.array([true.quantile(q) for q in wanted])
@@ -188,12 +188,12 @@ class Scores:
 
     @property
     def spectra(self) -> Spectra | None:
-        """Mean power spectra, None where maps are too small for one."""
+        """Mean power spectra, None if maps are too small for one."""
         return self.sums.spectra
 
 
 def score(name: str, prediction: ArrayLike, target: ArrayLike, weight: ArrayLike = 1.0, **setting: Any) -> float:
-    """Return one score of fields at hand; arguments as for ``Scores.add`` and ``Setting``.
+    """Return one score of fields in memory; arguments as for ``Scores.add`` and ``Setting``.
 
     Examples
     --------
@@ -206,7 +206,7 @@ def score(name: str, prediction: ArrayLike, target: ArrayLike, weight: ArrayLike
 
 
 def _counted(prediction: ArrayLike, target: ArrayLike, weight: ArrayLike) -> tuple[Floats, Floats, Floats, float]:
-    """Return members (M, n, y, x), targets and weights (n, y, x), zero where not counted, and the weight lost."""
+    """Return members (M, n, y, x), targets and weights (n, y, x), zero for ignored cells, and the ignored weight."""
     made, true = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if made.ndim == true.ndim:
         made = made[None]
@@ -250,7 +250,7 @@ def _sums(made: Floats, true: Floats, share: Floats, lost: float, setting: Setti
 
 
 def _slope_sums(made: Floats, true: Floats, share: Floats, spacing: Spacing) -> dict[str, float]:
-    """Sum up squared differences of gradients where no cell of the stencil is missing."""
+    """Return sums of squared differences of gradients, for stencils without missing cells."""
     gap = np.pad(share == 0, ((0, 0), (0, 0), (1, 1)), mode="wrap" if spacing.periodic else "edge")
     gap = gap[..., :-2] | gap[..., 1:-1] | gap[..., 2:]
     gap = np.pad(gap, ((0, 0), (1, 1), (0, 0)), mode="edge")
@@ -288,8 +288,8 @@ def _distance(scores: Scores) -> float:
     return NAN if scores.spectra is None else scores.spectra.distance
 
 
-# Units of the field but for: correlation, spread_skill, wet frequencies and missing (none), gradient_rmse (units of the
-# field a metre), spectral_distance (decibels).
+# In units of the field, except correlation, spread_skill, wet frequencies and missing (dimensionless), gradient_rmse
+# (units of the field per m), spectral_distance (decibels).
 SCORES: dict[str, Callable[[Scores], float]] = {
     "rmse": lambda scores: scores.sums.mean("square") ** 0.5,
     "mae": lambda scores: scores.sums.mean("absolute"),

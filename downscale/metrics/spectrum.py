@@ -1,4 +1,4 @@
-"""Mean power spectra of prediction and target as running sums (numpy; knows fields and spacings)."""
+"""Mean power spectra of prediction and target as running sums."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Spectra:
     Attributes
     ----------
     wavenumber : array, shape (n_rings,)
-        Cycles a metre; a cell where no spacing is known.
+        In cycles per m, or per cell without spacing.
     made, true : array, shape (n_rings,)
-        Sums of the power of predictions and targets, units of the field squared, each map by its weight.
+        Sums of the power of predictions and targets, in units of the field squared, each map with its weight.
     weight : float
         Sum of the weights of maps.
     """
@@ -35,10 +35,10 @@ class Spectra:
 
     @classmethod
     def of(cls, made: Floats, true: Floats, weight: Floats, spacing: Spacing | None = None) -> Spectra | None:
-        """Sum up maps: predictions (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
+        """Return the sums over predictions (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
 
-        Cells without weight are gaps in both. Members are averaged in power, not in phase: a mean of members is smooth.
-        None where maps are too small, or too much longer than wide, to have a spectrum.
+        Cells without weight are gaps in both fields. Members are averaged in power, not in phase, because their mean is
+        too smooth. None if maps are too small, or too elongated, for a spectrum.
         """
         shape = (true.shape[-2], true.shape[-1])
         closed, step = (False, (1.0, 1.0)) if spacing is None else (spacing.periodic, steps(spacing))
@@ -51,12 +51,12 @@ class Spectra:
         return cls(table.wavenumber, each @ found, each @ expected, float(each.sum()))
 
     def merge(self, other: Spectra) -> Spectra:
-        """Return the sums of both.
+        """Return the sums of both together.
 
         Raises
         ------
         ShapeError
-            If their maps have not the same shape and spacing.
+            If their maps differ in shape or spacing.
         """
         same = self.wavenumber.shape == other.wavenumber.shape
         if not same or not np.allclose(self.wavenumber, other.wavenumber, rtol=1e-6, atol=0):
@@ -69,13 +69,13 @@ class Spectra:
 
     @property
     def power(self) -> tuple[Floats, Floats]:
-        """Mean spectra of prediction and target; NaN of nothing."""
+        """Mean spectra of prediction and target; NaN without data."""
         whole = self.weight if self.weight > 0 else np.nan
         return self.made / whole, self.true / whole
 
     @property
     def distance(self) -> float:
-        """Root mean square over rings of the ratio of both spectra in decibels; infinite where one has no power."""
+        """Root mean square over rings of the ratio of both spectra in decibels; infinite if one has no power."""
         some = (self.made > 0) | (self.true > 0)
         if not some.any():
             return float("nan")
