@@ -1,4 +1,4 @@
-"""The artefact laboratory: diagnose a kernel, a model or a written file (knows all of them, makes no field)."""
+"""Diagnosis of artefacts of kernels, models and written files."""
 
 from __future__ import annotations
 

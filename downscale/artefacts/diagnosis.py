@@ -1,4 +1,4 @@
-"""What a diagnosis says: tables for people, plain values for programs, arrays for the figure (knows no subject)."""
+"""Results of a diagnosis: tables, plain values, and arrays for the figure."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Section:
     Attributes
     ----------
     title : str
-        What it is about.
+        Title of the table.
     head : sequence of str
         Names of the columns.
     rows : sequence of sequence of str
-        The lines.
+        Rows of the table.
     note : str
-        One line below it.
+        Line below the table.
     """
 
     title: str
@@ -41,20 +41,20 @@ class Section:
 
 @dataclass(eq=False)
 class Pictures:
-    """What the figure draws; panels of what is not there are left out.
+    """Arrays of the figure; panels without data are left out.
 
     Attributes
     ----------
     coverage : array of int, optional
-        Taps by fine cell, some coarse cells.
+        Number of kernel weights by fine cell, over some coarse cells.
     responses : dict of label to curve
-        Frequencies in cycles a coarse cell, and decibels.
+        Frequencies in cycles per coarse cell, and decibels.
     rejection : dict of label to dict of image to float
         Decibels of each image.
     board : Checkerboard, optional
-        Of a field.
+        Checkerboard of a field.
     piece : array, optional
-        Some cells of that field.
+        Part of that field.
     shifts : dict of label to curve
         Shifts in coarse cells, and errors.
     """
@@ -69,18 +69,18 @@ class Pictures:
 
 @dataclass(eq=False)
 class Diagnosis:
-    """All that was found of one subject.
+    """Complete result on one subject.
 
     Attributes
     ----------
     subject, kind : str
-        What was looked at: its name, and whether it is a kernel, a model or a field.
+        Name of the subject, and its kind: kernel, model or field.
     factor : (int, int)
-        Fine cells in a coarse cell.
+        Fine cells per coarse cell.
     sections : list of Section
         Tables.
     facts : dict
-        The same as plain values.
+        The content of the tables as plain values.
     pictures : Pictures
         Arrays of the figure.
     """
@@ -93,12 +93,12 @@ class Diagnosis:
     pictures: Pictures = field(default_factory=Pictures)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; what is not defined is None."""
+        """Return plain values; undefined ones are None."""
         whole = {"subject": self.subject, "kind": self.kind, "factor": list(self.factor), **self.facts}
         return _plain(whole)
 
     def to_json(self, path: Path) -> None:
-        """Write the plain values as JSON; the file appears complete or not at all."""
+        """Write the plain values as JSON, atomically."""
         from downscale.io.leases import temporary_beside
 
         with temporary_beside(path) as scratch:
@@ -106,7 +106,7 @@ class Diagnosis:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON has words for."""
+    """Return a value that JSON can hold."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
 
 
 def db(value: float) -> str:
-    """Write decibels; what is below rounding has no number.
+    """Return decibels as text; levels below rounding are "none left".
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Diagnosis of written fields: checkerboards of every variable of a file, whoever made it (knows files, no model)."""
+"""Diagnosis of checkerboards in every variable of a file, from any source."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PIECE_CELLS = 10
 
 
 def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable: str | None = None) -> Diagnosis:
-    """Look for what repeats with the coarse cells in the variables of a file, lazily.
+    """Return the diagnosis of patterns that repeat with the coarse cells, by variable of a file; reads lazily.
 
     Parameters
     ----------
     ds : Dataset
         Fine fields over two horizontal axes.
     name : str
-        Of the file.
+        Name of the file.
     factor : (int, int)
-        Fine cells in a coarse cell.
+        Fine cells per coarse cell.
     variable : str, optional
-        The one to look at; all by default.
+        The variable to analyse; all by default.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The figure of a diagnosis: coverage, response, images, checkerboard, shifts (matplotlib; knows arrays alone)."""
+"""Figure of a diagnosis: coverage, response, images, checkerboard, shifts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STYLES = ("-", "-", "--", "-.", ":")
 
 
 def draw(found: Diagnosis, path: Path | None = None) -> Figure:
-    """Draw the panels that there is something for, in one row or two; write them where a path is given.
+    """Return the figure of a diagnosis, with panels for the available data; ``path`` also writes it.
 
     Raises
     ------
@@ -86,12 +86,12 @@ def _responses(panel: Any, found: Diagnosis) -> None:
             panel.plot(x, np.maximum(y, LOWEST), label=f"{label}: images", **{**style, "linewidth": 1.0, "alpha": 0.55})
     end = max(x[-1] for x, _ in curves.values())
     if end > 0.5:
-        # Beyond half a cycle a coarse cell all is image.
+        # Beyond half a cycle per coarse cell all power is images.
         panel.axvspan(0.5, end, color="0.93", zorder=0)
     panel.set_xlim(0, end)
     panel.set_ylim(LOWEST, 5)
     panel.legend(fontsize=7, frameon=False, loc="lower left")
-    _titled(panel, "Response", "cycles a coarse cell", "dB")
+    _titled(panel, "Response", "cycles per coarse cell", "dB")
 
 
 def _rejection(panel: Any, found: Diagnosis) -> None:
@@ -130,7 +130,7 @@ def _power(panel: Any, found: Diagnosis) -> None:
     panel.plot(*zip(*places, strict=True), "o", markersize=9, fillstyle="none", color="cyan", markeredgewidth=0.9,
                clip_on=False)  # fmt: skip
     panel.figure.colorbar(image, ax=panel, shrink=0.8, label="dB").ax.tick_params(labelsize=8)
-    _titled(panel, f"Power of the field; images circled: {board.index:+.1f} dB", "cycles a coarse cell", "")
+    _titled(panel, f"Power of the field; images circled: {board.index:+.1f} dB", "cycles per coarse cell", "")
 
 
 def _pattern(panel: Any, found: Diagnosis) -> None:
@@ -142,7 +142,7 @@ def _pattern(panel: Any, found: Diagnosis) -> None:
     panel.set_xticks(range(0, twice.shape[1], max(board.factor[1] // 4, 1)))
     panel.set_yticks(range(0, twice.shape[0], max(board.factor[0] // 4, 1)))
     panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
-    _titled(panel, f"What repeats with coarse cells (p = {board.p_value:.3f})", "fine cell of two coarse ones", "")
+    _titled(panel, f"Pattern that repeats (p = {board.p_value:.3f})", "fine cell of two coarse ones", "")
 
 
 def _shifts(panel: Any, found: Diagnosis) -> None:

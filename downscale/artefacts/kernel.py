@@ -1,4 +1,4 @@
-"""Diagnosis of kernels: coverage, laws, images, and what they do to fields (knows weights, no model, no file)."""
+"""Diagnosis of kernels: coverage, conservation, images, and effects on fields."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from downscale.metrics.probe import Probe
 Floats = NDArray[np.float64]
 Pair = tuple[int, int]
 CELLS = 32
-# Cells of the field in which a kernel's own checkerboard is looked for, and its standard deviations above zero.
+# Size of the test field for a kernel's checkerboard, and its mean in standard deviations.
 FIELD_CELLS, LEVEL = 48, 3.0
-# A pattern is none of chance below this p, and one that stands out from natural fields above this index.
+# Largest p of a significant pattern, and least index of one that exceeds those of natural fields.
 CHANCE, LOUD = 0.01, 3.0
 
 
@@ -33,11 +33,11 @@ class Kernels:
     Attributes
     ----------
     name : str
-        For people.
+        Name in tables.
     weights : array, shape (n, k_y, k_x)
-        In density form: those of one kernel that keeps constants in the mean sum to ``stride_y * stride_x``.
+        In density form: the weights of a kernel that preserves constants on average sum to ``stride_y * stride_x``.
     stride, padding : (int, int)
-        Along rows and columns.
+        Stride and padding along rows and columns.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Kernels:
 
     @property
     def coverage(self) -> Coverage:
-        """Taps by phase."""
+        """Number of weights by phase."""
         return Coverage.of(tuple(self.weights.shape[-2:]), self.stride, self.padding)
 
     @property
@@ -57,7 +57,7 @@ class Kernels:
 
 
 def method_kernels(name: str, factor: Pair) -> Kernels:
-    """Return the kernel of a method without training, far from all edges."""
+    """Return the kernel of a training-free method, far from all edges."""
     y, x = (_axis(name, each) for each in factor)
     return Kernels(name, np.outer(y[0], x[0])[None], factor, (y[1], x[1]))
 
@@ -70,7 +70,7 @@ def _axis(name: str, factor: int) -> tuple[Floats, int]:
 
 
 def diagnose_kernels(kernels: Kernels) -> Diagnosis:
-    """Diagnose kernels; fields are made with them where there is one only.
+    """Return the diagnosis of kernels, including their effect on fields for a single kernel.
 
     Raises
     ------
@@ -94,13 +94,13 @@ def diagnose_kernels(kernels: Kernels) -> Diagnosis:
 
 
 def coverage_picture(coverage: Coverage) -> NDArray[np.int64]:
-    """Return the coverage of a field just large enough to have a middle that no edge reaches."""
+    """Return the coverage of a field just large enough for a central cell without edge effects."""
     cells = max(6, *(2 * (k // s) for k, s in zip(coverage.kernel_size, coverage.stride, strict=True)))
     return coverage.map((cells, cells))
 
 
 def coverage_facts(coverage: Coverage) -> dict[str, Any]:
-    """Return sizes, taps by phase, and their variation as plain values."""
+    """Return sizes, weights by phase, and their variation as plain values."""
     return {
         "kernel_size": list(coverage.kernel_size),
         "stride": list(coverage.stride),
@@ -115,7 +115,7 @@ def coverage_facts(coverage: Coverage) -> dict[str, Any]:
 
 
 def coverage_section(coverage: Coverage) -> Section:
-    """Return coverage as a table, one line an axis."""
+    """Return coverage as a table, one row per axis."""
     rows, advice = [], []
     axes = zip(
         ("rows", "columns"), coverage.kernel_size, coverage.stride, coverage.taps, coverage.off_centre, strict=True
@@ -126,13 +126,13 @@ def coverage_section(coverage: Coverage) -> Section:
         if np.ptp(taps):
             advice.append(f"take k={nearest_divisible(size, step)} along {name}")
         if off % 1:
-            advice.append(f"one of k and s is odd along {name}: the field moves by half a fine cell")
-    head = ("axis", "k", "s", "taps of each phase", "coverage", "off centre, fine cells")
+            advice.append(f"one of k and s is odd along {name}: the field shifts by half a fine cell")
+    head = ("axis", "k", "s", "weights per phase", "coverage", "off centre, fine cells")
     return Section("Coverage", head, rows, "; ".join(dict.fromkeys(advice)))
 
 
 def _laws(kernels: Kernels) -> dict[str, float | None]:
-    """Return by how much kernels miss each law; None where no kernel of these sizes can obey it."""
+    """Return the violation of each law by the kernels; None if no kernel of these sizes can satisfy it."""
     found: dict[str, float | None] = {}
     for law in LAWS:
         try:
@@ -156,11 +156,11 @@ def _others(kernels: Kernels) -> list[Kernels]:
 
 
 def comparison(kernels: Kernels, images: Imaging) -> Section:
-    """Return images and pass band beside those of the methods without training."""
+    """Return images and pass band beside those of the training-free methods."""
     rows = [_row(kernels.name, images)] + [_row(each.name, each.imaging) for each in _others(kernels)]
     rows.append(("ideal low-pass", "none left", "none left", "0.000", "-"))
     head = ("kernel", "image rejection, dB", "of constants, dB", "pass-band error", "as averages")
-    note = f"waves up to {images.band:g} cycles a coarse cell; as averages: of waves whose cell means are given"
+    note = f"waves up to {images.band:g} cycles per coarse cell; as averages: of waves with given cell means"
     return Section("Spectral images", head, rows, note)
 
 
@@ -176,7 +176,7 @@ def _bars(images: Imaging) -> dict[str, float]:
 
 
 def curve(kernels: Kernels) -> Curve:
-    """Return the mean response along the axis that is refined most, up to the highest fine frequency."""
+    """Return the mean response along the axis with the largest refinement, up to the highest fine frequency."""
     axis = int(np.argmax(kernels.stride))
     fine = np.linspace(0, 0.5, 257)
     frequencies = [np.zeros(1), fine] if axis else [fine, np.zeros(1)]
@@ -186,7 +186,7 @@ def curve(kernels: Kernels) -> Curve:
 
 
 def torus(kernels: Kernels, cells: int) -> Probe:
-    """Return one kernel as an up-scaler round a torus: zero insertion, then a circular convolution."""
+    """Return one kernel as a method on a torus: zero insertion, then a circular convolution."""
     sizes = [cells * step for step in kernels.stride]
     placed = np.zeros(sizes)
     rows, columns = (
@@ -204,7 +204,7 @@ def torus(kernels: Kernels, cells: int) -> Probe:
 
 
 def _in_fields(found: Diagnosis, kernels: Kernels) -> None:
-    """Add what the kernel makes of fields: the error of shifts beside other methods, and a checkerboard."""
+    """Add the kernel's effect on fields: the error of shifts beside other methods, and a checkerboard."""
     shifts = {each.name: equivariance(torus(each, CELLS)) for each in (kernels, *_others(kernels))}
     field = torus(kernels, FIELD_CELLS)(LEVEL + red_noise(FIELD_CELLS, count=2))
     board = checkerboard(field, kernels.stride)
@@ -216,13 +216,13 @@ def _in_fields(found: Diagnosis, kernels: Kernels) -> None:
 
 
 def shift_section(shifts: dict[str, Equivariance]) -> Section:
-    """Return errors of shifts by parts of a cell as a table, the subject first."""
+    """Return errors of shifts by fractions of a cell as a table, the subject first."""
     rows = [
         (name, f"{each.mean:.4f}", f"{each.worst:.4f}", f"{each.mean_displacement:.4f}")
         for name, each in shifts.items()
     ]
     head = ("", "mean error", "largest error", "blob displaced, coarse cells")
-    note = "errors beside the standard deviation of a field with the waves of the pass band"
+    note = "errors relative to the standard deviation of a field with the waves of the pass band"
     return Section("Shifts by parts of a coarse cell", head, rows, note)
 
 
@@ -238,5 +238,5 @@ def board_section(boards: dict[str, dict[str, Any]]) -> Section:
              f"{board['pattern_amplitude']:.3g}", f"{board['p_value']:.3f}", seen)
         )  # fmt: skip
     head = ("field", "index, dB", "energy, dB", "fixed pattern, units", "p", "repeats with coarse cells")
-    note = "index: power at the image frequencies over that around them; energy: over the variance of the field"
+    note = "index: power at the image frequencies relative to their surroundings; energy: to the variance of the field"
     return Section("Checkerboard of fields", head, rows, note)

@@ -1,4 +1,4 @@
-"""A checkpoint whose up-sampling layers are smoothed: indices and errors before and after (knows models and files)."""
+"""Repair of checkpoints by smoothing of upsampling layers, with indices and errors before and after."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from downscale.nn.learned import Learned
     from downscale.nn.repair import Smoothed
 
-# Of stronger smoothing nothing but the means of whole kernels is left, and the equations lose their digits.
+# Stronger smoothing leaves only the means of whole kernels, and the equations become ill-conditioned.
 STRONGEST = 1e4
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """How a model does.
+    """Measures of a model's artefacts and error.
 
     Attributes
     ----------
     constants : float
-        Decibels by which what it makes of a constant lies below waves.
+        Decibels by which the pattern from a constant is below waves.
     rejection : float
-        Decibels by which images of waves lie below them.
+        Decibels by which images of waves are below them.
     shifts : float
-        Error of shifts by parts of a cell, beside the standard deviation of a field.
+        Error of shifts by fractions of a cell, relative to the standard deviation of a field.
     index : float
-        Checkerboard index of the fields that it makes, decibels.
+        Checkerboard index of its fields, in decibels.
     rmse : float, optional
-        Error on given fields that are coarsened first, by area, units of the field.
+        Area-weighted error on given fields after coarsening, in units of the field.
     """
 
     constants: float
@@ -47,14 +47,14 @@ class Judgement:
 
 @dataclass(frozen=True, eq=False)
 class Repair:
-    """What a repair did.
+    """Result of a repair.
 
     Attributes
     ----------
     layers : list of Smoothed
-        What became of each layer.
-    before, after : Judgement
-        Of the model.
+        Result for each layer.
+    before, after : `Judgement`
+        Measures of the model before and after.
     path : Path
         The repaired checkpoint.
     """
@@ -66,7 +66,7 @@ class Repair:
 
     @property
     def sections(self) -> list[Section]:
-        """Tables for people."""
+        """Tables of the result."""
         layers = [(each.name, each.kind, each.law, f"{each.before:.4g}", f"{each.after:.4g}") for each in self.layers]
         words = [
             ("checkerboard of constants, dB below waves", db(self.before.constants), db(self.after.constants)),
@@ -91,20 +91,20 @@ def repair(
     orog: Any = None,
     overwrite: bool = False,
 ) -> Repair:
-    """Smooth the up-sampling layers of a trained model under their laws, and write it as a new checkpoint.
+    """Smooth the upsampling layers of a trained model within their constraints, and write a new checkpoint.
 
     Parameters
     ----------
     model : str
         A checkpoint, or the name of a model.
     strength : float
-        Lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the laws alone.
+        Lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the constraints alone.
     out : Path
         The new checkpoint.
     truth : Dataset, optional
-        Fine fields, which are coarsened and made fine again: the error before and after.
+        Fine fields, to be coarsened and downscaled for the error before and after.
     orog : Dataset, DataArray or file, optional
-        Fine orography, for models that look at it.
+        Fine orography, for models that use it.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -113,7 +113,7 @@ def repair(
     OutputError
         If the file exists, or would replace the model itself.
     InputError, OptionError
-        If there is no such model, it has no up-sampling layer, it does not make the given fields, or it makes a mask.
+        If there is no such model, it has no upsampling layer, it does not produce the given fields, or it is a mask.
     """
     from downscale.models import path_of
     from downscale.models.checkpoint import load, save
@@ -128,8 +128,8 @@ def repair(
     learned, record = load(source)
     if learned.spec.event is not None:
         raise OptionError(
-            f"expected a model of fields, received one of the mask of {learned.spec.event.name!r}; of a chance no "
-            "wave can judge a repair"
+            f"expected a model of fields, received one of the mask of {learned.spec.event.name!r}; waves cannot "
+            "measure the repair of a probability"
         )
     before = _judged(learned, truth, orog)
     layers = smooth_layers(learned, strength)
@@ -154,12 +154,12 @@ def _judged(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Judgement:
 
 
 def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
-    """Return the root mean square error, by area, of the first output of a model on fields that are coarsened first.
+    """Return the area-weighted root mean square error of a model's first output on fields after coarsening.
 
     Raises
     ------
     InputError
-        If the fields hold none that the model makes.
+        If the fields do not include the model's output.
     """
     from downscale.api import downscale
     from downscale.cf.horizontal import horizontal, horizontal_variables

@@ -1,4 +1,4 @@
-"""Diagnosis of a trained model: its up-sampling layers, and what it makes of waves, shifts and fields (no file)."""
+"""Diagnosis of a trained model: its upsampling layers, and its response to waves, shifts and fields."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 # Coarse cells of the torus: waves from sixteen cells on.
 CELLS = 16
 BESIDE = ("bilinear", "sobolev")
-# Of a field that has signs, the share of the spread it was trained on that a map has; of one that has none, the share
-# of its level that waves swing by.
+# Amplitude of waves: for fields of both signs as a fraction of the standard deviation in training, for others as a
+# fraction of their level.
 SIGNED_SWING, SWING = 0.2, 0.5
 
-NO_WAVES = "not looked at: the model gives the probability of an event, which is no field with waves"
+NO_WAVES = "not tested: the model gives the probability of an event, not a field with waves"
 
 
 class _OneInput:
-    """One output of a model as an up-scaler of one field, all other inputs held at their means."""
+    """One output of a model as a method for one field, with all other inputs at their means."""
 
     def __init__(self, learned: Learned, grid: RectilinearGrid) -> None:
         self.bound = learned.bind(grid, parts_of(grid, learned.spec.factor))
@@ -56,7 +56,7 @@ class _OneInput:
 
 
 def level_of(variable: Variable) -> tuple[float, float]:
-    """Return a level and a swing that the values of a variable have."""
+    """Return a typical level and amplitude of the values of a variable."""
     if variable.transform == "linear" and variable.bounds[0] is None:
         return variable.mean, SIGNED_SWING * variable.std
     level = variable.mean + variable.std if variable.transform == "linear" else variable.scale
@@ -64,7 +64,7 @@ def level_of(variable: Variable) -> tuple[float, float]:
 
 
 def diagnose_model(learned: Learned, name: str) -> Diagnosis:
-    """Diagnose a model over flat ground; its first output is looked at.
+    """Return the diagnosis of the first output of a model over flat ground.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
     found = Diagnosis(name, "model", spec.factor)
     _layers(found, learned)
     if spec.event is not None:
-        # A probability answers no wave: of a smooth field below the threshold it is nothing, everywhere.
+        # A probability has no response to waves: it is zero for a smooth field below the threshold.
         found.sections.append(Section("Waves, shifts and fields", (), (), NO_WAVES))
         found.facts["event"] = spec.event.name
         return found
@@ -101,12 +101,12 @@ def _of_method(name: str, factor: tuple[int, int], grid: RectilinearGrid) -> Ups
 
 
 def model_probe(learned: Learned, cells: int) -> Probe:
-    """Return a model as a function on a torus, over flat ground that is all land."""
+    """Return a model as a function on a torus, over flat land."""
     return probe(lambda grid: _OneInput(learned, grid), cells, statics=_flat(learned.spec))
 
 
 def _flat(spec: ModelSpec) -> dict[str, float]:
-    """Return the fine channels of flat ground at the equator, each the same everywhere."""
+    """Return the uniform values of the fine channels over flat ground at the equator."""
     fine = plane(4 * spec.factor[0], 4 * spec.factor[1])
     cells = Aggregation(
         np.full(fine.shape[0], 1 / spec.factor[0]), np.full(fine.shape[1], 1 / spec.factor[1]), *spec.factor
@@ -117,7 +117,7 @@ def _flat(spec: ModelSpec) -> dict[str, float]:
 
 
 def _layers(found: Diagnosis, learned: Learned) -> None:
-    """Add the up-sampling layers: sizes, laws, images of their kernels."""
+    """Add the upsampling layers: sizes, constraints, images of their kernels."""
     from downscale.nn.repair import upsamplers
 
     rows, facts = [], []
@@ -159,7 +159,7 @@ def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float
         found.pictures.responses[name] = (response.frequency, decibels(response.gain**2))
         found.pictures.responses[f"{name}, images"] = (response.frequency, decibels(response.images))
     head = ("", "image rejection, dB", "of constants, dB", "pass-band error", "harmonics below, dB")
-    note = f"plane waves of {swing:g} about {level:g}; harmonics are made by what is not linear"
+    note = f"plane waves of {swing:g} about {level:g}; nonlinear layers produce harmonics"
     found.sections.append(Section("Plane waves", head, rows, note))
     found.facts["waves"] = facts
     found.facts["level"], found.facts["swing"] = level, swing

@@ -1,4 +1,4 @@
-"""What is to be inspected: a kernel by name or sizes, weights in a file, a model, or fields (chooses, no more)."""
+"""Subjects of a diagnosis: a kernel by name or sizes, weights in a file, a model, or fields."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from downscale.io.paths import regular_file
 from downscale.kernels.imaging import REFERENCES
 from downscale.models import NAMES
 
-# What a kernel named without a factor is looked at with.
+# Default factor of a kernel given by name.
 USUAL = 4
-# Larger kernels take gigabytes, and nobody downscales by more in one step.
+# Larger kernels take gigabytes, and a larger factor in one step is unusual.
 LARGEST, MOST_TAPS = 256, 2048
 SIZES = re.compile(r"^transposed:(\d+)(?:x(\d+))?,(\d+)(?:x(\d+))?(?:,(\d+)(?:x(\d+))?)?$")
 EXAMPLES = "a kernel such as 'sobolev' or 'transposed:5,2', weights.npy, a model, or a NetCDF file"
@@ -25,12 +25,12 @@ Pair = tuple[int, int]
 
 
 def is_model(target: str) -> bool:
-    """Return whether a target names a model: one that comes along, or a checkpoint."""
+    """Return whether a target is a model: a bundled one, or a checkpoint."""
     return target in NAMES or target.endswith(".safetensors")
 
 
 def require_outputs(target: str, as_json: Path | None, figure: Path | None) -> None:
-    """Refuse files that cannot be written, or are what is inspected, before any work is done.
+    """Raise an OutputError for output files that cannot be written, or are inputs, before any work is done.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def require_outputs(target: str, as_json: Path | None, figure: Path | None) -> N
 
 
 def diagnose(target: str, factor: int | Pair | None = None, variable: str | None = None) -> Diagnosis:
-    """Diagnose a kernel, a model or a file.
+    """Return the diagnosis of a kernel, a model or a file.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def diagnose(target: str, factor: int | Pair | None = None, variable: str | None
         ``transposed:K,S,P`` for equal weights of these sizes (``5x4`` where axes differ); a ``.npy`` file of weights; a
         model by name or checkpoint; or a file of fields.
     factor : int or (int, int), optional
-        Fine cells in a coarse cell; 4 for a method, the stride of weights, which model of a name; files need it.
+        Fine cells per coarse cell; 4 for a method, the stride of weights, the factor of a bundled model; files need it.
     variable : str, optional
-        Of a file of fields; all by default.
+        Variable of a file of fields; all by default.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def diagnose(target: str, factor: int | Pair | None = None, variable: str | None
     Raises
     ------
     OptionError, InputError, ShapeError
-        If there is no such thing, a factor is missing, or sizes or weights are not usable.
+        If there is no such subject, a factor is missing, or sizes or weights are not usable.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def _weights(path: Path, factor: Pair | None) -> Diagnosis:
         kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"expected weights (k,), (k_y, k_x) or (in, out, k_y, k_x) in {path}, received {kind}")
     plain = np.asarray(array, dtype=np.float64)
-    # One axis stands for both.
+    # A single axis is used for both.
     plain = np.outer(plain, plain) if plain.ndim == 1 else plain
     sizes, strides, pads = kernel_geometry(tuple(plain.shape[-2:]), _finer(factor))
     kernels = plain.reshape(-1, *sizes)

@@ -1,4 +1,4 @@
-"""A diagnosis on the terminal (rich; knows tables alone)."""
+"""Diagnoses as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from downscale.errors import printable
 
 
 def tell(found: Diagnosis) -> None:
-    """Print the tables of a diagnosis; plain text where the output is no terminal."""
+    """Print the tables of a diagnosis; plain text if the output is not a terminal."""
     factor = " x ".join(map(str, found.factor))
     _console().print(f"[bold]{found.kind} {_safe(found.subject)}[/bold], {factor} fine cells in a coarse one")
     tell_sections(found.sections)
 
 
 def tell_sections(sections: Sequence[Section]) -> None:
-    """Print tables, with a line before each."""
+    """Print tables with their titles and notes."""
     console = _console()
     for section in sections:
         console.print()
@@ -43,11 +43,11 @@ def _table(section: Section) -> Table:
 
 
 def _safe(text: str) -> str:
-    """Return a text whose control characters and markup are shown instead of obeyed."""
+    """Return a text with control characters and markup escaped."""
     return escape(printable(text))
 
 
 def _console() -> Console:
-    # A pipe has no width; most tables fit into this one.
+    # A pipe has no width; this one suits most tables.
     width = shutil.get_terminal_size((140, 40)).columns
     return Console(width=max(width, 80), highlight=False)

@@ -1,1 +1,1 @@
-"""Undo the blur of an instrument: point-spread functions, the blur they make, and its regularised inverses."""
+"""Deconvolution: point-spread functions of instruments, their blur, and its regularised inverses."""

@@ -1,7 +1,7 @@
-"""The blur that an instrument makes: every valid cell gives away its whole flux to valid cells (torch; knows areas).
+"""Blur of an instrument as an operator between valid cells that conserves the flux, and its adjoints.
 
-The operator ``H = R P A C`` has the densities P of a point-spread function, cell areas A, and one factor a row and a
-column of it, balanced so that both laws hold up to edges and around gaps.
+The operator ``H = R P A C`` has the densities P of a point-spread function, cell areas A, and one factor per row and
+column. The factors are balanced so that flux and constants are conserved up to edges and around gaps.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from downscale.fields.aggregate import like
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Balancing halves the error of either law at each step: that many reach rounding.
+# Each balancing step halves the error of both sums, so that this many reach rounding.
 STEPS, ROUNDING = 100, 1e-14
-# What a cell gives to its neighbours, beside the most that any gives, is dust of the transforms below this.
+# Weights below this fraction of the largest one are rounding errors of the transforms.
 DUST = 1e-9
 
 
@@ -37,17 +37,17 @@ class Blur:
     shape : tuple of int
         Sizes of the 1 to 3 last axes of fields.
     reference : tensor
-        A tensor of the data type and in the place of those to come.
+        A tensor of the data type and on the device of the fields.
     area : array, optional
         Cell areas, of ``shape``; equal by default.
     mask : array of bool, optional
-        True where cells are valid; others neither give nor take.
+        True where cells are valid; invalid cells neither give nor receive flux.
 
     Notes
     -----
-    Total law: the areas' sum of ``H y`` is that of ``y``; columns of H add up to one in area weights, to rounding.
-    Constants: ``H 1 = 1`` for a point-spread function that looks the same from opposite sides, up to edges and around
-    gaps; for any other inside only. A cell that reaches no valid cell keeps its flux.
+    Total conservation: the area sum of ``H y`` is that of ``y``, because columns of H add up to one in area weights, to
+    rounding. Constants: ``H 1 = 1`` for a symmetric point-spread function, up to edges and around gaps; for any other
+    only in the interior. A cell that reaches no valid cell retains its flux.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Blur:
         return cls(cell_kernel(psf, shape, periodic), shape, reference, None, mask)
 
     def _balance(self) -> None:
-        """Find the factors of rows and columns: both sums one, by damped alternating scaling."""
+        """Return the factors of rows and columns that make both sums one, by damped alternating scaling."""
         given = self.spread.gather(self.area * self.mask) * self.mask
         linked = self.mask * (given > DUST * given.max())
-        # A cell without anyone to give to keeps its own.
+        # A cell without valid neighbours retains its flux.
         self.alone = self.mask - linked
         start = linked / torch.sqrt(torch.where(linked > 0, given, torch.ones_like(given)))
         rows, columns = start, start
@@ -95,25 +95,25 @@ class Blur:
                 break
             rows, columns = (_divided(f, s) for f, s in ((rows, received), (columns, sent)))
         sent = self.spread.scatter(self.area * rows)
-        # A source whose flux would reach nobody within rounding keeps it, too.
+        # So does a source whose flux would reach no cell within rounding.
         reached = linked * (sent * columns > DUST)
         self.alone = self.alone + (linked - reached)
         self.rows, self.columns = rows, reached / torch.where(reached > 0, sent, torch.ones_like(sent))
 
     def forward(self, field: Tensor) -> Tensor:
-        """Blur a field of means over cells: ``H y``, zero where cells are not valid."""
+        """Return the blurred field of cell means: ``H y``, zero at invalid cells."""
         return self.rows * self.spread.gather(self.area * self.columns * field) + self.alone * field
 
     def back(self, field: Tensor) -> Tensor:
-        """Apply the adjoint in area weights: ``sum(a v H y) = sum(a y back(v))``; ``back(1) = 1``."""
+        """Return the adjoint in area weights: ``sum(a v H y) = sum(a y back(v))``; ``back(1) = 1``."""
         return self.columns * self.spread.scatter(self.area * self.rows * field) + self.alone * field
 
     def transpose(self, field: Tensor) -> Tensor:
-        """Apply the plain transpose: ``<v, H y> = <H^T v, y>``."""
+        """Return the plain transpose: ``<v, H y> = <H^T v, y>``."""
         return self.area * self.back(field / self.area)
 
     def flux(self, field: Tensor) -> Tensor:
-        """Return the areas' sum over valid cells, in units of the mean area."""
+        """Return the area sum over valid cells, in units of the mean area."""
         return (self.area * self.mask * field).sum(dim=tuple(range(-len(self.shape), 0)))
 
     @property
@@ -124,26 +124,26 @@ class Blur:
 
 
 def _divided(factor: Tensor, total: Tensor) -> Tensor:
-    """Divide a factor by the root of its sum where there is one."""
+    """Return a factor divided by the root of its sum, where that is positive."""
     some = total > DUST
     return torch.where(some, factor / torch.sqrt(torch.where(some, total, torch.ones_like(total))), factor)
 
 
 def blurred(field: Any, psf: AnyPsf, grid: Any = None) -> Any:
-    """Blur the fields of an array or tensor (..., cells); NaN marks cells that are not valid.
+    """Return the blurred fields of an array or tensor (..., cells); NaN marks invalid cells.
 
     Parameters
     ----------
     field : array or tensor
-        Means over cells; on a ``grid`` its last two axes, else all of them (1 to 3).
+        Cell means; with a ``grid`` the cells are the last two axes, else all of them (1 to 3).
     psf : Psf or ArrayPsf
         The footprint.
     grid : RectilinearGrid, optional
-        Where the cells lie; equal cells of a plain array by default.
+        Grid of the cells; equal cells of a plain array by default.
 
     Notes
     -----
-    Total law: the areas' sum over valid cells stays.
+    Total conservation: the area sum over valid cells is unchanged.
     """
     values = torch.as_tensor(np.asarray(field, np.float64)) if isinstance(field, np.ndarray) else field.double()
     count = values.ndim if grid is None else 2

@@ -1,7 +1,7 @@
-"""Fine fields whose footprint-weighted averages are given: ``A H y = x`` (torch; knows a blur and an aggregation).
+"""Fine fields with given footprint-weighted averages: ``A H y = x``.
 
-A footprint averages over what lies around a coarse cell, not over the cell. Among all fine fields that explain the
-coarse values, the one of least Sobolev seminorm is taken, so that deconvolution and downscaling are one solve.
+A footprint averages over an area around a coarse cell, not over the cell. Among all fine fields that explain the coarse
+values, the solution has the least Sobolev seminorm, which combines deconvolution and downscaling.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
     from downscale.deconvolution.blur import Blur
 
-# What is left of the coarse values, relative to the largest of a map, and how it is sought.
+# Tolerance of the coarse values, relative to the largest of a map, and limits of the iteration.
 TOLERANCE, MOST_STEPS, REFINEMENTS = 1e-10, 400, 4
-# Rounds between bounds and law.
+# Alternations between bounds and coarse values.
 ROUNDS = 200
-# The mean of a map is as free as this many times its longest wave.
+# Variance of the mean of a map, as a multiple of that of its longest wave.
 FREEDOM = 100.0
 LEAST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What an instrument sees of a fine field: the operator ``B = A H`` and what goes with it.
+    """Observation operator of an instrument on a fine field, ``B = A H``, with its adjoint and covariance.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Seen:
     cells : Aggregation
         The averages A over coarse cells.
     order : float
-        Order of the Sobolev seminorm, need not be whole.
+        Order of the Sobolev seminorm, not necessarily an integer.
     """
 
     blur: Blur
@@ -57,7 +57,7 @@ class Seen:
         return torch.nan_to_num(self.cells.mean(blurred, None if self.blur.whole else self.blur.mask > 0))
 
     def back(self, coarse: Tensor) -> Tensor:
-        """Apply the adjoint in area weights: ``H* S``."""
+        """Return the adjoint in area weights: ``H* S``."""
         return self.blur.back(self.cells.spread(coarse) * self.blur.mask)
 
     @cached_property
@@ -80,7 +80,7 @@ class Seen:
 
     @cached_property
     def _symbol(self) -> Tensor:
-        """The covariance of Fourier modes that belongs to the seminorm, of a mirrored field."""
+        """Covariance of Fourier modes that corresponds to the seminorm, for a mirrored field."""
         kernel = self.blur.kernel
         middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
         rough = laplacian(middle, self._wide, self.blur.area)
@@ -92,7 +92,7 @@ class Seen:
         return torch.sqrt(self.blur.area)
 
     def covariance(self, fine: Tensor) -> Tensor:
-        """Smooth a field as the seminorm asks: the inverse of its roughness."""
+        """Return a field smoothed by the inverse of its roughness operator."""
         made = _by_modes(fine * self._root, self._symbol, self._closed, self.blur.shape)
         return made / self._root * self.blur.mask
 
@@ -102,7 +102,7 @@ class Seen:
 
     @cached_property
     def _inverse(self) -> Tensor:
-        """One by the symbol of ``B K B*`` on coarse modes, as if the blur were the same everywhere."""
+        """Inverse of the symbol of ``B K B*`` on coarse modes, for a uniform blur."""
         kernel = self.blur.kernel
         middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
         n_y, n_x = self._wide
@@ -119,7 +119,7 @@ class Seen:
     def least_rough(self, coarse: Tensor) -> Tensor:
         """Return the field of least seminorm with ``A H y = x``: ``mean + K B* mu`` by conjugate gradients.
 
-        Invariant: a constant gives itself.
+        Invariant: a constant yields itself.
         """
         total = self.area.sum()
         if not float(total) > 0:
@@ -149,10 +149,10 @@ class Seen:
         return fine + self.covariance(self.back(mu))
 
     def within(self, fine: Tensor, coarse: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
-        """Bring a field with ``A H y = x`` into bounds as far as that law allows.
+        """Return a field with ``A H y = x`` and within bounds as far as these coarse values allow.
 
-        Douglas-Rachford's iteration between the two sets. The law has the last word: what is left of the bounds after
-        ``ROUNDS`` is small where any field keeps both.
+        Douglas-Rachford iteration between the two sets. The coarse values have priority: the violation of the bounds
+        after ``ROUNDS`` is small if any field satisfies both.
 
         References
         ----------
@@ -180,7 +180,7 @@ class Seen:
 
 
 def unexplained(seen: Seen, fine: Tensor, coarse: Tensor) -> Tensor:
-    """Return the error of each coarse cell relative to what is seen of magnitudes, at least their mean over the map."""
+    """Return the error of each coarse cell relative to the observed magnitude, at least its mean over the map."""
     size = seen.forward(fine.abs())
     mean = seen.product(size, torch.ones_like(size)) / seen.area.sum().clamp(min=1e-300)
     scale = torch.maximum(size, mean.expand_as(size))

@@ -1,4 +1,4 @@
-"""A point-spread function on a grid, and the blurs that gaps make of it, each made once (knows no file)."""
+"""Point-spread functions on a grid, with cached blurs for masks of valid cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from downscale.deconvolution.blur import Blur
 
-# Blurs that are kept: fields of one file mostly share one mask.
+# Number of cached blurs: most fields of one file share a mask.
 KEPT = 4
 
 
@@ -30,9 +30,9 @@ class Instrument:
     psf : Psf or ArrayPsf
         The footprint.
     grid : RectilinearGrid, optional
-        Where cells lie.
+        Grid of the cells.
     shape, periodic : tuples, optional
-        Of a plain array of 1 to 3 dimensions, instead of a grid.
+        Shape and closed axes of a plain array of 1 to 3 dimensions, instead of a grid.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Instrument:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is computed on demand does not go to workers.
+        # Cached properties are not sent to workers.
         return {"psf": self.psf, "grid": self.grid, "shape": self.shape, "periodic": self.periodic}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -53,14 +53,14 @@ class Instrument:
 
     @cached_property
     def kernel(self) -> AnyKernel:
-        """The weights."""
+        """Weights of the point-spread function."""
         if self.grid is None:
             return cell_kernel(self.psf, self.shape, self.periodic)
         return grid_kernel(self.psf, self.grid)
 
     @property
     def area(self) -> NDArray[np.float64] | None:
-        """Cell areas, None where all are equal."""
+        """Cell areas, None if all are equal."""
         return None if self.grid is None else self.grid.cell_area
 
     def blur(self, valid: NDArray[np.bool_], reference: Tensor) -> Blur:

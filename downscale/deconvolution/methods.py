@@ -1,4 +1,4 @@
-"""The inverses of a blur by name, and what can be said of each (knows tensors, no file; loads torch when called)."""
+"""Deconvolution methods by name, with their options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from downscale.deconvolution.blur import Blur
     from downscale.deconvolution.noise import Restored
 
-# The options that each method takes.
+# Options of each method.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "richardson_lucy": ("noise", "iterations", "damping"),
     "wiener": ("parameter",),
@@ -24,7 +24,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Restoration:
-    """A method and its options, checked on their own; None leaves an option as the method has it.
+    """A method with checked options; None selects the method's default.
 
     Examples
     --------
@@ -51,12 +51,12 @@ class Restoration:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options that were given."""
+        """The options that are set."""
         names = ("noise", "iterations", "damping", "parameter", "order")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __call__(self, data: Tensor, blur: Blur) -> Restored:
-        """Restore one field, zero where it is not valid."""
+        """Return one restored field, zero at invalid cells."""
         return _function(self.method)(data, blur, **self.given)
 
     def __str__(self) -> str:

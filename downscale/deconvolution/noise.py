@@ -1,4 +1,4 @@
-"""The noise in a field, from what no neighbours share (torch; knows no instrument)."""
+"""Noise level of a field, from second differences between neighbours."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Median of the magnitude of a normal variable of variance one.
+# Median magnitude of a normal variable of variance one.
 NORMAL_MEDIAN = 0.6744897501960817
 
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """A restored field and how it came about.
+    """A restored field, with parameters of the solution.
 
     Attributes
     ----------
     field : tensor
-        Of the shape of the data, zero where they are not valid.
+        With the shape of the data, zero at invalid cells.
     iterations : int
         Steps taken.
     parameter : float
-        Weight of the roughness, NaN where the method has none.
+        Weight of the roughness, NaN if the method has none.
     noise : float
-        Standard deviation of the noise that was given or estimated, NaN where the method asks for none.
+        Standard deviation of the noise, given or estimated, NaN if the method does not use it.
     misfit : float
-        Root of the mean square, by area, of data minus blurred result.
+        Area-weighted root mean square of data minus blurred result.
     """
 
     field: Tensor
@@ -40,10 +40,10 @@ class Restored:
 
 
 def noise_level(data: Tensor, mask: Tensor) -> float:
-    """Estimate the standard deviation of white noise from second differences along all axes.
+    """Return the standard deviation of white noise, estimated from second differences along all axes.
 
-    The median of their magnitude, so that fronts count little; where most of a field is exactly even (dry), among those
-    that differ from zero. Zero for fields of fewer than three cells along an axis.
+    The estimate is the median of their magnitude, so that fronts have little effect. If most of a field is constant
+    (dry), only non-zero differences count. Zero for fields of fewer than three cells along an axis.
 
     References
     ----------
@@ -61,6 +61,6 @@ def noise_level(data: Tensor, mask: Tensor) -> float:
         valid = torch.stack([valid.narrow(axis, k, size - 2) for k in range(3)]).amin(dim=0)
         gain *= 6.0**0.5
     seen = rough[valid > 0].abs()
-    # Below this, differences are rounding.
+    # Smaller differences are rounding errors.
     seen = seen[seen > 1e-12 * float(data.abs().max())] if seen.numel() else seen
     return float(seen.median()) / (NORMAL_MEDIAN * gain) if seen.numel() else 0.0

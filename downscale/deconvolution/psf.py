@@ -1,7 +1,7 @@
-"""Point-spread functions: how an instrument spreads what comes from one point (numpy only; knows no grid).
+"""Point-spread functions of instruments.
 
-Sizes are full widths at half maximum, in metres on the earth or in cells. A function is known by its density relative
-to its peak; the weights on a grid add up to one because each of its cells gives away its whole flux (the total law).
+Sizes are full widths at half maximum, in metres on the earth or in cells. A function is defined by its density relative
+to its peak. The weights on a grid add up to one because each cell gives away its whole flux (total conservation).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 UNITS = {"m": 1.0, "km": 1000.0, "cell": 1.0, "cells": 1.0}
 NUMBER = "[0-9.eE+-]+"
 WORDS = re.compile(rf"(?P<size>{NUMBER}?)(?:x(?P<other>{NUMBER}?))?(?P<unit>km|m|cells?)(?:@(?P<turn>{NUMBER}))?")
-# Where the tails are cut, in half widths: a Gaussian then lacks 4e-5 of its energy, an Airy disc 2 %.
+# Cut-off of the tails in half widths: a Gaussian then lacks 4e-5 of its energy, an Airy disc 2 %.
 REACH = {"gaussian": 3.83, "airy": 16.0, "box": np.sqrt(2.0)}
 # Half width at half maximum of an Airy disc in units of its argument.
 AIRY_HALF = 1.616339948310703
@@ -31,7 +31,7 @@ SUM_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Psf:
-    """A point-spread function of a known shape.
+    """A point-spread function of a standard shape.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ class Psf:
     size : float
         Full width at half maximum along its own axis, in ``unit``; the width of a box.
     across : float, optional
-        The same across that axis; as ``size`` by default (an Airy disc is round).
+        Width across that axis; ``size`` by default (an Airy disc is round).
     orientation : float
-        Degrees of that axis clockwise from north.
+        Direction of that axis in degrees clockwise from north.
     unit : {"m", "cells"}
         Metres on the earth or on the plane of a projection, or cells of the array.
 
@@ -83,12 +83,12 @@ class Psf:
 
     @property
     def round(self) -> bool:
-        """Whether it looks the same from all sides."""
+        """Whether the function is rotationally symmetric."""
         return self.shape != "box" and self.narrow == self.wide
 
     @property
     def radius(self) -> float:
-        """Distance beyond which nothing is counted."""
+        """Distance beyond which the function is zero."""
         return float(REACH[self.shape] * self.wide / 2)
 
     def density(self, east: Floats, north: Floats, up: Floats | float = 0.0) -> Floats:
@@ -109,21 +109,21 @@ class Psf:
 
 @dataclass(frozen=True, eq=False)
 class ArrayPsf:
-    """A point-spread function given as weights of cells, in the order of the array's axes.
+    """A point-spread function as weights of cells, in the order of the array's axes.
 
     Parameters
     ----------
     values : array of 1 to 3 dimensions
-        Weights that add up to one (the total law).
+        Weights that add up to one (total conservation).
     centre : tuple of int, optional
-        The cell that stands for the source; the middle one where all sizes are odd.
+        The source cell; the middle one if all sizes are odd.
     normalise : bool
-        Divide by the sum, which is an error otherwise.
+        Divide by the sum; otherwise a sum other than one is an error.
 
     Raises
     ------
     ShapeError
-        If a size is even and no centre is stated, or the centre lies outside.
+        If a size is even without a centre, or the centre is outside.
     OptionError
         If the weights do not add up to one, or are not finite.
 
@@ -202,18 +202,18 @@ SHAPES: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {"gaussian": _ga
 
 
 def parse_psf(text: str) -> Psf:
-    """Return the point-spread function of words such as "gaussian:25km" or "gaussian:40x25km@30".
+    """Return the point-spread function for a text such as "gaussian:25km" or "gaussian:40x25km@30".
 
     Parameters
     ----------
     text : str
-        Shape, full width at half maximum (along x across), unit (km, m, cells), and ``@`` the degrees of the first axis
-        clockwise from north.
+        Shape, full width at half maximum (along x across), unit (km, m, cells), and after ``@`` the direction of the
+        first axis in degrees clockwise from north.
 
     Raises
     ------
     OptionError
-        If it is not of that form.
+        If the text does not have that form.
 
     Examples
     --------
@@ -245,12 +245,12 @@ _WAYS: tuple[tuple[type, Callable[[Any], AnyPsf]], ...] = (
 
 
 def pick_psf(psf: ArrayLike | AnyPsf | str) -> AnyPsf:
-    """Return a point-spread function given as one, in words, or as an array of weights.
+    """Return a point-spread function from an object, a text, or an array of weights.
 
     Raises
     ------
     OptionError
-        If it is of another kind.
+        If it is of another type.
     """
     for kind, way in _WAYS:
         if isinstance(psf, kind):

@@ -1,4 +1,4 @@
-"""Richardson-Lucy deconvolution: positive, and the flux stays at every step (torch; knows a blur, no file)."""
+"""Richardson-Lucy deconvolution, which keeps fields positive and conserves the flux at every step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from downscale.deconvolution.blur import Blur
 
-# Blurred values below this share of the largest are dust of the transforms.
+# Blurred values below this fraction of the largest are rounding errors of the transforms.
 DUST = 1e-14
 
 
@@ -28,21 +28,21 @@ def richardson_lucy(
     damping: float = 0.0,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Restored:
-    """Restore a positive field by ``y <- y H*(x / H y)``, begun from an even field.
+    """Return a restored positive field by ``y <- y H*(x / H y)``, from a uniform initial field.
 
     Parameters
     ----------
     data : tensor, of the shape of ``blur``
-        The blurred field, zero where it is not valid.
+        The blurred field, zero at invalid cells.
     blur : Blur
         The operator H.
     noise : float, optional
-        Standard deviation of the noise; estimated by default. Iterations end when the misfit falls to it (discrepancy
-        principle); with 0 all are made.
+        Standard deviation of the noise; estimated by default. The iteration stops when the misfit falls to it
+        (discrepancy principle); with 0 it runs to the end.
     iterations : int
-        Most iterations.
+        Largest number of iterations.
     damping : float
-        Weight of the total variation, 0 (none) to about 0.05: fewer grains, fewer peaks.
+        Weight of the total variation, 0 (none) to about 0.05: less graininess, and lower peaks.
     watch : callable, optional
         Called with the number and the field after each iteration.
 
@@ -55,8 +55,8 @@ def richardson_lucy(
 
     Notes
     -----
-    Total law: the areas' sum of the result is that of the data, after each iteration and for any mask, since columns of
-    H add up to one in area weights.
+    Total conservation: the area sum of the result is that of the data, after each iteration and for any mask, because
+    columns of H add up to one in area weights.
 
     References
     ----------
@@ -79,7 +79,7 @@ def richardson_lucy(
         field = field * blur.back(data / seen * blur.mask)
         if damping:
             field = field / _total_variation_slope(field, damping)
-        # Rounding alone, unless the total variation took its share.
+        # Corrects rounding, and the effect of the total variation.
         field = field.clamp(min=0.0)
         field = field * (flux / blur.flux(field))
         if watch is not None:

@@ -1,4 +1,4 @@
-"""Sums over neighbours by Fourier transforms: the same weights everywhere, or for each pair of rows (torch)."""
+"""Sums over neighbours by Fourier transforms, with uniform weights or weights for each pair of rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Products of pairs of rows that are formed together; more of them are added row by row.
+# Largest number of row pairs whose products are formed together; beyond it they are added row by row.
 AT_ONCE = 200_000
 
 
@@ -22,21 +22,21 @@ class Spread(Protocol):
     """A linear map of fields and its transpose."""
 
     def gather(self, field: Tensor) -> Tensor:
-        """Sum what each cell receives."""
+        """Return the sum that each cell receives."""
         ...
 
     def scatter(self, field: Tensor) -> Tensor:
-        """Apply the transpose."""
+        """Return the transpose."""
         ...
 
 
 def spread_of(kernel: AnyKernel, shape: tuple[int, ...], reference: Tensor) -> Spread:
-    """Return the map of a kernel on fields of ``shape``, with the data type and in the place of ``reference``."""
+    """Return the map of a kernel on fields of ``shape``, with the data type and device of ``reference``."""
     return Everywhere(kernel, shape, reference) if isinstance(kernel, Kernel) else ByRows(kernel, shape, reference)
 
 
 class Everywhere:
-    """Convolution with weights that are the same everywhere; nothing lies beyond an open edge."""
+    """Convolution with uniform weights; cells beyond an open edge are zero."""
 
     def __init__(self, kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> None:
         self.shape = shape
@@ -60,7 +60,7 @@ class Everywhere:
         return self._applied(field, self.symbol)
 
     def scatter(self, field: Tensor) -> Tensor:
-        """Return the transpose: weights turned around."""
+        """Return the transpose: the sum with reversed weights."""
         return self._applied(field, self.symbol.conj())
 
 
@@ -75,7 +75,7 @@ class ByRows:
         laid[..., : width + 1] = kernels.values[..., width:]
         laid[..., self.size - width :] += kernels.values[..., :width]
         waves = torch.fft.rfft(reference.new_tensor(laid), dim=-1)
-        # Round footprints look the same to east and west: half the memory.
+        # Round footprints are symmetric from east to west: half the memory.
         even = bool(np.array_equal(kernels.values, kernels.values[..., ::-1]))
         self.symbol = waves.real.contiguous() if even else waves
 
@@ -86,7 +86,7 @@ class ByRows:
         return torch.fft.irfft(made, n=self.size, dim=-1)[..., : self.shape[1]]
 
     def scatter(self, field: Tensor) -> Tensor:
-        """Return the transpose: the same, since each pair of cells has one density."""
+        """Return the transpose, which is the same, because each pair of cells has one density."""
         return self.gather(field)
 
     def _at_once(self, waves: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Deconvolution with a Sobolev seminorm as penalty, around gaps and up to edges (torch; knows a blur, no file)."""
+"""Deconvolution with a Sobolev seminorm as penalty, around gaps and up to edges."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from downscale.deconvolution.blur import Blur
 
 ORDERS = (1, 2)
-# Residual of the normal equations relative to their right side, and the most steps towards it.
+# Tolerance of the normal equations relative to their right side, and the largest number of steps.
 TOLERANCE, MOST_STEPS = 1e-8, 300
-# Neighbours nearer than this share of a mean step count as this far: meridians meet at the poles.
+# Least distance of neighbours as a fraction of the mean step, because meridians meet at the poles.
 NEAREST = 0.1
 GAP_ROUNDS = 200
 
@@ -33,12 +33,12 @@ def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order:
     Parameters
     ----------
     data : tensor, of the shape of ``blur``
-        The blurred field, zero where it is not valid.
+        The blurred field, zero at invalid cells.
     blur : Blur
         The operator H.
     parameter : float, optional
-        Weight of the Sobolev seminorm, in units of the mean step between cells; by generalised cross-validation by
-        default.
+        Weight of the Sobolev seminorm, in units of the mean step between cells; the default is chosen by generalised
+        cross-validation.
     order : {1, 2}
         Order of the seminorm: slopes or curvature.
 
@@ -49,8 +49,9 @@ def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order:
 
     Notes
     -----
-    Total law: the areas' sum of the result is that of the data, since H keeps both fluxes and constants and the penalty
-    does not see constants. Closed form where Fourier modes are eigenvectors of H, else conjugate gradients.
+    Total conservation: the area sum of the result is that of the data, because H conserves flux and constants and the
+    penalty of constants is zero. The solution is closed if Fourier modes are eigenvectors of H, else by conjugate
+    gradients.
 
     References
     ----------
@@ -69,7 +70,7 @@ def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order:
         field, steps = filtered(data, kernel, weight, order), 0
     else:
         field, steps = _solved(data, blur, kernel, weight, order)
-    # What conjugate gradients leave of the total, which is below their tolerance.
+    # Removes the error of conjugate gradients in the total, which is below their tolerance.
     field = (field + blur.flux(data - field) / size) * blur.mask
     misfit = float(torch.sqrt(blur.flux((data - blur.forward(field)) ** 2) / size))
     return Restored(field, steps, weight, float("nan"), misfit)
@@ -78,15 +79,15 @@ def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order:
 def wiener(data: Tensor, blur: Blur, *, parameter: float | None = None) -> Restored:
     """Return the Wiener estimate for a signal whose spectrum falls with the fourth power of wavenumber.
 
-    The ratio of noise to signal is ``parameter |Laplacian|^2``, which makes it the penalty of order 2: a filter where
-    the blur is the same everywhere, and the same least squares around gaps and up to edges. Arguments and laws are
-    those of :func:`tikhonov`.
+    The ratio of noise to signal is ``parameter |Laplacian|^2``, which makes it the penalty of order 2. With a uniform
+    blur this is a filter; around gaps and up to edges it is the same least-squares problem. Arguments and conservation
+    are those of :func:`tikhonov`.
     """
     return tikhonov(data, blur, parameter=parameter, order=2)
 
 
 def _without_gaps(data: Tensor, blur: Blur) -> Tensor:
-    """Return data with the mean where there are none, smoothed into gaps, so that cross-validation sees no cliffs."""
+    """Return data with gaps filled by the mean and smoothed, so that cross-validation sees no jumps."""
     if blur.whole:
         return data
     mean = blur.flux(data) / blur.flux(torch.ones_like(data))
@@ -98,7 +99,7 @@ def _without_gaps(data: Tensor, blur: Blur) -> Tensor:
 
 
 def _shifted(field: Tensor, axis: int, by: int) -> Tensor:
-    """Return the neighbours along an axis; the last cell is its own."""
+    """Return the neighbours along an axis; the last cell is its own neighbour."""
     n = field.shape[axis]
     index = torch.arange(n, device=field.device).add(by).clamp(0, n - 1)
     return field.index_select(axis, index)
@@ -141,7 +142,7 @@ def _nearness(kernel: Kernel | RowKernels, axis: int, mean: float) -> np.ndarray
 
 
 def _solved(data: Tensor, blur: Blur, kernel: Kernel, weight: float, order: int) -> tuple[Tensor, int]:
-    """Solve the normal equations by conjugate gradients, preconditioned by the filter of a middle row."""
+    """Return the solution of the normal equations by conjugate gradients, preconditioned by a middle row's filter."""
     rough = Roughness(blur)
 
     def normal(field: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ def conjugate_gradients(
     operator: Callable[[Tensor], Tensor], right: Tensor, product: Callable[[Tensor, Tensor], Tensor],
     precondition: Callable[[Tensor], Tensor], tolerance: float, most: int, start: Tensor | None = None,
 ) -> tuple[Tensor, int]:  # fmt: skip
-    """Solve ``operator(y) = right`` for an operator that is positive and self-adjoint in ``product``."""
+    """Return the solution of ``operator(y) = right`` for an operator positive and self-adjoint in ``product``."""
     solution = torch.zeros_like(right) if start is None else start
     residual = right if start is None else right - operator(start)
     better = precondition(residual)
@@ -180,7 +181,7 @@ def conjugate_gradients(
         image = operator(direction)
         curvature = product(direction, image)
         if not float(curvature) > 0:
-            # Rounding has the last word on what the operator hardly sees.
+            # Stop when rounding dominates directions that the operator hardly affects.
             return solution, step
         length = now / curvature
         solution, residual = solution + length * direction, residual - length * image

@@ -1,7 +1,7 @@
-"""Weights of a point-spread function on cells: the same everywhere, or for each pair of rows (numpy; knows grids).
+"""Weights of a point-spread function on cells, uniform or for each pair of rows.
 
-On the sphere distances are along great circles, so a footprint covers more columns the nearer it lies to a pole, and
-reaches over it.
+On the sphere distances are along great circles, so that a footprint covers more columns near a pole, and extends across
+it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
 
 Floats = NDArray[np.float64]
-# Points across a half width that the mean of a cell is taken over, and the most of them in a cell.
+# Sampling points per half width for the mean of a cell, and their largest number per cell.
 FINENESS, MOST_POINTS = 4, 15
-# Spacings that differ by less than this share are equal.
+# Relative difference below which spacings count as equal.
 EVEN = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """Weights that are the same everywhere.
+    """Uniform weights.
 
     Attributes
     ----------
     values : array of float64
         Weights by offset along each axis; they add up to one.
     centre : tuple of int
-        The offset of nothing.
+        Offset zero.
     periodic : tuple of bool
         Axes that close a circle.
     steps : tuple of float
@@ -53,13 +53,13 @@ class RowKernels:
     Attributes
     ----------
     values : array, shape (n_rows, 2 * reach + 1, 2 * width + 1)
-        Density at receiving row ``i`` of what comes from row ``i + k - reach``, by column offset.
+        Density at receiving row ``i`` from row ``i + k - reach``, by column offset.
     reach, width : int
         Rows and columns to each side.
     periodic : bool
         Whether columns close a circle.
     middle : Kernel
-        The weights at a middle latitude, as if they were the same everywhere.
+        The weights at a middle latitude, as a uniform approximation.
     rows, columns : arrays of float64, shapes (n_rows - 1,) and (n_rows,)
         Distances in metres of neighbouring rows, and of neighbours within each row.
     """
@@ -96,7 +96,7 @@ def cell_kernel(psf: AnyPsf, shape: tuple[int, ...], periodic: tuple[bool, ...] 
         size = psf.values.shape
         if len(size) != len(shape):
             raise ShapeError(
-                f"expected a point-spread function of {len(shape)} dimensions, one an axis, received shape {size}"
+            f"expected a point-spread function of {len(shape)} dimensions, one per axis, received shape {size}"
             )
         _require_within(size, shape)
         assert psf.centre is not None
@@ -107,12 +107,12 @@ def cell_kernel(psf: AnyPsf, shape: tuple[int, ...], periodic: tuple[bool, ...] 
 
 
 def grid_kernel(psf: AnyPsf, grid: Any) -> AnyKernel:
-    """Return the weights of a point-spread function on a grid: by rows on the sphere, else the same everywhere.
+    """Return the weights of a point-spread function on a grid: by rows on the sphere, else uniform.
 
     Raises
     ------
     GridError
-        If columns, or rows of a plane, are not equally spaced, or the grid is no product of two axes.
+        If columns, or rows of a plane, are not equally spaced, or the grid is not a product of two axes.
     ShapeError
         If the point-spread function is larger than the field.
     """
@@ -148,7 +148,7 @@ def _require_within(size: tuple[float, ...], shape: tuple[float, ...], unit: str
 
 
 def _plane(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Kernel:
-    """Return the mean density over each cell around the source; vertical axis first where there are three."""
+    """Return the mean density over each cell around the source; vertical axis first if there are three."""
     size = tuple(psf.wide / abs(step) for step in steps)
     _require_within(size, tuple(float(n) for n in shape))
     axes, count = [], []
@@ -168,7 +168,7 @@ def _plane(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], periodic:
 
 
 def _points(cells: float) -> int:
-    """Return how many points a cell is sampled at, odd so that its centre is one, for its size in half widths."""
+    """Return the number of sampling points of a cell, odd to include its centre, for its size in half widths."""
     return min(2 * int(np.ceil(FINENESS * cells / 2)) + 1, MOST_POINTS)
 
 
@@ -204,12 +204,12 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
 
 
 def _counts(lat: Floats) -> NDArray[np.int64]:
-    """Return how often each row counts by its area."""
+    """Return the weight of each row as an integer proportional to its area."""
     return np.ceil(100 * np.cos(lat) + 1e-9).astype(np.int64)
 
 
 def _columns(lat: Floats, angle: float, step: float, size: int, periodic: bool) -> int:
-    """Return the columns to each side that a distance reaches, at most half the circle."""
+    """Return the columns to each side within a distance, at most half the circle."""
     ratio = np.sin(min(angle, np.pi / 2)) / np.maximum(np.cos(np.minimum(np.abs(lat) + angle / 2, np.pi / 2)), 1e-12)
     reach = int(np.ceil(np.arcsin(min(float(ratio.max()), 1.0)) / step)) + 1 if ratio.max() < 1 else size
     return min(reach, size // 2 if periodic else size - 1)
@@ -232,7 +232,7 @@ def _densities(psf: Psf, lat: float, height: float, source: Floats, step: float,
 
 
 def _same_both_ways(values: Floats, reach: int, even: bool) -> Floats:
-    """Give each pair of cells one density: that from A to B is that from B to A (and its mirror image's, if round)."""
+    """Return symmetric densities: that from A to B equals that from B to A (and of its mirror image, if round)."""
     values = 0.5 * (values + values[..., ::-1]) if even else values
     n_y = len(values)
     both = np.empty_like(values)

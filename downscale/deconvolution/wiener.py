@@ -1,4 +1,4 @@
-"""The Wiener filter of a blur that is the same everywhere, and generalised cross-validation (torch; knows no mask)."""
+"""Wiener filter of a uniform blur, and generalised cross-validation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from downscale.deconvolution.weights import Kernel
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Weights among which cross-validation looks, then how often it halves the step around the best.
-# Below the least of them rounding, edges and rows that differ from the middle one count more than what is gained.
+# Range of weights for cross-validation, then the number of halvings of the step around the best.
+# Below the least weight, rounding, edges and rows unlike the middle one outweigh the gain.
 WEIGHTS, HALVINGS = np.logspace(-6, 3, 37), 4
 LEAST = 1e-6
 
@@ -22,8 +22,8 @@ LEAST = 1e-6
 def filtered(data: Tensor, kernel: Kernel, weight: float, order: int = 2) -> Tensor:
     """Return ``conj(h) x / (|h|^2 + weight g^order)`` by Fourier transforms, with g the symbol of the Laplacian.
 
-    The field closes a circle along all axes. Order 2 is the Wiener filter whose ratio of noise to signal grows as the
-    fourth power of wavenumber. The mean of the field stays (total law).
+    The field is periodic along all axes. Order 2 is the Wiener filter for a ratio of noise to signal that grows as the
+    fourth power of wavenumber. The mean of the field is conserved.
 
     References
     ----------
@@ -55,9 +55,9 @@ def cross_validated(data: Tensor, kernel: Kernel, order: int) -> float:
     Parameters
     ----------
     data : tensor
-        The field, its gaps filled.
+        The field, with gaps filled.
     kernel : Kernel
-        Weights that are the same everywhere; a middle row stands for grids on which they vary.
+        Uniform weights; a middle row represents grids on which they vary.
 
     Notes
     -----
@@ -73,7 +73,7 @@ def cross_validated(data: Tensor, kernel: Kernel, order: int) -> float:
     shape = tuple(wide.shape)
     power = mirrored_symbol(kernel, shape, data).abs() ** 2
     energy, rough = torch.fft.rfftn(wide).abs() ** 2, laplacian(kernel, shape, data) ** order
-    # A real transform holds most modes once for two.
+    # A real transform stores most modes once for two.
     twice = torch.full_like(rough, 2.0)
     twice[..., 0] = 1.0
     if shape[-1] % 2 == 0:
@@ -95,7 +95,7 @@ def cross_validated(data: Tensor, kernel: Kernel, order: int) -> float:
 
 
 def mirrored(data: Tensor, periodic: tuple[bool, ...]) -> Tensor:
-    """Append the mirror image along open axes."""
+    """Return the data with the mirror image appended along open axes."""
     for axis, closed in enumerate(periodic):
         if not closed and data.shape[axis] > 1:
             data = torch.cat([data, data.flip(axis)], dim=axis)
@@ -103,13 +103,13 @@ def mirrored(data: Tensor, periodic: tuple[bool, ...]) -> Tensor:
 
 
 def mirrored_symbol(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tensor:
-    """Return the symbol of weights on closed axes of ``shape``, cut where they reach further."""
+    """Return the symbol of weights on closed axes of ``shape``, cut to their size."""
     values, centre = _within(kernel, shape)
     return Everywhere(Kernel(values, centre, (True,) * len(shape), kernel.steps), shape, reference).symbol
 
 
 def _within(kernel: Kernel, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return the weights cut to a field's size, where a closed axis is shorter than they reach."""
+    """Return the weights cut to a field's size, for closed axes shorter than their reach."""
     values, centre = kernel.values, list(kernel.centre)
     for axis, size in enumerate(shape):
         if values.shape[axis] > size:

@@ -1,1 +1,1 @@
-"""Methods compared with the truth on data they never saw; sits above the public functions, which it calls."""
+"""Comparison of methods with a reference on held-out data."""

@@ -1,4 +1,4 @@
-"""Seconds and memory of a piece of work (knows the clock and the operating system, no field)."""
+"""Time and memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Cost:
-    """What work took so far: seconds in all, and the most memory in bytes beyond what was in use before.
+    """Total seconds of work so far, and peak memory in bytes beyond that in use before.
 
-    Memory is the peak of what is resident, NaN where the system does not tell (it does on Linux).
+    Memory is the peak resident size, NaN if the system does not report it (Linux does).
     """
 
     seconds: float = 0.0
@@ -37,7 +37,7 @@ class Cost:
 
 
 def _tidy() -> None:
-    """Give back what is free already, or the work would be said to need less than it does."""
+    """Return free memory to the system, which would otherwise reduce the measured increase."""
     gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -46,7 +46,7 @@ def _tidy() -> None:
 
 
 def _reset() -> bool:
-    """Let the system forget the largest memory so far; False where it cannot."""
+    """Reset the system's record of peak memory; return False if that is impossible."""
     try:
         CLEAR.write_text("5")
     except OSError:
@@ -55,7 +55,7 @@ def _reset() -> bool:
 
 
 def _resident(key: str) -> int | None:
-    """Return a line of what the system tells of this process, in bytes."""
+    """Return a line of the system's memory report on this process, in bytes."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:

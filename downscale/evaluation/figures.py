@@ -1,4 +1,4 @@
-"""Figures of an evaluation: maps of truth, methods and errors, and power spectra (matplotlib; scores nothing)."""
+"""Figures of an evaluation: maps of reference, methods and errors, and power spectra."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
 
 
 def require_maps(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
-    """Refuse a map to draw that a source does not have.
+    """Raise an OptionError for a map that a source does not have.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _summary_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
 
 
 def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventRule | None) -> dict[str, Figure]:
-    """Run the methods on one time again and draw it, by variable; then the mask of the event, if any."""
+    """Return figures of one time, from another run of the methods, by variable; then the mask of the event, if any."""
     block = truth.block(how.map, how.map + 1)
     made = {method.label: method.run(block, truth) for method in methods}
     fields = {"Truth": block.fine, "Coarse": block.coarse, **made}
@@ -121,7 +121,7 @@ def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventR
 
 
 def _mask(ds: xr.Dataset, name: str, event: EventRule) -> xr.Dataset:
-    """Return the probability of the event alone, on the cells of ``ds``: of a field, one where it is beyond."""
+    """Return the probability of the event alone, on the cells of ``ds``; of a field, one where it exceeds."""
     if is_mask(ds, name):
         chance = mask_of(ds)[0]
     else:
@@ -143,16 +143,16 @@ def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
 
 
 def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] | None = None) -> Figure:
-    """Draw one variable of the truth, the coarse maps and the methods, and below each method its error.
+    """Return a figure of one variable: reference, coarse maps and methods, with the error below each method.
 
     Parameters
     ----------
     fields : mapping of label to Dataset of one variable
-        ``Truth``, ``Coarse``, then methods on the cells of the truth. Of other dimensions the first place is shown.
+        ``Truth``, ``Coarse``, then methods on the cells of the truth. The first entry of other dimensions is shown.
     title : str
-        What the truth is.
+        Description of the reference.
     limits : (float, float), optional
-        Of the colours of fields; else those of most of the truth.
+        Limits of the colours of fields; the default covers most of the reference.
     """
     plain, drawn, where = {}, {}, None
     for label, ds in fields.items():
@@ -176,7 +176,7 @@ def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] 
 
 
 def _grid(view: View, count: int) -> tuple[Figure, list[Any], list[Any], list[Any]]:
-    """Place panels in two rows, errors below the methods, and two colour bars in the corner that is left."""
+    """Return axes in two rows, errors below the methods, and two colour bars in the remaining corner."""
     outline = view.outline()
     extent = np.ptp(outline, axis=0)
     high = PANEL * float(np.clip(extent[1] / extent[0], NARROWEST, TALLEST))
@@ -224,7 +224,7 @@ def _fill(
         bars[1].remove()
         return
     wrong = np.concatenate([cells.values.ravel() for cells in errors.values()])
-    # Where both are dry there is no error: mere dryness must not fill the colours.
+    # Errors are masked where both fields are dry, so that dry cells do not dominate the colours.
     reach = float(np.abs(limits or robust_limits(wrong[wrong != 0])).max())
     for panel, (label, cells) in zip(below, errors.items(), strict=True):
         mesh = draw_cells(panel, view, cells, other, (-reach, reach))
@@ -233,7 +233,7 @@ def _fill(
 
 
 def spectra(scores: xr.Dataset, variable: str) -> Figure:
-    """Draw the mean power of the truth and of all methods against wavelength, one panel a source."""
+    """Return a figure of the mean power of reference and methods by wavelength, one panel per source."""
     count = scores.sizes["source"]
     figure = blank(0.6 + 5.2 * count, 4.4, layout="constrained")
     for i, panel in enumerate(np.atleast_1d(figure.subplots(1, count)).ravel()):
@@ -256,6 +256,6 @@ def spectra(scores: xr.Dataset, variable: str) -> Figure:
 
 
 def _line(panel: Any, waves: NDArray[Any], power: NDArray[Any], **style: Any) -> None:
-    """Draw what is known and above zero: a logarithm of nothing is no line."""
+    """Draw positive finite values, which have a logarithm."""
     some = np.isfinite(waves) & (power > 0)
     panel.plot(waves[some], power[some], **{"linewidth": 1.2, **style})

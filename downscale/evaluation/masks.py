@@ -1,4 +1,4 @@
-"""The mask of an event in what any method makes: of fields beyond a threshold, of models of the event (numpy)."""
+"""Masks of an event from any method: fields beyond a threshold, or models of the event."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from downscale.training.schema import EventRule
 
 Floats = NDArray[np.float64]
 
-# A field is beyond its threshold or not; of members the half decides.
+# Decision probability of fields; for ensembles, half the members.
 HALF = 0.5
-# Scores of the mask by their names in tables, each with the words for it.
+# Description of each score of the mask.
 MASK_SCORES = {
     "csi": "critical success index of the event", "recall": "share of the event that is found",
     "precision": "share of the mask that is the event", "f1": "F1 score of the event", "f2": "F2 score of the event",
@@ -28,18 +28,18 @@ PREFIX = "event_"
 
 @dataclass
 class MaskTally:
-    """Counts of one method on one source so far, and the probability from which on its mask is set."""
+    """Counts of one method on one source so far, with the decision probability of its mask."""
 
     counts: EventCounts
     decision: float = HALF
 
     @classmethod
     def empty(cls) -> MaskTally:
-        """Return the counts of nothing."""
+        """Return empty counts."""
         return cls(EventCounts.of([], []))
 
     def add(self, chance: Floats, decision: float, truth: Floats, area: Floats) -> None:
-        """Count one block of maps."""
+        """Add one block of maps to the counts."""
         self.counts, self.decision = self.counts + EventCounts.of(chance, truth, area), decision
 
     def __getitem__(self, score: str) -> float:
@@ -47,12 +47,12 @@ class MaskTally:
 
 
 def is_mask(made: xr.Dataset, name: str) -> bool:
-    """Return whether a method made the mask of an event instead of the field ``name``."""
+    """Return whether the output of a method is the mask of an event instead of the field ``name``."""
     return name not in made
 
 
 def mask_of(made: xr.Dataset) -> tuple[xr.DataArray, float]:
-    """Return the probability of a model's event, and the one from which on its flag is set.
+    """Return the probability of a model's event, and its decision probability.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Methods by their recipes: a label and the arguments of ``downscale.downscale`` (trains baselines; scores nothing)."""
+"""Methods of an evaluation recipe: labels and arguments of ``downscale.downscale``."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A method that is ready to run.
+    """A method ready to run.
 
     Attributes
     ----------
     how : Method
-        What the recipe says.
+        Entry of the recipe.
     method : object
         A name, or a model in memory.
     record : Record or None
-        How a learned model came to be.
+        Training record of a learned model.
     """
 
     how: Method
@@ -69,15 +69,15 @@ class Contender:
         return given
 
     def run(self, block: Block, truth: Truth) -> xr.Dataset:
-        """Make fine maps, in memory.
+        """Return fine maps, in memory.
 
         Raises
         ------
         DownscaleError
-            If the method does not fit the data; the line begins with its label.
+            If the method does not fit the data; the message begins with its label.
         """
         try:
-            # Whole objects: a selection by name would lose the bounds of the axes, and with them the cells.
+            # Pass whole objects: a selection by name would lose the bounds of the axes, and with them the cells.
             fine, _ = as_dataset(downscale(block.coarse, **self.arguments(truth)))
         except DownscaleError as error:
             raise type(error)(f"{self.label}, {truth.label}: {error}") from None
@@ -85,14 +85,14 @@ class Contender:
 
 
 def contenders(methods: Sequence[Method], factor: tuple[int, int], folder: Path, say: Say) -> list[Contender]:
-    """Make methods ready: read their checkpoints, or train them into ``folder`` where that was not done before.
+    """Return methods ready to run, with checkpoints read, or trained into ``folder`` unless that was done before.
 
     Faults of all recipes and checkpoints are found before the first training begins.
 
     Raises
     ------
     DownscaleError
-        If there is no such method, or its checkpoint or training recipe is not usable; the line begins with its label.
+        If a method is unknown, or its checkpoint or recipe is not usable; the message begins with its label.
     """
     recipes = {how.label: load_training(how.train, how.change) for how in methods if how.train is not None}
     ready = {how.label: _ready(how, how.method, factor) for how in methods if how.train is None}
@@ -112,9 +112,9 @@ def _ready(how: Method, method: str, factor: tuple[int, int]) -> Contender:
 
 
 def _trained(how: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Path:
-    """Carry out a training recipe, whose checkpoint goes into the folder of the evaluation.
+    """Run a training recipe, with its checkpoint in the folder of the evaluation, and return the path.
 
-    What an earlier run finished is taken as it is; what it left unfinished goes on.
+    A complete earlier run is reused; an incomplete one resumes.
     """
     from downscale.training.fit import train
 
@@ -131,7 +131,7 @@ def _trained(how: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Pat
 
 
 def slug(text: str) -> str:
-    """Return what is safe in a file name.
+    """Return a text that is safe in a file name.
 
     Examples
     --------

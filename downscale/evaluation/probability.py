@@ -1,4 +1,4 @@
-"""Figures of how values are distributed and how sure an ensemble is (matplotlib; scores nothing)."""
+"""Figures of distributions of values, and of the reliability of ensembles."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ Panel = Callable[[Any, xr.Dataset, str], None]
 
 
 def summary(scores: xr.Dataset, variable: str) -> Figure | None:
-    """Draw one row of panels for each thing that is known, one column a source.
+    """Return a figure with one row of panels per available score, one column per source.
 
-    Quantiles against those of the truth, power over that of the truth in decibels, wet area, fractions skill score by
-    scale, and of ensembles rank histograms, spread beside error, and the CRPS; then the cell law of every method.
+    The rows are quantiles against those of the reference, relative power in decibels, wet area, and fractions skill
+    score by scale. Ensembles add rank histograms, spread beside error, and the CRPS. The last row is the cell
+    conservation of every method.
 
     Returns
     -------
     Figure or None
-        None where nothing is to be drawn.
+        None if there is nothing to draw.
     """
     rows = [draw for needed, draw in PANELS if f"{variable}_{needed}" in scores and _some(scores, variable, needed)]
     if not rows:
@@ -81,7 +82,7 @@ def _decibels(panel: Any, ds: xr.Dataset, variable: str) -> None:
 
 
 def _bars(score: str, words: str, line: float | str | None = None) -> Panel:
-    """Return what draws one number of each method."""
+    """Return a function that draws one score of each method."""
 
     def draw(panel: Any, ds: xr.Dataset, variable: str) -> None:
         given = ds[f"{variable}_{score}"]
@@ -155,14 +156,14 @@ def _reliable(panel: Any, ds: xr.Dataset, variable: str) -> None:
     for i, label, colour in _methods(ds):
         frequency = ds[f"{variable}_event_frequency"].values[i]
         some = np.isfinite(frequency)
-        # A mask of two values says nothing of probabilities between.
+        # A binary mask has no probabilities between 0 and 1.
         if some[1:-1].any():
             panel.plot(chance[some], frequency[some], color=colour, marker=".", linewidth=1.2, label=label)
     panel.set_xlabel("probability of the event", fontsize=9)
     panel.set_ylabel("how often it came", fontsize=9)
 
 
-# What must be known for each row, and what draws it.
+# Score that each row needs, and function that draws it.
 PANELS: tuple[tuple[str, Panel], ...] = (
     ("quantile", _quantiles),
     ("power", _decibels),

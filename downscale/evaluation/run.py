@@ -1,4 +1,4 @@
-"""From an evaluation recipe to scores, tables and figures: open, downscale block by block, judge, write."""
+"""Evaluation from a recipe to scores, tables and figures, block by block."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ NO_LAW = (math.nan, math.nan, math.nan)
 
 @dataclass
 class Tally:
-    """What is known of one method on one source so far.
+    """Results of one method on one source so far.
 
     Attributes
     ----------
     scores : dict of str to Scores
-        By variable.
+        Scores by variable.
     law : dict of str to (float, float, float)
-        By variable: the largest relative error of a coarse cell and of the integral of a map, and values out of bounds;
-        none for masks, which no law is about.
+        By variable: the largest relative error of a coarse cell and of the integral of a map, and the number of values
+        out of bounds; empty for masks, to which conservation does not apply.
     cost : Cost
-        Of all maps together.
+        Cost of all maps together.
     event : EventRule or None
-        Of the first variable, whose mask is counted.
+        Event of the first variable, whose mask is scored.
     mask : MaskTally
-        Those counts.
+        Counts of the mask.
     """
 
     scores: dict[str, Scores]
@@ -60,7 +60,7 @@ class Tally:
     mask: MaskTally = field(default_factory=MaskTally.empty)
 
     def add(self, truth: Truth, block: Block, made: xr.Dataset) -> None:
-        """Judge the maps of a block."""
+        """Score the maps of a block."""
         fields = [name for name in truth.names if not is_mask(made, name)]
         if fields:
             self._add_fields(truth, block, made, fields)
@@ -96,14 +96,14 @@ def evaluate(
     recipe: str | Path | Mapping[str, Any] | EvaluationRecipe, say: Say | None = None, *,
     change: Mapping[str, Any] | None = None, dry_run: bool = False,
 ) -> xr.Dataset:  # fmt: skip
-    """Carry out an evaluation recipe: score every method on every source, and write tables and figures.
+    """Run an evaluation recipe: score every method on every source, and write tables and figures.
 
     Parameters
     ----------
     recipe : str, path, mapping or EvaluationRecipe
         A YAML file or its content.
     say : callable, optional
-        Takes lines of text: the progress, and the table of scores in Markdown.
+        Receives lines of text: the progress, and the table of scores in Markdown.
     change : mapping of str, optional
         Values that replace those of the recipe, by the path of their key: ``{"output.folder": "scores"}``.
     dry_run : bool
@@ -112,8 +112,8 @@ def evaluate(
     Returns
     -------
     Dataset
-        Scores over (source, upscaler), each variable's under ``VARIABLE_SCORE``; those with ``_ratio`` are divided by
-        the error of the reference. Also quantiles and mean power spectra. Empty after a dry run.
+        Scores over ``(source, upscaler)``, each variable's under ``VARIABLE_SCORE``; those with ``_ratio`` are divided
+        by the error of the reference. Also quantiles and mean power spectra. Empty after a dry run.
 
     Raises
     ------
@@ -124,10 +124,10 @@ def evaluate(
 
     Notes
     -----
-    The coarse maps are averages of the truth by true areas (perfect prognosis), or those of an independent model where
-    a source names any. Errors are weighted by area. Rows of a model whose training saw some of the times, by the record
-    in its checkpoint, are marked in every table (``seen_in_training``, a share of the times). Memory stays bounded
-    whatever the length of the record.
+    The coarse maps are area-weighted means of the reference (perfect prognosis), or those of an independent model if a
+    source names one. Errors are weighted by area. Every table marks rows of a model whose training saw some of the
+    times, by the record in its checkpoint (``seen_in_training``, a fraction of the times). Memory does not grow with
+    the length of the record.
     """
     recipe = read_recipe(EvaluationRecipe, recipe, change)
     if dry_run:
@@ -145,14 +145,14 @@ def evaluate(
 
 
 def _list(recipe: EvaluationRecipe, say: Say) -> None:
-    """Say what would be compared."""
+    """Print factor, sources and methods."""
     say(f"factor: {' x '.join(map(str, recipe.data.factor))}")
     say(f"sources: {listing(source.label for source in recipe.data.sources)}")
     say(f"methods: {listing(method.label for method in recipe.methods)}")
 
 
 def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
-    """Score, write and draw in a folder that is there."""
+    """Score all methods, and write tables and figures into an existing folder."""
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
     free = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
     targets = {kind: free(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
@@ -197,7 +197,7 @@ def _folder(recipe: EvaluationRecipe) -> Path:
 
 
 def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], say: Say) -> list[Row]:
-    """Score all methods on one source, block by block."""
+    """Return the scores of all methods on one source, block by block."""
     setting = Setting(truth.spacing, recipe.wet, recipe.extreme, tuple(recipe.thresholds), tuple(recipe.scales))
     tallies = [Tally({name: Scores(setting) for name in truth.names}, event=recipe.event) for _ in methods]
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
@@ -209,7 +209,7 @@ def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], sa
     for number, block in enumerate(truth.blocks(recipe.most_cells)):
         for method, tally in zip(methods, tallies, strict=True):
             if number == 0:
-                method.run(warm, truth)  # kernels are compiled and libraries loaded once: that is not the method's
+                method.run(warm, truth)  # compile kernels and load libraries before measuring the cost
             with tally.cost:
                 made = method.run(block, truth)
             try:

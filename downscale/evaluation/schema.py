@@ -1,6 +1,6 @@
-"""Recipes of evaluation: which truth, which methods, which scores, what to write (knows no data and no torch).
+"""Schema of evaluation recipes: reference, methods, scores and output.
 
-YAML is safe-loaded; an unknown key is an error that names its path and the legal keys.
+YAML is loaded safely; an unknown key is an error that names its path and the legal keys.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from downscale.metrics.scores import SCORES
 from downscale.training.schema import EventRule, Named, Pair, Seconds, Split, TwoSizes
 
 SUFFIX = ".safetensors"
-# Methods that need no more than their name. Interpolations are as everybody else has them: under no law.
+# Methods that need only a name. Interpolations are the usual ones, without conservation.
 BASELINES: dict[str, dict[str, Any]] = {
     "block": {"method": "conservative", "bounded": False},
     "bilinear": {"method": "bilinear", "conserve": None, "bounded": False},
@@ -24,7 +24,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "sobolev": {"method": "sobolev", "bounded": False},
     "sobolev bounded": {"method": "sobolev"},
 }
-# Scores beyond those of the fields: of the law, and of the work.
+# Scores beyond those of the fields: conservation, and cost of the work.
 LAW = ("cell_error", "total_error", "out_of_bounds")
 COST = ("seconds", "memory")
 USUAL_SCORES = (
@@ -34,10 +34,10 @@ USUAL_SCORES = (
 
 
 class Source(Pair):
-    """One source of truth; its coarse maps are averages of the fine ones, or those of ``coarse``.
+    """One source of reference maps; its coarse maps are averages of the fine ones, or those of ``coarse``.
 
-    ``label`` names it in tables. ``use: split`` leaves only the times that a training with the same split would hold
-    out; otherwise all count. Of these every ``every``-th is taken, at most ``most``.
+    ``label`` names it in tables. ``use: split`` selects only the times that a training with the same split would hold
+    out; otherwise all times count. ``every`` takes every n-th of these, and ``most`` limits their number.
     """
 
     label: str = ""
@@ -47,7 +47,7 @@ class Source(Pair):
 
 
 class Data(Block):
-    """What is predicted: sources, variables and what models look at; ``na_thres`` is that of the averaging."""
+    """Data of the comparison: sources, variables and model inputs; ``na_thres`` is that of the averaging."""
 
     factor: TwoSizes
     sources: list[Source] = Field(min_length=1)
@@ -67,10 +67,10 @@ class Data(Block):
 class Method(Block):
     """One method: its label, and arguments of :func:`downscale.downscale`.
 
-    ``method`` is a name or the path of a checkpoint; ``train`` is the path of a training recipe instead, which is
-    carried out first, for ``max_time`` if given, with the values of ``change`` laid over its own by the path of their
-    key (``network.options.width: 32``; null takes a key away). ``members`` are drawn by methods that can. ``bounded``
-    keeps values within the bounds of the variable, which goes with the cell law only.
+    ``method`` is a name or the path of a checkpoint. Alternatively, ``train`` is the path of a training recipe, which
+    runs first, for ``max_time`` if given. ``change`` replaces values of that recipe by the path of their key
+    (``network.options.width: 32``; null removes a key). ``members`` is the size of ensembles, for stochastic methods.
+    ``bounded`` enforces the bounds of the variable, and needs cell conservation.
     """
 
     label: str
@@ -99,7 +99,7 @@ class Method(Block):
 
 
 def _method(value: Any) -> Any:
-    """Return the keys that a name stands for; one key of any method may be laid over them."""
+    """Return the keys of a named method, in which single keys can be replaced."""
     if isinstance(value, str):
         value = {"label": value} if value in BASELINES else {"label": _stem(value), "method": value}
     if not isinstance(value, dict):
@@ -110,7 +110,7 @@ def _method(value: Any) -> Any:
 
 
 class Figures(Block):
-    """What is drawn of each source: maps of one of its times, by number, of the methods named (else the first four)."""
+    """Figures per source: maps of one time, by number, for the named methods (else the first four)."""
 
     map: Annotated[int, Field(ge=0)] = 0
     select: dict[str, tuple[Any, Any]] = Field(default_factory=dict)
@@ -119,7 +119,7 @@ class Figures(Block):
 
 
 class Output(Block):
-    """The folder to write into, and which files: the table as markdown, CSV and NetCDF, and figures."""
+    """Output folder, and types of files: the table as markdown, CSV and NetCDF, and figures."""
 
     folder: str = "evaluation"
     name: str = "scores"
@@ -137,10 +137,10 @@ class Output(Block):
 class EvaluationRecipe(Block):
     """One evaluation: data, methods, scores, output.
 
-    ``reference`` is the label of the method whose errors others are divided by. ``wet`` is the value from which a cell
-    is wet; ``event`` is one of the first output, whose mask is scored: that of a field beyond the threshold, and those
-    of segmentation models; ``thresholds`` and ``scales`` (odd sides of windows in cells) are those of the fractions
-    skill score; ``extreme`` and ``quantiles`` are levels by area. ``most_cells`` fine cells are in memory at once.
+    ``reference`` is the label of the method whose errors are the denominator of ratios. ``wet`` is the least value of a
+    wet cell. ``event`` is an event of the first output, whose mask is scored, for fields beyond the threshold and for
+    segmentation models. ``thresholds`` and ``scales`` (odd widths of windows in cells) define the fractions skill
+    score. ``extreme`` and ``quantiles`` are area-weighted levels. ``most_cells`` is the number of fine cells in memory.
     """
 
     title: str = "evaluation"
@@ -186,14 +186,14 @@ class EvaluationRecipe(Block):
 
     @property
     def compared_with(self) -> str:
-        """Label of the reference: the one named, else "sobolev bounded" if it is there, else the first."""
+        """Label of the reference: the named one, else "sobolev bounded" if present, else the first."""
         labels = [each.label for each in self.methods]
         usual = "sobolev bounded"
         return self.reference or (usual if usual in labels else labels[0])
 
 
 def _stem(name: str) -> str:
-    """Return a short label of a file; a name that is no file is one already.
+    """Return a short label of a file; names that are not files stay unchanged.
 
     Examples
     --------
@@ -211,25 +211,25 @@ def _require_distinct(labels: list[str]) -> None:
 
 
 def load_evaluation(path: str | Path) -> EvaluationRecipe:
-    """Read an evaluation recipe from a YAML file; relative paths are those of the current folder.
+    """Read an evaluation recipe from a YAML file; relative paths refer to the current folder.
 
     Raises
     ------
     InputError
-        If there is no such file or it is not YAML.
+        If the file is missing or not YAML.
     OptionError
-        If a key is unknown or a value is not legal; the line names the path of the key.
+        If a key is unknown or a value is not legal; the message names the path of the key.
     """
     return parse_evaluation(read_yaml(path), str(path))
 
 
 def parse_evaluation(content: dict[str, Any], origin: str = "recipe") -> EvaluationRecipe:
-    """Check the content of an evaluation recipe.
+    """Return the evaluation recipe from its parsed content.
 
     Raises
     ------
     OptionError
-        With one line for the first fault.
+        With one line on the first fault.
 
     Examples
     --------

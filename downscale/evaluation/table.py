@@ -1,4 +1,4 @@
-"""Scores as a Dataset, and that as markdown, CSV and NetCDF (knows numbers and names, no method and no field)."""
+"""Scores as a Dataset, and as tables in markdown, CSV and NetCDF."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from downscale.io.library import to_file
 from downscale.metrics.scores import SCORES, Scores
 from downscale.versions import library_versions
 
-# Errors whose ratio to those of the reference is shown: the smaller, the better.
+# Errors with a ratio to the reference; smaller is better.
 RATIOS = ("rmse", "mae", "crps", "gradient_rmse", "seconds")
-# Of what unit each score is, "field" being that of the variable; and how a person calls it.
+# Unit of each score ("field" is that of the variable), and its description.
 UNITS = {
     "correlation": "1", "spread_skill": "1", "wet_frequency": "1", "true_wet_frequency": "1", "missing": "1",
     "spectral_distance": "dB", "cell_error": "1", "total_error": "1", "out_of_bounds": "1", "seconds": "s",
@@ -48,13 +48,13 @@ WORDS = {
     "out_of_bounds": "values out of bounds", "seconds": "seconds of work", "memory": "peak memory of the work",
 }  # fmt: skip
 MEGABYTE = 1e6
-# The share of the times that trained a method, and the mark of its rows.
+# Name of the fraction of times seen in training, and mark of such rows.
 SEEN, MARK = "seen_in_training", " [seen in training]"
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What one method did on one variable of one source; ``seen`` is how many of its times trained the method."""
+    """Scores of one method on one variable of one source; ``seen`` counts the times in its training data."""
 
     truth: Truth
     variable: str
@@ -79,7 +79,7 @@ class Row:
 
 
 def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
-    """Return all scores over (source, upscaler), ratios to the reference, quantiles and spectra."""
+    """Return all scores over ``(source, upscaler)``, ratios to the reference, quantiles and spectra."""
     sources = [source.label for source in recipe.data.sources]
     methods = [method.label for method in recipe.methods]
     variables = [channel.name for channel in recipe.data.outputs]
@@ -112,7 +112,7 @@ def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
 
 
 def every_score(event: bool = True) -> list[str]:
-    """Return the names of all scores: of the fields, of the mask of an event, of the law, of the work."""
+    """Return the names of all scores: of fields, of the mask of an event, of conservation, of cost."""
     return [*SCORES, *(PREFIX + name for name in MASK_SCORES if event), *LAW, *COST]
 
 
@@ -141,7 +141,7 @@ def _quantiles(variable: str, table: list[list[Row]], levels: list[float], units
 
 
 def _spectra(variable: str, table: list[list[Row]], units: str) -> dict[str, Any]:
-    """Return mean power spectra; sources of fewer rings end in missing values."""
+    """Return mean power spectra; sources with fewer rings end in missing values."""
     found = [[row.scores.spectra for row in line] for line in table]
     count = max((one.wavenumber.size for line in found for one in line if one is not None), default=0)
     if not count:
@@ -163,7 +163,7 @@ def _spectra(variable: str, table: list[list[Row]], units: str) -> dict[str, Any
 
 
 def _ranks(variable: str, table: list[list[Row]]) -> dict[str, Any]:
-    """Return the shares of ranks; those of smaller ensembles end in missing values, single fields have none."""
+    """Return rank fractions; those of smaller ensembles end in missing values, and single fields have none."""
     found = [[row.scores.ranks.shares for row in line] for line in table]
     count = max(one.size for line in found for one in line)
     if not count:
@@ -185,7 +185,7 @@ def _fractions(variable: str, table: list[list[Row]], recipe: EvaluationRecipe) 
 
 
 def _reliability(variable: str, table: list[list[Row]]) -> dict[str, Any]:
-    """Return how often the event came where a method gave it each probability, and in what share of the area."""
+    """Return observed frequency of the event and fraction of the area, by forecast probability."""
     found = [[row.mask.counts.reliability() for row in line] for line in table]
     dims = ("source", "upscaler", "chance")
     frequency, share = (np.array([[one[key] for one in line] for line in found]) for key in ("frequency", "share"))
@@ -210,9 +210,9 @@ def _attributes(recipe: EvaluationRecipe, rows: list[Row]) -> dict[str, Any]:
 
 
 def to_markdown(ds: xr.Dataset) -> str:
-    """Return a table for each variable and source, errors with their ratio to the reference in brackets.
+    """Return a table per variable and source, errors with their ratio to the reference in brackets.
 
-    The methods' geometric means of the ratio of root mean square errors come last, where there are several sources.
+    With several sources, the geometric means of the methods' RMSE ratios come last.
     """
     recipe = json.loads(ds.attrs["recipe"])
     lines = [f"# {ds.attrs['title']}", ""]
@@ -258,7 +258,7 @@ def _summary(ds: xr.Dataset, variable: str) -> list[str]:
 
 
 def _marked(method: str, ds: xr.Dataset) -> str:
-    """Return the name of a method, marked where its training saw any of the times."""
+    """Return the name of a method, marked if its training saw any of the times."""
     return method + (MARK if bool((ds[SEEN] > 0).any()) else "")
 
 
@@ -274,13 +274,13 @@ def _cell(ds: xr.Dataset, variable: str, name: str) -> str:
 
 
 def _true(ds: xr.Dataset, variable: str, name: str) -> str:
-    """Return what the truth has for a score that is a property of a field."""
+    """Return the reference value of a score that is a property of a field."""
     given = ds.get(f"{variable}_true_{name}")
     return "" if given is None or "upscaler" not in given.dims else _number(float(given[0]))
 
 
 def _number(value: float) -> str:
-    """Write four figures.
+    """Return a number as text with four significant figures.
 
     Examples
     --------
@@ -302,7 +302,7 @@ def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def to_csv(ds: xr.Dataset) -> str:
-    """Return one line for each source, variable and method, with every score and ratio; nothing is rounded."""
+    """Return one line per source, variable and method, with every score and ratio in full precision."""
     recipe = json.loads(ds.attrs["recipe"])
     variables = [each["name"] for each in recipe["data"]["outputs"]]
     both = [part for name in every_score() for part in (name, f"{name}_ratio")]
@@ -321,7 +321,7 @@ def to_csv(ds: xr.Dataset) -> str:
 
 
 def write_table(content: str | xr.Dataset, target: Path) -> None:
-    """Write a table under its name, whole or not at all."""
+    """Write a table, atomically."""
     with temporary_beside(target) as scratch:
         if isinstance(content, str):
             scratch.write_text(content, encoding="utf-8")

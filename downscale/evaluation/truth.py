@@ -1,4 +1,4 @@
-"""The truth that methods are judged by, lazily, and the coarse maps they are given (xarray; knows no method)."""
+"""Lazy reference fields of an evaluation, and coarse input maps of the methods."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Bounds = tuple[float | None, float | None]
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some maps in memory: what a method is given, and what it should make of it."""
+    """Maps in memory: the input of a method, and the reference output."""
 
     coarse: xr.Dataset
     fine: xr.Dataset
@@ -48,20 +48,20 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """One source: fine maps, lazy, in the units of the recipe.
+    """One source: lazy fine maps in the units of the recipe.
 
     Attributes
     ----------
     label : str
         Name in tables.
     fine : Dataset
-        Outputs and predictors; the first other dimension holds the times that count.
+        Outputs and predictors; the first other dimension holds the evaluated times.
     coarse : Dataset or None
-        Of an independent model; None where the coarse maps are averages of the fine ones.
+        Fields of an independent model; None if the coarse maps are averages of the fine ones.
     names : tuple of str
         The outputs.
     bounds : mapping of name to (float or None, float or None)
-        What values never leave.
+        Bounds of all values.
     factor : mapping of dimension to int
         Refinement.
     dims : (str, str)
@@ -71,13 +71,13 @@ class Truth:
     spacing : Spacing
         Fine distances in metres.
     statics : mapping
-        ``orog`` and ``sftlf`` as arguments of the methods, where there are any.
+        ``orog`` and ``sftlf`` as arguments of the methods, if any.
     na_thres : float
-        That of the averaging.
+        Maximum missing fraction in the averaging.
     files : tuple of str
-        What is read.
+        Files read.
     dates : array or None
-        Of the times that count.
+        Dates of the evaluated times.
     """
 
     label: str
@@ -95,13 +95,13 @@ class Truth:
     dates: NDArray[Any] | None = None
 
     def seen_by(self, record: Record) -> int:
-        """Return how many of the times that count the training of a model saw."""
+        """Return how many of the evaluated times the training of a model saw."""
         grid = horizontal(self.fine).grid
         return int(seen_times(record, grid, self.dates, self.steps, self.files).sum())
 
     @property
     def along(self) -> str | None:
-        """The dimension that is taken in steps; None where there is one map only."""
+        """The dimension of the steps; None for a single map."""
         lead = [str(dim) for dim in self.fine[self.names[0]].dims if dim not in self.dims]
         return lead[0] if lead else None
 
@@ -111,7 +111,7 @@ class Truth:
         return 1 if self.along is None else self.fine.sizes[self.along]
 
     def block(self, first: int, last: int) -> Block:
-        """Read the maps of some times, from ``first`` to before ``last``."""
+        """Return the maps of some times, from ``first`` to before ``last``."""
         chosen = {} if self.along is None else {self.along: slice(first, last)}
         fine = self.fine.isel(chosen).load()
         if self.coarse is None:
@@ -119,7 +119,7 @@ class Truth:
         return Block(self.coarse.isel(chosen, missing_dims="ignore").load(), fine)
 
     def blocks(self, most_cells: float) -> Iterator[Block]:
-        """Read all maps, so many times at once that about ``most_cells`` fine values are in memory."""
+        """Yield all maps, in blocks of about ``most_cells`` fine values."""
         each = sum(int(field.size) for field in self.fine.data_vars.values()) / self.steps
         count = max(int(most_cells // each), 1)
         for first in range(0, self.steps, count):
@@ -127,7 +127,7 @@ class Truth:
 
 
 def open_truth(source: Source, data: Data) -> Truth:
-    """Open one source of the recipe; reads coordinates only.
+    """Return one source of the recipe; reads coordinates only.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Da
 def _chosen(
     fine: xr.Dataset, coarse: xr.Dataset | None, source: Source, data: Data
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Keep the times that are held out, and of these every so many."""
+    """Return the held-out times, and of these every n-th."""
     first = fine[data.outputs[0].name]
     where = horizontal(fine)
     lead = [str(dim) for dim in first.dims if dim not in where.dims]
@@ -229,7 +229,7 @@ def _chosen(
 
 
 def _statics(whole: xr.Dataset, source: Source) -> dict[str, xr.Dataset]:
-    """Return relief and land fraction, of files of their own or of that of the field."""
+    """Return orography and land fraction, from separate files or from that of the field."""
     found: dict[str, Any] = {}
     if source.orog is not None:
         found["orog"] = pick_static(open_maps(source.orog), source.orog_variable)

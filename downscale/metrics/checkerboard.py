@@ -20,7 +20,7 @@ from downscale.kernels.imaging import decibels
 Floats = NDArray[np.float64]
 Image = tuple[int, int]
 
-# Half widths in cycles per coarse cell: of an image, and of its surroundings.
+# In cycles per coarse cell: half width of an image, and limits of its surroundings.
 LINE, RING = 1 / 16, (1 / 8, 3 / 8)
 # Along an axis: least number of coarse cells of a field and of a tile of the test, and largest number of tiles.
 LEAST_CELLS, TILE, MOST_TILES = 12, 3, 12
