@@ -477,7 +477,7 @@ def test_faults_of_data_and_methods_are_one_line(tmp_path: Path) -> None:
         attempt(methods=[str(tmp_path / "gone.safetensors")])
     with pytest.raises(InputError, match=r"tas_day\.nc"):
         attempt(data={**content(tmp_path)["data"], "sources": [{"fine": "tas_day.nc"}]})
-    with pytest.raises(InputError, match="expected a variable among 'tas', received 'pr'; say its name in names"):
+    with pytest.raises(InputError, match="expected a variable among 'tas', received 'pr'; set its name in names"):
         attempt(data={**content(tmp_path)["data"], "outputs": ["pr"]})
     with pytest.raises(OptionError, match=r"north_america: expected 'tas' in 'mm' or units that fit, received 'K'"):
         attempt(data={**content(tmp_path)["data"], "outputs": [{"name": "tas", "units": "mm"}]})

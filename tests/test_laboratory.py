@@ -67,7 +67,7 @@ def test_a_kernel_is_told_written_and_drawn(target, tmp_path):
 def test_advice_is_given_where_sizes_are_bad():
     said = command("inspect", "transposed:5,2").out
     assert "take k=6 along rows" in said
-    assert "moves by half a fine cell" in said
+    assert "shifts by half a fine cell" in said
 
 
 @pytest.mark.parametrize("name", ["sobolev", "bilinear"])

@@ -251,7 +251,7 @@ def test_negative_data_are_refused_by_the_positive_method():
         (lambda: ArrayPsf(np.full((4, 3), 1 / 12), centre=(4, 0)), ShapeError, "expected a centre within"),
         (lambda: ArrayPsf(np.full((3,), np.nan)), OptionError, "expected finite weights"),
         (lambda: cell_kernel(ArrayPsf(np.full(9, 1 / 9)), (5,)), ShapeError, "no larger than the field of 5 cells"),
-        (lambda: cell_kernel(ArrayPsf(np.full(9, 1 / 9)), (50, 50)), ShapeError, "of 2 dimensions, one an axis"),
+        (lambda: cell_kernel(ArrayPsf(np.full(9, 1 / 9)), (50, 50)), ShapeError, "of 2 dimensions, one per axis"),
         (lambda: cell_kernel(parse_psf("gaussian:5km"), (9,)), OptionError, "in cells for a plain array"),
         (lambda: grid_kernel(parse_psf("gaussian:90km"), plane(20, 20)), ShapeError, "no larger than the field"),
         (lambda: grid_kernel(parse_psf("gaussian:9km"), None), GridError, "received a curvilinear grid"),

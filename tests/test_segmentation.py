@@ -179,7 +179,7 @@ def test_no_law_is_claimed_or_checked_of_a_mask(model: Path, coarse: xr.Dataset)
 @pytest.mark.filterwarnings("error")
 def test_a_diagnosis_looks_at_no_waves_of_a_mask(model: Path, tmp_path: Path) -> None:
     found = diagnose(str(model))
-    assert found.sections[-1].note.startswith("not looked at: the model gives the probability of an event")
+    assert found.sections[-1].note.startswith("not tested: the model gives the probability of an event")
     assert found.facts["event"] == "heat"
     with pytest.raises(OptionError, match="expected a model of fields, received one of the mask of 'heat'"):
         repair(str(model), 0.1, tmp_path / "smooth.safetensors")

@@ -122,9 +122,9 @@ def test_a_variable_is_found_under_the_name_of_its_file_and_units_are_converted(
     channel = {"name": "t", "units": "degC"}
     source = source_of({**SAMPLE, "names": {"t": "tas"}}, outputs=[channel])
     np.testing.assert_allclose(read_map(source, 0).target, read_map(source_of(), 0).target - 273.15, atol=1e-4)
-    with pytest.raises(InputError, match="expected a variable among 'tas', received 't'; say its name in names"):
+    with pytest.raises(InputError, match="expected a variable among 'tas', received 't'; set its name in names"):
         source_of(outputs=[channel])
-    with pytest.raises(OptionError, match="expected 'tas' in 'mm' or units that fit, received 'K'; say in multiply"):
+    with pytest.raises(OptionError, match="expected 'tas' in 'mm' or units that fit, received 'K'; set multiply"):
         source_of(outputs=[{"name": "tas", "units": "mm"}])
     scaled = source_of({**SAMPLE, "multiply": {"tas": 2.0}}, outputs=[{"name": "tas", "units": "mm"}])
     np.testing.assert_allclose(read_map(scaled, 0).target, 2 * read_map(source_of(), 0).target)

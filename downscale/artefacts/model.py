@@ -140,7 +140,7 @@ def _layers(found: Diagnosis, learned: Learned) -> None:
             found.pictures.coverage = coverage_picture(coverage)
     head = ("layer", "kind", "k", "s", "coverage", "law", "image rejection, dB", "of constants, dB")
     found.sections.append(
-        Section("Up-sampling layers", head, rows, "" if rows else "none: phases are made by other means")
+        Section("Up-sampling layers", head, rows, "" if rows else "none: the network upsamples by other layers")
     )
     found.facts["layers"] = facts
 

@@ -158,7 +158,7 @@ def _summing_to_one(values: Floats, normalise: bool) -> Floats:
     if not abs(total - 1) <= SUM_TOLERANCE:
         raise OptionError(
             f"expected a point-spread function whose weights add up to one, received a sum of {total:.8g}; divide by "
-            "it, or say normalise=True"
+            "it, or pass normalise=True"
         )
     return values / total
 

@@ -118,7 +118,7 @@ def _ranks(panel: Any, ds: xr.Dataset, variable: str) -> None:
     panel.set_ylim(0, None)
     panel.legend(fontsize=7, frameon=False)
     panel.set_xlabel("rank of the truth among members", fontsize=9)
-    panel.set_ylabel("share over an even one", fontsize=9)
+    panel.set_ylabel("frequency relative to uniform", fontsize=9)
 
 
 def _fractions(panel: Any, ds: xr.Dataset, variable: str) -> None:
@@ -160,7 +160,7 @@ def _reliable(panel: Any, ds: xr.Dataset, variable: str) -> None:
         if some[1:-1].any():
             panel.plot(chance[some], frequency[some], color=colour, marker=".", linewidth=1.2, label=label)
     panel.set_xlabel("probability of the event", fontsize=9)
-    panel.set_ylabel("how often it came", fontsize=9)
+    panel.set_ylabel("observed frequency", fontsize=9)
 
 
 # Score that each row needs, and function that draws it.

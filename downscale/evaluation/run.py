@@ -67,7 +67,7 @@ class Tally:
         if self.event is not None:
             self._add_mask(truth, block, made, self.event)
         elif not fields:
-            raise OptionError("expected a field, received the mask of an event; say the event in the recipe")
+            raise OptionError("expected a field, received the mask of an event; set event in the recipe")
 
     def _add_fields(self, truth: Truth, block: Block, made: xr.Dataset, names: list[str]) -> None:
         report = check_conservation(block.coarse, made, bounds=dict(truth.bounds), data_vars=names)

@@ -158,7 +158,7 @@ def _spectra(variable: str, table: list[list[Row]], units: str) -> dict[str, Any
     return {
         f"{variable}_power": (("source", "upscaler", "ring"), made, said),
         f"{variable}_true_power": (("source", "ring"), true, {**said, "long_name": "mean power of the truth"}),
-        f"{variable}_wavenumber": (("source", "ring"), wave, {"units": "m-1", "long_name": "cycles a metre"}),
+        f"{variable}_wavenumber": (("source", "ring"), wave, {"units": "m-1", "long_name": "cycles per metre"}),
     }
 
 

@@ -144,7 +144,7 @@ def open_truth(source: Source, data: Data) -> Truth:
 
 def _opened(source: Source, data: Data) -> Truth:
     if source.smooth > 1:
-        raise OptionError(f"expected the truth as it is, received smooth {source.smooth}; leave it out")
+        raise OptionError(f"expected a reference without smoothing, received smooth {source.smooth}; leave it out")
     whole = open_maps(source.fine)
     ds, where = cropped(selected(whole, source), [size * source.average for size in data.factor])
     channels = [*data.outputs, *data.predictors]
@@ -186,7 +186,7 @@ def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Da
     for channel in channels:
         name = source.names.get(channel.name, channel.name)
         if name not in legal:
-            raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; say its name in names")
+            raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; set its name in names")
         maps = ds[name].transpose(..., *where.dims)
         if is_categorical(maps):
             raise InputError(f"expected a variable with means, received {name!r} that holds codes; choose another")

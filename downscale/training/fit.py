@@ -246,7 +246,7 @@ def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
 def _require_end(recipe: TrainingRecipe) -> None:
     how = recipe.training
     if how.steps is None and how.max_time is None:
-        raise OptionError("expected training.steps or training.max_time, received neither; say when the training ends")
+        raise OptionError("expected training.steps or training.max_time, received neither; set one of them")
 
 
 def _require_lightning() -> None:

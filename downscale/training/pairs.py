@@ -295,7 +295,7 @@ def _field(ds: xr.Dataset, where: Horizontal, channel: Channel, pair: Pair) -> F
     name = pair.names.get(channel.name, channel.name)
     legal = horizontal_variables(ds, where)
     if name not in legal:
-        raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; say its name in names")
+        raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; set its name in names")
     maps = ds[name].transpose(..., *where.dims)
     factor, offset = conversion(maps, channel, pair)
     lower, upper = bounds_of(channel, maps, factor, offset)
@@ -311,8 +311,8 @@ def conversion(maps: xr.DataArray, channel: Channel, pair: Pair) -> tuple[float,
         return 1.0, 0.0
     if not fits(units, channel.units):
         raise OptionError(
-            f"expected {maps.name!r} in {channel.units!r} or units that fit, received {units!r}; say in multiply by "
-            "what its values become these"
+            f"expected {maps.name!r} in {channel.units!r} or units that fit, received {units!r}; set multiply to "
+            "the factor between them"
         )
     zero, one = (convert(value, units, channel.units) for value in (0.0, 1.0))
     assert zero is not None
