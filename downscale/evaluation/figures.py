@@ -121,7 +121,7 @@ def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventR
 
 
 def _mask(ds: xr.Dataset, name: str, event: EventRule) -> xr.Dataset:
-    """Return the probability of the event alone, on the cells of ``ds``; of a field, one where it exceeds."""
+    """Return the probability of the event alone, on the cells of ``ds``; a field gives 0 or 1."""
     if is_mask(ds, name):
         chance = mask_of(ds)[0]
     else:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TAPS, MARGIN = 4, 2
 # Stencil of the kernel for the variance of noise without its cell means.
 SMOOTH_TAPS = 7
-# Largest expected ratio of a fine value to its coarse value.
+# Largest ratio of the standard deviation of noise to the smooth field.
 MOST_SPREAD = 3.0
 # Default smoothing of fine fields: the mean over radar composites of five kinds.
 SMOOTHING, MOST_SMOOTHING = 0.9, 10.0

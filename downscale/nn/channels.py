@@ -22,7 +22,7 @@ LOCAL_RADIUS, WIDE_RADIUS = 2, 7
 MOST_RATIO = float((2 * LOCAL_RADIUS + 1) ** 2)
 # Fractions of the wide scale from which features of magnitude start.
 LEAST_SHARE, LEAST_RATIO = 0.1, 0.01
-# Scales of the statics: metres of height, metres of height range, slope, fraction; angles enter as sines and cosines.
+# Scales of the statics: height, height above the cell mean (both in metres), slope; others are of order one.
 STATIC_SCALES = {"orog": 1000.0, "relief": 300.0, "slope": 0.1}
 
 

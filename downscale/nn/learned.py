@@ -63,7 +63,8 @@ class Learned(nn.Module):
     Notes
     -----
     Cell means, and with them the total, are conserved to rounding of the data type of ``x`` for any weights, masks and
-    areas, except with the constraint "none". "bounded", "multiplicative" and "softmax" also satisfy the bounds.
+    areas, except with the constraint "none". The constraints "bounded", "multiplicative" and "softmax" also satisfy the
+    bounds.
 
     Examples
     --------

@@ -87,7 +87,8 @@ class Polyphase(torch.nn.Module):
 
     Notes
     -----
-    Values equal those of the equivalent to rounding, and no bit depends on the other maps of a batch.
+    Values equal those of :class:`downscale.nn.upsample.SeparableUpsample` to rounding, and no bit depends on the other
+    maps of a batch.
     """
 
     def __init__(self, y: Windows, x: Windows, closed: bool, reach: tuple[int, int]) -> None:
