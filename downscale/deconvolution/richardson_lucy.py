@@ -55,8 +55,8 @@ def richardson_lucy(
 
     Notes
     -----
-    Total conservation: the area sum of the result is that of the data, after each iteration and for any mask, because
-    columns of H add up to one in area weights.
+    Total conservation: the area sum of the result is that of the data, after each iteration and for any mask. The
+    reason is that columns of H add up to one in area weights.
 
     References
     ----------

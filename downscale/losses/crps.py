@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def fair_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, members: int = 0) -> Tensor:
     """Return ``mean |x_i - y| - 1 / (2 M (M - 1)) sum_ij |x_i - x_j|`` by area; units of the field.
 
-    The fair score has the CRPS of the distribution of the members as its expectation, for any number M of members, so
-    that training with it does not favour narrow ensembles. It may be negative for a single target.
+    The expectation of the fair score is the CRPS of the distribution of the members, for any number M of members.
+    Training with it therefore does not favour narrow ensembles. It may be negative for a single target.
 
     Parameters
     ----------

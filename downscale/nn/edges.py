@@ -1,7 +1,7 @@
 """Extension of coarse fields beyond an edge, and folding of overhanging fine values.
 
-An edge mode either extends the coarse field before the convolution (``zeros``, ``circular``, ``reflect``) or lets the
-convolution extend beyond the edge and folds the overhang back (``fold``, the transpose of ``reflect``).
+The edge modes ``zeros``, ``circular`` and ``reflect`` extend the coarse field before the convolution. The mode ``fold``
+lets the convolution extend beyond the edge and folds the overhang back, as the transpose of ``reflect``.
 Reflection is about the edge itself (half-sample), so block means commute with it.
 """
 

@@ -1,7 +1,7 @@
 """Fixed, latitude-aware upsampling on the sphere and on planes.
 
 The two-dimensional operators are products of one operator per axis: first rows (latitude), then columns. Each fine
-value is a sum over a window of coarse neighbours, added in a fixed order, so that the bits do not depend on how the
+value is a sum over a window of coarse neighbours, added in a fixed order. The bits therefore do not depend on how the
 field is cut into blocks.
 """
 
