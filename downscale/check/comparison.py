@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.array as da
@@ -18,7 +18,6 @@ from downscale.cf.horizontal import Horizontal
 from downscale.cf.quantities import Bounds
 from downscale.conservation.infinite import Infinite
 from downscale.conservation.measures import Partial, chunk, combine_all
-from downscale.conservation.neighbourhood import Neighbourhoods, near_chunk
 from downscale.conservation.overlap import Overlap, overlap_chunk
 from downscale.conservation.signs import Signs
 from downscale.fields.aggregate import Aggregation
@@ -28,6 +27,9 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.parts import Parts
 from downscale.io.statics import mask_on_grid, pick_mask
 from downscale.process.computing import computed
+
+if TYPE_CHECKING:
+    from downscale.conservation.neighbourhood import Neighbourhoods
 
 Found = tuple[Partial, Infinite, Signs]
 # Maximum fine values per block: if sums need several copies in float64, and if they are used in place.
@@ -67,7 +69,12 @@ def judge_of(
     parts_y, parts_x = (Parts.between(given, made) for given, made in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
     common = Overlap.of((parts_y, parts_x), blank)
-    near = None if common.exact else Neighbourhoods.of((parts_y, parts_x), blank)
+    near = None
+    if not common.exact:
+        # Its compiled loops take a third of a second to load.
+        from downscale.conservation.neighbourhood import Neighbourhoods
+
+        near = Neighbourhoods.of((parts_y, parts_x), blank)
     return Overlapping(small, at_coarse, at_fine, common, near, na_thres)
 
 
@@ -159,6 +166,8 @@ class Overlapping:
     ) -> Partial:  # fmt: skip
         """Return the findings of all blocks near each coarse cell, compared with an expected fine field."""
         def judge(given: Any, made: Any, near: Any, origin: tuple[int, ...], wanted: Any) -> Any:
+            from downscale.conservation.neighbourhood import near_chunk
+
             return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive, plain)
 
         tasks = self._tasks(judge, self.near, x.data, y.data, expected.data)

@@ -190,8 +190,13 @@ def overlap_chunk(
         gone = gone & ~common.hidden[cells]
     missing = valid & ~gone & np.isnan(b)
     weight = np.where(valid & ~missing & ~gone, np.multiply.outer(y.measure, x.measure), 0.0)
+    # In place, one after the other: on the common pieces of two grids a copy is much larger than the field.
+    a[weight <= 0] = 0.0
+    b[weight <= 0] = 0.0
     with np.errstate(invalid="ignore"):
-        sums = [_sum(np.where(weight > 0, term, 0.0) * weight, y, x) for term in (a, b, np.abs(b), np.ones_like(a))]
+        a *= weight
+        b *= weight
+        sums = [_sum(a, y, x), _sum(b, y, x), _sum(np.abs(b, out=b), y, x), _sum(weight, y, x)]
     # The content of a blank cell is unknown: its region cannot be checked.
     whole_region = _sum((valid & gone).astype(float), y, x) == 0
     sums = [np.where(whole_region, term, 0.0) for term in sums]

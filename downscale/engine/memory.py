@@ -26,7 +26,7 @@ LOOPS, LOADED = 150_000_000, "downscale.kernels.fused"
 # the smaller the chunks are (measured).
 READING = 130_000_000
 # Float64 copies of the fine cells: of a block for area fractions under a mask and for orography, and of a whole grid
-# for each fine field, and for orography during its computation (measured).
+# for each fine field, and for orography and masks during their computation (measured).
 MASK_COPIES, RELIEF_COPIES, MAKING_COPIES = 5, 2, 3
 # The same for a whole grid: areas that are not products, with their fractions; two-dimensional positions, with and
 # without corners; and polygon cells on the sphere (measured).
@@ -97,7 +97,7 @@ class Beside:
             Whether the input is read from files during the run.
         """
         fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
-        copies = fields + MAKING_COPIES * ("terrain" in statics) + grid
+        copies = fields + MAKING_COPIES * len({"terrain", "mask"} & set(statics)) + grid
         work = MASK_COPIES * ("mask" in statics) + RELIEF_COPIES * ("terrain" in statics)
         return cls(8 * cells * copies + READ_COPIES * chunk + READING * read, 8 * work)
 

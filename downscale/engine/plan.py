@@ -16,7 +16,7 @@ from downscale.errors import counted
 
 # Float64 copies of the fine values in work at once: without a compiled pass; and with one, if pieces of cells are
 # averaged to target cells (measured).
-WORKING_COPIES, GATHERED_COPIES = 6, 4
+WORKING_COPIES, GATHERED_COPIES = 6, 7
 NOTHING = Beside()
 
 

@@ -12,6 +12,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from downscale.cf.arrange import arranged
 from downscale.cf.bounds import bounds_in, bounds_variables, lost_bounds, require_known_cells
@@ -23,7 +24,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import STORAGE_ROUNDING, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.overlap import overlap_weights
+from downscale.grid.overlap import overlap_matrix
 from downscale.grid.parts import PartsGrid
 from downscale.grid.polygon import arc, unit_vectors
 from downscale.grid.sampling import Places, Sampling
@@ -112,7 +113,7 @@ def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -
         If its values are neither booleans nor fractions.
     """
     placed = _place(mask, grid, "mask", where)
-    values = np.nan_to_num(np.asarray(placed.plane.values, dtype=np.float64))
+    values = _filled(placed.plane.values)
     if str(placed.plane.attrs.get("units", "")).strip() in PER_CENT or values.max(initial=0) > 1.5:
         values = values / 100
     if values.min(initial=0) < 0 or values.max(initial=0) > 1 + 1e-6:
@@ -120,7 +121,9 @@ def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -
             f"mask: expected True and False, or a fraction from 0 to 1 or to 100 %, received {values.min():g} to "
             f"{values.max():g}; compare it with a threshold first"
         )
-    shares = placed.move(values) + (1 - placed.reached)
+    shares = placed.move(values)
+    if np.ndim(placed.reached):
+        shares = shares + (1 - placed.reached)
     if not (shares > 0.5).any():
         raise InputError(
             f"mask: expected valid fine cells, received none with a value above one half in {placed.plane.name!r}; "
@@ -200,10 +203,11 @@ def _place(static: xr.Dataset, grid: Any, what: str, where: Horizontal | None) -
         if axes_kind(there) == "geographic" and where.locator is not None:
             return _sampled(_plane(field, there, what), there.grid, Places(grid, where.locator))
     _require_same_axes(there, grid, what, where)
-    rows, columns = overlap_weights(there.grid.y, grid.y), overlap_weights(there.grid.x, grid.x)
+    rows, columns = overlap_matrix(there.grid.y, grid.y), overlap_matrix(there.grid.x, grid.x)
     covered = rows.sum(axis=1), columns.sum(axis=1)
-    reached = np.multiply.outer(*covered).clip(0, 1)
     least = float(min(covered[0].min(), covered[1].min()))
+    # A whole field of ones would take as much memory as the static.
+    reached = 1.0 if least >= 1 - STORAGE_ROUNDING else np.multiply.outer(*covered).clip(0, 1)
     return _Placed(_plane(field, there, what), lambda values: _remap(values, rows, columns), reached, least)
 
 
@@ -331,20 +335,21 @@ def _require_same_axes(there: Horizontal, grid: Any, what: str, where: Horizonta
 
 
 def _filled(values: NDArray[Any]) -> Floats:
-    return np.nan_to_num(np.asarray(values, dtype=np.float64))
+    """Return values in float64 with zeros for missing ones; the array itself where nothing changes."""
+    made = np.asarray(values, dtype=np.float64)
+    return made if np.isfinite(made).all() else np.nan_to_num(made)
 
 
-def _remap(values: NDArray[Any], rows: Floats, columns: Floats) -> Floats:
+def _remap(values: NDArray[Any], rows: csr_array, columns: csr_array) -> Floats:
     filled = _filled(values)
     order = _permutation(rows), _permutation(columns)
     if order[0] is not None and order[1] is not None:
         # Cells that agree are copied, not multiplied, so that values are bit-identical.
         return filled[np.ix_(order[0], order[1])]
-    return rows @ filled @ columns.T
+    return (columns @ (rows @ filled).T).T
 
 
-def _permutation(weights: Floats) -> NDArray[np.int64] | None:
+def _permutation(weights: csr_array) -> NDArray[np.int64] | None:
     """Return the source cell of each target cell, or None if some combine several."""
-    source = weights.argmax(axis=1)
-    share = np.take_along_axis(weights, source[:, None], axis=1)
-    return source if np.allclose(share, 1, rtol=0, atol=1e-4) else None
+    share = weights.max(axis=1).toarray()
+    return np.asarray(weights.argmax(axis=1)).ravel() if np.allclose(share, 1, rtol=0, atol=1e-4) else None

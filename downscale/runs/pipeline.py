@@ -13,6 +13,7 @@ import xarray as xr
 from downscale.api import plan
 from downscale.cf.select import select
 from downscale.check.self_validation import self_validation, terrain_penalty_values
+from downscale.engine.memory import READING
 from downscale.errors import OutputError
 from downscale.io.config import read_recipe
 from downscale.io.outputs import OVERWRITE, check_netcdf, check_target, named_files
@@ -85,7 +86,9 @@ def run(
         cutting = cut_run(recipe, coarse, request, outcome.plan)
         outcome.blocks = len(cutting.blocks)
         note = f"{cutting}, about {size_of(cutting, outcome.plan)} each"
-        outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, note))
+        # A second file is open while blocks are cut from the input, and while they are merged (measured).
+        held = {name: replace(one, static_bytes=one.static_bytes + READING) for name, one in outcome.plan.variables.items()}
+        outcome.plan = replace(outcome.plan, variables=held, notes=(*outcome.plan.notes, note))
         chosen_blocks(cutting, how)
     targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, cutting)
     if dry_run:
