@@ -87,7 +87,8 @@ def run(
         outcome.blocks = len(cutting.blocks)
         note = f"{cutting}, about {size_of(cutting, outcome.plan)} each"
         # A second file is open while blocks are cut from the input, and while they are merged (measured).
-        held = {name: replace(one, static_bytes=one.static_bytes + READING) for name, one in outcome.plan.variables.items()}
+        fields = outcome.plan.variables.items()
+        held = {name: replace(one, static_bytes=one.static_bytes + READING) for name, one in fields}
         outcome.plan = replace(outcome.plan, variables=held, notes=(*outcome.plan.notes, note))
         chosen_blocks(cutting, how)
     targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, cutting)
