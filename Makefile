@@ -47,6 +47,7 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python .ci/words.py
 
 # Made afresh if interrupted: the stamp is the last thing written.
 $(VENV)/.made:

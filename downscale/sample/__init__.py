@@ -1,4 +1,4 @@
-"""Small real fields that ship with the package (knows file names only)."""
+"""Small real fields that are bundled with the package."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def open(name: str = "north_america", chunks: Any = None) -> xr.Dataset:
     Returns
     -------
     Dataset
-        Its attributes tell source and licence.
+        Its attributes name the source and the licence.
     """
     from downscale.io.read import open_dataset
 
