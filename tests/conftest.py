@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,12 @@ settings.register_profile("ci", parent=settings.get_profile("default"), max_exam
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000, print_blob=True)
 settings.register_profile("explore", parent=settings.get_profile("default"), max_examples=300, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+# A suite that was started by nohup or in the background ignores these, and so would every process that it starts.
+if threading.current_thread() is threading.main_thread():
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 DATA = Path(os.environ.get("DOWNSCALE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

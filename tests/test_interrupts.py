@@ -22,15 +22,6 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 LONGEST = 5.0
 
 
-@pytest.fixture(autouse=True)
-def heard():
-    """Hear SIGHUP, which a suite that was started by nohup ignores."""
-    before = signal.getsignal(signal.SIGHUP)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 def kind_of(number: int) -> type[BaseException]:
     return KeyboardInterrupt if number == signal.SIGINT else Terminated
 

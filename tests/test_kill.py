@@ -257,7 +257,9 @@ def test_what_is_left_of_a_killed_process_goes(here):
 @pytest.mark.slow
 def test_signals_at_random_moments(tmp_path):
     """Of each kind of run some: ended within five seconds, one line, nothing left, and resumed to the same values."""
-    line = [sys.executable, str(ROOT / "benchmarks" / "interrupts.py"), "--times", "10", "--steps", "80", "--seed", "1"]
+    # tests/test_train_fit.py stops trainings.
+    line = [sys.executable, str(ROOT / "benchmarks" / "interrupts.py"), "--times", "5", "--steps", "80", "--seed", "1"]
+    line += ["--kinds", "plain,zarr,blocks,cluster"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("| equal") == 5
+    assert done.stdout.count("| equal") == 4
