@@ -31,7 +31,8 @@ def main() -> None:
     if asked.demo:
         recipe, scores = HERE / "train_north_america.yml", HERE / "evaluate_north_america.yml"
         model = {"output.path": str(asked.out / "north_america_x4.safetensors")}
-        folder = {"output.folder": str(asked.out / "evaluation_north_america"), "methods.3.method": model["output.path"]}
+        folder = {"output.folder": str(asked.out / "evaluation_north_america"),
+                  "methods.3.method": model["output.path"]}
     if asked.dry_run:
         downscale.train(recipe, say=print, change=model, dry_run=True)
         return
