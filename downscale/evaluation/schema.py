@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from downscale.errors import listing
-from downscale.io.config import Block, checked, read_yaml
+from downscale.io.config import Block, checked, read_recipe
 from downscale.metrics.scores import SCORES
 from downscale.training.schema import EventRule, Named, Pair, Seconds, Split, TwoSizes
 
@@ -220,7 +220,7 @@ def load_evaluation(path: str | Path) -> EvaluationRecipe:
     OptionError
         If a key is unknown or a value is not legal; the message names the path of the key.
     """
-    return parse_evaluation(read_yaml(path), str(path))
+    return read_recipe(EvaluationRecipe, path)
 
 
 def parse_evaluation(content: dict[str, Any], origin: str = "recipe") -> EvaluationRecipe:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from downscale.errors import listing
-from downscale.io.config import Block, checked, read_yaml
+from downscale.io.config import Block, checked, read_recipe
 
 Quantity = Literal["intensive", "extensive"]
 
@@ -154,7 +154,7 @@ def load_recipe(path: str | Path) -> Recipe:
     OptionError
         If a key is unknown or a value is not legal; the message names the path of the key.
     """
-    return parse_recipe(read_yaml(path), str(Path(path).expanduser()))
+    return read_recipe(Recipe, path)
 
 
 def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:

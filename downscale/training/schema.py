@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from downscale.errors import listing
-from downscale.io.config import Block, checked, laid_over, read_yaml
+from downscale.io.config import Block, checked, read_recipe
 from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
 
 SECONDS = {"s": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
@@ -370,7 +370,7 @@ def load_training(path: str | Path, change: Mapping[str, Any] | None = None) -> 
     OptionError
         If a key is unknown or a value is not legal; the message names the path of the key.
     """
-    return parse_training(laid_over(read_yaml(path), change or {}, str(path)), str(path))
+    return read_recipe(TrainingRecipe, path, change)
 
 
 def parse_training(content: dict[str, Any], origin: str = "recipe") -> TrainingRecipe:
