@@ -19,7 +19,7 @@ from downscale.metrics.probe import plane
 from downscale.nn.attention import GlobalAttention, WindowedAttention, attention
 from downscale.nn.blurpool import BlurPool, halving
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.dilated import DilatedConv2d, coprime_dilation, phases_seen
+from downscale.nn.dilated import DilatedConv2d, coprime_dilation
 from downscale.nn.layers import Shuffle, convolution
 from downscale.nn.networks import build
 from downscale.nn.repair import smooth_layers, upsamplers
@@ -43,14 +43,6 @@ def ripple(fine: torch.Tensor, margin: int = 12) -> float:
 
 
 # Dilated convolution
-
-
-@given(st.integers(1, 8), st.integers(1, 9), st.integers(2, 6))
-def test_taps_walk_through_all_phases_where_nothing_is_in_common(turns, dilation, stride):
-    seen = phases_seen(turns * stride, dilation, stride)
-    common = np.gcd(dilation, stride)
-    assert (seen > 0).sum() == stride // common
-    assert np.ptp(seen[seen > 0]) == 0
 
 
 @given(st.integers(1, 30))

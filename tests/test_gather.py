@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from downscale.kernels.laws import project
+from downscale.errors import ShapeError
+from downscale.kernels.laws import project, same_padding
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.edges import EDGES, default_edge, fold
-from downscale.nn.gather import gather_conv_transpose2d
+from downscale.nn.gather import AxisGeometry, gather, split, tap_range
 
 LAWS = ["total", "phase", "cell", ("phase", "cell")]
 
@@ -50,10 +51,15 @@ def small_axes():
                 yield k, s, p, extra
 
 
+def gathered(coarse, weight, groups, **sizes):
+    axes = [AxisGeometry(weight.shape[dim - 2], *(size[dim] for size in sizes.values())) for dim in (0, 1)]
+    return gather(coarse, weight, None, axes, groups)
+
+
 def scatter_and_gather(coarse, weight, options):
     """Both forms and the gradients of a random functional of them."""
     results = []
-    for form in (F.conv_transpose2d, gather_conv_transpose2d):
+    for form in (F.conv_transpose2d, gathered):
         inputs = [coarse.clone().requires_grad_(), weight.clone().requires_grad_()]
         fine = form(*inputs, **options)
         functional = torch.linspace(-1, 1, fine.numel(), dtype=fine.dtype).reshape(fine.shape)
@@ -76,6 +82,65 @@ def test_gather_form_is_the_transposed_convolution(groups, channels):
         for expected, found in zip(scatter, gather, strict=True):
             assert found.shape == expected.shape
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+# Phases of a kernel -------------------------------------------------------------------------------
+
+axis = st.tuples(st.integers(1, 8), st.integers(1, 5), st.integers(0, 10))
+
+
+@given(axis)
+def test_tap_range_is_the_range_of_offsets_that_meet_the_kernel(geometry):
+    kernel_size, stride, padding = geometry
+    offsets = [
+        d for d in range(-20, 20) for r in range(stride) if 0 <= stride * d + r + padding < kernel_size
+    ]
+    assert tap_range(*geometry) == (min(offsets), max(offsets))
+
+
+@given(axis, axis)
+def test_each_phase_holds_the_taps_that_its_definition_says(lat, lon):
+    kernel = torch.randn(lat[0], lon[0])
+    phases = split(kernel, (lat[1], lon[1]), (lat[2], lon[2])).numpy()
+    expected = np.zeros(phases.shape, dtype=np.float32)
+    first = tap_range(*lat)[0], tap_range(*lon)[0]
+    for index in np.ndindex(*phases.shape):
+        rows, columns, *taps = index
+        i = lat[1] * (taps[0] + first[0]) + rows + lat[2]
+        j = lon[1] * (taps[1] + first[1]) + columns + lon[2]
+        if 0 <= i < lat[0] and 0 <= j < lon[0]:
+            expected[index] = kernel[i, j]
+    assert np.array_equal(phases, expected)
+    assert np.count_nonzero(expected) == np.count_nonzero(kernel)
+
+
+@given(axis.filter(lambda a: 6 * a[1] + a[0] > 2 * a[2] + a[1]))
+def test_gathering_the_phases_is_a_transposed_convolution(geometry):
+    kernel_size, stride, padding = geometry
+    kernel, coarse = torch.randn(kernel_size).double(), torch.randn(6).double()
+    fine = F.conv_transpose1d(coarse[None, None], kernel[None, None], stride=stride, padding=padding)[0, 0]
+    phases, first = split(kernel, (stride,), (padding,)), tap_range(*geometry)[0]
+    for n, value in enumerate(fine):
+        q, r = divmod(n, stride)
+        cells = [q - first - tap for tap in range(phases.shape[1])]
+        terms = [coarse[i] * phases[r, tap] for tap, i in enumerate(cells) if 0 <= i < 6]
+        torch.testing.assert_close(sum(terms, torch.zeros(()).double()), value)
+
+
+def test_left_out_padding_is_the_one_of_n_times_stride():
+    kernel = torch.randn(7, 4)
+    padding = same_padding(7, 2)[0], same_padding(4, 2)[0]
+    assert torch.equal(split(kernel, 2), split(kernel, 2, padding))
+
+
+def test_gradient_of_split():
+    kernel = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: split(w, 2), kernel)
+
+
+def test_split_refuses_a_stride_of_another_number_of_axes():
+    with pytest.raises(ShapeError, match="kernel expected at least 2 axes"):
+        split(torch.randn(4), (2, 2))
 
 
 # Laws at the edge ----------------------------------------------------------------------------------

@@ -18,11 +18,9 @@ from downscale.nn.shapes import (
     Stack,
     Transposed,
     Window,
-    coherent_depth,
     prime_factors,
     projection_field,
     reach,
-    receptive_field,
     stage_factors,
 )
 from downscale.nn.spec import ModelSpec, Variable
@@ -273,21 +271,10 @@ def test_a_latent_cell_projects_onto_what_it_moves() -> None:
         assert field.flatten().nonzero().flatten()[[0, -1]].tolist() == [first, last]
 
 
-@pytest.mark.parametrize("cells", [2, 5, 9])
-def test_the_depth_of_coherence_is_the_first_at_which_all_see_all(cells: int) -> None:
-    depth = coherent_depth(Window(5, padding=2), cells)
-    assert depth is not None
-    for layers, whole in ((depth, True), (depth - 1, False)):
-        stack = Stack((Window(5, padding=2),) * layers)
-        seen = [stack.needs(i, i) for i in range(cells)]
-        assert all(low <= 0 and high >= cells - 1 for low, high in seen) == whole
-
-
 def test_planner_words() -> None:
     assert [prime_factors(n) for n in (1, 2, 10, 12)] == [(), (2,), (5, 2), (3, 2, 2)]
     assert stage_factors((1, 1)) == ((1, 1),)
     assert stage_factors((6, 8)) == ((3, 2), (2, 2), (1, 2))
-    assert receptive_field(Stack((Window(3, stride=2), Window(3)))) == 7
     assert Gather(3).size(12) == 4
     assert reach(Branches((Stack(), Window(5, padding=2))).needs, 1) == 2
     with pytest.raises(ShapeError, match="expected branches of one size, received \\[5, 7\\]"):

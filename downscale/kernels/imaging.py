@@ -188,22 +188,6 @@ def images(kernel: Any, stride: Size, waves: Sequence[ArrayLike], padding: Size 
     return table.transpose(*range(lead), *order)
 
 
-def phase_gains(kernel: AxisKernel, waves: ArrayLike) -> Complex:
-    """Return the responses of the polyphase components without their own delay: one for perfect interpolation.
-
-    The gains of the phases are the discrete Fourier transform of the gains of the images, so all images vanish if all
-    phases agree.
-
-    Returns
-    -------
-    array of complex, shape (F, s)
-    """
-    nu = np.asarray(waves, dtype=np.float64)
-    gains = images(kernel.weights, (kernel.stride,), [nu], (kernel.padding,))
-    number, offset = np.arange(kernel.stride), (np.arange(kernel.stride) + 0.5) / kernel.stride - 0.5
-    return gains @ np.exp(2j * np.pi * np.multiply.outer(number, offset))
-
-
 @dataclass(frozen=True)
 class Imaging:
     """Summary of the images of kernels; powers are added over all kernels of a layer.

@@ -180,30 +180,6 @@ def law_system(law: Law, kernel_size: Size, stride: Size, padding: Size | None =
     return _system(law_names(law), *kernel_geometry(kernel_size, stride, padding))
 
 
-def law_constraints(
-    law: Law, kernel_size: Size, stride: Size, padding: Size | None = None
-) -> tuple[Array, Array]:
-    """Return the law as ``C @ w.ravel() == b``: ``C`` of shape (rows, taps), ``b`` of shape (rows,).
-
-    ``law`` is a name in ``LAWS`` or several of them, which then apply together.
-
-    Raises
-    ------
-    OptionError
-        If a name is not in ``LAWS``.
-    ShapeError
-        If no kernel of this size, stride and padding obeys the law.
-
-    Examples
-    --------
-    >>> C, b = law_constraints("cell", 4, 2, 1)
-    >>> C.astype(int).tolist(), b.tolist()
-    ([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], [0.0, 2.0, 0.0])
-    """
-    system = law_system(law, kernel_size, stride, padding)
-    return system.constraints, system.target
-
-
 def geometry_of(kernel: Any, stride: Size, padding: Size | None) -> tuple[Sizes, Sizes, Sizes]:
     """Return `kernel_geometry` of the last axes of a kernel: as many as ``stride`` has, two for a number.
 

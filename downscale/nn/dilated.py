@@ -10,23 +10,10 @@ from __future__ import annotations
 import warnings
 from math import gcd
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from downscale.errors import ShapeError
 from downscale.kernels.coverage import CoverageWarning
-
-
-def phases_seen(kernel_size: int, dilation: int, stride: int) -> NDArray[np.int64]:
-    """Return the number of weights of a dilated kernel on each phase, shape (stride,).
-
-    Examples
-    --------
-    >>> phases_seen(4, 3, 2).tolist(), phases_seen(3, 2, 2).tolist()
-    ([2, 2], [3, 0])
-    """
-    return np.bincount(np.arange(kernel_size) * dilation % stride, minlength=stride).astype(np.int64)
 
 
 def coprime_dilation(stride: int) -> int:

@@ -1,4 +1,17 @@
-"""Transposed convolution in gather form, with a choice of edges."""
+"""Transposed convolution in gather form, with a choice of edges.
+
+Along each axis fine cell ``n = s q + r`` is ``y[n] = sum_d x[q - d] w[s d + r + p]``: ``s`` ordinary convolutions on
+the coarse grid, one per phase ``r``. This gather form computes a fine value from the coarse cells around it; the
+scatter form spreads a coarse value over fine ones; the numbers are the same.
+
+As a filter bank this is the noble identity: filtering between inserted zeros at the fine rate equals filtering with the
+``s`` polyphase components at the coarse rate and interleaving the results, which needs ``prod(s)`` times less work.
+
+References
+----------
+Vaidyanathan (1990), Multirate digital filters, filter banks, polyphase networks, and applications, Proceedings of the
+IEEE 78, 56-93.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +23,53 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from downscale.errors import ShapeError
-from downscale.kernels.laws import Size, kernel_geometry
-from downscale.kernels.polyphase import split, tap_range
-from downscale.nn.edges import EDGES, edge_names, fold
+from downscale.kernels.laws import Size, geometry_of, kernel_geometry
+from downscale.nn.edges import EDGES, fold
+
+
+def tap_range(kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
+    """Return the first and last offset ``d`` of the coarse cells ``q - d`` that the fine cells of ``q`` depend on.
+
+    The gather form thus needs ``last`` coarse cells before the refined ones and ``-first`` after them.
+
+    Examples
+    --------
+    >>> tap_range(4, 2, 1), tap_range(28, 4, 12), tap_range(3, 2, 0)
+    ((-1, 1), (-3, 3), (0, 1))
+    """
+    return -padding // stride, (kernel_size - 1 - padding) // stride
+
+
+def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
+    """Return the phases of a kernel of shape (..., kh, kw), shape (..., s_h, s_w, taps_h, taps_w).
+
+    Entry ``[r, d - first]`` along an axis is ``w[s d + r + p]``, zero where that is outside the kernel, with
+    ``first`` from `tap_range`.  A 1-D kernel (..., k) with ``stride=(s,)`` gives (..., s, taps).
+    ``padding=None`` is the padding whose output has ``n * stride`` cells.
+
+    Raises
+    ------
+    ShapeError
+        If the stride or the padding does not fit the axes of the kernel.
+
+    Examples
+    --------
+    >>> import torch
+    >>> split(torch.tensor([1.0, 2.0, 3.0, 4.0]), (2,), (1,))
+    tensor([[0., 2., 4.],
+            [1., 3., 0.]])
+    """
+    axes = list(zip(*geometry_of(kernel, stride, padding), strict=True))
+    blocks: list[int] = []
+    margins: list[int] = []
+    for size, step, pad in axes:
+        first, last = tap_range(size, step, pad)
+        before, taps = -first * step - pad, last - first + 1
+        blocks += [taps, step]
+        margins = [before, taps * step - size - before, *margins]
+    lead = kernel.ndim - len(axes)
+    table = F.pad(kernel, margins).reshape(*kernel.shape[:lead], *blocks)
+    return table.permute(*range(lead), *range(lead + 1, table.ndim, 2), *range(lead, table.ndim, 2))
 
 
 def pair(word: str, size: Size) -> tuple[int, int]:
@@ -101,61 +158,12 @@ class AxisGeometry:
         return fine.narrow(dim, 0, size)
 
 
-def gather_conv_transpose2d(
-    coarse: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size = 0,
-    output_padding: Size = 0,
-    groups: int = 1,
-    padding_mode: str | Sequence[str] = "zeros",
-) -> Tensor:
-    """``torch.nn.functional.conv_transpose2d`` in gather form, with a choice of edges.
+def gather(coarse: Tensor, weight: Tensor, bias: Tensor | None, axes: Sequence[AxisGeometry], groups: int) -> Tensor:
+    """Return the transposed convolution of ``coarse`` (batch, in, lat, lon) or (in, lat, lon), as `torch` computes it.
 
     One convolution of the extended coarse field computes all phases of each coarse cell, which are interleaved.
-    With ``padding_mode="zeros"`` the values equal those of the scatter form.
-
-    Parameters
-    ----------
-    coarse : Tensor, shape (batch, in, lat, lon) or (in, lat, lon)
-        Coarse field.
-    weight : Tensor, shape (in, out // groups, kh, kw)
-        Kernels, laid out as in ``torch.nn.ConvTranspose2d``.
-    bias : Tensor, shape (out,), optional
-        Added to each output channel.
-    stride, padding, output_padding, groups
-        As in ``torch.nn.functional.conv_transpose2d``.
-    padding_mode : str or pair of str
-        Name in ``EDGES`` for both axes, or one each for (lat, lon).
-
-    Raises
-    ------
-    OptionError
-        If an edge mode is unknown.
-    ShapeError
-        If sizes do not fit, or a mode other than zeros is requested and the output is not ``n * stride``.
-
-    References
-    ----------
-    Vaidyanathan (1990), Multirate digital filters, filter banks, polyphase networks, and applications,
-    Proceedings of the IEEE 78, 56-93.
+    ``weight`` has the layout of ``torch.nn.ConvTranspose2d``, (in, out // groups, kh, kw).
     """
-    sizes = zip(
-        weight.shape[-2:],
-        pair("stride", stride),
-        pair("padding", padding),
-        pair("output_padding", output_padding),
-        edge_names(padding_mode),
-        strict=True,
-    )
-    return gather(coarse, weight, bias, [AxisGeometry(*axis) for axis in sizes], groups)
-
-
-def gather(
-    coarse: Tensor, weight: Tensor, bias: Tensor | None, axes: Sequence[AxisGeometry], groups: int
-) -> Tensor:
-    """Return `gather_conv_transpose2d` for the geometry of the axes (lat, lon)."""
     if coarse.ndim not in (3, 4) or coarse.shape[-3] != weight.shape[0]:
         raise ShapeError(
             f"coarse field expected shape ([batch,] {weight.shape[0]}, lat, lon), received "

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from downscale.kernels.laws import Law, Sizes, project, same_padding
-from downscale.kernels.polyphase import tap_range
 from downscale.kernels.sobolev import axis_weights
+from downscale.nn.gather import tap_range
 
 
 class KernelPlan(NamedTuple):

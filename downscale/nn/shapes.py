@@ -188,18 +188,6 @@ def reach(needs: Callable[[int, int], Interval], factor: int, period: int = 1) -
     return most
 
 
-def receptive_field(layer: Layer, cell: int = 0) -> int:
-    """Return the number of input cells that one output cell depends on.
-
-    Examples
-    --------
-    >>> receptive_field(Stack((Window(3), Window(3, stride=2), Window(3))))
-    9
-    """
-    low, high = layer.needs(cell, cell)
-    return high - low + 1
-
-
 def projection_field(layer: Layer, cell: int, cells: int) -> Interval:
     """Return the first and last output cell that one of ``cells`` input cells affects: the reach of a latent cell.
 
@@ -212,25 +200,6 @@ def projection_field(layer: Layer, cell: int, cells: int) -> Interval:
     if not moved:
         raise ShapeError(f"expected an input cell that moves an output cell, received {cell} of {cells}; pad less")
     return moved[0], moved[-1]
-
-
-def coherent_depth(layer: Layer, cells: int, most: int = 64) -> int | None:
-    """Return the number of such layers after which every output cell depends on every one of ``cells`` input cells.
-
-    None if ``most`` layers are not enough: transposed convolutions alone spread a cell over its neighbours only.
-
-    Examples
-    --------
-    >>> doubling = Transposed(4, 2, 1)
-    >>> coherent_depth(Window(3, padding=1), 8), coherent_depth(doubling, 1), coherent_depth(doubling, 4)
-    (7, 1, None)
-    """
-    for depth in range(1, most + 1):
-        stack = Stack((layer,) * depth)
-        last = stack.size(cells) - 1
-        if stack.needs(0, 0)[1] >= cells - 1 and stack.needs(last, last)[0] <= 0:
-            return depth
-    return None
 
 
 def prime_factors(number: int) -> tuple[int, ...]:
