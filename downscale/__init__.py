@@ -6,10 +6,11 @@ the import is fast.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downscale.registration import register_accessors
 from downscale.version import __version__
 
 if TYPE_CHECKING:
@@ -109,4 +110,12 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-register_accessors()
+def _is_command() -> bool:
+    """Return whether this process is the command ``downscale``, started as a script or by ``python -m``."""
+    words = sys.orig_argv[1:3]
+    return words == ["-m", "downscale"] or (bool(words) and Path(words[0]).name in {"downscale", "downscale.exe"})
+
+
+# The command answers ``--help`` before it loads xarray, which takes most of a second, and needs no accessor.
+if not _is_command():
+    import_module("downscale.accessor")

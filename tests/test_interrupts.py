@@ -202,10 +202,10 @@ def test_a_signal_after_the_end_changes_nothing(tmp_path):
     """The exit status of a program whose work is done stays 0 while the interpreter ends."""
     code = """
 import atexit, os, signal, sys
-from downscale.cli.main import main
+from downscale.__main__ import program
 atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGTERM, signal.SIGINT)])
 sys.argv = ["downscale", "--version"]
-sys.exit(main())
+sys.exit(program())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")

@@ -77,8 +77,6 @@ def encode(
     from downscale.runs.compression import encode_file, lines_of
 
     with scheduled():
-        facts = encode_file(
-            source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite, device=device
-        )
+        facts = encode_file(source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite, device=device)
         for line in lines_of(source, output, method, facts, report):
             say(line)

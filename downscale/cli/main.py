@@ -1,26 +1,20 @@
-"""The entry point of the command line: runs a command, prints errors as one line and returns the exit status.
+"""The function of the command line: runs a command, prints errors as one line and returns the exit status.
 
 Exit status 0: success; 1: conservation or the run failed; 2: the request or the input is invalid.
 """
 
 from __future__ import annotations
 
-import gc
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
 
 from downscale.cli.app import app, given
 from downscale.errors import ConservationError, DownscaleError, one_line
-from downscale.process.interrupts import NOTHING_LEFT, Stopped, Terminated, ignore_signals, status_of, terminable
+from downscale.process.interrupts import NOTHING_LEFT, Stopped, status_of, terminable
 
 # Exit status of the argument parser for Ctrl-C.
 INTERRUPTED = 130
-# Offset of the exit status after a signal: 128 plus its number.
-SIGNALLED = 128
 # The parser's message for extra arguments, and the package's wording.
 EXTRA = "Got unexpected extra argument(s)", "expected no more arguments, received"
 
@@ -28,75 +22,15 @@ EXTRA = "Got unexpected extra argument(s)", "expected no more arguments, receive
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status; an invalid request or input prints one line.
 
-    As a program, without arguments, it exits directly after a signal, since waiting for threads may take long.
+    ``arguments`` are those of the process by default. Nothing of the process is changed.
     """
-    with warnings.catch_warnings(), _quick_start():
+    with warnings.catch_warnings():
         warnings.showwarning = _once()
-        status = _run(arguments)
-    if arguments is None:
-        if status > SIGNALLED:
-            with suppress(OSError):
-                sys.stdout.flush()
-            os._exit(status)
-        ignore_signals()
-        # Skip the final garbage collection of the interpreter, which visits everything ever loaded.
-        gc.freeze()
-    return status
+        return _run(sys.argv[1:] if arguments is None else arguments)
 
 
-@contextmanager
-def _quick_start() -> Iterator[None]:
-    """Pause garbage collection during imports; it takes a tenth of the time of loading libraries."""
-    young, middle, old = gc.get_threshold()
-    gc.set_threshold(young, middle, 100 * old)
-    unraisable = sys.unraisablehook
-    sys.unraisablehook = _unless_a_signal(unraisable)
-    try:
-        with _environment(_settings()):
-            yield
-    finally:
-        sys.unraisablehook = unraisable
-        gc.set_threshold(young, middle, old)
-
-
-def _settings() -> dict[str, str]:
-    """Return the environment variables that a command sets for its libraries and processes."""
-    set_before = os.environ.get
-    return {
-        # Threads of linear algebra would busy-wait alongside the engine's own threads.
-        "OPENBLAS_NUM_THREADS": set_before("OPENBLAS_NUM_THREADS") or "1",
-        # Python cleans up shared memory of stopped workers and warns about it; the warning is of no use here.
-        "PYTHONWARNINGS": ",".join(filter(None, (set_before("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"))),
-    }
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables within this block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _unless_a_signal(hook: Any) -> Any:
-    """Silence a signal raised where Python ignores errors; the signal is still handled later."""
-
-    def show(unraisable: Any) -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt | Terminated):
-            hook(unraisable)
-
-    return show
-
-
-def _run(arguments: list[str] | None) -> int:
-    given.set(tuple(sys.argv[1:] if arguments is None else arguments))
+def _run(arguments: list[str]) -> int:
+    given.set(tuple(arguments))
     come: list[str] = []
     try:
         with terminable() as come:

@@ -20,7 +20,7 @@ from downscale.evaluation.truth import Truth
 from downscale.io.leases import temporary_beside
 from downscale.io.library import to_file
 from downscale.metrics.scores import SCORES, Scores
-from downscale.versions import library_versions
+from downscale.version import library_versions
 
 # Errors with a ratio to the reference; smaller is better.
 RATIOS = ("rmse", "mae", "crps", "gradient_rmse", "seconds")

@@ -13,7 +13,7 @@ from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import horizontal
 from downscale.io.read import sources_of
 from downscale.plot.words import value_words
-from downscale.versions import library_versions
+from downscale.version import library_versions
 
 if TYPE_CHECKING:
     from downscale.report.outcome import Outcome

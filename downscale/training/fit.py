@@ -28,7 +28,7 @@ from downscale.training.split import Sides, split_times
 from downscale.training.survey import Survey, survey
 from downscale.training.tasks import FIELD_KEYS, require_task
 from downscale.training.turning import Part, static_parts, turns_of, variable_parts
-from downscale.versions import TRAINS, library_versions
+from downscale.version import TRAINS, library_versions
 
 if TYPE_CHECKING:
     from downscale.models.checkpoint import Record

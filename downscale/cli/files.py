@@ -1,4 +1,4 @@
-"""Commands that check, diagnose and repair: check, inspect, repair, info."""
+"""Commands on files and models: deconvolve, check, inspect, repair, info, weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,58 @@ from typing import Annotated, Any
 
 import typer
 
-from downscale.cli.app import Overwrite, app, say
+from downscale.cli.app import DryRun, Overwrite, app, say
+
+
+@app.command()
+def deconvolve(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="Blurred file, or a quoted pattern.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Restored file to write.")],
+    psf: Annotated[str, typer.Option(help="Footprint, full width at half maximum: gaussian:25km, box:10km, airy:12km, "
+                                          "gaussian:40x25km@30.")],
+    method: Annotated[str, typer.Option(help="richardson_lucy, wiener or tikhonov.")] = "richardson_lucy",
+    noise: Annotated[float | None, typer.Option(help="Standard deviation of the noise; estimated by default.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Maximum iterations of richardson_lucy (100).")] = None,
+    damping: Annotated[float | None, typer.Option(help="Weight of total variation in richardson_lucy (0).")] = None,
+    parameter: Annotated[float | None, typer.Option(help="Weight of wiener and tikhonov; cross-validated.")] = None,
+    order: Annotated[int | None, typer.Option(help="Order of the seminorm of tikhonov, 1 or 2 (1).")] = None,
+    variables: Annotated[str | None, typer.Option("--vars", help="Variables to restore, e.g. tas,pr.")] = None,
+    dims: Annotated[str | None, typer.Option(help="Dimensions of a psf in cells, e.g. lev or lev,lat,lon.")] = None,
+    chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
+    complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:  # fmt: skip
+    """Undo the blur of an instrument and conserve the flux of every map, checked as written."""
+    from downscale.cli.arguments import parse_names, parse_pairs
+    from downscale.deconvolution.methods import Restoration
+    from downscale.deconvolution.psf import parse_psf
+
+    wanted = Restoration(method, noise, iterations, damping, parameter, order)
+    shape, names, over = parse_psf(psf), parse_names(variables), parse_names(dims)
+    cut = "auto" if chunks == "auto" else parse_pairs(chunks, "chunks")
+    from downscale.io.read import find_files
+
+    find_files(source)
+    from downscale.process.computing import scheduled
+    from downscale.runs.deconvolution import lines_of, restore_file
+
+    with scheduled():
+        course, facts = restore_file(
+            source, output, shape, wanted, dims=over, data_vars=names, device=device, chunks=cut, complevel=complevel,
+            overwrite=overwrite, dry_run=dry_run,
+        )  # fmt: skip
+    if dry_run:
+        say(str(course))
+        if output.exists() and not overwrite:
+            say(f"note: {output} exists; to replace it, pass --overwrite")
+    elif as_json:
+        say(json.dumps({"plan": str(course), "variables": facts, "file": str(output)}, indent=2))
+    else:
+        for line in [str(course), *lines_of(facts), f"wrote {output}"]:
+            say(line)
 
 
 @app.command()
@@ -110,10 +161,37 @@ def info() -> None:
     """Print versions, devices and options."""
     from downscale.engine.device import device_names
     from downscale.options import get_options
-    from downscale.versions import library_versions
+    from downscale.version import library_versions
 
     lines = {**library_versions(), "devices": ", ".join(device_names())}
     lines.update({f"option {name}": str(value) for name, value in get_options().items()})
     width = max(map(len, lines))
     for name, value in lines.items():
         say(f"{name.ljust(width)}  {value}")
+
+
+@app.command()
+def weights(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="A file on the coarse grid.")],
+    output: Annotated[Path, typer.Argument(metavar="WEIGHTS.nc", help="File of weights to write.")],
+    factor: Annotated[str | None, typer.Option(help="Refinement: 4, or by dimension lat:4,lon:2.")] = None,
+    target: Annotated[str | None, typer.Option(help="Grid instead: a file, or 0.25x0.25.")] = None,
+    method: Annotated[str, typer.Option(help="sobolev, conservative, bilinear or bicubic.")] = "sobolev",
+    layout: Annotated[str, typer.Option(help="esmf (xESMF, NCO) or scrip (cdo remap).")] = "esmf",
+    normalization: Annotated[str, typer.Option(help="fracarea or destarea.")] = "fracarea",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the weights of a method (row, col and S) for use in other tools."""
+    from downscale.cli.arguments import parse_pairs, parse_target
+    from downscale.io.outputs import check_netcdf
+    from downscale.io.read import sources_of
+    from downscale.io.weights import write_weights
+    from downscale.methods.operators import weights as weights_of
+    from downscale.runs.pipeline import open_input
+
+    refinement = None if factor is None else parse_pairs(factor, "factor")
+    coarse, grid = open_input(source), parse_target(target)
+    inputs = (*sources_of(coarse), *([target] if target else []))
+    check_netcdf(output, overwrite, inputs)
+    made = weights_of(coarse, refinement, method, target_grid=grid, layout=layout, normalization=normalization)
+    say(f"wrote {write_weights(made, output, overwrite=overwrite, inputs=inputs)}")
