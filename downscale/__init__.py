@@ -16,8 +16,7 @@ from downscale.version import __version__
 if TYPE_CHECKING:
     from downscale import sample
     from downscale.api import downscale, plan
-    from downscale.check.cell_error import cell_error
-    from downscale.check.conservation import check_conservation
+    from downscale.check.conservation import cell_error, check_conservation
     from downscale.conservation.report import ConservationReport
     from downscale.errors import DownscaleError
     from downscale.evaluation.run import evaluate
@@ -48,7 +47,7 @@ _HOMES = {
     "weights": "downscale.methods.operators",
     "write_weights": "downscale.io.weights",
     "apply_weights": "downscale.io.weights_apply",
-    "cell_error": "downscale.check.cell_error",
+    "cell_error": "downscale.check.conservation",
     "check_conservation": "downscale.check.conservation",
     "open_dataset": "downscale.io.read",
     "to_netcdf": "downscale.output",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from downscale.grid.curvilinear import CurvilinearGrid
     from downscale.grid.latlon import RectilinearGrid
-    from downscale.grid.parts import PartsGrid
+    from downscale.grid.subcells import SubcellGrid
     from downscale.kernels.sobolev import AxisWeights
 
 
@@ -31,7 +31,7 @@ class Place:
     """
 
     coarse: RectilinearGrid | CurvilinearGrid
-    fine: RectilinearGrid | CurvilinearGrid | PartsGrid
+    fine: RectilinearGrid | CurvilinearGrid | SubcellGrid
     row: int = 0
     column: int = 0
     statics: Mapping[str, Any] = field(default_factory=dict)

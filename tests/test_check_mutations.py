@@ -12,7 +12,7 @@ from result_grids import GRIDS
 from sample_fields import field_on, rain_on, region, world
 
 import downscale
-from downscale.conservation import neighbourhood
+from downscale.conservation import regions
 from downscale.errors import DownscaleError, GridError, InputError
 
 Pair = tuple[xr.Dataset, xr.Dataset]
@@ -310,20 +310,20 @@ def test_the_bound_holds_for_any_field_with_the_same_means():
     flat = np.bincount(cells.ravel(), (noise * weights).ravel()) / np.bincount(cells.ravel(), weights.ravel())
     noise -= flat[cells]
     off = judge[2].mean(noise, mask=weights > 0)
-    near = neighbourhood.Neighbourhoods.of(judge[1])
+    near = regions.Neighbourhoods.of(judge[1])
     zero = np.zeros_like(off)
-    found = neighbourhood.near_chunk(np.ones((5, 6)), off + 1, zero + 1, near, (0, 0), 1e-12)
+    found = regions.near_chunk(np.ones((5, 6)), off + 1, zero + 1, near, (0, 0), 1e-12)
     assert (found.near_checked, found.near_failed) == (30, 0)
-    shifted = neighbourhood.near_chunk(np.ones((5, 6)), off + 2, zero + 1, near, (0, 0), 1e-12)
+    shifted = regions.near_chunk(np.ones((5, 6)), off + 2, zero + 1, near, (0, 0), 1e-12)
     assert shifted.near_failed > 0
 
 
 def _overlapping(coarse: xr.Dataset) -> Any:
     from downscale.cf.horizontal import horizontal
-    from downscale.fields.regroup import Regroup
-    from downscale.grid.parts import Parts
+    from downscale.fields.aggregate import SupermeshMean
+    from downscale.grid.subcells import Subcells
 
     fine = coarse.downscale(target_grid="0.31x0.37")
     one, other = horizontal(coarse).grid, horizontal(fine).grid
-    parts = Parts.between(one.y, other.y), Parts.between(one.x, other.x)
-    return fine, parts, Regroup.of(*parts)
+    parts = Subcells.between(one.y, other.y), Subcells.between(one.x, other.x)
+    return fine, parts, SupermeshMean.of(*parts)

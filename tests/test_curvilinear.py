@@ -20,8 +20,7 @@ from downscale.errors import GridError, ShapeError
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.polygon import unit_vectors
-from downscale.grid.sphere import EARTH_RADIUS
+from downscale.grid.sphere import EARTH_RADIUS, unit_vectors
 from downscale.io.write import write_checked
 
 ORCA = "nasty_curvilinear_nemo_orca1_sst_201501.nc"

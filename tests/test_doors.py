@@ -16,7 +16,7 @@ from training_recipes import recipe_content
 import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.cf.select import select
-from downscale.check.cell_error import cell_error
+from downscale.check.conservation import cell_error
 from downscale.check.self_validation import self_validation
 from downscale.errors import GridError
 from downscale.request import Request

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downscale.errors import InputError, ShapeError
-from downscale.fields.shift import fourier_shift
+from downscale.fields.spectrum import fourier_shift
 from downscale.kernels.imaging import REFERENCES, images, imaging, reference
 from downscale.metrics.equivariance import equivariance, mirrored, red_noise
 from downscale.metrics.probe import Probe, plane, probe

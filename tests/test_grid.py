@@ -12,8 +12,8 @@ from strategies import axes, factor_pairs, gaussian_latitudes, grids, latitudes,
 from downscale.errors import GridError
 from downscale.grid.axis import CellAxis, axis_from_centres
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.overlap import overlap_weights
-from downscale.grid.sphere import EARTH_RADIUS, cell_area, metres_north, metres_per_radian_east
+from downscale.grid.sphere import EARTH_RADIUS
+from downscale.grid.subcells import overlap_weights
 
 WHOLE = 4 * np.pi * EARTH_RADIUS**2
 GLOBAL_ROWS = {
@@ -78,10 +78,11 @@ def test_grids_nest_only_if_both_axes_do(grid, factor):
 
 def test_metres_on_the_sphere_are_arcs():
     lat = CellAxis(np.array([-1.0, 1, 59, 61]), "latitude")
-    np.testing.assert_allclose(metres_north(lat), EARTH_RADIUS * np.pi * np.array([0, 1 / 6, 1 / 3]), rtol=1e-14)
-    np.testing.assert_allclose(metres_per_radian_east(lat)[[0, 2]], EARTH_RADIUS * np.array([1, 0.5]), rtol=1e-14)
-    unit = cell_area(lat, CellAxis(np.array([0.0, 90]), "longitude"), radius=1.0)
-    assert unit[0, 0] == pytest.approx(np.pi * np.sin(np.deg2rad(1)), rel=1e-14, abs=0)
+    grid = RectilinearGrid(lat, CellAxis(np.array([0.0, 90]), "longitude"))
+    np.testing.assert_allclose(grid.y_metres, EARTH_RADIUS * np.pi * np.array([0, 1 / 6, 1 / 3]), rtol=1e-14)
+    np.testing.assert_allclose(grid.x_scale[[0, 2]], EARTH_RADIUS * np.array([1, 0.5]), rtol=1e-14)
+    expected = EARTH_RADIUS**2 * np.pi * np.sin(np.deg2rad(1))
+    assert grid.cell_area[0, 0] == pytest.approx(expected, rel=1e-14, abs=0)
 
 
 def test_metres_on_a_plane_are_the_coordinate():

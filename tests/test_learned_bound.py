@@ -19,7 +19,7 @@ from downscale.engine.apply import apply
 from downscale.engine.job import Job
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.fill import filled
-from downscale.grid.parts import Parts
+from downscale.grid.subcells import Subcells
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.bound import Bound, cells_of
 from downscale.nn.learned import Seen
@@ -334,7 +334,7 @@ def test_what_does_not_fit_a_grid_is_refused() -> None:
     with pytest.raises(ShapeError, match="expected the factor of the model, 2 x 3, received 3 x 3; use that factor"):
         model.bind(grid, parts_of(grid, 3))
     with pytest.raises(OptionError, match="expected one of 1 outputs of the model, received number 1"):
-        model.bind(grid, (Parts.equal(grid.y, 2), Parts.equal(grid.x, 3)), variable=1)
+        model.bind(grid, (Subcells.equal(grid.y, 2), Subcells.equal(grid.x, 3)), variable=1)
     up = model.bind(grid, parts_of(grid, FACTOR))
     with pytest.raises(InputError, match="expected the fine fields 'orog' for this model, received none"):
         up(torch.from_numpy(maps_on(grid)), Place(grid, grid.refine(*FACTOR)))

@@ -17,7 +17,7 @@ from downscale.cf.horizontal import horizontal
 from downscale.cf.mapping import ROTATED, GridMapping, mapping_of, positions
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.polygon import polygon_area, unit_vectors
+from downscale.grid.sphere import polygon_area, unit_vectors
 from downscale.io.write import write_checked
 
 ROTATED_FILES = ("nasty_rotated_pole_mslp.nc", "temperature_ukv_1p5km_rotated_20091119.nc")

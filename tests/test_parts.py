@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from strategies import axes, generator, latitudes, longitudes, masks, projected_axes, seeds
 
 from downscale.errors import GridError
-from downscale.fields.aggregate import Aggregation
-from downscale.fields.regroup import Regroup
+from downscale.fields.aggregate import Aggregation, SupermeshMean
 from downscale.grid.axis import CellAxis, edge_tolerance
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.overlap import overlap_weights
-from downscale.grid.parts import Parts
+from downscale.grid.subcells import Subcells, overlap_weights
 from downscale.kernels.sobolev import axis_weights
 from downscale.nn.upsample import METHODS, SobolevUpsample, upsampler
 
@@ -26,13 +24,13 @@ def pairs(draw):
     kind = draw(st.sampled_from([latitudes, longitudes, projected_axes]))
     coarse, target = draw(kind()), draw(kind())
     try:
-        Parts.between(coarse, target)
+        Subcells.between(coarse, target)
     except GridError:
         assume(False)
     return coarse, target
 
 
-def slivers(parts: Parts) -> bool:
+def slivers(parts: Subcells) -> bool:
     """Parts so thin that rounding decides whether they are there."""
     whole = np.abs(np.diff(parts.coarse.edges)).min()
     return bool((np.abs(parts.high - parts.low)[~parts.empty] < 1e-3 * whole).any())
@@ -48,7 +46,7 @@ def off_edges(values: np.ndarray, axis: CellAxis) -> np.ndarray:
 @given(pairs())
 def test_parts_make_up_their_cells(pair):
     coarse, target = pair
-    parts = Parts.between(coarse, target)
+    parts = Subcells.between(coarse, target)
     cells = parts.measure.reshape(coarse.size, parts.count)
     np.testing.assert_allclose(cells.sum(axis=1), coarse.measure, rtol=1e-9)
     np.testing.assert_allclose(parts.share.reshape(cells.shape).sum(axis=1), 1, rtol=1e-14)
@@ -63,17 +61,17 @@ def test_parts_make_up_their_cells(pair):
 def test_means_over_target_cells_are_those_of_overlaps(pair):
     """Blocks cut and gathered are first-order conservative weights, found here in another way."""
     coarse, target = pair
-    parts = Parts.between(coarse, target)
+    parts = Subcells.between(coarse, target)
     assume(not slivers(parts))
     # Edges that are meant to be one are one to the last digit, all others stay; what follows holds for those edges.
     slack = min(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in pair)
     moved = parts.target.edges != target.edges
     assert np.abs(parts.target.edges - target.edges).max() <= slack * (1 + 1e-9)
     assert (off_edges(parts.target.edges[moved], coarse) <= 1e-9 * np.abs(coarse.edges).max()).all()
-    one = Parts.equal(CellAxis(np.array([0.0, 1.0]), "index"), 1)
+    one = Subcells.equal(CellAxis(np.array([0.0, 1.0]), "index"), 1)
     values = np.eye(coarse.size)[:, :, None]
     cut = np.repeat(values, parts.count, axis=1)
-    means = Regroup.of(parts, one).mean(cut)[..., 0]
+    means = SupermeshMean.of(parts, one).mean(cut)[..., 0]
     direct = overlap_weights(coarse, parts.target)
     covered = direct.sum(axis=1)
     expected = np.where(covered > 0, direct.T / np.where(covered > 0, covered, 1), np.nan)
@@ -83,11 +81,11 @@ def test_means_over_target_cells_are_those_of_overlaps(pair):
 
 @given(pairs(), pairs(), seeds, st.data())
 def test_the_budget_of_what_is_covered_and_valid_is_kept(rows, columns, seed, data):
-    y, x = Parts.between(*rows), Parts.between(*columns)
+    y, x = Subcells.between(*rows), Subcells.between(*columns)
     rng = generator(seed)
     field = rng.normal(size=(y.size, x.size))
     mask = data.draw(masks(field.shape))
-    groups = Regroup.of(y, x)
+    groups = SupermeshMean.of(y, x)
     means, weight = groups.mean(field, mask), groups.valid_measure(mask, field)
     inside = np.multiply.outer(y.owner >= 0, x.owner >= 0) & mask
     area = np.multiply.outer(y.measure, x.measure)
@@ -99,8 +97,8 @@ def test_the_budget_of_what_is_covered_and_valid_is_kept(rows, columns, seed, da
 
 @given(pairs(), pairs(), seeds)
 def test_constants_stay_and_tensors_give_the_bits_of_arrays(rows, columns, seed):
-    y, x = Parts.between(*rows), Parts.between(*columns)
-    groups = Regroup.of(y, x)
+    y, x = Subcells.between(*rows), Subcells.between(*columns)
+    groups = SupermeshMean.of(y, x)
     ones = groups.mean(np.ones((y.size, x.size)))
     np.testing.assert_allclose(ones[np.isfinite(ones)], 1, rtol=1e-12)
     field = generator(seed).normal(size=(2, y.size, x.size))
@@ -113,10 +111,10 @@ def test_constants_stay_and_tensors_give_the_bits_of_arrays(rows, columns, seed)
 
 @given(pairs(), pairs(), seeds)
 def test_the_greatest_is_that_of_the_parts_which_a_target_cell_covers(rows, columns, seed):
-    y, x = Parts.between(*rows), Parts.between(*columns)
+    y, x = Subcells.between(*rows), Subcells.between(*columns)
     rng = generator(seed)
     field = np.where(rng.uniform(size=(y.size, x.size)) < 0.1, np.nan, rng.normal(size=(y.size, x.size)))
-    groups, expected = Regroup.of(y, x), np.full((y.target.size, x.target.size), -np.inf)
+    groups, expected = SupermeshMean.of(y, x), np.full((y.target.size, x.target.size), -np.inf)
     held = np.argwhere(np.multiply.outer((y.owner >= 0) & (y.measure > 0), (x.owner >= 0) & (x.measure > 0)))
     for row, column in held:
         cell = y.owner[row], x.owner[column]
@@ -127,11 +125,11 @@ def test_the_greatest_is_that_of_the_parts_which_a_target_cell_covers(rows, colu
 
 @pytest.mark.parametrize(("na_thres", "values"), [(0.0, 1), (0.3, 2), (0.5, 3), (1.0, 4)])
 def test_the_threshold_is_the_missing_share_that_is_borne(na_thres, values):
-    parts = Parts.between(CellAxis(np.arange(21.0), "projected"), CellAxis(np.arange(0, 24.0, 4), "projected"))
-    one = Parts.equal(CellAxis(np.array([0.0, 1.0]), "index"), 1)
+    parts = Subcells.between(CellAxis(np.arange(21.0), "projected"), CellAxis(np.arange(0, 24.0, 4), "projected"))
+    one = Subcells.equal(CellAxis(np.array([0.0, 1.0]), "index"), 1)
     valid = np.ones((20, 1), dtype=bool)
     valid[4:5], valid[8:10], valid[12:15], valid[16:20] = False, False, False, False
-    means = Regroup.of(parts, one).mean(np.arange(20.0)[:, None], valid, na_thres)[:, 0]
+    means = SupermeshMean.of(parts, one).mean(np.arange(20.0)[:, None], valid, na_thres)[:, 0]
     assert np.isfinite(means).tolist() == [True] * values + [False] * (5 - values)
 
 
@@ -139,22 +137,23 @@ def test_the_threshold_is_the_missing_share_that_is_borne(na_thres, values):
 def test_cells_that_nest_evenly_are_regular_in_any_order(axis, factor, turned):
     fine = axis.refine(factor)
     target = fine.reverse() if turned else fine
-    parts = Parts.between(axis, target)
+    parts = Subcells.between(axis, target)
     assert parts.regular
     assert parts.count == factor
-    np.testing.assert_allclose(np.sort(parts.low), np.sort(Parts.equal(axis, factor).low), atol=1e-9)
+    np.testing.assert_allclose(np.sort(parts.low), np.sort(Subcells.equal(axis, factor).low), atol=1e-9)
     assert (np.diff(np.argsort(parts.owner)) != 0).all()
 
 
 @given(pairs(), st.sampled_from([3, 7]), st.sampled_from([1.25, 2.0]))
 def test_the_sobolev_kernel_keeps_its_laws_on_any_parts(pair, taps, order):
-    parts = Parts.between(*pair)
+    parts = Subcells.between(*pair)
     assume(not slivers(parts))
-    other = Parts.equal(CellAxis(np.arange(4.0), "index"), 1)
+    other = Subcells.equal(CellAxis(np.arange(4.0), "index"), 1)
     grid = RectilinearGrid(parts.coarse, other.coarse) if parts.coarse.kind == "projected" else None
     if grid is None:
         across = CellAxis(np.array([0.0, 10.0]), "longitude" if parts.coarse.kind == "latitude" else "latitude")
-        both = (parts, Parts.equal(across, 1)) if parts.coarse.kind == "latitude" else (Parts.equal(across, 1), parts)
+        other = Subcells.equal(across, 1)
+        both = (parts, other) if parts.coarse.kind == "latitude" else (other, parts)
     else:
         both = (parts, other)
     up = SobolevUpsample(RectilinearGrid(both[0].coarse, both[1].coarse), both, taps, order)
@@ -169,17 +168,21 @@ def test_parts_that_nest_get_the_weights_of_the_axis():
     """Unequal parts are predicted as what they are, not as equal ones."""
     coarse = CellAxis(np.arange(0, 12.0), "projected")
     fine = CellAxis(np.sort(np.concatenate([np.arange(0, 12.0), np.arange(11) + 0.3])), "projected")
-    parts = Parts.between(coarse, fine)
+    parts = Subcells.between(coarse, fine)
     other = CellAxis(np.arange(4.0) * 1000, "projected")
-    up = SobolevUpsample(RectilinearGrid(coarse, other), (parts, Parts.equal(other, 1)))
+    up = SobolevUpsample(RectilinearGrid(coarse, other), (parts, Subcells.equal(other, 1)))
     direct = axis_weights(coarse.edges, fine.edges)
     np.testing.assert_allclose(up.axes[0].dense(11), direct.dense(11), atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_made_on_parts(method):
-    lat = Parts.between(CellAxis(np.linspace(-90, 90, 13), "latitude"), CellAxis(np.linspace(90, -90, 17), "latitude"))
-    lon = Parts.between(CellAxis(np.linspace(0, 360, 17), "longitude"), CellAxis(np.linspace(-7, 353, 25), "longitude"))
+    lat = Subcells.between(
+        CellAxis(np.linspace(-90, 90, 13), "latitude"), CellAxis(np.linspace(90, -90, 17), "latitude")
+    )
+    lon = Subcells.between(
+        CellAxis(np.linspace(0, 360, 17), "longitude"), CellAxis(np.linspace(-7, 353, 25), "longitude")
+    )
     up = upsampler(method, RectilinearGrid(lat.coarse, lon.coarse), (lat, lon))
     fine = up(torch.ones(12, 16, dtype=torch.float64))
     assert tuple(fine.shape) == (lat.size, lon.size)
@@ -187,7 +190,9 @@ def test_every_method_is_made_on_parts(method):
 
 
 def test_where_the_border_of_the_target_runs_through_a_cell_its_inner_part_carries_the_value():
-    parts = Parts.between(CellAxis(np.arange(0, 5.0), "projected"), CellAxis(np.array([0.5, 2.5, 3.25]), "projected"))
+    parts = Subcells.between(
+        CellAxis(np.arange(0, 5.0), "projected"), CellAxis(np.array([0.5, 2.5, 3.25]), "projected")
+    )
     assert parts.share.reshape(4, -1)[:3].tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
     means = Aggregation(parts.share, np.ones(1), parts.count, 1).mean(parts.owner.astype(float)[:, None])
     assert means[:, 0].tolist() == [0, 0, 0.5, 1]
@@ -203,7 +208,7 @@ def test_cells_whose_edges_are_rounded_lack_no_sliver_of_themselves(closed):
     if closed:
         rounded[-1] = rounded[0] - 360
     for turns in (0, -360):
-        parts = Parts.between(coarse, CellAxis(rounded + turns, "longitude"))
+        parts = Subcells.between(coarse, CellAxis(rounded + turns, "longitude"))
         assert parts.regular
         np.testing.assert_allclose(parts.covered, 1, rtol=4 * np.finfo(float).eps)
         np.testing.assert_allclose(parts.target.edges - turns, coarse.edges, rtol=0, atol=1e-12 * 360)
@@ -211,6 +216,6 @@ def test_cells_whose_edges_are_rounded_lack_no_sliver_of_themselves(closed):
 
 def test_axes_that_do_not_meet_are_refused():
     with pytest.raises(GridError, match="expected two axes of one kind, received latitude and longitude"):
-        Parts.between(CellAxis(np.array([0.0, 1.0]), "latitude"), CellAxis(np.array([0.0, 1.0]), "longitude"))
+        Subcells.between(CellAxis(np.array([0.0, 1.0]), "latitude"), CellAxis(np.array([0.0, 1.0]), "longitude"))
     with pytest.raises(GridError, match="expected a target that overlaps the latitude range 0 to 1, received 5 to 6"):
-        Parts.between(CellAxis(np.array([0.0, 1.0]), "latitude"), CellAxis(np.array([5.0, 6.0]), "latitude"))
+        Subcells.between(CellAxis(np.array([0.0, 1.0]), "latitude"), CellAxis(np.array([5.0, 6.0]), "latitude"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import generator, latitudes, longitudes, seeds
 
-from downscale.grid.polygon import (
+from downscale.grid.sphere import (
     arc,
     degrees_of,
     inner_points,

@@ -18,8 +18,7 @@ from downscale.cf.horizontal import horizontal
 from downscale.cf.mapping import GridMapping
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
-from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.projected import AreaDensity, ProjectedGrid, projected_grid
+from downscale.grid.latlon import AreaDensity, ProjectedGrid, RectilinearGrid, projected_grid
 
 PROJECTIONS = {
     "conic": "+proj=lcc +lat_1=33 +lat_2=45 +lat_0=39 +lon_0=-96 +ellps=WGS84",

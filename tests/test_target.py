@@ -30,7 +30,7 @@ from downscale import TerrainPenalty
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.parts import Parts
+from downscale.grid.subcells import Subcells
 
 METHODS = ("sobolev", "conservative", "bilinear", "bicubic")
 
@@ -117,7 +117,7 @@ def test_any_pair_of_grids_keeps_the_law(source, there, seed, method, missing):
     target = xr.Dataset(coords=coordinates(there))
     try:
         for one, other in ((source.y, there.y), (source.x, there.x)):
-            Parts.between(one, other)
+            Subcells.between(one, other)
     except GridError:
         with pytest.raises(GridError, match="overlaps"):
             coarse.downscale(target_grid=target, method=method)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from downscale.cf.axes import new_line_coordinates, read_line, target_line
 from downscale.cf.clock import Clock, natural_edges
 from downscale.errors import GridError, OptionError
-from downscale.grid.parts import Parts
+from downscale.grid.subcells import Subcells
 
 DAY = 86400.0
 CALENDARS = ("noleap", "all_leap", "360_day", "standard", "proleptic_gregorian", "julian")
@@ -179,7 +179,7 @@ def test_days_of_months_are_as_many_as_the_calendar_has(calendar):
     line = read_line(on_times(stamps("2000-01-01", 2, "MS", calendar)), "time")
     days = target_line(line, "D")
     assert days.axis.size == MONTHS.get(calendar or "standard")
-    parts = Parts.between(line.axis, days.axis)
+    parts = Subcells.between(line.axis, days.axis)
     assert parts.count == (30 if calendar == "360_day" else 31)
     assert (parts.covered == 1).all()
 

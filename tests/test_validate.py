@@ -15,7 +15,7 @@ from strategies import cuttings, seeds
 
 import downscale
 from downscale.check import comparison
-from downscale.conservation import overlap
+from downscale.conservation import regions
 from downscale.errors import ConservationError, GridError, InputError, ShapeError
 
 
@@ -211,8 +211,8 @@ def test_regions_are_found_once_for_all_blocks(monkeypatch):
     coarse = field_on(region(), dtype="float64").chunk(time=1)
     fine = coarse.downscale(target_grid=OTHER)
     found: list[Any] = []
-    of = overlap.Regions.of
-    monkeypatch.setattr(overlap.Regions, "of", lambda parts: found.append(parts) or of(parts))
+    of = regions.Regions.of
+    monkeypatch.setattr(regions.Regions, "of", lambda parts: found.append(parts) or of(parts))
     monkeypatch.setattr(comparison, "BLOCK_VALUES", 1)
     whole = downscale.check_conservation(coarse, fine)
     assert coarse.sizes["time"] > 1

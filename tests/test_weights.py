@@ -23,7 +23,7 @@ from downscale.errors import GridError, InputError, OptionError, OutputError, Sh
 from downscale.grid.axis import CellAxis
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.overlap import overlap_weights
+from downscale.grid.subcells import overlap_weights
 from downscale.io.weights import links_dataset, weights_dataset, write_weights
 from downscale.io.weights_apply import apply_weights
 from downscale.io.weights_read import read_weights

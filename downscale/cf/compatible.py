@@ -15,7 +15,7 @@ from downscale.cf.horizontal import Horizontal, XarrayObject
 from downscale.cf.mapping import GridMapping
 from downscale.errors import GridError
 from downscale.grid.curvilinear import CurvilinearGrid
-from downscale.grid.polygon import arc, unit_vectors
+from downscale.grid.sphere import arc, unit_vectors
 
 AxesKind = Literal["geographic", "rotated", "projected", "positions"]
 # Maximum difference of equal positions as a fraction of a cell: datums and single precision.

@@ -49,8 +49,7 @@ from downscale.cf.texts import usable
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
 from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
-from downscale.grid.latlon import RectilinearGrid, product_of
-from downscale.grid.projected import projected_grid
+from downscale.grid.latlon import RectilinearGrid, product_of, projected_grid
 
 XarrayObject = xr.Dataset | xr.DataArray
 

@@ -21,9 +21,8 @@ from downscale.cf.projections import load_pyproj
 from downscale.errors import GridError, listing
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
-from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.polygon import degrees_of, polygon_area, unit_vectors
-from downscale.grid.projected import Density, Embedding
+from downscale.grid.latlon import Density, Embedding, RectilinearGrid
+from downscale.grid.sphere import degrees_of, polygon_area, unit_vectors
 
 if TYPE_CHECKING:
     from pyproj import CRS

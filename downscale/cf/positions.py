@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from downscale.cf.evidence import NOTHING, Way, claims_of, compass_of, contradiction
 from downscale.cf.mapping import Locator
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.polygon import arc, unit_vectors
-from downscale.grid.sphere import EARTH_RADIUS
+from downscale.grid.sphere import EARTH_RADIUS, arc, unit_vectors
 
 Floats = NDArray[np.float64]
 

@@ -1,11 +1,13 @@
 """Conservation errors as reductions: chunk, combine, finalize.
 
 A partial result is small, and partial results combine in any order. A field of any size is therefore checked block by
-block, with the same result as in one piece.
+block, with the same result as in one piece. Infinite values and new negative ones are counted alike.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -98,7 +100,7 @@ def chunk(
     sizes : array of the shape of ``fine``, optional
         Mean magnitudes of the values averaged into each fine value, if it is a mean.
     """
-    from downscale.conservation.inner import judge
+    from downscale.conservation.loops import judge
 
     other = coarse.shape[:-2]
     x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
@@ -203,3 +205,100 @@ def global_error(partial: Partial) -> float:
         ratio = np.divide(gap, size, out=np.where(np.isinf(gap), np.inf, 0.0), where=(size > 0) & np.isfinite(gap))
         worst = max(worst, float(ratio.max(initial=0.0)))
     return worst
+
+
+@dataclass(frozen=True)
+class Infinite:
+    """The infinite values of a block or of a whole field.
+
+    Attributes
+    ----------
+    count : int
+        Number of infinite values.
+    first : tuple of int
+        Index of the first one in the whole field, in index order; empty if there is none.
+    """
+
+    count: int = 0
+    first: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, values: NDArray[Any], origin: tuple[int, ...]) -> Infinite:
+        """Count the infinite values of a block that begins at ``origin``.
+
+        Examples
+        --------
+        >>> Infinite.of(np.array([[1.0, np.inf, np.nan]]), (4, 0))
+        Infinite(count=1, first=(4, 1))
+        """
+        bad = np.isinf(values)
+        count = int(bad.sum())
+        if not count:
+            return cls()
+        local = np.unravel_index(int(bad.argmax()), bad.shape)
+        return cls(count, tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
+
+    def __add__(self, other: Infinite) -> Infinite:
+        if not self.count or not other.count:
+            return self if self.count else other
+        return Infinite(self.count + other.count, min(self.first, other.first))
+
+
+def infinite_line(name: str) -> str:
+    """Return the warning for a block with infinite values: the same text for all blocks, so that it is shown once."""
+    return f"{name}: expected finite values, received infinite ones, which are taken for missing; repair the input"
+
+
+def counted_line(name: str, count: int, place: Mapping[str, Any]) -> str:
+    """Return the warning for a whole field with infinite values, the first of them at ``place``."""
+    where = ", ".join(f"{dim}={f'{at:g}' if isinstance(at, float) else at}" for dim, at in place.items())
+    return (
+        f"{name}: expected finite values, received {count} infinite, the first at {where}; they are taken for missing, "
+        "repair the input"
+    )
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The signs of a block or of a whole field.
+
+    Attributes
+    ----------
+    least : float
+        Smallest coarse value; infinite if there is none.
+    negative : int
+        Number of fine values below zero; not counted in a block with negative coarse values.
+    """
+
+    least: float = math.inf
+    negative: int = 0
+
+    @classmethod
+    def of(cls, coarse: NDArray[Any], fine: NDArray[Any]) -> Signs:
+        """Return the signs of a block.
+
+        Examples
+        --------
+        >>> Signs.of(np.array([[0.0, 2.0]]), np.array([[-0.5, 0.5, 2.0, np.nan]]))
+        Signs(least=0.0, negative=1)
+        """
+        least = float(np.fmin.reduce(coarse, axis=None)) if coarse.size else math.inf
+        if least < 0 or not fine.size or not float(np.fmin.reduce(fine, axis=None)) < 0:
+            return cls(math.inf if math.isnan(least) else least)
+        return cls(math.inf if math.isnan(least) else least, int(np.count_nonzero(fine < 0)))
+
+    def __add__(self, other: Signs) -> Signs:
+        return Signs(min(self.least, other.least), self.negative + other.negative)
+
+    @property
+    def new_negatives(self) -> int:
+        """Number of negative fine values if no coarse value is negative."""
+        return self.negative if 0 <= self.least < math.inf else 0
+
+
+def negative_line(name: str) -> str:
+    """Return the warning about new negative values: the same text for all blocks, so that it is shown once."""
+    return (
+        f"{name}: no coarse value is negative, but fine values are, and no bound is known; pass bounds=(0, None) "
+        "(--bounds 0:) if negative values make no sense, bounds=None (--bounds none) if they do"
+    )

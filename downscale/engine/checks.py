@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.conservation.infinite import infinite_line
-from downscale.conservation.measures import chunk
-from downscale.conservation.signs import Signs, negative_line
+from downscale.conservation.measures import Signs, chunk, infinite_line, negative_line
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
 from downscale.errors import BoundsError, ConservationError, InputError
-from downscale.fields.regroup import Regroup
-from downscale.grid.parts import PartsGrid
+from downscale.fields.aggregate import SupermeshMean
+from downscale.grid.subcells import SubcellGrid
 
 logger = logging.getLogger("downscale")
 
@@ -61,7 +59,7 @@ def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) ->
     else:
         # The areas by which pieces are averaged, also on a plane.
         axes = job.coarse.y.measure[rows.given.cells], job.coarse.x.measure[columns.given.cells]
-        area = PartsGrid(*job.target).unit_area * np.multiply.outer(*axes)
+        area = SubcellGrid(*job.target).unit_area * np.multiply.outer(*axes)
     if valid is None:
         return area
     share = job.cells.window(rows.given.cells, columns.given.cells).share(valid, np.zeros(valid.shape))
@@ -87,16 +85,16 @@ def uncovered_as_missing(
 def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
     """Average pieces to target cells, or sum them over the covered and valid part for sums over cells."""
     assert job.target is not None
-    groups = Regroup.of(*job.target, rows.own.cells, columns.own.cells)
+    groups = SupermeshMean.of(*job.target, rows.own.cells, columns.own.cells)
     valid = np.isfinite(parts)
     mask = None if valid.all() else valid
     made = _within(groups.mean(parts, mask, job.na_thres), parts, groups, job)
     if job.extensive:
-        made = made * groups.valid_measure(valid, parts) * PartsGrid(*job.target).unit_area
+        made = made * groups.valid_measure(valid, parts) * SubcellGrid(*job.target).unit_area
     return made.astype(job.dtype)
 
 
-def _within(means: NDArray[Any], parts: NDArray[Any], groups: Regroup, job: Job) -> NDArray[Any]:
+def _within(means: NDArray[Any], parts: NDArray[Any], groups: SupermeshMean, job: Job) -> NDArray[Any]:
     """Return means with values just beyond a bound, by rounding, set to that bound."""
     low, high = job.bounds
     if high is not None and bool((above := means > high).any()):

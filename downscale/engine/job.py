@@ -13,7 +13,7 @@ from downscale.engine.device import is_cpu
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.parts import Parts, PartsGrid
+from downscale.grid.subcells import SubcellGrid, Subcells
 from downscale.typing import ManyInputs, Upscaler, Working
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Job:
         Reduces the terrain-gradient penalty.
     extensive : bool
         Whether values are sums over cells, not means.
-    target : (Parts, Parts) or None
+    target : (Subcells, Subcells) or None
         Pieces of rows and columns if the target does not nest: ``fine`` is then the grid of these pieces, and results
         on it are averaged to target cells.
     na_thres : float
@@ -55,7 +55,7 @@ class Job:
     name: str
     upscaler: Upscaler
     coarse: RectilinearGrid | CurvilinearGrid
-    fine: RectilinearGrid | CurvilinearGrid | PartsGrid
+    fine: RectilinearGrid | CurvilinearGrid | SubcellGrid
     cells: Aggregation
     dtype: np.dtype[Any]
     tolerance: float
@@ -66,7 +66,7 @@ class Job:
     extensive: bool = False
     check: str = "raise"
     device: str = "auto"
-    target: tuple[Parts, Parts] | None = None
+    target: tuple[Subcells, Subcells] | None = None
     na_thres: float = 1.0
     tell_negative: bool = False
 

@@ -26,7 +26,7 @@ from downscale.engine.job import Bound, Job
 from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded, infeasible
-from downscale.grid.parts import PartsGrid
+from downscale.grid.subcells import SubcellGrid
 from downscale.typing import Place
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work,
     x, seen = coarse[here], means[here]
     fine = _constrained(proposal[..., held[0], held[1]], x, seen, work, whole)
     if job.refinement is not None:
-        assert not isinstance(job.fine, PartsGrid)
+        assert not isinstance(job.fine, SubcellGrid)
         fine_rows, fine_columns = rows.held.fine_cells(factor_y), columns.held.fine_cells(factor_x)
         closed = columns.held.whole and job.fine.x.periodic
         spacing = job.refinement.spacing.window(fine_rows, fine_columns, closed)

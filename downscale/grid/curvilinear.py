@@ -16,8 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from downscale.errors import GridError, ShapeError
 from downscale.grid.axis import EDGE_TOLERANCE, STORAGE_LIMIT, STORAGE_ROUNDING, CellAxis, check_factor
-from downscale.grid.polygon import arc, degrees_of, inner_points, normalised, parts_area, polygon_area, unit_vectors
-from downscale.grid.sphere import EARTH_RADIUS
+from downscale.grid.sphere import (
+    EARTH_RADIUS,
+    arc,
+    degrees_of,
+    inner_points,
+    normalised,
+    parts_area,
+    polygon_area,
+    unit_vectors,
+)
 
 Floats = NDArray[np.float64]
 

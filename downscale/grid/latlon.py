@@ -1,17 +1,36 @@
-"""Grids as products of two cell axes: lat-lon on the sphere or metres on a plane."""
+"""Grids as products of two cell axes: lat-lon on the sphere, metres on a plane or of a map projection.
+
+The true area of projected cells is the integral of a density, square metres of the earth per square metre of the plane.
+It is a Chebyshev series, integrated exactly over each cell. It comes from the projection itself or, if a pole is in the
+domain, from the derivatives of the function from the plane to points in space.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 
 from downscale.errors import GridError
 from downscale.grid.axis import CellAxis, axis_from_bounds, axis_from_centres, draw_to_poles
-from downscale.grid.sphere import EARTH_RADIUS, cell_area, metres_north, metres_per_radian_east
+from downscale.grid.sphere import EARTH_RADIUS
 
+Floats = NDArray[np.float64]
+# From metres of the plane (x, y), arrays of one shape, to points in space in metres, shape (..., 3).
+Embedding = Callable[[Floats, Floats], Floats]
+# From metres of the plane (x, y) to the density of area there, NaN where it is unknown.
+Density = Callable[[Floats, Floats], Floats]
+
+DEGREES = (4, 8, 12, 18, 24, 34, 48)
+# Relative error of the density: the target, and the limit for projections computed with few digits.
+ACCURACY, LEAST_ACCURACY = 1e-10, 1e-8
+# Closer to one than this, areas are those of the plane: the projection is equal-area.
+EQUAL_AREA = 1e-8
 # Maximum difference in degrees of the rows or columns of two-dimensional positions that repeat one axis.
 SAME_DEGREES = 1e-6
 
@@ -27,8 +46,8 @@ class RectilinearGrid:
 
     Notes
     -----
-    Cell areas are products of one weight per row and one per column. Refinement preserves them: the areas of the parts
-    add up to the area of the whole.
+    Cell areas are exact on the sphere, R^2 (lon2 - lon1) (sin(lat2) - sin(lat1)), and products of one weight per row
+    and one per column. Refinement preserves them: the areas of the subcells add up to the area of the whole.
     """
 
     y: CellAxis
@@ -62,19 +81,17 @@ class RectilinearGrid:
     @cached_property
     def cell_area(self) -> NDArray[np.float64]:
         """Cell areas in m2, shape (n_y, n_x)."""
-        if self.spherical:
-            return cell_area(self.y, self.x)
-        return np.multiply.outer(self.y.measure, self.x.measure)
+        return self.areas(slice(None), slice(None))
 
-    def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the areas of the cells of some rows and columns, without computing all others."""
+    def areas(self, rows: Any, columns: Any) -> NDArray[np.float64]:
+        """Return the areas in m2 of the cells of some rows and columns, without computing all others."""
         y, x = self.y.measure[rows], self.x.measure[columns]
         return EARTH_RADIUS**2 * np.multiply.outer(y, x) if self.spherical else np.multiply.outer(y, x)
 
     @cached_property
     def y_metres(self) -> NDArray[np.float64]:
         """Signed positions of row centres in metres, shape (n_y,)."""
-        return metres_north(self.y) if self.spherical else self.y.centres
+        return EARTH_RADIUS * np.deg2rad(self.y.centres) if self.spherical else self.y.centres
 
     @cached_property
     def x_radians_or_metres(self) -> NDArray[np.float64]:
@@ -84,7 +101,7 @@ class RectilinearGrid:
     @cached_property
     def x_scale(self) -> NDArray[np.float64]:
         """Metres per unit of ``x_radians_or_metres`` at each row, shape (n_y,)."""
-        return metres_per_radian_east(self.y) if self.spherical else np.ones(self.y.size)
+        return EARTH_RADIUS * np.cos(np.deg2rad(self.y.centres)) if self.spherical else np.ones(self.y.size)
 
     def refine(self, factor_y: int, factor_x: int) -> RectilinearGrid:
         """Return the grid with every cell cut into ``factor_y`` by ``factor_x`` parts."""
@@ -154,3 +171,160 @@ def product_of(
     return RectilinearGrid(
         axis_from_bounds(pairs[0], "latitude", lat[:, 0]), axis_from_bounds(pairs[1], "longitude", lon[0])
     )
+
+
+@dataclass(frozen=True, eq=False)
+class AreaDensity:
+    """True area per unit of area of the plane, as a Chebyshev series in y and x.
+
+    Parameters
+    ----------
+    coefficients : array, shape (n, n)
+        Of products of Chebyshev polynomials of y (first axis) and x.
+    y_range, x_range : (float, float)
+        Where the polynomials run from -1 to 1, in metres.
+    """
+
+    coefficients: Floats
+    y_range: tuple[float, float]
+    x_range: tuple[float, float]
+
+    def areas(self, y: CellAxis, x: CellAxis) -> Floats:
+        """Return the integrals over the cells in m2, shape (n_y, n_x).
+
+        Invariant: the parts of a cell add up to the cell.
+        """
+        rows, columns = _means(y, self.y_range, len(self.coefficients)), _means(x, self.x_range, len(self.coefficients))
+        return np.multiply.outer(y.measure, x.measure) * (rows @ self.coefficients @ columns.T)
+
+    @classmethod
+    def fit(cls, embed: Embedding, y: CellAxis, x: CellAxis, density: Density | None = None) -> AreaDensity | None:
+        """Return the series of the density over a domain; None if the projection does not cover all of it smoothly.
+
+        Examples
+        --------
+        >>> flat = lambda x, y: np.stack([2 * x, y, 0 * x], axis=-1)
+        >>> axis = CellAxis(np.array([0.0, 1000.0, 2000.0]), "projected")
+        >>> AreaDensity.fit(flat, axis, axis).areas(axis, axis).tolist()
+        [[2000000.0, 2000000.0], [2000000.0, 2000000.0]]
+        """
+        ranges = (float(y.edges.min()), float(y.edges.max())), (float(x.edges.min()), float(x.edges.max()))
+        best, least = None, LEAST_ACCURACY
+        for source in (density, None):
+            series, gap = _converged(embed, source, *ranges)
+            if gap < least:
+                best, least = series, gap
+            if density is None or least < 10 * ACCURACY:
+                break
+        return None if best is None else cls(best, *ranges)
+
+
+def _converged(
+    embed: Embedding, density: Density | None, y_range: tuple[float, float], x_range: tuple[float, float]
+) -> tuple[Floats | None, float]:
+    """Return the series with the least change on doubling its degree, and that change."""
+    # Positions that are not nodes of any degree.
+    check = np.sin(np.linspace(-1.5, 1.5, 11))
+    before, best, least = None, None, np.inf
+    for degree in DEGREES:
+        series = _expanded(embed, density, y_range, x_range, degree)
+        if series is None:
+            break
+        now = chebyshev.chebgrid2d(check, check, series)
+        gap = np.inf if before is None else float(np.abs(now / before - 1).max())
+        if gap < least:
+            best, least = series, gap
+        if gap < ACCURACY:
+            break
+        before = now
+    return best, least
+
+
+def _expanded(
+    embed: Embedding, density: Density | None, y_range: tuple[float, float], x_range: tuple[float, float], degree: int
+) -> Floats | None:
+    """Return the coefficients of the density of area, shape (degree + 1, degree + 1), or None off the earth."""
+    nodes = chebyshev.chebpts1(degree + 1)
+    half = np.diff(y_range)[0] / 2, np.diff(x_range)[0] / 2
+    y, x = np.meshgrid(np.mean(y_range) + half[0] * nodes, np.mean(x_range) + half[1] * nodes, indexing="ij")
+    # Values at the roots give coefficients by the discrete orthogonality of the polynomials.
+    basis = chebyshev.chebvander(nodes, degree)
+    back = basis.T * (np.where(np.arange(degree + 1) == 0, 1.0, 2.0) / (degree + 1))[:, None]
+    values = _derived(embed(x, y), basis, back, half) if density is None else density(x, y)
+    return back @ values @ back.T if np.isfinite(values).all() else None
+
+
+def _derived(points: Floats, basis: NDArray[Any], back: NDArray[Any], half: tuple[float, float]) -> Floats:
+    """Return the density at the nodes from points in space: the magnitude of the product of their derivatives."""
+    if not np.isfinite(points).all():
+        return np.full(points.shape[:-1], np.nan)
+    space = _both(back, points - points.mean(axis=(0, 1)), back)
+    along_y = _both(basis[:, :-1], chebyshev.chebder(space, axis=0), basis)
+    along_x = _both(basis, chebyshev.chebder(space, axis=1), basis[:, :-1])
+    length: Floats = np.linalg.norm(np.cross(along_x / half[1], along_y / half[0]), axis=-1)
+    return length
+
+
+def _both(rows: NDArray[Any], values: NDArray[Any], columns: NDArray[Any]) -> Floats:
+    """Apply a matrix along each of the first two axes."""
+    return np.einsum("ij,jkc,lk->ilc", rows, values, columns, optimize=True)
+
+
+def _means(axis: CellAxis, limits: tuple[float, float], count: int) -> Floats:
+    """Return the means of Chebyshev polynomials over cells, shape (n, count), by Gauss points, exact to rounding."""
+    points, weights = legendre.leggauss(count // 2 + 1)
+    places = axis.centres[:, None] + 0.5 * np.diff(axis.edges)[:, None] * points
+    scaled = (places - np.mean(limits)) / (np.diff(limits)[0] / 2)
+    return np.einsum("p,npk->nk", 0.5 * weights, chebyshev.chebvander(scaled, count - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedGrid(RectilinearGrid):
+    """A product grid in metres of a projection whose areas are those on the earth.
+
+    Parameters
+    ----------
+    y, x : CellAxis
+        Projected axes in metres.
+    density : AreaDensity
+        Area on the earth per unit of area of the plane.
+
+    Notes
+    -----
+    Invariant: the areas of the parts add up to the area of the whole. Distances are those of the plane.
+    """
+
+    density: AreaDensity
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"y": self.y, "x": self.x, "density": self.density}
+
+    @property
+    def separable(self) -> bool:
+        """False: areas are not products of rows and columns."""
+        return False
+
+    @cached_property
+    def cell_area(self) -> Floats:
+        """Cell areas on the earth in m2, shape (n_y, n_x)."""
+        return self.density.areas(self.y, self.x)
+
+    def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+        """Return the areas of the cells of some rows and columns."""
+        return self.cell_area[np.ix_(rows, columns)]
+
+    def with_axes(self, y: CellAxis, x: CellAxis) -> ProjectedGrid:
+        """Return the grid of the same projection on other axes of its domain."""
+        return ProjectedGrid(y, x, self.density)
+
+
+def projected_grid(
+    y: CellAxis, x: CellAxis, embed: Embedding, density: Density | None = None
+) -> RectilinearGrid | None:
+    """Return the grid with its true areas: a plain one if the projection is equal-area, None if it fails."""
+    found = AreaDensity.fit(embed, y, x, density)
+    if found is None:
+        return None
+    places = np.linspace(-1, 1, 21)
+    off = np.abs(chebyshev.chebgrid2d(places, places, found.coefficients) - 1).max()
+    return RectilinearGrid(y, x) if off < EQUAL_AREA else ProjectedGrid(y, x, found)

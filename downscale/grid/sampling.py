@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.polygon import arc, degrees_of, inner_points, unit_vectors
+from downscale.grid.sphere import arc, degrees_of, inner_points, unit_vectors
 
 Floats = NDArray[np.float64]
 # From axes (x, y) to longitudes and latitudes in degrees, arrays of one shape.
@@ -29,7 +29,7 @@ class Places:
 
     Attributes
     ----------
-    grid : RectilinearGrid, PartsGrid or CurvilinearGrid
+    grid : RectilinearGrid, SubcellGrid or CurvilinearGrid
     locator : function or None
         From the axes of a product grid to degrees.
     """

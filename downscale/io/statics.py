@@ -24,11 +24,9 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import STORAGE_ROUNDING, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.overlap import overlap_matrix
-from downscale.grid.parts import PartsGrid
-from downscale.grid.polygon import arc, unit_vectors
 from downscale.grid.sampling import Places, Sampling
-from downscale.grid.sphere import EARTH_RADIUS
+from downscale.grid.sphere import EARTH_RADIUS, arc, unit_vectors
+from downscale.grid.subcells import SubcellGrid, overlap_matrix
 
 OROG_NAMES = ("surface_altitude", "height_above_mean_sea_level", "height_above_reference_ellipsoid")
 MASK_NAMES = (
@@ -100,7 +98,7 @@ def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -
     ----------
     mask : Dataset
         With one data variable (:func:`pick_mask`).
-    grid : RectilinearGrid, CurvilinearGrid or PartsGrid
+    grid : RectilinearGrid, CurvilinearGrid or SubcellGrid
         Fine cells.
     where : Horizontal, optional
         Axes of the field whose pole or projection the mask must share.
@@ -141,7 +139,7 @@ def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal
     ----------
     static : Dataset
         With one data variable, and its bounds if it has any (:func:`pick_static`).
-    grid : RectilinearGrid, CurvilinearGrid or PartsGrid
+    grid : RectilinearGrid, CurvilinearGrid or SubcellGrid
         Fine cells. On a curvilinear grid the field must be on these cells, on parts of them, or on cells that contain
         them; a field without coordinates must have the same number of rows and columns.
     what : str
@@ -327,7 +325,7 @@ def _require_same_axes(there: Horizontal, grid: Any, what: str, where: Horizonta
     if where is not None and not isinstance(where.grid, CurvilinearGrid):
         require_same_axes(there, where, what, "the fine grid", REMEDY)
         return
-    kind = (grid.x.coarse if isinstance(grid, PartsGrid) else grid.x).kind
+    kind = (grid.x.coarse if isinstance(grid, SubcellGrid) else grid.x).kind
     if there.grid.x.kind != kind or isinstance(there.grid, CurvilinearGrid):
         mine = "metres of a projection" if kind == "projected" else "degrees"
         raise GridError(f"{what}: expected a field on {mine}, as the fine grid is, received one on "

@@ -19,7 +19,7 @@ from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.parts import Parts, PartsGrid
+from downscale.grid.subcells import SubcellGrid, Subcells
 
 # A target resolution as text: rows x columns, in degrees or metres.
 RESOLUTION = re.compile(r"\s*([0-9.eE+-]+)\s*[xX]\s*([0-9.eE+-]+)\s*")
@@ -33,9 +33,9 @@ class Target:
 
     Attributes
     ----------
-    fine : RectilinearGrid or PartsGrid
+    fine : RectilinearGrid or SubcellGrid
         Cells in the order of the coarse field; if the target does not nest, the pieces that it cuts.
-    parts : (Parts, Parts)
+    parts : (Subcells, Subcells)
         Pieces of rows and columns.
     nests : bool
         Whether every coarse cell consists of the same number of whole target cells.
@@ -46,7 +46,7 @@ class Target:
     """
 
     fine: Any
-    parts: tuple[Parts, Parts]
+    parts: tuple[Subcells, Subcells]
     nests: bool
     grid: xr.Dataset | None = None
     where: Horizontal | None = None
@@ -94,7 +94,7 @@ def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -
             )
     fine = where.grid.refine(*factors)
     axes = ((where.grid.y, fine.y, factors[0]), (where.grid.x, fine.x, factors[1]))
-    y, x = (Parts.nested(coarse, cells, count) for coarse, cells, count in axes)
+    y, x = (Subcells.nested(coarse, cells, count) for coarse, cells, count in axes)
     return Target(fine, (y, x), nests=True)
 
 
@@ -213,9 +213,9 @@ def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
         'use factor=, a resolution such as "0.25x0.25" on its own axes, or remap the coarse field to the axes of the '
         "target first (cdo remapcon)", "a grid",
     )  # fmt: skip
-    parts = Parts.between(where.grid.y, there.grid.y), Parts.between(where.grid.x, there.grid.x)
+    parts = Subcells.between(where.grid.y, there.grid.y), Subcells.between(where.grid.x, there.grid.x)
     if not all(axis.regular for axis in parts):
-        return Target(PartsGrid(*parts), parts, nests=False, grid=target, where=there)
+        return Target(SubcellGrid(*parts), parts, nests=False, grid=target, where=there)
     # A projected grid keeps the areas of its projection.
     return Target(where.grid.with_axes(parts[0].axis, parts[1].axis), parts, nests=True, grid=target, where=there)
 

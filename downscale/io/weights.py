@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from downscale.errors import OptionError, OutputError, ShapeError, listing
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.overlap import overlap_weights
+from downscale.grid.subcells import overlap_weights
 from downscale.io.leases import temporary_beside
 from downscale.io.library import to_file
 from downscale.io.outputs import check_netcdf

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.errors import GridError, OptionError, listing
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.parts import Parts
+from downscale.grid.subcells import Subcells
 from downscale.io.target import pick_target
 from downscale.io.weights import weights_dataset
 from downscale.kernels.sobolev import MAP_ORDER
@@ -80,7 +80,7 @@ def weights(
     return weights_dataset(y, x, where.grid, there, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
 
 
-def _along(parts: Parts, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _along(parts: Subcells, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the operator from coarse to target cells of an axis; rows add up to the covered fraction."""
     inside = np.flatnonzero(parts.owner >= 0)
     owner = parts.owner[inside]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.errors import InputError, ShapeError
-from downscale.fields.shift import fourier_shift
+from downscale.fields.spectrum import fourier_shift
 from downscale.kernels.imaging import PASS_BAND
 from downscale.metrics.probe import Probe
 

@@ -225,7 +225,7 @@ class Learned(nn.Module):
         ----------
         grid : RectilinearGrid or CurvilinearGrid
             The whole coarse grid.
-        parts : (Parts, Parts)
+        parts : (Subcells, Subcells)
             The parts of its rows and columns.
         variable : int
             Index of the output.

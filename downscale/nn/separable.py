@@ -17,7 +17,7 @@ from downscale.errors import GridError, OptionError, listing
 from downscale.grid.axis import check_factor
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.parts import Parts
+from downscale.grid.subcells import Subcells
 from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
 from downscale.kernels.sobolev import AxisWeights, check_settings, check_solved, enforce_cell_law, part_weights
 from downscale.kernels.windows import Windows
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Factor = int | tuple[int, int]
-BothParts = tuple[Parts, Parts]
+BothParts = tuple[Subcells, Subcells]
 # Cached for two axes, which is all that an operator needs.
 Grid = RectilinearGrid | CurvilinearGrid
 EVERY_LAW = frozenset({"cell", "phase", "total"})
@@ -105,10 +105,10 @@ def factor_pair(factor: Factor) -> tuple[int, int]:
 
 def parts_of(grid: Grid, factor: Factor | BothParts) -> BothParts:
     """Return the parts of rows and columns, equal ones for a factor."""
-    if isinstance(factor, tuple) and isinstance(factor[0], Parts):
+    if isinstance(factor, tuple) and isinstance(factor[0], Subcells):
         return factor  # type: ignore[return-value]
     factor_y, factor_x = factor_pair(factor)  # type: ignore[arg-type]
-    return Parts.equal(grid.y, factor_y), Parts.equal(grid.x, factor_x)
+    return Subcells.equal(grid.y, factor_y), Subcells.equal(grid.x, factor_x)
 
 
 def counts_of(parts: BothParts) -> tuple[int, int]:
@@ -123,7 +123,7 @@ def sobolev_operator(grid: Grid, parts: BothParts, taps: int = 7, order: float =
     return Separable(grid, (y, x), counts_of(parts), EVERY_LAW)
 
 
-def _sobolev_axis(parts: Parts, taps: int, order: float) -> AxisWeights:
+def _sobolev_axis(parts: Subcells, taps: int, order: float) -> AxisWeights:
     axis = parts.coarse
     if parts.count == 1:
         return block_weights(1, axis.size)

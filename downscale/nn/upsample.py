@@ -65,7 +65,7 @@ class SobolevUpsample(SeparableUpsample):
     ----------
     grid : RectilinearGrid or CurvilinearGrid
         The whole coarse grid, rows and columns.
-    factor : int, (int, int) or (Parts, Parts)
+    factor : int, (int, int) or (Subcells, Subcells)
         Refinement of rows and columns, or the parts of their cells.
     taps : int, odd
         Coarse cells in a window along each axis; fewer where the axis is shorter.

@@ -13,7 +13,7 @@ from downscale.cf.horizontal import Horizontal, XarrayObject, horizontal, horizo
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
-from downscale.grid.polygon import arc
+from downscale.grid.sphere import arc
 
 Array = NDArray[np.float64]
 

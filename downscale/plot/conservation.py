@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.horizontal import XarrayObject, as_dataset
-from downscale.check.cell_error import cell_error
+from downscale.check.conservation import cell_error
 from downscale.conservation.measures import default_tolerance
 from downscale.errors import InputError, listing
 from downscale.plot.blank import PALETTE, blank, note, tidy

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from downscale.grid.polygon import degrees_of, inner_points, unit_vectors
+from downscale.grid.sphere import degrees_of, inner_points, unit_vectors
 from downscale.plot.cells import Array, Mesh
 from downscale.plot.view import View
 

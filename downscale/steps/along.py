@@ -32,12 +32,10 @@ from downscale.cf.periods import quantity_over_time
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
 from downscale.errors import GridError, OptionError, listing
-from downscale.fields.aggregate import Aggregation
-from downscale.fields.regroup import SLACK
+from downscale.fields.aggregate import SLACK, Aggregation
 from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
-from downscale.grid.overlap import overlap_weights
-from downscale.grid.parts import Parts, PartsGrid
+from downscale.grid.subcells import SubcellGrid, Subcells, overlap_weights
 from downscale.io.read import SOURCES, sources_of
 from downscale.methods.learned import name_of
 from downscale.nn.separable import METHODS, operator
@@ -55,7 +53,7 @@ class Course:
     ----------
     source, target : Line
         Source and target cells.
-    parts : Parts
+    parts : Subcells
         Pieces of the source cells, cut by the target.
     whole : array of int or None
         The piece that equals each target cell; None if target cells combine several pieces.
@@ -71,7 +69,7 @@ class Course:
 
     source: Line
     target: Line
-    parts: Parts
+    parts: Subcells
     whole: NDArray[np.int64] | None
     jobs: dict[str, Job]
     categorical: tuple[str, ...]
@@ -133,10 +131,10 @@ def plan_along(
     source = read_line(ds, dim)
     if factor is not None:
         aim = source.refine(check_factor(factor))
-        parts, words = Parts.nested(source.axis, aim.axis, check_factor(factor)), f"{dim} x{factor}"
+        parts, words = Subcells.nested(source.axis, aim.axis, check_factor(factor)), f"{dim} x{factor}"
     else:
         aim = target_line(source, target)
-        parts = Parts.between(source.axis, aim.axis)
+        parts = Subcells.between(source.axis, aim.axis)
         words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({aim.axis.size} cells)"
     names, lines = without_directions(ds, require_variables(ds, source, request.data_vars), request.data_vars)
     for line in lines:
@@ -169,7 +167,7 @@ def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> Non
         )
 
 
-def _whole_parts(parts: Parts) -> NDArray[np.int64] | None:
+def _whole_parts(parts: Subcells) -> NDArray[np.int64] | None:
     """Return the piece that equals each target cell, or None if a target cell is not exactly one piece."""
     inside = np.flatnonzero(parts.owner >= 0)
     number = np.bincount(parts.owner[inside], minlength=parts.target.size)
@@ -185,14 +183,14 @@ def _warn_of_points(variable: xr.DataArray, name: str, line: Line) -> None:
         )
 
 
-def _operators(axis: CellAxis, parts: Parts, equal: bool, request: Request) -> Any:
+def _operators(axis: CellAxis, parts: Subcells, equal: bool, request: Request) -> Any:
     """Return a cached function from a number of columns to grids, upsampler and aggregation."""
 
     @cache
-    def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Parts, Parts], Any, Aggregation]:
-        beside = Parts.equal(CellAxis(np.arange(columns + 1.0), "index"), 1)
+    def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Subcells, Subcells], Any, Aggregation]:
+        beside = Subcells.equal(CellAxis(np.arange(columns + 1.0), "index"), 1)
         grid, both = RectilinearGrid(axis, beside.coarse), (parts, beside)
-        fine = RectilinearGrid(parts.target, beside.target) if equal else PartsGrid(*both)
+        fine = RectilinearGrid(parts.target, beside.target) if equal else SubcellGrid(*both)
         cells = Aggregation(parts.share, beside.share, parts.count, 1)
         return grid, fine, both, operator(str(request.method), grid, both, request.taps, request.line_order), cells
 
@@ -200,7 +198,7 @@ def _operators(axis: CellAxis, parts: Parts, equal: bool, request: Request) -> A
 
 
 def _job(
-    variable: xr.DataArray, name: str, line: Line, parts: Parts, whole: Any, operators: Any, request: Request
+    variable: xr.DataArray, name: str, line: Line, parts: Subcells, whole: Any, operators: Any, request: Request
 ) -> Job:
     others = [size for dim, size in variable.sizes.items() if dim != line.dim]
     grid, fine, both, operator, cells = operators(others[-1] if others else 1)

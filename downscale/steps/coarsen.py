@@ -24,8 +24,7 @@ from downscale.cf.horizontal import (
 )
 from downscale.cf.quantities import is_number, quantity_of
 from downscale.errors import OptionError
-from downscale.fields.aggregate import Aggregation
-from downscale.fields.regroup import SLACK
+from downscale.fields.aggregate import SLACK, Aggregation
 
 
 def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayObject:

@@ -27,7 +27,7 @@ from downscale.engine.memory import (
     features_budget,
 )
 from downscale.grid.curvilinear import CurvilinearGrid
-from downscale.grid.parts import PartsGrid
+from downscale.grid.subcells import SubcellGrid
 from downscale.methods.footprint import FootprintWork, fine_field
 from downscale.methods.learned import event_names, inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
@@ -98,7 +98,7 @@ def _reads(layer: Any) -> bool:
 
 def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
     """Return how many copies of the fine cells areas and positions take; none if both are products of axes."""
-    if isinstance(job.fine, PartsGrid):
+    if isinstance(job.fine, SubcellGrid):
         return 0
     copies = 0 if job.fine.separable else AREA_COPIES
     if prepared.where.planes is not None:

@@ -21,7 +21,7 @@ from downscale.cf.times import time_name
 from downscale.cf.units import convert, fits
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
-from downscale.grid.parts import Parts
+from downscale.grid.subcells import Subcells
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.statics import on_grid, pick_static
 from downscale.models.static_features import NEEDS, companions
@@ -190,7 +190,7 @@ def _opened(pair: Pair, data: Data, network: Network) -> Source:
     for field in (*outputs, *(coarse or ()), *predictors):
         _require_same_maps(field, outputs[0])
     cells = Aggregation.between(grid, fine)
-    parts = (Parts.nested(grid.y, fine.y, data.factor[0]), Parts.nested(grid.x, fine.x, data.factor[1]))
+    parts = (Subcells.nested(grid.y, fine.y, data.factor[0]), Subcells.nested(grid.x, fine.x, data.factor[1]))
     dates = np.atleast_1d(ds[time].values) if time is not None and time in lead else None
     if lead and time in lead and lead[0] != time:
         raise InputError(f"expected {time!r} as the first dimension of {outputs[0].maps.name!r}, received {lead}")

@@ -1,24 +1,39 @@
-"""Conservation errors between two grids that do not nest.
+"""Conservation errors between two grids that do not nest: by common region, and near each coarse cell.
 
 The check compares the smallest regions that are unions of cells of both grids. Along each axis these regions end at the
 edges that both grids share. A fine field is conservative if, in each region, its mean over the valid area of the coarse
 field equals the mean of the coarse field. If one grid nests in the other, the regions are the larger cells.
+
+Near each coarse cell, the error is bounded. A fine value ``y`` is the mean of an unknown field over its cell. An
+expected value ``p`` is that of a field with the coarse means. Their difference ``e = y - p`` is then the mean of a
+field ``h`` whose mean over any coarse cell is zero. The average of ``e`` over a coarse cell differs from zero only by
+the variation of ``h`` within the fine cells that cross its border: ``|A e| <= sum of f (1 - a) D``, where ``f`` is the
+area fraction of the fine cell in the coarse one, ``a`` the fraction of the fine cell inside, and ``D`` the range of
+``h`` in it. ``D`` is estimated from ``e`` itself, as the range over the fine cell and its eight neighbours. If nearly
+all fine values equal the expected ones, the largest and the smallest of the nine are left out, so that one wrong value
+does not excuse itself: such a field is checked to rounding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from downscale.conservation.measures import Partial, outside, peak_of, smallest_magnitude
-from downscale.fields.aggregate import Aggregation
-from downscale.fields.regroup import Regroup
-from downscale.grid.parts import Parts
+from downscale.fields.aggregate import Aggregation, SupermeshMean
+from downscale.grid.subcells import Subcells
 
 Floats = NDArray[np.float64]
+# Allowed ratio of the range within a fine cell to that over means of neighbours: if nearly all values are the expected
+# ones, and for fields of any method (twice the maximum of all methods on real fields, see the guide).
+STRICT, MARGIN = 2.0, 4.0
+# Fraction of the fine values of a map that must equal the expected ones if these vary.
+SAME = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +62,7 @@ class Regions:
     centres: Floats
 
     @classmethod
-    def of(cls, parts: Parts) -> Regions:
+    def of(cls, parts: Subcells) -> Regions:
         """Return the regions of the axes of ``parts`` (cut: coarse, cutting: fine)."""
         parent = np.repeat(np.arange(parts.coarse.size), parts.count)
         # A part without a fine cell ends a region like a common edge.
@@ -95,7 +110,7 @@ class Overlap:
     ----------
     y, x : Regions
         Common regions along rows and columns.
-    groups : Regroup
+    groups : SupermeshMean
         From the parts of coarse cells to fine cells.
     repeats : (int, int)
         Parts of a coarse row and of a coarse column.
@@ -113,7 +128,7 @@ class Overlap:
 
     y: Regions
     x: Regions
-    groups: Regroup
+    groups: SupermeshMean
     repeats: tuple[int, int]
     spread: Floats
     hidden: NDArray[np.bool_] | None
@@ -128,14 +143,14 @@ class Overlap:
         return self.spread.shape[0] * self.repeats[0], self.spread.shape[1] * self.repeats[1]
 
     @classmethod
-    def of(cls, parts: tuple[Parts, Parts], hidden: NDArray[np.bool_] | None = None) -> Overlap:
+    def of(cls, parts: tuple[Subcells, Subcells], hidden: NDArray[np.bool_] | None = None) -> Overlap:
         """Return the overlap of a coarse grid with a fine one that cuts its cells, by rows and columns."""
         y, x = parts
         beneath = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
         whole = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
         regions = Regions.of(y), Regions.of(x)
         return cls(
-            *regions, Regroup.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
+            *regions, SupermeshMean.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
             hidden, beneath, int(y.coarse.size * x.coarse.size - whole[0] * whole[1]),
             all(axis.one_of(axis.given) for axis in regions),
             all(axis.one_of(axis.given) or axis.one_of(axis.made) for axis in regions),
@@ -203,7 +218,7 @@ def overlap_chunk(
     return _judged(sums, (given, made), _sum(missing.astype(float), y, x), measure, origin, bounds)
 
 
-def _spread_over(parts: tuple[Parts, Parts], hidden_parts: NDArray[np.bool_] | None) -> Floats:
+def _spread_over(parts: tuple[Subcells, Subcells], hidden_parts: NDArray[np.bool_] | None) -> Floats:
     y, x = parts
     whole = np.multiply.outer(y.coarse.measure, x.coarse.measure)
     if hidden_parts is None:
@@ -244,4 +259,134 @@ def _judged(
         invented=int((~np.isnan(made) & (measure == 0)).sum()),
         out_of_bounds=outside(made, bounds) if feasible else 0,
         sums={tuple(origin[:-2]): maps},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Overlaps of the cells of one axis with those of another.
+
+    Attributes
+    ----------
+    inside : sparse matrix, shape (n_coarse, n_fine)
+        Measures of the common parts.
+    squared : sparse matrix
+        The same times the fraction of the fine cell that each part covers.
+    """
+
+    inside: Any
+    squared: Any
+
+    @classmethod
+    def of(cls, parts: Subcells) -> Line:
+        """Return the overlaps for the parts of an axis (cut: coarse, cutting: fine)."""
+        used = np.flatnonzero(parts.owner >= 0)
+        cell, owner, measure = used // parts.count, parts.owner[used], parts.measure[used]
+        shape = parts.coarse.size, parts.target.size
+        covered = np.bincount(owner, weights=measure, minlength=shape[1])
+        fraction = measure / covered[owner]
+        return cls(
+            sparse.csr_matrix((measure, (cell, owner)), shape),
+            sparse.csr_matrix((measure * fraction, (cell, owner)), shape),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """Grid data for the bound of each coarse cell, independent of the field.
+
+    Attributes
+    ----------
+    y, x : Line
+        Overlaps along rows and columns.
+    total : array, shape (n_fine_y, n_fine_x)
+        Measures of the covered parts of the fine cells.
+    closed : bool
+        Whether the last fine column neighbours the first.
+    hidden : array of bool, shape (n_fine_y, n_fine_x), or None
+        Fine cells that are intentionally blank.
+    """
+
+    y: Line
+    x: Line
+    total: Floats
+    closed: bool
+    hidden: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, parts: tuple[Subcells, Subcells], hidden: NDArray[np.bool_] | None = None) -> Neighbourhoods:
+        """Return the data for a coarse grid whose cells are cut by those of a fine one, by rows and columns."""
+        y, x = map(Line.of, parts)
+        covered = [np.asarray(line.inside.sum(axis=0)).ravel() for line in (y, x)]
+        return cls(y, x, np.multiply.outer(*covered), bool(parts[1].target.periodic), hidden)
+
+    def sums(self, values: Floats, squared: bool = False) -> Floats:
+        """Return integrals over coarse cells of a field on fine cells, shape (n_y, n_x)."""
+        rows, columns = (line.squared if squared else line.inside for line in (self.y, self.x))
+        return np.asarray((columns @ (rows @ values).T).T)
+
+
+def near_chunk(
+    given: Floats, made: Floats, expected: Floats, near: Neighbourhoods, origin: tuple[int, ...], allowed: float,
+    extensive: bool = False, plain: bool = True,
+) -> Partial:  # fmt: skip
+    """Check whole maps of a fine field near each coarse cell against an expected one.
+
+    Parameters
+    ----------
+    given, made, expected : arrays, shapes (..., n_y, n_x), (..., n_fine_y, n_fine_x) and the same
+        Coarse values, fine values, and fine values with the coarse means by a known method; NaN marks missing cells.
+    near : Neighbourhoods
+        Data of the two grids.
+    origin : tuple of int
+        Index of the first map in the whole field.
+    allowed : float
+        Relative error that rounding explains.
+    extensive : bool
+        Whether values are sums over cells.
+    plain : bool
+        Whether the fine field may be the expected one: false if a terrain term was added to it.
+    """
+    # Compiled loops take a third of a second to load.
+    from downscale.conservation.loops import local_range
+
+    excess, bounds = np.zeros(given.shape), np.zeros(given.shape)
+    judged = np.zeros(given.shape, bool)
+    smallest = smallest_magnitude(given, made)
+    per = np.where(near.total > 0, near.total, 1.0) if extensive else 1.0
+    own = ~near.hidden if near.hidden is not None else np.ones(made.shape[-2:], bool)
+    whole = near.sums(own.astype(np.float64))
+    for index in np.ndindex(given.shape[:-2]):
+        values = np.asarray(made[index], np.float64) / per
+        off = values - np.asarray(expected[index], np.float64) / per
+        known = np.isfinite(off) & own
+        off, size = np.where(known, off, np.nan), np.where(known, np.abs(values), 0.0)
+        spread, varied = np.zeros(off.shape), np.zeros(off.shape)
+        local_range(np.where(known, values, np.nan), near.closed, False, varied)
+        equal = np.abs(np.where(known, off, 0.0)) <= 2 * allowed * size
+        lively = known & (varied > 0)
+        strict = plain and bool(lively.any()) and equal[lively].mean() >= SAME
+        local_range(off, near.closed, strict, spread)
+        flat = np.where(known, off, 0.0)
+        # If part of a cell is missing, the rest of it is unknown.
+        all_there = near.sums((own & ~known).astype(np.float64)) == 0
+        some = all_there & (whole > 0) & np.isfinite(given[index])
+        over = np.where(whole > 0, whole, 1.0)
+        miss = np.abs(near.sums(flat)) / over
+        across = np.maximum(near.sums(spread) - near.sums(spread, squared=True), 0.0) / over
+        bound = (STRICT if strict else MARGIN) * across
+        magnitude = near.sums(size) / over
+        if not extensive:
+            magnitude = np.maximum(magnitude, np.abs(np.where(some, given[index], 0.0)))
+        scale = np.maximum(magnitude, max(smallest, np.finfo(np.float64).tiny))
+        beyond = (miss - bound) / scale
+        judged[index] = some
+        excess[index] = np.where(some & (beyond > allowed), beyond, 0.0)
+        typical = float(size[known].mean()) if known.any() else 0.0
+        bounds[index] = np.where(some, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
+    return Partial(
+        near=peak_of(excess, origin),
+        near_checked=int(judged.sum()),
+        near_failed=int((excess > 0).sum()),
+        near_bound=float(bounds.max(initial=0.0)),
     )

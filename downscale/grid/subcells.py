@@ -1,6 +1,6 @@
-"""The supermesh of two axes: the parts into which target edges cut coarse cells.
+"""The supermesh of two axes: the subcells into which target edges cut coarse cells, and their overlaps.
 
-Each coarse cell has the same number of parts, so that fields on the parts are plain arrays; cells with fewer parts are
+Each coarse cell has the same number of subcells, so that fields on them are plain arrays; cells with fewer subcells are
 padded with empty ones of zero measure. Months cut into days, and cells cut by a grid that does not nest, are handled
 alike.
 """
@@ -12,9 +12,10 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from downscale.errors import GridError
-from downscale.grid.axis import FULL_CIRCLE, CellAxis, check_factor, edge_tolerance, measure_edges_of, measure_of
+from downscale.grid.axis import FULL_CIRCLE, CellAxis, Kind, check_factor, edge_tolerance, measure_edges_of, measure_of
 from downscale.grid.sphere import EARTH_RADIUS
 
 Floats = NDArray[np.float64]
@@ -22,7 +23,7 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class Subcells:
     """The parts of the cells of an axis.
 
     Attributes
@@ -52,24 +53,24 @@ class Parts:
     empty: NDArray[np.bool_]
 
     @classmethod
-    def equal(cls, coarse: CellAxis, factor: int) -> Parts:
+    def equal(cls, coarse: CellAxis, factor: int) -> Subcells:
         """Return the parts of each cell cut into ``factor`` ones that are equal in the coordinate.
 
         Examples
         --------
-        >>> Parts.equal(CellAxis(np.array([0.0, 10.0, 20.0]), "longitude"), 2).low
+        >>> Subcells.equal(CellAxis(np.array([0.0, 10.0, 20.0]), "longitude"), 2).low
         array([ 0.,  5., 10., 15.])
         """
         return cls.nested(coarse, coarse.refine(check_factor(factor)), factor)
 
     @classmethod
-    def nested(cls, coarse: CellAxis, fine: CellAxis, factor: int) -> Parts:
+    def nested(cls, coarse: CellAxis, fine: CellAxis, factor: int) -> Subcells:
         """Return the cells of ``fine`` as parts, ``factor`` per coarse cell, in the same order (without checks)."""
         owner = np.arange(fine.size)
         return cls(coarse, fine, factor, fine.edges[:-1], fine.edges[1:], owner, np.zeros(fine.size, dtype=bool))
 
     @classmethod
-    def between(cls, coarse: CellAxis, target: CellAxis) -> Parts:
+    def between(cls, coarse: CellAxis, target: CellAxis) -> Subcells:
         """Return the parts of the cells of one axis cut at the edges of another of the same kind.
 
         Target edges that differ from a coarse edge only by rounding are replaced by it.
@@ -81,7 +82,7 @@ class Parts:
 
         Examples
         --------
-        >>> thirds = Parts.between(CellAxis([0, 2, 4], "projected"), CellAxis([0, 3, 6], "projected"))
+        >>> thirds = Subcells.between(CellAxis([0, 2, 4], "projected"), CellAxis([0, 3, 6], "projected"))
         >>> thirds.low.tolist(), thirds.high.tolist(), thirds.owner.tolist()
         ([0.0, 0.0, 2.0, 3.0], [2.0, 2.0, 3.0, 4.0], [0, -1, 0, 1])
         """
@@ -151,7 +152,7 @@ class Parts:
         Examples
         --------
         >>> circle = CellAxis(np.arange(0, 361, 90.0), "longitude")
-        >>> Parts.between(circle, CellAxis(np.array([-30.0, 30.0]), "longitude")).needed()
+        >>> Subcells.between(circle, CellAxis(np.array([-30.0, 30.0]), "longitude")).needed()
         (-1, 1)
         """
         used = np.flatnonzero((self.owner.reshape(-1, self.count) >= 0).any(axis=1))
@@ -219,7 +220,7 @@ def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
 
 def _padded(
     coarse: CellAxis, target: CellAxis, sign: float, cuts: Floats, parent: Indices, owner: Indices
-) -> Parts:
+) -> Subcells:
     """Arrange the parts with the same number per coarse cell."""
     number = np.bincount(parent, minlength=coarse.size)
     count, first = int(number.max()), np.cumsum(number) - number
@@ -227,15 +228,15 @@ def _padded(
     part = (first[:, None] + np.minimum(rank, number[:, None] - 1)).ravel()
     empty = (rank >= number[:, None]).ravel()
     low, high = sign * cuts[part], sign * cuts[part + 1]
-    return Parts(coarse, target, count, low, high, np.where(empty, -1, owner[part]), empty)
+    return Subcells(coarse, target, count, low, high, np.where(empty, -1, owner[part]), empty)
 
 
 @dataclass(frozen=True, eq=False)
-class PartsGrid:
+class SubcellGrid:
     """The product of the parts of two axes, for fields that are averaged to target cells afterwards."""
 
-    y: Parts
-    x: Parts
+    y: Subcells
+    x: Subcells
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -255,3 +256,63 @@ class PartsGrid:
     def areas(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
         """Return the areas of some rows and columns of parts."""
         return self.unit_area * np.multiply.outer(self.y.measure[rows], self.x.measure[columns])
+
+
+
+
+def overlap_weights(source: CellAxis, target: CellAxis | Subcells) -> Floats:
+    """Return :func:`overlap_matrix` as a dense array, shape (n_target, n_source)."""
+    return overlap_matrix(source, target).toarray()
+
+
+def overlap_matrix(source: CellAxis, target: CellAxis | Subcells) -> csr_array:
+    """Return the sparse area fraction of each source cell in each target cell (or part), shape (n_target, n_source).
+
+    Rows add up to one if the source covers the target cell completely, else to the covered fraction.
+
+    Raises
+    ------
+    GridError
+        If the axes are of different kinds.
+    """
+    start, stop, kind = _cells(target)
+    if source.kind != kind:
+        raise GridError(f"expected two axes of one kind, received {source.kind} and {kind}")
+    low, high = np.minimum(start, stop), np.maximum(start, stop)
+    spans, measure = _spans(low, high, kind), measure_of(start, stop, kind)
+    total = csr_array((start.size, source.size))
+    for shift in _turns(source, low, high) if kind == "longitude" else (0.0,):
+        rows, columns, lengths = _lengths(_spans(source.edges[:-1] + shift, source.edges[1:] + shift, kind), spans)
+        total += csr_array((lengths / measure[rows], (rows, columns)), total.shape)
+    return total
+
+
+def _cells(target: CellAxis | Subcells) -> tuple[Floats, Floats, Kind]:
+    if isinstance(target, Subcells):
+        # An empty part repeats its neighbour: it takes the same value and has no weight.
+        return target.low, target.high, target.coarse.kind
+    return target.edges[:-1], target.edges[1:], target.kind
+
+
+def _turns(source: CellAxis, low: Floats, high: Floats) -> Floats:
+    """Return all multiples of 360 degrees that can bring source longitudes onto target longitudes."""
+    first = np.ceil((low.min() - source.edges.max()) / FULL_CIRCLE)
+    last = np.floor((high.max() - source.edges.min()) / FULL_CIRCLE)
+    return FULL_CIRCLE * np.arange(first, last + 1)
+
+
+def _spans(start: Floats, stop: Floats, kind: Kind) -> Floats:
+    return np.sort(np.stack([measure_edges_of(start, kind), measure_edges_of(stop, kind)]), axis=0)
+
+
+def _lengths(source: Floats, target: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Return target cell, source cell and common length of all pairs that overlap; source cells follow each other."""
+    order = np.argsort(source[0], kind="stable")
+    lower, upper = source[:, order]
+    first = np.searchsorted(upper, target[0], side="right")
+    count = np.maximum(np.searchsorted(lower, target[1], side="left") - first, 0)
+    rows = np.repeat(np.arange(count.size), count)
+    within = np.arange(rows.size) - np.repeat(np.cumsum(count) - count, count)
+    columns = first[rows] + within
+    lengths = np.minimum(target[1][rows], upper[columns]) - np.maximum(target[0][rows], lower[columns])
+    return rows, order[columns], np.clip(lengths, 0.0, None)
