@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import downscale
 from downscale.cf.horizontal import horizontal
-from downscale.losses.smoothness import kernel_smoothness
+from downscale.losses.spatial import kernel_smoothness
 from downscale.metrics.checkerboard import checkerboard
 from downscale.metrics.equivariance import equivariance
 from downscale.metrics.probe import plane, probe

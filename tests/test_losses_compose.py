@@ -15,13 +15,9 @@ from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.losses.compose import WeightedSum
-from downscale.losses.context import LossContext
-from downscale.losses.crps import fair_crps, standard_crps
+from downscale.losses.compose import TERMS, LossContext, WeightedSum
 from downscale.losses.pointwise import huber, mae, mse
-from downscale.losses.quantile import pinball
-from downscale.losses.terms import TERMS
-from downscale.losses.tversky import soft_tversky
+from downscale.losses.probabilistic import fair_crps, pinball, soft_tversky, standard_crps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COARSE = RectilinearGrid(*(CellAxis(np.arange(n + 1) * 4000.0, "projected") for n in (2, 3)))

@@ -14,13 +14,9 @@ from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing, sobel
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.losses.closure import soft_closure
-from downscale.losses.context import stacked
-from downscale.losses.counted import weighted_mean
 from downscale.losses.penalty import TerrainPenalty
-from downscale.losses.pointwise import huber, mae, mse
-from downscale.losses.smoothness import kernel_smoothness
-from downscale.losses.sobolev import sobolev_loss, steepness
+from downscale.losses.pointwise import huber, mae, mse, weighted_mean
+from downscale.losses.spatial import kernel_smoothness, sobolev_loss, soft_closure, steepness
 from downscale.losses.terrain import terrain_gradient_penalty
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -177,12 +173,14 @@ def test_patches_of_several_latitudes_have_their_own_spacing():
     columns = np.arange(5)
     parts = [Spacing.of(whole).window(np.arange(row, row + 4), columns, closed=False) for row in (0, 5)]
     made, true, _ = case((2, 1, 4, 5), 4, 0.0)
-    both = sobolev_loss(made, true, spacing=stacked(parts), length=1e6)
+    dy, dx, area = (
+        np.stack([np.broadcast_to(getattr(part, name), part.dx.shape) for part in parts])[:, None]
+        for name in ("dy_cells", "dx", "area")
+    )
+    both = sobolev_loss(made, true, spacing=Spacing(dy, dx, area, False), length=1e6)
     alone = [sobolev_loss(made[i], true[i], spacing=part, length=1e6) for i, part in enumerate(parts)]
     assert float(both) == pytest.approx(float(sum(alone)) / 2, rel=1e-12)
     assert float(alone[0]) != pytest.approx(float(alone[1]), rel=1e-2)
-    with pytest.raises(OptionError, match="all close the circle or none does"):
-        stacked([parts[0], Spacing.of(whole)])
 
 
 @pytest.mark.parametrize("option", ["length", "values"])

@@ -11,10 +11,8 @@ from scipy import stats
 from strategies import generator, seeds
 
 from downscale.errors import OptionError, ShapeError
-from downscale.losses.crps import fair_crps, standard_crps
 from downscale.losses.pointwise import mae
-from downscale.losses.quantile import crps_of_quantiles, pinball
-from downscale.losses.tversky import soft_tversky
+from downscale.losses.probabilistic import crps_of_quantiles, fair_crps, pinball, soft_tversky, standard_crps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

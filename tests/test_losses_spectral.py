@@ -14,7 +14,7 @@ from downscale.fields.gradient import Spacing
 from downscale.fields.spectrum import radial_power, resolved, rings, steps, taper
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.losses.spectral import spectral_distance
+from downscale.losses.spatial import spectral_distance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 sizes = st.integers(4, 9)

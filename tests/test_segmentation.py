@@ -15,7 +15,7 @@ import downscale
 from downscale.artefacts.mend import repair
 from downscale.artefacts.subject import diagnose
 from downscale.errors import InputError, OptionError
-from downscale.losses.event import event_loss
+from downscale.losses.probabilistic import event_loss
 from downscale.metrics.events import EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.models.checkpoint import load
 from downscale.nn.spec import Event, ModelSpec, Variable

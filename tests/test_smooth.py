@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from downscale.errors import OptionError, ShapeError
 from downscale.kernels.laws import law_residual, law_system, project
 from downscale.kernels.smooth import laplacian, roughness, smooth
-from downscale.losses.smoothness import kernel_smoothness
+from downscale.losses.spatial import kernel_smoothness
 
 LAWS = st.sampled_from(["total", "phase", "cell", ("phase", "cell")])
 STRENGTHS = st.floats(0, 50)

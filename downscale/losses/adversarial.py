@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from downscale.errors import OptionError, listing
 from downscale.fields.gradient import Spacing, sobel
-from downscale.losses.counted import check_positive
+from downscale.losses.pointwise import check_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,8 @@ def critic_loss(real: Tensor, made: Tensor, kind: str = "hinge") -> Tensor:
     >>> float(critic_loss(torch.tensor([2.0]), torch.tensor([-2.0])))
     0.0
     """
-    _check(kind)
+    if kind not in KINDS:
+        raise OptionError(f"expected an adversarial loss among {listing(KINDS)}, received {kind!r}")
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + made).mean()
     return made.mean() - real.mean()
@@ -98,8 +99,3 @@ def slope_cap(heights: Tensor, spacing: Spacing, cap: float) -> Tensor:
     # Slopes far below the cap cost nothing, and the root of zero has no gradient.
     size = torch.sqrt((east**2 + north**2).clamp_min(0.25))
     return (F.relu(size - 1) ** 2).mean()
-
-
-def _check(kind: str) -> None:
-    if kind not in KINDS:
-        raise OptionError(f"expected an adversarial loss among {listing(KINDS)}, received {kind!r}")

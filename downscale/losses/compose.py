@@ -2,37 +2,289 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from downscale.errors import OptionError, listing
-from downscale.losses.context import LossContext
-from downscale.losses.terms import TERMS, Term, number
+from downscale.errors import OptionError, ShapeError, listing
+from downscale.fields.aggregate import Aggregation
+from downscale.fields.gradient import Spacing
+from downscale.fields.spectrum import steps
+from downscale.losses.penalty import TerrainPenalty
+from downscale.losses.pointwise import check_positive, huber, mae, mse
+from downscale.losses.probabilistic import (
+    check_levels,
+    check_tversky,
+    crps_of_quantiles,
+    fair_crps,
+    pinball,
+    soft_tversky,
+    standard_crps,
+)
+from downscale.losses.spatial import kernel_smoothness, sobolev_loss, soft_closure, spectral_distance, steepness
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-COMMON = ("weight", "variables", "loss")
+
+@dataclass(frozen=True, eq=False)
+class LossContext:
+    """Additional inputs of losses for one batch.
+
+    Attributes
+    ----------
+    spacing : Spacing, optional
+        Distances of the fine cells in metres; arrays of patches of several places have leading dimensions.
+    orog : tensor that broadcasts to (..., n_y, n_x), optional
+        Fine orography in metres.
+    coarse : tensor, shape (..., n_y, n_x), optional
+        Coarse values x in the units of the prediction.
+    cells : Aggregation, optional
+        Aggregation from fine to coarse cells.
+    kernels : tuple of tensors, optional
+        Weights of convolutions, (..., k_y, k_x).
+    members : int, optional
+        Dimension of the prediction that the target lacks: ensemble members (or quantile levels).
+    scale : tensor or float
+        Units of errors, such as the standard deviation of each variable, broadcast to the target. Terms with units are
+        divided by it. Thresholds and slopes stay in the units of the field.
+    variables : tuple of str
+        Names along dimension -3 of prediction and target.
+    """
+
+    spacing: Spacing | None = None
+    orog: Tensor | None = None
+    coarse: Tensor | None = None
+    cells: Aggregation | None = None
+    kernels: tuple[Tensor, ...] = ()
+    members: int | None = None
+    scale: Tensor | float = 1.0
+    variables: tuple[str, ...] = ()
+
+    def need(self, name: str, loss: str) -> Any:
+        """Return the attribute ``name``, which ``loss`` needs, or raise an OptionError."""
+        found = getattr(self, name)
+        if found is None or (name == "kernels" and not found):
+            raise OptionError(f"expected {name!r} in the context of loss {loss!r}, received none; leave out that loss")
+        return found
+
+    def positions(self, names: Sequence[str]) -> list[int]:
+        """Return the positions of variables along dimension -3."""
+        unknown = [name for name in names if name not in self.variables]
+        if unknown:
+            raise OptionError(f"expected variables among {listing(self.variables)}, received {listing(unknown)}")
+        return [self.variables.index(name) for name in names]
+
+
+# Members of the prediction, if any, are along dimension 0, so that it broadcasts with the target.
+Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """``mse``, in units of the scale squared."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        return mse(prediction / context.scale, target / context.scale, weight)
+
+
+@dataclass(frozen=True)
+class AbsoluteError:
+    """``mae``, in units of the scale."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        return mae(prediction / context.scale, target / context.scale, weight)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """``huber``, in units of the scale squared; ``delta`` in units of the scale."""
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("Huber delta", self.delta)
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        return huber(prediction / context.scale, target / context.scale, weight, delta=self.delta)
+
+
+@dataclass(frozen=True)
+class Sobolev:
+    """``sobolev_loss``, in units of the scale squared; ``length`` in metres."""
+
+    length: float | None = None
+    values: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("Sobolev loss length", self.length or 0.0, zero=True)
+        check_positive("Sobolev loss values", self.values, zero=True)
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        made, true = prediction / context.scale, target / context.scale
+        spacing = context.need("spacing", "sobolev")
+        return sobolev_loss(made, true, weight, spacing=spacing, length=self.length, values=self.values)
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """``steepness`` above ``base_gradient + ratio * terrain slope``, in units of the scale per cell width, squared."""
+
+    base_gradient: float
+    ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        TerrainPenalty(self.base_gradient, self.ratio)
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        spacing = context.need("spacing", "terrain")
+        orog = context.need("orog", "terrain") if self.ratio else None
+        dy, dx = steps(spacing)
+        allowed = TerrainPenalty(self.base_gradient, self.ratio).allowed(orog, prediction.detach(), spacing)
+        unit = context.scale / (dy * dx) ** 0.5
+        return steepness(prediction, target, weight, spacing=spacing, allowed=allowed, scale=unit)
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """``kernel_smoothness`` of the kernels of the context; does not depend on the prediction."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        return kernel_smoothness(context.need("kernels", "smoothness"))
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """``spectral_distance``; in units of cells if the context has no spacing."""
+
+    floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_positive("spectral floor", self.floor)
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        spacing = context.spacing
+        step, closed = ((1.0, 1.0), False) if spacing is None else (steps(spacing), spacing.periodic)
+        return spectral_distance(prediction, target, weight, step=step, periodic=closed, floor=self.floor)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """``pinball``; a single level needs no dimension for it."""
+
+    levels: Numbers = (0.5,)
+
+    def __post_init__(self) -> None:
+        check_levels(self.levels)
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        made, true = prediction / context.scale, target / context.scale
+        whole = made[None] if context.members is None else made
+        return pinball(whole, true, weight, levels=self.levels)
+
+
+@dataclass(frozen=True)
+class QuantileCrps:
+    """``crps_of_quantiles``."""
+
+    levels: Numbers
+
+    def __post_init__(self) -> None:
+        check_levels(self.levels, increasing=True)
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        context.need("members", "crps_quantile")
+        return crps_of_quantiles(prediction / context.scale, target / context.scale, weight, levels=self.levels)
+
+
+@dataclass(frozen=True)
+class Crps:
+    """``fair_crps``, or ``standard_crps`` if ``fair`` is False."""
+
+    fair: bool = True
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        context.need("members", "crps")
+        score = fair_crps if self.fair else standard_crps
+        return score(prediction / context.scale, target / context.scale, weight)
+
+
+@dataclass(frozen=True)
+class Closure:
+    """``soft_closure``, in units of the scale squared; the scale must be one number per map."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        coarse, cells = context.need("coarse", "closure"), context.need("cells", "closure")
+        scale = context.scale
+        if not isinstance(scale, (int, float)) and scale.ndim > 1 and max(scale.shape[-2:]) > 1:
+            raise ShapeError(f"expected one scale per map for loss 'closure', received shape {tuple(scale.shape)}")
+        return soft_closure(prediction / scale, target / scale, weight, coarse=coarse / scale, cells=cells)
+
+
+@dataclass(frozen=True)
+class Tversky:
+    """``soft_tversky``, dimensionless; ``thresholds`` and ``width`` in units of the field."""
+
+    thresholds: Numbers
+    width: float
+    alpha: float = 0.3
+    beta: float = 0.7
+    smooth: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_tversky(self.thresholds, self.width, self.alpha, self.beta, self.smooth)
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
+        """Return the loss."""
+        options: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return soft_tversky(prediction, target, weight, **options)
+
+
+Term = Callable[["Tensor", "Tensor", "Tensor | None", LossContext], "Tensor"]
+TERMS: dict[str, type] = {
+    "mse": SquaredError,
+    "mae": AbsoluteError,
+    "huber": Huber,
+    "sobolev": Sobolev,
+    "terrain": Terrain,
+    "smoothness": Smoothness,
+    "spectral": Spectral,
+    "quantile": Quantile,
+    "crps": Crps,
+    "crps_quantile": QuantileCrps,
+    "closure": Closure,
+    "tversky": Tversky,
+}
+
+
+def number(value: Any, what: str) -> float:
+    """Return ``value`` as a float, or raise an OptionError if it is not a finite number."""
+    # YAML reads 1e-3 as text.
+    try:
+        found = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if found - found != 0:
+        raise OptionError(f"expected {what} to be a number, received {value!r}")
+    return found
 
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """One term of a sum.
-
-    Attributes
-    ----------
-    name : str
-        Name in the log.
-    weight : float
-        Factor of its value; a term with 0 is only logged.
-    term : callable
-        The loss.
-    variables : tuple of str
-        Variables to include; all if empty.
-    """
+    """One term of a sum, with its name in the log, its weight (0 is only logged) and its variables (all if empty)."""
 
     name: str
     weight: float
@@ -151,7 +403,7 @@ def _build(kind: Any, name: str, options: dict[str, Any]) -> Term:
     known = {each.name: each for each in fields(kind)}
     unknown = [option for option in options if option not in known]
     if unknown:
-        legal = listing([*known, *COMMON])
+        legal = listing([*known, "weight", "variables", "loss"])
         raise OptionError(f"expected options of loss {name!r} among {legal}, received {listing(unknown)}")
     missing = [option for option, each in known.items() if each.default is MISSING and option not in options]
     if missing:

@@ -126,9 +126,7 @@ class TerrainRefinement:
         return torch.where(mask, current, torch.full_like(current, torch.nan))
 
 
-def _project(
-    field: Tensor, coarse: Tensor, cells: Aggregation, mask: Tensor, bounds: tuple[Bound, Bound]
-) -> Tensor:
+def _project(field: Tensor, coarse: Tensor, cells: Aggregation, mask: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
     """Return the nearest field with conserved cell means and bounds; cells without a value conserve their own mean."""
     free = bounds == (None, None)
     moved = additive(field, coarse, cells, mask) if free else bounded(field, coarse, cells, mask, bounds)

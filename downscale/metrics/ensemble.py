@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from downscale.errors import ShapeError
+from downscale.fields.aggregate import Array, like, namespace
 
-Floats = NDArray[np.float64]
 
-
-def crps(prediction: Floats, target: Floats, fair: bool = True) -> Floats:
+def crps(prediction: Array, target: Array, fair: bool = True) -> Array:
     """Return the continuous ranked probability score of each cell, in units of the field.
 
     ``mean |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1))``, with ``2 M**2`` if not ``fair``. A single member has no
@@ -18,9 +16,9 @@ def crps(prediction: Floats, target: Floats, fair: bool = True) -> Floats:
 
     Parameters
     ----------
-    prediction : array, shape (n_members, ...)
+    prediction : array or tensor, shape (n_members, ...)
         Ensemble members.
-    target : array, shape (...)
+    target : array or tensor, shape (...)
         Reference values.
     fair : bool
         Whether the expectation is that of an infinite ensemble.
@@ -44,12 +42,14 @@ def crps(prediction: Floats, target: Floats, fair: bool = True) -> Floats:
     """
     count = len(prediction)
     if not count:
-        raise ShapeError(f"expected members along the first dimension, received shape {prediction.shape}")
-    error = np.abs(prediction - target).mean(axis=0)
+        raise ShapeError(f"expected members along the first dimension, received shape {tuple(prediction.shape)}")
+    error = abs(prediction - target).mean(0)
     if count == 1:
         return error
-    ranks = (2.0 * np.arange(count) - (count - 1)).reshape(-1, *(1,) * (prediction.ndim - 1))
-    return error - (ranks * np.sort(prediction, axis=0)).sum(axis=0) / (count * (count - 1 if fair else count))
+    # For sorted values, the sum over pairs is one pass: the i-th of M values has the weight (i - 1) - (M - i).
+    ranks = like(2.0 * np.arange(count) - (count - 1), prediction).reshape(-1, *(1,) * (prediction.ndim - 1))
+    ordered = np.sort(prediction, axis=0) if namespace(prediction) is np else prediction.msort()
+    return error - (ranks * ordered).sum(0) / (count * (count - 1 if fair else count))
 
 
 def spread_skill(variance: float, square: float, members: int) -> float:

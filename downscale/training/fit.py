@@ -342,8 +342,7 @@ def made_folder(folder: Path, kept: str) -> Iterator[None]:
 
 def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUpscaler, PatchData]:
     """Return the module and the data of a training."""
-    from downscale.losses.compose import WeightedSum
-    from downscale.losses.terms import Sobolev, Spectral, Terrain
+    from downscale.losses.compose import Sobolev, Spectral, Terrain, WeightedSum
     from downscale.nn.learned import Learned
     from downscale.training.datamodule import PatchData
     from downscale.training.maps import Shelf

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from downscale.errors import InputError
-from downscale.losses.event import event_loss
+from downscale.losses.probabilistic import event_loss
 from downscale.metrics.events import LOGITS, EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.nn.learned import Learned
 from downscale.training.module import LOOK_EVERY, TrainedUpscaler

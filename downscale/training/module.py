@@ -14,9 +14,8 @@ from torch import Tensor
 from downscale.engine.device import working_type
 from downscale.errors import InputError
 from downscale.fields.conserve import additive, bounded
-from downscale.losses.compose import WeightedSum
-from downscale.losses.context import LossContext
-from downscale.losses.crps import crps_of_cells
+from downscale.losses.compose import LossContext, WeightedSum
+from downscale.metrics.ensemble import crps
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec
@@ -251,9 +250,9 @@ def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tenso
     none = batch.target.new_zeros(())
     target = torch.where(known, batch.target, none)
     made = torch.where(known, members, none)
-    crps = crps_of_cells(made, target, len(members) * (len(members) - 1)).to(wide)
+    score = crps(made, target).to(wide)
     error = (torch.where(known, kernel, none) - target).abs().to(wide)
-    return torch.stack([(weight * each).sum(dim=(-2, -1)) for each in (crps, error, torch.ones_like(error))], dim=-1)
+    return torch.stack([(weight * each).sum(dim=(-2, -1)) for each in (score, error, torch.ones_like(error))], dim=-1)
 
 
 def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
