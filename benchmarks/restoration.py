@@ -15,7 +15,7 @@ import xarray as xr
 from measure import command_of, table, write_section
 
 from downscale.deconvolution.blur import Blur
-from downscale.deconvolution.footprint import Seen, unexplained
+from downscale.deconvolution.footprint import FootprintOperator, footprint_error
 from downscale.deconvolution.psf import Psf
 from downscale.deconvolution.richardson_lucy import richardson_lucy
 from downscale.deconvolution.tikhonov import tikhonov, wiener
@@ -117,18 +117,18 @@ def _three_ways(truth: Tensor, step: float, width: float, positive: bool) -> lis
     fine = plane(truth.shape, step)
     coarse = fine.coarsen(4, 4)
     cells, psf = Aggregation.between(coarse, fine), Psf("gaussian", width)
-    seen = Seen(Blur.on_grid(psf, fine, truth), cells)
+    seen = FootprintOperator(Blur.on_grid(psf, fine, truth), cells)
     x = seen.forward(truth).float().double()
     x = x.clamp(min=0) if positive else x
     up, every = sobolev_operator(coarse, parts_of(coarse, 4)), torch.ones_like(truth)
     on_coarse = Blur.on_grid(psf, coarse, truth)
     first = richardson_lucy(x, on_coarse, noise=0).field if positive else tikhonov(x, on_coarse).field
     ignoring, two = up(x), up(first)
-    one = seen.least_rough(x)
+    one = seen.solve(x)
     if positive:
         ignoring, two = (bounded(z, c, cells, None, (0.0, None)) for z, c in ((ignoring, x), (two, first)))
-        one = seen.within(one, x, (0.0, None))
-    law = float(unexplained(seen, one.float().double(), x).max())
+        one = seen.solve_within(one, x, (0.0, None))
+    law = float(footprint_error(seen, one.float().double(), x).max())
     return [*(f"{rmse(field, truth, every):.4f}" for field in (ignoring, two, one)), f"{law:.1e}",
             f"{float(one.min()):.2g}" if positive else ""]  # fmt: skip
 

@@ -17,8 +17,8 @@ from downscale.cf.directions import direction_reason, without_directions
 from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical, warn_of_plane
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, require_lapse_rate, variable_bounds
 from downscale.conservation.measures import default_tolerance
-from downscale.deconvolution.instrument import Instrument
 from downscale.deconvolution.psf import pick_psf
+from downscale.deconvolution.weights import Instrument
 from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation

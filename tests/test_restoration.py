@@ -13,11 +13,12 @@ from sample_fields import field_on, region
 
 import downscale
 from downscale.cf.horizontal import horizontal
-from downscale.deconvolution.blur import blurred
-from downscale.deconvolution.methods import Restoration
 from downscale.deconvolution.psf import parse_psf
+from downscale.deconvolution.weights import Instrument
 from downscale.errors import BoundsError, ConservationError, DownscaleError
-from downscale.runs.deconvolution import restore_file
+from downscale.methods.footprint import seen_through
+from downscale.runs.deconvolution import deconvolve_file
+from downscale.steps.deconvolution import DeconvolutionMethod
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,8 +38,8 @@ def rain(maps=3, rows=24, columns=32, step=2000.0):
 
 
 def seen(ds, psf):
-    grid = horizontal(ds).grid
-    return ds.assign(pr=ds.pr.copy(data=blurred(ds.pr.values.astype("f8"), parse_psf(psf), grid).clip(0).astype("f4")))
+    instrument = Instrument(parse_psf(psf), horizontal(ds).grid)
+    return ds.assign(pr=ds.pr.copy(data=seen_through(ds.pr.values, instrument).clip(0).astype("f4")))
 
 
 @pytest.mark.parametrize("method", ["richardson_lucy", "wiener", "tikhonov"])
@@ -252,8 +253,8 @@ def test_a_file_of_profiles_is_judged_before_it_gets_its_name(tmp_path):
     profiles.t[:, 2] = np.nan
     profiles.to_netcdf(tmp_path / "in.nc")
     weights, out = np.array([0.25, 0.5, 0.25]), tmp_path / "out.nc"
-    how = Restoration("richardson_lucy", noise=0.0, iterations=5)
-    facts = restore_file(str(tmp_path / "in.nc"), out, weights, how, dims=("lev",))[1]
+    how = DeconvolutionMethod("richardson_lucy", noise=0.0, iterations=5)
+    facts = deconvolve_file(str(tmp_path / "in.nc"), out, weights, how, dims=("lev",))[1]
     assert facts["t"]["relative_change"] < 1e-6
     with xr.open_dataset(out) as made:
         certificate = json.loads(made.attrs["conservation_certificate"])["variables"]["t"]

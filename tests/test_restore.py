@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from downscale.deconvolution.blur import Blur, blurred
-from downscale.deconvolution.footprint import Seen, unexplained
-from downscale.deconvolution.methods import Restoration
-from downscale.deconvolution.noise import noise_level
+from downscale.deconvolution.blur import Blur
+from downscale.deconvolution.footprint import FootprintOperator, footprint_error
 from downscale.deconvolution.psf import ArrayPsf, Psf, parse_psf, pick_psf
-from downscale.deconvolution.richardson_lucy import richardson_lucy
+from downscale.deconvolution.richardson_lucy import noise_level, richardson_lucy
 from downscale.deconvolution.tikhonov import tikhonov, wiener
-from downscale.deconvolution.weights import cell_kernel, grid_kernel
+from downscale.deconvolution.weights import Instrument, cell_kernel, grid_kernel
 from downscale.errors import BoundsError, GridError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
+from downscale.methods.footprint import seen_through
+from downscale.steps.deconvolution import DeconvolutionMethod
 
 REFERENCE = torch.zeros(1, dtype=torch.float64)
 SHAPES = ["gaussian:4cells", "gaussian:7x3cells@30", "box:3cells", "airy:3cells"]
@@ -42,6 +42,10 @@ def plane(n_y: int, n_x: int, step: float = 1000.0):
 
 def random(shape, seed=0):
     return torch.as_tensor(np.random.default_rng(seed).random(shape))
+
+
+def blurred(field, psf, grid=None):
+    return seen_through(np.asarray(field), Instrument(psf, grid, field.shape if grid is None else None))
 
 
 def off(blur: Blur, seed=0):
@@ -185,7 +189,7 @@ def test_every_method_keeps_the_flux_and_comes_nearer_to_the_truth(method, gaps)
     blur = Blur.on_cells(parse_psf("gaussian:4cells"), truth.shape, truth, mask)
     data = (blur.forward(truth * blur.mask) + 0.002 * torch.randn(truth.shape, dtype=torch.float64,
             generator=torch.Generator().manual_seed(1)) * blur.mask).clamp(min=0)  # fmt: skip
-    found = Restoration(method)(data, blur)
+    found = DeconvolutionMethod(method)(data, blur)
     assert abs(float(blur.flux(found.field) / blur.flux(data)) - 1) < 1e-12
     before, after = (float((((f - truth) * blur.mask) ** 2).mean()) for f in (data, found.field))
     assert after < 0.8 * before
@@ -226,14 +230,14 @@ def test_noise_is_found_on_a_slope():
 def test_a_constant_field_is_given_back(method):
     field = torch.full((20, 30), 7.0, dtype=torch.float64)
     blur = Blur.on_cells(parse_psf("gaussian:4cells"), (20, 30), field)
-    torch.testing.assert_close(Restoration(method)(field, blur).field, field, rtol=1e-9, atol=0)
+    torch.testing.assert_close(DeconvolutionMethod(method)(field, blur).field, field, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("method", ["richardson_lucy", "wiener", "tikhonov"])
 def test_nothing_valid_gives_nothing(method):
     field = torch.zeros(8, 9, dtype=torch.float64)
     blur = Blur.on_cells(parse_psf("gaussian:3cells"), (8, 9), field, np.zeros((8, 9), bool))
-    assert float(Restoration(method)(field, blur).field.abs().max()) == 0
+    assert float(DeconvolutionMethod(method)(field, blur).field.abs().max()) == 0
 
 
 def test_negative_data_are_refused_by_the_positive_method():
@@ -260,8 +264,8 @@ def test_negative_data_are_refused_by_the_positive_method():
         (lambda: parse_psf("bell:5km"), OptionError, "among 'gaussian', 'box', 'airy', received 'bell'"),
         (lambda: parse_psf("airy:5x4km"), OptionError, "expected a round Airy disc"),
         (lambda: pick_psf(5), OptionError, "received int"),
-        (lambda: Restoration("magic"), OptionError, "expected a method among"),
-        (lambda: Restoration("wiener", iterations=5), OptionError, "expected options among 'parameter' with 'wiener'"),
+        (lambda: DeconvolutionMethod("magic"), OptionError, "expected a method among"),
+        (lambda: DeconvolutionMethod("wiener", iterations=5), OptionError, "expected options among 'parameter'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(make, error, match):
@@ -308,19 +312,19 @@ def test_footprint_averages_are_the_coarse_values(grid, gaps):
         valid[:8, :8] = valid[12:16, 4:16] = False
     truth = random(grid.shape, 5) * torch.as_tensor(valid)
     cells = Aggregation.between(grid.coarsen(4, 4), grid)
-    seen = Seen(Blur.on_grid(Psf("gaussian", width), grid, truth, valid), cells)
+    seen = FootprintOperator(Blur.on_grid(Psf("gaussian", width), grid, truth, valid), cells)
     coarse = seen.forward(truth)
-    fine = seen.least_rough(coarse)
-    assert float(unexplained(seen, fine, coarse).max()) < 1e-9
+    fine = seen.solve(coarse)
+    assert float(footprint_error(seen, fine, coarse).max()) < 1e-9
     # And with one leak planted, it is seen.
-    assert float(unexplained(seen, fine * 1.0001, coarse).max()) > 5e-5
+    assert float(footprint_error(seen, fine * 1.0001, coarse).max()) > 5e-5
 
 
 def test_the_adjoint_of_what_is_seen():
     grid = sphere(24)
     valid = np.random.default_rng(0).random(grid.shape) > 0.2
     cells = Aggregation.between(grid.coarsen(4, 4), grid)
-    seen = Seen(Blur.on_grid(parse_psf("gaussian:2000km"), grid, REFERENCE, valid), cells)
+    seen = FootprintOperator(Blur.on_grid(parse_psf("gaussian:2000km"), grid, REFERENCE, valid), cells)
     y, mu = random(grid.shape) * seen.blur.mask, random(cells.coarse_shape)
     own = float((seen.blur.area * y * seen.back(mu)).sum())
     assert float(seen.product(seen.forward(y), mu)) == pytest.approx(own, rel=1e-12)
@@ -329,6 +333,6 @@ def test_the_adjoint_of_what_is_seen():
 def test_a_constant_seen_through_a_footprint_is_a_constant():
     grid = plane(16, 24)
     cells = Aggregation.between(grid.coarsen(4, 4), grid)
-    seen = Seen(Blur.on_grid(parse_psf("gaussian:5km"), grid, REFERENCE), cells)
-    fine = seen.least_rough(torch.full((4, 6), 280.0, dtype=torch.float64))
+    seen = FootprintOperator(Blur.on_grid(parse_psf("gaussian:5km"), grid, REFERENCE), cells)
+    fine = seen.solve(torch.full((4, 6), 280.0, dtype=torch.float64))
     torch.testing.assert_close(fine, torch.full_like(fine, 280.0), rtol=1e-12, atol=0)

@@ -29,8 +29,8 @@ from downscale.check.comparison import Nested, Overlapping, aligned, cell_place,
 from downscale.check.expected import Expected, is_plain
 from downscale.conservation.measures import combine_all, counted_line, default_tolerance, negative_line
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
-from downscale.deconvolution.instrument import Instrument
 from downscale.deconvolution.psf import pick_psf
+from downscale.deconvolution.weights import Instrument
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
 from downscale.methods.footprint import seen_through
 from downscale.options import option

@@ -34,20 +34,20 @@ def deconvolve(
 ) -> None:  # fmt: skip
     """Undo the blur of an instrument and conserve the flux of every map, checked as written."""
     from downscale.cli.arguments import parse_names, parse_pairs
-    from downscale.deconvolution.methods import Restoration
     from downscale.deconvolution.psf import parse_psf
+    from downscale.steps.deconvolution import DeconvolutionMethod
 
-    wanted = Restoration(method, noise, iterations, damping, parameter, order)
+    wanted = DeconvolutionMethod(method, noise, iterations, damping, parameter, order)
     shape, names, over = parse_psf(psf), parse_names(variables), parse_names(dims)
     cut = "auto" if chunks == "auto" else parse_pairs(chunks, "chunks")
     from downscale.io.read import find_files
 
     find_files(source)
     from downscale.process.computing import scheduled
-    from downscale.runs.deconvolution import lines_of, restore_file
+    from downscale.runs.deconvolution import lines_of, deconvolve_file
 
     with scheduled():
-        course, facts = restore_file(
+        course, facts = deconvolve_file(
             source, output, shape, wanted, dims=over, data_vars=names, device=device, chunks=cut, complevel=complevel,
             overwrite=overwrite, dry_run=dry_run,
         )  # fmt: skip

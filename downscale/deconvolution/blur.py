@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 
 from downscale.deconvolution.psf import AnyPsf
-from downscale.deconvolution.spread import Spread, spread_of
-from downscale.deconvolution.weights import AnyKernel, Kernel, cell_kernel, grid_kernel
+from downscale.deconvolution.weights import AnyKernel, Kernel, RowKernels, cell_kernel, grid_kernel
 from downscale.errors import ShapeError
 from downscale.fields.aggregate import like
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STEPS, ROUNDING = 100, 1e-14
 # Weights below this fraction of the largest one are rounding errors of the transforms.
 DUST = 1e-9
+# Largest number of row pairs whose products are formed together; beyond it they are added row by row.
+AT_ONCE = 200_000
 
 
 class Blur:
@@ -63,7 +65,8 @@ class Blur:
             raise ShapeError(f"expected a mask of shape {self.shape}, received {valid.shape}")
         self.whole = bool(valid.all())
         self.area, self.mask = like(sizes, reference), like(valid.astype(np.float64), reference)
-        self.spread: Spread = spread_of(kernel, self.shape, reference)
+        convolution = Convolution if isinstance(kernel, Kernel) else RowConvolution
+        self.spread: Any = convolution(kernel, self.shape, reference)  # type: ignore[arg-type]
         self._balance()
 
     @classmethod
@@ -93,7 +96,7 @@ class Blur:
             off = torch.maximum(((received - 1) * linked).abs().max(), ((sent - 1) * linked).abs().max())
             if off <= ROUNDING:
                 break
-            rows, columns = (_divided(f, s) for f, s in ((rows, received), (columns, sent)))
+            rows, columns = (_divide_by_root(f, s) for f, s in ((rows, received), (columns, sent)))
         sent = self.spread.scatter(self.area * rows)
         # So does a source whose flux would reach no cell within rounding.
         reached = linked * (sent * columns > DUST)
@@ -117,46 +120,91 @@ class Blur:
         return (self.area * self.mask * field).sum(dim=tuple(range(-len(self.shape), 0)))
 
     @property
+    def uniform(self) -> Kernel:
+        """Uniform weights, those of a middle row if weights vary."""
+        return self.kernel.middle if isinstance(self.kernel, RowKernels) else self.kernel
+
+    @property
+    def closed(self) -> tuple[bool, ...]:
+        """Axes that close a circle."""
+        return (False, self.kernel.periodic) if isinstance(self.kernel, RowKernels) else self.kernel.periodic
+
+    @property
     def circulant(self) -> bool:
         """Whether Fourier modes are its eigenvectors: closed axes, no gaps, equal areas."""
         plain = isinstance(self.kernel, Kernel) and all(self.kernel.periodic)
         return plain and self.whole and bool((self.area == 1).all())
 
 
-def _divided(factor: Tensor, total: Tensor) -> Tensor:
+def _divide_by_root(factor: Tensor, total: Tensor) -> Tensor:
     """Return a factor divided by the root of its sum, where that is positive."""
     some = total > DUST
     return torch.where(some, factor / torch.sqrt(torch.where(some, total, torch.ones_like(total))), factor)
 
 
-def blurred(field: Any, psf: AnyPsf, grid: Any = None) -> Any:
-    """Return the blurred fields of an array or tensor (..., cells); NaN marks invalid cells.
+class Convolution:
+    """Convolution with uniform weights; cells beyond an open edge are zero."""
 
-    Parameters
-    ----------
-    field : array or tensor
-        Cell means; with a ``grid`` the cells are the last two axes, else all of them (1 to 3).
-    psf : Psf or ArrayPsf
-        The footprint.
-    grid : RectilinearGrid, optional
-        Grid of the cells; equal cells of a plain array by default.
+    def __init__(self, kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> None:
+        self.shape = shape
+        self.axes = tuple(range(-len(shape), 0))
+        sizes = zip(shape, kernel.values.shape, kernel.periodic, strict=True)
+        self.sizes = tuple(n if closed else next_fast_len(n + k - 1, real=True) for n, k, closed in sizes)
+        if any(k > n for k, n in zip(kernel.values.shape, self.sizes, strict=True)):
+            raise ShapeError(f"expected a kernel within {self.sizes} cells, received {kernel.values.shape}")
+        laid = np.zeros(self.sizes)
+        laid[tuple(slice(0, k) for k in kernel.values.shape)] = kernel.values
+        laid = np.roll(laid, [-c for c in kernel.centre], axis=tuple(range(len(shape))))
+        self.symbol = torch.fft.rfftn(reference.new_tensor(laid), dim=self.axes)
 
-    Notes
-    -----
-    Total conservation: the area sum over valid cells is unchanged.
-    """
-    values = torch.as_tensor(np.asarray(field, np.float64)) if isinstance(field, np.ndarray) else field.double()
-    count = values.ndim if grid is None else 2
-    shape = tuple(values.shape[values.ndim - count :])
-    maps = values.reshape(-1, *shape)
-    made = torch.empty_like(maps)
-    blur, seen = None, None
-    for index, one in enumerate(maps):
-        valid = torch.isfinite(one)
-        if blur is None or seen is None or not torch.equal(valid, seen):
-            mask, seen = valid.cpu().numpy(), valid
-            blur = Blur.on_cells(psf, shape, one, mask) if grid is None else Blur.on_grid(psf, grid, one, mask)
-        filled = torch.where(valid, one, torch.zeros_like(one))
-        made[index] = torch.where(valid, blur.forward(filled), torch.full_like(one, torch.nan))
-    made = made.reshape(values.shape)
-    return made.numpy() if isinstance(field, np.ndarray) else made
+    def _applied(self, field: Tensor, symbol: Tensor) -> Tensor:
+        waves = torch.fft.rfftn(field, s=self.sizes, dim=self.axes) * symbol
+        wide = torch.fft.irfftn(waves, s=self.sizes, dim=self.axes)
+        return wide[(..., *(slice(0, n) for n in self.shape))]
+
+    def gather(self, field: Tensor) -> Tensor:
+        """Return the sum of weights times sources."""
+        return self._applied(field, self.symbol)
+
+    def scatter(self, field: Tensor) -> Tensor:
+        """Return the transpose: the sum with reversed weights."""
+        return self._applied(field, self.symbol.conj())
+
+
+class RowConvolution:
+    """Convolution along rows with weights for each pair of rows."""
+
+    def __init__(self, kernels: RowKernels, shape: tuple[int, ...], reference: Tensor) -> None:
+        self.shape, self.reach = shape, kernels.reach
+        n_x, width = shape[1], kernels.width
+        self.size = n_x if kernels.periodic else next_fast_len(n_x + 2 * width, real=True)
+        laid = np.zeros((*kernels.values.shape[:2], self.size))
+        laid[..., : width + 1] = kernels.values[..., width:]
+        laid[..., self.size - width :] += kernels.values[..., :width]
+        waves = torch.fft.rfft(reference.new_tensor(laid), dim=-1)
+        # Round footprints are symmetric from east to west: half the memory.
+        even = bool(np.array_equal(kernels.values, kernels.values[..., ::-1]))
+        self.symbol = waves.real.contiguous() if even else waves
+
+    def gather(self, field: Tensor) -> Tensor:
+        """Return the sum of weights times sources."""
+        waves = torch.fft.rfft(field, n=self.size, dim=-1)
+        made = self._at_once(waves) if self.symbol.numel() < AT_ONCE else self._in_turn(waves)
+        return torch.fft.irfft(made, n=self.size, dim=-1)[..., : self.shape[1]]
+
+    def scatter(self, field: Tensor) -> Tensor:
+        """Return the transpose, which is the same, because each pair of cells has one density."""
+        return self.gather(field)
+
+    def _at_once(self, waves: Tensor) -> Tensor:
+        wide = torch.nn.functional.pad(torch.view_as_real(waves), (0, 0, 0, 0, self.reach, self.reach))
+        near = torch.view_as_complex(wide.contiguous()).unfold(-2, 2 * self.reach + 1, 1)
+        return (self.symbol.transpose(-1, -2) * near).sum(dim=-1)
+
+    def _in_turn(self, waves: Tensor) -> Tensor:
+        n_y, made = self.shape[0], torch.zeros_like(waves)
+        for k in range(2 * self.reach + 1):
+            shift = k - self.reach
+            own = slice(max(0, -shift), min(n_y, n_y - shift))
+            made[..., own, :] += self.symbol[own, k] * waves[..., own.start + shift : own.stop + shift, :]
+        return made

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from downscale.deconvolution.tikhonov import conjugate_gradients
-from downscale.deconvolution.weights import RowKernels
-from downscale.deconvolution.wiener import laplacian, mirrored, mirrored_symbol
+from downscale.deconvolution.tikhonov import conjugate_gradients, laplacian, mirror, mirror_symbol
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import Bound
 
@@ -34,7 +32,7 @@ LEAST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class FootprintOperator:
     """Observation operator of an instrument on a fine field, ``B = A H``, with its adjoint and covariance.
 
     Attributes
@@ -70,20 +68,13 @@ class Seen:
         return (self.area * first * second).sum()
 
     @cached_property
-    def _closed(self) -> tuple[bool, ...]:
-        kernel = self.blur.kernel
-        return (False, kernel.periodic) if isinstance(kernel, RowKernels) else kernel.periodic
-
-    @cached_property
     def _wide(self) -> tuple[int, ...]:
-        return tuple(n if closed else 2 * n for n, closed in zip(self.blur.shape, self._closed, strict=True))
+        return tuple(n if closed else 2 * n for n, closed in zip(self.blur.shape, self.blur.closed, strict=True))
 
     @cached_property
     def _symbol(self) -> Tensor:
         """Covariance of Fourier modes that corresponds to the seminorm, for a mirrored field."""
-        kernel = self.blur.kernel
-        middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
-        rough = laplacian(middle, self._wide, self.blur.area)
+        rough = laplacian(self.blur.uniform, self._wide, self.blur.area)
         longest = rough[rough > 0].min()
         return (longest / rough.clamp(min=float(longest))) ** self.order * torch.where(rough > 0, 1.0, FREEDOM)
 
@@ -93,7 +84,7 @@ class Seen:
 
     def covariance(self, fine: Tensor) -> Tensor:
         """Return a field smoothed by the inverse of its roughness operator."""
-        made = _by_modes(fine * self._root, self._symbol, self._closed, self.blur.shape)
+        made = _by_modes(fine * self._root, self._symbol, self.blur.closed, self.blur.shape)
         return made / self._root * self.blur.mask
 
     @cached_property
@@ -103,10 +94,8 @@ class Seen:
     @cached_property
     def _inverse(self) -> Tensor:
         """Inverse of the symbol of ``B K B*`` on coarse modes, for a uniform blur."""
-        kernel = self.blur.kernel
-        middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
         n_y, n_x = self._wide
-        half = mirrored_symbol(middle, self._wide, self.blur.area).abs() ** 2 * self._symbol
+        half = mirror_symbol(self.blur.uniform, self._wide, self.blur.area).abs() ** 2 * self._symbol
         columns = torch.arange(n_x, device=half.device)
         # All modes, of which a real transform holds half.
         whole = half[:, torch.minimum(columns, n_x - columns)]
@@ -116,7 +105,7 @@ class Seen:
         power = power[:, : n_x // f_x // 2 + 1] / (f_y * f_x)
         return 1 / power.clamp(min=LEAST * float(power.max()))
 
-    def least_rough(self, coarse: Tensor) -> Tensor:
+    def solve(self, coarse: Tensor) -> Tensor:
         """Return the field of least seminorm with ``A H y = x``: ``mean + K B* mu`` by conjugate gradients.
 
         Invariant: a constant yields itself.
@@ -128,12 +117,12 @@ class Seen:
         size = float(((coarse - mean) * self._valid).abs().max())
         fine = mean * self.blur.mask
         for _ in range(REFINEMENTS):
-            if not float(self._gap(fine, coarse).abs().max()) > TOLERANCE * size:
+            if not float(self._residual(fine, coarse).abs().max()) > TOLERANCE * size:
                 break
-            fine = self.corrected(fine, coarse)
+            fine = self.correct(fine, coarse)
         return fine
 
-    def corrected(self, fine: Tensor, coarse: Tensor, tolerance: float = 1e-8, steps: int = MOST_STEPS) -> Tensor:
+    def correct(self, fine: Tensor, coarse: Tensor, tolerance: float = 1e-8, steps: int = MOST_STEPS) -> Tensor:
         """Return the field with ``A H y = x`` that differs least from ``fine`` in the seminorm."""
         near, shape = self._inverse, tuple(coarse.shape)
         root = torch.sqrt(torch.where(self.area > 0, self.area, torch.ones_like(self.area)))
@@ -142,13 +131,13 @@ class Seen:
             return self.forward(self.covariance(self.back(mu))) * self._valid
 
         def precondition(gap: Tensor) -> Tensor:
-            return _by_modes(gap * root, near, self._closed, shape) / root * self._valid
+            return _by_modes(gap * root, near, self.blur.closed, shape) / root * self._valid
 
-        gap = self._gap(fine, coarse)
+        gap = self._residual(fine, coarse)
         mu, _ = conjugate_gradients(operator, gap, self.product, precondition, tolerance, steps)
         return fine + self.covariance(self.back(mu))
 
-    def within(self, fine: Tensor, coarse: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
+    def solve_within(self, fine: Tensor, coarse: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
         """Return a field with ``A H y = x`` and within bounds as far as these coarse values allow.
 
         Douglas-Rachford iteration between the two sets. The coarse values have priority: the violation of the bounds
@@ -165,21 +154,21 @@ class Seen:
         shadow, made = fine, fine
         for _ in range(ROUNDS):
             kept = shadow.clamp(low, high)
-            made = self.corrected(2 * kept - shadow, coarse, 1e-3, 60)
+            made = self.correct(2 * kept - shadow, coarse, 1e-3, 60)
             shadow = shadow + made - kept
         made = shadow.clamp(low, high) * self.blur.mask
         size = float(coarse.abs().max())
         for _ in range(REFINEMENTS):
-            made = self.corrected(made, coarse)
-            if not float(self._gap(made, coarse).abs().max()) > TOLERANCE * size:
+            made = self.correct(made, coarse)
+            if not float(self._residual(made, coarse).abs().max()) > TOLERANCE * size:
                 break
         return made
 
-    def _gap(self, fine: Tensor, coarse: Tensor) -> Tensor:
+    def _residual(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return (coarse - self.forward(fine)) * self._valid
 
 
-def unexplained(seen: Seen, fine: Tensor, coarse: Tensor) -> Tensor:
+def footprint_error(seen: FootprintOperator, fine: Tensor, coarse: Tensor) -> Tensor:
     """Return the error of each coarse cell relative to the observed magnitude, at least its mean over the map."""
     size = seen.forward(fine.abs())
     mean = seen.product(size, torch.ones_like(size)) / seen.area.sum().clamp(min=1e-300)
@@ -189,7 +178,7 @@ def unexplained(seen: Seen, fine: Tensor, coarse: Tensor) -> Tensor:
 
 
 def _by_modes(field: Tensor, symbol: Tensor, closed: tuple[bool, ...], shape: tuple[int, ...]) -> Tensor:
-    wide = mirrored(field, closed)
+    wide = mirror(field, closed)
     made = torch.fft.irfftn(torch.fft.rfftn(wide) * symbol, s=tuple(wide.shape))
     return made[tuple(slice(0, n) for n in shape)]
 
@@ -200,5 +189,3 @@ def _mean_power(size: int, factor: int, reference: Tensor) -> Tensor:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.sin(np.pi * waves * factor) / (factor * np.sin(np.pi * waves))
     return reference.new_tensor(np.where(waves == 0, 1.0, ratio) ** 2)
-
-

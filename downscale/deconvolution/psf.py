@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import j1
 
 from downscale.errors import OptionError, ShapeError, listing
 
@@ -144,14 +144,14 @@ class ArrayPsf:
             raise ShapeError(f"expected a point-spread function of 1 to 3 dimensions, received shape {values.shape}")
         if not np.isfinite(values).all():
             raise OptionError("expected finite weights of a point-spread function, received NaN or infinity")
-        object.__setattr__(self, "values", _summing_to_one(values, self.normalise))
+        object.__setattr__(self, "values", _normalise(values, self.normalise))
         object.__setattr__(self, "centre", _centre(values.shape, self.centre))
 
     def __str__(self) -> str:
         return "array:" + "x".join(str(size) for size in self.values.shape)
 
 
-def _summing_to_one(values: Floats, normalise: bool) -> Floats:
+def _normalise(values: Floats, normalise: bool) -> Floats:
     total = float(values.sum())
     if normalise and total > 0:
         return values / total
@@ -192,10 +192,7 @@ def _airy(along: Floats, across: Floats, up: Floats) -> Floats:
     v = AIRY_HALF * np.sqrt(along**2 + across**2 + up**2)
     small = v < 1e-4
     safe = np.where(small, 1.0, v)
-    # Bessel's integral by the trapezoidal rule, exact to rounding for arguments below about 50.
-    angles = np.pi * (np.arange(64) + 0.5) / 64
-    bessel = sum(np.cos(angle - safe * np.sin(angle)) for angle in angles) / 64
-    return np.where(small, 1.0, (2 * bessel / safe) ** 2)
+    return np.where(small, 1.0, (2 * j1(safe) / safe) ** 2)
 
 
 SHAPES: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {"gaussian": _gaussian, "box": _box, "airy": _airy}
@@ -236,25 +233,16 @@ def parse_psf(text: str) -> Psf:
 
 
 AnyPsf = Psf | ArrayPsf
-_WAYS: tuple[tuple[type, Callable[[Any], AnyPsf]], ...] = (
-    (str, parse_psf),
-    (Psf, lambda psf: psf),
-    (ArrayPsf, lambda psf: psf),
-    (np.ndarray, partial(ArrayPsf)),
-)
 
 
 def pick_psf(psf: ArrayLike | AnyPsf | str) -> AnyPsf:
-    """Return a point-spread function from an object, a text, or an array of weights.
-
-    Raises
-    ------
-    OptionError
-        If it is of another type.
-    """
-    for kind, way in _WAYS:
-        if isinstance(psf, kind):
-            return way(psf)
+    """Return a point-spread function from an object, a text, or an array of weights; raises OptionError otherwise."""
+    if isinstance(psf, (Psf, ArrayPsf)):
+        return psf
+    if isinstance(psf, str):
+        return parse_psf(psf)
+    if isinstance(psf, np.ndarray):
+        return ArrayPsf(psf)
     raise OptionError(
         f"expected psf as words such as 'gaussian:25km', a Psf or an array of weights, received {type(psf).__name__}"
     )

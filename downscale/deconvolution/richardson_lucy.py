@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from downscale.deconvolution.noise import Restored, noise_level
 from downscale.errors import BoundsError, OptionError
 
 if TYPE_CHECKING:
@@ -17,6 +17,33 @@ if TYPE_CHECKING:
 
 # Blurred values below this fraction of the largest are rounding errors of the transforms.
 DUST = 1e-14
+# Median magnitude of a normal variable of variance one.
+NORMAL_MEDIAN = 0.6744897501960817
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A restored field, with parameters of the solution.
+
+    Attributes
+    ----------
+    field : tensor
+        With the shape of the data, zero at invalid cells.
+    iterations : int
+        Steps taken.
+    parameter : float
+        Weight of the roughness, NaN if the method has none.
+    noise : float
+        Standard deviation of the noise, given or estimated, NaN if the method does not use it.
+    misfit : float
+        Area-weighted root mean square of data minus blurred result.
+    """
+
+    field: Tensor
+    iterations: int
+    parameter: float
+    noise: float
+    misfit: float
 
 
 def richardson_lucy(
@@ -27,7 +54,7 @@ def richardson_lucy(
     iterations: int = 100,
     damping: float = 0.0,
     watch: Callable[[int, Tensor], None] | None = None,
-) -> Restored:
+) -> Solution:
     """Return a restored positive field by ``y <- y H*(x / H y)``, from a uniform initial field.
 
     Parameters
@@ -68,7 +95,7 @@ def richardson_lucy(
     level = noise_level(data, blur.mask) if noise is None else float(noise)
     flux, size = blur.flux(data), blur.flux(torch.ones_like(data))
     if not float(flux) > 0:
-        return Restored(torch.zeros_like(data), 0, float("nan"), level, 0.0)
+        return Solution(torch.zeros_like(data), 0, float("nan"), level, 0.0)
     field, step, misfit = flux / size * blur.mask, 0, float("inf")
     for step in range(iterations + 1):
         seen = blur.forward(field)
@@ -84,7 +111,7 @@ def richardson_lucy(
         field = field * (flux / blur.flux(field))
         if watch is not None:
             watch(step + 1, field)
-    return Restored(field, step, float("nan"), level, misfit)
+    return Solution(field, step, float("nan"), level, misfit)
 
 
 def _require_usable(data: Tensor, blur: Blur, iterations: int, damping: float, noise: float | None) -> None:
@@ -114,3 +141,30 @@ def _total_variation_slope(field: Tensor, damping: float) -> Tensor:
     flows = (s - torch.roll(s, 1, axis) for axis, s in zip(axes, slopes, strict=True))
     divergence = sum(flows, torch.zeros_like(field))
     return (1 - damping * divergence).clamp(min=0.1)
+
+
+def noise_level(data: Tensor, mask: Tensor) -> float:
+    """Return the standard deviation of white noise, estimated from second differences along all axes.
+
+    The estimate is the median of their magnitude, so that fronts have little effect. If most of a field is constant
+    (dry), only non-zero differences count. Zero for fields of fewer than three cells along an axis.
+
+    References
+    ----------
+    Immerkaer, J. (1996), Fast noise variance estimation, Computer Vision and Image Understanding 64, 300-302.
+    """
+    rough, valid, gain = data, mask, 1.0
+    for axis in range(-data.ndim, 0):
+        size = data.shape[axis]
+        if size == 1:
+            continue
+        if size < 3:
+            return 0.0
+        left, middle, right = (rough.narrow(axis, k, size - 2) for k in range(3))
+        rough = left - 2 * middle + right
+        valid = torch.stack([valid.narrow(axis, k, size - 2) for k in range(3)]).amin(dim=0)
+        gain *= 6.0**0.5
+    seen = rough[valid > 0].abs()
+    # Smaller differences are rounding errors.
+    seen = seen[seen > 1e-12 * float(data.abs().max())] if seen.numel() else seen
+    return float(seen.median()) / (NORMAL_MEDIAN * gain) if seen.numel() else 0.0

@@ -1,4 +1,4 @@
-"""Deconvolution with a Sobolev seminorm as penalty, around gaps and up to edges."""
+"""Deconvolution with a Sobolev seminorm as penalty, the Wiener filter, and generalised cross-validation."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from downscale.deconvolution.noise import Restored
+from downscale.deconvolution.blur import Blur, Convolution
+from downscale.deconvolution.richardson_lucy import Solution
 from downscale.deconvolution.weights import Kernel, RowKernels
-from downscale.deconvolution.wiener import cross_validated, filtered, laplacian, mirrored, mirrored_symbol
 from downscale.errors import OptionError
 from downscale.fields.aggregate import like
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from downscale.deconvolution.blur import Blur
 
 ORDERS = (1, 2)
 # Tolerance of the normal equations relative to their right side, and the largest number of steps.
@@ -25,9 +23,13 @@ TOLERANCE, MOST_STEPS = 1e-8, 300
 # Least distance of neighbours as a fraction of the mean step, because meridians meet at the poles.
 NEAREST = 0.1
 GAP_ROUNDS = 200
+# Range of weights for cross-validation, then the number of halvings of the step around the best.
+# Below the least weight, rounding, edges and rows unlike the middle one outweigh the gain.
+WEIGHTS, HALVINGS = np.logspace(-6, 3, 37), 4
+LEAST_WEIGHT = 1e-6
 
 
-def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order: int = 1) -> Restored:
+def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order: int = 1) -> Solution:
     """Return the field of least ``|H y - x|^2 + parameter |D^order y|^2``, norms by area.
 
     Parameters
@@ -61,22 +63,21 @@ def tikhonov(data: Tensor, blur: Blur, *, parameter: float | None = None, order:
         raise OptionError(f"expected an order of 1 or 2, received {order!r}")
     if parameter is not None and not 0 < parameter < float("inf"):
         raise OptionError(f"expected a positive parameter, received {parameter!r}; leave it out to have it chosen")
-    kernel = blur.kernel if isinstance(blur.kernel, Kernel) else blur.kernel.middle
     size = blur.flux(torch.ones_like(data))
     if not float(size) > 0:
-        return Restored(torch.zeros_like(data), 0, float("nan"), float("nan"), 0.0)
-    weight = parameter or cross_validated(_without_gaps(data, blur), kernel, order)
+        return Solution(torch.zeros_like(data), 0, float("nan"), float("nan"), 0.0)
+    weight = parameter or cross_validate(_fill_gaps(data, blur), blur.uniform, order)
     if blur.circulant:
-        field, steps = filtered(data, kernel, weight, order), 0
+        field, steps = filter_periodic(data, blur.uniform, weight, order), 0
     else:
-        field, steps = _solved(data, blur, kernel, weight, order)
+        field, steps = _solve(data, blur, weight, order)
     # Removes the error of conjugate gradients in the total, which is below their tolerance.
     field = (field + blur.flux(data - field) / size) * blur.mask
     misfit = float(torch.sqrt(blur.flux((data - blur.forward(field)) ** 2) / size))
-    return Restored(field, steps, weight, float("nan"), misfit)
+    return Solution(field, steps, weight, float("nan"), misfit)
 
 
-def wiener(data: Tensor, blur: Blur, *, parameter: float | None = None) -> Restored:
+def wiener(data: Tensor, blur: Blur, *, parameter: float | None = None) -> Solution:
     """Return the Wiener estimate for a signal whose spectrum falls with the fourth power of wavenumber.
 
     The ratio of noise to signal is ``parameter |Laplacian|^2``, which makes it the penalty of order 2. With a uniform
@@ -86,19 +87,19 @@ def wiener(data: Tensor, blur: Blur, *, parameter: float | None = None) -> Resto
     return tikhonov(data, blur, parameter=parameter, order=2)
 
 
-def _without_gaps(data: Tensor, blur: Blur) -> Tensor:
+def _fill_gaps(data: Tensor, blur: Blur) -> Tensor:
     """Return data with gaps filled by the mean and smoothed, so that cross-validation sees no jumps."""
     if blur.whole:
         return data
     mean = blur.flux(data) / blur.flux(torch.ones_like(data))
     field = torch.where(blur.mask > 0, data, mean)
     for _ in range(GAP_ROUNDS):
-        total = sum((_shifted(field, axis, s) for axis in range(field.ndim) for s in (1, -1)), torch.zeros_like(field))
+        total = sum((_shift(field, axis, s) for axis in range(field.ndim) for s in (1, -1)), torch.zeros_like(field))
         field = torch.where(blur.mask > 0, data, total / (2 * field.ndim))
     return field
 
 
-def _shifted(field: Tensor, axis: int, by: int) -> Tensor:
+def _shift(field: Tensor, axis: int, by: int) -> Tensor:
     """Return the neighbours along an axis; the last cell is its own neighbour."""
     n = field.shape[axis]
     index = torch.arange(n, device=field.device).add(by).clamp(0, n - 1)
@@ -110,13 +111,11 @@ class Roughness:
 
     def __init__(self, blur: Blur) -> None:
         self.area, kernel, ndim = blur.area, blur.kernel, len(blur.shape)
-        middle = kernel.middle if isinstance(kernel, RowKernels) else kernel
-        mean = float(np.prod(middle.steps) ** (1 / ndim))
-        self.closed = (False, kernel.periodic) if isinstance(kernel, RowKernels) else kernel.periodic
+        mean = float(np.prod(blur.uniform.steps) ** (1 / ndim))
         self.faces = []
         for axis in range(ndim):
             both = 0.5 * (blur.area + self._next(blur.area, axis)) * blur.mask * self._next(blur.mask, axis)
-            if not self.closed[axis]:
+            if not blur.closed[axis]:
                 both.narrow(axis, blur.shape[axis] - 1, 1).zero_()
             self.faces.append(both * like(_nearness(kernel, axis, mean), both))
 
@@ -141,20 +140,20 @@ def _nearness(kernel: Kernel | RowKernels, axis: int, mean: float) -> np.ndarray
     return (mean / np.maximum(steps, NEAREST * mean))[:, None] ** 2
 
 
-def _solved(data: Tensor, blur: Blur, kernel: Kernel, weight: float, order: int) -> tuple[Tensor, int]:
+def _solve(data: Tensor, blur: Blur, weight: float, order: int) -> tuple[Tensor, int]:
     """Return the solution of the normal equations by conjugate gradients, preconditioned by a middle row's filter."""
-    rough = Roughness(blur)
+    rough, kernel = Roughness(blur), blur.uniform
 
     def normal(field: Tensor) -> Tensor:
         smooth = rough(field) if order == 1 else rough(rough(field))
         return blur.back(blur.forward(field)) + weight * smooth
 
-    wide = tuple(n if closed else 2 * n for n, closed in zip(blur.shape, rough.closed, strict=True))
-    symbol = mirrored_symbol(kernel, wide, data).abs() ** 2 + weight * laplacian(kernel, wide, data) ** order
+    wide = tuple(n if closed else 2 * n for n, closed in zip(blur.shape, blur.closed, strict=True))
+    symbol = mirror_symbol(kernel, wide, data).abs() ** 2 + weight * laplacian(kernel, wide, data) ** order
     root = torch.sqrt(blur.area)
 
     def precondition(field: Tensor) -> Tensor:
-        waves = torch.fft.rfftn(mirrored(field * root, rough.closed)) / symbol
+        waves = torch.fft.rfftn(mirror(field * root, blur.closed)) / symbol
         made = torch.fft.irfftn(waves, s=wide)
         return made[tuple(slice(0, n) for n in blur.shape)] / root * blur.mask
 
@@ -189,3 +188,104 @@ def conjugate_gradients(
         now, before = product(residual, better), now
         direction = better + now / before * direction
     return solution, most
+
+
+def filter_periodic(data: Tensor, kernel: Kernel, weight: float, order: int = 2) -> Tensor:
+    """Return ``conj(h) x / (|h|^2 + weight g^order)`` by Fourier transforms, with g the symbol of the Laplacian.
+
+    The field is periodic along all axes. Order 2 is the Wiener filter for a ratio of noise to signal that grows as the
+    fourth power of wavenumber. The mean of the field is conserved.
+
+    References
+    ----------
+    Hunt, B. R. (1973), The application of constrained least squares estimation to image restoration by digital
+    computer, IEEE Trans. Comput. C-22, 805-812.
+    """
+    shape = tuple(data.shape)
+    symbol = mirror_symbol(kernel, shape, data)
+    power = (symbol * symbol.conj()).real
+    waves = torch.fft.rfftn(data) * symbol.conj() / (power + weight * laplacian(kernel, shape, data) ** order)
+    return torch.fft.irfftn(waves, s=shape)
+
+
+def laplacian(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tensor:
+    """Return the symbol of minus the Laplacian on closed axes, in units of the mean step, of a real transform."""
+    mean = float(np.prod(kernel.steps) ** (1 / len(shape)))
+    total = torch.zeros(())
+    for axis, (n, step) in enumerate(zip(shape, kernel.steps, strict=True)):
+        last = axis == len(shape) - 1
+        angle = 2 * np.pi * (np.arange(n // 2 + 1) if last else np.arange(n)) / n
+        one = reference.new_tensor((2 - 2 * np.cos(angle)) * (mean / step) ** 2)
+        total = one if axis == 0 else total[..., None] + one
+    return total
+
+
+def cross_validate(data: Tensor, kernel: Kernel, order: int) -> float:
+    """Return the weight of least generalised cross-validation error for a field mirrored at its open edges.
+
+    Parameters
+    ----------
+    data : tensor
+        The field, with gaps filled.
+    kernel : Kernel
+        Uniform weights; a middle row represents grids on which they vary.
+
+    Notes
+    -----
+    The error ``n |r|^2 / tr(I - T)^2`` is exact for the mirrored field: both sums are over Fourier modes.
+
+    References
+    ----------
+    Golub, G. H., Heath, M. & Wahba, G. (1979), Generalized cross-validation as a method for choosing a good ridge
+    parameter, Technometrics 21, 215-223.
+    """
+    wide = mirror(data, kernel.periodic)
+    wide = wide - wide.mean()
+    shape = tuple(wide.shape)
+    power = mirror_symbol(kernel, shape, data).abs() ** 2
+    energy, rough = torch.fft.rfftn(wide).abs() ** 2, laplacian(kernel, shape, data) ** order
+    # A real transform stores most modes once for two.
+    twice = torch.full_like(rough, 2.0)
+    twice[..., 0] = 1.0
+    if shape[-1] % 2 == 0:
+        twice[..., -1] = 1.0
+
+    def error(log_weight: float) -> float:
+        left = 10**log_weight * rough
+        off = left / (power + left).clamp(min=1e-300)
+        return float((twice * off**2 * energy).sum() / (twice * off).sum() ** 2)
+
+    if not float(energy.sum()) > 0:
+        return LEAST_WEIGHT
+    places = np.log10(WEIGHTS)
+    best, step = float(places[int(np.argmin([error(p) for p in places]))]), float(places[1] - places[0])
+    for _ in range(HALVINGS):
+        step /= 2
+        best = min((best - step, best, best + step), key=error)
+    return max(10**best, LEAST_WEIGHT)
+
+
+def mirror(data: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+    """Return the data with the mirror image appended along open axes."""
+    for axis, closed in enumerate(periodic):
+        if not closed and data.shape[axis] > 1:
+            data = torch.cat([data, data.flip(axis)], dim=axis)
+    return data
+
+
+def mirror_symbol(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tensor:
+    """Return the symbol of weights on closed axes of ``shape``, cut to their size."""
+    values, centre = _within(kernel, shape)
+    return Convolution(Kernel(values, centre, (True,) * len(shape), kernel.steps), shape, reference).symbol
+
+
+def _within(kernel: Kernel, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return the weights cut to a field's size, for closed axes shorter than their reach."""
+    values, centre = kernel.values, list(kernel.centre)
+    for axis, size in enumerate(shape):
+        if values.shape[axis] > size:
+            half = (size - 1) // 2
+            first = centre[axis] - half
+            values = np.take(values, np.arange(first, first + 2 * half + 1), axis=axis)
+            centre[axis] = half
+    return values / values.sum(), tuple(centre)

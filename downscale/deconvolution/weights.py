@@ -6,8 +6,11 @@ it.
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +20,18 @@ from downscale.errors import GridError, OptionError, ShapeError
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from downscale.deconvolution.blur import Blur
+
 Floats = NDArray[np.float64]
 # Sampling points per half width for the mean of a cell, and their largest number per cell.
 FINENESS, MOST_POINTS = 4, 15
 # Relative difference below which spacings count as equal.
 EVEN = 1e-4
+# Number of cached blurs: most fields of one file share a mask.
+CACHED_BLURS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +106,7 @@ def cell_kernel(psf: AnyPsf, shape: tuple[int, ...], periodic: tuple[bool, ...] 
         size = psf.values.shape
         if len(size) != len(shape):
             raise ShapeError(
-            f"expected a point-spread function of {len(shape)} dimensions, one per axis, received shape {size}"
+                f"expected a point-spread function of {len(shape)} dimensions, one per axis, received shape {size}"
             )
         _require_within(size, shape)
         assert psf.centre is not None
@@ -200,7 +210,7 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
     steps = EARTH_RADIUS * height[middle], EARTH_RADIUS * step_x * np.cos(lat[middle])
     plain = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
     between = np.abs(np.diff(lat)) * EARTH_RADIUS, np.abs(step_x) * np.cos(lat) * EARTH_RADIUS
-    return RowKernels(_same_both_ways(values, reach, psf.round), reach, width, grid.x.periodic, plain, *between)
+    return RowKernels(_symmetrise(values, reach, psf.round), reach, width, grid.x.periodic, plain, *between)
 
 
 def _counts(lat: Floats) -> NDArray[np.int64]:
@@ -231,7 +241,7 @@ def _densities(psf: Psf, lat: float, height: float, source: Floats, step: float,
     return psf.density(east * scale, north * scale).mean(axis=(1, 3))
 
 
-def _same_both_ways(values: Floats, reach: int, even: bool) -> Floats:
+def _symmetrise(values: Floats, reach: int, even: bool) -> Floats:
     """Return symmetric densities: that from A to B equals that from B to A (and of its mirror image, if round)."""
     values = 0.5 * (values + values[..., ::-1]) if even else values
     n_y = len(values)
@@ -244,3 +254,59 @@ def _same_both_ways(values: Floats, reach: int, even: bool) -> Floats:
         back[inside] = values[other[inside], 2 * reach - k, ::-1]
         both[:, k] = 0.5 * (values[:, k] + back)
     return both
+
+
+class Instrument:
+    """A point-spread function on the cells of a grid, or of a plain array.
+
+    Parameters
+    ----------
+    psf : Psf or ArrayPsf
+        The footprint.
+    grid : RectilinearGrid, optional
+        Grid of the cells.
+    shape, periodic : tuples, optional
+        Shape and closed axes of a plain array of 1 to 3 dimensions, instead of a grid.
+    """
+
+    def __init__(
+        self, psf: AnyPsf, grid: Any = None, shape: tuple[int, ...] | None = None,
+        periodic: tuple[bool, ...] | None = None,
+    ) -> None:  # fmt: skip
+        self.psf, self.grid, self.periodic = psf, grid, periodic
+        self.shape = tuple(grid.shape if shape is None else shape)
+        self._blurs: OrderedDict[Any, Blur] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Cached properties are not sent to workers.
+        return {"psf": self.psf, "grid": self.grid, "shape": self.shape, "periodic": self.periodic}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @cached_property
+    def kernel(self) -> AnyKernel:
+        """Weights of the point-spread function."""
+        if self.grid is None:
+            return cell_kernel(self.psf, self.shape, self.periodic)
+        return grid_kernel(self.psf, self.grid)
+
+    @property
+    def area(self) -> NDArray[np.float64] | None:
+        """Cell areas, None if all are equal."""
+        return None if self.grid is None else self.grid.cell_area
+
+    def blur(self, valid: NDArray[np.bool_], reference: Tensor) -> Blur:
+        """Return the blur among valid cells."""
+        # Deferred: it imports torch.
+        from downscale.deconvolution.blur import Blur
+
+        key = (np.packbits(valid).tobytes(), str(reference.device), reference.dtype)
+        with self._lock:
+            if key not in self._blurs:
+                self._blurs[key] = Blur(self.kernel, self.shape, reference, self.area, valid)
+            self._blurs.move_to_end(key)
+            while len(self._blurs) > CACHED_BLURS:
+                self._blurs.popitem(last=False)
+            return self._blurs[key]

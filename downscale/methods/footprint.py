@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.deconvolution.instrument import Instrument
+from downscale.deconvolution.weights import Instrument
 from downscale.engine.checks import finite_or_missing
 from downscale.engine.device import Lane, pick_device
 from downscale.engine.job import Job
@@ -49,7 +49,7 @@ class FootprintWork:
         return fine.reshape(*values.shape[:-2], *job.fine.shape)
 
     def _one(self, coarse: NDArray[np.float64], out: NDArray[Any], lane: Lane) -> None:
-        from downscale.deconvolution.footprint import Seen, unexplained
+        from downscale.deconvolution.footprint import FootprintOperator, footprint_error
 
         job = self.job
         if job.extensive:
@@ -59,17 +59,17 @@ class FootprintWork:
         if not valid.any():
             return
         x = lane.send(np.nan_to_num(coarse))
-        seen = Seen(self.instrument.blur(valid, x), job.cells, self.order)
-        made = seen.least_rough(x)
+        seen = FootprintOperator(self.instrument.blur(valid, x), job.cells, self.order)
+        made = seen.solve(x)
         if job.bounds != (None, None):
-            made = seen.within(made, x, job.bounds)
+            made = seen.solve_within(made, x, job.bounds)
         field = lane.fetch(made, np.dtype(np.float64))()
         out[valid] = (field * job.fine.cell_area if job.extensive else field).astype(job.dtype)[valid]
         if job.check == "skip":
             return
         stored = np.where(valid, out, 0.0).astype(np.float64)
         stored = stored / job.fine.cell_area if job.extensive else stored
-        self._judged(float(unexplained(seen, lane.send(stored), x).max()), stored[valid])
+        self._judged(float(footprint_error(seen, lane.send(stored), x).max()), stored[valid])
 
     def _judged(self, error: float, stored: NDArray[np.float64]) -> None:
         """Warn, or raise an error, if the stored values violate the footprint averages or the bounds."""

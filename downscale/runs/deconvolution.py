@@ -8,22 +8,27 @@ from typing import Any
 import xarray as xr
 
 from downscale.conservation.report import ConservationReport, VariableReport
-from downscale.deconvolution.methods import Restoration
 from downscale.io.outputs import check_netcdf
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.process.progress import progress_bar
 from downscale.runs.single import open_input
-from downscale.steps.deconvolution import Course, deconvolve, fluxes, plan_deconvolution
+from downscale.steps.deconvolution import (
+    DeconvolutionMethod,
+    DeconvolutionPlan,
+    deconvolve_dataset,
+    fluxes,
+    plan_deconvolution,
+)
 
 # Rounding of a file's values in float32, and of their sum.
 TOLERANCE = 1e-6
 
 
-def restore_file(
-    source: str, output: str | Path, psf: Any, restoration: Restoration, *, dims: Any = None, data_vars: Any = None,
+def deconvolve_file(
+    source: str, output: str | Path, psf: Any, method: DeconvolutionMethod, *, dims: Any = None, data_vars: Any = None,
     device: str | None = None, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False, dry_run: bool = False,
-) -> tuple[Course, dict[str, Any]]:  # fmt: skip
+) -> tuple[DeconvolutionPlan, dict[str, Any]]:  # fmt: skip
     """Deconvolve one file into another and return the plan and the fluxes of the file as written.
 
     Raises
@@ -38,23 +43,22 @@ def restore_file(
     Global conservation: the file appears only if the area integral of each map equals that of the input.
     """
     before = open_input(source, chunks)
-    course = plan_deconvolution(before, psf, restoration, dims, data_vars)
+    plan = plan_deconvolution(before, psf, method, dims, data_vars)
     check_netcdf(output, overwrite or dry_run, sources_of(before))
     if dry_run:
-        return course, {}
-    settings = {"dims": dims, "data_vars": data_vars, "device": device}
-    made: Any = deconvolve(before, course.instrument.psf, restoration.method, **restoration.given, **settings)
-    write_checked(made, output, lambda written: _judged(before, written, course), overwrite=overwrite,
+        return plan, {}
+    fine = deconvolve_dataset(before, plan, device)
+    write_checked(fine, output, lambda written: _check_flux(before, written, plan), overwrite=overwrite,
                   storage=Storage(complevel), inputs=sources_of(before), progress=progress_bar())  # fmt: skip
     with open_dataset(output, chunks=chunks) as after:
-        return course, fluxes(before, after, course)
+        return plan, fluxes(before, after, plan)
 
 
-def _judged(before: xr.Dataset, made: xr.Dataset, course: Course) -> ConservationReport:
+def _check_flux(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) -> ConservationReport:
     """Check the flux of all maps, profiles or stacks of a variable: the area integral, or the sum over cells."""
     reports = {}
-    for name, found in fluxes(before, made, course).items():
-        given, there = before[name].notnull(), made[name].notnull()
+    for name, found in fluxes(before, after, plan).items():
+        valid, kept = before[name].notnull(), after[name].notnull()
         change = found["relative_change"]
         reports[name] = VariableReport(
             name=name,
@@ -65,10 +69,10 @@ def _judged(before: xr.Dataset, made: xr.Dataset, course: Course) -> Conservatio
             max_absolute_error=abs(found["flux_after"] - found["flux_before"]),
             where_absolute={},
             global_error=change,
-            cells_checked=int(given.sum()),
-            cells_masked=int((~given).sum()),
-            cells_lost=int((given & ~there).sum()),
-            cells_invented=int((there & ~given).sum()),
+            cells_checked=int(valid.sum()),
+            cells_masked=int((~valid).sum()),
+            cells_lost=int((valid & ~kept).sum()),
+            cells_invented=int((kept & ~valid).sum()),
             values_out_of_bounds=0,
             tolerance=TOLERANCE,
         )

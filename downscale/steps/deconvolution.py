@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.horizontal import Horizontal, XarrayObject, as_array, as_dataset, horizontal, is_categorical
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, horizontal, is_categorical
 from downscale.cf.quantities import quantity_of
-from downscale.deconvolution.instrument import Instrument
-from downscale.deconvolution.methods import Restoration
 from downscale.deconvolution.psf import pick_psf
+from downscale.deconvolution.weights import Instrument
 from downscale.engine.checks import finite_or_missing
 from downscale.engine.device import Lane, pick_device
 from downscale.errors import InputError, OptionError, listing
@@ -24,36 +23,85 @@ from downscale.options import option
 from downscale.request import pick_variables, result_type
 from downscale.steps.history import stamped
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from downscale.deconvolution.blur import Blur
+    from downscale.deconvolution.richardson_lucy import Solution
+
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
 # Variables reported for each map.
-TOLD = ("iterations", "parameter", "noise", "misfit")
+CHOICES = ("iterations", "parameter", "noise", "misfit")
+# Options of each method.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "richardson_lucy": ("noise", "iterations", "damping"),
+    "wiener": ("parameter",),
+    "tikhonov": ("parameter", "order"),
+}
+
+
+@dataclass(frozen=True)
+class DeconvolutionMethod:
+    """A method with checked options; None selects the method's default.
+
+    Examples
+    --------
+    >>> DeconvolutionMethod("tikhonov", order=2).options
+    {'order': 2}
+    """
+
+    method: str = "richardson_lucy"
+    noise: float | None = None
+    iterations: int | None = None
+    damping: float | None = None
+    parameter: float | None = None
+    order: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in OPTIONS:
+            raise OptionError(f"expected a method among {listing(OPTIONS)}, received {self.method!r}")
+        for name in self.options:
+            if name not in OPTIONS[self.method]:
+                raise OptionError(
+                    f"expected options among {listing(OPTIONS[self.method])} with {self.method!r}, received {name!r}; "
+                    "drop it or choose another method"
+                )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that are set."""
+        names = ("noise", "iterations", "damping", "parameter", "order")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def __call__(self, data: Tensor, blur: Blur) -> Solution:
+        """Return one deconvolved field, zero at invalid cells."""
+        # Deferred: they import torch.
+        from downscale.deconvolution.richardson_lucy import richardson_lucy
+        from downscale.deconvolution.tikhonov import tikhonov, wiener
+
+        solvers: dict[str, Any] = {"richardson_lucy": richardson_lucy, "wiener": wiener, "tikhonov": tikhonov}
+        return solvers[self.method](data, blur, **self.options)
+
+    def __str__(self) -> str:
+        return " ".join([f"method={self.method}", *(f"{key}={value:g}" for key, value in self.options.items())])
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
-    """The plan of a deconvolution, made before any data are read.
+class DeconvolutionPlan:
+    """Instrument, method, dimensions and variables of a deconvolution, known before any data are read.
 
-    Attributes
-    ----------
-    instrument : Instrument
-        The point-spread function on the cells.
-    restoration : Restoration
-        Method and options.
-    dims : tuple of str
-        Dimensions that are restored together; chunks may split all others.
-    names : tuple of str
-        Variables to restore.
+    ``dims`` are deconvolved together; chunks may split all others.
     """
 
     instrument: Instrument
-    restoration: Restoration
+    method: DeconvolutionMethod
     dims: tuple[str, ...]
     names: tuple[str, ...]
 
     def __str__(self) -> str:
         cells = " x ".join(map(str, self.instrument.shape))
         return (
-            f"deconvolve {', '.join(self.names)}: psf={self.instrument.psf} {self.restoration}; fields of {cells} "
+            f"deconvolve {', '.join(self.names)}: psf={self.instrument.psf} {self.method}; fields of {cells} "
             f"cells along {', '.join(self.dims)} are not split, since each step needs all of them; chunks split others"
         )
 
@@ -130,20 +178,30 @@ def deconvolve(
     >>> sharp.shape == tas.shape
     True
     """
-    restoration = Restoration(method, noise, iterations, damping, parameter, order)
     ds, name = as_dataset(obj)
-    course = plan_deconvolution(ds, psf, restoration, dims, data_vars)
-    where = option("device") if device is None else device
-    pick_device(where)
-    made = ds.copy()
-    for field in course.names:
-        sharp, told = _restored(ds[field], course, where)
-        _put(made, ds, ds[field], sharp, keep_attrs)
-        if name is None:
-            made = made.assign(told)
-    words = f"deconvolve psf={course.instrument.psf} {restoration}"
-    made = stamped(made, words)
-    return made if name is None else as_array(made, name, obj)
+    options = DeconvolutionMethod(method, noise, iterations, damping, parameter, order)
+    fine = deconvolve_dataset(ds, plan_deconvolution(ds, psf, options, dims, data_vars), device, keep_attrs)
+    return fine if name is None else as_array(fine, name, obj)
+
+
+def deconvolve_dataset(
+    ds: xr.Dataset, plan: DeconvolutionPlan, device: str | None = None, keep_attrs: bool | None = None
+) -> xr.Dataset:
+    """Return a Dataset with the variables of a plan deconvolved, and the parameters chosen for each map."""
+    device = _require_device(device)
+    fine = ds.copy()
+    for name in plan.names:
+        field, choices = _deconvolve_variable(ds[name], plan, device)
+        _replace(fine, ds, ds[name], field, keep_attrs)
+        fine = fine.assign(choices)
+    return stamped(fine, f"deconvolve psf={plan.instrument.psf} {plan.method}")
+
+
+def _require_device(device: str | None) -> str:
+    """Return the device of a call, or that of the options; raises an error if it is not available."""
+    device = option("device") if device is None else device
+    pick_device(device)
+    return device
 
 
 def blur(
@@ -181,39 +239,40 @@ def blur(
     True
     """
     ds, name = as_dataset(obj)
-    course = plan_deconvolution(ds, psf, None, dims, data_vars)
-    where = option("device") if device is None else device
-    pick_device(where)
-    made = ds.copy()
-    for field in course.names:
-        _put(made, ds, ds[field], _seen(ds[field], course, where), keep_attrs)
-    made = stamped(made, f"blur psf={course.instrument.psf}")
-    return made if name is None else as_array(made, name, obj)
+    plan = plan_deconvolution(ds, psf, None, dims, data_vars)
+    device = _require_device(device)
+    coarse = ds.copy()
+    for field in plan.names:
+        _replace(coarse, ds, ds[field], _blur_variable(ds[field], plan, device), keep_attrs)
+    coarse = stamped(coarse, f"blur psf={plan.instrument.psf}")
+    return coarse if name is None else as_array(coarse, name, obj)
 
 
-def _seen(variable: xr.DataArray, course: Course, device: str) -> xr.DataArray:
+def _blur_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str) -> xr.DataArray:
     """Return a blurred variable; sums over cells are blurred as densities."""
-    array = variable.transpose(..., *course.dims)
-    area = course.instrument.area if quantity_of(variable) == "extensive" else None
+    array = variable.transpose(..., *plan.dims)
+    area = plan.instrument.area if quantity_of(variable) == "extensive" else None
     data = xr.apply_ufunc(
         finite_or_missing, array, kwargs={"name": variable.name}, dask="parallelized", output_dtypes=[array.dtype]
     ).data
-    seen = seen_through(data if area is None else data / area, course.instrument, device)
+    seen = seen_through(data if area is None else data / area, plan.instrument, device)
     seen = (seen if area is None else seen * area).astype(result_type(variable.dtype))
     return array.copy(data=seen).transpose(*variable.dims)
 
 
-def _put(made: xr.Dataset, ds: xr.Dataset, variable: xr.DataArray, result: xr.DataArray, keep: bool | None) -> None:
-    """Replace a variable by its result, with the reported variables."""
-    attrs = option("keep_attrs") if keep is None else keep
-    made[variable.name] = result if attrs else result.drop_attrs()
+def _replace(
+    fine: xr.Dataset, ds: xr.Dataset, variable: xr.DataArray, result: xr.DataArray, keep_attrs: bool | None
+) -> None:
+    """Replace a variable by its result, with the encoding that still applies."""
+    keep_attrs = option("keep_attrs") if keep_attrs is None else keep_attrs
+    fine[variable.name] = result if keep_attrs else result.drop_attrs()
     kept = {key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding}
-    made[variable.name].encoding = {**kept, SOURCES: sources_of(ds)}
+    fine[variable.name].encoding = {**kept, SOURCES: sources_of(ds)}
 
 
 def plan_deconvolution(
-    obj: XarrayObject, psf: Any, restoration: Restoration | None = None, dims: Any = None, data_vars: Any = None
-) -> Course:
+    obj: XarrayObject, psf: Any, method: DeconvolutionMethod | None = None, dims: Any = None, data_vars: Any = None
+) -> DeconvolutionPlan:
     """Return the plan of :func:`deconvolve` without reading data; refuses invalid requests."""
     ds, shape = as_dataset(obj)[0], pick_psf(psf)
     over: tuple[str, ...]
@@ -228,8 +287,8 @@ def plan_deconvolution(
     if not names:
         raise InputError(f"expected a numeric field along {listing(over)}, received none; name it in data_vars")
     # A footprint that does not fit the cells is refused before any data are read.
-    instrument.kernel  # noqa: B018
-    return Course(instrument, restoration or Restoration(), over, tuple(names))
+    _ = instrument.kernel
+    return DeconvolutionPlan(instrument, method or DeconvolutionMethod(), over, tuple(names))
 
 
 def _named(ds: xr.Dataset, dims: tuple[str, ...], wanted: Any) -> list[str]:
@@ -245,86 +304,82 @@ def _named(ds: xr.Dataset, dims: tuple[str, ...], wanted: Any) -> list[str]:
     return names
 
 
-def _restored(variable: xr.DataArray, course: Course, device: str) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """Return the restored field and the parameters chosen for each of its maps."""
+def _deconvolve_variable(
+    variable: xr.DataArray, plan: DeconvolutionPlan, device: str
+) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+    """Return the deconvolved field, and the parameters chosen for each of its maps as variables."""
     dtype = result_type(variable.dtype)
-    array = variable.transpose(..., *course.dims)
-    area = course.instrument.area if quantity_of(variable) == "extensive" else None
-    work = Work(course.instrument, course.restoration, str(variable.name), dtype, device, area)
-    data = array.data
-    if isinstance(data, da.Array):
-        core = ",".join(f"c{axis}" for axis in range(len(course.dims)))
-        field, told = da.apply_gufunc(
-            work, f"({core})->({core}),(told)", whole_maps(data, len(course.dims)), output_sizes={"told": len(TOLD)},
+    array = variable.transpose(..., *plan.dims)
+    maps = array.dims[: -len(plan.dims)]
+    area = plan.instrument.area if quantity_of(variable) == "extensive" else None
+    work = DeconvolutionWork(plan.instrument, plan.method, str(variable.name), dtype, device, area)
+    if isinstance(array.data, da.Array):
+        core = ",".join(f"c{axis}" for axis in range(len(plan.dims)))
+        data = whole_maps(array.data, len(plan.dims))
+        field, choices = da.apply_gufunc(
+            work, f"({core})->({core}),(choice)", data, output_sizes={"choice": len(CHOICES)},
             meta=(np.empty((0,), dtype), np.empty((0,), np.float64)),
         )  # fmt: skip
     else:
-        field, told = work(np.asarray(data))
-    sharp = array.copy(data=field).transpose(*variable.dims)
-    others = {dim: array.coords[dim] for dim in array.dims[: -len(course.dims)] if dim in array.coords}
-    return sharp, _chosen(told, array.dims[: -len(course.dims)], others, variable, course)
-
-
-def _chosen(told: Any, dims: Any, coords: Any, variable: xr.DataArray, course: Course) -> dict[str, xr.DataArray]:
-    """Return the parameters chosen for each map, as variables."""
+        field, choices = work(np.asarray(array.data))
     units = str(variable.attrs.get("units", "1"))
-    lucy = course.restoration.method == "richardson_lucy"
-    wanted = {"iterations": "1", "noise": units} if lucy else {"parameter": "1"}
-    words = {"iterations": "iterations taken", "noise": "standard deviation of noise", "parameter": "weight chosen"}
-    return {
+    described = {"parameter": ("weight chosen", "1")}
+    if plan.method.method == "richardson_lucy":
+        described = {"iterations": ("iterations taken", "1"), "noise": ("standard deviation of noise", units)}
+    coords = {dim: array.coords[dim] for dim in maps if dim in array.coords}
+    return array.copy(data=field).transpose(*variable.dims), {
         f"{variable.name}_{name}": xr.DataArray(
-            told[..., TOLD.index(name)], coords, dims,
-            attrs={"long_name": f"{words[name]} in the deconvolution of {variable.name}", "units": unit},
+            choices[..., CHOICES.index(name)], coords, maps,
+            attrs={"long_name": f"{words} in the deconvolution of {variable.name}", "units": unit},
         )
-        for name, unit in wanted.items()
+        for name, (words, unit) in described.items()
     }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
-    """Restores a block of maps (..., cells)."""
+class DeconvolutionWork:
+    """Deconvolves a block of maps (..., cells)."""
 
     instrument: Instrument
-    restoration: Restoration
+    method: DeconvolutionMethod
     name: str
     dtype: np.dtype[Any]
     device: str
     area: NDArray[np.float64] | None
 
     def __call__(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Return the restored maps and the parameters chosen for each."""
+        """Return the deconvolved maps and the parameters chosen for each."""
         shape = self.instrument.shape
         maps = finite_or_missing(np.asarray(values), self.name).reshape(-1, *shape)
         lane = Lane(pick_device(self.device))
-        made, told = np.empty(maps.shape, self.dtype), np.full((len(maps), len(TOLD)), np.nan)
+        fine, choices = np.full(maps.shape, np.nan, self.dtype), np.full((len(maps), len(CHOICES)), np.nan)
         for index, one in enumerate(maps):
             valid = np.isfinite(one)
-            made[index] = np.nan
             if not valid.any():
                 continue
-            given = np.where(valid, one, 0.0)
-            data = lane.send(given if self.area is None else given / self.area)
-            found = self.restoration(data, self.instrument.blur(valid, data))
-            field = lane.fetch(found.field, np.dtype(np.float64))()
+            one = np.where(valid, one, 0.0)
+            data = lane.send(one if self.area is None else one / self.area)
+            solution = self.method(data, self.instrument.blur(valid, data))
+            field = lane.fetch(solution.field, np.dtype(np.float64))()
             field = field if self.area is None else field * self.area
-            made[index] = np.where(valid, field, np.nan)
-            told[index] = [getattr(found, name) for name in TOLD]
-        return made.reshape(values.shape), told.reshape(*values.shape[: values.ndim - len(shape)], len(TOLD))
+            fine[index] = np.where(valid, field, np.nan)
+            choices[index] = [getattr(solution, name) for name in CHOICES]
+        return fine.reshape(values.shape), choices.reshape(*values.shape[: values.ndim - len(shape)], len(CHOICES))
 
 
-def fluxes(before: xr.Dataset, after: xr.Dataset, course: Course, where: Horizontal | None = None) -> dict[str, Any]:
-    """Return, for each restored variable, the area integrals of all its maps before and after, and the parameters.
+def fluxes(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) -> dict[str, Any]:
+    """Return, for each deconvolved variable, the area integrals of all its maps before and after, and the parameters.
 
     Sums are taken over cells that are valid in the data; in units of the field times m2, or times cells.
     """
-    area = course.instrument.area
-    weights = 1.0 if area is None else xr.DataArray(area, dims=course.dims)
+    area = plan.instrument.area
+    weights = 1.0 if area is None else xr.DataArray(area, dims=plan.dims)
     facts = {}
-    for name in course.names:
+    for name in plan.names:
         weight = 1.0 if quantity_of(before[name]) == "extensive" else weights
         sums = [float((ds[name].astype("f8") * weight).sum()) for ds in (before, after)]
         size = float((np.abs(before[name].astype("f8")) * weight).sum())
-        chosen = {key: after[f"{name}_{key}"].values for key in TOLD if f"{name}_{key}" in after}
+        chosen = {key: after[f"{name}_{key}"].values for key in CHOICES if f"{name}_{key}" in after}
         facts[name] = {
             "flux_before": sums[0],
             "flux_after": sums[1],
