@@ -44,7 +44,7 @@ def deconvolve(
 
     find_files(source)
     from downscale.process.computing import scheduled
-    from downscale.runs.deconvolution import lines_of, deconvolve_file
+    from downscale.runs.deconvolution import deconvolve_file, lines_of
 
     with scheduled():
         course, facts = deconvolve_file(
