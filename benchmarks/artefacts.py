@@ -26,9 +26,7 @@ import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.losses.spatial import kernel_smoothness
 from downscale.metrics.checkerboard import checkerboard
-from downscale.metrics.equivariance import equivariance
-from downscale.metrics.probe import plane, probe
-from downscale.metrics.response import measure_response
+from downscale.metrics.response import equivariance, measure_response, plane, probe
 from downscale.nn.attention import GlobalAttention, WindowedAttention
 from downscale.nn.blurpool import HALVINGS
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d

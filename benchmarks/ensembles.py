@@ -28,7 +28,7 @@ import xarray as xr
 
 import downscale
 from downscale.metrics.ensemble import crps, spread_skill
-from downscale.metrics.spectrum import Spectra
+from downscale.metrics.scores import Spectra
 
 SIZE, MEMBERS, WET = 256, 10, 0.1
 SETS = (

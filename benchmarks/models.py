@@ -24,7 +24,7 @@ import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.models import factors, path_of
 from downscale.models.checkpoint import load_record
-from downscale.training.seen import seen_times
+from downscale.training.origin import seen_times
 
 # File, variable, step between maps, file of the orography.
 RAIN = (

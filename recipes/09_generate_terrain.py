@@ -26,7 +26,7 @@ from downscale.errors import DownscaleError
 from downscale.fields.gradient import slope
 from downscale.losses.adversarial import slope_cap
 from downscale.nn.adversarial import Critic, Generator, projection_field
-from downscale.training.adversarial import Adversarial, Duel
+from downscale.training.gan import Adversarial, Duel
 from downscale.training.relief import (
     Tiles,
     decibels,

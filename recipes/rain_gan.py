@@ -16,8 +16,7 @@ from pathlib import Path
 
 from downscale.errors import DownscaleError
 from downscale.process.interrupts import terminable, what_came
-from downscale.training.adversarial import Adversarial, kept_words
-from downscale.training.conditional import train_adversarial
+from downscale.training.gan import Adversarial, kept_words, train_adversarial
 from downscale.training.schema import TrainingRecipe, load_training
 
 # Fine cells per side of the critic's patches: 8, 16, 32, 64, ...

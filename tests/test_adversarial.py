@@ -19,7 +19,7 @@ from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing
 from downscale.losses.adversarial import critic_loss, gradient_penalty, slope_cap
 from downscale.nn.adversarial import Critic, Generator, depth_of, evened, projection_field
-from downscale.training.adversarial import Adversarial, Duel, spread_of
+from downscale.training.gan import Adversarial, Duel, spread_of
 from downscale.training.relief import (
     decibels,
     even_spacing,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from downscale.errors import InputError, ShapeError
 from downscale.kernels.coverage import Coverage
 from downscale.metrics.checkerboard import LEAST_CELLS, checkerboard
-from downscale.metrics.equivariance import red_noise
+from downscale.metrics.response import red_noise
 
 
 def natural(cells: int = 96, count: int = 1, seed: int = 3) -> np.ndarray:

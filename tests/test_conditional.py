@@ -20,8 +20,7 @@ from training_recipes import recipe_content
 import downscale
 from downscale.errors import InputError, OptionError, OutputError, ShapeError
 from downscale.models.checkpoint import load, load_record
-from downscale.training.adversarial import Adversarial, Duel
-from downscale.training.conditional import LAST_GOOD, Conditional, train_adversarial
+from downscale.training.gan import LAST_GOOD, Adversarial, Conditional, Duel, train_adversarial
 from downscale.training.schema import TrainingRecipe, parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

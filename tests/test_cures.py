@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from downscale.errors import OptionError, ShapeError
 from downscale.kernels.coverage import CoverageWarning
 from downscale.kernels.laws import law_residual
-from downscale.metrics.probe import plane
+from downscale.metrics.response import plane
 from downscale.nn.attention import GlobalAttention, WindowedAttention, attention
 from downscale.nn.blurpool import BlurPool, halving
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from downscale.errors import InputError, ShapeError
 from downscale.fields.spectrum import fourier_shift
 from downscale.kernels.imaging import REFERENCES, images, imaging, reference
-from downscale.metrics.equivariance import equivariance, mirrored, red_noise
-from downscale.metrics.probe import Probe, plane, probe
-from downscale.metrics.response import measure_response
+from downscale.metrics.response import Probe, equivariance, measure_response, mirrored, plane, probe, red_noise
 from downscale.nn.separable import operator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,7 +19,7 @@ from training_recipes import data_block
 
 import downscale
 from downscale.errors import InputError, OptionError, OutputError
-from downscale.evaluation.cost import Cost
+from downscale.evaluation.methods import Cost
 from downscale.evaluation.run import evaluate
 from downscale.evaluation.schema import Data, load_evaluation, parse_evaluation
 from downscale.evaluation.table import to_csv, to_markdown
@@ -29,9 +29,8 @@ from downscale.models.checkpoint import Record, save
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.spec import Event
 from downscale.training.origin import describe_source
-from downscale.training.pairs import open_source
+from downscale.training.pairs import open_source, split_times
 from downscale.training.schema import Network, load_training
-from downscale.training.split import split_times
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SAMPLE: dict[str, Any] = {

@@ -13,7 +13,7 @@ from command import command
 from downscale.artefacts import diagnose
 from downscale.artefacts.kernel import Kernels, method_kernels, torus
 from downscale.artefacts.model import model_probe
-from downscale.metrics.equivariance import red_noise
+from downscale.metrics.response import red_noise
 from downscale.models.checkpoint import Record, load, save
 from downscale.nn.learned import Learned
 from downscale.nn.separable import operator
@@ -72,7 +72,7 @@ def test_advice_is_given_where_sizes_are_bad():
 
 @pytest.mark.parametrize("name", ["sobolev", "bilinear"])
 def test_the_kernel_on_a_torus_is_the_operator_of_that_name(name):
-    from downscale.metrics.probe import probe
+    from downscale.metrics.response import probe
 
     coarse = red_noise(24)
     slow = probe(lambda grid: operator(name, grid, 3), 24)(coarse)
@@ -118,7 +118,7 @@ def test_an_untrained_model_is_sobolev_in_all_respects():
         "residual", (2, 2), (Variable("tas", "K"), Variable("pr")), statics=("relief", "lat"), constraint="additive"
     )
     made = model_probe(Learned(spec).eval(), 12)(red_noise(12))
-    from downscale.metrics.probe import probe
+    from downscale.metrics.response import probe
 
     assert np.allclose(made, probe(lambda grid: operator("sobolev", grid, 2), 12)(red_noise(12)), rtol=0, atol=1e-5)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from downscale.errors import OptionError, ShapeError
-from downscale.metrics.neighbours import Fractions
-from downscale.metrics.ranks import APART, Ranks
+from downscale.metrics.ensemble import APART, Ranks
+from downscale.metrics.events import Fractions
 from downscale.metrics.scores import Scores, Setting
 
 SHAPE = (6, 96, 96)

@@ -21,8 +21,7 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.metrics import distribution
 from downscale.metrics.distribution import RESOLUTION, Distribution
 from downscale.metrics.ensemble import crps, spread_skill
-from downscale.metrics.moments import Moments
-from downscale.metrics.scores import SCORES, Scores, Setting, score
+from downscale.metrics.scores import SCORES, Moments, Scores, Setting, score
 
 MEMBERS = 4
 

@@ -13,11 +13,9 @@ from training_recipes import SAMPLE, source_of
 
 import downscale
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.training.advisor import LAWS, Mismatch, advise, measure
-from downscale.training.maps import read_truth
-from downscale.training.pairs import Source
+from downscale.training.card import LAWS, Mismatch, advise, measure
+from downscale.training.pairs import Sides, Source, read_truth, split_times
 from downscale.training.schema import Split
-from downscale.training.split import Sides, split_times
 
 SPEC = ModelSpec("residual", (4, 4), (Variable("tas", "K"),))
 

@@ -20,8 +20,7 @@ from downscale.models.tensors import write_tensors
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.card import card
-from downscale.training.progress import Progress
-from downscale.training.state import State, moments_of, read_state, restore_moments, write_state
+from downscale.training.progress import Progress, State, moments_of, read_state, restore_moments, write_state
 
 SPEC = ModelSpec(
     "residual", (2, 2), (Variable("pr", "mm h-1", "rainfall_rate", "log1p", 0.4, 0.8, 2.5, (0.0, None)),),

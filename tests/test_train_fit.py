@@ -31,9 +31,9 @@ import downscale
 from downscale.engine.device import has_fast_bf16
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
 from downscale.models.checkpoint import load
-from downscale.training import pulse
+from downscale.training import progress
 from downscale.training.fit import prepare, train
-from downscale.training.maps import Shelf
+from downscale.training.pairs import Shelf
 from downscale.training.progress import Progress, rate, share_done, steps_of_round
 from downscale.training.progress import ended as training_ended
 from downscale.training.schema import Training, parse_training
@@ -244,7 +244,7 @@ def test_each_way_to_train_comes_to_its_end_and_says_it_once(tmp_path: Path, how
 
 def test_a_login_node_of_a_cluster_is_no_reason_for_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where `srun` is there, Lightning asks to be started by it, wherever it runs."""
-    from downscale.training.runner import _environment
+    from downscale.training.trainer import _environment
 
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
@@ -303,7 +303,7 @@ def test_a_training_says_something_every_ten_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ten seconds are none here: each look at a map and each step says how far it is."""
-    monkeypatch.setattr(pulse, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     said: list[str] = []
     train(tiny_recipe(tmp_path, steps=6, round=6, loss_scale="kernel", logger=None), say=said.append)
     assert "maps looked at: 5 of 23" in said

@@ -19,11 +19,9 @@ from downscale.models.tensors import read_texts
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.fit import prepare
-from downscale.training.origin import describe_source, file_digests, runs_of
-from downscale.training.pairs import Source, open_source
+from downscale.training.origin import describe_source, file_digests, require_apart, runs_of, seen_times
+from downscale.training.pairs import Sides, Source, open_source, split_times
 from downscale.training.schema import Network, load_training, parse_training
-from downscale.training.seen import require_apart, seen_times
-from downscale.training.split import Sides, split_times
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = [path for path in sorted(FOLDER.rglob("*.yml")) if "pairs:" in path.read_text()]

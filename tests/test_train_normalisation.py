@@ -14,11 +14,9 @@ from training_recipes import SAMPLE, data_block
 
 import downscale
 from downscale.errors import InputError
-from downscale.training.normalisation import Fit, Moments
-from downscale.training.pairs import open_source
+from downscale.training.pairs import Sides, open_source, split_times
 from downscale.training.schema import Channel, Network, Patches
-from downscale.training.split import Sides, split_times
-from downscale.training.survey import Survey, survey
+from downscale.training.statistics import Fit, Moments, Survey, survey
 
 VALUES = hnp.arrays(np.float64, st.integers(3, 40), elements=st.floats(-1e3, 1e3) | st.just(np.nan))
 

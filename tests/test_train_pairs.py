@@ -19,9 +19,8 @@ import downscale
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing, slope
 from downscale.models.static_features import companions
-from downscale.training.maps import Shelf, map_bytes, read_map
+from downscale.training.pairs import Shelf, map_bytes, read_map, split_times
 from downscale.training.schema import Split
-from downscale.training.split import split_times
 
 
 def north_america() -> xr.Dataset:

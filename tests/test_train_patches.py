@@ -13,14 +13,11 @@ from training_recipes import SAMPLE, data_block
 
 from downscale.errors import InputError
 from downscale.fields.gradient import Spacing, sobel
-from downscale.training.draws import Draws, Key, require_samples
-from downscale.training.maps import Shelf, read_truth
-from downscale.training.pairs import open_source
-from downscale.training.patches import PatchSet, Sample, collate, turned
+from downscale.training.pairs import Shelf, open_source, read_truth, split_times
+from downscale.training.patches import PatchSet, Sample, collate, static_parts, turned
+from downscale.training.sampling import Draws, Key, candidates, require_samples
 from downscale.training.schema import Network, Patches
-from downscale.training.split import split_times
-from downscale.training.survey import candidates, survey
-from downscale.training.turning import static_parts
+from downscale.training.statistics import survey
 
 CHANNELS = ("orog", "slope", "aspect_sin", "aspect_cos")
 ASPECT = static_parts(CHANNELS)

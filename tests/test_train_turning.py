@@ -16,12 +16,11 @@ from training_recipes import data_block, recipe_content
 
 from downscale.errors import OptionError
 from downscale.fields.gradient import Spacing, sobel
-from downscale.training.draws import Draws
 from downscale.training.fit import prepare, turning_parts
 from downscale.training.pairs import open_source
-from downscale.training.patches import Sample, turned
+from downscale.training.patches import Part, Sample, turned, turns_of, variable_parts
+from downscale.training.sampling import Draws
 from downscale.training.schema import Data, Network, parse_training
-from downscale.training.turning import Part, turns_of, variable_parts
 
 WIND = ({"standard_name": "eastward_wind"}, {"standard_name": "northward_wind"})
 

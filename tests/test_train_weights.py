@@ -12,14 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_recipes import data_block
 
-from downscale.training import coverage
-from downscale.training.draws import Draws, Key
-from downscale.training.maps import Shelf
-from downscale.training.pairs import Source, open_source
+from downscale.training import sampling
+from downscale.training.pairs import Shelf, Source, open_source, split_times
 from downscale.training.patches import PatchSet
+from downscale.training.sampling import Draws, Key
 from downscale.training.schema import Network, Patches
-from downscale.training.split import split_times
-from downscale.training.survey import survey
+from downscale.training.statistics import survey
 
 BANDS = 5
 
@@ -108,17 +106,17 @@ def test_expected_coverage_is_that_of_many_draws(cells: int, size: int, other: i
     """The formula of a draw against a plain loop over all places and moves; and that no cell is left out by tiles."""
     size, shape = min(size, cells), (cells, other)
     area = np.multiply.outer(np.linspace(1, 3, cells), np.linspace(2, 1, other))
-    rows, columns = coverage.lattice(cells, size), coverage.lattice(other, other)
-    made = coverage.drawn(area, rows, columns, (size, other), margin)
+    rows, columns = sampling.lattice(cells, size), sampling.lattice(other, other)
+    made = sampling.sampled_coverage(area, rows, columns, (size, other), margin)
     plain = np.zeros(shape)
     inner = margin if 2 * margin < size else 0
     across = margin if 2 * margin < other else 0
-    for place, worth in zip(rows, coverage.mass(area, rows, columns, (size, other))[:, 0], strict=True):
-        for step in range(-coverage.reach(size), coverage.reach(size) + 1):
+    for place, worth in zip(rows, sampling.place_weights(area, rows, columns, (size, other))[:, 0], strict=True):
+        for step in range(-sampling.largest_shift(size), sampling.largest_shift(size) + 1):
             first = min(max(place + step, 0), cells - size)
             plain[first + inner : first + size - inner, across : other - across] += worth
     np.testing.assert_allclose(made, plain / plain[plain > 0].mean(), rtol=1e-9, atol=1e-12)
-    judged = coverage.tiled(shape, rows, columns, (size, other), 0)
+    judged = sampling.tile_coverage(shape, rows, columns, (size, other), 0)
     assert (judged > 0).all()
 
 

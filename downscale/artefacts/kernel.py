@@ -14,8 +14,7 @@ from downscale.kernels.coverage import Coverage, nearest_divisible, require_no_h
 from downscale.kernels.imaging import REFERENCES, Imaging, decibels, imaging, reference, require_finite, response
 from downscale.kernels.laws import LAWS, law_residual
 from downscale.metrics.checkerboard import checkerboard
-from downscale.metrics.equivariance import Equivariance, equivariance, red_noise
-from downscale.metrics.probe import Probe
+from downscale.metrics.response import Equivariance, Probe, equivariance, red_noise
 
 Floats = NDArray[np.float64]
 Pair = tuple[int, int]

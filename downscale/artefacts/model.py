@@ -13,9 +13,7 @@ from downscale.errors import DownscaleError
 from downscale.fields.aggregate import Aggregation
 from downscale.kernels.imaging import decibels, imaging
 from downscale.metrics.checkerboard import checkerboard
-from downscale.metrics.equivariance import equivariance, red_noise
-from downscale.metrics.probe import Probe, plane, probe
-from downscale.metrics.response import measure_response
+from downscale.metrics.response import Probe, equivariance, measure_response, plane, probe, red_noise
 from downscale.models.static_features import companions
 from downscale.nn.separable import operator, parts_of
 

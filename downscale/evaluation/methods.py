@@ -1,24 +1,149 @@
-"""Methods of an evaluation recipe: labels and arguments of ``downscale.downscale``."""
+"""Methods of an evaluation recipe, their masks of an event, and the cost of their work."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from downscale.api import downscale
 from downscale.cf.horizontal import as_dataset
-from downscale.errors import DownscaleError
+from downscale.errors import DownscaleError, InputError
 from downscale.evaluation.schema import Method
 from downscale.evaluation.truth import Block, Truth
 from downscale.methods.learned import is_learned, opened, require_method
+from downscale.metrics.events import EventCounts
 from downscale.models import path_of
 from downscale.models.checkpoint import Record, load_record
-from downscale.training.schema import TrainingRecipe, load_training
+from downscale.training.schema import EventRule, TrainingRecipe, load_training
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Cost:
+    """Total seconds of work so far, and peak memory in bytes beyond that in use before.
+
+    Memory is the peak resident size, NaN if the system does not report it (Linux does).
+    """
+
+    seconds: float = 0.0
+    memory: float = float("nan")
+
+    def __enter__(self) -> Cost:
+        _tidy()
+        self._before = _resident("VmRSS") if _reset() else None
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.seconds += time.perf_counter() - self._start
+        peak = _resident("VmHWM")
+        if self._before is not None and peak is not None:
+            grown = float(max(peak - self._before, 0))
+            self.memory = grown if self.memory != self.memory else max(self.memory, grown)
+
+
+def _tidy() -> None:
+    """Return free memory to the system, which would otherwise reduce the measured increase."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+def _reset() -> bool:
+    """Reset the system's record of peak memory; return False if that is impossible."""
+    try:
+        CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(key: str) -> int | None:
+    """Return a line of the system's memory report on this process, in bytes."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+Floats = NDArray[np.float64]
+
+# Decision probability of fields; for ensembles, half the members.
+HALF = 0.5
+# Description of each score of the mask.
+MASK_SCORES = {
+    "csi": "critical success index of the event", "recall": "share of the event that is found",
+    "precision": "share of the mask that is the event", "f1": "F1 score of the event", "f2": "F2 score of the event",
+    "frequency_bias": "area of the mask over that of the event", "brier": "Brier score of the event",
+    "base_rate": "share of the area in the event",
+}  # fmt: skip
+PREFIX = "event_"
+
+
+@dataclass
+class MaskTally:
+    """Counts of one method on one source so far, with the decision probability of its mask."""
+
+    counts: EventCounts
+    decision: float = HALF
+
+    @classmethod
+    def empty(cls) -> MaskTally:
+        """Return empty counts."""
+        return cls(EventCounts.of([], []))
+
+    def add(self, chance: Floats, decision: float, truth: Floats, area: Floats) -> None:
+        """Add one block of maps to the counts."""
+        self.counts, self.decision = self.counts + EventCounts.of(chance, truth, area), decision
+
+    def __getitem__(self, score: str) -> float:
+        return self.counts.scores(self.decision)[score]
+
+
+def is_mask(made: xr.Dataset, name: str) -> bool:
+    """Return whether the output of a method is the mask of an event instead of the field ``name``."""
+    return name not in made
+
+
+def mask_of(made: xr.Dataset) -> tuple[xr.DataArray, float]:
+    """Return the probability of a model's event, and its decision probability.
+
+    Raises
+    ------
+    InputError
+        If there is no flag with its probability.
+    """
+    for field in made.data_vars.values():
+        if "decision_threshold" in field.attrs:
+            return made[field.attrs["ancillary_variables"]], float(field.attrs["decision_threshold"])
+    raise InputError("expected a field, or a flag with its probability, received neither; choose another method")
+
+
+def beyond(values: Floats, rule: EventRule) -> Floats:
+    """Return 1 where values are in the event, 0 where they are not, NaN where they are missing.
+
+    Examples
+    --------
+    >>> beyond(np.array([1.0, 5.0, np.nan]), EventRule(above=5, units="mm"))
+    array([ 0.,  1., nan])
+    """
+    return np.where(np.isnan(values), np.nan, rule.sign * values >= rule.sign * rule.threshold)
+
 
 Say = Callable[[str], None]
 

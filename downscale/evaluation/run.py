@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from downscale.check.conservation import check_conservation
 from downscale.errors import DownscaleError, OptionError, OutputError, listing
-from downscale.evaluation.cost import Cost
 from downscale.evaluation.figures import draw, pictures, require_maps
-from downscale.evaluation.masks import HALF, MaskTally, beyond, is_mask, mask_of
-from downscale.evaluation.methods import Contender, contenders
+from downscale.evaluation.methods import HALF, Contender, Cost, MaskTally, beyond, contenders, is_mask, mask_of
 from downscale.evaluation.schema import EvaluationRecipe
 from downscale.evaluation.table import Row, assemble, to_csv, to_markdown, write_table
 from downscale.evaluation.truth import Block, Truth, open_truth
@@ -27,7 +25,7 @@ from downscale.io.config import read_recipe
 from downscale.io.outputs import IN_RECIPE, check_target, named_files
 from downscale.metrics.scores import Scores, Setting
 from downscale.training.schema import EventRule
-from downscale.training.segmentation import require_event_units
+from downscale.training.tasks import require_event_units
 
 Say = Callable[[str], None]
 KINDS = (".md", ".csv", ".nc")

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.evaluation.cost import Cost
-from downscale.evaluation.masks import MASK_SCORES, PREFIX, MaskTally
+from downscale.evaluation.methods import MASK_SCORES, PREFIX, Cost, MaskTally
 from downscale.evaluation.schema import COST, LAW, EvaluationRecipe
 from downscale.evaluation.truth import Truth
 from downscale.io.leases import temporary_beside

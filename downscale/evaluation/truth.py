@@ -20,6 +20,7 @@ from downscale.io.read import sources_of
 from downscale.io.statics import pick_mask, pick_static
 from downscale.models.checkpoint import Record
 from downscale.steps.coarsen import coarsen
+from downscale.training.origin import seen_times
 from downscale.training.pairs import (
     bounds_of,
     conversion,
@@ -30,10 +31,9 @@ from downscale.training.pairs import (
     require_match,
     same_times,
     selected,
+    split_times,
 )
 from downscale.training.schema import Channel
-from downscale.training.seen import seen_times
-from downscale.training.split import split_times
 
 Bounds = tuple[float | None, float | None]
 

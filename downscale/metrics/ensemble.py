@@ -1,11 +1,16 @@
-"""Scores of ensembles, cell by cell."""
+"""Scores of ensembles: CRPS, spread over error, rank histogram."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
+from numpy.typing import NDArray
 
 from downscale.errors import ShapeError
 from downscale.fields.aggregate import Array, like, namespace
+
+Floats = NDArray[np.float64]
 
 
 def crps(prediction: Array, target: Array, fair: bool = True) -> Array:
@@ -72,3 +77,101 @@ def spread_skill(variance: float, square: float, members: int) -> float:
     if members < 2 or not square > 0:
         return float("nan")
     return float(((members + 1) / members * variance / square) ** 0.5)
+
+
+# Spacing of cells in the test of flatness, because neighbouring cells are not independent.
+APART = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """A rank histogram as running sums.
+
+    Attributes
+    ----------
+    counts : array, shape (n_members + 1,)
+        Weights of cells by the number of members below the reference.
+    apart : array, shape (n_members + 1,)
+        The same, as unweighted counts of cells with the spacing ``APART``.
+    """
+
+    counts: Floats = field(default_factory=lambda: np.empty(0))
+    apart: Floats = field(default_factory=lambda: np.empty(0))
+
+    @classmethod
+    def of(cls, made: Floats, true: Floats, weight: Floats) -> Ranks:
+        """Return the counts of members (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
+
+        A reference value that equals some members (both dry) counts in equal parts for all ranks in between. Cells
+        whose reference equals all members are ignored.
+        """
+        below, same = (made < true).sum(axis=0), (made == true).sum(axis=0)
+        size = len(made) + 1
+        some = (weight > 0) & (same < len(made))
+        every = [_shared(below[some], same[some], weight[some], size)]
+        thin = np.zeros(some.shape, bool)
+        thin[..., APART // 2 :: APART, APART // 2 :: APART] = True
+        thin &= some
+        every.append(_shared(below[thin], same[thin], np.ones(int(thin.sum())), size))
+        return cls(*every)
+
+    def merge(self, other: Ranks) -> Ranks:
+        """Return the counts of both together.
+
+        Raises
+        ------
+        ShapeError
+            If their numbers of members differ.
+        """
+        if not self.counts.size or not other.counts.size:
+            return other if not self.counts.size else self
+        if self.counts.size != other.counts.size:
+            raise ShapeError(
+                f"expected ranks among as many members, received {self.counts.size - 1} and {other.counts.size - 1}"
+            )
+        return Ranks(self.counts + other.counts, self.apart + other.apart)
+
+    @property
+    def shares(self) -> Floats:
+        """Fraction of each rank, uniform for a reliable ensemble."""
+        total = self.counts.sum()
+        return self.counts / total if total > 0 else np.full(self.counts.size, np.nan)
+
+    @property
+    def unevenness(self) -> float:
+        """Sum of the deviations of all fractions from uniform ones, 0 for a flat histogram, at most 2; NaN if empty.
+
+        References
+        ----------
+        Delle Monache, L., Hacker, J. P., Zhou, Y., Deng, X. and Stull, R. B. (2006), Probabilistic aspects of
+        meteorological and ozone regional ensemble forecasts, Journal of Geophysical Research 111, D24307.
+        """
+        return float(np.abs(self.shares - 1 / self.counts.size).sum()) if self.counts.size else float("nan")
+
+    @property
+    def flatness(self) -> float:
+        """Probability of a histogram at least as uneven from a reliable ensemble: Pearson's chi-square test.
+
+        The test uses cells with the spacing ``APART`` as independent; NaN for fewer than five cells per rank.
+
+        References
+        ----------
+        Hamill, T. M. (2001), Interpretation of rank histograms for verifying ensemble forecasts, Monthly Weather Review
+        129, 550-560.
+        """
+        expected = self.apart.sum() / max(self.apart.size, 1)
+        if expected < 5:
+            return float("nan")
+        from scipy.stats import chi2
+
+        square = float(((self.apart - expected) ** 2 / expected).sum())
+        return float(chi2.sf(square, self.apart.size - 1))
+
+
+def _shared(below: NDArray[np.int64], same: NDArray[np.int64], weight: Floats, size: int) -> Floats:
+    """Return equal parts of the weight of a cell for each rank from ``below`` to ``below + same``."""
+    counts = np.zeros(size + 1)
+    each = weight / (same + 1)
+    np.add.at(counts, below, each)
+    np.add.at(counts, below + same + 1, -each)
+    return np.maximum(np.cumsum(counts)[:size], 0.0)

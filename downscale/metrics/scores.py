@@ -14,14 +14,148 @@ from numpy.typing import ArrayLike, NDArray
 
 from downscale.errors import OptionError, ShapeError, listing
 from downscale.fields.gradient import Spacing, sobel
+from downscale.fields.spectrum import radial_power, resolved, rings, steps, taper
 from downscale.metrics.distribution import Distribution
-from downscale.metrics.ensemble import crps, spread_skill
-from downscale.metrics.moments import Moments
-from downscale.metrics.neighbours import Fractions, check_scales
-from downscale.metrics.ranks import Ranks
-from downscale.metrics.spectrum import Spectra
+from downscale.metrics.ensemble import Ranks, crps, spread_skill
+from downscale.metrics.events import Fractions, check_scales
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of a prediction and a target, about their means.
+
+    Attributes
+    ----------
+    weight : float
+        Sum of weights.
+    mean, true_mean : float
+        Weighted means.
+    square, true_square, product : float
+        Weighted sums of squared departures from the means, and of their product.
+
+    References
+    ----------
+    Chan, T. F., Golub, G. H. and LeVeque, R. J. (1983), Algorithms for computing the sample variance: analysis and
+    recommendations, The American Statistician 37, 242-247.
+    """
+
+    weight: float = 0.0
+    mean: float = 0.0
+    true_mean: float = 0.0
+    square: float = 0.0
+    true_square: float = 0.0
+    product: float = 0.0
+
+    @classmethod
+    def of(cls, made: Floats, true: Floats, weight: Floats) -> Moments:
+        """Return the moments of finite values of one shape."""
+        total = float(weight.sum())
+        if total == 0:
+            return cls()
+        mean, true_mean = float((weight * made).sum()) / total, float((weight * true).sum()) / total
+        left, right = made - mean, true - true_mean
+        sums = [float((weight * one * two).sum()) for one, two in ((left, left), (right, right), (left, right))]
+        return cls(total, mean, true_mean, *sums)
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both together."""
+        total = self.weight + other.weight
+        if total == 0:
+            return self
+        share = other.weight / total
+        step, true_step = other.mean - self.mean, other.true_mean - self.true_mean
+        apart = self.weight * share
+        return Moments(
+            total,
+            self.mean + share * step,
+            self.true_mean + share * true_step,
+            self.square + other.square + apart * step**2,
+            self.true_square + other.true_square + apart * true_step**2,
+            self.product + other.product + apart * step * true_step,
+        )
+
+    @property
+    def correlation(self) -> float:
+        """Pearson's correlation; NaN if either field is constant."""
+        # Departures of a constant from its mean are rounding errors.
+        least = [self.weight * (8 * np.finfo(float).eps * mean) ** 2 for mean in (self.mean, self.true_mean)]
+        if self.square <= least[0] or self.true_square <= least[1]:
+            return float("nan")
+        return float(np.clip(self.product / (self.square**0.5 * self.true_square**0.5), -1.0, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Spectra:
+    """Sums of ring-averaged power over maps.
+
+    Attributes
+    ----------
+    wavenumber : array, shape (n_rings,)
+        In cycles per m, or per cell without spacing.
+    made, true : array, shape (n_rings,)
+        Sums of the power of predictions and targets, in units of the field squared, each map with its weight.
+    weight : float
+        Sum of the weights of maps.
+    """
+
+    wavenumber: Floats
+    made: Floats
+    true: Floats
+    weight: float
+
+    @classmethod
+    def of(cls, made: Floats, true: Floats, weight: Floats, spacing: Spacing | None = None) -> Spectra | None:
+        """Return the sums over predictions (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
+
+        Cells without weight are gaps in both fields. Members are averaged in power, not in phase, because their mean is
+        too smooth. None if maps are too small, or too elongated, for a spectrum.
+        """
+        shape = (true.shape[-2], true.shape[-1])
+        closed, step = (False, (1.0, 1.0)) if spacing is None else (spacing.periodic, steps(spacing))
+        if not resolved(shape, step):
+            return None
+        table = rings(shape, step)
+        window, valid, each = taper(shape, closed), weight > 0, weight.sum(axis=(-2, -1))
+        found = radial_power(made, np.broadcast_to(valid, made.shape), window, table).mean(axis=0)
+        expected = radial_power(true, valid, window, table)
+        return cls(table.wavenumber, each @ found, each @ expected, float(each.sum()))
+
+    def merge(self, other: Spectra) -> Spectra:
+        """Return the sums of both together.
+
+        Raises
+        ------
+        ShapeError
+            If their maps differ in shape or spacing.
+        """
+        same = self.wavenumber.shape == other.wavenumber.shape
+        if not same or not np.allclose(self.wavenumber, other.wavenumber, rtol=1e-6, atol=0):
+            raise ShapeError(
+                f"expected spectra of maps of one shape and spacing, received {self.wavenumber.size} and "
+                f"{other.wavenumber.size} rings; score other grids apart"
+            )
+        sums = (self.made + other.made, self.true + other.true, self.weight + other.weight)
+        return Spectra(self.wavenumber, *sums)
+
+    @property
+    def power(self) -> tuple[Floats, Floats]:
+        """Mean spectra of prediction and target; NaN without data."""
+        whole = self.weight if self.weight > 0 else np.nan
+        return self.made / whole, self.true / whole
+
+    @property
+    def distance(self) -> float:
+        """Root mean square over rings of the ratio of both spectra in decibels; infinite if one has no power."""
+        some = (self.made > 0) | (self.true > 0)
+        if not some.any():
+            return float("nan")
+        with np.errstate(divide="ignore"):
+            ratio = 10 * (np.log10(self.made[some]) - np.log10(self.true[some]))
+        return float((ratio**2).mean() ** 0.5)
+
+
 NAN = float("nan")
 
 

@@ -1,15 +1,21 @@
-"""Model cards in markdown: purpose, data, skill and licence of a checkpoint."""
+"""Model cards in markdown, and the cost of conservation on independent pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from downscale.fields.conserve import additive, bounded
 from downscale.models.checkpoint import Record, load_record
 from downscale.nn.spec import Event, ModelSpec, Variable
+from downscale.training.pairs import Sides, Source, read_coarse, read_truth
+from downscale.training.statistics import Moments
 
 # Marks scores on times that the training saw.
 SEEN = " [seen in training]"
@@ -162,3 +168,188 @@ def _recipe(record: Record) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+# Number of maps that characterise a source.
+MOST_MAPS = 48
+# Relative increase of the error below which conservation counts as free.
+SLIGHT = 0.01
+LAWS = ("cell", "total", "none")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Mismatch:
+    """Differences between the coarse values of one variable and the block means of the reference field.
+
+    Attributes
+    ----------
+    label, variable, units : str
+        Source, variable and its units.
+    difference : Moments
+        Moments of coarse value minus mean of the reference.
+    coarse : Moments
+        Moments of the block means of the reference.
+    correlation : float
+        Correlation of coarse values and means of the reference.
+    floor : dict of str to float
+        Least root-mean-square error of any fine field with conservation "cell", "total" or "none".
+    cost : dict of str to float
+        Error of the kernel for each kind of conservation, on maps held out from the fit of the linear correction. The
+        correction applies where conservation allows it. "average" is the error with exact block means as coarse values.
+    maps : int
+        Number of maps measured.
+    """
+
+    label: str
+    variable: str
+    units: str
+    difference: Moments = field(default_factory=Moments)
+    coarse: Moments = field(default_factory=Moments)
+    correlation: float = float("nan")
+    floor: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    maps: int = 0
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square of the difference."""
+        return float(np.hypot(self.difference.mean, self.difference.std))
+
+    def to_text(self) -> str:
+        """Return the result as three lines of text."""
+        u, cost = self.units, self.cost
+        loss = cost["cell"] / cost["none"] - 1 if cost["none"] > 0 else 0.0
+        judged = ", ".join(f"{name!r} {cost[name]:.4g} {u} (never below {self.floor[name]:.3g})" for name in LAWS[:2])
+        if loss <= SLIGHT:
+            advice = "conserving the coarse cells has no measurable cost here"
+        else:
+            advice = (
+                f"conserving the coarse cells costs {100 * loss:.0f} % of the error against this truth; set "
+                "conserve: null if accuracy matters more than the budget of the coarse field"
+            )
+        return (
+            f"{self.label}: {self.variable}: coarse values differ from the averages of the truth by {self.rmse:.4g} "
+            f"{u} (mean {self.difference.mean:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
+            f"{self.coarse.std:.4g}; {self.maps} maps)\n"
+            f"  error of the kernel by law: {judged}, none {cost['none']:.4g} {u} after a linear "
+            f"correction; {cost['average']:.4g} {u} if the coarse values were the averages\n"
+            f"  {advice}"
+        )
+
+
+def advise(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
+    """Return advice on conservation for these sources, one paragraph per output."""
+    lines = []
+    for source, side in zip(sources, sides, strict=True):
+        if source.coarse is None:
+            continue
+        lines += [each.to_text() for each in measure(source, side, spec)]
+    if not lines:
+        return "the coarse fields are averages of the truth: cell conservation costs nothing"
+    return "\n".join(lines)
+
+
+def measure(source: Source, side: Sides, spec: ModelSpec) -> list[Mismatch]:
+    """Measure each output of a source on its training maps (validation maps where it has none)."""
+    numbers = source.maps_of(side.train if side.train.size else side.validation)
+    numbers = numbers[np.unique(np.linspace(0, numbers.size - 1, min(numbers.size, MOST_MAPS)).round().astype(int))]
+    maps = [_Map.read(source, int(number)) for number in numbers]
+    return [_measured(source, maps, i, variable) for i, variable in enumerate(spec.outputs)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    truth: Floats
+    means: Floats
+    coarse: Floats
+
+    @classmethod
+    def read(cls, source: Source, number: int) -> _Map:
+        truth, means = read_truth(source, number)
+        coarse = read_coarse(source, number, means)
+        both = np.isfinite(means) & np.isfinite(coarse)
+        return cls(truth.astype(np.float32), np.where(both, means, np.nan), np.where(both, coarse, np.nan))
+
+
+def _measured(source: Source, maps: list[_Map], index: int, variable: Variable) -> Mismatch:
+    area = source.grid.cell_area
+    made = Mismatch(source.label, variable.name, variable.units, maps=len(maps))
+    x, m = (np.stack([getattr(each, word)[index] for each in maps]) for word in ("coarse", "means"))
+    made.difference.add(x - m, area)
+    made.coarse.add(m, area)
+    made.correlation = _correlation(x, m, area)
+    shifts = Moments()
+    for one in range(len(maps)):
+        shifts.add(np.array(_total(x[one] - m[one], area)), np.array(1.0))
+    made.floor = {"cell": made.rmse, "total": float(np.hypot(shifts.mean, shifts.std)), "none": 0.0}
+    made.cost = _costs(source, maps, index, variable)
+    return made
+
+
+def _costs(source: Source, maps: list[_Map], index: int, variable: Variable) -> dict[str, float]:
+    """Return the kernel's error for each law on the later half of the maps; the earlier half fits the correction."""
+    area = source.grid.cell_area
+    half = len(maps) // 2
+    fitted, judged = (maps[:half], maps[half:]) if half else (maps, maps)
+    x, m = (np.stack([getattr(each, word)[index] for each in fitted]) for word in ("coarse", "means"))
+    slope, offset = _line(x, m, area)
+    sums = {name: Moments() for name in (*LAWS, "average")}
+    for each in judged:
+        coarse = each.coarse[index]
+        corrected = np.clip(offset + slope * coarse, *_limits(variable))
+        shifted = corrected + _total(coarse - corrected, area)
+        given = {"cell": coarse, "total": shifted, "none": corrected, "average": each.means[index]}
+        for name, values in given.items():
+            error = _kernel(source, values, variable) - each.truth[index]
+            sums[name].add(error**2, source.fine.cell_area)
+    return {name: float(np.sqrt(each.mean)) for name, each in sums.items()}
+
+
+def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
+    """Return the kernel's fine field with the cell means of ``coarse``, and within the bounds where feasible."""
+    import torch
+
+    x = torch.from_numpy(coarse)
+    proposal = source.operator(x)
+    mask = torch.isfinite(proposal)
+    low, high = _limits(variable)
+    within = bool(((x >= low) & (x <= high) | torch.isnan(x)).all())
+    if variable.bounds != (None, None) and within:
+        return np.asarray(bounded(proposal, x, source.cells, mask, variable.bounds).numpy())
+    return np.asarray(additive(proposal, x, source.cells, mask).numpy())
+
+
+def _limits(variable: Variable) -> tuple[float, float]:
+    low, high = variable.bounds
+    return (-np.inf if low is None else low), (np.inf if high is None else high)
+
+
+def _total(values: Floats, area: Any) -> float:
+    """Return the area-weighted mean of finite values, zero where all are missing."""
+    known = np.isfinite(values)
+    weight = np.where(known, area, 0.0).sum()
+    return float((np.where(known, values, 0.0) * area).sum() / weight) if weight > 0 else 0.0
+
+
+def _line(x: Floats, y: Floats, area: Any) -> tuple[float, float]:
+    """Return slope and offset of the area-weighted regression of y on x; the identity for constant x."""
+    mean_x, mean_y = _mean(x, area), _mean(y, area)
+    variance = _mean((x - mean_x) ** 2, area)
+    if not variance > 0:
+        return 1.0, 0.0
+    slope = _mean((x - mean_x) * (y - mean_y), area) / variance
+    return slope, mean_y - slope * mean_x
+
+
+def _correlation(x: Floats, y: Floats, area: Any) -> float:
+    dx, dy = x - _mean(x, area), y - _mean(y, area)
+    scale = np.sqrt(_mean(dx**2, area) * _mean(dy**2, area))
+    return _mean(dx * dy, area) / scale if scale > 0 else float("nan")
+
+
+def _mean(values: Floats, area: Any) -> float:
+    moments = Moments()
+    moments.add(values, area)
+    return moments.mean

@@ -16,26 +16,21 @@ from downscale.io.config import read_recipe
 from downscale.io.only import only_run
 from downscale.io.outputs import IN_RECIPE, check_target, named_files
 from downscale.nn.spec import STATICS, Code, ModelSpec
-from downscale.training.draws import Draws, require_samples
-from downscale.training.origin import data_hash, describe_source, recipe_identity
-from downscale.training.pairs import Source, open_source
-from downscale.training.progress import Progress
-from downscale.training.pulse import followed
+from downscale.training.origin import data_hash, describe_source, recipe_identity, require_apart
+from downscale.training.pairs import Sides, Source, open_source, split_times
+from downscale.training.patches import Part, static_parts, turns_of, variable_parts
+from downscale.training.progress import Progress, followed
+from downscale.training.sampling import Draws, require_samples
 from downscale.training.schema import TrainingRecipe
-from downscale.training.seen import require_apart
-from downscale.training.segmentation import event_of, require_occurs
-from downscale.training.split import Sides, split_times
-from downscale.training.survey import Survey, survey
-from downscale.training.tasks import FIELD_KEYS, require_task
-from downscale.training.turning import Part, static_parts, turns_of, variable_parts
+from downscale.training.statistics import Survey, survey
+from downscale.training.tasks import FIELD_KEYS, event_of, require_occurs, require_task
 from downscale.version import TRAINS, library_versions
 
 if TYPE_CHECKING:
     from downscale.models.checkpoint import Record
-    from downscale.training.datamodule import PatchData
-    from downscale.training.keeper import Keeper
     from downscale.training.module import TrainedUpscaler
     from downscale.training.patches import PatchSet
+    from downscale.training.trainer import Keeper, PatchData
 
 Say = Callable[[str], None]
 SUFFIX = ".safetensors"
@@ -188,7 +183,7 @@ def kept_words(recipe: TrainingRecipe) -> str:
 def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     """Open the sources, split their times, survey the data and print the advice on conservation, without training."""
     from downscale.losses.compose import WeightedSum
-    from downscale.training.advisor import advise
+    from downscale.training.card import advise
 
     tell = say or (lambda line: None)
     WeightedSum.from_config(recipe.training.loss)
@@ -296,7 +291,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
     import torch
 
     from downscale.models.checkpoint import save
-    from downscale.training.state import read_state
+    from downscale.training.progress import read_state
 
     how, first = prepared.recipe.training, is_first()
     with made_folder(state.parent, STATE):
@@ -307,8 +302,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
             say(f"resumes from step {progress.step}")
         torch.manual_seed(how.seed)
         module, data = _parts(prepared, progress, say)
-        from downscale.training.keeper import Keeper
-        from downscale.training.runner import run
+        from downscale.training.trainer import Keeper, run
 
         keeper = Keeper(state, prepared.origin, progress, how, say, earlier)
         trainer = run(how, module, data, keeper, state.parent)
@@ -344,10 +338,10 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
     """Return the module and the data of a training."""
     from downscale.losses.compose import Sobolev, Spectral, Terrain, WeightedSum
     from downscale.nn.learned import Learned
-    from downscale.training.datamodule import PatchData
-    from downscale.training.maps import Shelf
     from downscale.training.module import TrainedUpscaler
+    from downscale.training.pairs import Shelf
     from downscale.training.patches import PatchSet
+    from downscale.training.trainer import PatchData
 
     recipe, how = prepared.recipe, prepared.recipe.training
     loss = WeightedSum.from_config(how.loss)
@@ -361,7 +355,7 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
     if recipe.event is None:
         module = TrainedUpscaler(*parts)
     else:
-        from downscale.training.mask import TrainedMask
+        from downscale.training.module import TrainedMask
 
         module = TrainedMask(*parts, wanted=recipe.event)
     return module, PatchData(patches, prepared.draws("train"), held, how, progress, prepared.spec.factor)
@@ -393,9 +387,7 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
     from downscale.models.checkpoint import Record
 
     recipe = prepared.recipe
-    described = [
-        describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)
-    ]
+    described = [describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)]
     licences = [each["licence"] for each in described if each["licence"]]
     # Keys that a task ignores are left out of the recorded recipe.
     unused = {"training": set(FIELD_KEYS)} if recipe.task == "segmentation" else None

@@ -1,15 +1,97 @@
-"""Progress of a training, and the learning rate and stopping rules that depend on it."""
+"""Progress of a training: learning rate, stopping rules, progress lines, and the state for resuming.
+
+The state is one safetensors file, written atomically; reading it runs no code.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from downscale.models.tensors import parsed
-from downscale.training.pulse import remaining
+import torch
+from torch import Tensor
+
+from downscale.errors import InputError
+from downscale.models.tensors import parsed, read_tensors, read_texts, write_tensors
 from downscale.training.schema import Training
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+Say = Callable[[str], None]
+# Longest time between two lines, in seconds.
+EVERY = 10.0
+
+
+class Pulse:
+    """Timer of progress lines, restarted by every line.
+
+    Examples
+    --------
+    >>> Pulse(every=0.0).due(), Pulse(every=60.0).due()
+    (True, False)
+    """
+
+    def __init__(self, every: float | None = None) -> None:
+        self.every = EVERY if every is None else every
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether a line is due, and if so restart the timer."""
+        due = time.monotonic() - self._last >= self.every
+        if due:
+            self.said()
+        return due
+
+    def said(self) -> None:
+        """Restart the timer after a line."""
+        self._last = time.monotonic()
+
+
+def has_bar() -> bool:
+    """Return whether the output is a terminal, on which bars show progress."""
+    return sys.stderr.isatty()
+
+
+def followed(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterable[Any]:
+    """Return the items; show a bar on a terminal, else print a line every ten seconds."""
+    if not has_bar():
+        return _told(items, total, say, doing)
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description=doing, total=total, transient=True, console=Console(stderr=True))
+
+
+def _told(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterator[Any]:
+    pulse = Pulse()
+    for number, item in enumerate(items):
+        if pulse.due():
+            say(f"{doing}: {number} of {total}")
+        yield item
+
+
+def remaining(seconds: float, share: float) -> str:
+    """Return a text with the remaining time, from the seconds spent and the fraction done.
+
+    Examples
+    --------
+    >>> remaining(30.0, 0.25), remaining(7200.0, 0.5), remaining(5.0, 0.0)
+    ('about 90 s left', 'about 2.0 h left', 'just begun')
+    """
+    if share <= 0:
+        return "just begun"
+    left = seconds * (1 - share) / share
+    if left < 600:
+        return f"about {left:.0f} s left"
+    return f"about {left / 60:.0f} min left" if left < 7200 else f"about {left / 3600:.1f} h left"
+
 
 # Initial and final learning rate of the schedules, relative to the peak.
 FIRST_SHARE, LAST_SHARE = 0.04, 0.002
@@ -151,3 +233,88 @@ def step_words(progress: Progress, loss: float, how: Training) -> str:
 def plain(value: Any) -> Any:
     """Return the value if it is a finite number, else None, as JSON needs."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+FORMAT, WHAT = "downscale-training", "training state"
+RANDOM = "random"
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """State of a training after a step.
+
+    Attributes
+    ----------
+    weights, averages, best : dict of Tensor
+        Network weights, their running averages, and the averages at the best validation (empty before the first).
+    moments : dict of Tensor
+        Moments of the optimiser, by number of the parameter and name.
+    progress : Progress
+        Progress of the training.
+    origin : str
+        Hash of its recipe and data.
+    random : Tensor
+        State of the generator of random numbers on the CPU.
+    """
+
+    weights: Mapping[str, Tensor]
+    averages: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    progress: Progress
+    origin: str
+    random: Tensor
+
+
+def write_state(path: Path, state: State) -> None:
+    """Write a state; it replaces an earlier one atomically."""
+    groups = {"weights": state.weights, "averages": state.averages, "best": state.best, "moments": state.moments}
+    tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
+    texts = {"format": FORMAT, "progress": state.progress.to_json(), "origin": state.origin}
+    write_tensors(path, {**tensors, RANDOM: state.random}, texts)
+
+
+def read_state(path: Path, origin: str | None) -> State:
+    """Read a state; with ``origin`` None the origin is not checked, because another process has checked it.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged or not a state, or belongs to another recipe or other data.
+    """
+    texts = read_texts(path, WHAT)
+    if texts.get("format") != FORMAT or "progress" not in texts:
+        raise InputError(f"expected a {WHAT}, received {path} of another kind; remove it, or choose another folder")
+    if origin is not None and texts.get("origin") != origin:
+        raise InputError(
+            f"expected the recipe and the data that {path} was begun with, received others; continue with those, or "
+            "remove that file to start again"
+        )
+    tensors = read_tensors(path, WHAT)
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "averages": {}, "best": {}, "moments": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        if group in parts:
+            parts[group][rest] = tensor
+    try:
+        progress = Progress.from_json(texts["progress"])
+    except (ValueError, TypeError):
+        raise InputError(f"expected a {WHAT} with a readable header, received {path}; remove it") from None
+    random = tensors.get(RANDOM, torch.get_rng_state())
+    return State(**parts, progress=progress, origin=texts.get("origin", ""), random=random)
+
+
+def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the tensors of an optimiser by number of the parameter and name."""
+    found = optimizer.state_dict()["state"]
+    return {f"{number}/{name}": value for number, values in found.items() for name, value in values.items()}
+
+
+def restore_moments(optimizer: Optimizer, moments: Mapping[str, Tensor]) -> None:
+    """Restore an optimiser from the tensors of :func:`moments_of`."""
+    made: dict[int, dict[str, Any]] = {}
+    for key, value in moments.items():
+        number, _, name = key.partition("/")
+        made.setdefault(int(number), {})[name] = value
+    whole = optimizer.state_dict()
+    optimizer.load_state_dict({**whole, "state": made})

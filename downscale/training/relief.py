@@ -122,9 +122,7 @@ def decibels(made: Floats, real: Floats) -> tuple[Floats, Floats]:
     """Return wavelengths in cells, and the ratio of the mean power of generated and real maps in decibels."""
     size = made.shape[-1]
     table, window = rings((size, size)), taper((size, size))
-    ours, theirs = (
-        radial_power(maps, np.ones(maps.shape, bool), window, table).mean(axis=0) for maps in (made, real)
-    )
+    ours, theirs = (radial_power(maps, np.ones(maps.shape, bool), window, table).mean(axis=0) for maps in (made, real))
     return 1 / table.wavenumber, 10 * np.log10(ours / theirs)
 
 

@@ -1,19 +1,133 @@
-"""Reproducible sampling of training and validation patches by area and information content."""
+"""Reproducible sampling of patches, in which every square kilometre has the same weight.
+
+Training patches are sampled in proportion to their area; validation patches are adjacent tiles. In both cases some
+cells belong to more patches than others, so weights are divided by the expected number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from downscale.errors import InputError
-from downscale.training.coverage import mass, reach, tiles
-from downscale.training.maps import map_bytes
-from downscale.training.pairs import Source
+from downscale.training.pairs import Source, map_bytes
 from downscale.training.schema import Patches
-from downscale.training.survey import Table
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def lattice(cells: int, size: int) -> Indices:
+    """Return the first cells of patches along an axis: half a patch apart, the last one flush with the end.
+
+    Examples
+    --------
+    >>> lattice(11, 4).tolist()
+    [0, 2, 4, 6, 7]
+    """
+    return np.unique(np.append(np.arange(0, cells - size + 1, max(size // 2, 1)), cells - size))
+
+
+def tiles(first: Indices, size: int, margin: int) -> Indices:
+    """Return the places of a lattice whose tiles cover every scored cell with least overlap.
+
+    Examples
+    --------
+    >>> lattice(11, 4)[tiles(lattice(11, 4), 4, 0)].tolist()
+    [0, 4, 7]
+    """
+    chosen, step = [0], size - 2 * _margin(size, margin)
+    while chosen[-1] < len(first) - 1:
+        following = int(np.searchsorted(first, first[chosen[-1]] + step, side="right")) - 1
+        chosen.append(max(following, chosen[-1] + 1))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _margin(size: int, margin: int) -> int:
+    # The margin is ignored where it leaves no cell.
+    return margin if 2 * margin < size else 0
+
+
+def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int]) -> Floats:
+    """Return the sampling weight of each place: the area of its patch, doubled at the ends, which only one side covers.
+
+    Parameters
+    ----------
+    area : array, shape (n_y, n_x)
+        Areas of the coarse cells.
+    rows, columns : array of int
+        Places of the lattice.
+    size : (int, int)
+        Coarse cells of a patch.
+    """
+    whole = np.pad(area, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    low, high = np.ix_(rows, columns), np.ix_(rows + size[0], columns + size[1])
+    inside = whole[high] - whole[rows + size[0]][:, columns] - whole[rows][:, columns + size[1]] + whole[low]
+    return np.multiply.outer(_ends(rows.size), _ends(columns.size)) * inside / inside.mean()
+
+
+def sampled_coverage(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
+    """Return the expected coverage of each coarse cell relative to the mean, shape (n_y, n_x); 0 if never sampled."""
+    shape = area.shape
+    ways = [_moved(first, n, part) for first, n, part in zip((rows, columns), shape, size, strict=True)]
+    corners = ways[0].T @ place_weights(area, rows, columns, size) @ ways[1]
+    return _relative(_covered(_covered(corners, shape[0], size[0], margin, 0), shape[1], size[1], margin, 1))
+
+
+def tile_coverage(
+    shape: tuple[int, int], rows: Indices, columns: Indices, size: tuple[int, int], margin: int
+) -> Floats:
+    """Return the number of tiles on each coarse cell relative to the mean, shape ``shape``; 0 where there is none."""
+    each = []
+    for first, cells, part in zip((rows, columns), shape, size, strict=True):
+        corners = np.zeros((cells - part + 1, 1))
+        corners[first[tiles(first, part, margin)]] = 1.0
+        each.append(_covered(corners, cells, part, margin, 0)[:, 0])
+    return _relative(np.multiply.outer(*each))
+
+
+def largest_shift(size: int) -> int:
+    """Return the largest shift of a patch from its place in the lattice, in cells, to either side."""
+    return size // 4
+
+
+def _ends(count: int) -> Floats:
+    made = np.ones(count)
+    if count > 2:
+        made[[0, -1]] = 2.0
+    return made
+
+
+def _moved(first: Indices, cells: int, size: int) -> Floats:
+    """Return the probability that a patch of each place begins at each cell, shape (places, cells - size + 1)."""
+    made = np.zeros((first.size, cells - size + 1))
+    steps = np.arange(-largest_shift(size), largest_shift(size) + 1)
+    for place, start in enumerate(first):
+        np.add.at(made[place], np.clip(start + steps, 0, cells - size), 1 / steps.size)
+    return made
+
+
+def _covered(corners: Floats, cells: int, size: int, margin: int, axis: int) -> Floats:
+    """Return sums over the corners of patches that cover each cell along an axis, margins excluded."""
+    margin = _margin(size, margin)
+    start = np.zeros_like(np.take(corners, [0], axis=axis))
+    sums = np.concatenate([start, corners.cumsum(axis=axis)], axis=axis)
+    cell = np.arange(cells)
+    above = np.clip(cell - margin + 1, 0, corners.shape[axis])
+    below = np.clip(cell - size + margin + 1, 0, corners.shape[axis])
+    return np.take(sums, above, axis=axis) - np.take(sums, below, axis=axis)
+
+
+def _relative(covered: Floats) -> Floats:
+    # Differences of running sums leave rounding errors where coverage is zero.
+    covered = np.where(covered > 1e-9 * covered.max(), covered, 0.0)
+    return covered / covered[covered > 0].mean()
+
 
 # Tiles processed at a time.
 MOST_AT_ONCE = 1 << 20
@@ -28,6 +142,66 @@ class Key(NamedTuple):
     column: int
     turn: int = 0
     weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Candidate patches of a source, with their valid fraction and variability.
+
+    Attributes
+    ----------
+    rows, columns : array of int
+        First coarse rows and columns of the candidates.
+    size : (int, int)
+        Coarse cells of a patch, no more than the source has.
+    valid : array of float32, shape (maps surveyed, rows, columns)
+        Valid fraction of each candidate.
+    active : array of bool, of that shape
+        Whether values vary within each candidate, same shape.
+    maps : array of int
+        Numbers of the maps surveyed, ascending.
+    """
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    size: tuple[int, int]
+    valid: NDArray[np.float32]
+    active: NDArray[np.bool_]
+    maps: NDArray[np.int64]
+
+    def nearest(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the nearest surveyed map for each map number."""
+        above = np.searchsorted(self.maps, numbers).clip(1, max(self.maps.size - 1, 1))
+        below = above - 1
+        above = above.clip(max=self.maps.size - 1)
+        return np.where(numbers - self.maps[below] <= self.maps[above] - numbers, below, above)
+
+    def worth(self, surveyed: int, how: Patches) -> NDArray[np.float64]:
+        """Return the sampling weight of each candidate of a surveyed map, 1 if it varies; shape (rows, columns)."""
+        valid = self.valid[surveyed]
+        enough = (valid >= 1 - how.most_missing) & (valid > 0)
+        return np.where(enough, np.where(self.active[surveyed], 1.0, how.quiet), 0.0)
+
+
+def candidates(coarse: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the valid fraction of each candidate patch, and whether any variable varies within it.
+
+    Parameters
+    ----------
+    coarse : array, shape (V, n_y, n_x)
+        Coarse values of the outputs.
+    size : (int, int)
+        Coarse cells of a patch.
+    """
+    rows, columns = (lattice(n, s) for n, s in zip(coarse.shape[-2:], size, strict=True))
+    known = np.isfinite(coarse)
+    windows = [
+        sliding_window_view(part, size, axis=(-2, -1))[:, rows][:, :, columns]
+        for part in (known, np.where(known, coarse, np.inf), np.where(known, coarse, -np.inf))
+    ]
+    valid = windows[0].mean(axis=(0, -2, -1), dtype=np.float32)
+    active = (windows[2].max(axis=(-2, -1)) > windows[1].min(axis=(-2, -1))).any(axis=0)
+    return valid, active
 
 
 class Draws:
@@ -70,7 +244,7 @@ class Draws:
     ) -> None:
         self.sources, self.tables, self.how, self.seed = tuple(sources), tuple(tables), how, seed
         self.turns = min(turns, self._square()) if how.augment else 1
-        self._mass = [mass(s.grid.cell_area, t.rows, t.columns, t.size)
+        self._place_weights = [place_weights(s.grid.cell_area, t.rows, t.columns, t.size)
                       for s, t in zip(sources, tables, strict=True)]  # fmt: skip
         every, shares, self._places = [], [], 0
         self._numbers = tuple(maps)
@@ -78,7 +252,7 @@ class Draws:
             if not numbers.size:
                 continue
             surveyed, nearest = range(len(table.maps)), table.nearest(numbers)
-            worth = np.array([(table.worth(k, how) * self._mass[i]).sum() for k in surveyed])[nearest]
+            worth = np.array([(table.worth(k, how) * self._place_weights[i]).sum() for k in surveyed])[nearest]
             count = np.array([np.count_nonzero(table.worth(k, how)) for k in surveyed])[nearest]
             kept = np.flatnonzero(worth > 0)
             self._places += int(count[kept].sum())
@@ -117,7 +291,7 @@ class Draws:
         return np.sort(order[: max(count, 1)])
 
     def _key(self, rng: np.random.Generator, source: int, number: int) -> Key:
-        table, worth = self.tables[source], self._worth(source, number) * self._mass[source]
+        table, worth = self.tables[source], self._worth(source, number) * self._place_weights[source]
         place = int(rng.choice(worth.size, p=worth.ravel() / worth.sum()))
         shape = self.sources[source].grid.shape
         corner = []
@@ -125,7 +299,7 @@ class Draws:
             np.unravel_index(place, worth.shape), (table.rows, table.columns), table.size, shape, strict=True
         ):
             # Candidates are half a patch apart: shift the patch at random in between.
-            moved = int(first[at]) + int(rng.integers(-reach(size), reach(size) + 1))
+            moved = int(first[at]) + int(rng.integers(-largest_shift(size), largest_shift(size) + 1))
             corner.append(min(max(moved, 0), cells - size))
         return Key(source, number, corner[0], corner[1], int(rng.integers(self.turns)))
 

@@ -1,9 +1,15 @@
-"""Lightning callbacks that save the state of a training, score its rounds and end it in time."""
+"""Lightning trainer, data loaders and callback of a training."""
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +17,105 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from downscale.errors import InputError
+from downscale.engine.device import has_fast_bf16, is_cpu
+from downscale.errors import InputError, OptionError
 from downscale.training.module import TrainedUpscaler
-from downscale.training.progress import Progress, ended, step_words, words
-from downscale.training.pulse import Pulse, has_bar
+from downscale.training.patches import PatchSet, collate
+from downscale.training.progress import (
+    Progress,
+    Pulse,
+    State,
+    ended,
+    has_bar,
+    moments_of,
+    restore_moments,
+    step_words,
+    steps_of_round,
+    words,
+    write_state,
+)
+from downscale.training.sampling import Draws, Key
 from downscale.training.schema import Training
-from downscale.training.state import State, moments_of, restore_moments, write_state
+
+
+class Rounds(torch.utils.data.Sampler[list[Key]]):
+    """Batches of one process in the current round; an interrupted round resumes at its next batch.
+
+    The sampler has no length, because rounds differ in length.
+    """
+
+    def __init__(self, draws: Draws, how: Training, progress: Progress, rank: int, world: int) -> None:
+        self.draws, self.how, self.progress, self.rank, self.world = draws, how, progress, rank, world
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        batch, done = self.how.batch, self.progress.done
+        keys = self.draws.round(self.progress.round, self.how.round * batch * self.world)[self.rank :: self.world]
+        for number in range(done, done + steps_of_round(self.progress, self.how)):
+            yield keys[number * batch : (number + 1) * batch]
+
+
+class PatchData(lightning.LightningDataModule):
+    """Training and validation patches of all sources.
+
+    Parameters
+    ----------
+    patches : PatchSet
+        Patches by their keys.
+    Sampler of the patches of each round.
+        Which patches each round sees.
+    held : list of Key
+        Keys of the validation patches.
+    how : Training
+        The recipe's settings.
+    progress : Progress
+        Progress of the training.
+    factor : (int, int)
+        Refinement of rows and columns.
+    """
+
+    def __init__(
+        self,
+        patches: PatchSet,
+        draws: Draws,
+        held: list[Key],
+        how: Training,
+        progress: Progress,
+        factor: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.patches, self.draws, self.held, self.how, self.progress = patches, draws, held, how, progress
+        self.factor = factor
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of all rounds."""
+        trainer = self.trainer
+        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        return self._loader(self.patches, batch_sampler=Rounds(self.draws, self.how, self.progress, rank, world))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of validation patches."""
+        trainer = self.trainer
+        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        own = self.held[rank::world]
+        batches = [own[i : i + self.how.batch] for i in range(0, len(own), self.how.batch)]
+        return self._loader(self.patches.tiled(), batch_sampler=batches)
+
+    def _loader(self, patches: PatchSet, **given: Any) -> DataLoader[Any]:
+        workers = self.how.workers
+        return DataLoader(
+            patches,
+            num_workers=workers,
+            collate_fn=partial(collate, factor=self.factor),
+            persistent_workers=workers > 0,
+            # Forked processes must not share open files.
+            multiprocessing_context="spawn" if workers else None,
+            # Each loader takes a random number: not from the generator that a resumed run restores.
+            generator=torch.Generator().manual_seed(self.how.seed),
+            **given,
+        )
+
 
 Say = Callable[[str], None]
 
@@ -195,3 +293,116 @@ def bars(how: Training) -> list[lightning.Callback]:
 def _upscaler(module: Any) -> TrainedUpscaler:
     assert isinstance(module, TrainedUpscaler)
     return module
+
+
+def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper, folder: Path) -> lightning.Trainer:
+    """Train to the end and return the trainer.
+
+    Raises
+    ------
+    OptionError
+        If the library does not accept the accelerator, devices or strategy.
+    KeyboardInterrupt
+        If the user stops the training; the keeper has saved the state.
+    """
+    bar = bars(how)
+    settings: dict[str, Any] = {
+        **{key: getattr(how, key) for key in ("accelerator", "devices", "num_nodes", "strategy")},
+        "precision": "bf16-mixed" if _precision(how) == "bf16" else "32-true",
+        "gradient_clip_val": how.clip,
+        "max_epochs": -1,  # the progress counts rounds across runs
+        "logger": _logger(how.logger, folder),
+        "callbacks": [keeper, *bar],
+        "enable_progress_bar": bool(bar),
+        "enable_checkpointing": False,  # the library's checkpoints are pickles
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "plugins": _environment(),
+        "default_root_dir": folder,
+    }
+    with quiet():
+        try:
+            trainer = lightning.Trainer(**settings)
+        except (ValueError, RuntimeError, TypeError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise OptionError(
+                f"expected accelerator, devices and strategy as Lightning has them, received: {reason}"
+            ) from None
+        with interruptible():
+            trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def _precision(how: Training) -> str:
+    """Return the precision of a training: 32 bits on a processor without fast bf16."""
+    on_cpu = how.accelerator == "cpu" or (how.accelerator == "auto" and is_cpu())
+    if how.precision == "bf16" and on_cpu and not has_fast_bf16():
+        warnings.warn(
+            "training.precision: this processor has no fast bf16; the training runs in float32 instead", stacklevel=2
+        )
+        return "32"
+    return how.precision
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Restore the handler of Ctrl-C, which the library replaces by one that ends the program."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if type(end) is not SystemExit:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _environment() -> list[Any]:
+    """Disable the library's own checkpoints, which are pickles, when a cluster requeues the job."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    with quiet():
+        return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def _logger(kind: str | None, folder: Path) -> Any:
+    """Return a logger with a new version for each run; False for none."""
+    if kind is None:
+        return False
+    if kind == "csv":
+        from lightning.pytorch.loggers import CSVLogger
+
+        return CSVLogger(folder, name="logs")
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="logs")
+    except ModuleNotFoundError:
+        raise InputError(
+            "expected the library tensorboard for its logs, received an installation without it; pip install "
+            "tensorboard, or choose logger: csv"
+        ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the library's tips, summaries, and warnings about deliberate settings."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # On a login node, or within one node, there is nothing to distribute.
+            warnings.filterwarnings("ignore", message="The `srun` command is available")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
