@@ -37,8 +37,9 @@ import numpy as np
 import xarray as xr
 
 import downscale
-from downscale.cf.horizontal import horizontal, horizontal_variables, is_categorical
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
+from downscale.cf.horizontal import horizontal, horizontal_variables
+from downscale.cf.kinds import is_categorical
 from downscale.errors import DownscaleError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -77,8 +78,15 @@ again*: opened and written once more, it has the same variables, values and attr
 AGAIN = ("file", "check", "target", "after cdo copy", "by xarray", "written again")
 # Attributes with the time, the method and the check of a file.
 DATED = {
-    "conservation", "conservation_certificate", "history", "date_created", "date_modified",
-    "date_metadata_modified", "CDO", "CDI", "NCO",
+    "conservation",
+    "conservation_certificate",
+    "history",
+    "date_created",
+    "date_modified",
+    "date_metadata_modified",
+    "CDO",
+    "CDI",
+    "NCO",
 }
 HEAD = ("file", "variables", "grid", "coarse cells", "factor", "cell error in the file", "cdo remapcon", "cf:1.11")
 

@@ -11,15 +11,9 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.codes import code_reason
-from downscale.cf.coordinates import (
-    AREA,
-    kept_coordinates,
-    made_names,
-    new_coordinates,
-)
-from downscale.cf.directions import direction_reason
-from downscale.cf.horizontal import XarrayObject, area_names, as_array, as_dataset
+from downscale.cf.coordinates import kept_coordinates, made_names, new_coordinates
+from downscale.cf.horizontal import AREA, XarrayObject, area_names, as_array, as_dataset
+from downscale.cf.kinds import code_reason, direction_reason
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
 from downscale.engine.device import device_name
 from downscale.engine.plan import Plan, plan_line, plan_variable

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.compatible import axes_kind
-from downscale.cf.directions import direction_reason, without_directions
-from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical, warn_of_plane
+from downscale.cf.horizontal import Horizontal, axes_kind, horizontal, horizontal_variables, warn_of_plane
+from downscale.cf.kinds import direction_reason, is_categorical, without_directions
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, require_lapse_rate, variable_bounds
 from downscale.conservation.measures import default_tolerance
 from downscale.deconvolution.psf import pick_psf
@@ -234,10 +233,7 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
     if model is not None and model.spec.event is not None:
         request = _lawless(request, model.spec.event.name, ds)
-    jobs = {
-        name: _job(ds[name], name, where, target, upscalers[name], cells, refinement, request)
-        for name in fields
-    }
+    jobs = {name: _job(ds[name], name, where, target, upscalers[name], cells, refinement, request) for name in fields}
     statics, rate = _statics(target.fine, where, request)
     for name in jobs if is_number(rate) else ():
         require_lapse_rate(rate, ds[name], name)

@@ -16,8 +16,8 @@ from test_cf import on_planes, sheared
 import downscale
 from downscale.cf.axes import read_line
 from downscale.cf.bounds import read_bounds
+from downscale.cf.coordinates import select
 from downscale.cf.horizontal import horizontal
-from downscale.cf.select import select
 from downscale.cf.times import span, steps
 from downscale.errors import DownscaleError, GridError
 from downscale.grid.axis import axis_from_bounds, evenly_spaced

@@ -10,7 +10,8 @@ import xarray as xr
 from sample_fields import field_on, plane, region, world
 
 import downscale  # noqa: F401 - registers .downscale
-from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables, is_categorical
+from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables
+from downscale.cf.kinds import is_categorical
 from downscale.cf.quantities import automatic_bounds, quantity_of
 from downscale.errors import DownscaleError, GridError
 from downscale.grid.curvilinear import CurvilinearGrid

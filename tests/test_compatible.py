@@ -10,9 +10,8 @@ import xarray as xr
 from result_grids import ROTATED, conic, curvilinear, equal_area, latlon, mapped, rotated
 
 import downscale
-from downscale.cf.compatible import axes_kind, same_axes
-from downscale.cf.horizontal import horizontal
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
+from downscale.cf.horizontal import axes_kind, horizontal, same_axes
 from downscale.errors import DownscaleError, GridError
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.training.pairs import oriented

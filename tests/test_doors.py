@@ -14,8 +14,8 @@ from command import command
 from training_recipes import recipe_content
 
 import downscale
+from downscale.cf.coordinates import select
 from downscale.cf.horizontal import horizontal
-from downscale.cf.select import select
 from downscale.check.conservation import cell_error
 from downscale.check.self_validation import self_validation
 from downscale.errors import GridError

@@ -17,8 +17,8 @@ from result_grids import GRIDS
 from sample_fields import coordinates, field_on, region
 
 import downscale
-from downscale.cf.references import references
-from downscale.cf.select import select
+from downscale.cf.attributes import references
+from downscale.cf.coordinates import select
 
 SHAPE = (6, 8)
 

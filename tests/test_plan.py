@@ -20,7 +20,7 @@ from schedulers import computations
 from strategies import cuttings, factor_pairs
 
 from downscale import TerrainPenalty
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
 from downscale.engine import memory
 from downscale.engine.plan import readable_bytes
 from downscale.errors import OptionError, ShapeError

@@ -12,11 +12,11 @@ import pytest
 import xarray as xr
 from conftest import DATA, shared_data
 
-from downscale.cf.bounds_table import ROWS, SHORT_NAMES, Row
-from downscale.cf.codes import code_reason
-from downscale.cf.directions import direction_reason
-from downscale.cf.periods import quantity_over_time
+from downscale.cf.kinds import code_reason, direction_reason, quantity_over_time
 from downscale.cf.quantities import (
+    ROWS,
+    SHORT_NAMES,
+    Row,
     _in_units,
     automatic_bounds,
     bounds_and_reason,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from downscale.cf.references import forget, references, referred
+from downscale.cf.attributes import forget, references, referred
 
 # Attribute, value, names in it, the value without "gone".
 FORMS = [

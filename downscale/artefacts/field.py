@@ -9,7 +9,8 @@ import xarray as xr
 
 from downscale.artefacts.diagnosis import Diagnosis
 from downscale.artefacts.kernel import board_section
-from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, is_categorical
+from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables
+from downscale.cf.kinds import is_categorical
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.metrics.checkerboard import Checkerboard, checkerboard
 

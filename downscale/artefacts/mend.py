@@ -162,8 +162,8 @@ def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
         If the fields do not include the model's output.
     """
     from downscale.api import downscale
+    from downscale.cf.coordinates import select
     from downscale.cf.horizontal import horizontal, horizontal_variables
-    from downscale.cf.select import select
     from downscale.steps.coarsen import cell_area, coarsen
 
     where = horizontal(truth)

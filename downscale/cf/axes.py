@@ -1,8 +1,8 @@
 """Axes with bounds that are not horizontal (times and layers): reading, targets, writing.
 
 The bounds define the cells of such an axis. Times without bounds are accepted if their stamps are unambiguous
-(``downscale.cf.clock.natural_edges``), layers without bounds never are. Times become seconds since the first edge, in
-their own calendar; other coordinates keep their numbers and units.
+(:func:`downscale.cf.times.natural_edges`), layers without bounds never are. Times become seconds since the first edge,
+in their own calendar; other coordinates keep their numbers and units.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from downscale.cf.bounds import (
     read_bounds,
     values_of,
 )
-from downscale.cf.clock import Clock, frequency_edges, natural_edges, pair_edges
 from downscale.cf.coordinates import STALE_ATTRS
 from downscale.cf.quantities import cell_methods
-from downscale.cf.times import is_time
+from downscale.cf.times import Clock, frequency_edges, is_time, natural_edges, pair_edges
 from downscale.cf.units import convert, fits
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
 from downscale.grid.axis import CellAxis, axis_from_bounds

@@ -138,9 +138,7 @@ def read_bounds(obj: XarrayObject, name: str) -> NDArray[Any] | None:
     variable, corner = obj[held].variable, corner_dimension(obj, name)
     if corner is None or not set(own) <= set(variable.dims):
         shape = "(n, 2)" if len(own) < 2 else "(n_y, n_x, 4)"
-        raise GridError(
-            f"expected bounds of shape {shape}, received {held} with dimensions {variable.dims}; drop it"
-        )
+        raise GridError(f"expected bounds of shape {shape}, received {held} with dimensions {variable.dims}; drop it")
     values = _repeated_once(variable.transpose(..., *own, corner), len(own) + 1, held)
     return _in_units_of(values, variable, obj[name].variable, held)
 
@@ -180,9 +178,7 @@ def _differs(values: NDArray[Any], once: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(np.abs(values - once) > STORAGE_ROUNDING * largest)
 
 
-def _in_units_of(
-    values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, held: str
-) -> NDArray[Any]:
+def _in_units_of(values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, held: str) -> NDArray[Any]:
     """Return bounds in the units of their coordinate, which they have unless they have their own units."""
     own, wanted = (str(one.attrs.get("units") or "").strip() for one in (bounds, coordinate))
     counted = values.dtype.kind in "fiu" and " since " not in own + wanted

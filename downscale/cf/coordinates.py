@@ -1,21 +1,84 @@
-"""Coordinates of a grid in CF form: centres, bounds, areas."""
+"""Coordinates of a grid in CF form (centres, bounds, areas), and selection of fields with all that locate them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import warnings
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.local import get_sync
+from numpy.typing import NDArray
 
-from downscale.cf.bounds import bounds_name, corner_dimension, new_pair_dimension
-from downscale.cf.evidence import STANDARD
+from downscale.cf.attributes import referred
+from downscale.cf.bounds import bounds_in, bounds_name, bounds_variables, corner_dimension, new_pair_dimension
+from downscale.cf.evidence import POSITIONS, STANDARD, seems_position
 from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, degrees_of_unit, plane_names
 from downscale.cf.mapping import positions
+from downscale.cf.units import convert
+from downscale.errors import InputError, listing
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
+
+
+def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
+    """Return a Dataset of some fields on the same cells.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Never modified.
+    names : str or list of str
+        Fields to keep.
+
+    Returns
+    -------
+    Dataset
+        The fields are its data variables. Its coordinates are the variables that they refer to (bounds, cell areas,
+        grid mappings, positions, ``formula_terms``, ancillary variables), directly or through others, and the
+        coordinates, positions, areas and bounds on their dimensions.
+
+    Raises
+    ------
+    InputError
+        If there is no such variable.
+
+    Examples
+    --------
+    >>> lat = xr.Variable("lat", [0.0, 1.0], {"bounds": "lat_bnds"})
+    >>> cells = {"lat": lat, "lat_bnds": (("lat", "bnds"), [[-1.0, 0.5], [0.5, 1.5]])}
+    >>> ds = xr.Dataset({"tas": ("lat", [1.0, 2.0]), "pr": ("lat", [3.0, 4.0])}, cells)
+    >>> sorted(select(ds, "tas").variables), "lat_bnds" in ds[["tas"]].variables
+    (['lat', 'lat_bnds', 'tas'], False)
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    missing = [name for name in wanted if name not in ds.variables]
+    if missing:
+        raise InputError(f"expected variables among {listing(ds.data_vars)}, received {listing(missing)}")
+    kept = {str(name) for name in wanted}
+    kept |= referred(ds, kept)
+    dims = {dim for name in kept - bounds_variables(ds) for dim in ds[name].dims}
+    kept |= {str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs(ds, str(name))}
+    kept |= {bounds for name in kept for bounds in [bounds_in(ds, name)] if bounds is not None}
+    kept |= referred(ds, kept & set(map(str, ds.coords)))
+    chosen = ds.drop_vars([name for name in ds.variables if str(name) not in kept])
+    return chosen.set_coords([name for name in chosen.data_vars if name not in wanted])
+
+
+def _belongs(ds: xr.Dataset, name: str) -> bool:
+    """Return whether a variable belongs to the grid: a coordinate, a grid mapping, cell areas, or a position."""
+    attrs = ds[name].attrs
+    if name in ds.coords or "grid_mapping_name" in attrs or "crs_wkt" in attrs:
+        return True
+    standard = str(attrs.get("standard_name", ""))
+    if name == AREA or standard:
+        return name == AREA or standard in ("cell_area", *POSITIONS)
+    return seems_position(ds[name])
+
 
 CF_ATTRS = {
     "latitude": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
@@ -32,9 +95,7 @@ AXIS_ATTRS = {
                    "axis": name.upper()} for name in "yx"),
 }  # fmt: skip
 LENGTH_UNITS = {1.0: "m", 1000.0: "km", 0.3048: "foot", 1200 / 3937: "US_survey_foot"}
-PLANE_ATTRS = {
-    name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS
-}
+PLANE_ATTRS = {name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS}
 HALF_CIRCLE = FULL_CIRCLE / 2
 MAPPING_ATTRS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
 # Attributes that are valid for the coarse values only.
@@ -86,9 +147,7 @@ def areas_of(grid: RectilinearGrid | CurvilinearGrid) -> Any:
     return da.map_blocks(_band_areas, grid=grid, step=step, chunks=(rows, (n_x,)), dtype=np.float64, meta=none)
 
 
-def _band_areas(
-    grid: RectilinearGrid, step: int, block_id: tuple[int, int] = (0, 0)
-) -> np.ndarray:
+def _band_areas(grid: RectilinearGrid, step: int, block_id: tuple[int, int] = (0, 0)) -> np.ndarray:
     rows = np.arange(block_id[0] * step, min((block_id[0] + 1) * step, grid.shape[0]))
     return grid.areas(rows, np.arange(grid.shape[1]))
 
@@ -102,9 +161,11 @@ def _plane_variables(
     lat, lon = where.planes
     there = lon in plane_names(source, where)
     # Only a projection has a choice; longitudes start at 0 if those of the source exceed 180.
-    west = 0.0 if there and where.mapping is not None and (
-        float(source[lon].max()) * degrees_of_unit(source[lon]) > 180
-    ) else -180.0
+    west = (
+        0.0
+        if there and where.mapping is not None and (float(source[lon].max()) * degrees_of_unit(source[lon]) > 180)
+        else -180.0
+    )
     found = positions(grid, where.locator, west)
     turn = _into_branch(source[lon], found.lon) if there and isinstance(grid, CurvilinearGrid) else None
     made: dict[Hashable, xr.Variable] = {}
@@ -210,3 +271,89 @@ def dropped_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
     """Return the names of horizontal coordinates that a new grid cannot keep (cell numbers, names of basins, ...)."""
     made, gone = made_names(source, where), set(where.dims)
     return [str(n) for n, coord in source.coords.items() if gone & set(coord.dims) and n not in made]
+
+
+NAMES = (AREA, "areacello")
+# Stored areas may differ because of the radius, of midpoints as corners, or of land in ocean cells.
+LEAST, MOST, OFF, FEW = 0.5, 2.0, 0.2, 0.05
+
+
+# Maximum number of cells compared; larger grids are sampled by rows.
+MOST_CELLS = 200_000
+
+
+@dataclass(frozen=True, eq=False)
+class OwnAreas:
+    """The cell areas of a file.
+
+    Attributes
+    ----------
+    name : str
+        Their variable.
+    field : DataArray
+        As stored, rows and columns in the order of the grid.
+    scale : float
+        Square metres in its unit.
+    ratio : (float, float)
+        Smallest and largest ratio to the areas of the cells.
+    fits : bool
+        Whether they agree with the grid within reason.
+    """
+
+    name: str
+    field: xr.DataArray
+    scale: float
+    ratio: tuple[float, float]
+    fits: bool
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """All areas in m2."""
+        return _read(self.field, self.scale)
+
+
+def own_areas(ds: xr.Dataset, where: Horizontal, field: str) -> OwnAreas | None:
+    """Return the areas named by ``cell_measures`` of a field or by customary names, or None if there are none."""
+    words = str(ds[field].attrs.get("cell_measures") or ds[field].encoding.get("cell_measures") or "").split()
+    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "area:"]
+    usual = [str(n) for n, v in ds.variables.items() if n in NAMES or v.attrs.get("standard_name") == "cell_area"]
+    rows, columns = (np.arange(size) for size in where.grid.shape)
+    rows = rows[:: max(rows.size * columns.size // MOST_CELLS, 1)]
+    for name in (*named, *usual):
+        if name not in ds.variables or set(ds[name].dims) != set(where.dims) or ds[name].dtype.kind not in "fiu":
+            continue
+        scale = convert(1.0, str(ds[name].attrs.get("units") or "m2"), "m2")
+        if scale is None:
+            continue
+        held = ds[name].transpose(*where.dims)
+        some = _read(held.isel({where.y: rows}), scale)
+        return OwnAreas(name, held, scale, *_fit(some, where.grid.areas(rows, columns)))
+    return None
+
+
+def _read(field: xr.DataArray, scale: float) -> NDArray[np.float64]:
+    return np.asarray(field.compute(scheduler=get_sync).values, np.float64) * scale
+
+
+def _fit(values: NDArray[np.float64], exact: NDArray[np.float64]) -> tuple[tuple[float, float], bool]:
+    known = np.isfinite(values) & (values > 0) & (exact > 0)
+    if not known.any():
+        return (0.0, 0.0), False
+    ratio = values[known] / exact[known]
+    middle = float(np.median(ratio))
+    # Areas at a pole are small and uncertain.
+    share = exact[known] / exact[known].sum()
+    near = LEAST <= middle <= MOST and float(share[np.abs(ratio / middle - 1) > OFF].sum()) <= FEW
+    return (float(ratio.min()), float(ratio.max())), bool(near)
+
+
+def warn_of_misfit(areas: OwnAreas, what: str) -> None:
+    """Warn if the areas of a file contradict its grid."""
+    if not areas.fits:
+        low, high = areas.ratio
+        warnings.warn(
+            f"{areas.name}: expected the cell areas of the {what} in m2, received {low:.3g} to {high:.3g} times these; "
+            "areas from the cells are used, repair the file",
+            UserWarning,
+            stacklevel=5,
+        )

@@ -1,22 +1,24 @@
-"""Reading of horizontal grids from CF metadata: axes or positions, bounds, cell methods.
+"""Horizontal grids from CF metadata: reading, and comparison of their axes.
 
-``downscale.cf.evidence`` weighs the metadata of each coordinate; this module reads the grid. Bounds are read, never
-guessed; without bounds the edges are midway between centres.
+:mod:`downscale.cf.evidence` weighs the metadata of each coordinate; this module reads the grid. Bounds are read, never
+guessed; without bounds the edges are midway between centres. Numbers of the axes of two grids are compared only if both
+have the same reference: geographic, rotated, projected, or two-dimensional positions.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 from dask.local import get_sync
+from numpy.typing import NDArray
 
-from downscale.cf.arrange import arranged, western
+from downscale.cf.attributes import usable
 from downscale.cf.bounds import (
     bounds_name,
     bounds_of,
@@ -26,30 +28,111 @@ from downscale.cf.bounds import (
     require_known_corners,
     without_lost_bounds,
 )
-from downscale.cf.codes import is_categorical as is_categorical
 from downscale.cf.evidence import (
     COMPASS,
+    LAT_NAMES,
     MUTE,
     NOTHING,
     PROJECTED,
     X_NAMES,
     Y_NAMES,
     Axis,
+    Locator,
     Nature,
     axis_of,
     claims_of,
     counts_only,
     degrees_in,
     metres_in,
+    misplaced,
+    moving,
     nature_of,
+    planes_of,
+    still,
+    way_of_position,
 )
-from downscale.cf.mapping import GridMapping, Locator, mapping_of, named_mappings, text_mapping
-from downscale.cf.positions import LAT_NAMES, misplaced, moving, planes_of, still, way_of_position
-from downscale.cf.texts import usable
+from downscale.cf.mapping import GridMapping, mapping_of, named_mappings, text_mapping
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
-from downscale.grid.axis import CellAxis, Kind, axis_from_bounds, axis_from_centres, check_factor, draw_to_poles
+from downscale.grid.axis import (
+    FULL_CIRCLE,
+    LONGEST_STEP,
+    CellAxis,
+    Kind,
+    axis_from_bounds,
+    axis_from_centres,
+    check_factor,
+    draw_to_poles,
+)
 from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
 from downscale.grid.latlon import RectilinearGrid, product_of, projected_grid
+from downscale.grid.sphere import arc, unit_vectors
+
+
+def arranged(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset with two-dimensional positions if they do not move, and with contiguous longitudes.
+
+    A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], then starts in the west: [-18, -2, 0, 18].
+    An arranged Dataset is returned unchanged; contradictory metadata are left to ``horizontal``.
+    """
+    try:
+        return in_one_piece(_held_still(ds))
+    except GridError:
+        return ds
+
+
+def _held_still(ds: xr.Dataset) -> xr.Dataset:
+    planes = planes_of(ds)
+    if planes is None or ds[planes[0]].ndim < 3 or any(moving(ds[name]) for name in planes):
+        return ds
+    return ds.assign_coords({name: still(ds[name]).variable for name in planes})
+
+
+def in_one_piece(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset whose longitudes are contiguous; contradictory metadata are returned unchanged."""
+    for name in map(str, ds.dims):
+        try:
+            found = western(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
+        except GridError:
+            continue
+        if found is not None:
+            count, circle = found
+            size = ds.sizes[name]
+            moved = ds.isel({name: np.roll(np.arange(size), count)})
+            given = moved[name].values
+            values = np.where(given > 0.5 * (given.min() + given.max()), given - circle, given)
+            # Bounds may be on either side of the seam: they are moved to their centres.
+            line = moved[name].variable.copy(deep=False)
+            line = xr.Variable((name,), values.astype(line.dtype), line.attrs, line.encoding)
+            return moved.assign_coords({name: line})
+    return ds
+
+
+def western(coordinate: xr.DataArray) -> tuple[int, float] | None:
+    """Return how many of the last longitudes belong before the first ones, and the circle in their units, or None.
+
+    Examples
+    --------
+    >>> western(xr.DataArray([0.0, 2.0, 356.0, 358.0], dims="lon", name="lon"))
+    (2, 360.0)
+    """
+    if coordinate.size < 3 or coordinate.dtype.kind not in "fiu":
+        return None
+    axis = axis_of(coordinate)
+    if axis is None or axis.way != "x" or counts_only(coordinate):
+        return None
+    unit = degrees_in(str(coordinate.attrs.get("units") or "degrees"), rare=False)
+    if unit is None:
+        return None
+    steps = np.diff(coordinate.values.astype(np.float64) * unit)
+    jump = int(np.abs(steps).argmax())
+    others = np.delete(steps, jump)
+    # The jump has the sign of all other steps, and the step across the other side is about one of them.
+    rest = FULL_CIRCLE - abs(float(np.ptp(coordinate.values.astype(np.float64) * unit)))
+    onwards = (others > 0).all() if steps[jump] > 0 else (others < 0).all()
+    if not onwards or abs(steps[jump]) <= LONGEST_STEP or not 0 < rest <= 1.5 * np.abs(others).max():
+        return None
+    return coordinate.size - 1 - jump, FULL_CIRCLE / unit
+
 
 XarrayObject = xr.Dataset | xr.DataArray
 
@@ -191,9 +274,7 @@ def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
     return text_mapping(obj, pair)
 
 
-def _product(
-    obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, guess: bool
-) -> Horizontal | None:
+def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, guess: bool) -> Horizontal | None:
     """Read a grid that is the product of two one-dimensional coordinates; None if these only count cells."""
     mapping = _mapping(obj, (y, x))
     claim = None if mapping is None else mapping.claim
@@ -485,3 +566,118 @@ def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:
     if unknown:
         raise ShapeError(f"expected factor for the dimensions {listing(where.dims)}, received {listing(unknown)}")
     return check_factor(factor.get(where.y, 1)), check_factor(factor.get(where.x, 1))
+
+
+AxesKind = Literal["geographic", "rotated", "projected", "positions"]
+# Maximum difference of equal positions as a fraction of a cell: datums and single precision.
+MOST_SHIFT = 0.1
+COPY = "copy its grid_mapping variable from the other file (ncks -A -v)"
+
+
+def axes_kind(where: Horizontal) -> AxesKind:
+    """Return the reference of the numbers of the axes."""
+    if isinstance(where.grid, CurvilinearGrid):
+        return "positions"
+    if where.grid.y.kind != "latitude":
+        return "projected"
+    return "rotated" if where.rotated else "geographic"
+
+
+def axes_words(where: Horizontal) -> str:
+    """Return a description of the rows and columns of a field, for messages."""
+    kind, mapping = axes_kind(where), where.mapping
+    if kind == "positions":
+        return "two-dimensional latitudes and longitudes"
+    if kind == "geographic":
+        return "latitudes and longitudes"
+    if kind == "rotated":
+        if mapping is None or not mapping.rotated:
+            return "the axes of a rotated pole without a grid_mapping"
+        lat, lon = (float(mapping.cf[f"grid_north_pole_{name}"]) for name in ("latitude", "longitude"))
+        return f"the axes of a pole at latitude {lat:g}, longitude {lon:g}"
+    if mapping is None:
+        return "metres of a projection without a grid_mapping"
+    name = mapping.cf.get("grid_mapping_name")
+    return "metres of a projection" + (f" ({name})" if name else "")
+
+
+def same_axes(one: Horizontal, other: Horizontal) -> bool:
+    """Return whether numbers of the axes of two grids have the same reference.
+
+    Grid mappings are compared by the positions that they give, to a tenth of the smaller cell. Names, datums that agree
+    within metres and different descriptions of one pole make no difference. Two grids without a grid mapping are taken
+    for the same. One with and one without are the same only if they span one domain in cells that nest, which never
+    happens for two projections.
+    """
+    if axes_kind(one) != axes_kind(other):
+        return False
+    if axes_kind(one) in ("geographic", "positions"):
+        return True
+    if one.mapping is None or other.mapping is None:
+        return one.mapping is other.mapping or _one_domain(one, other)
+    return _one_place(one, other, one.mapping, other.mapping)
+
+
+def _one_place(one: Horizontal, other: Horizontal, mine: GridMapping, theirs: GridMapping) -> bool:
+    """Return whether two grid mappings give the cells of both grids the same positions."""
+    if _plain(mine) == _plain(theirs):
+        return True
+    locate, relocate = one.locator, other.locator
+    if locate is None or relocate is None:
+        return False
+    steps = [np.abs(np.diff(axis.edges)).min() for where in (one, other) for axis in (where.grid.y, where.grid.x)]
+    y, x = (_sample(axis.edges) for axis in (one.grid.y, one.grid.x))
+    points = np.meshgrid(x, y)
+    first, second = unit_vectors(*locate(*points)), unit_vectors(*relocate(*points))
+    beside = unit_vectors(*locate(points[0] + min(steps), points[1]))
+    with np.errstate(invalid="ignore"):
+        near = arc(first, second) <= MOST_SHIFT * arc(first, beside)
+    reached = np.isfinite(first).all(-1) & np.isfinite(second).all(-1) & np.isfinite(beside).all(-1)
+    return bool(reached.any() and near[reached].all())
+
+
+def _one_domain(one: Horizontal, other: Horizontal) -> bool:
+    """Return whether two product grids begin and end at the same numbers, with sizes that divide."""
+    pairs = zip((one.grid.y, one.grid.x), (other.grid.y, other.grid.x), strict=True)
+    return all(
+        max(a.size, b.size) % min(a.size, b.size) == 0
+        and np.allclose(np.sort(a.edges)[[0, -1]], np.sort(b.edges)[[0, -1]], rtol=0,
+                        atol=1e-3 * min(np.abs(np.diff(a.edges)).min(), np.abs(np.diff(b.edges)).min()))
+        for a, b in pairs
+    )  # fmt: skip
+
+
+def _plain(mapping: GridMapping) -> dict[str, str]:
+    return {key: str(np.asarray(value).tolist()) for key, value in mapping.attrs.items()}
+
+
+def _sample(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    return edges[np.unique(np.linspace(0, edges.size - 1, 5).astype(int))]
+
+
+def with_named_mapping(where: Horizontal, obj: XarrayObject, beside: Horizontal) -> Horizontal:
+    """Return ``where`` with the grid mapping of ``beside`` if a field of ``obj`` names it but lost the variable.
+
+    A DataArray keeps only the name of its grid mapping; the variable stays in its Dataset.
+    """
+    if where.mapping is not None or beside.mapping is None or axes_kind(where) == "positions":
+        return where
+    fields = getattr(obj, "data_vars", {"": obj}).values()
+    named = {str(place.get("grid_mapping")) for v in fields for place in (v.attrs, v.encoding)}
+    if beside.mapping.name not in named or axes_kind(where) == "geographic":
+        return where
+    return replace(where, mapping=beside.mapping)
+
+
+def require_same_axes(
+    given: Horizontal, wanted: Horizontal, what: str, role: str, remedy: str, noun: str = "a field"
+) -> None:  # fmt: skip
+    """Raise a GridError if two grids have other references; ``what`` and ``role`` name both in the message."""
+    if same_axes(given, wanted):
+        return
+    kinds = axes_kind(given), axes_kind(wanted)
+    lacking = kinds[0] == kinds[1] and (given.mapping is None) != (wanted.mapping is None)
+    raise GridError(
+        f"{what}: expected {noun} on {axes_words(wanted)}, as {role} is, received one on {axes_words(given)}; "
+        f"{COPY if lacking else remedy}"
+    )

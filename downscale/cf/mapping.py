@@ -1,13 +1,20 @@
 """Georeference of grids: CF grid mappings, longitudes, latitudes and corners.
 
-A rotated pole uses two formulas; projections use PROJ, which is imported only if needed.
+A rotated pole uses two formulas; projections use PROJ, which is imported only if needed. ecCodes contains its own PROJ
+library and exports its functions to all libraries loaded later. pyproj would call them with the wrong database:
+coordinate systems could not be read, and the interpreter would abort at exit. pyproj is therefore loaded before
+ecCodes, or else in a way that it finds its own functions first.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -16,9 +23,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.evidence import ANGLES, LENGTHS, PROJECTED, Claim
-from downscale.cf.projections import load_pyproj
-from downscale.errors import GridError, listing
+from downscale.cf.evidence import ANGLES, LENGTHS, PROJECTED, Claim, Locator
+from downscale.errors import GridError, InputError, listing
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import Density, Embedding, RectilinearGrid
@@ -27,9 +33,57 @@ from downscale.grid.sphere import degrees_of, polygon_area, unit_vectors
 if TYPE_CHECKING:
     from pyproj import CRS
 
+# Packages that load ecCodes, and the one that reads GRIB files for xarray.
+ECCODES, READER = ("gribapi", "eccodes", "eccodeslib"), "cfgrib"
+
+
+def load_pyproj() -> None:
+    """Import pyproj so that it finds its own functions first; does nothing if it is already loaded.
+
+    Raises
+    ------
+    InputError
+        If it was imported after ecCodes by other code, and does not work.
+    """
+    behind = any(name in sys.modules for name in ECCODES)
+    if "pyproj" in sys.modules:
+        if behind:
+            _require_working()
+        return
+    deep = getattr(os, "RTLD_DEEPBIND", 0) if behind else 0
+    if not deep:
+        import_module("pyproj")
+        return
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | deep)
+    try:
+        import_module("pyproj")
+    finally:
+        sys.setdlopenflags(flags)
+
+
+def load_pyproj_before_eccodes() -> None:
+    """Import pyproj if xarray could load ecCodes, which it does for any file if cfgrib is installed."""
+    if find_spec(READER) is not None:
+        load_pyproj()
+
+
+def _require_working() -> None:
+    """Raise an InputError if pyproj cannot read the simplest coordinate system."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        CRS.from_epsg(4326)
+    except CRSError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"expected pyproj to read coordinate systems, received an error ({reason}); import downscale or pyproj "
+            "before xarray, cfgrib or eccodes"
+        ) from None
+
+
 Floats = NDArray[np.float64]
-# From coordinates of a grid (x, y) to longitudes and latitudes in degrees, arrays of one shape.
-Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 ROTATED, GEOGRAPHIC, GEOSTATIONARY = "rotated_latitude_longitude", "latitude_longitude", "geostationary"
 # Attributes with PROJ strings in files that CF cannot describe.
@@ -366,9 +420,7 @@ def _product(
     return np.stack([lon, lat]), np.stack(rings)
 
 
-def _pieces(
-    shape: tuple[int, int], piece: Callable[[slice], tuple[Floats, Floats]], whole: bool = False
-) -> Positions:
+def _pieces(shape: tuple[int, int], piece: Callable[[slice], tuple[Floats, Floats]], whole: bool = False) -> Positions:
     """Compute positions at once, or lazily in bands of rows."""
     n_y, n_x = shape
     if n_y * n_x <= EAGER_CELLS:

@@ -17,8 +17,7 @@ import xarray as xr
 
 from downscale.cf.axes import read_line
 from downscale.cf.bounds import bounds_in, bounds_variables, require_known_cells, require_known_corners
-from downscale.cf.compatible import require_same_axes, with_named_mapping
-from downscale.cf.horizontal import Horizontal, NoAxesError, horizontal
+from downscale.cf.horizontal import Horizontal, NoAxesError, horizontal, require_same_axes, with_named_mapping
 from downscale.cf.quantities import Bounds
 from downscale.conservation.measures import Infinite, Partial, Signs, chunk, combine_all
 from downscale.conservation.regions import Neighbourhoods, Overlap, near_chunk, overlap_chunk
@@ -248,6 +247,7 @@ class Overlapping:
 
     def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
         """Return the findings of all blocks, by region."""
+
         def judge(given: Any, made: Any, common: Any, origin: tuple[int, ...]) -> Any:
             return dask.delayed(_judge_regions)(
                 given, made, common, origin, bounds, signs, extensive=extensive, na_thres=self.na_thres
@@ -260,6 +260,7 @@ class Overlapping:
         plain: bool,
     ) -> Partial:  # fmt: skip
         """Return the findings of all blocks near each coarse cell, compared with an expected fine field."""
+
         def judge(given: Any, made: Any, near: Any, origin: tuple[int, ...], wanted: Any) -> Any:
             return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive, plain)
 

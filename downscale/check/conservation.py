@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.areas import own_areas, warn_of_misfit
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.clock import Clock
-from downscale.cf.directions import direction_reason
-from downscale.cf.horizontal import (
-    Horizontal,
-    XarrayObject,
-    as_dataset,
-    horizontal,
-    horizontal_variables,
-    is_categorical,
-)
+from downscale.cf.coordinates import own_areas, select, warn_of_misfit
+from downscale.cf.horizontal import Horizontal, XarrayObject, as_dataset, horizontal, horizontal_variables
+from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
-from downscale.cf.select import select
+from downscale.cf.times import Clock
 from downscale.cf.units import convert, read_units
 from downscale.check.comparison import Nested, Overlapping, aligned, cell_place, judge_of
 from downscale.check.expected import Expected, is_plain

@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from downscale.api import downscale
-from downscale.cf.horizontal import bounds_name, horizontal, horizontal_variables
+from downscale.cf.bounds import bounds_name
+from downscale.cf.horizontal import horizontal, horizontal_variables
 from downscale.cf.quantities import variable_bounds
 from downscale.check.comparison import Overlapping
 from downscale.errors import DownscaleError

@@ -13,9 +13,8 @@ import numpy as np
 import xarray as xr
 
 from downscale.api import downscale
-from downscale.cf.coordinates import new_coordinates
+from downscale.cf.coordinates import new_coordinates, select
 from downscale.cf.horizontal import Horizontal, horizontal
-from downscale.cf.select import select
 from downscale.methods.learned import is_learned, name_of
 from downscale.request import Prepared, Request, prepare
 from downscale.steps.coarsen import cell_area, coarsen

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.coordinates import select
 from downscale.cf.horizontal import horizontal
-from downscale.cf.select import select
 from downscale.errors import OptionError, listing
 from downscale.evaluation.methods import Contender, beyond, is_mask, mask_of, slug
 from downscale.evaluation.schema import EvaluationRecipe, Figures

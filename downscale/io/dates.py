@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.times import is_time, numbers_of, stamp, values_of
+from downscale.cf.bounds import values_of
+from downscale.cf.times import is_time, numbers_of, stamp
 from downscale.errors import InputError
 
 # Steps per comparison if files overlap.

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.attributes import DEFINED, forget, mend, names_in, references
 from downscale.cf.bounds import plain_bounds
-from downscale.cf.horizontal import is_categorical
-from downscale.cf.references import DEFINED, forget, names_in, references
-from downscale.cf.repair import mend
+from downscale.cf.kinds import is_categorical
 from downscale.cf.times import is_time, time_encodings
 from downscale.errors import InputError, OptionError, listing
 from downscale.io.chunks import chunk_sizes

@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.times import is_time, time_name, values_of
+from downscale.cf.bounds import values_of
+from downscale.cf.times import is_time, time_name
 from downscale.cf.units import convert, same_units
 from downscale.errors import InputError, listing
 from downscale.io.dates import in_order, report_gaps

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.arrange import in_one_piece
-from downscale.cf.projections import load_pyproj_before_eccodes
-from downscale.cf.references import references
-from downscale.cf.texts import require_dates, with_texts
+from downscale.cf.attributes import references, require_dates, with_texts
+from downscale.cf.horizontal import in_one_piece
+from downscale.cf.mapping import load_pyproj_before_eccodes
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.io.chunking import map_chunks
 from downscale.io.classic import require_whole

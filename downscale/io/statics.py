@@ -14,11 +14,18 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from downscale.cf.arrange import arranged
 from downscale.cf.bounds import bounds_in, bounds_variables, lost_bounds, require_known_cells
-from downscale.cf.compatible import MOST_SHIFT, axes_kind, axes_words, require_same_axes, with_named_mapping
-from downscale.cf.horizontal import Horizontal, horizontal
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
+from downscale.cf.horizontal import (
+    MOST_SHIFT,
+    Horizontal,
+    arranged,
+    axes_kind,
+    axes_words,
+    horizontal,
+    require_same_axes,
+    with_named_mapping,
+)
 from downscale.errors import DownscaleError, GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import STORAGE_ROUNDING, CellAxis
@@ -88,6 +95,7 @@ def _picked(
     if len(choice) != 1:
         raise InputError(f"expected one {what}, received {choice or 'none'}; pass that DataArray itself")
     return select(given, choice[0])
+
 
 def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -> Floats:
     """Return the valid fraction of each fine cell, 0 to 1, from a mask or a fraction (also in per cent).

@@ -11,10 +11,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.arrange import arranged
-from downscale.cf.compatible import require_same_axes, with_named_mapping
 from downscale.cf.coordinates import AXIS_ATTRS, LENGTH_UNITS
-from downscale.cf.horizontal import Horizontal, horizontal, parse_factor
+from downscale.cf.horizontal import (
+    Horizontal,
+    arranged,
+    horizontal,
+    parse_factor,
+    require_same_axes,
+    with_named_mapping,
+)
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis

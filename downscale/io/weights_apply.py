@@ -13,18 +13,9 @@ import xarray as xr
 
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
-from downscale.cf.directions import REMEDY, direction_reason
-from downscale.cf.horizontal import (
-    X_NAMES,
-    Y_NAMES,
-    Horizontal,
-    XarrayObject,
-    area_names,
-    as_array,
-    as_dataset,
-    horizontal,
-    is_categorical,
-)
+from downscale.cf.evidence import X_NAMES, Y_NAMES
+from downscale.cf.horizontal import Horizontal, XarrayObject, area_names, as_array, as_dataset, horizontal
+from downscale.cf.kinds import REMEDY, direction_reason, is_categorical
 from downscale.cf.quantities import quantity_of
 from downscale.errors import GridError, InputError, ShapeError, listing
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
@@ -197,9 +188,7 @@ def _fields(ds: xr.Dataset, dims: tuple[str, str]) -> list[Hashable]:
             raise InputError(f"expected values with a mean, received codes in {name!r}; drop it before")
         direction = direction_reason(ds[name])
         if direction is not None:
-            raise InputError(
-                f"expected values with a mean, received the direction {name!r} ({direction}); {REMEDY}"
-            )
+            raise InputError(f"expected values with a mean, received the direction {name!r} ({direction}); {REMEDY}")
         if quantity_of(ds[name]) == "extensive":
             raise InputError(
                 f"expected means over cells, received sums over cells in {name!r} (cell_methods); divide by the cell "

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.mapping import GridMapping
-from downscale.cf.projections import load_pyproj
+from downscale.cf.mapping import GridMapping, load_pyproj
 from downscale.grid.axis import CellAxis
 from downscale.plot.cells import Array, Cells, Drawn, Mesh, window
 

@@ -19,9 +19,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.bounds import values_of
-from downscale.cf.clock import DAY, Clock, parts_of
 from downscale.cf.horizontal import horizontal
-from downscale.cf.times import date_bounds, frequency, steps, time_name
+from downscale.cf.times import DAY, Clock, date_bounds, frequency, parts_of, steps, time_name
 from downscale.errors import InputError, OptionError
 
 UNITS = ("year", "month", "day")

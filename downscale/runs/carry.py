@@ -12,7 +12,7 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
 from downscale.check.conservation import check_conservation
 from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan

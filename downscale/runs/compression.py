@@ -17,9 +17,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.api import downscale
+from downscale.cf.coordinates import select
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.cf.quantities import automatic_bounds, quantity_of
-from downscale.cf.select import select
 from downscale.check.conservation import check_conservation
 from downscale.conservation.report import ConservationReport
 from downscale.engine.device import device_name
@@ -107,9 +107,7 @@ def _codes(
     """Return the variables of the code."""
     spec, at = learned.spec, horizontal(coarse)
     factor = dict(zip(at.dims, spec.factor, strict=True))
-    kernel = downscale(
-        coarse, factor, taps=spec.taps, order=spec.order, conserve=None, bounds=None, check="skip"
-    )
+    kernel = downscale(coarse, factor, taps=spec.taps, order=spec.order, conserve=None, bounds=None, check="skip")
     few = [f"{dim}_coarse" for dim in dims]
     fine = [each[name].transpose(..., *dims).variable for each in (ds, kernel) for name in names]
     means = [coarse[name].transpose(..., *dims).variable for name in names]

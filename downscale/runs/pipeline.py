@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from downscale.api import plan
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
 from downscale.check.self_validation import self_validation, terrain_penalty_values
 from downscale.engine.memory import READING
 from downscale.errors import OutputError
@@ -164,10 +164,7 @@ def _targets(
     names = _names(recipe, cutting)
     inputs = inputs_of(recipe, coarse)
     checks = {"file": check_store if recipe.output.path.endswith(STORE) else check_netcdf}
-    targets = {
-        kind: checks.get(kind, check_target)(name, overwrite or resume, inputs)
-        for kind, name in names.items()
-    }
+    targets = {kind: checks.get(kind, check_target)(name, overwrite or resume, inputs) for kind, name in names.items()}
     if len({target.resolve() for target in targets.values()}) != len(targets):
         kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
         raise OutputError(f"expected different names for all outputs, received {kinds}; rename one")

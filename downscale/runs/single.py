@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from downscale.api import downscale
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
 from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing

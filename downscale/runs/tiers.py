@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.cf.select import select
+from downscale.cf.coordinates import select
 from downscale.check.self_validation import sample_maps, self_validation
 from downscale.fields.gradient import Spacing, slope
 from downscale.io.read import open_dataset

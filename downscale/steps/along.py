@@ -26,9 +26,8 @@ from downscale.cf.axes import (
     target_line,
 )
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.directions import direction_reason, without_directions
-from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, is_categorical
-from downscale.cf.periods import quantity_over_time
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
+from downscale.cf.kinds import direction_reason, is_categorical, quantity_over_time, without_directions
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
 from downscale.errors import GridError, OptionError, listing

@@ -10,10 +10,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.codes import is_categorical
-from downscale.cf.coordinates import AREA, kept_coordinates, mapping_name, new_coordinates
-from downscale.cf.directions import without_directions
+from downscale.cf.coordinates import kept_coordinates, mapping_name, new_coordinates
 from downscale.cf.horizontal import (
+    AREA,
     XarrayObject,
     as_array,
     as_dataset,
@@ -22,6 +21,7 @@ from downscale.cf.horizontal import (
     parse_factor,
     warn_of_plane,
 )
+from downscale.cf.kinds import is_categorical, without_directions
 from downscale.cf.quantities import is_number, quantity_of
 from downscale.errors import OptionError
 from downscale.fields.aggregate import SLACK, Aggregation

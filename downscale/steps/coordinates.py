@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 
 import xarray as xr
 
+from downscale.cf.attributes import forget, references
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.codes import is_categorical
 from downscale.cf.coordinates import dropped_coordinates
-from downscale.cf.directions import direction_reason
+from downscale.cf.evidence import seems_position
 from downscale.cf.horizontal import Horizontal
-from downscale.cf.positions import seems_position
-from downscale.cf.references import forget, references
+from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.nn.separable import METHODS
 from downscale.request import Prepared, Request, companion_jobs
 from downscale.steps.horizontal import fine_variable, repeated

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, horizontal, is_categorical
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, horizontal
+from downscale.cf.kinds import is_categorical
 from downscale.cf.quantities import quantity_of
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument

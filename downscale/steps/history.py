@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import xarray as xr
 
-from downscale.cf.coordinates import AREA, STALE_ATTRS, mapping_among, mapping_name
-from downscale.cf.references import references
-from downscale.cf.texts import as_text
+from downscale.cf.attributes import as_text, references
+from downscale.cf.coordinates import STALE_ATTRS, mapping_among, mapping_name
+from downscale.cf.horizontal import AREA
 from downscale.deconvolution.psf import pick_psf
 from downscale.errors import printable
 from downscale.io.read import SOURCES, sources_of

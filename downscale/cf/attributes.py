@@ -1,0 +1,326 @@
+"""Attributes of variables: text, references to other variables, repair.
+
+CF defines attributes that contain names of variables, in three forms: plain names (``bounds``, ``coordinates``), names
+after a keyword (``formula_terms``, ``cell_measures``), and grid mappings, whose keywords are names themselves. Any
+other attribute refers to variables if each of its words is the name of one, except descriptive attributes. Repair
+changes only unambiguous faults that checkers would reject, never values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Hashable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from downscale.cf.kinds import CODE_UNITS
+from downscale.cf.mapping import load_pyproj
+from downscale.cf.times import is_time
+from downscale.errors import InputError
+
+NAMES = ("ancillary_variables", "bounds", "climatology", "coordinates", "geometry", "interior_ring", "node_coordinates",
+         "node_count", "part_node_count")  # fmt: skip
+BEHIND_WORDS = ("cell_measures", "formula_terms")
+MAPPING = "grid_mapping"
+DEFINED = (*NAMES, *BEHIND_WORDS, MAPPING)
+# An incomplete attribute of these is useless: it is removed with any of its names.
+WHOLE = ("bounds", "climatology", "formula_terms", "geometry")
+# Descriptive attributes, which may happen to equal the name of a variable.
+IN_WORDS = (
+    "axis", "calendar", "cell_methods", "comment", "description", "flag_meanings", "history", "long_name", "positive",
+    "short_name", "standard_name", "title", "units", "variable", "var_desc", "statistic", "source", "grid_mapping_name",
+)  # fmt: skip
+Attributes = Mapping[Any, Any]
+Variable = xr.Variable | xr.DataArray
+
+
+def names_in(attribute: Hashable, value: Any) -> tuple[str, ...]:
+    """Return the names of variables in the value of an attribute that CF defines.
+
+    Examples
+    --------
+    >>> names_in("formula_terms", "a: ap b: b ps: ps"), names_in("grid_mapping", "crs: x y")
+    (('ap', 'b', 'ps'), ('crs', 'x', 'y'))
+    """
+    if not isinstance(value, str):
+        return ()
+    words = value.replace(":", ": ").split()
+    if attribute == MAPPING:
+        return tuple(word.removesuffix(":") for word in words)
+    if attribute in BEHIND_WORDS:
+        words = [word for word in words if not word.endswith(":")]
+    return tuple(words)
+
+
+def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tuple[str, ...]]:
+    """Return the names of variables in each attribute of a variable, whether these exist or not.
+
+    Encodings count as attributes, since xarray moves some there on decoding.
+
+    Parameters
+    ----------
+    variable : Variable or DataArray
+        The variable with the references.
+    held : collection of str
+        Names of the variables of its Dataset. Attributes that CF does not define refer to variables if each of their
+        words is one of these names.
+
+    Examples
+    --------
+    >>> said = {"cell_measures": "area: areacella", "quality_flag": "tas_qc", "long_name": "tas"}
+    >>> references(xr.Variable((), 0.0, said), ["tas", "tas_qc"])
+    {'cell_measures': ('areacella',), 'quality_flag': ('tas_qc',)}
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for place in (variable.encoding, variable.attrs):
+        for key, value in place.items():
+            if key in DEFINED:
+                names = names_in(key, value)
+            elif place is variable.attrs and key not in IN_WORDS and isinstance(value, str):
+                names = tuple(value.split())
+                names = names if all(name in held for name in names) else ()
+            else:
+                continue
+            if names:
+                found[str(key)] = names
+    return found
+
+
+def referred(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
+    """Return the variables of a Dataset that the named ones need, directly or through others.
+
+    Coordinates along their dimensions count as referred to. The named variables themselves are included only if another
+    one refers to them.
+
+    Examples
+    --------
+    >>> tas = xr.Variable("lat", [280.0, 281.0], {"ancillary_variables": "qc"})
+    >>> lat = xr.Variable("lat", [0.0, 1.0], {"bounds": "lat_bnds"})
+    >>> bounds = xr.Variable(("lat", "two"), [[-0.5, 0.5], [0.5, 1.5]])
+    >>> ds = xr.Dataset({"tas": tas, "qc": ("lat", [0, 1])}, {"lat": lat, "lat_bnds": bounds})
+    >>> sorted(referred(ds, ["tas"]))
+    ['lat', 'lat_bnds', 'qc']
+    """
+    found: set[str] = set()
+    waiting = [str(name) for name in names]
+    while waiting:
+        variable = ds.variables[waiting.pop()]
+        words = {name for every in references(variable, ds.variables).values() for name in every}
+        words |= {str(dim) for dim in variable.dims}
+        new = sorted(word for word in words if word in ds.variables and word not in found)
+        found.update(new)
+        waiting += new
+    return found
+
+
+def forget(variable: Variable, gone: Collection[str], held: Collection[Any] = ()) -> list[str]:
+    """Remove the names of missing variables from the attributes of a variable, in place.
+
+    If the rest of an attribute is useless without them, the attribute is removed.
+
+    Returns
+    -------
+    list of str
+        The changed attributes.
+
+    Examples
+    --------
+    >>> one = xr.Variable((), 0.0, {"coordinates": "lat orog", "formula_terms": "a: a ps: ps"})
+    >>> forget(one, {"orog", "ps"}), one.attrs
+    (['coordinates', 'formula_terms'], {'coordinates': 'lat'})
+    """
+    changed, gone = [], set(gone)
+    for key, names in references(variable, held).items():
+        if not gone & set(names):
+            continue
+        changed.append(key)
+        for place in (variable.encoding, variable.attrs):
+            if key in place:
+                _take_out(place, key, gone)
+    return changed
+
+
+def _take_out(place: MutableMapping[Any, Any], key: str, gone: set[str]) -> None:
+    """Remove names from one attribute, and the attribute if nothing useful is left."""
+    left = _left(key, str(place[key]).replace(":", ": ").split(), gone)
+    if key in WHOLE or not left:
+        del place[key]
+    else:
+        place[key] = " ".join(left)
+
+
+def _left(key: str, words: list[str], gone: set[str]) -> list[str]:
+    """Return the words of an attribute without the missing names and their keywords."""
+    left: list[str] = []
+    lost = False  # within a missing grid mapping, followed by its coordinates
+    for word in words:
+        name = word.removesuffix(":")
+        if key == MAPPING and word.endswith(":"):
+            lost = name in gone
+        if lost or name in gone:
+            if key in BEHIND_WORDS and left and left[-1].endswith(":"):
+                left.pop()
+            continue
+        left.append(word)
+    return [] if key == MAPPING and left and all(word.endswith(":") for word in left) else left
+
+
+TEXTS = frozenset({
+    "ancillary_variables", "axis", "bounds", "calendar", "cell_measures", "cell_methods", "cf_role", "climatology",
+    "coordinates", "flag_meanings", "formula_terms", "geometry", "grid_mapping", "long_name", "positive",
+    "standard_name", "units", "units_metadata", "_Unsigned", "crs_wkt", "grid_mapping_name", "spatial_ref",
+})  # fmt: skip
+
+
+def as_text(value: Any) -> str:
+    """Return an attribute as text; several values are joined by spaces.
+
+    Examples
+    --------
+    >>> as_text(1), as_text(["K"]), as_text(np.array([1.5, 2])), as_text(b"m s-1")
+    ('1', 'K', '1.5 2.0', 'm s-1')
+    """
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray | list | tuple):
+        return " ".join(as_text(one) for one in np.ravel(np.asarray(value, dtype=object)))
+    return str(value)
+
+
+def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str | None]:
+    """Return the attributes that must be text and are not, as text; None for meaningless ones.
+
+    Numbers name no variable, pairs of words have colons, and decoded dates have no units.
+    """
+    made: dict[Any, str | None] = {}
+    for key, value in attrs.items():
+        if key not in TEXTS or value is None:
+            continue
+        text = as_text(value)
+        paired = key not in BEHIND_WORDS or re.fullmatch(r"(\s*\S+:\s*\S+)+\s*", text) is not None
+        if not isinstance(value, str) and key in DEFINED and not any(word.isidentifier() for word in text.split()):
+            made[key] = None
+        elif not paired or (dates and key in ("units", "calendar")):
+            made[key] = None
+        elif not isinstance(value, str):
+            made[key] = text
+    return made
+
+
+def with_texts(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset whose text attributes are text; the same object if they all are."""
+    changes = {
+        name: (changes_in(v.attrs, bool({"units", "calendar"} & set(v.attrs)) and is_time(v)), changes_in(v.encoding))
+        for name, v in ds.variables.items()
+    }
+    if not any(own or kept for own, kept in changes.values()):
+        return ds
+    ds = ds.copy()
+    for name, both in changes.items():
+        for place, change in zip((ds[name].attrs, ds[name].encoding), both, strict=True):
+            for key, text in change.items():
+                if text is None:
+                    del place[key]
+                else:
+                    place[key] = text
+    return ds
+
+
+def require_sizes(ds: xr.Dataset) -> None:
+    """Raise an InputError if a lazy array has an unknown length, as after a selection by values."""
+    for name, variable in ds.variables.items():
+        for dim, size in zip(variable.dims, variable.shape, strict=True):
+            if size != size:
+                raise InputError(
+                    f"{name}: expected Dask chunks of known sizes, received unknown ones along {dim!r}; call "
+                    "compute_chunk_sizes() on the Dask array, or compute() it"
+                )
+
+
+def require_dates(ds: xr.Dataset, file: str = "") -> None:
+    """Raise an InputError if a coordinate along a time dimension contains NaT."""
+    for name, index in ds.indexes.items():
+        if index.dtype.kind == "M" and index.hasnans and name in ds.dims:
+            where = f" of {file}" if file else ""
+            raise InputError(
+                f"coordinate {name!r}: expected a date at every step, received NaT at step "
+                f"{int(np.flatnonzero(index.isna())[0])}{where}; drop those steps, for example with "
+                f"ds.sel({name}=ds.{name}.notnull()) or ncks -d {name}"
+            )
+
+
+def usable(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset with known sizes, valid dates and text attributes.
+
+    Raises
+    ------
+    InputError
+        If sizes are unknown or dates invalid.
+    """
+    require_sizes(ds)
+    require_dates(ds)
+    return with_texts(ds)
+
+
+UNNAMED = ("", "none", "unknown")
+
+
+def mend(ready: xr.Dataset, bounds: set[str]) -> None:
+    """Complete the metadata of a Dataset in place; ``bounds`` inherit theirs from coordinates."""
+    for name, variable in ready.variables.items():
+        if variable.ndim == 0 and _is_mapping(variable.attrs):
+            _mend_mapping(variable.attrs)
+        elif name not in bounds:
+            _mend_names(str(name), variable)
+            _mend_axis(variable)
+            _mend_codes(variable)
+
+
+def _is_mapping(attrs: dict[Any, Any]) -> bool:
+    return bool({"grid_mapping_name", "crs_wkt", "spatial_ref"} & set(attrs))
+
+
+def _mend_names(name: str, variable: xr.Variable) -> None:
+    """Give a long name to a variable that has neither a long nor a standard name."""
+    if not {"standard_name", "long_name"} & set(variable.attrs):
+        variable.attrs["long_name"] = name.replace("_", " ")
+
+
+def _mend_axis(variable: xr.Variable) -> None:
+    """Remove the time axis attribute of a step count, whose dates are in another coordinate."""
+    attrs = variable.attrs
+    if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
+        del attrs["axis"]
+
+
+def _mend_codes(variable: xr.Variable) -> None:
+    """Remove units such as "ids" of codes, which have no units."""
+    if str(variable.attrs.get("units", "")).strip().lower() in CODE_UNITS:
+        del variable.attrs["units"]
+
+
+def _mend_mapping(attrs: dict[Any, Any]) -> None:
+    """Add attributes of a grid mapping that CF requires and its others imply."""
+    if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
+        attrs.pop("grid_mapping_name", None)
+        for key, value in _from_text(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or "")).items():
+            attrs.setdefault(key, value)
+    if attrs.get("grid_mapping_name") == "polar_stereographic" and "latitude_of_projection_origin" not in attrs:
+        parallel = attrs.get("standard_parallel")
+        if parallel is not None:
+            attrs["latitude_of_projection_origin"] = 90.0 if float(parallel) > 0 else -90.0
+
+
+def _from_text(text: str) -> dict[str, Any]:
+    """Return the CF attributes of a coordinate system as text, empty if CF has no name for it."""
+    load_pyproj()
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        found = CRS.from_wkt(text).to_cf()
+    except CRSError:
+        return {}
+    return found if str(found.get("grid_mapping_name", "")).lower() not in UNNAMED else {}

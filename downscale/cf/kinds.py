@@ -1,0 +1,235 @@
+"""Kinds of variables: codes and directions, which have no meaningful mean, and totals over periods of time."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import xarray as xr
+
+from downscale.cf.quantities import FALLS, SPREADS, called, cell_methods, in_words, standard_name_of, units_of
+from downscale.cf.units import fits
+from downscale.errors import InputError
+
+# Integers with such units or names are labels.
+CODE_UNITS = ("id", "ids", "code", "codes", "class", "classes", "category", "categories", "index", "flag", "flags")
+CODE_WORDS = {word for word in CODE_UNITS if word != "index"} | {"type", "types"}
+CODE_NAMES = {"lu_index", "ivgtyp", "isltyp", "tvl", "tvh", "slt", "ptype"}
+MASK_WORDS = set("mask masks lsm landmask seamask oceanmask icemask tmask umask vmask landsea".split())
+NO_UNITS = ("", "1", "-", "~", "none", "unitless", "dimensionless", "(0 - 1)", "(code table 4.201)", "numeric")
+# As in "LAND MASK (1 FOR LAND, 2 FOR WATER)" and "0=sea, 1=land".
+LEGEND = re.compile(r"\b\d+\s*(=|:|\bfor\b|\bis\b)\s*[a-z]\w+.*\b\d+\s*(=|:|\bfor\b|\bis\b)\s*[a-z]\w+", re.IGNORECASE)
+
+
+def is_categorical(variable: xr.DataArray) -> bool:
+    """Return whether values are codes, which must not be averaged.
+
+    Examples
+    --------
+    >>> is_categorical(xr.DataArray(np.int8(3), attrs={"long_name": "basin code", "units": "ids"}))
+    True
+    >>> is_categorical(xr.DataArray(np.int16(812), attrs={"long_name": "elevation", "units": "m"}))
+    False
+    """
+    return code_reason(variable) is not None
+
+
+def code_reason(variable: xr.DataArray) -> str | None:
+    """Return why values are codes, or None: booleans, flags, bytes, masks, or names of classes.
+
+    Integers are recognised by their stored type, since a fill value converts them to floating point; scaled integers
+    are quantities. Values are not read, so that lazy fields and fields in memory are treated alike.
+
+    Examples
+    --------
+    >>> code_reason(xr.DataArray(np.int8(1), name="lsm"))
+    "by type int8 and the word 'lsm' in its name"
+    """
+    attrs, kind = variable.attrs, variable.dtype.kind
+    if kind in "bSUO":
+        return "by type " + {"b": "bool"}.get(kind, "text")
+    flags = [key for key in ("flag_values", "flag_masks", "flag_meanings") if key in attrs]
+    if flags:
+        return f"by attribute {flags[0]}"
+    units = str(attrs.get("units", "")).strip().lower()
+    names = [str(name).lower() for name in (variable.name, attrs.get("long_name"), attrs.get("standard_name")) if name]
+    words = set(re.split(r"[\W_]+", " ".join(names)))
+    called = next(iter(sorted(words & CODE_WORDS)), None)
+    stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
+    scaled = variable.encoding.get("scale_factor") is not None or variable.encoding.get("add_offset") is not None
+    if stored.kind not in "iu" or scaled:
+        return _floating_codes(variable, units, called)
+    if units in CODE_UNITS:
+        return f"by type {stored} and units {units!r}"
+    if called is not None:
+        return f"by type {stored} and the word {called!r} in its name"
+    if units in NO_UNITS:
+        mask = next(iter(sorted(words & MASK_WORDS)), None)
+        if mask is not None:
+            return f"by type {stored} and the word {mask!r} in its name"
+        if stored.itemsize == 1:
+            return f"by type {stored} without units"
+    return None
+
+
+def _floating_codes(variable: xr.DataArray, units: str, called: str | None) -> str | None:
+    """Return why floating-point numbers are codes: only without units and with an unambiguous name."""
+    if units in CODE_UNITS and units != "index":
+        return f"by units {units!r}"
+    if units not in NO_UNITS and not units.startswith("code table") and not units.startswith("(code table"):
+        return None
+    if str(variable.name).lower() in CODE_NAMES:
+        return f"by name {str(variable.name)!r}"
+    long_name = str(variable.attrs.get("long_name", ""))
+    if LEGEND.search(long_name[:200]):
+        return f"by long_name {long_name[:60]!r}"
+    # A name of several words, such as "type of low vegetation", is that of codes; a standard name of CF is not.
+    if called in ("category", "categories", "class", "classes", "type", "types", "code", "codes"):
+        standard = str(variable.attrs.get("standard_name", "")).lower()
+        if standard in ("", "unknown", "none") or called in standard.split("_"):
+            return f"by the word {called!r} in its name, without units"
+    return None
+
+
+# In standard names, and as words in other names.
+DIRECTION = re.compile(
+    r"(.*_)?((from|to)_direction|directions?|azimuth|heading|bearing|winddir(ection)?|wind_dir|aspect)(_.*)?"
+    r"|angle_of_rotation_from_.*|.*(tide|tidal|harmonic)_.*phase(_.*)?"
+)
+# Without units only these words are unambiguous.
+MOVING = re.compile(r"(.*_)?(winds?|waves?|swells?|currents?|drift|flow)_(from_|to_|mean_|peak_)*direction(_.*)?")
+# Customary names, which count only with units of angle.
+NAMES = frozenset(
+    "wd wdir wd10 wd10m wdir10 wdir10m wdirsfc dd dd10 ddx dir drct th thm theta0 mwd mwd1 mwd2 mwd3 mdts mdww dwi "
+    "dwww dwps vmdr vmdr_ww vmdr_sw1 vmdr_sw2 vpdir wvdir wwvdir swdir dirpw dirsw wavedir swelldir peakdir dp".split()
+)
+ANGLES = frozenset("degree degrees deg degs arcdegree arcdegrees ° radian radians rad".split())
+# Only directions are measured from the north.
+FROM_NORTH = re.compile(r"deg(ree)?s?[\s_]*(\(?true\)?|t|compass|(clockwise[\s_]+)?from[\s_]+.*north)", re.IGNORECASE)
+CIRCLES = (360.0, 2 * np.pi)
+REMEDY = "use components (u, v) instead"
+
+
+def direction_reason(variable: xr.DataArray) -> str | None:
+    """Return why a variable is a direction, or None if it is not.
+
+    Examples
+    --------
+    >>> direction_reason(xr.DataArray(0.0, attrs={"standard_name": "wind_from_direction", "units": "degree"}))
+    "by standard_name 'wind_from_direction'"
+    >>> direction_reason(xr.DataArray(0.0, name="slope", attrs={"units": "degree"})) is None
+    True
+    """
+    standard, modifier = standard_name_of(variable)
+    if modifier or any(method in SPREADS for _, method in cell_methods(variable)):
+        return None
+    units = units_of(variable) or ""
+    if FROM_NORTH.fullmatch(units):
+        return f"by units {units!r}"
+    angle = units.lower() in ANGLES
+    if not angle and units not in ("", "1"):
+        return None
+    if standard:
+        return f"by standard_name {standard!r}" if DIRECTION.fullmatch(standard) else None
+    for what, text in (("long_name", variable.attrs.get("long_name")), ("name", variable.name)):
+        words = in_words(text)
+        if (DIRECTION if angle else MOVING).fullmatch(words) or (what == "name" and angle and words in NAMES):
+            return f"by {what} {str(text)!r}" + (f" and units {units!r}" if angle else "")
+    return _around_a_circle(variable) if angle else None
+
+
+def _around_a_circle(variable: xr.DataArray) -> str | None:
+    """Return the attribute that shows that an angle covers a full circle, if there is one."""
+    said = {**variable.encoding, **variable.attrs}
+    pair = said.get("valid_range", (said.get("valid_min"), said.get("valid_max")))
+    try:
+        low, high = (float(end) for end in pair)
+    except (TypeError, ValueError):
+        return None
+    around = any(abs(high - low - circle) < 0.02 * circle for circle in CIRCLES)
+    return f"by its valid range, {low:g} to {high:g}" if around else None
+
+
+def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tuple[list[str], list[str]]:
+    """Return the fields that are not directions, and one line for each direction that is left out.
+
+    Raises
+    ------
+    InputError
+        If the user names a direction (``wanted`` is not None), or there is no other field.
+    """
+    reasons = {name: direction_reason(ds[name]) for name in names}
+    fields = [name for name in names if reasons[name] is None]
+    found = {name: reason for name, reason in reasons.items() if reason is not None}
+    if found and (wanted is not None or not fields):
+        name, reason = next(iter(found.items()))
+        raise InputError(
+            f"expected fields that have a mean over cells, received the direction {name!r} ({reason}), which starts "
+            f"again after a circle; {REMEDY}"
+        )
+    lines = [
+        f"left out {name}, a direction ({reason}): its mean over cells means nothing; {REMEDY}, or name the other "
+        "variables (data_vars=, --vars)"
+        for name, reason in found.items()
+    ]
+    return fields, lines
+
+
+# Flows, in standard names and as words: in the units of an amount they are accumulated over the period.
+FLOWS = re.compile(
+    rf"(.*_)?({FALLS}|rain|runoff|evaporation|evapotranspiration|transpiration|sublimation|drainage|snow_?melt|melt)(_.*)?"
+    r"|(.*_)?(radiation|radiative|shortwave|longwave|short_wave|long_wave|heat|solar|thermal)(_.*)?_?(flux|radiation)(_.*)?"
+    r"|integral_wrt_time_of_.*|duration_of_.*|number_of_days_.*|(.*_)?sunshine(_.*)?"
+)
+# States, extremes of a period, and quantities that are only related to a flow.
+NO_TOTALS = re.compile(
+    r"(.*_)?(surface_snow_(amount|thickness|mass)|lying_snow|snow_depth|canopy|soil|maximum|minimum|max|min|heaviest|highest|"
+    r"type|fraction|height|depth|content|temperature|mean|average|rate)(_.*)?"
+)
+FLOW_UNITS = ("kg m-2", "m", "J m-2", "mol m-2", "s")
+# Names of fluxes of either sign in forecasts and reanalyses.
+FLOW_NAMES = frozenset("e es pev slhf sshf ssr str tsr ttr ssrc strc tsrc ttrc ewss nsss sund sundur pet aet".split())
+LARGEST_OF_PERIODS = frozenset("rx1day rx5day prhmax".split())
+
+
+def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
+    """Return "extensive" if values are totals over the cells of a time axis, else "intensive", and why.
+
+    The last of the cell methods over time decides. Without any, amounts of fluxes are totals: rain, snowfall, runoff,
+    evaporation in mm or kg m-2, radiation in J m-2.
+
+    Parameters
+    ----------
+    variable : DataArray
+        The field.
+    names : str
+        Names of the time axis in cell methods.
+
+    Examples
+    --------
+    >>> quantity_over_time(xr.DataArray(0.0, name="pr", attrs={"units": "mm"}), "time")[0]
+    'extensive'
+    >>> quantity_over_time(xr.DataArray(0.0, name="pr", attrs={"units": "mm day-1"}), "time")[0]
+    'intensive'
+    """
+    over = [method for axes, method in cell_methods(variable) if axes & {"time", *names}]
+    if over:
+        return ("extensive" if over[-1] == "sum" else "intensive"), f"by cell_methods, {over[-1]} over time"
+    step = str(variable.attrs.get("GRIB_stepType", ""))
+    if step in ("instant", "max", "min", "range") or step.startswith("avg"):
+        return "intensive", f"by GRIB_stepType {step!r}"
+    units = units_of(variable) or ""
+    like = next((amount for amount in FLOW_UNITS if units == amount or (units and fits(units, amount))), None)
+    if like is None:
+        return "intensive", f"by units {units!r}, which are not those of an amount"
+    name, reason = called(variable)
+    short, words = str(variable.name or "").lower(), in_words(variable.attrs.get("long_name"))
+    if short in LARGEST_OF_PERIODS:
+        return "intensive", f"by name {short!r}, the largest of a period"
+    if name is None and short in FLOW_NAMES:
+        name, reason = "evaporation", f"by name {short!r} and units {units!r}"
+    if name is None and FLOWS.fullmatch(words):
+        name, reason = words, f"by long_name {variable.attrs.get('long_name')!r} and units {units!r}"
+    if name is None or not FLOWS.fullmatch(name) or NO_TOTALS.fullmatch(f"{name}_{words}" if words else name):
+        return "intensive", "by its name, which is not that of a flow"
+    return "extensive", f"{reason}: a total over each period"
