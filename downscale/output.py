@@ -50,7 +50,7 @@ def to_netcdf(
     encoding : mapping of name to mapping, optional
         ``chunksizes``, ``complevel``, ``shuffle``, ``fletcher32`` or a floating-point ``dtype`` per variable.
     profile : None, "cordex-esd", or mapping
-        Attributes, names and types that an archive requires (:mod:`downscale.io.profiles`). A mapping has the name of
+        Attributes, names and types that an archive requires (:mod:`downscale.io.attributes`). A mapping has the name of
         the profile under "name", and global attributes.
     attrs : mapping, optional
         Global attributes, which override all others; None drops one.

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downscale.io.chunks import FEW_BLOCKS, PIECE_VALUES, aligned, chunk_sizes, chunks_in, pieces
-from downscale.io.deflate import PIECE, STORED, deflate, inflate
-from downscale.io.filters import Layout, decoded, encoded
+from downscale.io.filters import PIECE, STORED, Layout, decoded, deflate, encoded, inflate
 
 TYPES = ("f4", "f8", "i2", "i4", "u1", "f2", "u8")
 

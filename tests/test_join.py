@@ -21,8 +21,7 @@ from sample_fields import field_on, region
 
 import downscale
 from downscale.errors import InputError
-from downscale.io.dates import DateWarning
-from downscale.io.join import JoinWarning
+from downscale.io.join import DateWarning, JoinWarning
 
 Change = Callable[[xr.Dataset], xr.Dataset]
 DAYS = 6

@@ -17,7 +17,7 @@ from command import command
 from run_process import ROOT, at_work, contents, ended, killed, raw, started, when
 from sample_fields import field_on, world
 
-from downscale.io.outputs import this_host
+from downscale.io.paths import this_host
 from downscale.runs.seals import seal_path
 
 STEPS, BLOCK = 360, 30

@@ -20,9 +20,8 @@ from sample_fields import field_on, world
 
 import downscale
 from downscale.errors import ConservationError, OutputError
-from downscale.io.leases import SILENT_SECONDS
-from downscale.io.only import lock_path, only_run
-from downscale.io.outputs import FOREIGN, check_netcdf, named_files, scratch_name, this_host
+from downscale.io.leases import SILENT_SECONDS, lock_path, only_run
+from downscale.io.paths import FOREIGN, check_netcdf, named_files, scratch_name, this_host
 from downscale.runs.seals import identity
 
 APPLY = ("apply", "in.nc", "out.nc", "--factor", 2)

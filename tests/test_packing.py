@@ -19,8 +19,7 @@ from sample_fields import field_on, rain_on, region, same_bits, world
 
 import downscale
 from downscale.errors import ConservationError, InputError, OptionError, OutputError
-from downscale.io.encoding import CERTIFICATE
-from downscale.io.packing import CODES, FILL, enough_bits, parse_packing, round_bits, scale_and_offset
+from downscale.io.encoding import CERTIFICATE, CODES, FILL, enough_bits, parse_packing, round_bits, scale_and_offset
 from downscale.output import to_netcdf
 
 FLOATS = {"float32": (np.uint32, 23), "float64": (np.uint64, 52)}

@@ -16,8 +16,7 @@ from sample_fields import field_on, region, world
 import downscale
 from downscale.cf.times import frequency, period, resolution
 from downscale.errors import OptionError, OutputError
-from downscale.io.discovery import coverage, described, extent
-from downscale.io.profiles import REQUIRED, file_name, parse_profile
+from downscale.io.attributes import REQUIRED, coverage, described, extent, parse_profile
 from downscale.output import to_netcdf
 
 CMIP6 = {
@@ -202,34 +201,12 @@ def test_what_is_given_goes_before_what_is_found(tmp_path):
     assert (attrs["source_id"], attrs["title"]) == ("Net-E1", "t")
 
 
-def test_the_driver_of_a_regional_input_is_kept():
+def test_the_driver_of_a_regional_input_is_kept(tmp_path):
     ds = result(driving_source_id="EC-Earth3", driving_experiment_id="historical", source_id="RCA4", experiment_id="x")
     rest = {"driving_institution_id": "EC", "driving_experiment": "e", "driving_variant_label": "r1"}
-    name = file_name(ds, PROFILE, rest)
-    assert name.startswith("tas_EUR-12i_EC-Earth3_historical_r1_INST_downscale-sobolev")
-
-
-@pytest.mark.parametrize(
-    ("freq", "word", "span"),
-    [
-        ("MS", "mon", "200001-200003"),
-        ("D", "day", "20000101-20000103"),
-        ("6h", "6hr", "200001010000-200001011200"),
-        ("YS", "yr", "2000-2002"),
-    ],
-)
-def test_file_names(freq, word, span):
-    time = xr.date_range("2000-01-01", periods=3, freq=freq, calendar="noleap", use_cftime=True)
-    ds = result().drop_vars("time_bnds").assign_coords(time=("time", time, {"standard_name": "time", "axis": "T"}))
-    ds.attrs["frequency"] = word
-    wanted = f"tas_EUR-12i_MPI-ESM1-2-HR_ssp370_r1i1p1f1_INST_downscale-sobolev_v1-r1_{word}_{span}.nc"
-    assert file_name(ds, PROFILE) == wanted
-    fixed = ds.isel(time=0, drop=True)
-    assert file_name(fixed, PROFILE).endswith("_v1-r1_fx.nc")
-
-
-def test_bounds_do_not_move_the_end_of_a_name():
-    assert file_name(result(), PROFILE).endswith("_day_20000201-20000203.nc")
+    to_netcdf(ds, tmp_path / "a.nc", profile=PROFILE, attrs=rest)
+    attrs = written(tmp_path / "a.nc")
+    assert (attrs["driving_source_id"], attrs["driving_experiment_id"]) == ("EC-Earth3", "historical")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from schedulers import computations
 
 import downscale
 from downscale.errors import InputError, OptionError
-from downscale.io.classic import require_whole
+from downscale.io.formats import require_whole
 from downscale.io.read import find_files, sources_of
 
 CLASSIC = ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA")

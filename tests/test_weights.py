@@ -24,9 +24,8 @@ from downscale.grid.axis import CellAxis
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import overlap_weights
-from downscale.io.weights import links_dataset, weights_dataset, write_weights
+from downscale.io.weights import links_dataset, read_weights, weights_dataset, write_weights
 from downscale.io.weights_apply import apply_weights
-from downscale.io.weights_read import read_weights
 from downscale.kernels.classic import linear_weights
 from downscale.kernels.sobolev import axis_weights, enforce_cell_law
 from downscale.kernels.sparse import BLOCK_LINKS, SparseWeights

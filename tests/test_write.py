@@ -21,7 +21,7 @@ from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io import stream, write
 from downscale.io.chunks import chunk_sizes
 from downscale.io.leases import temporary_beside
-from downscale.io.outputs import check_target
+from downscale.io.paths import check_target
 from downscale.io.write import CERTIFICATE
 
 

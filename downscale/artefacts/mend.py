@@ -10,7 +10,7 @@ import xarray as xr
 
 from downscale.artefacts.diagnosis import Section, db
 from downscale.errors import InputError, OptionError, OutputError
-from downscale.io.outputs import check_target
+from downscale.io.paths import check_target
 
 if TYPE_CHECKING:
     from downscale.nn.learned import Learned

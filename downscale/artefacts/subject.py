@@ -10,8 +10,7 @@ import numpy as np
 
 from downscale.artefacts.diagnosis import Diagnosis
 from downscale.errors import InputError, OptionError, OutputError, listing
-from downscale.io.outputs import check_target
-from downscale.io.paths import regular_file
+from downscale.io.paths import check_target, regular_file
 from downscale.kernels.imaging import REFERENCES
 from downscale.models import NAMES
 

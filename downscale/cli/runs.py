@@ -61,7 +61,7 @@ def run(
 ) -> None:
     """Run a recipe: read, statics, downscale, terrain, validate, write."""
     given = dict(locals())
-    from downscale.io.outputs import require_no_input
+    from downscale.io.paths import require_no_input
     from downscale.runs.recipe import load_recipe
 
     wanted = load_recipe(recipe)

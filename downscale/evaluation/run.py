@@ -22,7 +22,7 @@ from downscale.evaluation.schema import EvaluationRecipe
 from downscale.evaluation.table import Row, assemble, to_csv, to_markdown, write_table
 from downscale.evaluation.truth import Block, Truth, open_truth
 from downscale.io.config import read_recipe
-from downscale.io.outputs import IN_RECIPE, check_target, named_files
+from downscale.io.paths import IN_RECIPE, check_target, named_files
 from downscale.metrics.scores import Scores, Setting
 from downscale.training.schema import EventRule
 from downscale.training.tasks import require_event_units

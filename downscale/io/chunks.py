@@ -1,14 +1,18 @@
-"""Storage chunks of a field, and their alignment with its Dask blocks."""
+"""Sizes of Dask chunks and of storage chunks, and their alignment."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dask.array as da
 import numpy as np
+import xarray as xr
+
+from downscale.cf.horizontal import horizontal
+from downscale.errors import DownscaleError
 
 # Target number of values per storage chunk: a map of a quarter of a degree.
 CHUNK_VALUES = 1_000_000
@@ -20,25 +24,12 @@ FEW_BLOCKS = 16
 PIECE_VALUES = 4_000_000
 Sizes = tuple[int, ...]
 Blocks = tuple[Sizes, ...]
+# A coarse chunk of this size makes fine ones of some tens of megabytes.
+CHUNK_BYTES = 4_000_000
 
 
 def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
-    """Return storage chunks of about a million values: whole maps where they fit, few steps of the other dimensions.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Sizes of the field.
-    blocks : tuple of tuple of int, optional
-        Its Dask chunks; storage chunks divide them if they are of reasonable size.
-
-    Examples
-    --------
-    >>> chunk_sizes((480, 720, 1440))
-    (1, 720, 1440)
-    >>> chunk_sizes((480, 720, 1440), ((60,) * 8, (360, 360), (1440,)))
-    (1, 360, 1440)
-    """
+    """Return storage chunks of about a million values: whole maps where they fit, few steps of the other dimensions."""
     sizes = list(shape)
     for axis in range(len(sizes) - 2):
         others = int(np.prod(sizes[axis + 1 :]))
@@ -79,24 +70,12 @@ def aligned(data: Any, sizes: Sizes) -> da.Array:
 
 
 def _split(lengths: Sizes, most: int) -> Sizes:
-    """Return the lengths with those over ``most`` split.
-
-    Examples
-    --------
-    >>> _split((5, 2), 2)
-    (2, 2, 1, 2)
-    """
+    """Return the lengths with those over ``most`` split."""
     return tuple(min(most, length - at) for length in lengths for at in range(0, max(length, 1), most))
 
 
 def pieces(shape: Sizes, sizes: Sizes, most: int = PIECE_VALUES) -> Sizes:
-    """Return block sizes of whole storage chunks that hold about ``most`` values, longest in the last dimensions.
-
-    Examples
-    --------
-    >>> pieces((480, 720, 1440), (1, 720, 1440))
-    (3, 720, 1440)
-    """
+    """Return block sizes of whole storage chunks that hold about ``most`` values, longest in the last dimensions."""
     lengths = list(sizes)
     for axis in reversed(range(len(shape))):
         others = math.prod(lengths) // lengths[axis]
@@ -111,12 +90,44 @@ def starts(chunks: Blocks, index: Sizes) -> Sizes:
 
 
 def chunks_in(shape: Sizes, sizes: Sizes) -> Iterator[tuple[Sizes, tuple[slice, ...]]]:
-    """Yield the position of each storage chunk within a block, and its slices.
-
-    Examples
-    --------
-    >>> [part for _, part in chunks_in((3, 2), (2, 2))]
-    [(slice(0, 2, None), slice(0, 2, None)), (slice(2, 3, None), slice(0, 2, None))]
-    """
+    """Yield the position of each storage chunk within a block, and its slices."""
     for start in itertools.product(*(range(0, n, size) for n, size in zip(shape, sizes, strict=True))):
         yield start, tuple(slice(a, min(a + size, n)) for a, size, n in zip(start, sizes, shape, strict=True))
+
+
+def map_chunks(ds: xr.Dataset) -> dict[str, int]:
+    """Return chunk sizes for a Dataset opened without Dask: all of each map, some steps of the other dimensions.
+
+    A chunk holds about ``CHUNK_BYTES`` of the largest variable, or more if a storage chunk is larger: values that are
+    compressed together are read together.
+    """
+    try:
+        maps = {str(dim) for dim in horizontal(ds, guess=True).dims}
+    except DownscaleError:
+        # Faults of the axes are reported when they are needed.
+        maps = set()
+    fields = [v.variable for v in ds.data_vars.values() if v.ndim and v.dtype.kind in "fiu"]
+    if not fields:
+        return {}
+    largest = max(fields, key=lambda field: field.size * field.dtype.itemsize)
+    maps = maps or {str(dim) for dim in largest.dims[-2:]}
+    sizes: dict[str, int] = {}
+    left = CHUNK_BYTES // max(largest.dtype.itemsize * _product(largest, maps), 1)
+    together = _stored_together(largest)
+    for dim in reversed([str(dim) for dim in largest.dims if dim not in maps]):
+        size, piece = largest.sizes[dim], together.get(dim, 1)
+        wanted = min(max(left, 1), size)
+        sizes[dim] = min(max(wanted // piece, 1) * piece, size)
+        left //= max(sizes[dim], 1)
+    ordered = {str(dim): sizes.get(str(dim), -1) for dim in largest.dims}
+    return {**ordered, **{str(dim): -1 for dim in ds.dims if str(dim) not in ordered}}
+
+
+def _product(field: xr.Variable, dims: set[str]) -> int:
+    return int(np.prod([field.sizes[dim] for dim in field.dims if dim in dims]))
+
+
+def _stored_together(field: xr.Variable) -> dict[str, int]:
+    """Return the steps per storage chunk of each dimension; one for contiguous storage."""
+    chunks = field.encoding.get("preferred_chunks", {})
+    return {str(dim): int(size) for dim, size in chunks.items()} if isinstance(chunks, Mapping) else {}

@@ -1,13 +1,16 @@
-"""Detection of file formats by their first bytes, and the engines that read them."""
+"""Detection of file formats by their first bytes, and the engines that read them, also from remote addresses."""
 
 from __future__ import annotations
 
 import errno
+import math
 import re
+import struct
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 
@@ -37,6 +40,16 @@ OTHERS = (
 UNDECODED = re.compile(r"unable to decode time units '(.*?)' with ['\"](?:calendar '(.*?)'|the default calendar)")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HEAD = 512
+INSTALL_REMOTE = 'pip install "downscale-climate[remote]"'
+# Packages that fsspec needs for each scheme.
+PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+WEB = ("http", "https")
+CLASSIC_READER = "scipy"
+# Timeout of a server, in seconds.
+PATIENCE = 30.0
+# Widths in bytes of a count and of an offset, by the version number after the letters CDF.
+WIDTHS = {1: (4, 4), 2: (4, 8), 5: (8, 8)}
+TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
 
 
 def is_store(path: str | Path) -> bool:
@@ -45,19 +58,7 @@ def is_store(path: str | Path) -> bool:
 
 
 def engine_of(path: str | Path) -> str:
-    """Return xarray's engine for a path, by its content rather than its name.
-
-    Raises
-    ------
-    InputError
-        If the file is empty, not readable, or of a kind without gridded data.
-
-    Examples
-    --------
-    >>> from downscale import sample
-    >>> engine_of(sample.path("north_america"))
-    'netcdf4'
-    """
+    """Return xarray's engine for a path, by its content rather than its name."""
     if Path(path).is_dir():
         return STORE
     head = _head(path)
@@ -75,11 +76,6 @@ def reader_of_types(path: str | Path) -> str:
     """Return the engine that reads the numbers of a NetCDF or HDF5 file.
 
     The NetCDF library crashes on floating-point numbers of two, or of more than eight, bytes.
-
-    Raises
-    ------
-    InputError
-        If there are such numbers and no other reader is installed.
     """
     if not _head(path).startswith(HDF5):
         return NETCDF
@@ -189,3 +185,153 @@ def _groups(path: str | Path) -> list[str]:
 def reader_options(engine: str) -> dict[str, Any]:
     """Return the options of a reader: no index files, and no damaged messages skipped."""
     return {"backend_kwargs": {"indexpath": "", "errors": "raise"}} if engine == GRIB_READER else {}
+
+
+def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[Any, str, dict[str, Any]]:
+    """Return the object that xarray opens for an address, with its engine and options."""
+    scheme = address.split("://")[0]
+    if scheme not in PACKAGES:
+        raise InputError(
+            f"expected a local file or an address of https, s3 or gs, received {address}; download it first"
+        )
+    for package in ("fsspec", PACKAGES[scheme]):
+        _require_package(package, address)
+    options = dict(storage or {})
+    if scheme in WEB:
+        options = {"client_kwargs": {"timeout": _timeout()}, **options}
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(address, **options)
+        if any(system.exists(f"{path.rstrip('/')}/{mark}") for mark in MARKS):
+            _require_package(STORE, address)
+            return address, STORE, {"storage_options": options}
+        return _file_at(address, system, path, scheme)
+    except InputError:
+        raise
+    except Exception as error:  # each file system has its own error classes
+        raise InputError(unreachable(address, error)) from None
+
+
+def unreachable(address: str, error: Exception) -> str:
+    """Return the error message for an address that cannot be read."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = "not found" if isinstance(error, FileNotFoundError) else reason[:200]
+    return f"expected a readable file or store at {address}, received none ({reason}); check the address"
+
+
+def _file_at(address: str, system: Any, path: str, scheme: str) -> tuple[Any, str, dict[str, Any]]:
+    """Return the single file at an address, by its first bytes."""
+    try:
+        file = system.open(path, "rb")
+        head = file.read(HEAD)
+        file.seek(0)
+    except FileNotFoundError:
+        if scheme in WEB and _is_dap(system, path):
+            return address, NETCDF, {}
+        raise
+    if head.startswith(HDF5):
+        _require_package(HDF5_READER, address)
+        return file, HDF5_READER, {}
+    if head.startswith(b"CDF"):
+        return file, CLASSIC_READER, {}
+    if scheme in WEB and _is_dap(system, path):
+        return address, NETCDF, {}
+    what = next((what.split(";")[0] for magic, what in OTHERS if head.startswith(magic)), "another kind of file")
+    raise InputError(
+        f"expected a NetCDF file or a Zarr store at {address}, received {what}; check the address, or "
+        "download the file first"
+    )
+
+
+def _is_dap(system: Any, path: str) -> bool:
+    """Return whether an OPeNDAP server describes a Dataset at an address."""
+    try:
+        return bool(system.cat_file(f"{path}.dds").lstrip().startswith(b"Dataset"))
+    except Exception:  # any error means that it is not such a server
+        return False
+
+
+def _timeout() -> Any:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
+
+
+def _require_package(package: str, address: str) -> None:
+    try:
+        import_module(package)
+    except ImportError:
+        raise InputError(
+            f"expected the package {package} to read the address {address}, received none; {INSTALL_REMOTE}, or "
+            "download the file first"
+        ) from None
+
+
+def require_whole(path: str | Path) -> None:
+    """Raise an error if a classic NetCDF file is shorter than its header requires; other files pass."""
+    actual = Path(path).stat().st_size
+    try:
+        with Path(path).open("rb") as file:
+            expected = _expected_length(file)
+    except (struct.error, KeyError, UnicodeDecodeError):
+        raise InputError(f"expected a whole NetCDF file, received {path} with half a header; get it again") from None
+    if expected is not None and actual < expected:
+        raise InputError(
+            f"expected a whole NetCDF file of {expected} bytes, received {path} of {actual} bytes; get it again"
+        )
+
+
+def _expected_length(file: BinaryIO) -> int | None:
+    """Return the end of the last value of a classic file, from its header; None for other kinds of file."""
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:3] != b"CDF" or magic[3] not in WIDTHS:
+        return None
+    count_width, offset_width = WIDTHS[magic[3]]
+
+    def integer(width: int) -> int:
+        return int(struct.unpack(">I" if width == 4 else ">Q", file.read(width))[0])
+
+    def count() -> int:
+        return integer(count_width)
+
+    def skip(length: int) -> None:
+        if len(file.read(_padded(length))) < _padded(length):
+            raise struct.error("end of file")
+
+    def items() -> Iterator[None]:
+        integer(4)
+        for _ in range(count()):
+            skip(count())  # the name
+            yield
+
+    def skip_attributes() -> None:
+        for _ in items():
+            kind = integer(4)
+            skip(count() * TYPE_SIZES[kind])
+
+    records = count()
+    # A file that is still streamed lacks the number of records.
+    records = 0 if records == 2 ** (8 * count_width) - 1 else records
+    sizes = [count() for _ in items()]
+    skip_attributes()
+    fixed: list[tuple[int, int]] = []
+    varying: list[tuple[int, int]] = []
+    for _ in items():
+        shape = [sizes[count()] for _ in range(count())]
+        skip_attributes()
+        kind = integer(4)
+        count()
+        begin = integer(offset_width)
+        is_record = bool(shape) and shape[0] == 0
+        length = math.prod(shape[1:] if is_record else shape) * TYPE_SIZES[kind]
+        (varying if is_record else fixed).append((begin, length))
+    # Each variable's part of a record is padded, except if there is only one.
+    step = varying[0][1] if len(varying) == 1 else sum(_padded(length) for _, length in varying)
+    ends = [begin + length for begin, length in fixed]
+    ends += [begin + (records - 1) * step + length if records else begin for begin, length in varying]
+    return max(ends, default=file.tell())
+
+
+def _padded(length: int) -> int:
+    return -(-length // 4) * 4

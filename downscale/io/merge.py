@@ -17,10 +17,10 @@ import numpy as np
 
 from downscale.conservation.report import ConservationReport
 from downscale.errors import InputError
-from downscale.io.discovery import coverage, now
+from downscale.io.attributes import coverage, now
+from downscale.io.encoding import Packing
 from downscale.io.leases import temporary_beside
 from downscale.io.library import library, plain_file, reading
-from downscale.io.packing import Packing
 from downscale.io.stream import plain_errors
 from downscale.io.write import Checker, certified, one_line
 
@@ -37,28 +37,7 @@ def merge_files(
     parts: Sequence[Path], target: Path, dim: str, checker: Checker | None = None,
     packings: dict[str, Packing] | None = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Join files along ``dim`` into ``target``, which appears complete and checked, or not at all.
-
-    Parameters
-    ----------
-    parts : sequence of Path
-        The files in order.
-    target : Path
-        Replaced if it exists.
-    dim : str
-        The dimension to join along.
-    checker : callable, optional
-        Returns the check report of the joined Dataset as written.
-    packings : mapping, optional
-        Packing of the values, for the check report in the file.
-
-    Raises
-    ------
-    InputError
-        If the files are not pieces of one record.
-    OutputError, ConservationError
-        If writing or the conservation check fails; no file remains.
-    """
+    """Join files along ``dim`` into ``target``, which appears complete and checked, or not at all."""
     with one_line(target), temporary_beside(target) as scratch:
         lengths = _lengths(parts, dim)
         late = _skeleton(parts, scratch, dim, lengths)

@@ -1,17 +1,22 @@
-"""Input names: files, folders, patterns or addresses; pipes and devices are refused."""
+"""Names of inputs and outputs: what can be read, what may be written."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
+import socket
 import stat
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from downscale.errors import InputError
+from downscale.errors import InputError, OutputError
 
 # Schemes of remote addresses. A Path collapses their two slashes to one.
 SCHEMES = "https?|s3a?|gs|gcs|dap[24]?|ftps?|sftp|abfss?|az|hf|reference"
@@ -29,36 +34,29 @@ STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 # File descriptors reserved for purposes other than inputs.
 SPARE = 128
 FileName = str | os.PathLike[str]
+# How to replace an existing output: on the command line and in calls, or in recipes.
+OVERWRITE, IN_RECIPE = "pass --overwrite (overwrite=True)", "set overwrite: true in output:, or remove it"
+# Suffixes of other formats, and how to write them.
+FOREIGN = {
+    **dict.fromkeys((".grib", ".grib2", ".grb", ".grb2"), "write .nc, then convert it with cdo -f grb2 copy"),
+    **dict.fromkeys((".tif", ".tiff", ".geotiff"), "write .nc, then convert it with gdal_translate"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zip", ".tar"), "leave that suffix out: fields are compressed inside"),
+    **dict.fromkeys(
+        (".csv", ".txt", ".json", ".yml", ".yaml", ".md", ".html", ".py", ".png", ".jpg", ".jpeg", ".pdf", ".svg",
+         ".npy", ".npz", ".parquet", ".safetensors", ".zarr"), "choose a name that ends with .nc"),
+}  # fmt: skip
+STORES = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
+SYSTEM = (Path("/dev/fd"), Path("/dev/pts"), Path("/proc"), Path("/sys"))
 
 
 def address_of(path: Any) -> str | None:
-    """Return the address of a path, such as ``https://...``, with both its slashes; None for a local path.
-
-    Examples
-    --------
-    >>> address_of(Path("https://example.org/tas.nc")), address_of("s3://bucket/tas.zarr"), address_of("tas.nc")
-    ('https://example.org/tas.nc', 's3://bucket/tas.zarr', None)
-    """
+    """Return the address of a path, such as ``https://...``, with both its slashes; None for a local path."""
     found = ADDRESS.fullmatch(str(path)) if isinstance(path, str | os.PathLike) else None
     return None if found is None else f"{found['known'] or found['other']}://{found['rest']}"
 
 
 def regular_file(path: FileName, option: str = "") -> Path:
-    """Return a local path that can be opened without waiting: a file, a folder, or a path that does not exist yet.
-
-    Parameters
-    ----------
-    path : str or Path
-        The path as typed; ``~`` is the home folder.
-    option : str
-        The option that the path belongs to, for the message.
-
-    Raises
-    ------
-    InputError
-        If it is a pipe, a socket, a device or the standard input, which could block forever, an address, or not a file
-        name.
-    """
+    """Return a local path that can be opened without waiting: a file, a folder, or a path that does not exist yet."""
     before = f"{option}: " if option else ""
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{before}expected the path of a file, received {type(path).__name__}; pass a str or a Path")
@@ -87,11 +85,6 @@ def names_in(path: Any) -> list[str]:
     """Return the local paths and addresses of a path, a pattern or a list of these, sorted within a pattern.
 
     An existing file takes precedence over a pattern: ``tas[1].nc`` is that file if it exists.
-
-    Raises
-    ------
-    InputError
-        If there is none.
     """
     if isinstance(path, Iterable) and not isinstance(path, str | bytes | os.PathLike):
         each = [name for one in path for name in names_in(one)]
@@ -113,13 +106,7 @@ def names_in(path: Any) -> list[str]:
 
 
 def called(path: Any) -> str:
-    """Return the name of an input for messages: as typed; for a list the first name and the number of others.
-
-    Examples
-    --------
-    >>> called(["a.nc", "b.nc", "c.nc"])
-    'a.nc and 2 more'
-    """
+    """Return the name of an input for messages: as typed; for a list the first name and the number of others."""
     if isinstance(path, str | os.PathLike):
         return address_of(path) or str(path)
     each = list(path)
@@ -137,3 +124,152 @@ def make_room(files: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def check_target(
+    path: str | Path, overwrite: bool = False, inputs: Iterable[Any] = (), remedy: str = OVERWRITE
+) -> Path:
+    """Return the path of an output that may be written; ``remedy`` names the way to replace an existing one."""
+    target = plain_path(path)
+    if target.is_dir():
+        raise OutputError(f"expected a file name for the output, received the folder {target}; add a name")
+    require_free(target, overwrite, inputs, remedy, path)
+    return target
+
+
+def check_netcdf(
+    path: str | Path, overwrite: bool = False, inputs: Iterable[Any] = (), remedy: str = OVERWRITE
+) -> Path:
+    """Return the path of a NetCDF file that may be written."""
+    require_netcdf_name(path)
+    return check_target(path, overwrite, inputs, remedy)
+
+
+def require_netcdf_name(path: str | Path) -> None:
+    """Raise an OutputError if the suffix of a name is that of another format than NetCDF."""
+    suffix = Path(path).suffix.lower()
+    if suffix in FOREIGN:
+        raise OutputError(
+            f"expected the name of a NetCDF file such as fine.nc, received {path} with {suffix}; {FOREIGN[suffix]}"
+        )
+
+
+def plain_path(path: str | Path) -> Path:
+    """Return the path of an output in an existing folder; for a link, the path of its target."""
+    text = str(path)
+    address = address_of(text)
+    if address is not None:
+        raise OutputError(f"expected a local file for the output, received the address {address}; write here, copy it")
+    if text in ("-", ""):
+        raise OutputError(f"expected a file name for the output, received {text!r}; give a name such as fine.nc")
+    target = Path(path).expanduser()
+    _require_plain_folder(target.parent)
+    if target.is_symlink():
+        # The result is written to the target of the link, which is kept.
+        target = target.resolve()
+        _require_plain_folder(target.parent)
+    with suppress(OSError):
+        mode = target.stat().st_mode
+        for is_kind, word in SPECIAL:
+            if is_kind(mode):
+                raise OutputError(f"expected a regular file for the output, received {path}, {word}; choose another")
+    return target
+
+
+def _require_plain_folder(folder: Path) -> None:
+    require_folder(folder)
+    own = folder.resolve()
+    if own == Path("/dev") or any(own.is_relative_to(system) for system in SYSTEM):
+        raise OutputError(f"expected a folder of files for the output, received {folder} of the system; choose another")
+
+
+def require_folder(folder: Path) -> None:
+    """Raise an OutputError if the folder of an output does not exist."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder for the output, received the file {folder}; choose another")
+    if not folder.is_dir():
+        raise OutputError(f"expected an existing folder for the output, received {folder}; create it first")
+
+
+def require_free(
+    target: Path, overwrite: bool, inputs: Iterable[Any], remedy: str = OVERWRITE, given: str | Path | None = None
+) -> None:
+    """Raise an OutputError if the output is an input, exists and may not be replaced, or cannot be written.
+
+    ``given`` is the original name if it is a link.
+    """
+    # The temporary name is longer.
+    longest = os.pathconf(target.parent, "PC_NAME_MAX")
+    if len(os.fsencode(scratch_name(target).name)) > longest:
+        raise OutputError(f"expected a name of at most {longest - 40} bytes, received {target.name[:9]}...; shorten it")
+    require_no_input(target, inputs)
+    if target.exists() and not overwrite:
+        raise OutputError(f"expected a new file, received {given or target} that exists; {remedy}")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
+
+
+def named_files(content: Any) -> list[str]:
+    """Return the files and stores named by any text within nested mappings and lists, also by patterns."""
+    if isinstance(content, Mapping):
+        return named_files(list(content.values()))
+    if isinstance(content, list | tuple):
+        return [name for one in content for name in named_files(one)]
+    if not isinstance(content, str) or not content or "\n" in content or "\0" in content:
+        return []
+    with suppress(OSError):
+        path = Path(content).expanduser()
+        if path.exists():
+            return [str(path)]
+        return glob(str(path), recursive=True) if any(mark in content for mark in "*?[") else []
+    return []
+
+
+def require_no_input(target: Path, inputs: Iterable[Any]) -> None:
+    """Raise an OutputError if an output is an input, by whatever name, or contains it, or is inside it."""
+    there = target.resolve()
+    for source in inputs:
+        name = Path(str(source)).expanduser() if source else None
+        # A variable may have the name of a folder that is not a store.
+        if name is None or not name.exists() or (name.is_dir() and not any((name / mark).exists() for mark in STORES)):
+            continue
+        own = name.resolve()
+        same = own == there or own in there.parents or there in own.parents
+        if same or (target.exists() and os.path.samefile(name, target)):
+            raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
+
+
+@lru_cache(maxsize=1)
+def this_host() -> str:
+    """Return an identifier, without dots, of this machine or container among those that share a folder.
+
+    Two containers may have the same name and the same process numbers: these are unique only within one boot of a
+    machine and one process namespace.
+    """
+    name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
+    space = ""
+    with suppress(OSError):
+        space = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    return f"{name}-{hashlib.sha256(space.encode()).hexdigest()[:8]}"
+
+
+def scratch_name(target: Path, kind: str = "part") -> Path:
+    """Return a name next to ``target`` that no other run uses; it names the process and machine that write it."""
+    return target.with_name(f".{target.name}.{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
+
+
+def flush(path: Path) -> None:
+    """Flush a path to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a store or a file, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

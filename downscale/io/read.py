@@ -16,25 +16,24 @@ from downscale.cf.attributes import references, require_dates, with_texts
 from downscale.cf.horizontal import in_one_piece
 from downscale.cf.mapping import load_pyproj_before_eccodes
 from downscale.errors import DownscaleError, InputError, listing
-from downscale.io.chunking import map_chunks
-from downscale.io.classic import require_whole
-from downscale.io.dates import in_order
+from downscale.io.chunks import map_chunks
 from downscale.io.formats import (
     GRIB_READER,
     NETCDF,
     complaint,
     engine_of,
     is_store,
+    open_address,
     reader_of_types,
     reader_options,
     require_reader,
     require_variables,
+    require_whole,
 )
-from downscale.io.join import Part, joined, series_dim
+from downscale.io.join import Part, in_order, joined, series_dim
 from downscale.io.library import opened
 from downscale.io.missing import wide_enough, without_missing
 from downscale.io.paths import FileName, address_of, called, make_room, names_in
-from downscale.io.remote import open_address
 
 HARMLESS = (
     "The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'",
@@ -248,13 +247,7 @@ def sources_of(*objects: Any) -> tuple[str, ...]:
 
 
 def find_files(path: FileName | Sequence[FileName]) -> list[str]:
-    """Return the files, stores and addresses of a path, a pattern or a list of these.
-
-    Raises
-    ------
-    InputError
-        If there is none, or one is a pipe, a device or a folder that is not a store.
-    """
+    """Return the files, stores and addresses of a path, a pattern or a list of these."""
     names = names_in(path)
     for name in names:
         if address_of(name) is None and Path(name).is_dir() and not is_store(name):

@@ -56,13 +56,7 @@ class Source:
     compiled: bool
 
     def read(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-        """Return values from ``begin`` on, which is the start of a chunk.
-
-        Raises
-        ------
-        OutputError
-            If a chunk is missing or damaged.
-        """
+        """Return values from ``begin`` on, which is the start of a chunk."""
         out = leased(shape, self.layout.dtype)
         self._wanted(begin, shape)
         for start, part in chunks_in(shape, self.layout.chunks):
@@ -73,13 +67,7 @@ class Source:
         return self.meant(out)
 
     def read_chunk(self, offset: tuple[int, ...], place: Place, view: Array) -> None:
-        """Read the chunk with first index ``offset`` at the file position ``place`` into ``view``, without decoding.
-
-        Raises
-        ------
-        OutputError
-            If the chunk is damaged.
-        """
+        """Read the chunk with first index ``offset`` at the file position ``place`` into ``view``, without decoding."""
         whole = view.shape == self.layout.chunks and view.flags.c_contiguous
         chunk = view if whole else self._scratch()
         try:
@@ -136,13 +124,7 @@ class Source:
 
 @contextmanager
 def from_chunks(written: xr.Dataset, path: Path) -> Iterator[xr.Dataset]:
-    """Yield a Dataset of an open file whose fields are read chunk by chunk if possible.
-
-    Raises
-    ------
-    OutputError
-        If the values of the NetCDF library differ.
-    """
+    """Yield a Dataset of an open file whose fields are read chunk by chunk if possible."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fields = [str(name) for name, field in written.data_vars.items() if field.ndim > 1]

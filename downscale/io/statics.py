@@ -52,24 +52,12 @@ Floats = NDArray[np.float64]
 
 
 def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None = None) -> xr.Dataset:
-    """Return the Dataset of one field with its bounds: by name, by standard name, ``orog``, or the only field.
-
-    Raises
-    ------
-    InputError
-        If several fields match, or none.
-    """
+    """Return the Dataset of one field with its bounds: by name, by standard name, ``orog``, or the only field."""
     return arranged(_picked(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name))
 
 
 def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
-    """Return the Dataset of one mask: ``sftlf``, by standard name, or the only field.
-
-    Raises
-    ------
-    InputError
-        If several fields match, or none.
-    """
+    """Return the Dataset of one mask: ``sftlf``, by standard name, or the only field."""
     return arranged(_picked(mask, "mask", "mask", (MASK_NAMES,)))
 
 
@@ -101,22 +89,6 @@ def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -
     """Return the valid fraction of each fine cell, 0 to 1, from a mask or a fraction (also in per cent).
 
     Missing values are not valid; cells outside the mask's domain are valid.
-
-    Parameters
-    ----------
-    mask : Dataset
-        With one data variable (:func:`pick_mask`).
-    grid : RectilinearGrid, CurvilinearGrid or SubcellGrid
-        Fine cells.
-    where : Horizontal, optional
-        Axes of the field whose pole or projection the mask must share.
-
-    Raises
-    ------
-    GridError
-        If the mask has another kind of axes, or more than two dimensions.
-    InputError
-        If its values are neither booleans nor fractions.
     """
     placed = _place(mask, grid, "mask", where)
     values = _filled(placed.plane.values)
@@ -142,23 +114,6 @@ def on_grid(static: xr.Dataset, grid: Any, what: str = "orog", where: Horizontal
     """Return a field as a (n_y, n_x) array on ``grid``: unchanged if the cells agree, else conservative means.
 
     Missing values count as zero (the sea, in an orography). A lazy field gives a lazy array.
-
-    Parameters
-    ----------
-    static : Dataset
-        With one data variable, and its bounds if it has any (:func:`pick_static`).
-    grid : RectilinearGrid, CurvilinearGrid or SubcellGrid
-        Fine cells. On a curvilinear grid the field must be on these cells, on parts of them, or on cells that contain
-        them; a field without coordinates must have the same number of rows and columns.
-    what : str
-        Name of the field, for messages.
-    where : Horizontal, optional
-        Axes of the field whose pole or projection the static field must share.
-
-    Raises
-    ------
-    GridError
-        If the field has another kind of axes, does not cover the grid, or has more than two dimensions.
     """
     placed = _place(static, grid, what, where)
     if what == "orog":
@@ -239,13 +194,7 @@ def brought_over(static: xr.Dataset, where: Horizontal, what: str) -> str | None
 
 
 def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizontal:
-    """Return axes whose missing bounds are those of the fine cells, if the centres are the same.
-
-    Raises
-    ------
-    GridError
-        If bounds are missing, and the centres differ and do not determine the cells.
-    """
+    """Return axes whose missing bounds are those of the fine cells, if the centres are the same."""
     if not isinstance(there.grid, RectilinearGrid):
         return there
     axes = []
@@ -323,13 +272,7 @@ def _same_places(there: Any, grid: CurvilinearGrid) -> bool:
 
 
 def _require_same_axes(there: Horizontal, grid: Any, what: str, where: Horizontal | None) -> None:
-    """Refuse a field whose axes have another reference than those of the fine cells.
-
-    Raises
-    ------
-    GridError
-        If they do; the message names both kinds of axes.
-    """
+    """Refuse a field whose axes have another reference than those of the fine cells."""
     if where is not None and not isinstance(where.grid, CurvilinearGrid):
         require_same_axes(there, where, what, "the fine grid", REMEDY)
         return

@@ -16,10 +16,9 @@ import xarray as xr
 
 from downscale.conservation.report import ConservationReport
 from downscale.errors import OutputError
-from downscale.io.encoding import Encodings
+from downscale.io.encoding import Encodings, Packing
 from downscale.io.leases import bring_back, made_beside
-from downscale.io.outputs import flush, plain_path, remove, require_free, scratch_name
-from downscale.io.packing import Packing
+from downscale.io.paths import flush, plain_path, remove, require_free, scratch_name
 from downscale.io.read import sources_of
 from downscale.io.write import Checker, Storage, Stored, claims, judged, one_line, stored
 from downscale.process.computing import computed, here, threads_that_end
@@ -33,14 +32,7 @@ KEPT = ("_FillValue", "add_offset", "calendar", "dtype", "scale_factor", "units"
 
 
 def check_store(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ...] = ()) -> Path:
-    """Return the path of a store that may be written.
-
-    Raises
-    ------
-    OutputError
-        If its folder is missing or not writable, it is an input, it exists and ``overwrite`` is false, or an existing
-        folder is not a Zarr store.
-    """
+    """Return the path of a store that may be written."""
     if not Path(path).name or Path(path).suffix in (".nc", ".nc4"):
         raise OutputError(f"expected the name of a Zarr store such as fine.zarr, received {path}; use to_netcdf")
     target = plain_path(path)
@@ -55,18 +47,7 @@ def write_store(
     ds: xr.Dataset, path: str | Path, checker: Checker | None, *, overwrite: bool = False,
     storage: Storage | None = None, inputs: tuple[Any, ...] = (), progress: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Write ``ds`` as a Zarr store; run ``checker`` on it as written before the final renaming.
-
-    Parameters
-    ----------
-    checker, overwrite, storage, inputs, progress
-        As for :func:`downscale.io.write.write_checked`.
-
-    Raises
-    ------
-    OutputError, ConservationError
-        If writing or the conservation check fails; no store remains.
-    """
+    """Write ``ds`` as a Zarr store; run ``checker`` on it as written before the final renaming."""
     zarr = require_zarr(path)
     target = check_store(path, overwrite, (*inputs, *sources_of(ds)))
     with progress or nullcontext():
@@ -83,13 +64,7 @@ def write_store(
 
 
 def require_zarr(path: str | Path) -> Any:
-    """Return the package zarr.
-
-    Raises
-    ------
-    OutputError
-        If it is not installed.
-    """
+    """Return the package zarr."""
     try:
         import zarr
     except ImportError:

@@ -86,15 +86,7 @@ class Sink:
 def write_fields(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
 ) -> bool:
-    """Write a whole file, its fields chunk by chunk; return False if only the library can write it.
-
-    Parameters
-    ----------
-    path : Path
-        The file, which is replaced if it exists.
-    ds, encodings, unlimited, kind
-        As ``Dataset.to_netcdf`` takes them (``kind`` is the format).
-    """
+    """Write a whole file, its fields chunk by chunk; return False if only the library can write it."""
     names = skeleton(path, ds, encodings, unlimited, kind)
     if not names:
         return False

@@ -74,13 +74,7 @@ class Target:
 
 
 def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -> Target:
-    """Return the fine cells of a factor or a target grid.
-
-    Raises
-    ------
-    OptionError, ShapeError, GridError
-        If both or neither are given, or they do not fit the coarse grid.
-    """
+    """Return the fine cells of a factor or a target grid."""
     if target_grid is not None:
         if factor is not None:
             raise OptionError("expected factor or target_grid, received both; drop one of them")
@@ -121,24 +115,12 @@ def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
 
 
 def is_file(target: Any) -> bool:
-    """Return whether a target is a file: a text that is not a resolution.
-
-    Examples
-    --------
-    >>> is_file("grid.nc"), is_file("0.25x0.25")
-    (True, False)
-    """
+    """Return whether a target is a file: a text that is not a resolution."""
     return isinstance(target, Path) or (isinstance(target, str) and not RESOLUTION.fullmatch(target))
 
 
 def open_target(target: str | Path) -> xr.Dataset:
-    """Open a target grid file.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not readable.
-    """
+    """Open a target grid file."""
     from downscale.io.read import open_dataset
 
     try:
@@ -232,13 +214,7 @@ def own_factor(method: Any) -> tuple[int, int]:
 
 
 def require_factor(method: Any, target: Target) -> None:
-    """Refuse an upsampler on cells with another factor.
-
-    Raises
-    ------
-    ShapeError
-        If its factor differs, or the target does not nest.
-    """
+    """Refuse an upsampler on cells with another factor."""
     if not target.nests:
         raise ShapeError("expected a nested target grid for this method, received one that cuts cells; use factor=")
     if own_factor(method) != target.factors:

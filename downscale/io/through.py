@@ -102,20 +102,7 @@ def write_judged(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
     judge: Callable[[xr.Dataset], T],
 ) -> T | None:  # fmt: skip
-    """Write a whole file and return the result of ``judge`` on it; None if that needs two steps.
-
-    Parameters
-    ----------
-    path, ds, encodings, unlimited, kind
-        As for :func:`downscale.io.stream.write_fields`.
-    judge : callable
-        Receives the Dataset of the file and computes its fields, each once.
-
-    Raises
-    ------
-    OutputError
-        If the file's index or the NetCDF library disagrees with the values read.
-    """
+    """Write a whole file and return the result of ``judge`` on it; None if that needs two steps."""
     # Blocks of other processes are stored here, and cannot be read back where they are computed.
     if elsewhere():
         return None

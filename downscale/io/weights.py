@@ -1,4 +1,4 @@
-"""Files of regridding weights in the ESMF and the SCRIP layout.
+"""Files of regridding weights in the layouts of ESMF and SCRIP, as CDO, NCO and xESMF read and write them.
 
 Weights are a fixed matrix. Bounds, masks, orography and conservation corrections depend on the field and are not
 included; an attribute of the file states this.
@@ -6,6 +6,7 @@ included; an attribute of the file states this.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +14,29 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from downscale.errors import OptionError, OutputError, ShapeError, listing
+from downscale.errors import InputError, OptionError, OutputError, ShapeError, listing
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import overlap_weights
 from downscale.io.leases import temporary_beside
 from downscale.io.library import to_file
-from downscale.io.outputs import check_netcdf
-from downscale.io.weights_layout import GridNames, Layout, Side, grid_names
+from downscale.io.paths import check_netcdf
+from downscale.io.read import open_dataset
 from downscale.kernels.sparse import SparseWeights
 from downscale.version import __version__
 
+Layout = Literal["esmf", "scrip"]
+Side = Literal["a", "b"]
+
+# Target cell, source cell and weight of a link.
+LINKS: dict[Layout, tuple[str, str, str]] = {
+    "esmf": ("row", "col", "S"),
+    "scrip": ("dst_address", "src_address", "remap_matrix"),
+}
+# Angular unit if a file does not state it.
+ANGLES = {"esmf": "degrees", "scrip": "radians"}
 Floats = NDArray[np.float64]
 Normalization = Literal["fracarea", "destarea"]
-
 LAYOUTS = ("esmf", "scrip")
 NORMALIZATIONS = ("fracarea", "destarea")
 # Tools accept a few names only; the name of the method itself is in a separate attribute.
@@ -43,6 +53,44 @@ COMMENT = (
     "The plain linear operator of the method. Bounds, masks, missing values, relief and corrections to coarse cells "
     "depend on the field and are not in these weights."
 )
+METRES = ("m", "metre", "metres", "meter", "meters")
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GridNames:
+    """Names of the cells of one grid in a layout.
+
+    Attributes
+    ----------
+    size, corners, rank : str
+        Dimensions: all cells, corners of a cell, rank of the shape.
+    shape, y, x, y_corners, x_corners, mask, area, share : str
+        Variables: the shape with the fastest dimension first, centres, corners, mask (1 for each cell), areas, covered
+        fractions.
+    """
+
+    size: str
+    corners: str
+    rank: str
+    shape: str
+    y: str
+    x: str
+    y_corners: str
+    x_corners: str
+    mask: str
+    area: str
+    share: str
+
+
+def grid_names(layout: Layout, side: Side) -> GridNames:
+    """Return the names of the source ("a") or the target ("b")."""
+    grid = "src_grid" if side == "a" else "dst_grid"
+    if layout == "esmf":
+        own = (f"{stem}_{side}" for stem in ("yc", "xc", "yv", "xv", "mask", "area", "frac"))
+        return GridNames(f"n_{side}", f"nv_{side}", f"{grid}_rank", f"{grid}_dims", *own)
+    own = (f"{grid}_{end}" for end in ("center_lat", "center_lon", "corner_lat", "corner_lon", "imask", "area", "frac"))
+    return GridNames(f"{grid}_size", f"{grid}_corners", f"{grid}_rank", f"{grid}_dims", *own)
 
 
 def weights_dataset(
@@ -101,22 +149,7 @@ def weights_dataset(
 def links_dataset(
     weights: SparseWeights, used: Floats, cover: Floats, *, layout: Layout, method: str, normalization: Normalization
 ) -> xr.Dataset:
-    """Return any sparse weights with known cells in one of the two layouts.
-
-    Parameters
-    ----------
-    weights : SparseWeights
-        With ``source`` and ``target`` cells.
-    used, cover : array, shapes of the source and of the target grid
-        Fraction of each source cell that the target covers (zero for methods that do not conserve), and the reverse.
-    layout, method, normalization
-        As of :func:`weights_dataset`.
-
-    Raises
-    ------
-    OptionError, ShapeError
-        If a name is unknown or the cells are missing.
-    """
+    """Return any sparse weights with known cells in one of the two layouts."""
     _check_names(layout, method, normalization)
     if weights.source is None or weights.target is None:
         raise ShapeError("expected weights whose source and target cells are known, received bare links; add cells")
@@ -237,3 +270,105 @@ def _grid(names: GridNames, cells: Cells, share: Floats) -> dict[str, Any]:
         made[names.area] = (names.size, cells.area, {"units": areas})
     made[names.share] = (names.size, share, {"units": "unitless"})
     return made
+
+
+def read_weights(
+    weights: str | Path | xr.Dataset, *, source_shape: Shape | None = None, target_shape: Shape | None = None
+) -> SparseWeights:
+    """Read weights in the ESMF or the SCRIP layout."""
+    ds, name = _opened(weights)
+    layout = next((one for one, names in LINKS.items() if set(names) <= set(ds.variables)), None)
+    if layout is None:
+        raise InputError(
+            f"expected weights with {listing(LINKS['esmf'])} (ESMF) or {listing(LINKS['scrip'])} (SCRIP), received "
+            f"{name} with {listing(ds.variables) or 'no variables'}; make them with downscale.weights, ESMF or "
+            "cdo gencon"
+        )
+    row, col, weight = (np.asarray(ds[key].values) for key in LINKS[layout])
+    weight = _first_weight(weight, name)
+    source, target = _side(ds, layout, "a", source_shape), _side(ds, layout, "b", target_shape)
+    _check_links(name, ("target", row, target[0]), ("source", col, source[0]), weight)
+    return SparseWeights.from_links(row - 1, col - 1, weight, source[0], target[0], source[1], target[1])
+
+
+def _opened(weights: Any) -> tuple[xr.Dataset, str]:
+    if isinstance(weights, xr.Dataset):
+        return weights, "a Dataset"
+    if not isinstance(weights, (str, Path)):
+        raise InputError(f"expected weights as a Dataset or a file, received {type(weights).__name__}")
+    # Fill values and scales are not decoded: lists of links are neither missing nor packed.
+    with open_dataset(weights, chunks=None, decode_cf=False, decode_coords=False) as ds:
+        return ds.load(), str(weights)
+
+
+def _first_weight(weight: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return the weights of the values; those of gradients must be zero."""
+    if weight.ndim == 1:
+        return weight
+    if np.any(weight[:, 1:]):
+        raise InputError(
+            f"expected one weight per link, received {name} with {weight.shape[1]} (second order or bicubic, needing "
+            "gradients of the field); make first-order weights, for example with cdo gencon or genbil"
+        )
+    return weight[:, 0]
+
+
+def _check_links(name: str, *sides: Any) -> None:
+    *indexed, weight = sides
+    if weight.dtype.kind not in "fiu":
+        raise InputError(f"expected weights that are numbers, received {weight.dtype} in {name}; make the file again")
+    for what, index, shape in indexed:
+        if index.dtype.kind not in "iu" or index.shape != weight.shape:
+            raise InputError(
+                f"expected one whole number per link for the {what} cells, received {name} with {index.dtype} of shape "
+                f"{index.shape} for {weight.size} weights; make the file again"
+            )
+        cells = int(np.prod(shape))
+        if index.size and (index.min() < 1 or index.max() > cells):
+            raise InputError(
+                f"expected {what} cells from 1 to {cells}, received {index.min()} to {index.max()} in {name}; "
+                "they count from 1, x fastest: check the grids and their shapes"
+            )
+    if not np.isfinite(weight).all():
+        bad = int((~np.isfinite(weight)).sum())
+        raise InputError(f"expected finite weights, received {bad} NaN or infinite ones in {name}; make the file again")
+
+
+def _side(ds: xr.Dataset, layout: Layout, side: Side, given: Shape | None) -> tuple[Shape, Cells | None]:
+    """Return the shape of a grid, and its centres, corners and areas in degrees or metres if the file has them."""
+    names, word = grid_names(layout, side), "source" if side == "a" else "target"
+    return (shape := _shape(ds, names, given, word)), _cells(ds, shape, names, ANGLES[layout])
+
+
+def _shape(ds: xr.Dataset, names: GridNames, given: Shape | None, word: str) -> Shape:
+    """Return the shape of a grid, slowest dimension first, from the file, else as passed by the user."""
+    name, size = names.shape, names.size
+    known = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
+    if known is None and given is None:
+        raise ShapeError(f"expected {name} in the weights, received none; pass {word}_shape=(n_y, n_x)")
+    if known is not None and given is not None and tuple(given) != known:
+        raise ShapeError(f"expected the {word} shape of the weights, {known}, received {tuple(given)}; leave it out")
+    shape = tuple(given) if known is None else known  # type: ignore[arg-type]
+    if size in ds.sizes and int(np.prod(shape)) != ds.sizes[size]:
+        raise ShapeError(f"expected {ds.sizes[size]} {word} cells ({size}), received the shape {shape}; check {name}")
+    return shape
+
+
+def _cells(ds: xr.Dataset, shape: Shape, names: GridNames, unit: str) -> Cells | None:
+    if names.y not in ds.variables or names.x not in ds.variables:
+        return None
+    both = names.y_corners in ds.variables and names.x_corners in ds.variables
+    return Cells(
+        shape,
+        _degrees(ds[names.y], unit),
+        _degrees(ds[names.x], unit),
+        _degrees(ds[names.y_corners], unit) if both else None,
+        _degrees(ds[names.x_corners], unit) if both else None,
+        np.asarray(ds[names.area].values, dtype=np.float64) if names.area in ds.variables else None,
+        spherical=str(ds[names.y].attrs.get("units", unit)).lower() not in METRES,
+    )
+
+
+def _degrees(variable: xr.DataArray, unit: str) -> NDArray[np.float64]:
+    values = np.asarray(variable.values, dtype=np.float64)
+    return np.rad2deg(values) if str(variable.attrs.get("units", unit)).lower().startswith("rad") else values

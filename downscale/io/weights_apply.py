@@ -20,7 +20,7 @@ from downscale.cf.quantities import quantity_of
 from downscale.errors import GridError, InputError, ShapeError, listing
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.corners import Cells
-from downscale.io.weights_read import read_weights
+from downscale.io.weights import read_weights
 from downscale.kernels.sparse import SparseWeights, check_threshold
 
 # Tolerance of cell centres in a file, as a fraction of a cell: half a cell would be another grid.
@@ -42,7 +42,7 @@ def apply_weights(
     obj : Dataset or DataArray
         Fields on the source grid, in the order of the weights. Never modified.
     weights : SparseWeights, Dataset or path
-        As :func:`~downscale.io.weights_read.read_weights` reads them.
+        As :func:`~downscale.io.weights.read_weights` reads them.
     skipna, na_thres
         Treatment of missing sources: see :meth:`~downscale.kernels.sparse.SparseWeights.apply`.
     keep_attrs : bool

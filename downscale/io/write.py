@@ -20,22 +20,26 @@ from xarray.backends.common import ArrayWriter
 
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
-from downscale.io.discovery import described
+from downscale.io.attributes import archived, described, parse_profile, profiled
 from downscale.io.encoding import (
     CERTIFICATE,
     Encodings,
+    Packing,
     areas_first,
     cf_ready,
     encodings,
+    enough_bits,
     fields_of,
     merged,
+    parse_packing,
     require_level,
+    rounded,
+    short_encodings,
+    words,
 )
 from downscale.io.leases import temporary_beside
 from downscale.io.library import LIBRARY, library, new_file, plain_file, reading
-from downscale.io.outputs import check_netcdf, flush
-from downscale.io.packing import Packing, enough_bits, parse_packing, rounded, short_encodings, words
-from downscale.io.profiles import archived, parse_profile, profiled
+from downscale.io.paths import check_netcdf, flush
 from downscale.io.read import sources_of
 from downscale.io.reread import from_chunks
 from downscale.io.stream import in_memory, write_fields
@@ -63,11 +67,11 @@ class Storage:
     complevel : int
         Deflate level, 0 to 9.
     packing : None, "int16", int, or mapping of name to these
-        Fewer bits per value (:func:`downscale.io.packing.parse_packing`).
+        Fewer bits per value (:func:`downscale.io.encoding.parse_packing`).
     encoding : mapping of name to mapping, optional
         Chunks, compression and type per variable, which override those chosen here.
     profile : None, str or mapping
-        Archive whose global attributes the file must have (:mod:`downscale.io.profiles`).
+        Archive whose global attributes the file must have (:mod:`downscale.io.attributes`).
     attrs : mapping, optional
         Global attributes, which override all others; None drops one.
     """
@@ -91,13 +95,7 @@ class Stored:
 
 
 def stored(ds: xr.Dataset, storage: Storage) -> Stored:
-    """Return a result in its stored form; only the range of fields to pack is computed.
-
-    Raises
-    ------
-    OptionError, OutputError, InputError
-        If the request does not fit the result.
-    """
+    """Return a result in its stored form; only the range of fields to pack is computed."""
     require_level(storage.complevel)
     profile, given = parse_profile(storage.profile)
     ready = cf_ready(ds)
@@ -149,22 +147,7 @@ def write_checked(
     ds: xr.Dataset, path: str | Path, checker: Checker | None, *, overwrite: bool = False,
     storage: Storage | None = None, inputs: tuple[Any, ...] = (), progress: Any = None,
 ) -> ConservationReport | None:  # fmt: skip
-    """Write ``ds``; run ``checker`` on the file as written before the final renaming.
-
-    Parameters
-    ----------
-    checker : callable or None
-        Returns the report of the written Dataset; if it fails, the file is removed and an error raised.
-    storage : Storage, optional
-        How values and attributes are stored.
-    progress : context manager, optional
-        Entered while data are computed and written.
-
-    Raises
-    ------
-    OutputError, ConservationError
-        If writing or the conservation check fails; no file remains.
-    """
+    """Write ``ds``; run ``checker`` on the file as written before the final renaming."""
     if Path(path).suffix == ".zarr":
         raise OutputError(f"expected the name of a NetCDF file, received {path}; use to_zarr for a store")
     target = check_netcdf(path, overwrite, (*inputs, *sources_of(ds)))
@@ -227,13 +210,7 @@ def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Pack
 
 
 def judged(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
-    """Return the report, or raise an error if the check fails; the message has the remedy if packing is the cause.
-
-    Raises
-    ------
-    ConservationError
-        With a one-line message.
-    """
+    """Return the report, or raise an error if the check fails; the message has the remedy if packing is the cause."""
     for name, one in report.variables.items():
         if not one.passed and name in packings:
             raise ConservationError(_refusal(one, packings[name]))

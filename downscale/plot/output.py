@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from downscale.errors import OutputError, listing
 from downscale.io.leases import temporary_beside
-from downscale.io.outputs import check_target
+from downscale.io.paths import check_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,9 +17,9 @@ from downscale.check.conservation import check_conservation
 from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import DownscaleError, OptionError
+from downscale.io.encoding import Packing
+from downscale.io.leases import only_run, require_no_run
 from downscale.io.merge import merge_files
-from downscale.io.only import only_run, require_no_run
-from downscale.io.packing import Packing
 from downscale.options import get_options, option, set_options
 from downscale.process.interrupts import Stopped, Terminated, go_on, telling, what_came
 from downscale.runs.blocks import named

@@ -26,7 +26,7 @@ from downscale.engine.device import device_name
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.io.encoding import WHOLE_STEPS
-from downscale.io.outputs import check_netcdf
+from downscale.io.paths import check_netcdf
 from downscale.io.read import sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.methods.learned import ENCODER, SAME, fingerprint, is_learned, name_of, opened, own_outputs, scale_to

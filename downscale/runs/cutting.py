@@ -11,9 +11,8 @@ import xarray as xr
 
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import OptionError, OutputError, counted
-from downscale.io.outputs import check_netcdf, check_target
-from downscale.io.packing import SHORT
-from downscale.io.paths import address_of
+from downscale.io.encoding import SHORT
+from downscale.io.paths import address_of, check_netcdf, check_target
 from downscale.io.read import sources_of
 from downscale.methods.learned import SUFFIX
 from downscale.request import Request

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from downscale.conservation.report import ConservationReport, VariableReport
-from downscale.io.outputs import check_netcdf
+from downscale.io.paths import check_netcdf
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.process.progress import progress_bar

@@ -16,7 +16,7 @@ from downscale.check.self_validation import self_validation, terrain_penalty_val
 from downscale.engine.memory import READING
 from downscale.errors import OutputError
 from downscale.io.config import read_recipe
-from downscale.io.outputs import OVERWRITE, check_netcdf, check_target, named_files
+from downscale.io.paths import OVERWRITE, check_netcdf, check_target, named_files
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
 from downscale.report import Outcome, facts_path, write_report

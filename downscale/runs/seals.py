@@ -15,8 +15,7 @@ from typing import Any
 
 from downscale.io.leases import left_of, temporary_beside
 from downscale.io.library import plain_file
-from downscale.io.outputs import flush, remove
-from downscale.io.paths import address_of
+from downscale.io.paths import address_of, flush, remove
 from downscale.runs.recipe import Recipe
 from downscale.version import __version__
 

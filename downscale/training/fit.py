@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError, OptionError, OutputError
 from downscale.io.config import read_recipe
-from downscale.io.only import only_run
-from downscale.io.outputs import IN_RECIPE, check_target, named_files
+from downscale.io.leases import only_run
+from downscale.io.paths import IN_RECIPE, check_target, named_files
 from downscale.nn.spec import STATICS, Code, ModelSpec
 from downscale.training.origin import data_hash, describe_source, recipe_identity, require_apart
 from downscale.training.pairs import Sides, Source, open_source, split_times
