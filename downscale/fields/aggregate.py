@@ -154,6 +154,24 @@ class Aggregation:
         whole = namespace(coarse).broadcast_to(cells, wide)
         return whole.reshape(*other, n_y * self.factor_y, n_x * self.factor_x)
 
+    def subcells(self, fine: Array) -> Array:
+        """Return the fine values of each coarse cell: (..., n_fine_y, n_fine_x) -> (..., n_y, n_x, subcells)."""
+        *other, _, _ = fine.shape
+        (n_y, n_x), (f_y, f_x) = self.coarse_shape, (self.factor_y, self.factor_x)
+        blocks = fine.reshape(*other, n_y, f_y, n_x, f_x)
+        return namespace(fine).moveaxis(blocks, -3, -2).reshape(*other, n_y, n_x, f_y * f_x)
+
+    def fractions(self, reference: Array, mask: Array | None = None) -> Array:
+        """Return the area fractions of valid fine cells in the valid part of their coarse cell, like ``reference``."""
+        both = self.part_share
+        both = np.multiply.outer(self.y_share, self.x_share) if both is None else both
+        whole = like(both, reference)
+        if mask is None:
+            return whole
+        xp, covered = namespace(reference), self.share(mask, like(np.ones(self.fine_shape), reference))
+        part = xp.where(mask, whole, xp.zeros_like(whole))
+        return part / self.spread(xp.where(covered > 0, covered, xp.ones_like(covered)))
+
     def fold(self, fine: Array, combine: Callable[[Array, Array], Array]) -> Array:
         """Combine the parts of each coarse cell two by two (maximum, minimum, ...): fine -> coarse shape.
 

@@ -111,8 +111,13 @@ def bounded(
     """Project on cell conservation and bounds together: ``y = clip(z + S t, lower, upper)``, one ``t`` per coarse cell.
 
     The area-weighted Euclidean projection on ``{lower <= y <= upper, A y = x}``. ``A clip(z + t)`` grows piecewise
-    linearly with t, so a safeguarded Newton iteration ends at rounding. The gradient is that of the implicit
+    linearly with t, so that sorting the values of a cell gives t directly. The gradient is that of the implicit
     function theorem: among the fine cells strictly between the bounds.
+
+    References
+    ----------
+    Held, M., Wolfe, P. and Crowder, H. P. (1974), Validation of subgradient optimization, Mathematical Programming 6,
+    62-88.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def bounded(
     upper = torch.inf if bounds[1] is None else bounds[1]
     _require_feasible(_with_parts(x, z, cells, mask), lower, upper)
     with torch.no_grad():
-        shift = _solve_shift(z, x, cells, mask, lower, upper)
+        shift = _shift(z, x, cells, mask, lower, upper)
     y = _differentiable(z, x, cells, mask, lower, upper, shift)
     with torch.no_grad():
         exact = _rounded(y.detach(), z, x, cells, mask, lower, upper)
@@ -131,34 +136,50 @@ def bounded(
     return _kept(exact + (y - y.detach()) if y.requires_grad else exact, z, mask)
 
 
-def _solve_shift(
+def _shift(
     z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float
 ) -> Tensor:
-    """Find t with ``A clip(z + t) = x`` for each coarse cell."""
-    low_z, high_z = (z, z) if mask is None else (_filled(z, mask, torch.inf), _filled(z, mask, -torch.inf))
-    # z + t <= x everywhere at the left end, >= x at the right end, so the root lies between for any bounds.
-    left, right = x - cells.fold(high_z, torch.maximum), x - cells.fold(low_z, torch.minimum)
-    shift = torch.minimum(torch.maximum(x - cells.mean(z, mask), left), right)
-    scale = torch.maximum(x.abs(), cells.mean(z.abs(), mask))
-    done, last = ~torch.isfinite(x) | ~torch.isfinite(shift), torch.full_like(x, torch.inf)
-    # Every step halves the error or the bracket: about 55 halvings of either reach rounding.
-    for _ in range(128):
-        moved = z + cells.spread(shift)
-        error = cells.mean(moved.clamp(lower, upper), mask) - x
-        done = done | (error.abs() <= 4 * torch.finfo(z.dtype).eps * scale)
-        if bool(done.all()):
-            break
-        right, left = torch.where(error > 0, shift, right), torch.where(error <= 0, shift, left)
-        free = ((moved > lower) & (moved < upper)).to(z.dtype)
-        slope = cells.mean(free, mask)
-        newton = shift - error / torch.where(slope > 0, slope, torch.ones_like(slope))
-        # An end may be the root: in a dry cell the step reaches it, and bisection would take sixty steps. Between two
-        # bounds Newton's steps can alternate between the ends: if a step gains too little, bisect.
-        gains, last = error.abs() <= 0.5 * last, error.abs()
-        inside = gains & (slope > 0) & (newton >= left) & (newton <= right)
-        # A converged cell is not changed, so that its neighbours cannot affect it.
-        shift = torch.where(done, shift, torch.where(inside, newton, 0.5 * (left + right)))
-    return shift
+    """Return t with ``A clip(z + t, lower, upper) = x`` for each coarse cell, shape (..., n_y, n_x)."""
+    if lower == -torch.inf and upper == torch.inf:
+        return x - cells.mean(z, mask)
+    if lower == -torch.inf:
+        return -_shift(-z, -x, cells, mask, -upper, torch.inf)
+    fraction = cells.subcells(cells.fractions(z, mask))
+    # The values of subcells without area do not matter, NaN and infinite ones neither.
+    values = torch.where(fraction > 0, cells.subcells(z), torch.zeros_like(z[..., :1, :1, None]))
+    if upper == torch.inf:
+        return _shift_above(values, fraction, x, lower)
+    return _shift_between(values, fraction, x, lower, upper)
+
+
+def _shift_above(values: Tensor, fraction: Tensor, x: Tensor, lower: float) -> Tensor:
+    """Return t for a lower bound only, from values and area fractions of shape (..., n_y, n_x, subcells).
+
+    With the k largest values above the bound, t is known; the largest k whose smallest value ends above it is right.
+    """
+    # Subcells without area are the last.
+    order = torch.where(fraction > 0, values, torch.full_like(values, -torch.inf)).argsort(dim=-1, descending=True)
+    values, fraction = values.gather(-1, order), fraction.expand(order.shape).gather(-1, order)
+    area, excess = fraction.cumsum(-1), (fraction * (values - lower)).cumsum(-1)
+    shift = ((x - lower)[..., None] - excess) / area
+    count = ((values + shift > lower) & (fraction > 0)).sum(-1, keepdim=True)
+    return shift.gather(-1, (count - 1).clamp_min(0))[..., 0]
+
+
+def _shift_between(values: Tensor, fraction: Tensor, x: Tensor, lower: float, upper: float) -> Tensor:
+    """Return t for two bounds, from values and area fractions of shape (..., n_y, n_x, subcells).
+
+    The mean grows linearly between the shifts at which a value leaves the lower or reaches the upper bound.
+    """
+    ends = torch.cat([lower - values, upper - values], dim=-1)
+    fraction = fraction.expand(values.shape)
+    ends, order = ends.sort(dim=-1)
+    slope = torch.cat([fraction, -fraction], dim=-1).gather(-1, order).cumsum(-1)
+    mean = lower + torch.nn.functional.pad((slope[..., :-1] * ends.diff(dim=-1)).cumsum(-1), (1, 0))
+    # The last end whose mean is below x; the first if x is the lower bound.
+    at = ((mean < x[..., None]).sum(-1, keepdim=True) - 1).clamp(0, ends.shape[-1] - 2)
+    end, rate, below = (each.gather(-1, at)[..., 0] for each in (ends, slope, mean))
+    return end + (x - below) / torch.where(rate > 0, rate, torch.ones_like(rate))
 
 
 def _differentiable(
@@ -189,7 +210,7 @@ def _rounded(
     given = cells.mean(distance, mask)
     ratio = wanted / torch.where(given == 0, torch.ones_like(given), given)
     scaled = torch.where(cells.spread(given == 0), cells.spread(x), base + distance * cells.spread(ratio))
-    # Beyond rounding the scaling would change the field: then the Newton iteration decides. If the mean is already
+    # Beyond rounding the scaling would change the field: then the shift decides. If the mean is already
     # correct to rounding, parts at the other bound stay on it.
     size = cells.fold(z.abs() if mask is None else _filled(z.abs(), mask, 0.0), torch.maximum) + x.abs() + bound.abs()
     error, eps = (wanted - given).abs(), torch.finfo(y.dtype).eps
