@@ -26,7 +26,7 @@ from downscale.errors import DownscaleError
 from downscale.fields.gradient import slope
 from downscale.losses.adversarial import slope_cap
 from downscale.nn.adversarial import Critic, Generator, projection_field
-from downscale.training.gan import Adversarial, Duel
+from downscale.training.gan import GANSettings, GANTrainer
 from downscale.training.relief import (
     Tiles,
     decibels,
@@ -131,11 +131,11 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
         return weight * slope_cap(maps * tiles.scale, tiles.spacing, MARGIN * cap)
 
     steps = (300 if chosen.demo else 1500) if chosen.steps is None else chosen.steps
-    how = Adversarial(
+    how = GANSettings(
         steps=steps, loss=chosen.loss, seed=chosen.seed, critic_steps=1 if chosen.loss == "hinge" else 3, say_every=100
     )
-    duel = Duel(generator, critic, draw_real, make, how, penalty if weight else None)
-    return duel.run(folder, chosen.resume, print).cpu()
+    trainer = GANTrainer(generator, critic, draw_real, make, how, penalty if weight else None)
+    return trainer.run(folder, chosen.resume, print).cpu()
 
 
 def drawn(generator: Generator, tiles: Tiles, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from downscale.errors import DownscaleError
 from downscale.process.interrupts import terminable, what_came
-from downscale.training.gan import Adversarial, kept_words, train_adversarial
+from downscale.training.gan import GANSettings, resume_hint, train_adversarial
 from downscale.training.schema import TrainingRecipe, load_training
 
 # Fine cells per side of the critic's patches: 8, 16, 32, 64, ...
@@ -42,7 +42,7 @@ def main() -> int:
     except BaseException as error:
         word = what_came(error)
         if word is not None:
-            print(f"rain_gan: {word}; {kept_words(chosen.out.with_suffix('.training'))}", file=sys.stderr)
+            print(f"rain_gan: {word}; {resume_hint(chosen.out.with_suffix('.training'))}", file=sys.stderr)
             return 1
         if not isinstance(error, DownscaleError):
             raise
@@ -54,7 +54,7 @@ def main() -> int:
 def made(chosen: argparse.Namespace) -> Path:
     """Train and write."""
     recipe = fitted(chosen)
-    how = Adversarial(
+    how = GANSettings(
         steps=chosen.steps, batch=recipe.training.batch, loss=chosen.loss,
         critic_steps=1 if chosen.loss == "hinge" else 3, generator_rate=chosen.rate, critic_rate=4 * chosen.rate,
         save_every=chosen.save_every, say_every=chosen.save_every, seed=recipe.training.seed,

@@ -19,7 +19,7 @@ from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing
 from downscale.losses.adversarial import critic_loss, gradient_penalty, slope_cap
 from downscale.nn.adversarial import Critic, Generator, depth_of, evened, projection_field
-from downscale.training.gan import Adversarial, Duel, spread_of
+from downscale.training.gan import GANSettings, GANTrainer, spread_of
 from downscale.training.relief import (
     decibels,
     even_spacing,
@@ -33,7 +33,7 @@ from downscale.training.relief import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def duel(seed: int = 0, penalty: bool = False, **settings: object) -> Duel:
+def trainer(seed: int = 0, penalty: bool = False, **settings: object) -> GANTrainer:
     torch.manual_seed(5)
     generator, critic = Generator(16, 8, 4), Critic(16, 0, 4, norm=settings.get("loss") != "wgan-gp")
     wave = torch.sin(torch.arange(16.0) * 0.7)
@@ -44,9 +44,10 @@ def duel(seed: int = 0, penalty: bool = False, **settings: object) -> Duel:
     def make(model: torch.nn.Module, fit: torch.Tensor | None, count: int) -> torch.Tensor:
         return model(torch.randn(count, 8))
 
-    how = Adversarial(**{"steps": 6, "batch": 4, "save_every": 2, "say_every": 2, "seed": seed, **settings})
+    how = GANSettings(**{"steps": 6, "batch": 4, "save_every": 2, "say_every": 2, "seed": seed, **settings})
     spacing = even_spacing(16, (1.0, 1.0))
-    return Duel(generator, critic, draw, make, how, (lambda maps: slope_cap(maps, spacing, 0.1)) if penalty else None)
+    cap = (lambda maps: slope_cap(maps, spacing, 0.1)) if penalty else None
+    return GANTrainer(generator, critic, draw, make, how, cap)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "wgan-gp"])
@@ -61,9 +62,9 @@ def test_critics_name_what_maps_are_to_fit_as_they_like(loss: str, tmp_path: Pat
         def forward(self, maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
             return self.critic(maps, batch["coarse"][: len(maps)])
 
-    one, coarse, critic = duel(loss=loss, steps=1), {"coarse": torch.ones(4, 1, 16, 16)}, Fitting()
+    one, coarse, critic = trainer(loss=loss, steps=1), {"coarse": torch.ones(4, 1, 16, 16)}, Fitting()
     before = [value.clone() for value in critic.parameters()]
-    Duel(one.generator, critic, lambda count: (one.draw(count)[0], coarse), one.make, one.how).run(tmp_path)
+    GANTrainer(one.generator, critic, lambda count: (one.draw(count)[0], coarse), one.make, one.how).run(tmp_path)
     assert any(bool((a != b).any()) for a, b in zip(before, critic.parameters(), strict=True))
 
 
@@ -133,11 +134,11 @@ def test_the_cap_is_physical() -> None:
 
 @pytest.mark.parametrize("loss", ["hinge", "wgan-gp"])
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, loss: str) -> None:
-    whole = duel(loss=loss, penalty=True).run(tmp_path / "whole")
-    cut = duel(loss=loss, penalty=True, steps=4)
+    whole = trainer(loss=loss, penalty=True).run(tmp_path / "whole")
+    cut = trainer(loss=loss, penalty=True, steps=4)
     cut.run(tmp_path / "cut")
     said: list[str] = []
-    resumed = duel(loss=loss, penalty=True).run(tmp_path / "cut", resume=True, say=said.append)
+    resumed = trainer(loss=loss, penalty=True).run(tmp_path / "cut", resume=True, say=said.append)
     assert said[0] == "resumes from step 4"
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -148,7 +149,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, los
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
-    some = duel(steps=100)
+    some = trainer(steps=100)
     kept = some.draw
 
     def broken(count: int) -> tuple[torch.Tensor, None]:
@@ -158,31 +159,31 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: 
     some.draw = broken
     with pytest.raises(InputError, match=r"expected finite losses and weights, received critic nan.* at step 4;"):
         some.run(tmp_path)
-    good = duel(steps=100)
+    good = trainer(steps=100)
     good.load(tmp_path / "state.safetensors")
     assert good.step == 4
     assert all(bool(weight.isfinite().all()) for weight in good.averaged.parameters())
 
 
 def test_states_of_others_are_refused(tmp_path: Path) -> None:
-    duel().run(tmp_path)
+    trainer().run(tmp_path)
     path = tmp_path / "state.safetensors"
     with pytest.raises(InputError, match=r"expected the settings and data that .* was begun with, received others"):
-        duel(seed=1).load(path)
-    other = duel()
+        trainer(seed=1).load(path)
+    other = trainer()
     other.generator = Generator(32, 8, 4)
     with pytest.raises(InputError, match=r"expected the networks that .* was begun with"):
         other.load(path)
     path.write_bytes(b"not a state")
     with pytest.raises(InputError, match="adversarial training state"):
-        duel().load(path)
+        trainer().load(path)
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(OptionError, match="expected an adversarial loss among hinge, wgan-gp, received 'vanilla'"):
-        Adversarial(loss="vanilla")
+        GANSettings(loss="vanilla")
     with pytest.raises(OptionError, match="expected batch above zero, received 0"):
-        Adversarial(batch=0)
+        GANSettings(batch=0)
 
 
 def test_collapse_is_seen() -> None:

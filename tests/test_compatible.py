@@ -14,7 +14,7 @@ from downscale.cf.coordinates import select
 from downscale.cf.horizontal import axes_kind, horizontal, same_axes
 from downscale.errors import DownscaleError, GridError
 from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
-from downscale.training.pairs import oriented
+from downscale.training.pairs import orient_like
 
 
 def other_pole() -> xr.Dataset:
@@ -49,7 +49,7 @@ def test_two_kinds_are_refused_as_target_pair_and_check(one, other):
     with pytest.raises(GridError, match=r"fine field: expected .*; (remap|copy)"):
         downscale.check_conservation(coarse, there)
     with pytest.raises(GridError, match=r"coarse file: expected .*; (remap|copy)"):
-        oriented(there, horizontal(there), horizontal(coarse))
+        orient_like(there, horizontal(there), horizontal(coarse))
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)

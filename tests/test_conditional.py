@@ -20,12 +20,12 @@ from training_recipes import recipe_content
 import downscale
 from downscale.errors import InputError, OptionError, OutputError, ShapeError
 from downscale.models.checkpoint import load, load_record
-from downscale.training.gan import LAST_GOOD, Adversarial, Conditional, Duel, train_adversarial
+from downscale.training.gan import LAST_GOOD, Conditional, GANSettings, GANTrainer, train_adversarial
 from downscale.training.schema import TrainingRecipe, parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).parents[1] / "recipes" / "rain_gan.py"
-HOW = Adversarial(steps=4, batch=3, save_every=2, say_every=1)
+HOW = GANSettings(steps=4, batch=3, save_every=2, say_every=1)
 GRADIENT = replace(HOW, loss="wgan-gp", critic_steps=2)
 
 
@@ -52,7 +52,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("how", [HOW, GRADIENT], ids=["hinge", "wgan-gp"])
-def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path: Path, how: Adversarial) -> None:
+def test_a_training_that_was_stopped_goes_on_to_the_bit(tmp_path: Path, how: GANSettings) -> None:
     whole = train_adversarial(recipe(tmp_path / "whole"), how, width=4)
     cut = recipe(tmp_path / "cut")
     train_adversarial(cut, replace(how, steps=2), width=4)
@@ -81,7 +81,7 @@ def test_the_log_tells_the_spread_and_the_record_all_that_the_others_tell(tmp_pa
 
 
 @pytest.mark.parametrize("how", [HOW, GRADIENT], ids=["hinge", "wgan-gp"])
-def test_every_member_in_the_file_keeps_its_cells(tmp_path: Path, how: Adversarial) -> None:
+def test_every_member_in_the_file_keeps_its_cells(tmp_path: Path, how: GANSettings) -> None:
     path = train_adversarial(recipe(tmp_path), replace(how, generator_rate=0.02), width=4)
     coarse = downscale.sample.open("north_america", chunks=None).isel(time=slice(2))
     downscale.to_netcdf(coarse.downscale(method=path, members=3, seed=2), tmp_path / "fine.nc", coarse=coarse)
@@ -103,16 +103,16 @@ def test_where_a_loss_is_no_number_the_model_of_the_last_good_state_is_left(
     # Real maps are broken from the fourth step on.
     monkeypatch.setattr(Conditional, "seen", lambda self, values: seen(self, values) * broken())
     count = {"steps": 0}
-    advance = Duel._advance
+    advance = GANTrainer._advance
 
-    def counted(duel: Duel) -> dict[str, float]:
+    def counted(trainer: GANTrainer) -> dict[str, float]:
         count["steps"] += 1
-        return advance(duel)
+        return advance(trainer)
 
     def broken() -> float:
         return float("nan") if count["steps"] > 3 else 1.0
 
-    monkeypatch.setattr(Duel, "_advance", counted)
+    monkeypatch.setattr(GANTrainer, "_advance", counted)
     words = r"expected finite losses and weights, received critic nan.* at step 3; .*resume from it; its model is "
     with pytest.raises(InputError, match=words):
         train_adversarial(some, replace(HOW, steps=9), width=4)

@@ -138,8 +138,8 @@ def test_blur_and_deconvolution(ds):
     (), ("--blocks", "2"), pytest.param(("--factor", "lat:2,lon:2,time:5"), marks=pytest.mark.slow)
 ])  # fmt: skip
 def test_apply_check_and_inspect(folder, more):
-    for out, selected in (("all.nc", ()), ("one.nc", ("--vars", "tas"))):
-        said = command("apply", "in.nc", out, "--factor", "2", *more, *selected)
+    for out, select_ranges in (("all.nc", ()), ("one.nc", ("--vars", "tas"))):
+        said = command("apply", "in.nc", out, "--factor", "2", *more, *select_ranges)
         assert said.status == 0, said.err
     whole, one = written("all.nc"), written("one.nc")
     assert set(one.data_vars) == {"tas"}

@@ -14,13 +14,13 @@ from training_recipes import SAMPLE, source_of
 import downscale
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.card import LAWS, Mismatch, advise, measure
-from downscale.training.pairs import Sides, Source, read_truth, split_times
-from downscale.training.schema import Split
+from downscale.training.pairs import Source, Split, read_truth, split_times
+from downscale.training.schema import ValidationSplit
 
 SPEC = ModelSpec("residual", (4, 4), (Variable("tas", "K"),))
 
 
-def pair_with(folder: Path, change: float, noise: float, slope: float = 1.0) -> tuple[Source, Sides]:
+def pair_with(folder: Path, change: float, noise: float, slope: float = 1.0) -> tuple[Source, Split]:
     """The sample with coarse values that are not its averages."""
     fine = downscale.sample.open("north_america").isel(lat=slice(0, 36), lon=slice(0, 48))
     coarse = downscale.coarsen(fine, 4)
@@ -30,7 +30,7 @@ def pair_with(folder: Path, change: float, noise: float, slope: float = 1.0) -> 
         coarse["tas"] = (moved + noise * rng.normal(size=coarse.tas.shape)).assign_attrs(coarse.tas.attrs)
     coarse.to_netcdf(folder / "coarse.nc")
     source = source_of({**SAMPLE, "coarse": str(folder / "coarse.nc")})
-    return source, split_times(source.dates, 24, Split(), "split", "a")
+    return source, split_times(source.dates, 24, ValidationSplit(), "split", "a")
 
 
 def measured(folder: Path, change: float, noise: float, slope: float = 1.0) -> Mismatch:
@@ -39,7 +39,7 @@ def measured(folder: Path, change: float, noise: float, slope: float = 1.0) -> M
 
 def test_averages_of_the_truth_cost_nothing() -> None:
     source = source_of()
-    sides = split_times(source.dates, 24, Split(), "split", "a")
+    sides = split_times(source.dates, 24, ValidationSplit(), "split", "a")
     expected = "the coarse fields are averages of the truth: cell conservation costs nothing"
     assert advise([source], [sides], SPEC) == expected
 

@@ -33,7 +33,7 @@ from downscale.errors import DownscaleError, InputError, OptionError, OutputErro
 from downscale.models.checkpoint import load
 from downscale.training import progress
 from downscale.training.fit import prepare, train
-from downscale.training.pairs import Shelf
+from downscale.training.pairs import MapCache
 from downscale.training.progress import Progress, rate, share_done, steps_of_round
 from downscale.training.progress import ended as training_ended
 from downscale.training.schema import Training, parse_training
@@ -85,7 +85,7 @@ def test_maps_are_let_go_after_a_training(tmp_path: Path) -> None:
     gc.disable()
     try:
         train(tiny_recipe(tmp_path))
-        left = sum(type(thing) is Shelf for thing in gc.get_objects())
+        left = sum(type(thing) is MapCache for thing in gc.get_objects())
     finally:
         gc.enable()
     assert left == 0

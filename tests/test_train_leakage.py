@@ -19,8 +19,8 @@ from downscale.models.tensors import read_texts
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.fit import prepare
-from downscale.training.origin import describe_source, file_digests, require_apart, runs_of, seen_times
-from downscale.training.pairs import Sides, Source, open_source, split_times
+from downscale.training.origin import describe_source, file_digests, require_disjoint, runs_of, trained_times
+from downscale.training.pairs import Source, Split, open_source, split_times
 from downscale.training.schema import Network, load_training, parse_training
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -41,7 +41,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {path.stem: str(path) for path in folder.glob("*.nc")}
 
 
-def opened(*pairs: dict[str, Any], **more: Any) -> tuple[list[Source], list[Sides]]:
+def opened(*pairs: dict[str, Any], **more: Any) -> tuple[list[Source], list[Split]]:
     data = data_block(*pairs, **more)
     sources = [open_source(pair, data, Network()) for pair in data.pairs]
     return sources, [split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources]
@@ -67,14 +67,14 @@ def test_a_time_that_another_pair_of_the_same_file_holds_out_may_not_train(
 ) -> None:
     pairs = [{"fine": FINE, **one}, {"fine": FINE, **other}]
     with pytest.raises(OptionError, match=r"data.pairs.*apart.*north_america.*leave out use: train") as caught:
-        require_apart(*opened(*(pairs[::-1] if turned else pairs)))
+        require_disjoint(*opened(*(pairs[::-1] if turned else pairs)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["renamed", "packed"])
 def test_a_copy_is_the_same_data_under_any_name(copies: dict[str, str], name: str) -> None:
     with pytest.raises(OptionError, match="same data"):
-        require_apart(*opened({"fine": copies["plain"]}, {"fine": copies[name], "use": "train"}))
+        require_disjoint(*opened({"fine": copies["plain"]}, {"fine": copies[name], "use": "train"}))
 
 
 APART: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -89,19 +89,19 @@ APART: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_pairs_that_hold_out_the_same_or_share_nothing_are_let_through(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    require_apart(*opened({"fine": FINE, **one}, {"fine": FINE, **other}))
+    require_disjoint(*opened({"fine": FINE, **one}, {"fine": FINE, **other}))
 
 
 def test_other_values_on_the_same_cells_and_times_are_other_data(copies: dict[str, str]) -> None:
-    require_apart(*opened({"fine": copies["plain"]}, {"fine": copies["other"], "use": "train"}))
+    require_disjoint(*opened({"fine": copies["plain"]}, {"fine": copies["other"], "use": "train"}))
 
 
 def test_a_gap_in_time_keeps_its_distance() -> None:
     """What trains may not lie in the gap of another pair either."""
     near = {"fine": FINE, "use": "train", "select": {"time": ("1869", "2049")}}
-    require_apart(*opened(near, {"fine": FINE}, validation={"fraction": 0.2, "gap": 0}))
+    require_disjoint(*opened(near, {"fine": FINE}, validation={"fraction": 0.2, "gap": 0}))
     with pytest.raises(OptionError, match=r"received 2 of .*north_america"):
-        require_apart(*opened(near, {"fine": FINE}, validation={"fraction": 0.2, "gap": 2}))
+        require_disjoint(*opened(near, {"fine": FINE}, validation={"fraction": 0.2, "gap": 2}))
 
 
 def test_a_leaking_recipe_is_refused_before_any_look_at_the_data(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def recorded(*pairs: dict[str, Any], **more: Any) -> Record:
 
 def asked(record: Record, pair: dict[str, Any]) -> list[bool]:
     source = opened(pair)[0][0]
-    return seen_times(record, source.fine, source.dates, source.sizes[0], source.files).tolist()
+    return trained_times(record, source.fine, source.dates, source.sizes[0], source.files).tolist()
 
 
 def test_the_record_tells_which_times_were_seen(copies: dict[str, str]) -> None:

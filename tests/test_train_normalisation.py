@@ -14,9 +14,9 @@ from training_recipes import SAMPLE, data_block
 
 import downscale
 from downscale.errors import InputError
-from downscale.training.pairs import Sides, open_source, split_times
+from downscale.training.pairs import Split, open_source, split_times
 from downscale.training.schema import Channel, Network, Patches
-from downscale.training.statistics import Fit, Moments, Survey, survey
+from downscale.training.statistics import Fit, Moments, Statistics, measure_statistics
 
 VALUES = hnp.arrays(np.float64, st.integers(3, 40), elements=st.floats(-1e3, 1e3) | st.just(np.nan))
 
@@ -50,11 +50,11 @@ def test_a_logarithm_is_normalised_by_its_own_mean_and_spread(values: np.ndarray
     assert moved.std() == pytest.approx(1)
 
 
-def surveyed(path: str) -> Survey:
+def surveyed(path: str) -> Statistics:
     data = data_block({"fine": path})
     source = open_source(data.pairs[0], data, Network())
-    sides: Sides = split_times(source.dates, source.sizes[0], data.validation, "split", path)
-    return survey([source], [sides], data, Patches(size=4))
+    sides: Split = split_times(source.dates, source.sizes[0], data.validation, "split", path)
+    return measure_statistics([source], [sides], data, Patches(size=4))
 
 
 def test_what_validates_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import downscale
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing, slope
 from downscale.models.static_features import companions
-from downscale.training.pairs import Shelf, map_bytes, read_map, split_times
-from downscale.training.schema import Split
+from downscale.training.pairs import MapCache, map_bytes, read_map, split_times
+from downscale.training.schema import ValidationSplit
 
 
 def north_america() -> xr.Dataset:
@@ -78,7 +78,7 @@ def test_members_of_one_time_are_on_one_side() -> None:
     path = str(shared_data("temperature_mogrepsuk_2km_20170602-03.nc"))
     source = source_of({"fine": path})
     assert source.sizes == (2, 12)
-    sides = split_times(source.dates, 2, Split(fraction=0.5, gap=0), "split", "a")
+    sides = split_times(source.dates, 2, ValidationSplit(fraction=0.5, gap=0), "split", "a")
     assert source.maps_of(sides.train).tolist() == list(range(12))
     assert source.maps_of(sides.validation).tolist() == list(range(12, 24))
 
@@ -157,10 +157,10 @@ def test_values_beyond_the_bounds_are_drawn_back_to_them() -> None:
 
 def test_the_shelf_keeps_no_more_than_its_bound() -> None:
     source = source_of()
-    shelf = Shelf([source], 3.5 * map_bytes(source) / 2**20)
+    cache = MapCache([source], 3.5 * map_bytes(source) / 2**20)
     for number in (0, 1, 2, 3, 1, 0, 23):
-        np.testing.assert_array_equal(shelf.get(0, number).target, read_map(source, number).target)
-        assert sum(each.nbytes for each in shelf._kept.values()) <= 3.5 * map_bytes(source)
+        np.testing.assert_array_equal(cache.get(0, number).target, read_map(source, number).target)
+        assert sum(each.nbytes for each in cache._kept.values()) <= 3.5 * map_bytes(source)
 
 
 def test_slopes_and_relief_of_a_plane_are_known() -> None:
@@ -189,7 +189,7 @@ def test_positions_and_times_are_angles() -> None:
 def test_the_gap_keeps_the_sides_apart(count: int, fraction: float, gap: int, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(count)
     dates = np.datetime64("2000-01-01", "ns") + order * np.timedelta64(6, "h")
-    sides = split_times(dates, count, Split(fraction=fraction, gap=gap), "split", "a")
+    sides = split_times(dates, count, ValidationSplit(fraction=fraction, gap=gap), "split", "a")
     train, held = np.sort(order[sides.train]), np.sort(order[sides.validation])
     assert held.size == round(fraction * count)
     assert not set(train) & set(held)
@@ -197,7 +197,8 @@ def test_the_gap_keeps_the_sides_apart(count: int, fraction: float, gap: int, se
         assert (np.diff(held) == 1).all()
         assert held[-1] == count - 1
         assert all(np.abs(held - each).min() > gap for each in train)
-    words = split_times(dates, count, Split(fraction=fraction, gap=f"{6 * gap} hours" if gap else 0), "split", "a")
+    by_hours = ValidationSplit(fraction=fraction, gap=f"{6 * gap} hours" if gap else 0)
+    words = split_times(dates, count, by_hours, "split", "a")
     np.testing.assert_array_equal(words.train, sides.train)
 
 

@@ -13,14 +13,14 @@ from training_recipes import SAMPLE, data_block
 
 from downscale.errors import InputError
 from downscale.fields.gradient import Spacing, sobel
-from downscale.training.pairs import Shelf, open_source, read_truth, split_times
-from downscale.training.patches import PatchSet, Sample, collate, static_parts, turned
-from downscale.training.sampling import Draws, Key, candidates, require_samples
+from downscale.training.pairs import MapCache, open_source, read_truth, split_times
+from downscale.training.patches import PatchSet, Sample, collate, static_components, turned
+from downscale.training.sampling import PatchIndex, PatchSampler, candidates, require_samples
 from downscale.training.schema import Network, Patches
-from downscale.training.statistics import survey
+from downscale.training.statistics import measure_statistics
 
 CHANNELS = ("orog", "slope", "aspect_sin", "aspect_cos")
-ASPECT = static_parts(CHANNELS)
+ASPECT = static_components(CHANNELS)
 
 
 def drawn(how: Patches, *pairs: dict, **more: object):  # type: ignore[no-untyped-def, type-arg]
@@ -28,15 +28,15 @@ def drawn(how: Patches, *pairs: dict, **more: object):  # type: ignore[no-untype
     data = data_block(*pairs, **more)
     sources = [open_source(pair, data, Network()) for pair in data.pairs]
     sides = [split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources]
-    found = survey(sources, sides, data, how)
+    found = measure_statistics(sources, sides, data, how)
     maps = [s.maps_of(side.train) for s, side in zip(sources, sides, strict=True)]
-    return sources, sides, found, Draws(sources, found.tables, maps, how, 0)
+    return sources, sides, found, PatchSampler(sources, found.tables, maps, how, 0)
 
 
 def test_all_fields_of_a_patch_are_of_one_place_and_keep_the_cell_law() -> None:
     how = Patches(size=(5, 7))
     sources, _, _, draws = drawn(how, statics=["orog"])
-    patches = PatchSet(Shelf(sources, 64), (), how)
+    patches = PatchSet(MapCache(sources, 64), (), how)
     keys = draws.round(0, 40)
     batch = collate([patches[key] for key in keys], (4, 4))
     assert batch.target.shape == (40, 1, 20, 28)
@@ -46,7 +46,7 @@ def test_all_fields_of_a_patch_are_of_one_place_and_keep_the_cell_law() -> None:
     assert error.abs().max() < 1e-4
     for key, target in zip(keys, batch.target, strict=True):
         rows, columns = slice(4 * key.row, 4 * key.row + 20), slice(4 * key.column, 4 * key.column + 28)
-        plain = patches.shelf.get(0, key.number).target[:, rows, columns]
+        plain = patches.cache.get(0, key.number).target[:, rows, columns]
         np.testing.assert_array_equal(np.sort(plain.ravel()), np.sort(target.numpy().ravel()))
 
 
@@ -54,8 +54,8 @@ def test_batches_keep_the_law_where_areas_are_wrong_for_none() -> None:
     """The law would be broken by a tenth of a degree with the areas of another row."""
     how = Patches(size=4, augment=False)
     sources, _, _, draws = drawn(how)
-    patches = PatchSet(Shelf(sources, 64), (), how)
-    low, high = patches[Key(0, 0, 0, 0)], patches[Key(0, 0, 5, 0)]
+    patches = PatchSet(MapCache(sources, 64), (), how)
+    low, high = patches[PatchIndex(0, 0, 0, 0)], patches[PatchIndex(0, 0, 5, 0)]
     assert np.abs(low.share - high.share).max() > 1e-4
     assert len(draws.maps) == 18
 
@@ -85,8 +85,8 @@ def test_a_turned_patch_has_the_slopes_of_the_turned_relief(turn: int, ascending
 def test_every_turn_differs_and_keeps_the_averages() -> None:
     how = Patches(size=6)
     sources, _, _, _ = drawn(how)
-    patches = PatchSet(Shelf(sources, 64), (), how)
-    samples = [patches[Key(0, 0, 1, 2, turn)] for turn in range(8)]
+    patches = PatchSet(MapCache(sources, 64), (), how)
+    samples = [patches[PatchIndex(0, 0, 1, 2, turn)] for turn in range(8)]
     assert len({sample.target.tobytes() for sample in samples}) == 8
     batch = collate(samples, (4, 4))
     assert (batch.cells.mean(batch.target.double()) - batch.coarse).abs().max() < 1e-4
@@ -96,12 +96,12 @@ def test_draws_are_the_same_for_a_seed_and_differ_from_round_to_round() -> None:
     how = Patches(size=4)
     sources, sides, found, draws = drawn(how)
     maps = [s.maps_of(side.train) for s, side in zip(sources, sides, strict=True)]
-    again = Draws(sources, found.tables, maps, how, 0)
+    again = PatchSampler(sources, found.tables, maps, how, 0)
     assert draws.round(3, 50) == again.round(3, 50)
     assert draws.round(3, 50) != draws.round(4, 50)
     assert len({key.turn for key in draws.round(0, 200)}) == 8
     assert len({key.number for key in draws.round(0, 400)}) == 18
-    other = Draws(sources, found.tables, maps, how, 1)
+    other = PatchSampler(sources, found.tables, maps, how, 1)
     assert draws.round(0, 50) != other.round(0, 50)
 
 
@@ -125,7 +125,7 @@ def test_a_smoothed_truth_is_its_running_mean() -> None:
 def test_no_patch_of_training_is_of_a_time_that_validates() -> None:
     how = Patches(size=4)
     sources, sides, found, draws = drawn(how, validation={"fraction": 0.3, "gap": 2})
-    held = Draws(sources, found.tables, [sources[0].maps_of(sides[0].validation)], how, 0).fixed(500)
+    held = PatchSampler(sources, found.tables, [sources[0].maps_of(sides[0].validation)], how, 0).fixed(500)
     trained = {key.number for key in draws.round(0, 500)}
     assert max(trained) < min(key.number for key in held) - 2
     assert all(key.turn == 0 for key in held)
@@ -147,8 +147,8 @@ def test_small_grids_are_filled_up_beside_large_ones() -> None:
              "select": {"time": ["2019-03-01", "2019-03-02"]}}  # fmt: skip
     how = Patches(size=9)
     sources, _, _, _ = drawn(how, SAMPLE, small, statics=["orog"])
-    patches = PatchSet(Shelf(sources, 64), (), how)
-    batch = collate([patches[Key(0, 0, 0, 1)], patches[Key(1, 3, 0, 2)]], (4, 4))
+    patches = PatchSet(MapCache(sources, 64), (), how)
+    batch = collate([patches[PatchIndex(0, 0, 0, 1)], patches[PatchIndex(1, 3, 0, 2)]], (4, 4))
     assert batch.target.shape == (2, 1, 36, 36)
     assert batch.target[0].isfinite().all()
     assert batch.target[1, :, 32:].isnan().all()
@@ -161,7 +161,7 @@ def test_small_grids_are_filled_up_beside_large_ones() -> None:
 def test_a_margin_is_not_judged() -> None:
     how = Patches(size=6, margin=1)
     sources, _, _, _ = drawn(how)
-    weight = PatchSet(Shelf(sources, 64), (), how)[Key(0, 0, 0, 0)].weight
+    weight = PatchSet(MapCache(sources, 64), (), how)[PatchIndex(0, 0, 0, 0)].weight
     assert (weight[:4] == 0).all()
     assert (weight[4:20, 4:20] > 0).all()
 
@@ -183,7 +183,7 @@ def test_dry_patches_are_drawn_seldom() -> None:
     assert (worth <= every).all()
     assert 0 < (worth > 0).sum() < (every > 0).sum()
     for key in rare.round(0, 5):
-        ready = Shelf(rare.sources, 64).get(0, key.number).coarse[0]
+        ready = MapCache(rare.sources, 64).get(0, key.number).coarse[0]
         near = ready[max(key.row - 4, 0) : key.row + 20, max(key.column - 4, 0) : key.column + 20]
         assert np.nanmax(near) > 0
 
@@ -200,7 +200,7 @@ def test_too_few_patches_are_one_line() -> None:
 def test_batches_go_elsewhere_as_a_whole() -> None:
     how = Patches(size=4)
     sources, _, _, draws = drawn(how)
-    patches = PatchSet(Shelf(sources, 64), (), how)
+    patches = PatchSet(MapCache(sources, 64), (), how)
     batch = collate([patches[key] for key in draws.round(0, 2)], (4, 4)).to(torch.float64)
     assert batch.target.dtype == torch.float64
     assert batch.cells.fine_shape == (16, 16)

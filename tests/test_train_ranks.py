@@ -14,7 +14,7 @@ from run_process import ROOT
 from training_recipes import recipe_content
 
 from downscale.models.checkpoint import load
-from downscale.training.module import JUDGE, TRAIN, random_numbers
+from downscale.training.module import TRAIN, VALIDATE, random_numbers
 
 PROBE = """
 import json, os, sys
@@ -26,9 +26,9 @@ from downscale.training.schema import parse_training
 
 content = json.loads(Path(sys.argv[1]).read_text())
 folder, drawn, rates = Path(sys.argv[1]).parent, [], []
-plain, count = module.predicted, {"objects": 0, "reduced": 0}
+plain, count = module.predict, {"objects": 0, "reduced": 0}
 
-def predicted(learned, batch, members=2, generator=None):
+def predict(learned, batch, members=2, generator=None):
     if learned.training:
         drawn.append(float(torch.randn(1, generator=generator.clone_state())))
     return plain(learned, batch, members, generator)
@@ -40,7 +40,7 @@ def counted(name, kind):
         return real(*given, **named)
     setattr(torch.distributed, name, called)
 
-module.predicted = predicted
+module.predict = predict
 for name in ("broadcast_object_list", "all_gather_object", "gather_object", "scatter_object_list"):
     counted(name, "objects")
 counted("all_reduce", "reduced")
@@ -62,7 +62,7 @@ def numbers(*place: int) -> list[float]:
 
 
 def test_noise_is_that_of_its_place_and_of_no_other() -> None:
-    places = [(use, step, rank) for use in (TRAIN, JUDGE) for step in range(4) for rank in range(3)]
+    places = [(use, step, rank) for use in (TRAIN, VALIDATE) for step in range(4) for rank in range(3)]
     made = [tuple(numbers(*place)) for place in places]
     assert len(set(made)) == len(places)
     assert made == [tuple(numbers(*place)) for place in places]

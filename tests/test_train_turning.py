@@ -16,10 +16,10 @@ from training_recipes import data_block, recipe_content
 
 from downscale.errors import OptionError
 from downscale.fields.gradient import Spacing, sobel
-from downscale.training.fit import prepare, turning_parts
+from downscale.training.fit import prepare, vector_components
 from downscale.training.pairs import open_source
-from downscale.training.patches import Part, Sample, turned, turns_of, variable_parts
-from downscale.training.sampling import Draws
+from downscale.training.patches import Component, Sample, count_orientations, turned, variable_components
+from downscale.training.sampling import PatchSampler
 from downscale.training.schema import Data, Network, parse_training
 
 WIND = ({"standard_name": "eastward_wind"}, {"standard_name": "northward_wind"})
@@ -46,7 +46,7 @@ def test_turning_commutes_with_the_gradient_of_a_potential(turn: int, north: boo
         return np.stack([field, *sobel(field, spacing)]).astype("f4")
 
     fields, none = gradient(potential), np.zeros((0, 12, 12), "f4")
-    parts = tuple(Part(group, *how) for group in ("outputs", "predictors") for how in ((1, "x", 2), (2, "y", 1)))
+    parts = tuple(Component(group, *how) for group in ("outputs", "predictors") for how in ((1, "x", 2), (2, "y", 1)))
     share = np.full((12, 12), 1.0)
     sample = Sample(fields, 2 * fields, fields, 3 * fields, none, np.zeros(0, "f4"), share, share.astype("f4"))
     made = turned(sample, turn, parts, north == east)
@@ -71,24 +71,24 @@ def test_components_are_found_by_their_standard_names(names: tuple[str, str], pr
     first, second = ({"standard_name": name} for name in names)
     group = "predictors" if predict else "outputs"
     data = data_of(["tas"], ["b", "a"]) if predict else data_of(["tas", "b", "a"])
-    found = variable_parts(data, described(tas={}, b=second, a=first), [True])
+    found = variable_components(data, described(tas={}, b=second, a=first), [True])
     at = 0 if predict else 1
-    assert found == (Part(group, at, "y", at + 1), Part(group, at + 1, "x", at))
-    assert turns_of(found) == 8
+    assert found == (Component(group, at, "y", at + 1), Component(group, at + 1, "x", at))
+    assert count_orientations(found) == 8
 
 
 def test_pairs_of_the_recipe_need_no_names() -> None:
-    found = variable_parts(data_of(["u10", "v10"], vectors=[["u10", "v10"]]), described(u10={}, v10={}), [False])
-    assert found == (Part("outputs", 0, "x", 1), Part("outputs", 1, "y", 0))
+    found = variable_components(data_of(["u10", "v10"], vectors=[["u10", "v10"]]), described(u10={}, v10={}), [False])
+    assert found == (Component("outputs", 0, "x", 1), Component("outputs", 1, "y", 0))
 
 
 def test_a_lone_component_is_mirrored_and_never_swapped() -> None:
     for found in (
-        variable_parts(data_of(["u"]), described(u=WIND[0]), [True]),
-        variable_parts(data_of(["u"], ["v"]), described(u=WIND[0], v=WIND[1]), [True]),
+        variable_components(data_of(["u"]), described(u=WIND[0]), [True]),
+        variable_components(data_of(["u"], ["v"]), described(u=WIND[0], v=WIND[1]), [True]),
     ):
         assert all(part.partner is None for part in found)
-        assert turns_of(found) == 4
+        assert count_orientations(found) == 4
 
 
 UNKNOWN: dict[str, tuple[dict[str, dict[str, str]], bool]] = {
@@ -105,13 +105,13 @@ UNKNOWN: dict[str, tuple[dict[str, dict[str, str]], bool]] = {
 @pytest.mark.parametrize(("attrs", "own_axes"), UNKNOWN.values(), ids=UNKNOWN)
 def test_what_may_be_a_component_and_is_not_known_is_refused(attrs: dict[str, Any], own_axes: bool) -> None:
     with pytest.raises(OptionError, match=r"patches.augment: .*data.vectors.*augment: false") as caught:
-        variable_parts(data_of(list(attrs)), described(**attrs), [own_axes])
+        variable_components(data_of(list(attrs)), described(**attrs), [own_axes])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["tas", "pr", "t2m", "sfcWind", "wind_speed", "hurs", "ps", "tos", "vas_speed"])
 def test_scalars_are_turned_as_they_are(name: str) -> None:
-    assert variable_parts(data_of([name]), described(**{name: {"long_name": "wind speed"}}), [False]) == ()
+    assert variable_components(data_of([name]), described(**{name: {"long_name": "wind speed"}}), [False]) == ()
 
 
 @pytest.mark.parametrize("vectors", [[["u", "w"]], [["u", "u"]], [["u", "v"], ["v", "u"]]])
@@ -128,7 +128,7 @@ def test_real_wind_is_drawn_in_all_turns_and_without_names_refused(tmp_path: Pat
     content["data"] = {"factor": 2, "outputs": ["uwnd", "vwnd"], "pairs": [{"fine": str(path)}]}
     recipe = parse_training(content)
     sources = [open_source(pair, recipe.data, Network()) for pair in recipe.data.pairs]
-    parts = turning_parts(recipe, sources, ())
+    parts = vector_components(recipe, sources, ())
     assert [(part.along, part.partner) for part in parts] == [("x", 1), ("y", 0)]
     with xr.open_dataset(path) as ds:
         bare = ds.isel(time=slice(24)).load()
@@ -142,5 +142,5 @@ def test_real_wind_is_drawn_in_all_turns_and_without_names_refused(tmp_path: Pat
     made = prepare(parse_training(content))
     assert made.parts == ()
     draws = made.draws("train")
-    assert isinstance(draws, Draws)
+    assert isinstance(draws, PatchSampler)
     assert {key.turn for key in draws.round(0, 50)} == {0}

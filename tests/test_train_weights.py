@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from training_recipes import data_block
 
 from downscale.training import sampling
-from downscale.training.pairs import Shelf, Source, open_source, split_times
+from downscale.training.pairs import MapCache, Source, open_source, split_times
 from downscale.training.patches import PatchSet
-from downscale.training.sampling import Draws, Key
+from downscale.training.sampling import PatchIndex, PatchSampler
 from downscale.training.schema import Network, Patches
-from downscale.training.statistics import survey
+from downscale.training.statistics import measure_statistics
 
 BANDS = 5
 
@@ -42,15 +42,15 @@ def sphere(path: Path, values: Any, rows: int = 44, times: int = 10) -> Path:
     return path
 
 
-def prepared(path: str, how: Patches, side: str = "train") -> tuple[Source, Draws]:
+def prepared(path: str, how: Patches, side: str = "train") -> tuple[Source, PatchSampler]:
     data = data_block({"fine": path}, factor=2)
     source = open_source(data.pairs[0], data, Network())
     sides = split_times(source.dates, source.sizes[0], data.validation, "split", path)
-    found = survey([source], [sides], data, how)
-    return source, Draws([source], found.tables, [source.maps_of(getattr(sides, side))], how, 0)
+    found = measure_statistics([source], [sides], data, how)
+    return source, PatchSampler([source], found.tables, [source.maps_of(getattr(sides, side))], how, 0)
 
 
-def shares(source: Source, patches: PatchSet, keys: list[Key]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def shares(source: Source, patches: PatchSet, keys: list[PatchIndex]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What weight each fine row and column got, and the shares of the area."""
     made = np.zeros(source.fine.shape)
     for key in keys:
@@ -67,7 +67,7 @@ def test_each_band_of_the_sphere_has_the_weight_of_its_area_in_training(globe: s
     how = Patches(size=size, margin=margin)
     source, draws = prepared(globe, how)
     keys = draws.round(0, 1500)
-    made, area, _ = shares(source, PatchSet(Shelf([source], 64), (), how), keys)
+    made, area, _ = shares(source, PatchSet(MapCache([source], 64), (), how), keys)
     inside = slice(2 * margin, 44 - 2 * margin)
     area = area[inside] / area[inside].sum()
     for axis in (0, 1):
@@ -82,7 +82,7 @@ def test_each_band_of_the_sphere_has_the_weight_of_its_area_in_training(globe: s
 def test_each_cell_has_the_weight_of_its_area_in_validation(globe: str, size: int, margin: int) -> None:
     how = Patches(size=size, margin=margin)
     source, draws = prepared(globe, how, "validation")
-    made, area, _ = shares(source, PatchSet(Shelf([source], 64), (), how, tiled=True), draws.fixed(10_000))
+    made, area, _ = shares(source, PatchSet(MapCache([source], 64), (), how, tiled=True), draws.fixed(10_000))
     judged = made > 0
     assert judged[2 * margin : 44 - 2 * margin].any(axis=1).all()
     np.testing.assert_allclose(made[judged], area[judged] / area[judged].sum(), rtol=1e-5)
@@ -95,7 +95,7 @@ def test_a_sample_of_tiles_is_weighed_as_all_of_them(tmp_path: Path) -> None:
     source, draws = prepared(str(path), how, "validation")
     keys = draws.fixed(900)
     assert sum(key.weight > 1 for key in keys) < 0.2 * len(keys)
-    made, area, _ = shares(source, PatchSet(Shelf([source], 64), (), how, tiled=True), keys)
+    made, area, _ = shares(source, PatchSet(MapCache([source], 64), (), how, tiled=True), keys)
     for part in (np.s_[:, :44], np.s_[:, 44:], np.s_[:22], np.s_[22:]):
         assert made[part].sum() == pytest.approx(area[part].sum(), rel=0.15)
 
@@ -124,7 +124,7 @@ def test_a_long_record_is_drawn_from_in_seconds(globe: str) -> None:
     """Forty years of hours are as many maps as patches of them are not: none is listed."""
     how = Patches(size=8)
     source, draws = prepared(globe, how)
-    long = Draws([source], draws.tables, [np.arange(350_000)], how, 0)
+    long = PatchSampler([source], draws.tables, [np.arange(350_000)], how, 0)
     keys = long.fixed(256)
     assert len(keys) == 256
     assert len({key.number for key in keys}) > 200

@@ -21,14 +21,14 @@ def train(
 
     wanted = load_training(recipe)
     from downscale.process.interrupts import telling
-    from downscale.training.fit import is_first, kept_words
+    from downscale.training.fit import is_first, resume_hint
     from downscale.training.fit import train as carry_out
 
     if dry_run:
         carry_out(wanted, say=say, dry_run=True)
         return
     try:
-        with telling(lambda: kept_words(wanted)):
+        with telling(lambda: resume_hint(wanted)):
             carry_out(wanted, resume, say)
     except BaseException as error:
         from downscale.process.interrupts import Stopped, what_came
@@ -38,7 +38,7 @@ def train(
             raise
         if not is_first():
             raise typer.Exit(1) from None
-        raise Stopped(f"{word}; {kept_words(wanted)}") from None
+        raise Stopped(f"{word}; {resume_hint(wanted)}") from None
 
 
 @app.command()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import horizontal
 from downscale.errors import OptionError, listing
-from downscale.evaluation.methods import Contender, beyond, is_mask, mask_of, slug
+from downscale.evaluation.methods import ReadyMethod, event_probability, is_mask, mark_event, slug
 from downscale.evaluation.schema import EvaluationRecipe, Figures
 from downscale.evaluation.truth import Truth
 from downscale.plot.blank import blank
@@ -35,7 +35,7 @@ LINES = ("-", "--", "-.", ":")
 
 
 def draw(
-    recipe: EvaluationRecipe, truths: list[Truth], methods: list[Contender], scores: xr.Dataset, folder: Path
+    recipe: EvaluationRecipe, truths: list[Truth], methods: list[ReadyMethod], scores: xr.Dataset, folder: Path
 ) -> list[Path]:
     """Draw maps of each source and variable, and the spectra of each variable; return the files.
 
@@ -102,7 +102,7 @@ def _summary_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
     return folder / f"{recipe.output.name}_{slug(name)}_skill.png"
 
 
-def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventRule | None) -> dict[str, Figure]:
+def _maps_of(truth: Truth, methods: list[ReadyMethod], how: Figures, event: EventRule | None) -> dict[str, Figure]:
     """Return figures of one time, from another run of the methods, by variable; then the mask of the event, if any."""
     block = truth.block(how.map, how.map + 1)
     made = {method.label: method.run(block, truth) for method in methods}
@@ -122,9 +122,9 @@ def _maps_of(truth: Truth, methods: list[Contender], how: Figures, event: EventR
 def _mask(ds: xr.Dataset, name: str, event: EventRule) -> xr.Dataset:
     """Return the probability of the event alone, on the cells of ``ds``; a field gives 0 or 1."""
     if is_mask(ds, name):
-        chance = mask_of(ds)[0]
+        chance = event_probability(ds)[0]
     else:
-        chance = ds[name].copy(data=beyond(np.asarray(ds[name].values, dtype=np.float64), event))
+        chance = ds[name].copy(data=mark_event(np.asarray(ds[name].values, dtype=np.float64), event))
     chance.attrs = {"long_name": f"probability of {event.name}", "units": "1"}
     return select(ds.assign({event.name: chance}), event.name)
 

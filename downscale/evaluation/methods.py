@@ -96,14 +96,14 @@ PREFIX = "event_"
 
 
 @dataclass
-class MaskTally:
+class MaskCounts:
     """Counts of one method on one source so far, with the decision probability of its mask."""
 
     counts: EventCounts
     decision: float = HALF
 
     @classmethod
-    def empty(cls) -> MaskTally:
+    def empty(cls) -> MaskCounts:
         """Return empty counts."""
         return cls(EventCounts.of([], []))
 
@@ -120,7 +120,7 @@ def is_mask(made: xr.Dataset, name: str) -> bool:
     return name not in made
 
 
-def mask_of(made: xr.Dataset) -> tuple[xr.DataArray, float]:
+def event_probability(made: xr.Dataset) -> tuple[xr.DataArray, float]:
     """Return the probability of a model's event, and its decision probability.
 
     Raises
@@ -134,12 +134,12 @@ def mask_of(made: xr.Dataset) -> tuple[xr.DataArray, float]:
     raise InputError("expected a field, or a flag with its probability, received neither; choose another method")
 
 
-def beyond(values: Floats, rule: EventRule) -> Floats:
+def mark_event(values: Floats, rule: EventRule) -> Floats:
     """Return 1 where values are in the event, 0 where they are not, NaN where they are missing.
 
     Examples
     --------
-    >>> beyond(np.array([1.0, 5.0, np.nan]), EventRule(above=5, units="mm"))
+    >>> mark_event(np.array([1.0, 5.0, np.nan]), EventRule(above=5, units="mm"))
     array([ 0.,  1., nan])
     """
     return np.where(np.isnan(values), np.nan, rule.sign * values >= rule.sign * rule.threshold)
@@ -149,7 +149,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class ReadyMethod:
     """A method ready to run.
 
     Attributes
@@ -209,7 +209,7 @@ class Contender:
         return fine.load()
 
 
-def contenders(methods: Sequence[Method], factor: tuple[int, int], folder: Path, say: Say) -> list[Contender]:
+def open_methods(methods: Sequence[Method], factor: tuple[int, int], folder: Path, say: Say) -> list[ReadyMethod]:
     """Return methods ready to run, with checkpoints read, or trained into ``folder`` unless that was done before.
 
     Faults of all recipes and checkpoints are found before the first training begins.
@@ -227,11 +227,11 @@ def contenders(methods: Sequence[Method], factor: tuple[int, int], folder: Path,
     return [ready[how.label] for how in methods]
 
 
-def _ready(how: Method, method: str, factor: tuple[int, int]) -> Contender:
+def _ready(how: Method, method: str, factor: tuple[int, int]) -> ReadyMethod:
     try:
         require_method(method)
         record = load_record(path_of(method, factor))[1] if is_learned(method) else None
-        return Contender(how, opened(method, factor), record)
+        return ReadyMethod(how, opened(method, factor), record)
     except DownscaleError as error:
         raise type(error)(f"{how.label}: {error}") from None
 

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from downscale.check.conservation import check_conservation
 from downscale.errors import DownscaleError, OptionError, OutputError, listing
 from downscale.evaluation.figures import draw, pictures, require_maps
-from downscale.evaluation.methods import HALF, Contender, Cost, MaskTally, beyond, contenders, is_mask, mask_of
+from downscale.evaluation.methods import (
+    HALF,
+    Cost,
+    MaskCounts,
+    ReadyMethod,
+    event_probability,
+    is_mask,
+    mark_event,
+    open_methods,
+)
 from downscale.evaluation.schema import EvaluationRecipe
 from downscale.evaluation.table import Row, assemble, to_csv, to_markdown, write_table
 from downscale.evaluation.truth import Block, Truth, open_truth
@@ -33,7 +42,7 @@ NO_LAW = (math.nan, math.nan, math.nan)
 
 
 @dataclass
-class Tally:
+class Accumulator:
     """Results of one method on one source so far.
 
     Attributes
@@ -47,7 +56,7 @@ class Tally:
         Cost of all maps together.
     event : EventRule or None
         Event of the first variable, whose mask is scored.
-    mask : MaskTally
+    mask : MaskCounts
         Counts of the mask.
     """
 
@@ -55,7 +64,7 @@ class Tally:
     law: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     event: EventRule | None = None
-    mask: MaskTally = field(default_factory=MaskTally.empty)
+    mask: MaskCounts = field(default_factory=MaskCounts.empty)
 
     def add(self, truth: Truth, block: Block, made: xr.Dataset) -> None:
         """Score the maps of a block."""
@@ -81,12 +90,12 @@ class Tally:
 
     def _add_mask(self, truth: Truth, block: Block, made: xr.Dataset, event: EventRule) -> None:
         name = truth.names[0]
-        target = beyond(_maps(block.fine[name], truth.dims), event)
+        target = mark_event(_maps(block.fine[name], truth.dims), event)
         if is_mask(made, name):
-            chance, decision = mask_of(made)
+            chance, decision = event_probability(made)
             self.mask.add(_like(chance, block.fine[name], truth), decision, target, truth.area)
             return
-        inside = beyond(_like(made[name], block.fine[name], truth), event)
+        inside = mark_event(_like(made[name], block.fine[name], truth), event)
         self.mask.add(inside if inside.ndim == target.ndim else inside.mean(axis=0), HALF, target, truth.area)
 
 
@@ -159,7 +168,7 @@ def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
     truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
     _require_event(recipe, truths)
     require_maps(recipe, truths)
-    methods = contenders(recipe.methods, recipe.data.factor, folder, tell)
+    methods = open_methods(recipe.methods, recipe.data.factor, folder, tell)
     rows = [row for truth in truths for row in _judged(recipe, truth, methods, tell)]
     result = assemble(recipe, rows)
     write_table(to_markdown(result), targets[".md"])
@@ -194,10 +203,10 @@ def _folder(recipe: EvaluationRecipe) -> Path:
     return folder
 
 
-def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], say: Say) -> list[Row]:
+def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[ReadyMethod], say: Say) -> list[Row]:
     """Return the scores of all methods on one source, block by block."""
     setting = Setting(truth.spacing, recipe.wet, recipe.extreme, tuple(recipe.thresholds), tuple(recipe.scales))
-    tallies = [Tally({name: Scores(setting) for name in truth.names}, event=recipe.event) for _ in methods]
+    accumulators = [Accumulator({name: Scores(setting) for name in truth.names}, event=recipe.event) for _ in methods]
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
     seen = [0 if method.record is None else truth.seen_by(method.record) for method in methods]
     for method, count in zip(methods, seen, strict=True):
@@ -205,18 +214,18 @@ def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[Contender], sa
             say(f"{method.label}, {truth.label}: {count} of {truth.steps} times were seen in training; that is no test")
     warm = truth.block(0, 1)
     for number, block in enumerate(truth.blocks(recipe.most_cells)):
-        for method, tally in zip(methods, tallies, strict=True):
+        for method, accumulator in zip(methods, accumulators, strict=True):
             if number == 0:
                 method.run(warm, truth)  # compile kernels and load libraries before measuring the cost
-            with tally.cost:
+            with accumulator.cost:
                 made = method.run(block, truth)
             try:
-                tally.add(truth, block, made)
+                accumulator.add(truth, block, made)
             except DownscaleError as error:
                 raise type(error)(f"{method.label}, {truth.label}: {error}") from None
     return [
-        Row(truth, name, method.label, tally.scores[name], *tally.law.get(name, NO_LAW), tally.cost, tally.mask, count)
-        for method, tally, count in zip(methods, tallies, seen, strict=True)
+        Row(truth, name, method.label, each.scores[name], *each.law.get(name, NO_LAW), each.cost, each.mask, count)
+        for method, each, count in zip(methods, accumulators, seen, strict=True)
         for name in truth.names
     ]
 

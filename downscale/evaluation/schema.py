@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_v
 from downscale.errors import listing
 from downscale.io.config import Block, checked, read_recipe
 from downscale.metrics.scores import SCORES
-from downscale.training.schema import EventRule, Named, Pair, Seconds, Split, TwoSizes
+from downscale.training.schema import EventRule, Named, Pair, Seconds, TwoSizes, ValidationSplit
 
 SUFFIX = ".safetensors"
 # Methods that need only a name. Interpolations are the usual ones, without conservation.
@@ -53,7 +53,7 @@ class Data(Block):
     sources: list[Source] = Field(min_length=1)
     outputs: list[Named] = Field(min_length=1)
     predictors: list[Named] = Field(default_factory=list)
-    validation: Split = Split()
+    validation: ValidationSplit = ValidationSplit()
     na_thres: float = Field(default=1.0, ge=0, le=1)
 
     @field_validator("sources")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.evaluation.methods import MASK_SCORES, PREFIX, Cost, MaskTally
+from downscale.evaluation.methods import MASK_SCORES, PREFIX, Cost, MaskCounts
 from downscale.evaluation.schema import COST, LAW, EvaluationRecipe
 from downscale.evaluation.truth import Truth
 from downscale.io.leases import temporary_beside
@@ -63,7 +63,7 @@ class Row:
     total_error: float
     out_of_bounds: float
     cost: Cost
-    mask: MaskTally
+    mask: MaskCounts
     seen: int = 0
 
     def value(self, score: str) -> float:

@@ -21,17 +21,17 @@ from downscale.io.read import sources_of
 from downscale.io.statics import pick_mask, pick_static
 from downscale.models.checkpoint import Record
 from downscale.steps.coarsen import coarsen
-from downscale.training.origin import seen_times
+from downscale.training.origin import trained_times
 from downscale.training.pairs import (
     bounds_of,
     conversion,
-    cropped,
-    independent,
+    crop_to_cells,
+    open_independent,
     open_maps,
-    oriented,
+    orient_like,
     require_match,
-    same_times,
-    selected,
+    select_ranges,
+    select_shared_times,
     split_times,
 )
 from downscale.training.schema import Channel
@@ -98,7 +98,7 @@ class Truth:
     def seen_by(self, record: Record) -> int:
         """Return how many of the evaluated times the training of a model saw."""
         grid = horizontal(self.fine).grid
-        return int(seen_times(record, grid, self.dates, self.steps, self.files).sum())
+        return int(trained_times(record, grid, self.dates, self.steps, self.files).sum())
 
     @property
     def along(self) -> str | None:
@@ -147,15 +147,15 @@ def _opened(source: Source, data: Data) -> Truth:
     if source.smooth > 1:
         raise OptionError(f"expected a reference without smoothing, received smooth {source.smooth}; leave it out")
     whole = open_maps(source.fine)
-    ds, where = cropped(selected(whole, source), [size * source.average for size in data.factor])
+    ds, where = crop_to_cells(select_ranges(whole, source), [size * source.average for size in data.factor])
     channels = [*data.outputs, *data.predictors]
-    other, there = independent(source)
+    other, there = open_independent(source)
     coarse = None
     if other is not None and there is not None:
-        other, there = oriented(other, there, where)
+        other, there = orient_like(other, there, where)
         fine_grid = where.grid.coarsen(source.average, source.average)
         require_match(there, fine_grid.coarsen(*data.factor), fine_grid, data.factor)
-        ds, other = same_times(ds, other)
+        ds, other = select_shared_times(ds, other)
         coarse = None if other is None else _converted(other, channels, source)
         channels = data.outputs
     fine = _converted(ds, channels, source)

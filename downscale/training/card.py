@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from downscale.fields.conserve import additive, bounded
 from downscale.models.checkpoint import Record, load_record
 from downscale.nn.spec import Event, ModelSpec, Variable
-from downscale.training.pairs import Sides, Source, read_coarse, read_truth
+from downscale.training.pairs import Source, Split, read_coarse, read_truth
 from downscale.training.statistics import Moments
 
 # Marks scores on times that the training saw.
@@ -239,7 +239,7 @@ class Mismatch:
         )
 
 
-def advise(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
+def advise(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -> str:
     """Return advice on conservation for these sources, one paragraph per output."""
     lines = []
     for source, side in zip(sources, sides, strict=True):
@@ -251,7 +251,7 @@ def advise(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -
     return "\n".join(lines)
 
 
-def measure(source: Source, side: Sides, spec: ModelSpec) -> list[Mismatch]:
+def measure(source: Source, side: Split, spec: ModelSpec) -> list[Mismatch]:
     """Measure each output of a source on its training maps (validation maps where it has none)."""
     numbers = source.maps_of(side.train if side.train.size else side.validation)
     numbers = numbers[np.unique(np.linspace(0, numbers.size - 1, min(numbers.size, MOST_MAPS)).round().astype(int))]

@@ -16,13 +16,13 @@ from downscale.io.config import read_recipe
 from downscale.io.leases import only_run
 from downscale.io.paths import IN_RECIPE, check_target, named_files
 from downscale.nn.spec import STATICS, Code, ModelSpec
-from downscale.training.origin import data_hash, describe_source, recipe_identity, require_apart
-from downscale.training.pairs import Sides, Source, open_source, split_times
-from downscale.training.patches import Part, static_parts, turns_of, variable_parts
-from downscale.training.progress import Progress, followed
-from downscale.training.sampling import Draws, require_samples
+from downscale.training.origin import data_hash, describe_source, recipe_identity, require_disjoint
+from downscale.training.pairs import Source, Split, open_source, split_times
+from downscale.training.patches import Component, count_orientations, static_components, variable_components
+from downscale.training.progress import Progress, track_progress
+from downscale.training.sampling import PatchSampler, require_samples
 from downscale.training.schema import TrainingRecipe
-from downscale.training.statistics import Survey, survey
+from downscale.training.statistics import Statistics, measure_statistics
 from downscale.training.tasks import FIELD_KEYS, event_of, require_occurs, require_task
 from downscale.version import TRAINS, library_versions
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from downscale.models.checkpoint import Record
     from downscale.training.module import TrainedUpscaler
     from downscale.training.patches import PatchSet
-    from downscale.training.trainer import Keeper, PatchData
+    from downscale.training.trainer import PatchData, StateCallback
 
 Say = Callable[[str], None]
 SUFFIX = ".safetensors"
 STATE = "state.safetensors"
 # Number of patches of a source for the kernel's error there, and the round that they are sampled from.
-LOOKED_AT, LOOKED_AT_ROUND = 24, 2**30
+TYPICAL_PATCHES, TYPICAL_ROUND = 24, 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,39 +45,41 @@ class Prepared:
 
     recipe: TrainingRecipe
     sources: tuple[Source, ...]
-    sides: tuple[Sides, ...]
-    survey: Survey
+    sides: tuple[Split, ...]
+    statistics: Statistics
     spec: ModelSpec
     hash: str
     advice: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Component, ...] = ()
 
     @property
     def origin(self) -> str:
         """Hash of recipe and data, which identifies the state of a training."""
         return recipe_identity(self.recipe, self.hash)
 
-    def draws(self, side: str) -> Draws:
+    def draws(self, side: str) -> PatchSampler:
         """Return the sampler of one side of the split, "train" or "validation"."""
-        return side_draws(self.recipe, self.sources, self.sides, self.survey, side, self.parts)
+        return sample_side(self.recipe, self.sources, self.sides, self.statistics, side, self.parts)
 
 
-def side_draws(
-    recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Sides], found: Survey, side: str,
-    parts: Sequence[Part] = (),
-) -> Draws:  # fmt: skip
+def sample_side(
+    recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Split], found: Statistics, side: str,
+    parts: Sequence[Component] = (),
+) -> PatchSampler:  # fmt: skip
     """Return the sampler of the patches on one side of the split."""
     maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
-    return Draws(sources, found.tables, maps, recipe.patches, recipe.training.seed, turns_of(parts))
+    return PatchSampler(sources, found.tables, maps, recipe.patches, recipe.training.seed, count_orientations(parts))
 
 
-def turning_parts(recipe: TrainingRecipe, sources: Sequence[Source], channels: Sequence[str]) -> tuple[Part, ...]:
+def vector_components(
+    recipe: TrainingRecipe, sources: Sequence[Source], channels: Sequence[str]
+) -> tuple[Component, ...]:
     """Return the vector components that turn with a patch; raises OptionError if it is unclear how a field turns."""
     if not recipe.patches.augment:
         return ()
     own_axes = [source.geographic for source in sources]
     described = [source.described(recipe.data) for source in sources]
-    return (*variable_parts(recipe.data, described, own_axes), *static_parts(channels))
+    return (*variable_components(recipe.data, described, own_axes), *static_components(channels))
 
 
 def train(
@@ -168,7 +170,7 @@ def is_first() -> bool:
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
-def kept_words(recipe: TrainingRecipe) -> str:
+def resume_hint(recipe: TrainingRecipe) -> str:
     """Return a message on the step from which an interrupted training can resume."""
     from downscale.models.tensors import read_texts
 
@@ -191,14 +193,14 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     data = recipe.data
     sources = tuple(open_source(pair, data, recipe.network) for pair in data.pairs)
     sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
-    require_apart(sources, sides)
+    require_disjoint(sources, sides)
     channels = [channel for name in data.statics for channel in STATICS[name]]
-    parts = turning_parts(recipe, sources, channels)
-    found = survey(
-        sources, sides, data, recipe.patches, lambda items, total: followed(items, total, tell, "maps looked at")
+    parts = vector_components(recipe, sources, channels)
+    found = measure_statistics(
+        sources, sides, data, recipe.patches, lambda items, total: track_progress(items, total, tell, "maps looked at")
     )
     for side, least in (("train", recipe.training.batch), ("validation", 1)):
-        require_samples(side_draws(recipe, sources, sides, found, side), least, side)
+        require_samples(sample_side(recipe, sources, sides, found, side), least, side)
     spec = model_spec(recipe, found)
     if spec.event is not None:
         tell(require_occurs(sources, sides, spec))
@@ -214,7 +216,7 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     return Prepared(recipe, sources, sides, found, spec, own, advice, parts)
 
 
-def model_spec(recipe: TrainingRecipe, found: Survey) -> ModelSpec:
+def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
     """Return the specification of a recipe's model, with the normalisation of the survey."""
     network = recipe.network
     constraint = network.constraint
@@ -294,7 +296,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
     from downscale.training.progress import read_state
 
     how, first = prepared.recipe.training, is_first()
-    with made_folder(state.parent, STATE):
+    with new_folder(state.parent, STATE):
         origin = prepared.origin if first else None
         earlier = read_state(state, origin) if resume and state.exists() else None
         progress = Progress() if earlier is None else earlier.progress
@@ -302,13 +304,13 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
             say(f"resumes from step {progress.step}")
         torch.manual_seed(how.seed)
         module, data = _parts(prepared, progress, say)
-        from downscale.training.trainer import Keeper, run
+        from downscale.training.trainer import StateCallback, run
 
-        keeper = Keeper(state, prepared.origin, progress, how, say, earlier)
-        trainer = run(how, module, data, keeper, state.parent)
+        callback = StateCallback(state, prepared.origin, progress, how, say, earlier)
+        trainer = run(how, module, data, callback, state.parent)
     if trainer.is_global_zero:
-        module.averaged.load_state_dict(keeper.best)
-        save(target, module.averaged, record_of(prepared, _skill(prepared, keeper)), prepared.recipe.output.half)
+        module.averaged.load_state_dict(callback.best)
+        save(target, module.averaged, record_of(prepared, _skill(prepared, callback)), prepared.recipe.output.half)
         state.unlink(missing_ok=True)
         say(f"wrote {target}")
     trainer.strategy.barrier()
@@ -316,7 +318,7 @@ def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: S
 
 
 @contextmanager
-def made_folder(folder: Path, kept: str) -> Iterator[None]:
+def new_folder(folder: Path, kept: str) -> Iterator[None]:
     """Create a folder; remove it again if the block fails before it writes the file ``kept`` there.
 
     Only folders that this call created are removed.
@@ -339,18 +341,18 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
     from downscale.losses.compose import Sobolev, Spectral, Terrain, WeightedSum
     from downscale.nn.learned import Learned
     from downscale.training.module import TrainedUpscaler
-    from downscale.training.pairs import Shelf
+    from downscale.training.pairs import MapCache
     from downscale.training.patches import PatchSet
     from downscale.training.trainer import PatchData
 
     recipe, how = prepared.recipe, prepared.recipe.training
     loss = WeightedSum.from_config(how.loss)
-    shelf = Shelf(prepared.sources, recipe.patches.cache_mb)
+    cache = MapCache(prepared.sources, recipe.patches.cache_mb)
     distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
-    patches = PatchSet(shelf, prepared.parts, recipe.patches, distances)
+    patches = PatchSet(cache, prepared.parts, recipe.patches, distances)
     held = prepared.draws("validation").fixed(recipe.data.validation.patches)
     typical = _typical(prepared, patches, say) if how.loss_scale == "kernel" else ()
-    parts = Learned(prepared.spec), how, loss, prepared.survey.spread, progress, len(prepared.sources), typical
+    parts = Learned(prepared.spec), how, loss, prepared.statistics.spread, progress, len(prepared.sources), typical
     module: TrainedUpscaler
     if recipe.event is None:
         module = TrainedUpscaler(*parts)
@@ -371,9 +373,9 @@ def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float
     spec, sources = prepared.spec, len(prepared.sources)
     sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
     # This round is never used in training, and is the same on every resume.
-    keys = prepared.draws("train").round(LOOKED_AT_ROUND, LOOKED_AT * sources)
+    keys = prepared.draws("train").round(TYPICAL_ROUND, TYPICAL_PATCHES * sources)
     # Sorted by map, so that each is read once.
-    for key in followed(sorted(keys), len(keys), say, "patches of the kernel looked at"):
+    for key in track_progress(sorted(keys), len(keys), say, "patches of the kernel looked at"):
         sums[key.source] += kernel_errors(spec, collate([patches[key]], spec.factor))[0]
         counts[key.source] += 1
     mean = sums / counts.clamp_min(1)
@@ -400,11 +402,11 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
     )  # fmt: skip
 
 
-def _skill(prepared: Prepared, keeper: Keeper) -> dict[str, Any]:
+def _skill(prepared: Prepared, callback: StateCallback) -> dict[str, Any]:
     """Return errors on the validation split by source and output, and the length of the training."""
-    progress = keeper.progress
+    progress = callback.progress
     return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
-            "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, keeper.errors.tolist()),
+            "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, callback.errors.tolist()),
             "rounds": progress.scores}  # fmt: skip
 
 
@@ -424,11 +426,11 @@ def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) 
     return rows
 
 
-def _words(source: Source, sides: Sides) -> str:
+def _words(source: Source, sides: Split) -> str:
     train, held = (source.maps_of(side).size for side in (sides.train, sides.validation))
     rows, columns = source.grid.shape
     kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"
     return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {held} validate"
 
 
-__all__ = ["Prepared", "is_first", "kept_words", "model_spec", "prepare", "train"]
+__all__ = ["Prepared", "is_first", "model_spec", "prepare", "resume_hint", "train"]

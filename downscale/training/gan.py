@@ -26,11 +26,11 @@ from downscale.models.checkpoint import load, save
 from downscale.models.tensors import read_tensors, read_texts, write_tensors
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
-from downscale.training.fit import Prepared, checkpoint_path, folder_of, made_folder, prepare, record_of, skill_rows
-from downscale.training.module import JUDGED_MEMBERS, kernel_alone, predicted, probabilistic_errors, relative_error
-from downscale.training.pairs import Shelf
+from downscale.training.fit import Prepared, checkpoint_path, folder_of, new_folder, prepare, record_of, skill_rows
+from downscale.training.module import VALIDATION_MEMBERS, kernel_alone, predict, probabilistic_errors, relative_error
+from downscale.training.pairs import MapCache
 from downscale.training.patches import Batch, PatchSet, collate
-from downscale.training.progress import Pulse, moments_of, remaining, restore_moments
+from downscale.training.progress import LineTimer, moments_of, remaining, restore_moments
 from downscale.training.schema import TrainingRecipe
 
 FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class GANSettings:
     """Settings of an adversarial training.
 
     Attributes
@@ -96,7 +96,7 @@ class Adversarial:
             raise OptionError(f"expected ema from 0 to below 1, received {self.ema!r}")
 
 
-class Duel:
+class GANTrainer:
     """A generator and a critic in training.
 
     Parameters
@@ -107,7 +107,7 @@ class Duel:
         Returns a batch of the given number of real maps and their conditions (None for unconditional maps), on the CPU.
     make : callable
         Generates random maps from a generator, conditions on the generator's device, and a number of maps.
-    how : Adversarial
+    how : GANSettings
         Settings.
     penalty : callable, optional
         Weighted penalty on generated maps, added to the loss of the generator.
@@ -130,7 +130,7 @@ class Duel:
         critic: nn.Module,
         draw: Callable[[int], Pair],
         make: Callable[[nn.Module, Any, int], Tensor],
-        how: Adversarial,
+        how: GANSettings,
         penalty: Callable[[Tensor], Tensor] | None = None,
         origin: str = "",
     ) -> None:
@@ -171,7 +171,7 @@ class Duel:
             self.load(state)
             tell(f"resumes from step {self.step}")
         _cut(folder / "log.csv", self.step)
-        pulse, begun, first = Pulse(), time.monotonic(), self.step
+        pulse, begun, first = LineTimer(), time.monotonic(), self.step
         while self.step < self.how.steps:
             row = self._advance()
             self._require_finite(row, state)
@@ -298,7 +298,7 @@ def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
     return scores
 
 
-def kept_words(folder: Path) -> str:
+def resume_hint(folder: Path) -> str:
     """Return a message on the step from which an interrupted training can resume."""
     state = folder / STATE
     if not state.is_file():
@@ -366,7 +366,7 @@ class Conditional(nn.Module):
 
 
 def train_adversarial(
-    recipe: TrainingRecipe, how: Adversarial, start: str | Path | None = None, resume: bool = False, width: int = 16,
+    recipe: TrainingRecipe, how: GANSettings, start: str | Path | None = None, resume: bool = False, width: int = 16,
     say: Say | None = None,
 ) -> Path:  # fmt: skip
     """Train a generator of ensemble members against a critic, write its checkpoint and return the path.
@@ -375,7 +375,7 @@ def train_adversarial(
     ----------
     recipe : TrainingRecipe
         Data, patches, network with noise, output; of its training block only the batch size.
-    how : Adversarial
+    how : GANSettings
         Settings of the adversarial training.
     start : path, optional
         A checkpoint of the same model as initial weights, such as one trained with the CRPS.
@@ -415,26 +415,27 @@ def train_adversarial(
     prepared = prepare(recipe, tell)
     torch.manual_seed(how.seed)
     learned = Learned(prepared.spec) if start is None else _started(prepared, start)
-    critic = Conditional(size, prepared.survey.spread[0], width, norm=how.loss == "hinge")
-    patches = PatchSet(Shelf(prepared.sources, recipe.patches.cache_mb), prepared.parts, recipe.patches)
-    duel = Duel(learned, critic, _draws(prepared, patches, critic), _made(critic), how, origin=prepared.origin)
+    critic = Conditional(size, prepared.statistics.spread[0], width, norm=how.loss == "hinge")
+    patches = PatchSet(MapCache(prepared.sources, recipe.patches.cache_mb), prepared.parts, recipe.patches)
+    trainer = GANTrainer(learned, critic, _draws(prepared, patches, critic), _made(critic), how, origin=prepared.origin)
     try:
-        with made_folder(folder, STATE):
-            duel.run(folder, resume, tell)
+        with new_folder(folder, STATE):
+            trainer.run(folder, resume, tell)
     except InputError as error:
-        if not duel.diverged or not state.exists():
+        if not trainer.diverged or not state.exists():
             raise
-        raise InputError(f"{error}; its model is {_last_good(duel, folder, prepared)}") from None
-    duel.averaged.cpu()
-    record = record_of(prepared, _judged(prepared, patches, _model_of(duel), duel.step, tell))
-    save(target, _model_of(duel), record, recipe.output.half)
+        raise InputError(f"{error}; its model is {_last_good(trainer, folder, prepared)}") from None
+    trainer.averaged.cpu()
+    record = record_of(prepared, _judged(prepared, patches, _model_of(trainer), trainer.step, tell))
+    save(target, _model_of(trainer), record, recipe.output.half)
     return target
 
 
-def _last_good(duel: Duel, folder: Path, prepared: Prepared) -> Path:
+def _last_good(trainer: GANTrainer, folder: Path, prepared: Prepared) -> Path:
     """Write the model of the last good state and return its path."""
-    duel.load(folder / STATE)
-    return save(folder / LAST_GOOD, _model_of(duel), record_of(prepared, {"steps": duel.step, "step": duel.step}))
+    trainer.load(folder / STATE)
+    record = record_of(prepared, {"steps": trainer.step, "step": trainer.step})
+    return save(folder / LAST_GOOD, _model_of(trainer), record)
 
 
 def _size_of(recipe: TrainingRecipe) -> int:
@@ -452,9 +453,9 @@ def _size_of(recipe: TrainingRecipe) -> int:
     return fine[0]
 
 
-def _model_of(duel: Duel) -> Learned:
-    assert isinstance(duel.averaged, Learned)
-    return duel.averaged.eval()
+def _model_of(trainer: GANTrainer) -> Learned:
+    assert isinstance(trainer.averaged, Learned)
+    return trainer.averaged.eval()
 
 
 def _started(prepared: Prepared, start: str | Path) -> Learned:
@@ -482,7 +483,7 @@ def _draws(prepared: Prepared, patches: PatchSet, critic: Conditional) -> Callab
 def _made(critic: Conditional) -> Callable[[nn.Module, Any, int], Tensor]:
     def make(model: nn.Module, batch: Batch, count: int) -> Tensor:
         assert isinstance(model, Learned)
-        maps = predicted(model, batch, 1)[0]
+        maps = predict(model, batch, 1)[0]
         return critic.seen(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
 
     return make
@@ -496,7 +497,7 @@ def _judged(prepared: Prepared, patches: PatchSet, learned: Learned, step: int, 
     for key in prepared.draws("validation").fixed(recipe.data.validation.patches):
         batch = collate([patches[key]], prepared.spec.factor)
         with torch.no_grad():
-            members = predicted(learned, batch, JUDGED_MEMBERS, same)
+            members = predict(learned, batch, VALIDATION_MEMBERS, same)
         sums[key.source] += probabilistic_errors(batch, members, kernel_alone(prepared.spec, batch))[0]
     score = relative_error(sums, 1.0)
     tell(f"step {step}: fair CRPS {score:.4f} of the kernel's absolute error on the validation split")

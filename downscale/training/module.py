@@ -31,9 +31,9 @@ LEAST_SPREAD = 0.1
 # Least mean square error of the kernel on a patch in the loss, relative to that of its source.
 LEAST_ERROR = 0.01
 # Number of ensemble members for scoring a round.
-JUDGED_MEMBERS = 4
+VALIDATION_MEMBERS = 4
 # Uses of random noise.
-TRAIN, JUDGE = 0, 1
+TRAIN, VALIDATE = 0, 1
 # Steps between checks of the loss, because each check waits for the accelerator.
 LOOK_EVERY = 20
 
@@ -99,7 +99,7 @@ class TrainedUpscaler(lightning.LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         """Return the fine fields of a batch with the weights in training."""
         generator = random_numbers(self.how.seed, TRAIN, self.progress.step, self.global_rank)
-        return predicted(self.learned, batch, self.how.members, generator)
+        return predict(self.learned, batch, self.how.members, generator)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of a batch; errors are in standard deviations of the variable."""
@@ -156,7 +156,7 @@ class TrainedUpscaler(lightning.LightningModule):
     def follow(self) -> None:
         """Update the weight averages, and count the step.
 
-        The keeper calls this before it saves a state, because hooks of callbacks precede those of the module.
+        The callback calls this before it saves a state, because hooks of callbacks precede those of the module.
         """
         self.progress.step += 1
         self.progress.done += 1
@@ -180,10 +180,10 @@ class TrainedUpscaler(lightning.LightningModule):
         kernel = kernel_alone(self.learned.spec, batch)
         if self.learned.spec.stochastic:
             # The same noise in every round, so that scores differ by the weights alone.
-            same = random_numbers(self.how.seed, JUDGE, number, self.global_rank)
-            squares = probabilistic_errors(batch, predicted(self.averaged, batch, JUDGED_MEMBERS, same), kernel)
+            same = random_numbers(self.how.seed, VALIDATE, number, self.global_rank)
+            squares = probabilistic_errors(batch, predict(self.averaged, batch, VALIDATION_MEMBERS, same), kernel)
         else:
-            squares = squared_errors(batch, predicted(self.averaged, batch), kernel)
+            squares = squared_errors(batch, predict(self.averaged, batch), kernel)
         for source in batch.source.unique().tolist():
             part = squares[batch.source == source].sum(dim=0)
             self._sums[source] = self._sums.get(source, torch.zeros_like(part)) + part
@@ -219,7 +219,7 @@ def random_numbers(seed: int, *place: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
-def predicted(learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None) -> Tensor:
+def predict(learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None) -> Tensor:
     """Return the fine fields of a batch, shape (B, V, Y, X), or (M, B, V, Y, X) for an ensemble."""
     given = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
     if not learned.spec.stochastic:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import OptionError
 from downscale.models.checkpoint import Record
-from downscale.training.pairs import Sides, Source, iso, path_of, read_truth
+from downscale.training.pairs import Source, Split, iso, path_of, read_truth
 from downscale.training.schema import TrainingRecipe
 
 PIECE = 1 << 16
@@ -97,7 +97,7 @@ def recipe_identity(recipe: TrainingRecipe, data: str) -> str:
     return hashlib.sha256(json.dumps([content, data], sort_keys=True).encode()).hexdigest()
 
 
-def describe_source(source: Source, sides: Sides) -> dict[str, Any]:
+def describe_source(source: Source, sides: Split) -> dict[str, Any]:
     """Return the description of a source for a checkpoint, as plain values."""
     attrs = source.outputs[0].maps.attrs
     dates = [] if source.dates is None else [str(source.dates.min()), str(source.dates.max())]
@@ -151,7 +151,7 @@ def _axis(axis: Any) -> dict[str, Any]:
 SAME_EDGE = 0.01
 
 
-def require_apart(sources: Sequence[Source], sides: Sequence[Sides]) -> None:
+def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
     """Raise an OptionError if a source trains on times that another one of the same data holds out.
 
     Raises
@@ -173,7 +173,7 @@ def require_apart(sources: Sequence[Source], sides: Sequence[Sides]) -> None:
                 )
 
 
-def _kept_out(sides: Sides, count: int) -> NDArray[np.int64]:
+def _kept_out(sides: Split, count: int) -> NDArray[np.int64]:
     """Return the steps that are held out, and those of the gap beside them."""
     return np.setdiff1d(np.arange(count), sides.train)
 
@@ -255,7 +255,7 @@ def _aligned(one: Any, other: Any) -> bool:
     return _overlap(one, other)
 
 
-def seen_times(
+def trained_times(
     record: Record, grid: Any, dates: NDArray[Any] | None, count: int, files: Iterable[str]
 ) -> NDArray[np.bool_]:
     """Return which time steps of some maps the training of a model saw.

@@ -29,20 +29,20 @@ from downscale.models.static_features import NEEDS, companions
 from downscale.models.time_features import clock_values
 from downscale.nn.separable import Separable, sobolev_operator
 from downscale.sample import path as sample_path
-from downscale.training.schema import Channel, Data, Network, Pair, Split, seconds_of
+from downscale.training.schema import Channel, Data, Network, Pair, ValidationSplit, seconds_of
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
+class Split:
     """Indices of the time steps on each side; steps in the gap are on neither."""
 
     train: Indices
     validation: Indices
 
 
-def split_times(dates: NDArray[Any] | None, count: int, how: Split, use: str, label: str) -> Sides:
+def split_times(dates: NDArray[Any] | None, count: int, how: ValidationSplit, use: str, label: str) -> Split:
     """Split time steps into training and one contiguous span of validation.
 
     Parameters
@@ -51,7 +51,7 @@ def split_times(dates: NDArray[Any] | None, count: int, how: Split, use: str, la
         In any order; None for a source without dates, whose steps are taken in order.
     count : int
         Number of time steps.
-    how : Split
+    how : ValidationSplit
         Settings of the recipe.
     use : {"split", "train", "validation"}
         Side of the source, or "split".
@@ -65,13 +65,13 @@ def split_times(dates: NDArray[Any] | None, count: int, how: Split, use: str, la
 
     Examples
     --------
-    >>> sides = split_times(None, 10, Split(fraction=0.3, gap=2), "split", "a.nc")
+    >>> sides = split_times(None, 10, ValidationSplit(fraction=0.3, gap=2), "split", "a.nc")
     >>> sides.train.tolist(), sides.validation.tolist()
     ([0, 1, 2, 3, 4], [7, 8, 9])
     """
     none, every = np.empty(0, dtype=np.int64), np.arange(count)
     if use != "split":
-        return Sides(every, none) if use == "train" else Sides(none, every)
+        return Split(every, none) if use == "train" else Split(none, every)
     seconds = None if dates is None else _seconds(dates)
     order = every if seconds is None else np.argsort(seconds, kind="stable")
     if how.span is None:
@@ -79,14 +79,14 @@ def split_times(dates: NDArray[Any] | None, count: int, how: Split, use: str, la
     else:
         held = _within(dates, how.span, label)
     if held.size == 0:
-        return Sides(every, none)
+        return Split(every, none)
     if seconds is None or isinstance(how.gap, int):
         # The gap counts different times: members of one time are not steps apart.
         places = every if seconds is None else np.unique(seconds, return_inverse=True)[1]
         away = _distance(places, places[held]) > (how.gap if isinstance(how.gap, int) else 1)
     else:
         away = _distance(seconds, seconds[held]) > seconds_of(how.gap)
-    return Sides(np.flatnonzero(away), np.sort(held))
+    return Split(np.flatnonzero(away), np.sort(held))
 
 
 def _distance(times: NDArray[Any], held: NDArray[Any]) -> NDArray[Any]:
@@ -253,18 +253,18 @@ def open_source(pair: Pair, data: Data, network: Network) -> Source:
 
 
 def _opened(pair: Pair, data: Data, network: Network) -> Source:
-    raw = selected(open_maps(pair.fine), pair)
-    ds, where = cropped(raw, [size * pair.average for size in data.factor])
-    other, there = independent(pair)
+    raw = select_ranges(open_maps(pair.fine), pair)
+    ds, where = crop_to_cells(raw, [size * pair.average for size in data.factor])
+    other, there = open_independent(pair)
     first, fine = None, where.grid
     if pair.average > 1:
         fine = where.grid.coarsen(pair.average, pair.average)
         first = Aggregation.between(fine, where.grid)
     grid = fine.coarsen(*data.factor)
     if other is not None and there is not None:
-        other, there = oriented(other, there, where)
+        other, there = orient_like(other, there, where)
         require_match(there, grid, fine, data.factor)
-    ds, other = same_times(ds, other)
+    ds, other = select_shared_times(ds, other)
     time = time_name(ds)
     outputs = tuple(_field(ds, where, channel, pair) for channel in data.outputs)
     lead = outputs[0].maps.dims[:-2]
@@ -301,7 +301,7 @@ def path_of(path: str) -> Path:
     return Path(sample_path(path.removeprefix(SAMPLE)) if path.startswith(SAMPLE) else path)
 
 
-def selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
+def select_ranges(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
     """Return the part of a dataset within the recipe's coordinate ranges, in either direction of the coordinates."""
     for name, (low, high) in pair.select.items():
         if name not in ds.dims or name not in ds.coords:
@@ -314,7 +314,7 @@ def selected(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
     return ds
 
 
-def cropped(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizontal]:
+def crop_to_cells(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizontal]:
     """Return the dataset without the last rows and columns that do not fill a coarse cell, and its grid."""
     where = horizontal(ds)
     keep = {}
@@ -329,17 +329,17 @@ def cropped(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizonta
     return ds, horizontal(ds)
 
 
-def independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
+def open_independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
     """Return the coarse fields of an independent model and their grid; None if the recipe names none."""
     if pair.coarse is None:
         return None, None
     ds = open_maps(pair.coarse)
     chosen = pair.model_copy(update={"select": {k: v for k, v in pair.select.items() if k == time_name(ds)}})
-    ds = selected(ds, chosen)
+    ds = select_ranges(ds, chosen)
     return ds, horizontal(ds)
 
 
-def oriented(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+def orient_like(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Return a coarse dataset with rows and columns in the direction of the fine ones, on axes of the same kind."""
     there = with_named_mapping(there, coarse, where)
     require_same_axes(there, where, "coarse file", "the fine file", "remap one of them to the axes of the other first")
@@ -364,7 +364,7 @@ def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, in
         )
 
 
-def same_times(ds: xr.Dataset, other: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
+def select_shared_times(ds: xr.Dataset, other: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Return both datasets on the dates that they share."""
     if other is None:
         return ds, None
@@ -554,7 +554,7 @@ def _mean(source: Source, fine: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(source.cells.mean(fine) if valid.all() else source.cells.mean(fine, valid))
 
 
-class Shelf:
+class MapCache:
     """Cache of maps that evicts the least recently used at its memory limit.
 
     Parameters

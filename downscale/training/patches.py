@@ -15,8 +15,8 @@ from torch import Tensor
 from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing
-from downscale.training.pairs import Shelf, Source
-from downscale.training.sampling import Key, lattice, sampled_coverage, tile_coverage
+from downscale.training.pairs import MapCache, Source
+from downscale.training.sampling import PatchIndex, lattice, sampled_coverage, tile_coverage
 from downscale.training.schema import Data, Patches
 
 # Orientations of a square: bit 1 mirrors rows, bit 2 columns, bit 4 transposes.
@@ -35,7 +35,7 @@ HANDED = re.compile(r"vorticity|helicity|stream_?function|(from|to)_direction|\b
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One component of a vector along the axes of the grid.
 
     Attributes
@@ -56,20 +56,22 @@ class Part:
     partner: int | None = None
 
 
-def static_parts(channels: Sequence[str]) -> tuple[Part, ...]:
+def static_components(channels: Sequence[str]) -> tuple[Component, ...]:
     """Return the vector components among the static channels, which are those of the aspect."""
     if ASPECT[0] not in channels:
         return ()
     east, north = (list(channels).index(name) for name in ASPECT)
-    return Part("statics", east, "x", north), Part("statics", north, "y", east)
+    return Component("statics", east, "x", north), Component("statics", north, "y", east)
 
 
-def turns_of(parts: Iterable[Part]) -> int:
+def count_orientations(parts: Iterable[Component]) -> int:
     """Return the number of possible orientations: 8, or 4 without transposition if a component has no partner."""
     return 8 if all(part.partner is not None for part in parts) else 4
 
 
-def variable_parts(data: Data, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]) -> tuple[Part, ...]:
+def variable_components(
+    data: Data, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]
+) -> tuple[Component, ...]:
     """Return the components of vectors among outputs and predictors.
 
     Parameters
@@ -97,7 +99,7 @@ def variable_parts(data: Data, described: Sequence[dict[str, Any]], own_axes: Se
                 continue
             along, other = one
             partner = next((n for n in names if n != name and other == _label(n, described, named)), None)
-            made.append(Part(group, names.index(name), along, None if partner is None else names.index(partner)))
+            made.append(Component(group, names.index(name), along, None if partner is None else names.index(partner)))
     return tuple(made)
 
 
@@ -139,7 +141,7 @@ def _unknown(name: str, what: str) -> OptionError:
     )
 
 
-def turn_array(array: NDArray[Any], number: int) -> NDArray[Any]:
+def reorient_array(array: NDArray[Any], number: int) -> NDArray[Any]:
     """Return an array with its last two axes mirrored and transposed."""
     if number & MIRROR_ROWS:
         array = array[..., ::-1, :]
@@ -148,14 +150,14 @@ def turn_array(array: NDArray[Any], number: int) -> NDArray[Any]:
     return array.swapaxes(-2, -1) if number & SWAP else array
 
 
-def turn_parts(fields: NDArray[Any], parts: Iterable[Part], number: int, same_way: bool) -> NDArray[Any]:
-    """Return fields with components corrected after :func:`turn_array`, which treats them as scalars.
+def reorient_components(fields: NDArray[Any], parts: Iterable[Component], number: int, same_way: bool) -> NDArray[Any]:
+    """Return fields with components corrected after :func:`reorient_array`, which treats them as scalars.
 
     Parameters
     ----------
     fields : array, shape (C, n_y, n_x)
-        Fields of one group, after :func:`turn_array`.
-    parts : iterable of Part
+        Fields of one group, after :func:`reorient_array`.
+    parts : iterable of Component
         Components of that group.
     number : int
         The orientation; transposition needs partners.
@@ -247,36 +249,36 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
 
     Parameters
     ----------
-    shelf : Shelf
+    cache : MapCache
         Cache of maps.
-    parts : tuple of Part
+    parts : tuple of Component
         Components of vectors, which turn with a patch.
     how : Patches
         The recipe's settings.
     spacings : bool
         Whether a loss needs distances.
     tiled : bool
-        Whether keys are those of :meth:`downscale.training.sampling.Draws.fixed`, else of ``round``.
+        Whether keys are those of :meth:`downscale.training.sampling.PatchSampler.fixed`, else of ``round``.
     """
 
     def __init__(
-        self, shelf: Shelf, parts: tuple[Part, ...], how: Patches, spacings: bool = False, tiled: bool = False
+        self, cache: MapCache, parts: tuple[Component, ...], how: Patches, spacings: bool = False, tiled: bool = False
     ) -> None:
-        self.shelf, self.parts, self.how = shelf, parts, how
-        self._spacings = [Spacing.of(source.fine) for source in shelf.sources] if spacings else []
-        self._seen = [_seen(source, how, tiled) for source in shelf.sources]
+        self.cache, self.parts, self.how = cache, parts, how
+        self._spacings = [Spacing.of(source.fine) for source in cache.sources] if spacings else []
+        self._seen = [_seen(source, how, tiled) for source in cache.sources]
         # Areas are relative to the mean over cells with any
         self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
-                      for source, seen in zip(shelf.sources, self._seen, strict=True)]  # fmt: skip
+                      for source, seen in zip(cache.sources, self._seen, strict=True)]  # fmt: skip
 
     def tiled(self) -> PatchSet:
         """Return the patches of the same maps for validation keys."""
-        return PatchSet(self.shelf, self.parts, self.how, bool(self._spacings), tiled=True)
+        return PatchSet(self.cache, self.parts, self.how, bool(self._spacings), tiled=True)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: PatchIndex) -> Sample:
         """Return one patch, cut and reoriented."""
-        source = self.shelf.sources[key.source]
-        ready = self.shelf.get(key.source, key.number)
+        source = self.cache.sources[key.source]
+        ready = self.cache.get(key.source, key.number)
         size = min(self.how.size[0], source.grid.shape[0]), min(self.how.size[1], source.grid.shape[1])
         rows, columns = (np.arange(first, first + n) for first, n in zip((key.row, key.column), size, strict=True))
         f_y, f_x = source.cells.factor_y, source.cells.factor_x
@@ -338,7 +340,7 @@ def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sa
     return Sample(**made)
 
 
-def turned(sample: Sample, turn: int, parts: Sequence[Part], same_way: bool) -> Sample:
+def turned(sample: Sample, turn: int, parts: Sequence[Component], same_way: bool) -> Sample:
     """Return a patch with mirrored and transposed rows and columns, vector components included.
 
     Parameters
@@ -347,21 +349,21 @@ def turned(sample: Sample, turn: int, parts: Sequence[Part], same_way: bool) -> 
         A patch.
     turn : int
         0 to 7; transposition needs square patches and one factor for rows and columns.
-    parts : sequence of Part
+    parts : sequence of Component
         Components among the outputs, predictors and statics.
     same_way : bool
         Whether rows and columns both run along their axes, northward and eastward, or both against them.
     """
     if turn == 0:
         return sample
-    fields = {name: np.ascontiguousarray(turn_array(getattr(sample, name), turn)) for name in FIELDS}
+    fields = {name: np.ascontiguousarray(reorient_array(getattr(sample, name), turn)) for name in FIELDS}
     made = {**sample.__dict__, **fields}
     if turn & SWAP:
         made["dy"], made["dx"] = made["dx"], made["dy"]
     for group, names in TURNING.items():
         own = [part for part in parts if part.group == group]
         for name in names if own else ():
-            made[name] = turn_parts(made[name], own, turn, same_way)
+            made[name] = reorient_components(made[name], own, turn, same_way)
     return Sample(**made)
 
 

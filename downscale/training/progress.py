@@ -29,12 +29,12 @@ Say = Callable[[str], None]
 EVERY = 10.0
 
 
-class Pulse:
+class LineTimer:
     """Timer of progress lines, restarted by every line.
 
     Examples
     --------
-    >>> Pulse(every=0.0).due(), Pulse(every=60.0).due()
+    >>> LineTimer(every=0.0).due(), LineTimer(every=60.0).due()
     (True, False)
     """
 
@@ -54,14 +54,14 @@ class Pulse:
         self._last = time.monotonic()
 
 
-def has_bar() -> bool:
+def has_terminal() -> bool:
     """Return whether the output is a terminal, on which bars show progress."""
     return sys.stderr.isatty()
 
 
-def followed(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterable[Any]:
+def track_progress(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterable[Any]:
     """Return the items; show a bar on a terminal, else print a line every ten seconds."""
-    if not has_bar():
+    if not has_terminal():
         return _told(items, total, say, doing)
     from rich.console import Console
     from rich.progress import track
@@ -70,7 +70,7 @@ def followed(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterable
 
 
 def _told(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterator[Any]:
-    pulse = Pulse()
+    pulse = LineTimer()
     for number, item in enumerate(items):
         if pulse.due():
             say(f"{doing}: {number} of {total}")

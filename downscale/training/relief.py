@@ -14,7 +14,7 @@ from downscale.errors import InputError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing, slope
 from downscale.fields.spectrum import radial_power, rings, taper
-from downscale.training.pairs import cropped
+from downscale.training.pairs import crop_to_cells
 
 Floats = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def read_tiles(
     InputError
         If there are fewer than four tiles.
     """
-    ds, where = cropped(as_dataset(relief)[0], [average, average])
+    ds, where = crop_to_cells(as_dataset(relief)[0], [average, average])
     field = ds[horizontal_variables(ds, where)[0]].transpose(..., *where.dims)
     values = np.asarray(field.values, np.float64).reshape(-1, *field.shape[-2:])[0]
     grid = where.grid

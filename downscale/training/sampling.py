@@ -133,7 +133,7 @@ def _relative(covered: Floats) -> Floats:
 MOST_AT_ONCE = 1 << 20
 
 
-class Key(NamedTuple):
+class PatchIndex(NamedTuple):
     """Source, map, first coarse row and column, orientation and weight factor of a patch."""
 
     source: int
@@ -204,7 +204,7 @@ def candidates(coarse: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDAr
     return valid, active
 
 
-class Draws:
+class PatchSampler:
     """Sampler of the patches of each round, reproducible for a seed, round and number of processes.
 
     Within a source, patches are sampled by area, and :class:`downscale.training.patches.PatchSet` weights their cells,
@@ -272,7 +272,7 @@ class Draws:
         """Return the number of different places and maps that patches can be sampled from."""
         return self._places
 
-    def round(self, number: int, count: int) -> list[Key]:
+    def round(self, number: int, count: int) -> list[PatchIndex]:
         """Return the keys of a round of training, in their order."""
         rng = np.random.default_rng([self.seed, 1, number])
         chosen = self._at_hand(rng)
@@ -290,7 +290,7 @@ class Draws:
         count = int(np.searchsorted(sizes[order].cumsum(), room, side="right"))
         return np.sort(order[: max(count, 1)])
 
-    def _key(self, rng: np.random.Generator, source: int, number: int) -> Key:
+    def _key(self, rng: np.random.Generator, source: int, number: int) -> PatchIndex:
         table, worth = self.tables[source], self._worth(source, number) * self._place_weights[source]
         place = int(rng.choice(worth.size, p=worth.ravel() / worth.sum()))
         shape = self.sources[source].grid.shape
@@ -301,14 +301,14 @@ class Draws:
             # Candidates are half a patch apart: shift the patch at random in between.
             moved = int(first[at]) + int(rng.integers(-largest_shift(size), largest_shift(size) + 1))
             corner.append(min(max(moved, 0), cells - size))
-        return Key(source, number, corner[0], corner[1], int(rng.integers(self.turns)))
+        return PatchIndex(source, number, corner[0], corner[1], int(rng.integers(self.turns)))
 
     def _square(self) -> int:
         """Return 8 for patches that may be transposed, else 4."""
         cells = self.sources[0].cells
         return 8 if cells.factor_y == cells.factor_x and self.how.size[0] == self.how.size[1] else 4
 
-    def fixed(self, count: int) -> list[Key]:
+    def fixed(self, count: int) -> list[PatchIndex]:
         """Return the keys of the validation patches, always the same: adjacent tiles, not reoriented, map by map.
 
         Only a fraction of quiet tiles is kept, with larger weight. Memory does not grow with the record.
@@ -325,7 +325,7 @@ class Draws:
                 which, tile = np.nonzero(rng.random(own.shape) < own)
                 found = [np.full(which.size, source), part[which], *places[tile].T]
                 kept.add(rng, np.stack(found, axis=1), own[which, tile])
-        return [Key(int(source), int(number), int(row), int(column), weight=float(1 / chance))
+        return [PatchIndex(int(source), int(number), int(row), int(column), weight=float(1 / chance))
                 for (source, number, row, column), chance in kept.rows()]  # fmt: skip
 
     def _tiles(self, table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -362,7 +362,7 @@ class _Sample:
         return zip(self._rows[order], self._beside[order], strict=True)
 
 
-def require_samples(draws: Draws, least: int, side: str) -> None:
+def require_samples(draws: PatchSampler, least: int, side: str) -> None:
     """Raise an InputError if there are too few patches to sample from.
 
     Raises

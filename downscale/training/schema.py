@@ -106,7 +106,7 @@ class Channel(Block):
 Named = Annotated[Channel, BeforeValidator(_named)]
 
 
-class Split(Block):
+class ValidationSplit(Block):
     """Held-out times: a last ``fraction`` of each source, or the dates of ``span``, separated by a ``gap``.
 
     ``gap`` is a number of time steps, or a time such as "6 hours". It belongs to neither side, so that weather does not
@@ -141,7 +141,7 @@ class Data(Block):
     vectors: list[tuple[str, str]] = Field(default_factory=list)
     statics: list[str] = Field(default_factory=list)
     encodings: list[str] = Field(default_factory=list)
-    validation: Split = Split()
+    validation: ValidationSplit = ValidationSplit()
 
     @model_validator(mode="after")
     def _pairs_of_vectors(self) -> Data:

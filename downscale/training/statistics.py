@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import InputError
 from downscale.nn.spec import Variable
-from downscale.training.pairs import Sides, Source, bounds_of, read_coarse, read_predictor, read_truth
+from downscale.training.pairs import Source, Split, bounds_of, read_coarse, read_predictor, read_truth
 from downscale.training.sampling import Table, candidates, lattice
 from downscale.training.schema import Channel, Data, Patches
 
@@ -178,7 +178,7 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class Statistics:
     """Result of a survey.
 
     Attributes
@@ -197,9 +197,9 @@ class Survey:
     spread: tuple[float, ...]
 
 
-def survey(
-    sources: Sequence[Source], sides: Sequence[Sides], data: Data, how: Patches, progress: Progress | None = None
-) -> Survey:
+def measure_statistics(
+    sources: Sequence[Source], sides: Sequence[Split], data: Data, how: Patches, progress: Progress | None = None
+) -> Statistics:
     """Survey all sources, in one pass or in two if a transform needs it.
 
     Raises
@@ -232,10 +232,10 @@ def survey(
     variables = [_variable(fit, channel, sources[0], i) for i, (fit, channel) in each]
     count = len(data.outputs)
     spread = tuple(fit.spread for fit in pooled[:count])
-    return Survey(tuple(variables[:count]), tuple(variables[count:]), tuple(tables), spread)
+    return Statistics(tuple(variables[:count]), tuple(variables[count:]), tuple(tables), spread)
 
 
-def _surveyed(source: Source, side: Sides) -> tuple[NDArray[np.int64], set[int]]:
+def _surveyed(source: Source, side: Split) -> tuple[NDArray[np.int64], set[int]]:
     """Return the maps to survey, and which of them are in the training split."""
     train, held = source.maps_of(side.train), source.maps_of(side.validation)
     chosen = [part[_evenly(part.size)] for part in (train, held)]

@@ -10,7 +10,7 @@ import numpy as np
 from downscale.cf.units import same_units
 from downscale.errors import InputError, OptionError
 from downscale.nn.spec import Event, ModelSpec, Variable
-from downscale.training.pairs import Sides, Source, read_truth
+from downscale.training.pairs import Source, Split, read_truth
 from downscale.training.schema import EventRule, TrainingRecipe
 
 # Keys of the training block for the loss on fields; a mask has its own loss.
@@ -88,7 +88,7 @@ def require_event_units(wanted: EventRule, name: str, units: str) -> None:
         )
 
 
-def require_occurs(sources: Sequence[Source], sides: Sequence[Sides], spec: ModelSpec) -> str:
+def require_occurs(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -> str:
     """Return a message on the event's frequency in the training split; warn if it is not rare.
 
     Raises

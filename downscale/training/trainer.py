@@ -24,11 +24,11 @@ from downscale.errors import InputError, OptionError
 from downscale.training.module import TrainedUpscaler
 from downscale.training.patches import PatchSet, collate
 from downscale.training.progress import (
+    LineTimer,
     Progress,
-    Pulse,
     State,
     ended,
-    has_bar,
+    has_terminal,
     moments_of,
     restore_moments,
     step_words,
@@ -36,20 +36,20 @@ from downscale.training.progress import (
     words,
     write_state,
 )
-from downscale.training.sampling import Draws, Key
+from downscale.training.sampling import PatchIndex, PatchSampler
 from downscale.training.schema import Training
 
 
-class Rounds(torch.utils.data.Sampler[list[Key]]):
+class Rounds(torch.utils.data.Sampler[list[PatchIndex]]):
     """Batches of one process in the current round; an interrupted round resumes at its next batch.
 
     The sampler has no length, because rounds differ in length.
     """
 
-    def __init__(self, draws: Draws, how: Training, progress: Progress, rank: int, world: int) -> None:
+    def __init__(self, draws: PatchSampler, how: Training, progress: Progress, rank: int, world: int) -> None:
         self.draws, self.how, self.progress, self.rank, self.world = draws, how, progress, rank, world
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[PatchIndex]]:
         batch, done = self.how.batch, self.progress.done
         keys = self.draws.round(self.progress.round, self.how.round * batch * self.world)[self.rank :: self.world]
         for number in range(done, done + steps_of_round(self.progress, self.how)):
@@ -65,7 +65,7 @@ class PatchData(lightning.LightningDataModule):
         Patches by their keys.
     Sampler of the patches of each round.
         Which patches each round sees.
-    held : list of Key
+    held : list of PatchIndex
         Keys of the validation patches.
     how : Training
         The recipe's settings.
@@ -78,8 +78,8 @@ class PatchData(lightning.LightningDataModule):
     def __init__(
         self,
         patches: PatchSet,
-        draws: Draws,
-        held: list[Key],
+        draws: PatchSampler,
+        held: list[PatchIndex],
         how: Training,
         progress: Progress,
         factor: tuple[int, int],
@@ -120,7 +120,7 @@ class PatchData(lightning.LightningDataModule):
 Say = Callable[[str], None]
 
 
-class Keeper(lightning.Callback):
+class StateCallback(lightning.Callback):
     """Callback that saves the state for resuming, scores each round, and ends the training.
 
     Parameters
@@ -154,7 +154,7 @@ class Keeper(lightning.Callback):
         self._clock = CLOCKS[how.clock]
         self._begun, self._saved = self._clock(), time.monotonic()
         self._before = progress.seconds
-        self._between_steps, self._pulse = False, Pulse()
+        self._between_steps, self._timer = False, LineTimer()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Restore an earlier state, and start the clock."""
@@ -183,7 +183,7 @@ class Keeper(lightning.Callback):
         self._between_steps = self.progress.done < self.how.round
         over = ended(self.progress, self.how)
         trainer.should_stop = trainer.should_stop or over
-        if trainer.is_global_zero and not has_bar() and self._pulse.due():
+        if trainer.is_global_zero and not has_terminal() and self._timer.due():
             self.say(step_words(self.progress, float(module.last_loss), self.how))
         due = time.monotonic() - self._saved >= self.how.save_every
         if due and self._between_steps and not over:
@@ -194,7 +194,7 @@ class Keeper(lightning.Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Print the progress of a long validation."""
-        if trainer.is_global_zero and not has_bar() and self._pulse.due():
+        if trainer.is_global_zero and not has_terminal() and self._timer.due():
             self.say(f"step {self.progress.step}: {batch_idx + 1} batches of the validation split scored")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -215,7 +215,7 @@ class Keeper(lightning.Callback):
             spec = module.learned.spec
             kind = "mask" if spec.event is not None else "ensemble" if spec.stochastic else "field"
             self.say(words(self.progress, module.score, better, self.how, kind))
-            self._pulse.said()
+            self._timer.said()
             self._log(trainer, module)
         trainer.should_stop = ended(self.progress, self.how)
         self.save(trainer, module)
@@ -264,7 +264,7 @@ class Keeper(lightning.Callback):
 
 # Steps between synchronisations of the processes' clocks, which also follow each round.
 AGREE_EVERY = 10
-# Key prefix of the errors at the best validation, which are stored with its weights.
+# PatchIndex prefix of the errors at the best validation, which are stored with its weights.
 ERRORS = "__errors__"
 # Clocks for the time limit of a training.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
@@ -287,7 +287,7 @@ class Bar(RichProgressBar):
 
 def bars(how: Training) -> list[lightning.Callback]:
     """Return the progress bar, or an empty list if the output is not a terminal."""
-    return [Bar(how)] if has_bar() else []
+    return [Bar(how)] if has_terminal() else []
 
 
 def _upscaler(module: Any) -> TrainedUpscaler:
@@ -295,7 +295,9 @@ def _upscaler(module: Any) -> TrainedUpscaler:
     return module
 
 
-def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper, folder: Path) -> lightning.Trainer:
+def run(
+    how: Training, module: TrainedUpscaler, data: PatchData, callback: StateCallback, folder: Path
+) -> lightning.Trainer:
     """Train to the end and return the trainer.
 
     Raises
@@ -303,7 +305,7 @@ def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper,
     OptionError
         If the library does not accept the accelerator, devices or strategy.
     KeyboardInterrupt
-        If the user stops the training; the keeper has saved the state.
+        If the user stops the training; the callback has saved the state.
     """
     bar = bars(how)
     settings: dict[str, Any] = {
@@ -312,7 +314,7 @@ def run(how: Training, module: TrainedUpscaler, data: PatchData, keeper: Keeper,
         "gradient_clip_val": how.clip,
         "max_epochs": -1,  # the progress counts rounds across runs
         "logger": _logger(how.logger, folder),
-        "callbacks": [keeper, *bar],
+        "callbacks": [callback, *bar],
         "enable_progress_bar": bool(bar),
         "enable_checkpointing": False,  # the library's checkpoints are pickles
         "enable_model_summary": False,
