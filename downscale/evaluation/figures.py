@@ -37,15 +37,7 @@ LINES = ("-", "--", "-.", ":")
 def draw(
     recipe: EvaluationRecipe, truths: list[Truth], methods: list[ReadyMethod], scores: xr.Dataset, folder: Path
 ) -> list[Path]:
-    """Draw maps of each source and variable, and the spectra of each variable; return the files.
-
-    Raises
-    ------
-    OptionError
-        If the region of the maps has no cells, or there is no such time.
-    OutputError
-        If a picture cannot be written.
-    """
+    """Draw maps of each source and variable, and the spectra of each variable; return the files."""
     how = recipe.output.figures
     assert how is not None
     written = []
@@ -77,13 +69,7 @@ def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
 
 
 def require_maps(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
-    """Raise an OptionError for a map that a source does not have.
-
-    Raises
-    ------
-    OptionError
-        With one line.
-    """
+    """Raise an OptionError for a map that a source does not have."""
     how = recipe.output.figures
     for truth in truths if how is not None else ():
         if how is not None and how.map >= truth.steps:
@@ -142,17 +128,7 @@ def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
 
 
 def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] | None = None) -> Figure:
-    """Return a figure of one variable: reference, coarse maps and methods, with the error below each method.
-
-    Parameters
-    ----------
-    fields : mapping of label to Dataset of one variable
-        ``Truth``, ``Coarse``, then methods on the cells of the truth. The first entry of other dimensions is shown.
-    title : str
-        Description of the reference.
-    limits : (float, float), optional
-        Limits of the colours of fields; the default covers most of the reference.
-    """
+    """Return a figure of one variable: reference, coarse maps and methods, with the error below each method."""
     plain, drawn, where = {}, {}, None
     for label, ds in fields.items():
         at = horizontal(ds, guess=True)
@@ -271,11 +247,6 @@ def summary(scores: xr.Dataset, variable: str) -> Figure | None:
     The rows are quantiles against those of the reference, relative power in decibels, wet area, and fractions skill
     score by scale. Ensembles add rank histograms, spread beside error, and the CRPS. The last row is the cell
     conservation of every method.
-
-    Returns
-    -------
-    Figure or None
-        None if there is nothing to draw.
     """
     rows = [draw for needed, draw in PANELS if f"{variable}_{needed}" in scores and _some(scores, variable, needed)]
     if not rows:

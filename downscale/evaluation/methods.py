@@ -121,13 +121,7 @@ def is_mask(made: xr.Dataset, name: str) -> bool:
 
 
 def event_probability(made: xr.Dataset) -> tuple[xr.DataArray, float]:
-    """Return the probability of a model's event, and its decision probability.
-
-    Raises
-    ------
-    InputError
-        If there is no flag with its probability.
-    """
+    """Return the probability of a model's event, and its decision probability."""
     for field in made.data_vars.values():
         if "decision_threshold" in field.attrs:
             return made[field.attrs["ancillary_variables"]], float(field.attrs["decision_threshold"])
@@ -150,21 +144,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class ReadyMethod:
-    """A method ready to run.
+    """A method ready to run."""
 
-    Attributes
-    ----------
-    how : Method
-        Entry of the recipe.
-    method : object
-        A name, or a model in memory.
-    record : Record or None
-        Training record of a learned model.
-    """
-
-    how: Method
-    method: Any
-    record: Record | None = None
+    how: Method  # entry of the recipe
+    method: Any  # A name, or a model in memory
+    record: Record | None = None  # training record of a learned model
 
     @property
     def label(self) -> str:
@@ -194,13 +178,7 @@ class ReadyMethod:
         return given
 
     def run(self, block: Block, truth: Truth) -> xr.Dataset:
-        """Return fine maps, in memory.
-
-        Raises
-        ------
-        DownscaleError
-            If the method does not fit the data; the message begins with its label.
-        """
+        """Return fine maps, in memory."""
         try:
             # Pass whole objects: a selection by name would lose the bounds of the axes, and with them the cells.
             fine, _ = as_dataset(downscale(block.coarse, **self.arguments(truth)))
@@ -213,11 +191,6 @@ def open_methods(methods: Sequence[Method], factor: tuple[int, int], folder: Pat
     """Return methods ready to run, with checkpoints read, or trained into ``folder`` unless that was done before.
 
     Faults of all recipes and checkpoints are found before the first training begins.
-
-    Raises
-    ------
-    DownscaleError
-        If a method is unknown, or its checkpoint or recipe is not usable; the message begins with its label.
     """
     recipes = {how.label: load_training(how.train, how.change) for how in methods if how.train is not None}
     ready = {how.label: _ready(how, how.method, factor) for how in methods if how.train is None}

@@ -43,28 +43,15 @@ NO_LAW = (math.nan, math.nan, math.nan)
 
 @dataclass
 class Accumulator:
-    """Results of one method on one source so far.
+    """Results of one method on one source so far."""
 
-    Attributes
-    ----------
-    scores : dict of str to Scores
-        Scores by variable.
-    law : dict of str to (float, float, float)
-        By variable: the largest relative error of a coarse cell and of the integral of a map, and the number of values
-        out of bounds; empty for masks, to which conservation does not apply.
-    cost : Cost
-        Cost of all maps together.
-    event : EventRule or None
-        Event of the first variable, whose mask is scored.
-    mask : MaskCounts
-        Counts of the mask.
-    """
-
-    scores: dict[str, Scores]
+    scores: dict[str, Scores]  # scores by variable
+    # By variable: the largest relative error of a coarse cell and of the integral of a map, and the number of values
+    # out of bounds; empty for masks, to which conservation does not apply.
     law: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    cost: Cost = field(default_factory=Cost)
-    event: EventRule | None = None
-    mask: MaskCounts = field(default_factory=MaskCounts.empty)
+    cost: Cost = field(default_factory=Cost)  # cost of all maps together
+    event: EventRule | None = None  # event of the first variable, whose mask is scored
+    mask: MaskCounts = field(default_factory=MaskCounts.empty)  # counts of the mask
 
     def add(self, truth: Truth, block: Block, made: xr.Dataset) -> None:
         """Score the maps of a block."""

@@ -49,51 +49,21 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """One source: lazy fine maps in the units of the recipe.
+    """One source: lazy fine maps in the units of the recipe."""
 
-    Attributes
-    ----------
-    label : str
-        Name in tables.
-    fine : Dataset
-        Outputs and predictors; the first other dimension holds the evaluated times.
-    coarse : Dataset or None
-        Fields of an independent model; None if the coarse maps are averages of the fine ones.
-    names : tuple of str
-        The outputs.
-    bounds : mapping of name to (float or None, float or None)
-        Bounds of all values.
-    factor : mapping of dimension to int
-        Refinement.
-    dims : (str, str)
-        Row and column dimension.
-    area : array, shape (n_y, n_x)
-        Fine cell areas in m2.
-    spacing : Spacing
-        Fine distances in metres.
-    statics : mapping
-        ``orog`` and ``sftlf`` as arguments of the methods, if any.
-    na_thres : float
-        Maximum missing fraction in the averaging.
-    files : tuple of str
-        Files read.
-    dates : array or None
-        Dates of the evaluated times.
-    """
-
-    label: str
-    fine: xr.Dataset
-    coarse: xr.Dataset | None
-    names: tuple[str, ...]
-    bounds: dict[str, Bounds]
-    factor: dict[str, int]
-    dims: tuple[str, str]
-    area: NDArray[np.float64]
-    spacing: Spacing
-    statics: dict[str, xr.Dataset]
-    na_thres: float
-    files: tuple[str, ...]
-    dates: NDArray[Any] | None = None
+    label: str  # name in tables
+    fine: xr.Dataset  # outputs and predictors; the first other dimension holds the evaluated times
+    coarse: xr.Dataset | None  # fields of an independent model; None if the coarse maps are averages of the fine ones
+    names: tuple[str, ...]  # the outputs
+    bounds: dict[str, Bounds]  # bounds of all values
+    factor: dict[str, int]  # refinement
+    dims: tuple[str, str]  # row and column dimension
+    area: NDArray[np.float64]  # (n_y, n_x): fine cell areas in m2
+    spacing: Spacing  # fine distances in metres
+    statics: dict[str, xr.Dataset]  # ``orog`` and ``sftlf`` as arguments of the methods, if any
+    na_thres: float  # maximum missing fraction in the averaging
+    files: tuple[str, ...]  # files read
+    dates: NDArray[Any] | None = None  # dates of the evaluated times
 
     def seen_by(self, record: Record) -> int:
         """Return how many of the evaluated times the training of a model saw."""
@@ -128,13 +98,7 @@ class Truth:
 
 
 def open_truth(source: Source, data: Data) -> Truth:
-    """Return one source of the recipe; reads coordinates only.
-
-    Raises
-    ------
-    InputError, GridError, ShapeError, OptionError
-        If a file or variable is missing, grids do not match, units do not fit, or no time is held out.
-    """
+    """Return one source of the recipe; reads coordinates only."""
     try:
         return _opened(source, data)
     except DownscaleError as error:

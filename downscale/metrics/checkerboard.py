@@ -31,30 +31,18 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Sums over maps.
+    """Sums over maps."""
 
-    Attributes
-    ----------
-    power : array, shape (n_y, n_x)
-        Power of the tapered curvature (differences from four neighbours).
-    tables, leaning, counts : array, shape (tiles_y, tiles_x, s_y, s_x)
-        Sums by tile and phase: the curvature, the curvature times the mean of the tile, and the number of cells.
-    moments : array of three
-        Number, sum and sum of squares of the values minus ``origin``.
-    most : float
-        Largest magnitude of a value.
-    maps : int
-        Number of maps.
-    """
-
-    power: Floats
+    power: Floats  # (n_y, n_x): power of the tapered curvature (differences from four neighbours)
+    # (tiles_y, tiles_x, s_y, s_x): sums by tile and phase: the curvature, the curvature times the mean of the tile,
+    # and the number of cells.
     tables: Floats
     leaning: Floats
     counts: Floats
-    moments: Floats
+    moments: Floats  # number, sum and sum of squares of the values minus ``origin``
     origin: float
-    most: float
-    maps: int
+    most: float  # largest magnitude of a value
+    maps: int  # number of maps
 
     def __add__(self, other: Sums) -> Sums:
         by = other.origin - self.origin

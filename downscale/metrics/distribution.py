@@ -27,13 +27,6 @@ SPARSE = 16
 class Distribution:
     """Weights of distinct values.
 
-    Attributes
-    ----------
-    values : array of float32, shape (n,)
-        Distinct rounded values, ascending.
-    weights : array of float64, shape (n,)
-        Weight of each value.
-
     Examples
     --------
     >>> some = Distribution.of(np.array([1.0, 2.0, 3.0, 4.0]), np.ones(4))
@@ -41,8 +34,9 @@ class Distribution:
     2.0
     """
 
+    # (n,): distinct rounded values, ascending.
     values: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    weights: Floats = field(default_factory=lambda: np.empty(0))
+    weights: Floats = field(default_factory=lambda: np.empty(0))  # (n,): weight of each value
 
     @classmethod
     def of(cls, values: NDArray[np.floating], weights: NDArray[np.floating]) -> Distribution:

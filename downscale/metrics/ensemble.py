@@ -85,17 +85,11 @@ APART = 16
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """A rank histogram as running sums.
+    """A rank histogram as running sums."""
 
-    Attributes
-    ----------
-    counts : array, shape (n_members + 1,)
-        Weights of cells by the number of members below the reference.
-    apart : array, shape (n_members + 1,)
-        The same, as unweighted counts of cells with the spacing ``APART``.
-    """
-
+    # (n_members + 1,): weights of cells by the number of members below the reference.
     counts: Floats = field(default_factory=lambda: np.empty(0))
+    # (n_members + 1,): the same, as unweighted counts of cells with the spacing ``APART``.
     apart: Floats = field(default_factory=lambda: np.empty(0))
 
     @classmethod
@@ -116,13 +110,7 @@ class Ranks:
         return cls(*every)
 
     def merge(self, other: Ranks) -> Ranks:
-        """Return the counts of both together.
-
-        Raises
-        ------
-        ShapeError
-            If their numbers of members differ.
-        """
+        """Return the counts of both together."""
         if not self.counts.size or not other.counts.size:
             return other if not self.counts.size else self
         if self.counts.size != other.counts.size:

@@ -170,15 +170,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Fractions:
-    """Running sums of squared differences of event fractions in windows.
+    """Running sums of squared differences of event fractions in windows."""
 
-    Attributes
-    ----------
-    error, most : arrays, shape (n_thresholds, n_scales)
-        Sums of ``(p - o)^2`` and of ``p^2 + o^2`` over cells and members, with p and o the fractions of window cells
-        at or above the threshold.
-    """
-
+    # (n_thresholds, n_scales): sums of ``(p - o)^2`` and of ``p^2 + o^2`` over cells and members, with p and o the
+    # fractions of window cells at or above the threshold.
     error: Floats = field(default_factory=lambda: np.empty((0, 0)))
     most: Floats = field(default_factory=lambda: np.empty((0, 0)))
 
@@ -215,13 +210,7 @@ class Fractions:
         return cls(error, most)
 
     def merge(self, other: Fractions) -> Fractions:
-        """Return the sums of both together.
-
-        Raises
-        ------
-        ShapeError
-            If the numbers of thresholds and scales differ.
-        """
+        """Return the sums of both together."""
         if not self.error.size or not other.error.size:
             return other if not self.error.size else self
         if self.error.shape != other.error.shape:
@@ -248,13 +237,7 @@ class Fractions:
 
 
 def check_scales(scales: tuple[int, ...]) -> None:
-    """Raise an OptionError for windows without a central cell.
-
-    Raises
-    ------
-    OptionError
-        If a scale is not an odd positive integer.
-    """
+    """Raise an OptionError for windows without a central cell."""
     for side in scales:
         if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1 or side % 2 == 0:
             raise OptionError(f"expected scales as odd numbers of cells from 1 on, received {side!r}; such as 1, 5, 17")

@@ -26,35 +26,17 @@ WHOLE = 0.5
 
 @dataclass(frozen=True)
 class Probe:
-    """A method that takes maps on a torus of ``cells`` coarse cells.
+    """A method that takes maps on a torus of ``cells`` coarse cells."""
 
-    Attributes
-    ----------
-    refine : callable
-        From (n, cells, cells) to (n, cells * f_y, cells * f_x), float64, periodic in both directions.
-    cells : int
-        Coarse cells along each axis.
-    factor : (int, int)
-        Refinement of rows and columns.
-    exact : bool
-        Whether the method has a finite reach that the margin covers; otherwise values beyond the torus are missing.
-    """
-
+    # From (n, cells, cells) to (n, cells * f_y, cells * f_x), float64, periodic in both directions.
     refine: Callable[[Floats], Floats]
-    cells: int
-    factor: tuple[int, int]
+    cells: int  # coarse cells along each axis
+    factor: tuple[int, int]  # refinement of rows and columns
+    # Whether the method has a finite reach that the margin covers; otherwise values beyond the torus are missing.
     exact: bool = True
 
     def __call__(self, coarse: Floats) -> Floats:
-        """Return fine maps of coarse ones, shape (n, cells, cells) or (cells, cells).
-
-        Raises
-        ------
-        ShapeError
-            If the coarse or the fine maps have another shape.
-        InputError
-            If the fine maps are not finite.
-        """
+        """Return fine maps of coarse ones, shape (n, cells, cells) or (cells, cells)."""
         maps = coarse.reshape(-1, self.cells, self.cells)
         fine = self.refine(np.ascontiguousarray(maps))
         expected = (len(maps), self.cells * self.factor[0], self.cells * self.factor[1])
@@ -363,13 +345,7 @@ def _passed(maps: Floats, band: float) -> Floats:
 
 
 def mirrored(maps: Floats, cells: int) -> Floats:
-    """Return maps of half as many cells continued by their mirror images, which is periodic without a jump.
-
-    Raises
-    ------
-    ShapeError
-        If they have another size.
-    """
+    """Return maps of half as many cells continued by their mirror images, which is periodic without a jump."""
     if maps.shape[-2:] != (cells // 2, cells // 2):
         raise ShapeError(f"expected maps of {cells // 2} x {cells // 2} cells, received {maps.shape[-2:]}; crop them")
     wide = np.concatenate([maps, maps[..., ::-1]], axis=-1)

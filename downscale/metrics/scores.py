@@ -26,24 +26,17 @@ Floats = NDArray[np.float64]
 class Moments:
     """First and second moments of a prediction and a target, about their means.
 
-    Attributes
-    ----------
-    weight : float
-        Sum of weights.
-    mean, true_mean : float
-        Weighted means.
-    square, true_square, product : float
-        Weighted sums of squared departures from the means, and of their product.
-
     References
     ----------
     Chan, T. F., Golub, G. H. and LeVeque, R. J. (1983), Algorithms for computing the sample variance: analysis and
     recommendations, The American Statistician 37, 242-247.
     """
 
-    weight: float = 0.0
+    weight: float = 0.0  # sum of weights
+    # Weighted means.
     mean: float = 0.0
     true_mean: float = 0.0
+    # Weighted sums of squared departures from the means, and of their product.
     square: float = 0.0
     true_square: float = 0.0
     product: float = 0.0
@@ -88,22 +81,14 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Spectra:
-    """Sums of ring-averaged power over maps.
+    """Sums of ring-averaged power over maps."""
 
-    Attributes
-    ----------
-    wavenumber : array, shape (n_rings,)
-        In cycles per m, or per cell without spacing.
-    made, true : array, shape (n_rings,)
-        Sums of the power of predictions and targets, in units of the field squared, each map with its weight.
-    weight : float
-        Sum of the weights of maps.
-    """
-
-    wavenumber: Floats
+    wavenumber: Floats  # (n_rings,): in cycles per m, or per cell without spacing
+    # (n_rings,): sums of the power of predictions and targets, in units of the field squared, each map with its
+    # weight.
     made: Floats
     true: Floats
-    weight: float
+    weight: float  # sum of the weights of maps
 
     @classmethod
     def of(cls, made: Floats, true: Floats, weight: Floats, spacing: Spacing | None = None) -> Spectra | None:
@@ -123,13 +108,7 @@ class Spectra:
         return cls(table.wavenumber, each @ found, each @ expected, float(each.sum()))
 
     def merge(self, other: Spectra) -> Spectra:
-        """Return the sums of both together.
-
-        Raises
-        ------
-        ShapeError
-            If their maps differ in shape or spacing.
-        """
+        """Return the sums of both together."""
         same = self.wavenumber.shape == other.wavenumber.shape
         if not same or not np.allclose(self.wavenumber, other.wavenumber, rtol=1e-6, atol=0):
             raise ShapeError(
@@ -269,15 +248,7 @@ class Scores:
         self.sums = self.sums.merge(_sums(made, true, share, lost, self.setting))
 
     def merge(self, other: Scores) -> Scores:
-        """Return the scores of the maps of both together.
-
-        Raises
-        ------
-        OptionError
-            If their thresholds differ.
-        ShapeError
-            If their numbers of members or their grids differ.
-        """
+        """Return the scores of the maps of both together."""
         mine, theirs = (
             (each.setting.wet, each.setting.extreme, each.setting.thresholds, each.setting.scales)
             for each in (self, other)

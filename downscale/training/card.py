@@ -34,19 +34,7 @@ def card(path: str | Path) -> str:
 
 
 def card_text(spec: ModelSpec, record: Record, name: str, size: int) -> str:
-    """Return the card of a model.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        Specification of the model.
-    record : Record
-        Record of its training.
-    name : str
-        Name of its file.
-    size : int
-        Size of its file in bytes.
-    """
+    """Return the card of a model."""
     sections = [
         f"# {record.title or name}",
         str(record.description).strip(),
@@ -181,36 +169,21 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Mismatch:
-    """Differences between the coarse values of one variable and the block means of the reference field.
+    """Differences between the coarse values of one variable and the block means of the reference field."""
 
-    Attributes
-    ----------
-    label, variable, units : str
-        Source, variable and its units.
-    difference : Moments
-        Moments of coarse value minus mean of the reference.
-    coarse : Moments
-        Moments of the block means of the reference.
-    correlation : float
-        Correlation of coarse values and means of the reference.
-    floor : dict of str to float
-        Least root-mean-square error of any fine field with conservation "cell", "total" or "none".
-    cost : dict of str to float
-        Error of the kernel for each kind of conservation, on maps held out from the fit of the linear correction. The
-        correction applies where conservation allows it. "average" is the error with exact block means as coarse values.
-    maps : int
-        Number of maps measured.
-    """
-
+    # Source, variable and its units.
     label: str
     variable: str
     units: str
-    difference: Moments = field(default_factory=Moments)
-    coarse: Moments = field(default_factory=Moments)
-    correlation: float = float("nan")
+    difference: Moments = field(default_factory=Moments)  # moments of coarse value minus mean of the reference
+    coarse: Moments = field(default_factory=Moments)  # moments of the block means of the reference
+    correlation: float = float("nan")  # correlation of coarse values and means of the reference
+    # Least root-mean-square error of any fine field with conservation "cell", "total" or "none".
     floor: dict[str, float] = field(default_factory=dict)
+    # Error of the kernel for each kind of conservation, on maps held out from the fit of the linear correction. The
+    # correction applies where conservation allows it. "average" is the error with exact block means as coarse values.
     cost: dict[str, float] = field(default_factory=dict)
-    maps: int = 0
+    maps: int = 0  # number of maps measured
 
     @property
     def rmse(self) -> float:

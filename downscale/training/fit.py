@@ -143,15 +143,7 @@ def train(
 
 
 def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
-    """Return the path of the checkpoint, after checking that it may be written.
-
-    Raises
-    ------
-    OutputError
-        If the suffix is wrong, the path is one of the input files, or the file exists.
-    InputError
-        If the file to resume from is not a checkpoint.
-    """
+    """Return the path of the checkpoint, after checking that it may be written."""
     from downscale.models.checkpoint import load_record
 
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))

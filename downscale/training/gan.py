@@ -256,13 +256,7 @@ class GANTrainer:
         write_tensors(path, {**tensors, "random": torch.get_rng_state()}, texts)
 
     def load(self, path: Path) -> None:
-        """Resume from a state that :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged, of another kind, or of a training with other settings.
-        """
+        """Resume from a state that :meth:`save` wrote."""
         texts = read_texts(path, WHAT)
         if texts.get("format") != FORMAT:
             raise InputError(f"expected an {WHAT}, received {path} of another kind; choose another folder")
@@ -339,17 +333,7 @@ LAST_GOOD = "last_good.safetensors"
 
 
 class Conditional(nn.Module):
-    """A critic of one output that sees the fine map, its gradients, and the coarse field on fine cells.
-
-    Parameters
-    ----------
-    size : int
-        Fine cells per side of a patch, 4 times a power of two.
-    spread : float
-        Standard deviation of the variable, in its units.
-    width, norm : int, bool
-        As for :class:`downscale.nn.adversarial.Critic`.
-    """
+    """A critic of one output that sees the fine map, its gradients, and the coarse field on fine cells."""
 
     def __init__(self, size: int, spread: float, width: int = 16, norm: bool = True) -> None:
         super().__init__()

@@ -41,23 +41,6 @@ LOOK_EVERY = 20
 class TrainedUpscaler(lightning.LightningModule):
     """Learned model in training.
 
-    Parameters
-    ----------
-    learned : Learned
-        The model; it is trained in place.
-    how : Training
-        The recipe's settings.
-    loss : WeightedSum
-        Training loss.
-    spread : tuple of float
-        Standard deviation of each output, which scales errors in the loss.
-    progress : Progress
-        Progress of the training; shared with the callbacks and the sampler.
-    sources : int
-        Number of sources, whose errors are summed separately.
-    typical : sequence of sequence of float
-        Mean square error of the kernel, by source and output, for ``loss_scale: kernel``.
-
     Attributes
     ----------
     averaged : Learned
@@ -310,13 +293,7 @@ def relative_error(sums: Tensor, power: float = 0.5) -> float:
 
 
 class TrainedMask(TrainedUpscaler):
-    """Segmentation model in training; ``score`` is one minus the best event score on the validation split.
-
-    Parameters
-    ----------
-    wanted : EventBlock
-        Loss, and the score that selects the decision threshold.
-    """
+    """Segmentation model in training; ``score`` is one minus the best event score on the validation split."""
 
     def __init__(self, *parts: Any, wanted: EventBlock) -> None:
         super().__init__(*parts)

@@ -152,13 +152,7 @@ SAME_EDGE = 0.01
 
 
 def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
-    """Raise an OptionError if a source trains on times that another one of the same data holds out.
-
-    Raises
-    ------
-    OptionError
-        With one line that names both sources, the times and the remedy.
-    """
+    """Raise an OptionError if a source trains on times that another one of the same data holds out."""
     for i, (one, own) in enumerate(zip(sources, sides, strict=True)):
         for j, (other, held) in enumerate(zip(sources, sides, strict=True)):
             if i == j or not own.train.size or not held.validation.size or not _same_cells(one.fine, other.fine):
@@ -258,21 +252,7 @@ def _aligned(one: Any, other: Any) -> bool:
 def trained_times(
     record: Record, grid: Any, dates: NDArray[Any] | None, count: int, files: Iterable[str]
 ) -> NDArray[np.bool_]:
-    """Return which time steps of some maps the training of a model saw.
-
-    Parameters
-    ----------
-    record : Record
-        Record of the checkpoint.
-    grid : RectilinearGrid or CurvilinearGrid
-        The fine cells.
-    dates : array or None
-        Dates of the time steps.
-    count : int
-        Number of time steps.
-    files : iterable of str
-        Files that hold the maps.
-    """
+    """Return which time steps of some maps the training of a model saw."""
     seen, axes, files = np.zeros(count, dtype=bool), axes_of(grid), list(files)
     own: set[str] | None = None
     words = None if dates is None else np.array([iso(date) for date in dates])

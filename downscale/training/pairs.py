@@ -45,24 +45,6 @@ class Split:
 def split_times(dates: NDArray[Any] | None, count: int, how: ValidationSplit, use: str, label: str) -> Split:
     """Split time steps into training and one contiguous span of validation.
 
-    Parameters
-    ----------
-    dates : array of datetime64 or cftime, shape (count,), or None
-        In any order; None for a source without dates, whose steps are taken in order.
-    count : int
-        Number of time steps.
-    how : ValidationSplit
-        Settings of the recipe.
-    use : {"split", "train", "validation"}
-        Side of the source, or "split".
-    label : str
-        Name of the source, for messages.
-
-    Raises
-    ------
-    InputError
-        If a span is requested for a source without dates, or with no dates in it.
-
     Examples
     --------
     >>> sides = split_times(None, 10, ValidationSplit(fraction=0.3, gap=2), "split", "a.nc")
@@ -121,32 +103,18 @@ SAMPLE = "sample:"
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One variable of one source: lazy maps, and the conversion of stored values to the units of the recipe.
+    """One variable of one source: lazy maps, and the conversion of stored values to the units of the recipe."""
 
-    Attributes
-    ----------
-    maps : DataArray, dims (..., y, x)
-        Fine maps, or coarse ones of an independent model.
-    factor, offset : float
-        Values are ``stored * factor + offset``.
-    lower, upper : float
-        Bounds to which values are clipped.
-    """
-
-    maps: xr.DataArray
+    maps: xr.DataArray  # (..., y, x): fine maps, or coarse ones of an independent model
+    # Values are ``stored * factor + offset``.
     factor: float
     offset: float
+    # Bounds to which values are clipped.
     lower: float
     upper: float
 
     def read(self, index: tuple[int, ...]) -> NDArray[np.float64]:
-        """Return one map; missing values are NaN.
-
-        Raises
-        ------
-        InputError
-            If a value is infinite.
-        """
+        """Return one map; missing values are NaN."""
         values = np.asarray(self.maps[index].values, dtype=np.float64) * self.factor + self.offset
         if np.isinf(values).any():
             raise InputError(
@@ -159,60 +127,28 @@ class Field:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One source of pairs: maps of one grid.
+    """One source of pairs: maps of one grid."""
 
-    Attributes
-    ----------
-    label : str
-        Path of its fine files, for messages.
-    pair : Pair
-        Entry of the recipe.
-    outputs : tuple of Field
-        Fine reference, one per output.
-    coarse : tuple of Field or None
-        The outputs of an independent model; None if the coarse fields are averages of the reference.
-    predictors : tuple of Field
-        Further coarse variables, from the independent model or averaged from fine ones.
-    fine, grid : RectilinearGrid
-        Fine and coarse cells.
-    cells : Aggregation
-        Aggregation from fine to coarse cells.
-    first : Aggregation or None
-        Aggregation from the cells of the files to the fine cells, if the recipe averages first.
-    operator : Separable
-        The Sobolev kernel on these grids.
-    statics : array of float32, shape (S, n_fine_y, n_fine_x)
-        Fine static features.
-    dates : array or None
-        One per time step.
-    sizes : tuple of int
-        Time steps, then the sizes of other dimensions (members, levels).
-    clock : array of float32, shape (time steps, E)
-        Sines and cosines of the encodings.
-    files : tuple of str
-        Files read.
-    licence : str
-        Licence attribute of the fine file.
-    geographic : bool
-        Whether the axes are longitude and latitude of the earth, so that east is along the columns.
-    """
-
-    label: str
-    pair: Pair
-    outputs: tuple[Field, ...]
+    label: str  # path of its fine files, for messages
+    pair: Pair  # entry of the recipe
+    outputs: tuple[Field, ...]  # fine reference, one per output
+    # The outputs of an independent model; None if the coarse fields are averages of the reference.
     coarse: tuple[Field, ...] | None
-    predictors: tuple[Field, ...]
+    predictors: tuple[Field, ...]  # further coarse variables, from the independent model or averaged from fine ones
+    # Fine and coarse cells.
     fine: Any
     grid: Any
-    cells: Aggregation
+    cells: Aggregation  # aggregation from fine to coarse cells
+    # Aggregation from the cells of the files to the fine cells, if the recipe averages first.
     first: Aggregation | None
-    operator: Separable
-    statics: NDArray[np.float32]
-    dates: NDArray[Any] | None
-    sizes: tuple[int, ...]
-    clock: NDArray[np.float32]
-    files: tuple[str, ...]
-    licence: str = ""
+    operator: Separable  # the Sobolev kernel on these grids
+    statics: NDArray[np.float32]  # (S, n_fine_y, n_fine_x): fine static features
+    dates: NDArray[Any] | None  # one per time step
+    sizes: tuple[int, ...]  # time steps, then the sizes of other dimensions (members, levels)
+    clock: NDArray[np.float32]  # (time steps, E): sines and cosines of the encodings
+    files: tuple[str, ...]  # files read
+    licence: str = ""  # licence attribute of the fine file
+    # Whether the axes are longitude and latitude of the earth, so that east is along the columns.
     geographic: bool = False
 
     @property
@@ -237,13 +173,7 @@ class Source:
 
 
 def open_source(pair: Pair, data: Data, network: Network) -> Source:
-    """Open one pair of the recipe; reads coordinates and statics only.
-
-    Raises
-    ------
-    InputError, GridError, ShapeError, OptionError
-        If a file or variable is missing, grids do not match, or units do not fit.
-    """
+    """Open one pair of the recipe; reads coordinates and statics only."""
     try:
         return _opened(pair, data, network)
     except DownscaleError as error:
@@ -461,18 +391,12 @@ WHOLE = 0.999
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """One time of one source; all values in the units of the recipe, NaN where missing.
+    """One time of one source; all values in the units of the recipe, NaN where missing."""
 
-    Attributes
-    ----------
-    target, proposal : array, shape (V, n_fine_y, n_fine_x)
-        Reference, NaN outside scored cells, and Sobolev upsampling of the coarse values.
-    coarse, predictors : array, shape (V, n_y, n_x) and (P, n_y, n_x)
-        Inputs of the model.
-    """
-
+    # (V, n_fine_y, n_fine_x): reference, NaN outside scored cells, and Sobolev upsampling of the coarse values.
     target: Array32
     proposal: Array32
+    # (V, n_y, n_x) and (P, n_y, n_x): inputs of the model.
     coarse: Array32
     predictors: Array32
 
@@ -555,15 +479,7 @@ def _mean(source: Source, fine: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class MapCache:
-    """Cache of maps that evicts the least recently used at its memory limit.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-        Sources of the maps.
-    megabytes : float
-        The limit in MB; at least one map is always cached.
-    """
+    """Cache of maps that evicts the least recently used at its memory limit."""
 
     def __init__(self, sources: Sequence[Source], megabytes: float) -> None:
         self.sources = tuple(sources)

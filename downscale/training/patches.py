@@ -36,24 +36,12 @@ HANDED = re.compile(r"vorticity|helicity|stream_?function|(from|to)_direction|\b
 
 @dataclass(frozen=True)
 class Component:
-    """One component of a vector along the axes of the grid.
+    """One component of a vector along the axes of the grid."""
 
-    Attributes
-    ----------
-    group : {"outputs", "predictors", "statics"}
-        Group of fields that it belongs to.
-    index : int
-        Its index in the group.
-    along : {"x", "y"}
-        Axis along which it points.
-    partner : int or None
-        Index of the other component in the same group; None if there is none.
-    """
-
-    group: str
-    index: int
-    along: str
-    partner: int | None = None
+    group: str  # group of fields that it belongs to
+    index: int  # its index in the group
+    along: str  # axis along which it points
+    partner: int | None = None  # index of the other component in the same group; None if there is none
 
 
 def static_components(channels: Sequence[str]) -> tuple[Component, ...]:
@@ -72,22 +60,7 @@ def count_orientations(parts: Iterable[Component]) -> int:
 def variable_components(
     data: Data, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]
 ) -> tuple[Component, ...]:
-    """Return the components of vectors among outputs and predictors.
-
-    Parameters
-    ----------
-    data : Data
-        Data block of the recipe; its ``vectors`` name pairs along the axes of the grid.
-    described : sequence of dict
-        For each source, the attributes of its variables by their names in the recipe.
-    own_axes : sequence of bool
-        For each source, whether its axes are longitude and latitude.
-
-    Raises
-    ------
-    OptionError
-        If a field looks like a component, an angle or a sign of rotation, and its reorientation is unclear.
-    """
+    """Return the components of vectors among outputs and predictors."""
     groups = {"outputs": [each.name for each in data.outputs], "predictors": [each.name for each in data.predictors]}
     named = {name: (along, other) for pair in data.vectors for name, along, other in
              ((pair[0], "x", pair[1]), (pair[1], "y", pair[0]))}  # fmt: skip
@@ -151,19 +124,7 @@ def reorient_array(array: NDArray[Any], number: int) -> NDArray[Any]:
 
 
 def reorient_components(fields: NDArray[Any], parts: Iterable[Component], number: int, same_way: bool) -> NDArray[Any]:
-    """Return fields with components corrected after :func:`reorient_array`, which treats them as scalars.
-
-    Parameters
-    ----------
-    fields : array, shape (C, n_y, n_x)
-        Fields of one group, after :func:`reorient_array`.
-    parts : iterable of Component
-        Components of that group.
-    number : int
-        The orientation; transposition needs partners.
-    same_way : bool
-        Whether rows and columns both run along their axes, or both against them.
-    """
+    """Return fields with components corrected after :func:`reorient_array`, which treats them as scalars."""
     made = fields.copy()
     for part in parts:
         mirrored = number & (MIRROR_COLUMNS if part.along == "x" else MIRROR_ROWS)
@@ -188,39 +149,24 @@ FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "share", "wei
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One patch; missing values and the padding of small grids are NaN.
+    """One patch; missing values and the padding of small grids are NaN."""
 
-    Attributes
-    ----------
-    target, proposal : array, shape (V, Y, X)
-        Reference and Sobolev upsampling.
-    coarse, predictors : array, shape (V, y, x) and (P, y, x)
-        Inputs of the model.
-    statics : array, shape (S, Y, X)
-        Fine static features.
-    clock : array, shape (E,)
-        Time features.
-    share : array of float64, shape (Y, X)
-        Area fractions of fine cells within their coarse cell.
-    weight : array, shape (Y, X)
-        Areas relative to the mean of the source, divided by the relative coverage of each cell; zero where not scored.
-    dy, dx : array of float64, shape (Y, X)
-        Distances in metres from the row and column before to those after; empty unless a loss needs them.
-    source : int
-        Index of its source.
-    """
-
+    # (V, Y, X): reference and Sobolev upsampling.
     target: NDArray[np.float32]
     proposal: NDArray[np.float32]
+    # (V, y, x) and (P, y, x): inputs of the model.
     coarse: NDArray[np.float32]
     predictors: NDArray[np.float32]
-    statics: NDArray[np.float32]
-    clock: NDArray[np.float32]
-    share: NDArray[np.float64]
+    statics: NDArray[np.float32]  # (S, Y, X): fine static features
+    clock: NDArray[np.float32]  # (E,): time features
+    share: NDArray[np.float64]  # (Y, X): area fractions of fine cells within their coarse cell
+    # (Y, X): areas relative to the mean of the source, divided by the relative coverage of each cell; zero where not
+    # scored.
     weight: NDArray[np.float32]
+    # (Y, X): distances in metres from the row and column before to those after; empty unless a loss needs them.
     dy: NDArray[np.float64] = field(default_factory=lambda: NOTHING)
     dx: NDArray[np.float64] = field(default_factory=lambda: NOTHING)
-    source: int = 0
+    source: int = 0  # index of its source
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,21 +191,7 @@ class Batch:
 
 
 class PatchSet(torch.utils.data.Dataset[Sample]):
-    """Patches by key: co-registered target, proposal, coarse and static fields of one place and time.
-
-    Parameters
-    ----------
-    cache : MapCache
-        Cache of maps.
-    parts : tuple of Component
-        Components of vectors, which turn with a patch.
-    how : Patches
-        The recipe's settings.
-    spacings : bool
-        Whether a loss needs distances.
-    tiled : bool
-        Whether keys are those of :meth:`downscale.training.sampling.PatchSampler.fixed`, else of ``round``.
-    """
+    """Patches by key: co-registered target, proposal, coarse and static fields of one place and time."""
 
     def __init__(
         self, cache: MapCache, parts: tuple[Component, ...], how: Patches, spacings: bool = False, tiled: bool = False
@@ -341,19 +273,7 @@ def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sa
 
 
 def turned(sample: Sample, turn: int, parts: Sequence[Component], same_way: bool) -> Sample:
-    """Return a patch with mirrored and transposed rows and columns, vector components included.
-
-    Parameters
-    ----------
-    sample : Sample
-        A patch.
-    turn : int
-        0 to 7; transposition needs square patches and one factor for rows and columns.
-    parts : sequence of Component
-        Components among the outputs, predictors and statics.
-    same_way : bool
-        Whether rows and columns both run along their axes, northward and eastward, or both against them.
-    """
+    """Return a patch with mirrored and transposed rows and columns, vector components included."""
     if turn == 0:
         return sample
     fields = {name: np.ascontiguousarray(reorient_array(getattr(sample, name), turn)) for name in FIELDS}

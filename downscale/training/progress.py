@@ -99,32 +99,18 @@ FIRST_SHARE, LAST_SHARE = 0.04, 0.002
 
 @dataclass
 class Progress:
-    """Progress of a training, from which an interrupted run resumes.
+    """Progress of a training, from which an interrupted run resumes."""
 
-    Attributes
-    ----------
-    step : int
-        Optimiser steps done.
-    round, done : int
-        Validations done, and steps since the last one.
-    seconds : float
-        Time spent over all runs, by the clock of the recipe.
-    best : float
-        Least validation error so far, relative to the kernel.
-    best_step, stale : int
-        Step of the least error, and rounds since.
-    scores : list
-        Step, seconds and relative error of each round.
-    """
-
-    step: int = 0
+    step: int = 0  # optimiser steps done
+    # Validations done, and steps since the last one.
     round: int = 0
     done: int = 0
-    seconds: float = 0.0
-    best: float = math.inf
+    seconds: float = 0.0  # time spent over all runs, by the clock of the recipe
+    best: float = math.inf  # least validation error so far, relative to the kernel
+    # Step of the least error, and rounds since.
     best_step: int = 0
     stale: int = 0
-    scores: list[tuple[int, float, float]] | None = None
+    scores: list[tuple[int, float, float]] | None = None  # step, seconds and relative error of each round
 
     def judged(self, score: float) -> bool:
         """Record the score of a round and start the next; return whether it is the best so far."""
@@ -241,29 +227,16 @@ RANDOM = "random"
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """State of a training after a step.
+    """State of a training after a step."""
 
-    Attributes
-    ----------
-    weights, averages, best : dict of Tensor
-        Network weights, their running averages, and the averages at the best validation (empty before the first).
-    moments : dict of Tensor
-        Moments of the optimiser, by number of the parameter and name.
-    progress : Progress
-        Progress of the training.
-    origin : str
-        Hash of its recipe and data.
-    random : Tensor
-        State of the generator of random numbers on the CPU.
-    """
-
+    # Network weights, their running averages, and the averages at the best validation (empty before the first).
     weights: Mapping[str, Tensor]
     averages: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]
-    progress: Progress
-    origin: str
-    random: Tensor
+    moments: Mapping[str, Tensor]  # moments of the optimiser, by number of the parameter and name
+    progress: Progress  # progress of the training
+    origin: str  # hash of its recipe and data
+    random: Tensor  # state of the generator of random numbers on the CPU
 
 
 def write_state(path: Path, state: State) -> None:
@@ -275,13 +248,7 @@ def write_state(path: Path, state: State) -> None:
 
 
 def read_state(path: Path, origin: str | None) -> State:
-    """Read a state; with ``origin`` None the origin is not checked, because another process has checked it.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or not a state, or belongs to another recipe or other data.
-    """
+    """Read a state; with ``origin`` None the origin is not checked, because another process has checked it."""
     texts = read_texts(path, WHAT)
     if texts.get("format") != FORMAT or "progress" not in texts:
         raise InputError(f"expected a {WHAT}, received {path} of another kind; remove it, or choose another folder")

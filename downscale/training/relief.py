@@ -21,21 +21,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Square tiles of terrain without missing cells.
+    """Square tiles of terrain without missing cells."""
 
-    Attributes
-    ----------
-    heights : array, shape (n, size, size)
-        Heights in metres relative to the mean of each tile.
-    step : (float, float)
-        Mean distance of rows and of columns in metres.
-    scale : float
-        Standard deviation of all heights about the means of their tiles, in metres.
-    """
-
-    heights: Floats
-    step: tuple[float, float]
-    scale: float
+    heights: Floats  # (n, size, size): heights in metres relative to the mean of each tile
+    step: tuple[float, float]  # mean distance of rows and of columns in metres
+    scale: float  # standard deviation of all heights about the means of their tiles, in metres
 
     @property
     def spacing(self) -> Spacing:
@@ -147,17 +137,7 @@ def phase_imbalance(maps: Floats) -> float:
 
 
 def maps_dataset(maps: Floats, path: Floats, step: tuple[float, float]) -> xr.Dataset:
-    """Return generated maps and an interpolation between two of them as a Dataset with coordinates in metres.
-
-    Parameters
-    ----------
-    maps : array, shape (n, size, size)
-        Heights in metres.
-    path : array, shape (m, size, size)
-        Maps along a path through the latent space.
-    step : (float, float)
-        Distance of rows and of columns in metres.
-    """
+    """Return generated maps and an interpolation between two of them as a Dataset with coordinates in metres."""
     size = maps.shape[-1]
     coords: dict[str, Any] = {}
     for name, each in zip(("y", "x"), step, strict=True):

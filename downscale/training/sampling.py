@@ -54,17 +54,7 @@ def _margin(size: int, margin: int) -> int:
 
 
 def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int]) -> Floats:
-    """Return the sampling weight of each place: the area of its patch, doubled at the ends, which only one side covers.
-
-    Parameters
-    ----------
-    area : array, shape (n_y, n_x)
-        Areas of the coarse cells.
-    rows, columns : array of int
-        Places of the lattice.
-    size : (int, int)
-        Coarse cells of a patch.
-    """
+    """Return the sampling weight of each place: the area of its patch, doubled at the ends, which one side covers."""
     whole = np.pad(area, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
     low, high = np.ix_(rows, columns), np.ix_(rows + size[0], columns + size[1])
     inside = whole[high] - whole[rows + size[0]][:, columns] - whole[rows][:, columns + size[1]] + whole[low]
@@ -146,28 +136,15 @@ class PatchIndex(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Candidate patches of a source, with their valid fraction and variability.
+    """Candidate patches of a source, with their valid fraction and variability."""
 
-    Attributes
-    ----------
-    rows, columns : array of int
-        First coarse rows and columns of the candidates.
-    size : (int, int)
-        Coarse cells of a patch, no more than the source has.
-    valid : array of float32, shape (maps surveyed, rows, columns)
-        Valid fraction of each candidate.
-    active : array of bool, of that shape
-        Whether values vary within each candidate, same shape.
-    maps : array of int
-        Numbers of the maps surveyed, ascending.
-    """
-
+    # First coarse rows and columns of the candidates.
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
-    size: tuple[int, int]
-    valid: NDArray[np.float32]
-    active: NDArray[np.bool_]
-    maps: NDArray[np.int64]
+    size: tuple[int, int]  # coarse cells of a patch, no more than the source has
+    valid: NDArray[np.float32]  # (maps surveyed, rows, columns): valid fraction of each candidate
+    active: NDArray[np.bool_]  # whether values vary within each candidate, same shape
+    maps: NDArray[np.int64]  # numbers of the maps surveyed, ascending
 
     def nearest(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the nearest surveyed map for each map number."""
@@ -184,15 +161,7 @@ class Table:
 
 
 def candidates(coarse: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the valid fraction of each candidate patch, and whether any variable varies within it.
-
-    Parameters
-    ----------
-    coarse : array, shape (V, n_y, n_x)
-        Coarse values of the outputs.
-    size : (int, int)
-        Coarse cells of a patch.
-    """
+    """Return the valid fraction of each candidate patch, and whether any variable varies within it."""
     rows, columns = (lattice(n, s) for n, s in zip(coarse.shape[-2:], size, strict=True))
     known = np.isfinite(coarse)
     windows = [
@@ -209,21 +178,6 @@ class PatchSampler:
 
     Within a source, patches are sampled by area, and :class:`downscale.training.patches.PatchSet` weights their cells,
     so that every square kilometre has the same expected weight.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-        Sources of maps; each is sampled in proportion to its weight, whatever its size.
-    tables : sequence of Table
-        Tables of the survey, one per source.
-    maps : sequence of array of int
-        Numbers of the maps of each source to sample from.
-    how : Patches
-        The recipe's settings.
-    seed : int
-        Random seed.
-    turns : int
-        Number of orientations to sample: 8, 4 without transposition, 1 for none.
 
     Attributes
     ----------
@@ -363,13 +317,7 @@ class _Sample:
 
 
 def require_samples(draws: PatchSampler, least: int, side: str) -> None:
-    """Raise an InputError if there are too few patches to sample from.
-
-    Raises
-    ------
-    InputError
-        With the number of patches and the settings that limit it.
-    """
+    """Raise an InputError if there are too few patches to sample from."""
     found = draws.candidates()
     if found < least:
         raise InputError(

@@ -147,13 +147,7 @@ class Fit:
         return self._positive.mean if self._positive.mean > 0 else 1.0
 
     def variable(self, units: str, standard_name: str, bounds: tuple[float | None, float | None]) -> Variable:
-        """Return the variable of the model, with its transform.
-
-        Raises
-        ------
-        InputError
-            If there is no value, or all values are equal.
-        """
+        """Return the variable of the model, with its transform."""
         if self._plain.weight == 0:
             raise InputError(
                 f"{self.channel.name}: expected values to learn from, received missing ones only; check the files, "
@@ -179,34 +173,19 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Result of a survey.
+    """Result of a survey."""
 
-    Attributes
-    ----------
-    outputs, predictors : tuple of Variable
-        Variables with the parameters of their transforms.
-    tables : tuple of Table
-        One per source.
-    spread : tuple of float
-        Standard deviation of each output in its units.
-    """
-
+    # Variables with the parameters of their transforms.
     outputs: tuple[Variable, ...]
     predictors: tuple[Variable, ...]
-    tables: tuple[Table, ...]
-    spread: tuple[float, ...]
+    tables: tuple[Table, ...]  # one per source
+    spread: tuple[float, ...]  # standard deviation of each output in its units
 
 
 def measure_statistics(
     sources: Sequence[Source], sides: Sequence[Split], data: Data, how: Patches, progress: Progress | None = None
 ) -> Statistics:
-    """Survey all sources, in one pass or in two if a transform needs it.
-
-    Raises
-    ------
-    InputError
-        If a variable has no values, or values that do not vary; the message names the file.
-    """
+    """Survey all sources, in one pass or in two if a transform needs it."""
     channels = [*data.outputs, *data.predictors]
     fits = [[Fit(channel) for channel in channels] for _ in sources]
     bar = progress or (lambda items, total: items)

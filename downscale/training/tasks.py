@@ -20,13 +20,7 @@ BLOCKS = {"segmentation": "event", "compression": "code"}
 
 
 def require_task(recipe: TrainingRecipe) -> None:
-    """Raise an OptionError if task and blocks of a recipe do not match.
-
-    Raises
-    ------
-    OptionError
-        With one line.
-    """
+    """Raise an OptionError if task and blocks of a recipe do not match."""
     for task, block in BLOCKS.items():
         given = getattr(recipe, block) is not None
         article = "an" if block == "event" else "a"
@@ -62,25 +56,13 @@ MOST_MAPS = 24
 
 
 def event_of(wanted: EventRule, variable: Variable, spread: float) -> Event:
-    """Return the event in the units of the variable.
-
-    Raises
-    ------
-    OptionError
-        If the units differ.
-    """
+    """Return the event in the units of the variable."""
     require_event_units(wanted, variable.name, variable.units)
     return Event(wanted.name, wanted.threshold, wanted.side, float(spread))
 
 
 def require_event_units(wanted: EventRule, name: str, units: str) -> None:
-    """Refuse an event in other units than its variable's.
-
-    Raises
-    ------
-    OptionError
-        With one line.
-    """
+    """Refuse an event in other units than its variable's."""
     if not same_units(wanted.units, units):
         raise OptionError(
             f"expected the threshold of {wanted.name!r} in {units!r} as {name!r} is, received {wanted.units!r}; "
@@ -89,13 +71,7 @@ def require_event_units(wanted: EventRule, name: str, units: str) -> None:
 
 
 def require_occurs(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -> str:
-    """Return a message on the event's frequency in the training split; warn if it is not rare.
-
-    Raises
-    ------
-    InputError
-        If it never occurs there.
-    """
+    """Return a message on the event's frequency in the training split; warn if it is not rare."""
     assert spec.event is not None
     event, hits, cells = spec.event, 0, 0
     for source, each in zip(sources, sides, strict=True):

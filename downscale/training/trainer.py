@@ -57,23 +57,7 @@ class Rounds(torch.utils.data.Sampler[list[PatchIndex]]):
 
 
 class PatchData(lightning.LightningDataModule):
-    """Training and validation patches of all sources.
-
-    Parameters
-    ----------
-    patches : PatchSet
-        Patches by their keys.
-    Sampler of the patches of each round.
-        Which patches each round sees.
-    held : list of PatchIndex
-        Keys of the validation patches.
-    how : Training
-        The recipe's settings.
-    progress : Progress
-        Progress of the training.
-    factor : (int, int)
-        Refinement of rows and columns.
-    """
+    """Training and validation patches of all sources."""
 
     def __init__(
         self,
@@ -122,21 +106,6 @@ Say = Callable[[str], None]
 
 class StateCallback(lightning.Callback):
     """Callback that saves the state for resuming, scores each round, and ends the training.
-
-    Parameters
-    ----------
-    path : Path
-        Path of the state.
-    origin : str
-        Hash of recipe and data.
-    progress : Progress
-        Shared with the module and the sampler.
-    how : Training
-        The recipe's settings.
-    say : callable
-        Receives a progress line after each round.
-    earlier : State, optional
-        State of an interrupted run.
 
     Attributes
     ----------
@@ -298,15 +267,7 @@ def _upscaler(module: Any) -> TrainedUpscaler:
 def run(
     how: Training, module: TrainedUpscaler, data: PatchData, callback: StateCallback, folder: Path
 ) -> lightning.Trainer:
-    """Train to the end and return the trainer.
-
-    Raises
-    ------
-    OptionError
-        If the library does not accept the accelerator, devices or strategy.
-    KeyboardInterrupt
-        If the user stops the training; the callback has saved the state.
-    """
+    """Train to the end and return the trainer."""
     bar = bars(how)
     settings: dict[str, Any] = {
         **{key: getattr(how, key) for key in ("accelerator", "devices", "num_nodes", "strategy")},
