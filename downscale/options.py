@@ -11,6 +11,7 @@ from typing import Any
 from downscale.errors import OptionError, listing
 
 CHECKS = ("raise", "warn", "log", "skip")
+ENGINES = ("auto", "torch")
 
 
 def _one_of(*legal: str) -> Callable[[Any], str | None]:
@@ -56,6 +57,7 @@ def bytes_of(size: int | float | str) -> int:
 _VALIDATORS: dict[str, Callable[[Any], str | None]] = {
     "check": _one_of(*CHECKS),
     "device": _device,
+    "engine": _one_of(*ENGINES),
     "progress": _one_of("auto", "on", "off"),
     "keep_attrs": _boolean,
     "max_memory": _memory,
@@ -65,6 +67,7 @@ _VALIDATORS: dict[str, Callable[[Any], str | None]] = {
 _OPTIONS: dict[str, Any] = {
     "check": "raise",
     "device": "auto",
+    "engine": "auto",
     "progress": "auto",
     "keep_attrs": True,
     "max_memory": None,
@@ -97,6 +100,8 @@ class set_options:
         Action if conservation fails in a computed block.
     device : str
         "auto" uses an accelerator if there is one, else the CPU.
+    engine : {"auto", "torch"}
+        "auto" takes compiled loops where they serve (linear methods on the CPU), else PyTorch; both agree to rounding.
     progress : {"auto", "on", "off"}
         Progress bars; "auto" shows them only on a terminal.
     keep_attrs : bool

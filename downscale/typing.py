@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from downscale.grid.curvilinear import CurvilinearGrid
     from downscale.grid.latlon import RectilinearGrid
     from downscale.grid.subcells import SubcellGrid
-    from downscale.kernels.sobolev import AxisWeights
 
 
 @dataclass(frozen=True)
@@ -106,22 +105,3 @@ class Working(Protocol):
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
         """Return the peak bytes on a processor for a call with ``maps`` maps of this coarse shape."""
         ...
-
-
-@runtime_checkable
-class SeparableOperator(Protocol):
-    """An upsampler that is one linear operator along rows and one along columns, as weights.
-
-    Attributes
-    ----------
-    axes : (AxisWeights, AxisWeights)
-        The operators along rows and columns of the whole coarse grid.
-    reach : (int, int)
-        Coarse rows and columns beyond its own that affect a fine cell.
-    """
-
-    @property
-    def axes(self) -> tuple[AxisWeights, AxisWeights]: ...  # noqa: D102
-
-    @property
-    def reach(self) -> tuple[int, int]: ...  # noqa: D102

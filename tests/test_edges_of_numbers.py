@@ -17,7 +17,7 @@ from downscale.nn.separable import operator
 
 ENGINES = {
     "compiled": lambda ds, **options: ds.downscale(2, **options),
-    "tensors": lambda ds, **options: twin(None, ds, 2, **options),
+    "tensors": lambda ds, **options: twin(ds, 2, **options),
 }
 both = pytest.mark.parametrize("engine", list(ENGINES.values()), ids=list(ENGINES))
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from sample_fields import GRIDS, field_on, plane, rain_on, region, relief_on, same_bits, world
 from strategies import factor_pairs, grids, odd_taps, orders, seeds
 
-from downscale.engine import apply, block, fused
+import downscale
+from downscale.engine import fused
 from downscale.kernels.compiled import compiled, stamp_of
 from downscale.kernels.fused import refine
 from downscale.kernels.windows import Windows, shared_windows
@@ -28,11 +29,9 @@ from downscale.process import buffers
 methods = st.sampled_from(sorted(METHODS))
 
 
-def twin(monkeypatch: pytest.MonkeyPatch | None, ds: xr.Dataset, *arguments: Any, **options: Any) -> xr.Dataset:
+def twin(ds: xr.Dataset, *arguments: Any, **options: Any) -> xr.Dataset:
     """The same by tensors."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block, "is_fused", lambda job: False)
-        patch.setattr(apply, "is_fused", lambda job: False)
+    with downscale.set_options(engine="torch"):
         return ds.downscale(*arguments, **options)
 
 
@@ -49,7 +48,7 @@ def test_both_ways_agree(grid, factor, method, missing, kind, seed):
     ds = field_on(grid, 2, dtype=kind, missing=missing, seed=seed)
     by_dim = dict(zip(ds.tas.dims[-2:], factor, strict=True))
     # Solves of rows beside the poles are exact to some 1e-11, and both take weights equal to that for the same.
-    close(ds.downscale(by_dim, method).tas, twin(None, ds, by_dim, method).tas, units=64 if kind == "f4" else 1e5)
+    close(ds.downscale(by_dim, method).tas, twin(ds, by_dim, method).tas, units=64 if kind == "f4" else 1e5)
 
 
 @given(grids(1, 8), factor_pairs, st.sampled_from([(0, None), (0, 9), (None, 3)]), st.sampled_from([0.0, 0.3]), seeds)
@@ -58,7 +57,7 @@ def test_both_ways_agree_on_what_bounds_leave(grid, factor, bounds, missing, see
     ds["tas"] = ds.tas.clip(*bounds)
     by_dim = dict(zip(ds.tas.dims[-2:], factor, strict=True))
     ours = ds.downscale(by_dim, bounds=bounds)
-    close(ours.tas, twin(None, ds, by_dim, bounds=bounds).tas, units=1e5)
+    close(ours.tas, twin(ds, by_dim, bounds=bounds).tas, units=1e5)
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     assert not ((ours.tas < low) | (ours.tas > high)).any()
 
@@ -74,13 +73,13 @@ def test_both_ways_agree_under_a_fine_mask_and_relief(name, options):
     more = {**options, "mask": mask}
     if name != "plane" and options.get("quantity") is None:
         more.update(orog=relief_on(GRIDS[name](), (3, 3)), lapse_rate=-6.5e-3)
-    close(ds.downscale(3, **more).tas, twin(None, ds, 3, **more).tas, units=1e4)
+    close(ds.downscale(3, **more).tas, twin(ds, 3, **more).tas, units=1e4)
 
 
 @pytest.mark.parametrize("target", ["0.7x0.9", "3x2.5"])
 def test_both_ways_agree_where_the_target_cuts_cells(target):
     ds = rain_on(region(), 3, missing=0.1)
-    close(ds.downscale(target_grid=target).pr, twin(None, ds, target_grid=target).pr, units=1e4)
+    close(ds.downscale(target_grid=target).pr, twin(ds, target_grid=target).pr, units=1e4)
 
 
 @settings(max_examples=10)
@@ -90,7 +89,7 @@ def test_any_window_is_applied_as_it_is(grid, factor, taps, order, seed):
     ds = field_on(grid, 1, seed=seed)
     by_dim = dict(zip(ds.tas.dims[-2:], factor, strict=True))
     options = {"taps": taps, "order": order, "conserve": None}
-    ours, theirs = ds.downscale(by_dim, **options).tas, twin(None, ds, by_dim, **options).tas
+    ours, theirs = ds.downscale(by_dim, **options).tas, twin(ds, by_dim, **options).tas
     close(ours, theirs, units=1e5)
 
 

@@ -32,7 +32,7 @@ from strategies import (
 import downscale
 from downscale.errors import GridError
 from downscale.io.write import CERTIFICATE
-from downscale.nn.upsample import METHODS
+from downscale.nn.separable import METHODS
 
 pytestmark = [pytest.mark.laws, pytest.mark.usefixtures("one_thread")]
 methods = st.sampled_from(sorted(METHODS))

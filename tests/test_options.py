@@ -15,7 +15,7 @@ from downscale.errors import (
     ShapeError,
     listing,
 )
-from downscale.options import CHECKS, get_options, option, set_options
+from downscale.options import CHECKS, ENGINES, get_options, option, set_options
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,7 @@ def _restore():
 LEGAL = {
     "check": list(CHECKS),
     "device": ["auto", "cpu", "cuda:1"],
+    "engine": list(ENGINES),
     "progress": ["auto", "on", "off"],
     "keep_attrs": [True, False],
     "max_memory": [None, "2GB", 10**9],
@@ -37,6 +38,7 @@ ILLEGAL = [
     ("check", None, "option 'check': expected one of"),
     ("device", "", "option 'device': expected 'auto', 'cpu' or the name of an accelerator, received ''"),
     ("device", 0, "option 'device': expected .* received 0"),
+    ("engine", "numba", "option 'engine': expected one of 'auto', 'torch', received 'numba'"),
     ("progress", True, "option 'progress': expected one of 'auto', 'on', 'off', received True"),
     ("keep_attrs", 1, "option 'keep_attrs': expected True or False, received 1"),
     ("max_memory", "much", "option 'max_memory': expected a size such as .* received 'much'"),

@@ -15,7 +15,8 @@ from downscale.grid.axis import CellAxis, edge_tolerance
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import Subcells, overlap_weights
 from downscale.kernels.sobolev import axis_weights
-from downscale.nn.upsample import METHODS, SobolevUpsample, upsampler
+from downscale.nn.separable import METHODS, operator
+from downscale.nn.upsample import SobolevUpsample
 
 
 @st.composite
@@ -183,7 +184,7 @@ def test_every_method_is_made_on_parts(method):
     lon = Subcells.between(
         CellAxis(np.linspace(0, 360, 17), "longitude"), CellAxis(np.linspace(-7, 353, 25), "longitude")
     )
-    up = upsampler(method, RectilinearGrid(lat.coarse, lon.coarse), (lat, lon))
+    up = operator(method, RectilinearGrid(lat.coarse, lon.coarse), (lat, lon))
     fine = up(torch.ones(12, 16, dtype=torch.float64))
     assert tuple(fine.shape) == (lat.size, lon.size)
     torch.testing.assert_close(fine, torch.ones_like(fine))

@@ -18,12 +18,11 @@ from strategies import factor_pairs, grids, odd_taps, orders, seeds
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import downscale
-from downscale.engine import apply, block, device, tensors
+from downscale.engine import apply, device, tensors
 from downscale.engine.device import Compiled, Lane
 from downscale.errors import ConservationError
 from downscale.fields.fill import filled
 from downscale.nn.separable import METHODS, Separable, operator
-from downscale.nn.upsample import SeparableUpsample
 from downscale.request import Request, prepare
 from downscale.typing import Place
 
@@ -33,10 +32,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def by_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing takes the compiled pass."""
-    monkeypatch.setattr(block, "is_fused", lambda job: False)
-    monkeypatch.setattr(apply, "is_fused", lambda job: False)
+def by_tensors() -> Iterator[None]:
+    with downscale.set_options(engine="torch"):
+        yield
 
 
 def draw(shape: tuple[int, ...], seed: int, missing: float) -> torch.Tensor:
@@ -53,40 +51,35 @@ def assert_close(ours: torch.Tensor, twin: torch.Tensor) -> None:
     assert float((ours - twin).nan_to_num().abs().max()) <= 1e5 * np.finfo("f8").eps * scale
 
 
+def dense(up: Separable, coarse: torch.Tensor) -> torch.Tensor:
+    """The operator as two matrices."""
+    gaps, (y, x) = coarse.isnan(), (torch.from_numpy(a.dense(n)) for a, n in zip(up.axes, up.grid.shape, strict=True))
+    fine = y @ filled(coarse, gaps, up.reach, bool(up.grid.x.periodic)) @ x.T
+    return fine.masked_fill(gaps.repeat_interleave(up.factor[0], -2).repeat_interleave(up.factor[1], -1), torch.nan)
+
+
 # The operator laid out.
 
 
 @given(grids(1, 8), factor_pairs, methods, st.sampled_from([0.0, 0.3, 1.0]), seeds)
-def test_the_layout_is_the_module(grid, factor, method, missing, seed):
+def test_the_layout_is_the_matrix(grid, factor, method, missing, seed):
     up, coarse = operator(method, grid, factor), draw((2, *grid.shape), seed, missing)
     laid = up.layout(0, 0, grid.shape)
-    assert_close(laid(coarse, missing > 0), SeparableUpsample(up)(coarse))
+    assert_close(laid(coarse, missing > 0), dense(up, coarse))
     assert not laid.state_dict()  # made of the operator, never stored
 
 
 @given(grids(2, 8), factor_pairs, odd_taps, orders, seeds)
-def test_the_layout_is_the_module_for_any_window(grid, factor, taps, order, seed):
+def test_the_layout_is_the_matrix_for_any_window(grid, factor, taps, order, seed):
     up, coarse = operator("sobolev", grid, factor, taps, order), draw((1, *grid.shape), seed, 0.2)
-    assert_close(up.layout(0, 0, grid.shape)(coarse, True), SeparableUpsample(up)(coarse))
-
-
-@given(st.data(), grids(3, 9), factor_pairs, methods, seeds)
-def test_the_layout_of_some_cells_is_the_module_there(data, grid, factor, method, seed):
-    """Over the seam of a circle, too, and at cuts, where both do the same with windows that leave the block."""
-    up, (n_y, n_x) = operator(method, grid, factor), grid.shape
-    rows, columns = data.draw(st.integers(1, n_y)), data.draw(st.integers(1, n_x))
-    low, high = (-n_x, n_x) if grid.x.periodic else (0, n_x - columns)
-    row, column = data.draw(st.integers(0, n_y - rows)), data.draw(st.integers(low, high))
-    coarse = draw((2, rows, columns), seed, 0.2)
-    laid = up.layout(row, column, (rows, columns))
-    assert_close(laid(coarse, True), SeparableUpsample(up)(coarse, Place(grid, grid, row, column)))
+    assert_close(up.layout(0, 0, grid.shape)(coarse, True), dense(up, coarse))
 
 
 @given(grids(1, 8), factor_pairs, st.sampled_from([0.1, 0.6]), seeds)
 def test_gaps_are_filled_bit_for_bit(grid, factor, missing, seed):
     up, coarse = operator("sobolev", grid, factor), draw((2, *grid.shape), seed, missing)
     gaps = coarse.isnan()
-    ours = up.layout(0, 0, grid.shape)._filled(coarse, gaps)
+    ours = up.layout(0, 0, grid.shape).fill_missing(coarse, gaps)
     assert torch.equal(ours, filled(coarse, gaps, up.reach, grid.x.periodic))
 
 
@@ -125,7 +118,7 @@ def test_a_call_copies_nothing_and_waits_for_nothing(gaps):
     # Tensors without values: any question to them is an error.
     assert laid.to("meta")(coarse.to("meta"), gaps).shape == (2, 48, 64)
     with Watch() as watch:
-        SeparableUpsample(up)(coarse)
+        up(coarse)
     assert WAITING & set(watch.seen)  # the test can fail
 
 

@@ -1,4 +1,4 @@
-"""Application of a job to an array, block by block and lazily.
+"""Application of a job to an array, block by block and lazily, by compiled loops or by tensors.
 
 ``dask.map_overlap`` trims halos by their coarse depth, which is wrong for upsampling. Blocks are therefore cut, wrapped
 and trimmed here, with the integers of the plan.
@@ -14,10 +14,11 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
-from downscale.engine.block import compute_block, is_fused
+from downscale.engine.checks import finite, require_finite, tell_negative
 from downscale.engine.cut import Cut, Span, cut_axis, cut_span
 from downscale.engine.job import Job
 from downscale.engine.memory import threads
+from downscale.process.buffers import leased
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,15 +55,16 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
         Fields on the fine cells (or on the pieces), shape (n_fine_y, n_fine_x), cut together with the values.
     """
     lazy = isinstance(values, da.Array)
-    if not lazy and is_fused(job):
+    if not lazy and job.compiled:
         return _computed(job, np.asarray(values), statics or {})
     array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fixed = {name: _as_dask(static) for name, static in (statics or {}).items()}
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
     # One entry of the graph, sent once to each worker; blocks refer to it by name. Equal content has the same name.
-    # User-defined upsamplers are not tokenised: Dask would pickle an object whose class is defined in a notebook, which
-    # puts rebuilt methods into that class.
-    own = type(job.upscaler).__module__.partition(".")[0] == __name__.partition(".")[0]
+    # User-defined upsamplers are tokenised only if they define how: Dask would pickle an object whose class is defined
+    # in a notebook, which puts rebuilt methods into that class.
+    kind = type(job.upscaler)
+    own = kind.__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(kind, "__dask_tokenize__")
     token = token_of(job) if own else uuid.uuid4().hex
     shared = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
     table = [[_block(job, shared, array, fixed, row, column) for column in columns] for row in rows]
@@ -86,6 +88,45 @@ def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArra
                 whole = np.take(whole, cut.given.fine_cells(factor), axis=axis)
         fixed[name] = whole
     return compute_block(piece, job, rows[0], columns[0], fixed, threads=threads())
+
+
+def compute_block(
+    values: NDArray[Any],
+    job: Job,
+    rows: Cut,
+    columns: Cut,
+    statics: dict[str, NDArray[Any]] | None = None,
+    threads: int = 1,
+) -> NDArray[Any]:
+    """Downscale the block ``values`` (..., given rows, given columns) to its own fine cells.
+
+    If the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
+
+    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to add, "mask" (1 if valid).
+
+    Raises
+    ------
+    ConservationError, BoundsError
+        If conservation or bounds fail in the result as stored, or cannot be satisfied; ``job.check`` may turn errors
+        into warnings.
+    """
+    maps = finite(values.reshape(-1, *values.shape[-job.inner :]), job)
+    shape = (len(maps), *job.block_shape(rows, columns))
+    # Reuse the memory of an earlier block or result, if there is any.
+    fine = leased(shape, job.dtype)
+    if job.compiled:
+        from downscale.engine.fused import refine_maps
+
+        refine_maps(maps, fine, job, rows, columns, statics or {}, threads)
+    else:
+        from downscale.engine.tensors import refine_maps as refine_tensors
+
+        refine_tensors(maps, fine, job, rows, columns, statics or {})
+    if job.conserve is None:
+        # Otherwise the conservation check finds infinite values.
+        require_finite(maps, fine, job)
+    tell_negative(job.own(maps), fine, job)
+    return fine.reshape(*values.shape[: -job.inner], *fine.shape[-2:])
 
 
 def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from downscale.fields.fill import filled
 from downscale.kernels.fused import refine
 from downscale.kernels.rows import UNROLLED, bare
 from downscale.kernels.windows import Windows, alike
-from downscale.typing import SeparableOperator
+from downscale.nn.separable import Separable
 
 NOTHING = np.empty((0, 0))
 LAWLESS, CELL, BOUNDED = 0, 1, 2
@@ -40,6 +40,7 @@ class Layout:
     part_share: NDArray[np.float64]
     term: NDArray[np.float64]
     hidden: NDArray[np.bool_] | None
+    reach: tuple[int, int]
 
 
 def refine_maps(
@@ -67,7 +68,7 @@ def refine_maps(
 
 
 def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]]) -> Layout:
-    assert isinstance(job.upscaler, SeparableOperator)
+    assert isinstance(job.upscaler, Separable)
     y, x = (
         Windows.of(axis, factor, cut.own.first, cut.own.last, cut.given.first, cut.given.length, UNROLLED)
         for axis, factor, cut in zip(job.upscaler.axes, job.upscaler.factor, (rows, columns), strict=True)
@@ -83,7 +84,7 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
         share = _valid_share(valid, cells)
     term = np.ascontiguousarray(statics["terrain"][own], np.float64) if "terrain" in statics else NOTHING
     hidden = None if valid is None or valid.all() else ~valid
-    return Layout(y, x, closed, cells, np.ascontiguousarray(share), term, hidden)
+    return Layout(y, x, closed, cells, np.ascontiguousarray(share), term, hidden, job.upscaler.reach)
 
 
 def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
@@ -103,8 +104,7 @@ def _refined(
     missing = np.isnan(given)
     source = given
     if missing.any():
-        reach = job.upscaler.reach  # type: ignore[attr-defined]
-        source = filled(given.astype(np.float64), missing, reach, layout.closed).astype(kind)
+        source = filled(given.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
     x = np.ascontiguousarray(given[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
     law, low, high = _law(x, job, rows, columns)
     judged = job.check != "skip" and job.conserve is not None
@@ -193,7 +193,7 @@ def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]
 
 
 def apply_bare(
-    coarse: NDArray[Any], operator: Any, out: NDArray[Any], threads: int = 1
+    coarse: NDArray[Any], operator: Separable, out: NDArray[Any], threads: int = 1
 ) -> NDArray[Any]:
     """Apply an operator to whole maps without gaps, without imposing conservation and without checks.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import SubcellGrid, Subcells
+from downscale.nn.separable import Separable
+from downscale.options import option
 from downscale.typing import ManyInputs, Upscaler, Working
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Job:
         Maximum missing fraction of a target cell that still gets a value.
     tell_negative : bool
         Whether to warn about negative fine values if no coarse value is negative.
+    engine : {"auto", "torch"}
+        The option of that name.
     """
 
     name: str
@@ -69,9 +73,16 @@ class Job:
     target: tuple[Subcells, Subcells] | None = None
     na_thres: float = 1.0
     tell_negative: bool = False
+    engine: str = field(default_factory=lambda: str(option("engine")))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", stored_bounds(self.bounds, self.dtype))
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled loops do the work: a product of two axes on the CPU without terrain penalty."""
+        linear = isinstance(self.upscaler, Separable) and self.refinement is None
+        return linear and self.engine == "auto" and is_cpu(self.device)
 
     @property
     def inputs(self) -> int:

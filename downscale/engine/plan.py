@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from downscale.engine.apply import cuts_of
-from downscale.engine.block import is_fused
 from downscale.engine.job import Job, features_of
 from downscale.engine.memory import ALIVE, BATCH_VALUES, READING, Beside, resident_bytes
 from downscale.errors import counted
@@ -182,7 +181,7 @@ def plan_variable(
     maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
     parts = given * factor_y * factor_x
     at_once = min(maps, max(BATCH_VALUES // parts, 1))
-    copies = WORKING_COPIES if not is_fused(job) else GATHERED_COPIES if whole else 0
+    copies = WORKING_COPIES if not job.compiled else GATHERED_COPIES if whole else 0
     working = at_once * parts * 8 * copies
     features = features_of(job, at_once, shape_given)
     result = int(np.prod(fine_chunk)) * job.dtype.itemsize
@@ -201,7 +200,7 @@ def plan_variable(
         + parts * other.per_cell,
         static_bytes=other.whole,
         feature_bytes=features,
-        compiled=is_fused(job),
+        compiled=job.compiled,
     )
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,6 +27,7 @@ from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded, infeasible
 from downscale.grid.subcells import SubcellGrid
+from downscale.nn.separable import Separable
 from downscale.typing import Place
 
 if TYPE_CHECKING:
@@ -43,13 +44,6 @@ LARGEST = 1e30
 MOST_LAYOUTS = 256
 
 Finish = Callable[[], NDArray[Any]]
-
-
-@runtime_checkable
-class LaidOut(Protocol):
-    """An upsampler that provides a module for given cells, which is called with (coarse, has gaps)."""
-
-    def layout(self, row: int, column: int, shape: tuple[int, int]) -> Any: ...  # noqa: D102
 
 
 @dataclass(eq=False)
@@ -178,8 +172,8 @@ class Work:
 
     @cached_property
     def module(self) -> Any:
-        """The operator on the device, laid out once for all blocks with these cells; None if it provides no layout."""
-        if not isinstance(self.job.upscaler, LaidOut):
+        """The operator on the device, laid out once for all blocks with these cells; None if it is no such product."""
+        if not isinstance(self.job.upscaler, Separable):
             return None
         rows, columns = self.rows.given, self.columns.given
         known, key = _known_of(self.job).modules, (rows, columns, str(self.lane.device))

@@ -1,7 +1,7 @@
 """Linear upsampling operators as products of one operator along rows and one along columns.
 
-The engine applies these in one compiled pass. For gradients and accelerators, calls with tensors use the modules of
-:mod:`downscale.nn.upsample`.
+The engine applies these in one compiled pass; for gradients and accelerators, calls with tensors use the torch form of
+:mod:`downscale.nn.polyphase`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from downscale.errors import GridError, OptionError, listing
+from downscale.errors import GridError, OptionError, ShapeError, listing
 from downscale.grid.axis import check_factor
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 Factor = int | tuple[int, int]
 BothParts = tuple[Subcells, Subcells]
-# Cached for two axes, which is all that an operator needs.
 Grid = RectilinearGrid | CurvilinearGrid
+# Layouts in the torch form that an operator caches.
+MOST_LAYOUTS = 16
 EVERY_LAW = frozenset({"cell", "phase", "total"})
 
 
@@ -71,13 +72,6 @@ class Separable:
         # Missing neighbours are filled from their own neighbours, which doubles the reach.
         return 2 * self.reach[0], 2 * self.reach[1]
 
-    @cached_property
-    def module(self) -> Any:
-        """The same operator as a torch module."""
-        from downscale.nn.upsample import SeparableUpsample
-
-        return SeparableUpsample(self)
-
     def layout(self, row: int, column: int, shape: tuple[int, int]) -> Any:
         """Return a torch module for ``shape`` cells, of which the first is ``row`` and ``column``.
 
@@ -92,9 +86,25 @@ class Separable:
         )
         return Polyphase(y, x, closed, self.reach)
 
+    @cached_property
+    def _modules(self) -> dict[Any, Any]:
+        """Return the layouts of this process by cells, device and type."""
+        return {}
+
     def __call__(self, coarse: Tensor, place: Place | None = None) -> Tensor:
         """Return ``coarse`` of shape (..., n_y, n_x) upsampled; the parts of missing (NaN) cells become NaN."""
-        return self.module(coarse, place)
+        shape = coarse.shape[-2], coarse.shape[-1]
+        if place is None and tuple(coarse.shape[-2:]) != self.grid.shape:
+            raise ShapeError(f"expected a coarse field of {self.grid.shape} cells, received {tuple(coarse.shape)}")
+        first = (0, 0) if place is None else (place.row, place.column)
+        key = (*first, *shape, coarse.device, coarse.dtype)
+        module = self._modules.get(key)
+        if module is None:
+            module = self.layout(*first, shape).to(coarse.device, coarse.dtype)
+            if len(self._modules) >= MOST_LAYOUTS:
+                self._modules.clear()
+            self._modules[key] = module
+        return module(coarse, bool(coarse.isnan().any()))
 
 
 def factor_pair(factor: Factor) -> tuple[int, int]:

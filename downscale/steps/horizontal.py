@@ -11,8 +11,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.mapping import MOST_CORNERS
-from downscale.engine.apply import apply
-from downscale.engine.block import compute_block
+from downscale.engine.apply import apply, compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job, features_of
 from downscale.engine.memory import (
