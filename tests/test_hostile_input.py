@@ -19,7 +19,7 @@ import downscale
 from downscale.errors import LONGEST_MESSAGE, MOST_NAMES, DownscaleError, InputError, OptionError, listing, one_line
 from downscale.io.config import DEEPEST, MOST_BYTES, read_yaml
 from downscale.runs.clusters import profile_of
-from downscale.runs.seals import seal_path, verified
+from downscale.runs.manifest import manifest_path, read_manifest
 
 ESCAPE = "\x1b[31mred\x07"
 RECIPE = {"input": {"path": "in.nc"}, "downscale": {"factor": 2}, "output": {"path": "out.nc"}}
@@ -132,8 +132,8 @@ def test_kernels_too_large_to_inspect_are_refused(arguments: tuple[str, ...], he
 def test_a_seal_nested_beyond_all_bounds_seals_nothing(tmp_path: Path) -> None:
     file = tmp_path / "block.nc"
     file.write_bytes(b"x")
-    seal_path(file).write_text("[" * 200_000)
-    assert verified(file, "request", (0, 1)) is None
+    manifest_path(file).write_text("[" * 200_000)
+    assert read_manifest(file, "request", (0, 1)) is None
 
 
 LOOP = """

@@ -18,7 +18,7 @@ from run_process import ROOT, at_work, contents, ended, killed, raw, started, wh
 from sample_fields import field_on, world
 
 from downscale.io.paths import this_host
-from downscale.runs.seals import seal_path
+from downscale.runs.manifest import manifest_path
 
 STEPS, BLOCK = 360, 30
 RUN = ("apply", "in.nc", "out.nc", "--factor", 8, "--blocks", BLOCK)
@@ -43,7 +43,7 @@ def here(quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def seals(folder: Path) -> list[Path]:
     """The seals of finished blocks."""
-    return list(folder.glob(f"{FOLDER}/.*.seal"))
+    return list(folder.glob(f"{FOLDER}/.*.manifest"))
 
 
 def assert_no_half_file(folder: Path, quiet: Path) -> None:
@@ -69,7 +69,7 @@ def assert_done(folder: Path, quiet: Path, *how: object) -> None:
     status, out, err = ended(started(folder, *RUN, "--resume", *how))
     assert (status, err) == (0, ""), out + err
     assert raw(folder / "out.nc") == raw(quiet / "out.nc")
-    assert contents(folder) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(folder) == {"in.nc", "out.nc", ".out.nc.manifest"}
     assert command("check", "in.nc", "out.nc").status == 0
 
 
@@ -158,7 +158,7 @@ def test_workers_killed_in_the_middle_of_blocks(here, quiet):
     assert status == 0, err
     assert kills
     assert raw(here / "out.nc") == raw(quiet / "out.nc")
-    assert contents(here) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(here) == {"in.nc", "out.nc", ".out.nc.manifest"}
     assert "passed" in out
 
 
@@ -247,7 +247,7 @@ def test_what_is_left_of_a_killed_process_goes(here):
     for pid, name in ((dead, "out.nc"), (os.getpid(), "out.nc"), (dead, "other.nc")):
         Path(f".{name}.{host}-{pid}-0123abcd.part").touch()
     Path(f".out.nc.elsewhere-{dead}-0123abcd.part").touch()
-    Path(f"{seal_path(Path('out.nc')).name}.x").touch()
+    Path(f"{manifest_path(Path('out.nc')).name}.x").touch()
     assert command("apply", "in.nc", "out.nc", "--factor", 2, "--resume").status == 0
     left = {name for name in os.listdir() if name.endswith(".part")}
     living = f".out.nc.{host}-{os.getpid()}-0123abcd.part"

@@ -22,7 +22,7 @@ import downscale
 from downscale.errors import ConservationError, OutputError
 from downscale.io.leases import SILENT_SECONDS, lock_path, only_run
 from downscale.io.paths import FOREIGN, check_netcdf, named_files, scratch_name, this_host
-from downscale.runs.seals import identity
+from downscale.runs.manifest import identity
 
 APPLY = ("apply", "in.nc", "out.nc", "--factor", 2)
 
@@ -336,7 +336,7 @@ def test_a_lock_of_a_run_that_is_no_more_is_taken_over(here, how):
         before = time.time() - 2 * SILENT_SECONDS
         os.utime(path, (before, before))
     assert command(*APPLY, "--blocks", 2).status == 0
-    assert contents(here) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(here) == {"in.nc", "out.nc", ".out.nc.manifest"}
 
 
 def test_a_lock_is_held_within_a_process_too(tmp_path):

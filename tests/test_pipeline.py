@@ -21,8 +21,8 @@ import downscale
 from downscale.check import self_validation
 from downscale.errors import ConservationError, OutputError
 from downscale.request import Request
-from downscale.runs import pipeline, single, tiers
-from downscale.runs.demo import demo_recipe, prepare_folder
+from downscale.runs import pipeline, single
+from downscale.runs.demo import demo_recipe, format_comparison, prepare_folder, run_both
 from downscale.runs.recipe import parse_recipe
 
 
@@ -135,7 +135,7 @@ def test_two_methods_side_by_side_are_measured_in_the_files(tmp_path):
         )
         for rate, method, output in ways
     ]  # fmt: skip
-    _, beside = tiers.run_beside(*sides, "a <note>")
+    _, beside = run_both(*sides, "a <note>")
     first, second = beside.sides
     assert [first["per_km"], second["per_km"]] == pytest.approx([-4, 8], rel=1e-4)
     assert [first["relief_correlation"], second["relief_correlation"]] == pytest.approx([-1, 1], rel=1e-4)
@@ -146,7 +146,7 @@ def test_two_methods_side_by_side_are_measured_in_the_files(tmp_path):
     assert facts["side_by_side"] == [dict(side) for side in beside.sides]
     page = (tmp_path / "r.html").read_text()
     assert "a &lt;note&gt;" in page
-    for line in tiers.table_of(beside).splitlines()[1:]:
+    for line in format_comparison(beside).splitlines()[1:]:
         assert line.split()[-1] in page
 
 

@@ -23,8 +23,8 @@ from sample_fields import field_on, rain_on, region, relief_on, world
 import downscale
 from downscale.errors import InputError, OutputError
 from downscale.io.merge import merge_files
-from downscale.runs import pipeline, retry, seals, single, work
-from downscale.runs.cutting import cut_run
+from downscale.runs import block_run, manifest, pipeline, single
+from downscale.runs.blocks import plan_blocks
 from downscale.runs.recipe import load_recipe, parse_recipe
 
 FOLDER = ".out.nc.blocks"
@@ -55,7 +55,7 @@ def test_any_cutting_gives_the_same_bytes(here, blocks):
     said = good(command(*APPLY, "--blocks", blocks))
     assert "ConservationReport: passed" in said.out
     assert said.out.endswith("wrote out.nc\n")
-    assert contents(here) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(here) == {"in.nc", "out.nc", ".out.nc.manifest"}
     assert raw(Path("out.nc")) == whole()
     assert good(command("check", "in.nc", "out.nc")).err == ""
     one, other = (xr.open_dataset(name, decode_times=False) for name in ("out.nc", "whole.nc"))
@@ -93,7 +93,7 @@ def test_blocks_left_apart_are_named_by_their_dates(here):
     said = good(command(*APPLY, "--blocks", 7, "--no-merge"))
     names = ["out_20000101-20000107.nc", "out_20000108-20000114.nc", "out_20000115-20000120.nc"]
     assert [line for line in said.out.splitlines() if line.startswith("wrote")] == [f"wrote {name}" for name in names]
-    assert contents(here) == {"in.nc", *names, *(f".{name}.seal" for name in names)}
+    assert contents(here) == {"in.nc", *names, *(f".{name}.manifest" for name in names)}
     made = downscale.open_dataset("out_*.nc")
     assert downscale.check_conservation(xr.open_dataset("in.nc"), made).passed
     for name in names:
@@ -166,7 +166,7 @@ def resumed(before: dict[str, int], *others: Any) -> list[int]:
     values = b"".join(raw(Path(name))["tas"].removeprefix(b"float64") for name in after)
     assert values == whole(*others)["tas"].removeprefix(b"float64")
     for name in after:
-        assert seals.seal_path(Path(name)).exists()
+        assert manifest.manifest_path(Path(name)).exists()
     return [i for i, name in enumerate(sorted(after)) if after[name] != before[name]]
 
 
@@ -198,7 +198,7 @@ def test_a_block_that_is_gone(apart):
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", "null", '{"format": 1}', "\x00"])
 def test_a_block_without_a_seal_that_says_so(apart, text):
-    seal = seals.seal_path(Path(sorted(apart)[1]))
+    seal = manifest.manifest_path(Path(sorted(apart)[1]))
     seal.unlink()
     if text is not None:
         seal.write_text(text)
@@ -208,7 +208,7 @@ def test_a_block_without_a_seal_that_says_so(apart, text):
 def test_a_block_under_the_name_of_another(apart):
     one, other = (Path(name) for name in sorted(apart)[:2])
     other.write_bytes(one.read_bytes())
-    seals.seal_path(other).write_bytes(seals.seal_path(one).read_bytes())
+    manifest.manifest_path(other).write_bytes(manifest.manifest_path(one).read_bytes())
     assert resumed(apart) == [1]
 
 
@@ -218,7 +218,7 @@ def test_blocks_of_another_request(apart):
 
 
 def test_blocks_of_another_version(apart, monkeypatch):
-    monkeypatch.setattr(seals, "__version__", "0.0.0")
+    monkeypatch.setattr(manifest, "__version__", "0.0.0")
     assert resumed(apart) == [0, 1, 2]
 
 
@@ -245,7 +245,7 @@ def test_no_other_words_have_the_same_fingerprint(data):
         {**base, "output": {"path": "b.nc", "map": "m.png", "report": "r.html", "overwrite": True}},
         {**base, "dask": {"profiles": {"x": {"scheduler_address": "tcp://a:1"}}}},
     ]  # fmt: skip
-    print_of = lambda content: seals.fingerprint(parse_recipe(content), [])  # noqa: E731
+    print_of = lambda content: manifest.fingerprint(parse_recipe(content), [])  # noqa: E731
     assert print_of(data.draw(st.sampled_from(changed))) != print_of(base)
     assert print_of(data.draw(st.sampled_from(same))) == print_of(base)
 
@@ -287,7 +287,7 @@ def test_a_job_array_and_its_last_step(here):
     assert "kept 2 of 3 blocks of an earlier run, which verify" in said.out
     assert raw(Path("out.nc")) == whole()
     Path("whole.nc").unlink()
-    assert contents(here) == {"in.nc", "r.yml", "out.nc", ".out.nc.seal", "r.html", "r.json", "m.png"}
+    assert contents(here) == {"in.nc", "r.yml", "out.nc", ".out.nc.manifest", "r.html", "r.json", "m.png"}
     before = Path("out.nc").stat().st_mtime_ns
     good(command("run", "r.yml", "--resume"))
     assert Path("out.nc").stat().st_mtime_ns == before
@@ -304,7 +304,7 @@ def test_beginning_anew(here):
     good(command(*APPLY, "--blocks", 7, "--block", 1, "--overwrite"))
     assert path.stat().st_mtime_ns != before
     good(command(*APPLY, "--blocks", 7, "--overwrite"))
-    assert contents(here) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(here) == {"in.nc", "out.nc", ".out.nc.manifest"}
     assert command(*APPLY, "--blocks", 7).status == 2
 
 
@@ -322,9 +322,23 @@ def test_a_plain_run_over_a_sealed_one_leaves_no_seal(here):
     assert contents(here) == {"in.nc", "out.nc"}
 
 
+def test_each_block_is_hashed_and_checked_once(here, monkeypatch):
+    hashed, checked = [], []
+    checksum, produce = manifest.checksum, block_run.produce
+    monkeypatch.setattr(manifest, "checksum", lambda path: hashed.append(path.name) or checksum(path))
+    monkeypatch.setattr(block_run, "produce", lambda *all, **how: checked.append(all[3]) or produce(*all, **how))
+    good(command(*APPLY, "--blocks", 7))
+    assert len(hashed) == len(set(hashed)) == 3
+    assert checked == [True] * 3
+    with netCDF4.Dataset("out.nc") as file:
+        assert json.loads(file.conservation_certificate)["passed"] is True
+    good(command(*APPLY, "--blocks", 7, "--resume"))
+    assert len(hashed) == 3
+
+
 def test_resume_alone_cuts_by_size(here):
     said = good(command(*APPLY, "--resume"))
-    assert contents(here) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(here) == {"in.nc", "out.nc", ".out.nc.manifest"}
     assert said.err == ""
     assert "kept 1 of 1 block of" in good(command(*APPLY, "--resume")).out
 
@@ -332,7 +346,7 @@ def test_resume_alone_cuts_by_size(here):
 def test_inputs_without_time_are_one_block(here):
     field_on(world(), 1).isel(time=0).drop_vars("time").to_netcdf("in.nc")
     good(command(*APPLY, "--blocks", "1 year", "--no-merge"))
-    assert contents(here) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(here) == {"in.nc", "out.nc", ".out.nc.manifest"}
 
 
 def test_steps_that_are_coupled_are_not_cut(here):
@@ -405,11 +419,11 @@ def test_times_without_units_are_stored_alike_in_all_blocks(here):
 def test_blocks_of_a_run_that_was_cut_otherwise_go_in_the_end(here):
     good(command(*APPLY, "--blocks", 7, "--block", 0))
     good(command(*APPLY, "--blocks", 5, "--resume"))
-    assert contents(here) == {"in.nc", "out.nc", ".out.nc.seal"}
+    assert contents(here) == {"in.nc", "out.nc", ".out.nc.manifest"}
 
 
 def test_several_files_are_one_record(here):
-    """Blocks end where the cutting says, not where files do."""
+    """Blocks end where the run says, not where files do."""
     ds = xr.open_dataset("in.nc")
     for i, part in enumerate((slice(0, 3), slice(3, 15), slice(15, 20))):
         ds.isel(time=part).to_netcdf(f"part_{i}.nc")
@@ -427,16 +441,16 @@ def test_bars_are_for_terminals(here, capsys):
 
 def test_memory_is_passed_on(here, monkeypatch):
     seen = []
-    honest = work._made
+    honest = block_run.produce
 
-    def made(one: work.Work) -> Any:
-        seen.append((downscale.get_options()["max_memory"], one.options["max_memory"]))
-        return honest(one)
+    def produce(*arguments: Any, **options: Any) -> Any:
+        seen.append(downscale.get_options()["max_memory"])
+        return honest(*arguments, **options)
 
-    monkeypatch.setattr(work, "_made", made)
+    monkeypatch.setattr(block_run, "produce", produce)
     with downscale.set_options(max_memory=None):
         good(command(*APPLY, "--blocks", 10, "--max-memory", "2GB"))
-    assert seen == [("2GB", "2GB")] * 2
+    assert seen == ["2GB"] * 2
     said = command(*APPLY, "--blocks", 10, "--max-memory", "much", "--overwrite")
     assert "option 'max_memory': expected a size" in said.complaint
 
@@ -446,8 +460,8 @@ def test_memory_is_passed_on(here, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.001)
+    monkeypatch.setattr(block_run, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(block_run, "LONGEST_WAIT", 0.001)
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT])
@@ -494,10 +508,10 @@ def test_the_cause_counts_not_the_line_around_it():
         except OutputError as error:
             return error
 
-    assert retry.passing(wrapped(errno.ESTALE))
-    assert not retry.passing(wrapped(errno.ENOSPC))
-    assert retry.passing(TimeoutError())
-    assert not retry.passing(ValueError("x"))
+    assert block_run.is_transient(wrapped(errno.ESTALE))
+    assert not block_run.is_transient(wrapped(errno.ENOSPC))
+    assert block_run.is_transient(TimeoutError())
+    assert not block_run.is_transient(ValueError("x"))
 
 
 def test_it_is_given_up_in_the_end(impatient):
@@ -508,8 +522,8 @@ def test_it_is_given_up_in_the_end(impatient):
         raise OSError(errno.ESTALE, "Stale file handle")
 
     with pytest.raises(OSError, match="Stale file handle"):
-        retry.retried(stale)
-    assert count == [retry.ATTEMPTS]
+        block_run.retry(stale)
+    assert count == [block_run.ATTEMPTS]
 
 
 def test_work_is_small_and_holds_no_data(here):
@@ -522,11 +536,11 @@ def test_work_is_small_and_holds_no_data(here):
         recipe = parse_recipe(content)
         coarse = single.open_input(name)
         request = single.build_request(recipe)
-        cutting = cut_run(recipe, coarse, request, pipeline.plan(coarse, 2))
+        blocks = plan_blocks(recipe, coarse, request, pipeline.plan(coarse, 2))
         from distributed.protocol.pickle import dumps
 
-        works = [cutting.work(i, recipe, True, {}) for i in range(5)]
-        assert len(works) == len(cutting.blocks)
+        works = [block_run.block_work(blocks, i, recipe, True, {}) for i in range(5)]
+        assert len(works) == len(blocks.blocks)
         sizes.append([len(dumps(one)) for one in works])
     assert sizes[0] == sizes[1]
     assert max(sizes[0]) < 2000

@@ -72,6 +72,6 @@ def test_a_job_array_then_a_merge(tmp_path, monkeypatch, system, submits):
     assert "afterok:17" in submitted[1]
     assert log.count("wrote .out.nc.blocks/out_2000") + log.count("wrote out_2000") == 3, log
     assert "kept 3 of 3 blocks of an earlier run, which verify" in log
-    assert contents(tmp_path) == before | {"log", "out.nc", ".out.nc.seal", "r.html", "r.json"}
+    assert contents(tmp_path) == before | {"log", "out.nc", ".out.nc.manifest", "r.html", "r.json"}
     assert command("apply", "in.nc", "whole.nc", "--factor", 2).status == 0
     assert raw(Path("out.nc")) == raw(Path("whole.nc"))

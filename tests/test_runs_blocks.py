@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sample_fields import coordinates, field_on, region
 
 from downscale.errors import InputError, OptionError
-from downscale.runs.blocks import Block, Record, cut, default_blocks, record_of, require_blocks, stride
+from downscale.runs.blocks import Block, Record, cut, default_blocks, parse_blocks, record_of, stride
 
 CALENDARS = ("standard", "proleptic_gregorian", "noleap", "360_day", "all_leap", "julian")
 FREQUENCIES = {"YS": 40, "MS": 130, "D": 900, "6h": 900, "20D": 300, "15min": 900}
@@ -113,7 +113,7 @@ def test_records_without_dates_and_without_time():
 @pytest.mark.parametrize("wanted", ["", "0", "0 years", "x", "year", "5 decades", "-1 year", "1.5 years", 0, -3, True])
 def test_what_is_no_length_of_a_block(wanted):
     with pytest.raises(OptionError, match=r'expected blocks as a number of steps or as "5 years", "1 month", received'):
-        require_blocks(wanted)
+        parse_blocks(wanted)
 
 
 def test_times_that_cannot_be_cut():

@@ -16,10 +16,10 @@ from run_process import ROOT, contents, ended, raw, started, when
 from sample_fields import field_on, world
 
 from downscale.errors import InputError, OptionError
-from downscale.runs import clusters, spread
+from downscale.runs import clusters
+from downscale.runs.block_run import Work, compute_on_worker
 from downscale.runs.clusters import profile_of
 from downscale.runs.recipe import Dask, parse_recipe
-from downscale.runs.work import Work
 
 LEAST: dict[str, Any] = {"input": {"path": "in.nc"}, "downscale": {"factor": 2}, "output": {"path": "out.nc"}}
 
@@ -155,11 +155,12 @@ def test_one_small_message_a_block_and_few_in_flight(monkeypatch, count):
         of.running -= 1
         return {futures[-1]}
 
-    monkeypatch.setattr(spread, "_finished", finished)
+    monkeypatch.setattr(clusters, "finished_futures", finished)
     recipe = parse_recipe(LEAST).model_dump_json()
     works = [Work(recipe, f"out_{i}.nc", "time", i, i + 1, count, 1, "f" * 64, True, True) for i in range(count)]
     told = []
-    made = spread.spread(client, works, lambda: told.append(1))
+    keys = [work.path for work in works]
+    made = clusters.compute_on_cluster(client, compute_on_worker, works, keys, lambda: told.append(1))
     assert [one["start"] for one in made] == list(range(count))
     assert (client.sent, len(told)) == (count, count)
     assert client.most <= 3
@@ -183,7 +184,7 @@ def test_two_processes_make_the_same_bits(tmp_path, monkeypatch):
     assert (status, err) == (0, "")
     assert "passed" in out
     assert raw(Path("far.nc")) == raw(Path("near.nc"))
-    assert contents(tmp_path) == {"in.nc", "r.yml", "near.nc", "far.nc", ".far.nc.seal"}
+    assert contents(tmp_path) == {"in.nc", "r.yml", "near.nc", "far.nc", ".far.nc.manifest"}
 
 
 @pytest.mark.slow
@@ -204,7 +205,7 @@ def test_a_scheduler_that_dies(tmp_path, monkeypatch):
         worker = subprocess.Popen([*line, "--no-nanny", "--death-timeout", "5"], **quiet)
         run = ("apply", "in.nc", "out.nc", "--factor", 8, "--blocks", 30)
         process = started(tmp_path, *run, "--cluster", address)
-        assert when(process, lambda: len(list(tmp_path.glob(".out.nc.blocks/.*.seal"))) >= 2)
+        assert when(process, lambda: len(list(tmp_path.glob(".out.nc.blocks/.*.manifest"))) >= 2)
         scheduler.send_signal(signal.SIGKILL)
         status, _, err = ended(process)
         assert status == 1

@@ -32,17 +32,23 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the outputs; made if missing.")] = Path("demo"),
 ) -> None:
     """Downscale the embedded sample with the kernel and with a network: NetCDF, maps and a report."""
-    from downscale.runs.demo import LEARNED_NOTE, demo_recipe, learned_recipe, prepare_folder
+    from downscale.runs.demo import (
+        LEARNED_NOTE,
+        demo_recipe,
+        format_comparison,
+        learned_recipe,
+        prepare_folder,
+        run_both,
+    )
 
     prepare_folder(out)
     from downscale.process.computing import scheduled
-    from downscale.runs.tiers import run_beside, table_of
 
     with scheduled():
-        outcomes, beside = run_beside(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
+        outcomes, beside = run_both(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
     for outcome in outcomes:
         _say_outcome(outcome)
-    say(table_of(beside))
+    say(format_comparison(beside))
     say(beside.note)
 
 

@@ -1,4 +1,4 @@
-"""Blocks of a record along time, and the names of their files.
+"""Blocks of a run along time, the names of their files, and outputs that exist already.
 
 A block is a range of steps. Blocks of calendar periods start at calendar boundaries, counted from the first year, month
 or day of the record. File names end with the first and the last date at the precision of the steps, as in CMIP.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,17 @@ from numpy.typing import NDArray
 from downscale.cf.bounds import values_of
 from downscale.cf.horizontal import horizontal
 from downscale.cf.times import DAY, Clock, date_bounds, frequency, parts_of, steps, time_name
-from downscale.errors import InputError, OptionError
+from downscale.engine.plan import Plan, readable_bytes
+from downscale.errors import InputError, OptionError, OutputError, counted
+from downscale.io.encoding import SHORT
+from downscale.io.paths import address_of, check_netcdf, check_target
+from downscale.io.read import sources_of
+from downscale.methods.learned import SUFFIX
+from downscale.request import Request
+from downscale.runs.manifest import clear, fingerprint, is_own, manifest_path, remove_manifest
+from downscale.runs.recipe import Recipe
+from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
+from downscale.steps.stages import split
 
 UNITS = ("year", "month", "day")
 # Digits of a date: the year, and two for each further part.
@@ -58,16 +69,16 @@ class Block:
         >>> Block(0, 31, "20000101-20000131").path(Path("tas_day.nc")).name
         'tas_day_20000101-20000131.nc'
         """
-        stem, suffix = named(target)
+        stem, suffix = split_name(target)
         return target.with_name(f"{stem}_{self.label}{suffix}") if self.label else target
 
 
-def named(target: Path) -> tuple[str, str]:
+def split_name(target: Path) -> tuple[str, str]:
     """Return the parts of block names before and after their dates; a name without a suffix gets one.
 
     Examples
     --------
-    >>> named(Path("tas_v1.2")), named(Path("tas.nc4"))
+    >>> split_name(Path("tas_v1.2")), split_name(Path("tas.nc4"))
     (('tas_v1.2', '.nc'), ('tas', '.nc4'))
     """
     if target.suffix.lower() in SUFFIXES:
@@ -125,7 +136,7 @@ def _digits(ds: xr.Dataset, name: str) -> int:
     return DIGITS["day"] if not lengths.size or lengths.min() >= 1 else ALL_DIGITS
 
 
-def require_blocks(wanted: int | str) -> int | tuple[int, str]:
+def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
     """Return a number of steps, or a number and a unit of the calendar.
 
     Raises
@@ -135,7 +146,7 @@ def require_blocks(wanted: int | str) -> int | tuple[int, str]:
 
     Examples
     --------
-    >>> require_blocks("5 years"), require_blocks("12"), require_blocks(12)
+    >>> parse_blocks("5 years"), parse_blocks("12"), parse_blocks(12)
     ((5, 'year'), 12, 12)
     """
     if isinstance(wanted, str):
@@ -164,7 +175,7 @@ def cut(record: Record, wanted: int | str) -> list[Block]:
     OptionError, InputError
         If there are no dates, they are not in order, or two blocks would have the same name.
     """
-    length = require_blocks(wanted)
+    length = parse_blocks(wanted)
     if record.dim is None:
         return [Block(0, 1)]
     if not record.size:
@@ -264,3 +275,170 @@ def default_blocks(output_bytes: int, size: int, most: int = BLOCK_BYTES) -> int
 def stride(blocks: list[Block]) -> int:
     """Return the largest number of steps that divides all blocks but the last."""
     return math.gcd(*(block.start for block in blocks[1:])) if len(blocks) > 1 else blocks[0].stop
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """The blocks of a run with the file of each, the merged file, and the fingerprint of request, version and inputs.
+
+    ``check`` is whether there are means to check.
+    """
+
+    record: Record
+    blocks: list[Block]
+    paths: list[Path]
+    target: Path
+    merge: bool
+    request: str
+    check: bool
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The final output files."""
+        return [self.target] if self.merge else self.paths
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The steps of all blocks."""
+        return self.blocks[0].start, self.blocks[-1].stop
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the blocks until they are merged."""
+        return blocks_folder(self.target)
+
+    @property
+    def finished(self) -> int:
+        """Number of blocks with a file and a manifest."""
+        return sum(path.exists() and manifest_path(path).exists() for path in self.paths)
+
+    def __str__(self) -> str:
+        count = len(self.blocks)
+        if count == 1:
+            return "1 block (--block 0)"
+        longest = max(block.stop - block.start for block in self.blocks)
+        then = "then merged" if self.merge else "one file each"
+        steps = counted(longest, "step")
+        return f"{count} blocks of up to {steps} along {self.record.dim} (--block 0 to {count - 1}), {then}"
+
+
+def blocks_folder(target: Path) -> Path:
+    """Return the hidden folder for the blocks of a file."""
+    return target.with_name(f".{target.name}.blocks")
+
+
+def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan) -> BlockPlan:
+    """Divide a run into blocks.
+
+    Raises
+    ------
+    OptionError, InputError
+        If the requested division is not possible.
+    """
+    output = recipe.output
+    if output.path.endswith(STORE):
+        raise OptionError(f"expected a NetCDF file for a run in blocks, received {output.path}; give a name with .nc")
+    record = record_of(coarse)
+    if record.dim in {step.dim for step in split(coarse, request)[0]}:
+        if output.blocks is not None:
+            raise OptionError(
+                f"expected no blocks along {record.dim!r}, whose steps a factor or target along it couples, received "
+                f"blocks={output.blocks!r}; leave blocks out, or refine {record.dim!r} in a run of its own"
+            )
+        record = Record(None, 1, None)
+    blocks = cut(record, default_blocks(plan.output_bytes, record.size) if output.blocks is None else output.blocks)
+    target = Path(output.path).expanduser()
+    if not output.merge:
+        paths = [block.path(target) for block in blocks]
+    elif len(blocks) == 1:
+        paths = [target]
+    else:
+        paths = [blocks_folder(target) / block.path(target).name for block in blocks]
+        packing = output.packing
+        if SHORT in (packing.values() if isinstance(packing, dict) else [packing]):
+            raise OptionError(
+                f"expected packing in bits for blocks that are merged, received {SHORT!r}, whose range is that of one "
+                "block; give a number of bits, or leave the blocks apart (merge: false, --no-merge)"
+            )
+    files = (*sources_of(coarse), *static_sources(recipe))
+    identity = fingerprint(absolute(recipe), files)
+    return BlockPlan(record, blocks, paths, target, output.merge, identity, has_means(recipe, plan))
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """Return a recipe with absolute paths."""
+
+    def full(name: Any, only_files: bool = False) -> Any:
+        if isinstance(name, list):
+            return [full(each) for each in name]
+        if not isinstance(name, str) or name.startswith(SAMPLE) or address_of(name) is not None:
+            return name
+        if only_files and not Path(name).expanduser().exists():
+            return name
+        return os.path.abspath(os.path.expanduser(name))
+
+    method = recipe.downscale.method
+    changes: dict[str, Any] = {
+        "input": recipe.input.model_copy(update={"path": full(recipe.input.path)}),
+        "output": recipe.output.model_copy(update={"path": full(recipe.output.path)}),
+        "downscale": recipe.downscale.model_copy(
+            update={
+                "mask": full(recipe.downscale.mask),
+                "sftlf": full(recipe.downscale.sftlf),
+                "target_grid": full(recipe.downscale.target_grid, True),
+                "method": full(method) if method.endswith(SUFFIX) else method,
+            }
+        ),
+    }
+    if recipe.statics is not None:
+        changes["statics"] = recipe.statics.model_copy(update={"orog": full(recipe.statics.orog)})
+    return recipe.model_copy(update=changes)
+
+
+def check_outputs(
+    blocks: BlockPlan, chosen: list[int], inputs: tuple[str, ...], *, resume: bool, overwrite: bool
+) -> None:
+    """Check all outputs before any work is done, and remove blocks of an earlier run that are to be computed again.
+
+    An existing result is kept until the new one replaces it.
+
+    Raises
+    ------
+    OutputError
+        If an output exists and can be neither resumed nor replaced, or cannot be written.
+    """
+    paths = [blocks.paths[i] for i in chosen]
+    parts = [path for path in paths if path.parent == blocks.folder]
+    results = [path for path in paths if path.parent != blocks.folder]
+    there = [path for path in paths if path.exists()]
+    if there and not resume and not overwrite:
+        raise OutputError(
+            f"expected no blocks of an earlier run, received {there[0]} that exists; pass --resume to resume it or "
+            "--overwrite to start again"
+        )
+    if blocks.merge:
+        check_netcdf(blocks.target, overwrite or resume, inputs)
+        results += [blocks.target] if len(chosen) == len(blocks.blocks) else []
+    for path in results if resume and not overwrite else ():
+        if path.exists() and not is_own(path):
+            raise OutputError(
+                f"expected an output of an earlier run, received {path}, which has another origin or was changed; pass "
+                "--overwrite to replace it, or choose another name"
+            )
+    if parts:
+        blocks.folder.mkdir(exist_ok=True)
+    for path in paths:
+        check_target(path, True, inputs)
+        check_target(manifest_path(path), True, inputs)
+    if overwrite and not resume:
+        for path in results:
+            remove_manifest(path)
+        clear(blocks.folder, parts)
+        if parts:
+            blocks.folder.mkdir(exist_ok=True)
+
+
+def block_size(blocks: BlockPlan, plan: Plan) -> str:
+    """Return the size of a block as text."""
+    longest = max(block.stop - block.start for block in blocks.blocks)
+    return readable_bytes(plan.output_bytes * longest // blocks.record.size)

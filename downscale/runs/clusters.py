@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from downscale.errors import DownscaleError, InputError, OptionError, listing
-from downscale.process.interrupts import deaf_children
+from downscale.process.interrupts import Stopped, deaf_children, go_on
 from downscale.runs.recipe import Dask, Profile
 
 LOCAL, QUEUES, CARDS = "local", {"slurm": "SLURMCluster", "pbs": "PBSCluster"}, "cuda"
@@ -43,20 +43,15 @@ ANY_PORT = "127.0.0.1:0"
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 4 * 10**9, "MALLOC_MMAP_THRESHOLD_": 10**9}
 # Timeout for the answer of a scheduler.
 WAIT_SECONDS = 10.0
+# Interval of looking for new workers.
+LOOK_SECONDS = 1.0
 
 
 def profile_of(name: str | None, dask: Dask) -> Profile | None:
     """Return the profile of cluster ``name`` (or of the recipe's), or None for no cluster.
 
-    Parameters
-    ----------
-    name : str or None
-        A profile of the recipe, "local", "slurm", "pbs", "cuda", or the address of a scheduler.
-
-    Raises
-    ------
-    OptionError
-        If the name is unknown, or the profile contains code.
+    The name is a profile of the recipe, "local", "slurm", "pbs", "cuda", or the address of a scheduler; raises
+    OptionError if it is unknown, or if the profile contains code.
     """
     name = name or dask.use
     if name is None:
@@ -117,10 +112,7 @@ def _texts(value: Any) -> Iterator[str]:
 def client_of(profile: Profile, workers: int | None) -> Iterator[Any]:
     """Yield a client of the cluster of a profile; a cluster that was started here is closed at the end.
 
-    Raises
-    ------
-    InputError
-        If its package is missing, no scheduler answers at the address, or the cluster does not start.
+    Raises InputError if its package is missing, no scheduler answers at the address, or the cluster does not start.
     """
     from distributed import Client
 
@@ -212,3 +204,64 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+def compute_on_cluster(
+    client: Any, task: Callable[[Any], Any], works: Sequence[Any], keys: Sequence[str], tell: Callable[[], None]
+) -> list[Any]:
+    """Return ``task(work)`` for each piece of work, in order, computed on a cluster: one per process at a time.
+
+    Raises
+    ------
+    Stopped
+        If the cluster was lost, or a block failed with every worker that tried it.
+    Exception
+        The first error of a worker.
+    """
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError, FuturesCancelledError
+    from distributed.comm import CommClosedError
+
+    results: dict[int, Any] = {}
+    waiting = list(range(len(works)))[::-1]
+    running: dict[Any, int] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < max(_processes(client), 1):
+                index = waiting.pop()
+                running[client.submit(task, works[index], pure=False, key=keys[index])] = index
+            for future in finished_futures(client, list(running)):
+                results[running.pop(future)] = future.result()
+                tell()
+            go_on()
+    except KilledWorker as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        line = f"a block was lost with every worker that tried it ({reason}); give workers more memory"
+        raise Stopped(line) from None
+    except (FutureCancelledError, FuturesCancelledError, CommClosedError, OSError) as error:
+        # Disk errors of a block are passed on; a lost connection is an error of the cluster.
+        if isinstance(error, OSError) and not isinstance(error, CommClosedError) and client.status == "running":
+            raise
+        raise Stopped("the scheduler of the cluster was lost") from error
+    finally:
+        if running and client.status == "running":
+            client.cancel(list(running), force=True)
+    return [results[i] for i in range(len(works))]
+
+
+def finished_futures(client: Any, futures: list[Any]) -> set[Any]:
+    """Return the finished futures; none if that takes longer than the interval of looking for workers."""
+    from distributed import wait
+
+    with client.as_current():
+        try:
+            return set(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
+        except TimeoutError:
+            return set()
+
+
+def _processes(client: Any) -> int:
+    """Return the number of workers, or raise an error if the scheduler is lost."""
+    if client.status != "running":
+        raise TimeoutError(f"the client is {client.status}")
+    return len(client.scheduler_info(n_workers=-1)["workers"])

@@ -21,10 +21,10 @@ from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
 from downscale.report import Outcome, facts_path, write_report
 from downscale.request import Request
-from downscale.runs.carry import How, alone, carry_blocks, chosen_blocks
-from downscale.runs.cutting import Cutting, cut_run, make_room, size_of
+from downscale.runs.block_run import How, choose_blocks, lock_outputs, run_blocks
+from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
+from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
-from downscale.runs.seals import sweep, unseal
 from downscale.runs.single import STORE, arguments_of, build_request, has_means, open_input, produce, static_sources
 from downscale.steps.stages import split
 
@@ -81,27 +81,27 @@ def run(
     request = build_request(recipe)
     outcome = Outcome(recipe, plan(coarse, **arguments_of(request)), command=command)
     outcome.stages["open and plan"] = time.perf_counter() - begin
-    cutting = None
-    if how.asked or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
-        cutting = cut_run(recipe, coarse, request, outcome.plan)
-        outcome.blocks = len(cutting.blocks)
-        note = f"{cutting}, about {size_of(cutting, outcome.plan)} each"
+    blocks = None
+    if how != How() or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
+        blocks = plan_blocks(recipe, coarse, request, outcome.plan)
+        outcome.blocks = len(blocks.blocks)
+        note = f"{blocks}, about {block_size(blocks, outcome.plan)} each"
         # A second file is open while blocks are cut from the input, and while they are merged (measured).
         fields = outcome.plan.variables.items()
         held = {name: replace(one, static_bytes=one.static_bytes + READING) for name, one in fields}
         outcome.plan = replace(outcome.plan, variables=held, notes=(*outcome.plan.notes, note))
-        chosen_blocks(cutting, how)
-    targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, cutting)
+        choose_blocks(blocks, how)
+    targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, blocks)
     if dry_run:
-        there = [name for name in _names(recipe, cutting).values() if Path(name).exists()]
+        there = [name for name in _names(recipe, blocks).values() if Path(name).exists()]
         notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in there]
         outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
         return outcome
     with outcome.stage("read, downscale, write and check"):
-        if cutting is None:
+        if blocks is None:
             _in_one(outcome, coarse, overwrite)
         else:
-            _in_blocks(outcome, coarse, cutting, how, overwrite)
+            _in_blocks(outcome, coarse, blocks, how, overwrite)
     if block is None:
         _told(outcome, coarse, request, targets, begin)
     return outcome
@@ -115,16 +115,16 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     sweep([target.expanduser()])
     outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
     outcome.files.append(target)
-    unseal(target.expanduser())
+    remove_manifest(target.expanduser())
 
 
-def _in_blocks(outcome: Outcome, coarse: xr.Dataset, cutting: Cutting, how: How, overwrite: bool) -> None:
+def _in_blocks(outcome: Outcome, coarse: xr.Dataset, blocks: BlockPlan, how: How, overwrite: bool) -> None:
     """Compute and write block after block."""
     inputs = inputs_of(outcome.recipe, coarse)
-    chosen = chosen_blocks(cutting, how)
-    with alone(cutting, how):
-        make_room(cutting, chosen, inputs, resume=how.resume, overwrite=overwrite)
-        result = carry_blocks(outcome.recipe, coarse, outcome.plan, cutting, how)
+    chosen = choose_blocks(blocks, how)
+    with lock_outputs(blocks, how):
+        check_outputs(blocks, chosen, inputs, resume=how.resume, overwrite=overwrite)
+        result = run_blocks(outcome.recipe, blocks, outcome.plan.variables, how)
     outcome.conservation, outcome.kept = result.conservation, result.kept
     outcome.files += result.files
 
@@ -158,10 +158,10 @@ def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
 
 
 def _targets(
-    recipe: Recipe, overwrite: bool, resume: bool, coarse: xr.Dataset, cutting: Cutting | None
+    recipe: Recipe, overwrite: bool, resume: bool, coarse: xr.Dataset, blocks: BlockPlan | None
 ) -> dict[str, Path]:
     """Return the paths of map, report and facts, and check all outputs before any work is done."""
-    names = _names(recipe, cutting)
+    names = _names(recipe, blocks)
     inputs = inputs_of(recipe, coarse)
     checks = {"file": check_store if recipe.output.path.endswith(STORE) else check_netcdf}
     targets = {kind: checks.get(kind, check_target)(name, overwrite or resume, inputs) for kind, name in names.items()}
@@ -176,14 +176,14 @@ def _targets(
     return targets
 
 
-def _names(recipe: Recipe, cutting: Cutting | None) -> dict[str, str]:
+def _names(recipe: Recipe, blocks: BlockPlan | None) -> dict[str, str]:
     """Return the names of all outputs by their kinds."""
     output = recipe.output
     names = {"file": output.path, "map": output.map, "report": output.report}
     if output.report is not None:
         names["facts"] = str(facts_path(Path(output.report)))
-    if cutting is not None and not cutting.merge:
-        names["file"] = str(cutting.paths[-1])
+    if blocks is not None and not blocks.merge:
+        names["file"] = str(blocks.paths[-1])
     return {kind: str(Path(name).expanduser()) for kind, name in names.items() if name is not None}
 
 

@@ -1,6 +1,7 @@
-"""Checksum files: the request, the inputs and the checksum of a finished file, in a small hidden file.
+"""Manifests: the request, the inputs and the checksum of a finished file, in a small hidden file.
 
-A file verifies only if the request, the inputs, the range of steps and all of its bytes match.
+A block verifies only if the request, the inputs, the range of steps and all of its bytes match; for a file merged from
+checked blocks size, time of change and samples of its bytes stand for all of them.
 """
 
 from __future__ import annotations
@@ -78,40 +79,44 @@ def fingerprint(recipe: Recipe, files: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def seal_path(path: Path) -> Path:
-    """Return the path of the checksum file of a file."""
-    return path.with_name(f".{path.name}.seal")
+def manifest_path(path: Path) -> Path:
+    """Return the path of the manifest of a file."""
+    return path.with_name(f".{path.name}.manifest")
 
 
-def seal(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
-    """Write the checksum file of a finished file."""
+def write_manifest(
+    path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None, sampled: bool = False
+) -> None:
+    """Write the manifest of a finished file, with the checksum of all its bytes or of samples of them."""
     facts = {
         "format": FORMAT, "file": path.name, "request": request, "steps": list(span), "bytes": path.stat().st_size,
-        "sha256": checksum(path), "report": report,
+        **({"sample": identity([str(path)])[0][2:]} if sampled else {"sha256": checksum(path)}), "report": report,
     }  # fmt: skip
-    with temporary_beside(seal_path(path)) as scratch:
+    with temporary_beside(manifest_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def unseal(path: Path) -> None:
-    """Remove the checksum file of a file that is about to change."""
-    seal_path(path).unlink(missing_ok=True)
+def remove_manifest(path: Path) -> None:
+    """Remove the manifest of a file that is about to change."""
+    manifest_path(path).unlink(missing_ok=True)
 
 
-def verified(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] | None:
-    """Return the content of the checksum file of a file if all of it matches, None otherwise."""
+def read_manifest(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] | None:
+    """Return the manifest of a file if all of it matches, None otherwise."""
     try:
-        facts = json.loads(seal_path(path).read_text(encoding="utf-8"))
+        facts = json.loads(manifest_path(path).read_text(encoding="utf-8"))
         wanted = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
         if {key: facts[key] for key in wanted} != wanted or facts["bytes"] != path.stat().st_size:
             return None
+        if "sample" in facts:
+            return facts if facts["sample"] == identity([str(path)])[0][2:] else None
         return facts if facts["sha256"] == checksum(path) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file was written by this package, by its history or, if damaged, by its checksum file."""
+    """Return whether a file was written by this package, by its history or, if damaged, by its manifest."""
     try:
         with plain_file(path) as file:
             # A tool that changes a file prepends a line to its history.
@@ -121,9 +126,9 @@ def is_own(path: Path) -> bool:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Return whether a file with a checksum file is the damaged rest of a NetCDF file."""
+    """Return whether a file with a manifest is the damaged rest of a NetCDF file."""
     try:
-        facts = json.loads(seal_path(path).read_text(encoding="utf-8"))
+        facts = json.loads(manifest_path(path).read_text(encoding="utf-8"))
         with path.open("rb") as file:
             head = file.read(4)
         return facts["file"] == path.name and (head.startswith(HEADS) or not head.strip(b"\0"))
@@ -138,9 +143,9 @@ def checksum(path: Path) -> str:
 
 
 def sweep(targets: Iterable[Path]) -> list[Path]:
-    """Remove temporary files that dead processes left for ``targets`` and their checksum files, and return them."""
+    """Remove temporary files that dead processes left for ``targets`` and their manifests, and return them."""
     targets = list(targets)
-    names = {one.name for target in targets for one in (target, seal_path(target))}
+    names = {one.name for target in targets for one in (target, manifest_path(target))}
     gone = []
     for folder in {target.parent for target in targets}:
         for path in sorted(folder.glob(".*.part")) if folder.is_dir() else ():
@@ -152,10 +157,10 @@ def sweep(targets: Iterable[Path]) -> list[Path]:
 
 
 def clear(folder: Path, targets: Iterable[Path]) -> None:
-    """Remove files, their checksum files and temporary files of dead processes, then their folder if it is empty."""
+    """Remove files, their manifests and temporary files of dead processes, then their folder if it is empty."""
     targets = list(targets)
     for target in targets:
-        unseal(target)
+        remove_manifest(target)
         target.unlink(missing_ok=True)
     sweep(targets)
     with suppress(OSError):

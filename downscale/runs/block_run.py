@@ -1,0 +1,419 @@
+"""Computation of the blocks of a run, locally or on a cluster; it can be stopped at any time and resumed.
+
+A block is computed from lazy input to a checked file with a manifest. Each byte is hashed once, when its block is
+finished, and each value is checked once: the check reports of the blocks merge into that of the whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from downscale.cf.times import time_encodings
+from downscale.conservation.report import ConservationReport, VariableReport
+from downscale.errors import DownscaleError, OptionError
+from downscale.io.chunks import chunk_sizes
+from downscale.io.encoding import Packing
+from downscale.io.leases import only_run, require_no_run
+from downscale.io.merge import merge_files
+from downscale.options import get_options, option, set_options
+from downscale.process.interrupts import Stopped, Terminated, go_on, telling, what_came
+from downscale.runs.blocks import BlockPlan, absolute, split_name, stride
+from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
+from downscale.runs.manifest import clear, read_manifest, remove_manifest, sweep, write_manifest
+from downscale.runs.recipe import Recipe, parse_recipe
+from downscale.runs.single import open_input, produce
+
+Tell = Callable[[], None]
+# Smaller arrays are stored in one chunk.
+SMALLEST = 1000
+ATTEMPTS = 5
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+# Stale handles, broken transfers and busy files are transient; lack of space or permission is not.
+TRANSIENT = {errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT}
+TRANSIENT.add(getattr(errno, "EREMOTEIO", errno.EIO))
+REPORT_FIELDS = [one.name for one in fields(VariableReport)]
+COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds", "near_checked",
+          "near_failed", "cells_with_gaps", "negative_values")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class How:
+    """Options for the computation of blocks.
+
+    ``resume`` keeps blocks that verify; ``cluster`` is a profile of the recipe, "local", "slurm", "pbs", a cluster of
+    GPUs, or an address; ``workers`` is the number of workers of a cluster that is started here; ``block`` selects one.
+    """
+
+    resume: bool = False
+    cluster: str | None = None
+    workers: int | None = None
+    block: int | None = None
+
+
+@dataclass
+class Result:
+    """Check report and files of a run, and the number of blocks and of those that were kept."""
+
+    conservation: ConservationReport | None
+    files: list[Path] = field(default_factory=list)
+    count: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """The description of one block for the process that computes it; small, and free of data.
+
+    ``recipe`` is JSON with absolute paths; ``start`` and ``stop`` are the steps of the block along ``dim``, ``size``
+    those of the record, ``stride`` a common divisor of the steps of blocks; ``request`` is the fingerprint for the
+    manifest; ``check`` is whether there are means to check.
+    """
+
+    recipe: str
+    path: str
+    dim: str | None
+    start: int
+    stop: int
+    size: int
+    stride: int
+    request: str
+    check: bool
+    resume: bool
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def block_work(blocks: BlockPlan, index: int, recipe: Recipe, resume: bool, options: dict[str, Any]) -> Work:
+    """Return the description of a block for the process that computes it."""
+    block = blocks.blocks[index]
+    return Work(
+        recipe=recipe.model_dump_json(by_alias=True, exclude={"dask"}, exclude_unset=True),
+        path=str(blocks.paths[index]), dim=blocks.record.dim, start=block.start, stop=block.stop,
+        size=blocks.record.size, stride=stride(blocks.blocks), request=blocks.request, check=blocks.check,
+        resume=resume, options=options,
+    )  # fmt: skip
+
+
+def choose_blocks(blocks: BlockPlan, how: How) -> list[int]:
+    """Return the indices of the selected blocks; raises OptionError if the number is not that of a block."""
+    count = len(blocks.blocks)
+    if how.block is None:
+        return list(range(count))
+    if not 0 <= how.block < count:
+        raise OptionError(f"expected a block from 0 to {count - 1}, received {how.block}")
+    return [how.block]
+
+
+def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
+    """Compute all missing blocks, and merge them if requested; ``names`` are the variables to downscale.
+
+    Raises
+    ------
+    Stopped
+        If a signal was received or a cluster was lost; finished blocks are kept.
+    DownscaleError
+        If a block cannot be computed or does not conserve cell means; finished blocks are kept.
+    """
+    chosen = choose_blocks(blocks, how)
+    if how.resume and blocks.merge:
+        manifest = read_manifest(blocks.target, blocks.request, blocks.span)
+        if manifest is not None:
+            _remove_blocks(blocks)
+            return Result(parse_report(manifest["report"]), [blocks.target], len(chosen), len(chosen))
+    with _stoppable(blocks):
+        sweep([*(blocks.paths[i] for i in chosen), *([] if how.block is not None else [blocks.target])])
+        finished = _compute_blocks(recipe, blocks, how, chosen)
+        report = merge_reports(parse_report(one["report"]) for one in finished)
+        if blocks.merge and how.block is None and len(blocks.paths) > 1:
+            _merge(recipe, blocks, names, report)
+    files = blocks.outputs if how.block is None else [blocks.paths[how.block]]
+    return Result(report, files, len(finished), sum(one["kept"] for one in finished))
+
+
+@contextmanager
+def lock_outputs(blocks: BlockPlan, how: How) -> Iterator[None]:
+    """Lock all blocks, or one, against other runs, or raise OutputError; remove the folder of blocks if it is empty."""
+    whole = how.block is None
+    # The folder of the result exists before that of the blocks.
+    names = [blocks.target.with_name(path.name) for path in blocks.paths]
+    with only_run(blocks.target if how.block is None else names[how.block]):
+        for name in names if whole else [blocks.target]:
+            if name != blocks.target or not whole:
+                require_no_run(name)
+        try:
+            yield
+        finally:
+            if whole:
+                with suppress(OSError):
+                    blocks.folder.rmdir()
+
+
+@contextmanager
+def _stoppable(blocks: BlockPlan) -> Iterator[None]:
+    """Report the progress of a run that ends early, and remove incomplete files."""
+
+    def state() -> str:
+        sweep([*blocks.paths, blocks.target])
+        count = len(blocks.blocks)
+        are = "block is" if count == 1 else "blocks are"
+        return f"{blocks.finished} of {count} {are} done; run again with --resume"
+
+    try:
+        with telling(state):
+            yield
+    except (KeyboardInterrupt, Terminated) as signal:
+        raise Stopped(f"{what_came(signal)}; {state()}") from None
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; {state()}") from None
+    except DownscaleError as error:
+        if len(blocks.blocks) == 1:
+            state()
+            raise
+        raise type(error)(f"{error}; {state()} once that is fixed") from error
+    except OSError as error:
+        raise Stopped(f"{type(error).__name__}: {error}; {state()} once that is fixed") from error
+    finally:
+        # Close the input that this process keeps open between blocks.
+        _open_once.cache_clear()
+        _parse_once.cache_clear()
+
+
+def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: How, chosen: list[int]) -> list[dict[str, Any]]:
+    """Compute the selected blocks, and return their check reports as plain values."""
+    cluster = how.cluster or ("local" if (how.workers or 1) > 1 and recipe.dask.use is None else None)
+    profile = profile_of(cluster, recipe.dask)
+    options = {name: value for name, value in get_options().items() if name != "progress"}
+    if profile is None:
+        works = [block_work(blocks, i, recipe, how.resume, options) for i in chosen]
+        finished = []
+        with _bar(len(works)) as tell, set_options(progress="off") if len(works) > 1 else nullcontext():
+            for work in works:
+                finished.append(compute_block_file(work))
+                tell()
+                go_on()
+        return finished
+    works = [block_work(blocks, i, absolute(recipe), how.resume, options) for i in chosen]
+    works = [replace(work, path=str(Path(work.path).absolute())) for work in works]
+    keys = [f"block-{i}-{work.request[:12]}" for i, work in enumerate(works)]
+    with _bar(len(works)) as tell, client_of(profile, how.workers) as client:
+        return compute_on_cluster(client, compute_on_worker, works, keys, tell)
+
+
+@contextmanager
+def _bar(count: int) -> Iterator[Tell]:
+    """Yield a function to call after each block, which advances a progress bar on a terminal."""
+    wanted = option("progress")
+    if count == 1 or wanted == "off" or (wanted == "auto" and not sys.stderr.isatty()):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("blocks", total=count)
+        yield lambda: progress.advance(task)
+
+
+def _merge(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], report: ConservationReport | None) -> None:
+    """Merge the checked blocks, write the manifest of the whole, and remove the blocks."""
+    packing = recipe.output.packing
+    packings: dict[str, Packing] = {}
+    if packing is not None:
+        packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing)
+    remove_manifest(blocks.target)
+    assert blocks.record.dim is not None
+    # Stored chunks are copied as they are, so that the reports of the blocks hold for the whole.
+    checker = None if report is None else lambda _: report
+    retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checker, packings)
+    facts = None if report is None else report.to_dict()
+    retry(write_manifest, blocks.target, blocks.request, blocks.span, facts, sampled=True)
+    _remove_blocks(blocks)
+
+
+def _remove_blocks(blocks: BlockPlan) -> None:
+    """Remove merged blocks, and those of an earlier run with another division into blocks."""
+    stem, suffix = split_name(blocks.target)
+    clear(blocks.folder, [*blocks.folder.glob(f"{glob.escape(stem)}_*{suffix}")])
+
+
+# One block.
+
+
+def compute_on_worker(work: Work) -> dict[str, Any]:
+    """Compute a block on this worker of a cluster, with its own threads; other threads could wait for this one."""
+    from distributed import get_worker
+
+    threads = get_worker().state.nthreads
+    how: dict[str, Any] = {"scheduler": "threads", "num_workers": threads}
+    with dask.config.set(how if threads > 1 else {"scheduler": "synchronous"}), set_options(progress="off"):
+        return compute_block_file(work)
+
+
+def compute_block_file(work: Work) -> dict[str, Any]:
+    """Compute and write a block, unless its file verifies; return its report as plain values."""
+    path, span = Path(work.path), (work.start, work.stop)
+    if work.resume:
+        manifest = read_manifest(path, work.request, span)
+        if manifest is not None:
+            return {"kept": True, "report": manifest["report"]}
+    sweep([path])
+    remove_manifest(path)
+    with set_options(**work.options):
+        report = retry(_write_block, work)
+    retry(write_manifest, path, work.request, span, report)
+    return {"kept": False, "report": report}
+
+
+def _write_block(work: Work) -> dict[str, Any] | None:
+    recipe = _parse_once(work.recipe)
+    coarse = cut_steps(_open_once(work.recipe, work.request), work.dim, work.start, work.stop)
+
+    def encode(fine: xr.Dataset) -> dict[str, dict[str, Any]]:
+        return block_encodings(fine, work, recipe.output.encoding or {})
+
+    report = produce(coarse, recipe, work.path, work.check, overwrite=True, encode=encode)
+    return None if report is None else report.to_dict()
+
+
+@lru_cache(maxsize=1)
+def _parse_once(text: str) -> Recipe:
+    return parse_recipe(json.loads(text))
+
+
+@lru_cache(maxsize=1)
+def _open_once(text: str, request: str) -> xr.Dataset:
+    """Return the lazy input, opened once per process. ``request`` changes with the files."""
+    recipe = _parse_once(text)
+    return open_input(recipe.input.path, recipe.input.chunks)
+
+
+def cut_steps(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Dataset:
+    """Return some steps of a record; its times are stored with the encoding of the whole record."""
+    if dim is None or (start, stop) == (0, ds.sizes[dim]):
+        return ds
+    part = ds.isel({dim: slice(start, stop)})
+    part.encoding = dict(ds.encoding)
+    for name, encoding in time_encodings(ds).items():
+        part[name].encoding = {**part[name].encoding, **encoding}
+    return part
+
+
+def block_encodings(fine: xr.Dataset, work: Work, encodings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return encodings in which the storage chunks of all blocks are those of the whole record."""
+    encodings = {name: dict(encoding) for name, encoding in encodings.items()}
+    if work.dim is None:
+        return encodings
+    for name, array in fine.data_vars.items():
+        encoding = encodings.get(str(name), {})
+        if work.dim not in array.dims or array.ndim < 2 or array.dtype.kind not in "fiu":
+            continue
+        axis = array.dims.index(work.dim)
+        if "chunksizes" in encoding:
+            sizes = list(encoding["chunksizes"])
+        elif array.size > SMALLEST:
+            shape = tuple(work.size if i == axis else n for i, n in enumerate(array.shape))
+            blocks = tuple((work.stride, 1) if i == axis else (n,) for i, n in enumerate(array.shape))
+            sizes = list(chunk_sizes(shape, blocks))
+        else:
+            continue
+        if len(sizes) == array.ndim and isinstance(sizes[axis], int | np.integer):
+            sizes[axis] = min(int(sizes[axis]), work.stop - work.start)
+        encodings[str(name)] = {**encoding, "chunksizes": tuple(sizes)}
+    return encodings
+
+
+# Check reports of blocks.
+
+
+def parse_report(facts: dict[str, Any] | None) -> ConservationReport | None:
+    """Return the report of the values of :meth:`~downscale.conservation.report.ConservationReport.to_dict`."""
+    if facts is None:
+        return None
+    variables = {
+        name: VariableReport(**{key: one[key] for key in REPORT_FIELDS if key in one})
+        for name, one in facts["variables"].items()
+    }
+    return ConservationReport(variables)
+
+
+def merge_reports(reports: Iterable[ConservationReport | None]) -> ConservationReport | None:
+    """Return one report for several pieces of a record: the largest errors, and the sums of the counts."""
+    variables: dict[str, VariableReport] = {}
+    known = [report for report in reports if report is not None]
+    for report in known:
+        for name, one in report.variables.items():
+            variables[name] = _merge_two(variables[name], one) if name in variables else one
+    return ConservationReport(variables) if known else None
+
+
+def _merge_two(first: VariableReport, second: VariableReport) -> VariableReport:
+    relative = max(first, second, key=lambda one: one.max_relative_error)
+    absolute = max(first, second, key=lambda one: one.max_absolute_error)
+    near = max(first, second, key=lambda one: one.near_error)
+    return replace(
+        first,
+        near_error=near.near_error, where_near=near.where_near, near_bound=max(first.near_bound, second.near_bound),
+        max_relative_error=relative.max_relative_error, where_relative=relative.where_relative,
+        max_absolute_error=absolute.max_absolute_error, where_absolute=absolute.where_absolute,
+        global_error=max(first.global_error, second.global_error),
+        tolerance=max(first.tolerance, second.tolerance),
+        cells_outside=max(first.cells_outside, second.cells_outside),
+        **{name: getattr(first, name) + getattr(second, name) for name in COUNTS},
+    )  # fmt: skip
+
+
+# Transient errors of shared file systems.
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether an error, or one of its causes, is transient; full disks and invalid requests are not.
+
+    Examples
+    --------
+    >>> is_transient(OSError(errno.ESTALE, "stale")), is_transient(OSError(errno.ENOSPC, "full"))
+    (True, False)
+    """
+    fault = next((one for one in _causes(error) if isinstance(one, OSError)), None)
+    return fault is not None and (isinstance(fault, TimeoutError) or fault.errno in TRANSIENT)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        # The context is the original error, even if it is suppressed in tracebacks.
+        error = error.__cause__ or error.__context__
+
+
+def retry(task: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return ``task(*arguments, **options)``, tried again a few times with growing waits after transient errors."""
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+    again = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+        retry=retry_if_exception(is_transient),
+        before_sleep=_tell_retry,
+        reraise=True,
+    )
+    return again(task, *arguments, **options)
+
+
+def _tell_retry(state: Any) -> None:
+    error = " ".join(str(state.outcome.exception()).split())
+    wait = state.next_action.sleep
+    print(f"downscale: {error}; trying again in {wait:.0f} s ({state.attempt_number} of {ATTEMPTS})", file=sys.stderr)
