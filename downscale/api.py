@@ -24,11 +24,19 @@ from downscale.methods.members import DIMENSION, coordinate, with_members
 from downscale.options import option
 from downscale.process.computing import workers
 from downscale.request import Prepared, Request, prepare
-from downscale.steps.along import Course, carried_out, plan_along
-from downscale.steps.coordinates import carried, carried_variables, without_dangling
-from downscale.steps.history import describe, described, stamped
-from downscale.steps.horizontal import beside, event_variables, fine_variable, horizontal_last, repeated, sized
-from downscale.steps.stages import Step, split
+from downscale.steps.axis_downscale import AxisPlan, Step, apply_axis_plan, plan_axis, split_request
+from downscale.steps.history import add_history, describe_request, set_attributes
+from downscale.steps.horizontal import (
+    companion_variables,
+    event_variables,
+    fine_variable,
+    fit_chunks,
+    horizontal_last,
+    other_memory,
+    plan_companions,
+    remove_dangling,
+    repeat_codes,
+)
 
 OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
 # Static fields of a model that are computed from the orography.
@@ -180,29 +188,29 @@ def downscale(
 
 def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
     """Run the stages; other axes come first, while maps are small."""
-    steps, rest = split(ds, request)
-    fine, courses = _along_lines(ds, steps, request if rest is None else replace(request, quantity=None))
+    steps, rest = split_request(ds, request)
+    fine, axis_plans = _along_lines(ds, steps, request if rest is None else replace(request, quantity=None))
     prepared = None
     if rest is not None:
         prepared = prepare(fine, rest)
         coarse, fine = fine, _assembled(fine, prepared, rest)
         along_with = [name for name in coarse.coords if name in fine.data_vars]
-        fine = described(fine, coarse, prepared, keep).set_coords(along_with)
-        fine = without_dangling(fine, coarse)
+        fine = set_attributes(fine, coarse, prepared, keep).set_coords(along_with)
+        fine = remove_dangling(fine, coarse)
     elif not keep:
         for field in fine.data_vars.values():
             field.attrs = {}
-    return stamped(fine, describe(request, prepared, [course.words for course in courses]))
+    return add_history(fine, describe_request(request, prepared, [axis_plan.words for axis_plan in axis_plans]))
 
 
-def _along_lines(ds: xr.Dataset, steps: tuple[Step, ...], request: Request) -> tuple[xr.Dataset, list[Course]]:
+def _along_lines(ds: xr.Dataset, steps: tuple[Step, ...], request: Request) -> tuple[xr.Dataset, list[AxisPlan]]:
     """Refine along the axes that are not horizontal, one after the other; lazy data stay lazy."""
-    courses = []
+    axis_plans = []
     for step in steps:
-        course = plan_along(ds, step.dim, factor=step.factor, target=step.target, request=request)
-        ds = carried_out(ds, course, request)
-        courses.append(course)
-    return ds, courses
+        axis_plan = plan_axis(ds, step.dim, factor=step.factor, target=step.target, request=request)
+        ds = apply_axis_plan(ds, axis_plan, request)
+        axis_plans.append(axis_plan)
+    return ds, axis_plans
 
 
 def _refuse(unknown: dict[str, Any]) -> None:
@@ -224,15 +232,15 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     _refuse({key: value for key, value in options.items() if key not in Request.__dataclass_fields__})
     request = Request(factor=factor, method=method, **options)
     ds, _ = as_dataset(obj)
-    steps, rest = split(ds, request)
+    steps, rest = split_request(ds, request)
     beside = request if rest is None else replace(request, quantity=None)
-    fine, courses = _along_lines(ds.chunk() if steps else ds, steps, beside)
-    notes = [note for course in courses for note in (course.words, *course.notes)]
+    fine, axis_plans = _along_lines(ds.chunk() if steps else ds, steps, beside)
+    notes = [note for axis_plan in axis_plans for note in (axis_plan.words, *axis_plan.notes)]
     if rest is not None:
         return _planned(fine, rest, notes)
     planned = {
         name: plan_line(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
-        for name, job in courses[-1].jobs.items()
+        for name, job in axis_plans[-1].jobs.items()
     }
     others = tuple(str(n) for n in ds.data_vars if n not in planned)
     factors = {step.dim: step.factor for step in steps if step.factor is not None}
@@ -251,12 +259,13 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     planned = {}
     for name, job in prepared.jobs.items():
         array = with_members(horizontal_last(ds[name], prepared), request.members)
-        other = beside(ds[name], job, prepared)
+        other = other_memory(ds[name], job, prepared)
         # Use Dask arrays only: data of a file opened without chunks are read on access.
         if array.chunks is None:
             chunks = tuple((n,) for n in array.shape)
         else:
-            chunks = (sized(array.data, job, other) if prepared.instrument is None else whole_maps(array.data)).chunks
+            lazy = fit_chunks(array.data, job, other) if prepared.instrument is None else whole_maps(array.data)
+            chunks = lazy.chunks
         planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, other)
     most = max((p.blocks for p in planned.values()), default=1)
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
@@ -278,7 +287,7 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
             notes.append(f"{name}: bounds {reason}")
         if prepared.jobs[name].extensive and request.quantity_for(name) is None:
             notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
-    notes += carried(ds, prepared.where, prepared.target.nests).notes
+    notes += plan_companions(ds, prepared.where, prepared.target.nests).notes
     if not prepared.target.nests:
         cut = " x ".join(str(count) for count in prepared.target.factors)
         notes.append(f"target cells cross coarse cells: these are cut into up to {cut} pieces, maps are not split")
@@ -305,7 +314,7 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     stray = [name for name in stray if direction_reason(ds[name]) is None]
     if stray and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=4)
-    beside = carried(ds, where, target.nests)
+    beside = plan_companions(ds, where, target.nests)
     for lost, why in beside.lost.items():
         warnings.warn(f"dropped {lost}: {why}", UserWarning, stacklevel=4)
     variables: dict[Any, Any] = {}
@@ -315,10 +324,10 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
             event = prepared.event
             variables.update({name: made} if event is None else event_variables(made, prepared.learned))
         elif name in prepared.categorical:
-            variables[name] = repeated(variable, prepared)
+            variables[name] = repeat_codes(variable, prepared)
         elif not gone & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
-    variables.update(carried_variables(ds, beside, prepared, request))
+    variables.update(companion_variables(ds, beside, prepared, request))
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from downscale.errors import BoundsError, GridError, InputError, OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.request import Request
-from downscale.steps.along import along, plan_along
+from downscale.steps.axis_downscale import downscale_axis, plan_axis
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEAN = Request(method="conservative")
@@ -59,7 +59,7 @@ def relative(one, other):
 @pytest.mark.parametrize("method", ["sobolev", "conservative", "bilinear", "bicubic"])
 def test_monthly_means_of_daily_values_are_exact(calendar, dtype, tolerance, method):
     ds = months(calendar, dtype=dtype)
-    daily = along(ds, "time", target="D", request=Request(method=method))
+    daily = downscale_axis(ds, "time", target="D", request=Request(method=method))
     assert daily["t"].dtype == dtype
     assert relative(monthly_means(daily["t"]), ds["t"].values.astype("f8")) < tolerance
     assert daily.sizes["time"] == {"360_day": 420, "noleap": 426, None: 427}.get(calendar, 427)
@@ -67,14 +67,14 @@ def test_monthly_means_of_daily_values_are_exact(calendar, dtype, tolerance, met
 
 def test_a_method_without_the_law_misses_the_means():
     ds = months()
-    daily = along(ds, "time", target="D", request=Request(method="bilinear", conserve=None))
+    daily = downscale_axis(ds, "time", target="D", request=Request(method="bilinear", conserve=None))
     assert relative(monthly_means(daily["t"]), ds["t"].values) > 1e-3
 
 
 @given(st.integers(1, 40), st.sampled_from(CALENDARS), st.integers(2, 20), st.integers(0, 99))
 def test_equal_parts_of_months_keep_their_means(factor, calendar, count, seed):
     ds = months(calendar, count, (1, 2), seed=seed)
-    fine = along(ds, "time", factor=factor)
+    fine = downscale_axis(ds, "time", factor=factor)
     assert fine.sizes["time"] == factor * count
     parts = fine["t"].values.reshape(count, factor, 1, 2)
     np.testing.assert_allclose(parts.mean(axis=1), ds["t"].values, rtol=1e-12)
@@ -84,8 +84,8 @@ def test_equal_parts_of_months_keep_their_means(factor, calendar, count, seed):
 def test_any_periods_over_the_whole_record_keep_its_integral(frequency, calendar, seed):
     """Total law along the axis: what target cells hold, by the seconds that the record covers, is what months hold."""
     ds = months(calendar, 5, (1, 1), seed=seed)
-    course = plan_along(ds, "time", target=frequency)
-    made = along(ds, "time", target=frequency)["t"].values[:, 0, 0]
+    course = plan_axis(ds, "time", target=frequency)
+    made = downscale_axis(ds, "time", target=frequency)["t"].values[:, 0, 0]
     covered = course.parts.covered * course.target.axis.measure
     assert covered.sum() == pytest.approx(course.source.axis.measure.sum(), rel=1e-12)
     whole = (ds["t"].values[:, 0, 0] * course.source.axis.measure).sum()
@@ -94,8 +94,8 @@ def test_any_periods_over_the_whole_record_keep_its_integral(frequency, calendar
 
 def test_the_way_back_gives_the_months_and_their_stamps():
     ds = months("noleap")
-    daily = along(ds, "time", target="D")
-    back = along(daily, "time", target=ds, request=MEAN)
+    daily = downscale_axis(ds, "time", target="D")
+    back = downscale_axis(daily, "time", target=ds, request=MEAN)
     np.testing.assert_allclose(back["t"], ds["t"], rtol=1e-13)
     assert (back["time"].values == ds["time"].values).all()
 
@@ -105,9 +105,9 @@ def test_a_real_noleap_year_of_daily_data_and_back():
     with xr.open_dataset(shared_data("nasty_noleap_tasmax_daily_10km_2095.nc")) as file:
         ds = file[["tasmax"]].isel(lat=slice(0, None, 5), lon=slice(0, None, 5)).load()
     ds["tasmax"].attrs["cell_methods"] = "time: mean"
-    monthly = along(ds, "time", target="MS", request=MEAN)
+    monthly = downscale_axis(ds, "time", target="MS", request=MEAN)
     np.testing.assert_allclose(monthly["tasmax"], monthly_means(ds["tasmax"]), rtol=1e-6)
-    daily = along(monthly, "time", target="D")
+    daily = downscale_axis(monthly, "time", target="D")
     assert daily["time"].dt.calendar == "noleap"
     assert relative(monthly_means(daily["tasmax"]), monthly["tasmax"].values.astype("f8")) < 1e-6
     middle = linear(monthly["tasmax"], daily)
@@ -123,7 +123,7 @@ def test_a_real_noleap_year_of_daily_data_and_back():
 def test_real_months_of_thirty_days_with_a_land_mask():
     with xr.open_dataset(shared_data("nasty_ocean_tos_ipsl_360day_masked.nc"), decode_coords="all") as file:
         ds = file.isel(lat=slice(60, 70), lon=slice(0, 40)).load()
-    daily = along(ds, "time", target="D")
+    daily = downscale_axis(ds, "time", target="D")
     assert daily.sizes["time"] == 720
     assert (daily["time"].dt.day.values.reshape(24, 30) == np.arange(1, 31)).all()
     back = monthly_means(daily["tos"])
@@ -134,7 +134,7 @@ def test_real_months_of_thirty_days_with_a_land_mask():
 def test_real_winds_through_three_leap_years():
     with xr.open_dataset(shared_data("wind_navy_global_2p5deg_monthly.nc"), decode_coords="all") as file:
         ds = file[["uwnd"]].isel(lat=slice(10, 60, 10), lon=slice(0, None, 12)).load()
-    daily = along(ds, "time", target="D")
+    daily = downscale_axis(ds, "time", target="D")
     assert daily.sizes["time"] == 4018
     back = monthly_means(daily["uwnd"])
     assert np.abs(back - ds["uwnd"].values).max() <= 1e-6 * np.abs(ds["uwnd"].values).max()
@@ -144,13 +144,13 @@ def test_real_rain_sums_of_months_become_sums_of_days_that_are_never_negative():
     path = shared_data("precipitation_fraser_daily_1986-2018_0p1deg.nc")
     with xr.open_dataset(path, decode_coords="all") as file:
         ds = file.isel(lat=slice(0, 14, 4), lon=slice(0, 31, 8)).sel(time=slice("1988-01-01", "1992-12-31")).load()
-    monthly = along(ds, "time", target="MS", request=MEAN)
+    monthly = downscale_axis(ds, "time", target="MS", request=MEAN)
     np.testing.assert_allclose(monthly["pr"], ds["pr"].resample(time="MS").sum(), rtol=1e-6)
-    daily = along(monthly, "time", target="D")
+    daily = downscale_axis(monthly, "time", target="D")
     assert daily["time"].size == ds["time"].size == 1827
     assert float(daily["pr"].min()) >= 0
     np.testing.assert_allclose(daily["pr"].astype("f8").resample(time="MS").sum(), monthly["pr"], rtol=1e-6)
-    assert float(along(monthly, "time", target="D", request=Request(bounds=None))["pr"].min()) < 0
+    assert float(downscale_axis(monthly, "time", target="D", request=Request(bounds=None))["pr"].min()) < 0
 
 
 @given(
@@ -166,8 +166,8 @@ def test_any_chunking_gives_the_same_bits_and_stays_lazy(cuts, across, how, hole
     if holes:
         ds["t"][1, 0, 0], ds["t"][:, 1, 1] = np.nan, np.nan
     request = Request(bounds=(250, 320))
-    whole = along(ds, "time", **how, request=request)
-    lazy = along(ds.chunk({"time": tuple(cuts), "lat": across}), "time", **how, request=request)
+    whole = downscale_axis(ds, "time", **how, request=request)
+    lazy = downscale_axis(ds.chunk({"time": tuple(cuts), "lat": across}), "time", **how, request=request)
     assert isinstance(lazy["t"].data, da.Array)
     np.testing.assert_array_equal(lazy["t"].values, whole["t"].values)
 
@@ -178,7 +178,7 @@ def test_nothing_is_computed_before_it_is_asked_for_and_chunks_along_time_stay()
 
     ds = months("noleap", 24).chunk({"time": 6})
     ds["t"] = ds["t"].copy(data=ds["t"].data.map_blocks(fail, dtype="f8"))
-    daily = along(ds, "time", target="D")
+    daily = downscale_axis(ds, "time", target="D")
     assert daily["t"].chunks[0] == (181, 184, 181, 184)
     with pytest.raises(AssertionError, match="computed"):
         daily["t"].compute(scheduler="synchronous")
@@ -189,30 +189,31 @@ def test_nothing_is_computed_before_it_is_asked_for_and_chunks_along_time_stay()
 )
 def test_the_order_of_dimensions_is_kept_and_changes_no_value(dims):
     ds = months()
-    plain = along(ds, "time", target="D")["t"]
-    turned = along(ds.transpose(*dims), "time", target="D")["t"]
+    plain = downscale_axis(ds, "time", target="D")["t"]
+    turned = downscale_axis(ds.transpose(*dims), "time", target="D")["t"]
     assert turned.dims == dims
     np.testing.assert_array_equal(turned.transpose("time", "lat", "lon"), plain)
 
 
 def test_other_dimensions_lead_and_a_single_series_will_do():
     ds = months()
-    plain = along(ds, "time", target="D")["t"]
-    members = along(ds.expand_dims(member=3).transpose("time", "member", "lat", "lon"), "time", target="D")["t"]
+    plain = downscale_axis(ds, "time", target="D")["t"]
+    many = ds.expand_dims(member=3).transpose("time", "member", "lat", "lon")
+    members = downscale_axis(many, "time", target="D")["t"]
     assert members.dims == ("time", "member", "lat", "lon")
     np.testing.assert_array_equal(members.isel(member=2), plain)
     one = ds["t"].isel(lat=1, lon=2)
-    daily = along(one, "time", target="D")
+    daily = downscale_axis(one, "time", target="D")
     assert isinstance(daily, xr.DataArray)
     assert (daily.name, daily.dims) == ("t", ("time",))
     np.testing.assert_array_equal(daily, plain.isel(lat=1, lon=2))
-    np.testing.assert_array_equal(along(one.chunk(time=3), "time", target="D"), daily)
+    np.testing.assert_array_equal(downscale_axis(one.chunk(time=3), "time", target="D"), daily)
 
 
 def test_a_missing_month_stays_missing_and_moves_no_other():
     ds = months()
     ds["t"][5] = np.nan
-    daily = along(ds, "time", target="D")["t"]
+    daily = downscale_axis(ds, "time", target="D")["t"]
     back = monthly_means(daily)
     assert np.isnan(back[5]).all()
     assert int(daily.isnull().sum()) == 30 * 12  # April 2000
@@ -225,40 +226,40 @@ def test_a_trend_goes_on_into_the_end_months():
     ds = months("360_day")
     ds["t"] = ds["t"].copy(data=np.broadcast_to(np.arange(14.0)[:, None, None], ds["t"].shape))
     for order, most in ((None, 0.28), (1.25, 0.11)):
-        daily = along(ds, "time", target="D", request=Request(order=order, bounds=None))["t"].values[:, 0, 0]
+        daily = downscale_axis(ds, "time", target="D", request=Request(order=order, bounds=None))["t"].values[:, 0, 0]
         error = np.abs(daily - ((np.arange(420) + 0.5) / 30 - 0.5))
         assert error[[0, -1]].max() < most
         assert error[90:-90].max() < 0.01
-    assert relative(monthly_means(along(ds + 1, "time", target="D")["t"]), ds["t"].values + 1) < 1e-12
+    assert relative(monthly_means(downscale_axis(ds + 1, "time", target="D")["t"]), ds["t"].values + 1) < 1e-12
 
 
 def test_bounds_are_imposed_on_days_and_impossible_ones_named():
     ds = months()
-    inside = along(ds, "time", target="D", request=Request(bounds=(float(ds["t"].min()), None)))
+    inside = downscale_axis(ds, "time", target="D", request=Request(bounds=(float(ds["t"].min()), None)))
     assert float(inside["t"].min()) >= float(ds["t"].min())
     assert relative(monthly_means(inside["t"]), ds["t"].values) < 1e-12
     with pytest.raises(BoundsError, match=r"t: expected coarse values within the bounds \[275, none\]"):
-        along(ds, "time", target="D", request=Request(bounds=(275, None)))
+        downscale_axis(ds, "time", target="D", request=Request(bounds=(275, None)))
 
 
 def test_partly_covered_periods_are_means_of_what_is_covered_or_missing():
     times = pd.date_range("2001-01-11T12", periods=60, freq="D")
     ds = xr.Dataset({"t": ("time", np.arange(60.0))}, {"time": times})
-    monthly = along(ds, "time", target="MS", request=MEAN)["t"]
+    monthly = downscale_axis(ds, "time", target="MS", request=MEAN)["t"]
     np.testing.assert_allclose(monthly, [10.0, 34.5, 54.0])
-    strict = along(ds, "time", target="MS", request=Request(method="conservative", na_thres=0.0))["t"]
+    strict = downscale_axis(ds, "time", target="MS", request=Request(method="conservative", na_thres=0.0))["t"]
     assert np.isnan(strict.values).tolist() == [True, False, True]
 
 
 def test_codes_are_never_averaged():
     ds = months()
     ds["kind"] = ("time", np.arange(14, dtype="i2"), {"flag_values": np.arange(14)})
-    daily = along(ds, "time", target="D")
+    daily = downscale_axis(ds, "time", target="D")
     assert daily["kind"].dtype == "i2"
     stretches = daily["kind"].groupby(daily["time"].dt.year * 12 + daily["time"].dt.month)
     assert [set(v.values) for _, v in stretches] == [{i} for i in range(14)]
     with pytest.raises(GridError, match="expected a target within the axis for the codes 'kind'"):
-        along(ds[["kind"]], "time", target=pd.date_range("1999-10-01", periods=90, freq="D"))
+        downscale_axis(ds[["kind"]], "time", target=pd.date_range("1999-10-01", periods=90, freq="D"))
 
 
 def test_what_lies_beside_the_axis_is_kept_and_what_lies_along_it_is_named():
@@ -269,7 +270,7 @@ def test_what_lies_beside_the_axis_is_kept_and_what_lies_along_it_is_named():
     ds["t"].encoding.update(grid_mapping="crs", scale_factor=0.1)
     before = ds.copy(deep=True)
     with pytest.warns(UserWarning, match="dropped season, label: not on the new axis 'time'"):
-        daily = along(ds, "time", target="D")
+        daily = downscale_axis(ds, "time", target="D")
     assert ds.identical(before)
     assert {"orog", "height", "lat", "lon", "time_bnds"} <= set(daily.variables)
     assert daily["t"].attrs == ds["t"].attrs
@@ -279,31 +280,31 @@ def test_what_lies_beside_the_axis_is_kept_and_what_lies_along_it_is_named():
     assert daily.encoding["unlimited_dims"] == {"time"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        chosen = along(ds.drop_vars("season"), "time", target="D", request=Request(data_vars="t"))
+        chosen = downscale_axis(ds.drop_vars("season"), "time", target="D", request=Request(data_vars="t"))
     assert set(chosen.data_vars) == {"t", "orog"}
 
 
 def test_sums_of_means_are_means():
     ds = months()
     ds["t"].attrs["cell_methods"] = "time: sum within days time: mean over days"
-    assert not plan_along(ds, "time", target="D").jobs["t"].extensive
+    assert not plan_axis(ds, "time", target="D").jobs["t"].extensive
     ds["t"].attrs["cell_methods"] = "time: sum"
-    assert plan_along(ds, "time", target="D").jobs["t"].extensive
-    assert not plan_along(ds, "time", target="D", request=Request(quantity="intensive")).jobs["t"].extensive
+    assert plan_axis(ds, "time", target="D").jobs["t"].extensive
+    assert not plan_axis(ds, "time", target="D", request=Request(quantity="intensive")).jobs["t"].extensive
     ds["t"].attrs["cell_methods"] = "time: point"
     with pytest.warns(UserWarning, match="t: 'point' values along 'time' are taken for means over its cells"):
-        plan_along(ds, "time", target="D")
+        plan_axis(ds, "time", target="D")
 
 
 def test_the_words_for_the_history():
     ds = months()
-    assert plan_along(ds, "time", factor=30).words == "time x30"
-    assert plan_along(ds, "time", target="D").words == "time -> D (427 cells)"
-    assert plan_along(ds, "time", target=ds).words == "time -> target (14 cells)"
+    assert plan_axis(ds, "time", factor=30).words == "time x30"
+    assert plan_axis(ds, "time", target="D").words == "time -> D (427 cells)"
+    assert plan_axis(ds, "time", target=ds).words == "time -> target (14 cells)"
 
 
 def test_the_law_is_checked_in_the_engine_over_the_true_lengths():
-    job = plan_along(months("noleap"), "time", target="D").jobs["t"]
+    job = plan_axis(months("noleap"), "time", target="D").jobs["t"]
     assert isinstance(job.cells, Aggregation)
     shares = job.cells.y_share.reshape(14, 31)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-14)
@@ -330,7 +331,7 @@ def test_the_law_is_checked_in_the_engine_over_the_true_lengths():
 )  # fmt: skip
 def test_requests_that_cannot_be_met(error, words, options):
     with pytest.raises(error, match=words):
-        along(months(), "time", **options)
+        downscale_axis(months(), "time", **options)
 
 
 def test_models_for_maps_are_refused_along_an_axis():
@@ -341,4 +342,4 @@ def test_models_for_maps_are_refused_along_an_axis():
             return coarse
 
     with pytest.raises(OptionError, match=r"expected a method among .* along 'time', received 'Model', which is"):
-        along(months(), "time", factor=2, request=Request(method=Model()))
+        downscale_axis(months(), "time", factor=2, request=Request(method=Model()))

@@ -20,7 +20,7 @@ from downscale.cf import coordinates
 from downscale.engine.memory import MAKING_COPIES, READING, Beside
 from downscale.errors import OptionError
 from downscale.steps import horizontal
-from downscale.steps.horizontal import sized
+from downscale.steps.horizontal import fit_chunks
 
 
 @pytest.mark.parametrize("grid", [world(7, 9), region(8, 10), plane(6, 11)], ids=["world", "region", "plane"])
@@ -91,7 +91,7 @@ def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None
     data = da.zeros((1, 400, 50), dtype="f4", chunks=-1)
     monkeypatch.setattr(horizontal, "block_budget", lambda features, whole: 160_000 - whole)
     free, masked, held = (
-        max(sized(data, job, other).chunks[1]) for other in (Beside(), Beside(0, 40), Beside(80_000, 0))
+        max(fit_chunks(data, job, other).chunks[1]) for other in (Beside(), Beside(0, 40), Beside(80_000, 0))
     )
     assert masked < free
     assert held < free

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from downscale.cf.axes import new_line_coordinates, read_line, target_line
 from downscale.errors import GridError
 from downscale.request import Request
-from downscale.steps.along import along
+from downscale.steps.axis_downscale import downscale_axis
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,8 +46,8 @@ EDGES = np.array([1000, 925, 850, 700, 500, 300, 200, 100, 10.0]) * 100
 @given(st.integers(1, 6), st.booleans(), st.sampled_from(["sobolev", "conservative", "bilinear"]), st.integers(0, 99))
 def test_equal_parts_keep_the_mean_of_every_layer(factor, upward, method, seed):
     ds = column(EDGES if upward else EDGES[::-1], seed)
-    fine = along(ds, "plev", factor=factor, request=Request(method=method))
-    back = along(fine, "plev", target=ds, request=Request(method="conservative"))
+    fine = downscale_axis(ds, "plev", factor=factor, request=Request(method=method))
+    back = downscale_axis(fine, "plev", target=ds, request=Request(method="conservative"))
     np.testing.assert_allclose(back["t"], ds["t"], rtol=1e-12)
     assert back["plev_bnds"].equals(ds["plev_bnds"])
 
@@ -57,7 +57,7 @@ def test_any_new_layers_keep_what_the_column_holds_under_them(inner, upward, see
     ds = column(EDGES, seed)
     edges = 1000 + 990 * np.sort(np.array(inner, dtype=np.float64))
     target = layers(edges[::-1] if upward else edges)
-    fine = along(ds, "plev", target=target)
+    fine = downscale_axis(ds, "plev", target=target)
     assert fine["t"].dims == ds["t"].dims
     np.testing.assert_allclose(fine["plev"], target["plev"], rtol=0, atol=0)
     whole = ds["plev_bnds"].min("bnds").values >= edges[0]
@@ -72,32 +72,32 @@ def test_any_new_layers_keep_what_the_column_holds_under_them(inner, upward, see
 
 def test_layers_over_the_whole_column_keep_its_content():
     ds = column(EDGES)
-    fine = along(ds, "plev", target=layers([100000, 90000, 61234, 33333, 21000, 1000]))
+    fine = downscale_axis(ds, "plev", target=layers([100000, 90000, 61234, 33333, 21000, 1000]))
     np.testing.assert_allclose(content(fine), content(ds), rtol=1e-12)
 
 
 def test_a_target_beyond_the_column_is_missing_there_and_keeps_the_covered_part():
     ds = column(EDGES)
-    fine = along(ds, "plev", target=layers([110000, 102000, 95000, 50000, 1000, 0]))
+    fine = downscale_axis(ds, "plev", target=layers([110000, 102000, 95000, 50000, 1000, 0]))
     assert fine["t"].isnull().all(["lat", "lon"]).values.tolist() == [True, False, False, False, True]
     covered = fine.isel(plev=slice(1, 4))
     np.testing.assert_allclose(content(covered, high=100000), content(ds), rtol=1e-12)
-    strict = along(ds, "plev", target=layers([110000, 102000, 95000, 50000]), request=Request(na_thres=0.0))
+    strict = downscale_axis(ds, "plev", target=layers([110000, 102000, 95000, 50000]), request=Request(na_thres=0.0))
     assert strict["t"].isnull().all(["lat", "lon"]).values.tolist() == [True, True, False]
     with pytest.raises(GridError, match="expected a target that overlaps the vertical range 1000 to 100000"):
-        along(ds, "plev", target=layers([200000, 150000]))
+        downscale_axis(ds, "plev", target=layers([200000, 150000]))
 
 
 def test_units_that_fit_are_converted_and_those_of_the_target_are_written():
     ds = column(EDGES)
     same = layers([100000, 70000, 30000, 1000])
     other = layers([1000, 700, 300, 10], units="hPa")
-    one, two = (along(ds, "plev", target=target) for target in (same, other))
+    one, two = (downscale_axis(ds, "plev", target=target) for target in (same, other))
     np.testing.assert_allclose(two["t"], one["t"], rtol=1e-12)
     assert two["plev"].attrs["units"] == "hPa"
     np.testing.assert_array_equal(two["plev_bnds"], other["plev_bnds"])
     depth = column([0, 0.01, 0.05, 0.2], units="km", name="depth")
-    fine = along(depth, "depth", target=layers([0, 20, 200], units="m", name="depth"))
+    fine = downscale_axis(depth, "depth", target=layers([0, 20, 200], units="m", name="depth"))
     np.testing.assert_allclose(content(fine, name="depth") / 1000, content(depth, name="depth"), rtol=1e-12)
 
 
@@ -113,16 +113,16 @@ def test_units_or_directions_that_do_not_fit_are_refused():
 def test_sums_over_layers_stay_sums():
     ds = column(EDGES)
     ds["t"].attrs["cell_methods"] = "plev: sum"
-    fine = along(ds, "plev", target=layers([100000, 90000, 61234, 33333, 21000, 1000]))
+    fine = downscale_axis(ds, "plev", target=layers([100000, 90000, 61234, 33333, 21000, 1000]))
     np.testing.assert_allclose(fine["t"].sum("plev"), ds["t"].sum("plev"), rtol=1e-12)
 
 
 def test_bounds_of_values_hold_in_layers():
     ds = column(EDGES)
     ds["t"] = np.abs(ds["t"] - 250)
-    fine = along(ds, "plev", factor=5, request=Request(bounds=(0, None)))
+    fine = downscale_axis(ds, "plev", factor=5, request=Request(bounds=(0, None)))
     assert float(fine["t"].min()) >= 0
-    assert float(along(ds, "plev", factor=5, request=Request(bounds=None))["t"].min()) < 0
+    assert float(downscale_axis(ds, "plev", factor=5, request=Request(bounds=None))["t"].min()) < 0
 
 
 def test_layers_without_bounds_are_never_guessed():
@@ -161,11 +161,11 @@ def test_an_auxiliary_coordinate_with_bounds_gives_the_layers_of_its_dimension()
         level_height_bnds=(("model_level_number", "bnds"), np.stack([edges[:-1], edges[1:]], axis=1))
     )
     with pytest.warns(UserWarning, match="dropped model_level_number: not on the new axis"):
-        fine = along(new, "model_level_number", factor=4)
+        fine = downscale_axis(new, "model_level_number", factor=4)
     assert fine.sizes["model_level_number"] == 28
     assert fine["level_height"].dims == ("model_level_number",)
     with pytest.warns(UserWarning, match="dropped model_level_number"):
-        same = along(new, "level_height", factor=4)
+        same = downscale_axis(new, "level_height", factor=4)
     assert same.equals(fine)
     thick = xr.DataArray(np.diff(fine["level_height_bnds"]).ravel(), dims="model_level_number")
     mean = (fine["air_potential_temperature"].astype("f8") * thick).coarsen(model_level_number=4).sum()
@@ -179,7 +179,7 @@ def test_a_real_wind_in_layers_keeps_its_mass_flux():
         ds = era[["u"]].isel(latitude=slice(4, None, 40), longitude=slice(0, None, 48)).load()
     ds = ds.assign_coords(level_bnds=(("level", "bnds"), [[100.0, 350.0], [350.0, 675.0], [675.0, 1000.0]]))
     ds["level"].attrs["bounds"] = "level_bnds"
-    fine = along(ds, "level", target=layers(np.arange(100000, 9999, -5000.0), name="plev"))
+    fine = downscale_axis(ds, "level", target=layers(np.arange(100000, 9999, -5000.0), name="plev"))
     thick = np.diff(ds["level_bnds"]).ravel() * 100
     old = (ds["u"] * xr.DataArray(thick, dims="level")).sum("level")
     np.testing.assert_allclose(fine["u"].sum("level") * 5000, old, rtol=1e-12)

@@ -30,7 +30,7 @@ from downscale.grid.subcells import Subcells
 from downscale.io.statics import mask_on_grid, pick_mask
 from downscale.process.computing import computed
 from downscale.request import Request
-from downscale.steps.along import along, quantity_along
+from downscale.steps.axis_downscale import axis_quantity, downscale_axis
 
 # Keep averages as they are: errors are for the check to find.
 PLAIN = Request(method="conservative", bounds=None, check="skip")
@@ -104,9 +104,9 @@ def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) ->
         # Fine values are of the same quantity as the coarse ones.
         line = read_line(coarse, dim)
         shared = [name for name in _fields(fields) if name in coarse.data_vars]
-        said = {name: quantity_along(coarse[name], line)[0] for name in shared}
+        said = {name: axis_quantity(coarse[name], line)[0] for name in shared}
         request = replace(request, quantity=said)
-    made = along(fields, dim, target=coarse, request=request)
+    made = downscale_axis(fields, dim, target=coarse, request=request)
     assert isinstance(made, xr.Dataset)
     return made
 

@@ -32,7 +32,7 @@ from downscale.request import Request
 from downscale.runs.manifest import clear, fingerprint, is_own, manifest_path, remove_manifest
 from downscale.runs.recipe import Recipe
 from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
-from downscale.steps.stages import split
+from downscale.steps.axis_downscale import split_request
 
 UNITS = ("year", "month", "day")
 # Digits of a date: the year, and two for each further part.
@@ -339,7 +339,7 @@ def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan
     if output.path.endswith(STORE):
         raise OptionError(f"expected a NetCDF file for a run in blocks, received {output.path}; give a name with .nc")
     record = record_of(coarse)
-    if record.dim in {step.dim for step in split(coarse, request)[0]}:
+    if record.dim in {step.dim for step in split_request(coarse, request)[0]}:
         if output.blocks is not None:
             raise OptionError(
                 f"expected no blocks along {record.dim!r}, whose steps a factor or target along it couples, received "

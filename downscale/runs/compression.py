@@ -33,7 +33,7 @@ from downscale.methods.learned import ENCODER, SAME, fingerprint, is_learned, na
 from downscale.process.progress import progress_bar
 from downscale.request import pick_variables
 from downscale.steps.coarsen import coarsen
-from downscale.steps.history import stamped
+from downscale.steps.history import add_history
 
 # A missing code in a file; others are -127 ... 127 of these steps.
 MISSING, STEP = -128, 1 / 128
@@ -98,7 +98,7 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
     coarse: Any = coarsen(select(ds, names), factors)
     made = _codes(ds, coarse, names, learned, where.dims, device_name(device))
     small = coarse.assign(dict(zip(learned.spec.code_names, made, strict=True)))
-    return stamped(small, f"encode by {name_of(model)}: means of {factors} cells and {len(made)} bytes each")
+    return add_history(small, f"encode by {name_of(model)}: means of {factors} cells and {len(made)} bytes each")
 
 
 def _codes(

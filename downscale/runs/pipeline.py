@@ -26,7 +26,7 @@ from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blo
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
 from downscale.runs.single import STORE, arguments_of, build_request, has_means, open_input, produce, static_sources
-from downscale.steps.stages import split
+from downscale.steps.axis_downscale import split_request
 
 if TYPE_CHECKING:
     from downscale.report.pictures import Picture
@@ -131,7 +131,7 @@ def _in_blocks(outcome: Outcome, coarse: xr.Dataset, blocks: BlockPlan, how: How
 
 def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], begin: float) -> None:
     """Plot the map and write the report, if requested."""
-    if outcome.plan.variables and not split(coarse, request)[0]:
+    if outcome.plan.variables and not split_request(coarse, request)[0]:
         if "report" in targets:
             # Only the report needs it; it downscales a sample of maps several times.
             with outcome.stage("self-validation"):

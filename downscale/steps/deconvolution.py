@@ -22,7 +22,7 @@ from downscale.io.read import SOURCES, sources_of
 from downscale.methods.footprint import seen_through, whole_maps
 from downscale.options import option
 from downscale.request import pick_variables, result_type
-from downscale.steps.history import stamped
+from downscale.steps.history import add_history
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,7 +195,7 @@ def deconvolve_dataset(
         field, choices = _deconvolve_variable(ds[name], plan, device)
         _replace(fine, ds, ds[name], field, keep_attrs)
         fine = fine.assign(choices)
-    return stamped(fine, f"deconvolve psf={plan.instrument.psf} {plan.method}")
+    return add_history(fine, f"deconvolve psf={plan.instrument.psf} {plan.method}")
 
 
 def _require_device(device: str | None) -> str:
@@ -245,7 +245,7 @@ def blur(
     coarse = ds.copy()
     for field in plan.names:
         _replace(coarse, ds, ds[field], _blur_variable(ds[field], plan, device), keep_attrs)
-    coarse = stamped(coarse, f"blur psf={plan.instrument.psf}")
+    coarse = add_history(coarse, f"blur psf={plan.instrument.psf}")
     return coarse if name is None else as_array(coarse, name, obj)
 
 

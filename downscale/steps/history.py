@@ -19,7 +19,7 @@ from downscale.version import __version__
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 
-def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
+def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
     """Set attributes and encodings of a result, with the history of its processing."""
     origins = {str(name): name for name in fine.data_vars}
     if prepared.event is not None:
@@ -56,7 +56,7 @@ def described(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) 
     return fine
 
 
-def stamped(fine: xr.Dataset, words: str) -> xr.Dataset:
+def add_history(fine: xr.Dataset, words: str) -> xr.Dataset:
     """Prepend a line to the history."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     words = printable(words)
@@ -72,7 +72,7 @@ def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
     return mapping_name(variable) if prepared.target.grid is None else mapping_among(prepared.target.grid.coords)
 
 
-def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> str:
+def describe_request(request: Request, prepared: Prepared | None, steps: list[str]) -> str:
     """Return the settings of a run in one line, for the history of a file; ``steps`` are those along other axes."""
     method = name_of(request.method)
     words = list(steps)
@@ -87,8 +87,8 @@ def describe(request: Request, prepared: Prepared | None, steps: list[str]) -> s
         words.append(f"smoothing={request.smoothing:g}")
     if method == "sobolev":
         words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
-    judged = prepared is None or prepared.event is None
-    words.append(f"conserve={request.conserve if judged else None}")
+    conserves = prepared is None or prepared.event is None
+    words.append(f"conserve={request.conserve if conserves else None}")
     if request.footprint is not None:
         words.append(f"footprint={pick_psf(request.footprint)}")
     if request.mask is not None:

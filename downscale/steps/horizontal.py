@@ -1,8 +1,13 @@
-"""Horizontal downscaling of the variables of a request, one lazy array per variable."""
+"""Horizontal downscaling of the variables of a request and of the fields among its coordinates, lazily.
+
+Fields among the coordinates are surface pressure of hybrid levels, a 2-D orography, names of regions. Continuous ones
+are regridded by the kernel with cell conservation, codes and names by repetition. Others are dropped with a warning and
+removed from attributes that name them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -10,6 +15,12 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.attributes import forget, references
+from downscale.cf.bounds import bounds_variables
+from downscale.cf.coordinates import dropped_coordinates
+from downscale.cf.evidence import seems_position
+from downscale.cf.horizontal import Horizontal
+from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.mapping import MOST_CORNERS
 from downscale.engine.apply import apply, compute_block
 from downscale.engine.cut import Cut, Span
@@ -30,7 +41,8 @@ from downscale.grid.subcells import SubcellGrid
 from downscale.methods.footprint import FootprintWork, fine_field
 from downscale.methods.learned import event_names, inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
-from downscale.request import Prepared, Request
+from downscale.nn.separable import METHODS
+from downscale.request import Prepared, Request, companion_jobs
 from downscale.typing import Drawing
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
@@ -50,7 +62,7 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
         work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
         made = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
         return made.transpose(*variable.dims)
-    data = sized(array.data, job, beside(variable, job, prepared))
+    data = fit_chunks(array.data, job, other_memory(variable, job, prepared))
     statics = _block_statics(job, prepared)
     numbers = numbers_of(array) if isinstance(job.upscaler, Drawing) else None
     some = numbers is not None or (job.inputs > 1 and prepared.model is not None)
@@ -81,7 +93,7 @@ def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
     return frozenset(names | ({"terrain"} if relief and prepared.lapse_rate is not None else set()))
 
 
-def beside(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
+def other_memory(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
     """Return the memory that a run holds besides the blocks of a variable, without reading values."""
     cells, chunk, read = int(np.prod(job.fine.shape)), 0, False
     if array.chunks is not None:
@@ -105,7 +117,7 @@ def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
     return copies + POLYGON_COPIES * isinstance(job.fine, CurvilinearGrid)
 
 
-def sized(data: Any, job: Job, other: Beside = NOTHING) -> Any:
+def fit_chunks(data: Any, job: Job, other: Beside = NOTHING) -> Any:
     """Rechunk a lazy array so that fine chunks stay within the budget of a block.
 
     The leading dimensions are split first. If one map is too large, it is split into bands of rows, if the method
@@ -195,15 +207,7 @@ def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
 
 
 def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]:
-    """Return the flag of an event and its probability; conservation applies to neither.
-
-    Parameters
-    ----------
-    chance : Variable
-        Probabilities, NaN where missing.
-    learned : Learned
-        The segmentation model, with the probability threshold of the flag.
-    """
+    """Return the flag of an event and its probability, from probabilities with NaN; conservation applies to neither."""
     event, units = learned.spec.event, learned.spec.outputs[0].units
     names, level = event_names(event.name), round(float(learned.decision), 2)
     words = f"{learned.spec.outputs[0].name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {units}"
@@ -223,7 +227,7 @@ def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]
     return dict(zip(names, (flag, probability), strict=True))
 
 
-def repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
+def repeat_codes(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
     """Give each fine cell the code of its coarse cell."""
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     data = variable.data
@@ -233,3 +237,84 @@ def repeated(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
     # A fill value made the codes floats; they are stored as integers.
     whole = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
     return xr.Variable(variable.dims, data, dict(variable.attrs), whole)
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Coordinates to downscale, coordinates to repeat, and those to drop with the reasons."""
+
+    fields: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+    lost: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates that are carried to the new grid."""
+        return (*self.fields, *self.codes)
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes for the plan."""
+        kinds = ((self.fields, "downscaled with the fields"), (self.codes, "repeated with the fields"))
+        notes = [f"{', '.join(names)}: coordinates that are {what}" for names, what in kinds if names]
+        return [*notes, *(f"{name}: dropped, {why}" for name, why in self.lost.items())]
+
+
+def plan_companions(ds: xr.Dataset, where: Horizontal, nests: bool) -> Companions:
+    """Return the plan for fields among the coordinates; ``nests`` is whether cells stay whole."""
+    names = dropped_coordinates(ds, where)
+    if not names:
+        return Companions()
+    # Bounds accompany their coordinate, and cell measures the cells.
+    said = [references(variable, ds.variables) for variable in ds.variables.values()]
+    measures = {name for each in said for name in each.get("cell_measures", ())}
+    fields: list[str] = []
+    codes: list[str] = []
+    lost: dict[str, str] = {}
+    for name in names:
+        if name in measures or name in bounds_variables(ds) or ds[name].attrs.get("standard_name") == "cell_area":
+            continue
+        why = _why_not(ds[name], where, nests)
+        if why is not None:
+            lost[name] = why
+        else:
+            (codes if is_categorical(ds[name]) else fields).append(name)
+    return Companions(tuple(fields), tuple(codes), lost)
+
+
+def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
+    """Return why a coordinate cannot be carried to a new grid, or None if it can."""
+    if not set(where.dims) <= set(variable.dims):
+        return "a coordinate along one horizontal axis only"
+    if seems_position(variable):
+        return "positions beside those of the grid"
+    if direction_reason(variable) is not None:
+        return "a direction, which has no mean over cells"
+    if is_categorical(variable):
+        return None if nests else "codes, which have no mean over the cells of a target that does not nest"
+    return None if variable.dtype.kind in "fiu" else f"values of type {variable.dtype} have no mean over cells"
+
+
+def companion_variables(
+    ds: xr.Dataset, what: Companions, prepared: Prepared, request: Request
+) -> dict[str, xr.Variable]:
+    """Return the fields among the coordinates on the cells of the result."""
+    if not what.names:
+        return {}
+    plain = replace(
+        request, method=request.method if request.method in METHODS else "sobolev", conserve="cell", bounds="auto",
+        members=None, smoothing=None, footprint=None, lapse_rate=None, terrain_penalty=None, orog=None, mask=None,
+        quantity=None, data_vars=None,
+    )  # fmt: skip
+    jobs = companion_jobs(ds, what.fields, prepared, plain)
+    alone = replace(prepared, jobs=jobs, statics={}, lapse_rate=None, model=None, instrument=None)
+    made = {name: fine_variable(ds[name], job, alone, plain) for name, job in jobs.items()}
+    return made | {name: repeat_codes(ds[name], prepared) for name in what.codes}
+
+
+def remove_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
+    """Remove names of variables of ``ds`` that ``made`` lacks from its attributes, in place."""
+    gone = {str(name) for name in ds.variables} - {str(name) for name in made.variables}
+    for variable in made.variables.values() if gone else ():
+        forget(variable, gone, ds.variables)
+    return made

@@ -1,4 +1,4 @@
-"""Downscaling along one axis with bounds that is not horizontal: time or layers.
+"""Downscaling along one axis with bounds that is not horizontal: time or layers, one axis after the other.
 
 A field along (axis, another dimension) is handled as a map whose columns are not refined. Conservation, bounds, checks
 and blocks are then those of any map.
@@ -7,7 +7,8 @@ and blocks are then those of any map.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -26,44 +27,33 @@ from downscale.cf.axes import (
     target_line,
 )
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
+from downscale.cf.horizontal import NoAxesError, XarrayObject, as_array, as_dataset, horizontal
 from downscale.cf.kinds import direction_reason, is_categorical, quantity_over_time, without_directions
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
-from downscale.errors import GridError, OptionError, listing
+from downscale.errors import DownscaleError, GridError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import SLACK, Aggregation
 from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import SubcellGrid, Subcells, overlap_weights
 from downscale.io.read import SOURCES, sources_of
+from downscale.io.target import is_file, open_target
 from downscale.methods.learned import name_of
 from downscale.nn.separable import METHODS, operator
 from downscale.request import Request, job_settings
-from downscale.steps.horizontal import sized
+from downscale.steps.horizontal import fit_chunks
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class AxisPlan:
     """The plan along one axis, made before any data are read.
 
-    Attributes
-    ----------
-    source, target : Line
-        Source and target cells.
-    parts : Subcells
-        Pieces of the source cells, cut by the target.
-    whole : array of int or None
-        The piece that equals each target cell; None if target cells combine several pieces.
-    jobs : dict of name to Job
-        One per variable, for maps of this axis (rows) by the variable's last other dimension (columns).
-    categorical : tuple of str
-        Variables of codes, which take the code of the source cell with the largest overlap.
-    words : str
-        Description for the history of a file.
-    notes : tuple of str
-        Variables that are totals over the cells of the axis, and the reasons.
+    ``parts`` are pieces of the source cells, cut by the target; ``whole`` is the piece that equals each target cell, or
+    None if target cells combine several pieces. ``jobs`` has one per variable, for maps of this axis (rows) by the
+    variable's last other dimension (columns). ``categorical`` variables of codes take the code of the source cell with
+    the largest overlap. ``words`` describe the plan for the history of a file, ``notes`` the variables that are totals.
     """
 
     source: Line
@@ -76,7 +66,7 @@ class Course:
     notes: tuple[str, ...] = ()
 
 
-def along(
+def downscale_axis(
     obj: XarrayObject, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
 ) -> XarrayObject:
     """Downscale, or average, along a time or vertical axis and conserve the mean of every source cell.
@@ -116,15 +106,15 @@ def along(
     conditions for AMIP II simulations, PCMDI Report 60.
     """
     ds, name = as_dataset(obj)
-    course = plan_along(ds, dim, factor=factor, target=target, request=request)
-    made = carried_out(ds, course, request or Request())
+    plan = plan_axis(ds, dim, factor=factor, target=target, request=request)
+    made = apply_axis_plan(ds, plan, request or Request())
     return made if name is None else as_array(made, name, obj)
 
 
-def plan_along(
+def plan_axis(
     ds: xr.Dataset, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
-) -> Course:
-    """Return the plan of :func:`along` for these arguments; reads only coordinates."""
+) -> AxisPlan:
+    """Return the plan of :func:`downscale_axis` for these arguments; reads only coordinates."""
     request = request or Request()
     _require_usable(dim, factor, target, request)
     source = read_line(ds, dim)
@@ -147,8 +137,8 @@ def plan_along(
             _warn_of_points(ds[name], name, source)
             jobs[name] = _job(ds[name], name, source, parts, whole, operator, request)
     totals = [name for name, job in jobs.items() if job.extensive and request.quantity_for(name) is None]
-    notes = tuple(f"{name}: sums along {dim}, {quantity_along(ds[name], source)[1]}" for name in totals)
-    return Course(source, aim, parts, whole, jobs, codes, words, notes)
+    notes = tuple(f"{name}: sums along {dim}, {axis_quantity(ds[name], source)[1]}" for name in totals)
+    return AxisPlan(source, aim, parts, whole, jobs, codes, words, notes)
 
 
 def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> None:
@@ -201,7 +191,7 @@ def _job(
 ) -> Job:
     others = [size for dim, size in variable.sizes.items() if dim != line.dim]
     grid, fine, both, operator, cells = operators(others[-1] if others else 1)
-    extensive = (request.quantity_for(name) or quantity_along(variable, line)[0]) == "extensive"
+    extensive = (request.quantity_for(name) or axis_quantity(variable, line)[0]) == "extensive"
     return Job(
         upscaler=operator,
         coarse=grid,
@@ -212,7 +202,7 @@ def _job(
     )
 
 
-def quantity_along(variable: xr.DataArray, line: Line) -> tuple[str, str]:
+def axis_quantity(variable: xr.DataArray, line: Line) -> tuple[str, str]:
     """Return whether values are sums over the cells of an axis ("extensive") or means ("intensive"), and why."""
     if line.clock is not None:
         return quantity_over_time(variable, line.dim, line.name)
@@ -221,56 +211,56 @@ def quantity_along(variable: xr.DataArray, line: Line) -> tuple[str, str]:
     return ("extensive" if method == "sum" else "intensive"), f"by cell_methods, {method} along {line.name}"
 
 
-def carried_out(ds: xr.Dataset, course: Course, request: Request) -> xr.Dataset:
+def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Dataset:
     """Return the Dataset on the new cells; lazy data stay lazy."""
-    dim, bounds = course.source.dim, bounds_variables(ds)
-    coords, lost = kept_beside(ds, course.source)
+    dim, bounds = plan.source.dim, bounds_variables(ds)
+    coords, lost = kept_beside(ds, plan.source)
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
-        if name in course.jobs:
-            variables[name] = _made(variable, course.jobs[str(name)], course)
-            _say_sums(variables[name], course.jobs[str(name)], course.source)
+        if name in plan.jobs:
+            variables[name] = _refine_variable(variable, plan.jobs[str(name)], plan)
+            _mark_sums(variables[name], plan.jobs[str(name)], plan.source)
             variables[name].encoding = {
                 **{key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding},
                 SOURCES: sources_of(ds),
             }
-        elif name in course.categorical:
-            variables[name] = _codes(variable, course)
+        elif name in plan.categorical:
+            variables[name] = _repeat_largest(variable, plan)
         elif dim not in variable.dims:
             variables[name] = variable.variable.copy(deep=False)
         elif name not in bounds and request.data_vars is None and direction_reason(variable) is None:
             lost.append(str(name))
     if lost:
         warnings.warn(f"dropped {', '.join(lost)}: not on the new axis {dim!r}", UserWarning, stacklevel=4)
-    new = new_line_coordinates(ds, course.source, course.target)
+    new = new_line_coordinates(ds, plan.source, plan.target)
     variables = {name: variable for name, variable in variables.items() if name not in new}
     made = xr.Dataset(variables, {**coords, **new}, dict(ds.attrs))
     made.encoding = {key: value for key, value in ds.encoding.items() if key in ("unlimited_dims", "source")}
     return made
 
 
-def _made(variable: xr.DataArray, job: Job, course: Course) -> xr.Variable:
+def _refine_variable(variable: xr.DataArray, job: Job, plan: AxisPlan) -> xr.Variable:
     """Return the field of one variable on the new cells, with dimensions in the original order."""
-    dim = course.source.dim
+    dim = plan.source.dim
     others = [name for name in variable.dims if name != dim]
     array = variable.variable.transpose(*others[:-1], dim, *others[-1:])
     data = array.data if others else array.data[:, None]
     if isinstance(data, da.Array):
         data = data if job.target is None else data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-        data = sized(data, job)
-    fine = _taken(apply(job, data), course.whole)
+        data = fit_chunks(data, job)
+    fine = _select_rows(apply(job, data), plan.whole)
     fine = fine if others else fine[:, 0]
     return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
 
 
-def _say_sums(made: xr.Variable, job: Job, line: Line) -> None:
+def _mark_sums(made: xr.Variable, job: Job, line: Line) -> None:
     """Add "sum" to the cell methods of sums over periods that were recognised by name and units only."""
     known = xr.DataArray(made)
     if job.extensive and line.clock is not None and not methods_along(known, line.dim, line.name, "time"):
         made.attrs["cell_methods"] = f"{made.attrs.get('cell_methods', '')} {line.name}: sum".strip()
 
 
-def _taken(fine: Any, whole: NDArray[np.int64] | None) -> Any:
+def _select_rows(fine: Any, whole: NDArray[np.int64] | None) -> Any:
     """Return the rows of the pieces that are target cells, in target order; blocks are not changed."""
     if whole is None or np.array_equal(whole, np.arange(fine.shape[-2])):
         return fine
@@ -286,11 +276,92 @@ def _taken(fine: Any, whole: NDArray[np.int64] | None) -> Any:
     return da.concatenate(pieces, axis=fine.ndim - 2)
 
 
-def _codes(variable: xr.DataArray, course: Course) -> xr.Variable:
+def _repeat_largest(variable: xr.DataArray, plan: AxisPlan) -> xr.Variable:
     """Give each target cell the code of the source cell that covers most of it."""
-    if (course.parts.covered < SLACK).any():
+    if (plan.parts.covered < SLACK).any():
         raise GridError(
             f"expected a target within the axis for the codes {variable.name!r}, received one beyond it; crop it"
         )
-    most = overlap_weights(course.source.axis, course.target.axis).argmax(axis=1)
-    return variable.variable.isel({course.source.dim: most})
+    most = overlap_weights(plan.source.axis, plan.target.axis).argmax(axis=1)
+    return variable.variable.isel({plan.source.dim: most})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One axis that is not horizontal, and the factor or the target along it."""
+
+    dim: str
+    factor: int | None
+    target: Any
+
+
+def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], Request | None]:
+    """Return the steps along other axes, and the remaining horizontal request (None if there is none).
+
+    Raises
+    ------
+    OptionError
+        If a target names horizontal dimensions along with others, or both a factor and a target are given for one axis.
+    """
+    factor, target = request.factor, request.target_grid
+    if factor is None:
+        grid = open_target(target) if is_file(target) else target
+        if isinstance(grid, (xr.Dataset, xr.DataArray)) and not _has_horizontal(grid):
+            return (Step(_shared_axis(grid, ds), None, grid),), None
+    asked = {"factor": factor, "target_grid": target}
+    named = {key: value for key, value in asked.items() if isinstance(value, Mapping) and not _is_data(value)}
+    if not named:
+        return (), request
+    dims = _horizontal_dims(ds)
+    legal = [*dims, *(str(dim) for dim in ds.dims if dim in ds.coords and dim not in dims)]
+    for key, value in named.items():
+        unknown = [name for name in value if name not in legal and name not in ds.coords]
+        if unknown:
+            raise ShapeError(f"expected {key} for the dimensions {listing(legal)}, received {listing(unknown)}")
+    steps: dict[str, Step] = {}
+    left = dict(asked)
+    for key, value in named.items():
+        others = {str(name): wanted for name, wanted in value.items() if name not in dims}
+        inside = {name: wanted for name, wanted in value.items() if name in dims}
+        if key == "target_grid" and inside:
+            raise OptionError(
+                f"expected a target grid as one object for the horizontal axes, received {listing(inside)} one by one; "
+                "pass a Dataset with both"
+            )
+        twice = [name for name in others if name in steps]
+        if twice:
+            raise OptionError(f"expected factor or target_grid along {listing(twice)}, received both; drop one of them")
+        steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in others.items()})
+        left[key] = inside or None
+    rest = None if left["factor"] is None and left["target_grid"] is None else replace(request, **left)
+    return tuple(steps.values()), rest if steps else request
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, xr.Dataset)
+
+
+def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
+    try:
+        horizontal(obj, guess=True)
+    except DownscaleError as error:
+        # One-dimensional objects have no horizontal axes; other faults are reported later.
+        return not isinstance(error, NoAxesError)
+    return True
+
+
+def _horizontal_dims(ds: xr.Dataset) -> tuple[str, ...]:
+    return horizontal(ds, guess=True).dims if _has_horizontal(ds) else ()
+
+
+def _shared_axis(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:
+    """Return the one axis that a target without horizontal axes has in common with the field."""
+    if set(target.dims) & set(_horizontal_dims(ds)):
+        horizontal(target)  # raises the error about its rows and columns, which is more specific
+    shared = [str(dim) for dim in target.dims if dim in ds.dims and dim in target.coords]
+    if len(shared) != 1:
+        raise OptionError(
+            f"expected a target with horizontal axes, or with one axis of the field, received {listing(target.dims)}; "
+            'name the axis, as in target_grid={"time": target}'
+        )
+    return shared[0]
