@@ -140,7 +140,7 @@ def test_real_wind_is_drawn_in_all_turns_and_without_names_refused(tmp_path: Pat
         prepare(parse_training(content))
     content["patches"]["augment"] = False
     made = prepare(parse_training(content))
-    assert made.parts == ()
-    draws = made.draws("train")
+    assert made.components == ()
+    draws = made.samplers["train"]
     assert isinstance(draws, PatchSampler)
     assert {key.turn for key in draws.round(0, 50)} == {0}

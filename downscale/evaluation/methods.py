@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from downscale.api import downscale
 from downscale.cf.horizontal import as_dataset
-from downscale.errors import DownscaleError, InputError
+from downscale.errors import InputError
 from downscale.evaluation.schema import Method
 from downscale.evaluation.truth import Block, Truth
 from downscale.methods.learned import is_learned, opened, require_method
 from downscale.metrics.events import EventCounts
 from downscale.models import path_of
 from downscale.models.checkpoint import Record, load_record
+from downscale.training.pairs import prefix_errors
 from downscale.training.schema import EventRule, TrainingRecipe, load_training
+from downscale.training.tasks import occurs
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -136,7 +138,7 @@ def mark_event(values: Floats, rule: EventRule) -> Floats:
     >>> mark_event(np.array([1.0, 5.0, np.nan]), EventRule(above=5, units="mm"))
     array([ 0.,  1., nan])
     """
-    return np.where(np.isnan(values), np.nan, rule.sign * values >= rule.sign * rule.threshold)
+    return np.where(np.isnan(values), np.nan, occurs(rule, values))
 
 
 Say = Callable[[str], None]
@@ -179,11 +181,9 @@ class ReadyMethod:
 
     def run(self, block: Block, truth: Truth) -> xr.Dataset:
         """Return fine maps, in memory."""
-        try:
+        with prefix_errors(f"{self.label}, {truth.label}"):
             # Pass whole objects: a selection by name would lose the bounds of the axes, and with them the cells.
             fine, _ = as_dataset(downscale(block.coarse, **self.arguments(truth)))
-        except DownscaleError as error:
-            raise type(error)(f"{self.label}, {truth.label}: {error}") from None
         return fine.load()
 
 
@@ -201,12 +201,10 @@ def open_methods(methods: Sequence[Method], factor: tuple[int, int], folder: Pat
 
 
 def _ready(how: Method, method: str, factor: tuple[int, int]) -> ReadyMethod:
-    try:
+    with prefix_errors(how.label):
         require_method(method)
         record = load_record(path_of(method, factor))[1] if is_learned(method) else None
         return ReadyMethod(how, opened(method, factor), record)
-    except DownscaleError as error:
-        raise type(error)(f"{how.label}: {error}") from None
 
 
 def _trained(how: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Path:
@@ -222,10 +220,8 @@ def _trained(how: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Pat
     if how.max_time is not None:
         training = training.model_copy(update={"max_time": how.max_time})
     say(f"{how.label}: trains by {how.train}")
-    try:
+    with prefix_errors(how.label):
         return train(recipe.model_copy(update={"output": output, "training": training}), True, say)
-    except DownscaleError as error:
-        raise type(error)(f"{how.label}: {error}") from None
 
 
 def slug(text: str) -> str:

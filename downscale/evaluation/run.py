@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.check.conservation import check_conservation
-from downscale.errors import DownscaleError, OptionError, OutputError, listing
+from downscale.errors import OptionError, OutputError, listing
 from downscale.evaluation.figures import draw, pictures, require_maps
 from downscale.evaluation.methods import (
     HALF,
@@ -33,6 +33,7 @@ from downscale.evaluation.truth import Block, Truth, open_truth
 from downscale.io.config import read_recipe
 from downscale.io.paths import IN_RECIPE, check_target, named_files
 from downscale.metrics.scores import Scores, Setting
+from downscale.training.pairs import prefix_errors
 from downscale.training.schema import EventRule
 from downscale.training.tasks import require_event_units
 
@@ -206,10 +207,8 @@ def _judged(recipe: EvaluationRecipe, truth: Truth, methods: list[ReadyMethod], 
                 method.run(warm, truth)  # compile kernels and load libraries before measuring the cost
             with accumulator.cost:
                 made = method.run(block, truth)
-            try:
+            with prefix_errors(f"{method.label}, {truth.label}"):
                 accumulator.add(truth, block, made)
-            except DownscaleError as error:
-                raise type(error)(f"{method.label}, {truth.label}: {error}") from None
     return [
         Row(truth, name, method.label, each.scores[name], *each.law.get(name, NO_LAW), each.cost, each.mask, count)
         for method, each, count in zip(methods, accumulators, seen, strict=True)

@@ -14,7 +14,7 @@ from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables
 from downscale.cf.kinds import is_categorical
 from downscale.cf.times import time_name
-from downscale.errors import DownscaleError, InputError, OptionError, listing
+from downscale.errors import InputError, OptionError, listing
 from downscale.evaluation.schema import Data, Source
 from downscale.fields.gradient import Spacing
 from downscale.io.read import sources_of
@@ -26,10 +26,9 @@ from downscale.training.pairs import (
     bounds_of,
     conversion,
     crop_to_cells,
-    open_independent,
+    open_coarse,
     open_maps,
-    orient_like,
-    require_match,
+    prefix_errors,
     select_ranges,
     select_shared_times,
     split_times,
@@ -99,12 +98,8 @@ class Truth:
 
 def open_truth(source: Source, data: Data) -> Truth:
     """Return one source of the recipe; reads coordinates only."""
-    try:
+    with prefix_errors(source.fine):
         return _opened(source, data)
-    except DownscaleError as error:
-        if str(error).startswith(source.fine):
-            raise
-        raise type(error)(f"{source.fine}: {error}") from None
 
 
 def _opened(source: Source, data: Data) -> Truth:
@@ -112,16 +107,11 @@ def _opened(source: Source, data: Data) -> Truth:
         raise OptionError(f"expected a reference without smoothing, received smooth {source.smooth}; leave it out")
     whole = open_maps(source.fine)
     ds, where = crop_to_cells(select_ranges(whole, source), [size * source.average for size in data.factor])
-    channels = [*data.outputs, *data.predictors]
-    other, there = open_independent(source)
-    coarse = None
-    if other is not None and there is not None:
-        other, there = orient_like(other, there, where)
-        fine_grid = where.grid.coarsen(source.average, source.average)
-        require_match(there, fine_grid.coarsen(*data.factor), fine_grid, data.factor)
+    channels, coarse = [*data.outputs, *data.predictors], None
+    if source.coarse is not None:
+        other, _ = open_coarse(source, where, where.grid.coarsen(source.average, source.average), data.factor)
         ds, other = select_shared_times(ds, other)
-        coarse = None if other is None else _converted(other, channels, source)
-        channels = data.outputs
+        coarse, channels = _converted(other, channels, source), data.outputs
     fine = _converted(ds, channels, source)
     if source.average > 1:
         fine, _ = as_dataset(coarsen(fine, source.average))

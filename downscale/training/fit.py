@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from downscale.training.progress import Progress, track_progress
 from downscale.training.sampling import PatchSampler, require_samples
 from downscale.training.schema import TrainingRecipe
 from downscale.training.statistics import Statistics, measure_statistics
-from downscale.training.tasks import FIELD_KEYS, event_of, require_occurs, require_task
+from downscale.training.tasks import TASKS, event_of, measure_of, require_occurs, require_task
 from downscale.version import TRAINS, library_versions
 
 if TYPE_CHECKING:
@@ -50,25 +51,13 @@ class Prepared:
     spec: ModelSpec
     hash: str
     advice: str
-    parts: tuple[Component, ...] = ()
+    samplers: Mapping[str, PatchSampler]  # of the patches of both sides of the split, "train" and "validation"
+    components: tuple[Component, ...] = ()
 
     @property
     def origin(self) -> str:
         """Hash of recipe and data, which identifies the state of a training."""
         return recipe_identity(self.recipe, self.hash)
-
-    def draws(self, side: str) -> PatchSampler:
-        """Return the sampler of one side of the split, "train" or "validation"."""
-        return sample_side(self.recipe, self.sources, self.sides, self.statistics, side, self.parts)
-
-
-def sample_side(
-    recipe: TrainingRecipe, sources: Sequence[Source], sides: Sequence[Split], found: Statistics, side: str,
-    parts: Sequence[Component] = (),
-) -> PatchSampler:  # fmt: skip
-    """Return the sampler of the patches on one side of the split."""
-    maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
-    return PatchSampler(sources, found.tables, maps, recipe.patches, recipe.training.seed, count_orientations(parts))
 
 
 def vector_components(
@@ -117,8 +106,13 @@ def train(
     if dry_run:
         prepare(recipe, say)
         return Path(recipe.output.path).expanduser()
-    _require_end(recipe)
-    _require_lightning()
+    if recipe.training.steps is None and recipe.training.max_time is None:
+        raise OptionError("expected training.steps or training.max_time, received neither; set one of them")
+    if importlib.util.find_spec("lightning") is None:
+        raise InputError(
+            "expected the library lightning for training, received an installation without it; "
+            "pip install 'downscale-climate[train]'"
+        )
     tell = say if say is not None and is_first() else lambda line: None
     done = _finished(recipe) if resume else None
     if done is not None:
@@ -177,6 +171,7 @@ def resume_hint(recipe: TrainingRecipe) -> str:
 def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     """Open the sources, split their times, survey the data and print the advice on conservation, without training."""
     from downscale.losses.compose import WeightedSum
+    from downscale.nn.networks import build
     from downscale.training.card import advise
 
     tell = say or (lambda line: None)
@@ -187,16 +182,20 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
     require_disjoint(sources, sides)
     channels = [channel for name in data.statics for channel in STATICS[name]]
-    parts = vector_components(recipe, sources, channels)
+    components = vector_components(recipe, sources, channels)
     found = measure_statistics(
         sources, sides, data, recipe.patches, lambda items, total: track_progress(items, total, tell, "maps looked at")
     )
+    samplers = {}
     for side, least in (("train", recipe.training.batch), ("validation", 1)):
-        require_samples(sample_side(recipe, sources, sides, found, side), least, side)
+        maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
+        turns = count_orientations(components)
+        samplers[side] = PatchSampler(sources, found.tables, maps, recipe.patches, recipe.training.seed, turns)
+        require_samples(samplers[side], least, side)
     spec = model_spec(recipe, found)
     if spec.event is not None:
         tell(require_occurs(sources, sides, spec))
-    _require_network(spec)
+    build(spec)  # invalid options raise before hours of reading
     advice = advise(sources, sides, spec)
     for source, each in zip(sources, sides, strict=True):
         tell(_words(source, each))
@@ -205,7 +204,7 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     files = [file for source in sources for file in source.files]
     # One process hashes the files, and writes the hash.
     own = data_hash(files) if is_first() else ""
-    return Prepared(recipe, sources, sides, found, spec, own, advice, parts)
+    return Prepared(recipe, sources, sides, found, spec, own, advice, samplers, components)
 
 
 def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
@@ -230,29 +229,6 @@ def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
         constraint=constraint, taps=network.taps, order=network.order,
         kept=network.kept, noise=network.noise, event=event, code=code,
     )  # fmt: skip
-
-
-def _require_end(recipe: TrainingRecipe) -> None:
-    how = recipe.training
-    if how.steps is None and how.max_time is None:
-        raise OptionError("expected training.steps or training.max_time, received neither; set one of them")
-
-
-def _require_lightning() -> None:
-    try:
-        import lightning  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "expected the library lightning for training, received an installation without it; "
-            "pip install 'downscale-climate[train]'"
-        ) from None
-
-
-def _require_network(spec: ModelSpec) -> None:
-    """Build the network once, so that invalid options raise before hours of reading."""
-    from downscale.nn.networks import build
-
-    build(spec)
 
 
 def _finished(recipe: TrainingRecipe) -> Path | None:
@@ -341,8 +317,8 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
     loss = WeightedSum.from_config(how.loss)
     cache = MapCache(prepared.sources, recipe.patches.cache_mb)
     distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
-    patches = PatchSet(cache, prepared.parts, recipe.patches, distances)
-    held = prepared.draws("validation").fixed(recipe.data.validation.patches)
+    patches = PatchSet(cache, prepared.components, recipe.patches, distances)
+    held = prepared.samplers["validation"].fixed(recipe.data.validation.patches)
     typical = _typical(prepared, patches, say) if how.loss_scale == "kernel" else ()
     parts = Learned(prepared.spec), how, loss, prepared.statistics.spread, progress, len(prepared.sources), typical
     module: TrainedUpscaler
@@ -352,7 +328,7 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
         from downscale.training.module import TrainedMask
 
         module = TrainedMask(*parts, wanted=recipe.event)
-    return module, PatchData(patches, prepared.draws("train"), held, how, progress, prepared.spec.factor)
+    return module, PatchData(patches, prepared.samplers["train"], held, how, progress, prepared.spec.factor)
 
 
 def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float]]:
@@ -365,7 +341,7 @@ def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float
     spec, sources = prepared.spec, len(prepared.sources)
     sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
     # This round is never used in training, and is the same on every resume.
-    keys = prepared.draws("train").round(TYPICAL_ROUND, TYPICAL_PATCHES * sources)
+    keys = prepared.samplers["train"].round(TYPICAL_ROUND, TYPICAL_PATCHES * sources)
     # Sorted by map, so that each is read once.
     for key in track_progress(sorted(keys), len(keys), say, "patches of the kernel looked at"):
         sums[key.source] += kernel_errors(spec, collate([patches[key]], spec.factor))[0]
@@ -384,7 +360,7 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
     described = [describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)]
     licences = [each["licence"] for each in described if each["licence"]]
     # Keys that a task ignores are left out of the recorded recipe.
-    unused = {"training": set(FIELD_KEYS)} if recipe.task == "segmentation" else None
+    unused = {"training": set(TASKS[recipe.task].unused)} if TASKS[recipe.task].unused else None
     return Record(
         title=recipe.title, description=recipe.description, licence=recipe.licence,
         attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
@@ -404,17 +380,16 @@ def _skill(prepared: Prepared, callback: StateCallback) -> dict[str, Any]:
 
 def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
     """Return errors of model and kernel by source and output, from sums of errors and weights (sources, V, 3)."""
-    rows, ensemble = [], prepared.spec.stochastic
-    measure = {"measure": "CRPS", "measure_kernel": "absolute error"} if ensemble else {}
-    if prepared.spec.event is not None:
-        measure = dict.fromkeys(("measure", "measure_kernel"), "root of the Brier score") | {"units": "1"}
+    rows, measure = [], measure_of(prepared.spec)
     for source, sums in zip(prepared.sources, errors, strict=True):
         for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
             if weight > 0:
-                ours, theirs = (each / weight if ensemble else math.sqrt(each / weight) for each in (model, kernel))
+                ours, theirs = (each / weight for each in (model, kernel))
+                if measure.power == 0.5:
+                    ours, theirs = math.sqrt(ours), math.sqrt(theirs)
                 ratio = ours / theirs if theirs > 0 else None
                 rows.append({"source": source.label, "variable": variable.name, "units": variable.units, "rmse": ours,
-                             "rmse_kernel": theirs, "skill": ratio, **measure})  # fmt: skip
+                             "rmse_kernel": theirs, "skill": ratio, **measure.keys})  # fmt: skip
     return rows
 
 

@@ -32,6 +32,7 @@ from downscale.training.pairs import MapCache
 from downscale.training.patches import Batch, PatchSet, collate
 from downscale.training.progress import LineTimer, moments_of, remaining, restore_moments
 from downscale.training.schema import TrainingRecipe
+from downscale.training.tasks import measure_of
 
 FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
 TOLD = ("steps", "save_every", "say_every", "device")
@@ -400,7 +401,7 @@ def train_adversarial(
     torch.manual_seed(how.seed)
     learned = Learned(prepared.spec) if start is None else _started(prepared, start)
     critic = Conditional(size, prepared.statistics.spread[0], width, norm=how.loss == "hinge")
-    patches = PatchSet(MapCache(prepared.sources, recipe.patches.cache_mb), prepared.parts, recipe.patches)
+    patches = PatchSet(MapCache(prepared.sources, recipe.patches.cache_mb), prepared.components, recipe.patches)
     trainer = GANTrainer(learned, critic, _draws(prepared, patches, critic), _made(critic), how, origin=prepared.origin)
     try:
         with new_folder(folder, STATE):
@@ -453,7 +454,7 @@ def _started(prepared: Prepared, start: str | Path) -> Learned:
 
 def _draws(prepared: Prepared, patches: PatchSet, critic: Conditional) -> Callable[[int], tuple[Tensor, Batch]]:
     """Return a sampler of real patches; it uses torch's random numbers, which a resumed training restores."""
-    draws = prepared.draws("train")
+    draws = prepared.samplers["train"]
 
     def draw(count: int) -> tuple[Tensor, Batch]:
         number = int(torch.randint(2**30, (1,)))
@@ -478,11 +479,11 @@ def _judged(prepared: Prepared, patches: PatchSet, learned: Learned, step: int, 
     recipe = prepared.recipe
     sums = torch.zeros(len(prepared.sources), len(prepared.spec.outputs), 3, dtype=torch.float64)
     same, patches = torch.Generator().manual_seed(recipe.training.seed), patches.tiled()
-    for key in prepared.draws("validation").fixed(recipe.data.validation.patches):
+    for key in prepared.samplers["validation"].fixed(recipe.data.validation.patches):
         batch = collate([patches[key]], prepared.spec.factor)
         with torch.no_grad():
             members = predict(learned, batch, VALIDATION_MEMBERS, same)
         sums[key.source] += probabilistic_errors(batch, members, kernel_alone(prepared.spec, batch))[0]
-    score = relative_error(sums, 1.0)
+    score = relative_error(sums, measure_of(prepared.spec).power)
     tell(f"step {step}: fair CRPS {score:.4f} of the kernel's absolute error on the validation split")
     return {"skill": score, "step": step, "steps": step, "by_source": skill_rows(prepared, sums.tolist())}

@@ -25,6 +25,7 @@ from downscale.nn.spec import ModelSpec
 from downscale.training.patches import Batch
 from downscale.training.progress import Progress, rate, share_done
 from downscale.training.schema import EventBlock, Training
+from downscale.training.tasks import measure_of, occurs
 
 # Least standard deviation of a patch in the loss, relative to that of the variable.
 LEAST_SPREAD = 0.1
@@ -94,15 +95,19 @@ class TrainedUpscaler(lightning.LightningModule):
         target = torch.where(known, batch.target, torch.full_like(batch.target, torch.nan))
         context = self._context(batch, self._scale(batch, known))
         loss, values = self.loss.measure(prediction, target, batch.weight.expand_as(target), context)
+        self._require_finite(loss)
+        for name, value in {"loss": loss.detach(), **{f"loss_{name}": value for name, value in values.items()}}.items():
+            self.log(name, value, prog_bar=name == "loss", logger=False, batch_size=len(target))
+        return loss
+
+    def _require_finite(self, loss: Tensor) -> None:
+        """Raise an error for a loss that is NaN or infinite, checked every ``LOOK_EVERY`` steps; note the loss."""
         if self.progress.step % LOOK_EVERY == 0 and not bool(loss.isfinite()):
             raise InputError(
                 f"expected a finite loss, received {float(loss.detach())} at step {self.progress.step}; try a smaller "
                 "learning_rate, or precision 32"
             )
         self.last_loss = loss.detach()
-        for name, value in {"loss": loss.detach(), **{f"loss_{name}": value for name, value in values.items()}}.items():
-            self.log(name, value, prog_bar=name == "loss", logger=False, batch_size=len(target))
-        return loss
 
     def _context(self, batch: Batch, scale: Tensor) -> LossContext:
         spec = self.learned.spec
@@ -173,9 +178,8 @@ class TrainedUpscaler(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Compare the errors of the model with those of the kernel."""
-        sums = self._whole()
-        self.errors = sums
-        self.score = relative_error(sums, 1.0 if self.learned.spec.stochastic else 0.5)
+        self.errors = sums = self._summed((len(self.spread), 3))
+        self.score = relative_error(sums, measure_of(self.learned.spec).power)
         if not math.isfinite(self.score):
             raise InputError(
                 f"expected finite validation errors, received {self.score} at step {self.progress.step}; try a smaller "
@@ -183,14 +187,14 @@ class TrainedUpscaler(lightning.LightningModule):
             )
         self.log("relative_rmse", self.score, prog_bar=True, logger=False, batch_size=1)
 
-    def _whole(self) -> Tensor:
-        """Return the sums over all processes, shape (sources, V, 3)."""
-        zero = torch.zeros(len(self.spread), 3, dtype=torch.float64)
-        local = torch.stack([self._sums.get(i, zero).to(zero) for i in range(self.sources)])
+    def _summed(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the sums by source over all processes, shape (sources, *shape)."""
+        zero = torch.zeros(shape, dtype=torch.float64)
+        sums = torch.stack([self._sums.get(i, zero).to(zero) for i in range(self.sources)])
         if self.trainer.world_size > 1:
-            summed = self.trainer.strategy.reduce(local.to(self.device, torch.float32), reduce_op="sum")
-            return torch.as_tensor(summed).cpu().double()
-        return local
+            reduced = self.trainer.strategy.reduce(sums.to(self.device, torch.float32), reduce_op="sum")
+            return torch.as_tensor(reduced).cpu().double()
+        return sums
 
 
 def random_numbers(seed: int, *place: int) -> torch.Generator:
@@ -305,12 +309,7 @@ class TrainedMask(TrainedUpscaler):
         event = torch.where(torch.isfinite(logit), event, torch.nan)
         logit = torch.where(torch.isfinite(event), logit, 0.0)
         loss = event_loss(logit, event, batch.weight, **self.wanted.loss.model_dump())
-        if self.progress.step % LOOK_EVERY == 0 and not bool(loss.isfinite()):
-            raise InputError(
-                f"expected a finite loss, received {float(loss.detach())} at step {self.progress.step}; try a smaller "
-                "learning_rate, or precision 32"
-            )
-        self.last_loss = loss.detach()
+        self._require_finite(loss)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(event))
         return loss
 
@@ -320,7 +319,7 @@ class TrainedMask(TrainedUpscaler):
         event, logit = truth_of(self.averaged, batch), logits(self.averaged, batch)
         rule = self.averaged.spec.event
         assert rule is not None
-        kernel = (rule.sign * batch.proposal >= rule.sign * rule.threshold).to(logit)
+        kernel = occurs(rule, batch.proposal).to(logit)
         for source in batch.source.unique().tolist():
             here = batch.source == source
             weight = batch.weight[here].expand_as(event[here]).cpu().numpy()
@@ -332,11 +331,7 @@ class TrainedMask(TrainedUpscaler):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate probabilities, and choose the threshold with the best score over all sources."""
-        zero = torch.zeros(2 * len(LOGITS) + 1, dtype=torch.float64)
-        sums = torch.stack([self._sums.get(i, zero) for i in range(self.sources)])
-        if self.trainer.world_size > 1:
-            summed = self.trainer.strategy.reduce(sums.to(self.device, torch.float32), reduce_op="sum")
-            sums = torch.as_tensor(summed).cpu().double()
+        sums = self._summed((2 * len(LOGITS) + 1,))
         counts = sums[:, :-1].reshape(self.sources, 2, len(LOGITS)).numpy()
         line = calibration(counts.sum(axis=0))
         level, value = calibrated_counts(counts.sum(axis=0), *line).best(self.wanted.decision)
@@ -362,5 +357,4 @@ def truth_of(learned: Learned, batch: Batch) -> Tensor:
     """Return 1 where the event occurs in the fine field of a batch, 0 where it does not, NaN where missing."""
     rule = learned.spec.event
     assert rule is not None
-    there = rule.sign * batch.target >= rule.sign * rule.threshold
-    return torch.where(torch.isfinite(batch.target), there.to(batch.target), torch.nan)
+    return torch.where(torch.isfinite(batch.target), occurs(rule, batch.target).to(batch.target), torch.nan)

@@ -7,7 +7,8 @@ cells in which the fine cells nest.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,51 +175,52 @@ class Source:
 
 def open_source(pair: Pair, data: Data, network: Network) -> Source:
     """Open one pair of the recipe; reads coordinates and statics only."""
+    with prefix_errors(pair.fine):
+        raw = select_ranges(open_maps(pair.fine), pair)
+        ds, where = crop_to_cells(raw, [size * pair.average for size in data.factor])
+        first, fine = None, where.grid
+        if pair.average > 1:
+            fine = where.grid.coarsen(pair.average, pair.average)
+            first = Aggregation.between(fine, where.grid)
+        grid = fine.coarsen(*data.factor)
+        files, coarse = [ds], None
+        if pair.coarse is not None:
+            other, there = open_coarse(pair, where, fine, data.factor)
+            ds, other = select_shared_times(ds, other)
+            files = [ds, other]
+            coarse = tuple(_field(other, there, channel, pair) for channel in data.outputs)
+            predictors = tuple(_field(other, there, channel, pair) for channel in data.predictors)
+        else:
+            predictors = tuple(_field(ds, where, channel, pair) for channel in data.predictors)
+        outputs = tuple(_field(ds, where, channel, pair) for channel in data.outputs)
+        for field in (*outputs, *(coarse or ()), *predictors):
+            _require_same_maps(field, outputs[0])
+        time, lead = time_name(ds), outputs[0].maps.dims[:-2]
+        dates = np.atleast_1d(ds[time].values) if time is not None and time in lead else None
+        if lead and time in lead and lead[0] != time:
+            raise InputError(f"expected {time!r} as the first dimension of {outputs[0].maps.name!r}, received {lead}")
+        cells = Aggregation.between(grid, fine)
+        subcells = (Subcells.nested(grid.y, fine.y, data.factor[0]), Subcells.nested(grid.x, fine.x, data.factor[1]))
+        sizes = outputs[0].maps.shape[:-2] or (1,)
+        return Source(
+            label=pair.fine, pair=pair, outputs=outputs, coarse=coarse, predictors=predictors, fine=fine, grid=grid,
+            cells=cells, first=first, operator=sobolev_operator(grid, subcells, network.taps, network.order),
+            statics=_statics(raw, pair, data, where, fine, cells), dates=dates, sizes=sizes,
+            clock=clock_values(tuple(data.encodings), dates, sizes[0]), files=sources_of(*files),
+            licence=str(raw.attrs.get("license", "")),
+            geographic=fine.spherical and where.mapping is None and not where.notes,
+        )  # fmt: skip
+
+
+@contextmanager
+def prefix_errors(label: str) -> Iterator[None]:
+    """Begin the message of an error with a label, unless it does so already."""
     try:
-        return _opened(pair, data, network)
+        yield
     except DownscaleError as error:
-        if str(error).startswith(pair.fine):
+        if str(error).startswith(label):
             raise
-        raise type(error)(f"{pair.fine}: {error}") from None
-
-
-def _opened(pair: Pair, data: Data, network: Network) -> Source:
-    raw = select_ranges(open_maps(pair.fine), pair)
-    ds, where = crop_to_cells(raw, [size * pair.average for size in data.factor])
-    other, there = open_independent(pair)
-    first, fine = None, where.grid
-    if pair.average > 1:
-        fine = where.grid.coarsen(pair.average, pair.average)
-        first = Aggregation.between(fine, where.grid)
-    grid = fine.coarsen(*data.factor)
-    if other is not None and there is not None:
-        other, there = orient_like(other, there, where)
-        require_match(there, grid, fine, data.factor)
-    ds, other = select_shared_times(ds, other)
-    time = time_name(ds)
-    outputs = tuple(_field(ds, where, channel, pair) for channel in data.outputs)
-    lead = outputs[0].maps.dims[:-2]
-    coarse = None
-    if other is not None and there is not None:
-        coarse = tuple(_field(other, there, channel, pair) for channel in data.outputs)
-    beside, at = (ds, where) if other is None or there is None else (other, there)
-    predictors = tuple(_field(beside, at, channel, pair) for channel in data.predictors)
-    for field in (*outputs, *(coarse or ()), *predictors):
-        _require_same_maps(field, outputs[0])
-    cells = Aggregation.between(grid, fine)
-    parts = (Subcells.nested(grid.y, fine.y, data.factor[0]), Subcells.nested(grid.x, fine.x, data.factor[1]))
-    dates = np.atleast_1d(ds[time].values) if time is not None and time in lead else None
-    if lead and time in lead and lead[0] != time:
-        raise InputError(f"expected {time!r} as the first dimension of {outputs[0].maps.name!r}, received {lead}")
-    sizes = outputs[0].maps.shape[:-2] or (1,)
-    return Source(
-        label=pair.fine, pair=pair, outputs=outputs, coarse=coarse, predictors=predictors, fine=fine, grid=grid,
-        cells=cells, first=first, operator=sobolev_operator(grid, parts, network.taps, network.order),
-        statics=_statics(raw, pair, data, where, fine, cells), dates=dates, sizes=sizes,
-        clock=clock_values(tuple(data.encodings), dates, sizes[0]),
-        files=sources_of(*(one for one in (ds, other) if one is not None)), licence=str(raw.attrs.get("license", "")),
-        geographic=fine.spherical and where.mapping is None and not where.notes,
-    )  # fmt: skip
+        raise type(error)(f"{label}: {error}") from None
 
 
 def open_maps(path: str) -> xr.Dataset:
@@ -259,14 +261,15 @@ def crop_to_cells(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Hor
     return ds, horizontal(ds)
 
 
-def open_independent(pair: Pair) -> tuple[xr.Dataset | None, Horizontal | None]:
-    """Return the coarse fields of an independent model and their grid; None if the recipe names none."""
-    if pair.coarse is None:
-        return None, None
+def open_coarse(pair: Pair, where: Horizontal, fine: Any, factor: tuple[int, int]) -> tuple[xr.Dataset, Horizontal]:
+    """Return the coarse fields of an independent model in the direction of the fine cells, and their grid."""
+    assert pair.coarse is not None
     ds = open_maps(pair.coarse)
-    chosen = pair.model_copy(update={"select": {k: v for k, v in pair.select.items() if k == time_name(ds)}})
-    ds = select_ranges(ds, chosen)
-    return ds, horizontal(ds)
+    times = {name: span for name, span in pair.select.items() if name == time_name(ds)}
+    ds = select_ranges(ds, pair.model_copy(update={"select": times}))
+    ds, there = orient_like(ds, horizontal(ds), where)
+    require_match(there, fine.coarsen(*factor), fine, factor)
+    return ds, there
 
 
 def orient_like(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
@@ -294,10 +297,8 @@ def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, in
         )
 
 
-def select_shared_times(ds: xr.Dataset, other: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
+def select_shared_times(ds: xr.Dataset, other: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     """Return both datasets on the dates that they share."""
-    if other is None:
-        return ds, None
     mine, theirs = time_name(ds), time_name(other)
     if mine is None or theirs is None or mine not in ds.dims or theirs not in other.dims:
         return ds, other

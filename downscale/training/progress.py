@@ -112,7 +112,7 @@ class Progress:
     stale: int = 0
     scores: list[tuple[int, float, float]] | None = None  # step, seconds and relative error of each round
 
-    def judged(self, score: float) -> bool:
+    def record_score(self, score: float) -> bool:
         """Record the score of a round and start the next; return whether it is the best so far."""
         better = score < self.best
         if better:
@@ -195,21 +195,14 @@ def ended(progress: Progress, how: Training) -> bool:
     return share_done(progress, how) >= 1 or impatient
 
 
-# Description of the score of a round, by kind of model.
-MEASURES = {
-    "field": "of the kernel's RMSE", "ensemble": "CRPS over the kernel's absolute error",
-    "mask": "one minus the best score of the mask",
-}  # fmt: skip
-
-
-def words(progress: Progress, score: float, better: bool, how: Training, kind: str = "field") -> str:
-    """Return a progress line on the round that ended; ``kind`` is one of ``MEASURES``."""
+def round_line(progress: Progress, score: float, better: bool, how: Training, measure: str) -> str:
+    """Return a progress line on the round that ended; ``measure`` describes the score."""
     of = f" of {how.steps}" if how.steps is not None else ""
     best = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
-    return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {MEASURES[kind]} ({best})"
+    return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
 
 
-def step_words(progress: Progress, loss: float, how: Training) -> str:
+def step_line(progress: Progress, loss: float, how: Training) -> str:
     """Return a progress line with the last step, its loss and the time left."""
     of = f" of {how.steps}" if how.steps is not None else ""
     left = remaining(progress.seconds, share_done(progress, how))

@@ -1,9 +1,11 @@
-"""Tasks of a recipe: legal keys, and the event of a segmentation."""
+"""Tasks of recipes: their keys, their validation errors, and the event of a segmentation."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,40 +15,79 @@ from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.training.pairs import Source, Split, read_truth
 from downscale.training.schema import EventRule, TrainingRecipe
 
-# Keys of the training block for the loss on fields; a mask has its own loss.
-FIELD_KEYS = ("loss", "loss_scale", "members")
-# The block that only this task has.
-BLOCKS = {"segmentation": "event", "compression": "code"}
+
+@dataclass(frozen=True)
+class Task:
+    """A task of recipes."""
+
+    block: str | None = None  # block of the recipe that only this task has
+    unused: tuple[str, ...] = ()  # keys of the training block that it ignores
+
+
+# A mask has its own loss.
+TASKS = {
+    "downscaling": Task(),
+    "segmentation": Task("event", ("loss", "loss_scale", "members")),
+    "compression": Task("code"),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Validation errors of a kind of model."""
+
+    line: str  # description in progress lines
+    power: float = 0.5  # of mean errors: a half for the root of squared ones
+    keys: Mapping[str, str] = field(default_factory=dict)  # further keys of a row of errors
+
+
+FIELD = Measure("of the kernel's RMSE")
+ENSEMBLE = Measure(
+    "CRPS over the kernel's absolute error", 1.0, {"measure": "CRPS", "measure_kernel": "absolute error"}
+)
+BRIER = "root of the Brier score"
+MASK = Measure("one minus the best score of the mask", keys={"measure": BRIER, "measure_kernel": BRIER, "units": "1"})
+
+
+def measure_of(spec: ModelSpec) -> Measure:
+    """Return the measure of a model's errors."""
+    return MASK if spec.event is not None else ENSEMBLE if spec.stochastic else FIELD
 
 
 def require_task(recipe: TrainingRecipe) -> None:
     """Raise an OptionError if task and blocks of a recipe do not match."""
-    for task, block in BLOCKS.items():
-        given = getattr(recipe, block) is not None
-        article = "an" if block == "event" else "a"
-        if given and recipe.task != task:
-            raise OptionError(f"expected task: {task} with {article} {block}, received task: {recipe.task}; set it")
-        if not given and recipe.task == task:
-            raise OptionError(f"expected {article} {block} with task: {task}, received none; give one")
+    for name, task in TASKS.items():
+        if task.block is None:
+            continue
+        given = getattr(recipe, task.block) is not None
+        article = "an" if task.block == "event" else "a"
+        if given and recipe.task != name:
+            raise OptionError(
+                f"expected task: {name} with {article} {task.block}, received task: {recipe.task}; set it"
+            )
+        if not given and recipe.task == name:
+            raise OptionError(f"expected {article} {task.block} with task: {name}, received none; give one")
     if recipe.task == "downscaling":
         return
     if recipe.task == "segmentation" and len(recipe.data.outputs) != 1:
         raise OptionError(f"expected one output with task: segmentation, received {len(recipe.data.outputs)}")
-    if recipe.task == "segmentation" and (unused := _unused(recipe)):
-        raise OptionError(
-            f"training.{unused}: expected no such key with task: segmentation, received "
-            f"{getattr(recipe.training, unused)!r}; the loss of a mask is event.loss, remove training.{unused}"
-        )
+    for key in TASKS[recipe.task].unused:
+        if key in recipe.training.model_fields_set:
+            raise OptionError(
+                f"training.{key}: expected no such key with task: segmentation, received "
+                f"{getattr(recipe.training, key)!r}; the loss of a mask is event.loss, remove training.{key}"
+            )
     if any(recipe.network.noise):
         raise OptionError(f"expected no network.noise with task: {recipe.task}, received {recipe.network.noise}")
     if recipe.task == "compression" and any(pair.coarse is not None for pair in recipe.data.pairs):
-        raise OptionError("expected fine files only with task: compression, whose coarse fields are their averages; "
-                          "remove coarse")  # fmt: skip
+        raise OptionError(
+            "expected fine files only with task: compression, whose coarse fields are their averages; remove coarse"
+        )
 
 
-def _unused(recipe: TrainingRecipe) -> str | None:
-    """Return a key of the training block that the recipe sets and the training of a mask ignores."""
-    return next((key for key in FIELD_KEYS if key in recipe.training.model_fields_set), None)
+def occurs(rule: Event | EventRule, values: Any) -> Any:
+    """Return where values of an array or tensor are in an event, False where they are missing."""
+    return rule.sign * values >= rule.sign * rule.threshold
 
 
 # Largest fraction of cells with a rare event.
@@ -78,7 +119,7 @@ def require_occurs(sources: Sequence[Source], sides: Sequence[Split], spec: Mode
         maps = source.maps_of(each.train)
         for number in maps[:: max(maps.size // MOST_MAPS, 1)]:
             truth = read_truth(source, int(number))[0]
-            hits += int((event.sign * truth >= event.sign * event.threshold).sum())
+            hits += int(occurs(event, truth).sum())
             cells += int(np.isfinite(truth).sum())
     words = f"{spec.outputs[0].name} {event.side} {event.threshold:g} {spec.outputs[0].units}"
     if hits == 0:

@@ -31,13 +31,14 @@ from downscale.training.progress import (
     has_terminal,
     moments_of,
     restore_moments,
-    step_words,
+    round_line,
+    step_line,
     steps_of_round,
-    words,
     write_state,
 )
 from downscale.training.sampling import PatchIndex, PatchSampler
 from downscale.training.schema import Training
+from downscale.training.tasks import measure_of
 
 
 class Rounds(torch.utils.data.Sampler[list[PatchIndex]]):
@@ -153,7 +154,7 @@ class StateCallback(lightning.Callback):
         over = ended(self.progress, self.how)
         trainer.should_stop = trainer.should_stop or over
         if trainer.is_global_zero and not has_terminal() and self._timer.due():
-            self.say(step_words(self.progress, float(module.last_loss), self.how))
+            self.say(step_line(self.progress, float(module.last_loss), self.how))
         due = time.monotonic() - self._saved >= self.how.save_every
         if due and self._between_steps and not over:
             self.save(trainer, pl_module)
@@ -176,14 +177,13 @@ class StateCallback(lightning.Callback):
                 f"expected finite weights, received NaN or infinite ones at step {self.progress.step}; try a smaller "
                 "learning_rate, or precision 32"
             )
-        better = self.progress.judged(module.score)
+        better = self.progress.record_score(module.score)
         if better:
             self.best = {k: v.detach().cpu().clone() for k, v in module.averaged.state_dict().items()}
             self.errors = module.errors
         if trainer.is_global_zero:
-            spec = module.learned.spec
-            kind = "mask" if spec.event is not None else "ensemble" if spec.stochastic else "field"
-            self.say(words(self.progress, module.score, better, self.how, kind))
+            measure = measure_of(module.learned.spec).line
+            self.say(round_line(self.progress, module.score, better, self.how, measure))
             self._timer.said()
             self._log(trainer, module)
         trainer.should_stop = ended(self.progress, self.how)
