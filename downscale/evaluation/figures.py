@@ -44,15 +44,15 @@ def draw(
     shown = [m for m in methods if m.label in how.methods] if how.methods else methods[:MOST_METHODS]
     for truth in truths:
         for name, figure in _maps_of(truth, shown, how, recipe.event).items():
-            written.append(check_path(_map_path(recipe, folder, name, truth.label)))
+            written.append(check_path(_path(recipe, folder, name, truth.label, "maps")))
             write(figure, written[-1], how.dpi)
     for name in (channel.name for channel in recipe.data.outputs):
         if f"{name}_power" in scores:
-            written.append(check_path(_spectra_path(recipe, folder, name)))
+            written.append(check_path(_path(recipe, folder, name, "spectra")))
             write(spectra(scores, name), written[-1], how.dpi)
         panels = summary(scores, name)
         if panels is not None:
-            written.append(check_path(_summary_path(recipe, folder, name)))
+            written.append(check_path(_path(recipe, folder, name, "skill")))
             write(panels, written[-1], how.dpi)
     return written
 
@@ -63,8 +63,8 @@ def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
         return []
     names, labels = [each.name for each in recipe.data.outputs], [each.label for each in recipe.data.sources]
     masks = [] if recipe.event is None else [recipe.event.name]
-    drawn = [_map_path(recipe, folder, name, label) for name in (*names, *masks) for label in labels]
-    both = [path(recipe, folder, name) for name in names for path in (_spectra_path, _summary_path)]
+    drawn = [_path(recipe, folder, name, label, "maps") for name in (*names, *masks) for label in labels]
+    both = [_path(recipe, folder, name, kind) for name in names for kind in ("spectra", "skill")]
     return [*drawn, *both]
 
 
@@ -76,16 +76,8 @@ def require_maps(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
             raise OptionError(f"{truth.label}: expected figures.map below {truth.steps}, received {how.map}")
 
 
-def _map_path(recipe: EvaluationRecipe, folder: Path, name: str, label: str) -> Path:
-    return folder / f"{recipe.output.name}_{slug(name)}_{slug(label)}_maps.png"
-
-
-def _spectra_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
-    return folder / f"{recipe.output.name}_{slug(name)}_spectra.png"
-
-
-def _summary_path(recipe: EvaluationRecipe, folder: Path, name: str) -> Path:
-    return folder / f"{recipe.output.name}_{slug(name)}_skill.png"
+def _path(recipe: EvaluationRecipe, folder: Path, *words: str) -> Path:
+    return folder / f"{'_'.join([recipe.output.name, *map(slug, words)])}.png"
 
 
 def _maps_of(truth: Truth, methods: list[ReadyMethod], how: Figures, event: EventRule | None) -> dict[str, Figure]:

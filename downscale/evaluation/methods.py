@@ -1,13 +1,14 @@
-"""Methods of an evaluation recipe, their masks of an event, and the cost of their work."""
+"""Methods of an evaluation recipe, their scores on one source, and the cost of their work."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 
 from downscale.api import downscale
 from downscale.cf.horizontal import as_dataset
-from downscale.errors import InputError
-from downscale.evaluation.schema import Method
+from downscale.check.conservation import check_conservation
+from downscale.errors import InputError, OptionError
+from downscale.evaluation.schema import COST, LAW, Method
 from downscale.evaluation.truth import Block, Truth
 from downscale.methods.learned import is_learned, opened, require_method
 from downscale.metrics.events import EventCounts
+from downscale.metrics.scores import Scores
 from downscale.models import path_of
 from downscale.models.checkpoint import Record, load_record
 from downscale.training.pairs import prefix_errors
@@ -95,26 +98,7 @@ MASK_SCORES = {
     "base_rate": "share of the area in the event",
 }  # fmt: skip
 PREFIX = "event_"
-
-
-@dataclass
-class MaskCounts:
-    """Counts of one method on one source so far, with the decision probability of its mask."""
-
-    counts: EventCounts
-    decision: float = HALF
-
-    @classmethod
-    def empty(cls) -> MaskCounts:
-        """Return empty counts."""
-        return cls(EventCounts.of([], []))
-
-    def add(self, chance: Floats, decision: float, truth: Floats, area: Floats) -> None:
-        """Add one block of maps to the counts."""
-        self.counts, self.decision = self.counts + EventCounts.of(chance, truth, area), decision
-
-    def __getitem__(self, score: str) -> float:
-        return self.counts.scores(self.decision)[score]
+MEGABYTE = 1e6
 
 
 def is_mask(made: xr.Dataset, name: str) -> bool:
@@ -124,9 +108,9 @@ def is_mask(made: xr.Dataset, name: str) -> bool:
 
 def event_probability(made: xr.Dataset) -> tuple[xr.DataArray, float]:
     """Return the probability of a model's event, and its decision probability."""
-    for field in made.data_vars.values():
-        if "decision_threshold" in field.attrs:
-            return made[field.attrs["ancillary_variables"]], float(field.attrs["decision_threshold"])
+    for flag in made.data_vars.values():
+        if "decision_threshold" in flag.attrs:
+            return made[flag.attrs["ancillary_variables"]], float(flag.attrs["decision_threshold"])
     raise InputError("expected a field, or a flag with its probability, received neither; choose another method")
 
 
@@ -142,6 +126,72 @@ def mark_event(values: Floats, rule: EventRule) -> Floats:
 
 
 Say = Callable[[str], None]
+
+
+@dataclass
+class MethodScores:
+    """Scores of one method on one source so far."""
+
+    truth: Truth
+    method: str
+    scores: dict[str, Scores]  # by variable
+    event: EventRule | None = None  # event of the first variable, whose mask is scored
+    seen: int = 0  # times in the training data of the method
+    # By variable: the largest relative error of a coarse cell and of the integral of a map, and the number of values
+    # out of bounds; empty for masks, to which conservation does not apply.
+    law: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    counts: EventCounts = field(default_factory=lambda: EventCounts.of([], []))
+    decision: float = HALF  # decision probability of the mask
+
+    def add(self, block: Block, made: xr.Dataset) -> None:
+        """Score the maps of a block."""
+        fields = [name for name in self.truth.names if not is_mask(made, name)]
+        if fields:
+            self._add_fields(block, made, fields)
+        if self.event is not None:
+            self._add_mask(block, made, self.event)
+        elif not fields:
+            raise OptionError("expected a field, received the mask of an event; set event in the recipe")
+
+    def _add_fields(self, block: Block, made: xr.Dataset, names: list[str]) -> None:
+        report = check_conservation(block.coarse, made, bounds=dict(self.truth.bounds), data_vars=names)
+        for name in names:
+            target = block.fine[name]
+            self.scores[name].add(self._like(made[name], target), self._like(target, target), self.truth.area)
+            one, old = report[name], self.law.get(name, (0.0, 0.0, 0))
+            lost = math.inf if one.cells_lost else 0.0
+            self.law[name] = (
+                max(old[0], one.max_relative_error, lost), max(old[1], one.global_error),
+                old[2] + one.values_out_of_bounds,
+            )  # fmt: skip
+
+    def _add_mask(self, block: Block, made: xr.Dataset, event: EventRule) -> None:
+        name = self.truth.names[0]
+        target = mark_event(self._like(block.fine[name], block.fine[name]), event)
+        if is_mask(made, name):
+            flag, self.decision = event_probability(made)
+            chance = self._like(flag, block.fine[name])
+        else:
+            inside = mark_event(self._like(made[name], block.fine[name]), event)
+            chance, self.decision = (inside if inside.ndim == target.ndim else inside.mean(axis=0)), HALF
+        self.counts = self.counts + EventCounts.of(chance, target, self.truth.area)
+
+    def _like(self, made: xr.DataArray, target: xr.DataArray) -> Floats:
+        """Return values with the dimensions of the target; any other comes first and holds members."""
+        lead = [str(dim) for dim in target.dims if dim not in self.truth.dims]
+        members = [str(dim) for dim in made.dims if dim not in target.dims]
+        return np.asarray(made.transpose(*members, *lead, *self.truth.dims).values, dtype=np.float64)
+
+    def value(self, variable: str, score: str) -> float:
+        """Return one score of a variable; NaN for the conservation of a mask."""
+        if score in LAW:
+            return float(self.law.get(variable, (math.nan,) * len(LAW))[LAW.index(score)])
+        if score.startswith(PREFIX):
+            return self.counts.scores(self.decision)[score.removeprefix(PREFIX)]
+        if score in COST:
+            return self.cost.seconds if score == "seconds" else self.cost.memory / MEGABYTE
+        return self.scores[variable][score]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,19 +6,17 @@ import csv
 import io
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from downscale.evaluation.methods import MASK_SCORES, PREFIX, Cost, MaskCounts
+from downscale.evaluation.methods import MASK_SCORES, PREFIX, MethodScores
 from downscale.evaluation.schema import COST, LAW, EvaluationRecipe
-from downscale.evaluation.truth import Truth
 from downscale.io.leases import temporary_beside
 from downscale.io.library import to_file
-from downscale.metrics.scores import SCORES, Scores
+from downscale.metrics.scores import SCORES
 from downscale.version import library_versions
 
 # Errors with a ratio to the reference; smaller is better.
@@ -46,50 +44,23 @@ WORDS = {
     **{PREFIX + name: words for name, words in MASK_SCORES.items()},
     "out_of_bounds": "values out of bounds", "seconds": "seconds of work", "memory": "peak memory of the work",
 }  # fmt: skip
-MEGABYTE = 1e6
 # Name of the fraction of times seen in training, and mark of such rows.
 SEEN, MARK = "seen_in_training", " [seen in training]"
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """Scores of one method on one variable of one source; ``seen`` counts the times in its training data."""
-
-    truth: Truth
-    variable: str
-    method: str
-    scores: Scores
-    cell_error: float
-    total_error: float
-    out_of_bounds: float
-    cost: Cost
-    mask: MaskCounts
-    seen: int = 0
-
-    def value(self, score: str) -> float:
-        """Return a score by name."""
-        if score in LAW:
-            return float(getattr(self, score))
-        if score.startswith(PREFIX):
-            return self.mask[score.removeprefix(PREFIX)]
-        if score == "memory":
-            return self.cost.memory / MEGABYTE
-        return self.cost.seconds if score == "seconds" else self.scores[score]
-
-
-def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
+def assemble(recipe: EvaluationRecipe, rows: list[MethodScores]) -> xr.Dataset:
     """Return all scores over ``(source, upscaler)``, ratios to the reference, quantiles and spectra."""
     sources = [source.label for source in recipe.data.sources]
     methods = [method.label for method in recipe.methods]
     variables = [channel.name for channel in recipe.data.outputs]
-    found = {(row.truth.label, row.method, row.variable): row for row in rows}
+    found = {(row.truth.label, row.method): row for row in rows}
+    table = [[found[source, method] for method in methods] for source in sources]
     made: dict[str, Any] = {}
     for variable in variables:
-        table = [[found[source, method, variable] for method in methods] for source in sources]
         units = str(table[0][0].truth.fine[variable].attrs.get("units", "1"))
         # The event is one of the first variable.
         for score in every_score(recipe.event is not None and variable == variables[0]):
-            values = np.array([[row.value(score) for row in line] for line in table])
+            values = np.array([[row.value(variable, score) for row in line] for line in table])
             said = {"units": _units(score, units), "long_name": WORDS[score]}
             made[f"{variable}_{score}"] = (("source", "upscaler"), values, said)
             if score in RATIOS:
@@ -98,8 +69,7 @@ def assemble(recipe: EvaluationRecipe, rows: list[Row]) -> xr.Dataset:
         made |= _ranks(variable, table) | _fractions(variable, table, recipe)
         if recipe.event is not None and variable == variables[0]:
             made |= _reliability(variable, table)
-    first = [[found[source, method, variables[0]] for method in methods] for source in sources]
-    shares = [[row.seen / row.truth.steps for row in line] for line in first]
+    shares = [[row.seen / row.truth.steps for row in line] for line in table]
     said = {"units": "1", "long_name": "share of the times that the training of the method saw"}
     made[SEEN] = (("source", "upscaler"), np.array(shares), said)
     coords: dict[str, Any] = {"source": sources, "upscaler": methods}
@@ -126,10 +96,10 @@ def _ratio(values: Any, reference: int, score: str, recipe: EvaluationRecipe) ->
     return ("source", "upscaler"), ratio, said
 
 
-def _quantiles(variable: str, table: list[list[Row]], levels: list[float], units: str) -> dict[str, Any]:
+def _quantiles(variable: str, table: list[list[MethodScores]], levels: list[float], units: str) -> dict[str, Any]:
     if not levels:
         return {}
-    both = [[row.scores.quantiles(levels) for row in line] for line in table]
+    both = [[row.scores[variable].quantiles(levels) for row in line] for line in table]
     said = {"units": units, "long_name": "quantiles by area"}
     made = np.array([[one for one, _ in line] for line in both])
     true = np.array([line[0][1] for line in both])
@@ -139,9 +109,9 @@ def _quantiles(variable: str, table: list[list[Row]], levels: list[float], units
     }
 
 
-def _spectra(variable: str, table: list[list[Row]], units: str) -> dict[str, Any]:
+def _spectra(variable: str, table: list[list[MethodScores]], units: str) -> dict[str, Any]:
     """Return mean power spectra; sources with fewer rings end in missing values."""
-    found = [[row.scores.spectra for row in line] for line in table]
+    found = [[row.scores[variable].spectra for row in line] for line in table]
     count = max((one.wavenumber.size for line in found for one in line if one is not None), default=0)
     if not count:
         return {}
@@ -161,9 +131,9 @@ def _spectra(variable: str, table: list[list[Row]], units: str) -> dict[str, Any
     }
 
 
-def _ranks(variable: str, table: list[list[Row]]) -> dict[str, Any]:
+def _ranks(variable: str, table: list[list[MethodScores]]) -> dict[str, Any]:
     """Return rank fractions; those of smaller ensembles end in missing values, and single fields have none."""
-    found = [[row.scores.ranks.shares for row in line] for line in table]
+    found = [[row.scores[variable].ranks.shares for row in line] for line in table]
     count = max(one.size for line in found for one in line)
     if not count:
         return {}
@@ -175,17 +145,17 @@ def _ranks(variable: str, table: list[list[Row]]) -> dict[str, Any]:
     return {f"{variable}_rank_share": (("source", "upscaler", "rank"), made, said)}
 
 
-def _fractions(variable: str, table: list[list[Row]], recipe: EvaluationRecipe) -> dict[str, Any]:
+def _fractions(variable: str, table: list[list[MethodScores]], recipe: EvaluationRecipe) -> dict[str, Any]:
     if not recipe.thresholds:
         return {}
-    made = np.array([[row.scores.fractions for row in line] for line in table])
+    made = np.array([[row.scores[variable].fractions for row in line] for line in table])
     said = {"units": "1", "long_name": "fractions skill score by threshold and side of the window in cells"}
     return {f"{variable}_fss": (("source", "upscaler", "threshold", "scale"), made, said)}
 
 
-def _reliability(variable: str, table: list[list[Row]]) -> dict[str, Any]:
+def _reliability(variable: str, table: list[list[MethodScores]]) -> dict[str, Any]:
     """Return observed frequency of the event and fraction of the area, by forecast probability."""
-    found = [[row.mask.counts.reliability() for row in line] for line in table]
+    found = [[row.counts.reliability() for row in line] for line in table]
     dims = ("source", "upscaler", "chance")
     frequency, share = (np.array([[one[key] for one in line] for line in found]) for key in ("frequency", "share"))
     return {
@@ -195,7 +165,7 @@ def _reliability(variable: str, table: list[list[Row]]) -> dict[str, Any]:
     }
 
 
-def _attributes(recipe: EvaluationRecipe, rows: list[Row]) -> dict[str, Any]:
+def _attributes(recipe: EvaluationRecipe, rows: list[MethodScores]) -> dict[str, Any]:
     files = list(dict.fromkeys(file for row in rows for file in row.truth.files))
     return {
         "Conventions": "CF-1.11",
