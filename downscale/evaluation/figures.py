@@ -32,6 +32,9 @@ MOST_METHODS = 4
 PANEL, GAP, LEFT, HEAD, FOOT = 2.9, 0.14, 0.35, 0.85, 0.25  # inches
 NARROWEST, TALLEST = 0.45, 1.6  # height of a panel over its width
 LINES = ("-", "--", "-.", ":")
+WIDE, HIGH = 4.6, 3.3  # inches of a panel
+STYLES = ("-", "--", ":", "-.")
+Panel = Callable[[Any, xr.Dataset, str], None]
 
 
 def draw(
@@ -226,11 +229,6 @@ def _line(panel: Any, waves: NDArray[Any], power: NDArray[Any], **style: Any) ->
     """Draw positive finite values, which have a logarithm."""
     some = np.isfinite(waves) & (power > 0)
     panel.plot(waves[some], power[some], **{"linewidth": 1.2, **style})
-
-
-WIDE, HIGH = 4.6, 3.3  # inches of a panel
-STYLES = ("-", "--", ":", "-.")
-Panel = Callable[[Any, xr.Dataset, str], None]
 
 
 def summary(scores: xr.Dataset, variable: str) -> Figure | None:

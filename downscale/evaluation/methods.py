@@ -33,6 +33,19 @@ from downscale.training.schema import EventRule, TrainingRecipe, load_training
 from downscale.training.tasks import occurs
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+Floats = NDArray[np.float64]
+# Decision probability of fields; for ensembles, half the members.
+HALF = 0.5
+# Description of each score of the mask.
+MASK_SCORES = {
+    "csi": "critical success index of the event", "recall": "share of the event that is found",
+    "precision": "share of the mask that is the event", "f1": "F1 score of the event", "f2": "F2 score of the event",
+    "frequency_bias": "area of the mask over that of the event", "brier": "Brier score of the event",
+    "base_rate": "share of the area in the event",
+}  # fmt: skip
+PREFIX = "event_"
+MEGABYTE = 1e6
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -86,21 +99,6 @@ def _resident(key: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
 
 
-Floats = NDArray[np.float64]
-
-# Decision probability of fields; for ensembles, half the members.
-HALF = 0.5
-# Description of each score of the mask.
-MASK_SCORES = {
-    "csi": "critical success index of the event", "recall": "share of the event that is found",
-    "precision": "share of the mask that is the event", "f1": "F1 score of the event", "f2": "F2 score of the event",
-    "frequency_bias": "area of the mask over that of the event", "brier": "Brier score of the event",
-    "base_rate": "share of the area in the event",
-}  # fmt: skip
-PREFIX = "event_"
-MEGABYTE = 1e6
-
-
 def is_mask(made: xr.Dataset, name: str) -> bool:
     """Return whether the output of a method is the mask of an event instead of the field ``name``."""
     return name not in made
@@ -123,9 +121,6 @@ def mark_event(values: Floats, rule: EventRule) -> Floats:
     array([ 0.,  1., nan])
     """
     return np.where(np.isnan(values), np.nan, occurs(rule, values))
-
-
-Say = Callable[[str], None]
 
 
 @dataclass

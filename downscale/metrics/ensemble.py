@@ -11,6 +11,8 @@ from downscale.errors import ShapeError
 from downscale.fields.aggregate import Array, like, namespace
 
 Floats = NDArray[np.float64]
+# Spacing of cells in the test of flatness, because neighbouring cells are not independent.
+APART = 16
 
 
 def crps(prediction: Array, target: Array, fair: bool = True) -> Array:
@@ -77,10 +79,6 @@ def spread_skill(variance: float, square: float, members: int) -> float:
     if members < 2 or not square > 0:
         return float("nan")
     return float(((members + 1) / members * variance / square) ** 0.5)
-
-
-# Spacing of cells in the test of flatness, because neighbouring cells are not independent.
-APART = 16
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ BINS = 100
 LOGITS = np.linspace(-20.0, 20.0, 401)
 # Keeps the fit finite if no logit is on the wrong side, and changes it by a ten-thousandth otherwise.
 RIDGE = 1e-6
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,6 @@ def calibrated_counts(counts: NDArray[np.float64], slope: float, shift: float) -
     """Return counts by probability from those by logit, for slope and shift of the logits."""
     chance = 1 / (1 + np.exp(-(slope * LOGITS + shift)))
     return EventCounts.of(chance, 1.0, counts[0]) + EventCounts.of(chance, 0.0, counts[1])
-
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,14 @@ Floats = NDArray[np.float64]
 CELL = 10_000.0
 # Continuation of a field for a method without finite reach, as a fraction of the torus.
 WHOLE = 0.5
+# Phases of each wave, in fractions of its length: real waves need two, nonlinear methods more.
+TURNS = 4
+SHIFTS = tuple(i / 8 for i in range(9))
+# Slope of the power spectrum of the default field, close to that of temperature.
+SLOPE = 3.0
+# Standard deviation of the blob in coarse cells, close to the sharpest that a coarse grid can resolve.
+BLOB = 1.0
+SEED = 20
 
 
 @dataclass(frozen=True)
@@ -90,10 +98,6 @@ def probe(
         return fine[:, rows, columns]
 
     return Probe(refine, cells, factor, first.halo is not None)
-
-
-# Phases of each wave, in fractions of its length: real waves need two, nonlinear methods more.
-TURNS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,14 +206,6 @@ def _along(probe: Probe, axis: int, level: float, amplitude: float) -> Floats:
         rest = power.sum() / 2 - wave - image
         rows.append((wave**0.5, image, max(rest, 0.0)))
     return np.array(rows).T
-
-
-SHIFTS = tuple(i / 8 for i in range(9))
-# Slope of the power spectrum of the default field, close to that of temperature.
-SLOPE = 3.0
-# Standard deviation of the blob in coarse cells, close to the sharpest that a coarse grid can resolve.
-BLOB = 1.0
-SEED = 20
 
 
 @dataclass(frozen=True, eq=False)

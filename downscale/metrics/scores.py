@@ -20,6 +20,7 @@ from downscale.metrics.ensemble import Ranks, crps, spread_skill
 from downscale.metrics.events import Fractions, check_scales
 
 Floats = NDArray[np.float64]
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,6 @@ class Spectra:
         with np.errstate(divide="ignore"):
             ratio = 10 * (np.log10(self.made[some]) - np.log10(self.true[some]))
         return float((ratio**2).mean() ** 0.5)
-
-
-NAN = float("nan")
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,12 @@ from downscale.training.statistics import Moments
 
 # Marks scores on times that the training saw.
 SEEN = " [seen in training]"
+# Number of maps that characterise a source.
+MOST_MAPS = 48
+# Relative increase of the error below which conservation counts as free.
+SLIGHT = 0.01
+LAWS = ("cell", "total", "none")
+Floats = NDArray[np.float64]
 
 
 def card(path: str | Path) -> str:
@@ -156,15 +162,6 @@ def _recipe(record: Record) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
-
-
-# Number of maps that characterise a source.
-MOST_MAPS = 48
-# Relative increase of the error below which conservation counts as free.
-SLIGHT = 0.01
-LAWS = ("cell", "total", "none")
-
-Floats = NDArray[np.float64]
 
 
 @dataclass

@@ -38,6 +38,7 @@ SUFFIX = ".safetensors"
 STATE = "state.safetensors"
 # Number of patches of a source for the kernel's error there, and the round that they are sampled from.
 TYPICAL_PATCHES, TYPICAL_ROUND = 24, 2**30
+__all__ = ["Prepared", "is_first", "model_spec", "prepare", "resume_hint", "train"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -398,6 +399,3 @@ def _words(source: Source, sides: Split) -> str:
     rows, columns = source.grid.shape
     kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"
     return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {held} validate"
-
-
-__all__ = ["Prepared", "is_first", "model_spec", "prepare", "resume_hint", "train"]

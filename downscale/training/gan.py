@@ -39,6 +39,10 @@ TOLD = ("steps", "save_every", "say_every", "device")
 # Real maps, and the conditions that generated maps must fit; None for unconditional maps.
 Pair = tuple[Tensor, Any]
 Say = Callable[[str], None]
+# Fraction of the variable's spread above which the critic sees the logarithm of differences.
+LINEAR = 0.1
+# File for the model of the last good state, beside the state, after a divergence.
+LAST_GOOD = "last_good.safetensors"
 
 
 @dataclass(frozen=True)
@@ -325,12 +329,6 @@ def _moved(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-
-
-# Fraction of the variable's spread above which the critic sees the logarithm of differences.
-LINEAR = 0.1
-# File for the model of the last good state, beside the state, after a divergence.
-LAST_GOOD = "last_good.safetensors"
 
 
 class Conditional(nn.Module):

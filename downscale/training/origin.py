@@ -24,6 +24,8 @@ PIECE = 1 << 16
 MOST_BYTES = 1 << 28
 # Largest number of files sampled, and of files sampled within one store.
 MOST_FILES, MOST_CHUNKS = 512, 256
+# Edges of cells that differ by less than this fraction of a cell are equal.
+SAME_EDGE = 0.01
 
 
 def data_hash(files: Iterable[str]) -> str:
@@ -145,10 +147,6 @@ def _axis(axis: Any) -> dict[str, Any]:
     edges = np.asarray(axis.edges)
     step = float(np.abs(np.diff(edges)).mean())
     return {"kind": axis.kind, "from": float(edges[0]), "to": float(edges[-1]), "step": step}
-
-
-# Edges of cells that differ by less than this fraction of a cell are equal.
-SAME_EDGE = 0.01
 
 
 def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:

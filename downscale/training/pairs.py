@@ -33,6 +33,10 @@ from downscale.sample import path as sample_path
 from downscale.training.schema import Channel, Data, Network, Pair, ValidationSplit, seconds_of
 
 Indices = NDArray[np.int64]
+SAMPLE = "sample:"
+Array32 = NDArray[np.float32]
+# Least valid fraction of a scored coarse cell: below it the mean represents another area.
+WHOLE = 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +101,6 @@ def _within(dates: NDArray[Any] | None, span: tuple[str, str], label: str) -> In
 def iso(date: Any) -> str:
     """Return a date as text, to the second; these texts sort as dates do, in every calendar."""
     return str(np.datetime_as_string(date, unit="s")) if isinstance(date, np.datetime64) else str(date.isoformat())
-
-
-SAMPLE = "sample:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,11 +384,6 @@ def _statics(
 def label_of(path: str) -> str:
     """Return a short name of a source for messages."""
     return Path(path.removeprefix(SAMPLE)).name
-
-
-Array32 = NDArray[np.float32]
-# Least valid fraction of a scored coarse cell: below it the mean represents another area.
-WHOLE = 0.999
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,13 @@ BY_WORDS = re.compile(r"\b(u|v|x|y|zonal|meridional|eastward|northward)[ _-]+(co
                       r"|component of (the )?(wind|velocity|current)", re.IGNORECASE)  # fmt: skip
 # Words of fields that change in a mirror in another way: signs of rotation, and angles.
 HANDED = re.compile(r"vorticity|helicity|stream_?function|(from|to)_direction|\bdirection\b", re.IGNORECASE)
+# Area fractions that differ by less count as equal.
+EQUAL_AREAS = 1e-12
+NOTHING: NDArray[np.float64] = np.empty((0, 0))
+# Fields of a patch that hold the variables of each group.
+TURNING = {"outputs": ("target", "proposal", "coarse"), "predictors": ("predictors",), "statics": ("statics",)}
+# Fields of a patch with rows and columns.
+FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "share", "weight", "dy", "dx")
 
 
 @dataclass(frozen=True)
@@ -136,15 +143,6 @@ def reorient_components(fields: NDArray[Any], parts: Iterable[Component], number
         # Rows that run southward point along minus north.
         made[part.partner] = (sign if same_way else -sign) * fields[part.index]
     return made
-
-
-# Area fractions that differ by less count as equal.
-EQUAL_AREAS = 1e-12
-NOTHING: NDArray[np.float64] = np.empty((0, 0))
-# Fields of a patch that hold the variables of each group.
-TURNING = {"outputs": ("target", "proposal", "coarse"), "predictors": ("predictors",), "statics": ("statics",)}
-# Fields of a patch with rows and columns.
-FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "share", "weight", "dy", "dx")
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 # Longest time between two lines, in seconds.
 EVERY = 10.0
+# Initial and final learning rate of the schedules, relative to the peak.
+FIRST_SHARE, LAST_SHARE = 0.04, 0.002
+FORMAT, WHAT = "downscale-training", "training state"
+RANDOM = "random"
 
 
 class LineTimer:
@@ -91,10 +95,6 @@ def remaining(seconds: float, share: float) -> str:
     if left < 600:
         return f"about {left:.0f} s left"
     return f"about {left / 60:.0f} min left" if left < 7200 else f"about {left / 3600:.1f} h left"
-
-
-# Initial and final learning rate of the schedules, relative to the peak.
-FIRST_SHARE, LAST_SHARE = 0.04, 0.002
 
 
 @dataclass
@@ -212,10 +212,6 @@ def step_line(progress: Progress, loss: float, how: Training) -> str:
 def plain(value: Any) -> Any:
     """Return the value if it is a finite number, else None, as JSON needs."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-FORMAT, WHAT = "downscale-training", "training state"
-RANDOM = "random"
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,8 @@ from downscale.training.schema import Patches
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+# Tiles processed at a time.
+MOST_AT_ONCE = 1 << 20
 
 
 def lattice(cells: int, size: int) -> Indices:
@@ -117,10 +119,6 @@ def _relative(covered: Floats) -> Floats:
     # Differences of running sums leave rounding errors where coverage is zero.
     covered = np.where(covered > 1e-9 * covered.max(), covered, 0.0)
     return covered / covered[covered > 0].mean()
-
-
-# Tiles processed at a time.
-MOST_AT_ONCE = 1 << 20
 
 
 class PatchIndex(NamedTuple):

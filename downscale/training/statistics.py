@@ -21,6 +21,9 @@ from downscale.training.schema import Channel, Data, Patches
 
 # Standard deviation relative to the mean below which the variation is rounding of stored values.
 ROUNDING = 1e-7
+# More maps of one source add nothing to its mean and standard deviation.
+MOST_MAPS = 512
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass
@@ -164,11 +167,6 @@ class Fit:
             name=self.channel.name, units=units, standard_name=standard_name, transform=self.channel.transform,
             bounds=bounds, **numbers,
         )  # fmt: skip
-
-
-# More maps of one source add nothing to its mean and standard deviation.
-MOST_MAPS = 512
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,12 @@ from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.training.pairs import Source, Split, read_truth
 from downscale.training.schema import EventRule, TrainingRecipe
 
+BRIER = "root of the Brier score"
+# Largest fraction of cells with a rare event.
+NOT_RARE = 0.2
+# Number of maps per source to search for events.
+MOST_MAPS = 24
+
 
 @dataclass(frozen=True)
 class Task:
@@ -45,7 +51,6 @@ FIELD = Measure("of the kernel's RMSE")
 ENSEMBLE = Measure(
     "CRPS over the kernel's absolute error", 1.0, {"measure": "CRPS", "measure_kernel": "absolute error"}
 )
-BRIER = "root of the Brier score"
 MASK = Measure("one minus the best score of the mask", keys={"measure": BRIER, "measure_kernel": BRIER, "units": "1"})
 
 
@@ -88,12 +93,6 @@ def require_task(recipe: TrainingRecipe) -> None:
 def occurs(rule: Event | EventRule, values: Any) -> Any:
     """Return where values of an array or tensor are in an event, False where they are missing."""
     return rule.sign * values >= rule.sign * rule.threshold
-
-
-# Largest fraction of cells with a rare event.
-NOT_RARE = 0.2
-# Number of maps per source to search for events.
-MOST_MAPS = 24
 
 
 def event_of(wanted: EventRule, variable: Variable, spread: float) -> Event:

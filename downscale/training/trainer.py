@@ -40,6 +40,16 @@ from downscale.training.sampling import PatchIndex, PatchSampler
 from downscale.training.schema import Training
 from downscale.training.tasks import measure_of
 
+Say = Callable[[str], None]
+# Steps between synchronisations of the processes' clocks, which also follow each round.
+AGREE_EVERY = 10
+# Key prefix of the errors at the best validation, which are stored with its weights.
+ERRORS = "__errors__"
+# Clocks for the time limit of a training.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
+# Exceptions that the trainer raises when the system ends the process.
+STOPS = ("SIGTERMException", "Terminated")
+
 
 class Rounds(torch.utils.data.Sampler[list[PatchIndex]]):
     """Batches of one process in the current round; an interrupted round resumes at its next batch.
@@ -100,9 +110,6 @@ class PatchData(lightning.LightningDataModule):
             generator=torch.Generator().manual_seed(self.how.seed),
             **given,
         )
-
-
-Say = Callable[[str], None]
 
 
 class StateCallback(lightning.Callback):
@@ -229,16 +236,6 @@ class StateCallback(lightning.Callback):
         elif together:
             seconds = torch.tensor(own, dtype=torch.float32, device=module.device)
             self.progress.seconds = float(torch.as_tensor(trainer.strategy.reduce(seconds, reduce_op="max")))
-
-
-# Steps between synchronisations of the processes' clocks, which also follow each round.
-AGREE_EVERY = 10
-# PatchIndex prefix of the errors at the best validation, which are stored with its weights.
-ERRORS = "__errors__"
-# Clocks for the time limit of a training.
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
-# Exceptions that the trainer raises when the system ends the process.
-STOPS = ("SIGTERMException", "Terminated")
 
 
 class Bar(RichProgressBar):
