@@ -6,7 +6,7 @@ Run from anywhere, with the package's Python:
 
 Sizes and imports are read from the source; deferred imports count, those under ``if TYPE_CHECKING`` do not. Calls are
 traced in separate processes: the modules and functions of the package that run, and the number of times that metadata
-is parsed into a grid (``cf.horizontal.horizontal``).
+is parsed into a grid (``cf.horizontal.parse_horizontal``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def trace(frame, event, argument):
         return
     modules.add(name)
     functions.add((name, frame.f_code.co_qualname if hasattr(frame.f_code, "co_qualname") else frame.f_code.co_name))
-    parsings += (name, frame.f_code.co_name) == ("downscale.cf.horizontal", "horizontal")
+    parsings += (name, frame.f_code.co_name) == ("downscale.cf.horizontal", "parse_horizontal")
 
 def coarse(steps):
     lat, lon = np.linspace(30.5, 59.5, 30), np.linspace(0.5, 39.5, 40)

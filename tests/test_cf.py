@@ -10,7 +10,7 @@ import xarray as xr
 from sample_fields import field_on, plane, region, world
 
 import downscale  # noqa: F401 - registers .downscale
-from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables
+from downscale.cf.horizontal import ParsedGrids, as_dataset, horizontal, horizontal_variables, share_grids
 from downscale.cf.kinds import is_categorical
 from downscale.cf.quantities import automatic_bounds, quantity_of
 from downscale.errors import DownscaleError, GridError
@@ -310,3 +310,30 @@ def test_an_array_that_has_the_name_of_its_coordinate_is_a_field():
     ds, name = as_dataset(array)
     assert name == "field"
     assert set(ds.data_vars) == {"field"}
+
+
+def test_equal_grids_are_parsed_once_in_a_run() -> None:
+    ds = xr.Dataset(
+        {"tas": (("time", "lat", "lon"), np.ones((3, 4, 5)))},
+        {"lat": ("lat", [0.0, 1.0, 3.0, 4.0], {"bounds": "lat_bnds"}), "lon": np.arange(5.0),
+         "lat_bnds": (("lat", "bnds"), [[-0.5, 0.5], [0.5, 2.0], [2.0, 3.6], [3.6, 4.5]])},
+    )  # fmt: skip
+    grids = ParsedGrids()
+    first = grids.horizontal(ds)
+    assert grids.horizontal(ds.isel(time=slice(1, 2))) is first
+    assert grids.horizontal(ds.copy(deep=True)) is first
+    other = [
+        ds.assign_coords(lat_bnds=ds.lat_bnds.where(ds.lat_bnds != 2.0, 2.1)),
+        ds.assign_coords(lon=ds.lon + 1),
+        ds.assign_coords(lon=ds.lon.assign_attrs(units="degrees_east")),
+        ds.drop_vars("lat_bnds"),
+        ds.isel(lat=slice(0, 3)),
+    ]
+    parsed = [grids.horizontal(each) for each in other]
+    assert first not in parsed
+    assert len({id(each) for each in parsed}) == len(parsed)
+    with share_grids(grids):
+        assert horizontal(ds) is first
+        with pytest.raises(GridError, match="bounds"):
+            horizontal(other[3])
+    assert horizontal(ds) is not first

@@ -257,22 +257,25 @@ def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
     return xr.Variable(dims, values, encoding=bounds.encoding)
 
 
-def require_known_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> None:
-    """Refuse an axis with lost bounds whose centres do not determine the cells.
-
-    Raises
-    ------
-    GridError
-        With the remedy in the message.
-    """
-    lost = _blank_or_lost(obj, name)
-    if lost is not None and not evenly_spaced(centres, kind):
-        raise GridError(_no_bounds(name, lost, "uneven steps"))
+def unknown_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> str:
+    """Return why the cells of an axis without values of its bounds are not known, or "" if they are."""
+    lost = bounds_in(obj, name) or named_bounds(obj[name])
+    return "" if lost is None or evenly_spaced(centres, kind) else _no_bounds(name, lost, "uneven steps")
 
 
-def _blank_or_lost(obj: XarrayObject, name: str) -> str | None:
-    """Return the name of bounds that have no values, or do not exist."""
-    return bounds_in(obj, name) or lost_bounds(obj, name)
+def unknown_corners(obj: XarrayObject, names: tuple[str, str]) -> str:
+    """Return why the corners of two-dimensional positions are not known, or "" if they name no bounds."""
+    for name in names:
+        lost = lost_bounds(obj, name)
+        if lost is not None:
+            return _no_bounds(name, lost, "two-dimensional positions")
+    return ""
+
+
+def require_known(reason: str) -> None:
+    """Raise a GridError if there is a reason why cells are not known."""
+    if reason:
+        raise GridError(reason)
 
 
 def _no_bounds(name: str, lost: str, what: str) -> str:
@@ -305,20 +308,6 @@ def corners_of(
         has = names[0] if found[0] is not None else names[1]
         raise GridError(f"expected bounds of both, received those of {has!r} only; add the others, or drop these")
     return found[0], found[1]
-
-
-def require_known_corners(obj: XarrayObject, names: tuple[str, str]) -> None:
-    """Refuse quadrilaterals with lost corners.
-
-    Raises
-    ------
-    GridError
-        With the remedy in the message.
-    """
-    for name in names:
-        lost = lost_bounds(obj, name)
-        if lost is not None:
-            raise GridError(_no_bounds(name, lost, "two-dimensional positions"))
 
 
 def without_lost_bounds(array: xr.DataArray) -> xr.DataArray:

@@ -8,24 +8,30 @@ have the same reference: geographic, rotated, projected, or two-dimensional posi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from dask.local import get_sync
 from numpy.typing import NDArray
 
 from downscale.cf.attributes import usable
 from downscale.cf.bounds import (
+    bounds_in,
     bounds_name,
     bounds_of,
     bounds_variables,
     corners_of,
-    require_known_cells,
-    require_known_corners,
+    require_known,
+    unknown_cells,
+    unknown_corners,
+    values_of,
     without_lost_bounds,
 )
 from downscale.cf.evidence import (
@@ -39,6 +45,7 @@ from downscale.cf.evidence import (
     Axis,
     Locator,
     Nature,
+    arranged,
     axis_of,
     claims_of,
     counts_only,
@@ -50,12 +57,11 @@ from downscale.cf.evidence import (
     planes_of,
     still,
     way_of_position,
+    western,
 )
-from downscale.cf.mapping import GridMapping, mapping_of, named_mappings, text_mapping
+from downscale.cf.mapping import TEXT_ATTRS, GridMapping, is_mapping, mapping_of, named_mappings, text_mapping
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import (
-    FULL_CIRCLE,
-    LONGEST_STEP,
     CellAxis,
     Kind,
     axis_from_bounds,
@@ -67,77 +73,12 @@ from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeat
 from downscale.grid.latlon import RectilinearGrid, product_of, projected_grid
 from downscale.grid.sphere import arc, unit_vectors
 
-
-def arranged(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset with two-dimensional positions if they do not move, and with contiguous longitudes.
-
-    A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], then starts in the west: [-18, -2, 0, 18].
-    An arranged Dataset is returned unchanged; contradictory metadata are left to ``horizontal``.
-    """
-    try:
-        return in_one_piece(_held_still(ds))
-    except GridError:
-        return ds
-
-
-def _held_still(ds: xr.Dataset) -> xr.Dataset:
-    planes = planes_of(ds)
-    if planes is None or ds[planes[0]].ndim < 3 or any(moving(ds[name]) for name in planes):
-        return ds
-    return ds.assign_coords({name: still(ds[name]).variable for name in planes})
-
-
-def in_one_piece(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset whose longitudes are contiguous; contradictory metadata are returned unchanged."""
-    for name in map(str, ds.dims):
-        try:
-            found = western(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
-        except GridError:
-            continue
-        if found is not None:
-            count, circle = found
-            size = ds.sizes[name]
-            moved = ds.isel({name: np.roll(np.arange(size), count)})
-            given = moved[name].values
-            values = np.where(given > 0.5 * (given.min() + given.max()), given - circle, given)
-            # Bounds may be on either side of the seam: they are moved to their centres.
-            line = moved[name].variable.copy(deep=False)
-            line = xr.Variable((name,), values.astype(line.dtype), line.attrs, line.encoding)
-            return moved.assign_coords({name: line})
-    return ds
-
-
-def western(coordinate: xr.DataArray) -> tuple[int, float] | None:
-    """Return how many of the last longitudes belong before the first ones, and the circle in their units, or None.
-
-    Examples
-    --------
-    >>> western(xr.DataArray([0.0, 2.0, 356.0, 358.0], dims="lon", name="lon"))
-    (2, 360.0)
-    """
-    if coordinate.size < 3 or coordinate.dtype.kind not in "fiu":
-        return None
-    axis = axis_of(coordinate)
-    if axis is None or axis.way != "x" or counts_only(coordinate):
-        return None
-    unit = degrees_in(str(coordinate.attrs.get("units") or "degrees"), rare=False)
-    if unit is None:
-        return None
-    steps = np.diff(coordinate.values.astype(np.float64) * unit)
-    jump = int(np.abs(steps).argmax())
-    others = np.delete(steps, jump)
-    # The jump has the sign of all other steps, and the step across the other side is about one of them.
-    rest = FULL_CIRCLE - abs(float(np.ptp(coordinate.values.astype(np.float64) * unit)))
-    onwards = (others > 0).all() if steps[jump] > 0 else (others < 0).all()
-    if not onwards or abs(steps[jump]) <= LONGEST_STEP or not 0 < rest <= 1.5 * np.abs(others).max():
-        return None
-    return coordinate.size - 1 - jump, FULL_CIRCLE / unit
-
-
 XarrayObject = xr.Dataset | xr.DataArray
 
 MESH_NAMES = ("clat", "latcell"), ("clon", "loncell")
 AREA = "areacella"
+# Attributes of CF that xarray moves to encodings.
+ENCODED = ("bounds", "climatology", "coordinates", "grid_mapping")
 
 
 class NoAxesError(GridError):
@@ -166,6 +107,8 @@ class Horizontal:
         Georeference of the axes, if they are not latitude and longitude.
     notes : tuple of str
         Notes on the grid for the plan.
+    unknown : str
+        Why edges midway between centres are a guess, since bounds are lost; empty if they are not.
     """
 
     y: str
@@ -178,6 +121,7 @@ class Horizontal:
     notes: tuple[str, ...] = ()
     nature: Nature = "geographic"
     lost: str | None = None
+    unknown: str = ""
 
     @property
     def rotated(self) -> bool:
@@ -231,18 +175,78 @@ def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
         If there are none, the cells are not rows and columns, or coordinates are not usable; the message names the
         axis.
     """
+    shared = _SHARED.get()
+    where = parse_horizontal(obj) if shared is None else shared.horizontal(obj)
+    if not guess:
+        require_known(where.unknown)
+    return where
+
+
+class ParsedGrids:
+    """The grids of the objects of one run, found again by the metadata and the values that define them."""
+
+    def __init__(self) -> None:
+        self._grids: dict[str, list[tuple[list[str], str, Horizontal]]] = {}
+
+    def horizontal(self, obj: XarrayObject) -> Horizontal:
+        """Return the axes or positions of an object, parsed unless those of an equal object are known."""
+        known = self._grids.setdefault(_metadata_token(obj), [])
+        for names, values, where in known:
+            if values == _values_token(obj, names):
+                return where
+        where = parse_horizontal(obj)
+        names = [name for name in dict.fromkeys((*where.dims, *(planes_of(obj) or ()))) if name in _held(obj)]
+        names += [bounds for name in names if (bounds := bounds_in(obj, name)) is not None]
+        known.append((names, _values_token(obj, names), where))
+        return where
+
+
+_SHARED: ContextVar[ParsedGrids | None] = ContextVar("parsed_grids", default=None)
+
+
+@contextmanager
+def share_grids(grids: ParsedGrids | None = None) -> Iterator[None]:
+    """Parse equal grids once within this context, which a run opens; those of an outer context are shared."""
+    token = _SHARED.set(_SHARED.get() or grids or ParsedGrids())
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def _held(obj: XarrayObject) -> Mapping[Any, Any]:
+    return obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+
+
+def _metadata_token(obj: XarrayObject) -> str:
+    """Return a token of all metadata that grids are parsed from, and of no values along other dimensions."""
+    fields = [] if isinstance(obj, xr.Dataset) else [("", obj)]
+    variables = [
+        (str(name), v.dims, v.dtype.kind, v.attrs, [v.encoding.get(key) for key in ENCODED], is_mapping(v))
+        for name, v in (*_held(obj).items(), *fields)
+    ]
+    return str(tokenize(variables, [obj.attrs.get(key) for key in (*TEXT_ATTRS, "coordinates")],
+                        [obj.encoding.get(key) for key in ENCODED], list(getattr(obj, "data_vars", ()))))  # fmt: skip
+
+
+def _values_token(obj: XarrayObject, names: list[str]) -> str:
+    return str(tokenize([values_of(obj[name].variable) for name in names]))
+
+
+def parse_horizontal(obj: XarrayObject) -> Horizontal:
+    """Return the axes or positions of an object; their cells may be a guess (see ``Horizontal.unknown``)."""
     pair, planes = _axis_pair(obj), planes_of(obj)
     if pair is not None:
         y, x = pair
         beside = planes is not None and set(_flat_dims(obj, planes[0])) == {y, x}
         counted = beside and counts_only(obj[y]) and counts_only(obj[x])
         lone = counted and _mapping(obj, pair) is None
-        found = None if lone else _product(obj, y, x, planes if beside else None, guess)
+        found = None if lone else _product(obj, y, x, planes if beside else None)
         if found is not None:
             return found
     if planes is None:
         raise _no_axes(obj)
-    return _quadrilaterals(obj, *planes, guess)
+    return _quadrilaterals(obj, *planes)
 
 
 def _axis_pair(obj: XarrayObject) -> tuple[str, str] | None:
@@ -274,7 +278,7 @@ def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
     return text_mapping(obj, pair)
 
 
-def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, guess: bool) -> Horizontal | None:
+def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) -> Horizontal | None:
     """Read a grid that is the product of two one-dimensional coordinates; None if these only count cells."""
     mapping = _mapping(obj, (y, x))
     claim = None if mapping is None else mapping.claim
@@ -290,11 +294,11 @@ def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None, 
             f"coordinate {x!r}: expected longitudes in one piece, received a jump across the seam of the circle; bring "
             f"them to -180 to 180 and sort: ds.assign_coords({x}=(ds.{x} + 180) % 360 - 180).sortby({x!r})"
         )
-    y_axis, x_axis = _cells(obj, y, kinds[0], unit, guess), _cells(obj, x, kinds[1], unit, guess)
+    (y_axis, unknown), (x_axis, also) = _cells(obj, y, kinds[0], unit), _cells(obj, x, kinds[1], unit)
     if x_axis.periodic:
         y_axis = draw_to_poles(y_axis, bounds_of(obj, y) is not None)
     grid = RectilinearGrid(y_axis, x_axis)
-    where = partial(Horizontal, y, x, nature=nature)
+    where = partial(Horizontal, y, x, nature=nature, unknown=unknown or also)
     if nature == "geographic":
         _require_same(obj, planes, (grid, unit), None, (y, x))
         return where(grid, unit)
@@ -373,7 +377,7 @@ def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, st
     return next((pair for pair in pairs if not taken & set(pair)), pairs[-1])
 
 
-def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horizontal:
+def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
     """Read a grid from two-dimensional latitudes and longitudes: quadrilaterals, or a product if they are one."""
     y, x = _flat_dims(obj, lat)
     if y.lower() in (*X_NAMES, "i", "ni", "nlon") and x.lower() in (*Y_NAMES, "j", "nj", "nlat"):
@@ -387,17 +391,14 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str, guess: bool) -> Horiz
     except DownscaleError as error:
         raise type(error)(f"coordinates {lat!r} and {lon!r}: {error}") from None
     if not isinstance(grid, CurvilinearGrid):
-        if both is None and not guess:
-            require_known_cells(obj, lat, north[:, 0], "latitude")
-            require_known_cells(obj, lon, east[0], "longitude")
-        return where(grid)
-    if both is None and not guess:
-        require_known_corners(obj, (lat, lon))
+        pairs = ((lat, north[:, 0], "latitude"), (lon, east[0], "longitude")) if both is None else ()
+        return where(grid, unknown=next(filter(None, (unknown_cells(obj, *each) for each in pairs)), ""))
+    unknown = unknown_corners(obj, (lat, lon)) if both is None else ""
     repeated = repeated_columns(grid)
     notes = [f"{lat}, {lon}: no bounds; corners lie midway between centres"] if both is None else []
     if repeated:
         notes.append(f"{x}: the last {repeated} columns are the first again; sums count them twice, so leave them out")
-    return where(grid, notes=tuple(notes))
+    return where(grid, notes=tuple(notes), unknown=unknown)
 
 
 def _corners_of(
@@ -503,20 +504,19 @@ def _size_of(unit: str, nature: Nature, mapping: GridMapping | None) -> float | 
     return 1.0 if unit.strip().lower() in MUTE else degrees_in(unit)
 
 
-def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float, guess: bool) -> CellAxis:
+def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellAxis, str]:
+    """Return the cells along a coordinate, and why they are a guess."""
     centres = np.asarray(obj[name].values)
     if centres.dtype.kind not in "fiu":
         raise GridError(f"coordinate {name!r}: expected numbers, received {centres.dtype}; convert it first")
     try:
         bounds = bounds_of(obj, name)
         if bounds is not None:
-            return axis_from_bounds(bounds * unit, kind, centres * unit, name)
+            return axis_from_bounds(bounds * unit, kind, centres * unit, name), ""
         axis = axis_from_centres(centres * unit, kind)
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
-    if not guess:
-        require_known_cells(obj, name, centres * unit, kind)
-    return axis
+    return axis, unknown_cells(obj, name, centres * unit, kind)
 
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:

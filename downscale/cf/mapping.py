@@ -320,13 +320,17 @@ def _method(crs: CRS) -> str:
     return "" if operation is None else str(operation.method_name).lower()
 
 
+def is_mapping(variable: Any) -> bool:
+    """Return whether a variable is a grid mapping: a single value with attributes of one."""
+    return variable.size == 1 and bool({"grid_mapping_name", *PROJ_ATTRS} & set(variable.attrs))
+
+
 def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
     """Return the grid mapping named by a field on the horizontal dimensions, else the only one."""
     held = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
     present = [word for word in named_mappings(obj, dims) if word in held]
     if not present:
-        words = {"grid_mapping_name", *PROJ_ATTRS}
-        present = [str(n) for n, v in held.items() if v.size == 1 and words & set(v.attrs)]
+        present = [str(n) for n, v in held.items() if is_mapping(v)]
         present = present if len(present) == 1 else []
     return GridMapping(present[0], dict(held[present[0]].attrs)) if present else None
 

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.axes import read_line
-from downscale.cf.bounds import bounds_in, bounds_variables, require_known_cells, require_known_corners
+from downscale.cf.bounds import bounds_in, bounds_variables, require_known, unknown_cells, unknown_corners
 from downscale.cf.horizontal import Horizontal, NoAxesError, horizontal, require_same_axes, with_named_mapping
 from downscale.cf.quantities import Bounds
 from downscale.conservation.measures import Infinite, Partial, Signs, chunk, combine_all
@@ -152,7 +152,7 @@ def judge_of(
             # A large fine file has no corners of its own: use those of the parts of the coarse cells.
             adopted = at_coarse.grid.adopt(there.grid)
             if adopted.derived and there.planes is not None:
-                require_known_corners(small, there.planes)
+                require_known(unknown_corners(small, there.planes))
             there = replace(there, grid=adopted)
         elif not isinstance(there.grid, CurvilinearGrid):
             # One fit of the areas of a projection for both: two fits differ in their last digits.
@@ -302,7 +302,7 @@ def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tu
         if bounds_in(fine, name) is None:
             parts = _parts(fine[name].values * at_fine.unit, axis, wanted)
             if parts is axis:
-                require_known_cells(fine, name, fine[name].values, axis.kind)
+                require_known(unknown_cells(fine, name, fine[name].values, axis.kind))
             axis = parts
         axes.append(axis)
     return fine, replace(at_fine, grid=at_fine.grid.with_axes(*axes))

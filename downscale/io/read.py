@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.attributes import references, require_dates, with_texts
-from downscale.cf.horizontal import in_one_piece
+from downscale.cf.evidence import in_one_piece
 from downscale.cf.mapping import load_pyproj_before_eccodes
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.io.chunks import map_chunks

@@ -14,12 +14,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from downscale.cf.bounds import bounds_in, bounds_variables, lost_bounds, require_known_cells
+from downscale.cf.bounds import bounds_in, bounds_variables, lost_bounds, require_known, unknown_cells
 from downscale.cf.coordinates import select
+from downscale.cf.evidence import arranged
 from downscale.cf.horizontal import (
     MOST_SHIFT,
     Horizontal,
-    arranged,
     axes_kind,
     axes_words,
     horizontal,
@@ -206,7 +206,7 @@ def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizont
             axes.append(fine)
             continue
         if bounds_in(static, name) is None:
-            require_known_cells(static, name, centres, own.kind)
+            require_known(unknown_cells(static, name, centres, own.kind))
         axes.append(own)
     same = axes[0] is there.grid.y and axes[1] is there.grid.x
     return there if same else replace(there, grid=there.grid.with_axes(*axes))

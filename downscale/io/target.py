@@ -12,14 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.coordinates import AXIS_ATTRS, LENGTH_UNITS
-from downscale.cf.horizontal import (
-    Horizontal,
-    arranged,
-    horizontal,
-    parse_factor,
-    require_same_axes,
-    with_named_mapping,
-)
+from downscale.cf.evidence import arranged
+from downscale.cf.horizontal import Horizontal, horizontal, parse_factor, require_same_axes, with_named_mapping
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis

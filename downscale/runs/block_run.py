@@ -21,6 +21,7 @@ import dask
 import numpy as np
 import xarray as xr
 
+from downscale.cf.horizontal import ParsedGrids, share_grids
 from downscale.cf.times import time_encodings
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import DownscaleError, OptionError
@@ -187,6 +188,7 @@ def _stoppable(blocks: BlockPlan) -> Iterator[None]:
     finally:
         # Close the input that this process keeps open between blocks.
         _open_once.cache_clear()
+        _grids_of.cache_clear()
         _parse_once.cache_clear()
 
 
@@ -271,7 +273,7 @@ def compute_block_file(work: Work) -> dict[str, Any]:
             return {"kept": True, "report": manifest["report"]}
     sweep([path])
     remove_manifest(path)
-    with set_options(**work.options):
+    with set_options(**work.options), share_grids(_grids_of(work.recipe, work.request)):
         report = retry(_write_block, work)
     retry(write_manifest, path, work.request, span, report)
     return {"kept": False, "report": report}
@@ -298,6 +300,12 @@ def _open_once(text: str, request: str) -> xr.Dataset:
     """Return the lazy input, opened once per process. ``request`` changes with the files."""
     recipe = _parse_once(text)
     return open_input(recipe.input.path, recipe.input.chunks)
+
+
+@lru_cache(maxsize=1)
+def _grids_of(text: str, request: str) -> ParsedGrids:
+    """Return the parsed grids of a run, which its blocks in this process share."""
+    return ParsedGrids()
 
 
 def cut_steps(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Dataset:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from downscale.api import plan
 from downscale.cf.coordinates import select
+from downscale.cf.horizontal import share_grids
 from downscale.check.self_validation import self_validation, terrain_penalty_values
 from downscale.engine.memory import READING
 from downscale.errors import OutputError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from downscale.report.pictures import Picture
 
 
+@share_grids()
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe, *, change: Mapping[str, Any] | None = None,
     dry_run: bool = False, overwrite: bool = False, resume: bool = False, cluster: str | None = None,
