@@ -36,7 +36,7 @@ from downscale.nn.repair import smooth_layers, upsamplers
 from downscale.nn.separable import operator
 from downscale.nn.stages import resize, shuffle, sobolev
 from downscale.nn.subpixel import ConsistentShuffle
-from downscale.plot.blank import blank
+from downscale.plot.style import blank
 
 WIDTH, PATCH, BATCH, EDGE, HALO = 16, 56, 16, 12, 16
 # Cycles per coarse cell below which waves are long (one standard deviation of a Gaussian).

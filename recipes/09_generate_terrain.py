@@ -166,7 +166,7 @@ def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> 
     """Plot four generated and four real maps, shaded from the north-west, with slopes and spectra."""
     from matplotlib.colors import LightSource
 
-    from downscale.plot.blank import blank
+    from downscale.plot.style import blank
 
     figure = blank(10, 8, layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))

@@ -25,10 +25,9 @@ from downscale.cf.mapping import unrotated
 from downscale.errors import GridError, InputError, OptionError, OutputError
 from downscale.plot import compare
 from downscale.plot.cells import find_field, read_cells, window
-from downscale.plot.geography import installed_coast, relief_level, round_degrees
-from downscale.plot.panels import robust_limits
+from downscale.plot.maps import installed_coast, relief_level, robust_limits, round_degrees
+from downscale.plot.style import degrees, raised, value_words
 from downscale.plot.view import choose_projection
-from downscale.plot.words import degrees, raised, value_words
 
 SAMPLE = Path(__file__).parents[1] / "downscale" / "sample"
 TAS = {"standard_name": "air_temperature", "long_name": "near-surface air temperature", "units": "K"}

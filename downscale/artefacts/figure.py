@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downscale.artefacts.diagnosis import Diagnosis
-from downscale.plot.blank import blank
-from downscale.plot.geography import INK, SOFT_INK
-from downscale.plot.output import check_path, write
+from downscale.plot.style import INK, SOFT_INK, blank, check_path, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -44,7 +44,7 @@ def require_outputs(target: str, as_json: Path | None, figure: Path | None) -> N
             )
         check_target(as_json, True, inputs)
     if figure is not None:
-        from downscale.plot.output import check_path
+        from downscale.plot.style import check_path
 
         check_path(figure, inputs)
     if as_json is not None and figure is not None and as_json.resolve() == figure.resolve():

@@ -16,13 +16,10 @@ from downscale.errors import OptionError, listing
 from downscale.evaluation.methods import ReadyMethod, event_probability, is_mask, mark_event, slug
 from downscale.evaluation.schema import EvaluationRecipe, Figures
 from downscale.evaluation.truth import Truth
-from downscale.plot.blank import blank
 from downscale.plot.cells import Drawn, read_field, reduce_field
-from downscale.plot.geography import INK, SOFT_INK, draw_coast
-from downscale.plot.output import check_path, write
-from downscale.plot.panels import colours, draw_bar, draw_cells, draw_frame, robust_limits
+from downscale.plot.maps import colours, draw_bar, draw_cells, draw_coast, draw_frame, robust_limits
+from downscale.plot.style import INK, MINUS, SOFT_INK, blank, check_path, is_date, name_of, raised, value_words, write
 from downscale.plot.view import View, choose_view
-from downscale.plot.words import MINUS, is_date, name_of, raised, value_words
 from downscale.training.schema import EventRule
 
 if TYPE_CHECKING:

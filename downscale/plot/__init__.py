@@ -4,10 +4,8 @@ Cells are drawn with their true edges and without smoothing. Nothing is download
 when a figure is drawn.
 """
 
+from downscale.plot.charts import pit_histogram, power_spectrum, rank_histogram, spectrum
+from downscale.plot.comparison import compare, zoom
 from downscale.plot.conservation import conservation
-from downscale.plot.figure import compare
-from downscale.plot.histograms import pit_histogram, rank_histogram
-from downscale.plot.spectrum import power_spectrum, spectrum
-from downscale.plot.zoom import zoom
 
 __all__ = ["compare", "conservation", "pit_histogram", "power_spectrum", "rank_histogram", "spectrum", "zoom"]

@@ -69,13 +69,7 @@ class Mesh:
         return self.grid.shape
 
     def under(self, fine: Mesh) -> Array:
-        """Return the values of the cells that are divided into those of another field.
-
-        Raises
-        ------
-        GridError
-            If the rows and columns of the other field are not parts of these.
-        """
+        """Return the values of the cells that are divided into those of another field."""
         rows, columns = (n // m for n, m in zip(fine.sizes, self.sizes, strict=True))
         if (rows * self.sizes[0], columns * self.sizes[1]) == fine.sizes:
             corners, centres = self.grid.all_corners(), self.grid.centres
@@ -98,15 +92,7 @@ Drawn = Cells | Mesh
 
 
 def find_field(obj: XarrayObject) -> tuple[xr.DataArray, Horizontal]:
-    """Return the one field of an object and its axes.
-
-    Raises
-    ------
-    GridError
-        If there are no horizontal axes.
-    InputError
-        If a Dataset has no field or several.
-    """
+    """Return the one field of an object and its axes."""
     where = horizontal(obj, guess=True)
     if isinstance(obj, xr.DataArray):
         return obj, where
@@ -117,13 +103,7 @@ def find_field(obj: XarrayObject) -> tuple[xr.DataArray, Horizontal]:
 
 
 def check_select(select: Mapping[str, int], fields: tuple[xr.DataArray, xr.DataArray]) -> None:
-    """Refuse dimensions and indices that the fields do not have.
-
-    Raises
-    ------
-    OptionError
-        If one is not legal; the message names the legal ones.
-    """
+    """Refuse dimensions and indices that the fields do not have."""
     legal = {str(dim) for field in fields for dim in field.dims}
     for name, index in select.items():
         if name not in legal:

@@ -12,13 +12,10 @@ from downscale.cf.horizontal import XarrayObject, as_dataset
 from downscale.check.conservation import cell_error
 from downscale.conservation.measures import default_tolerance
 from downscale.errors import InputError, listing
-from downscale.plot.blank import PALETTE, blank, note, tidy
 from downscale.plot.cells import Array, Cells, Drawn, find_field, read_field, reduce_field
-from downscale.plot.geography import INK, draw_coast, draw_graticules
-from downscale.plot.output import check_path, write
-from downscale.plot.panels import MISSING, draw_cells, draw_frame
+from downscale.plot.maps import MISSING, draw_cells, draw_coast, draw_frame, draw_graticules
+from downscale.plot.style import INK, PALETTE, blank, check_path, name_of, note, tidy, write
 from downscale.plot.view import View, choose_view
-from downscale.plot.words import name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -152,13 +152,7 @@ def _mesh_view(mesh: Mesh) -> View:
 
 
 def _widest_gap(low: Array, high: Array) -> tuple[float, float]:
-    """Return the end of the widest gap of longitude without cells, from -180 to 180, and its width.
-
-    Examples
-    --------
-    >>> _widest_gap(np.array([170.0, -175.0]), np.array([185.0, -160.0]))
-    (170.0, 330.0)
-    """
+    """Return the end of the widest gap of longitude without cells, from -180 to 180, and its width."""
     low, wide = np.mod(low, 360.0), high - low
     order = np.argsort(low)
     low, reach = low[order], np.maximum.accumulate((low + wide)[order])
@@ -172,15 +166,7 @@ def _widest_gap(low: Array, high: Array) -> tuple[float, float]:
 def own_projection(
     mapping: GridMapping, west: float, east: float, south: float, north: float
 ) -> tuple[Any, float, float]:
-    """Return the projection of a grid mapping, the origin of its map along the axis, and its step in axis units.
-
-    Parameters
-    ----------
-    mapping : GridMapping
-        A rotated pole or a projection.
-    west, east, south, north : float
-        The domain on the axes, in degrees or metres.
-    """
+    """Return the projection of a grid mapping, the origin of its map along the axis, and its step in axis units."""
     load_pyproj()
     import cartopy.crs as ccrs
 

@@ -49,19 +49,7 @@ class Picture:
 def pictures(
     coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, drawn: Path | None, sftlf: Any
 ) -> list[Picture]:
-    """Return the pictures of one field; those not possible on its grids are left out.
-
-    Parameters
-    ----------
-    coarse, fine : Dataset of one field
-        The input and the output.
-    name, title : str
-        The field and the heading of the run.
-    drawn : path or None
-        A map that is already plotted.
-    sftlf : DataArray or None
-        Land fraction, for coasts.
-    """
+    """Return the pictures of one field; those not possible on its grids are left out."""
     found = []
     last = {str(d): -1 for d in coarse[name].dims if d not in horizontal(coarse, guess=True).dims}
     for make in (

@@ -171,7 +171,7 @@ def _targets(
         kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
         raise OutputError(f"expected different names for all outputs, received {kinds}; rename one")
     if "map" in targets:
-        from downscale.plot.output import check_path
+        from downscale.plot.style import check_path
 
         check_path(targets["map"])
     del targets["file"]

@@ -1,27 +1,59 @@
-"""Texts on figures: titles, dates of any calendar, units, degrees."""
+"""Empty figures, the style of charts, texts on figures, and atomic writing of pictures."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+from downscale.errors import OutputError, listing
+from downscale.io.leases import temporary_beside
+from downscale.io.paths import check_target
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, SOFT_INK, FRAME = "0.15", "0.42", "0.35"
+# Okabe and Ito's colours, which are distinguishable with colour blindness, strongest first.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 CELSIUS = ("degc", "deg_c", "degree_c", "degrees_c", "celsius", "degree_celsius", "degrees_celsius")
 
 
-def raised(unit: str) -> str:
-    """Return a unit with exponents as superscripts and non-breaking spaces.
+def blank(width: float, height: float, **options: Any) -> Figure:
+    """Return an empty white figure of this size in inches, not registered with pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    Examples
-    --------
-    >>> raised("kg m-2 s-1").split()
-    ['kg', 'm⁻²', 's⁻¹']
-    """
+    figure = Figure(figsize=(width, height), facecolor="white", **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(panel: Any, title: str, x: str, y: str) -> None:
+    """Label a chart and its axes, and draw only informative lines."""
+    panel.set_title(title, fontsize=12.5, color=INK, loc="left", pad=8, parse_math=False)
+    panel.set_xlabel(x, fontsize=11, color=INK, parse_math=False)
+    panel.set_ylabel(y, fontsize=11, color=INK, parse_math=False)
+    panel.tick_params(labelsize=10, color=FRAME, labelcolor=INK, width=0.5)
+    panel.grid(which="major", linewidth=0.4, color="0.85")
+    panel.set_axisbelow(True)
+    for side, spine in panel.spines.items():
+        spine.set(linewidth=0.6, edgecolor=FRAME, visible=side in ("left", "bottom"))
+
+
+def note(panel: Any, x: float, y: float, text: str, **style: Any) -> None:
+    """Write a small note at a position in data units."""
+    panel.text(x, y, text, **{"fontsize": 9.5, "color": SOFT_INK, "parse_math": False, **style})
+
+
+def raised(unit: str) -> str:
+    """Return a unit with exponents as superscripts and non-breaking spaces."""
     if unit.strip().lower() in CELSIUS:
         return "°C"
     digits = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -87,13 +119,38 @@ def value_words(name: str, value: Any) -> str:
 
 
 def degrees(value: float, letters: str) -> str:
-    """Return a latitude (letters "NS") or longitude ("EW") as text.
-
-    Examples
-    --------
-    >>> degrees(285.0, "EW")
-    '75°W'
-    """
+    """Return a latitude (letters "NS") or longitude ("EW") as text."""
     value = (value + 180) % 360 - 180 if letters == "EW" else value
     letter = "" if value == 0 or abs(value) == 180 else letters[int(value < 0)]
     return f"{abs(value):g}°{letter}"
+
+
+def check_path(path: Path, inputs: Iterable[Any] = ()) -> Path:
+    """Return a path that can be written, checked before any work is done; an existing picture is replaced."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if not path.parent.is_dir():
+        raise OutputError(f"expected an existing folder for the map, received '{path.parent}'; create it")
+    if path.is_dir():
+        raise OutputError(f"expected a file name for the map, received the folder '{path}'; add map.png")
+    target = check_target(path, True, inputs)
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if _kind(path) not in kinds:
+        raise OutputError(f"expected a map file of type {listing(kinds)}, received '{path.name}'; use .png")
+    return target
+
+
+def _kind(path: Path) -> str:
+    return path.suffix[1:].lower() or "png"
+
+
+def write(figure: Figure, path: Path, dpi: int) -> None:
+    """Write under a temporary name in the same folder, then rename: the file is never incomplete."""
+    try:
+        with temporary_beside(path) as scratch, scratch.open("wb") as stream, warnings.catch_warnings():
+            # A title with characters that the font lacks is drawn as boxes; the figure is still useful.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(stream, format=_kind(path), dpi=dpi, facecolor="white")
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"expected to write the map '{path}', received: {why}; choose another place") from error
