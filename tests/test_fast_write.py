@@ -62,7 +62,7 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """When blocks are read back: with the block that was written, or, where that cannot be, from the whole file."""
     if request.param == "afterwards":
-        monkeypatch.setattr(write, "write_judged", lambda *_: None)
+        monkeypatch.setattr(write, "write_and_check", lambda *_: None)
     return str(request.param)
 
 

@@ -215,7 +215,7 @@ def test_a_flipped_bit_on_disk_is_found(tmp_path, monkeypatch, judged):
         return chunk(self, values)
 
     if judged == "afterwards":
-        monkeypatch.setattr(write, "write_judged", lambda *_: None)
+        monkeypatch.setattr(write, "write_and_check", lambda *_: None)
     monkeypatch.setattr(write, "flush", damaged)
     monkeypatch.setattr(stream.Target, "chunk", wrong)
     coarse = field_on(region())

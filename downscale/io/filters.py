@@ -31,6 +31,7 @@ Array = NDArray[Any]
 # For fewer values NumPy is faster than importing numba.
 MANY_VALUES = 20_000_000
 DEFLATE, SHUFFLE = 1, 2
+FILTERS = ((), (DEFLATE,), (SHUFFLE,), (SHUFFLE, DEFLATE))
 Bytes = NDArray[np.uint8]
 # Levels of ISA-L for small zlib levels: file size within a twentieth of zlib's, many times faster.
 FAST_LEVELS = {1: 2, 2: 3, 3: 3}
@@ -83,6 +84,27 @@ class Layout:
     def deflated(self) -> bool:
         """Whether a chunk is deflated."""
         return DEFLATE in self.filters
+
+
+def able() -> bool:
+    """Return whether the packages for encoding and storing chunks are installed."""
+    try:
+        import h5py
+        import isal.isal_zlib
+    except ImportError:
+        return False
+    return hasattr(h5py.h5d.DatasetID, "chunk_iter") and hasattr(isal.isal_zlib, "decompress")
+
+
+def layout_of(dataset: Any, shape: tuple[int, ...]) -> Layout | None:
+    """Return the storage layout of a variable, or None if it has other filters or types."""
+    listed = dataset.id.get_create_plist()
+    filters = [listed.get_filter(i) for i in range(listed.get_nfilters())]
+    codes = tuple(int(one[0]) for one in filters)
+    if dataset.chunks is None or codes not in FILTERS or dataset.dtype.kind not in "fiu" or not dataset.dtype.isnative:
+        return None
+    level = int(filters[-1][2][0]) if DEFLATE in codes else 0
+    return Layout(shape, tuple(dataset.chunks), np.dtype(dataset.dtype), codes, level, dataset.fillvalue)
 
 
 class _Buffers(threading.local):

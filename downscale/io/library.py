@@ -12,10 +12,10 @@ import atexit
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import netCDF4
 import xarray as xr
@@ -23,6 +23,9 @@ from xarray.backends import BackendEntrypoint, CachingFileManager, NetCDF4DataSt
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from downscale.process.interrupts import shielded
+
+if TYPE_CHECKING:
+    import h5py
 
 
 class Library:
@@ -179,25 +182,57 @@ def reading(path: str | Path, **settings: Any) -> Iterator[xr.Dataset]:
 
 
 @contextmanager
+def writing_errors() -> Iterator[None]:
+    """Convert errors of the libraries on writing to errors of the operating system."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None) or 0
+        # The library's own numbers are negative.
+        raise (OSError(number, os.strerror(number)) if number > 0 else OSError(str(error).splitlines()[0])) from error
+
+
+@contextmanager
 def plain_file(path: str | Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
     """Yield a file of the NetCDF library, under the lock while it is open."""
-    with library(), netCDF4.Dataset(path, mode, **how) as file:
+    errors = nullcontext() if mode == "r" else writing_errors()
+    with errors, library(), netCDF4.Dataset(path, mode, **how) as file:
         yield file
+
+
+@contextmanager
+def hdf5_file(path: str | Path, mode: Any = "r") -> Iterator[h5py.File]:
+    """Yield a file of the HDF5 library, under the lock while it is opened and closed."""
+    import h5py
+
+    with library(), writing_errors():
+        file = h5py.File(path, mode, locking="best-effort")
+    try:
+        yield file
+    finally:
+        with library(), writing_errors():
+            file.close()
 
 
 @contextmanager
 def new_file(path: str | Path, kind: str = "NETCDF4") -> Iterator[NetCDF4DataStore]:
     """Yield a new NetCDF file, of a format such as "NETCDF4_CLASSIC"."""
-    with library():
+    with library(), writing_errors():
         store = NetCDF4DataStore.open(path, mode="w", format=kind, lock=LIBRARY)
     try:
         yield store
     finally:
-        with library():
+        with library(), writing_errors():
             store.close()
 
 
-def to_file(ds: xr.Dataset, path: str | Path, encodings: dict[str, Any] | None = None) -> None:
+def dump(ds: xr.Dataset, store: NetCDF4DataStore, encodings: Mapping[str, Mapping[str, Any]], **how: Any) -> None:
+    """Write a Dataset in memory to an open file; lazy variables are left to the writer among the options."""
+    with library(), writing_errors():
+        ds.dump_to_store(store, encoding={name: dict(own) for name, own in encodings.items()}, **how)
+
+
+def to_file(ds: xr.Dataset, path: str | Path, encodings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Write a Dataset in memory to a NetCDF-4 file."""
-    with new_file(path) as store, library():
-        ds.dump_to_store(store, encoding=dict(encodings or {}))
+    with new_file(path) as store:
+        dump(ds, store, encodings or {})

@@ -20,9 +20,8 @@ from downscale.errors import InputError
 from downscale.io.attributes import coverage, now
 from downscale.io.encoding import Packing
 from downscale.io.leases import temporary_beside
-from downscale.io.library import library, plain_file, reading
-from downscale.io.stream import plain_errors
-from downscale.io.write import Checker, certified, one_line
+from downscale.io.library import hdf5_file, library, plain_file, reading, writing_errors
+from downscale.io.write import Checker, check_written, disk_errors
 
 if TYPE_CHECKING:
     import h5py
@@ -38,12 +37,12 @@ def merge_files(
     packings: dict[str, Packing] | None = None,
 ) -> ConservationReport | None:  # fmt: skip
     """Join files along ``dim`` into ``target``, which appears complete and checked, or not at all."""
-    with one_line(target), temporary_beside(target) as scratch:
+    with disk_errors(target), temporary_beside(target) as scratch:
         lengths = _lengths(parts, dim)
         late = _skeleton(parts, scratch, dim, lengths)
         _fill(parts, scratch, dim, lengths, late)
         _describe(scratch)
-        return None if checker is None else certified(scratch, checker, packings or {})
+        return None if checker is None else check_written(scratch, checker, packings or {})
 
 
 @contextmanager
@@ -131,7 +130,7 @@ def _fill(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], na
         return
     with _raw(parts[0]) as first:
         dims = {name: first[name].dimensions for name in names}
-    with _opened(scratch, "r+") as made:
+    with library(), hdf5_file(scratch, "r+") as made, writing_errors():
         for name in names:
             axis = dims[name].index(dim)
             shape = list(made[name].shape)
@@ -139,17 +138,9 @@ def _fill(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], na
                 shape[axis] = sum(lengths)
                 made[name].resize(shape)
         for start, part in zip(_starts(lengths), parts, strict=True):
-            with _opened(part, "r") as file:
+            with hdf5_file(part) as file:
                 for name in names:
                     _copy(file[name], made[name], dims[name].index(dim), start)
-
-
-@contextmanager
-def _opened(path: Path, mode: str) -> Iterator[h5py.File]:
-    import h5py
-
-    with library(), plain_errors(), h5py.File(path, mode, locking="best-effort") as file:
-        yield file
 
 
 def _copy(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> None:

@@ -7,7 +7,7 @@ the NetCDF library: some chunks of each field are also read by it and must agree
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,8 @@ import xarray as xr
 
 from downscale.errors import OutputError
 from downscale.io.chunks import chunks_in, pieces, starts
-from downscale.io.filters import Array, Layout, buffers, cleared, decoded, worth_compiling
-from downscale.io.library import library
-from downscale.io.stream import able, layout_of
+from downscale.io.filters import Array, Layout, able, buffers, cleared, decoded, layout_of, worth_compiling
+from downscale.io.library import hdf5_file, library
 from downscale.process.buffers import leased
 
 VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
@@ -48,7 +47,7 @@ class Source:
     name: str
     handle: int
     layout: Layout
-    places: Mapping[tuple[int, ...], Place]
+    places: dict[tuple[int, ...], Place]
     dims: tuple[str, ...]
     dtype: np.dtype[Any]
     attrs: dict[str, Any]
@@ -58,13 +57,13 @@ class Source:
     def read(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> Array:
         """Return values from ``begin`` on, which is the start of a chunk."""
         out = leased(shape, self.layout.dtype)
-        self._wanted(begin, shape)
+        self._prefetch(begin, shape)
         for start, part in chunks_in(shape, self.layout.chunks):
             offset = tuple(a + b for a, b in zip(begin, start, strict=True))
             if offset not in self.places:
-                raise self.not_there(offset, "no chunk")
+                raise self.chunk_error(offset, "no chunk")
             self.read_chunk(offset, self.places[offset], out[part])
-        return self.meant(out)
+        return self.decode(out)
 
     def read_chunk(self, offset: tuple[int, ...], place: Place, view: Array) -> None:
         """Read the chunk with first index ``offset`` at the file position ``place`` into ``view``, without decoding."""
@@ -74,14 +73,14 @@ class Source:
             if self.layout.filters or place[1] != self.layout.nbytes:
                 decoded(self.stored(place), chunk, self.layout, self.blank, self.compiled)
             else:
-                self._fetched(place, chunk.reshape(-1).view(np.uint8))
+                self._read_bytes(place, chunk.reshape(-1).view(np.uint8))
                 cleared(chunk, self.blank)
         except ValueError as error:
-            raise self.not_there(offset, error) from error
+            raise self.chunk_error(offset, error) from error
         if not whole:
             view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
 
-    def _wanted(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    def _prefetch(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> None:
         """Ask the system to prefetch all chunks of a block."""
         for start, _ in chunks_in(shape, self.layout.chunks) if hasattr(os, "posix_fadvise") else ():
             place = self.places.get(tuple(a + b for a, b in zip(begin, start, strict=True)))
@@ -91,7 +90,7 @@ class Source:
     def _scratch(self) -> Array:
         return buffers.of("whole", self.layout.nbytes).view(self.layout.dtype).reshape(self.layout.chunks)
 
-    def not_there(self, offset: tuple[int, ...], reason: object) -> OutputError:
+    def chunk_error(self, offset: tuple[int, ...], reason: object) -> OutputError:
         """Return the error for a chunk that differs from what was written."""
         return OutputError(
             f"{self.name}: expected what was written at {offset}, received {reason}; check the disk, write again"
@@ -99,9 +98,9 @@ class Source:
 
     def stored(self, place: Place) -> Array:
         """Return the bytes at a position of the file, in a buffer that this thread reuses."""
-        return self._fetched(place, buffers.of("stored", place[1]))
+        return self._read_bytes(place, buffers.of("stored", place[1]))
 
-    def _fetched(self, place: Place, stored: Array) -> Array:
+    def _read_bytes(self, place: Place, stored: Array) -> Array:
         at, length = place
         done = 0
         while done < length:
@@ -114,7 +113,7 @@ class Source:
             os.posix_fadvise(self.handle, at, length, os.POSIX_FADV_DONTNEED)
         return stored
 
-    def meant(self, stored: Array) -> Array:
+    def decode(self, stored: Array) -> Array:
         """Return decoded values."""
         if not self.attrs:
             return stored
@@ -125,31 +124,35 @@ class Source:
 @contextmanager
 def from_chunks(written: xr.Dataset, path: Path) -> Iterator[xr.Dataset]:
     """Yield a Dataset of an open file whose fields are read chunk by chunk if possible."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
+    with open_handle(path) as handle:
         fields = [str(name) for name, field in written.data_vars.items() if field.ndim > 1]
         sources = sources_in(written, fields, path, handle) if able() else []
         for source in sources:
             require_same(written[source.name].variable, source)
         late = {s.name: (s.dims, _lazy(s), written[s.name].attrs, written[s.name].encoding) for s in sources}
         yield written.assign(late) if late else written
+
+
+@contextmanager
+def open_handle(path: Path) -> Iterator[int]:
+    """Yield the descriptor of a file open for reading."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield handle
     finally:
         os.close(handle)
 
 
 def sources_in(written: xr.Dataset, names: Iterable[str], path: Path, handle: int) -> list[Source]:
     """Return the variables of a file that can be read chunk by chunk, with the positions of their chunks."""
-    import h5py
-
-    with library(), h5py.File(path, "r", locking="best-effort") as file:
-        found = [_source(file[name], written[name].variable, name, handle) for name in names]
+    found = []
+    with hdf5_file(path) as file, library():
+        for name in names:
+            layout = layout_of(file[name], written[name].shape)
+            places = None if layout is None else _places(file[name])
+            if layout is not None and places is not None:
+                found.append(source_of(written[name].variable, name, layout, handle, places))
     return [source for source in found if source is not None]
-
-
-def _source(dataset: Any, variable: xr.Variable, name: str, handle: int) -> Source | None:
-    layout = layout_of(dataset, variable.shape)
-    places = None if layout is None else _places(dataset)
-    return None if layout is None or places is None else source_of(variable, name, layout, handle, places)
 
 
 def _places(dataset: Any) -> dict[tuple[int, ...], Place] | None:
@@ -169,7 +172,7 @@ def _places(dataset: Any) -> dict[tuple[int, ...], Place] | None:
 
 
 def source_of(
-    variable: xr.Variable, name: str, layout: Layout, handle: int, places: Mapping[tuple[int, ...], Place]
+    variable: xr.Variable, name: str, layout: Layout, handle: int, places: dict[tuple[int, ...], Place]
 ) -> Source | None:
     """Return the source of a variable as decoded by the library; None if it cannot be read chunk by chunk."""
     own = {key: variable.encoding[key] for key in VALUES if key in variable.encoding}
@@ -179,7 +182,7 @@ def source_of(
         name, handle, layout, places, dims, variable.dtype, {} if plain else own,
         own.get("_FillValue") if plain else None, worth_compiling(variable.size),
     )  # fmt: skip
-    return source if source.meant(np.zeros((1,) * variable.ndim, layout.dtype)).dtype == variable.dtype else None
+    return source if source.decode(np.zeros((1,) * variable.ndim, layout.dtype)).dtype == variable.dtype else None
 
 
 def require_same(variable: xr.Variable, source: Source) -> None:

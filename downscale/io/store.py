@@ -20,7 +20,7 @@ from downscale.io.encoding import Encodings, Packing
 from downscale.io.leases import bring_back, made_beside
 from downscale.io.paths import flush, plain_path, remove, require_free, scratch_name
 from downscale.io.read import sources_of
-from downscale.io.write import Checker, Storage, Stored, claims, judged, one_line, stored
+from downscale.io.write import Checker, Output, Storage, check_attributes, disk_errors, prepare, require_passed
 from downscale.process.computing import computed, here, threads_that_end
 from downscale.process.interrupts import half_made, shielded
 
@@ -51,8 +51,8 @@ def write_store(
     zarr = require_zarr(path)
     target = check_store(path, overwrite, (*inputs, *sources_of(ds)))
     with progress or nullcontext():
-        out = stored(ds, storage or Storage())
-        with one_line(target), _temporary_store(target) as scratch:
+        out = prepare(ds, storage or Storage())
+        with disk_errors(target), _temporary_store(target) as scratch:
             made = _encodings(out)
             ready = _aligned(out.ds, made)
             lazy = ready.to_zarr(
@@ -72,7 +72,7 @@ def require_zarr(path: str | Path) -> Any:
     return zarr
 
 
-def _encodings(out: Stored) -> Encodings:
+def _encodings(out: Output) -> Encodings:
     """Return encodings for Zarr: the same chunks and values, compressed by Zstandard after a shuffle."""
     from zarr.registry import get_numcodec
 
@@ -126,8 +126,8 @@ def _temporary_store(target: Path) -> Iterator[Path]:
 def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check the store as written, and add the check report to its attributes."""
     with here(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
-        report = judged(checker(written), packings)
-    own, each = claims(report, packings)
+        report = require_passed(checker(written), packings)
+    own, each = check_attributes(report, packings)
     group = zarr.open_group(scratch, mode="r+", zarr_format=FORMAT, use_consolidated=False)
     group.attrs.update(own)
     for name, attrs in each.items():

@@ -1,42 +1,50 @@
-"""Parallel writing of fields into the chunks of a NetCDF-4 file.
+"""Parallel writing of fields into the chunks of a NetCDF-4 file, read back and checked while they are written.
 
 The library writes the file with everything except the values of the fields. These are then computed block by block.
 Each block is split into storage chunks, shuffled, deflated and stored in the task that computed it, without gathering.
 On a cluster, the workers do all but the storing.
+
+Reading the whole file after writing takes the disk as long as writing it. For a check, each block is therefore read
+back at once from its positions in the file, by the task that computed it. When the file is closed, its index must name
+the same positions, and the NetCDF library must read the same values from some of them.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
 from downscale.cf.horizontal import area_names
+from downscale.errors import OutputError
 from downscale.io.chunks import aligned, chunks_in, starts
 from downscale.io.encoding import companions
-from downscale.io.filters import Array, Layout, encoded, worth_compiling
-from downscale.io.library import library, new_file
+from downscale.io.filters import Array, Layout, able, encoded, layout_of, worth_compiling
+from downscale.io.library import dump, hdf5_file, library, new_file, reading, writing_errors
+from downscale.io.reread import Place, Source, open_handle, require_same, source_of, sources_in
+from downscale.process.buffers import leased
 from downscale.process.computing import cluster, computed, elsewhere, here, threads_that_end
 
 if TYPE_CHECKING:
     import h5py
 
-FILTERS = ((), (1,), (2,), (2, 1))
+T = TypeVar("T")
 VALUES = ("dtype", "_FillValue", "scale_factor", "add_offset")
 # Bytes of a growing file between flushes to the disk, and interval of the test.
 BEHIND_BYTES, PAUSE_SECONDS = 64_000_000, 0.02
 # Blocks that a cluster computes ahead, per thread.
 AHEAD = 2
+# Bytes compared at both ends of a chunk to confirm its position.
+ENDS = 64
 
 
 @dataclass(frozen=True)
@@ -56,49 +64,153 @@ class Target:
             values = stored_values(values, self.dims, self.encoding)
         return encoded(values, self.layout, self.blank, self.compiled)
 
+    def chunks(self, block: Array, chunks: Any, block_id: tuple[int, ...]) -> Iterator[Any]:
+        """Yield the first index of each storage chunk of a block, its slices within the block, and its bytes."""
+        begin = starts(chunks, block_id)
+        for start, part in chunks_in(block.shape, self.layout.chunks):
+            yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, self.chunk(np.asarray(block[part]))
 
+
+@dataclass(eq=False)
 class Sink:
     """A file that accepts encoded chunks, one at a time, from any thread."""
 
-    def __init__(self, file: h5py.File) -> None:
-        self.file = file
-        self._known: dict[str, Any] = {}
+    file: h5py.File
+    # Looking up a name takes as long as storing a small chunk.
+    _known: dict[str, Any] = field(default_factory=dict)
 
     def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> int:
         """Store a chunk; return its end in the file, unless the library reused free space."""
-        with library(), plain_errors():
+        with library(), writing_errors():
             self._field(name).write_direct_chunk(offset, data)
             return self.file.id.get_filesize()
 
-    def place(self, name: str, offset: tuple[int, ...]) -> tuple[int, int] | None:
+    def place(self, name: str, offset: tuple[int, ...]) -> Place | None:
         """Return position and length of a chunk, or None if it is not stored; the library searches all chunks."""
-        with library(), plain_errors():
+        with library(), writing_errors():
             found = self._field(name).get_chunk_info_by_coord(offset)
         return None if found.byte_offset is None else (found.byte_offset, found.size)
 
     def _field(self, name: str) -> Any:
-        # Looking up a name takes as long as storing a small chunk.
         if name not in self._known:
             self._known[name] = self.file[name].id
         return self._known[name]
 
 
+@dataclass(frozen=True)
+class Passage:
+    """One field on its way to the file and back."""
+
+    target: Target
+    source: Source
+    sink: Sink
+
+    def is_whole(self) -> bool:
+        """Return whether all chunks are stored."""
+        layout = self.target.layout
+        counts = (-(-n // size) for n, size in zip(layout.shape, layout.chunks, strict=True))
+        return len(self.source.places) == np.prod(list(counts))
+
+    def block(self, block: Array, *, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
+        """Store a block, and return it as read back from the file."""
+        out = leased(block.shape, self.target.layout.dtype)
+        for offset, part, data in self.target.chunks(block, chunks, block_id):
+            place = self._put(offset, data)
+            self.source.read_chunk(offset, place, out[part])
+            self.source.places[offset] = place
+        return self.source.decode(out)
+
+    def _put(self, offset: tuple[int, ...], data: Array | bytes) -> Place:
+        """Store a chunk and return its position.
+
+        A chunk is appended to the file, unless it fits in free space or the index grew behind it. Asking the library
+        takes longer the more chunks there are, so it is asked only if the bytes at the end are others.
+        """
+        raw = np.frombuffer(data, np.uint8)
+        size = raw.size
+        first = self.sink.put(self.target.name, offset, data) - size
+        ends = (0, min(ENDS, size)), (max(size - ENDS, 0), size)
+        handle = self.source.handle
+        if first >= 0 and all(os.pread(handle, b - a, first + a) == raw[a:b].tobytes() for a, b in ends):
+            return first, size
+        found = self.sink.place(self.target.name, offset)
+        if found is None:
+            raise self.source.chunk_error(offset, "no chunk")
+        return found
+
+    def array(self, data: Any) -> da.Array:
+        """Return the field as stored, lazily; computing it writes it."""
+        blocks = aligned(data, self.target.layout.chunks)
+        return da.map_blocks(
+            partial(self.block, chunks=blocks.chunks), blocks, dtype=self.source.dtype,
+            meta=np.empty((0,) * blocks.ndim, dtype=self.source.dtype),
+            name=f"through-{self.target.name}-{os.urandom(8).hex()}",
+        )  # fmt: skip
+
+
 def write_fields(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
 ) -> bool:
-    """Write a whole file, its fields chunk by chunk; return False if only the library can write it."""
-    names = skeleton(path, ds, encodings, unlimited, kind)
+    """Write a whole file of a format, its fields chunk by chunk; return False if only the library can write it."""
+    names = _write_frame(path, ds, encodings, unlimited, kind)
     if not names:
         return False
-    with stored_in(path, ds, names, encodings) as (targets, sink):
-        if not targets:
-            return False
-        with written_behind(path):
-            store({target.name: ds[target.name].variable.data for target in targets}, targets, sink)
-    return True
+    with _fields_of_file(path, ds, names, encodings) as (targets, sink):
+        if targets:
+            with written_behind(path):
+                store({target.name: ds[target.name].variable.data for target in targets}, targets, sink)
+    return bool(targets)
 
 
-def skeleton(
+def write_and_check(
+    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
+    check: Callable[[xr.Dataset], T],
+) -> T | None:  # fmt: skip
+    """Write a whole file and return the result of ``check`` on it, which computes each field once.
+
+    None if the file can only be checked afterwards. Raises an OutputError if the file's index or the NetCDF library
+    disagrees with the values read.
+    """
+    # Blocks of other processes are stored here, and cannot be read back where they are computed.
+    names = [] if elsewhere() else _write_frame(path, ds, encodings, unlimited, kind)
+    if not names:
+        return None
+    with reading(path, decode_coords="all") as made:
+        frame = made.drop_vars(names).load()
+        variables = {name: made[name].variable for name in names}
+    with _fields_of_file(path, ds, names, encodings) as (targets, sink), open_handle(path) as handle:
+        sources = [source_of(variables[t.name], t.name, t.layout, handle, {}) for t in targets]
+        passages = [Passage(t, s, sink) for t, s in zip(targets, sources, strict=True) if s is not None]
+        if len(passages) < len(names):
+            return None
+        late = {}
+        for passage in passages:
+            variable, data = variables[passage.target.name], ds[passage.target.name].variable.data
+            late[passage.target.name] = (variable.dims, passage.array(data), variable.attrs, variable.encoding)
+        with written_behind(path), threads_that_end():
+            found = check(frame.assign(late))
+            rest = [passage.target for passage in passages if not passage.is_whole()]
+            if rest:
+                store({target.name: ds[target.name].variable.data for target in rest}, rest, sink)
+    _require_places(path, [passage.source for passage in passages])
+    return found
+
+
+def _require_places(path: Path, sources: list[Source]) -> None:
+    """Compare the positions read with those in the closed file, and some values with the library's."""
+    with reading(path, chunks={}, decode_coords="all") as made, open_handle(path) as handle:
+        named = {found.name: found for found in sources_in(made, [source.name for source in sources], path, handle)}
+        for source in sources:
+            found = named.get(source.name)
+            if found is None or any(found.places.get(at) != place for at, place in source.places.items()):
+                raise OutputError(
+                    f"{source.name}: expected its chunks where they were written, received others from the index of "
+                    "the file; check the disk, write again"
+                )
+            require_same(made[source.name].variable, found)
+
+
+def _write_frame(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
 ) -> list[str]:
     """Write the file without the values of its chunked fields; return their names, empty if this is not possible."""
@@ -106,20 +218,26 @@ def skeleton(
     # Areas of large grids are stored like fields.
     beside = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
     names = [name for name in chunked if name not in beside]
-    if not able() or any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
-        # Only the fields determine the length of such a dimension.
+    # Only the fields determine the length of a dimension without coordinates.
+    if not names or not able() or any(d in unlimited and d not in ds.coords for n in names for d in ds[n].dims):
         return []
-    if names:
-        _skeleton(path, ds, encodings, unlimited, kind, names)
+    late = {}
+    for name in names:
+        v = ds[name].variable
+        # A lazy array that is never computed, so that the library writes no values.
+        late[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
+    ready = in_memory(ds, [name for name in ds.variables if name not in late]).assign(late)
+    with new_file(path, kind) as file:
+        dump(ready, file, encodings, unlimited_dims=unlimited)
     return names
 
 
 @contextmanager
-def stored_in(
+def _fields_of_file(
     path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[list[Target], Sink]]:
     """Open a file for the chunks of its fields; no targets if the layout of one of them differs."""
-    with _opened(path) as file:
+    with hdf5_file(path, "r+") as file:
         found = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
         targets = [target for target in found if target is not None]
         targets = targets if len(targets) == len(names) else []
@@ -127,6 +245,36 @@ def stored_in(
             if file[target.name].shape != target.layout.shape:
                 file[target.name].resize(target.layout.shape)
         yield targets, Sink(file)
+
+
+def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: Mapping[str, Any]) -> Target | None:
+    layout = layout_of(dataset, variable.shape)
+    if layout is None:
+        return None
+    own = {key: encoding[key] for key in VALUES if encoding.get(key) is not None}
+    dims = tuple(str(dim) for dim in variable.dims)
+    as_it_is = variable.dtype == layout.dtype and "scale_factor" not in own
+    if not as_it_is and stored_values(np.zeros((1,) * variable.ndim, variable.dtype), dims, own).dtype != layout.dtype:
+        return None
+    blank = own.get("_FillValue") if as_it_is and layout.dtype.kind == "f" else None
+    return Target(name, layout, dims, own, blank, worth_compiling(variable.size))
+
+
+def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
+    """Return values as the library would store them: packed, filled, converted."""
+    return np.asarray(xr.conventions.encode_cf_variable(xr.Variable(dims, values, encoding=dict(encoding))).data)
+
+
+def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
+    """Return a Dataset with some variables in memory: nothing may be computed while the library's lock is held."""
+    lazy = [name for name in names if ds[name].variable.chunks]
+    known = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
+    ready = ds.copy()
+    for name in names:
+        if name not in known:
+            ready.variables[name].load()
+    ready = ready.assign_coords({n: v for n, v in known.items() if n in ds.coords})
+    return ready.assign({n: v for n, v in known.items() if n not in ds.coords})
 
 
 @contextmanager
@@ -161,143 +309,37 @@ def written_behind(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def able() -> bool:
-    """Return whether the packages for encoding and storing chunks are installed."""
-    try:
-        import h5py
-        import isal.isal_zlib
-    except ImportError:
-        return False
-    return hasattr(h5py.h5d.DatasetID, "chunk_iter") and hasattr(isal.isal_zlib, "decompress")
-
-
-def _skeleton(
-    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
-    names: list[str],
-) -> None:  # fmt: skip
-    """Write the file without the values of some fields."""
-    late = {}
-    for name in names:
-        v = ds[name].variable
-        # A lazy array that is never computed, so that the library writes no values.
-        late[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
-    ready = in_memory(ds, [name for name in ds.variables if name not in late]).assign(late)
-    own = {name: dict(encoding) for name, encoding in encodings.items()}
-    with new_file(path, kind) as store, library():
-        ready.dump_to_store(store, encoding=own, unlimited_dims=unlimited)
-
-
-def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
-    """Return a Dataset with some variables in memory: nothing may be computed while the library's lock is held."""
-    lazy = [name for name in names if ds[name].variable.chunks]
-    known = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
-    ready = ds.copy()
-    for name in names:
-        if name not in known:
-            ready.variables[name].load()
-    ready = ready.assign_coords({n: v for n, v in known.items() if n in ds.coords})
-    return ready.assign({n: v for n, v in known.items() if n not in ds.coords})
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    import h5py
-
-    with library(), plain_errors():
-        file = h5py.File(path, "r+", locking="best-effort")
-    try:
-        yield file
-    finally:
-        with library(), plain_errors():
-            file.close()
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Convert the HDF5 library's message about a full or broken disk to the error of the operating system."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        found = re.search(r"errno = (\d+)", str(error))
-        if found:
-            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
-        raise OSError(str(error).splitlines()[0]) from error
-
-
-def layout_of(dataset: h5py.Dataset, shape: tuple[int, ...]) -> Layout | None:
-    """Return the storage layout of a variable, or None if it has other filters or types."""
-    listed = dataset.id.get_create_plist()
-    filters = [listed.get_filter(i) for i in range(listed.get_nfilters())]
-    codes = tuple(int(one[0]) for one in filters)
-    if dataset.chunks is None or codes not in FILTERS or dataset.dtype.kind not in "fiu" or not dataset.dtype.isnative:
-        return None
-    level = int(filters[-1][2][0]) if 1 in codes else 0
-    return Layout(shape, tuple(dataset.chunks), np.dtype(dataset.dtype), codes, level, dataset.fillvalue)
-
-
-def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: Mapping[str, Any]) -> Target | None:
-    layout = layout_of(dataset, variable.shape)
-    if layout is None:
-        return None
-    own = {key: encoding[key] for key in VALUES if encoding.get(key) is not None}
-    dims = tuple(str(dim) for dim in variable.dims)
-    as_it_is = variable.dtype == layout.dtype and "scale_factor" not in own
-    if not as_it_is and stored_values(np.zeros((1,) * variable.ndim, variable.dtype), dims, own).dtype != layout.dtype:
-        return None
-    blank = own.get("_FillValue") if as_it_is and layout.dtype.kind == "f" else None
-    return Target(name, layout, dims, own, blank, worth_compiling(variable.size))
-
-
-def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
-    """Return values as the library would store them: packed, filled, converted."""
-    made = xr.conventions.encode_cf_variable(xr.Variable(dims, values, encoding=dict(encoding)))
-    return np.asarray(made.data)
-
-
 def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
     """Compute all fields into the file."""
     client = cluster()
     far = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
-    tasks = [
-        _per_block(fields[t.name], t.name, t.layout.chunks, partial(_write_block, target=t, sink=sink))
-        for t in targets if t not in far
-    ]  # fmt: skip
+    tasks = [_per_block(fields[t.name], t, partial(_write_block, sink=sink)) for t in targets if t not in far]
     # An open file cannot be passed to other processes.
     with here() if elsewhere() else nullcontext(), threads_that_end():
         computed(*tasks)
     for t in far:
-        encoding = _per_block(fields[t.name], t.name, t.layout.chunks, partial(_encode_block, target=t))
-        _store_from(client, encoding, t.name, sink)
+        _store_from(client, _per_block(fields[t.name], t, _encode_block), t.name, sink)
 
 
-def _per_block(data: Any, name: str, sizes: tuple[int, ...], task: Callable[..., Array]) -> da.Array:
+def _per_block(data: Any, target: Target, task: Callable[..., Array]) -> da.Array:
     """Return an array of the results of ``task``, one value per block."""
-    blocks = aligned(data, sizes)
+    blocks = aligned(data, target.layout.chunks)
     return da.map_blocks(
-        partial(task, chunks=blocks.chunks), blocks, chunks=tuple((1,) * n for n in blocks.numblocks), dtype=object,
-        meta=np.empty((0,) * blocks.ndim, dtype=object), name=f"store-{name}-{os.urandom(8).hex()}",
+        partial(task, target=target, chunks=blocks.chunks), blocks, chunks=tuple((1,) * n for n in blocks.numblocks),
+        dtype=object, meta=np.empty((0,) * blocks.ndim, dtype=object),
+        name=f"store-{target.name}-{os.urandom(8).hex()}",
     )  # fmt: skip
 
 
-def encoded_chunks(
-    block: Array, target: Target, chunks: Any, block_id: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], Array | bytes]]:
-    """Yield the first index of each storage chunk of a block, its slices, and its bytes."""
-    begin = starts(chunks, block_id)
-    for start, part in chunks_in(block.shape, target.layout.chunks):
-        yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, target.chunk(np.asarray(block[part]))
-
-
 def _write_block(block: Array, *, target: Target, chunks: Any, sink: Sink, block_id: tuple[int, ...] = ()) -> Array:
-    for offset, _, data in encoded_chunks(block, target, chunks, block_id):
+    for offset, _, data in target.chunks(block, chunks, block_id):
         sink.put(target.name, offset, data)
     return np.full((1,) * block.ndim, None)
 
 
 def _encode_block(block: Array, *, target: Target, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
     made = np.empty((1,) * block.ndim, dtype=object)
-    stored = encoded_chunks(block, target, chunks, block_id)
-    made[(0,) * block.ndim] = [(offset, bytes(data)) for offset, _, data in stored]
+    made[(0,) * block.ndim] = [(at, bytes(data)) for at, _, data in target.chunks(block, chunks, block_id)]
     return made
 
 

@@ -7,7 +7,6 @@ field, given its check report, and only then renamed.
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -38,12 +37,11 @@ from downscale.io.encoding import (
     words,
 )
 from downscale.io.leases import temporary_beside
-from downscale.io.library import LIBRARY, library, new_file, plain_file, reading
+from downscale.io.library import LIBRARY, dump, new_file, plain_file, reading, writing_errors
 from downscale.io.paths import check_netcdf, flush
 from downscale.io.read import sources_of
 from downscale.io.reread import from_chunks
-from downscale.io.stream import in_memory, write_fields
-from downscale.io.through import write_judged
+from downscale.io.stream import in_memory, write_and_check, write_fields
 from downscale.process.computing import computed, elsewhere, here, threads_that_end
 from downscale.version import __version__
 
@@ -84,7 +82,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Output:
     """A result ready to write: Dataset, encodings, and packing."""
 
     ds: xr.Dataset
@@ -94,7 +92,7 @@ class Stored:
     format: str = PLAIN_FORMAT
 
 
-def stored(ds: xr.Dataset, storage: Storage) -> Stored:
+def prepare(ds: xr.Dataset, storage: Storage) -> Output:
     """Return a result in its stored form; only the range of fields to pack is computed."""
     require_level(storage.complevel)
     profile, given = parse_profile(storage.profile)
@@ -120,27 +118,17 @@ def stored(ds: xr.Dataset, storage: Storage) -> Stored:
         ready[name].attrs["packing"] = words(packing)
     ready.attrs = {key: value for key, value in attrs.items() if value is not None}
     records = [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims]
-    return Stored(areas_first(ready), made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
+    return Output(areas_first(ready), made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
 
 
 @contextmanager
-def one_line(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Iterator[None]:
     """Convert errors of the operating system about a full or broken disk to one line."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
-    except RuntimeError as error:
-        # The library's message is the same for a full disk and a damaged input.
-        if not str(error).startswith("NetCDF: ") or "_getitem" in _functions_of(error):
-            raise
-        raise OutputError(f"expected to write {target}, received: {error}; free space or choose another") from error
-
-
-def _functions_of(error: Exception) -> set[str]:
-    """Return the names of the functions in the traceback of an error."""
-    return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
 
 
 def write_checked(
@@ -152,64 +140,69 @@ def write_checked(
         raise OutputError(f"expected the name of a NetCDF file, received {path}; use to_zarr for a store")
     target = check_netcdf(path, overwrite, (*inputs, *sources_of(ds)))
     with progress or nullcontext():
-        out = stored(ds, storage or Storage())
-        with one_line(target), temporary_beside(target) as scratch:
-            report = None if checker is None else _write_judged(scratch, out, checker)
-            if report is not None:
-                return report
-            _write(scratch, out)
-            return None if checker is None else certified(scratch, checker, out.packings)
+        out = prepare(ds, storage or Storage())
+        with disk_errors(target), temporary_beside(target) as scratch:
+            if checker is not None:
+                report = write_and_check(scratch, out.ds, out.encodings, out.unlimited, out.format, checker)
+                if report is not None:
+                    return _sign(scratch, require_passed(report, out.packings), out.packings)
+            if not write_fields(scratch, out.ds, out.encodings, out.unlimited, out.format):
+                _write_by_library(scratch, out)
+            return None if checker is None else check_written(scratch, checker, out.packings)
 
 
-def _write_judged(scratch: Path, out: Stored, checker: Checker) -> ConservationReport | None:
-    """Write a file and check it while writing; None if it can only be checked afterwards."""
-    report = write_judged(scratch, out.ds, out.encodings, out.unlimited, out.format, checker)
-    if report is not None:
-        _sign(scratch, judged(report, out.packings), out.packings)
-    return report
+class _Variable:
+    """A variable of a file, whose errors on writing are those of the operating system."""
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        with writing_errors():
+            self.variable[key] = values
 
 
-def _write(scratch: Path, out: Stored) -> None:
-    """Write a whole file: its fields chunk by chunk, or all by the library if that is not possible."""
-    if not write_fields(scratch, out.ds, out.encodings, out.unlimited, out.format):
-        _write_by_library(scratch, out)
+class _Writer(ArrayWriter):
+    """Like xarray's writer; errors on writing can be told from errors of the input."""
+
+    def add(self, source: Any, target: Any, region: Any = None) -> None:
+        super().add(source, _Variable(target), region)
 
 
-def _write_by_library(scratch: Path, out: Stored) -> None:
+def _write_by_library(scratch: Path, out: Output) -> None:
     """Write a whole file by the library: variables in memory at once, lazy fields as they are computed."""
     # The library inspects dates and texts: computing these under its lock would deadlock.
     ready = in_memory(out.ds, [n for n, v in out.ds.variables.items() if not v.chunks or v.dtype.kind not in NUMBERS])
-    writer, own = ArrayWriter(LIBRARY), {name: dict(encoding) for name, encoding in out.encodings.items()}
-    with new_file(scratch, out.format) as store:
-        with library():
-            ready.dump_to_store(store, writer=writer, encoding=own, unlimited_dims=out.unlimited)
+    writer = _Writer(LIBRARY)
+    with new_file(scratch, out.format) as file:
+        dump(ready, file, out.encodings, writer=writer, unlimited_dims=out.unlimited)
         lazy = writer.sync(compute=False)
         if lazy is not None:
             with here() if elsewhere() else nullcontext(), threads_that_end():
                 computed(lazy)
 
 
-def certified(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
+def check_written(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check a file as written, and add the check report to its attributes; raises an error if the check fails."""
     flush(scratch)
     # In this process: the workers of a cluster would keep the file open, and its attributes could not be written.
     with here(), reading(scratch, chunks={}, decode_coords="all") as written:
         with from_chunks(written, scratch) as fields:
-            report = judged(checker(fields), packings)
-    _sign(scratch, report, packings)
-    return report
+            report = require_passed(checker(fields), packings)
+    return _sign(scratch, report, packings)
 
 
-def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> None:
-    """Write the check report into the attributes of a file."""
-    own, each = claims(report, packings)
+def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
+    """Write the check report into the attributes of a file, and return it."""
+    own, each = check_attributes(report, packings)
     with plain_file(scratch, "a") as file:
         file.setncatts(own)
         for name, attrs in each.items():
             file[name].setncatts(attrs)
+    return report
 
 
-def judged(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
+def require_passed(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
     """Return the report, or raise an error if the check fails; the message has the remedy if packing is the cause."""
     for name, one in report.variables.items():
         if not one.passed and name in packings:
@@ -235,7 +228,7 @@ def _above(error: float) -> float:
     return float(text) if float(text) > error else float(f"{int(text[0]) + 1}{text[1:]}")
 
 
-def claims(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple[Claims, dict[str, Claims]]:
+def check_attributes(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple[Claims, dict[str, Claims]]:
     """Return the attributes of the check: the report of the file, and a line for each variable."""
     each = {}
     for name, one in report.variables.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from downscale.errors import InputError
 from downscale.io.leases import temporary_beside
 from downscale.io.paths import regular_file
-from downscale.io.write import one_line
+from downscale.io.write import disk_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with one_line(path), temporary_beside(path) as scratch:
+    with disk_errors(path), temporary_beside(path) as scratch:
         # The library's own writer makes files that only their owner can read.
         scratch.write_bytes(save(plain, metadata=dict(texts)))
 
