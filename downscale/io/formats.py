@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 import struct
 from collections.abc import Iterator
 from importlib import import_module
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 import h5py
 
 from downscale.errors import InputError, listing
-from downscale.io.library import library
+from downscale.io.library import hdf5_file, library, plain_file
 
 GRIB = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")
 # Files that identify a folder as a Zarr store, in either format.
@@ -36,8 +35,6 @@ OTHERS = (
     (b"<", "a web page or XML, perhaps of a download that failed; get the file again"),
     (b"{", "JSON; pass the file that it describes"),
 )  # fmt: skip
-# xarray's message for times that it cannot decode.
-UNDECODED = re.compile(r"unable to decode time units '(.*?)' with ['\"](?:calendar '(.*?)'|the default calendar)")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HEAD = 512
 INSTALL_REMOTE = 'pip install "downscale-climate[remote]"'
@@ -80,8 +77,8 @@ def reader_of_types(path: str | Path) -> str:
     if not _head(path).startswith(HDF5):
         return NETCDF
     try:
-        with library(), h5py.File(path, "r", locking="best-effort") as file:
-            odd = _odd_numbers(file)
+        with hdf5_file(path) as file, library():
+            odd = str(file.visititems(_odd_number) or "")
     except Exception:  # the reader itself reports faults of the file better
         return NETCDF
     if not odd:
@@ -94,15 +91,11 @@ def reader_of_types(path: str | Path) -> str:
     return HDF5_READER
 
 
-def _odd_numbers(file: h5py.File) -> str:
-    """Return a variable whose floating-point numbers do not have 4 or 8 bytes, and its type."""
-
-    def look(name: str, item: Any) -> str | None:
-        kind = item.dtype if isinstance(item, h5py.Dataset) else None
-        odd = kind is not None and kind.kind == "f" and kind.itemsize not in (4, 8)
-        return f"{name!r} of {kind}" if odd else None
-
-    return str(file.visititems(look) or "")
+def _odd_number(name: str, item: Any) -> str | None:
+    """Return the name and type of a variable of floating-point numbers that do not have 4 or 8 bytes."""
+    kind = item.dtype if isinstance(item, h5py.Dataset) else None
+    odd = kind is not None and kind.kind == "f" and kind.itemsize not in (4, 8)
+    return f"{name!r} of {kind}" if odd else None
 
 
 def _head(path: str | Path) -> bytes:
@@ -132,17 +125,10 @@ def require_reader(engine: str, path: str | Path) -> None:
 def complaint(engine: str, path: str | Path, error: Exception, several: bool = False) -> str:
     """Return the error message for a file, or one of several, that its reader cannot read."""
     text = str(getattr(error, "strerror", None) or error).strip()
-    if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
+    if getattr(error, "errno", None) == errno.EMFILE:
         return (
             f"expected to hold all files of {path} open at once, received 'too many open files'; raise the limit with "
             "ulimit -n, or join them first, for example with cdo mergetime"
-        )
-    times = UNDECODED.search(text)
-    if times is not None:
-        return (
-            f"expected times in units of one length and a known calendar, received units {times[1]!r} and "
-            f"calendar {times[2]!r} in {path}; rewrite them, for example with cdo settaxis, or open it with "
-            "decode_times=False"
         )
     reason = text.splitlines()[0] if text else type(error).__name__
     if several and not isinstance(error, OSError):
@@ -176,8 +162,6 @@ def _groups(path: str | Path) -> list[str]:
         return sorted(folder.name for folder in Path(path).iterdir() if is_store(folder))
     if not Path(path).is_file():
         return []
-    from downscale.io.library import plain_file
-
     with plain_file(path) as file:
         return list(file.groups)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -187,8 +188,9 @@ def writing_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        number = getattr(error, "errno", None) or 0
-        # The library's own numbers are negative.
+        # On closing, HDF5 gives the number of the operating system only as text. NetCDF's own numbers are negative.
+        found = re.search(r"errno = (\d+)", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None) or 0
         raise (OSError(number, os.strerror(number)) if number > 0 else OSError(str(error).splitlines()[0])) from error
 
 

@@ -95,7 +95,8 @@ def open_dataset(
         if isinstance(error, Warning):
             raise  # warnings are errors here
         # Any other error comes from the file, and each reader has its own error classes.
-        raise InputError(complaint(sources[0].engine, name, error, len(sources) > 1)) from None
+        times = _undecodable_times(sources, settings) if isinstance(error, ValueError) else None
+        raise InputError(times or complaint(sources[0].engine, name, error, len(sources) > 1)) from None
     if not ds.variables:
         require_variables(ds, sources[0].name)
     return in_one_piece(_remembering(ds, sources))
@@ -114,6 +115,25 @@ class Source:
         """Open it, lazily."""
         settings = {**self.options, **settings, "engine": self.engine}
         return (opened if self.engine == NETCDF else xr.open_dataset)(self.target, **settings)
+
+
+def _undecodable_times(sources: list[Source], settings: dict[str, Any]) -> str | None:
+    """Return the error message for the first times whose units or calendar cannot be decoded, if there are any."""
+    for source in sources:
+        with suppress(OSError, ValueError), source.open({**settings, "decode_cf": False, "chunks": None}) as ds:
+            for name, variable in ds.variables.items():
+                units, calendar = (str(variable.attrs.get(key, "")) for key in ("units", "calendar"))
+                if " since " not in units:
+                    continue
+                try:
+                    xr.conventions.decode_cf_variable(name, variable)
+                except (ValueError, OverflowError):
+                    return (
+                        f"expected times in units of one length and a known calendar, received units {units!r} and "
+                        f"calendar {calendar or 'standard'!r} in {source.name}; rewrite them, for example with cdo "
+                        "settaxis, or open it with decode_times=False"
+                    )
+    return None
 
 
 def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[Source]:
