@@ -22,7 +22,8 @@ from torch.nn import functional
 import downscale  # noqa: F401
 from downscale.engine.cut import Cut, Span
 from downscale.engine.fused import apply_bare, refine_maps
-from downscale.request import Prepared, Request, prepare
+from downscale.request import Request
+from downscale.steps.prepare import Prepared, prepare
 
 FACTOR, TAPS = 4, 7
 Contenders = dict[str, Callable[[], object]]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from downscale.request import takes_request
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -27,12 +29,19 @@ class _Accessor:
     def __init__(self, obj: Any) -> None:
         self._obj = obj
 
+    @takes_request
     def __call__(self, factor: Any = None, method: Any = "sobolev", **options: Any) -> Any:
-        """Return the fine object; same as ``downscale.downscale(obj, factor, method, ...)``."""
+        """Return the fine object; same as ``downscale.downscale(obj, factor, method, ...)``.
+
+        Parameters
+        ----------
+        {arguments}
+        """
         from downscale.api import downscale
 
         return downscale(self._obj, factor, method, **options)
 
+    @takes_request
     def plan(self, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
         """Return the plan of a call with these arguments, without reading any data."""
         from downscale.api import plan

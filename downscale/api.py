@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +20,8 @@ from downscale.errors import OptionError, listing
 from downscale.methods.footprint import whole_maps
 from downscale.methods.learned import name_of
 from downscale.methods.members import DIMENSION, coordinate, with_members
-from downscale.options import option
 from downscale.process.computing import workers
-from downscale.request import Prepared, Request, prepare
+from downscale.request import Request, read_request, takes_request
 from downscale.steps.axis_downscale import AxisPlan, Step, apply_axis_plan, plan_axis, split_request
 from downscale.steps.history import add_history, describe_request, set_attributes
 from downscale.steps.horizontal import (
@@ -37,41 +35,14 @@ from downscale.steps.horizontal import (
     remove_dangling,
     repeat_codes,
 )
+from downscale.steps.prepare import Prepared, prepare
 
-OUTPUT_OPTIONS = ("output_chunks", "keep_attrs")
 # Static fields of a model that are computed from the orography.
 RELIEF = ("orog", "relief", "slope", "aspect")
 
 
-def downscale(
-    obj: XarrayObject,
-    factor: Any = None,
-    method: Any = "sobolev",
-    *,
-    target_grid: Any = None,
-    mask: Any = None,
-    na_thres: float = 1.0,
-    orog: Any = None,
-    sftlf: Any = None,
-    lapse_rate: Any = None,
-    terrain_penalty: Any = None,
-    conserve: str | None = "cell",
-    bounds: Any = "auto",
-    data_vars: Any = None,
-    quantity: str | Mapping[str, str] | None = None,
-    device: str | None = None,
-    output_chunks: Any = None,
-    check: str | None = None,
-    tolerance: float | None = None,
-    keep_attrs: bool | None = None,
-    taps: int = 7,
-    order: float | None = None,
-    members: int | None = None,
-    seed: int = 0,
-    smoothing: float | None = None,
-    footprint: Any = None,
-    **unknown: Any,
-) -> XarrayObject:
+@takes_request
+def downscale(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **options: Any) -> XarrayObject:
     """Downscale a field and conserve every coarse-cell mean.
 
     Parameters
@@ -80,78 +51,7 @@ def downscale(
         Coarse fields on latitude and longitude, or on projected x and y in metres. Never modified. A DataArray cannot
         hold the bounds of its axes. On evenly spaced axes its cells are the same without them; a DataArray with uneven
         steps that names bounds is refused. Pass the Dataset and choose with ``data_vars``.
-    factor : int or mapping of dimension to int
-        Refinement factor, for example ``4`` or ``{"lat": 4, "lon": 2}``. Time and layers with bounds can be refined too
-        (``{"time": 30}``); they are refined first.
-    method : str, path, Learned or ``Upscaler``
-        "sobolev" (lowest error of all training-free methods tested), "conservative" (piecewise constant), "bilinear",
-        "bicubic";
-        "cascade" ("sobolev" with stochastic detail, see ``members``);
-        a bundled model ("rain", "temperature"), the path of a checkpoint (``model.safetensors``) or a model in memory,
-        which set the factor; or any object that implements the ``Upscaler`` protocol.
-    target_grid : Dataset, DataArray, file or str, optional
-        Any rectilinear grid of the same kind of coordinates instead of ``factor``, finer or coarser, or a resolution
-        such as "0.25x0.25" (rows x columns). If it does not nest in the coarse cells, these are cut at its edges. The
-        pieces are refined with cell conservation and averaged over target cells. Global conservation is then exact, and
-        cell conservation is exact for every region that is a union of coarse and of target cells. If the border of the
-        target crosses a coarse cell, the part inside gets the value of the cell. Target cells outside the domain are
-        NaN; target cells partly inside hold the mean of that part. With ``method="conservative"`` this is first-order
-        conservative regridding in both directions. A mapping of another dimension to a frequency or an axis, such as
-        ``{"time": "D"}``, regrids along it: monthly means become daily values with the same monthly means, and layers
-        become other layers.
-    mask : Dataset, DataArray or file, optional
-        Valid fine cells: True or 1, or a fraction (0-1 or 0-100 %) above one half, such as ``sftlf``. Other fine cells
-        become NaN, and cell means are conserved over the valid area: coasts are neither diluted nor blanked.
-    na_thres : float
-        Maximum missing fraction of a target cell that still gets a value, 0 to 1: with 1 (default) any valid part
-        suffices, with 0 the whole cell must be valid. Cells outside the coarse domain are missing.
-    orog : DataArray, Dataset or file, optional
-        Orography in metres, on any finer rectilinear grid that covers the domain.
-    sftlf : DataArray, Dataset or file, optional
-        Land fraction, for models that use it. It masks nothing (see ``mask``).
-    lapse_rate : float or DataArray, optional
-        Change of the field with height, in units per metre (-6.5e-3 for temperature in K). Adds the orography that the
-        coarse grid does not resolve, ``Gamma (z - U A z)``. There is no default: None adds nothing.
-    terrain_penalty : TerrainPenalty, optional
-        Reduce gradients that the orography does not explain, with cell conservation.
-    conserve : {"cell", "total", None}
-        "cell": conserve the mean of every coarse cell. "total": conserve only the area integral of each map. None
-        leaves the output of the method unchanged. Applies to every method.
-    bounds : "auto", (lower, upper), mapping of name to these, or None
-        Limits of fine values; "auto" takes them from the standard name (precipitation >= 0, fractions, humidity).
-    data_vars : str or list of str, optional
-        Variables to downscale; all that have both horizontal dimensions by default.
-    quantity : {"intensive", "extensive"} or mapping of name to these, optional
-        Means or sums over cells, or over periods if only time is regridded. By default read from ``cell_methods``
-        ("area: sum", "time: sum"), units and names: counts and kg are sums over cells, rainfall amounts are sums over
-        periods.
-    device : str, optional
-        "auto" (default), "cpu", or the name of an accelerator.
-    output_chunks : mapping, optional
-        Dask chunks of the result.
-    check : {"raise", "warn", "log", "skip"}, optional
-        Action if cell conservation fails in a block, when it is computed.
-    tolerance : float, optional
-        Largest relative error of a coarse cell; 1e-6 for float32 and 1e-12 for float64 by default.
-    keep_attrs : bool, optional
-        Keep the attributes of variables (default).
-    footprint : str, Psf, ArrayPsf or array, optional
-        The point-spread function of an instrument, such as "gaussian:25km", if coarse values are averages weighted by
-        it instead of plain cell means: coarse = A H fine. The fine field is then that of least Sobolev seminorm with
-        these averages, deconvolved and downscaled in one solve. Maps are not split into blocks. For "sobolev",
-        ``conserve="cell"`` and nested targets.
-    taps, order : int, float
-        Stencil width and Sobolev order of "sobolev"; by default 7 cells, and order 1.25 over maps, 1 along time and
-        layers.
-    members : int, optional
-        Number of ensemble members to generate, along the new dimension "realization"; by default one, without that
-        dimension. For "cascade" and for models trained as ensembles.
-    seed : int
-        Random seed of the ensemble: the same seed gives the same members, for any chunks and number of workers.
-    smoothing : float, optional
-        For "cascade": smoothing by the instrument or model of the fine field at the size of its own cells, which cannot
-        be estimated from coarse fields. An exponent that steepens the spectrum below coarse cells: 0 for single radars
-        and fields as rough as the power law, 2 to 3 for smoothed composites; 0.9 by default.
+    {arguments}
 
     Returns
     -------
@@ -172,23 +72,25 @@ def downscale(
     Cell conservation: ``A y = x``, the average of the fine field over each coarse cell, with true areas and masks,
     equals the coarse value. Training-free methods give identical bits for any chunking.
     """
-    settings = {key: value for key, value in locals().items() if key in Request.__dataclass_fields__}
-    _refuse(unknown)
-    request = Request(**settings)
+    return downscale_request(obj, read_request({"factor": factor, "method": method, **options}))
+
+
+def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
+    """Return the fine object of a request; see :func:`downscale.downscale`."""
     ds, name = as_dataset(obj)
-    keep = option("keep_attrs") if keep_attrs is None else keep_attrs
-    fine = _downscaled(ds, request, keep)
+    fine = _downscaled(ds, request)
     if name is not None and name not in fine:
         # The flag of an event: its probability is a second variable, which needs a Dataset.
         name = next(str(each) for each in fine.data_vars if "flag_values" in fine[each].attrs)
-    if output_chunks is not None:
-        fine = fine.chunk(output_chunks)
+    if request.output_chunks is not None:
+        fine = fine.chunk(request.output_chunks)
     return fine if name is None else as_array(fine, name, obj)
 
 
-def _downscaled(ds: xr.Dataset, request: Request, keep: bool) -> xr.Dataset:
+def _downscaled(ds: xr.Dataset, request: Request) -> xr.Dataset:
     """Run the stages; other axes come first, while maps are small."""
     steps, rest = split_request(ds, request)
+    keep = request.setting("keep_attrs")
     fine, axis_plans = _along_lines(ds, steps, request if rest is None else replace(request, quantity=None))
     prepared = None
     if rest is not None:
@@ -213,12 +115,7 @@ def _along_lines(ds: xr.Dataset, steps: tuple[Step, ...], request: Request) -> t
     return ds, axis_plans
 
 
-def _refuse(unknown: dict[str, Any]) -> None:
-    if unknown:
-        legal = [*Request.__dataclass_fields__, *OUTPUT_OPTIONS]
-        raise OptionError(f"expected an argument among {listing(legal)}, received {listing(unknown)}")
-
-
+@takes_request
 def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **options: Any) -> Plan:
     """Return the plan of :func:`downscale.downscale` for these arguments, without reading any data.
 
@@ -228,9 +125,11 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     >>> downscale.plan(downscale.sample.open("north_america"), 4).factor
     {'lat': 4, 'lon': 4}
     """
-    options = {key: value for key, value in options.items() if key not in OUTPUT_OPTIONS}
-    _refuse({key: value for key, value in options.items() if key not in Request.__dataclass_fields__})
-    request = Request(factor=factor, method=method, **options)
+    return plan_request(obj, read_request({"factor": factor, "method": method, **options}))
+
+
+def plan_request(obj: XarrayObject, request: Request) -> Plan:
+    """Return the plan of a request, without reading any data."""
     ds, _ = as_dataset(obj)
     steps, rest = split_request(ds, request)
     beside = request if rest is None else replace(request, quantity=None)
@@ -245,11 +144,7 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
     others = tuple(str(n) for n in ds.data_vars if n not in planned)
     factors = {step.dim: step.factor for step in steps if step.factor is not None}
     device = device_name(request.setting("device"))
-    return Plan(_method_name(request), factors, device, planned, others, workers(), tuple(notes))
-
-
-def _method_name(request: Request) -> str:
-    return name_of(request.method)
+    return Plan(name_of(request.method), factors, device, planned, others, workers(), tuple(notes))
 
 
 def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
@@ -273,7 +168,7 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     shape = None if target.where is None else target.where.grid.shape
     device = device_name(request.setting("device"))
     notes = [*notes, *_notes(ds, prepared, request)]
-    return Plan(_method_name(request), factors, device, planned, others, min(most, workers()), tuple(notes), shape)
+    return Plan(name_of(request.method), factors, device, planned, others, min(most, workers()), tuple(notes), shape)
 
 
 def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
@@ -313,10 +208,10 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     # Directions have their own warning.
     stray = [name for name in stray if direction_reason(ds[name]) is None]
     if stray and request.data_vars is None:
-        warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=4)
+        warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=5)
     beside = plan_companions(ds, where, target.nests)
     for lost, why in beside.lost.items():
-        warnings.warn(f"dropped {lost}: {why}", UserWarning, stacklevel=4)
+        warnings.warn(f"dropped {lost}: {why}", UserWarning, stacklevel=5)
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in prepared.jobs:

@@ -14,7 +14,8 @@ CHECKS = ("raise", "warn", "log", "skip")
 ENGINES = ("auto", "torch")
 
 
-def _one_of(*legal: str) -> Callable[[Any], str | None]:
+def one_of(*legal: str | None) -> Callable[[Any], str | None]:
+    """Return a check of values: None for a legal one, else the legal ones in words."""
     return lambda value: None if value in legal else f"one of {listing(legal)}"
 
 
@@ -54,11 +55,11 @@ def bytes_of(size: int | float | str) -> int:
     return int(parse_bytes(size))
 
 
-_VALIDATORS: dict[str, Callable[[Any], str | None]] = {
-    "check": _one_of(*CHECKS),
+VALIDATORS: dict[str, Callable[[Any], str | None]] = {
+    "check": one_of(*CHECKS),
     "device": _device,
-    "engine": _one_of(*ENGINES),
-    "progress": _one_of("auto", "on", "off"),
+    "engine": one_of(*ENGINES),
+    "progress": one_of("auto", "on", "off"),
     "keep_attrs": _boolean,
     "max_memory": _memory,
     "tolerance": _tolerance,
@@ -125,9 +126,9 @@ class set_options:
 
     def __init__(self, **options: Any) -> None:
         for name, value in options.items():
-            if name not in _VALIDATORS:
-                raise OptionError(f"expected an option among {listing(_VALIDATORS)}, received {name!r}")
-            expected = _VALIDATORS[name](value)
+            if name not in VALIDATORS:
+                raise OptionError(f"expected an option among {listing(VALIDATORS)}, received {name!r}")
+            expected = VALIDATORS[name](value)
             if expected is not None:
                 raise OptionError(f"option {name!r}: expected {expected}, received {value!r}")
         self._previous = {name: _OPTIONS[name] for name in options}

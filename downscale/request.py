@@ -1,130 +1,276 @@
-"""Validation of a request, and preparation of grids and jobs from the coordinates."""
+"""The request: every argument of :func:`downscale.downscale`, declared once.
+
+The declarations give Python its signature and documentation, recipes the section ``downscale``, and the command line
+its options; each has a type for plain values, a description, and a check of its value.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
-import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+import textwrap
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import xarray as xr
+from downscale.errors import OptionError, listing
+from downscale.options import CHECKS, VALIDATORS, one_of, option
 
-from downscale.cf.horizontal import Horizontal, axes_kind, horizontal, horizontal_variables, warn_of_plane
-from downscale.cf.kinds import direction_reason, is_categorical, without_directions
-from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, require_lapse_rate, variable_bounds
-from downscale.conservation.measures import default_tolerance
-from downscale.deconvolution.psf import pick_psf
-from downscale.deconvolution.weights import Instrument
-from downscale.engine.job import Job
-from downscale.errors import GridError, InputError, OptionError, listing
-from downscale.fields.aggregate import Aggregation
-from downscale.fields.noise import Draws
-from downscale.io.statics import brought_over, mask_on_grid, on_grid, pick_mask, pick_static
-from downscale.io.target import Target, pick_target, require_factor
-from downscale.kernels.sobolev import LINE_ORDER, MAP_ORDER
-from downscale.losses.penalty import TerrainPenalty
-from downscale.methods.learned import (
-    CASCADE,
-    Model,
-    bound_model,
-    event_names,
-    is_learned,
-    looked_at,
-    name_of,
-    opened,
-    require_method,
-)
-from downscale.methods.members import draws_of
-from downscale.nn.cascade import cascade
-from downscale.nn.separable import METHODS, operator
-from downscale.options import CHECKS, option
-from downscale.typing import Drawing, Upscaler
+if TYPE_CHECKING:
+    from downscale.losses.penalty import TerrainPenalty
 
-Factor = int | Mapping[str, int]
-CONSERVE = ("cell", "total", None)
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 QUANTITIES = ("intensive", "extensive")
-# Key of the noise shared by all outputs of a model.
-MODEL_KEY = "model"
+MOST_MEMBERS = 2**31
+WIDTH = 120
+# Spelling of arguments in messages where it differs from Python's: "--orog" on the command line.
+spelling: ContextVar[Mapping[str, str] | None] = ContextVar("spelling", default=None)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Declaration of an argument.
+
+    Attributes
+    ----------
+    kind : str
+        Type in the documentation of Python.
+    plain : type
+        Type in recipes and on the command line.
+    help : str
+        One sentence, the help text of the command line.
+    details : str
+        Further documentation.
+    expects : callable, optional
+        Returns what is expected instead of an illegal value, or None for a legal one.
+    in_recipe : bool
+        Whether it belongs to the section ``downscale`` of a recipe.
+    """
+
+    kind: str
+    plain: Any
+    help: str
+    details: str = ""
+    expects: Callable[[Any], str | None] = lambda value: None
+    in_recipe: bool = True
+
+
+def argument(default: Any, *declaration: Any, **more: Any) -> Any:
+    """Return the field of an argument with this default; the declaration is that of :class:`Argument`."""
+    return field(default=default, metadata={"argument": Argument(*declaration, **more)})
+
+
+def _option_or_none(name: str) -> Callable[[Any], str | None]:
+    return lambda value: None if value is None else VALIDATORS[name](value)
+
+
+def _number(low: float, high: float = math.inf, words: str = "") -> Callable[[Any], str | None]:
+    def expects(value: Any) -> str | None:
+        good = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+        return None if good or value is None else words or f"a number from {low:g} to {high:g}"
+
+    return expects
+
+
+def _whole(low: int, high: int) -> Callable[[Any], str | None]:
+    def expects(value: Any) -> str | None:
+        good = isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) < high
+        return None if good else f"a whole number from {low}"
+
+    return expects
+
+
+def _members(value: Any) -> str | None:
+    return None if value is None else _whole(1, MOST_MEMBERS)(value)
+
+
+def _quantity(value: Any) -> str | None:
+    asked = list(value.values()) if isinstance(value, Mapping) else [value]
+    return None if all(one in (*QUANTITIES, None) for one in asked) else f"one of {listing((*QUANTITIES, None))}"
 
 
 @dataclass(frozen=True)
 class Request:
-    """A validated request; the options are described in :func:`downscale.downscale`."""
+    """A validated request: the arguments of :func:`downscale.downscale`."""
 
-    factor: Factor | None = None
-    method: Any = "sobolev"
-    target_grid: Any = None
-    mask: Any = None
-    na_thres: float = 1.0
-    orog: Any = None
-    sftlf: Any = None
-    lapse_rate: Any = None
-    terrain_penalty: TerrainPenalty | None = None
-    conserve: str | None = "cell"
-    bounds: Any = "auto"
-    data_vars: Any = None
-    quantity: str | Mapping[str, str] | None = None
-    device: str | None = None
-    check: str | None = None
-    tolerance: float | None = None
-    taps: int = 7
-    order: float | None = None
-    members: int | None = None
-    seed: int = 0
-    smoothing: float | None = None
-    footprint: Any = None
+    factor: Any = argument(
+        None, "int or mapping of dimension to int", Any, "Refinement factor.",
+        """For example ``4`` or ``{"lat": 4, "lon": 2}``. Time and layers with bounds can be refined too
+        (``{"time": 30}``); they are refined first.""",
+    )  # fmt: skip
+    method: Any = argument(
+        "sobolev", "str, path, Learned or ``Upscaler``", str, "Method, or the model that downscales.",
+        """"sobolev" (lowest error of all training-free methods tested), "conservative" (piecewise constant),
+        "bilinear", "bicubic"; "cascade" ("sobolev" with stochastic detail, see ``members``);
+        a bundled model ("rain", "temperature"), the path of a checkpoint (``model.safetensors``) or a model in memory,
+        which set the factor; or any object that implements the ``Upscaler`` protocol.""",
+    )  # fmt: skip
+    target_grid: Any = argument(
+        None, "Dataset, DataArray, file or str, optional", str | dict[str, str] | None,
+        "Target grid instead of a factor.",
+        """Any rectilinear grid of the same kind of coordinates, finer or coarser, or a resolution
+        such as "0.25x0.25" (rows x columns). If it does not nest in the coarse cells, these are cut at its edges. The
+        pieces are refined with cell conservation and averaged over target cells. Global conservation is then exact, and
+        cell conservation is exact for every region that is a union of coarse and of target cells. If the border of the
+        target crosses a coarse cell, the part inside gets the value of the cell. Target cells outside the domain are
+        NaN; target cells partly inside hold the mean of that part. With ``method="conservative"`` this is first-order
+        conservative regridding in both directions. A mapping of another dimension to a frequency or an axis, such as
+        ``{"time": "D"}``, regrids along it: monthly means become daily values with the same monthly means, and layers
+        become other layers.""",
+    )  # fmt: skip
+    mask: Any = argument(
+        None, "Dataset, DataArray or file, optional", str | None, "Mask or fraction of valid fine cells.",
+        """True or 1, or a fraction (0-1 or 0-100 %) above one half, such as ``sftlf``. Other fine cells
+        become NaN, and cell means are conserved over the valid area: coasts are neither diluted nor blanked.""",
+    )  # fmt: skip
+    na_thres: float = argument(
+        1.0, "float", float, "Maximum missing fraction of a target cell that still gets a value, 0 to 1.",
+        """With 1 (default) any valid part suffices, with 0 the whole cell must be valid. Cells outside the coarse
+        domain are missing.""", _number(0, 1),
+    )  # fmt: skip
+    orog: Any = argument(
+        None, "DataArray, Dataset or file, optional", str | None, "Orography in metres, on a finer grid.",
+        "Any finer rectilinear grid that covers the domain.", in_recipe=False,
+    )  # fmt: skip
+    sftlf: Any = argument(
+        None, "DataArray, Dataset or file, optional", str | None, "Land fraction, for models that use it.",
+        "It masks nothing (see ``mask``).",
+    )  # fmt: skip
+    lapse_rate: Any = argument(
+        None, "float or DataArray, optional", float | None, "Change of the field with height, in units per metre.",
+        """For example -6.5e-3 for temperature in K. Adds the orography that the coarse grid does not resolve,
+        ``Gamma (z - U A z)``. There is no default: None adds nothing.""", in_recipe=False,
+    )  # fmt: skip
+    terrain_penalty: TerrainPenalty | None = argument(
+        None, "TerrainPenalty, optional", Any,
+        "Reduce gradients that the orography does not explain, with cell conservation.", in_recipe=False,
+    )  # fmt: skip
+    conserve: str | None = argument(
+        "cell", '{"cell", "total", None}', str | None, "Conservation that the result satisfies.",
+        """"cell": conserve the mean of every coarse cell. "total": conserve only the area integral of each map. None
+        leaves the output of the method unchanged. Applies to every method.""", one_of("cell", "total", None),
+    )  # fmt: skip
+    bounds: Any = argument(
+        "auto", '"auto", (lower, upper), mapping of name to these, or None', Any, "Limits of fine values.",
+        """"auto" takes them from the standard name (precipitation >= 0, fractions, humidity).""",
+    )  # fmt: skip
+    data_vars: Any = argument(
+        None, "str or list of str, optional", list[str] | None, "Variables to downscale.",
+        "All that have both horizontal dimensions by default.", in_recipe=False,
+    )  # fmt: skip
+    quantity: str | Mapping[str, str] | None = argument(
+        None, '{"intensive", "extensive"} or mapping of name to these, optional', str | dict[str, str] | None,
+        "Means (intensive) or sums (extensive) over cells or periods.",
+        """Over periods if only time is regridded. By default read from ``cell_methods``
+        ("area: sum", "time: sum"), units and names: counts and kg are sums over cells, rainfall amounts are sums over
+        periods.""", _quantity,
+    )  # fmt: skip
+    device: str | None = argument(
+        None, "str, optional", str | None, "Device.", '"auto" (default), "cpu", or the name of an accelerator.',
+        _option_or_none("device"),
+    )  # fmt: skip
+    output_chunks: Any = argument(None, "mapping, optional", Any, "Dask chunks of the result.", in_recipe=False)
+    check: str | None = argument(
+        None, '{"raise", "warn", "log", "skip"}, optional', str | None,
+        "Action if cell conservation fails in a block, when it is computed.", "", one_of(*CHECKS, None),
+        in_recipe=False,
+    )  # fmt: skip
+    tolerance: float | None = argument(
+        None, "float, optional", float | None, "Largest relative error of a coarse cell that passes.",
+        "1e-6 for float32 and 1e-12 for float64 by default.", _option_or_none("tolerance"), in_recipe=False,
+    )  # fmt: skip
+    keep_attrs: bool | None = argument(
+        None, "bool, optional", bool | None, "Keep the attributes of variables (default).", "",
+        _option_or_none("keep_attrs"), in_recipe=False,
+    )  # fmt: skip
+    footprint: Any = argument(
+        None, "str, Psf, ArrayPsf or array, optional", str | None, "Footprint that coarse values are averages with.",
+        """The point-spread function of an instrument, such as "gaussian:25km", if coarse values are averages weighted
+        by it instead of plain cell means: coarse = A H fine. The fine field is then that of least Sobolev seminorm with
+        these averages, deconvolved and downscaled in one solve. Maps are not split into blocks. For "sobolev",
+        ``conserve="cell"`` and nested targets.""",
+    )  # fmt: skip
+    taps: int = argument(7, "int", int, 'Stencil width of "sobolev" in cells.')
+    order: float | None = argument(
+        None, "float, optional", float | None, 'Sobolev order of "sobolev".',
+        "By default 1.25 over maps, 1 along time and layers.",
+    )  # fmt: skip
+    members: int | None = argument(
+        None, "int, optional", int | None, "Number of ensemble members to generate.",
+        """Along the new dimension "realization"; by default one, without that dimension. For "cascade" and for models
+        trained as ensembles.""", _members,
+    )  # fmt: skip
+    seed: int = argument(
+        0, "int", int, "Random seed of the ensemble.",
+        "The same seed gives the same members, for any chunks and number of workers.", _whole(0, 2**63),
+    )  # fmt: skip
+    smoothing: float | None = argument(
+        None, "float, optional", float | None, "For cascade: smoothing of the fine fields, 0 (radar) to 3.",
+        """By the instrument or model of the fine field at the size of its own cells, which cannot
+        be estimated from coarse fields. An exponent that steepens the spectrum below coarse cells: 0 for single radars
+        and fields as rough as the power law, 2 to 3 for smoothed composites; 0.9 by default.""",
+        _number(0, words="a number from 0"),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        _among("conserve", self.conserve, CONSERVE)
-        for asked in self.quantity.values() if isinstance(self.quantity, Mapping) else [self.quantity]:
-            _among("quantity", asked, (*QUANTITIES, None))
-        _among("check", self.check, (*CHECKS, None))
-        if not is_number(self.na_thres) or not 0 <= self.na_thres <= 1:
-            raise OptionError(f"expected na_thres from 0 to 1, received {self.na_thres!r}")
-        if self.tolerance is not None and not (is_number(self.tolerance) and self.tolerance > 0):
-            raise OptionError(f"expected tolerance to be a positive number, received {self.tolerance!r}")
+        from downscale.methods.learned import require_method
+
+        for name, declared in ARGUMENTS.items():
+            value = getattr(self, name)
+            expected = declared.expects(value)
+            if expected is not None:
+                raise OptionError(f"expected {called(name)} to be {expected}, received {value!r}")
         require_method(self.method)
-        Draws(self.seed, 1 if self.members is None else self.members)
-        if self.members is not None and isinstance(self.method, str) and self.method in METHODS:
+        self._require_compatible()
+
+    def _require_compatible(self) -> None:
+        """Refuse arguments that exclude or need others."""
+        from downscale.losses.penalty import TerrainPenalty
+        from downscale.methods.learned import CASCADE, is_learned, name_of
+
+        name, terrain = name_of(self.method), self.terrain_penalty
+        if self.members is not None and isinstance(self.method, str) and name != CASCADE and not is_learned(name):
             raise OptionError(
-                f"expected a method that generates members, received {self.method!r} with members={self.members}; use "
-                "'cascade' or an ensemble model"
+                f"expected a method that generates members, received {name!r} with {called('members', self.members)}; "
+                "use 'cascade' or an ensemble model"
             )
         if self.smoothing is not None and self.method != CASCADE:
-            raise OptionError(f"expected method='cascade' with smoothing, received {name_of(self.method)!r}; drop one")
+            raise _conflict(called("method", CASCADE), "smoothing", repr(name))
         if self.conserve != "cell" and self.bounds not in ("auto", None):
-            raise OptionError(f"expected conserve='cell' with bounds, received conserve={self.conserve!r}; drop one")
+            raise _conflict(called("conserve", "cell"), "bounds", called("conserve", self.conserve))
         if self.orog is None and self.lapse_rate is not None:
-            raise OptionError("expected orog with lapse_rate, received none; pass the fine orography as orog=")
-        if self.terrain_penalty is not None and not isinstance(self.terrain_penalty, TerrainPenalty):
+            orog = called("orog")
             raise OptionError(
-                f"expected terrain_penalty to be a TerrainPenalty, received {type(self.terrain_penalty).__name__}"
+                f"expected {orog} with {called('lapse_rate')}, received none; pass the fine orography as {orog}"
             )
-        if self.terrain_penalty is not None and self.conserve != "cell":
-            raise OptionError(f"expected conserve='cell' with terrain_penalty, received {self.conserve!r}; drop one")
-        if self.footprint is not None:
-            self._require_plain()
-
-    def _require_plain(self) -> None:
-        """Refuse options that cannot be combined with a footprint, whose conservation is not of cell means."""
+        if terrain is not None and not isinstance(terrain, TerrainPenalty):
+            raise OptionError(f"expected terrain_penalty to be a TerrainPenalty, received {type(terrain).__name__}")
+        if terrain is not None and self.conserve != "cell":
+            raise _conflict(called("conserve", "cell"), "terrain_penalty", repr(self.conserve))
+        if self.footprint is None:
+            return
         if str(self.method) != "sobolev":
-            raise OptionError(f"expected method='sobolev' with footprint, received {name_of(self.method)!r}; drop one")
-        for name, asked in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
-                            ("terrain_penalty", self.terrain_penalty is not None)):  # fmt: skip
-            if asked:
-                raise OptionError(f"expected no {name} with footprint, whose averages it would change, received one")
+            raise _conflict(called("method", "sobolev"), "footprint", repr(name))
+        for other, present in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
+                               ("terrain_penalty", terrain is not None)):  # fmt: skip
+            if present:
+                words = f"expected no {called(other)} with {called('footprint')}, whose averages it would change"
+                raise OptionError(f"{words}, received one; drop one")
 
     @property
     def map_order(self) -> float:
         """Sobolev order over maps."""
+        from downscale.kernels.sobolev import MAP_ORDER
+
         return MAP_ORDER if self.order is None else self.order
 
     @property
     def line_order(self) -> float:
         """Sobolev order along time and layers."""
+        from downscale.kernels.sobolev import LINE_ORDER
+
         return LINE_ORDER if self.order is None else self.order
 
     def quantity_for(self, name: str) -> str | None:
@@ -137,314 +283,55 @@ class Request:
         return option(name) if value is None else value
 
 
-def _among(name: str, value: Any, legal: tuple[Any, ...]) -> None:
-    if value not in legal:
-        raise OptionError(f"expected {name} to be one of {listing(legal)}, received {value!r}")
+ARGUMENTS: dict[str, Argument] = {one.name: one.metadata["argument"] for one in fields(Request)}
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """Grids, jobs and models, prepared from the coordinates before any data are read.
-
-    Attributes
-    ----------
-    where : Horizontal
-        Axes of the coarse object.
-    target : Target
-        Cells of the result.
-    jobs : dict of name to Job
-        One per variable to downscale. Other variables pass through; those on only one horizontal axis are dropped.
-    statics : dict of arrays
-        Fine fields that accompany every block.
-    model : Model or None
-        The learned model, if the method is one.
-    instrument : Instrument or None
-        The footprint on the fine cells, if coarse values are averages weighted by one.
-    notes : tuple of str
-        Notes on companion variables.
-    """
-
-    where: Horizontal
-    target: Target
-    jobs: dict[str, Job]
-    categorical: tuple[str, ...]
-    statics: dict[str, Any] = field(default_factory=dict)
-    lapse_rate: Any = None
-    model: Model | None = None
-    instrument: Instrument | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def fine(self) -> Any:
-        """Grid of the result before averaging: fine cells, or pieces of coarse cells."""
-        return self.target.fine
-
-    @property
-    def learned(self) -> Any:
-        """The learned model in memory, if the method is one."""
-        return None if self.model is None else self.model.learned
-
-    @property
-    def event(self) -> Any:
-        """The event, if the model predicts an event mask instead of a field."""
-        return None if self.model is None else self.model.spec.event
-
-    @property
-    def factors(self) -> tuple[int, int]:
-        """Refinement of rows and columns."""
-        return self.target.factors
-
-
-def prepare(ds: xr.Dataset, request: Request) -> Prepared:
-    """Build grids and jobs; raises an error if the request does not fit the object."""
-    where = warn_of_plane(horizontal(ds))
-    target, method = _target_and_method(where, request)
-    _require_nested(target, request)
-    names = pick_variables(ds, where, request.data_vars)
-    if request.data_vars is None and is_learned(method):
-        # Inputs that a model only reads may hold codes or directions.
-        names = [name for name in names if name not in looked_at(method, ds)]
-    _require_named("bounds", request.bounds, names)
-    codes = tuple(name for name in names if is_categorical(ds[name]))
-    if codes and not target.nests:
-        raise GridError(
-            f"expected a nested target for the codes {listing(codes)}, which have no mean, received one that cuts "
-            "cells; name other variables in data_vars, or use factor="
-        )
-    fields = [name for name in names if name not in codes]
-    _require_named("quantity", request.quantity, names)
-    model = bound_model(method, ds, where, target, fields, request.orog, request.sftlf) if is_learned(method) else None
-    for each in () if model is None else model.inputs.values():
-        reason = direction_reason(each)
-        if reason is not None:
-            raise InputError(
-                f"expected inputs that have a mean over cells, received the direction {each.name!r} ({reason}); use a "
-                "model of components (u, v)"
-            )
-    cells = target.aggregation(where.grid)
-    upscalers = _upscalers(ds, fields, where, target, cells, request) if model is None else dict(model.upscalers)
-    # The outputs of a model share their noise, whatever their names.
-    key = None if model is None else MODEL_KEY
-    upscalers = {name: _drawn(upscaler, ds[name], where, request, key) for name, upscaler in upscalers.items()}
-    refinement = None
-    if request.terrain_penalty is not None:
-        from downscale.losses.terrain import TerrainRefinement
-
-        refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
-    if model is not None and model.spec.event is not None:
-        request = _lawless(request, model.spec.event.name, ds)
-    jobs = {name: _job(ds[name], name, where, target, upscalers[name], cells, refinement, request) for name in fields}
-    statics, rate = _statics(target.fine, where, request)
-    for name in jobs if is_number(rate) else ():
-        require_lapse_rate(rate, ds[name], name)
-    instrument, notes = _instrument(target, request), _companion_notes(where, request)
-    return Prepared(where, target, jobs, codes, statics, rate, model, instrument, notes)
-
-
-def _companion_notes(where: Horizontal, request: Request) -> tuple[str, ...]:
-    if axes_kind(where) == "geographic":
-        return ()
-    given = {"orog": request.orog, "mask": request.mask, "sftlf": request.sftlf}
-    pick = {"orog": pick_static}
-    there = {name: pick.get(name, pick_mask)(one) for name, one in given.items() if one is not None}
-    notes = (brought_over(static, where, name) for name, static in there.items())
-    return tuple(note for note in notes if note is not None)
-
-
-def _require_named(option: str, given: Any, names: list[str]) -> None:
-    """Raise an OptionError if a per-variable option names a variable that is not downscaled."""
-    unknown = [key for key in given if key not in names] if isinstance(given, Mapping) else []
-    if unknown:
-        raise OptionError(f"expected {option} of variables among {listing(names)}, received {listing(unknown)}")
-
-
-def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
-    """Return the request without conservation and bounds, which do not apply to a mask."""
-    if request.conserve == "total" or request.lapse_rate is not None or request.terrain_penalty is not None:
-        raise OptionError(
-            f"expected no conserve='total', lapse_rate or terrain_penalty with a model of the event {name!r}, received "
-            "one; a mask is no field, drop it"
-        )
-    if "extensive" in (request.quantity.values() if isinstance(request.quantity, Mapping) else [request.quantity]):
-        raise OptionError(f"expected means over cells for a model of the event {name!r}, received quantity='extensive'")
-    clash = [each for each in event_names(name) if each in ds.variables]
-    if clash:
-        raise InputError(f"expected no variable {clash[0]!r}, which this model outputs, received one; rename it")
-    return replace(request, conserve=None, bounds=None, check="skip")
-
-
-def _instrument(target: Target, request: Request) -> Instrument | None:
-    if request.footprint is None:
-        return None
-    instrument = Instrument(pick_psf(request.footprint), target.fine)
-    # A footprint that does not fit the cells is refused before any data are read.
-    instrument.kernel  # noqa: B018
-    return instrument
-
-
-def _target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
-    """Return the fine cells and the method with models loaded, since each may define the other."""
-    if not is_learned(request.method):
-        return pick_target(where, request.factor, request.target_grid, request.method), request.method
-    if request.factor is None and request.target_grid is None:
-        method = opened(request.method)
-        return pick_target(where, None, None, method), method
-    target = pick_target(where, request.factor, request.target_grid, None)
-    return target, opened(request.method, target.factors)
-
-
-def _require_nested(target: Target, request: Request) -> None:
-    """Refuse options that need whole fine cells if the target cuts cells."""
-    if target.nests:
-        return
-    for name, asked in (("terrain_penalty", request.terrain_penalty is not None),
-                        ("footprint", request.footprint is not None),
-                        ("conserve='total'", request.conserve == "total")):  # fmt: skip
-        if asked:
-            raise OptionError(f"expected a nested target grid with {name}, received one that cuts cells; use factor=")
-
-
-def _job(
-    variable: xr.DataArray,
-    name: str,
-    where: Horizontal,
-    target: Target,
-    upscaler: Upscaler,
-    cells: Aggregation,
-    refinement: Any,
-    request: Request,
-) -> Job:
-    extensive = (request.quantity_for(name) or quantity_of(variable)) == "extensive"
-    return Job(
-        upscaler=upscaler,
-        coarse=where.grid,
-        fine=target.fine,
-        cells=cells,
-        refinement=refinement,
-        target=None if target.nests else target.parts,
-        **job_settings(variable, name, request, extensive),
-    )
-
-
-def companion_jobs(ds: xr.Dataset, names: tuple[str, ...], prepared: Prepared, request: Request) -> dict[str, Job]:
-    """Return jobs for fields that are regridded with others to the same cells, by a kernel."""
-    if not names:
-        return {}
-    where, target = prepared.where, prepared.target
-    upscaler, cells = _upscaler(where, target, request), target.aggregation(where.grid)
-    return {name: _job(ds[name], name, where, target, upscaler, cells, None, request) for name in names}
-
-
-def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
-    """Return the settings of a job that depend only on the variable and the request, not on the axes.
-
-    Raises
-    ------
-    OptionError
-        If bounds are requested that sums over cells cannot satisfy.
-    """
-    dtype = result_type(variable.dtype)
-    bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
-    if extensive and request.bounds == "auto":
-        bounds = (0.0 if bounds[0] == 0 else None, None)
-    if extensive and not set(bounds) <= {None, 0.0}:
-        # The sum over a small part may be anything up to that of the whole; only the sign is common to both.
-        raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
-    tolerance = request.setting("tolerance")
-    return {
-        "name": name,
-        "dtype": dtype,
-        "tolerance": default_tolerance(dtype) if tolerance is None else float(tolerance),
-        # Global conservation is imposed on whole maps after the blocks; along one axis it follows from cell
-        # conservation.
-        "conserve": "cell" if request.conserve == "cell" else None,
-        "bounds": bounds,
-        "strict_bounds": request.bounds != "auto",
-        "extensive": extensive,
-        "check": request.setting("check"),
-        "device": request.setting("device"),
-        "na_thres": request.na_thres,
-        "tell_negative": is_sign_unknown(variable, name, request.bounds),
-    }
-
-
-def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the floating type that holds a coarse type: float32 for up to two bytes, else float64.
+def called(name: str, *value: Any) -> str:
+    """Return an argument, and its value if there is one, as its user writes it.
 
     Examples
     --------
-    >>> result_type(np.dtype("int16"))
-    dtype('float32')
+    >>> called("conserve", "cell")
+    "conserve='cell'"
     """
-    if dtype.kind == "f" and dtype.itemsize in (4, 8):
-        return np.dtype(f"f{dtype.itemsize}")
-    return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
+    spelled = (spelling.get() or {}).get(name, name)
+    if not value:
+        return spelled
+    return f"{spelled} {value[0]}" if spelled.startswith("-") else f"{spelled}={value[0]!r}"
 
 
-def _upscalers(
-    ds: xr.Dataset, names: list[str], where: Horizontal, target: Target, cells: Aggregation, request: Request
-) -> dict[str, Upscaler]:
-    """Return the upsampler of each variable; all share one if it ignores bounds."""
-    if request.method != CASCADE:
-        return dict.fromkeys(names, _upscaler(where, target, request))
-    kernel = operator("sobolev", where.grid, target.parts, request.taps, request.map_order)
-    bounds = {name: variable_bounds(ds[name], name, request.bounds) for name in names}
-    return {name: cascade(kernel, cells, bounds[name], request.smoothing) for name in names}
+def _conflict(wanted: str, other: str, received: str) -> OptionError:
+    return OptionError(f"expected {wanted} with {called(other)}, received {received}; drop one")
 
 
-def _drawn(
-    upscaler: Upscaler, variable: xr.DataArray, where: Horizontal, request: Request, key: str | None
-) -> Upscaler:
-    """Return an ensemble upsampler with the noise of its variable."""
-    if isinstance(upscaler, Drawing):
-        return upscaler.drawn(draws_of(variable, where.dims, request.members, request.seed, key))
-    if request.members is not None:
-        raise OptionError(
-            f"expected a method that generates members, received one that makes a single field with members="
-            f"{request.members}; use 'cascade' or an ensemble model"
-        )
-    return upscaler
+def read_request(arguments: Mapping[str, Any]) -> Request:
+    """Return the request with these arguments; raises an OptionError if a name is unknown."""
+    unknown = [name for name in arguments if name not in ARGUMENTS]
+    if unknown:
+        raise OptionError(f"expected an argument among {listing(ARGUMENTS)}, received {listing(unknown)}")
+    return Request(**arguments)
 
 
-def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
-    if isinstance(request.method, (str, Path)):
-        return operator(str(request.method), where.grid, target.parts, request.taps, request.map_order)
-    require_factor(request.method, target)
-    return request.method
+def takes_request(function: FunctionT) -> FunctionT:
+    """Give a function whose ``**options`` are those of a request their signature, and their documentation in its text.
+
+    Arguments that the function names itself keep their place; the others follow as keywords.
+    """
+    own = inspect.signature(function)
+    here = {name: one for name, one in own.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    rest = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+        for one in fields(Request) if one.name not in here
+    ]  # fmt: skip
+    function.__signature__ = own.replace(parameters=[*here.values(), *rest])  # type: ignore[attr-defined]
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{arguments}", _documentation())
+    return function
 
 
-def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
-    """Return the names of the requested fields; by default all with both horizontal dimensions."""
-    legal = horizontal_variables(ds, where)
-    if wanted is None:
-        if not legal:
-            has = ", ".join(f"{name!r} ({', '.join(map(str, v.dims))}; {v.dtype})" for name, v in ds.data_vars.items())
-            raise InputError(
-                f"expected a numeric variable with dimensions {listing(where.dims)}, received {has or 'no variables'}; "
-                "see ncdump -h"
-            )
-        fields, lines = without_directions(ds, legal, None)
-        for line in lines:
-            warnings.warn(line, UserWarning, stacklevel=2)
-        return fields
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, Iterable) else [wanted]
-    if not wanted:
-        raise InputError(f"expected variables among {listing(legal)}, received none; leave them out for all")
-    for name in wanted:
-        if name not in legal:
-            raise InputError(f"expected a variable among {listing(legal)}, received {name!r}")
-    return without_directions(ds, wanted, wanted)[0]
-
-
-def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:
-    """Return the static fine fields of the blocks, and the lapse rate as a number or on the fine grid."""
-    statics = {} if request.mask is None else {"mask": mask_on_grid(pick_mask(request.mask), fine, where)}
-    if request.orog is None:
-        return statics, None
-    statics["orog"] = on_grid(pick_static(request.orog), fine, "orog", where)
-    rate = request.lapse_rate
-    if rate is None or (is_number(rate) and math.isfinite(rate)):
-        return statics, rate
-    if isinstance(rate, xr.DataArray):
-        return statics, on_grid(pick_static(rate), fine, "lapse_rate", where)
-    raise OptionError(f"expected lapse_rate to be a number or a DataArray (units per metre), received {rate!r}")
+def _documentation() -> str:
+    """Return the arguments of a request as a section of a docstring."""
+    lines = []
+    for name, one in ARGUMENTS.items():
+        text = textwrap.fill(" ".join(f"{one.help} {one.details}".split()), WIDTH - 8, break_on_hyphens=False)
+        lines.append(f"{name} : {one.kind}\n{textwrap.indent(text, ' ' * 4)}")
+    return "\n".join(lines)

@@ -19,7 +19,8 @@ from strategies import cuttings
 import downscale
 from downscale.engine import device as devices
 from downscale.errors import BoundsError, ConservationError, DownscaleError, OptionError, ShapeError
-from downscale.request import Request, prepare
+from downscale.request import Request
+from downscale.steps.prepare import prepare
 from downscale.typing import Place, Upscaler
 
 

@@ -16,7 +16,8 @@ from downscale.fields.aggregate import Aggregation
 from downscale.models.checkpoint import load, save
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.request import Request, prepare
+from downscale.request import Request
+from downscale.steps.prepare import prepare
 from downscale.training.schema import parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

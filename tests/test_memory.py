@@ -98,7 +98,8 @@ def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def downscale_jobs(ds: xr.Dataset) -> dict[str, Any]:
-    from downscale.request import Request, prepare
+    from downscale.request import Request
+    from downscale.steps.prepare import prepare
 
     return prepare(ds, Request(factor=2)).jobs
 

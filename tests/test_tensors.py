@@ -23,7 +23,8 @@ from downscale.engine.device import Compiled, Lane
 from downscale.errors import ConservationError
 from downscale.fields.fill import filled
 from downscale.nn.separable import METHODS, Separable, operator
-from downscale.request import Request, prepare
+from downscale.request import Request
+from downscale.steps.prepare import prepare
 from downscale.typing import Place
 
 methods = st.sampled_from(sorted(METHODS))

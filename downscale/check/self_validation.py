@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.api import downscale
+from downscale.api import downscale, downscale_request
 from downscale.cf.coordinates import new_coordinates, select
 from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.methods.learned import is_learned, name_of
-from downscale.request import Prepared, Request, prepare
+from downscale.request import Request
 from downscale.steps.coarsen import cell_area, coarsen
+from downscale.steps.prepare import Prepared, prepare
 
 SAMPLE_MAPS = 12
 # Below this many coarse cells along an axis the coarsening is too small to compare methods.
@@ -110,16 +111,12 @@ def terrain_penalty_values(ds: xr.Dataset, request: Request) -> dict[str, dict[s
         return {}
     prepared = prepare(ds, request)
     maps = sample_maps(select(ds, list(prepared.jobs)), prepared.where).load()
-    before = downscale(maps, **_arguments(replace(request, terrain_penalty=None)))
-    after = downscale(maps, **_arguments(request))
+    before = downscale_request(maps, replace(request, terrain_penalty=None))
+    after = downscale_request(maps, request)
     return {
         name: {"before": _penalty(before[name], prepared, request), "after": _penalty(after[name], prepared, request)}
         for name in prepared.jobs
     }
-
-
-def _arguments(request: Request) -> dict[str, Any]:
-    return {key: getattr(request, key) for key in Request.__dataclass_fields__}
 
 
 def _penalty(field: xr.DataArray, prepared: Any, request: Request) -> float:

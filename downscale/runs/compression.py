@@ -31,9 +31,9 @@ from downscale.io.read import sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.methods.learned import ENCODER, SAME, fingerprint, is_learned, name_of, opened, own_outputs, scale_to
 from downscale.process.progress import progress_bar
-from downscale.request import pick_variables
 from downscale.steps.coarsen import coarsen
 from downscale.steps.history import add_history
+from downscale.steps.prepare import pick_variables
 
 # A missing code in a file; others are -127 ... 127 of these steps.
 MISSING, STEP = -128, 1 / 128

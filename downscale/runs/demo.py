@@ -16,10 +16,10 @@ from downscale.fields.gradient import Spacing, slope
 from downscale.io.read import open_dataset
 from downscale.methods.learned import name_of
 from downscale.report import Beside, Outcome, write_report
-from downscale.request import Prepared, prepare
 from downscale.runs.pipeline import run
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import build_request, open_input
+from downscale.steps.prepare import Prepared, prepare
 
 DESCRIPTION = (
     "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with the Sobolev kernel; "

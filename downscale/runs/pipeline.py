@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from downscale.api import plan
+from downscale.api import plan_request
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import share_grids
 from downscale.check.self_validation import self_validation, terrain_penalty_values
@@ -26,7 +26,7 @@ from downscale.runs.block_run import How, choose_blocks, lock_outputs, run_block
 from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
-from downscale.runs.single import STORE, arguments_of, build_request, has_means, open_input, produce, static_sources
+from downscale.runs.single import STORE, build_request, has_means, open_input, produce, static_sources
 from downscale.steps.axis_downscale import split_request
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(
     how = How(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
-    outcome = Outcome(recipe, plan(coarse, **arguments_of(request)), command=command)
+    outcome = Outcome(recipe, plan_request(coarse, request), command=command)
     outcome.stages["open and plan"] = time.perf_counter() - begin
     blocks = None
     if how != How() or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:

@@ -5,15 +5,16 @@ YAML is safe-loaded; an unknown key raises an error with its path and the legal 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, create_model, model_validator
 
 from downscale.errors import listing
 from downscale.io.config import Block, checked, read_recipe
-
-Quantity = Literal["intensive", "extensive"]
+from downscale.request import ARGUMENTS, Request
 
 
 class Input(Block):
@@ -35,29 +36,28 @@ class Statics(Block):
     variable: str | None = None
 
 
-class Downscale(Block):
-    """The options of downscaling; see :func:`downscale.downscale`.
+def _legal(expects: Callable[[Any], str | None]) -> AfterValidator:
+    def check(value: Any) -> Any:
+        expected = expects(value)
+        if expected is not None:
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(check)
+
+
+_FIELDS: dict[str, Any] = {
+    one.name: (Annotated[declared.plain, _legal(declared.expects)], Field(one.default, description=declared.help))
+    for one in fields(Request) if (declared := ARGUMENTS[one.name]).in_recipe
+}  # fmt: skip
+
+
+class Downscale(create_model("Arguments", __base__=Block, **_FIELDS)):  # type: ignore[misc]
+    """The arguments of :func:`downscale.downscale` that are plain values, without those of other sections.
 
     ``target_grid`` is a file, a resolution such as "0.25x0.25", or a frequency by dimension (``{time: D}``);
     ``mask`` and ``sftlf`` are files; ``method`` is a name or the path of a checkpoint.
     """
-
-    factor: Any = None
-    target_grid: str | dict[str, str] | None = None
-    mask: str | None = None
-    sftlf: str | None = None
-    na_thres: float = Field(default=1.0, ge=0, le=1)
-    method: str = "sobolev"
-    conserve: Literal["cell", "total"] | None = "cell"
-    bounds: Any = "auto"
-    quantity: Quantity | dict[str, Quantity] | None = None
-    taps: int = 7
-    order: float | None = None
-    device: str | None = None
-    members: PositiveInt | None = None
-    seed: int = Field(default=0, ge=0)
-    smoothing: float | None = Field(default=None, ge=0)
-    footprint: str | None = None
 
 
 class Penalty(Block):

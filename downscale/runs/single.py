@@ -7,7 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.api import downscale
+from downscale.api import downscale_request
 from downscale.cf.coordinates import select
 from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan
@@ -19,7 +19,7 @@ from downscale.losses.penalty import TerrainPenalty
 from downscale.methods.learned import makes_mask
 from downscale.output import to_netcdf, to_zarr
 from downscale.request import Request
-from downscale.runs.recipe import Recipe
+from downscale.runs.recipe import Downscale, Recipe
 
 SAMPLE, STORE = "sample:", ".zarr"
 
@@ -45,13 +45,11 @@ def _found(name: str) -> str:
 def build_request(recipe: Recipe) -> Request:
     """Return the request of a recipe."""
     penalty = recipe.terrain.penalty
-    settings = recipe.downscale.model_dump(exclude_none=True)
-    settings.update(conserve=recipe.downscale.conserve, bounds=recipe.downscale.bounds)
     return Request(
-        **settings,
+        **{name: getattr(recipe.downscale, name) for name in Downscale.model_fields},
         orog=None if recipe.statics is None else _statics(recipe, recipe.statics.variable),
         lapse_rate=recipe.terrain.lapse_rate,
-        terrain_penalty=None if penalty is None else TerrainPenalty(**penalty.model_dump()),
+        terrain_penalty=None if penalty is None else TerrainPenalty(**dict(penalty)),
         data_vars=recipe.input.variables,
         tolerance=recipe.validation.tolerance,
     )
@@ -72,11 +70,6 @@ def static_sources(recipe: Recipe) -> tuple[str, ...]:
     return (*sources_of(open_input(recipe.statics.orog, chunks=None)), *files)
 
 
-def arguments_of(request: Request) -> dict[str, Any]:
-    """Return a request as the arguments of :func:`downscale.downscale`."""
-    return {key: getattr(request, key) for key in Request.__dataclass_fields__}
-
-
 def produce(
     coarse: xr.Dataset, recipe: Recipe, path: str | Path, judge: bool, *, overwrite: bool, encode: Any = None
 ) -> ConservationReport | None:
@@ -84,7 +77,7 @@ def produce(
 
     ``encode`` maps the result to the ``encoding`` of its storage; by default the recipe sets it.
     """
-    fine: Any = downscale(coarse, **arguments_of(build_request(recipe)))
+    fine: Any = downscale_request(coarse, build_request(recipe))
     given = None
     if judge:
         given = coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)

@@ -40,8 +40,9 @@ from downscale.io.read import SOURCES, sources_of
 from downscale.io.target import is_file, open_target
 from downscale.methods.learned import name_of
 from downscale.nn.separable import METHODS, operator
-from downscale.request import Request, job_settings
+from downscale.request import Request
 from downscale.steps.horizontal import fit_chunks
+from downscale.steps.prepare import job_settings
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
 

@@ -21,8 +21,8 @@ from downscale.errors import InputError, OptionError, listing
 from downscale.io.read import SOURCES, sources_of
 from downscale.methods.footprint import seen_through, whole_maps
 from downscale.options import option
-from downscale.request import pick_variables, result_type
 from downscale.steps.history import add_history
+from downscale.steps.prepare import pick_variables, result_type
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,8 @@ from downscale.deconvolution.psf import pick_psf
 from downscale.errors import printable
 from downscale.io.read import SOURCES, sources_of
 from downscale.methods.learned import CASCADE, event_names, name_of
-from downscale.request import Prepared, Request
+from downscale.request import Request
+from downscale.steps.prepare import Prepared
 from downscale.version import __version__
 
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")

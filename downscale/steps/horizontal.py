@@ -42,7 +42,8 @@ from downscale.methods.footprint import FootprintWork, fine_field
 from downscale.methods.learned import event_names, inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
 from downscale.nn.separable import METHODS
-from downscale.request import Prepared, Request, companion_jobs
+from downscale.request import Request
+from downscale.steps.prepare import Prepared, companion_jobs
 from downscale.typing import Drawing
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
