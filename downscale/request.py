@@ -7,7 +7,6 @@ its options; each has a type for plain values, a description, and a check of its
 from __future__ import annotations
 
 import inspect
-import math
 import textwrap
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -62,14 +61,18 @@ def argument(default: Any, *declaration: Any, **more: Any) -> Any:
     return field(default=default, metadata={"argument": Argument(*declaration, **more)})
 
 
-def _option_or_none(name: str) -> Callable[[Any], str | None]:
-    return lambda value: None if value is None else VALIDATORS[name](value)
+def _option_or_none(name: str, words: str = "") -> Callable[[Any], str | None]:
+    def expects(value: Any) -> str | None:
+        expected = None if value is None else VALIDATORS[name](value)
+        return expected and (words or expected)
+
+    return expects
 
 
-def _number(low: float, high: float = math.inf, words: str = "") -> Callable[[Any], str | None]:
+def _number(low: float, high: float) -> Callable[[Any], str | None]:
     def expects(value: Any) -> str | None:
         good = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
-        return None if good or value is None else words or f"a number from {low:g} to {high:g}"
+        return None if good or value is None else f"a number from {low:g} to {high:g}"
 
     return expects
 
@@ -179,7 +182,8 @@ class Request:
     )  # fmt: skip
     tolerance: float | None = argument(
         None, "float, optional", float | None, "Largest relative error of a coarse cell that passes.",
-        "1e-6 for float32 and 1e-12 for float64 by default.", _option_or_none("tolerance"), in_recipe=False,
+        "1e-6 for float32 and 1e-12 for float64 by default.", _option_or_none("tolerance", "a positive number"),
+        in_recipe=False,
     )  # fmt: skip
     keep_attrs: bool | None = argument(
         None, "bool, optional", bool | None, "Keep the attributes of variables (default).", "",
@@ -211,17 +215,14 @@ class Request:
         """By the instrument or model of the fine field at the size of its own cells, which cannot
         be estimated from coarse fields. An exponent that steepens the spectrum below coarse cells: 0 for single radars
         and fields as rough as the power law, 2 to 3 for smoothed composites; 0.9 by default.""",
-        _number(0, words="a number from 0"),
+        _number(0, 10),
     )  # fmt: skip
 
     def __post_init__(self) -> None:
         from downscale.methods.learned import require_method
 
-        for name, declared in ARGUMENTS.items():
-            value = getattr(self, name)
-            expected = declared.expects(value)
-            if expected is not None:
-                raise OptionError(f"expected {called(name)} to be {expected}, received {value!r}")
+        for name in ARGUMENTS:
+            require_legal(name, getattr(self, name))
         require_method(self.method)
         self._require_compatible()
 
@@ -286,6 +287,13 @@ class Request:
 ARGUMENTS: dict[str, Argument] = {one.name: one.metadata["argument"] for one in fields(Request)}
 
 
+def require_legal(name: str, value: Any) -> None:
+    """Raise an OptionError if a value of this argument is not legal."""
+    expected = ARGUMENTS[name].expects(value)
+    if expected is not None:
+        raise OptionError(f"expected {called(name)} to be {expected}, received {value!r}")
+
+
 def called(name: str, *value: Any) -> str:
     """Return an argument, and its value if there is one, as its user writes it.
 
@@ -297,7 +305,9 @@ def called(name: str, *value: Any) -> str:
     spelled = (spelling.get() or {}).get(name, name)
     if not value:
         return spelled
-    return f"{spelled} {value[0]}" if spelled.startswith("-") else f"{spelled}={value[0]!r}"
+    if spelled.startswith("-"):
+        return f"{spelled} {'none' if value[0] is None else value[0]}"
+    return f"{spelled}={value[0]!r}"
 
 
 def _conflict(wanted: str, other: str, received: str) -> OptionError:

@@ -205,7 +205,7 @@ def test_calibration_on_radar() -> None:
         ({"method": "sobolev", "members": 3}, OptionError, "a method that generates members, received 'sobolev'"),
         ({"method": "rain", "members": 3}, OptionError, "expected a method that generates members"),
         ({"method": "cascade", "members": 0}, OptionError, "expected members to be a whole number from 1, received 0"),
-        ({"method": "cascade", "smoothing": -1}, OptionError, "expected smoothing from 0 to 10, received -1"),
+        ({"method": "cascade", "smoothing": -1}, OptionError, "expected smoothing to be a number from 0 to 10"),
         ({"method": "sobolev", "smoothing": 1}, OptionError, "expected method='cascade' with smoothing, received 'sob"),
         ({"method": "cascade", "seed": -2}, OptionError, "expected seed to be a whole number from 0, received -2"),
     ],

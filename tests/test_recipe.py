@@ -66,7 +66,7 @@ def test_a_recipe_is_not_changed_by_accident():
         (recipe(input=None), "expected the key 'input', received none; add it"),
         (recipe(output={"path": None}), "key 'output.path': expected a valid string, received None"),
         (recipe(input={"path": 3}), "key 'input.path': expected a valid string, received 3"),
-        (recipe(downscale={"conserve": "mass"}), "'downscale.conserve': expected 'cell' or 'total', received 'mass'"),
+        (recipe(downscale={"conserve": "mass"}), "'downscale.conserve': expected one of 'cell', 'total', None"),
         (recipe(validate={"tolerance": 0}), "key 'validate.tolerance': expected greater than 0, received 0"),
         (recipe(terrain={"penalty": {"base_gradient": -1}}), "'terrain.penalty.base_gradient': expected greater than"),
         (recipe(terrain={"penalty": {}}), "expected the key 'terrain.penalty.base_gradient', received none"),

@@ -253,7 +253,7 @@ def test_blocks_of_which_too_much_is_missing_are_blank_on_request():
     fine["tas"][0, 2, 0] = np.nan
     counts = [int(downscale.coarsen(fine, 2, na_thres=t).tas.isnull().sum()) for t in (0.0, 0.3, 0.6, 1.0)]
     assert counts == [2, 1, 0, 0]
-    with pytest.raises(OptionError, match="expected na_thres from 0 to 1, received 2"):
+    with pytest.raises(OptionError, match="expected na_thres to be a number from 0 to 1, received 2"):
         fine.downscale.coarsen(2, na_thres=2)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from downscale.errors import printable
 
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 # The arguments as typed, for the command that a report prints to reproduce the run.
 given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())
 
@@ -46,11 +49,45 @@ def root(
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data and write nothing.")]
-# How a run is split along time, and where it is computed.
-Blocks = Annotated[str | None, typer.Option("--blocks", help='Steps per block of time, or "5 years", "1 month".')]
-Merge = Annotated[bool | None, typer.Option("--merge/--no-merge", help="One file, or one per block, named by dates.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run; keep blocks that verify.")]
-Cluster = Annotated[str | None, typer.Option(help="local, slurm, pbs, cuda, ADDRESS, or a profile of the recipe.")]
-OneBlock = Annotated[int | None, typer.Option("--block", help="Compute only this block, from 0 (for job arrays).")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Number of workers of the cluster to start.")]
-MaxMemory = Annotated[str | None, typer.Option(help="Memory limit of each process, e.g. 2GB.")]
+Chunks = Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")]
+Complevel = Annotated[int, typer.Option(help="Deflate level, 0 to 9.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+# Options of every run: how it is split along time, and where it is computed.
+RUN = {
+    "overwrite": (Overwrite, False),
+    "dry_run": (DryRun, False),
+    "blocks": (
+        Annotated[str | None, typer.Option("--blocks", help='Steps per block of time, or "5 years", "1 month".')], None,
+    ),
+    "merge": (
+        Annotated[bool | None, typer.Option("--merge/--no-merge", help="One file, or one per block, named by dates.")],
+        None,
+    ),
+    "resume": (
+        Annotated[bool, typer.Option("--resume", help="Resume an interrupted run; keep blocks that verify.")], False,
+    ),
+    "cluster": (
+        Annotated[str | None, typer.Option(help="local, slurm, pbs, cuda, ADDRESS, or a profile of the recipe.")], None,
+    ),
+    "block": (
+        Annotated[int | None, typer.Option("--block", help="Compute only this block, from 0 (for job arrays).")], None,
+    ),
+    "workers": (Annotated[int | None, typer.Option(min=1, help="Number of workers of the cluster to start.")], None),
+    "max_memory": (Annotated[str | None, typer.Option(help="Memory limit of each process, e.g. 2GB.")], None),
+}  # fmt: skip
+
+
+def with_options(**options: tuple[Any, Any]) -> Callable[[FunctionT], FunctionT]:
+    """Return a decorator that replaces the ``**values`` of a command by these options: annotation and default."""
+
+    def decorate(function: FunctionT) -> FunctionT:
+        signature = inspect.signature(function, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        more = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, (annotation, default) in options.items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        return function
+
+    return decorate

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+
+import typer
 
 from downscale.errors import OptionError
+from downscale.request import ARGUMENTS, QUANTITIES, Request, require_legal
 
-QUANTITIES = ("intensive", "extensive")
 ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
 
 
@@ -44,6 +48,11 @@ def _whole(text: str, name: str) -> int:
     except ValueError:
         line = f"expected {name} to be a whole number, or dim:number,dim:number, received {text!r}"
         raise OptionError(line) from None
+
+
+def parse_chunks(text: str) -> Any:
+    """Return "auto", an int, or a dict from ``dim:int,dim:int``."""
+    return text if text == "auto" else parse_pairs(text, "chunks")
 
 
 def parse_pair(text: str | None) -> tuple[int, int] | None:
@@ -198,41 +207,66 @@ def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
     return {name.strip(): value for name, _, value in parts}
 
 
-def apply_content(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of the recipe equivalent to the arguments of ``downscale apply``.
+def _parse_conserve(text: str) -> str | None:
+    return None if text == "none" else text
+
+
+class _Option(NamedTuple):
+    """An option of the command line for an argument of a request: spelling, syntax for the help, parser of the text."""
+
+    flag: str
+    syntax: str = ""
+    parse: Callable[[str], Any] | None = None
+
+
+OPTIONS = {
+    "factor": _Option("--factor", "4, or by dimension lat:4,lon:2,time:30", lambda text: parse_pairs(text, "factor")),
+    "target_grid": _Option("--target", "a file, 0.25x0.25, or time:D", parse_target),
+    "mask": _Option("--mask", "a file"),
+    "na_thres": _Option("--na-thres"),
+    "method": _Option(
+        "--method", "sobolev, conservative, bilinear, bicubic, cascade, rain, or MODEL.safetensors", str
+    ),
+    "members": _Option("--members"),
+    "seed": _Option("--seed"),
+    "smoothing": _Option("--smoothing"),
+    "data_vars": _Option("--vars", "e.g. tas,pr", parse_names),
+    "orog": _Option("--orog", "a file"),
+    "lapse_rate": _Option("--lapse-rate", "needs --orog"),
+    "footprint": _Option("--footprint", "gaussian:25km"),
+    "conserve": _Option("--conserve", "cell, total or none", _parse_conserve),
+    "bounds": _Option("--bounds", "auto, none, or LOW:HIGH (either may be empty)", parse_bounds),
+    "quantity": _Option("--quantity", "intensive, extensive, or by variable pr:extensive", parse_quantity),
+    "tolerance": _Option("--tolerance"),
+    "device": _Option("--device", "auto, cpu, or an accelerator"),
+}  # fmt: skip
+FLAGS = {name: one.flag for name, one in OPTIONS.items()}
+
+
+def request_options() -> dict[str, tuple[Any, Any]]:
+    """Return the options of a request: their annotations, with the help of its declaration, and their defaults."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for one in fields(Request):
+        if one.name in OPTIONS:
+            flag, syntax, parse = OPTIONS[one.name]
+            declared = ARGUMENTS[one.name]
+            words = declared.help.removesuffix(".") + (f": {syntax}." if syntax else ".")
+            kind = declared.plain if parse is None else str if one.default is not None else str | None
+            found[one.name] = (Annotated[kind, typer.Option(flag, help=words)], one.default)
+    return {name: found[name] for name in OPTIONS}
+
+
+def parse_request(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a request from the values of its options, removed from ``values``.
 
     Raises
     ------
     OptionError
-        If the value of an option is invalid.
+        If the value of an option is invalid; the message names the option.
     """
-    source, factor, target = given["source"], given["factor"], given["target"]
-    chunks, orog = given["chunks"], given["orog"]
-    return {
-        "title": f"{Path(source).name} {f'x {factor}' if factor else f'to {target}' if target else given['method']}",
-        "input": {
-            "path": source,
-            "variables": parse_names(given["variables"]),
-            "chunks": "auto" if chunks == "auto" else parse_pairs(chunks, "chunks"),
-        },
-        "downscale": {
-            "factor": None if factor is None else parse_pairs(factor, "factor"),
-            "target_grid": parse_target(target),
-            "conserve": None if given["conserve"] == "none" else given["conserve"],
-            "bounds": parse_bounds(given["bounds"]),
-            "quantity": parse_quantity(given["quantity"]),
-            **{
-                name: given[name]
-                for name in ("mask", "na_thres", "method", "device", "members", "seed", "smoothing", "footprint")
-            },
-        },
-        "statics": {"orog": orog} if orog is not None else None,
-        "terrain": {"lapse_rate": given["lapse_rate"]},
-        "validate": {"tolerance": given["tolerance"]},
-        "output": {
-            "path": str(given["output"]),
-            "packing": parse_packing(given["packing"]),
-            "attrs": parse_attrs(given["attrs"]),
-            **{name: given[name] for name in ("complevel", "profile")},
-        },
-    }
+    arguments = {name: values.pop(name) for name in OPTIONS}
+    for name, text in arguments.items():
+        parse = OPTIONS[name].parse
+        arguments[name] = text if text is None or parse is None else parse(text)
+        require_legal(name, arguments[name])
+    return arguments

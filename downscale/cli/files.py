@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from downscale.cli.app import DryRun, Overwrite, app, say
+from downscale.cli.app import AsJson, Chunks, Complevel, DryRun, Overwrite, app, say
 
 
 @app.command()
@@ -25,21 +25,21 @@ def deconvolve(
     order: Annotated[int | None, typer.Option(help="Order of the seminorm of tikhonov, 1 or 2 (1).")] = None,
     variables: Annotated[str | None, typer.Option("--vars", help="Variables to restore, e.g. tas,pr.")] = None,
     dims: Annotated[str | None, typer.Option(help="Dimensions of a psf in cells, e.g. lev or lev,lat,lon.")] = None,
-    chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
-    complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    chunks: Chunks = "auto",
+    complevel: Complevel = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Undo the blur of an instrument and conserve the flux of every map, checked as written."""
-    from downscale.cli.arguments import parse_names, parse_pairs
+    from downscale.cli.arguments import parse_chunks, parse_names
     from downscale.deconvolution.psf import parse_psf
     from downscale.steps.deconvolution import DeconvolutionMethod
 
     wanted = DeconvolutionMethod(method, noise, iterations, damping, parameter, order)
     shape, names, over = parse_psf(psf), parse_names(variables), parse_names(dims)
-    cut = "auto" if chunks == "auto" else parse_pairs(chunks, "chunks")
+    cut = parse_chunks(chunks)
     from downscale.io.read import find_files
 
     find_files(source)
@@ -77,7 +77,7 @@ def check(
         typer.Option(help="intensive (means) or extensive (sums over cells or periods), or by variable pr:extensive."),
     ] = None,
     bounds: Annotated[str, typer.Option(help="Legal fine values: auto, none, or LOW:HIGH.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check that the fine file conserves the cell means of the coarse one; exit status 1 if it does not."""
     from downscale.check.conservation import check_conservation

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from downscale.cli.app import Overwrite, app, say
+from downscale.cli.app import Chunks, Complevel, Overwrite, app, say
 
 
 @app.command()
@@ -61,16 +61,16 @@ def encode(
     output: Annotated[Path, typer.Argument(metavar="CODE.nc", help="Output file for coarse means and code.")],
     method: Annotated[str, typer.Option("--method", "-m", help="A compressor: MODEL.safetensors.")],
     report: Annotated[bool, typer.Option("--report", help="Decode too, and print errors and checkerboard.")] = False,
-    chunks: Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")] = "auto",
-    complevel: Annotated[int, typer.Option(help="Deflate level, 0 to 9.")] = 1,
+    chunks: Chunks = "auto",
+    complevel: Complevel = 1,
     device: Annotated[str, typer.Option(help="Device of the encoder: auto, cpu, or an accelerator.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Compress fine fields to coarse means and a code; decode with `downscale apply CODE.nc --method MODEL`."""
-    from downscale.cli.arguments import parse_pairs
+    from downscale.cli.arguments import parse_chunks
     from downscale.io.read import find_files
 
-    cut = "auto" if chunks == "auto" else parse_pairs(chunks, "chunks")
+    cut = parse_chunks(chunks)
     if not source.startswith("sample:"):
         find_files(source)
     from downscale.process.computing import scheduled

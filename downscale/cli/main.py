@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from contextvars import copy_context
 
 from downscale.cli.app import app, given
 from downscale.errors import ConservationError, DownscaleError, one_line
@@ -26,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     with warnings.catch_warnings():
         warnings.showwarning = _once()
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        # In a context of its own: variables that a command sets do not outlive it.
+        return copy_context().run(_run, sys.argv[1:] if arguments is None else arguments)
 
 
 def _run(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ YAML is safe-loaded; an unknown key raises an error with its path and the legal 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,3 +172,24 @@ def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:
     2
     """
     return checked(Recipe, content, origin)
+
+
+def recipe_of(arguments: Mapping[str, Any], *, title: str, path: str, chunks: Any, output: dict[str, Any]) -> Recipe:
+    """Return the recipe that applies the arguments of a request, as plain values, to a file.
+
+    Raises
+    ------
+    OptionError
+        With one line about the first fault.
+    """
+    orog = arguments["orog"]
+    content = {
+        "title": title,
+        "input": {"path": path, "variables": arguments["data_vars"], "chunks": chunks},
+        "downscale": {name: value for name, value in arguments.items() if ARGUMENTS[name].in_recipe},
+        "statics": None if orog is None else {"orog": orog},
+        "terrain": {"lapse_rate": arguments["lapse_rate"]},
+        "validate": {"tolerance": arguments["tolerance"]},
+        "output": output,
+    }
+    return parse_recipe(content, "apply")
