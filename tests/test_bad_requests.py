@@ -219,7 +219,7 @@ RECIPES: dict[str, tuple[str, str]] = {
     "key twice": (recipe() + "downscale: {factor: 3}\n", "key 'downscale' in line 1 again in line 7"),
     "key twice inside": ("downscale:\n  factor: 2\n  factor: 4\n", "key 'factor' in line 2 again in line 3"),
     "a bomb": ("a: &a [1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b]\ninput: *c\n", "'input'"),
-    "block of a number": (recipe(downscale=4), "key 'downscale': expected the keys 'factor', 'method', 'target_grid', "),
+    "block of a number": (recipe(downscale=4), "key 'downscale': expected the keys 'factor', 'method', "),
     "factor in words": (recipe(downscale={"factor": "four"}), "expected factor to be a whole number of at least 1"),
     "factor true": (recipe(downscale={"factor": True}), "expected factor to be a whole number of at least 1"),
     "factor of halves": (recipe(downscale={"factor": 2.5}), "at least 1, received 2.5"),
