@@ -126,7 +126,7 @@ def _three_ways(truth: Tensor, step: float, width: float, positive: bool) -> lis
     ignoring, two = up(x), up(first)
     one = seen.solve(x)
     if positive:
-        ignoring, two = (bounded(z, c, cells, None, (0.0, None)) for z, c in ((ignoring, x), (two, first)))
+        ignoring, two = (bounded(z, c, cells, (0.0, None)) for z, c in ((ignoring, x), (two, first)))
         one = seen.solve_within(one, x, (0.0, None))
     law = float(footprint_error(seen, one.float().double(), x).max())
     return [*(f"{rmse(field, truth, every):.4f}" for field in (ignoring, two, one)), f"{law:.1e}",

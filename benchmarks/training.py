@@ -74,7 +74,7 @@ def calls_of(
     shares = np.full(CELLS * FACTOR, 1 / FACTOR)
     cells = Aggregation(shares, shares, FACTOR, FACTOR)
     x = torch.randn(batch, 1, CELLS, CELLS, device=device)
-    proposal = cells.spread(x)
+    proposal = cells.broadcast_to_fine(x)
     truth = proposal + torch.randn_like(proposal)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

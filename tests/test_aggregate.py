@@ -12,7 +12,7 @@ from oracles import cell_means, part_areas
 from strategies import factor_pairs, generator, grids, masks, seeds
 
 from downscale.errors import ShapeError
-from downscale.fields.aggregate import Aggregation, part_shares
+from downscale.fields.aggregate import Aggregation, area_fractions
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 
@@ -36,7 +36,7 @@ def test_means_are_those_of_a_loop_over_cells(case):
     grid, factor, cells, fine, field, mask = case
     area = part_areas(fine.y.edges, fine.x.edges, grid.spherical)
     np.testing.assert_allclose(cells.mean(field), cell_means(field, area, factor), rtol=0, atol=1e-9)
-    np.testing.assert_allclose(cells.mean(field, mask), cell_means(field, area, factor, mask), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cells.masked(mask).mean(field), cell_means(field, area, factor, mask), rtol=0, atol=1e-9)
 
 
 @given(cases(), seeds)
@@ -63,7 +63,7 @@ def test_constants_stay_constant_under_any_mask(case, value):
     _, _, cells, fine, _, mask = case
     constant = np.full(fine.shape, value)
     np.testing.assert_allclose(cells.mean(constant), value, rtol=1e-14)
-    masked = cells.mean(constant, mask)
+    masked = cells.masked(mask).mean(constant)
     np.testing.assert_allclose(masked[np.isfinite(masked)], value, rtol=1e-14)
 
 
@@ -71,32 +71,32 @@ def test_constants_stay_constant_under_any_mask(case, value):
 def test_means_lie_between_the_extremes_of_their_parts(case):
     _, _, cells, _, field, _ = case
     mean, slack = cells.mean(field), 1e-14
-    assert (mean <= cells.fold(field, np.maximum) + slack).all()
-    assert (mean >= cells.fold(field, np.minimum) - slack).all()
+    assert (mean <= cells.reduce_cells(field, np.maximum, -np.inf) + slack).all()
+    assert (mean >= cells.reduce_cells(field, np.minimum, np.inf) - slack).all()
 
 
 @given(cases())
 def test_what_lies_under_the_mask_is_ignored(case):
     _, _, cells, _, field, mask = case
-    expected = cells.mean(field, mask)
+    expected = cells.masked(mask).mean(field)
     for hidden in (np.nan, np.inf, 1e300):
-        np.testing.assert_array_equal(cells.mean(np.where(mask, field, hidden), mask), expected)
+        np.testing.assert_array_equal(cells.masked(mask).mean(np.where(mask, field, hidden)), expected)
 
 
 @given(cases())
 def test_a_mask_elsewhere_changes_no_bit_of_a_whole_cell(case):
     """Else a field would depend on whether its block has a gap."""
     _, _, cells, _, field, mask = case
-    whole = cells.fold(mask, np.logical_and)
-    np.testing.assert_array_equal(cells.mean(field, mask)[whole], cells.mean(field)[whole])
+    whole = cells.reduce_cells(mask, np.logical_and, True)
+    np.testing.assert_array_equal(cells.masked(mask).mean(field)[whole], cells.mean(field)[whole])
 
 
 @given(cases())
 def test_a_cell_is_missing_exactly_where_no_part_is_valid(case):
     _, factor, cells, _, field, mask = case
     some = mask.reshape(-1, factor[0], mask.shape[1] // factor[1], factor[1]).any(axis=(1, 3))
-    np.testing.assert_array_equal(np.isfinite(cells.mean(field, mask)), some)
-    share = cells.share(mask, field)
+    np.testing.assert_array_equal(np.isfinite(cells.masked(mask).mean(field)), some)
+    share = cells.masked(mask).valid_fraction
     np.testing.assert_array_equal(share > 0, some)
     assert share.max(initial=0) <= 1 + 1e-15
 
@@ -108,9 +108,13 @@ def test_numpy_and_torch_give_the_same_bits(case):
         values = np.stack([field, 3 * field]).astype(kind)
         tensor = torch.from_numpy(values)
         np.testing.assert_array_equal(cells.mean(tensor).numpy(), cells.mean(values))
-        np.testing.assert_array_equal(cells.mean(tensor, torch.from_numpy(mask)).numpy(), cells.mean(values, mask))
+        np.testing.assert_array_equal(
+            cells.masked(torch.from_numpy(mask)).mean(tensor).numpy(), cells.masked(mask).mean(values)
+        )
         assert cells.mean(values).dtype == kind
-        np.testing.assert_array_equal(cells.spread(cells.mean(tensor)).numpy(), cells.spread(cells.mean(values)))
+        np.testing.assert_array_equal(
+            cells.broadcast_to_fine(cells.mean(tensor)).numpy(), cells.broadcast_to_fine(cells.mean(values))
+        )
         np.testing.assert_array_equal(cells.adjoint(cells.mean(tensor)).numpy(), cells.adjoint(cells.mean(values)))
 
 
@@ -119,7 +123,7 @@ def test_whole_numbers_have_fractions_for_means():
     field = np.array([[1, 0], [0, 1]])
     np.testing.assert_array_equal(cells.mean(field), [[0.5]])
     np.testing.assert_array_equal(cells.mean(torch.from_numpy(field)).numpy(), [[0.5]])
-    np.testing.assert_array_equal(cells.mean(field, field == 1), [[1.0]])
+    np.testing.assert_array_equal(cells.masked(field == 1).mean(field), [[1.0]])
 
 
 @given(cases())
@@ -127,9 +131,9 @@ def test_memory_layout_changes_no_bit(case):
     _, _, cells, _, field, mask = case
     stack = np.stack([field, field + 1, field - 1])
     strided = np.asfortranarray(stack)
-    np.testing.assert_array_equal(cells.mean(strided, mask), cells.mean(stack, mask))
-    for part, whole in zip(stack, cells.mean(stack, mask), strict=True):
-        np.testing.assert_array_equal(cells.mean(part, mask), whole)
+    np.testing.assert_array_equal(cells.masked(mask).mean(strided), cells.masked(mask).mean(stack))
+    for part, whole in zip(stack, cells.masked(mask).mean(stack), strict=True):
+        np.testing.assert_array_equal(cells.masked(mask).mean(part), whole)
 
 
 @given(cases(), st.data())
@@ -141,16 +145,16 @@ def test_a_window_is_a_slice_bit_for_bit(case, data):
     window = cells.window(rows, columns)
     whole = np.ix_(rows, columns)
     np.testing.assert_array_equal(window.mean(field[part]), cells.mean(field)[whole])
-    np.testing.assert_array_equal(window.mean(field[part], mask[part]), cells.mean(field, mask)[whole])
+    np.testing.assert_array_equal(window.masked(mask[part]).mean(field[part]), cells.masked(mask).mean(field)[whole])
 
 
 @given(cases(), seeds)
 def test_spread_is_a_right_inverse_under_any_mask(case, seed):
     grid, factor, cells, _, _, mask = case
     coarse = generator(seed).standard_normal((2, *grid.shape))
-    spread = cells.spread(coarse)
+    spread = cells.broadcast_to_fine(coarse)
     np.testing.assert_array_equal(spread, coarse.repeat(factor[0], axis=-2).repeat(factor[1], axis=-1))
-    back = cells.mean(spread, mask)
+    back = cells.masked(mask).mean(spread)
     valid = np.isfinite(back)
     np.testing.assert_allclose(back[valid], coarse[valid], rtol=1e-14)
 
@@ -159,8 +163,10 @@ def test_spread_is_a_right_inverse_under_any_mask(case, seed):
 def test_fold_combines_the_parts_of_each_cell(case):
     grid, factor, cells, _, field, _ = case
     parts = field.reshape(grid.y.size, factor[0], grid.x.size, factor[1])
-    np.testing.assert_array_equal(cells.fold(field, np.maximum), parts.max(axis=(1, 3)))
-    np.testing.assert_array_equal(cells.fold(torch.from_numpy(field), torch.minimum).numpy(), parts.min(axis=(1, 3)))
+    np.testing.assert_array_equal(cells.reduce_cells(field, np.maximum, -np.inf), parts.max(axis=(1, 3)))
+    np.testing.assert_array_equal(
+        cells.reduce_cells(torch.from_numpy(field), torch.minimum, np.inf).numpy(), parts.min(axis=(1, 3))
+    )
 
 
 @given(st.integers(1, 5), st.integers(1, 5), factor_pairs, seeds)
@@ -200,15 +206,15 @@ def test_grids_that_do_not_nest_are_refused(grid, factor):
         Aggregation.between(grid, RectilinearGrid(fine.y.reverse(), fine.x))
 
 
-@pytest.mark.parametrize("call", ["mean", "fold", "masked"])
+@pytest.mark.parametrize("call", ["mean", "reduce_cells", "masked"])
 def test_fields_of_another_shape_are_refused(call):
     cells = Aggregation(np.full(4, 0.5), np.full(6, 0.5), 2, 2)
     field = np.zeros((3, 6, 4))
     with pytest.raises(ShapeError, match=r"fine field of shape \(..., 4, 6\), received \(3, 6, 4\)"):
         {
             "mean": lambda: cells.mean(field),
-            "fold": lambda: cells.fold(field, np.maximum),
-            "masked": lambda: cells.mean(field, np.ones((6, 4), bool)),
+            "reduce_cells": lambda: cells.reduce_cells(field, np.maximum, -np.inf),
+            "masked": lambda: cells.masked(np.ones((6, 4), bool)).mean(field),
         }[call]()
 
 
@@ -223,7 +229,7 @@ def shared_cases(draw):
     shape = n_y * factor[0], n_x * factor[1]
     area = rng.uniform(0.2, 1, shape) * (rng.uniform(size=shape) > draw(st.sampled_from([0.0, 0.4])))
     axes_of = [np.full(n, 1 / f) for n, f in zip(shape, factor, strict=True)]
-    return Aggregation(*axes_of, *factor, part_shares(area, *factor)), area, rng.standard_normal(shape), factor
+    return Aggregation(*axes_of, *factor, area_fractions(area, *factor)), area, rng.standard_normal(shape), factor
 
 
 @given(shared_cases(), seeds)
@@ -247,19 +253,23 @@ def test_shares_of_cells_give_means_adjoints_and_windows(case, seed):
 @given(shared_cases())
 def test_what_an_empty_part_holds_is_ignored(case):
     cells, _, field, _ = case
-    empty = cells.part_share == 0
+    empty = cells.cell_fraction == 0
     expected = cells.mean(field)
     for hidden in (np.nan, np.inf, 1e300):
         other = np.where(empty, hidden, field)
         np.testing.assert_array_equal(cells.mean(other), expected)
         np.testing.assert_array_equal(cells.mean(torch.from_numpy(other)).numpy(), expected)
-        np.testing.assert_array_equal(cells.mean(other, ~empty | (field > 0)), cells.mean(field, ~empty | (field > 0)))
-        np.testing.assert_array_equal(cells.fold(other, np.maximum), cells.fold(field, np.maximum))
-        found = cells.fold(torch.from_numpy(other), torch.minimum).numpy()
-        np.testing.assert_array_equal(found, cells.fold(field, np.minimum))
-    share = cells.share(np.ones(field.shape, bool), field)
+        np.testing.assert_array_equal(
+            cells.masked(~empty | (field > 0)).mean(other), cells.masked(~empty | (field > 0)).mean(field)
+        )
+        np.testing.assert_array_equal(
+            cells.reduce_cells(other, np.maximum, -np.inf), cells.reduce_cells(field, np.maximum, -np.inf)
+        )
+        found = cells.reduce_cells(torch.from_numpy(other), torch.minimum, np.inf).numpy()
+        np.testing.assert_array_equal(found, cells.reduce_cells(field, np.minimum, np.inf))
+    share = cells.masked(np.ones(field.shape, bool)).valid_fraction
     np.testing.assert_allclose(share, 1, rtol=1e-14)
-    np.testing.assert_array_equal(cells.share(empty, field), 0)
+    np.testing.assert_array_equal(cells.masked(empty).valid_fraction, 0)
 
 
 @given(cases())
@@ -267,27 +277,29 @@ def test_empty_rows_and_columns_are_ignored_too(case):
     """Cells padded with parts of no measure: the operator of the parts that are left."""
     _, factor, cells, _, field, mask = case
     wide = Aggregation(
-        np.insert(cells.y_share, np.arange(factor[0], cells.y_share.size + 1, factor[0]), 0.0),
-        np.insert(cells.x_share, np.arange(factor[1], cells.x_share.size + 1, factor[1]), 0.0),
+        np.insert(cells.y_fraction, np.arange(factor[0], cells.y_fraction.size + 1, factor[0]), 0.0),
+        np.insert(cells.x_fraction, np.arange(factor[1], cells.x_fraction.size + 1, factor[1]), 0.0),
         factor[0] + 1, factor[1] + 1,
     )  # fmt: skip
-    inside = np.ix_(wide.y_share > 0, wide.x_share > 0)
+    inside = np.ix_(wide.y_fraction > 0, wide.x_fraction > 0)
     padded, known = np.full(wide.fine_shape, np.nan), np.zeros(wide.fine_shape, bool)
     padded[inside], known[inside] = field, mask
     np.testing.assert_array_equal(wide.mean(padded), cells.mean(field))
-    np.testing.assert_array_equal(wide.mean(padded, known), cells.mean(field, mask))
-    np.testing.assert_array_equal(wide.fold(padded, np.maximum), cells.fold(field, np.maximum))
+    np.testing.assert_array_equal(wide.masked(known).mean(padded), cells.masked(mask).mean(field))
+    np.testing.assert_array_equal(
+        wide.reduce_cells(padded, np.maximum, -np.inf), cells.reduce_cells(field, np.maximum, -np.inf)
+    )
     np.testing.assert_array_equal(wide.adjoint(cells.mean(field))[inside], cells.adjoint(cells.mean(field)))
 
 
 def test_a_cell_without_area_takes_equal_shares():
-    cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2, part_shares(np.zeros((2, 2)), 2, 2))
+    cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2, area_fractions(np.zeros((2, 2)), 2, 2))
     assert cells.mean(np.array([[1.0, 2.0], [3.0, 6.0]])) == 3
 
 
 def test_a_product_by_shares_is_the_product():
     lat, lon = CellAxis(np.array([0.0, 30, 90]), "latitude"), CellAxis(np.array([0.0, 10, 40]), "longitude")
     cells, fine = operator(RectilinearGrid(lat, lon), (3, 2))
-    same = Aggregation(cells.y_share, cells.x_share, 3, 2, part_shares(fine.cell_area, 3, 2))
+    same = Aggregation(cells.y_fraction, cells.x_fraction, 3, 2, area_fractions(fine.cell_area, 3, 2))
     field = generator(1).standard_normal(fine.shape)
     np.testing.assert_allclose(same.mean(field), cells.mean(field), rtol=0, atol=1e-14)

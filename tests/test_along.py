@@ -306,7 +306,7 @@ def test_the_words_for_the_history():
 def test_the_law_is_checked_in_the_engine_over_the_true_lengths():
     job = plan_axis(months("noleap"), "time", target="D").jobs["t"]
     assert isinstance(job.cells, Aggregation)
-    shares = job.cells.y_share.reshape(14, 31)
+    shares = job.cells.y_fraction.reshape(14, 31)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-14)
     assert (np.count_nonzero(shares, axis=1) == [30, 31, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]).all()
 

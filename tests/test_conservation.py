@@ -40,7 +40,7 @@ class Case:
         if mask is not None:
             self.fine[:, ~mask] = np.nan
         valid = np.isfinite(self.fine)
-        self.coarse = self.cells.mean(self.fine, valid).astype(kind)
+        self.coarse = self.cells.masked(valid).mean(self.fine).astype(kind)
         self.fine = self.fine.astype(kind)
 
     def judged(self, bounds=(None, None)) -> Partial:

@@ -13,7 +13,7 @@ from oracles import bounded_cell
 from strategies import factor_pairs, generator, grids, masks, seeds
 
 from downscale.errors import BoundsError, OptionError
-from downscale.fields.aggregate import Aggregation, part_shares
+from downscale.fields.aggregate import Aggregation, area_fractions
 from downscale.fields.conserve import CONSTRAINTS, additive, bounded, constraint, multiplicative, softmax
 
 NAMES = list(CONSTRAINTS)
@@ -52,13 +52,13 @@ def some_parts(cells, mask, x) -> torch.Tensor:
     """Where a coarse cell has a valid part."""
     if mask is None:
         return torch.ones_like(x, dtype=torch.bool)
-    return (cells.share(mask, torch.ones(mask.shape, dtype=x.dtype)) > 0).expand(x.shape)
+    return (cells.masked(mask).valid_fraction > 0).expand(x.shape)
 
 
 def law_error(y, x, cells, mask) -> float:
     """Largest error of a cell, relative to the larger of its value and the mean size of its parts."""
-    error = (cells.mean(y, mask) - x).abs()
-    size = torch.maximum(x.abs(), cells.mean(y.abs(), mask))
+    error = (cells.masked(mask).mean(y) - x).abs()
+    size = torch.maximum(x.abs(), cells.masked(mask).mean(y.abs()))
     judged = some_parts(cells, mask, x) & (size > 0)
     return float((error / size)[judged].max()) if bool(judged.any()) else 0.0
 
@@ -79,7 +79,7 @@ def small_cells(factor=(2, 3), shape=(2, 2)) -> Aggregation:
 @given(cases())
 def test_every_cell_gets_its_value_back(name, case):
     z, x, cells, mask = fields(name, case)
-    y = CONSTRAINTS[name](z, x, cells, mask)
+    y = CONSTRAINTS[name](z, x, cells.masked(mask))
     assert law_error(y, x, cells, mask) < 1e-12
 
 
@@ -89,7 +89,7 @@ def test_bounded_keeps_the_cell_law_and_the_bounds_exactly(bounds, case):
     z, x, cells, mask = fields("bounded", case)
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     x = x.clamp(low, high)
-    y = bounded(z, x, cells, mask, bounds)
+    y = bounded(z, x, cells.masked(mask), bounds)
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     assert bool(((y >= low) & (y <= high))[valid].all())
     assert law_error(y, x, cells, mask) < 1e-12
@@ -99,8 +99,8 @@ def test_bounded_keeps_the_cell_law_and_the_bounds_exactly(bounds, case):
 @given(cases())
 def test_constraints_are_idempotent(name, case):
     z, x, cells, mask = fields(name, case)
-    once = CONSTRAINTS[name](z, x, cells, mask)
-    again = CONSTRAINTS[name](once.log() if name == "softmax" else once, x, cells, mask)
+    once = CONSTRAINTS[name](z, x, cells.masked(mask))
+    again = CONSTRAINTS[name](once.log() if name == "softmax" else once, x, cells.masked(mask))
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     torch.testing.assert_close(again[valid], once[valid], rtol=1e-12, atol=1e-13)
 
@@ -112,9 +112,9 @@ def test_what_lies_under_the_mask_neither_moves_nor_matters(name, case):
     if mask is None:
         mask = torch.ones(z.shape[-2:], dtype=torch.bool)
         mask[0, 0] = False
-    y = CONSTRAINTS[name](z, x, cells, mask)
+    y = CONSTRAINTS[name](z, x, cells.masked(mask))
     for hidden in (torch.nan, 1e300, -1e300):
-        other = CONSTRAINTS[name](torch.where(mask, z, hidden), x, cells, mask)
+        other = CONSTRAINTS[name](torch.where(mask, z, hidden), x, cells.masked(mask))
         assert torch.equal(other[..., mask], y[..., mask])
         covered = other[..., ~mask]
         assert bool((torch.isnan(covered) if np.isnan(hidden) else covered == hidden).all())
@@ -128,10 +128,10 @@ def test_a_cell_does_not_depend_on_other_cells(name, case, data):
     rows, columns = (np.array(sorted(data.draw(st.sets(st.integers(0, n - 1), min_size=1)))) for n in x.shape[-2:])
     fine = np.ix_(*((part[:, None] * f + np.arange(f)).ravel() for part, f in (
         (rows, cells.factor_y), (columns, cells.factor_x))))  # fmt: skip
-    whole = CONSTRAINTS[name](z, x, cells, mask)[..., *fine]
+    whole = CONSTRAINTS[name](z, x, cells.masked(mask))[..., *fine]
     window = cells.window(rows, columns)
     shown = None if mask is None else mask[fine]
-    part = CONSTRAINTS[name](z[..., *fine], x[..., *np.ix_(rows, columns)], window, shown)
+    part = CONSTRAINTS[name](z[..., *fine], x[..., *np.ix_(rows, columns)], window.masked(shown))
     tolerance = {"rtol": 1e-14, "atol": 0.0} if name == "softmax" else {"rtol": 0.0, "atol": 0.0}
     torch.testing.assert_close(part, whole, **tolerance)
 
@@ -141,8 +141,9 @@ def test_a_cell_does_not_depend_on_other_cells(name, case, data):
 def test_a_mask_elsewhere_changes_no_bit_of_a_whole_cell(name, case):
     z, x, cells, mask = fields(name, case)
     mask = torch.zeros(z.shape[-2:], dtype=torch.bool) if mask is None else mask
-    whole = cells.spread(cells.fold(mask, torch.logical_and))
-    assert torch.equal(CONSTRAINTS[name](z, x, cells, mask)[..., whole], CONSTRAINTS[name](z, x, cells)[..., whole])
+    whole = cells.broadcast_to_fine(cells.reduce_cells(mask, torch.logical_and, True))
+    masked, plain = (CONSTRAINTS[name](z, x, each) for each in (cells.masked(mask), cells))
+    assert torch.equal(masked[..., whole], plain[..., whole])
 
 
 @every
@@ -159,7 +160,7 @@ def test_cells_without_a_value_are_missing_and_others_are_not(name):
     z, x = proposal(name, rng, (4, 6)), coarse_values(name, rng, (2, 2))
     x[0, 1] = torch.nan
     y = CONSTRAINTS[name](z, x, cells)
-    missing = torch.from_numpy(cells.spread(np.isnan(x.numpy())))
+    missing = torch.from_numpy(cells.broadcast_to_fine(np.isnan(x.numpy())))
     assert bool(torch.isnan(y[missing]).all())
     assert bool(torch.isfinite(y[~missing]).all())
 
@@ -181,10 +182,10 @@ def test_single_precision_keeps_the_law_to_its_own_rounding(name, scale):
 @given(cases())
 def test_additive_moves_each_cell_as_a_whole(case):
     z, x, cells, mask = fields("additive", case)
-    moved = additive(z, x, cells, mask) - z
+    moved = additive(z, x, cells.masked(mask)) - z
     moved = moved if mask is None else torch.where(mask, moved, torch.nan)
-    low = cells.fold(moved.nan_to_num(torch.inf), torch.minimum)
-    high = cells.fold(moved.nan_to_num(-torch.inf), torch.maximum)
+    low = cells.reduce_cells(moved.nan_to_num(torch.inf), torch.minimum, torch.inf)
+    high = cells.reduce_cells(moved.nan_to_num(-torch.inf), torch.maximum, -torch.inf)
     some = some_parts(cells, mask, x)
     torch.testing.assert_close(low[some], high[some], rtol=0, atol=1e-14)
 
@@ -195,17 +196,17 @@ def test_a_small_cell_beside_large_ones_gets_its_value_and_not_their_rounding(bu
     """A proposal that is flat, or nearly, leaves rounding only: that is all there is of a cell of zero."""
     rng = generator(5)
     area = rng.uniform(0.5, 1.5, (40, 60))
-    cells = Aggregation(np.full(40, np.nan), np.full(60, np.nan), 2, 3, part_shares(area, 2, 3))
+    cells = Aggregation(np.full(40, np.nan), np.full(60, np.nan), 2, 3, area_fractions(area, 2, 3))
     mask = torch.from_numpy(rng.uniform(size=area.shape) < 0.6)
     z = torch.as_tensor(1e9 * (1 + bumps * rng.normal(size=area.shape)), dtype=kind)
     x = torch.zeros(20, 20, dtype=kind)
     x[::2] = 1e-8
     for valid in (None, mask):
-        y = additive(z, x, cells, valid)
+        y = additive(z, x, cells.masked(valid))
         assert law_error(y, x, cells, valid) <= 32 * torch.finfo(kind).eps
         if bumps == 0:
             seen = torch.ones_like(mask) if valid is None else valid
-            torch.testing.assert_close(y[seen], cells.spread(x)[seen], rtol=0, atol=0)
+            torch.testing.assert_close(y[seen], cells.broadcast_to_fine(x)[seen], rtol=0, atol=0)
 
 
 def test_additive_is_the_orthogonal_projection():
@@ -213,23 +214,23 @@ def test_additive_is_the_orthogonal_projection():
     cells, rng = small_cells(), generator(4)
     z, x = proposal("additive", rng, (4, 6)), coarse_values("additive", rng, (2, 2))
     zero = additive(proposal("additive", rng, (4, 6)), torch.zeros(2, 2, dtype=torch.float64), cells)
-    area = torch.from_numpy(np.multiply.outer(cells.y_share, cells.x_share))
+    area = torch.from_numpy(np.multiply.outer(cells.y_fraction, cells.x_fraction))
     assert abs(float((area * (additive(z, x, cells) - z) * zero).sum())) < 1e-14
 
 
 @given(cases())
 def test_multiplicative_keeps_sign_zeros_and_the_pattern(case):
     z, x, cells, mask = fields("multiplicative", case)
-    y = multiplicative(z, x, cells, mask)
+    y = multiplicative(z, x, cells.masked(mask))
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     shown = torch.where(valid, z, torch.zeros_like(z))
-    flat = cells.spread(cells.fold(shown, torch.maximum) == 0)
+    flat = cells.broadcast_to_fine(cells.reduce_cells(shown, torch.maximum, -torch.inf) == 0)
     assert bool((y >= 0)[valid].all())
     assert bool((y == 0)[valid & (z == 0) & ~flat].all())
-    torch.testing.assert_close(y[valid & flat], cells.spread(x)[valid & flat], rtol=1e-14, atol=0.0)
+    torch.testing.assert_close(y[valid & flat], cells.broadcast_to_fine(x)[valid & flat], rtol=1e-14, atol=0.0)
     ratio = torch.where(valid & (z > 0) & ~flat, y / z, torch.nan)
     low, high = ratio.nan_to_num(torch.inf), ratio.nan_to_num(-torch.inf)
-    low, high = cells.fold(low, torch.minimum), cells.fold(high, torch.maximum)
+    low, high = cells.reduce_cells(low, torch.minimum, torch.inf), cells.reduce_cells(high, torch.maximum, -torch.inf)
     seen = torch.isfinite(low)
     torch.testing.assert_close(low[seen], high[seen], rtol=1e-14, atol=0.0)
 
@@ -248,15 +249,15 @@ def test_multiplicative_takes_proposals_of_any_size(kind, size):
 @given(cases())
 def test_softmax_is_positive_where_its_cell_is_and_ordered_like_the_proposal(case):
     z, x, cells, mask = fields("softmax", case)
-    y = softmax(z, x, cells, mask)
+    y = softmax(z, x, cells.masked(mask))
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
-    wet = cells.spread(x > 0)
+    wet = cells.broadcast_to_fine(x > 0)
     assert bool((y > 0)[valid & wet].all())
     assert bool((y == 0)[valid & ~wet].all())
     # y exp(-z) is one number a cell.
     level = torch.where(valid & wet, y.log() - z, torch.nan)
     low, high = level.nan_to_num(torch.inf), level.nan_to_num(-torch.inf)
-    low, high = cells.fold(low, torch.minimum), cells.fold(high, torch.maximum)
+    low, high = cells.reduce_cells(low, torch.minimum, torch.inf), cells.reduce_cells(high, torch.maximum, -torch.inf)
     torch.testing.assert_close(low[torch.isfinite(low)], high[torch.isfinite(high)], rtol=0, atol=1e-12)
 
 
@@ -276,8 +277,8 @@ def test_bounded_is_the_projection_of_the_oracle(bounds, case):
     z, x, cells, mask = fields("bounded", case, lead=())
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     x = x.clamp(low, high)
-    y = bounded(z, x, cells, mask, bounds).numpy()
-    area = np.multiply.outer(cells.y_share, cells.x_share)
+    y = bounded(z, x, cells.masked(mask), bounds).numpy()
+    area = np.multiply.outer(cells.y_fraction, cells.x_fraction)
     for j, i in np.ndindex(*x.shape):
         part = np.s_[j * cells.factor_y : (j + 1) * cells.factor_y, i * cells.factor_x : (i + 1) * cells.factor_x]
         valid = np.ones(area[part].shape, bool) if mask is None else mask.numpy()[part]
@@ -292,18 +293,18 @@ def test_bounded_meets_the_conditions_of_an_optimum(case, bounds):
     z, x, cells, mask = fields("bounded", case)
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     x = x.clamp(low, high)
-    y = bounded(z, x, cells, mask, bounds)
+    y = bounded(z, x, cells.masked(mask), bounds)
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     shift, infinite = y - z, torch.full_like(z, torch.inf)
     # Parts at a bound say only on which side of theirs the shift of the cell lies.
-    at_most = cells.fold(torch.where(valid & (y < high - 1e-12), shift, infinite), torch.minimum)
-    at_least = cells.fold(torch.where(valid & (y > low + 1e-12), shift, -infinite), torch.maximum)
+    at_most = cells.reduce_cells(torch.where(valid & (y < high - 1e-12), shift, infinite), torch.minimum, torch.inf)
+    at_least = cells.reduce_cells(torch.where(valid & (y > low + 1e-12), shift, -infinite), torch.maximum, -torch.inf)
     assert bool((at_least <= at_most + 1e-12).all())
 
 
 def test_bounded_beats_random_feasible_fields():
     cells, rng = small_cells(), generator(7)
-    area = torch.from_numpy(np.multiply.outer(cells.y_share, cells.x_share))
+    area = torch.from_numpy(np.multiply.outer(cells.y_fraction, cells.x_fraction))
     z, x = proposal("bounded", rng, (4, 6)), coarse_values("bounded", rng, (2, 2)) + 0.1
 
     def distance(field):
@@ -368,7 +369,7 @@ def test_proposals_of_very_unequal_parts_converge(seed):
         x = torch.from_numpy(rng.uniform(bounds[0], high, (4, 4)))
         y = bounded(z, x, cells, bounds=bounds)
         assert law_error(y, x, cells, None) < 1e-12
-        area = np.multiply.outer(cells.y_share, cells.x_share)
+        area = np.multiply.outer(cells.y_fraction, cells.x_fraction)
         for j, i in np.ndindex(4, 4):
             part = np.s_[8 * j : 8 * j + 8, 8 * i : 8 * i + 8]
             top = np.inf if bounds[1] is None else bounds[1]
@@ -392,7 +393,7 @@ def test_gradients_in_proposal_and_coarse_value(name, masked):
     z = z + 0.1 if name == "multiplicative" else z
     mask = torch.from_numpy(rng.uniform(size=(4, 6)) < 0.7) if masked else None
     shown = torch.ones(4, 6, dtype=torch.bool) if mask is None else mask
-    assert gradcheck(lambda z, x: CONSTRAINTS[name](z, x, cells, mask)[..., shown], z, x)
+    assert gradcheck(lambda z, x: CONSTRAINTS[name](z, x, cells.masked(mask))[..., shown], z, x)
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
@@ -414,7 +415,7 @@ def test_wholly_masked_cells_spoil_no_gradient(name):
     for hidden in (0.0, 1e3, torch.nan):
         point = torch.where(mask, z, hidden).requires_grad_()
         value = x.clone().requires_grad_()
-        y = CONSTRAINTS[name](point, value, cells, mask)
+        y = CONSTRAINTS[name](point, value, cells.masked(mask))
         torch.where(mask, y, torch.zeros_like(y)).square().sum().backward()
         assert bool(torch.isfinite(point.grad).all())
         assert bool(torch.isfinite(value.grad).all())
@@ -461,7 +462,7 @@ def test_values_of_cells_without_valid_parts_bind_nothing(name):
     mask[:2, :3] = False
     x = flat(1.0)
     x[0, 0] = -999.0
-    y = CONSTRAINTS[name](torch.ones(4, 6, dtype=torch.float64), x, small_cells(), mask)
+    y = CONSTRAINTS[name](torch.ones(4, 6, dtype=torch.float64), x, small_cells().masked(mask))
     torch.testing.assert_close(y[mask], torch.ones_like(y[mask]), rtol=1e-14, atol=0.0)
 
 
@@ -475,4 +476,4 @@ def test_bounds_are_combined_freely():
     """All four constraints share one signature."""
     z, x = torch.ones(4, 6, dtype=torch.float64), flat(1.0)
     for name, bounds in itertools.product(NAMES, [(0.0, None), (None, None)]):
-        assert CONSTRAINTS[name](z, x, small_cells(), None, bounds).shape == z.shape
+        assert CONSTRAINTS[name](z, x, small_cells(), bounds).shape == z.shape

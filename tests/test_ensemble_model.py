@@ -96,9 +96,9 @@ def test_noise_has_its_shape() -> None:
     model, x = drawing(), torch.rand(1, 1, 4, 4)
     cells = Aggregation(np.full(8, 0.5), np.full(8, 0.5), 2, 2)
     with pytest.raises(ShapeError, match=r"expected \(2, 1\) channels of noise .*, received \(0, 0\)"):
-        model(x, cells.spread(x), cells)
+        model(x, cells.broadcast_to_fine(x), cells)
     with pytest.raises(ShapeError, match="expected noise of 8 x 8 cells, received"):
-        model(x, cells.spread(x), cells, noise=(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4)))
+        model(x, cells.broadcast_to_fine(x), cells, noise=(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4)))
     with pytest.raises(OptionError, match="expected noise to be two numbers of channels from 0 to 256"):
         ModelSpec("residual", (2, 2), (RAIN,), options=SMALL, constraint="bounded", noise=(-1, 0))
 

@@ -29,8 +29,8 @@ def assert_cell_law(y: Tensor, x: Tensor, cells: Aggregation, rtol: float = 1e-6
     """Cell means of the stored values, taken in float64, beside the largest value of the cell."""
     y = y.detach()
     mask = torch.isfinite(y)
-    means = cells.mean(y.double(), mask)
-    size = cells.fold(torch.where(mask, y.abs(), torch.zeros_like(y)).double(), torch.maximum)
+    means = cells.masked(mask).mean(y.double())
+    size = cells.reduce_cells(torch.where(mask, y.abs(), torch.zeros_like(y)).double(), torch.maximum, 0.0)
     size = torch.maximum(size, x.double().abs())
     known = torch.isfinite(means) & torch.isfinite(x)
     assert known.any()
@@ -49,7 +49,7 @@ def test_an_untrained_model_is_the_kernel(network: str, upsampling: str, constra
     x, proposal, cells, statics = some_fields(GRID, (2, 3), dtype=torch.float64)
     # No part of this field falls below the floor.
     x, proposal = x + 20, proposal + 20
-    assert (proposal > 2 * SOFTMAX_FLOOR * cells.spread(x)).all()
+    assert (proposal > 2 * SOFTMAX_FLOOR * cells.broadcast_to_fine(x)).all()
     y = model(x, proposal, cells, statics=statics)
     if constraint in ("additive", "bounded"):
         same = {"additive": additive, "bounded": bounded}[constraint](proposal, x, cells, None, (0.0, None))
@@ -103,11 +103,11 @@ def test_upper_bounds_hold_too_and_each_variable_has_its_own() -> None:
     x, _, cells, _ = some_fields(GRID, (3, 2), variables=3)
     x[:, 0] = x[:, 0] / (1 + x[:, 0].amax())
     x[:, 1] += 280
-    y = model(x, cells.spread(x), cells)
+    y = model(x, cells.broadcast_to_fine(x), cells)
     assert_cell_law(y, x, cells)
     assert 0 <= y[:, 0].min() <= y[:, 0].max() <= 1
     assert y[:, 2].min() >= 0
-    alone = bounded(model(x, cells.spread(x), cells, constrain=False)[:, :1], x[:, :1], cells, None, (0, 1))
+    alone = bounded(model(x, cells.broadcast_to_fine(x), cells, constrain=False)[:, :1], x[:, :1], cells, (0, 1))
     torch.testing.assert_close(y[:, :1], alone)
 
 
@@ -130,7 +130,7 @@ def test_without_the_constraint_the_projection_stays(constraint: str) -> None:
     x, proposal, cells, statics = some_fields(GRID, (3, 2), dtype=torch.float64, masked=0.2)
     z = model(x, proposal, cells, statics=statics, constrain=False)
     seen = torch.isfinite(proposal)
-    shift = cells.mean(z - proposal, seen).abs().nan_to_num().max()
+    shift = cells.masked(seen).mean(z - proposal).abs().nan_to_num().max()
     if constraint in ("none", "softmax"):
         assert shift > 1e-2
     else:
@@ -200,7 +200,7 @@ def test_local_channels_are_bounded_beside_a_downpour() -> None:
     spec = ModelSpec("residual", (2, 2), (rain("local"),))
     x, _, cells, _ = some_fields(GRID, (2, 2))
     x[:], x[:, :, 2, 2], x[:, :, 5, 8] = 0.0, 1e4, 1e-9
-    made = channels(spec, x, cells.spread(x) + torch.randn(2, 1, 12, 18), cells)
+    made = channels(spec, x, cells.broadcast_to_fine(x) + torch.randn(2, 1, 12, 18), cells)
     assert made.coarse.abs().max() <= MOST_RATIO
     assert made.fine.abs().max() <= MOST_RATIO
 

@@ -219,7 +219,8 @@ def test_the_mask_of_a_place_binds_the_law_to_what_is_valid() -> None:
     mask = torch.rand(place.fine.shape) > 0.3
     fine = up(x, Place(grid, place.fine, statics={**place.statics, "mask": mask.double()}))
     assert torch.equal(torch.isnan(fine), ~mask.expand_as(fine))
-    means, known = up.cells.mean(fine, mask), up.cells.share(mask, fine) > 0
+    cells = up.cells.masked(mask)
+    means, known = cells.mean(fine), cells.valid_fraction > 0
     torch.testing.assert_close(means[known], x[known], rtol=1e-12, atol=1e-12)
 
 

@@ -87,7 +87,8 @@ def test_the_budget_of_what_is_covered_and_valid_is_kept(rows, columns, seed, da
     field = rng.normal(size=(y.size, x.size))
     mask = data.draw(masks(field.shape))
     groups = SupermeshMean.of(y, x)
-    means, weight = groups.mean(field, mask), groups.valid_measure(mask, field)
+    groups = groups.masked(mask)
+    means, weight = groups.mean(field), groups.valid_measure
     inside = np.multiply.outer(y.owner >= 0, x.owner >= 0) & mask
     area = np.multiply.outer(y.measure, x.measure)
     total = (area * field)[inside].sum()
@@ -105,8 +106,8 @@ def test_constants_stay_and_tensors_give_the_bits_of_arrays(rows, columns, seed)
     field = generator(seed).normal(size=(2, y.size, x.size))
     mask = field > -1
     for given_mask in (None, mask):
-        array = groups.mean(field, given_mask, 0.5)
-        tensor = groups.mean(torch.as_tensor(field), None if given_mask is None else torch.as_tensor(mask), 0.5)
+        array = groups.masked(given_mask).mean(field, 0.5)
+        tensor = groups.masked(None if given_mask is None else torch.as_tensor(mask)).mean(torch.as_tensor(field), 0.5)
         np.testing.assert_array_equal(array, tensor.numpy())
 
 
@@ -120,8 +121,8 @@ def test_the_greatest_is_that_of_the_parts_which_a_target_cell_covers(rows, colu
     for row, column in held:
         cell = y.owner[row], x.owner[column]
         expected[cell] = np.fmax(expected[cell], field[row, column])
-    np.testing.assert_array_equal(groups.greatest(field), expected)
-    np.testing.assert_array_equal(groups.greatest(torch.as_tensor(field)).numpy(), expected)
+    np.testing.assert_array_equal(groups.largest(field), expected)
+    np.testing.assert_array_equal(groups.largest(torch.as_tensor(field)).numpy(), expected)
 
 
 @pytest.mark.parametrize(("na_thres", "values"), [(0.0, 1), (0.3, 2), (0.5, 3), (1.0, 4)])
@@ -130,7 +131,7 @@ def test_the_threshold_is_the_missing_share_that_is_borne(na_thres, values):
     one = Subcells.equal(CellAxis(np.array([0.0, 1.0]), "index"), 1)
     valid = np.ones((20, 1), dtype=bool)
     valid[4:5], valid[8:10], valid[12:15], valid[16:20] = False, False, False, False
-    means = SupermeshMean.of(parts, one).mean(np.arange(20.0)[:, None], valid, na_thres)[:, 0]
+    means = SupermeshMean.of(parts, one).masked(valid).mean(np.arange(20.0)[:, None], na_thres)[:, 0]
     assert np.isfinite(means).tolist() == [True] * values + [False] * (5 - values)
 
 

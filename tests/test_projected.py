@@ -66,7 +66,7 @@ def test_areas_of_the_parts_add_up_to_the_whole(text, factor):
     np.testing.assert_allclose(parts.sum(axis=(1, 3)), grid.cell_area, rtol=1e-13)
     np.testing.assert_array_equal(fine.coarsen(*factor).cell_area, grid.cell_area)
     cells = Aggregation.between(grid, fine)
-    shares = cells.part_share.reshape(6, factor[0], 6, factor[1])
+    shares = cells.cell_fraction.reshape(6, factor[0], 6, factor[1])
     np.testing.assert_allclose(shares, parts / parts.sum(axis=(1, 3), keepdims=True), rtol=1e-13)
 
 

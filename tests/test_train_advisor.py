@@ -81,7 +81,7 @@ def test_no_field_that_keeps_its_cells_beats_the_floor(
         coarse = source.coarse[0].read((int(number),))
         detail = size * rng.normal(size=truth.shape[1:])
         # The best possible: the truth itself, moved to the coarse values; detail can only add to its error.
-        field = truth[0] + cells.spread(coarse - means[0]) + detail - cells.spread(cells.mean(detail))
+        field = truth[0] + detail + cells.broadcast_to_fine(coarse - means[0] - cells.mean(detail))
         squares.append(np.average((field - truth[0]) ** 2, weights=area))
     assert np.sqrt(np.mean(squares)) >= floor * (1 - 1e-6)
     if size == 0:

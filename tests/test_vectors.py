@@ -88,7 +88,7 @@ def as_vectors(coarse: xr.Dataset, factor: int, fine: RectilinearGrid) -> Pair:
     fixed = with_wind(coarse, *turned(coarse.u.values, coarse.v.values, grid)).downscale(factor)
     cells = Aggregation.between(grid, fine)
     east, north = turned_back(fixed.u.values, fixed.v.values, fine)
-    return tuple(made + cells.spread(x.values - cells.mean(made))
+    return tuple(made + cells.broadcast_to_fine(x.values - cells.mean(made))
                  for made, x in ((east, coarse.u), (north, coarse.v)))  # fmt: skip
 
 

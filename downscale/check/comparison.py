@@ -160,7 +160,7 @@ def judge_of(
             there = replace(there, grid=at_coarse.grid.with_axes(y, x))
         cells = Aggregation.between(at_coarse.grid, there.grid)
         valid = None if mask is None else mask_on_grid(pick_mask(mask), there.grid, there) > 0.5
-        hidden = None if valid is None else cells.share(valid, np.zeros(valid.shape)) == 0
+        hidden = None if valid is None else cells.masked(valid).valid_fraction == 0
         return Nested(turned, at_coarse, there, cells, hidden, sizes, valid=valid)
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
     parts_y, parts_x = (Subcells.between(given, made) for given, made in axes)
@@ -415,7 +415,7 @@ def _judge_block(
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if band.sums[0] is not None:
         # The sum over the valid parts equals that of the whole, however small the valid area is.
-        share = band.cells.share(np.isfinite(y), np.zeros(y.shape))
+        share = band.cells.masked(np.isfinite(y)).valid_fraction
         x, y = x / (band.sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / band.sums[1]
     return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite, seen
 

@@ -410,16 +410,16 @@ def _errors(name: str, coarse: xr.DataArray, judge: Nested) -> dict[str, xr.Data
         values = np.asarray(y.data[index], np.float64)
         # An infinite value gives an infinite error, as in the report.
         valid = ~np.isnan(values)
-        mask = None if valid.all() else valid
+        cells = judge.cells.masked(None if valid.all() else valid)
         magnitude = np.abs(values) if sizes is None else np.asarray(sizes.data[index], np.float64)
         with np.errstate(invalid="ignore"):
-            mean[index], size[index] = judge.cells.mean(values, mask), judge.cells.mean(magnitude, mask)
             if quantity_of(coarse) == "extensive":
-                share = judge.cells.share(valid, values)
-                scale = share * judge.at_coarse.grid.cell_area
-                per_area = np.where(valid, values, 0.0) / judge.at_fine.grid.cell_area
-                mean[index] = judge.cells.mean(per_area, mask) * scale
-                size[index] = judge.cells.mean(np.abs(per_area), mask) * scale
+                area = judge.at_fine.grid.cell_area
+                values, magnitude = np.where(valid, values, 0.0) / area, np.where(valid, np.abs(values), 0.0) / area
+            mean[index], size[index] = cells.mean(values), cells.mean(magnitude)
+            if quantity_of(coarse) == "extensive":
+                whole = cells.valid_fraction * judge.at_coarse.grid.cell_area
+                mean[index], size[index] = mean[index] * whole, size[index] * whole
     given = np.where(np.isinf(given), np.nan, given)
     with np.errstate(invalid="ignore"):
         gap = np.where(np.isnan(mean) & np.isinf(size), np.inf, mean - given)

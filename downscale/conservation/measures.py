@@ -110,9 +110,9 @@ def chunk(
     sums = np.zeros((3, len(x)))
     low, high = _limits(bounds, fine.dtype)
     magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
-    share = np.empty((0, 0)) if cells.part_share is None else cells.part_share
-    shares = (cells.y_share, cells.x_share, share)
-    judge(x, y, magnitudes, *shares, area, low, high, smallest_magnitude(coarse, fine), peaks, places, counts, sums)
+    fraction = np.empty((0, 0)) if cells.cell_fraction is None else cells.cell_fraction
+    fractions = (cells.y_fraction, cells.x_fraction, fraction)
+    judge(x, y, magnitudes, *fractions, area, low, high, smallest_magnitude(coarse, fine), peaks, places, counts, sums)
     found = []
     for value, place in zip(peaks, places, strict=True):
         index = (*np.unravel_index(int(place[0]), other), *place[1:]) if other else tuple(place[1:])

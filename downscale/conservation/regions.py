@@ -191,10 +191,10 @@ def overlap_chunk(
     on_parts = np.repeat(np.repeat(np.isfinite(source), common.repeats[0], axis=-2), common.repeats[1], axis=-1)
     if common.hidden_parts is not None:
         on_parts = on_parts & ~common.hidden_parts
-    measure = groups.valid_measure(on_parts, np.ones(on_parts.shape))
+    measure = groups.masked(on_parts).valid_measure
     if extensive:
         result = np.divide(result, measure, out=np.full_like(result, np.nan), where=measure > 0)
-    share = measure / np.multiply.outer(groups.y.total, groups.x.total)
+    share = measure / groups.whole_measure
     blank = np.isnan(result) & (1 - share > na_thres)
     whole, cells = np.ix_(y.given, x.given), np.ix_(y.made, x.made)
     a, b, gone = source[..., whole[0], whole[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
@@ -224,7 +224,7 @@ def _spread_over(parts: tuple[Subcells, Subcells], hidden_parts: NDArray[np.bool
     if hidden_parts is None:
         return whole
     seen = ~hidden_parts | (y.owner < 0)[:, None] | (x.owner < 0)
-    share = Aggregation(y.share, x.share, y.count, x.count).share(seen, np.zeros(seen.shape))
+    share = Aggregation(y.share, x.share, y.count, x.count).masked(seen).valid_fraction
     return whole * np.where(share > 0, share, 1.0)
 
 

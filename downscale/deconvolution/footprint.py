@@ -52,16 +52,16 @@ class FootprintOperator:
     def forward(self, fine: Tensor) -> Tensor:
         """Return ``A H y``, zero where a coarse cell has no valid part."""
         blurred = self.blur.forward(fine)
-        return torch.nan_to_num(self.cells.mean(blurred, None if self.blur.whole else self.blur.mask > 0))
+        return torch.nan_to_num(self.cells.masked(None if self.blur.whole else self.blur.mask > 0).mean(blurred))
 
     def back(self, coarse: Tensor) -> Tensor:
         """Return the adjoint in area weights: ``H* S``."""
-        return self.blur.back(self.cells.spread(coarse) * self.blur.mask)
+        return self.blur.back(self.cells.broadcast_to_fine(coarse) * self.blur.mask)
 
     @cached_property
     def area(self) -> Tensor:
         """Valid areas of coarse cells."""
-        return self.cells.fold(self.blur.area * self.blur.mask, torch.add)
+        return self.cells.reduce_cells(self.blur.area * self.blur.mask, torch.add, 0.0)
 
     def product(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the inner product of coarse fields."""

@@ -62,7 +62,7 @@ def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) ->
         area = SubcellGrid(*job.target).unit_area * np.multiply.outer(*axes)
     if valid is None:
         return area
-    share = job.cells.window(rows.given.cells, columns.given.cells).share(valid, np.zeros(valid.shape))
+    share = job.cells.window(rows.given.cells, columns.given.cells).masked(valid).valid_fraction
     return area * np.where(share > 0, share, 1.0)
 
 
@@ -71,7 +71,7 @@ def uncovered_as_missing(
 ) -> NDArray[Any]:
     """Set coarse cells without a valid fine cell to missing, since conservation concerns valid area."""
     cells = job.cells.window(rows.own.cells, columns.own.cells)
-    none = cells.share(valid, np.zeros(valid.shape)) == 0
+    none = cells.masked(valid).valid_fraction == 0
     if bool((none & np.isfinite(coarse)).any()):
         # The same text for all blocks, so that it is shown once. Means over zero area lose nothing; sums do.
         line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
@@ -87,10 +87,10 @@ def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[
     assert job.target is not None
     groups = SupermeshMean.of(*job.target, rows.own.cells, columns.own.cells)
     valid = np.isfinite(parts)
-    mask = None if valid.all() else valid
-    made = _within(groups.mean(parts, mask, job.na_thres), parts, groups, job)
+    groups = groups.masked(None if valid.all() else valid)
+    made = _within(groups.mean(parts, job.na_thres), parts, groups, job)
     if job.extensive:
-        made = made * groups.valid_measure(valid, parts) * SubcellGrid(*job.target).unit_area
+        made = made * groups.valid_measure * SubcellGrid(*job.target).unit_area
     return made.astype(job.dtype)
 
 
@@ -98,9 +98,9 @@ def _within(means: NDArray[Any], parts: NDArray[Any], groups: SupermeshMean, job
     """Return means with values just beyond a bound, by rounding, set to that bound."""
     low, high = job.bounds
     if high is not None and bool((above := means > high).any()):
-        means = np.where(above, np.minimum(means, groups.greatest(parts)), means)
+        means = np.where(above, np.minimum(means, groups.largest(parts)), means)
     if low is not None and bool((below := means < low).any()):
-        means = np.where(below, np.maximum(means, -groups.greatest(-parts)), means)
+        means = np.where(below, np.maximum(means, -groups.largest(-parts)), means)
     return means
 
 

@@ -77,9 +77,9 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     cells = job.cells.window(rows.own.cells, columns.own.cells)
     own = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
     valid = statics["mask"][own] > 0.5 if "mask" in statics else None
-    share = NOTHING if cells.part_share is None else cells.part_share
-    x_share, _ = alike(job.cells.x_share.reshape(-1, cells.factor_x))
-    cells = replace(cells, x_share=x_share[columns.own.cells].ravel())
+    share = NOTHING if cells.cell_fraction is None else cells.cell_fraction
+    x_share, _ = alike(job.cells.x_fraction.reshape(-1, cells.factor_x))
+    cells = replace(cells, x_fraction=x_share[columns.own.cells].ravel())
     if valid is not None:
         share = _valid_share(valid, cells)
     term = np.ascontiguousarray(statics["terrain"][own], np.float64) if "terrain" in statics else NOTHING
@@ -89,10 +89,7 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
 
 def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
     """Return the area fractions of fine cells in the valid part of their cell."""
-    whole = np.multiply.outer(cells.y_share, cells.x_share) if cells.part_share is None else cells.part_share
-    total = cells.share(valid, np.zeros(valid.shape))
-    share: NDArray[np.float64] = np.where(valid, whole, 0.0) / cells.spread(np.where(total > 0, total, 1.0))
-    return share
+    return np.asarray(cells.masked(valid).fractions(np.float64(0)))
 
 
 def _refined(
@@ -140,7 +137,7 @@ def _run(
     """Run the kernel over all rows, in pieces that threads take in turn."""
     y, x_axis, cells = layout.y, layout.x, layout.cells
     windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
-    shares = (cells.y_share, cells.x_share, layout.part_share, layout.term)
+    shares = (cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
 
     # The same for all blocks of a job, since the two passes round differently.
     plain = law == LAWLESS and not layout.term.size and tolerance == np.inf

@@ -280,22 +280,22 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
         # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
         # of a
         # cell with much smaller values.
-        return additive(fine, x, cells, mask)
+        return additive(fine, x, cells.masked(mask))
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]
     broken = (seen < low) | (seen > high)
     if not broken.any() and _settled(work):
         return fine
     if not broken.any():
-        return bounded(fine, x, cells, mask, job.bounds)
+        return bounded(fine, x, cells.masked(mask), job.bounds)
     own = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
     if broken[own].any():
         report_infeasible(broken[own], seen[own], job, rows, columns)
     # Conservation has priority over bounds: such a cell is filled with its coarse value.
     bad = infeasible(x, low, high)
-    inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells, mask, job.bounds)
-    spread = torch.where(torch.isnan(fine), fine, cells.spread(x))
-    return torch.where(cells.spread(bad), spread, inner)
+    inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells.masked(mask), job.bounds)
+    spread = torch.where(torch.isnan(fine), fine, cells.broadcast_to_fine(x))
+    return torch.where(cells.broadcast_to_fine(bad), spread, inner)
 
 
 def _settled(work: Work) -> bool:

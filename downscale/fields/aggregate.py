@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from typing import Any
@@ -23,6 +23,8 @@ from downscale.grid.subcells import Subcells
 
 Array = Any  # numpy.ndarray or torch.Tensor
 Grid = RectilinearGrid | CurvilinearGrid
+# Area fractions are sums of differences; a smaller missing fraction than this is rounding.
+SLACK = 1e-6
 
 
 def namespace(array: Array) -> Any:
@@ -30,12 +32,12 @@ def namespace(array: Array) -> Any:
     return np if isinstance(array, (np.ndarray, np.generic)) else sys.modules["torch"]
 
 
-def like(values: NDArray[Any], reference: Array) -> Array:
+def like(values: Array, reference: Array) -> Array:
     """Return ``values`` with the kind, data type and device of ``reference``; floats if that has integers."""
     if namespace(reference) is np:
         return np.asarray(values, dtype=reference.dtype if reference.dtype.kind == "f" else np.float64)
-    kind = reference.dtype if reference.is_floating_point() else None
-    return reference.new_tensor(values, dtype=kind or sys.modules["torch"].float64)
+    dtype = reference.dtype if reference.is_floating_point() else sys.modules["torch"].float64
+    return reference.new_tensor(values, dtype=dtype) if namespace(values) is np else values.to(reference.device, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +46,19 @@ class Aggregation:
 
     Attributes
     ----------
-    y_share, x_share : array of float64, shapes (n_fine_y,) and (n_fine_x,)
+    y_fraction, x_fraction : array of float64, shapes (n_fine_y,) and (n_fine_x,)
         Area fractions of fine rows and columns in their coarse row and column; those of a coarse cell add up to one.
     factor_y, factor_x : int
         Fine rows and columns per coarse cell.
-    part_share : array of float64, shape (n_fine_y, n_fine_x), optional
+    cell_fraction : array of float64, shape (n_fine_y, n_fine_x), optional
         Area fractions of fine cells in their coarse cell, if areas are not products of rows and columns; those of a
-        coarse cell add up to one. ``y_share`` and ``x_share`` then only define sizes.
+        coarse cell add up to one. ``y_fraction`` and ``x_fraction`` then only define sizes.
+    mask : array of bool, shape (..., n_fine_y, n_fine_x), optional
+        False for fine cells whose area fraction is zero instead, see :meth:`masked`.
 
     Notes
     -----
-    An area fraction of zero is an empty part: its value is ignored.
+    The value of a fine cell with an area fraction of zero is ignored, even if it is NaN.
 
     Examples
     --------
@@ -63,11 +67,12 @@ class Aggregation:
     [[2.5, 4.5], [10.5, 12.5]]
     """
 
-    y_share: NDArray[np.float64]
-    x_share: NDArray[np.float64]
+    y_fraction: NDArray[np.float64]
+    x_fraction: NDArray[np.float64]
     factor_y: int
     factor_x: int
-    part_share: NDArray[np.float64] | None = None
+    cell_fraction: NDArray[np.float64] | None = None
+    mask: Array | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Values computed on demand are not sent to workers.
@@ -88,65 +93,85 @@ class Aggregation:
                 f"expected a fine grid nested in the coarse one, received shapes {fine.shape} and {coarse.shape} "
                 "with edges that do not match; give the coarse field of the same domain"
             )
-        both = None if fine.separable else part_shares(fine.cell_area, *factors)
+        both = None if fine.separable else area_fractions(fine.cell_area, *factors)
         return cls(coarse.y.part_weights(fine.y), coarse.x.part_weights(fine.x), *factors, both)
 
     @property
     def fine_shape(self) -> tuple[int, int]:
         """Number of fine rows and columns."""
-        return self.y_share.size, self.x_share.size
+        return self.y_fraction.size, self.x_fraction.size
 
     @property
     def coarse_shape(self) -> tuple[int, int]:
         """Number of coarse rows and columns."""
-        return self.y_share.size // self.factor_y, self.x_share.size // self.factor_x
+        return self.y_fraction.size // self.factor_y, self.x_fraction.size // self.factor_x
+
+    def masked(self, mask: Array | None) -> Aggregation:
+        """Return the operator over valid fine cells only: all others get an area fraction of zero.
+
+        ``mask``, True for valid cells, has the kind of the fields that are averaged; with more than two dimensions each
+        map has its own. None returns the operator itself.
+        """
+        if mask is None:
+            return self
+        self._require_shape(mask)
+        return replace(self, mask=mask)
 
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Aggregation:
-        """Return the operator of the coarse ``rows`` by ``columns``."""
-        y_share = self.y_share.reshape(-1, self.factor_y)[rows].ravel()
-        x_share = self.x_share.reshape(-1, self.factor_x)[columns].ravel()
-        both = self.part_share
+        """Return the operator, without its mask, of the coarse ``rows`` by ``columns``."""
+        y_fraction = self.y_fraction.reshape(-1, self.factor_y)[rows].ravel()
+        x_fraction = self.x_fraction.reshape(-1, self.factor_x)[columns].ravel()
+        both = self.cell_fraction
         if both is not None:
             n_y, n_x = self.coarse_shape
             cells = both.reshape(n_y, self.factor_y, n_x, self.factor_x)[rows][:, :, columns]
-            both = cells.reshape(y_share.size, x_share.size)
-        return Aggregation(y_share, x_share, self.factor_y, self.factor_x, both)
+            both = cells.reshape(y_fraction.size, x_fraction.size)
+        return Aggregation(y_fraction, x_fraction, self.factor_y, self.factor_x, both)
 
-    def mean(self, fine: Array, mask: Array | None = None) -> Array:
+    def mean(self, fine: Array) -> Array:
         """Average a fine field over coarse cells, ``A y``: (..., n_fine_y, n_fine_x) -> (..., n_y, n_x).
 
-        Invariant: a constant maps to itself under any mask.
-
-        Parameters
-        ----------
-        fine : array
-            Fine field; values under the mask are ignored, NaN too.
-        mask : array of bool, optional
-            True for valid fine cells; a coarse cell without a valid part becomes NaN.
+        Invariant: a constant maps to itself under any mask. A coarse cell without a valid part becomes NaN.
         """
-        if mask is None:
-            return self._share_sum(fine)
-        xp = namespace(fine)
-        total = self._share_sum(xp.where(mask, fine, xp.zeros_like(fine)))
-        # Rounding leaves the fractions of a whole cell a little off one. Relative to their sum, a cell without gaps has
-        # the same bits as without a mask, whatever its neighbours lack.
-        share = self.share(mask, fine) / self._share_sum(like(np.ones(self.fine_shape), fine))
-        some = share > 0
-        return xp.where(some, total / xp.where(some, share, xp.ones_like(share)), xp.full_like(share, np.nan))
+        total = self._weighted_sum(fine)
+        if self.mask is None:
+            return total
+        xp, part = namespace(fine), like(self.valid_fraction, fine)
+        some = part > 0
+        return xp.where(some, total / xp.where(some, part, xp.ones_like(part)), xp.full_like(part, np.nan))
 
-    def share(self, mask: Array, reference: Array) -> Array:
-        """Return the valid area fraction of each coarse cell, 0 to 1, in the data type of ``reference``."""
-        xp = namespace(reference)
-        return self._share_sum(xp.where(mask, xp.ones_like(reference), xp.zeros_like(reference)))
+    @cached_property
+    def valid_fraction(self) -> Array:
+        """The valid area fraction of each coarse cell, 0 to 1 in float64, with the shape and kind of the mask.
+
+        Rounding leaves the sum of the fractions of a whole cell a little off one. Relative to that sum, a cell without
+        gaps has the same bits as without a mask, whatever its neighbours lack.
+        """
+        if self.mask is None:
+            return np.ones(self.coarse_shape)
+        whole = replace(self, mask=None)._weighted_sum(np.ones(self.fine_shape))
+        valid = self._weighted_sum(_ones_like(self.mask))
+        return valid / like(whole, valid)
+
+    def fractions(self, reference: Array) -> Array:
+        """Return the fractions of fine cells in the valid area of their coarse cell, in the type of ``reference``."""
+        both = self.cell_fraction
+        whole = like(np.multiply.outer(self.y_fraction, self.x_fraction) if both is None else both, reference)
+        if self.mask is None:
+            return whole
+        xp, part = namespace(reference), like(self.valid_fraction, reference)
+        return xp.where(self.mask, whole, xp.zeros_like(whole)) / self.broadcast_to_fine(
+            xp.where(part > 0, part, xp.ones_like(part))
+        )
 
     def adjoint(self, coarse: Array) -> Array:
-        """Apply the transpose of the unmasked ``mean``: ``<A y, x> = <y, A* x>``."""
-        spread = self.spread(coarse)
-        if self.part_share is not None:
-            return spread * like(self.part_share, spread)
-        return spread * like(self.y_share, spread)[:, None] * like(self.x_share, spread)
+        """Apply the transpose of ``mean``: ``<A y, x> = <y, A* x>``."""
+        fine = self.broadcast_to_fine(coarse)
+        if self.mask is not None or self.cell_fraction is not None:
+            return fine * self.fractions(fine)
+        return fine * like(self.y_fraction, fine)[:, None] * like(self.x_fraction, fine)
 
-    def spread(self, coarse: Array) -> Array:
+    def broadcast_to_fine(self, coarse: Array) -> Array:
         """Give each fine cell the value of its coarse cell, ``S x``; ``A S = I`` under any mask."""
         *other, n_y, n_x = coarse.shape
         wide = (*other, n_y, self.factor_y, n_x, self.factor_x)
@@ -156,227 +181,192 @@ class Aggregation:
 
     def subcells(self, fine: Array) -> Array:
         """Return the fine values of each coarse cell: (..., n_fine_y, n_fine_x) -> (..., n_y, n_x, subcells)."""
-        *other, _, _ = fine.shape
         (n_y, n_x), (f_y, f_x) = self.coarse_shape, (self.factor_y, self.factor_x)
-        blocks = fine.reshape(*other, n_y, f_y, n_x, f_x)
-        return namespace(fine).moveaxis(blocks, -3, -2).reshape(*other, n_y, n_x, f_y * f_x)
+        blocks = fine.reshape(*fine.shape[:-2], n_y, f_y, n_x, f_x)
+        return namespace(fine).moveaxis(blocks, -3, -2).reshape(*fine.shape[:-2], n_y, n_x, f_y * f_x)
 
-    def fractions(self, reference: Array, mask: Array | None = None) -> Array:
-        """Return the area fractions of valid fine cells in the valid part of their coarse cell, like ``reference``."""
-        both = self.part_share
-        both = np.multiply.outer(self.y_share, self.x_share) if both is None else both
-        whole = like(both, reference)
-        if mask is None:
-            return whole
-        xp, covered = namespace(reference), self.share(mask, like(np.ones(self.fine_shape), reference))
-        part = xp.where(mask, whole, xp.zeros_like(whole))
-        return part / self.spread(xp.where(covered > 0, covered, xp.ones_like(covered)))
+    def reduce_cells(self, fine: Array, combine: Callable[[Array, Array], Array], nothing: float) -> Array:
+        """Combine the valid subcells of each coarse cell two by two (maximum, minimum, ...): fine -> coarse shape.
 
-    def fold(self, fine: Array, combine: Callable[[Array, Array], Array]) -> Array:
-        """Combine the parts of each coarse cell two by two (maximum, minimum, ...): fine -> coarse shape.
-
-        An empty part is replaced by a part of its cell with an area, so ``combine(a, a)`` must be ``a``.
+        ``nothing`` is the neutral value of ``combine``, which stands in for subcells with an area fraction of zero.
         """
-        self._check(fine)
-        if self._stand_ins is not None:
-            fine = _picked(fine, *self._stand_ins)
-        columns = reduce(combine, [fine[..., part :: self.factor_x] for part in range(self.factor_x)])
-        return reduce(combine, [columns[..., part :: self.factor_y, :] for part in range(self.factor_y)])
+        self._require_shape(fine)
+        valid = self._valid(fine)
+        if valid is not None:
+            fine = namespace(fine).where(valid, fine, namespace(fine).full_like(fine, nothing))
+        columns = reduce(combine, [fine[..., i :: self.factor_x] for i in range(self.factor_x)])
+        return reduce(combine, [columns[..., i :: self.factor_y, :] for i in range(self.factor_y)])
 
     @cached_property
-    def _empty(self) -> NDArray[np.bool_] | None:
-        """Fine cells with zero area fraction, None if there are none."""
-        if self.part_share is not None:
-            empty = self.part_share == 0
-        elif (self.y_share == 0).any() or (self.x_share == 0).any():
-            empty = (self.y_share == 0)[:, None] | (self.x_share == 0)
+    def _with_area(self) -> NDArray[np.bool_] | None:
+        """Fine cells with an area fraction above zero before masking, None if these are all."""
+        if self.cell_fraction is not None:
+            some: NDArray[np.bool_] = self.cell_fraction > 0
+        elif (self.y_fraction > 0).all() and (self.x_fraction > 0).all():
+            return None
         else:
-            return None
-        return empty if empty.any() else None
+            some = np.logical_and.outer(self.y_fraction > 0, self.x_fraction > 0)
+        return None if some.all() else some
 
-    @cached_property
-    def _stand_ins(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Rows and columns of the representative of each fine cell: itself, or the first with an area."""
-        if self._empty is None:
-            return None
-        rows, columns = np.indices(self.fine_shape)
-        (n_y, n_x), f_y, f_x = self.coarse_shape, self.factor_y, self.factor_x
-        inside = (~self._empty).reshape(n_y, f_y, n_x, f_x).transpose(0, 2, 1, 3).reshape(n_y, n_x, -1)
-        first = np.repeat(np.repeat(inside.argmax(axis=-1), f_y, axis=0), f_x, axis=1)
-        first_rows, first_columns = rows // f_y * f_y + first // f_x, columns // f_x * f_x + first % f_x
-        return np.where(self._empty, first_rows, rows), np.where(self._empty, first_columns, columns)
+    def _valid(self, reference: Array) -> Array | None:
+        """Return the fine cells with an area fraction above zero, None if these are all."""
+        some = self._with_area
+        if some is None:
+            return self.mask
+        if namespace(reference) is not np:
+            some = reference.new_tensor(some, dtype=sys.modules["torch"].bool)
+        return some if self.mask is None else some & self.mask
 
-    def _check(self, fine: Array) -> None:
-        expected = self.fine_shape
-        if tuple(fine.shape[-2:]) != expected:
-            sizes = f"(..., {expected[0]}, {expected[1]})"
+    def _require_shape(self, fine: Array) -> None:
+        if tuple(fine.shape[-2:]) != self.fine_shape:
+            sizes = f"(..., {self.fine_shape[0]}, {self.fine_shape[1]})"
             raise ShapeError(f"expected a fine field of shape {sizes}, received {tuple(fine.shape)}")
 
-    def _share_sum(self, fine: Array) -> Array:
-        self._check(fine)
-        if self._empty is not None:
+    def _weighted_sum(self, fine: Array) -> Array:
+        """Return the sums of valid fine values times their area fractions before masking."""
+        self._require_shape(fine)
+        valid = self._valid(fine)
+        if valid is not None:
             # Zero times NaN would be NaN.
-            xp = namespace(fine)
-            fine = xp.where(_beside(self._empty, fine), xp.zeros_like(fine), fine)
-        weighted = fine * like(self.x_share if self.part_share is None else self.part_share, fine)
-        columns = reduce(lambda a, b: a + b, [weighted[..., part :: self.factor_x] for part in range(self.factor_x)])
-        rows = columns if self.part_share is not None else columns * like(self.y_share, fine)[:, None]
-        return reduce(lambda a, b: a + b, [rows[..., part :: self.factor_y, :] for part in range(self.factor_y)])
+            fine = namespace(fine).where(valid, fine, namespace(fine).zeros_like(fine))
+        weighted = fine * like(self.x_fraction if self.cell_fraction is None else self.cell_fraction, fine)
+        columns = reduce(add, [weighted[..., i :: self.factor_x] for i in range(self.factor_x)])
+        rows = columns if self.cell_fraction is not None else columns * like(self.y_fraction, fine)[:, None]
+        return reduce(add, [rows[..., i :: self.factor_y, :] for i in range(self.factor_y)])
 
 
-def part_shares(area: NDArray[np.float64], factor_y: int, factor_x: int) -> NDArray[np.float64]:
+def area_fractions(area: NDArray[np.float64], factor_y: int, factor_x: int) -> NDArray[np.float64]:
     """Return the area fractions of fine cells in their coarse cell from their areas, shape (n_fine_y, n_fine_x).
 
     Invariant: the fractions of a coarse cell add up to one; those of a cell without area are equal.
 
     Examples
     --------
-    >>> part_shares(np.array([[1.0, 3.0], [0.0, 0.0]]), 1, 2).tolist()
+    >>> area_fractions(np.array([[1.0, 3.0], [0.0, 0.0]]), 1, 2).tolist()
     [[0.25, 0.75], [0.5, 0.5]]
     """
     n_y, n_x = area.shape[0] // factor_y, area.shape[1] // factor_x
-    parts = area.reshape(n_y, factor_y, n_x, factor_x)
-    whole = parts.sum(axis=(1, 3), keepdims=True)
+    subcells = area.reshape(n_y, factor_y, n_x, factor_x)
+    whole = subcells.sum(axis=(1, 3), keepdims=True)
     some = whole > 0
-    share = np.where(some, parts / np.where(some, whole, 1.0), 1 / (factor_y * factor_x))
-    return share.reshape(area.shape)
+    return np.where(some, subcells / np.where(some, whole, 1.0), 1 / (factor_y * factor_x)).reshape(area.shape)
 
 
-def _beside(values: NDArray[np.bool_], reference: Array) -> Array:
-    """Return a boolean array of the kind and on the device of ``reference``."""
-    if namespace(reference) is np:
-        return values
-    return reference.new_tensor(values, dtype=sys.modules["torch"].bool)
-
-
-def _picked(fine: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Array:
-    """Return the values at some rows and columns, on the array's own device."""
-    if namespace(fine) is np:
-        return fine[..., rows, columns]
-    whole = sys.modules["torch"].int64
-    flat = (rows * fine.shape[-1] + columns).ravel()
-    index = fine.new_tensor(flat, dtype=whole)
-    return fine.reshape(*fine.shape[:-2], -1).index_select(-1, index).reshape(fine.shape)
-
-
-# Area fractions are sums of differences; a smaller missing fraction than this is rounding.
-SLACK = 1e-6
+def _ones_like(mask: Array) -> Array:
+    """Return floating-point ones of the shape, kind and device of a mask."""
+    if namespace(mask) is np:
+        return np.ones(mask.shape)
+    torch = sys.modules["torch"]
+    return mask.new_ones(mask.shape, dtype=torch.float32 if mask.device.type == "mps" else torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
-class Gathering:
-    """The pieces of one axis that make up each target cell.
+class TargetPieces:
+    """The subcells of one axis that make up each target cell.
 
     Attributes
     ----------
-    part : array of int, shape (n_target, k)
-        Pieces, padded.
+    subcell : array of int, shape (n_target, k)
+        Subcells, padded.
     measure : array, shape (n_target, k)
         Their measures, zero where padded.
     total : array, shape (n_target,)
         Measure of the whole target cell, whether covered or not.
     """
 
-    part: NDArray[np.int64]
+    subcell: NDArray[np.int64]
     measure: NDArray[np.float64]
     total: NDArray[np.float64]
 
     @classmethod
-    def of(cls, parts: Subcells, cells: NDArray[np.int64] | None = None) -> Gathering:
-        """Return the pieces of the coarse ``cells`` (all by default), numbered in the order of these cells."""
-        given = np.arange(parts.coarse.size) if cells is None else cells
-        index = (given[:, None] * parts.count + np.arange(parts.count)).ravel()
-        owner, measure = parts.owner[index], parts.measure[index]
+    def of(cls, subcells: Subcells, cells: NDArray[np.int64] | None = None) -> TargetPieces:
+        """Return the subcells of the coarse ``cells`` (all by default), numbered in the order of these cells."""
+        given = np.arange(subcells.coarse.size) if cells is None else cells
+        index = (given[:, None] * subcells.count + np.arange(subcells.count)).ravel()
+        owner, measure = subcells.owner[index], subcells.measure[index]
         inside = np.flatnonzero(owner >= 0)
         order = inside[np.argsort(owner[inside], kind="stable")]
-        number = np.bincount(owner[order], minlength=parts.target.size)
+        number = np.bincount(owner[order], minlength=subcells.target.size)
         first = np.cumsum(number) - number
         rank = np.arange(max(int(number.max(initial=0)), 1))
         held = rank < number[:, None]
-        slot = order[np.minimum(first[:, None] + rank, max(order.size - 1, 0))] if order.size else np.zeros_like(held)
-        return cls(np.where(held, slot, 0), np.where(held, measure[np.where(held, slot, 0)], 0.0), parts.target.measure)
+        slot = np.zeros(held.shape, np.int64)
+        if order.size:
+            slot = np.where(held, order[np.minimum(first[:, None] + rank, order.size - 1)], 0)
+        return cls(slot, np.where(held, measure[slot], 0.0), subcells.target.measure)
+
+    def combine(self, field: Array, axis: int, largest: bool = False) -> Array:
+        """Return sums over target cells along one axis, in the order of their subcells, or largest values."""
+        wide = (slice(None), None) if axis == -2 else slice(None)
+        xp = namespace(field)
+
+        def term(rank: int) -> Array:
+            index, measure = self.subcell[:, rank], self.measure[:, rank]
+            values = field[..., index] if axis == -1 else field[..., index, :]
+            measure = like(measure, values)[wide]
+            return xp.where(measure > 0, values, xp.full_like(values, -np.inf)) if largest else values * measure
+
+        return reduce(xp.maximum if largest else add, (term(rank) for rank in range(self.subcell.shape[1])))
 
 
 @dataclass(frozen=True, eq=False)
 class SupermeshMean:
-    """Means of target cells over the valid pieces that they cover.
+    """Means of target cells over the valid subcells that they cover: the second half of a remap that does not nest.
 
-    Notes
-    -----
-    Sums are in a fixed order, so that no chunking changes a bit. The weight of a target value in any area integral is
-    the measure of its valid pieces, ``valid_measure``.
+    Fields are computed on the subcells into which target edges cut the coarse cells, with cell conservation. Averaging
+    the subcells to target cells conserves area integrals exactly, and the mean of every region that is a union of
+    coarse cells and of target cells. The weight of a target value in any area integral is ``valid_measure``.
     """
 
-    y: Gathering
-    x: Gathering
+    y: TargetPieces
+    x: TargetPieces
+    mask: Array | None = None
 
     @classmethod
     def of(
         cls, y: Subcells, x: Subcells, rows: NDArray[np.int64] | None = None, columns: NDArray[np.int64] | None = None
     ) -> SupermeshMean:
-        """Return the operator for fields on the pieces of the coarse ``rows`` by ``columns``."""
-        return cls(Gathering.of(y, rows), Gathering.of(x, columns))
+        """Return the operator for fields on the subcells of the coarse ``rows`` by ``columns``."""
+        return cls(TargetPieces.of(y, rows), TargetPieces.of(x, columns))
+
+    def masked(self, mask: Array | None) -> SupermeshMean:
+        """Return the operator over valid subcells only, of the kind of the fields; None returns the operator itself."""
+        return self if mask is None else replace(self, mask=mask)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the target."""
-        return self.y.total.size, self.x.total.size
+    def whole_measure(self) -> NDArray[np.float64]:
+        """Measures of whole target cells, whether covered or not."""
+        return np.multiply.outer(self.y.total, self.x.total)
 
-    def total(self, parts: Array) -> Array:
-        """Return integrals over target cells: (..., n_parts_y, n_parts_x) -> (..., n_target_y, n_target_x)."""
-        return _gathered(_gathered(parts, self.x, -1), self.y, -2)
+    @cached_property
+    def valid_measure(self) -> Array:
+        """Measures of the valid subcells of target cells, with the kind of the mask."""
+        if self.mask is None:
+            return np.multiply.outer(self.y.measure.sum(axis=1), self.x.measure.sum(axis=1))
+        ones = _ones_like(self.mask)
+        return self._total(namespace(ones).where(self.mask, ones, namespace(ones).zeros_like(ones)))
 
-    def valid_measure(self, mask: Array, reference: Array) -> Array:
-        """Return the measure of the valid pieces of each target cell, in the data type of ``reference``."""
-        xp = namespace(reference)
-        return self.total(xp.where(mask, xp.ones_like(reference), xp.zeros_like(reference)))
+    def mean(self, field: Array, na_thres: float = 1.0) -> Array:
+        """Return means over the valid subcells of target cells, NaN if none is valid; masked values are ignored.
 
-    def mean(self, parts: Array, mask: Array | None = None, na_thres: float = 1.0) -> Array:
-        """Return means over the valid pieces of target cells, NaN if none is valid.
-
-        Parameters
-        ----------
-        parts : array
-            Field on the pieces; values under the mask are ignored, NaN too.
-        mask : array of bool, optional
-            True for valid pieces.
-        na_thres : float
-            Maximum missing fraction of a target cell that still gets a value, 0 to 1; area outside the coarse domain is
-            missing. 1 requires any valid piece, 0 all of them (as in xESMF).
+        ``na_thres`` is the maximum missing fraction of a target cell that still gets a value, 0 to 1; area outside the
+        coarse domain is missing. 1 requires any valid subcell, 0 all of them (as in xESMF).
         """
-        xp = namespace(parts)
-        whole = like(np.multiply.outer(self.y.total, self.x.total), parts)
-        if mask is None:
-            total = self.total(parts)
-            valid = like(np.multiply.outer(self.y.measure.sum(axis=1), self.x.measure.sum(axis=1)), parts)
-        else:
-            total = self.total(xp.where(mask, parts, xp.zeros_like(parts)))
-            valid = self.valid_measure(mask, parts)
+        xp = namespace(field)
+        total = self._total(field if self.mask is None else xp.where(self.mask, field, xp.zeros_like(field)))
+        valid, whole = like(self.valid_measure, field), like(self.whole_measure, field)
         some = (valid > 0) & (1 - valid / whole <= na_thres + SLACK)
         return xp.where(some, total / xp.where(some, valid, xp.ones_like(valid)), xp.full_like(total, np.nan))
 
-    def greatest(self, parts: Array) -> Array:
+    def largest(self, field: Array) -> Array:
         """Return the largest value that each target cell covers, -inf if it covers only NaN or nothing.
 
         Rounding can put a mean above the largest of its values: an area fraction above 1.
         """
-        xp = namespace(parts)
-        valid = xp.where(xp.isnan(parts), xp.full_like(parts, -np.inf), parts)
-        return _gathered(_gathered(valid, self.x, -1, xp.maximum), self.y, -2, xp.maximum)
+        xp = namespace(field)
+        valid = xp.where(xp.isnan(field), xp.full_like(field, -np.inf), field)
+        return self.y.combine(self.x.combine(valid, -1, largest=True), -2, largest=True)
 
-
-def _gathered(
-    field: Array, axis_parts: Gathering, axis: int, combine: Callable[[Array, Array], Array] | None = None
-) -> Array:
-    """Sum the pieces of target cells along one axis in their order, or combine them without weights."""
-    wide = (slice(None), None) if axis == -2 else slice(None)
-
-    def term(rank: int) -> Array:
-        index, measure = axis_parts.part[:, rank], axis_parts.measure[:, rank]
-        taken = field[..., index] if axis == -1 else field[..., index, :]
-        if combine is None:
-            return taken * like(measure, taken)[wide]
-        held = like(measure, taken)[wide] > 0
-        return namespace(taken).where(held, taken, namespace(taken).full_like(taken, -np.inf))
-
-    return reduce(combine or add, (term(rank) for rank in range(axis_parts.part.shape[1])))
+    def _total(self, field: Array) -> Array:
+        """Return integrals over target cells: (..., subcells) -> (..., n_target_y, n_target_x)."""
+        return self.y.combine(self.x.combine(field, -1), -2)

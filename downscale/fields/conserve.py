@@ -1,9 +1,8 @@
 """Hard constraints that impose cell conservation on any fine proposal.
 
-All take a proposal ``z`` (..., n_fine_y, n_fine_x), coarse values ``x`` (..., n_y, n_x), the aggregation A and an
-optional mask of valid fine cells. They return ``y`` with ``A y = x`` on every coarse cell that has a valid part. Values
-under the mask are returned unchanged and carry no gradient. All are idempotent, batched and differentiable in ``z`` and
-``x``.
+All take a proposal ``z`` (..., n_fine_y, n_fine_x), coarse values ``x`` (..., n_y, n_x) and the aggregation A, perhaps
+masked. They return ``y`` with ``A y = x`` on every coarse cell that has a valid subcell. Values under the mask are
+returned unchanged and carry no gradient. All are idempotent, batched and differentiable in ``z`` and ``x``.
 """
 
 from __future__ import annotations
@@ -24,45 +23,40 @@ Bound = float | None
 class Constraint(Protocol):
     """The common signature of constraints."""
 
-    def __call__(
-        self, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = ...
-    ) -> Tensor:
+    def __call__(self, z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = ...) -> Tensor:
         """Return the nearest field with cell conservation."""
         ...
 
 
-def additive(
-    z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = (None, None)
-) -> Tensor:
+def additive(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = (None, None)) -> Tensor:
     """Add the residual of its mean to each coarse cell: ``y = z + S (x - A z)``.
 
     The orthogonal projection on cell conservation in the area-weighted norm; for any sign, without bounds.
     """
-    gap = x - cells.mean(z, mask)
-    y = z + cells.spread(gap)
+    residual = x - cells.mean(z)
+    y = z + cells.broadcast_to_fine(residual)
     with torch.no_grad():
-        exact = _fine_tuned(y.detach(), x, cells, mask, gap)
+        exact = _correct_small(y.detach(), x, cells, residual)
     # The difference is rounding; it carries the gradient.
-    return _kept(exact + (y - y.detach()) if y.requires_grad else exact, z, mask)
+    return _unless_masked(exact + (y - y.detach()) if y.requires_grad else exact, z, cells)
 
 
-def _fine_tuned(y: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, gap: Tensor) -> Tensor:
-    """Restore the means of cells whose value is small compared with the residual of their parts.
+def _correct_small(y: Tensor, x: Tensor, cells: Aggregation, residual: Tensor) -> Tensor:
+    """Restore the means of cells whose value is small compared with the residual of their subcells.
 
-    The rounding of a proposal of order one is large for a cell of 1e-12; if all parts are equal, nothing else is left.
+    The rounding of a proposal of order one is large for a cell of 1e-12; if all subcells are equal, nothing else is
+    left.
     """
-    small = x.abs() < 1e-3 * gap.abs()
+    small = x.abs() < 1e-3 * residual.abs()
     if not bool(small.any()):
         return y
-    low, high = (y, y) if mask is None else (_filled(y, mask, torch.inf), _filled(y, mask, -torch.inf))
-    flat = cells.fold(low, torch.minimum) == cells.fold(high, torch.maximum)
-    better = torch.where(cells.spread(flat), cells.spread(x), y + cells.spread(x - cells.mean(y, mask)))
-    return torch.where(cells.spread(small), better, y)
+    flat = cells.reduce_cells(y, torch.minimum, torch.inf) == cells.reduce_cells(y, torch.maximum, -torch.inf)
+    better = y + cells.broadcast_to_fine(x - cells.mean(y))
+    better = torch.where(cells.broadcast_to_fine(flat), cells.broadcast_to_fine(x), better)
+    return torch.where(cells.broadcast_to_fine(small), better, y)
 
 
-def multiplicative(
-    z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = (None, None)
-) -> Tensor:
+def multiplicative(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = (None, None)) -> Tensor:
     """Scale each coarse cell to its mean: ``y = z S(x / A z)`` for z, x >= 0; keeps sign and zeros.
 
     A cell with ``A z = 0`` has no pattern to scale and becomes uniform.
@@ -72,20 +66,18 @@ def multiplicative(
     BoundsError
         If ``z`` or ``x`` is negative.
     """
-    _require_nonnegative(_with_parts(x, z, cells, mask), "multiplicative", "coarse")
-    valid = z if mask is None else _filled(z, mask, 0.0)
+    _require_nonnegative(_valid_cells(x, cells), "multiplicative", "coarse")
+    valid = z if cells.mask is None else torch.where(cells.mask, z, torch.zeros_like(z))
     _require_nonnegative(valid, "multiplicative", "fine")
-    # Relative to its largest part no cell overflows, however small its values are.
-    top = cells.fold(valid, torch.maximum).detach()
+    # Relative to its largest subcell no cell overflows, however small its values are.
+    top = cells.reduce_cells(valid, torch.maximum, 0.0).detach()
     flat = top == 0
-    relative = valid / cells.spread(torch.where(flat, torch.ones_like(top), top))
-    pattern = torch.where(cells.spread(flat), torch.ones_like(z), relative)
-    return _kept(pattern * cells.spread(x / _mean_or_one(pattern, cells, mask)), z, mask)
+    relative = valid / cells.broadcast_to_fine(torch.where(flat, torch.ones_like(top), top))
+    pattern = torch.where(cells.broadcast_to_fine(flat), torch.ones_like(z), relative)
+    return _unless_masked(pattern * cells.broadcast_to_fine(x / _mean_or_one(pattern, cells)), z, cells)
 
 
-def softmax(
-    z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = (None, None)
-) -> Tensor:
+def softmax(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = (None, None)) -> Tensor:
     """Distribute each coarse value by exponentials: ``y = S(x) exp(z) / S(A exp(z))`` for x >= 0.
 
     Idempotent in the sense that log y gives y again. The largest z of each cell is subtracted first.
@@ -95,19 +87,17 @@ def softmax(
     BoundsError
         If ``x`` is negative.
     """
-    _require_nonnegative(_with_parts(x, z, cells, mask), "softmax", "coarse")
-    valid = z if mask is None else _filled(z, mask, -torch.inf)
-    top = cells.fold(valid, torch.maximum).detach()
+    _require_nonnegative(_valid_cells(x, cells), "softmax", "coarse")
+    valid = z if cells.mask is None else torch.where(cells.mask, z, torch.full_like(z, -torch.inf))
+    top = cells.reduce_cells(valid, torch.maximum, -torch.inf).detach()
     # The logarithm of a dry cell is -inf throughout: no pattern, hence uniform.
-    valid = torch.where(cells.spread(top == -torch.inf), torch.zeros_like(z), valid)
+    valid = torch.where(cells.broadcast_to_fine(top == -torch.inf), torch.zeros_like(z), valid)
     top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
-    shares = torch.exp(valid - cells.spread(top))
-    return _kept(shares * cells.spread(x / _mean_or_one(shares, cells, mask)), z, mask)
+    pattern = torch.exp(valid - cells.broadcast_to_fine(top))
+    return _unless_masked(pattern * cells.broadcast_to_fine(x / _mean_or_one(pattern, cells)), z, cells)
 
 
-def bounded(
-    z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None = None, bounds: tuple[Bound, Bound] = (0.0, None)
-) -> Tensor:
+def bounded(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = (0.0, None)) -> Tensor:
     """Project on cell conservation and bounds together: ``y = clip(z + S t, lower, upper)``, one ``t`` per coarse cell.
 
     The area-weighted Euclidean projection on ``{lower <= y <= upper, A y = x}``. ``A clip(z + t)`` grows piecewise
@@ -126,25 +116,25 @@ def bounded(
     """
     lower = -torch.inf if bounds[0] is None else bounds[0]
     upper = torch.inf if bounds[1] is None else bounds[1]
-    _require_feasible(_with_parts(x, z, cells, mask), lower, upper)
+    _require_feasible(_valid_cells(x, cells), lower, upper)
     with torch.no_grad():
-        shift = _shift(z, x, cells, mask, lower, upper)
-    y = _differentiable(z, x, cells, mask, lower, upper, shift)
+        shift = _shift(z, x, cells, lower, upper)
+    y = _differentiable(z, x, cells, lower, upper, shift)
     with torch.no_grad():
-        exact = _rounded(y.detach(), z, x, cells, mask, lower, upper)
+        exact = _rounded(y.detach(), z, x, cells, lower, upper)
     # The difference is zero; it carries the gradient.
-    return _kept(exact + (y - y.detach()) if y.requires_grad else exact, z, mask)
+    return _unless_masked(exact + (y - y.detach()) if y.requires_grad else exact, z, cells)
 
 
 def _shift(
-    z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float
+    z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float
 ) -> Tensor:
     """Return t with ``A clip(z + t, lower, upper) = x`` for each coarse cell, shape (..., n_y, n_x)."""
     if lower == -torch.inf and upper == torch.inf:
-        return x - cells.mean(z, mask)
+        return x - cells.mean(z)
     if lower == -torch.inf:
-        return -_shift(-z, -x, cells, mask, -upper, torch.inf)
-    fraction = cells.subcells(cells.fractions(z, mask))
+        return -_shift(-z, -x, cells, -upper, torch.inf)
+    fraction = cells.subcells(cells.fractions(z))
     # The values of subcells without area do not matter, NaN and infinite ones neither.
     values = torch.where(fraction > 0, cells.subcells(z), torch.zeros_like(z[..., :1, :1, None]))
     if upper == torch.inf:
@@ -183,19 +173,19 @@ def _shift_between(values: Tensor, fraction: Tensor, x: Tensor, lower: float, up
 
 
 def _differentiable(
-    z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float, shift: Tensor
+    z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float, shift: Tensor
 ) -> Tensor:
     """Take one differentiable Newton step from the solution: its derivative is the implicit one."""
-    moved = z + cells.spread(shift)
+    moved = z + cells.broadcast_to_fine(shift)
     free = (moved > lower) & (moved < upper)
-    slope = cells.mean(free.to(z.dtype), mask).detach()
-    error = cells.mean(moved.clamp(lower, upper), mask) - x
+    slope = cells.mean(free.to(z.dtype)).detach()
+    error = cells.mean(moved.clamp(lower, upper)) - x
     step = torch.where(slope > 0, error / torch.where(slope > 0, slope, torch.ones_like(slope)), error * 0)
-    return (moved - torch.where(free, cells.spread(step), torch.zeros_like(z))).clamp(lower, upper)
+    return (moved - torch.where(free, cells.broadcast_to_fine(step), torch.zeros_like(z))).clamp(lower, upper)
 
 
 def _rounded(
-    y: Tensor, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, lower: float, upper: float
+    y: Tensor, z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float
 ) -> Tensor:
     """Bring cells close to a bound to full *relative* accuracy, by scaling distances from that bound.
 
@@ -205,37 +195,35 @@ def _rounded(
     bound = torch.where((x - low).abs() <= (high - x).abs(), low, high)
     if not bool(torch.isfinite(bound).any()):
         return y
-    base = cells.spread(bound)
+    base = cells.broadcast_to_fine(bound)
     distance, wanted = y - base, x - bound
-    given = cells.mean(distance, mask)
+    given = cells.mean(distance)
     ratio = wanted / torch.where(given == 0, torch.ones_like(given), given)
-    scaled = torch.where(cells.spread(given == 0), cells.spread(x), base + distance * cells.spread(ratio))
+    scaled = base + distance * cells.broadcast_to_fine(ratio)
+    scaled = torch.where(cells.broadcast_to_fine(given == 0), cells.broadcast_to_fine(x), scaled)
     # Beyond rounding the scaling would change the field: then the shift decides. If the mean is already
     # correct to rounding, parts at the other bound stay on it.
-    size = cells.fold(z.abs() if mask is None else _filled(z.abs(), mask, 0.0), torch.maximum) + x.abs() + bound.abs()
+    size = cells.reduce_cells(z.abs(), torch.maximum, 0.0) + x.abs() + bound.abs()
     error, eps = (wanted - given).abs(), torch.finfo(y.dtype).eps
     slight = (error <= 32 * eps * size) & (error > 2 * eps * wanted.abs())
-    use = cells.spread(slight & torch.isfinite(bound) & torch.isfinite(ratio))
+    use = cells.broadcast_to_fine(slight & torch.isfinite(bound) & torch.isfinite(ratio))
     return torch.where(use, scaled.clamp(lower, upper), y)
 
 
-def _filled(z: Tensor, mask: Tensor, value: float) -> Tensor:
-    return torch.where(mask, z, torch.full_like(z, value))
+def _unless_masked(y: Tensor, z: Tensor, cells: Aggregation) -> Tensor:
+    """Return ``y``, but the proposal ``z`` under the mask."""
+    return y if cells.mask is None else torch.where(cells.mask, y, z)
 
 
-def _kept(y: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
-    return y if mask is None else torch.where(mask, y, z)
+def _mean_or_one(pattern: Tensor, cells: Aggregation) -> Tensor:
+    """Return the means of cells, one without a valid subcell: a NaN there would spoil every gradient."""
+    mean = cells.mean(pattern)
+    return mean if cells.mask is None else torch.where(cells.valid_fraction > 0, mean, torch.ones_like(mean))
 
 
-def _mean_or_one(pattern: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
-    """Return the means of cells, one without a valid part: a NaN there would spoil every gradient."""
-    mean = cells.mean(pattern, mask)
-    return mean if mask is None else torch.where(cells.share(mask, pattern) > 0, mean, torch.ones_like(mean))
-
-
-def _with_parts(x: Tensor, z: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
-    """Return the coarse values of cells with a valid part, NaN elsewhere, which impose nothing."""
-    return x if mask is None else torch.where(cells.share(mask, z) > 0, x, torch.full_like(x, torch.nan))
+def _valid_cells(x: Tensor, cells: Aggregation) -> Tensor:
+    """Return the coarse values of cells with a valid subcell, NaN elsewhere, which impose nothing."""
+    return x if cells.mask is None else torch.where(cells.valid_fraction > 0, x, torch.full_like(x, torch.nan))
 
 
 def _require_nonnegative(values: Tensor, name: str, role: str) -> None:

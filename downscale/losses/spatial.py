@@ -45,7 +45,7 @@ def soft_closure(
         n_y, n_x = cells.coarse_shape
         raise ShapeError(f"expected coarse values of shape (..., {n_y}, {n_x}), received {tuple(coarse.shape)}")
     made, _, share = counted(prediction, target, weight)
-    mean = cells.mean(made, share > 0)
+    mean = cells.masked(share > 0).mean(made)
     (n_y, n_x), tail = cells.coarse_shape, share.shape[:-2]
     whole = share.reshape(*tail, n_y, cells.factor_y, n_x, cells.factor_x).sum((-3, -1))
     # Cells with an undefined mean have no weight, and their NaN must not reach a gradient.

@@ -129,7 +129,8 @@ class TerrainRefinement:
 def _project(field: Tensor, coarse: Tensor, cells: Aggregation, mask: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
     """Return the nearest field with conserved cell means and bounds; cells without a value conserve their own mean."""
     free = bounds == (None, None)
-    moved = additive(field, coarse, cells, mask) if free else bounded(field, coarse, cells, mask, bounds)
+    cells = cells.masked(mask)
+    moved = additive(field, coarse, cells) if free else bounded(field, coarse, cells, bounds)
     return torch.where(mask, moved, torch.zeros_like(moved))
 
 

@@ -54,7 +54,7 @@ class FootprintWork:
         job = self.job
         if job.extensive:
             coarse = coarse / job.coarse.cell_area
-        valid = job.cells.spread(np.isfinite(coarse))
+        valid = job.cells.broadcast_to_fine(np.isfinite(coarse))
         valid = valid if self.mask is None else valid & self.mask
         if not valid.any():
             return

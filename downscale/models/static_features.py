@@ -69,7 +69,7 @@ def _made(
     if name in ("orog", "sftlf"):
         return {name: given[name]}
     if name == "relief":
-        return {name: given["orog"] - cells.spread(cells.mean(given["orog"]))}
+        return {name: given["orog"] - cells.broadcast_to_fine(cells.mean(given["orog"]))}
     if name in ("lat", "lon"):
         angle = np.deg2rad(_positions(grid, locate)[name == "lat"])
         return {f"{name}_sin": np.sin(angle), f"{name}_cos": np.cos(angle)}

@@ -127,7 +127,7 @@ class Cascade:
         x = coarse[first, 0]
         base, spread, weights, cells = self._common(x, place)
         noise = Noise(self.draws)
-        mask = place.statics["mask"] > 0.5 if "mask" in place.statics else None
+        cells = cells.masked(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
         made = base.new_empty((len(numbers), *base.shape[1:]))
         # Members are processed in turn, because neighbouring times share noise.
         for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
@@ -135,8 +135,8 @@ class Cascade:
             detail = spread[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
             if self.positive:
                 fine, wanted = base[i] * torch.exp(detail - 0.5 * spread[i] ** 2), x[i].clamp_min(0)
-                fine = fine * torch.exp(self._smooth(_missed(fine, wanted, cells, mask), place))
-                made[k] = _scaled(fine, wanted, cells, mask)
+                fine = fine * torch.exp(self._smooth(_missed(fine, wanted, cells), place))
+                made[k] = _scaled(fine, wanted, cells)
             else:
                 made[k] = base[i] + (detail - self._smooth(cells.mean(detail), place))
         return made
@@ -164,7 +164,7 @@ class Cascade:
             spread = torch.sqrt(torch.log1p(ratio.clamp_max(MOST_SPREAD) ** 2))
         powers = torch.stack([torch.exp2(-2 * i * found.slope) for i in range(len(self.octaves))])
         variance = sum(power * octave.variance for power, octave in zip(powers, self.octaves, strict=True))
-        return base, spread, cells.spread(torch.sqrt(powers / variance)), cells
+        return base, spread, cells.broadcast_to_fine(torch.sqrt(powers / variance)), cells
 
     def _detail(self, noise: Noise, number: int, place: Place, weights: Tensor, cells: Aggregation) -> Tensor:
         """Return the noise of one map, of variance one after its cell means are removed."""
@@ -262,24 +262,24 @@ def _left(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np
     return np.array([(noise**2).sum(), (noise * beside).sum(), (smooth**2).sum()]) / factor
 
 
-def _missed(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+def _missed(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
     """Return the logarithm of the ratio of coarse values to cell means, zero for zero values."""
     import torch
 
-    mean = cells.mean(fine, mask)
+    mean = cells.mean(fine)
     some = mean > 0
     ratio = torch.where(some, x, torch.ones_like(x)) / torch.where(some, mean, torch.ones_like(mean))
     return torch.log(ratio.clamp(1 / MOST_SMOOTHLY, MOST_SMOOTHLY))
 
 
-def _scaled(fine: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+def _scaled(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
     """Return a non-negative field with its cells scaled to their coarse values."""
     from downscale.fields.conserve import multiplicative
 
-    mean = cells.mean(fine, mask)
-    if mask is not None or bool(((mean <= 0) & (x > 0)).any()):
-        return multiplicative(fine, x, cells, mask)
-    return fine * cells.spread(x / mean.where(mean != 0, mean.new_ones(())))
+    mean = cells.mean(fine)
+    if cells.mask is not None or bool(((mean <= 0) & (x > 0)).any()):
+        return multiplicative(fine, x, cells)
+    return fine * cells.broadcast_to_fine(x / mean.where(mean != 0, mean.new_ones(())))
 
 
 def _numbers(channel: Tensor) -> list[int]:

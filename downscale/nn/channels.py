@@ -79,7 +79,7 @@ def channels(
     seen = torch.isfinite(proposal)
     there = torch.where(seen, proposal, torch.zeros_like(proposal))
     # Fine cells take the scale of their coarse cell.
-    own = cells.spread(scales.near[:, : len(spec.outputs)])
+    own = cells.broadcast_to_fine(scales.near[:, : len(spec.outputs)])
     known = torch.stack([feature(there[:, i], own[:, i], each) for i, each in enumerate(spec.outputs)], dim=1)
     fine = [torch.where(seen, known, torch.zeros_like(known)), seen.to(x)]
     if spec.static_channels and statics is not None:

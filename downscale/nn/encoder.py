@@ -128,7 +128,7 @@ def detail_of(
     The unit is the standard deviation for "linear" variables, else the mean magnitude nearby.
     """
     valid = torch.isfinite(x)
-    near = cells.spread(Scales.of(torch.where(valid, x, torch.zeros_like(x)), valid, closed).near)
+    near = cells.broadcast_to_fine(Scales.of(torch.where(valid, x, torch.zeros_like(x)), valid, closed).near)
     known = torch.isfinite(target) & torch.isfinite(proposal)
     error = torch.where(known, target - proposal, torch.zeros_like(proposal))
     each = []

@@ -73,7 +73,7 @@ class Learned(nn.Module):
     >>> model = Learned(ModelSpec("residual", (2, 2), (Variable("tas", "K"),)))
     >>> cells = Aggregation(np.full(8, 0.5), np.full(8, 0.5), 2, 2)
     >>> x = torch.rand(1, 1, 4, 4)
-    >>> torch.allclose(cells.mean(model(x, cells.spread(x), cells)), x)
+    >>> torch.allclose(cells.mean(model(x, cells.broadcast_to_fine(x), cells)), x)
     True
     """
 
@@ -181,11 +181,11 @@ class Learned(nn.Module):
         if self.spec.constraint == "softmax":
             z = _exponent(x, proposal, _summed(result, self.spec.units), cells)
         else:
-            detail = _summed(result * cells.spread(given.units), self.spec.units)
+            detail = _summed(result * cells.broadcast_to_fine(given.units), self.spec.units)
             if self.spec.code is not None and predictors is not None:
                 first = [sum(self.spec.units[:i]) for i in range(len(self.spec.outputs))]
                 waves = self.codec.unfold(predictors[:, -self.spec.code.channels :].to(self.codec.synthesis))
-                detail = detail + waves.to(x) * cells.spread(given.units[:, first])
+                detail = detail + waves.to(x) * cells.broadcast_to_fine(given.units[:, first])
             z = _proposed(proposal, detail, cells, valid, self.spec)
         if not constrain or self.spec.constraint == "none":
             return torch.exp(z) if self.spec.constraint == "softmax" else z
@@ -265,7 +265,7 @@ def _summed(numbers: Tensor, counts: tuple[int, ...]) -> Tensor:
 def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor | None, spec: ModelSpec) -> Tensor:
     """Return ``U x + (I - S A) g``, NaN where the kernel result is missing."""
     if spec.constraint != "none":
-        detail = detail - cells.spread(cells.mean(detail, mask))
+        detail = detail - cells.broadcast_to_fine(cells.masked(mask).mean(detail))
     if mask is None:
         return proposal + detail
     # Missing cells carry no gradient.
@@ -282,7 +282,7 @@ def _logit(proposal: Tensor, result: Tensor, event: Event) -> Tensor:
 
 def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -> Tensor:
     """Return ``log U x + g``, in which the network gives ratios; uniform in dry cells."""
-    floor = cells.spread(SOFTMAX_FLOOR * x)
+    floor = cells.broadcast_to_fine(SOFTMAX_FLOOR * x)
     base = torch.maximum(proposal, floor)
     log = torch.log(torch.where(base > 0, base, torch.ones_like(base)))
     return torch.where(torch.isfinite(proposal), log + result, proposal)
@@ -293,10 +293,10 @@ def _imposed(
 ) -> Tensor:
     """Return constrained fields; a cell whose value violates the bounds keeps it, spread evenly."""
     if name == "additive" or (name == "bounded" and bounds == (None, None)):
-        return constraint("additive")(z, x, cells, mask)
+        return constraint("additive")(z, x, cells.masked(mask))
     low = -torch.inf if bounds[0] is None else bounds[0]
     high = torch.inf if bounds[1] is None else bounds[1]
     bad = infeasible(x, low, high)
     inside = torch.where(bad, x.clamp(low, high), x)
-    inner = constraint(name)(z.clamp_min(0) if name == "multiplicative" else z, inside, cells, mask, bounds)
-    return torch.where(cells.spread(bad), torch.where(torch.isnan(z), z, cells.spread(x)), inner)
+    inner = constraint(name)(z.clamp_min(0) if name == "multiplicative" else z, inside, cells.masked(mask), bounds)
+    return torch.where(cells.broadcast_to_fine(bad), torch.where(torch.isnan(z), z, cells.broadcast_to_fine(x)), inner)

@@ -156,9 +156,9 @@ def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> tuple[floa
     cells, area = prepared.jobs[name].cells, prepared.fine.cell_area
     valid = np.isfinite(values)
     weight = np.where(valid, area, 0.0)
-    detail = np.where(valid, values - cells.spread(cells.mean(values, valid)), 0.0)
+    detail = np.where(valid, values - cells.broadcast_to_fine(cells.masked(valid).mean(values)), 0.0)
     orog = np.asarray(prepared.statics["orog"], dtype=np.float64)
-    relief = orog - cells.spread(cells.mean(orog))
+    relief = orog - cells.broadcast_to_fine(cells.mean(orog))
     high = float((weight * relief**2).sum())
     both, own = float((weight * detail * relief).sum()), float((weight * detail**2).sum())
     slopes = slope(values, Spacing.of(prepared.fine))

@@ -93,7 +93,8 @@ def _mean(cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float) ->
         valid = np.isfinite(values)
         if valid.all():
             return cells.mean(values) if areas is None else cells.mean(values) * areas[1]
-        out, share = cells.mean(values, valid), cells.share(valid, values)
+        seen = cells.masked(valid)
+        out, share = seen.mean(values), seen.valid_fraction
         out = np.where(1 - share <= na_thres + SLACK, out, np.nan)
         # The sum over a block is that of its valid cells.
         return out if areas is None else out * areas[1] * share
@@ -105,11 +106,11 @@ def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
     def largest(block: np.ndarray) -> np.ndarray:
         valid = block == block
         codes = np.unique(block[valid])
+        greatest = cells.reduce_cells(block, np.maximum, np.fmin.reduce(block, axis=None))
         if codes.size == 0:
-            return cells.fold(block, np.maximum)
-        reference = np.zeros(block.shape)
-        shares = np.stack([cells.share(block == code, reference) for code in codes])
-        return np.where(shares.max(axis=0) > 0, codes[shares.argmax(axis=0)], cells.fold(block, np.maximum))
+            return greatest
+        shares = np.stack([cells.masked(block == code).valid_fraction for code in codes])
+        return np.where(shares.max(axis=0) > 0, codes[shares.argmax(axis=0)], greatest)
 
     return largest
 

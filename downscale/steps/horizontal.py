@@ -83,7 +83,7 @@ def _valid_cells(prepared: Prepared) -> Any:
 def _keeps_total(job: Job, prepared: Prepared) -> bool:
     """Return whether the method itself conserves the total: kernels do with whole cells and a constant lapse rate."""
     whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
-    return whole and job.cells.part_share is None and "cell" in job.upscaler.laws
+    return whole and job.cells.cell_fraction is None and "cell" in job.upscaler.laws
 
 
 def static_names(job: Job, prepared: Prepared) -> frozenset[str]:

@@ -287,8 +287,8 @@ def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
     low, high = _limits(variable)
     within = bool(((x >= low) & (x <= high) | torch.isnan(x)).all())
     if variable.bounds != (None, None) and within:
-        return np.asarray(bounded(proposal, x, source.cells, mask, variable.bounds).numpy())
-    return np.asarray(additive(proposal, x, source.cells, mask).numpy())
+        return np.asarray(bounded(proposal, x, source.cells.masked(mask), variable.bounds).numpy())
+    return np.asarray(additive(proposal, x, source.cells.masked(mask)).numpy())
 
 
 def _limits(variable: Variable) -> tuple[float, float]:

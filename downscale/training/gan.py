@@ -340,7 +340,7 @@ class Conditional(nn.Module):
 
     def forward(self, maps: Tensor, batch: Batch) -> Tensor:
         """Return scores of scaled maps, given the batch they were generated for."""
-        return self.critic(maps, self.seen(batch.cells.spread(batch.coarse)))
+        return self.critic(maps, self.seen(batch.cells.broadcast_to_fine(batch.coarse)))
 
     def seen(self, values: Tensor) -> Tensor:
         """Return values scaled for the critic: large ones by their logarithm; missing ones as zero."""

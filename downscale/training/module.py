@@ -255,9 +255,9 @@ def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
         z, x = batch.proposal[:, i : i + 1], batch.coarse[:, i : i + 1]
         one = None if valid is None else valid[:, i : i + 1]
         if variable.bounds == (None, None):
-            each.append(additive(z, x, batch.cells, one))
+            each.append(additive(z, x, batch.cells.masked(one)))
         else:
-            each.append(bounded(z, x, batch.cells, one, variable.bounds))
+            each.append(bounded(z, x, batch.cells.masked(one), variable.bounds))
     return torch.cat(each, dim=1)
 
 

@@ -450,8 +450,8 @@ def read_map(source: Source, number: int) -> Map:
     predictors = [read_predictor(source, field, number) for field in source.predictors]
     # Single precision, as in the cache: ten times as fast as double.
     proposal = source.operator(torch.from_numpy(coarse)).numpy()
-    shares = source.cells.share(np.isfinite(truth), truth)
-    target = np.where(source.cells.spread(shares) >= WHOLE, truth, np.nan).astype(np.float32)
+    shares = source.cells.masked(np.isfinite(truth)).valid_fraction
+    target = np.where(source.cells.broadcast_to_fine(shares) >= WHOLE, truth, np.nan).astype(np.float32)
     beside = np.stack(predictors).astype(np.float32) if predictors else np.empty((0, *coarse.shape[1:]), np.float32)
     return Map(target, proposal, coarse, beside)
 
@@ -467,12 +467,12 @@ def read_predictor(source: Source, field: Field, number: int) -> NDArray[np.floa
 
 
 def _first(source: Source, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values if source.first is None else source.first.mean(values, np.isfinite(values))
+    return values if source.first is None else source.first.masked(np.isfinite(values)).mean(values)
 
 
 def _mean(source: Source, fine: NDArray[np.float64]) -> NDArray[np.float64]:
     valid = np.isfinite(fine)
-    return np.asarray(source.cells.mean(fine) if valid.all() else source.cells.mean(fine, valid))
+    return np.asarray(source.cells.masked(None if valid.all() else valid).mean(fine))
 
 
 class MapCache:

@@ -242,7 +242,7 @@ def _seen(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
 
 
 def _shares(cells: Aggregation) -> NDArray[np.float64]:
-    return cells.part_share if cells.part_share is not None else np.multiply.outer(cells.y_share, cells.x_share)
+    return np.asarray(cells.fractions(np.float64(0)))
 
 
 def _judged(weight: NDArray[np.float64], margin: int, factor: tuple[int, int]) -> NDArray[np.float32]:
