@@ -214,7 +214,7 @@ def test_fields_of_another_shape_are_refused(call):
         {
             "mean": lambda: cells.mean(field),
             "reduce_cells": lambda: cells.reduce_cells(field, np.maximum, -np.inf),
-            "masked": lambda: cells.masked(np.ones((6, 4), bool)).mean(field),
+            "masked": lambda: cells.masked(np.ones((4, 6), bool)).mean(field),
         }[call]()
 
 
