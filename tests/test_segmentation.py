@@ -12,7 +12,7 @@ import xarray as xr
 from training_recipes import recipe_content
 
 import downscale
-from downscale.artefacts.mend import repair
+from downscale.artefacts.model import fix_model
 from downscale.artefacts.subject import diagnose
 from downscale.errors import InputError, OptionError
 from downscale.losses.probabilistic import event_loss
@@ -182,7 +182,7 @@ def test_a_diagnosis_looks_at_no_waves_of_a_mask(model: Path, tmp_path: Path) ->
     assert found.sections[-1].note.startswith("not tested: the model gives the probability of an event")
     assert found.facts["event"] == "heat"
     with pytest.raises(OptionError, match="expected a model of fields, received one of the mask of 'heat'"):
-        repair(str(model), 0.1, tmp_path / "smooth.safetensors")
+        fix_model(str(model), 0.1, tmp_path / "smooth.safetensors")
 
 
 @pytest.mark.parametrize(("slope", "shift"), [(0.2, -1.0), (4.0, 2.0)])

@@ -1,8 +1,9 @@
-"""Results of a diagnosis: tables, plain values, and arrays for the figure."""
+"""Results of a diagnosis: tables on the terminal, plain values, and arrays for the figure."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from downscale.errors import printable
 
 if TYPE_CHECKING:
     from downscale.metrics.checkerboard import Checkerboard
@@ -19,19 +26,7 @@ Curve = tuple[NDArray[Any], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Section:
-    """One table.
-
-    Attributes
-    ----------
-    title : str
-        Title of the table.
-    head : sequence of str
-        Names of the columns.
-    rows : sequence of sequence of str
-        Rows of the table.
-    note : str
-        Line below the table.
-    """
+    """A table: its title, names of columns, rows, and a note below it."""
 
     title: str
     head: Sequence[str]
@@ -127,3 +122,41 @@ def db(value: float) -> str:
     if not np.isfinite(value):
         return "-"
     return "none left" if value >= 140 else f"{value:.1f}"
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """Print the tables of a diagnosis; plain text if the output is not a terminal."""
+    factor = " x ".join(map(str, found.factor))
+    _console().print(f"[bold]{found.kind} {_safe(found.subject)}[/bold], {factor} fine cells in a coarse one")
+    print_sections(found.sections)
+
+
+def print_sections(sections: Sequence[Section]) -> None:
+    """Print tables with their titles and notes."""
+    console = _console()
+    for section in sections:
+        console.print()
+        console.print(f"[bold]{_safe(section.title)}[/bold]")
+        if section.rows:
+            console.print(_table(section))
+        if section.note:
+            console.print(f"[dim]{_safe(section.note)}[/dim]")
+
+
+def _table(section: Section) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(section.head):
+        table.add_column(_safe(name), justify="left" if i == 0 else "right", overflow="fold")
+    for row in section.rows:
+        table.add_row(*map(_safe, row))
+    return table
+
+
+def _safe(text: str) -> str:
+    """Return a text with control characters and markup escaped."""
+    return escape(printable(text))
+
+
+def _console() -> Console:
+    # A pipe has no width; this one suits most tables.
+    return Console(width=max(shutil.get_terminal_size((140, 40)).columns, 80), highlight=False)

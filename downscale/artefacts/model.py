@@ -1,16 +1,22 @@
-"""Diagnosis of a trained model: its upsampling layers, and its response to waves, shifts and fields."""
+"""Diagnosis of a trained model (its layers, and its response to waves, shifts and fields), and its fix by smoothing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from downscale.artefacts.diagnosis import Diagnosis, Section, db
 from downscale.artefacts.kernel import board_section, coverage_facts, coverage_picture, shift_section
-from downscale.errors import DownscaleError
+from downscale.cf.coordinates import select
+from downscale.cf.horizontal import horizontal, horizontal_variables
+from downscale.errors import DownscaleError, InputError, OptionError, OutputError
 from downscale.fields.aggregate import Aggregation
+from downscale.io.paths import check_target
 from downscale.kernels.imaging import decibels, imaging
 from downscale.metrics.checkerboard import checkerboard
 from downscale.metrics.response import Probe, equivariance, measure_response, plane, probe, red_noise
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
     from downscale.grid.latlon import RectilinearGrid
     from downscale.nn.learned import Learned
+    from downscale.nn.repair import Smoothed
     from downscale.nn.spec import ModelSpec, Variable
     from downscale.typing import Place, Upscaler
 
@@ -32,6 +39,8 @@ BESIDE = ("bilinear", "sobolev")
 # fraction of their level.
 SIGNED_SWING, SWING = 0.2, 0.5
 
+# Stronger smoothing leaves only the means of whole kernels, and the equations become ill-conditioned.
+STRONGEST = 1e4
 NO_WAVES = "not tested: the model gives the probability of an event, not a field with waves"
 
 
@@ -161,3 +170,159 @@ def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float
     found.sections.append(Section("Plane waves", head, rows, note))
     found.facts["waves"] = facts
     found.facts["level"], found.facts["swing"] = level, swing
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """Measures of a model's artefacts and error.
+
+    Attributes
+    ----------
+    constants : float
+        Decibels by which the pattern from a constant is below waves.
+    rejection : float
+        Decibels by which images of waves are below them.
+    shifts : float
+        Error of shifts by fractions of a cell, relative to the standard deviation of a field.
+    index : float
+        Checkerboard index of its fields, in decibels.
+    rmse : float, optional
+        Area-weighted error on given fields after coarsening, in units of the field.
+    """
+
+    constants: float
+    rejection: float
+    shifts: float
+    index: float
+    rmse: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fix:
+    """Result of a fix.
+
+    Attributes
+    ----------
+    layers : list of Smoothed
+        Result for each layer.
+    before, after : Measures
+        Measures of the model before and after.
+    path : Path
+        The fixed checkpoint.
+    """
+
+    layers: list[Smoothed]
+    before: Measures
+    after: Measures
+    path: Path
+
+    @property
+    def sections(self) -> list[Section]:
+        """Tables of the result."""
+        layers = [(each.name, each.kind, each.law, f"{each.before:.4g}", f"{each.after:.4g}") for each in self.layers]
+        words = [
+            ("checkerboard of constants, dB below waves", db(self.before.constants), db(self.after.constants)),
+            ("image rejection, dB", db(self.before.rejection), db(self.after.rejection)),
+            ("checkerboard index of its fields, dB", f"{self.before.index:+.1f}", f"{self.after.index:+.1f}"),
+            ("error of shifts", f"{self.before.shifts:.4f}", f"{self.after.shifts:.4f}"),
+        ]
+        if self.before.rmse is not None and self.after.rmse is not None:
+            words.append(("RMSE on the given fields", f"{self.before.rmse:.5g}", f"{self.after.rmse:.5g}"))
+        return [
+            Section("Layers", ("layer", "kind", "law", "roughness before", "after"), layers),
+            Section("Model", ("", "before", "after"), words),
+        ]
+
+
+def fix_model(
+    model: str,
+    strength: float,
+    out: Path,
+    truth: xr.Dataset | None = None,
+    *,
+    orog: Any = None,
+    overwrite: bool = False,
+) -> Fix:
+    """Smooth the upsampling layers of a trained model within their constraints, and write a new checkpoint.
+
+    Parameters
+    ----------
+    model : str
+        A checkpoint, or the name of a model.
+    strength : float
+        Lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the constraints alone.
+    out : Path
+        The new checkpoint.
+    truth : Dataset, optional
+        Fine fields, to be coarsened and downscaled for the error before and after.
+    orog : Dataset, DataArray or file, optional
+        Fine orography, for models that use it.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OutputError
+        If the file exists, or would replace the model itself.
+    InputError, OptionError
+        If there is no such model, it has no upsampling layer, it does not produce the given fields, or it is a mask.
+    """
+    from downscale.models import path_of
+    from downscale.models.checkpoint import load, save
+    from downscale.nn.repair import smooth_layers
+
+    if not 0 <= strength <= STRONGEST:
+        raise OptionError(f"expected a strength of smoothing of 0 to {STRONGEST:g}, received {strength:g}; try 0.03")
+    source = path_of(model)
+    target = check_target(out, overwrite, inputs=(source,))
+    if target.suffix != ".safetensors":
+        raise OutputError(f"expected the suffix .safetensors, received '{target.name}'; a checkpoint is known by it")
+    learned, record = load(source)
+    if learned.spec.event is not None:
+        raise OptionError(
+            f"expected a model of fields, received one of the mask of {learned.spec.event.name!r}; waves cannot "
+            "measure the repair of a probability"
+        )
+    before = _measure(learned, truth, orog)
+    layers = smooth_layers(learned, strength)
+    after = _measure(learned, truth, orog)
+    note = f"Up-sampling kernels smoothed by {strength:g} after training."
+    save(target, learned, replace(record, description=f"{record.description} {note}".strip()))
+    return Fix(layers, before, after, target)
+
+
+def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Measures:
+    found = diagnose_model(learned, "model").facts
+    waves = found["waves"]["model"]
+    return Measures(
+        waves["checkerboard_of_constants_db"],
+        waves["image_rejection_db"],
+        found["equivariance"]["equivariance_error"],
+        found["checkerboard"]["checkerboard_index_db"],
+        None if truth is None else error_on(learned, truth, orog),
+    )
+
+
+def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
+    """Return the area-weighted root mean square error of a model's first output on fields after coarsening.
+
+    Raises
+    ------
+    InputError
+        If the fields do not include the model's output.
+    """
+    from downscale.api import downscale
+    from downscale.steps.coarsen import cell_area, coarsen
+
+    where = horizontal(truth)
+    factors = dict(zip(where.dims, learned.spec.factor, strict=True))
+    whole = truth.isel({dim: slice(truth.sizes[dim] // f * f) for dim, f in factors.items()})
+    whole = select(whole, horizontal_variables(whole, where))
+    coarse = coarsen(whole, factors)
+    made = downscale(coarse, method=learned, orog=orog, check="skip")
+    shared = [name for name in made.data_vars if name in whole and whole[name].dtype.kind == "f"]
+    if not shared:
+        raise InputError("expected fields that the model makes, received none; give a file with its variable")
+    name = shared[0]
+    squares = (made[name] - whole[name].assign_coords(made[name].coords)).astype("f8") ** 2
+    return float(squares.weighted(cell_area(whole)).mean()) ** 0.5

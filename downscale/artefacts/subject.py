@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from downscale.artefacts.diagnosis import Diagnosis
-from downscale.errors import InputError, OptionError, OutputError, listing
+from downscale.artefacts.kernel import Kernels, board_section, diagnose_kernels, method_kernels
+from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables
+from downscale.cf.kinds import is_categorical
+from downscale.errors import DownscaleError, InputError, OptionError, OutputError, listing
 from downscale.io.paths import check_target, regular_file
-from downscale.kernels.imaging import REFERENCES
+from downscale.kernels.coverage import require_no_holes
+from downscale.kernels.imaging import REFERENCES, require_finer
+from downscale.kernels.laws import kernel_geometry
+from downscale.metrics.checkerboard import Checkerboard, checkerboard
 from downscale.models import NAMES
 
 # Default factor of a kernel given by name.
@@ -21,6 +29,8 @@ LARGEST, MOST_TAPS = 256, 2048
 SIZES = re.compile(r"^transposed:(\d+)(?:x(\d+))?,(\d+)(?:x(\d+))?(?:,(\d+)(?:x(\d+))?)?$")
 EXAMPLES = "a kernel such as 'sobolev' or 'transposed:5,2', weights.npy, a model, or a NetCDF file"
 Pair = tuple[int, int]
+# Coarse cells along a side of the piece of a field in the figure.
+PIECE_CELLS = 10
 
 
 def is_model(target: str) -> bool:
@@ -85,8 +95,6 @@ def diagnose(target: str, factor: int | Pair | None = None, variable: str | None
     if is_model(target):
         return _model(target, pair)
     if target in REFERENCES:
-        from downscale.artefacts.kernel import diagnose_kernels, method_kernels
-
         return diagnose_kernels(method_kernels(target, _finer(pair or (USUAL, USUAL))))
     if target.startswith("transposed:"):
         return _equal(target, pair)
@@ -102,11 +110,6 @@ def _finer(factor: Pair) -> Pair:
 
 
 def _equal(target: str, factor: Pair | None) -> Diagnosis:
-    from downscale.artefacts.kernel import Kernels, diagnose_kernels
-    from downscale.kernels.coverage import require_no_holes
-    from downscale.kernels.imaging import require_finer
-    from downscale.kernels.laws import kernel_geometry
-
     found = SIZES.match(target)
     if found is None:
         raise OptionError(f"expected transposed:K,S or transposed:K,S,P such as transposed:5,2, received {target!r}")
@@ -129,9 +132,6 @@ def _equal(target: str, factor: Pair | None) -> Diagnosis:
 
 
 def _weights(path: Path, factor: Pair | None) -> Diagnosis:
-    from downscale.artefacts.kernel import Kernels, diagnose_kernels
-    from downscale.kernels.laws import kernel_geometry
-
     if factor is None:
         raise OptionError(f"expected --factor, the stride of the weights in {path}, received none")
     path = regular_file(path, "weights")
@@ -162,7 +162,6 @@ def _model(target: str, factor: Pair | None) -> Diagnosis:
 
 
 def _file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
-    from downscale.artefacts.field import diagnose_field
     from downscale.io.read import find_files, open_dataset
 
     if "." not in Path(target).name and not Path(target).exists():
@@ -174,3 +173,51 @@ def _file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
         )
     with open_dataset(target) as ds:
         return diagnose_field(ds, Path(files[0]).name if len(files) == 1 else target, _finer(factor), variable)
+
+
+def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable: str | None = None) -> Diagnosis:
+    """Return the diagnosis of patterns that repeat with the coarse cells, by variable of a file; reads lazily.
+
+    Raises
+    ------
+    GridError, InputError, ShapeError
+        If there are no horizontal axes, no such variable, or too few cells.
+    """
+    where = horizontal(ds, guess=True)
+    names = _wanted(ds, where, variable)
+    found, boards = Diagnosis(name, "field", factor), {}
+    for each in names:
+        data = ds[each].transpose(..., *where.dims).data
+        try:
+            boards[each] = board = checkerboard(data, factor)
+        except DownscaleError as error:
+            raise type(error)(f"{each}: {error}") from None
+        if found.pictures.board is None:
+            _draw(found, board, data)
+    found.sections.append(board_section({each: board.to_dict() for each, board in boards.items()}))
+    found.facts["checkerboard"] = {each: board.to_dict() for each, board in boards.items()}
+    return found
+
+
+def _wanted(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str]:
+    fields = [name for name in horizontal_variables(ds, where) if ds[name].dtype.kind in "fiu"]
+    names = [name for name in fields if not is_categorical(ds[name])]
+    if variable is None and names:
+        return names
+    if variable is None or variable not in names:
+        raise InputError(f"expected a variable among {listing(names) or 'none over both axes'}, received {variable!r}")
+    return [variable]
+
+
+def _draw(found: Diagnosis, board: Checkerboard, data: Any) -> None:
+    first = np.asarray(data[(0,) * (data.ndim - 2)], dtype=np.float64)
+    sizes = [min(n, PIECE_CELLS * f) for n, f in zip(first.shape, found.factor, strict=True)]
+    rows, columns = (
+        slice(start, start + size)
+        for size, start in (
+            (size, (n - size) // 2 // f * f) for n, size, f in zip(first.shape, sizes, found.factor, strict=True)
+        )
+    )
+    found.pictures.board, found.pictures.piece = board, first[rows, columns]
+    numbers = {m: v for m, v in board.images.items() if m[0] in (0, m[1]) or m[1] == 0}
+    found.pictures.rejection = {"index": {",".join(map(str, m)): v for m, v in numbers.items()}}

@@ -112,6 +112,7 @@ def inspect(
     card_only: Annotated[bool, typer.Option("--card", help="Print only the card of a model.")] = False,
 ) -> None:
     """Diagnose artefacts of a kernel, a model (with its card) or a written file: coverage, images, checkerboards."""
+    from downscale.artefacts.diagnosis import print_diagnosis
     from downscale.artefacts.subject import diagnose, is_model, require_outputs
     from downscale.cli.arguments import parse_pair
 
@@ -124,10 +125,9 @@ def inspect(
         say(card(path_of(target, pair)))
         if card_only:
             return
-    from downscale.artefacts.tell import tell
 
     found = diagnose(target, pair, variable)
-    tell(found)
+    print_diagnosis(found)
     if as_json is not None:
         found.to_json(as_json)
     if figure is not None:
@@ -146,13 +146,13 @@ def repair(
     overwrite: Overwrite = False,
 ) -> None:
     """Smooth the upsampling kernels of a trained model subject to their sum-to-one constraints."""
-    from downscale.artefacts.mend import repair as mend
-    from downscale.artefacts.tell import tell_sections
+    from downscale.artefacts.diagnosis import print_sections
+    from downscale.artefacts.model import fix_model
     from downscale.io.read import open_dataset
 
     fields = None if truth is None else open_dataset(truth)
-    done = mend(model, smooth, out, fields, orog=orog, overwrite=overwrite)
-    tell_sections(done.sections)
+    done = fix_model(model, smooth, out, fields, orog=orog, overwrite=overwrite)
+    print_sections(done.sections)
     say(f"\nwrote {done.path}")
 
 
