@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import kept_coordinates, made_names, new_coordinates
+from downscale.cf.coordinates import copy_coordinates, find_replaced, new_coordinates
 from downscale.cf.horizontal import AREA, XarrayObject, area_names, as_array, as_dataset
 from downscale.cf.kinds import code_reason, direction_reason
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
@@ -225,11 +225,11 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     variables.update(companion_variables(ds, beside, prepared, request))
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
-        coords = {**kept_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
+        coords = {**copy_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
         # New corners replace those that lost their positions.
         variables = {name: variable for name, variable in variables.items() if name not in coords}
         return xr.Dataset(variables, coords | members)
-    return _on_target(xr.Dataset(variables, kept_coordinates(ds, where) | members), prepared)
+    return _on_target(xr.Dataset(variables, copy_coordinates(ds, where) | members), prepared)
 
 
 def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
@@ -267,5 +267,5 @@ def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
     seen = () if prepared.model is None else [str(each.name) for each in prepared.model.inputs.values()]
-    grid = {*bounds_variables(ds), *area_names(ds), *made_names(ds, prepared.where)}
+    grid = {*bounds_variables(ds), *area_names(ds), *find_replaced(ds, prepared.where)}
     return {*prepared.jobs, *prepared.categorical, *grid, *seen}

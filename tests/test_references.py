@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from downscale.cf.attributes import forget, references, referred
+from downscale.cf.attributes import find_referenced, references, remove_references
 
 # Attribute, value, names in it, the value without "gone".
 FORMS = [
@@ -36,7 +36,7 @@ def test_every_form_of_a_reference_is_read_and_shortened(key, value, names, left
     variable = xr.Variable((), 0.0)
     getattr(variable, place)[key] = value
     assert references(variable, HELD) == {key: names}
-    assert forget(variable, {"gone"}, HELD) == [key]
+    assert remove_references(variable, {"gone"}, HELD) == [key]
     assert getattr(variable, place).get(key) == left
     assert "gone" not in {n for every in references(variable, HELD).values() for n in every}
 
@@ -45,7 +45,7 @@ def test_every_form_of_a_reference_is_read_and_shortened(key, value, names, left
 def test_words_are_no_references(key):
     variable = xr.Variable((), 0.0, {key: "gone"})
     assert references(variable, HELD) == {}
-    assert forget(variable, {"gone"}, HELD) == []
+    assert remove_references(variable, {"gone"}, HELD) == []
     assert variable.attrs == {key: "gone"}
 
 
@@ -61,5 +61,5 @@ def test_what_is_referred_to_refers_on():
          "a": ("lev", [1.0], {"bounds": "a_bnds"}), "a_bnds": (("lev", "two"), [[0.0, 1]]),
          "lev_bnds": (("lev", "two"), [[0.0, 1]], {"formula_terms": "a: a_bnds ps: ps"})},
     )  # fmt: skip
-    assert referred(ds, ["ta"]) == {"lev", "lev_bnds", "a", "a_bnds", "ps", "ps_qc"}
-    assert referred(ds, ["other"]) == set()
+    assert find_referenced(ds, ["ta"]) == {"lev", "lev_bnds", "a", "a_bnds", "ps", "ps_qc"}
+    assert find_referenced(ds, ["other"]) == set()

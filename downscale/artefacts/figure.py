@@ -21,13 +21,7 @@ STYLES = ("-", "-", "--", "-.", ":")
 
 
 def draw(found: Diagnosis, path: Path | None = None) -> Figure:
-    """Return the figure of a diagnosis, with panels for the available data; ``path`` also writes it.
-
-    Raises
-    ------
-    OutputError
-        If the picture cannot be written there.
-    """
+    """Return the figure of a diagnosis, with panels for the available data; ``path`` also writes it."""
     if path is not None:
         check_path(path)
     pictures = found.pictures

@@ -69,15 +69,7 @@ def _axis(name: str, factor: int) -> tuple[Floats, int]:
 
 
 def diagnose_kernels(kernels: Kernels) -> Diagnosis:
-    """Return the diagnosis of kernels, including their effect on fields for a single kernel.
-
-    Raises
-    ------
-    ShapeError
-        If no axis is refined, or a kernel is smaller than its stride.
-    InputError
-        If weights are not finite, or all zero.
-    """
+    """Return the diagnosis of kernels, including their effect on fields for a single kernel."""
     require_finite(kernels.weights)
     require_no_holes(kernels.weights.shape[-2:], kernels.stride, kernels.padding)
     found = Diagnosis(kernels.name, "kernel", kernels.stride)

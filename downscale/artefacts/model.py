@@ -71,13 +71,7 @@ def level_of(variable: Variable) -> tuple[float, float]:
 
 
 def diagnose_model(learned: Learned, name: str) -> Diagnosis:
-    """Return the diagnosis of the first output of a model over flat ground.
-
-    Raises
-    ------
-    ShapeError
-        If the model refines no axis.
-    """
+    """Return the diagnosis of the first output of a model over flat ground."""
     spec = learned.spec
     found = Diagnosis(name, "model", spec.factor)
     _layers(found, learned)
@@ -245,27 +239,8 @@ def fix_model(
 ) -> Fix:
     """Smooth the upsampling layers of a trained model within their constraints, and write a new checkpoint.
 
-    Parameters
-    ----------
-    model : str
-        A checkpoint, or the name of a model.
-    strength : float
-        Lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the constraints alone.
-    out : Path
-        The new checkpoint.
-    truth : Dataset, optional
-        Fine fields, to be coarsened and downscaled for the error before and after.
-    orog : Dataset, DataArray or file, optional
-        Fine orography, for models that use it.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    OutputError
-        If the file exists, or would replace the model itself.
-    InputError, OptionError
-        If there is no such model, it has no upsampling layer, it does not produce the given fields, or it is a mask.
+    ``strength`` is lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the constraints alone. Fine fields
+    ``truth`` are coarsened and downscaled for the error before and after; ``orog`` is for models that use it.
     """
     from downscale.models import path_of
     from downscale.models.checkpoint import load, save
@@ -304,13 +279,7 @@ def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Measures:
 
 
 def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
-    """Return the area-weighted root mean square error of a model's first output on fields after coarsening.
-
-    Raises
-    ------
-    InputError
-        If the fields do not include the model's output.
-    """
+    """Return the area-weighted root mean square error of a model's first output on fields after coarsening."""
     from downscale.api import downscale
     from downscale.steps.coarsen import cell_area, coarsen
 

@@ -39,13 +39,7 @@ def is_model(target: str) -> bool:
 
 
 def require_outputs(target: str, as_json: Path | None, figure: Path | None) -> None:
-    """Raise an OutputError for output files that cannot be written, or are inputs, before any work is done.
-
-    Raises
-    ------
-    OutputError
-        If a folder is missing, a file is one of the inputs or holds data, or a picture of that kind cannot be drawn.
-    """
+    """Raise an OutputError for output files that cannot be written, or are inputs, before any work is done."""
     inputs = (target, *(glob(target) if any(mark in target for mark in "*?[") else ()))
     if as_json is not None:
         if not as_json.parent.is_dir() or as_json.is_dir():
@@ -176,13 +170,7 @@ def _file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
 
 
 def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable: str | None = None) -> Diagnosis:
-    """Return the diagnosis of patterns that repeat with the coarse cells, by variable of a file; reads lazily.
-
-    Raises
-    ------
-    GridError, InputError, ShapeError
-        If there are no horizontal axes, no such variable, or too few cells.
-    """
+    """Return the diagnosis of patterns that repeat with the coarse cells, by variable of a file; reads lazily."""
     where = horizontal(ds, guess=True)
     names = _wanted(ds, where, variable)
     found, boards = Diagnosis(name, "field", factor), {}

@@ -9,14 +9,14 @@ changes only unambiguous faults that checkers would reject, never values.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from downscale.cf.kinds import CODE_UNITS
-from downscale.cf.mapping import load_pyproj
+from downscale.cf.mapping import cf_attributes
 from downscale.cf.times import is_time
 from downscale.errors import InputError
 
@@ -59,13 +59,6 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
 
     Encodings count as attributes, since xarray moves some there on decoding.
 
-    Parameters
-    ----------
-    variable : Variable or DataArray
-        The variable with the references.
-    held : collection of str
-        Names of the variables of its Dataset. Attributes that CF does not define refer to variables if each of their
-        words is one of these names.
 
     Examples
     --------
@@ -88,7 +81,7 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
     return found
 
 
-def referred(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
+def find_referenced(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
     """Return the variables of a Dataset that the named ones need, directly or through others.
 
     Coordinates along their dimensions count as referred to. The named variables themselves are included only if another
@@ -100,7 +93,7 @@ def referred(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
     >>> lat = xr.Variable("lat", [0.0, 1.0], {"bounds": "lat_bnds"})
     >>> bounds = xr.Variable(("lat", "two"), [[-0.5, 0.5], [0.5, 1.5]])
     >>> ds = xr.Dataset({"tas": tas, "qc": ("lat", [0, 1])}, {"lat": lat, "lat_bnds": bounds})
-    >>> sorted(referred(ds, ["tas"]))
+    >>> sorted(find_referenced(ds, ["tas"]))
     ['lat', 'lat_bnds', 'qc']
     """
     found: set[str] = set()
@@ -115,7 +108,7 @@ def referred(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
     return found
 
 
-def forget(variable: Variable, gone: Collection[str], held: Collection[Any] = ()) -> list[str]:
+def remove_references(variable: Variable, gone: Collection[str], held: Collection[Any] = ()) -> list[str]:
     """Remove the names of missing variables from the attributes of a variable, in place.
 
     If the rest of an attribute is useless without them, the attribute is removed.
@@ -128,7 +121,7 @@ def forget(variable: Variable, gone: Collection[str], held: Collection[Any] = ()
     Examples
     --------
     >>> one = xr.Variable((), 0.0, {"coordinates": "lat orog", "formula_terms": "a: a ps: ps"})
-    >>> forget(one, {"orog", "ps"}), one.attrs
+    >>> remove_references(one, {"orog", "ps"}), one.attrs
     (['coordinates', 'formula_terms'], {'coordinates': 'lat'})
     """
     changed, gone = [], set(gone)
@@ -138,17 +131,12 @@ def forget(variable: Variable, gone: Collection[str], held: Collection[Any] = ()
         changed.append(key)
         for place in (variable.encoding, variable.attrs):
             if key in place:
-                _take_out(place, key, gone)
+                left = _left(key, str(place[key]).replace(":", ": ").split(), gone)
+                if key in WHOLE or not left:
+                    del place[key]
+                else:
+                    place[key] = " ".join(left)
     return changed
-
-
-def _take_out(place: MutableMapping[Any, Any], key: str, gone: set[str]) -> None:
-    """Remove names from one attribute, and the attribute if nothing useful is left."""
-    left = _left(key, str(place[key]).replace(":", ": ").split(), gone)
-    if key in WHOLE or not left:
-        del place[key]
-    else:
-        place[key] = " ".join(left)
 
 
 def _left(key: str, words: list[str], gone: set[str]) -> list[str]:
@@ -228,17 +216,6 @@ def with_texts(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def require_sizes(ds: xr.Dataset) -> None:
-    """Raise an InputError if a lazy array has an unknown length, as after a selection by values."""
-    for name, variable in ds.variables.items():
-        for dim, size in zip(variable.dims, variable.shape, strict=True):
-            if size != size:
-                raise InputError(
-                    f"{name}: expected Dask chunks of known sizes, received unknown ones along {dim!r}; call "
-                    "compute_chunk_sizes() on the Dask array, or compute() it"
-                )
-
-
 def require_dates(ds: xr.Dataset, file: str = "") -> None:
     """Raise an InputError if a coordinate along a time dimension contains NaT."""
     for name, index in ds.indexes.items():
@@ -251,15 +228,15 @@ def require_dates(ds: xr.Dataset, file: str = "") -> None:
             )
 
 
-def usable(ds: xr.Dataset) -> xr.Dataset:
-    """Return a Dataset with known sizes, valid dates and text attributes.
-
-    Raises
-    ------
-    InputError
-        If sizes are unknown or dates invalid.
-    """
-    require_sizes(ds)
+def normalise_metadata(ds: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset with text attributes; raise an InputError if sizes are unknown or dates invalid."""
+    for name, variable in ds.variables.items():
+        for dim, size in zip(variable.dims, variable.shape, strict=True):
+            if size != size:
+                raise InputError(
+                    f"{name}: expected Dask chunks of known sizes, received unknown ones along {dim!r}; call "
+                    "compute_chunk_sizes() on the Dask array, or compute() it"
+                )
     require_dates(ds)
     return with_texts(ds)
 
@@ -267,60 +244,31 @@ def usable(ds: xr.Dataset) -> xr.Dataset:
 UNNAMED = ("", "none", "unknown")
 
 
-def mend(ready: xr.Dataset, bounds: set[str]) -> None:
+def complete_metadata(ready: xr.Dataset, bounds: set[str]) -> None:
     """Complete the metadata of a Dataset in place; ``bounds`` inherit theirs from coordinates."""
     for name, variable in ready.variables.items():
-        if variable.ndim == 0 and _is_mapping(variable.attrs):
-            _mend_mapping(variable.attrs)
+        attrs = variable.attrs
+        if variable.ndim == 0 and {"grid_mapping_name", "crs_wkt", "spatial_ref"} & set(attrs):
+            _complete_mapping(attrs)
         elif name not in bounds:
-            _mend_names(str(name), variable)
-            _mend_axis(variable)
-            _mend_codes(variable)
+            if not {"standard_name", "long_name"} & set(attrs):
+                attrs["long_name"] = str(name).replace("_", " ")
+            # A step count is no time axis: its dates are in another coordinate.
+            if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
+                del attrs["axis"]
+            # Codes have no units.
+            if str(attrs.get("units", "")).strip().lower() in CODE_UNITS:
+                del attrs["units"]
 
 
-def _is_mapping(attrs: dict[Any, Any]) -> bool:
-    return bool({"grid_mapping_name", "crs_wkt", "spatial_ref"} & set(attrs))
-
-
-def _mend_names(name: str, variable: xr.Variable) -> None:
-    """Give a long name to a variable that has neither a long nor a standard name."""
-    if not {"standard_name", "long_name"} & set(variable.attrs):
-        variable.attrs["long_name"] = name.replace("_", " ")
-
-
-def _mend_axis(variable: xr.Variable) -> None:
-    """Remove the time axis attribute of a step count, whose dates are in another coordinate."""
-    attrs = variable.attrs
-    if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
-        del attrs["axis"]
-
-
-def _mend_codes(variable: xr.Variable) -> None:
-    """Remove units such as "ids" of codes, which have no units."""
-    if str(variable.attrs.get("units", "")).strip().lower() in CODE_UNITS:
-        del variable.attrs["units"]
-
-
-def _mend_mapping(attrs: dict[Any, Any]) -> None:
+def _complete_mapping(attrs: dict[Any, Any]) -> None:
     """Add attributes of a grid mapping that CF requires and its others imply."""
     if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
         attrs.pop("grid_mapping_name", None)
-        for key, value in _from_text(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or "")).items():
-            attrs.setdefault(key, value)
+        found = cf_attributes(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or ""))
+        if str(found.get("grid_mapping_name", "")).lower() not in UNNAMED:
+            attrs.update({key: value for key, value in found.items() if key not in attrs})
     if attrs.get("grid_mapping_name") == "polar_stereographic" and "latitude_of_projection_origin" not in attrs:
         parallel = attrs.get("standard_parallel")
         if parallel is not None:
             attrs["latitude_of_projection_origin"] = 90.0 if float(parallel) > 0 else -90.0
-
-
-def _from_text(text: str) -> dict[str, Any]:
-    """Return the CF attributes of a coordinate system as text, empty if CF has no name for it."""
-    load_pyproj()
-    from pyproj import CRS
-    from pyproj.exceptions import CRSError
-
-    try:
-        found = CRS.from_wkt(text).to_cf()
-    except CRSError:
-        return {}
-    return found if str(found.get("grid_mapping_name", "")).lower() not in UNNAMED else {}

@@ -73,25 +73,16 @@ class Line:
 def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
     """Read the cells along a dimension, or along the dimension of a one-dimensional coordinate.
 
-    Parameters
-    ----------
-    key : str
-        A dimension (with its own coordinate, or the only other one on it that has bounds), or one of these coordinates.
-    target : bool
-        Whether the axis is a target: daily stamps at midnight then represent the day that begins.
-
-    Raises
-    ------
-    GridError
-        If there are no such cells, or they are not usable; the message names the coordinate.
+    The coordinate of a dimension is its own, or the only other one on it that has bounds. In a ``target``, daily stamps
+    at midnight represent the day that begins.
     """
     dim, name = _coordinate(ds, key)
     variable = ds[name].variable
-    said = {**variable.encoding, **variable.attrs}
+    metadata = {**variable.encoding, **variable.attrs}
     try:
         if is_time(variable):
-            return _time_line(ds, dim, name, said, target)
-        return _layer_line(ds, dim, name, said)
+            return _time_line(ds, dim, name, metadata, target)
+        return _layer_line(ds, dim, name, metadata)
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
 
@@ -120,10 +111,10 @@ def _has_pairs(ds: xr.Dataset, name: str) -> bool:
     return held is not None and ds[held].ndim > 1 and ds[name].dims[0] in ds[held].dims
 
 
-def _time_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any], target: bool) -> Line:
-    if "climatology" in said:
+def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], target: bool) -> Line:
+    if "climatology" in metadata:
         raise GridError(
-            f"expected periods that follow each other, received the climatology {said['climatology']!r}; give the "
+            f"expected periods that follow each other, received the climatology {metadata['climatology']!r}; give the "
             "months of one year as bounds instead"
         )
     dates, pairs = values_of(ds[name].variable), read_bounds(ds, name)
@@ -186,14 +177,14 @@ def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
     return [method for axes, method in cell_methods(variable) if axes & set(names)]
 
 
-def _layer_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any]) -> Line:
-    coordinate, units = ds[name], str(said.get("units") or "")
+def _layer_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) -> Line:
+    coordinate, units = ds[name], str(metadata.get("units") or "")
     if " since " in units:
         raise GridError(
             f"expected decoded dates, received numbers in {units!r}; open with decode_times=True, or call "
             "xarray.decode_cf(ds), after counting in days where the units are months or years"
         )
-    if "formula_terms" in said:
+    if "formula_terms" in metadata:
         raise GridError(
             "expected layers of one thickness everywhere, received hybrid levels (formula_terms), whose thickness "
             "varies from place to place; interpolate to layers of pressure or height first"
@@ -202,14 +193,18 @@ def _layer_line(ds: xr.Dataset, dim: str, name: str, said: dict[str, Any]) -> Li
         raise GridError(f"expected dates or numbers, received {coordinate.dtype}; choose an axis with bounds")
     pairs = read_bounds(ds, name)
     if pairs is None:
-        raise GridError(_no_layers(name, said))
+        raise GridError(_no_layers(name, metadata))
     return Line(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values, name), None, units,
                 (coordinate.values, pairs, dict(coordinate.attrs)))  # fmt: skip
 
 
-def _no_layers(name: str, said: dict[str, Any]) -> str:
+def _no_layers(name: str, metadata: dict[str, Any]) -> str:
     # Pressures are much more often levels than layers.
-    why = "; values at levels are no means of layers" if said.get("units") and fits(str(said["units"]), "Pa") else ""
+    why = (
+        "; values at levels are no means of layers"
+        if metadata.get("units") and fits(str(metadata["units"]), "Pa")
+        else ""
+    )
     return f"expected bounds of the axis, received none{why}; give the edges of its layers as {name}_bnds (bounds)"
 
 
@@ -220,18 +215,8 @@ def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 def target_line(line: Line, target: Any) -> Line:
     """Return the cells of a target, in the seconds or units of the source.
 
-    Parameters
-    ----------
-    line : Line
-        The axis of the source.
-    target : str, Dataset, DataArray, Index or array
-        A frequency such as "D" or "MS" (whole periods that cover the source), an object with such an axis, its
-        coordinate, or bounds of shape (n, 2). Coordinates of a target are kept as labels.
-
-    Raises
-    ------
-    GridError, OptionError
-        If it is none of these, its calendar or units differ, or the axes do not overlap.
+    A target is a frequency such as "D" or "MS" (whole periods that cover the source), an object with such an axis, its
+    coordinate, or bounds of shape (n, 2). Coordinates of a target are kept as labels.
     """
     if isinstance(target, str):
         if line.clock is None:
@@ -349,7 +334,7 @@ def _counting(encoding: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     return kept
 
 
-def kept_beside(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable], list[str]]:
+def split_coordinates(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable], list[str]]:
     """Return the coordinates that are not on a dimension, and the names of those on it, which are lost."""
     own = {line.name, bounds_name(ds, line.name)}
     kept = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
@@ -357,13 +342,7 @@ def kept_beside(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable]
 
 
 def require_variables(ds: xr.Dataset, line: Line, wanted: Any) -> list[str]:
-    """Return the names of the fields along a dimension, or of the ``wanted`` ones.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
+    """Return the names of the fields along a dimension, or of the ``wanted`` ones."""
     bounds = bounds_variables(ds)
     fields = [str(n) for n, v in ds.data_vars.items() if line.dim in v.dims and v.dtype.kind in "fiub"]
     legal = [name for name in fields if name not in bounds]

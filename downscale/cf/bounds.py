@@ -125,11 +125,6 @@ def read_bounds(obj: XarrayObject, name: str) -> NDArray[Any] | None:
     -------
     array, shape (n, 2) or (n_y, n_x, corners), or None
         Numbers or dates, NaN if missing; None if the object holds no bounds.
-
-    Raises
-    ------
-    GridError
-        If they are not bounds of this coordinate, change along another dimension, or have incompatible units.
     """
     held = bounds_in(obj, name)
     if held is None:
@@ -288,13 +283,7 @@ def _no_bounds(name: str, lost: str, what: str) -> str:
 def corners_of(
     obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the bounds of two-dimensional latitudes and longitudes, shapes (n_y, n_x, corners), or None.
-
-    Raises
-    ------
-    GridError
-        If only one of the two has bounds, or they are not bounds of these coordinates.
-    """
+    """Return the bounds of two-dimensional latitudes and longitudes, shapes (n_y, n_x, corners), or None."""
     found = []
     for name in names:
         values = read_bounds(obj, name)

@@ -13,7 +13,7 @@ import xarray as xr
 from dask.local import get_sync
 from numpy.typing import NDArray
 
-from downscale.cf.attributes import referred
+from downscale.cf.attributes import find_referenced
 from downscale.cf.bounds import bounds_in, bounds_name, bounds_variables, corner_dimension, new_pair_dimension
 from downscale.cf.evidence import POSITIONS, STANDARD, seems_position
 from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, degrees_of_unit, plane_names
@@ -60,11 +60,11 @@ def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
     if missing:
         raise InputError(f"expected variables among {listing(ds.data_vars)}, received {listing(missing)}")
     kept = {str(name) for name in wanted}
-    kept |= referred(ds, kept)
+    kept |= find_referenced(ds, kept)
     dims = {dim for name in kept - bounds_variables(ds) for dim in ds[name].dims}
     kept |= {str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs(ds, str(name))}
     kept |= {bounds for name in kept for bounds in [bounds_in(ds, name)] if bounds is not None}
-    kept |= referred(ds, kept & set(map(str, ds.coords)))
+    kept |= find_referenced(ds, kept & set(map(str, ds.coords)))
     chosen = ds.drop_vars([name for name in ds.variables if str(name) not in kept])
     return chosen.set_coords([name for name in chosen.data_vars if name not in wanted])
 
@@ -253,7 +253,7 @@ def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return -np.floor((centres - west) / FULL_CIRCLE) * FULL_CIRCLE
 
 
-def kept_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, xr.Variable]:
+def copy_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, xr.Variable]:
     """Return the coordinates that are not on the horizontal axes: times, levels, members, grid mappings."""
     gone = set(where.dims)
     return {
@@ -261,15 +261,15 @@ def kept_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, 
     }
 
 
-def made_names(source: XarrayObject, where: Horizontal) -> set[str]:
+def find_replaced(source: XarrayObject, where: Horizontal) -> set[str]:
     """Return the names of variables of ``source`` that are created anew for a new grid."""
     axes = {where.y, where.x, bounds_name(source, where.y), bounds_name(source, where.x)}
     return {*axes, *plane_names(source, where), AREA}
 
 
-def dropped_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
+def find_lost_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
     """Return the names of horizontal coordinates that a new grid cannot keep (cell numbers, names of basins, ...)."""
-    made, gone = made_names(source, where), set(where.dims)
+    made, gone = find_replaced(source, where), set(where.dims)
     return [str(n) for n, coord in source.coords.items() if gone & set(coord.dims) and n not in made]
 
 
@@ -283,7 +283,7 @@ MOST_CELLS = 200_000
 
 
 @dataclass(frozen=True, eq=False)
-class OwnAreas:
+class StoredAreas:
     """The cell areas of a file.
 
     Attributes
@@ -312,7 +312,7 @@ class OwnAreas:
         return _read(self.field, self.scale)
 
 
-def own_areas(ds: xr.Dataset, where: Horizontal, field: str) -> OwnAreas | None:
+def read_areas(ds: xr.Dataset, where: Horizontal, field: str) -> StoredAreas | None:
     """Return the areas named by ``cell_measures`` of a field or by customary names, or None if there are none."""
     words = str(ds[field].attrs.get("cell_measures") or ds[field].encoding.get("cell_measures") or "").split()
     named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "area:"]
@@ -327,7 +327,7 @@ def own_areas(ds: xr.Dataset, where: Horizontal, field: str) -> OwnAreas | None:
             continue
         held = ds[name].transpose(*where.dims)
         some = _read(held.isel({where.y: rows}), scale)
-        return OwnAreas(name, held, scale, *_fit(some, where.grid.areas(rows, columns)))
+        return StoredAreas(name, held, scale, *_fit(some, where.grid.areas(rows, columns)))
     return None
 
 
@@ -347,7 +347,7 @@ def _fit(values: NDArray[np.float64], exact: NDArray[np.float64]) -> tuple[tuple
     return (float(ratio.min()), float(ratio.max())), bool(near)
 
 
-def warn_of_misfit(areas: OwnAreas, what: str) -> None:
+def warn_of_misfit(areas: StoredAreas, what: str) -> None:
     """Warn if the areas of a file contradict its grid."""
     if not areas.fits:
         low, high = areas.ratio

@@ -186,13 +186,7 @@ def _units_claim(attrs: dict[str, object], rare: bool) -> Claim | None:
 
 
 def axis_of(coordinate: xr.DataArray) -> Axis | None:
-    """Return the direction of a one-dimensional coordinate, or None if it is not a horizontal axis.
-
-    Raises
-    ------
-    GridError
-        If two attributes contradict each other.
-    """
+    """Return the direction of a one-dimensional coordinate, or None if it is not a horizontal axis."""
     name, claims = str(coordinate.name), claims_of(coordinate)
     ways = [claim for claim in claims if claim.way is not None]
     for claim in ways[1:]:
@@ -216,13 +210,7 @@ def counts_only(coordinate: xr.DataArray) -> bool:
 
 
 def nature_of(coordinate: xr.DataArray, mapping: Claim | None) -> Nature:
-    """Return the quantity of a horizontal coordinate by its units, standard name, grid mapping and, last, its name.
-
-    Raises
-    ------
-    GridError
-        If two pieces of evidence contradict each other.
-    """
+    """Return the quantity of a horizontal coordinate by its units, standard name, grid mapping and, last, its name."""
     name = str(coordinate.name)
     claims = [claim for claim in claims_of(coordinate) if claim.natures is not None]
     units = next((claim for claim in claims if claim.words.startswith("units")), None)
@@ -279,13 +267,7 @@ SAMPLES = 9
 
 
 def way_of_position(variable: xr.DataArray, more: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())) -> Way | None:
-    """Return "y" for latitudes and "x" for longitudes on the earth, or None for other variables.
-
-    Raises
-    ------
-    GridError
-        If units and standard name contradict each other.
-    """
+    """Return "y" for latitudes and "x" for longitudes on the earth, or None for other variables."""
     claims = [claim for claim in claims_of(variable) if claim.natures is not None]
     said = [claim for claim in claims if claim.way in ("y", "x") and "geographic" in (claim.natures or NOTHING)]
     if len({claim.way for claim in said}) > 1:
@@ -327,12 +309,12 @@ def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
     return None if best is None else best[3:]
 
 
-def still(variable: xr.DataArray) -> xr.DataArray:
+def first_map(variable: xr.DataArray) -> xr.DataArray:
     """Return the first map of positions that are repeated along leading dimensions."""
     return variable.isel(dict.fromkeys(variable.dims[:-2], 0), drop=True) if variable.ndim > 2 else variable
 
 
-def moving(variable: xr.DataArray) -> str | None:
+def moving_dimension(variable: xr.DataArray) -> str | None:
     """Return the dimension along which positions change, or None if they do not."""
     for dim in variable.dims[:-2]:
         first = variable.isel({dim: 0}, drop=True).variable
@@ -344,19 +326,12 @@ def moving(variable: xr.DataArray) -> str | None:
     return None
 
 
-def misplaced(
+def position_error(
     grid: RectilinearGrid, places: Sequence[NDArray[Any]], locator: Locator | None
 ) -> tuple[float, float] | None:
-    """Return the distance of positions from the cells of a product grid in cells and in metres, or None if they agree.
+    """Return how far positions are from the cells of a product grid, in cells and metres, or None if they agree.
 
-    Parameters
-    ----------
-    grid : RectilinearGrid
-        In degrees or metres.
-    places : (array, array), shape (n_y, n_x)
-        Latitudes and longitudes in degrees; missing ones are ignored.
-    locator : function, optional
-        From the axes to longitudes and latitudes; None if the axes are these.
+    Positions ``places`` are latitudes and longitudes in degrees, shape (n_y, n_x); missing ones are ignored.
     """
     rows, columns = (np.unique(np.linspace(0, n - 1, SAMPLES).astype(int)) for n in grid.shape)
     y, x = np.meshgrid(grid.y.centres[rows], grid.x.centres[columns], indexing="ij")
@@ -382,30 +357,30 @@ def _points(locator: Locator | None, x: Floats, y: Floats) -> Floats:
     return unit_vectors(np.where(reached, lon, np.nan), np.where(reached, lat, np.nan))
 
 
-def arranged(ds: xr.Dataset) -> xr.Dataset:
+def arrange(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset with two-dimensional positions if they do not move, and with contiguous longitudes.
 
     A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], then starts in the west: [-18, -2, 0, 18].
     An arranged Dataset is returned unchanged; contradictory metadata are left to ``horizontal``.
     """
     try:
-        return in_one_piece(_held_still(ds))
+        return join_longitudes(_drop_repeated_positions(ds))
     except GridError:
         return ds
 
 
-def _held_still(ds: xr.Dataset) -> xr.Dataset:
+def _drop_repeated_positions(ds: xr.Dataset) -> xr.Dataset:
     planes = planes_of(ds)
-    if planes is None or ds[planes[0]].ndim < 3 or any(moving(ds[name]) for name in planes):
+    if planes is None or ds[planes[0]].ndim < 3 or any(moving_dimension(ds[name]) for name in planes):
         return ds
-    return ds.assign_coords({name: still(ds[name]).variable for name in planes})
+    return ds.assign_coords({name: first_map(ds[name]).variable for name in planes})
 
 
-def in_one_piece(ds: xr.Dataset) -> xr.Dataset:
+def join_longitudes(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset whose longitudes are contiguous; contradictory metadata are returned unchanged."""
     for name in map(str, ds.dims):
         try:
-            found = western(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
+            found = find_seam(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
         except GridError:
             continue
         if found is not None:
@@ -421,12 +396,12 @@ def in_one_piece(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def western(coordinate: xr.DataArray) -> tuple[int, float] | None:
+def find_seam(coordinate: xr.DataArray) -> tuple[int, float] | None:
     """Return how many of the last longitudes belong before the first ones, and the circle in their units, or None.
 
     Examples
     --------
-    >>> western(xr.DataArray([0.0, 2.0, 356.0, 358.0], dims="lon", name="lon"))
+    >>> find_seam(xr.DataArray([0.0, 2.0, 356.0, 358.0], dims="lon", name="lon"))
     (2, 360.0)
     """
     if coordinate.size < 3 or coordinate.dtype.kind not in "fiu":

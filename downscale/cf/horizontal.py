@@ -21,7 +21,7 @@ from dask.base import tokenize
 from dask.local import get_sync
 from numpy.typing import NDArray
 
-from downscale.cf.attributes import usable
+from downscale.cf.attributes import normalise_metadata
 from downscale.cf.bounds import (
     bounds_in,
     bounds_name,
@@ -45,19 +45,19 @@ from downscale.cf.evidence import (
     Axis,
     Locator,
     Nature,
-    arranged,
+    arrange,
     axis_of,
     claims_of,
     counts_only,
     degrees_in,
+    find_seam,
+    first_map,
     metres_in,
-    misplaced,
-    moving,
+    moving_dimension,
     nature_of,
     planes_of,
-    still,
+    position_error,
     way_of_position,
-    western,
 )
 from downscale.cf.mapping import TEXT_ATTRS, GridMapping, is_mapping, mapping_of, named_mappings, text_mapping
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
@@ -289,7 +289,7 @@ def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) 
         "projected" if each in ("plane", "scan") else kind for each, kind in zip(natures, straight, strict=True)
     ]
     unit = _unit(obj[y], obj[x], nature, mapping) if kinds[0] == "projected" or kinds[1] == "longitude" else 1.0
-    if kinds[1] == "longitude" and western(obj[x]) is not None:
+    if kinds[1] == "longitude" and find_seam(obj[x]) is not None:
         raise GridError(
             f"coordinate {x!r}: expected longitudes in one piece, received a jump across the seam of the circle; bring "
             f"them to -180 to 180 and sort: ds.assign_coords({x}=(ds.{x} + 180) % 360 - 180).sortby({x!r})"
@@ -318,13 +318,7 @@ def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) 
 
 
 def _true_areas(grid: RectilinearGrid, mapping: GridMapping, dims: tuple[str, str]) -> RectilinearGrid:
-    """Return a grid in metres with its areas on the earth.
-
-    Raises
-    ------
-    GridError
-        If the projection does not cover all cells.
-    """
+    """Return a grid in metres with its areas on the earth."""
     embed = mapping.embedding()
     found = None if embed is None else projected_grid(grid.y, grid.x, embed, mapping.density())
     if found is None:
@@ -340,20 +334,14 @@ def _require_same(
     obj: XarrayObject, planes: tuple[str, str] | None, at: tuple[RectilinearGrid, float], mapping: GridMapping | None,
     dims: tuple[str, str],
 ) -> GridMapping | None:  # fmt: skip
-    """Return the mapping for which axes and two-dimensional positions agree; None if axes only count cells.
-
-    Raises
-    ------
-    GridError
-        If axes and positions contradict each other.
-    """
+    """Return the mapping for which axes and two-dimensional positions agree; None if axes only count cells."""
     if planes is None:
         return mapping
     places = [_degrees(obj, name, dims) for name in planes]
     if mapping is None:
-        off, best = misplaced(at[0], places, None), None
+        off, best = position_error(at[0], places, None), None
     else:
-        tried = [(misplaced(at[0], places, each.locator()), each) for each in (mapping, *mapping.on_spheres())]
+        tried = [(position_error(at[0], places, each.locator()), each) for each in (mapping, *mapping.on_spheres())]
         # A mapping without a figure of the earth uses that of its model.
         off, best = tried[0] if tried[0][0] is None else min(tried, key=lambda pair: pair[0] or (0.0, 0.0))
     if off is None:
@@ -413,19 +401,13 @@ def _corners_of(
 
 
 def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[Any, Any]:
-    """Return two-dimensional positions in degrees, also if they are repeated along another dimension.
-
-    Raises
-    ------
-    GridError
-        If they change along it.
-    """
-    if obj[name].ndim > 2 and (along := moving(obj[name])):
+    """Return two-dimensional positions in degrees, also if they are repeated along another dimension."""
+    if obj[name].ndim > 2 and (along := moving_dimension(obj[name])):
         raise GridError(
             f"coordinate {name!r}: expected positions that stay, received ones that change along {along!r} (a moving "
             "nest, or the tiles of a mosaic); select one, or join only files whose nest rests"
         )
-    return _numbers(still(obj[name]).transpose(*dims)) * degrees_of_unit(obj[name])
+    return _numbers(first_map(obj[name]).transpose(*dims)) * degrees_of_unit(obj[name])
 
 
 def degrees_of_unit(variable: xr.DataArray) -> float:
@@ -540,11 +522,11 @@ def area_names(ds: xr.Dataset) -> list[str]:
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
     """Return ``obj`` as an arranged Dataset, and the name of its variable if it was a DataArray."""
     if isinstance(obj, xr.Dataset):
-        return arranged(usable(obj)), None
+        return arrange(normalise_metadata(obj)), None
     if not isinstance(obj, xr.DataArray):
         raise InputError(f"expected an xarray Dataset or DataArray, received {type(obj).__name__}; open the file first")
     name = str(obj.name) if obj.name is not None and obj.name not in obj.coords else "field"
-    return arranged(usable(obj.to_dataset(name=name))), name
+    return arrange(normalise_metadata(obj.to_dataset(name=name))), name
 
 
 def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:
@@ -553,13 +535,7 @@ def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:
 
 
 def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:
-    """Return the refinement of rows and columns from an int or a mapping of dimension to int.
-
-    Raises
-    ------
-    ShapeError
-        If it is not an integer of at least 1, or names another dimension.
-    """
+    """Return the refinement of rows and columns from an int or a mapping of dimension to int."""
     if not isinstance(factor, Mapping):
         return check_factor(factor), check_factor(factor)
     unknown = [name for name in factor if name not in where.dims]

@@ -7,7 +7,15 @@ import re
 import numpy as np
 import xarray as xr
 
-from downscale.cf.quantities import FALLS, SPREADS, called, cell_methods, in_words, standard_name_of, units_of
+from downscale.cf.quantities import (
+    FALLS,
+    SPREADS,
+    cell_methods,
+    in_words,
+    infer_standard_name,
+    standard_name_of,
+    units_of,
+)
 from downscale.cf.units import fits
 from downscale.errors import InputError
 
@@ -54,15 +62,15 @@ def code_reason(variable: xr.DataArray) -> str | None:
     units = str(attrs.get("units", "")).strip().lower()
     names = [str(name).lower() for name in (variable.name, attrs.get("long_name"), attrs.get("standard_name")) if name]
     words = set(re.split(r"[\W_]+", " ".join(names)))
-    called = next(iter(sorted(words & CODE_WORDS)), None)
+    word = next(iter(sorted(words & CODE_WORDS)), None)
     stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
     scaled = variable.encoding.get("scale_factor") is not None or variable.encoding.get("add_offset") is not None
     if stored.kind not in "iu" or scaled:
-        return _floating_codes(variable, units, called)
+        return _floating_codes(variable, units, word)
     if units in CODE_UNITS:
         return f"by type {stored} and units {units!r}"
-    if called is not None:
-        return f"by type {stored} and the word {called!r} in its name"
+    if word is not None:
+        return f"by type {stored} and the word {word!r} in its name"
     if units in NO_UNITS:
         mask = next(iter(sorted(words & MASK_WORDS)), None)
         if mask is not None:
@@ -72,7 +80,7 @@ def code_reason(variable: xr.DataArray) -> str | None:
     return None
 
 
-def _floating_codes(variable: xr.DataArray, units: str, called: str | None) -> str | None:
+def _floating_codes(variable: xr.DataArray, units: str, word: str | None) -> str | None:
     """Return why floating-point numbers are codes: only without units and with an unambiguous name."""
     if units in CODE_UNITS and units != "index":
         return f"by units {units!r}"
@@ -84,10 +92,10 @@ def _floating_codes(variable: xr.DataArray, units: str, called: str | None) -> s
     if LEGEND.search(long_name[:200]):
         return f"by long_name {long_name[:60]!r}"
     # A name of several words, such as "type of low vegetation", is that of codes; a standard name of CF is not.
-    if called in ("category", "categories", "class", "classes", "type", "types", "code", "codes"):
+    if word in ("category", "categories", "class", "classes", "type", "types", "code", "codes"):
         standard = str(variable.attrs.get("standard_name", "")).lower()
-        if standard in ("", "unknown", "none") or called in standard.split("_"):
-            return f"by the word {called!r} in its name, without units"
+        if standard in ("", "unknown", "none") or word in standard.split("_"):
+            return f"by the word {word!r} in its name, without units"
     return None
 
 
@@ -151,13 +159,7 @@ def _around_a_circle(variable: xr.DataArray) -> str | None:
 
 
 def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tuple[list[str], list[str]]:
-    """Return the fields that are not directions, and one line for each direction that is left out.
-
-    Raises
-    ------
-    InputError
-        If the user names a direction (``wanted`` is not None), or there is no other field.
-    """
+    """Return the fields that are not directions, and one line for each direction that is left out."""
     reasons = {name: direction_reason(ds[name]) for name in names}
     fields = [name for name in names if reasons[name] is None]
     found = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -198,12 +200,6 @@ def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
     The last of the cell methods over time decides. Without any, amounts of fluxes are totals: rain, snowfall, runoff,
     evaporation in mm or kg m-2, radiation in J m-2.
 
-    Parameters
-    ----------
-    variable : DataArray
-        The field.
-    names : str
-        Names of the time axis in cell methods.
 
     Examples
     --------
@@ -222,7 +218,7 @@ def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
     like = next((amount for amount in FLOW_UNITS if units == amount or (units and fits(units, amount))), None)
     if like is None:
         return "intensive", f"by units {units!r}, which are not those of an amount"
-    name, reason = called(variable)
+    name, reason = infer_standard_name(variable)
     short, words = str(variable.name or "").lower(), in_words(variable.attrs.get("long_name"))
     if short in LARGEST_OF_PERIODS:
         return "intensive", f"by name {short!r}, the largest of a period"

@@ -38,13 +38,7 @@ ECCODES, READER = ("gribapi", "eccodes", "eccodeslib"), "cfgrib"
 
 
 def load_pyproj() -> None:
-    """Import pyproj so that it finds its own functions first; does nothing if it is already loaded.
-
-    Raises
-    ------
-    InputError
-        If it was imported after ecCodes by other code, and does not work.
-    """
+    """Import pyproj so that it finds its own functions first; does nothing if it is already loaded."""
     behind = any(name in sys.modules for name in ECCODES)
     if "pyproj" in sys.modules:
         if behind:
@@ -276,15 +270,6 @@ def unrotated(
 ) -> tuple[Floats, Floats]:
     """Return true longitudes and latitudes of coordinates about a rotated pole, all in degrees.
 
-    Parameters
-    ----------
-    lon, lat : arrays
-        Coordinates of the rotated grid.
-    pole_lon, pole_lat : float
-        Position of the grid's north pole.
-    pole_grid_lon : float
-        Longitude of the true north pole in the rotated grid.
-
     Examples
     --------
     >>> [float(round(v, 9)) for v in unrotated(0.0, 0.0, -170.0, 40.0)]
@@ -318,6 +303,18 @@ def _inverse(crs: CRS, target: Any) -> Locator:
 def _method(crs: CRS) -> str:
     operation = crs.coordinate_operation
     return "" if operation is None else str(operation.method_name).lower()
+
+
+def cf_attributes(text: str) -> dict[str, Any]:
+    """Return the CF attributes of a coordinate system as well-known text, empty if it cannot be read."""
+    load_pyproj()
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        return dict(CRS.from_wkt(text).to_cf())
+    except CRSError:
+        return {}
 
 
 def is_mapping(variable: Any) -> bool:
@@ -378,17 +375,7 @@ class Positions:
 
 
 def positions(grid: RectilinearGrid | CurvilinearGrid, locator: Locator | None, west: float = -180.0) -> Positions:
-    """Return the positions of the cells of a grid on the earth.
-
-    Parameters
-    ----------
-    grid : RectilinearGrid or CurvilinearGrid
-        A grid of quadrilaterals has its own positions.
-    locator : function, optional
-        From the axes of a product grid to longitudes and latitudes; None if the axes are these.
-    west : float
-        First longitude of a product grid.
-    """
+    """Return the positions of the cells of a grid on the earth; longitudes of a product grid begin at ``west``."""
     if isinstance(grid, CurvilinearGrid):
         return _pieces(grid.shape, lambda rows: _own(grid), whole=True)
     y, x, place = grid.y, grid.x, locator or (lambda lon, lat: (lon, lat))

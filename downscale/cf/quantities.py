@@ -335,7 +335,7 @@ def _row(variable: xr.DataArray) -> tuple[Row | None, str]:
         return Row(re.escape(standard), "1"), f"by standard_name modifier {modifier}"
     if modifier not in ("", "detection_minimum"):
         return None, f"none: standard_name modifier {modifier!r}"
-    name, reason = called(variable)
+    name, reason = infer_standard_name(variable)
     if name is None:
         units = units_of(variable)
         counts = units is not None and units.lower() in COUNTS
@@ -344,7 +344,7 @@ def _row(variable: xr.DataArray) -> tuple[Row | None, str]:
     return row, reason if row else f"none: {reason.removeprefix('by ')} implies none"
 
 
-def called(variable: xr.DataArray) -> tuple[str | None, str]:
+def infer_standard_name(variable: xr.DataArray) -> tuple[str | None, str]:
     """Return the standard name of a variable, given or inferred, and the reason; None if there is none.
 
     A standard name has precedence over all others. Customary names, and long names read as standard names, count only
@@ -353,7 +353,7 @@ def called(variable: xr.DataArray) -> tuple[str | None, str]:
     Examples
     --------
     >>> said = {"units": "m/s", "long_name": "Total (convective and large-scale) precipitation rate"}
-    >>> called(xr.DataArray(0.0, name="PRECT", attrs=said))
+    >>> infer_standard_name(xr.DataArray(0.0, name="PRECT", attrs=said))
     ('precipitation_amount', "by name 'PRECT' and units 'm/s', as precipitation_amount")
     """
     standard, _ = standard_name_of(variable)
@@ -524,13 +524,7 @@ def _over_area(variable: xr.DataArray) -> list[str]:
 
 
 def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
-    """Return the bounds of one variable from "auto", a pair in its own units, None, or a mapping of these by name.
-
-    Raises
-    ------
-    OptionError
-        If it is none of these, or the lower bound is not below the upper.
-    """
+    """Return the bounds of one variable from "auto", a pair in its own units, None, or a mapping of these by name."""
     if isinstance(bounds, Mapping):
         return variable_bounds(variable, name, bounds.get(name, "auto"))
     if bounds is None:
@@ -588,11 +582,6 @@ def is_temperature(variable: xr.DataArray) -> bool:
 
 def require_lapse_rate(rate: float, variable: xr.DataArray, name: str) -> None:
     """Refuse a lapse rate of a temperature that must be per kilometre, since 0.1 degrees per metre is implausible.
-
-    Raises
-    ------
-    OptionError
-        If the rate is beyond 0.1 units per metre, fifteen times that of the standard atmosphere.
 
     Examples
     --------

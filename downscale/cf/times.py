@@ -234,13 +234,7 @@ class Clock:
         return str(np.datetime_data(self.origin.dtype)[0])
 
     def seconds(self, dates: NDArray[Any]) -> Seconds:
-        """Return dates as seconds, of the same shape.
-
-        Raises
-        ------
-        GridError
-            If a date is missing.
-        """
+        """Return dates as seconds, of the same shape."""
         values = np.asarray(dates)
         if self.numpy:
             if np.isnat(values).any():
@@ -277,13 +271,7 @@ class Clock:
         return self.date(*parts_of(date))
 
     def adopt(self, dates: NDArray[Any]) -> NDArray[Any]:
-        """Return dates of another clock in the type of this one, if both calendars agree on their names.
-
-        Raises
-        ------
-        GridError
-            If the calendars differ: dates are never converted silently.
-        """
+        """Return dates of another clock in the type of this one, if both calendars agree on their names."""
         other = Clock.of(dates)
         if other.calendar == self.calendar and other.numpy == self.numpy:
             return np.asarray(dates).astype(self.origin.dtype) if self.numpy else np.asarray(dates)
@@ -323,13 +311,6 @@ def natural_edges(dates: NDArray[Any], clock: Clock, starts_of_days: bool) -> Se
     Stamps in consecutive calendar months or years represent these months or years, at any position within them. Stamps
     at equal steps represent the periods around them if these are whole days, or equal parts of a day that begin at
     midnight. Daily stamps at midnight are ambiguous (the day before or after?).
-
-    Parameters
-    ----------
-    dates : array of dates, shape (n,)
-        Ascending stamps.
-    starts_of_days : bool
-        Whether daily stamps at midnight represent the day that begins.
     """
     seconds = clock.seconds(dates)
     steps = np.diff(seconds)
@@ -366,13 +347,7 @@ def _even_edges(seconds: Seconds, midnight: float, starts_of_days: bool) -> Seco
 
 
 def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> Seconds:
-    """Return the edges of the periods of a pandas-style frequency that cover a span, in seconds.
-
-    Raises
-    ------
-    OptionError
-        If the frequency is unknown.
-    """
+    """Return the edges of the periods of a pandas-style frequency that cover a span, in seconds."""
     # The end of a month is a label in pandas; the period is the month.
     starts = {"ME": "MS", "QE": "QS", "YE": "YS"}
     for end, start in starts.items():
@@ -416,13 +391,7 @@ def _range(clock: Clock, frequency: str, **span: Any) -> NDArray[Any]:
 
 
 def pair_edges(pairs: NDArray[Any], clock: Clock) -> Seconds:
-    """Return the edges of ascending, adjoining periods given by their bounds, shape (n, 2) -> (n + 1,), in seconds.
-
-    Raises
-    ------
-    GridError
-        If they are empty, not in order, overlap or leave gaps; the message names the dates.
-    """
+    """Return the edges of ascending, adjoining periods given by their bounds, shape (n, 2) -> (n + 1,), in seconds."""
     seconds = clock.seconds(pairs)
     near = np.rint(seconds)
     seconds = near if np.abs(near - seconds).max() <= ROUNDING else seconds

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import own_areas, select, warn_of_misfit
+from downscale.cf.coordinates import read_areas, select, warn_of_misfit
 from downscale.cf.horizontal import Horizontal, XarrayObject, as_dataset, horizontal, horizontal_variables
 from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
@@ -176,7 +176,7 @@ def _with_own_areas(
     if isinstance(judge, Nested):
         # In the order of the coarse cells; fine cells that lost their bounds are those of the comparison.
         small, at_fine = judge.fine, judge.at_fine
-    areas = own_areas(big, at_coarse, name), own_areas(small, at_fine, name)
+    areas = read_areas(big, at_coarse, name), read_areas(small, at_fine, name)
     for found, what in zip(areas, ("coarse file", "fine file"), strict=True):
         if found is not None:
             warn_of_misfit(found, what)

@@ -21,7 +21,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.attributes import DEFINED, forget, mend, names_in, references
+from downscale.cf.attributes import DEFINED, complete_metadata, names_in, references, remove_references
 from downscale.cf.bounds import plain_bounds
 from downscale.cf.kinds import is_categorical
 from downscale.cf.times import is_time, time_encodings
@@ -70,7 +70,7 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
         listed.update(names_in("coordinates", variable.attrs.pop("coordinates", None)))
         # Names of missing variables cause warnings in readers and errors in checkers.
         named = {name for names in references(variable).values() for name in names}
-        forget(variable, named - {str(name) for name in ready.variables})
+        remove_references(variable, named - {str(name) for name in ready.variables})
         variable.attrs = _own_attributes(str(name), variable)
     _name_axes(ready)
     # A file opened without decoding names its auxiliary coordinates only in attributes.
@@ -87,7 +87,7 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     for name in limits:
         # Bounds inherit the attributes of the coordinate; own attributes could contradict them.
         ready[name].attrs = {key: ready[name].attrs[key] for key in ("formula_terms",) if key in ready[name].attrs}
-    mend(ready, set(limits))
+    complete_metadata(ready, set(limits))
     ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
     ready.attrs["Conventions"] = CONVENTIONS
     _drop_external(ready)

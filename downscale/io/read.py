@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.attributes import references, require_dates, with_texts
-from downscale.cf.evidence import in_one_piece
+from downscale.cf.evidence import join_longitudes
 from downscale.cf.mapping import load_pyproj_before_eccodes
 from downscale.errors import DownscaleError, InputError, listing
 from downscale.io.chunks import map_chunks
@@ -99,7 +99,7 @@ def open_dataset(
         raise InputError(times or complaint(sources[0].engine, name, error, len(sources) > 1)) from None
     if not ds.variables:
         require_variables(ds, sources[0].name)
-    return in_one_piece(_remembering(ds, sources))
+    return join_longitudes(_remembering(ds, sources))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 
 from downscale.cf.bounds import bounds_in, bounds_variables, lost_bounds, require_known, unknown_cells
 from downscale.cf.coordinates import select
-from downscale.cf.evidence import arranged
+from downscale.cf.evidence import arrange
 from downscale.cf.horizontal import (
     MOST_SHIFT,
     Horizontal,
@@ -53,12 +53,12 @@ Floats = NDArray[np.float64]
 
 def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None = None) -> xr.Dataset:
     """Return the Dataset of one field with its bounds: by name, by standard name, ``orog``, or the only field."""
-    return arranged(_picked(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name))
+    return arrange(_picked(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name))
 
 
 def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
     """Return the Dataset of one mask: ``sftlf``, by standard name, or the only field."""
-    return arranged(_picked(mask, "mask", "mask", (MASK_NAMES,)))
+    return arrange(_picked(mask, "mask", "mask", (MASK_NAMES,)))
 
 
 def _picked(

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.coordinates import AXIS_ATTRS, LENGTH_UNITS
-from downscale.cf.evidence import arranged
+from downscale.cf.evidence import arrange
 from downscale.cf.horizontal import Horizontal, horizontal, parse_factor, require_same_axes, with_named_mapping
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
@@ -72,7 +72,7 @@ def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -
     if target_grid is not None:
         if factor is not None:
             raise OptionError("expected factor or target_grid, received both; drop one of them")
-        return _on_target(where, arranged(target_dataset(target_grid, where)))
+        return _on_target(where, arrange(target_dataset(target_grid, where)))
     if factor is None:
         factor = getattr(method, "factor", None)
         if factor is None:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from downscale.cf.axes import (
     Line,
-    kept_beside,
     methods_along,
     new_line_coordinates,
     read_line,
     require_variables,
+    split_coordinates,
     target_line,
 )
 from downscale.cf.bounds import bounds_variables
@@ -215,7 +215,7 @@ def axis_quantity(variable: xr.DataArray, line: Line) -> tuple[str, str]:
 def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Dataset:
     """Return the Dataset on the new cells; lazy data stay lazy."""
     dim, bounds = plan.source.dim, bounds_variables(ds)
-    coords, lost = kept_beside(ds, plan.source)
+    coords, lost = split_coordinates(ds, plan.source)
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in plan.jobs:

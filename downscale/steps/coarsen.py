@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.coordinates import kept_coordinates, mapping_name, new_coordinates
+from downscale.cf.coordinates import copy_coordinates, mapping_name, new_coordinates
 from downscale.cf.horizontal import (
     AREA,
     XarrayObject,
@@ -76,7 +76,7 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     made = new_coordinates(ds, where, grid)
     gone = set(where.dims)
     passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not gone & set(v.dims)}
-    fine = xr.Dataset({**new, **passed}, {**kept_coordinates(ds, where), **made}, dict(ds.attrs))
+    fine = xr.Dataset({**new, **passed}, {**copy_coordinates(ds, where), **made}, dict(ds.attrs))
     return fine if name is None else as_array(fine, name, obj)
 
 

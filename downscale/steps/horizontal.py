@@ -15,9 +15,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.attributes import forget, references
+from downscale.cf.attributes import references, remove_references
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import dropped_coordinates
+from downscale.cf.coordinates import find_lost_coordinates
 from downscale.cf.evidence import seems_position
 from downscale.cf.horizontal import Horizontal
 from downscale.cf.kinds import direction_reason, is_categorical
@@ -263,7 +263,7 @@ class Companions:
 
 def plan_companions(ds: xr.Dataset, where: Horizontal, nests: bool) -> Companions:
     """Return the plan for fields among the coordinates; ``nests`` is whether cells stay whole."""
-    names = dropped_coordinates(ds, where)
+    names = find_lost_coordinates(ds, where)
     if not names:
         return Companions()
     # Bounds accompany their coordinate, and cell measures the cells.
@@ -317,5 +317,5 @@ def remove_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
     """Remove names of variables of ``ds`` that ``made`` lacks from its attributes, in place."""
     gone = {str(name) for name in ds.variables} - {str(name) for name in made.variables}
     for variable in made.variables.values() if gone else ():
-        forget(variable, gone, ds.variables)
+        remove_references(variable, gone, ds.variables)
     return made
