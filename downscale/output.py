@@ -12,7 +12,7 @@ from downscale.check.conservation import check_conservation
 from downscale.conservation.report import ConservationReport
 from downscale.io.read import sources_of
 from downscale.io.write import Storage, write_checked
-from downscale.process.progress import progress_bar
+from downscale.process.computing import progress_bar
 
 Encoding = Mapping[str, Mapping[str, Any]]
 

@@ -19,19 +19,7 @@ from downscale.errors import ConservationError
 
 @dataclass(frozen=True, eq=False)
 class FootprintWork:
-    """Computes fine maps whose footprint-weighted averages equal the coarse values.
-
-    Attributes
-    ----------
-    job : Job
-        Grids, bounds and checks of one variable.
-    instrument : Instrument
-        The footprint on the fine cells.
-    order : float
-        Order of the Sobolev seminorm.
-    mask : array of bool or None
-        Valid fine cells.
-    """
+    """Computes fine maps whose footprint-weighted averages equal the coarse values."""
 
     job: Job
     instrument: Instrument

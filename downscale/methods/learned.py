@@ -95,13 +95,7 @@ def name_of(method: Any) -> str:
 
 
 def require_method(method: Any) -> None:
-    """Raise an error if the argument is not a method.
-
-    Raises
-    ------
-    OptionError
-        If it is not; the message lists the methods.
-    """
+    """Raise an error if the argument is not a method."""
     if is_learned(method) or isinstance(method, Upscaler):
         return
     if not isinstance(method, (str, Path)):
@@ -117,22 +111,7 @@ def require_method(method: Any) -> None:
 
 
 def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
-    """Return the model of a path or a name; other methods are returned unchanged.
-
-    Parameters
-    ----------
-    method : object
-        A method accepted by :func:`require_method`.
-    factor : (int, int), optional
-        Selects among the models of a name.
-
-    Raises
-    ------
-    OptionError
-        If the bundled model does not have that factor.
-    InputError
-        If the file is not a checkpoint.
-    """
+    """Return the model of a path or a name; other methods are returned unchanged."""
     if not isinstance(method, (str, Path)) or not is_learned(method):
         return method
     path = path_of(method, factor)
@@ -151,26 +130,7 @@ def _loaded(path: Path, state: Any) -> Learned:
 def bound_model(
     learned: Learned, ds: xr.Dataset, where: Horizontal, target: Target, wanted: list[str], orog: Any, sftlf: Any
 ) -> Model:
-    """Bind a model to the grid and the variables of a request.
-
-    Parameters
-    ----------
-    learned : Learned
-        The model.
-    ds : Dataset
-        The coarse fields.
-    where, target : Horizontal, Target
-        Axes of the coarse fields, and the fine cells.
-    wanted : list of str
-        Variables to refine.
-    orog, sftlf : Dataset, DataArray, file or None
-        Fine fields.
-
-    Raises
-    ------
-    ShapeError, OptionError, InputError
-        If factor, variables, units, statics or times do not match the model.
-    """
+    """Bind a model to the grid and the variables of a request."""
     spec = learned.spec
     if not target.nests:
         raise ShapeError("expected a nested target grid for a learned model, received one that cuts cells; use factor=")
@@ -196,26 +156,14 @@ def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
 
 
 def own_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
-    """Return the variables of ``ds`` that match the outputs of the model.
-
-    Raises
-    ------
-    InputError
-        If one is missing.
-    """
+    """Return the variables of ``ds`` that match the outputs of the model."""
     alone = len(spec.outputs) == 1
     own = [name for name in among if any(_match(each, ds, [name], alone) for each in spec.outputs)]
     return matched_outputs(spec, ds, own or among)
 
 
 def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
-    """Return the variables of ``ds`` that match the outputs of the model; all ``wanted`` ones must be among them.
-
-    Raises
-    ------
-    InputError
-        If one is missing, or a requested variable is not an output of the model.
-    """
+    """Return the variables of ``ds`` that match the outputs of the model; all ``wanted`` ones must be among them."""
     there = [str(name) for name in ds.data_vars]
     # An output that is not requested is still an input.
     names = [
@@ -272,11 +220,6 @@ def _words(variable: xr.DataArray) -> tuple[str, ...]:
 def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
     """Return the factor and the offset from the units of a variable to the units of training.
 
-    Raises
-    ------
-    InputError
-        If the variable has no units, or units of another quantity, and the model requires units.
-
     Examples
     --------
     >>> from downscale.nn.spec import Variable
@@ -331,24 +274,7 @@ def _static_fields(
 
 
 def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:
-    """Return the inputs of an upsampler with many inputs, stacked to shape (..., C, n_y, n_x).
-
-    Parameters
-    ----------
-    array : DataArray
-        The variable to refine, horizontal dimensions last.
-    data : numpy or dask array
-        Its values, in the chunks of the blocks.
-    model : Model or None
-        Names the other inputs; None if there are none.
-    numbers : DataArray, optional
-        The number of each map, as the last input of methods that generate members.
-
-    Raises
-    ------
-    GridError, InputError
-        If a predictor has other dimensions, or the model needs a time that is missing.
-    """
+    """Return the field, the other inputs of a model and the number of each map, stacked to (..., C, n_y, n_x)."""
     fields = [data] if model is None else [_along(other, array, data) for other in model.inputs.values()]
     fields += [] if model is None else [_along(clock, array, data) for clock in _clocks(model.spec, array)]
     fields += [] if numbers is None else [_along(numbers, array, data)]

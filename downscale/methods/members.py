@@ -31,13 +31,6 @@ def draws_of(
     key is the name of the variable by default.
 
     Maps that differ in dimensions other than time, such as levels, share their noise.
-
-    Raises
-    ------
-    InputError
-        If the variable already has a dimension of members.
-    OptionError
-        If members or seed are not usable.
     """
     if members is not None and DIMENSION in variable.dims:
         raise InputError(

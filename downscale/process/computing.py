@@ -1,10 +1,10 @@
-"""Computation by Dask with the chosen scheduler, without changes to Dask's configuration."""
+"""Computation by Dask with the chosen scheduler and a progress bar, without changes to Dask's configuration."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -16,8 +16,11 @@ import dask.threaded
 from dask.system import CPU_COUNT
 
 from downscale.errors import OptionError
+from downscale.options import option
 
 Scheduler = Callable[..., Any]
+# A bar is of no use for shorter runs.
+PATIENCE_SECONDS = 2.0
 SERIAL = ("sync", "synchronous", "single-threaded")
 # Local to this thread and those it starts; Dask's own configuration is shared by all threads of the process.
 _OWN: ContextVar[Scheduler | None] = ContextVar("scheduler", default=None)
@@ -123,3 +126,13 @@ def scheduled() -> Iterator[None]:
     settings = {"scheduler": dask.threaded.get, "array.rechunk.method": "tasks"}
     with dask.config.set({} if chosen else settings):
         yield
+
+
+def progress_bar() -> AbstractContextManager[Any]:
+    """Return a context in which Dask shows a progress bar on the standard error, by the option "progress"."""
+    wanted = option("progress")
+    if wanted == "off" or (wanted == "auto" and not sys.stderr.isatty()):
+        return nullcontext()
+    from dask.diagnostics import ProgressBar
+
+    return ProgressBar(minimum=PATIENCE_SECONDS if wanted == "auto" else 0.0, out=sys.stderr)

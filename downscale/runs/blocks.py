@@ -139,11 +139,6 @@ def _digits(ds: xr.Dataset, name: str) -> int:
 def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
     """Return a number of steps, or a number and a unit of the calendar.
 
-    Raises
-    ------
-    OptionError
-        If it is neither.
-
     Examples
     --------
     >>> parse_blocks("5 years"), parse_blocks("12"), parse_blocks(12)
@@ -161,20 +156,7 @@ def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
 
 
 def cut(record: Record, wanted: int | str) -> list[Block]:
-    """Return the blocks of a record: each step in exactly one block, in order.
-
-    Parameters
-    ----------
-    record : Record
-        From :func:`record_of`.
-    wanted : int or str
-        Steps per block, or calendar periods such as "5 years".
-
-    Raises
-    ------
-    OptionError, InputError
-        If there are no dates, they are not in order, or two blocks would have the same name.
-    """
+    """Return the blocks of a record: each step in exactly one block, in order."""
     length = parse_blocks(wanted)
     if record.dim is None:
         return [Block(0, 1)]
@@ -328,13 +310,7 @@ def blocks_folder(target: Path) -> Path:
 
 
 def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan) -> BlockPlan:
-    """Divide a run into blocks.
-
-    Raises
-    ------
-    OptionError, InputError
-        If the requested division is not possible.
-    """
+    """Divide a run into blocks."""
     output = recipe.output
     if output.path.endswith(STORE):
         raise OptionError(f"expected a NetCDF file for a run in blocks, received {output.path}; give a name with .nc")
@@ -401,11 +377,6 @@ def check_outputs(
     """Check all outputs before any work is done, and remove blocks of an earlier run that are to be computed again.
 
     An existing result is kept until the new one replaces it.
-
-    Raises
-    ------
-    OutputError
-        If an output exists and can be neither resumed nor replaced, or cannot be written.
     """
     paths = [blocks.paths[i] for i in chosen]
     parts = [path for path in paths if path.parent == blocks.folder]

@@ -30,7 +30,7 @@ from downscale.io.paths import check_netcdf
 from downscale.io.read import sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.methods.learned import ENCODER, SAME, fingerprint, is_learned, name_of, opened, own_outputs, scale_to
-from downscale.process.progress import progress_bar
+from downscale.process.computing import progress_bar
 from downscale.steps.coarsen import coarsen
 from downscale.steps.history import add_history
 from downscale.steps.prepare import pick_variables

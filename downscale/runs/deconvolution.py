@@ -11,7 +11,7 @@ from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.io.paths import check_netcdf
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.write import Storage, write_checked
-from downscale.process.progress import progress_bar
+from downscale.process.computing import progress_bar
 from downscale.runs.single import open_input
 from downscale.steps.deconvolution import (
     DeconvolutionMethod,

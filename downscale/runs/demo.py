@@ -73,13 +73,7 @@ def learned_recipe(folder: str | Path) -> Recipe:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create the folder of the outputs.
-
-    Raises
-    ------
-    OutputError
-        If its parent is missing, or a file is in the way.
-    """
+    """Create the folder of the outputs."""
     if not folder.resolve().parent.is_dir():
         raise OutputError(f"expected an existing parent folder, received {folder.resolve().parent}; create it first")
     if folder.exists() and not folder.is_dir():
@@ -109,13 +103,7 @@ class Comparison:
 
 
 def run_both(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Outcome, Outcome], Beside]:
-    """Run two recipes on the same input, and compare both in the report of the first, with a ``note``.
-
-    Raises
-    ------
-    DownscaleError
-        As :func:`downscale.runs.pipeline.run` does.
-    """
+    """Run two recipes on the same input, and compare both in the report of the first, with a ``note``."""
     outcomes = run(first), run(second)
     sides = [compare_outcome(outcome) for outcome in outcomes]
     maps = [outcome.recipe.output.map for outcome in outcomes]
