@@ -219,25 +219,23 @@ class Request:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        from downscale.methods.learned import require_method
-
         for name in ARGUMENTS:
             require_legal(name, getattr(self, name))
-        require_method(self.method)
         self._require_compatible()
 
     def _require_compatible(self) -> None:
         """Refuse arguments that exclude or need others."""
         from downscale.losses.penalty import TerrainPenalty
-        from downscale.methods.learned import CASCADE, is_learned, name_of
+        from downscale.methods.learned import CASCADE, name_of
+        from downscale.methods.registry import find_method
 
-        name, terrain = name_of(self.method), self.terrain_penalty
-        if self.members is not None and isinstance(self.method, str) and name != CASCADE and not is_learned(name):
+        name, method, terrain = name_of(self.method), find_method(self.method), self.terrain_penalty
+        if self.members is not None and method.members is False:
             raise OptionError(
                 f"expected a method that generates members, received {name!r} with {called('members', self.members)}; "
                 "use 'cascade' or an ensemble model"
             )
-        if self.smoothing is not None and self.method != CASCADE:
+        if self.smoothing is not None and not method.smoothing:
             raise _conflict(called("method", CASCADE), "smoothing", repr(name))
         if self.conserve != "cell" and self.bounds not in ("auto", None):
             raise _conflict(called("conserve", "cell"), "bounds", called("conserve", self.conserve))
@@ -252,7 +250,7 @@ class Request:
             raise _conflict(called("conserve", "cell"), "terrain_penalty", repr(self.conserve))
         if self.footprint is None:
             return
-        if str(self.method) != "sobolev":
+        if not method.footprint:
             raise _conflict(called("method", "sobolev"), "footprint", repr(name))
         for other, present in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
                                ("terrain_penalty", terrain is not None)):  # fmt: skip

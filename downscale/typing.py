@@ -1,14 +1,15 @@
-"""Protocols of upsamplers, and the location of a block in the domain."""
+"""The protocol of methods, their capabilities, and the location of a block in the domain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from downscale.fields.noise import Draws
     from downscale.grid.curvilinear import CurvilinearGrid
     from downscale.grid.latlon import RectilinearGrid
     from downscale.grid.subcells import SubcellGrid
@@ -38,7 +39,7 @@ class Place:
 
 @runtime_checkable
 class Upscaler(Protocol):
-    """Any callable that refines a coarse field.
+    """Any callable that refines a coarse field; :class:`Capabilities` lists optional attributes.
 
     Attributes
     ----------
@@ -70,38 +71,40 @@ class Upscaler(Protocol):
         ...
 
 
-@runtime_checkable
-class ManyInputs(Protocol):
-    """An upsampler with several coarse input fields, called with (..., channels, n_y, n_x).
+@dataclass(frozen=True)
+class Capabilities:
+    """What an upsampler needs and provides beyond its call: its attributes of the same names, or these defaults.
 
     Attributes
     ----------
+    factor, halo, multiple_of, laws
+        As for :class:`Upscaler`.
     channels : int
-        Number of coarse input fields.
+        Number of coarse input fields; with more than one, calls have the shape (..., channels, n_y, n_x).
     variable : int
         Index of the field to refine.
+    satisfies_constraints : bool
+        Whether cell means and bounds hold to rounding without correction.
+    with_noise : callable or None
+        Returns the same upsampler with the noise of a :class:`downscale.fields.noise.Draws`, for methods that generate
+        ensemble members; their last input is the number of each map.
+    working_bytes : callable or None
+        Returns the peak bytes on a processor for a number of maps and a coarse shape, for methods that need much more
+        memory than their input and output.
     """
 
-    @property
-    def channels(self) -> int: ...  # noqa: D102
+    factor: tuple[int, int]
+    halo: tuple[int, int] | None
+    multiple_of: int
+    laws: frozenset[str]
+    channels: int = 1
+    variable: int = 0
+    satisfies_constraints: bool = False
+    with_noise: Callable[[Draws], Upscaler] | None = None
+    working_bytes: Callable[[int, tuple[int, int]], int] | None = None
 
-    @property
-    def variable(self) -> int: ...  # noqa: D102
-
-
-@runtime_checkable
-class Drawing(Protocol):
-    """An upsampler that generates ensemble members; its last input is the number of each map."""
-
-    def drawn(self, draws: Any) -> Any:
-        """Return the same upsampler with the noise of a :class:`downscale.fields.noise.Draws`."""
-        ...
-
-
-@runtime_checkable
-class Working(Protocol):
-    """An upsampler that needs much more memory than its input and output."""
-
-    def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
-        """Return the peak bytes on a processor for a call with ``maps`` maps of this coarse shape."""
-        ...
+    @classmethod
+    def of(cls, upscaler: Upscaler) -> Capabilities:
+        """Return the capabilities of an upsampler."""
+        names = [one.name for one in fields(cls) if hasattr(upscaler, one.name)]
+        return cls(**{name: getattr(upscaler, name) for name in names})

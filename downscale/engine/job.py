@@ -16,7 +16,7 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import SubcellGrid, Subcells
 from downscale.nn.separable import Separable
 from downscale.options import option
-from downscale.typing import ManyInputs, Upscaler, Working
+from downscale.typing import Capabilities, Upscaler
 
 if TYPE_CHECKING:
     from downscale.losses.terrain import TerrainRefinement
@@ -85,9 +85,14 @@ class Job:
         return linear and self.engine == "auto" and is_cpu(self.device)
 
     @property
+    def capabilities(self) -> Capabilities:
+        """What the upsampler needs and provides."""
+        return Capabilities.of(self.upscaler)
+
+    @property
     def inputs(self) -> int:
         """Number of coarse input fields of the upsampler, stacked before rows and columns."""
-        return self.upscaler.channels if isinstance(self.upscaler, ManyInputs) else 1
+        return self.capabilities.channels
 
     @property
     def inner(self) -> int:
@@ -96,10 +101,7 @@ class Job:
 
     def own(self, maps: Any) -> Any:
         """Return the field to refine from maps (n, inputs, ...) or (n, ...)."""
-        if self.inputs == 1:
-            return maps
-        assert isinstance(self.upscaler, ManyInputs)
-        return maps[:, self.upscaler.variable]
+        return maps if self.inputs == 1 else maps[:, self.capabilities.variable]
 
     def block_shape(self, rows: Cut, columns: Cut) -> tuple[int, int]:
         """Return the rows and columns of the result of one block."""
@@ -115,6 +117,5 @@ class Job:
 
 def features_of(job: Job, maps: int, shape: tuple[int, int]) -> int:
     """Return the bytes of the features of a network in this process, for maps of coarse rows and columns."""
-    if not isinstance(job.upscaler, Working) or not is_cpu(job.device):
-        return 0
-    return job.upscaler.working_bytes(maps, shape)
+    working_bytes = job.capabilities.working_bytes
+    return 0 if working_bytes is None or not is_cpu(job.device) else working_bytes(maps, shape)

@@ -284,7 +284,7 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]
     broken = (seen < low) | (seen > high)
-    if not broken.any() and _settled(work):
+    if not broken.any() and _satisfies_constraints(work):
         return fine
     if not broken.any():
         return bounded(fine, x, cells.masked(mask), job.bounds)
@@ -298,9 +298,9 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     return torch.where(cells.broadcast_to_fine(bad), spread, inner)
 
 
-def _settled(work: Work) -> bool:
+def _satisfies_constraints(work: Work) -> bool:
     """Return whether the upsampler itself has imposed conservation and bounds, and nothing was added to its output."""
-    return bool(getattr(work.job.upscaler, "settled", False)) and "terrain" not in work.statics
+    return work.job.capabilities.satisfies_constraints and "terrain" not in work.statics
 
 
 def _valid(fine: Tensor) -> Tensor | None:

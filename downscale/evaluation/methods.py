@@ -23,7 +23,8 @@ from downscale.check.conservation import check_conservation
 from downscale.errors import InputError, OptionError
 from downscale.evaluation.schema import COST, LAW, Method
 from downscale.evaluation.truth import Block, Truth
-from downscale.methods.learned import is_learned, opened, require_method
+from downscale.methods.learned import is_learned, opened
+from downscale.methods.registry import find_method
 from downscale.metrics.events import EventCounts
 from downscale.metrics.scores import Scores
 from downscale.models import path_of
@@ -247,7 +248,7 @@ def open_methods(methods: Sequence[Method], factor: tuple[int, int], folder: Pat
 
 def _ready(how: Method, method: str, factor: tuple[int, int]) -> ReadyMethod:
     with prefix_errors(how.label):
-        require_method(method)
+        find_method(method)
         record = load_record(path_of(method, factor))[1] if is_learned(method) else None
         return ReadyMethod(how, opened(method, factor), record)
 

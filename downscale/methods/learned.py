@@ -19,11 +19,10 @@ import xarray as xr
 
 from downscale.cf.horizontal import Horizontal
 from downscale.cf.units import convert, same_units
-from downscale.errors import GridError, InputError, OptionError, ShapeError, listing
+from downscale.errors import GridError, InputError, ShapeError, listing
 from downscale.io.statics import on_grid, pick_mask, pick_static
 from downscale.io.target import Target
 from downscale.models import NAMES, path_of
-from downscale.nn.separable import METHODS
 from downscale.typing import Upscaler
 
 if TYPE_CHECKING:
@@ -92,22 +91,6 @@ def name_of(method: Any) -> str:
     if isinstance(method, (str, Path)):
         return str(method)
     return f"{method.spec.network} network" if is_learned(method) else type(method).__name__
-
-
-def require_method(method: Any) -> None:
-    """Raise an error if the argument is not a method."""
-    if is_learned(method) or isinstance(method, Upscaler):
-        return
-    if not isinstance(method, (str, Path)):
-        raise OptionError(
-            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))}, a checkpoint, or an object with the "
-            f"protocol of a method, received {type(method).__name__}"
-        )
-    if str(method) not in (*METHODS, CASCADE):
-        raise OptionError(
-            f"expected method to be one of {listing((*METHODS, CASCADE, *NAMES))} or the path of a checkpoint "
-            f"({SUFFIX}), received {str(method)!r}"
-        )
 
 
 def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:

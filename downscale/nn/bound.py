@@ -222,7 +222,7 @@ class Ensemble(Bound):
 
     draws = Draws()
 
-    def drawn(self, draws: Draws) -> Ensemble:
+    def with_noise(self, draws: Draws) -> Ensemble:
         """Return the same model for other members."""
         other = copy.copy(self)
         other.draws = draws

@@ -89,7 +89,7 @@ class Cascade:
         return self.kernel.factor
 
     @property
-    def settled(self) -> bool:
+    def satisfies_constraints(self) -> bool:
         """Whether cell means and bounds hold to rounding without correction: scaling preserves mean and sign."""
         return self.positive
 
@@ -102,7 +102,7 @@ class Cascade:
         y, x = self.kernel.halo or (0, 0)
         return max(REACH, NEAR + 1) + 2 * y, max(REACH, NEAR + 1) + 2 * x
 
-    def drawn(self, draws: Draws) -> Cascade:
+    def with_noise(self, draws: Draws) -> Cascade:
         """Return the same cascade for other members."""
         return replace(self, draws=draws)
 

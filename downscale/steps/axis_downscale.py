@@ -39,7 +39,8 @@ from downscale.grid.subcells import SubcellGrid, Subcells, overlap_weights
 from downscale.io.read import SOURCES, sources_of
 from downscale.io.target import is_file, open_target
 from downscale.methods.learned import name_of
-from downscale.nn.separable import METHODS, operator
+from downscale.methods.registry import METHODS, find_method
+from downscale.nn.separable import operator
 from downscale.request import Request
 from downscale.steps.horizontal import fit_chunks
 from downscale.steps.prepare import job_settings
@@ -146,10 +147,11 @@ def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> Non
     if (factor is None) == (target is None):
         which = "neither" if factor is None else "both"
         raise OptionError(f"expected factor or target along {dim!r}, received {which}; try factor=4 or a target 'D'")
-    if str(request.method) not in METHODS:
+    if not find_method(request.method).separable:
+        legal = listing(key for key, method in METHODS.items() if method.separable)
+        name = name_of(request.method)
         raise OptionError(
-            f"expected a method among {listing(METHODS)} along {dim!r}, received {name_of(request.method)!r}, which is "
-            "made for maps"
+            f"expected a method among {legal} along {dim!r}, received {name!r}, which is made for maps"
         )
     if request.conserve == "total" and request.method in ("bilinear", "bicubic"):
         raise OptionError(

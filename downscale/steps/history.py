@@ -12,7 +12,8 @@ from downscale.cf.horizontal import AREA
 from downscale.deconvolution.psf import pick_psf
 from downscale.errors import printable
 from downscale.io.read import SOURCES, sources_of
-from downscale.methods.learned import CASCADE, event_names, name_of
+from downscale.methods.learned import event_names, name_of
+from downscale.methods.registry import find_method
 from downscale.request import Request
 from downscale.steps.prepare import Prepared
 from downscale.version import __version__
@@ -82,7 +83,7 @@ def describe_request(request: Request, prepared: Prepared | None, steps: list[st
         cells = None if target.where is None else "to {} x {} cells".format(*target.where.grid.shape)
         words += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
     words.append(f"method={method}")
-    if prepared is not None and (request.members is not None or method == CASCADE):
+    if prepared is not None and (request.members is not None or find_method(request.method).members):
         words.append(f"members={request.members or 1} seed={request.seed}")
     if request.smoothing is not None:
         words.append(f"smoothing={request.smoothing:g}")

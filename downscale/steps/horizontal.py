@@ -41,10 +41,9 @@ from downscale.grid.subcells import SubcellGrid
 from downscale.methods.footprint import FootprintWork, fine_field
 from downscale.methods.learned import event_names, inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
-from downscale.nn.separable import METHODS
+from downscale.methods.registry import find_method
 from downscale.request import Request
 from downscale.steps.prepare import Prepared, companion_jobs
-from downscale.typing import Drawing
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 MISSING_FLAG = np.int8(-1)
@@ -65,7 +64,7 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
         return made.transpose(*variable.dims)
     data = fit_chunks(array.data, job, other_memory(variable, job, prepared))
     statics = _block_statics(job, prepared)
-    numbers = numbers_of(array) if isinstance(job.upscaler, Drawing) else None
+    numbers = numbers_of(array) if job.capabilities.with_noise is not None else None
     some = numbers is not None or (job.inputs > 1 and prepared.model is not None)
     given = inputs_of(array, data, prepared.model, numbers) if some else data
     fine = apply(job, given, statics)
@@ -302,8 +301,9 @@ def companion_variables(
     """Return the fields among the coordinates on the cells of the result."""
     if not what.names:
         return {}
+    method = request.method if find_method(request.method).separable else "sobolev"
     plain = replace(
-        request, method=request.method if request.method in METHODS else "sobolev", conserve="cell", bounds="auto",
+        request, method=method, conserve="cell", bounds="auto",
         members=None, smoothing=None, footprint=None, lapse_rate=None, terrain_penalty=None, orog=None, mask=None,
         quantity=None, data_vars=None,
     )  # fmt: skip

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,24 +21,17 @@ from downscale.engine.job import Job
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.io.statics import brought_over, mask_on_grid, on_grid, pick_mask, pick_static
-from downscale.io.target import Target, pick_target, require_factor
+from downscale.io.target import Target, pick_target
 from downscale.methods.learned import (
-    CASCADE,
     Model,
-    bound_model,
     event_names,
     is_learned,
     looked_at,
     opened,
 )
-from downscale.methods.members import draws_of
-from downscale.nn.cascade import cascade
-from downscale.nn.separable import operator
+from downscale.methods.registry import Setting, build_upscalers
 from downscale.request import Request
-from downscale.typing import Drawing, Upscaler
-
-# Key of the noise shared by all outputs of a model.
-MODEL_KEY = "model"
+from downscale.typing import Upscaler
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +105,8 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         )
     fields = [name for name in names if name not in codes]
     _require_named("quantity", request.quantity, names)
-    model = bound_model(method, ds, where, target, fields, request.orog, request.sftlf) if is_learned(method) else None
+    cells = target.aggregation(where.grid)
+    upscalers, model = build_upscalers(method, Setting(ds, fields, where, target, cells, request))
     for each in () if model is None else model.inputs.values():
         reason = direction_reason(each)
         if reason is not None:
@@ -121,11 +114,6 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
                 f"expected inputs that have a mean over cells, received the direction {each.name!r} ({reason}); use a "
                 "model of components (u, v)"
             )
-    cells = target.aggregation(where.grid)
-    upscalers = _upscalers(ds, fields, where, target, cells, request) if model is None else dict(model.upscalers)
-    # The outputs of a model share their noise, whatever their names.
-    key = None if model is None else MODEL_KEY
-    upscalers = {name: _drawn(upscaler, ds[name], where, request, key) for name, upscaler in upscalers.items()}
     refinement = None
     if request.terrain_penalty is not None:
         from downscale.losses.terrain import TerrainRefinement
@@ -231,8 +219,9 @@ def companion_jobs(ds: xr.Dataset, names: tuple[str, ...], prepared: Prepared, r
     if not names:
         return {}
     where, target = prepared.where, prepared.target
-    upscaler, cells = _upscaler(where, target, request), target.aggregation(where.grid)
-    return {name: _job(ds[name], name, where, target, upscaler, cells, None, request) for name in names}
+    cells = target.aggregation(where.grid)
+    upscalers, _ = build_upscalers(request.method, Setting(ds, list(names), where, target, cells, request))
+    return {name: _job(ds[name], name, where, target, upscalers[name], cells, None, request) for name in names}
 
 
 def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
@@ -279,38 +268,6 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind == "f" and dtype.itemsize in (4, 8):
         return np.dtype(f"f{dtype.itemsize}")
     return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
-
-
-def _upscalers(
-    ds: xr.Dataset, names: list[str], where: Horizontal, target: Target, cells: Aggregation, request: Request
-) -> dict[str, Upscaler]:
-    """Return the upsampler of each variable; all share one if it ignores bounds."""
-    if request.method != CASCADE:
-        return dict.fromkeys(names, _upscaler(where, target, request))
-    kernel = operator("sobolev", where.grid, target.parts, request.taps, request.map_order)
-    bounds = {name: variable_bounds(ds[name], name, request.bounds) for name in names}
-    return {name: cascade(kernel, cells, bounds[name], request.smoothing) for name in names}
-
-
-def _drawn(
-    upscaler: Upscaler, variable: xr.DataArray, where: Horizontal, request: Request, key: str | None
-) -> Upscaler:
-    """Return an ensemble upsampler with the noise of its variable."""
-    if isinstance(upscaler, Drawing):
-        return upscaler.drawn(draws_of(variable, where.dims, request.members, request.seed, key))
-    if request.members is not None:
-        raise OptionError(
-            f"expected a method that generates members, received one that makes a single field with members="
-            f"{request.members}; use 'cascade' or an ensemble model"
-        )
-    return upscaler
-
-
-def _upscaler(where: Horizontal, target: Target, request: Request) -> Upscaler:
-    if isinstance(request.method, (str, Path)):
-        return operator(str(request.method), where.grid, target.parts, request.taps, request.map_order)
-    require_factor(request.method, target)
-    return request.method
 
 
 def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
