@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 import pytest
+import xarray as xr
 
 import downscale
 from downscale import errors
+from downscale.cli.arguments import request_options
 from downscale.errors import DownscaleError, OptionError, listing
 from downscale.options import CHECKS, get_options, option, set_options
+from downscale.request import Request
+from downscale.runs.recipe import Downscale
 
 
 @pytest.mark.parametrize("name", downscale.__all__)
@@ -51,6 +56,21 @@ def test_every_parameter_of_the_main_function_is_explained():
     parameters = inspect.signature(downscale.downscale).parameters
     missing = [name for name in parameters if name != "unknown" and name not in text]
     assert missing == []
+
+
+def test_every_door_shows_every_argument_of_a_request():
+    names = [one.name for one in dataclasses.fields(Request)]
+    fine = xr.DataArray([0.0], dims="x").downscale
+    for function in (downscale.downscale, downscale.plan, fine.__call__, fine.plan):
+        assert [name for name in inspect.signature(function).parameters if name != "obj"] == names
+    assert all(f"\n{name} : " in inspect.getdoc(fine.__call__) for name in names)
+
+
+def test_recipes_and_the_command_line_take_their_arguments_from_the_request():
+    declared = {one.name: one.default for one in dataclasses.fields(Request)}
+    fields = Downscale.model_fields
+    assert {name: field.default for name, field in fields.items()} == {name: declared[name] for name in fields}
+    assert {name: default for name, (_, default) in request_options().items()}.items() <= declared.items()
 
 
 def test_all_errors_are_value_errors_of_one_family():

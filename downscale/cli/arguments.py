@@ -20,11 +20,6 @@ ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
 def parse_pairs(text: str, name: str) -> Any:
     """Return an int, or a dict from ``dim:int,dim:int``.
 
-    Raises
-    ------
-    OptionError
-        If it is neither.
-
     Examples
     --------
     >>> parse_pairs("lat:4,lon:2", "factor")
@@ -58,11 +53,6 @@ def parse_chunks(text: str) -> Any:
 def parse_pair(text: str | None) -> tuple[int, int] | None:
     """Return numbers for rows and columns from ``4`` or ``4,2``, or None from None.
 
-    Raises
-    ------
-    OptionError
-        If it is neither.
-
     Examples
     --------
     >>> parse_pair("4"), parse_pair("4,2")
@@ -79,11 +69,6 @@ def parse_pair(text: str | None) -> tuple[int, int] | None:
 def parse_names(text: str | None) -> list[str] | None:
     """Return the names in ``NAME,NAME``, or None from None.
 
-    Raises
-    ------
-    OptionError
-        If a name is empty.
-
     Examples
     --------
     >>> parse_names("tas, pr")
@@ -99,11 +84,6 @@ def parse_names(text: str | None) -> list[str] | None:
 
 def parse_bounds(text: str) -> Any:
     """Return "auto", None, or a pair from ``LOW:HIGH``; an empty side is open.
-
-    Raises
-    ------
-    OptionError
-        If it is none of these, or a side is not a finite number.
 
     Examples
     --------
@@ -127,11 +107,6 @@ def parse_bounds(text: str) -> Any:
 def parse_quantity(text: str | None) -> Any:
     """Return "intensive" or "extensive", or a mapping of these from ``NAME:QUANTITY,NAME:QUANTITY``, or None from None.
 
-    Raises
-    ------
-    OptionError
-        If it is none of these.
-
     Examples
     --------
     >>> parse_quantity("extensive"), parse_quantity("pr:extensive, tas:intensive")
@@ -149,11 +124,6 @@ def parse_quantity(text: str | None) -> Any:
 
 def parse_target(text: str | None) -> Any:
     """Return a file or a resolution unchanged, or ``dim:frequency`` as a mapping.
-
-    Raises
-    ------
-    OptionError
-        If it is empty, has numbers that are not a resolution, or has a dimension without a frequency.
 
     Examples
     --------
@@ -185,11 +155,6 @@ def parse_packing(text: str | None) -> Any:
 
 def parse_attrs(pairs: list[str] | None) -> dict[str, str] | None:
     """Return attributes from ``NAME=VALUE`` arguments, or None from None.
-
-    Raises
-    ------
-    OptionError
-        If an argument has no equals sign, or an illegal attribute name.
 
     Examples
     --------
@@ -257,13 +222,7 @@ def request_options() -> dict[str, tuple[Any, Any]]:
 
 
 def parse_request(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a request from the values of its options, removed from ``values``.
-
-    Raises
-    ------
-    OptionError
-        If the value of an option is invalid; the message names the option.
-    """
+    """Return the arguments of a request from the values of its options, removed from ``values``."""
     arguments = {name: values.pop(name) for name in OPTIONS}
     for name, text in arguments.items():
         parse = OPTIONS[name].parse

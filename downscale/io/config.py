@@ -79,13 +79,7 @@ def _inner_nodes(node: Any) -> list[Any]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the keys and values of a YAML file; no code in it is executed.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, or is not a YAML mapping.
-    """
+    """Return the keys and values of a YAML file; no code in it is executed. Raises an InputError if there are none."""
     file = regular_file(path, "recipe")
     if not file.is_file():
         raise InputError(f"expected an existing recipe file, received {file}; check the path")
@@ -107,21 +101,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def laid_over(content: dict[str, Any], change: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Return the content of a recipe with single values replaced; None removes a key.
+    """Return the content of a recipe with values replaced by the path of their key; None removes a key.
 
-    Parameters
-    ----------
-    content : dict
-        Keys and values as read.
-    change : mapping of str
-        New values by the path of their key; items of lists by their number.
-    origin : str
-        Source of the content, for messages.
-
-    Raises
-    ------
-    OptionError
-        If a path passes through a value without keys.
+    Items of lists are named by their number; raises an OptionError if a path passes through a value without keys.
 
     Examples
     --------
@@ -162,23 +144,9 @@ def _no_way(path: str, part: str, origin: str) -> OptionError:
 def read_recipe(
     kind: type[BlockT], given: str | Path | Mapping[str, Any] | BlockT, change: Mapping[str, Any] | None = None
 ) -> BlockT:
-    """Return a recipe from a YAML file, its content or a recipe, with single values changed.
+    """Return a recipe from a YAML file, its content or a recipe, with values changed by the path of their key.
 
-    Parameters
-    ----------
-    kind : type
-        The recipe's class.
-    given : str, path, mapping or recipe
-        A YAML file, its content, or a recipe.
-    change : mapping of str, optional
-        New values by the path of their key, such as ``{"output.path": "fine.nc"}``; None removes a key.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not YAML.
-    OptionError
-        If a key is unknown or a value is not legal; the message names the path of the key.
+    Raises an InputError if the file is missing or not YAML, and an OptionError that names the path of a faulty key.
     """
     if isinstance(given, kind) and not change:
         return given
@@ -194,12 +162,7 @@ def read_recipe(
 
 
 def checked(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:
-    """Return a block from plain values.
-
-    Raises
-    ------
-    OptionError
-        With one line about the first fault: the path of the key and the legal keys.
+    """Return a block from plain values; raises an OptionError with one line about the first fault.
 
     Examples
     --------

@@ -145,25 +145,12 @@ class Recipe(Block):
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe from a YAML file.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not YAML.
-    OptionError
-        If a key is unknown or a value is not legal; the message names the path of the key.
-    """
+    """Read a recipe from a YAML file; raises an InputError or an OptionError that names the path of a key."""
     return read_recipe(Recipe, path)
 
 
 def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:
-    """Return the recipe with this content, validated.
-
-    Raises
-    ------
-    OptionError
-        With one line about the first fault.
+    """Return the recipe with this content, validated; raises an OptionError with one line about the first fault.
 
     Examples
     --------
@@ -175,13 +162,7 @@ def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def recipe_of(arguments: Mapping[str, Any], *, title: str, path: str, chunks: Any, output: dict[str, Any]) -> Recipe:
-    """Return the recipe that applies the arguments of a request, as plain values, to a file.
-
-    Raises
-    ------
-    OptionError
-        With one line about the first fault.
-    """
+    """Return the recipe that applies the arguments of a request, as plain values, to a file."""
     orog = arguments["orog"]
     content = {
         "title": title,
