@@ -14,7 +14,8 @@ from run_process import ROOT
 from training_recipes import recipe_content
 
 from downscale.models.checkpoint import load
-from downscale.training.module import TRAIN, VALIDATE, random_numbers
+from downscale.training.module import TRAIN, VALIDATE
+from downscale.training.predict import random_numbers
 
 PROBE = """
 import json, os, sys

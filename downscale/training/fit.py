@@ -12,15 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from downscale.errors import InputError, OptionError, OutputError
 from downscale.io.config import read_recipe
 from downscale.io.leases import only_run
 from downscale.io.paths import IN_RECIPE, check_target, named_files
+from downscale.losses.compose import Sobolev, Spectral, Terrain, WeightedSum
+from downscale.models.checkpoint import Record, load_record, save
+from downscale.models.tensors import read_texts
+from downscale.nn.learned import Learned
+from downscale.nn.networks import build
 from downscale.nn.spec import STATICS, Code, ModelSpec
+from downscale.training.card import advise
 from downscale.training.origin import data_hash, describe_source, recipe_identity, require_disjoint
-from downscale.training.pairs import Source, Split, open_source, split_times
-from downscale.training.patches import Component, count_orientations, static_components, variable_components
-from downscale.training.progress import Progress, track_progress
+from downscale.training.pairs import MapCache, Source, Split, open_source, split_times
+from downscale.training.patches import (
+    Component,
+    PatchSet,
+    collate,
+    count_orientations,
+    static_components,
+    variable_components,
+)
+from downscale.training.progress import Progress, read_state, track_progress
 from downscale.training.sampling import PatchSampler, require_samples
 from downscale.training.schema import TrainingRecipe
 from downscale.training.statistics import Statistics, measure_statistics
@@ -28,9 +43,7 @@ from downscale.training.tasks import TASKS, event_of, measure_of, require_occurs
 from downscale.version import TRAINS, library_versions
 
 if TYPE_CHECKING:
-    from downscale.models.checkpoint import Record
     from downscale.training.module import TrainedUpscaler
-    from downscale.training.patches import PatchSet
     from downscale.training.trainer import PatchData, StateCallback
 
 Say = Callable[[str], None]
@@ -121,10 +134,7 @@ def train(
         return done
     target = checkpoint_path(recipe, resume)
     state = _state_path(recipe, target)
-    if state.exists() and not resume and not recipe.output.overwrite:
-        raise OutputError(
-            f"expected no earlier run, received its state {state}; continue with --resume, or set output.overwrite"
-        )
+    require_no_state(recipe, state, resume)
     try:
         with only_run(target) if is_first() else nullcontext():
             return _trained(prepare(recipe, tell), target, state, resume, tell)
@@ -139,8 +149,6 @@ def train(
 
 def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
     """Return the path of the checkpoint, after checking that it may be written."""
-    from downscale.models.checkpoint import load_record
-
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
     target = check_target(recipe.output.path, recipe.output.overwrite or resume, inputs, IN_RECIPE)
     if resume and target.exists() and not recipe.output.overwrite:
@@ -148,6 +156,14 @@ def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
     if target.suffix != SUFFIX:
         raise OutputError(f"output.path: expected the suffix {SUFFIX}, received {recipe.output.path!r}; add it")
     return target
+
+
+def require_no_state(recipe: TrainingRecipe, state: Path, resume: bool) -> None:
+    """Raise an OutputError if an earlier run left its state, unless this run continues or replaces it."""
+    if state.exists() and not resume and not recipe.output.overwrite:
+        raise OutputError(
+            f"expected no earlier run, received its state {state}; continue with --resume, or set output.overwrite"
+        )
 
 
 def is_first() -> bool:
@@ -159,8 +175,6 @@ def is_first() -> bool:
 
 def resume_hint(recipe: TrainingRecipe) -> str:
     """Return a message on the step from which an interrupted training can resume."""
-    from downscale.models.tensors import read_texts
-
     state = _state_path(recipe, Path(recipe.output.path).expanduser())
     if not state.is_file():
         return "no step is kept yet; run again"
@@ -171,10 +185,6 @@ def resume_hint(recipe: TrainingRecipe) -> str:
 
 def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     """Open the sources, split their times, survey the data and print the advice on conservation, without training."""
-    from downscale.losses.compose import WeightedSum
-    from downscale.nn.networks import build
-    from downscale.training.card import advise
-
     tell = say or (lambda line: None)
     WeightedSum.from_config(recipe.training.loss)
     require_task(recipe)
@@ -234,8 +244,6 @@ def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
 
 def _finished(recipe: TrainingRecipe) -> Path | None:
     """Return the checkpoint that an earlier run of the same recipe wrote, else None."""
-    from downscale.models.checkpoint import load_record
-
     target = Path(recipe.output.path).expanduser()
     if not target.is_file() or _state_path(recipe, target).exists():
         return None
@@ -259,11 +267,6 @@ def folder_of(recipe: TrainingRecipe, target: Path) -> Path:
 
 
 def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: Say) -> Path:
-    import torch
-
-    from downscale.models.checkpoint import save
-    from downscale.training.progress import read_state
-
     how, first = prepared.recipe.training, is_first()
     with new_folder(state.parent, STATE):
         origin = prepared.origin if first else None
@@ -307,11 +310,7 @@ def new_folder(folder: Path, kept: str) -> Iterator[None]:
 
 def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUpscaler, PatchData]:
     """Return the module and the data of a training."""
-    from downscale.losses.compose import Sobolev, Spectral, Terrain, WeightedSum
-    from downscale.nn.learned import Learned
     from downscale.training.module import TrainedUpscaler
-    from downscale.training.pairs import MapCache
-    from downscale.training.patches import PatchSet
     from downscale.training.trainer import PatchData
 
     recipe, how = prepared.recipe, prepared.recipe.training
@@ -334,10 +333,7 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
 
 def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float]]:
     """Return the mean square error of the kernel on patches of the training split, by source and output."""
-    import torch
-
     from downscale.training.module import kernel_errors
-    from downscale.training.patches import collate
 
     spec, sources = prepared.spec, len(prepared.sources)
     sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
@@ -355,8 +351,6 @@ def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float
 
 def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
     """Return the record of a training for its checkpoint: recipe, sources with licences, and skill."""
-    from downscale.models.checkpoint import Record
-
     recipe = prepared.recipe
     described = [describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)]
     licences = [each["licence"] for each in described if each["licence"]]

@@ -20,22 +20,38 @@ import torch
 from torch import Tensor, nn
 
 from downscale.engine.device import pick_device
-from downscale.errors import InputError, OptionError, OutputError, ShapeError
+from downscale.errors import InputError, OptionError, ShapeError
 from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gradient_penalty
 from downscale.models.checkpoint import load, save
 from downscale.models.tensors import read_tensors, read_texts, write_tensors
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
-from downscale.training.fit import Prepared, checkpoint_path, folder_of, new_folder, prepare, record_of, skill_rows
-from downscale.training.module import VALIDATION_MEMBERS, kernel_alone, predict, probabilistic_errors, relative_error
+from downscale.training.fit import (
+    Prepared,
+    checkpoint_path,
+    folder_of,
+    new_folder,
+    prepare,
+    record_of,
+    require_no_state,
+    skill_rows,
+)
 from downscale.training.pairs import MapCache
 from downscale.training.patches import Batch, PatchSet, collate
+from downscale.training.predict import (
+    VALIDATION_MEMBERS,
+    kernel_alone,
+    predict,
+    probabilistic_errors,
+    relative_error,
+    update_averages,
+)
 from downscale.training.progress import LineTimer, moments_of, remaining, restore_moments
 from downscale.training.schema import TrainingRecipe
 from downscale.training.tasks import measure_of
 
 FORMAT, WHAT, STATE = "downscale-adversarial", "adversarial training state", "state.safetensors"
-TOLD = ("steps", "save_every", "say_every", "device")
+UNIDENTIFYING = ("steps", "save_every", "say_every", "device")
 # Real maps, and the conditions that generated maps must fit; None for unconditional maps.
 Pair = tuple[Tensor, Any]
 Say = Callable[[str], None]
@@ -175,16 +191,16 @@ class GANTrainer:
         if resume and state.exists():
             self.load(state)
             tell(f"resumes from step {self.step}")
-        _cut(folder / "log.csv", self.step)
-        pulse, begun, first = LineTimer(), time.monotonic(), self.step
+        _cut_log(folder / "log.csv", self.step)
+        timer, begun, first = LineTimer(), time.monotonic(), self.step
         while self.step < self.how.steps:
             row = self._advance()
             self._require_finite(row, state)
             self.step += 1
             if self.step % self.how.say_every == 0 or self.step == self.how.steps:
-                pulse.said()
+                timer.said()
                 self._note(folder / "log.csv", row, tell)
-            elif pulse.due():
+            elif timer.due():
                 left = remaining(time.monotonic() - begun, (self.step - first) / (self.how.steps - first))
                 tell(f"step {self.step} of {self.how.steps}: generator {row['generator']:.3g}, {left}")
             if self.step % self.how.save_every == 0 or self.step == self.how.steps:
@@ -207,38 +223,30 @@ class GANTrainer:
         """Update the critic, then the generator; return the losses and the ratio of spreads."""
         generator, critic, how = self.generator, self.critic, self.how
         for _ in range(how.critic_steps):
-            real, fit = self._drawn()
+            real, fit = self._draw_real()
             with torch.no_grad():
                 made = self.make(generator, fit, how.batch)
             loss = critic_loss(critic(real, fit), critic(made, fit), how.loss)
             if how.loss == "wgan-gp":
                 share = torch.rand(len(real), 1, 1, 1).to(self.device)
-                between = gradient_penalty(_fitting(critic, fit), real, made, share)
+                between = gradient_penalty(_conditional_scores(critic, fit), real, made, share)
                 loss = loss + how.gradient_weight * between
-            _moved(self.optimizers[1], loss)
-        real, fit = self._drawn()
+            _descend(self.optimizers[1], loss)
+        real, fit = self._draw_real()
         made = self.make(generator, fit, how.batch)
         fooled = generator_loss(critic(made, fit))
         paid = made.new_zeros(()) if self.penalty is None else self.penalty(made)
-        _moved(self.optimizers[0], fooled + paid)
-        self._follow()
+        _descend(self.optimizers[0], fooled + paid)
+        update_averages(self.averaged, generator, min(how.ema, (self.step + 1) / (self.step + 10)))
         with torch.no_grad():
             other = None if fit is None else self.make(generator, fit, how.batch)
             spread = float(spread_of(made, real, other))
         return {"critic": float(loss.detach()), "generator": float(fooled.detach()), "penalty": float(paid.detach()),
                 "spread": spread}  # fmt: skip
 
-    def _drawn(self) -> Pair:
+    def _draw_real(self) -> Pair:
         real, fit = self.draw(self.how.batch)
         return real.to(self.device), fit.to(self.device) if hasattr(fit, "to") else fit
-
-    def _follow(self) -> None:
-        decay = min(self.how.ema, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for average, weight in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
-                average.lerp_(weight, 1 - decay)
-            for kept, value in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
-                kept.copy_(value)
 
     def _note(self, log: Path, row: dict[str, float], tell: Say) -> None:
         words = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
@@ -283,11 +291,11 @@ class GANTrainer:
 
     def _identity(self) -> str:
         # The length of the training and the frequency of log lines do not identify it.
-        how = {name: value for name, value in asdict(self.how).items() if name not in TOLD}
+        how = {name: value for name, value in asdict(self.how).items() if name not in UNIDENTIFYING}
         return json.dumps({**how, "origin": self.origin}, sort_keys=True)
 
 
-def _fitting(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
+def _conditional_scores(critic: nn.Module, fit: Any) -> Callable[[Tensor], Tensor]:
     """Return the scores of maps, given the conditions that they must fit."""
 
     def scores(maps: Tensor) -> Tensor:
@@ -317,7 +325,7 @@ def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor
     return (maps - other).abs().mean() / (maps - real).abs().mean().clamp_min(1e-12)
 
 
-def _cut(log: Path, step: int) -> None:
+def _cut_log(log: Path, step: int) -> None:
     """Truncate a log after a step, because later steps are repeated on resuming."""
     if log.exists():
         head, *rows = log.read_text(encoding="utf-8").splitlines()
@@ -325,7 +333,7 @@ def _cut(log: Path, step: int) -> None:
         log.write_text("".join(f"{line}\n" for line in (head, *kept)), encoding="utf-8")
 
 
-def _moved(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -340,9 +348,9 @@ class Conditional(nn.Module):
 
     def forward(self, maps: Tensor, batch: Batch) -> Tensor:
         """Return scores of scaled maps, given the batch they were generated for."""
-        return self.critic(maps, self.seen(batch.cells.broadcast_to_fine(batch.coarse)))
+        return self.critic(maps, self.scaled(batch.cells.broadcast_to_fine(batch.coarse)))
 
-    def seen(self, values: Tensor) -> Tensor:
+    def scaled(self, values: Tensor) -> Tensor:
         """Return values scaled for the critic: large ones by their logarithm; missing ones as zero."""
         known = torch.where(torch.isfinite(values), values, torch.zeros_like(values)) / (LINEAR * self.spread)
         return known.sign() * torch.log1p(known.abs())
@@ -391,16 +399,15 @@ def train_adversarial(
     target = checkpoint_path(recipe, resume)
     folder = folder_of(recipe, target)
     state = folder / STATE
-    if state.exists() and not resume and not recipe.output.overwrite:
-        raise OutputError(
-            f"expected no earlier run, received its state {state}; continue with --resume, or set output.overwrite"
-        )
+    require_no_state(recipe, state, resume)
     prepared = prepare(recipe, tell)
     torch.manual_seed(how.seed)
-    learned = Learned(prepared.spec) if start is None else _started(prepared, start)
+    learned = Learned(prepared.spec) if start is None else _load_start(prepared, start)
     critic = Conditional(size, prepared.statistics.spread[0], width, norm=how.loss == "hinge")
     patches = PatchSet(MapCache(prepared.sources, recipe.patches.cache_mb), prepared.components, recipe.patches)
-    trainer = GANTrainer(learned, critic, _draws(prepared, patches, critic), _made(critic), how, origin=prepared.origin)
+    trainer = GANTrainer(
+        learned, critic, _real_sampler(prepared, patches, critic), _generator(critic), how, origin=prepared.origin
+    )
     try:
         with new_folder(folder, STATE):
             trainer.run(folder, resume, tell)
@@ -409,7 +416,7 @@ def train_adversarial(
             raise
         raise InputError(f"{error}; its model is {_last_good(trainer, folder, prepared)}") from None
     trainer.averaged.cpu()
-    record = record_of(prepared, _judged(prepared, patches, _model_of(trainer), trainer.step, tell))
+    record = record_of(prepared, _validate(prepared, patches, _model_of(trainer), trainer.step, tell))
     save(target, _model_of(trainer), record, recipe.output.half)
     return target
 
@@ -441,7 +448,7 @@ def _model_of(trainer: GANTrainer) -> Learned:
     return trainer.averaged.eval()
 
 
-def _started(prepared: Prepared, start: str | Path) -> Learned:
+def _load_start(prepared: Prepared, start: str | Path) -> Learned:
     learned = load(Path(start).expanduser())[0]
     here, there = prepared.spec, learned.spec
     same = replace(there, outputs=here.outputs, kept=here.kept) == here
@@ -450,7 +457,7 @@ def _started(prepared: Prepared, start: str | Path) -> Learned:
     return learned.train().requires_grad_(True)
 
 
-def _draws(prepared: Prepared, patches: PatchSet, critic: Conditional) -> Callable[[int], tuple[Tensor, Batch]]:
+def _real_sampler(prepared: Prepared, patches: PatchSet, critic: Conditional) -> Callable[[int], tuple[Tensor, Batch]]:
     """Return a sampler of real patches; it uses torch's random numbers, which a resumed training restores."""
     draws = prepared.samplers["train"]
 
@@ -458,21 +465,21 @@ def _draws(prepared: Prepared, patches: PatchSet, critic: Conditional) -> Callab
         number = int(torch.randint(2**30, (1,)))
         batch = collate([patches[key] for key in draws.round(number, count)], prepared.spec.factor)
         # Where the reference is missing, both maps are zero.
-        return critic.seen(batch.target), batch
+        return critic.scaled(batch.target), batch
 
     return draw
 
 
-def _made(critic: Conditional) -> Callable[[nn.Module, Any, int], Tensor]:
+def _generator(critic: Conditional) -> Callable[[nn.Module, Any, int], Tensor]:
     def make(model: nn.Module, batch: Batch, count: int) -> Tensor:
         assert isinstance(model, Learned)
         maps = predict(model, batch, 1)[0]
-        return critic.seen(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
+        return critic.scaled(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
 
     return make
 
 
-def _judged(prepared: Prepared, patches: PatchSet, learned: Learned, step: int, tell: Say) -> dict[str, Any]:
+def _validate(prepared: Prepared, patches: PatchSet, learned: Learned, step: int, tell: Say) -> dict[str, Any]:
     """Return the fair CRPS on the validation split beside the absolute error of the kernel, by source."""
     recipe = prepared.recipe
     sums = torch.zeros(len(prepared.sources), len(prepared.spec.outputs), 3, dtype=torch.float64)

@@ -8,21 +8,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 
-from downscale.engine.device import working_type
 from downscale.errors import InputError
-from downscale.fields.conserve import additive, bounded
 from downscale.losses.compose import LossContext, WeightedSum
 from downscale.losses.probabilistic import event_loss
-from downscale.metrics.ensemble import crps
 from downscale.metrics.events import LOGITS, EventCounts, calibrated_counts, calibration, logit_counts
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.learned import Learned
-from downscale.nn.spec import ModelSpec
 from downscale.training.patches import Batch
+from downscale.training.predict import (
+    VALIDATION_MEMBERS,
+    kernel_alone,
+    kernel_errors,
+    logits,
+    predict,
+    probabilistic_errors,
+    random_numbers,
+    relative_error,
+    squared_errors,
+    truth_of,
+    update_averages,
+)
 from downscale.training.progress import Progress, rate, share_done
 from downscale.training.schema import EventBlock, Training
 from downscale.training.tasks import measure_of, occurs
@@ -31,8 +39,6 @@ from downscale.training.tasks import measure_of, occurs
 LEAST_SPREAD = 0.1
 # Least mean square error of the kernel on a patch in the loss, relative to that of its source.
 LEAST_ERROR = 0.01
-# Number of ensemble members for scoring a round.
-VALIDATION_MEMBERS = 4
 # Uses of random noise.
 TRAIN, VALIDATE = 0, 1
 # Steps between checks of the loss, because each check waits for the accelerator.
@@ -141,19 +147,14 @@ class TrainedUpscaler(lightning.LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate(share, self.how)
 
-    def follow(self) -> None:
+    def finish_step(self) -> None:
         """Update the weight averages, and count the step.
 
         The callback calls this before it saves a state, because hooks of callbacks precede those of the module.
         """
         self.progress.step += 1
         self.progress.done += 1
-        decay = min(self.how.ema, self.progress.step / (self.progress.step + 10))
-        with torch.no_grad():
-            for average, weight in zip(self.averaged.parameters(), self.learned.parameters(), strict=True):
-                average.lerp_(weight, 1 - decay)
-            for kept, value in zip(self.averaged.buffers(), self.learned.buffers(), strict=True):
-                kept.copy_(value)
+        update_averages(self.averaged, self.learned, min(self.how.ema, self.progress.step / (self.progress.step + 10)))
 
     def on_validation_start(self) -> None:
         """Reset the sums of the last round."""
@@ -195,105 +196,6 @@ class TrainedUpscaler(lightning.LightningModule):
             reduced = self.trainer.strategy.reduce(sums.to(self.device, torch.float32), reduce_op="sum")
             return torch.as_tensor(reduced).cpu().double()
         return sums
-
-
-def random_numbers(seed: int, *place: int) -> torch.Generator:
-    """Return a random generator for one place of a training, reproducible and distinct from those of other places.
-
-    The place is the use, the step or batch, and the process, so that no two processes share noise.
-    """
-    words = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
-
-
-def predict(learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None) -> Tensor:
-    """Return the fine fields of a batch, shape (B, V, Y, X), or (M, B, V, Y, X) for an ensemble."""
-    given = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
-    if not learned.spec.stochastic:
-        made: Tensor = learned(*given)
-        return made
-    shapes = [(len(field), count, *field.shape[-2:])
-              for field, count in zip((batch.coarse, batch.proposal), learned.spec.noise, strict=True)]  # fmt: skip
-    each = []
-    for _ in range(members):
-        coarse, fine = (torch.randn(shape, generator=generator).to(batch.coarse) for shape in shapes)
-        each.append(learned(*given, noise=(coarse, fine)))
-    return torch.stack(each)
-
-
-def _beside(learned: Learned, batch: Batch) -> Tensor:
-    """Return the additional inputs: predictors, and for a compressor the code of the reference."""
-    if learned.spec.code is None:
-        return batch.predictors
-    codes = learned.encode(batch.target, batch.coarse, batch.proposal, batch.cells)
-    return torch.cat([batch.predictors, codes], dim=1)
-
-
-@torch.no_grad()
-def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tensor:
-    """Return weighted sums of the fair CRPS of members, of the kernel's absolute errors, and of weights, (B, V, 3)."""
-    known = torch.isfinite(batch.target) & torch.isfinite(members).all(dim=0) & torch.isfinite(kernel)
-    wide = working_type(batch.target.device)
-    weight = torch.where(known, batch.weight, torch.zeros_like(batch.target)).to(wide)
-    none = batch.target.new_zeros(())
-    target = torch.where(known, batch.target, none)
-    made = torch.where(known, members, none)
-    score = crps(made, target).to(wide)
-    error = (torch.where(known, kernel, none) - target).abs().to(wide)
-    return torch.stack([(weight * each).sum(dim=(-2, -1)) for each in (score, error, torch.ones_like(error))], dim=-1)
-
-
-def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
-    """Return the kernel's fine fields of a batch with the bounds of the variables, if any.
-
-    A model without conservation ("none") is also compared with the kernel that conserves cell means.
-    """
-    mask = torch.isfinite(batch.proposal)
-    valid = None if bool(mask.all()) else mask
-    each = []
-    for i, variable in enumerate(spec.outputs):
-        z, x = batch.proposal[:, i : i + 1], batch.coarse[:, i : i + 1]
-        one = None if valid is None else valid[:, i : i + 1]
-        if variable.bounds == (None, None):
-            each.append(additive(z, x, batch.cells.masked(one)))
-        else:
-            each.append(bounded(z, x, batch.cells.masked(one), variable.bounds))
-    return torch.cat(each, dim=1)
-
-
-def squared_errors(batch: Batch, model: Tensor, kernel: Tensor) -> Tensor:
-    """Return weighted sums of squared errors of the model and the kernel, and of weights, shape (B, V, 3)."""
-    known = torch.isfinite(batch.target) & torch.isfinite(model)
-    wide = working_type(batch.target.device)
-    weight = torch.where(known, batch.weight, torch.zeros_like(batch.target)).to(wide)
-    sums = []
-    for made in (model, kernel):
-        error = torch.where(known, made - batch.target, torch.zeros_like(batch.target)).to(wide)
-        sums.append((weight * error**2).sum(dim=(-2, -1)))
-    return torch.stack([*sums, weight.sum(dim=(-2, -1))], dim=-1)
-
-
-@torch.no_grad()
-def kernel_errors(spec: ModelSpec, batch: Batch) -> Tensor:
-    """Return the mean square error of the kernel in each patch, shape (B, V)."""
-    made = kernel_alone(spec, batch)
-    sums = squared_errors(batch, made, made)
-    return (sums[..., 1] / sums[..., 2].clamp_min(1e-300)).to(batch.target.dtype)
-
-
-def relative_error(sums: Tensor, power: float = 0.5) -> float:
-    """Return the geometric mean over sources and outputs of the ratio of model and kernel sums, raised to a power.
-
-    Examples
-    --------
-    >>> relative_error(torch.tensor([[[1.0, 4.0, 2.0]], [[4.0, 4.0, 1.0]]]))
-    0.7071
-    """
-    some = (sums[..., 2] > 0) & (sums[..., 1] > 0)
-    if not bool(some.any()):
-        # A kernel without error leaves no room for improvement.
-        return 1.0 if bool((sums[..., 0] == 0).all()) else math.inf
-    return float(torch.exp(power * torch.log((sums[..., 0] / sums[..., 1])[some]).mean()))
 
 
 class TrainedMask(TrainedUpscaler):
@@ -343,18 +245,3 @@ class TrainedMask(TrainedUpscaler):
         # Without any event all rounds score the same.
         self.score = 1.0 if value != value else 1 - value
         self.log("relative_rmse", self.score, prog_bar=True, logger=False, batch_size=1)
-
-
-def logits(learned: Learned, batch: Batch) -> Tensor:
-    """Return the logits of a batch, shape (B, 1, Y, X)."""
-    made: Tensor = learned(
-        batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.clock, constrain=False
-    )
-    return made
-
-
-def truth_of(learned: Learned, batch: Batch) -> Tensor:
-    """Return 1 where the event occurs in the fine field of a batch, 0 where it does not, NaN where missing."""
-    rule = learned.spec.event
-    assert rule is not None
-    return torch.where(torch.isfinite(batch.target), occurs(rule, batch.target).to(batch.target), torch.nan)

@@ -209,11 +209,6 @@ def step_line(progress: Progress, loss: float, how: Training) -> str:
     return f"step {progress.step}{of}, {progress.seconds:.0f} s: loss {loss:.4g}, {left}"
 
 
-def plain(value: Any) -> Any:
-    """Return the value if it is a finite number, else None, as JSON needs."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 @dataclass(frozen=True, eq=False)
 class State:
     """State of a training after a step."""

@@ -83,16 +83,19 @@ class PatchData(lightning.LightningDataModule):
         self.patches, self.draws, self.held, self.how, self.progress = patches, draws, held, how, progress
         self.factor = factor
 
+    @property
+    def _processes(self) -> tuple[int, int]:
+        """Number of this process, and of all processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of all rounds."""
-        trainer = self.trainer
-        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        return self._loader(self.patches, batch_sampler=Rounds(self.draws, self.how, self.progress, rank, world))
+        rounds = Rounds(self.draws, self.how, self.progress, *self._processes)
+        return self._loader(self.patches, batch_sampler=rounds)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of validation patches."""
-        trainer = self.trainer
-        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        rank, world = self._processes
         own = self.held[rank::world]
         batches = [own[i : i + self.how.batch] for i in range(0, len(own), self.how.batch)]
         return self._loader(self.patches.tiled(), batch_sampler=batches)
@@ -133,9 +136,9 @@ class StateCallback(lightning.Callback):
         self._before = progress.seconds
         self._between_steps, self._timer = False, LineTimer()
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Restore an earlier state, and start the clock."""
-        module = _upscaler(pl_module)
+        module: TrainedUpscaler = pl_module
         if self.earlier is not None:
             module.learned.load_state_dict(dict(self.earlier.weights))
             module.averaged.load_state_dict(dict(self.earlier.averages))
@@ -154,8 +157,8 @@ class StateCallback(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the step; save the state periodically; end the round when the time is up."""
-        module = _upscaler(pl_module)
-        module.follow()
+        module: TrainedUpscaler = pl_module
+        module.finish_step()
         self._look_at_clock(trainer, module, self.progress.step % AGREE_EVERY == 0)
         self._between_steps = self.progress.done < self.how.round
         over = ended(self.progress, self.how)
@@ -174,9 +177,9 @@ class StateCallback(lightning.Callback):
         if trainer.is_global_zero and not has_terminal() and self._timer.due():
             self.say(f"step {self.progress.step}: {batch_idx + 1} batches of the validation split scored")
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Score the round, and save the state."""
-        module = _upscaler(pl_module)
+        module: TrainedUpscaler = pl_module
         self._look_at_clock(trainer, module, True)
         # The score ignores NaN, so weights that are NaN would score well.
         if not all(bool(weight.isfinite().all()) for weight in module.averaged.parameters()):
@@ -202,12 +205,12 @@ class StateCallback(lightning.Callback):
         if stopped and self._between_steps:
             self.save(trainer, pl_module)
 
-    def save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def save(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write the state, in the first process only."""
         self._saved = time.monotonic()
         if not trainer.is_global_zero:
             return
-        module = _upscaler(pl_module)
+        module: TrainedUpscaler = pl_module
         best = {**self.best, ERRORS: self.errors} if self.best else {}
         made = State(
             weights=module.learned.state_dict(), averages=module.averaged.state_dict(), best=best,
@@ -251,29 +254,18 @@ class Bar(RichProgressBar):
         return self._steps
 
 
-def bars(how: Training) -> list[lightning.Callback]:
-    """Return the progress bar, or an empty list if the output is not a terminal."""
-    return [Bar(how)] if has_terminal() else []
-
-
-def _upscaler(module: Any) -> TrainedUpscaler:
-    assert isinstance(module, TrainedUpscaler)
-    return module
-
-
 def run(
     how: Training, module: TrainedUpscaler, data: PatchData, callback: StateCallback, folder: Path
 ) -> lightning.Trainer:
     """Train to the end and return the trainer."""
-    bar = bars(how)
     settings: dict[str, Any] = {
         **{key: getattr(how, key) for key in ("accelerator", "devices", "num_nodes", "strategy")},
         "precision": "bf16-mixed" if _precision(how) == "bf16" else "32-true",
         "gradient_clip_val": how.clip,
         "max_epochs": -1,  # the progress counts rounds across runs
         "logger": _logger(how.logger, folder),
-        "callbacks": [callback, *bar],
-        "enable_progress_bar": bool(bar),
+        "callbacks": [callback, *([Bar(how)] if has_terminal() else [])],
+        "enable_progress_bar": has_terminal(),
         "enable_checkpointing": False,  # the library's checkpoints are pickles
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
