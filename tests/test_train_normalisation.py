@@ -41,8 +41,10 @@ def test_moments_do_not_depend_on_the_pieces(values: np.ndarray, pieces: int, se
 def test_a_logarithm_is_normalised_by_its_own_mean_and_spread(values: np.ndarray) -> None:
     values[0], values[1] = 0.0, 10.0
     fit = Fit(Channel(name="pr", transform="log1p"))
-    fit.look(values, np.ones(30))
     fit.add(values, np.ones(30))
+    transformed = Moments()
+    fit.add_transformed(transformed, values, np.ones(30))
+    fit.pool_transformed([transformed], [1.0])
     made = fit.variable("mm", "", (0.0, None))
     moved = (np.log1p(values / made.scale) - made.mean) / made.std
     assert made.scale == pytest.approx(values[values > 0].mean())

@@ -91,7 +91,7 @@ def test_each_cell_has_the_weight_of_its_area_in_validation(globe: str, size: in
 def test_a_sample_of_tiles_is_weighed_as_all_of_them(tmp_path: Path) -> None:
     """Half the sphere is quiet: a tenth of its tiles is judged, each ten times."""
     path = sphere(tmp_path / "half.nc", lambda lat, lon, t: np.where(lon < np.pi, 0.0, np.sin(5 * lat + t)), times=100)
-    how = Patches(size=4, quiet=0.1)
+    how = Patches(size=4, dry_keep_fraction=0.1)
     source, draws = prepared(str(path), how, "validation")
     keys = draws.fixed(900)
     assert sum(key.weight > 1 for key in keys) < 0.2 * len(keys)

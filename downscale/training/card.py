@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from downscale.fields.conserve import additive, bounded
 from downscale.models.checkpoint import Record, load_record
 from downscale.nn.spec import Event, ModelSpec, Variable
-from downscale.training.pairs import Source, Split, read_coarse, read_truth
+from downscale.training.pairs import Source, Split, evenly, read_coarse, read_truth
 from downscale.training.statistics import Moments
 
 # Marks scores on times that the training saw.
@@ -224,8 +224,7 @@ def advise(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -
 def measure(source: Source, side: Split, spec: ModelSpec) -> list[Mismatch]:
     """Measure each output of a source on its training maps (validation maps where it has none)."""
     numbers = source.maps_of(side.train if side.train.size else side.validation)
-    numbers = numbers[np.unique(np.linspace(0, numbers.size - 1, min(numbers.size, MOST_MAPS)).round().astype(int))]
-    maps = [_Map.read(source, int(number)) for number in numbers]
+    maps = [_Map.read(source, int(number)) for number in evenly(numbers, MOST_MAPS)]
     return [_measured(source, maps, i, variable) for i, variable in enumerate(spec.outputs)]
 
 

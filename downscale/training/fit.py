@@ -35,6 +35,7 @@ from downscale.training.patches import (
     static_components,
     variable_components,
 )
+from downscale.training.predict import kernel_errors
 from downscale.training.progress import Progress, read_state, track_progress
 from downscale.training.sampling import PatchSampler, require_samples
 from downscale.training.schema import TrainingRecipe
@@ -310,7 +311,7 @@ def new_folder(folder: Path, kept: str) -> Iterator[None]:
 
 def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUpscaler, PatchData]:
     """Return the module and the data of a training."""
-    from downscale.training.module import TrainedUpscaler
+    from downscale.training.module import TrainedMask, TrainedUpscaler
     from downscale.training.trainer import PatchData
 
     recipe, how = prepared.recipe, prepared.recipe.training
@@ -325,16 +326,12 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
     if recipe.event is None:
         module = TrainedUpscaler(*parts)
     else:
-        from downscale.training.module import TrainedMask
-
         module = TrainedMask(*parts, wanted=recipe.event)
     return module, PatchData(patches, prepared.samplers["train"], held, how, progress, prepared.spec.factor)
 
 
 def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float]]:
     """Return the mean square error of the kernel on patches of the training split, by source and output."""
-    from downscale.training.module import kernel_errors
-
     spec, sources = prepared.spec, len(prepared.sources)
     sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
     # This round is never used in training, and is the same on every resume.

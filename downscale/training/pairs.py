@@ -381,9 +381,10 @@ def _statics(
     return np.stack([*made.values()]).astype(np.float32) if made else np.empty((0, *fine.shape), np.float32)
 
 
-def label_of(path: str) -> str:
-    """Return a short name of a source for messages."""
-    return Path(path.removeprefix(SAMPLE)).name
+def evenly(items: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` of the items, evenly spread."""
+    places = np.linspace(0, max(items.size - 1, 0), min(items.size, most))
+    return items[np.unique(places.round().astype(np.int64))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing
 from downscale.training.pairs import MapCache, Source
-from downscale.training.sampling import PatchIndex, lattice, sampled_coverage, tile_coverage
+from downscale.training.sampling import PatchIndex, lattice, patch_size, sampled_coverage, tile_coverage
 from downscale.training.schema import Data, Patches
 
 # Orientations of a square: bit 1 mirrors rows, bit 2 columns, bit 4 transposes.
@@ -209,7 +209,7 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
         """Return one patch, cut and reoriented."""
         source = self.cache.sources[key.source]
         ready = self.cache.get(key.source, key.number)
-        size = min(self.how.size[0], source.grid.shape[0]), min(self.how.size[1], source.grid.shape[1])
+        size = patch_size(self.how, source.grid.shape)
         rows, columns = (np.arange(first, first + n) for first, n in zip((key.row, key.column), size, strict=True))
         f_y, f_x = source.cells.factor_y, source.cells.factor_x
         few = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
@@ -234,7 +234,7 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
 def _seen(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
     """Return the relative coverage of each coarse cell of a source."""
     shape = source.grid.shape
-    size = min(how.size[0], shape[0]), min(how.size[1], shape[1])
+    size = patch_size(how, shape)
     rows, columns = (lattice(n, part) for n, part in zip(shape, size, strict=True))
     if tiled:
         return tile_coverage(shape, rows, columns, size, how.margin)

@@ -55,6 +55,11 @@ def _margin(size: int, margin: int) -> int:
     return margin if 2 * margin < size else 0
 
 
+def patch_size(how: Patches, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the coarse cells of a patch, no more than the grid has."""
+    return min(how.size[0], shape[0]), min(how.size[1], shape[1])
+
+
 def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int]) -> Floats:
     """Return the sampling weight of each place: the area of its patch, doubled at the ends, which one side covers."""
     whole = np.pad(area, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
@@ -155,7 +160,7 @@ class Table:
         """Return the sampling weight of each candidate of a surveyed map, 1 if it varies; shape (rows, columns)."""
         valid = self.valid[surveyed]
         enough = (valid >= 1 - how.most_missing) & (valid > 0)
-        return np.where(enough, np.where(self.active[surveyed], 1.0, how.quiet), 0.0)
+        return np.where(enough, np.where(self.active[surveyed], 1.0, how.dry_keep_fraction), 0.0)
 
 
 def candidates(coarse: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -263,7 +268,7 @@ class PatchSampler:
     def fixed(self, count: int) -> list[PatchIndex]:
         """Return the keys of the validation patches, always the same: adjacent tiles, not reoriented, map by map.
 
-        Only a fraction of quiet tiles is kept, with larger weight. Memory does not grow with the record.
+        Only a fraction of constant tiles is kept, with larger weight. Memory does not grow with the record.
         """
         rng = np.random.default_rng([self.seed, 2])
         kept = _Sample(count)
@@ -288,7 +293,7 @@ class PatchSampler:
         )
         corners = np.stack(np.meshgrid(table.rows[rows], table.columns[columns], indexing="ij"), axis=-1)
         valid, active = (each[:, rows][:, :, columns] for each in (table.valid, table.active))
-        chance = np.where(valid > 0, np.where(active, 1.0, self.how.quiet), 0.0)
+        chance = np.where(valid > 0, np.where(active, 1.0, self.how.dry_keep_fraction), 0.0)
         return corners.reshape(-1, 2), chance.reshape(len(table.maps), -1)
 
 

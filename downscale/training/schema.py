@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -177,14 +178,17 @@ class Patches(Block):
 
     Every square kilometre of a source has the same expected weight, with two exceptions. A training patch has at most
     the fraction ``most_missing`` of missing cells. Patches with a constant fine field, such as dry ones, carry little
-    information, so only the fraction ``quiet`` of them is kept, with larger weight in validation. Coarse cells within
+    information, so only ``dry_keep_fraction`` of them is kept, with larger weight in validation. Coarse cells within
     ``margin`` of the edge of a patch are not scored. Maps are cached in memory up to ``cache_mb``.
     """
 
     size: TwoSizes = (16, 16)
     augment: bool = True
     most_missing: Annotated[float, Field(ge=0, le=1)] = 0.5
-    quiet: Annotated[float, Field(ge=0, le=1)] = 0.1
+    # Recipes of older checkpoints have "quiet".
+    dry_keep_fraction: float = Field(
+        default=0.1, ge=0, le=1, validation_alias=AliasChoices("dry_keep_fraction", "quiet")
+    )
     margin: Annotated[int, Field(ge=0)] = 0
     cache_mb: PositiveFloat = 1024.0
 

@@ -7,7 +7,7 @@ source, evenly spread over time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from downscale.errors import InputError
 from downscale.nn.spec import Variable
-from downscale.training.pairs import Source, Split, bounds_of, read_coarse, read_predictor, read_truth
-from downscale.training.sampling import Table, candidates, lattice
+from downscale.training.pairs import Source, Split, bounds_of, evenly, read_coarse, read_predictor, read_truth
+from downscale.training.sampling import Table, candidates, lattice, patch_size
 from downscale.training.schema import Channel, Data, Patches
 
 # Standard deviation relative to the mean below which the variation is rounding of stored values.
@@ -92,28 +92,23 @@ class Fit:
     """Transform parameters of one variable, from all its coarse values in the training split.
 
     The scale of "log1p" is the mean of positive values, which the logarithm needs. The data are therefore read twice,
-    first by :meth:`look`, then by :meth:`add`.
+    first by :meth:`add`, then by :meth:`add_transformed`.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self._plain, self._positive, self._moved = Moments(), Moments(), Moments()
+        self._plain, self._positive, self._transformed = Moments(), Moments(), Moments()
 
     @property
     def twice(self) -> bool:
         """Whether a second pass is needed."""
         return self.channel.transform == "log1p"
 
-    def look(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
+    def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
         """Add values of any shape with their areas, in the first pass."""
         self._plain.add(values, weights)
         if self.twice:
             self._positive.add(np.where(values > 0, values, np.nan), weights)
-
-    def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Add the same values again, in the second pass."""
-        if self.twice:
-            self._moved.add(np.log1p(values.clip(0) / self.scale), weights)
 
     @classmethod
     def pooled(cls, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
@@ -126,18 +121,14 @@ class Fit:
         made._positive = Moments.pooled([fit._positive for fit in fits], positive)
         return made
 
-    def begun_anew(self) -> Fit:
-        """Return a fit of the same scale, without values."""
-        made = type(self)(self.channel)
-        made._positive = replace(self._positive)
-        return made
+    def add_transformed(self, moments: Moments, values: NDArray[Any], weights: NDArray[Any]) -> None:
+        """Add transformed values to the moments of a source, in the second pass, with the scale of all sources."""
+        if self.twice:
+            moments.add(np.log1p(values.clip(0) / self.scale), weights)
 
-    def with_moved(self, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
-        """Return this fit with the values that the fits of the sources collected by :meth:`add`, weighted."""
-        made = type(self)(self.channel)
-        made._plain, made._positive = self._plain, self._positive
-        made._moved = Moments.pooled([fit._moved for fit in fits], weights)
-        return made
+    def pool_transformed(self, moments: Sequence[Moments], weights: Sequence[float]) -> None:
+        """Set the moments of the transformed values of all sources together."""
+        self._transformed = Moments.pooled(moments, weights)
 
     @property
     def spread(self) -> float:
@@ -161,7 +152,7 @@ class Fit:
                 f"{self.channel.name}: expected values that vary, received {self._plain.mean:g} everywhere in the "
                 "training split; check the files"
             )
-        moments = self._moved if self.twice else self._plain
+        moments = self._transformed if self.twice else self._plain
         numbers = {"mean": moments.mean, "std": moments.std, "scale": self.scale}
         return Variable(
             name=self.channel.name, units=units, standard_name=standard_name, transform=self.channel.transform,
@@ -183,82 +174,58 @@ class Statistics:
 def measure_statistics(
     sources: Sequence[Source], sides: Sequence[Split], data: Data, how: Patches, progress: Progress | None = None
 ) -> Statistics:
-    """Survey all sources, in one pass or in two if a transform needs it."""
+    """Read all sources once, or twice if a transform needs it."""
     channels = [*data.outputs, *data.predictors]
     fits = [[Fit(channel) for channel in channels] for _ in sources]
-    bar = progress or (lambda items, total: items)
-    plans = [_surveyed(source, side) for source, side in zip(sources, sides, strict=True)]
-    total = sum(each.size for each, _ in plans)
-    tables = []
-    work = bar(((s, int(m)) for s, (maps, _) in enumerate(plans) for m in maps), total)
-    found: dict[int, list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = {i: [] for i in range(len(plans))}
-    for number, one in work:
-        source, train = sources[number], plans[number][1]
-        coarse, beside = _coarse(source, one)
-        if one in train:
-            for fit, values in zip(fits[number], (*coarse, *beside), strict=True):
-                fit.look(values, source.grid.cell_area)
-        found[number].append(candidates(coarse, _size(source, how)))
-    for number, (source, (maps, _)) in enumerate(zip(sources, plans, strict=True)):
-        tables.append(_table(source, how, maps, found[number]))
+    plans = [_choose_maps(source, side) for source, side in zip(sources, sides, strict=True)]
+    work = ((s, int(m)) for s, (maps, _) in enumerate(plans) for m in maps)
+    found: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in sources]
+    for number, one in work if progress is None else progress(work, sum(maps.size for maps, _ in plans)):
+        source = sources[number]
+        coarse, predictors = _read_inputs(source, one)
+        if one in plans[number][1]:
+            for fit, values in zip(fits[number], (*coarse, *predictors), strict=True):
+                fit.add(values, source.grid.cell_area)
+        found[number].append(candidates(coarse, patch_size(how, source.grid.shape)))
+    each = zip(sources, plans, found, strict=True)
+    tables = tuple(_table(source, how, maps, patches) for source, (maps, _), patches in each)
     weights = [source.pair.weight for source in sources]
     pooled = [Fit.pooled(each, weights) for each in zip(*fits, strict=True)]
     if any(fit.twice for fit in pooled):
-        pooled = _again(sources, plans, pooled, weights)
-    each = enumerate(zip(pooled, channels, strict=True))
-    variables = [_variable(fit, channel, sources[0], i) for i, (fit, channel) in each]
-    count = len(data.outputs)
+        moments = [[Moments() for _ in pooled] for _ in sources]
+        for source, (_, train), own in zip(sources, plans, moments, strict=True):
+            for one in sorted(train):
+                coarse, predictors = _read_inputs(source, one)
+                for fit, sums, values in zip(pooled, own, (*coarse, *predictors), strict=True):
+                    fit.add_transformed(sums, values, source.grid.cell_area)
+        for fit, each_source in zip(pooled, zip(*moments, strict=True), strict=True):
+            fit.pool_transformed(each_source, weights)
+    variables, count = [], len(data.outputs)
+    # Names and units are those of the first source.
+    for fit, channel, field in zip(pooled, channels, (*sources[0].outputs, *sources[0].predictors), strict=True):
+        attrs, bounds = field.maps.attrs, bounds_of(channel, field.maps, field.factor, field.offset)
+        units = channel.units or str(attrs.get("units", "1"))
+        variables.append(fit.variable(units, str(attrs.get("standard_name", "")), bounds))
     spread = tuple(fit.spread for fit in pooled[:count])
-    return Statistics(tuple(variables[:count]), tuple(variables[count:]), tuple(tables), spread)
+    return Statistics(tuple(variables[:count]), tuple(variables[count:]), tables, spread)
 
 
-def _surveyed(source: Source, side: Split) -> tuple[NDArray[np.int64], set[int]]:
-    """Return the maps to survey, and which of them are in the training split."""
-    train, held = source.maps_of(side.train), source.maps_of(side.validation)
-    chosen = [part[_evenly(part.size)] for part in (train, held)]
-    return np.sort(np.concatenate(chosen)), set(chosen[0].tolist())
+def _choose_maps(source: Source, side: Split) -> tuple[NDArray[np.int64], set[int]]:
+    """Return the maps to read, and which of them are in the training split."""
+    train, held = (evenly(source.maps_of(times), MOST_MAPS) for times in (side.train, side.validation))
+    return np.sort(np.concatenate([train, held])), set(train.tolist())
 
 
-def _evenly(count: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, max(count - 1, 0), min(count, MOST_MAPS)).round().astype(np.int64))
-
-
-def _coarse(source: Source, number: int) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+def _read_inputs(source: Source, number: int) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+    """Return the coarse values of the outputs, NaN without reference, and those of the predictors."""
     _, means = read_truth(source, number)
     coarse = read_coarse(source, number, means)
-    beside = [read_predictor(source, field, number) for field in source.predictors]
-    # Cells without reference are not informative.
-    return np.where(np.isfinite(means), coarse, np.nan), beside
-
-
-def _again(
-    sources: Sequence[Source], plans: Sequence[tuple[NDArray[np.int64], set[int]]], pooled: Sequence[Fit],
-    weights: Sequence[float],
-) -> list[Fit]:  # fmt: skip
-    """Return fits of a second pass, with the scales of all sources together."""
-    fits = [[fit.begun_anew() for fit in pooled] for _ in sources]
-    for source, (_, train), own in zip(sources, plans, fits, strict=True):
-        for one in sorted(train):
-            coarse, beside = _coarse(source, one)
-            for fit, values in zip(own, (*coarse, *beside), strict=True):
-                fit.add(values, source.grid.cell_area)
-    return [fit.with_moved(each, weights) for fit, each in zip(pooled, zip(*fits, strict=True), strict=True)]
-
-
-def _variable(fit: Fit, channel: Channel, first: Source, index: int) -> Variable:
-    """Return a variable of the model, with name and units of the first source."""
-    field = (*first.outputs, *first.predictors)[index]
-    attrs = field.maps.attrs
-    bounds = bounds_of(channel, field.maps, field.factor, field.offset)
-    return fit.variable(channel.units or str(attrs.get("units", "1")), str(attrs.get("standard_name", "")), bounds)
-
-
-def _size(source: Source, how: Patches) -> tuple[int, int]:
-    return min(how.size[0], source.grid.shape[0]), min(how.size[1], source.grid.shape[1])
+    predictors = [read_predictor(source, field, number) for field in source.predictors]
+    return np.where(np.isfinite(means), coarse, np.nan), predictors
 
 
 def _table(source: Source, how: Patches, maps: NDArray[np.int64], found: list[Any]) -> Table:
-    size = _size(source, how)
+    size = patch_size(how, source.grid.shape)
     rows, columns = (lattice(n, s) for n, s in zip(source.grid.shape, size, strict=True))
     if not found:
         shape = (0, rows.size, columns.size)

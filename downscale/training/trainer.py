@@ -273,7 +273,7 @@ def run(
         "plugins": _environment(),
         "default_root_dir": folder,
     }
-    with quiet():
+    with silence_lightning():
         try:
             trainer = lightning.Trainer(**settings)
         except (ValueError, RuntimeError, TypeError, ImportError) as error:
@@ -317,7 +317,7 @@ def _environment() -> list[Any]:
     """Disable the library's own checkpoints, which are pickles, when a cluster requeues the job."""
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-    with quiet():
+    with silence_lightning():
         return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
@@ -341,7 +341,7 @@ def _logger(kind: str | None, folder: Path) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_lightning() -> Iterator[None]:
     """Silence the library's tips, summaries, and warnings about deliberate settings."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning")
     loggers = [logging.getLogger(name) for name in names]
