@@ -210,7 +210,7 @@ class Nested:
         """Return the number of valid coarse cells that lack a fine value, not counting lost ones."""
         if self.valid is None:
             return 0
-        blank = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1})
+        blank = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1}, method="tasks")
         cells = {y.ndim - 2: self.cells.factor_y, y.ndim - 1: self.cells.factor_x}
         some, whole = da.coarsen(np.any, blank & self.valid, cells), da.coarsen(np.all, blank, cells)
         return int((some & ~whole & np.isfinite(_as_dask(x.data))).sum().compute())
@@ -272,7 +272,7 @@ class Overlapping:
         made = [_as_dask(field) for field in fields]
         budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
         other = _leading_sizes(made[0].chunks[:-2], budget)
-        whole = [array.rechunk((*other, -1, -1)) for array in (_as_dask(given), *made)]
+        whole = [array.rechunk((*other, -1, -1), method="tasks") for array in (_as_dask(given), *made)]
         shared, blocks = dask.delayed(known, traverse=False), [_blocks(array) for array in whole]
         tasks = []
         for index in np.ndindex(whole[0].numblocks[:-2]):
@@ -366,9 +366,9 @@ def _judged(
     factor_y = cells.factor_y
     copied = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
     other, rows = _block_sizes(fine, factor_y, BLOCK_VALUES if copied else UNCOPIED_VALUES)
-    fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1))
-    coarse = coarse.rechunk((*other, rows, -1))
-    size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks)
+    fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1), method="tasks")
+    coarse = coarse.rechunk((*other, rows, -1), method="tasks")
+    size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks, method="tasks")
     given, made, beside = _blocks(coarse), _blocks(fine), None if size is None else _blocks(size)
     starts = [np.cumsum([0, *sizes]) for sizes in coarse.chunks]
     columns = np.arange(coarse.shape[-1])
