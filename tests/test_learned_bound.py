@@ -18,7 +18,7 @@ import downscale
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
 from downscale.errors import InputError, OptionError, ShapeError
-from downscale.fields.fill import filled
+from downscale.fields.fill import fill_missing
 from downscale.grid.subcells import Subcells
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.bound import Bound, cells_of
@@ -192,7 +192,7 @@ def test_several_variables_predictors_and_times_go_in_and_one_comes_out() -> Non
     wind, clock = torch.randn(2, 1, *grid.shape), torch.rand(2, 2, *grid.shape)
     for variable in (0, 1):
         up = model.bind(grid, parts_of(grid, FACTOR), variable)
-        whole = filled(x, torch.isnan(x), up.kernel.reach, closed=False)
+        whole = fill_missing(x, torch.isnan(x), up.kernel.reach, closed=False)
         seen = Seen(whole, up.kernel(whole, place_of(grid, FACTOR)), wind)
         wanted = model(x, proposal, cells, wind, statics, clock, seen=seen).detach()
         assert isinstance(up, Upscaler)
@@ -233,7 +233,7 @@ def test_a_network_sees_no_gap(network: str, transform: str) -> None:
     x, place = torch.from_numpy(maps_on(grid, 0.3)), place_of(grid, FACTOR)
     missing = torch.isnan(x)
     known = ~missing.repeat_interleave(FACTOR[0], -2).repeat_interleave(FACTOR[1], -1)
-    whole = up(filled(x, missing, up.kernel.reach, closed=False), place)
+    whole = up(fill_missing(x, missing, up.kernel.reach, closed=False), place)
     torch.testing.assert_close(up(x, place)[known], whole[known], rtol=1e-12, atol=1e-12)
     assert torch.equal(torch.isnan(up(x, place)), ~known)
 

@@ -21,7 +21,7 @@ import downscale
 from downscale.engine import apply, device, tensors
 from downscale.engine.device import Compiled, Lane
 from downscale.errors import ConservationError
-from downscale.fields.fill import filled
+from downscale.fields.fill import fill_missing
 from downscale.nn.separable import METHODS, Separable, operator
 from downscale.request import Request
 from downscale.steps.prepare import prepare
@@ -55,7 +55,7 @@ def assert_close(ours: torch.Tensor, twin: torch.Tensor) -> None:
 def dense(up: Separable, coarse: torch.Tensor) -> torch.Tensor:
     """The operator as two matrices."""
     gaps, (y, x) = coarse.isnan(), (torch.from_numpy(a.dense(n)) for a, n in zip(up.axes, up.grid.shape, strict=True))
-    fine = y @ filled(coarse, gaps, up.reach, bool(up.grid.x.periodic)) @ x.T
+    fine = y @ fill_missing(coarse, gaps, up.reach, bool(up.grid.x.periodic)) @ x.T
     return fine.masked_fill(gaps.repeat_interleave(up.factor[0], -2).repeat_interleave(up.factor[1], -1), torch.nan)
 
 
@@ -81,7 +81,7 @@ def test_gaps_are_filled_bit_for_bit(grid, factor, missing, seed):
     up, coarse = operator("sobolev", grid, factor), draw((2, *grid.shape), seed, missing)
     gaps = coarse.isnan()
     ours = up.layout(0, 0, grid.shape).fill_missing(coarse, gaps)
-    assert torch.equal(ours, filled(coarse, gaps, up.reach, grid.x.periodic))
+    assert torch.equal(ours, fill_missing(coarse, gaps, up.reach, grid.x.periodic))
 
 
 @given(grids(1, 8), methods, seeds, st.integers(1, 5))

@@ -156,7 +156,7 @@ def judge_of(
             there = replace(there, grid=adopted)
         elif not isinstance(there.grid, CurvilinearGrid):
             # One fit of the areas of a projection for both: two fits differ in their last digits.
-            y, x = (_settled(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
+            y, x = (_match_edges(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
             there = replace(there, grid=at_coarse.grid.with_axes(y, x))
         cells = Aggregation.between(at_coarse.grid, there.grid)
         valid = None if mask is None else mask_on_grid(pick_mask(mask), there.grid, there) > 0.5
@@ -172,7 +172,7 @@ def judge_of(
     return Overlapping(small, at_coarse, at_fine, common, near, na_thres)
 
 
-def _settled(axis: CellAxis, wanted: CellAxis) -> CellAxis:
+def _match_edges(axis: CellAxis, wanted: CellAxis) -> CellAxis:
     """Return the axis with edges that match those of ``wanted`` replaced by them, to the last digit."""
     parts = Subcells.between(wanted, axis)
     return parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis

@@ -19,7 +19,7 @@ from downscale.engine.job import Job
 from downscale.engine.memory import BATCH_VALUES
 from downscale.errors import InputError, ShapeError
 from downscale.fields.aggregate import Aggregation
-from downscale.fields.fill import filled
+from downscale.fields.fill import fill_missing
 from downscale.kernels.fused import refine
 from downscale.kernels.rows import UNROLLED, bare
 from downscale.kernels.windows import Windows, alike
@@ -101,7 +101,7 @@ def _refined(
     missing = np.isnan(given)
     source = given
     if missing.any():
-        source = filled(given.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
+        source = fill_missing(given.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
     x = np.ascontiguousarray(given[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
     law, low, high = _law(x, job, rows, columns)
     judged = job.check != "skip" and job.conserve is not None

@@ -10,7 +10,7 @@ import numpy as np
 from downscale.fields.aggregate import Array, like, namespace
 
 
-def filled(
+def fill_missing(
     coarse: Array, missing: Array, radius: tuple[int, int], closed: bool, nothing: float = 0.0
 ) -> Array:
     """Return the field with missing cells replaced by a weighted mean of valid neighbours, dominated by the nearest.
@@ -31,7 +31,7 @@ def filled(
     Examples
     --------
     >>> field = np.array([[1.0, np.nan, 3.0]])
-    >>> filled(field, np.isnan(field), (0, 1), closed=False).tolist()
+    >>> fill_missing(field, np.isnan(field), (0, 1), closed=False).tolist()
     [[1.0, 2.0, 3.0]]
     """
     xp = namespace(coarse)

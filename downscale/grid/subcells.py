@@ -88,7 +88,7 @@ class Subcells:
         """
         if coarse.kind != target.kind:
             raise GridError(f"expected two axes of one kind, received {coarse.kind} and {target.kind}")
-        sign, target = (1.0 if coarse.ascending else -1.0), _settled(target, coarse)
+        sign, target = (1.0 if coarse.ascending else -1.0), _match_edges(target, coarse)
         edges, (low, high, cell) = sign * coarse.edges, _intervals(coarse, target, sign)
         if not cell.size:
             raise GridError(
@@ -176,7 +176,7 @@ def _slack(coarse: CellAxis, target: CellAxis) -> float:
     return min(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
 
 
-def _settled(target: CellAxis, coarse: CellAxis) -> CellAxis:
+def _match_edges(target: CellAxis, coarse: CellAxis) -> CellAxis:
     """Return the target with edges that differ from a coarse edge only by rounding moved onto it.
 
     Its cells and their parts then have the same edges, so that no part is missing by rounding.

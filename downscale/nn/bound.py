@@ -13,7 +13,7 @@ from torch import Tensor
 
 from downscale.errors import InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
-from downscale.fields.fill import filled
+from downscale.fields.fill import fill_missing
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.nn.baked import baked
@@ -158,7 +158,8 @@ class Bound:
         missing = ~torch.isfinite(both)
         if not bool(missing.any()):
             return Seen(x, proposal, others)
-        both = filled(torch.where(missing, torch.nan, both), missing, self.kernel.reach, closed, nothing=torch.nan)
+        both = torch.where(missing, torch.nan, both)
+        both = fill_missing(both, missing, self.kernel.reach, closed, nothing=torch.nan)
         whole, others = both.tensor_split([both.shape[1] - predictors], dim=1)
         return Seen(whole, self.kernel(whole, place), others)
 

@@ -80,7 +80,7 @@ class Polyphase(torch.nn.Module):
         return cells.masked_fill(missing[..., :, None, :, None], torch.nan).reshape(fine.shape)
 
     def fill_missing(self, coarse: Tensor, missing: Tensor) -> Tensor:
-        """Return the field without gaps, bit for bit as :func:`downscale.fields.fill.filled` does."""
+        """Return the field without gaps, bit for bit as :func:`downscale.fields.fill.fill_missing` does."""
         zero, one = torch.zeros_like(coarse), torch.ones_like(coarse)
         near: Any = self.near_y_cells, self.near_y_weights, self.near_x_cells, self.near_x_weights
         value, weight = (refined(torch.where(missing, zero, known), *near) for known in (coarse, one))
