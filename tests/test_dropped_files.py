@@ -21,7 +21,7 @@ from run_process import ROOT
 from xarray.backends.locks import HDF5_LOCK, NETCDFC_LOCK
 
 import downscale
-from downscale.io.library import LIBRARY, LazyFile, library, opened
+from downscale.io.library import LIBRARY, LazyFile, library, open_file
 
 HANDLES = Path("/proc/self/fd")
 counted = pytest.mark.skipif(not HANDLES.exists(), reason="open files are counted under /proc")
@@ -30,7 +30,7 @@ counted = pytest.mark.skipif(not HANDLES.exists(), reason="open files are counte
 BESIDE = """
 import sys, threading, time
 import netCDF4
-from downscale.io.library import library, opened
+from downscale.io.library import library, open_file
 kept, other, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 bundles, free, over = [], threading.Event(), threading.Event()
 def drop():
@@ -44,7 +44,7 @@ worker = threading.Thread(target=drop)
 worker.start()
 end = time.monotonic() + seconds
 while time.monotonic() < end:
-    files = [opened(other, decode_cf=False) for _ in range(6)]
+    files = [open_file(other, decode_cf=False) for _ in range(6)]
     with library():
         file = netCDF4.Dataset(kept)
     free.clear()
@@ -101,10 +101,10 @@ def test_a_file_that_another_thread_drops_never_crashes_the_one_that_opens(tmp_p
 
 
 @counted
-@pytest.mark.parametrize("door", [opened, downscale.open_dataset])
+@pytest.mark.parametrize("door", [open_file, downscale.open_dataset])
 @pytest.mark.parametrize("cycle", [False, True])
 def test_dropped_files_are_closed_at_once(tmp_path, door, cycle):
-    for path in copies(tmp_path, 300 if door is opened else 20):
+    for path in copies(tmp_path, 300 if door is open_file else 20):
         ds = door(path)
         if cycle:
             ring: list[Any] = [ds]
@@ -118,7 +118,7 @@ def test_dropped_files_are_closed_at_once(tmp_path, door, cycle):
 
 @counted
 def test_dropping_never_waits_and_whoever_lets_go_closes(tmp_path):
-    held = [opened(path) for path in copies(tmp_path, 50)]
+    held = [open_file(path) for path in copies(tmp_path, 50)]
     taken, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -141,7 +141,7 @@ def test_dropping_never_waits_and_whoever_lets_go_closes(tmp_path):
 @pytest.mark.parametrize("use", ["lock", "open"])
 def test_a_file_that_another_thread_drops_waits_for_the_next_use_of_the_library(tmp_path, use):
     other = written(tmp_path / "other.nc")
-    held = [opened(path) for path in copies(tmp_path, 5)]
+    held = [open_file(path) for path in copies(tmp_path, 5)]
     in_a_thread(held.clear)
     gc.collect()
     assert handles(tmp_path) == 5
@@ -149,7 +149,7 @@ def test_a_file_that_another_thread_drops_waits_for_the_next_use_of_the_library(
         with library():
             pass
     else:
-        opened(other).close()
+        open_file(other).close()
     assert handles(tmp_path) == 0
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_another_thread_drops_waits_for_the_next_use_of_the_library(
 def test_what_is_dropped_under_the_lock_is_closed_with_its_end(tmp_path):
     path = written(tmp_path / "a.nc")
     with library():
-        opened(path)
+        open_file(path)
         gc.collect()
         assert handles(tmp_path) == 1
     assert handles(tmp_path) == 0
@@ -198,7 +198,7 @@ def test_files_are_read_as_by_xarray(tmp_path, how):
     ds = ds.assign_coords(time=("time", [0, 1], {"units": "days since 2000-01-01"}))
     ds.to_netcdf(path)
     ds.to_netcdf(path, mode="a", group="g")
-    with opened(path, **how) as ours, xr.open_dataset(path, engine="netcdf4", **how) as theirs:
+    with open_file(path, **how) as ours, xr.open_dataset(path, engine="netcdf4", **how) as theirs:
         xr.testing.assert_identical(ours, theirs)
         assert ours.encoding == theirs.encoding
         for name in theirs.variables:
@@ -209,7 +209,7 @@ def test_files_are_read_as_by_xarray(tmp_path, how):
 def test_an_option_that_nobody_knows_is_an_error_and_leaves_nothing_open(tmp_path):
     path = written(tmp_path / "a.nc")
     with pytest.raises(TypeError, match="no_such"):
-        opened(path, no_such=1)
+        open_file(path, no_such=1)
     if HANDLES.exists():
         gc.collect()
         assert handles(tmp_path) == 0
@@ -219,7 +219,7 @@ def test_a_program_ends_in_silence_with_files_open_and_put_aside(tmp_path):
     path = written(tmp_path / "a.nc")
     code = (
         "import sys, threading; from downscale.io.library import opened\n"
-        "kept, held = opened(sys.argv[1]), [opened(sys.argv[1])]\n"
+        "kept, held = open_file(sys.argv[1]), [open_file(sys.argv[1])]\n"
         "t = threading.Thread(target=held.clear); t.start(); t.join()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

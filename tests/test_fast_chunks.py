@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downscale.io.chunks import FEW_BLOCKS, PIECE_VALUES, aligned, chunk_sizes, chunks_in, pieces
-from downscale.io.filters import PIECE, STORED, Layout, decoded, deflate, encoded, inflate
+from downscale.io.chunks import FEW_BLOCKS, PIECE_VALUES, align_blocks, chunk_sizes, chunks_in, piece_sizes
+from downscale.io.filters import PIECE, STORED, Layout, decode_chunk, deflate, encode_chunk, inflate
 
 TYPES = ("f4", "f8", "i2", "i4", "u1", "f2", "u8")
 
@@ -46,11 +46,11 @@ def test_a_chunk_is_what_the_format_says(dtype, filters, compiled):
     blank = None if dtype[0] != "f" else chunk.dtype.type(1e4)
     for level in (1, 2, 3, 6) if 1 in filters else (0,):
         how = layout(dtype, filters, level)
-        stored = bytes(encoded(chunk, how, blank, compiled))
+        stored = bytes(encode_chunk(chunk, how, blank, compiled))
         raw = zlib.decompress(stored) if 1 in filters else stored
         assert raw == by_hand(chunk if blank is None else np.where(np.isnan(chunk), blank, chunk), filters)
         back = np.empty_like(chunk)
-        decoded(np.frombuffer(stored, "u1"), back, how, blank, compiled)
+        decode_chunk(np.frombuffer(stored, "u1"), back, how, blank, compiled)
         assert back.tobytes() == chunk.tobytes()
     assert chunk.tobytes() == before.tobytes(), "the given values are not touched"
 
@@ -65,18 +65,18 @@ def test_every_nan_becomes_the_fill_value_and_nothing_else(dtype, filters, compi
     sign = 1 << (8 * size - 1)
     codes = np.array([top, top + 1, sign - 1, sign | top, (sign | top) + 1, 0], f"u{size}")
     how = Layout((6,), (6,), np.dtype(dtype), filters, 1, np.dtype(dtype).type(0))
-    stored = bytes(encoded(codes.view(dtype), how, np.dtype(dtype).type(7), compiled))
+    stored = bytes(encode_chunk(codes.view(dtype), how, np.dtype(dtype).type(7), compiled))
     back = np.empty(6, dtype)
-    decoded(np.frombuffer(stored, "u1"), back, how, None, compiled)
+    decode_chunk(np.frombuffer(stored, "u1"), back, how, None, compiled)
     np.testing.assert_array_equal(back, np.array([np.inf, 7, 7, -np.inf, 7, 0], dtype))
 
 
 def test_what_lies_beyond_the_edge_is_filled():
     chunk = values("i4", (2, 3, 9))
     how = layout("i4", (2, 1))
-    encoded(values("i4"), how)
+    encode_chunk(values("i4"), how)
     back = np.empty((3, 8, 9), "i4")
-    decoded(np.frombuffer(encoded(chunk, how), "u1"), back, how)
+    decode_chunk(np.frombuffer(encode_chunk(chunk, how), "u1"), back, how)
     np.testing.assert_array_equal(back[:2, :3], chunk)
     assert (back[2] == 9).all()
     assert (back[:2, 3:] == 9).all()
@@ -85,9 +85,9 @@ def test_what_lies_beyond_the_edge_is_filled():
 @pytest.mark.parametrize("broken", [lambda z: z[:-9], lambda z: z[:9], lambda z: b"", lambda z: z[:-1] + b"?"])
 def test_a_damaged_chunk_is_an_error(broken):
     how = layout("f4", (2, 1))
-    stored = broken(bytes(encoded(values("f4"), how)))
+    stored = broken(bytes(encode_chunk(values("f4"), how)))
     with pytest.raises(ValueError, match=r"a (damaged )?chunk"):
-        decoded(np.frombuffer(stored, "u1"), np.empty((3, 8, 9), "f4"), how)
+        decode_chunk(np.frombuffer(stored, "u1"), np.empty((3, 8, 9), "f4"), how)
 
 
 def test_a_stream_of_another_length_is_an_error():
@@ -95,7 +95,7 @@ def test_a_stream_of_another_length_is_an_error():
     stored = np.frombuffer(zlib.compress(b"abcd"), "u1")
     assert inflate(stored, 4) == b"abcd"
     with pytest.raises(ValueError, match="a chunk of 4 bytes instead of 864"):
-        decoded(stored, np.empty((3, 8, 9), "f4"), how)
+        decode_chunk(stored, np.empty((3, 8, 9), "f4"), how)
 
 
 def bytes_of(kind: str, size: int) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_blocks_end_where_chunks_end(data):
     chunks = tuple(tuple(int(n) for n in np.diff([0, *cut])) for cut in cuts)
     whole = np.arange(np.prod(shape)).reshape(shape)
     for given_ in (whole, da.from_array(whole, chunks=chunks)):
-        blocks = aligned(given_, sizes)
+        blocks = align_blocks(given_, sizes)
         assert all(n % size == 0 for own, size in zip(blocks.chunks, sizes, strict=True) for n in own[:-1])
         np.testing.assert_array_equal(blocks.compute(scheduler="sync"), whole)
     seen = np.zeros(shape, int)
@@ -156,13 +156,13 @@ def test_blocks_end_where_chunks_end(data):
 
 def test_blocks_of_whole_chunks_stay_as_they_are():
     many = da.zeros((480, 720, 1440), chunks=(4, 720, 1440))
-    assert aligned(many, (1, 720, 1440)) is many
-    assert aligned(many, (2, 720, 1440)) is many
-    assert set(aligned(many, (3, 720, 1440)).chunks[0]) == {3}
+    assert align_blocks(many, (1, 720, 1440)) is many
+    assert align_blocks(many, (2, 720, 1440)) is many
+    assert set(align_blocks(many, (3, 720, 1440)).chunks[0]) == {3}
 
 
 def test_few_large_blocks_are_shared_out():
-    one = aligned(da.zeros((480, 720, 1440), chunks=-1), (1, 720, 1440))
+    one = align_blocks(da.zeros((480, 720, 1440), chunks=-1), (1, 720, 1440))
     assert one.npartitions >= FEW_BLOCKS
     assert max(np.prod(shape) for shape in itertools.product(*one.chunks)) <= PIECE_VALUES
 
@@ -188,6 +188,6 @@ def test_storage_chunks_are_parts_of_blocks_where_these_are_fair(shape, blocks, 
 
 
 def test_pieces_hold_whole_chunks():
-    assert pieces((480, 720, 1440), (1, 720, 1440)) == (3, 720, 1440)
-    assert pieces((10, 20, 30), (3, 7, 8)) == (12, 21, 32)
-    assert pieces((1000, 720, 1440), (1000, 100, 100)) == (1000, 100, 100)
+    assert piece_sizes((480, 720, 1440), (1, 720, 1440)) == (3, 720, 1440)
+    assert piece_sizes((10, 20, 30), (3, 7, 8)) == (12, 21, 32)
+    assert piece_sizes((1000, 720, 1440), (1000, 100, 100)) == (1000, 100, 100)

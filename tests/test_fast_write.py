@@ -353,13 +353,13 @@ def test_two_readers_that_disagree_are_an_error(tmp_path, monkeypatch, checked):
     """A fault in our own decoding cannot vouch for a file."""
     from downscale.io import filters
 
-    unshuffled = filters._unshuffled
+    unshuffled = filters._unshuffle
 
     def wrong(raw: Any, flat: Any, *options: Any) -> None:
         unshuffled(raw, flat, *options)
         flat.view("u4")[7] ^= 1
 
-    monkeypatch.setattr(filters, "_unshuffled", wrong)
+    monkeypatch.setattr(filters, "_unshuffle", wrong)
     coarse = field_on(world(24, 32), dtype="float32")
     with pytest.raises(OutputError, match=r"tas: expected the same values at \(0, 0, 0\) from two readers"):
         to_netcdf(coarse.downscale(2), tmp_path / "a.nc", coarse=coarse)

@@ -16,7 +16,7 @@ from sample_fields import field_on, region, world
 import downscale
 from downscale.cf.times import frequency, period, resolution
 from downscale.errors import OptionError, OutputError
-from downscale.io.attributes import REQUIRED, coverage, described, extent, parse_profile
+from downscale.io.attributes import REQUIRED, coverage, extent, file_attributes, parse_profile
 from downscale.output import to_netcdf
 
 CMIP6 = {
@@ -62,7 +62,7 @@ def test_what_is_no_longer_true_is_dropped_and_the_rest_kept(tmp_path):
 
 
 def test_the_box_in_space_and_time_is_that_of_the_cells():
-    attrs = described(result())
+    attrs = file_attributes(result())
     wanted = {
         "geospatial_lat_min": 40.0, "geospatial_lat_max": 43.0, "geospatial_lon_min": 4.0, "geospatial_lon_max": 8.0,
         "geospatial_lat_units": "degrees_north", "geospatial_lon_units": "degrees_east",
@@ -77,10 +77,10 @@ def test_the_box_in_space_and_time_is_that_of_the_cells():
 def test_a_title_and_a_summary_are_made_where_there_are_none():
     ds = result(title=None)
     ds.attrs.pop("title")
-    attrs = described(ds)
+    attrs = file_attributes(ds)
     assert attrs["title"] == "Near-Surface Air Temperature"
     assert "method=sobolev" in attrs["summary"]
-    assert described(result(summary="mine"))["summary"] == "mine"
+    assert file_attributes(result(summary="mine"))["summary"] == "mine"
 
 
 @pytest.mark.parametrize("name", ["rotated", "equal_area", "curvilinear", "stereographic"])
@@ -143,11 +143,11 @@ def test_steps_in_words():
 
 def test_a_frequency_that_times_deny_is_dropped():
     ds = result()
-    assert described(ds)["frequency"] == "day"
+    assert file_attributes(ds)["frequency"] == "day"
     ds.attrs["frequency"] = "mon"
-    assert "frequency" not in described(ds)
+    assert "frequency" not in file_attributes(ds)
     ds.attrs["frequency"] = "dayPt"
-    assert described(ds)["frequency"] == "dayPt"
+    assert file_attributes(ds)["frequency"] == "dayPt"
 
 
 def test_attributes_that_are_given_lie_over_all_others(tmp_path):

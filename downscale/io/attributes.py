@@ -82,7 +82,7 @@ NAME = (
 )  # fmt: skip
 
 
-def described(ds: xr.Dataset) -> dict[str, Any]:
+def file_attributes(ds: xr.Dataset) -> dict[str, Any]:
     """Return the global attributes of a file: the valid ones of ``ds``, and computed ones."""
     kept = {key: value for key, value in ds.attrs.items() if key not in STALE and not EXTENT.fullmatch(str(key))}
     if "frequency" in kept and _base(kept["frequency"]) != _base(frequency(ds)):
@@ -213,7 +213,7 @@ def parse_profile(profile: Any) -> tuple[str | None, dict[str, Any]]:
     return name, given
 
 
-def profiled(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the global attributes of the profile "cordex-esd"."""
     name = _one_field(ds)
     found = {**FIXED, **_drivers(ds.attrs), **_method(ds.attrs), "creation_date": now(), "variable_id": name}
@@ -234,7 +234,7 @@ def profiled(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[str, Any])
     return made
 
 
-def archived(made: Encodings, ds: xr.Dataset) -> Encodings:
+def archive_encodings(made: Encodings, ds: xr.Dataset) -> Encodings:
     """Return encodings in the types of the archive: fields in single precision, coordinates and times in double."""
     for name, own in made.items():
         if name in fields_of(ds):

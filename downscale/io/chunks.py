@@ -51,12 +51,12 @@ def _fitted(sizes: Sizes, blocks: Blocks) -> Sizes:
     return tuple(fitted) if FEWEST_VALUES <= count <= 2 * CHUNK_VALUES else sizes
 
 
-def aligned(data: Any, sizes: Sizes) -> da.Array:
+def align_blocks(data: Any, sizes: Sizes) -> da.Array:
     """Return a field in blocks that end where storage chunks end; arrays in memory are split into small pieces.
 
     Blocks that already do so are not changed, unless a few large ones would leave threads idle.
     """
-    small = pieces(data.shape, sizes)
+    small = piece_sizes(data.shape, sizes)
     if not isinstance(data, da.Array):
         return da.from_array(data, chunks=small, name=False)
     lengths: list[Any] = []
@@ -74,7 +74,7 @@ def _split(lengths: Sizes, most: int) -> Sizes:
     return tuple(min(most, length - at) for length in lengths for at in range(0, max(length, 1), most))
 
 
-def pieces(shape: Sizes, sizes: Sizes, most: int = PIECE_VALUES) -> Sizes:
+def piece_sizes(shape: Sizes, sizes: Sizes, most: int = PIECE_VALUES) -> Sizes:
     """Return block sizes of whole storage chunks that hold about ``most`` values, longest in the last dimensions."""
     lengths = list(sizes)
     for axis in reversed(range(len(shape))):
@@ -84,7 +84,7 @@ def pieces(shape: Sizes, sizes: Sizes, most: int = PIECE_VALUES) -> Sizes:
     return tuple(lengths)
 
 
-def starts(chunks: Blocks, index: Sizes) -> Sizes:
+def block_start(chunks: Blocks, index: Sizes) -> Sizes:
     """Return the first position of the block with that index."""
     return tuple(sum(lengths[:i]) for lengths, i in zip(chunks, index, strict=True))
 

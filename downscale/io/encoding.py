@@ -237,12 +237,12 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
         if str(name) in related:
             ds[name].encoding = {"coordinates": _horizontal(ds, str(name))}
         else:
-            words = _beside(ds, str(name)) if name in ds.data_vars else None
+            words = _auxiliary_coordinates(ds, str(name)) if name in ds.data_vars else None
             ds[name].encoding = {} if words is None else {"coordinates": words}
     return made
 
 
-def _beside(ds: xr.Dataset, name: str) -> str | None:
+def _auxiliary_coordinates(ds: xr.Dataset, name: str) -> str | None:
     """Return the auxiliary coordinates of a field on a plane, positions first: some readers use only the first few."""
     own = {str(n) for n in ds[name].coords if n not in ds[name].dims and n in ds.coords}
     first = [n for n in sorted(own) if _is_coordinate(ds, n) and ds[n].ndim == 2]
@@ -267,7 +267,7 @@ def _horizontal(ds: xr.Dataset, name: str) -> str | None:
     return " ".join(words) if name in _areas(ds) and words else None
 
 
-def merged(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
+def merge_encodings(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
     """Return encodings overridden by those of the user."""
     for name, own in (asked or {}).items():
         if name not in made:
@@ -337,7 +337,7 @@ def _require_packing(name: str, how: Any, size: int) -> None:
     )
 
 
-def rounded(ds: xr.Dataset, packings: Mapping[str, Packing]) -> xr.Dataset:
+def round_fields(ds: xr.Dataset, packings: Mapping[str, Packing]) -> xr.Dataset:
     """Return ``ds`` with the mantissas of some variables rounded; lazy fields stay lazy."""
     made = {}
     for name, how in packings.items():
@@ -422,7 +422,7 @@ def enough_bits(tolerance: float, packing: Packing, error: float) -> int | None:
     return bits if bits < MANTISSA[8] else None
 
 
-def words(packing: Packing) -> str:
+def packing_words(packing: Packing) -> str:
     """Return a description of the packing of a variable, for its attributes."""
     if packing == SHORT:
         return "short integers over the range of values"

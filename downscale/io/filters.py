@@ -123,31 +123,31 @@ class _Buffers(threading.local):
 buffers = _Buffers()
 
 
-def encoded(values: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> Array | bytes:
+def encode_chunk(values: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> Array | bytes:
     """Return the stored bytes of one chunk; valid until the next call in this thread."""
-    full = _whole(values, layout)
+    full = _full_chunk(values, layout)
     if layout.shuffled:
-        full = _shuffled(full, layout, blank, compiled)
+        full = _shuffle(full, layout, blank, compiled)
     elif blank is not None:
-        full = _filled(full, layout, blank)
+        full = _fill_nan(full, layout, blank)
     flat = full.reshape(-1).view(np.uint8)
     return deflate(flat, layout.level) if layout.deflated else flat
 
 
-def decoded(stored: Array, out: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> None:
+def decode_chunk(stored: Array, out: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> None:
     """Decode one stored chunk into ``out``, which has the shape of a chunk and the stored type."""
     raw = np.frombuffer(inflate(stored, layout.nbytes), dtype=np.uint8) if layout.deflated else stored
     if raw.nbytes != layout.nbytes:
         raise ValueError(f"a chunk of {raw.nbytes} bytes instead of {layout.nbytes}")
     flat = out.reshape(-1)
     if layout.shuffled:
-        _unshuffled(raw, flat, blank, compiled)
+        _unshuffle(raw, flat, blank, compiled)
         return
     np.copyto(flat.view(np.uint8), raw)
-    cleared(flat, blank)
+    restore_nan(flat, blank)
 
 
-def cleared(values: Array, blank: Any) -> None:
+def restore_nan(values: Array, blank: Any) -> None:
     """Replace ``blank`` by NaN, if there is one."""
     # Few fields have gaps, and fill values are beyond all values: this test needs no memory.
     if blank is None or not values.size or values.max() < blank or values.min() > blank:
@@ -157,7 +157,7 @@ def cleared(values: Array, blank: Any) -> None:
         values[found] = np.nan
 
 
-def _whole(values: Array, layout: Layout) -> Array:
+def _full_chunk(values: Array, layout: Layout) -> Array:
     """Return values as one contiguous chunk."""
     if values.shape == layout.chunks and values.flags.c_contiguous:
         return values
@@ -168,7 +168,7 @@ def _whole(values: Array, layout: Layout) -> Array:
     return full
 
 
-def _filled(full: Array, layout: Layout, blank: Any) -> Array:
+def _fill_nan(full: Array, layout: Layout, blank: Any) -> Array:
     if not np.isnan(full.min()):
         return full
     missing = np.isnan(full, out=buffers.of("missing", full.size).view(bool).reshape(full.shape))
@@ -178,11 +178,11 @@ def _filled(full: Array, layout: Layout, blank: Any) -> Array:
     return out
 
 
-def _shuffled(full: Array, layout: Layout, blank: Any, compiled: bool) -> Array:
+def _shuffle(full: Array, layout: Layout, blank: Any, compiled: bool) -> Array:
     out = buffers.of("shuffled", layout.nbytes)
     size = layout.dtype.itemsize
     if not _has_pass(compiled, size, blank):
-        full = full if blank is None else _filled(full, layout, blank)
+        full = full if blank is None else _fill_nan(full, layout, blank)
         out.reshape(size, -1)[...] = full.reshape(-1).view(np.uint8).reshape(-1, size).T
         return out
     from downscale.io import bytewise
@@ -199,7 +199,7 @@ def _shuffled(full: Array, layout: Layout, blank: Any, compiled: bool) -> Array:
     return out
 
 
-def _unshuffled(raw: Array, flat: Array, blank: Any, compiled: bool) -> None:
+def _unshuffle(raw: Array, flat: Array, blank: Any, compiled: bool) -> None:
     size = flat.dtype.itemsize
     if not _has_pass(compiled, size, blank):
         flat.view(np.uint8).reshape(-1, size)[...] = raw.reshape(size, -1).T

@@ -67,10 +67,10 @@ class Grids:
         return len(places) - 1, values
 
 
-def joined(parts: list[Part]) -> xr.Dataset:
+def join_parts(parts: list[Part]) -> xr.Dataset:
     """Return one Dataset from those of several files."""
     _require_one_calendar(parts)
-    parts = _stacked_times(parts)
+    parts = _stack_times(parts)
     _warn_of_origins(parts)
     made = []
     for family in _families(parts):
@@ -79,11 +79,11 @@ def joined(parts: list[Part]) -> xr.Dataset:
         grids = Grids()
         series: dict[tuple[Any, ...], list[Part]] = {}
         for part in family:
-            key, ds = _placed(part, grids)
+            key, ds = _place_on_grids(part, grids)
             series.setdefault(key, []).append(Part(part.name, ds))
         _require_tiles(grids)
-        made += [Part(each[0].name, _one_series(each)) for each in series.values()]
-    return made[0].ds if len(made) == 1 else _beside(made)
+        made += [Part(each[0].name, _join_series(each)) for each in series.values()]
+    return made[0].ds if len(made) == 1 else _combine(made)
 
 
 def series_dim(ds: xr.Dataset) -> str | None:
@@ -122,7 +122,7 @@ def _require_one_calendar(parts: list[Part]) -> None:
             )
 
 
-def _stacked_times(parts: list[Part]) -> list[Part]:
+def _stack_times(parts: list[Part]) -> list[Part]:
     """Give files of one map with a scalar date the dimension of that date."""
     names = {time_name(part.ds) for part in parts}
     name = next(iter(names))
@@ -171,7 +171,7 @@ def _with_common_variables(parts: list[Part]) -> list[Part]:
         raise InputError(
             f"expected files of the same variables, received {extra[0]!r} in {has} and not in {lacks}; {ADVICE}"
         )
-    _say(f"left out {listing(extra)}, which some files do not hold: {extra[0]!r} is in {has} and not in {lacks}")
+    _warn(f"left out {listing(extra)}, which some files do not hold: {extra[0]!r} is in {has} and not in {lacks}")
     return [Part(part.name, part.ds.drop_vars([n for n in extra if n in part.ds])) for part in parts]
 
 
@@ -193,8 +193,8 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
                 )
         wanted, units = ours.attrs.get("units"), theirs.attrs.get("units")
         if str(wanted) != str(units) and not _same_meaning(units, wanted):
-            ds = ds.assign_coords({name: _converted(first, part, name)}) if name in ds.coords else ds.assign(
-                {name: _converted(first, part, name)}
+            ds = ds.assign_coords({name: _convert_units(first, part, name)}) if name in ds.coords else ds.assign(
+                {name: _convert_units(first, part, name)}
             )  # fmt: skip
     return ds
 
@@ -205,7 +205,7 @@ def _same_meaning(units: Any, wanted: Any) -> bool:
     return plain[0] == plain[1] or (None not in plain and same_units(str(plain[0]), str(plain[1])))
 
 
-def _converted(first: Part, part: Part, name: str) -> xr.Variable:
+def _convert_units(first: Part, part: Part, name: str) -> xr.Variable:
     """Return a variable in the units of the first file, with a warning about the conversion."""
     wanted, units = first.ds[name].attrs.get("units"), part.ds[name].attrs.get("units")
     zero, one = (None if None in (units, wanted) else convert(v, str(units), str(wanted)) for v in (0.0, 1.0))
@@ -214,7 +214,7 @@ def _converted(first: Part, part: Part, name: str) -> xr.Variable:
             f"{name}: expected one unit in all files, received {wanted!r} in {first.name} and {units!r} in "
             f"{part.name}; convert or correct one, for example with ncatted or cdo setunit"
         )
-    _say(f"{name}: converted from {units} in {part.name} to {wanted} as in {first.name}")
+    _warn(f"{name}: converted from {units} in {part.name} to {wanted} as in {first.name}")
     variable = part.ds[name].variable
     kind = np.result_type(variable.dtype, np.float32)
     data = (variable.astype("f8") * (one - zero) + zero).astype(kind).data
@@ -231,7 +231,7 @@ def _warn_of_origins(parts: list[Part]) -> None:
                 met.setdefault(str(part.ds.attrs[key]), part.name)
         if len(met) > 1:
             (one, first), (other, second) = list(met.items())[:2]
-            _say(
+            _warn(
                 f"the global attribute {key!r} is {one!r} in {first} and {other!r} in {second}; check that they are "
                 "one series"
             )
@@ -240,7 +240,7 @@ def _warn_of_origins(parts: list[Part]) -> None:
 # Grids
 
 
-def _placed(part: Part, grids: Grids) -> tuple[tuple[Any, ...], xr.Dataset]:
+def _place_on_grids(part: Part, grids: Grids) -> tuple[tuple[Any, ...], xr.Dataset]:
     """Return the position of a file in the grids, and its Dataset with the exact coordinates of the first such file."""
     dim = series_dim(part.ds)
     ds, key = part.ds, []
@@ -307,13 +307,13 @@ def _range(values: NDArray[Any]) -> str:
 # One series
 
 
-def _one_series(parts: list[Part]) -> xr.Dataset:
+def _join_series(parts: list[Part]) -> xr.Dataset:
     """Return files of one grid as one Dataset, in the order of their dates."""
     first = parts[0]
     dim = series_dim(first.ds)
     if len(parts) == 1:
         return first.ds
-    parts, varying = _compared(parts, dim)
+    parts, varying = _compare_coordinates(parts, dim)
     if dim is None:
         names = listing(fields_along(first.ds, None))
         if not all(xr.Dataset(part.ds.data_vars).equals(xr.Dataset(first.ds.data_vars)) for part in parts):
@@ -321,7 +321,7 @@ def _one_series(parts: list[Part]) -> xr.Dataset:
                 f"expected files that follow each other in time, received {names} without a date in {parts[0].name} "
                 f"and {parts[1].name}; give the files one after the other, or add dates"
             )
-        _say(f"{names} is the same in {parts[0].name} and {parts[1].name}; it is read once")
+        _warn(f"{names} is the same in {parts[0].name} and {parts[1].name}; it is read once")
         return first.ds
     steps = [{name: _step(part.ds[name]) for name in fields_along(part.ds, dim)} for part in parts]
     packed = {name: max(each[name] for each in steps) for name in steps[0]}
@@ -334,7 +334,7 @@ def _one_series(parts: list[Part]) -> xr.Dataset:
     )  # fmt: skip
     for name, variable in one.variables.items():
         variable.encoding = dict(first.ds.variables[name].encoding) if name in first.ds.variables else {}
-    one, owners = in_order(one, dim, owners, packed)
+    one, owners = sort_dates(one, dim, owners, packed)
     report_gaps(one, dim, owners)
     return one
 
@@ -344,7 +344,7 @@ def _step(field_: xr.DataArray) -> float:
     return abs(float(field_.encoding.get("scale_factor", 0.0) or 0.0))
 
 
-def _compared(parts: list[Part], dim: str | None) -> tuple[list[Part], list[dict[str, Any]]]:
+def _compare_coordinates(parts: list[Part], dim: str | None) -> tuple[list[Part], list[dict[str, Any]]]:
     """Return the files without coordinates that may differ, and the scalar dates to put along the dimension."""
     first = parts[0]
     scalar_dates: list[dict[str, Any]] = [{} for _ in parts]
@@ -371,10 +371,10 @@ def _compared(parts: list[Part], dim: str | None) -> tuple[list[Part], list[dict
                     f"{theirs.values.item()!r} in {part.name}"
                 )
                 break
-            _refuse_or_say(first, part, str(name), said)
+            _refuse_or_warn(first, part, str(name), said)
             said = True
     for line in dropped.values():
-        _say(line)
+        _warn(line)
     incomplete = [n for n in scalar_dates[0] if any(n not in own for own in scalar_dates)]
     scalar_dates = [{n: v for n, v in own.items() if n not in incomplete} for own in scalar_dates]
     gone = {*dropped, *incomplete}
@@ -400,7 +400,7 @@ def _same_mapping(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
     return True
 
 
-def _refuse_or_say(first: Part, part: Part, name: str, said: bool) -> None:
+def _refuse_or_warn(first: Part, part: Part, name: str, said: bool) -> None:
     """Raise an InputError if positions differ; warn if a time-independent field does."""
     ours, theirs = first.ds[name], part.ds[name]
     if name in first.ds.coords or "grid_mapping_name" in ours.attrs:
@@ -420,7 +420,7 @@ def _refuse_or_say(first: Part, part: Part, name: str, said: bool) -> None:
     else:
         line = f"{name} differs between {first.name} and {part.name}; that of {first.name} is read"
     if not said:
-        _say(line)
+        _warn(line)
 
 
 def _near_ground(*heights: xr.DataArray) -> bool:
@@ -429,7 +429,7 @@ def _near_ground(*heights: xr.DataArray) -> bool:
     return named and all(each.attrs.get("units", "m") == "m" and 0 < float(each) <= MAST for each in heights)
 
 
-def _beside(made: list[Part]) -> xr.Dataset:
+def _combine(made: list[Part]) -> xr.Dataset:
     """Return series of different variables, levels or parts of a grid as one Dataset."""
     whole: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
     together: Any
@@ -444,7 +444,7 @@ def _beside(made: list[Part]) -> xr.Dataset:
         ) from None
 
 
-def _say(line: str) -> None:
+def _warn(line: str) -> None:
     warnings.warn(line, JoinWarning, stacklevel=2)
 
 
@@ -452,7 +452,7 @@ class DateWarning(UserWarning):
     """Dates of a record repeat, are not in order or have a gap."""
 
 
-def in_order(
+def sort_dates(
     ds: xr.Dataset, dim: str, owners: Names, packed: Mapping[str, float] | None = None
 ) -> tuple[xr.Dataset, Names]:  # fmt: skip
     """Return a record with unique, monotonic dates, and the file of each step."""
@@ -463,7 +463,7 @@ def in_order(
     several = len(set(owners)) > 1
     if not index.is_monotonic_increasing:
         if not several:
-            _say_date(f"{dim!r} is not in order in {owners[0]}; its steps are sorted")
+            _warn_of_dates(f"{dim!r} is not in order in {owners[0]}; its steps are sorted")
         ds, owners = ds.isel({dim: order}), owners[order]
         index = ds.indexes[dim]
     if index.is_unique:
@@ -475,7 +475,7 @@ def in_order(
     date = _word(index[later[0]])
     where = _where(owners[earlier[0]], owners[later[0]])
     more = f" ({later.size} dates in all)" if later.size > 1 else ""
-    _say_date(f"{date} is {where} with equal values; it is read once{more}")
+    _warn_of_dates(f"{date} is {where} with equal values; it is read once{more}")
     return ds.isel({dim: kept}), owners[kept]
 
 
@@ -521,7 +521,7 @@ def report_gaps(ds: xr.Dataset, dim: str, owners: Names) -> None:
     before, after = (f"{_word(ds.indexes[dim][at])} ({owners[at]})" for at in (first, first + 1))
     more = f", and {gaps.size - 1} more gaps" if gaps.size > 1 else ""
     missing = round(float(days[first]) / usual) - 1
-    _say_date(
+    _warn_of_dates(
         f"no dates between {before} and {after}, where about {missing} steps would be{more}; check that no file is "
         "missing"
     )
@@ -539,5 +539,5 @@ def _word(date: Any) -> str:
         return str(date)
 
 
-def _say_date(line: str) -> None:
+def _warn_of_dates(line: str) -> None:
     warnings.warn(line, DateWarning, stacklevel=2)

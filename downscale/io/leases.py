@@ -57,7 +57,7 @@ _BEATS = _Beats()
 
 
 @contextmanager
-def alive(path: Path) -> Iterator[None]:
+def keep_alive(path: Path) -> Iterator[None]:
     """Touch a file or folder regularly within this block, if it exists."""
     _BEATS.add(path)
     try:
@@ -67,17 +67,17 @@ def alive(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def made_beside(target: Path) -> Iterator[Path]:
+def scratch_beside(target: Path) -> Iterator[Path]:
     """Yield a temporary name for ``target`` with a heartbeat; it is removed if the process is ended."""
     scratch = scratch_name(target)
-    with half_made(scratch), alive(scratch):
+    with half_made(scratch), keep_alive(scratch):
         yield scratch
 
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
     """Yield a temporary name in the folder of ``target``; its file is flushed and renamed, or removed on error."""
-    with made_beside(target) as scratch:
+    with scratch_beside(target) as scratch:
         try:
             yield scratch
             flush(scratch)
@@ -88,7 +88,7 @@ def temporary_beside(target: Path) -> Iterator[Path]:
                 scratch.unlink()
 
 
-def gone(host: str, pid: int, path: Path) -> bool:
+def is_dead(host: str, pid: int, path: Path) -> bool:
     """Return whether the process of a file is dead: by process number on this machine, by silence on others."""
     import psutil
 
@@ -108,7 +108,7 @@ def gone(host: str, pid: int, path: Path) -> bool:
 def left_of(path: Path) -> str | None:
     """Return the name of the output of a temporary file left by a dead process, else None."""
     found = SCRATCH.fullmatch(path.name)
-    return found["name"] if found and gone(found["host"], int(found["pid"]), path) else None
+    return found["name"] if found and is_dead(found["host"], int(found["pid"]), path) else None
 
 
 def bring_back(target: Path) -> None:
@@ -130,7 +130,7 @@ def only_run(target: Path) -> Iterator[None]:
     """Keep other runs from an output within this block; locks of dead runs are taken over."""
     path, token = lock_path(target), uuid.uuid4().hex
     _take(path, target, token)
-    with half_made(path), alive(path):
+    with half_made(path), keep_alive(path):
         try:
             yield
         finally:
@@ -200,7 +200,7 @@ def _facts(path: Path) -> dict[str, Any]:
 def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
     """Return whether the run that holds a lock is dead."""
     if facts.get("host") == this_host() and isinstance(facts.get("pid"), int):
-        return gone(this_host(), facts["pid"], path)
+        return is_dead(this_host(), facts["pid"], path)
     return not _beats(path)
 
 

@@ -165,7 +165,7 @@ def library() -> Iterator[None]:
         yield
 
 
-def opened(path: str | Path, **settings: Any) -> xr.Dataset:
+def open_file(path: str | Path, **settings: Any) -> xr.Dataset:
     """Return a Dataset of an open NetCDF file; later reads from it hold the lock."""
     with library():
         return xr.open_dataset(path, **{**settings, "engine": LazyReader})
@@ -174,7 +174,7 @@ def opened(path: str | Path, **settings: Any) -> xr.Dataset:
 @contextmanager
 def reading(path: str | Path, **settings: Any) -> Iterator[xr.Dataset]:
     """Yield a Dataset of a NetCDF file, which is closed at the end."""
-    ds = opened(path, **settings)
+    ds = open_file(path, **settings)
     try:
         yield ds
     finally:

@@ -59,7 +59,7 @@ class Rule:
     fill: float | None = None
     slack: float = 0.0
     others: tuple[float, ...] = ()
-    told: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
 
     def __dask_tokenize__(self) -> Any:
         return (self.name, self.file, self.low, self.high, self.fill, self.slack, self.others)
@@ -73,60 +73,44 @@ class Rule:
             raise InputError(
                 f"{self.name}: expected numbers, received lists of numbers in {self.file}; choose other variables"
             )
-        outside = self._outside(values)
-        never = self._never(values)
-        for what, where in (("outside", outside), ("never", never)):
-            if where is not None:
-                if values.dtype.kind != "f":
-                    self._refuse(what, int(where.sum()))
-                self._tell(what, int(where.sum()), values.size)
+        least, most = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+        never, outside = self._never_written(values, least, most), None
+        if least < self.low or most > self.high:
+            outside = (values < self.low) | (values > self.high)
+            outside = outside if never is None else outside & ~never
+        for where, words in (
+            (outside, f"lie outside the valid range from {self.low:g} to {self.high:g}"),
+            (never, f"hold the default fill value {self.fill or 0:g} of cells that were never written"),
+        ):
+            if where is not None and where.any():
+                self._report(int(where.sum()), words, values)
                 values = np.where(where, values.dtype.type(np.nan), values)
         for other in self.others:
             values = np.where(values == values.dtype.type(other), values.dtype.type(np.nan), values)
         return values
 
-    def _never(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    def _never_written(self, values: NDArray[Any], least: Any, most: Any) -> NDArray[np.bool_] | None:
+        """Return where values equal the fill value, which is at an end of the range of the type; None if nowhere."""
         if self.fill is None:
             return None
-        # One pass if there are none: the fill value is at an end of the range of the type.
-        end = np.fmax.reduce(values, axis=None) if self.fill > 0 else np.fmin.reduce(values, axis=None)
-        if not (end >= self.fill - self.slack if self.fill > 0 else end <= self.fill + self.slack):
+        if not (most >= self.fill - self.slack if self.fill > 0 else least <= self.fill + self.slack):
             return None
-        where = np.abs(values - values.dtype.type(self.fill)) <= self.slack if self.slack else values == self.fill
-        return where if where.any() else None
+        return np.abs(values - values.dtype.type(self.fill)) <= self.slack if self.slack else values == self.fill
 
-    def _outside(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
-        if not (np.isfinite(self.low) or np.isfinite(self.high)):
-            return None
-        least, most = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
-        if not (least < self.low or most > self.high):
-            return None
-        where = (values < self.low) | (values > self.high)
-        never = self._never(values)
-        # Values that were never written are missing.
-        where = where if never is None else where & ~never
-        return where if where.any() else None
-
-    def _words(self, what: str) -> str:
-        if what == "never":
-            return f"hold the default fill value {self.fill:g} of cells that were never written"
-        return f"lie outside the valid range from {self.low:g} to {self.high:g}"
-
-    def _tell(self, what: str, count: int, size: int) -> None:
-        if what in self.told:
-            return
-        self.told.add(what)
-        warnings.warn(
-            f"{self.name}: {count} of {size} values that are read at once {self._words(what)} in "
-            f"{self.file}; they count as missing",
-            MissingWarning, stacklevel=2,
-        )  # fmt: skip
-
-    def _refuse(self, what: str, count: int) -> None:
-        raise InputError(
-            f"{self.name}: expected whole numbers that all are values, received {count} that {self._words(what)} in "
-            f"{self.file}; mark them with a _FillValue, for example with ncatted"
-        )
+    def _report(self, count: int, words: str, values: NDArray[Any]) -> None:
+        """Warn of missing values, once per kind; integers cannot mark them, and are refused."""
+        if values.dtype.kind != "f":
+            raise InputError(
+                f"{self.name}: expected whole numbers that all are values, received {count} that {words} in "
+                f"{self.file}; mark them with a _FillValue, for example with ncatted"
+            )
+        if words not in self.warned:
+            self.warned.add(words)
+            warnings.warn(
+                f"{self.name}: {count} of {values.size} values that are read at once {words} in {self.file}; they "
+                "count as missing",
+                MissingWarning, stacklevel=2,
+            )  # fmt: skip
 
 
 class _Masked(BackendArray):
@@ -143,11 +127,11 @@ class _Masked(BackendArray):
         return self.rule(self.variable[key].values)
 
 
-def without_missing(ds: xr.Dataset, file: str) -> xr.Dataset:
+def mask_missing(ds: xr.Dataset, file: str) -> xr.Dataset:
     """Return a decoded Dataset, lazily, whose fields are NaN where the file's metadata mark values as missing."""
     made = {}
     for name, variable in ds.data_vars.items():
-        rule = rule_of(str(name), variable.variable, file)
+        rule = missing_rule(str(name), variable.variable, file)
         if rule is not None:
             made[name] = _through(variable.variable, rule)
     return ds.assign(made) if made else ds
@@ -163,7 +147,7 @@ def _through(variable: xr.Variable, rule: Rule) -> xr.Variable:
     return xr.Variable(variable.dims, data, variable.attrs, variable.encoding, fastpath=True)
 
 
-def wide_enough(ds: xr.Dataset) -> xr.Dataset:
+def widen_floats(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset, lazily, whose floating-point numbers have 4 or 8 bytes, which every format can store."""
     odd = [n for n, v in ds.variables.items() if v.dtype.kind == "f" and v.dtype.itemsize not in (4, 8)]
     for name in odd:
@@ -176,7 +160,7 @@ def wide_enough(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def rule_of(name: str, variable: xr.Variable, file: str) -> Rule | None:
+def missing_rule(name: str, variable: xr.Variable, file: str) -> Rule | None:
     """Return the rule for missing values of a decoded variable that its reader does not mask, or None."""
     if variable.dtype.kind not in "fiu" or not variable.ndim or _is_position(variable):
         return None
@@ -193,7 +177,7 @@ def rule_of(name: str, variable: xr.Variable, file: str) -> Rule | None:
         raw = float(np.float32(DEFAULT_FILLS[kind])) if kind == "f4" else DEFAULT_FILLS[kind]
         rule.fill = raw * scale + offset if packed else raw
     if variable.dtype.kind == "f":
-        rule.others = tuple(_unmasked(variable))
+        rule.others = tuple(_other_fills(variable))
     if rule.fill is None and not rule.others and not (np.isfinite(rule.low) or np.isfinite(rule.high)):
         return None
     return rule
@@ -242,7 +226,7 @@ def _range(
     return (low, high) if low < high else (-np.inf, np.inf)
 
 
-def _unmasked(variable: xr.Variable) -> list[float]:
+def _other_fills(variable: xr.Variable) -> list[float]:
     """Return fill values that readers ignore: numbers as text, or of another precision than the values."""
     found = []
     for key in FILLS:

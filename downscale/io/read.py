@@ -30,9 +30,9 @@ from downscale.io.formats import (
     require_variables,
     require_whole,
 )
-from downscale.io.join import Part, in_order, joined, series_dim
-from downscale.io.library import opened
-from downscale.io.missing import wide_enough, without_missing
+from downscale.io.join import Part, join_parts, series_dim, sort_dates
+from downscale.io.library import open_file
+from downscale.io.missing import mask_missing, widen_floats
 from downscale.io.paths import FileName, address_of, called, make_room, names_in
 
 HARMLESS = (
@@ -86,7 +86,7 @@ def open_dataset(
             # file.
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
-            ds = _known(_opened(sources, settings), chunks)
+            ds = _known(_open_sources(sources, settings), chunks)
     except DownscaleError:
         raise
     except Exception as error:
@@ -99,7 +99,7 @@ def open_dataset(
         raise InputError(times or complaint(sources[0].engine, name, error, len(sources) > 1)) from None
     if not ds.variables:
         require_variables(ds, sources[0].name)
-    return join_longitudes(_remembering(ds, sources))
+    return join_longitudes(_with_sources(ds, sources))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Source:
     def open(self, settings: Mapping[str, Any]) -> xr.Dataset:
         """Open it, lazily."""
         settings = {**self.options, **settings, "engine": self.engine}
-        return (opened if self.engine == NETCDF else xr.open_dataset)(self.target, **settings)
+        return (open_file if self.engine == NETCDF else xr.open_dataset)(self.target, **settings)
 
 
 def _undecodable_times(sources: list[Source], settings: dict[str, Any]) -> str | None:
@@ -174,7 +174,7 @@ def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
     return ds
 
 
-def _opened(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
+def _open_sources(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
     """Open one file, or join several."""
     for source in sources:
         if source.engine == NETCDF and address_of(source.name) is None:
@@ -183,34 +183,34 @@ def _opened(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
         with sources[0].open({**settings, "chunks": None}) as first:
             settings = {**settings, "chunks": map_chunks(first)}
     if len(sources) == 1:
-        return _as_meant(sources[0], settings)
+        return _open_decoded(sources[0], settings)
     make_room(len(sources))
     # Files are joined without reading fields.
     settings = {**settings, "chunks": settings["chunks"] or {}}
     parts: list[Part] = []
     try:
         for source in sources:
-            parts.append(Part(source.name, _as_meant(source, settings)))
-        return joined(parts)
+            parts.append(Part(source.name, _open_decoded(source, settings)))
+        return join_parts(parts)
     except BaseException:
         for part in parts:
             part.ds.close()
         raise
 
 
-def _as_meant(source: Source, settings: dict[str, Any]) -> xr.Dataset:
+def _open_decoded(source: Source, settings: dict[str, Any]) -> xr.Dataset:
     """Return the Dataset of a file, with unique dates in order."""
     ds = source.open(settings)
     if settings.get("group"):
         ds = _with_axes_above(ds, source, settings)
     if source.engine != GRIB_READER and all(settings.get(key) is not False for key in ("decode_cf", "mask_and_scale")):
-        ds = without_missing(ds, source.name)
+        ds = mask_missing(ds, source.name)
     require_dates(ds, source.name)
-    ds = with_texts(wide_enough(ds))
+    ds = with_texts(widen_floats(ds))
     dim = series_dim(ds)
     if dim is None:
         return ds
-    return in_order(ds, dim, np.full(ds.sizes[dim], source.name, dtype=object))[0]
+    return sort_dates(ds, dim, np.full(ds.sizes[dim], source.name, dtype=object))[0]
 
 
 def _with_axes_above(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -> xr.Dataset:
@@ -228,7 +228,7 @@ def _with_axes_above(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -
     return ds
 
 
-def _remembering(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
+def _with_sources(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
     """Return the Dataset with the names of its files in the encodings, and without attributes of GRIB messages."""
     engine = sources[0].engine
     for variable in ds.variables.values():

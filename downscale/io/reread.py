@@ -19,8 +19,8 @@ import numpy as np
 import xarray as xr
 
 from downscale.errors import OutputError
-from downscale.io.chunks import chunks_in, pieces, starts
-from downscale.io.filters import Array, Layout, able, buffers, cleared, decoded, layout_of, worth_compiling
+from downscale.io.chunks import block_start, chunks_in, piece_sizes
+from downscale.io.filters import Array, Layout, able, buffers, decode_chunk, layout_of, restore_nan, worth_compiling
 from downscale.io.library import hdf5_file, library
 from downscale.process.buffers import leased
 
@@ -71,10 +71,10 @@ class Source:
         chunk = view if whole else self._scratch()
         try:
             if self.layout.filters or place[1] != self.layout.nbytes:
-                decoded(self.stored(place), chunk, self.layout, self.blank, self.compiled)
+                decode_chunk(self.stored(place), chunk, self.layout, self.blank, self.compiled)
             else:
                 self._read_bytes(place, chunk.reshape(-1).view(np.uint8))
-                cleared(chunk, self.blank)
+                restore_nan(chunk, self.blank)
         except ValueError as error:
             raise self.chunk_error(offset, error) from error
         if not whole:
@@ -206,7 +206,7 @@ def require_same(variable: xr.Variable, source: Source) -> None:
 
 
 def _lazy(source: Source) -> da.Array:
-    sizes = pieces(source.layout.shape, source.layout.chunks)
+    sizes = piece_sizes(source.layout.shape, source.layout.chunks)
     chunks = da.core.normalize_chunks(sizes, source.layout.shape)
     return da.map_blocks(
         partial(_read_block, source=source, chunks=chunks), chunks=chunks, dtype=source.dtype,
@@ -216,4 +216,4 @@ def _lazy(source: Source) -> da.Array:
 
 def _read_block(*, source: Source, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
     shape = tuple(lengths[i] for lengths, i in zip(chunks, block_id, strict=True))
-    return source.read(starts(chunks, block_id), shape)
+    return source.read(block_start(chunks, block_id), shape)

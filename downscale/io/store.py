@@ -17,7 +17,7 @@ import xarray as xr
 from downscale.conservation.report import ConservationReport
 from downscale.errors import OutputError
 from downscale.io.encoding import Encodings, Packing
-from downscale.io.leases import bring_back, made_beside
+from downscale.io.leases import bring_back, scratch_beside
 from downscale.io.paths import flush, plain_path, remove, require_free, scratch_name
 from downscale.io.read import sources_of
 from downscale.io.write import Checker, Output, Storage, check_attributes, disk_errors, prepare, require_passed
@@ -103,7 +103,7 @@ def _temporary_store(target: Path) -> Iterator[Path]:
     """Yield a temporary name in the folder of ``target``; its store is flushed and renamed, or removed on error."""
     # Between the two renames the store has no name; if the process is killed there, the next writer restores it.
     old = scratch_name(target, "old")
-    with made_beside(target) as scratch:
+    with scratch_beside(target) as scratch:
         try:
             yield scratch
             for folder, _, files in os.walk(scratch):

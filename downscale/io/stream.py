@@ -26,9 +26,9 @@ import xarray as xr
 
 from downscale.cf.horizontal import area_names
 from downscale.errors import OutputError
-from downscale.io.chunks import aligned, chunks_in, starts
+from downscale.io.chunks import align_blocks, block_start, chunks_in
 from downscale.io.encoding import companions
-from downscale.io.filters import Array, Layout, able, encoded, layout_of, worth_compiling
+from downscale.io.filters import Array, Layout, able, encode_chunk, layout_of, worth_compiling
 from downscale.io.library import dump, hdf5_file, library, new_file, reading, writing_errors
 from downscale.io.reread import Place, Source, open_handle, require_same, source_of, sources_in
 from downscale.process.buffers import leased
@@ -62,11 +62,11 @@ class Target:
         """Return the stored bytes of one chunk."""
         if values.dtype != self.layout.dtype or "scale_factor" in self.encoding:
             values = stored_values(values, self.dims, self.encoding)
-        return encoded(values, self.layout, self.blank, self.compiled)
+        return encode_chunk(values, self.layout, self.blank, self.compiled)
 
     def chunks(self, block: Array, chunks: Any, block_id: tuple[int, ...]) -> Iterator[Any]:
         """Yield the first index of each storage chunk of a block, its slices within the block, and its bytes."""
-        begin = starts(chunks, block_id)
+        begin = block_start(chunks, block_id)
         for start, part in chunks_in(block.shape, self.layout.chunks):
             yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, self.chunk(np.asarray(block[part]))
 
@@ -140,7 +140,7 @@ class Passage:
 
     def array(self, data: Any) -> da.Array:
         """Return the field as stored, lazily; computing it writes it."""
-        blocks = aligned(data, self.target.layout.chunks)
+        blocks = align_blocks(data, self.target.layout.chunks)
         return da.map_blocks(
             partial(self.block, chunks=blocks.chunks), blocks, dtype=self.source.dtype,
             meta=np.empty((0,) * blocks.ndim, dtype=self.source.dtype),
@@ -323,7 +323,7 @@ def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
 
 def _per_block(data: Any, target: Target, task: Callable[..., Array]) -> da.Array:
     """Return an array of the results of ``task``, one value per block."""
-    blocks = aligned(data, target.layout.chunks)
+    blocks = align_blocks(data, target.layout.chunks)
     return da.map_blocks(
         partial(task, target=target, chunks=blocks.chunks), blocks, chunks=tuple((1,) * n for n in blocks.numblocks),
         dtype=object, meta=np.empty((0,) * blocks.ndim, dtype=object),

@@ -19,7 +19,7 @@ from xarray.backends.common import ArrayWriter
 
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
-from downscale.io.attributes import archived, described, parse_profile, profiled
+from downscale.io.attributes import archive_attributes, archive_encodings, file_attributes, parse_profile
 from downscale.io.encoding import (
     CERTIFICATE,
     Encodings,
@@ -29,12 +29,12 @@ from downscale.io.encoding import (
     encodings,
     enough_bits,
     fields_of,
-    merged,
+    merge_encodings,
+    packing_words,
     parse_packing,
     require_level,
-    rounded,
+    round_fields,
     short_encodings,
-    words,
 )
 from downscale.io.leases import temporary_beside
 from downscale.io.library import LIBRARY, dump, new_file, plain_file, reading, writing_errors
@@ -103,19 +103,19 @@ def prepare(ds: xr.Dataset, storage: Storage) -> Output:
             raise OptionError(
                 f"expected attribute {key!r} to be text, a number or a list of these, received {value!r}; make it text"
             )
-    attrs = described(ready)
-    attrs = {**attrs, **given} if profile is None else profiled(ready, attrs, given)
+    attrs = file_attributes(ready)
+    attrs = {**attrs, **given} if profile is None else archive_attributes(ready, attrs, given)
     packable = [name for name in fields_of(ready) if ready[name].dtype.itemsize in (4, 8)]
     packings = parse_packing(storage.packing, packable, ready)
     made = encodings(ready, storage.complevel)
     if profile is not None:
-        made = archived(made, ready)
-    made = merged(made, ready, storage.encoding)
+        made = archive_encodings(made, ready)
+    made = merge_encodings(made, ready, storage.encoding)
     for name, packed in short_encodings(ready, packings).items():
         made[name] = {**made[name], **packed}
-    ready = rounded(ready, packings)
+    ready = round_fields(ready, packings)
     for name, packing in packings.items():
-        ready[name].attrs["packing"] = words(packing)
+        ready[name].attrs["packing"] = packing_words(packing)
     ready.attrs = {key: value for key, value in attrs.items() if value is not None}
     records = [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims]
     return Output(areas_first(ready), made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
@@ -212,12 +212,12 @@ def require_passed(report: ConservationReport, packings: Mapping[str, Packing]) 
 
 def _refusal(one: VariableReport, packing: Packing) -> str:
     if one.judged_error <= one.tolerance:
-        return f"{one.fault}, as packed ({words(packing)}); leave out packing"
+        return f"{one.fault}, as packed ({packing_words(packing)}); leave out packing"
     bits = enough_bits(one.tolerance, packing, one.judged_error)
     more = "" if bits is None else f"keep about {bits} bits (packing={{{one.name!r}: {bits}}}), "
     return (
-        f"{one.name}: expected the {one.law} law within {one.tolerance:g} as packed ({words(packing)}), received a "
-        f"largest relative error of {one.judged_error:.3g}; {more}pass tolerance={_above(one.judged_error):g}, or "
+        f"{one.name}: expected the {one.law} law within {one.tolerance:g} as packed ({packing_words(packing)}), received "
+        f"a largest relative error of {one.judged_error:.3g}; {more}pass tolerance={_above(one.judged_error):g}, or "
         "leave out packing"
     )
 
@@ -246,5 +246,5 @@ def certificate(report: ConservationReport, packings: Mapping[str, Packing] | No
     variables = {name: {key: getattr(r, key) for key in CERTIFIED} for name, r in report.variables.items()}
     for name, packing in (packings or {}).items():
         if name in variables:
-            variables[name]["packing"] = words(packing)
+            variables[name]["packing"] = packing_words(packing)
     return {"checked": "as written", "downscale_version": __version__, "passed": report.passed, "variables": variables}
