@@ -120,7 +120,8 @@ class Source:
 def _undecodable_times(sources: list[Source], settings: dict[str, Any]) -> str | None:
     """Return the error message for the first times whose units or calendar cannot be decoded, if there are any."""
     for source in sources:
-        with suppress(OSError, ValueError), source.open({**settings, "decode_cf": False, "chunks": None}) as ds:
+        bare = {**settings, "decode_cf": False, "chunks": None}
+        with warnings.catch_warnings(action="ignore"), suppress(OSError, ValueError), source.open(bare) as ds:
             for name, variable in ds.variables.items():
                 units, calendar = (str(variable.attrs.get(key, "")) for key in ("units", "calendar"))
                 if " since " not in units:

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from downscale.errors import InputError, OptionError, OutputError, ShapeError, listing
+from downscale.errors import InputError, OptionError, ShapeError, listing
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import overlap_weights
@@ -22,6 +22,7 @@ from downscale.io.leases import temporary_beside
 from downscale.io.library import to_file
 from downscale.io.paths import check_netcdf
 from downscale.io.read import open_dataset
+from downscale.io.write import disk_errors
 from downscale.kernels.sparse import SparseWeights
 from downscale.version import __version__
 
@@ -59,28 +60,19 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class GridNames:
-    """Names of the cells of one grid in a layout.
-
-    Attributes
-    ----------
-    size, corners, rank : str
-        Dimensions: all cells, corners of a cell, rank of the shape.
-    shape, y, x, y_corners, x_corners, mask, area, share : str
-        Variables: the shape with the fastest dimension first, centres, corners, mask (1 for each cell), areas, covered
-        fractions.
-    """
+    """Names of the dimensions and the variables of one grid in a layout."""
 
     size: str
     corners: str
     rank: str
-    shape: str
+    shape: str  # the fastest dimension first
     y: str
     x: str
     y_corners: str
     x_corners: str
     mask: str
     area: str
-    share: str
+    area_fraction: str
 
 
 def grid_names(layout: Layout, side: Side) -> GridNames:
@@ -153,8 +145,7 @@ def links_dataset(
     _check_names(layout, method, normalization)
     if weights.source is None or weights.target is None:
         raise ShapeError("expected weights whose source and target cells are known, received bare links; add cells")
-    build = _esmf if layout == "esmf" else _scrip
-    made = build(weights)
+    made = _links(weights, layout)
     sides: tuple[tuple[Side, Cells, Floats], ...] = (("a", weights.source, used), ("b", weights.target, cover))
     for side, cells, share in sides:
         made.update(_grid(grid_names(layout, side), cells, share.ravel()))
@@ -178,12 +169,8 @@ def write_weights(
     target = check_netcdf(path, overwrite, inputs)
     deflated = {"_FillValue": None, "zlib": True, "complevel": 1, "shuffle": True}
     links = [str(name) for name, variable in ds.variables.items() if variable.dims[0] in ("n_s", "num_links")]
-    try:
-        with temporary_beside(target) as scratch:
-            to_file(ds, scratch, dict.fromkeys(links, deflated))
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
+    with disk_errors(target), temporary_beside(target) as scratch:
+        to_file(ds, scratch, dict.fromkeys(links, deflated))
     return target
 
 
@@ -238,21 +225,18 @@ def _attributes(layout: str, method: str, normalization: str) -> dict[str, str]:
     }
 
 
-def _esmf(weights: SparseWeights) -> dict[str, Any]:
+def _links(weights: SparseWeights, layout: Layout) -> dict[str, Any]:
     one = np.int32(1)
+    if layout == "scrip":
+        return {
+            "src_address": ("num_links", weights.col + one),
+            "dst_address": ("num_links", weights.row + one),
+            "remap_matrix": (("num_links", "num_wgts"), weights.weight[:, None]),
+        }
     return {
         "row": ("n_s", weights.row + one, {"long_name": "target cell of the link, counted from 1"}),
         "col": ("n_s", weights.col + one, {"long_name": "source cell of the link, counted from 1"}),
         "S": ("n_s", weights.weight, {"long_name": "weight of the link"}),
-    }
-
-
-def _scrip(weights: SparseWeights) -> dict[str, Any]:
-    one = np.int32(1)
-    return {
-        "src_address": ("num_links", weights.col + one),
-        "dst_address": ("num_links", weights.row + one),
-        "remap_matrix": (("num_links", "num_wgts"), weights.weight[:, None]),
     }
 
 
@@ -268,7 +252,7 @@ def _grid(names: GridNames, cells: Cells, share: Floats) -> dict[str, Any]:
     made[names.mask] = (names.size, np.ones(share.size, np.int32), {"units": "unitless"})
     if cells.area is not None:
         made[names.area] = (names.size, cells.area, {"units": areas})
-    made[names.share] = (names.size, share, {"units": "unitless"})
+    made[names.area_fraction] = (names.size, share, {"units": "unitless"})
     return made
 
 

@@ -216,9 +216,9 @@ def _refusal(one: VariableReport, packing: Packing) -> str:
     bits = enough_bits(one.tolerance, packing, one.judged_error)
     more = "" if bits is None else f"keep about {bits} bits (packing={{{one.name!r}: {bits}}}), "
     return (
-        f"{one.name}: expected the {one.law} law within {one.tolerance:g} as packed ({packing_words(packing)}), received "
-        f"a largest relative error of {one.judged_error:.3g}; {more}pass tolerance={_above(one.judged_error):g}, or "
-        "leave out packing"
+        f"{one.name}: expected the {one.law} law within {one.tolerance:g} as packed ({packing_words(packing)}), "
+        f"received a largest relative error of {one.judged_error:.3g}; {more}"
+        f"pass tolerance={_above(one.judged_error):g}, or leave out packing"
     )
 
 
