@@ -218,7 +218,7 @@ def test_an_option_that_nobody_knows_is_an_error_and_leaves_nothing_open(tmp_pat
 def test_a_program_ends_in_silence_with_files_open_and_put_aside(tmp_path):
     path = written(tmp_path / "a.nc")
     code = (
-        "import sys, threading; from downscale.io.library import opened\n"
+        "import sys, threading; from downscale.io.library import open_file\n"
         "kept, held = open_file(sys.argv[1]), [open_file(sys.argv[1])]\n"
         "t = threading.Thread(target=held.clear); t.start(); t.join()"
     )

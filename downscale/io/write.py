@@ -163,7 +163,7 @@ class _Variable:
 
 
 class _Writer(ArrayWriter):
-    """Like xarray's writer; errors on writing can be told from errors of the input."""
+    """Like xarray's writer; errors on writing differ from errors of the input."""
 
     def add(self, source: Any, target: Any, region: Any = None) -> None:
         super().add(source, _Variable(target), region)
