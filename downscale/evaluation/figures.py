@@ -17,7 +17,7 @@ from downscale.evaluation.methods import ReadyMethod, event_probability, is_mask
 from downscale.evaluation.schema import EvaluationRecipe, Figures
 from downscale.evaluation.truth import Truth
 from downscale.plot.cells import Drawn, read_field, reduce_field
-from downscale.plot.maps import colours, draw_bar, draw_cells, draw_coast, draw_frame, robust_limits
+from downscale.plot.maps import add_map, colours, draw_bar, draw_cells, draw_coast, robust_limits
 from downscale.plot.style import INK, MINUS, SOFT_INK, blank, check_path, is_date, name_of, raised, value_words, write
 from downscale.plot.view import View, choose_view
 from downscale.training.schema import EventRule
@@ -144,17 +144,14 @@ def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] 
 
 def _grid(view: View, count: int) -> tuple[Figure, list[Any], list[Any], list[Any]]:
     """Return axes in two rows, errors below the methods, and two colour bars in the remaining corner."""
-    outline = view.outline()
-    extent = np.ptp(outline, axis=0)
+    extent = np.ptp(view.outline(), axis=0)
     high = PANEL * float(np.clip(extent[1] / extent[0], NARROWEST, TALLEST))
     wide, tall = 2 * LEFT + count * PANEL + (count - 1) * GAP, HEAD + FOOT + 2 * high + 0.35
     figure = blank(wide, tall)
-    kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
 
     def panel(column: int, row: int) -> Any:
         x, y = LEFT + column * (PANEL + GAP), FOOT + (1 - row) * (high + 0.35)
-        made = figure.add_axes((x / wide, y / tall, PANEL / wide, high / tall), **kind)
-        draw_frame(made, view, outline)
+        made = add_map(figure, (x / wide, y / tall, PANEL / wide, high / tall), view)
         made.set_xticks([])
         made.set_yticks([])
         return made

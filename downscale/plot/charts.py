@@ -132,30 +132,30 @@ def spectrum(
     return figure
 
 
-def _plain_ticks(panel: object) -> None:
+def _plain_ticks(panel: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    axis = panel.xaxis  # type: ignore[attr-defined]
+    axis = panel.xaxis
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def _reference(panel: object, wave: Array, power: Array, slope: float) -> None:
+def _reference(panel: Any, wave: Array, power: Array, slope: float) -> None:
     """Draw a straight line above the middle of a spectrum."""
     middle = int(np.flatnonzero(power > 0)[np.count_nonzero(power > 0) // 3])
     ends = np.array([wave[0], 4 * wave[-1]])
     line = 4e-6 * power[middle] * (ends / wave[middle]) ** slope
-    panel.plot(1e-3 / ends, line, color="0.55", linewidth=1.0, linestyle=(0, (6, 3)), zorder=1)  # type: ignore[attr-defined]
+    panel.plot(1e-3 / ends, line, color="0.55", linewidth=1.0, linestyle=(0, (6, 3)), zorder=1)
     text = f"wavenumber to the power {slope:g}".replace("-", MINUS)
     note(panel, 1e-3 / ends[0], 1.2 * line[0], text, va="bottom", ha="left")
 
 
-def _mark_shortest(panel: object, where: Horizontal, label: str) -> None:
+def _mark_shortest(panel: Any, where: Horizontal, label: str) -> None:
     """Mark the shortest resolved wave of a grid."""
     shortest = 2e-3 * max(steps(Spacing.of(where.grid)))
-    panel.axvline(shortest, color="0.55", linewidth=0.8)  # type: ignore[attr-defined]
-    transform = panel.get_xaxis_transform()  # type: ignore[attr-defined]
+    panel.axvline(shortest, color="0.55", linewidth=0.8)
+    transform = panel.get_xaxis_transform()
     note(panel, shortest, 0.98, f" shortest wave of {label}", transform=transform, va="top", ha="left")
 
 

@@ -14,7 +14,6 @@ from downscale.cf.horizontal import Horizontal, XarrayObject
 from downscale.errors import GridError, InputError, OptionError
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.plot.cells import (
-    Array,
     Cells,
     Drawn,
     check_select,
@@ -25,14 +24,14 @@ from downscale.plot.cells import (
     reduce_field,
 )
 from downscale.plot.maps import (
+    add_map,
     colours,
     draw_bar,
     draw_cells,
     draw_coast,
+    draw_contour,
     draw_fields,
-    draw_frame,
     draw_graticules,
-    draw_relief,
     layout,
     relief_level,
     robust_limits,
@@ -109,7 +108,8 @@ def compare(
     draw_fields(panels, bars, view, cells, fields, cmap)
     draw_coast(panels, view, sftlf)
     draw_graticules(panels, view)
-    draw_relief(panels[0], view, relief, level)
+    if relief is not None and level is not None:
+        draw_contour(panels[0], view, relief, level, linestyles=":")
     if target is not None:
         write(figure, target, dpi)
     return figure
@@ -186,7 +186,7 @@ def zoom(
     for panel, frame in zip(panels, (view, part, part), strict=True):
         draw_coast([panel], frame, sftlf)
     draw_graticules([panels[0]], view)
-    ring = _ring(view, part)
+    ring = view.ring(part.west, part.east, part.south, part.north)
     panels[0].plot(ring[:, 0], ring[:, 1], color="white", linewidth=3.4, scalex=False, scaley=False)
     panels[0].plot(ring[:, 0], ring[:, 1], color=BOX_LINE, linewidth=1.8, scalex=False, scaley=False)
     for panel, name in zip(panels, ("Fine", "Coarse, within the box", "Fine, within the box"), strict=True):
@@ -228,14 +228,6 @@ def _liveliest(blocks: Cells, parts: Cells) -> Box:
     return edges_x[column], edges_x[column + wide], edges_y[row], edges_y[row + high]
 
 
-def _ring(view: View, part: View) -> Array:
-    """Return the border of a part in map coordinates of the whole."""
-    x, y = np.linspace(part.west, part.east, 80), np.linspace(part.south, part.north, 80)
-    ring_x = np.concatenate([x, np.full_like(y, part.east), x[::-1], np.full_like(y, part.west)])
-    ring_y = np.concatenate([np.full_like(x, part.south), y, np.full_like(x, part.north), y[::-1]])
-    return np.stack(view.project(np.append(ring_x, ring_x[0]), np.append(ring_y, ring_y[0])), axis=-1)
-
-
 def _sheet(view: View, part: View, title: str, words: str) -> tuple[Figure, list[Any], Any]:
     """Create the axes of the whole map, two parts above each other, and a colour bar below."""
     ring, other = view.outline(), part.outline()
@@ -249,12 +241,7 @@ def _sheet(view: View, part: View, title: str, words: str) -> tuple[Figure, list
 
     def place(x: float, y: float, w: float, h: float, seen: View | None) -> Any:
         at = x / wide, y / tall, w / wide, h / tall
-        if seen is None:
-            return figure.add_axes(at)
-        kind: dict[str, Any] = {"aspect": "equal"} if seen.projection is None else {"projection": seen.projection}
-        panel = figure.add_axes(at, **kind)
-        draw_frame(panel, seen, seen.outline())
-        return panel
+        return figure.add_axes(at) if seen is None else add_map(figure, at, seen)
 
     low, x = 1.1, 0.7 + width + 0.6
     panels = [place(0.7, low, width, height, view), place(x, low + each + 0.55, beside, each, part)]

@@ -13,7 +13,7 @@ from downscale.check.conservation import cell_error
 from downscale.conservation.measures import default_tolerance
 from downscale.errors import InputError, listing
 from downscale.plot.cells import Array, Cells, Drawn, find_field, read_field, reduce_field
-from downscale.plot.maps import MISSING, draw_cells, draw_coast, draw_frame, draw_graticules
+from downscale.plot.maps import MISSING, add_map, draw_cells, draw_coast, draw_graticules
 from downscale.plot.style import INK, PALETTE, blank, check_path, name_of, note, tidy, write
 from downscale.plot.view import View, choose_view
 
@@ -110,9 +110,7 @@ def _sheet(view: View) -> tuple[Figure, Any, Any, Any]:
     height = max(width * extent[1] / extent[0], 2.4)
     wide, tall = width + 6.4, height + 1.9
     figure = blank(wide, tall)
-    kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
-    panel = figure.add_axes((0.7 / wide, 1.05 / tall, width / wide, height / tall), **kind)
-    draw_frame(panel, view, view.outline())
+    panel = add_map(figure, (0.7 / wide, 1.05 / tall, width / wide, height / tall), view)
     bar = figure.add_axes(((0.7 + 0.08 * width) / wide, 0.58 / tall, 0.84 * width / wide, 0.14 / tall))
     chart = figure.add_axes(((width + 1.75) / wide, 1.05 / tall, 4.3 / wide, (height - 0.25) / tall))
     return figure, panel, bar, chart

@@ -59,29 +59,29 @@ def layout(view: View, title: str, subtitle: str) -> tuple[Figure, list[Any], li
     figure.text(middle, 1 - 0.16 / tall, "\n".join(lines), fontsize=16, color=INK, **put)
     figure.text(middle, 1 - (head + 0.02) / tall, subtitle, fontsize=10.5, color=SOFT_INK, **put)
 
-    def place(x: float, y: float, w: float, h: float, **options: Any) -> Any:
-        return figure.add_axes((x / total, y / tall, w / total, h / tall), **options)
+    def place(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+        return x / total, y / tall, w / total, h / tall
 
-    kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
-    panels = [place(left + i * (width + gap), bottom, width, height, **kind) for i in range(3)]
-    for panel in panels:
-        draw_frame(panel, view, outline)
+    panels = [add_map(figure, place(left + i * (width + gap), bottom, width, height), view) for i in range(3)]
     both, own = 0.62 * (2 * width + gap), max(0.82 * width, NARROWEST - 0.1)
     centres = left + width + gap / 2, left + 2.5 * width + 2 * gap
-    bars = [place(x - w / 2, 0.68, w, 0.14) for x, w in zip(centres, (both, own), strict=True)]
+    bars = [figure.add_axes(place(x - w / 2, 0.68, w, 0.14)) for x, w in zip(centres, (both, own), strict=True)]
     return figure, panels, bars
 
 
-def draw_frame(panel: Any, view: View, outline: Array) -> None:
-    """Limit a panel to its domain and draw a thin border."""
+def add_map(figure: Any, place: tuple[float, float, float, float], view: View) -> Any:
+    """Return a new panel at a place of the figure, limited to the domain of the view, with a thin border."""
     from matplotlib.path import Path as Border
 
+    kind: dict[str, Any] = {"aspect": "equal"} if view.projection is None else {"projection": view.projection}
+    panel, outline = figure.add_axes(place, **kind), view.outline()
     panel.set_xlim(outline[:, 0].min(), outline[:, 0].max())
     panel.set_ylim(outline[:, 1].min(), outline[:, 1].max())
     if view.projection is not None:
         panel.set_boundary(Border(outline, closed=True))
     for spine in panel.spines.values():
         spine.set(linewidth=0.6, edgecolor=FRAME)
+    return panel
 
 
 def draw_fields(
@@ -266,12 +266,6 @@ def relief_level(orog: Drawn | None) -> float | None:
     """Return the round altitude that separates high land from low; None for a plain."""
     land = np.array([]) if orog is None else orog.values[np.isfinite(orog.values)]
     return next((level for level in RELIEF if land.size and 2 * level <= np.percentile(land, 99)), None)
-
-
-def draw_relief(panel: Any, view: View, orog: Drawn | None, level: float | None) -> None:
-    """Draw one altitude as a dotted contour."""
-    if orog is not None and level is not None:
-        draw_contour(panel, view, orog, level, linestyles=":")
 
 
 def draw_contour(panel: Any, view: View, cells: Drawn, level: float, linestyles: str = "-") -> None:

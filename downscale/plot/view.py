@@ -111,11 +111,16 @@ class View:
 
     def outline(self) -> Array:
         """Return the border of the domain in map coordinates, shape (n, 2)."""
-        x, y = np.linspace(self.west, self.east, 400), np.linspace(self.south, self.north, 400)
         if self.polar and self.full_circle:
+            x = np.linspace(self.west, self.east, 400)
             return np.stack(self.project(x, np.full_like(x, self.rim)), axis=-1)
-        ring_x = np.concatenate([x, np.full_like(y, self.east), x[::-1], np.full_like(y, self.west)])
-        ring_y = np.concatenate([np.full_like(x, self.south), y, np.full_like(x, self.north), y[::-1]])
+        return self.ring(self.west, self.east, self.south, self.north)
+
+    def ring(self, west: float, east: float, south: float, north: float) -> Array:
+        """Return the border of a part of the domain in map coordinates, shape (n, 2)."""
+        x, y = np.linspace(west, east, 400), np.linspace(south, north, 400)
+        ring_x = np.concatenate([x, np.full_like(y, east), x[::-1], np.full_like(y, west)])
+        ring_y = np.concatenate([np.full_like(x, south), y, np.full_like(x, north), y[::-1]])
         return np.stack(self.project(ring_x, ring_y), axis=-1)
 
 
