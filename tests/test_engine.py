@@ -222,8 +222,9 @@ def test_the_check_of_a_block_is_of_what_is_stored(monkeypatch):
 def test_the_check_of_the_compiled_pass_is_of_what_is_stored(monkeypatch, lazy):
     """Without the step that imposes the law, interpolation breaks it, and the block says so."""
     from downscale.engine import fused
+    from downscale.kernels.refine import NO_LAW, Law
 
-    monkeypatch.setattr(fused, "_law", lambda *_: (fused.LAWLESS, -np.inf, np.inf))
+    monkeypatch.setattr(fused, "_law", lambda x, job, *_: Law(NO_LAW, -np.inf, np.inf, job.tolerance))
     ds = field_on(region(), dtype="float32")
     with pytest.raises(ConservationError, match=r"tas: expected the cell law within 1e-06, received .* at latitude"):
         (ds.chunk(lat=4) if lazy else ds).downscale(2, "bilinear").compute()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import threading
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -20,8 +18,6 @@ from strategies import factor_pairs, grids, odd_taps, orders, seeds
 
 import downscale
 from downscale.engine import fused
-from downscale.kernels.compiled import compiled, stamp_of
-from downscale.kernels.fused import refine
 from downscale.kernels.windows import Windows, shared_windows
 from downscale.nn.separable import METHODS, operator
 from downscale.process import buffers
@@ -129,18 +125,6 @@ def test_threads_change_no_bit(grid, threads, seed):
     with dask.config.set(num_workers=threads):
         shared = ds.downscale(2).pr
     assert same_bits(shared, ds.chunk().downscale(2).pr)
-
-
-def test_what_is_kept_is_made_anew_when_a_file_that_it_calls_changes(tmp_path):
-    """The loops of one file call those of another, whose change numba does not see."""
-    kernels = Path(compiled.__code__.co_filename).parent
-    assert refine._cache._cache_file._source_stamp[1] == stamp_of(kernels)
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder in (one, two):
-        shutil.copytree(kernels, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    with (two / "rows.py").open("a") as file:
-        file.write("# changed\n")
-    assert stamp_of(one) == stamp_of(kernels) != stamp_of(two)
 
 
 def test_memory_of_blocks_is_used_again():

@@ -5,6 +5,7 @@ The tensor counterpart is :mod:`downscale.engine.tensors`; both conserve alike a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,13 +21,11 @@ from downscale.engine.memory import BATCH_VALUES
 from downscale.errors import InputError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import fill_missing
-from downscale.kernels.fused import refine
-from downscale.kernels.rows import UNROLLED, bare
+from downscale.kernels.refine import BOUNDED, CELL, NO_LAW, UNROLLED, Law, Operator, Subcells, apply_operator, refine
 from downscale.kernels.windows import Windows, alike
 from downscale.nn.separable import Separable
 
 NOTHING = np.empty((0, 0))
-LAWLESS, CELL, BOUNDED = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +102,7 @@ def _refined(
     if missing.any():
         source = fill_missing(given.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
     x = np.ascontiguousarray(given[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
-    law, low, high = _law(x, job, rows, columns)
-    judged = job.check != "skip" and job.conserve is not None
-    doubtful = _run(source, x, fine, layout, law, (low, high), job.tolerance if judged else np.inf, threads)
+    doubtful = _run(source, x, fine, layout, _law(x, job, rows, columns), threads)
     own = x if layout.hidden is None else uncovered_as_missing(x, ~layout.hidden, job, rows, columns)
     if layout.hidden is not None:
         fine[:, layout.hidden] = np.nan
@@ -113,57 +110,60 @@ def _refined(
         check(fine[index : index + 1], own[index : index + 1], job, rows, columns)
 
 
-def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> tuple[int, float, float]:
+def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
+    """Return what is imposed on the coarse values ``x``; refuse or report those out of bounds."""
+    tolerance = job.tolerance if job.check != "skip" and job.conserve is not None else np.inf
     if job.conserve is None:
-        return LAWLESS, -np.inf, np.inf
+        return Law(NO_LAW, -np.inf, np.inf, tolerance)
     if job.bounds == (None, None):
         # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
-        # of a
-        # cell with much smaller values.
-        return CELL, -np.inf, np.inf
+        # of a cell with much smaller values.
+        return Law(CELL, -np.inf, np.inf, tolerance)
     low = -np.inf if job.bounds[0] is None else float(job.bounds[0])
     high = np.inf if job.bounds[1] is None else float(job.bounds[1])
     bad = (x < low) | (x > high)
     if bad.any():
         # Conservation has priority over bounds: such a cell is filled with its coarse value.
         report_infeasible(bad, x, job, rows, columns)
-    return BOUNDED, low, high
+    return Law(BOUNDED, low, high, tolerance)
 
 
 def _run(
-    source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, law: int, bounds: tuple[float, float],
-    tolerance: float, threads: int,
-) -> NDArray[np.int64]:  # fmt: skip
+    source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, law: Law, threads: int
+) -> NDArray[np.int64]:
     """Run the kernel over all rows, in pieces that threads take in turn."""
-    y, x_axis, cells = layout.y, layout.x, layout.cells
-    windows = (y.table(source.shape[1]), y.weights, x_axis.cuts, x_axis.starts, x_axis.runs, x_axis.left, x_axis.wide)
-    shares = (cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
-
-    # The same for all blocks of a job, since the two passes round differently.
-    plain = law == LAWLESS and not layout.term.size and tolerance == np.inf
-
-    def piece(maps: slice, first: int, last: int) -> NDArray[np.int64]:
-        doubtful = np.zeros(len(source[maps]), np.int64)
-        if plain:
-            bare(source[maps], fine[maps], first, last, *windows, layout.closed)
-            _blank(x[maps], fine[maps], first, last)
-            return doubtful
-        refine(
-            source[maps], x[maps], fine[maps], first, last, *windows, layout.closed, *shares, law, *bounds, tolerance,
-            doubtful,
-        )  # fmt: skip
-        return doubtful
-
-    if threads == 1:
-        return piece(slice(None), 0, x.shape[1])
+    operator, cells = _operator(layout.y, layout.x, source.shape[1], layout.closed), layout.cells
+    subcells = Subcells(cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
     doubtful = np.zeros(len(source), np.int64)
-    with ThreadPoolExecutor(threads) as pool:
-        tasks = {}
-        for maps, first, last in _pieces(x.shape, threads):
-            tasks[pool.submit(piece, maps, first, last)] = maps
-        for task, maps in tasks.items():
-            doubtful[maps] += task.result()
+    # The same for all blocks of a job, since the two passes round differently.
+    plain = law.kind == NO_LAW and not layout.term.size and law.tolerance == np.inf
+
+    def piece(maps: slice, first: int, last: int) -> tuple[slice, NDArray[np.int64]]:
+        count = np.zeros(len(source[maps]), np.int64)
+        if plain:
+            apply_operator(source[maps], fine[maps], first, last, operator)
+            _blank(x[maps], fine[maps], first, last)
+        else:
+            refine(source[maps], x[maps], fine[maps], first, last, operator, subcells, law, count)
+        return maps, count
+
+    for maps, count in _in_threads(piece, x.shape, threads):
+        doubtful[maps] += count
     return doubtful
+
+
+def _operator(y: Windows, x: Windows, rows: int, closed: bool, kind: Any = np.float64) -> Operator:
+    """Return the arguments of the kernel for ``rows`` input rows."""
+    weights = y.weights.astype(kind, copy=False), x.runs.astype(kind, copy=False)
+    return Operator(y.table(rows), weights[0], x.cuts, x.starts, weights[1], x.left, x.wide, bool(closed))
+
+
+def _in_threads(piece: Callable[..., Any], shape: tuple[int, ...], threads: int) -> list[Any]:
+    """Call ``piece`` for all maps and rows, by threads in turn; one thread is this one."""
+    if threads == 1:
+        return [piece(slice(None), 0, shape[1])]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda work: piece(*work), _pieces(shape, threads)))
 
 
 def _blank(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
@@ -223,11 +223,10 @@ def apply_bare(
         Windows.of(axis, factor, 0, n, 0, n, UNROLLED)
         for axis, factor, n in zip(operator.axes, operator.factor, (n_y, n_x), strict=True)
     )
-    windows = y.table(n_y), y.weights.astype(kind), x.cuts, x.starts, x.runs.astype(kind), x.left, x.wide
+    laid = _operator(y, x, n_y, operator.grid.x.periodic, kind)
 
     def piece(maps: slice, first: int, last: int) -> None:
-        bare(coarse[maps], out[maps], first, last, *windows, operator.grid.x.periodic)
+        apply_operator(coarse[maps], out[maps], first, last, laid)
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda work: piece(*work), _pieces(coarse.shape, threads)))
+    _in_threads(piece, coarse.shape, threads)
     return out

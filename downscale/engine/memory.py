@@ -21,7 +21,7 @@ SMALLEST_BLOCK = 2_000_000
 # Fine values per batch within a block: 16 MB in float64, about the size of the caches.
 BATCH_VALUES = 2_000_000
 # Memory of the compiled loops, with the library that loads them (measured).
-LOOPS, LOADED = 150_000_000, "downscale.kernels.fused"
+LOOPS, LOADED = 150_000_000, "downscale.kernels.refine"
 # Memory that the netCDF library keeps per field read (64 MB for its chunks), and the allocator for threads: the more,
 # the smaller the chunks are (measured).
 READING = 130_000_000

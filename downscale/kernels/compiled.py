@@ -1,13 +1,13 @@
-"""Compilation of inner loops with a robust cache on disk."""
+"""Compilation of inner loops with a robust cache on disk.
+
+The cache follows changes to the file of a function only: compiled functions call those of their own file.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from downscale.errors import OptionError
@@ -28,12 +28,6 @@ class LoopCache(FunctionCache):  # type: ignore[misc]
     The library loads its files without a check: an empty or truncated one, left by a full disk or a killed process,
     would break every later run.
     """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        # The library recompiles if the file of a function changes. Functions that it calls may be in another file.
-        stored = self._cache_file
-        stored._source_stamp = (stored._source_stamp, stamp_of(Path(__file__).parent))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled loop of a signature, or None if there is none that can be read."""
@@ -62,12 +56,3 @@ def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
     with suppress(RuntimeError, OSError):
         made._cache = LoopCache(function)
     return made
-
-
-@lru_cache(maxsize=1)
-def stamp_of(folder: Path) -> bytes:
-    """Return a stamp that changes with any of the sources in a folder."""
-    found = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        found.update(path.read_bytes())
-    return found.digest()
