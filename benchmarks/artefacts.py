@@ -27,15 +27,10 @@ from downscale.cf.horizontal import horizontal
 from downscale.losses.spatial import kernel_smoothness
 from downscale.metrics.checkerboard import checkerboard
 from downscale.metrics.response import equivariance, measure_response, plane, probe
-from downscale.nn.attention import GlobalAttention, WindowedAttention
-from downscale.nn.blurpool import HALVINGS
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.dilated import DilatedConv2d
-from downscale.nn.layers import Shuffle, convolution
-from downscale.nn.repair import smooth_layers, upsamplers
+from downscale.nn.layers import HALVINGS, DilatedConv2d, GlobalAttention, Shuffle, WindowedAttention, convolution
 from downscale.nn.separable import operator
-from downscale.nn.stages import resize, shuffle, sobolev
-from downscale.nn.subpixel import ConsistentShuffle
+from downscale.nn.upsampling import ConsistentShuffle, resize, shuffle, smooth_layers, sobolev, upsamplers
 from downscale.plot.style import blank
 
 WIDTH, PATCH, BATCH, EDGE, HALO = 16, 56, 16, 12, 16

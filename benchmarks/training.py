@@ -62,7 +62,7 @@ def calls_of(
     import torch
 
     from downscale.fields.aggregate import Aggregation
-    from downscale.nn.baked import baked
+    from downscale.nn.conv_transpose import baked
     from downscale.nn.learned import Learned
     from downscale.nn.spec import ModelSpec, Variable
 

@@ -12,7 +12,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 from downscale.nn import Learned, ModelSpec, Variable
-from downscale.nn.bound import cells_of
+from downscale.nn.learned import cells_of
 from downscale.nn.separable import parts_of, sobolev_operator
 from downscale.typing import Place
 

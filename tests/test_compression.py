@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import downscale
 from downscale.errors import DownscaleError, InputError, OptionError
 from downscale.models.checkpoint import load
-from downscale.nn.encoder import LEVELS, STEP, Codec
+from downscale.nn.channels import LEVELS, STEP, Codec
 from downscale.nn.spec import Code, ModelSpec, Variable
 from downscale.runs.compression import compression_errors
 from downscale.training.fit import train

@@ -14,10 +14,8 @@ from torch.nn.utils import parametrize
 from downscale.errors import OptionError, ShapeError
 from downscale.kernels.coverage import CoverageWarning
 from downscale.kernels.laws import law_residual, obeys, project
-from downscale.nn.conv_transpose import ConservativeConvTranspose2d
+from downscale.nn.conv_transpose import INITS, AffineLaw, ConservativeConvTranspose2d, SimplexLaw
 from downscale.nn.edges import EDGES
-from downscale.nn.initial import INITS
-from downscale.nn.parametrization import AffineLaw, SimplexLaw
 
 LAWS = ["total", "phase", "cell", ("phase", "cell")]
 BOUND = [(law, "any") for law in LAWS] + [(law, "nonnegative") for law in LAWS[:3]]

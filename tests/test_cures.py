@@ -16,17 +16,32 @@ from downscale.errors import OptionError, ShapeError
 from downscale.kernels.coverage import CoverageWarning
 from downscale.kernels.laws import law_residual
 from downscale.metrics.response import plane
-from downscale.nn.attention import GlobalAttention, WindowedAttention, attention
-from downscale.nn.blurpool import BlurPool, halving
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.dilated import DilatedConv2d, coprime_dilation
-from downscale.nn.layers import Shuffle, convolution
+from downscale.nn.layers import (
+    BlurPool,
+    DilatedConv2d,
+    GlobalAttention,
+    Shuffle,
+    WindowedAttention,
+    attention,
+    convolution,
+    coprime_dilation,
+    halving,
+)
 from downscale.nn.networks import build
-from downscale.nn.repair import smooth_layers, upsamplers
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.nn.stages import UPSAMPLINGS, SobolevResize, Upsampling
-from downscale.nn.subpixel import ConsistentShuffle, filters_of, start_alike, transposed_weight
 from downscale.nn.upsample import SobolevUpsample
+from downscale.nn.upsampling import (
+    UPSAMPLINGS,
+    ConsistentShuffle,
+    SobolevResize,
+    Upsampling,
+    filters_of,
+    smooth_layers,
+    start_alike,
+    transposed_weight,
+    upsamplers,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,7 +121,7 @@ def test_windowed_attention_reaches_as_far_as_it_says():
     layer(x)[0, :, 7, 7].sum().backward()
     moved = x.grad.abs().sum((0, 1)).nonzero()
     assert (moved.min(0).values.tolist(), moved.max(0).values.tolist()) == ([5, 5], [9, 9])
-    assert layer.plan(0).needs(7, 7) == (5, 9)
+    assert layer.plan(0)(7, 7) == (5, 9)
 
 
 def test_global_attention_sees_all_but_padding():

@@ -12,8 +12,7 @@ import torch
 
 from downscale.kernels.laws import law_residual
 from downscale.kernels.sobolev import axis_weights
-from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.initial import sobolev_kernel
+from downscale.nn.conv_transpose import ConservativeConvTranspose2d, sobolev_kernel
 
 # Laws hold for uneven kernels too, of which the layers warn.
 pytestmark = pytest.mark.filterwarnings("ignore::downscale.kernels.coverage.CoverageWarning")

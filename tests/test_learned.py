@@ -15,11 +15,11 @@ from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded
 from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.channels import MOST_RATIO, channels
-from downscale.nn.framing import Frame, box_mean
+from downscale.nn.edges import Frame, box_mean
 from downscale.nn.learned import SOFTMAX_FLOOR
 from downscale.nn.networks import NETWORKS
 from downscale.nn.spec import CONSTRAINTS, TRANSFORMS
-from downscale.nn.stages import UPSAMPLINGS
+from downscale.nn.upsampling import UPSAMPLINGS
 
 LAWFUL = [name for name in CONSTRAINTS if name != "none"]
 GRID = lat_lon(6, 9)

@@ -21,8 +21,7 @@ from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.fill import fill_missing
 from downscale.grid.subcells import Subcells
 from downscale.nn import Learned, ModelSpec, Variable
-from downscale.nn.bound import Bound, cells_of
-from downscale.nn.learned import Seen
+from downscale.nn.learned import Bound, Seen, cells_of
 from downscale.nn.networks import NETWORKS
 from downscale.nn.separable import parts_of
 from downscale.typing import Place, Upscaler
@@ -280,7 +279,7 @@ def test_a_long_batch_is_worked_on_map_by_map(monkeypatch: pytest.MonkeyPatch) -
     up = bound(spec_of("residual", FACTOR), grid, double=True)
     values, place = torch.from_numpy(maps_on(grid, count=5)), place_of(grid, FACTOR)
     whole = up(values, place)
-    monkeypatch.setattr("downscale.nn.bound.MOST_VALUES", 1)
+    monkeypatch.setattr("downscale.nn.learned.MOST_VALUES", 1)
     torch.testing.assert_close(up(values, place), whole, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 

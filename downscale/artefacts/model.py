@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from downscale.grid.latlon import RectilinearGrid
     from downscale.nn.learned import Learned
-    from downscale.nn.repair import Smoothed
     from downscale.nn.spec import ModelSpec, Variable
+    from downscale.nn.upsampling import Smoothed
     from downscale.typing import Place, Upscaler
 
 # Coarse cells of the torus: waves from sixteen cells on.
@@ -119,7 +119,7 @@ def _flat(spec: ModelSpec) -> dict[str, float]:
 
 def _layers(found: Diagnosis, learned: Learned) -> None:
     """Add the upsampling layers: sizes, constraints, images of their kernels."""
-    from downscale.nn.repair import upsamplers
+    from downscale.nn.upsampling import upsamplers
 
     rows, facts = [], []
     for each in upsamplers(learned):
@@ -244,7 +244,7 @@ def fix_model(
     """
     from downscale.models import path_of
     from downscale.models.checkpoint import load, save
-    from downscale.nn.repair import smooth_layers
+    from downscale.nn.upsampling import smooth_layers
 
     if not 0 <= strength <= STRONGEST:
         raise OptionError(f"expected a strength of smoothing of 0 to {STRONGEST:g}, received {strength:g}; try 0.03")

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from downscale.errors import ShapeError
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.shapes import Stack, Transposed, Window
+from downscale.nn.reach import in_sequence, transposed_reach, window_reach
 
 # Cells per side of the first map, which the latent vector fills.
 START = 4
@@ -181,8 +181,10 @@ def projection_field(size: int) -> list[Projection]:
     """
     made = []
     for stage in range(1, depth_of(size) + 1):
-        layers = Stack((Transposed(4, 2, 1), Window(3, padding=1), Window(3, padding=1)) * stage)
+        layers = in_sequence(
+            *(transposed_reach(4, 2, 1), window_reach(3, padding=1), window_reach(3, padding=1)) * stage
+        )
         middle, cells = 2**stage * 64, START * 2**stage
-        looked_at = (layers.needs(fine, fine) for fine in range(2 * middle))
+        looked_at = (layers(fine, fine) for fine in range(2 * middle))
         made.append(Projection(stage, sum(first <= 64 <= last for first, last in looked_at), cells))
     return made

@@ -1,19 +1,30 @@
-"""Building blocks of networks, with their sizes and reach along an axis.
+"""Building blocks of networks, with their reach along an axis.
 
 Convolutions pad with zeros; mask channels, which are zero beyond the domain, mark its edge.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from math import gcd
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from downscale.errors import OptionError, ShapeError, listing
-from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.shapes import Branches, Gather, Layer, Spread, Stack, Transposed, Window
+from downscale.kernels.coverage import CoverageWarning
+from downscale.nn.reach import (
+    Layer,
+    in_parallel,
+    in_sequence,
+    shuffle_reach,
+    transposed_reach,
+    unshuffle_reach,
+    window_reach,
+)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
@@ -25,43 +36,22 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 BLOCK_START = 0.1
 
 
-@runtime_checkable
-class Planned(Protocol):
-    """A module that provides its own reach."""
-
-    def plan(self, axis: int) -> Layer:
-        """Return sizes and reach along an axis (0 rows, 1 columns)."""
-        ...
-
-
 def activation(name: str) -> nn.Module:
-    """Return the activation with this name.
-
-    Raises
-    ------
-    OptionError
-        If the name is unknown; the message lists the names.
-    """
+    """Return the activation with this name."""
     if name not in ACTIVATIONS:
         raise OptionError(f"expected activation to be among {listing(ACTIVATIONS)}, received {name!r}")
     return ACTIVATIONS[name]()
 
 
 def convolution(channels: int, out_channels: int, kernel: int = 3, dilation: int = 1) -> nn.Conv2d:
-    """Return a convolution that keeps the size of a field.
-
-    Raises
-    ------
-    OptionError
-        If the kernel size is not odd.
-    """
+    """Return a convolution with an odd kernel that keeps the size of a field."""
     if kernel % 2 == 0:
         raise OptionError(f"expected an odd kernel, whose cell has as many neighbours on each side, received {kernel}")
     return nn.Conv2d(channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation)
 
 
-def silent(layer: nn.Conv2d) -> nn.Conv2d:
-    """Return the layer with zero weights, so that a network starts without any detail."""
+def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set the weights of the layer to zero, so that a network starts without any detail, and return it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -82,9 +72,7 @@ def _wide(width: int, act: str, dilation: int) -> nn.Sequential:
 def _separable(width: int, act: str, dilation: int) -> nn.Sequential:
     """Return a convolution within each channel, then pointwise convolutions across channels."""
     near = nn.Conv2d(width, width, 5, padding=2 * dilation, dilation=dilation, groups=width)
-    return nn.Sequential(
-        near, convolution(width, 4 * width, 1), activation(act), convolution(4 * width, width, 1)
-    )
+    return nn.Sequential(near, convolution(width, 4 * width, 1), activation(act), convolution(4 * width, width, 1))
 
 
 BLOCKS: dict[str, Callable[[int, str, int], nn.Sequential]] = {
@@ -133,8 +121,8 @@ class ResidualBlock(nn.Module):
         return x + self.inner(x)
 
     def plan(self, axis: int) -> Layer:
-        """Return sizes and reach along an axis (0 rows, 1 columns)."""
-        return Branches((Stack(), plan(self.inner, axis)))
+        """Return the reach along an axis."""
+        return in_parallel(in_sequence(), plan(self.inner, axis))
 
 
 class Shuffle(nn.Module):
@@ -159,8 +147,8 @@ class Shuffle(nn.Module):
         return table.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
     def plan(self, axis: int) -> Layer:
-        """Return sizes and reach along an axis (0 rows, 1 columns)."""
-        return Spread(self.factor[axis])
+        """Return the reach along an axis."""
+        return shuffle_reach(self.factor[axis])
 
 
 class Unshuffle(nn.Module):
@@ -179,8 +167,8 @@ class Unshuffle(nn.Module):
         return table.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
 
     def plan(self, axis: int) -> Layer:
-        """Return sizes and reach along an axis (0 rows, 1 columns)."""
-        return Gather(self.factor[axis])
+        """Return the reach along an axis."""
+        return unshuffle_reach(self.factor[axis])
 
 
 class Context(nn.Module):
@@ -202,8 +190,252 @@ class Context(nn.Module):
         return x * (2 * torch.sigmoid(self.gains(seen.mean((-2, -1), keepdim=True))))
 
 
+# Binomial weights, symmetric about the middle of two cells, so that centres of coarse cells stay in place.
+TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+class BlurPool(nn.Module):
+    """Binomial means of four by four cells at every second cell, (B, C, ny, nx) -> (B, C, ny / 2, nx / 2).
+
+    The fixed weights sum to one, so that constants are preserved away from the edges.
+
+    References
+    ----------
+    Zhang (2019), Making convolutional networks shift-invariant again, ICML.
+
+    Examples
+    --------
+    >>> BlurPool()(torch.ones(1, 3, 8, 8))[0, 0, 1, 1:3].tolist()
+    [1.0, 1.0]
+    """
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor(TAPS) / sum(TAPS)
+        self.register_buffer("kernel", torch.outer(taps, taps)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the blurred field at every second cell."""
+        channels = x.shape[1]
+        kernel = self.kernel.expand(channels, 1, -1, -1)
+        return F.conv2d(x, kernel, stride=2, padding=len(TAPS) // 2 - 1, groups=channels)
+
+    def plan(self, axis: int) -> Layer:
+        """Return the reach along an axis."""
+        return window_reach(len(TAPS), stride=2, padding=len(TAPS) // 2 - 1)
+
+
+HALVINGS: dict[str, Callable[[int, int], nn.Module]] = {
+    "strided": lambda width, out_width: nn.Conv2d(width, out_width, 2, stride=2),
+    "blur": lambda width, out_width: nn.Sequential(convolution(width, out_width), BlurPool()),
+}
+
+
+def halving(name: str, width: int, out_width: int) -> nn.Module:
+    """Return the layer with this name that coarsens a map of even size by two."""
+    if name not in HALVINGS:
+        raise OptionError(f"expected pooling to be among {listing(HALVINGS)}, received {name!r}")
+    return HALVINGS[name](width, out_width)
+
+
+def coprime_dilation(stride: int) -> int:
+    """Return the least dilation above one without a common divisor with the stride.
+
+    Examples
+    --------
+    >>> [coprime_dilation(stride) for stride in (1, 2, 3, 4, 6)]
+    [2, 3, 2, 3, 5]
+    """
+    return next(d for d in range(2, stride + 2) if gcd(d, stride) == 1)
+
+
+class DilatedConv2d(nn.Conv2d):
+    """Dilated convolution that keeps the size of a field and matches the stride of the upsampling before it.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        As in ``torch.nn.Conv2d``.
+    factor : (int, int)
+        Stride of the upsampling before it, rows and columns.
+    kernel_size : int
+        Stencil width along each axis, an odd number.
+    dilation : (int, int), optional
+        Spacing of the stencil; by default the least above one without a common divisor with the stride.
+
+    Raises
+    ------
+    ShapeError
+        If the kernel size is even, so that the kernel has no centre.
+
+    Warns
+    -----
+    CoverageWarning
+        If dilation and stride have a common divisor.
+
+    References
+    ----------
+    Yu and Koltun (2016), Multi-scale context aggregation by dilated convolutions, ICLR.
+
+    Examples
+    --------
+    >>> DilatedConv2d(1, 1, (2, 4)).dilation
+    (3, 3)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        factor: tuple[int, int],
+        kernel_size: int = 3,
+        dilation: tuple[int, int] | None = None,
+    ) -> None:
+        if kernel_size % 2 == 0:
+            raise ShapeError(f"expected an odd kernel size, received {kernel_size}; take {kernel_size + 1}")
+        chosen = (coprime_dilation(factor[0]), coprime_dilation(factor[1])) if dilation is None else dilation
+        _warn_of_common(chosen, factor)
+        padding = (chosen[0] * (kernel_size // 2), chosen[1] * (kernel_size // 2))
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding, dilation=chosen)
+        self.factor = factor
+
+
+def _warn_of_common(dilation: tuple[int, int], factor: tuple[int, int]) -> None:
+    for axis, (d, s) in enumerate(zip(dilation, factor, strict=True)):
+        if gcd(d, s) != 1:
+            good = min((n for n in range(1, 2 * s + d + 2) if gcd(n, s) == 1), key=lambda n: (abs(n - d), -n))
+            warnings.warn(
+                f"dilation {d} and stride {s} along axis {axis} have the divisor {gcd(d, s)} in common: the taps see "
+                f"some phases only and checkerboards stay; the nearest good dilation is {good}",
+                CoverageWarning,
+                stacklevel=3,
+            )
+
+
+ATTENTIONS = ("none", "windowed", "global")
+HEADS = 4
+
+
+class SelfAttention(nn.Module):
+    """Projections to queries, keys and values, and back."""
+
+    def __init__(self, width: int, heads: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads if heads is not None else next(h for h in (HEADS, 2, 1) if width % h == 0)
+        if self.heads < 1 or width % self.heads:
+            raise OptionError(f"expected heads that divide the width {width}, received {heads}; take 1, 2 or 4")
+        self.inner = nn.Conv2d(width, 3 * width, 1)
+        self.outer = nn.Conv2d(width, width, 1)
+        with torch.no_grad():
+            self.outer.weight.mul_(BLOCK_START)
+            nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = self.inner(x).chunk(3, dim=1)
+        return query, key, value
+
+
+class WindowedAttention(SelfAttention):
+    """Windowed self-attention added to the field, (B, width, ny, nx) -> the same.
+
+    Parameters
+    ----------
+    width : int
+        Channels.
+    window : int
+        Cells of the window along each axis, an odd number; the reach is half of it.
+    heads : int, optional
+        Groups of channels with separate attention; must divide the width.
+
+    Notes
+    -----
+    Each place of the window has a learnable bias, so that weights can depend on distance. Beyond the edge of the field
+    features are zero, as for convolutions.
+
+    Raises
+    ------
+    OptionError
+        If the window is even, or the heads do not divide the width.
+
+    References
+    ----------
+    Ramachandran et al. (2019), Stand-alone self-attention in vision models, NeurIPS; Hassani, Walton, Li, Li and Shi
+    (2023), Neighborhood attention transformer, CVPR.
+
+    Examples
+    --------
+    >>> WindowedAttention(8, 5).plan(0)(10, 10)
+    (8, 12)
+    """
+
+    def __init__(self, width: int, window: int = 7, heads: int | None = None) -> None:
+        super().__init__(width, heads)
+        if window % 2 == 0 or window < 1:
+            raise OptionError(f"expected an odd window, with as many cells on each side, received {window}")
+        self.window = window
+        self.bias = nn.Parameter(torch.zeros(self.heads, window * window))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the field plus the attention."""
+        query, key, value = self._split(x)
+        batch, width, rows, columns = x.shape
+        each = width // self.heads
+        one = query.reshape(batch, self.heads, each, 1, rows * columns)
+        keys, values = (
+            F.unfold(part, self.window, padding=self.window // 2).reshape(batch, self.heads, each, -1, rows * columns)
+            for part in (key, value)
+        )
+        scores = (one * keys).sum(2) * each**-0.5 + self.bias[None, :, :, None]
+        made = (values * scores.softmax(2).unsqueeze(2)).sum(3)
+        return x + self.outer(made.reshape(batch, width, rows, columns))
+
+    def plan(self, axis: int) -> Layer:
+        """Return the reach along an axis."""
+        return window_reach(self.window, padding=self.window // 2)
+
+
+class GlobalAttention(SelfAttention):
+    """Self-attention over the whole field added to it, (B, width, ny, nx) -> the same: no finite reach.
+
+    Parameters
+    ----------
+    width : int
+        Channels.
+    heads : int, optional
+        Groups of channels with separate attention; must divide the width.
+
+    Raises
+    ------
+    OptionError
+        If the heads do not divide the width.
+
+    References
+    ----------
+    Zhang, Goodfellow, Metaxas and Odena (2019), Self-attention generative adversarial networks, ICML.
+    """
+
+    def forward(self, x: Tensor, core: tuple[slice, slice] | None = None) -> Tensor:
+        """Return the field plus the attention to the cells in ``core``, which excludes padding."""
+        query, key, value = self._split(x)
+        seen = [part if core is None else part[..., core[0], core[1]] for part in (key, value)]
+        tokens = [part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for part in (query, *seen)]
+        made = F.scaled_dot_product_attention(*tokens)
+        return x + self.outer(made.transpose(2, 3).reshape(x.shape))
+
+
+def attention(name: str, width: int, window: int) -> nn.Module | None:
+    """Return the attention with this name, None for "none"."""
+    if name not in ATTENTIONS:
+        raise OptionError(f"expected attention to be among {', '.join(map(repr, ATTENTIONS))}, received {name!r}")
+    if name == "none":
+        return None
+    return WindowedAttention(width, window) if name == "windowed" else GlobalAttention(width)
+
+
 def plan(module: nn.Module, axis: int) -> Layer:
-    """Return sizes and reach of a module along an axis (0 rows, 1 columns), derived from the module itself.
+    """Return the reach of a module along an axis (0 rows, 1 columns), from its sizes or its own ``plan``.
 
     Raises
     ------
@@ -212,20 +444,21 @@ def plan(module: nn.Module, axis: int) -> Layer:
 
     Examples
     --------
-    >>> plan(nn.Sequential(convolution(1, 8), nn.ReLU(), convolution(8, 1, 5)), 0).needs(10, 10)
+    >>> plan(nn.Sequential(convolution(1, 8), nn.ReLU(), convolution(8, 1, 5)), 0)(10, 10)
     (7, 13)
     """
-    if isinstance(module, Planned):
-        return module.plan(axis)
     if isinstance(module, nn.Sequential):
-        return Stack(tuple(plan(layer, axis) for layer in module))
+        return in_sequence(*(plan(layer, axis) for layer in module))
     if isinstance(module, nn.Conv2d):
         pads = module.padding
         assert not isinstance(pads, str)
-        return Window(module.kernel_size[axis], module.stride[axis], module.dilation[axis], int(pads[axis]))
-    if isinstance(module, (nn.ConvTranspose2d, ConservativeConvTranspose2d)):
-        sizes = (module.kernel_size, module.stride, module.padding, module.output_padding)
-        return Transposed(*(int(pair[axis]) for pair in sizes))
+        return window_reach(module.kernel_size[axis], module.stride[axis], module.dilation[axis], int(pads[axis]))
+    if isinstance(module, nn.ConvTranspose2d):
+        return transposed_reach(*(int(pair[axis]) for pair in (module.kernel_size, module.stride, module.padding)))
     if isinstance(module, tuple(type(make()) for make in ACTIVATIONS.values())):
-        return Stack()
+        return in_sequence()
+    if hasattr(module, "plan"):
+        own: Any = module
+        layer: Layer = own.plan(axis)
+        return layer
     raise ShapeError(f"expected a layer whose reach is known, received {type(module).__name__}; give it a plan(axis)")

@@ -1,17 +1,469 @@
-"""Networks by name."""
+"""Networks of learned models: detail from normalised coarse and fine channels, with exact reach."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
 
 from downscale.errors import DownscaleError, OptionError, listing
-from downscale.nn.autoencoder import Autoencoder
-from downscale.nn.base import Network
-from downscale.nn.published import SuperResolutionCNN
-from downscale.nn.residual import ResidualNetwork
+from downscale.nn.edges import Frame
+from downscale.nn.layers import (
+    Context,
+    GlobalAttention,
+    ResidualBlock,
+    Shuffle,
+    Unshuffle,
+    WindowedAttention,
+    convolution,
+    halving,
+    plan,
+    zero_init,
+)
+from downscale.nn.layers import activation as activate
+from downscale.nn.layers import attention as attend
+from downscale.nn.reach import Interval, Layer, in_parallel, in_sequence, reach
 from downscale.nn.spec import ModelSpec
-from downscale.nn.unet import UNet
+from downscale.nn.upsampling import Upsampling
+
+Core = tuple[slice, slice]
+
+
+class Network(nn.Module):
+    """Base of the networks: detail from normalised coarse and fine channels.
+
+    Parameters
+    ----------
+    coarse_channels, fine_channels, outputs : int
+        Channels of the two inputs and of the output.
+    factor : (int, int)
+        Refinement of rows and columns.
+    upsampling, steps : str
+        Kind of the stages, and whether each prime factor has its own; see
+        :class:`~downscale.nn.upsampling.Upsampling`.
+    activation : str
+        Name of the activation.
+    pooling : {"strided", "blur"}
+        Method of coarsening by two; "blur" filters first to avoid aliasing.
+    **options
+        Of each network, keywords.
+
+    Attributes
+    ----------
+    multiple_of : int
+        Coarse cells per cell of the coarsest level. Any size is valid: fields are padded with zeros and cropped.
+    whole : bool
+        Whether a fine cell depends on the whole field.
+    """
+
+    multiple_of = 1
+    whole = False
+    # Options that may be zero, which removes the layer.
+    may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "levels"})
+
+    def __init__(self, factor: tuple[int, int]) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
+        """Return detail (B, outputs, ny * fy, nx * fx) from (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx).
+
+        ``core`` holds the coarse cells without padding, for networks that depend on the whole field.
+        """
+        raise NotImplementedError
+
+    def paths(self, axis: int) -> tuple[Layer, Layer]:
+        """Return the reach from fine cells to coarse channels and to fine ones along an axis (0 rows, 1 columns)."""
+        raise NotImplementedError
+
+    def needs(self, axis: int, first: int, last: int) -> tuple[Interval, Interval]:
+        """Return the coarse cells whose coarse channels, and whose fine channels, affect fine cells along an axis."""
+        coarse, fine = self.paths(axis)
+        low, high = fine(first, last)
+        return coarse(first, last), (low // self.factor[axis], high // self.factor[axis])
+
+    def reach(self, axis: int) -> int:
+        """Return the largest distance in coarse cells along an axis that affects a fine cell, without global layers."""
+
+        def needs(first: int, last: int) -> Interval:
+            coarse, fine = self.needs(axis, first, last)
+            return min(coarse[0], fine[0]), max(coarse[1], fine[1])
+
+        return reach(needs, self.factor[axis], self.multiple_of)
+
+    @property
+    def halo(self) -> int | None:
+        """Largest distance of coarse cells whose channels affect a fine cell, tight; None for the whole field."""
+        return None if self.whole else max(self.reach(0), self.reach(1))
+
+
+def activated(channels: int, out_channels: int, act: str) -> nn.Sequential:
+    """Return a convolution and an activation."""
+    return nn.Sequential(convolution(channels, out_channels), activate(act))
+
+
+def residual_blocks(width: int, depth: int, act: str) -> nn.Sequential:
+    """Return residual blocks in sequence."""
+    return nn.Sequential(*(ResidualBlock(width, act) for _ in range(depth)))
+
+
+class ResidualNetwork(Network):
+    """Residual trunk, upsampling stages, and convolutions that join features with the fine channels.
+
+    Parameters
+    ----------
+    width, depth : int
+        Channels and residual blocks of the trunk.
+    head_kernel : int
+        Stencil width of the first convolution along an axis, an odd number.
+    block : {"plain", "wide", "separable"}
+        Kind of the residual blocks; see :class:`~downscale.nn.layers.ResidualBlock`.
+    fine_width, fine_depth : int
+        Channels at fine resolution, and convolutions there after the joining one. With zero width the trunk computes
+        all phases of the result at coarse resolution: the cheapest network, which ignores ``upsampling``.
+    dilations : sequence of int
+        Dilations of the blocks, repeated in turn.
+    see_fine : bool
+        Whether the trunk also uses the fine channels, with their phases as channels.
+    context : bool
+        Whether the trunk weights its channels by means over the whole field, which gives no finite halo.
+    attention : {"none", "windowed", "global"}
+        Self-attention of the trunk: none, in a window, or over the whole field, which gives no finite halo either.
+    window : int
+        Cells of the window along an axis, an odd number.
+    """
+
+    may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "fine_width", "fine_depth"})
+
+    def __init__(
+        self,
+        coarse_channels: int,
+        fine_channels: int,
+        outputs: int,
+        factor: tuple[int, int],
+        *,
+        width: int = 64,
+        depth: int = 4,
+        head_kernel: int = 3,
+        block: str = "plain",
+        fine_width: int = 32,
+        fine_depth: int = 1,
+        upsampling: str = "conservative",
+        steps: str = "prime",
+        activation: str = "silu",
+        dilations: Sequence[int] = (1,),
+        see_fine: bool = True,
+        context: bool = False,
+        attention: str = "none",
+        window: int = 7,
+    ) -> None:
+        super().__init__(factor)
+        if not fine_width and not see_fine:
+            raise OptionError("expected fine_width above zero without see_fine, received 0: nothing sees fine fields")
+        self.whole = context or attention == "global"
+        self.unshuffle = Unshuffle(factor) if see_fine else None
+        seen = coarse_channels + (fine_channels * factor[0] * factor[1] if see_fine else 0)
+        self.head = convolution(seen, width, head_kernel)
+        blocks = [ResidualBlock(width, activation, dilations[i % len(dilations)], block) for i in range(depth)]
+        self.trunk = nn.Sequential(*blocks)
+        self.attention = attend(attention, width, window)
+        self.context = Context(width, activation) if context else None
+        self.up: nn.Module | None = None
+        if fine_width:
+            self.up = Upsampling(upsampling, width, fine_width, factor, activation, steps)
+            self.join = _joined(fine_width, fine_channels, fine_depth, activation)
+            self.last = nn.Sequential(zero_init(convolution(fine_width, outputs)))
+        else:
+            self.last = nn.Sequential(zero_init(convolution(width, outputs * factor[0] * factor[1])), Shuffle(factor))
+
+    def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
+        """Return the fine field."""
+        seen = coarse if self.unshuffle is None else torch.cat([coarse, self.unshuffle(fine)], dim=1)
+        features = self.trunk(self.head(seen))
+        if isinstance(self.attention, GlobalAttention):
+            features = self.attention(features, core)
+        elif self.attention is not None:
+            features = self.attention(features)
+        if self.context is not None:
+            features = self.context(features, core)
+        if self.up is None:
+            return self.last(features)
+        return self.last(self.join(torch.cat([self.up(features), fine], dim=1)))
+
+    def paths(self, axis: int) -> tuple[Layer, Layer]:
+        """Return the reach to coarse and to fine channels along an axis."""
+        down, last = in_sequence(plan(self.head, axis), plan(self.trunk, axis)), plan(self.last, axis)
+        if isinstance(self.attention, WindowedAttention):
+            down = in_sequence(down, self.attention.plan(axis))
+        ways: list[Layer] = []
+        if self.up is None:
+            down = in_sequence(down, last)
+        else:
+            ways = [in_sequence(plan(self.join, axis), last)]
+            down = in_sequence(down, plan(self.up, axis), *ways)
+        if self.unshuffle is not None:
+            ways.append(in_sequence(plan(self.unshuffle, axis), down))
+        return down, in_parallel(*ways)
+
+
+def _joined(width: int, fine_channels: int, depth: int, act: str) -> nn.Sequential:
+    """Return convolutions at fine resolution, an activation after each."""
+    layers: list[nn.Module] = [convolution(width + fine_channels, width), activate(act)]
+    for _ in range(depth):
+        layers += [convolution(width, width), activate(act)]
+    return nn.Sequential(*layers)
+
+
+class UNet(Network):
+    """Encoder from fine to coarse cells and ``levels`` below them, and a decoder with skip connections.
+
+    Parameters
+    ----------
+    width : int
+        Channels at coarse resolution; doubled at each level below.
+    levels : int
+        Levels below the coarse cells, each half as many cells along an axis.
+    depth : int
+        Residual blocks per level, in encoder and decoder.
+    fine_width : int
+        Channels at fine resolution.
+
+    References
+    ----------
+    Ronneberger, Fischer and Brox (2015), U-Net: convolutional networks for biomedical image segmentation, MICCAI.
+    """
+
+    def __init__(
+        self,
+        coarse_channels: int,
+        fine_channels: int,
+        outputs: int,
+        factor: tuple[int, int],
+        *,
+        width: int = 32,
+        levels: int = 2,
+        depth: int = 1,
+        fine_width: int = 16,
+        upsampling: str = "conservative",
+        steps: str = "prime",
+        activation: str = "silu",
+        pooling: str = "strided",
+    ) -> None:
+        super().__init__(factor)
+        self.multiple_of = 2**levels
+        widths = [width * 2**level for level in range(levels + 1)]
+        self.fine_head = activated(fine_channels, fine_width, activation)
+        self.gather = Unshuffle(factor)
+        self.head = activated(coarse_channels + fine_width * factor[0] * factor[1], width, activation)
+        self.down = nn.ModuleList(_Down(widths[i], widths[i + 1], depth, activation, pooling) for i in range(levels))
+        self.bottom = residual_blocks(widths[-1], depth, activation)
+        self.up = nn.ModuleList(_Up(widths[i + 1], widths[i], depth, upsampling, activation) for i in range(levels))
+        self.refine = Upsampling(upsampling, width, fine_width, factor, activation, steps)
+        self.join = activated(2 * fine_width, fine_width, activation)
+        self.last = zero_init(convolution(fine_width, outputs))
+
+    def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
+        """Return the fine field."""
+        frame = Frame.of((coarse.shape[-2], coarse.shape[-1]), self.multiple_of)
+        skip = self.fine_head(frame.pad(fine, self.factor))
+        features = self.head(torch.cat([frame.pad(coarse), self.gather(skip)], dim=1))
+        passed = []
+        for down in self.down:
+            features, kept = down(features)
+            passed.append(kept)
+        features = self.bottom(features)
+        for i in reversed(range(len(passed))):
+            features = self.up[i](features, passed[i])
+        joined = self.join(torch.cat([self.refine(features), skip], dim=1))
+        return frame.crop(self.last(joined), self.factor)
+
+    def paths(self, axis: int) -> tuple[Layer, Layer]:
+        """Return the reach to coarse and to fine channels along an axis."""
+        top = in_sequence(plan(self.join, axis), plan(self.last, axis))
+        coarse = in_sequence(plan(self.head, axis), self._below(0, axis), plan(self.refine, axis), top)
+        fine_head = plan(self.fine_head, axis)
+        return coarse, in_parallel(in_sequence(fine_head, top), in_sequence(fine_head, plan(self.gather, axis), coarse))
+
+    def _below(self, level: int, axis: int) -> Layer:
+        """Return the reach of the path from a level down to the bottom and back."""
+        if level == len(self.down):
+            return plan(self.bottom, axis)
+        down, up = self.down[level], self.up[level]
+        assert isinstance(down, _Down)
+        assert isinstance(up, _Up)
+        way = in_sequence(plan(down.halve, axis), self._below(level + 1, axis), plan(up.finer, axis))
+        return in_sequence(plan(down.blocks, axis), in_parallel(in_sequence(), way), plan(up.join, axis))
+
+
+class _Down(nn.Module):
+    """Blocks, whose output is also the skip connection, then coarsening by two."""
+
+    def __init__(self, width: int, out_width: int, depth: int, act: str, pooling: str) -> None:
+        super().__init__()
+        self.blocks = residual_blocks(width, depth, act)
+        self.halve = nn.Sequential(halving(pooling, width, out_width), activate(act))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        kept = self.blocks(x)
+        return self.halve(kept), kept
+
+
+class _Up(nn.Module):
+    """Refinement by two, joined with the skip connection, then blocks."""
+
+    def __init__(self, width: int, out_width: int, depth: int, upsampling: str, act: str) -> None:
+        super().__init__()
+        self.finer = Upsampling(upsampling, width, out_width, (2, 2), act)
+        self.join = nn.Sequential(activated(2 * out_width, out_width, act), residual_blocks(out_width, depth, act))
+
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        return self.join(torch.cat([self.finer(x), kept], dim=1))
+
+
+class Autoencoder(Network):
+    """An encoder to ``latent`` channels on cells ``2**levels`` times coarser than coarse ones, and a decoder.
+
+    Parameters
+    ----------
+    width : int
+        Channels at coarse resolution; doubled at each level below.
+    levels : int
+        Number of coarsenings by two below the coarse cells.
+    depth : int
+        Residual blocks at each end.
+    latent : int
+        Channels of the latent field.
+    fine_width : int
+        Channels at fine resolution.
+
+    References
+    ----------
+    Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313, 504-507.
+    """
+
+    def __init__(
+        self,
+        coarse_channels: int,
+        fine_channels: int,
+        outputs: int,
+        factor: tuple[int, int],
+        *,
+        width: int = 32,
+        levels: int = 1,
+        depth: int = 1,
+        latent: int = 32,
+        fine_width: int = 16,
+        upsampling: str = "conservative",
+        steps: str = "prime",
+        activation: str = "silu",
+        pooling: str = "strided",
+    ) -> None:
+        super().__init__(factor)
+        self.multiple_of = 2**levels
+        self.gather = Unshuffle(factor)
+        seen = coarse_channels + fine_channels * factor[0] * factor[1]
+        widths = [width * 2**level for level in range(levels + 1)]
+        layers: list[nn.Module] = [*activated(seen, width, activation), *residual_blocks(width, depth, activation)]
+        for level in range(levels):
+            layers += [halving(pooling, widths[level], widths[level + 1]), activate(activation)]
+        self.encoder = nn.Sequential(*layers, convolution(widths[-1], latent, 1))
+        layers = [convolution(latent, widths[-1], 1), *residual_blocks(widths[-1], depth, activation)]
+        for level in reversed(range(levels)):
+            layers += [Upsampling(upsampling, widths[level + 1], widths[level], (2, 2), activation)]
+        layers += [Upsampling(upsampling, width, fine_width, factor, activation, steps)]
+        self.decoder = nn.Sequential(*layers, zero_init(convolution(fine_width, outputs)))
+
+    def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
+        """Return the fine field."""
+        frame = Frame.of((coarse.shape[-2], coarse.shape[-1]), self.multiple_of)
+        seen = torch.cat([frame.pad(coarse), self.gather(frame.pad(fine, self.factor))], dim=1)
+        return frame.crop(self.decoder(self.encoder(seen)), self.factor)
+
+    def paths(self, axis: int) -> tuple[Layer, Layer]:
+        """Return the reach to coarse and to fine channels along an axis."""
+        coarse = in_sequence(plan(self.encoder, axis), plan(self.decoder, axis))
+        return coarse, in_parallel(in_sequence(plan(self.gather, axis), coarse))
+
+
+class SuperResolutionCNN(Network):
+    """A convolution, transposed convolutions, residual blocks at fine resolution, and a convolution to the output.
+
+    With ``taps: 1`` for the kernel, so that the proposal is piecewise constant, a linear transform, and the constraint
+    "additive" or "softmax", the model is the published one: only departures from cell means, or ratios to them, count.
+    There are two differences. The last layer starts at zero, so that an untrained model is piecewise constant. Masks
+    mark missing values.
+
+    Parameters
+    ----------
+    width, depth : int
+        Channels, and residual blocks after the upsampling.
+    fine_width : int
+        Channels of fine fields, joined with the features; with none, as published, fine fields are not used.
+
+    References
+    ----------
+    Harder, P., Hernandez-Garcia, A., Ramesh, V., Yang, Q., Sattigeri, P., Szwarcman, D., Watson, C. and Rolnick, D.
+    (2023), Hard-constrained deep learning for climate downscaling, Journal of Machine Learning Research 24(365), 1-40.
+    """
+
+    may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "fine_width"})
+
+    def __init__(
+        self,
+        coarse_channels: int,
+        fine_channels: int,
+        outputs: int,
+        factor: tuple[int, int],
+        *,
+        width: int = 64,
+        depth: int = 4,
+        fine_width: int = 0,
+        upsampling: str = "transposed",
+        steps: str = "prime",
+        activation: str = "relu",
+    ) -> None:
+        super().__init__(factor)
+        self.head = activated(coarse_channels, width, activation)
+        self.up = Upsampling(upsampling, width, width, factor, activation, steps)
+        self.fine_head = activated(fine_channels, fine_width, activation) if fine_width else None
+        self.join = activated(width + fine_width, width, activation) if fine_width else nn.Sequential()
+        self.blocks = nn.Sequential(*(RectifiedBlock(width, activation) for _ in range(depth)))
+        self.last = nn.Sequential(activated(width, width, activation), zero_init(convolution(width, outputs)))
+
+    def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
+        """Return the fine field."""
+        features = self.up(self.head(coarse))
+        if self.fine_head is not None:
+            features = torch.cat([features, self.fine_head(fine)], dim=1)
+        return self.last(self.blocks(self.join(features)))
+
+    def paths(self, axis: int) -> tuple[Layer, Layer]:
+        """Return the reach to coarse and to fine channels along an axis."""
+        top = in_sequence(plan(self.join, axis), plan(self.blocks, axis), plan(self.last, axis))
+        coarse = in_sequence(plan(self.head, axis), plan(self.up, axis), top)
+        # The output adds to the proposal of the cell itself, even if the network does not use the proposal.
+        return coarse, in_sequence() if self.fine_head is None else in_sequence(plan(self.fine_head, axis), top)
+
+
+class RectifiedBlock(nn.Module):
+    """Convolution, activation, convolution, addition of the input, and activation, (B, width, ny, nx)."""
+
+    def __init__(self, width: int, act: str = "relu") -> None:
+        super().__init__()
+        self.inner = nn.Sequential(convolution(width, width), activate(act), convolution(width, width))
+        self.after = activate(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated sum of the input and the inner layers."""
+        return self.after(x + self.inner(x))
+
+    def plan(self, axis: int) -> Layer:
+        """Return the reach along an axis."""
+        return in_parallel(in_sequence(), plan(self.inner, axis))
+
 
 NETWORKS: dict[str, type[Network]] = {
     "residual": ResidualNetwork,

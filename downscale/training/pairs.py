@@ -424,7 +424,7 @@ def _smoothed(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
         return values
     import torch
 
-    from downscale.nn.framing import box_mean
+    from downscale.nn.edges import box_mean
 
     valid = np.isfinite(values)
     given = torch.from_numpy(np.where(valid, values, 0.0))[None, None]
