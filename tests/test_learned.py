@@ -52,7 +52,7 @@ def test_an_untrained_model_is_the_kernel(network: str, upsampling: str, constra
     assert (proposal > 2 * SOFTMAX_FLOOR * cells.broadcast_to_fine(x)).all()
     y = model(x, proposal, cells, statics=statics)
     if constraint in ("additive", "bounded"):
-        same = {"additive": additive, "bounded": bounded}[constraint](proposal, x, cells, None, (0.0, None))
+        same = {"additive": additive, "bounded": bounded}[constraint](proposal, x, cells, (0.0, None))
         assert torch.equal(y, same)
     torch.testing.assert_close(y, proposal, rtol=1e-12, atol=0)
 

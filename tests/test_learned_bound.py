@@ -220,7 +220,7 @@ def test_the_mask_of_a_place_binds_the_law_to_what_is_valid() -> None:
     assert torch.equal(torch.isnan(fine), ~mask.expand_as(fine))
     cells = up.cells.masked(mask)
     means, known = cells.mean(fine), cells.valid_fraction > 0
-    torch.testing.assert_close(means[known], x[known], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(means[..., known], x[..., known], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
