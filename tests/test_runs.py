@@ -536,7 +536,7 @@ def test_work_is_small_and_holds_no_data(here):
         recipe = parse_recipe(content)
         coarse = single.open_input(name)
         request = single.build_request(recipe)
-        blocks = plan_blocks(recipe, coarse, request, pipeline.plan(coarse, 2))
+        blocks = plan_blocks(recipe, coarse, request, downscale.plan(coarse, 2))
         from distributed.protocol.pickle import dumps
 
         works = [block_run.block_work(blocks, i, recipe, True, {}) for i in range(5)]

@@ -334,7 +334,7 @@ def test_what_a_target_cannot_be_is_refused():
         ({"target_grid": field_on(plane())}, GridError, "received one on metres of a projection"),
         ({"target_grid": finer, "conserve": "total"}, OptionError, "nested target grid with conserve"),
         ({"target_grid": finer, "terrain_penalty": penalty}, OptionError, "nested target grid with terrain_penalty"),
-        ({"factor": 2, "na_thres": 1.5}, OptionError, "expected na_thres from 0 to 1, received 1.5"),
+        ({"factor": 2, "na_thres": 1.5}, OptionError, "na_thres to be a number from 0 to 1, received 1.5"),
         ({"factor": 2, "mask": 3}, InputError, "expected mask to be a Dataset, a DataArray or a file, received int"),
         ({"factor": 2, "mask": coarse.tas}, GridError, "mask: expected two dimensions"),
         ({"factor": 2, "mask": -coarse.tas[0]}, InputError, "mask: expected True and False, or a fraction"),

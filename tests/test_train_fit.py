@@ -292,7 +292,7 @@ def test_a_training_stops_after_as_many_stale_rounds_as_its_patience(patience: i
     for one in [True, *better]:
         assert not training_ended(progress, how)
         score -= 0.1 * one
-        progress.judged(score)
+        progress.record_score(score)
         stale = 0 if one else stale + 1
         if stale == patience:
             assert training_ended(progress, how)
@@ -452,7 +452,7 @@ def test_rounds_add_up_to_the_steps_wherever_they_are_cut(steps: int, per_round:
             left = steps_of_round(progress, how)
         progress.step, progress.done = progress.step + left, progress.done + left
         rounds.append(progress.step)
-        progress.judged(1.0)
+        progress.record_score(1.0)
     assert rounds == [*range(per_round, steps, per_round), steps]
 
 

@@ -513,7 +513,7 @@ def test_the_same_place_on_another_turn_is_the_same_place():
 @pytest.mark.parametrize("value", [-0.1, 1.5, np.nan, "half", True])
 def test_thresholds_that_are_no_share(value):
     weights = SparseWeights.from_axes(np.eye(2), np.eye(2))
-    with pytest.raises(OptionError, match="expected na_thres from 0"):
+    with pytest.raises(OptionError, match="na_thres to be a number from 0 to 1"):
         weights.apply(np.zeros((2, 2)), na_thres=value)
 
 

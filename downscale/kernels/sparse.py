@@ -208,7 +208,7 @@ def check_threshold(na_thres: Any) -> float:
     """
     number = isinstance(na_thres, (int, float, np.number)) and not isinstance(na_thres, bool)
     if not number or not 0 <= na_thres <= 1:
-        raise OptionError(f"expected na_thres from 0 (any missing) to 1 (all missing), received {na_thres!r}")
+        raise OptionError(f"expected na_thres to be a number from 0 to 1, received {na_thres!r}")
     return float(na_thres)
 
 

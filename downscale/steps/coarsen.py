@@ -22,9 +22,9 @@ from downscale.cf.horizontal import (
     warn_of_plane,
 )
 from downscale.cf.kinds import is_categorical, without_directions
-from downscale.cf.quantities import is_number, quantity_of
-from downscale.errors import OptionError
+from downscale.cf.quantities import quantity_of
 from downscale.fields.aggregate import SLACK, Aggregation
+from downscale.kernels.sparse import check_threshold
 
 
 def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayObject:
@@ -53,8 +53,7 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     OptionError
         If the threshold is not from 0 to 1.
     """
-    if not is_number(na_thres) or not 0 <= na_thres <= 1:
-        raise OptionError(f"expected na_thres from 0 to 1, received {na_thres!r}")
+    na_thres = check_threshold(na_thres)
     ds, name = as_dataset(obj)
     where = warn_of_plane(horizontal(ds))
     factors = parse_factor(factor, where)
