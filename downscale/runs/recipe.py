@@ -52,7 +52,7 @@ _FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Downscale(create_model("Arguments", __base__=Block, **_FIELDS)):  # type: ignore[misc]
+class Downscale(create_model("_Arguments", __base__=Block, **_FIELDS)):  # type: ignore[misc]
     """The arguments of :func:`downscale.downscale` that are plain values, without those of other sections.
 
     ``target_grid`` is a file, a resolution such as "0.25x0.25", or a frequency by dimension (``{time: D}``);
