@@ -14,17 +14,10 @@ if TYPE_CHECKING:
 
 
 def counted(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return prediction, target and weight in one shape, zero for invalid values.
+    """Return prediction, target and weight in one shape, zero for invalid values, at least in float32.
 
     A value is valid if the target is finite and the weight positive. Invalid predictions, NaN included, affect neither
-    the loss nor a gradient. A NaN prediction at a valid value makes the loss NaN.
-
-    Parameters
-    ----------
-    prediction, target : tensors, shapes that broadcast to (..., n_y, n_x)
-        In the same units. Half-precision values are compared in float32.
-    weight : tensor that broadcasts to them, optional
-        Areas times mask, any unit; equal weights by default.
+    the loss nor a gradient. A NaN prediction at a valid value makes the loss NaN. Weights are equal by default.
     """
     kind = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
     if weight is None:

@@ -74,15 +74,6 @@ class TerrainRefinement:
     gradient steps in an area-weighted metric. The problem is convex. Step sizes vary by coarse row, because metres per
     column decrease towards the poles. All arithmetic is local, so that blocks with ``halo`` give the same bits.
 
-    Parameters
-    ----------
-    fine : RectilinearGrid
-        The whole fine grid.
-    cells : Aggregation
-        Its aggregation to the whole coarse grid.
-    penalty : TerrainPenalty
-        Settings.
-
     References
     ----------
     Beck, A. and Teboulle, M. (2009), A fast iterative shrinkage-thresholding algorithm for linear inverse problems,

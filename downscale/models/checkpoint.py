@@ -30,27 +30,8 @@ MANY = 1024
 class Record:
     """Record of the training of a model, as plain values.
 
-    Attributes
-    ----------
-    title, description, licence : str
-        As in the recipe.
-    attribution : list of str
-        Providers of the training data.
-    sources : list of dict
-        Label, grid, resolution, dates and number of maps of each source.
-    data_hash : str
-        SHA-256 of the training files.
-    skill : dict
-        ``rmse``, ``rmse_kernel`` (Sobolev under the same constraint) and their ratio ``skill``, by variable, on the
-        validation split, and numbers of the training (steps, seconds).
-    advice : str
-        Advice on conservation for independent pairs.
-    recipe : dict
-        The training recipe.
-    conserve : str or None
-        The requested conservation.
-    versions : dict
-        Versions of this package and its dependencies.
+    ``skill`` holds, by variable on the validation split, ``rmse``, ``rmse_kernel`` (Sobolev under the same constraint)
+    and their ratio ``skill``; ``data_hash`` is the SHA-256 of the training files, ``advice`` that on conservation.
     """
 
     title: str = ""

@@ -27,31 +27,11 @@ def companions(
     given: Mapping[str, Floats],
     locate: Locate | None = None,
 ) -> dict[str, Floats]:
-    """Return the fine fields of the statics ``names``, each of shape (n_fine_y, n_fine_x).
+    """Return the fine fields of the statics ``names`` by channel, each of shape (n_fine_y, n_fine_x).
 
-    Parameters
-    ----------
-    names : sequence of str
-        Among ``downscale.nn.spec.STATICS``; each gives one channel, or two for angles.
-    grid : RectilinearGrid or CurvilinearGrid
-        The fine cells.
-    cells : Aggregation
-        Aggregation of these cells to coarse ones.
-    given : mapping
-        ``"orog"`` in metres and ``"sftlf"`` as a fraction, if needed.
-    locate : callable, optional
-        From the axes (x, y) to longitudes and latitudes in degrees, for other axes.
-
-    Returns
-    -------
-    dict
-        By channel. ``relief`` is height above the coarse cell's mean in metres, and ``slope`` is in m per m.
-        ``aspect_sin`` and ``aspect_cos`` are the eastward and northward parts of the uphill direction along the axes.
-
-    Raises
-    ------
-    InputError
-        If the input of a static is missing.
+    ``relief`` is the height above the coarse cell's mean in metres, ``slope`` is in m per m, and ``aspect_sin`` and
+    ``aspect_cos`` are the eastward and northward parts of the uphill direction along the axes. ``given`` holds
+    "orog" in metres and "sftlf" as a fraction; ``locate`` returns longitudes and latitudes in degrees from other axes.
     """
     for name in names:
         need = NEEDS.get(name)

@@ -33,13 +33,7 @@ FOREIGN = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
-    """Write tensors and texts as one file, atomically and flushed to disk.
-
-    Raises
-    ------
-    OutputError
-        If the disk is full or not writable.
-    """
+    """Write tensors and texts as one file, atomically and flushed to disk."""
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -49,13 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
 
 
 def read_texts(path: str | Path, what: str) -> dict[str, str]:
-    """Return the texts of a file, from its header alone.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, truncated, of another kind, or damaged.
-    """
+    """Return the texts of a file, from its header alone."""
     from safetensors import SafetensorError, safe_open
 
     file = _looked_at(regular_file(path, what), what)
@@ -67,13 +55,7 @@ def read_texts(path: str | Path, what: str) -> dict[str, str]:
 
 
 def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU; runs no code from the file.
-
-    Raises
-    ------
-    InputError
-        If the file is truncated, of another kind, or damaged.
-    """
+    """Return the tensors of a file, on the CPU; runs no code from the file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -85,12 +67,7 @@ def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
 
 
 def parsed(text: str) -> Any:
-    """Return the value of a JSON text in a header.
-
-    Raises
-    ------
-    ValueError
-        If it is not JSON, or nested deeper than anything that this package writes.
+    """Return the value of a JSON text in a header, or raise a ValueError if it is no JSON or nested too deeply.
 
     Examples
     --------

@@ -137,12 +137,7 @@ class Critic(nn.Module):
 
 
 def depth_of(size: int) -> int:
-    """Return the number of stages for a map of ``size`` cells per side.
-
-    Raises
-    ------
-    ShapeError
-        If the size is not 4 times a power of two from 2 on.
+    """Return the number of stages for a map of ``size`` cells per side, 4 times a power of two from 2 on.
 
     Examples
     --------

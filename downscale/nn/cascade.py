@@ -43,25 +43,11 @@ ONE = Draws()
 
 @dataclass(frozen=True, eq=False)
 class Cascade:
-    """Stochastic detail without training, for one ensemble member after another.
+    """Stochastic detail without training, for one ensemble member after another; each conserves the coarse-cell means.
 
-    Attributes
-    ----------
-    kernel : Separable
-        The Sobolev operator.
-    cells : Aggregation
-        The operator A of the whole grid.
-    positive : bool
-        Whether values are non-negative and unbounded above: noise then multiplies.
-    smoothing : float
-        Exponent by which the fine power law is steeper than that of the coarse field.
-    draws : Draws
-        Noise of each map.
-
-    Notes
-    -----
-    Every member conserves each coarse-cell mean, to rounding. The value of a fine cell depends only on seed, member,
-    variable, position in the domain and time, and on the coarse cells within the halo.
+    The value of a fine cell depends only on seed, member, variable, position in the domain and time, and on the coarse
+    cells within the halo. Noise multiplies ``positive`` values (non-negative and unbounded above) and adds to others.
+    ``smoothing`` is the exponent by which the fine power law is steeper than that of the coarse field.
 
     References
     ----------
@@ -180,12 +166,7 @@ class Cascade:
 class Octave:
     """Noise that is white at ``nodes`` per coarse cell along each axis, and smooth between them.
 
-    Attributes
-    ----------
-    nodes, factor : (int, int)
-        Nodes and fine cells per coarse cell, rows and columns.
-    lifetime : float
-        Correlation time in seconds.
+    ``factor`` is the number of fine cells per coarse cell (rows, columns), ``lifetime`` the correlation time in seconds.
     """
 
     nodes: tuple[int, int]
@@ -301,13 +282,7 @@ def _distinct(keys: list[int]) -> tuple[list[int], list[int]]:
 def cascade(
     kernel: Separable, cells: Aggregation, bounds: tuple[float | None, float | None], smoothing: float | None = None
 ) -> Cascade:
-    """Return the cascade on top of a kernel.
-
-    Raises
-    ------
-    OptionError
-        If the kernel does not conserve cell means, or ``smoothing`` is not a number from 0 to 10.
-    """
+    """Return the cascade on top of a kernel with cell conservation; ``smoothing`` is from 0 to 10."""
     smoothing = SMOOTHING if smoothing is None else smoothing
     if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float)) or not 0 <= smoothing <= MOST_SMOOTHING:
         raise OptionError(f"expected smoothing from 0 to {MOST_SMOOTHING:g}, received {smoothing!r}")

@@ -33,14 +33,7 @@ STATIC_SCALES = {"orog": 1000.0, "relief": 300.0, "slope": 0.1}
 class Channels:
     """Input channels of a network, and factors of its outputs.
 
-    Attributes
-    ----------
-    coarse : Tensor, shape (B, C_c, ny, nx)
-        Variables and predictors, a mask for each, and times.
-    fine : Tensor, shape (B, C_f, ny * fy, nx * fx)
-        Proposals, a mask for each, and statics.
-    units : Tensor, shape (B, U, ny, nx)
-        Factors of the network's outputs, ``spec.units`` of them per output.
+    Shapes: ``coarse`` (B, C_c, ny, nx), ``fine`` (B, C_f, ny * fy, nx * fx), ``units`` (B, U, ny, nx).
     """
 
     coarse: Tensor
@@ -59,13 +52,7 @@ def channels(
     closed: bool = False,
     noise: tuple[Tensor, Tensor] | None = None,
 ) -> Channels:
-    """Return the channels of a network; shapes as in :meth:`downscale.nn.learned.Learned.forward`.
-
-    Raises
-    ------
-    ShapeError
-        If a field is missing, or its channels or sizes are not those of the model.
-    """
+    """Return the channels of a network; shapes as in :meth:`downscale.nn.learned.Learned.forward`."""
     _check(spec, x, proposal, cells, predictors, statics, clock)
     _check_noise(spec, cells, noise)
     given = x if predictors is None or not spec.predictors else torch.cat([x, predictors.to(x)], dim=1)
@@ -226,11 +213,6 @@ ACTIVATION = "silu"
 
 class Codec(nn.Module):
     """Encoder to codes n / 128 from -1 to 1, and the linear part of the decoder.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        Specification of a compressor.
 
     References
     ----------

@@ -66,11 +66,6 @@ def sobolev_kernel(
     which gives ``n * stride`` outputs.  For other sizes it is cut from the next longer such kernel, and satisfies the
     constraints only after `project`.
 
-    Raises
-    ------
-    OptionError
-        If the order is not usable.
-
     References
     ----------
     Kyriakidis (2004), A geostatistical framework for area-to-point spatial interpolation, Geographical
@@ -130,24 +125,8 @@ _EVEN_SHARE = 0.01
 class LawBound(nn.Module):
     """Base of the parametrisations: the spatial kernel of each pair of channels satisfies a constraint, up to its gain.
 
-    Parameters
-    ----------
-    law : str or tuple of str
-        Names in ``LAWS``; several apply together.
-    shape : tuple of int
-        Shape of the weight, (in, out, kh, kw).
-    stride, padding : int or pair of int
-        Geometry of the transposed convolution; ``padding=None`` is the one with ``n * stride`` outputs.
-    free_gain : bool
-        Whether each pair of channels has a learnable gain ``g`` of any sign: ``weight = g * kernel`` with a kernel that
-        satisfies the constraint, i.e. ``C w = g b``.  Gains are the second original parameter, (in, out).
-    device : torch.device or str, optional
-        Device of the weight.
-
-    Raises
-    ------
-    OptionError, ShapeError
-        If the law is unknown, or no kernel of this geometry satisfies it.
+    Weights have shape (in, out, kh, kw). With ``free_gain`` each pair of channels has a learnable gain ``g`` of any
+    sign, so that ``C w = g b``; gains are the second original parameter, (in, out).
     """
 
     def __init__(
@@ -200,7 +179,6 @@ class AffineLaw(LawBound):
     """Weights of any sign: the least-squares projection of free parameters onto the constrained kernels.
 
     ``weight = P original + g C^+ b`` with ``P = I - C^+ C``.  The map is linear, so that a gain may cross zero.
-    Parameters as in `LawBound`.
 
     Examples
     --------
@@ -241,7 +219,7 @@ class SimplexLaw(LawBound):
     """Non-negative kernels: a softmax over each simplex of the constraint (`simplex_groups`), times the gain.
 
     total: all weights; phase: the weights of each phase; cell: the central block, other weights being exactly zero.
-    Only free gains can make a weight negative.  Parameters as in `LawBound`.
+    Only free gains can make a weight negative.
 
     Examples
     --------
@@ -531,13 +509,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class FixedConvTranspose2d(nn.Module):
-    """Fixed copy of a `ConservativeConvTranspose2d`, with constant kernels of shape (in, out // groups, kh, kw).
-
-    Parameters
-    ----------
-    layer : ConservativeConvTranspose2d
-        Source of weights and geometry.
-    """
+    """Fixed copy of a `ConservativeConvTranspose2d`, with constant kernels of shape (in, out // groups, kh, kw)."""
 
     def __init__(self, layer: ConservativeConvTranspose2d) -> None:
         super().__init__()

@@ -21,16 +21,10 @@ Extend = Callable[[Tensor, int, int, int], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Continuation of a field beyond an edge.
+    """Continuation of a field beyond an edge, and the constraints that kernels satisfy up to the edge (``keeps``).
 
-    Attributes
-    ----------
-    extend : callable
-        ``extend(field, dim, start, stop)`` returns the cells ``start ... stop - 1`` of the extended field.
-    spills : bool
-        Whether the fine field extends beyond the edge and is then folded back (`fold`).
-    keeps : frozenset of str
-        Constraints that every constrained kernel satisfies up to the edge.
+    ``extend(field, dim, start, stop)`` returns the cells ``start ... stop - 1`` of the extended field. With ``spills``
+    the fine field extends beyond the edge and is then folded back (`fold`).
     """
 
     extend: Extend
@@ -88,13 +82,7 @@ EDGES: dict[str, Edge] = {
 
 
 def edge_names(padding_mode: str | Sequence[str]) -> tuple[str, str]:
-    """Return the edge modes along (lat, lon) from one name or a pair of names.
-
-    Raises
-    ------
-    OptionError
-        If there are not one or two names, or one is not in ``EDGES``.
-    """
+    """Return the edge modes along (lat, lon) from one name or a pair of names."""
     names = (padding_mode,) * 2 if isinstance(padding_mode, str) else tuple(padding_mode)
     if len(names) != 2 or any(name not in EDGES for name in names):
         raise OptionError(
@@ -117,14 +105,9 @@ def default_edge(law: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """Numbers of coarse cells to add before and after a field, along rows and columns.
+    """Numbers of coarse cells to add before and after a field, along rows and columns; zeros on open axes.
 
-    Attributes
-    ----------
-    rows, columns : (int, int)
-        Cells before and after; zeros on open axes.
-    closed : bool
-        Whether the columns close a circle, so that padding comes from the other end.
+    Padding of columns that close a circle (``closed``) comes from the other end.
 
     Examples
     --------
@@ -194,16 +177,7 @@ def wrapped(field: Tensor, cells: int) -> Tensor:
 def box_mean(field: Tensor, valid: Tensor, radius: int, closed: bool) -> Tensor:
     """Return means over the valid cells of boxes of ``2 * radius + 1`` cells per side, zero where there are none.
 
-    Parameters
-    ----------
-    field : Tensor, shape (B, C, ny, nx)
-        Values; zero where not valid.
-    valid : Tensor, of that shape
-        One where valid, else zero.
-    radius : int
-        Cells on each side.
-    closed : bool
-        Whether the columns close a circle.
+    ``field`` (B, C, ny, nx) is zero where not valid, ``valid`` is one or zero; ``closed`` columns form a circle.
     """
     total, count = (_box(each, radius, closed) for each in (field, valid))
     # Without valid cells the sum is zero, too.

@@ -47,11 +47,6 @@ def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
     ``first`` from `tap_range`.  A 1-D kernel (..., k) with ``stride=(s,)`` gives (..., s, taps).
     ``padding=None`` is the padding whose output has ``n * stride`` cells.
 
-    Raises
-    ------
-    ShapeError
-        If the stride or the padding does not fit the axes of the kernel.
-
     Examples
     --------
     >>> import torch
@@ -73,13 +68,7 @@ def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
 
 
 def pair(word: str, size: Size) -> tuple[int, int]:
-    """Return sizes along (lat, lon) from one number or a pair.
-
-    Raises
-    ------
-    ShapeError
-        If there are not one or two integers.
-    """
+    """Return sizes along (lat, lon) from one number or a pair."""
     sizes = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sizes) != 2 or not all(isinstance(number, (int, np.integer)) for number in sizes):
         raise ShapeError(
@@ -90,13 +79,7 @@ def pair(word: str, size: Size) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class AxisGeometry:
-    """Sizes of a transposed convolution along one axis.
-
-    Raises
-    ------
-    ShapeError
-        If a size is out of range, or ``output_padding`` above ``max(stride - 1, 1)``.
-    """
+    """Sizes of a transposed convolution along one axis."""
 
     kernel_size: int
     stride: int
@@ -122,13 +105,7 @@ class AxisGeometry:
             )
 
     def output_size(self, cells: int) -> int:
-        """Return the number of fine cells from a number of coarse cells.
-
-        Raises
-        ------
-        ShapeError
-            If no cell remains.
-        """
+        """Return the number of fine cells from a number of coarse cells."""
         size = (cells - 1) * self.stride - 2 * self.padding + self.kernel_size + self.output_padding
         if cells < 1 or size < 1:
             raise ShapeError(

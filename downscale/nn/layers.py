@@ -437,11 +437,6 @@ def attention(name: str, width: int, window: int) -> nn.Module | None:
 def plan(module: nn.Module, axis: int) -> Layer:
     """Return the reach of a module along an axis (0 rows, 1 columns), from its sizes or its own ``plan``.
 
-    Raises
-    ------
-    ShapeError
-        If the reach of a kind of layer is unknown.
-
     Examples
     --------
     >>> plan(nn.Sequential(convolution(1, 8), nn.ReLU(), convolution(8, 1, 5)), 0)(10, 10)

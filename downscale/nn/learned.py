@@ -353,18 +353,9 @@ def shapes_only(network: nn.Module) -> nn.Module:
 
 
 def feature_bytes(network: Network, coarse: int, fine: int, maps: int, shape: tuple[int, int]) -> int:
-    """Return the peak bytes of a network for some maps, without its weights.
+    """Return the peak bytes of a network, without its weights, for ``maps`` maps of ``shape`` coarse cells with halo.
 
-    Parameters
-    ----------
-    network : Network
-        A network with weights, or one of :func:`shapes_only`.
-    coarse, fine : int
-        Channels.
-    maps : int
-        Number of maps.
-    shape : (int, int)
-        Coarse rows and columns of each map, including the halo.
+    ``coarse`` and ``fine`` are numbers of channels; the network may have weights or come from :func:`shapes_only`.
 
     Examples
     --------
@@ -425,10 +416,7 @@ class Bound:
     def rescaled(self, scales: tuple[tuple[float, float], ...]) -> Bound:
         """Return the same model for fields in other units.
 
-        Parameters
-        ----------
-        scales : tuple of (float, float)
-            Factor and offset from the units of each output and predictor to those of the model.
+        ``scales`` are the factor and offset from the units of each output and predictor to those of the model.
         """
         if all(scale == (1.0, 0.0) for scale in scales):
             return self
@@ -483,15 +471,7 @@ class Bound:
         return made.to(coarse)
 
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
-        """Return the bytes of features that a CPU needs at once.
-
-        Parameters
-        ----------
-        maps : int
-            Maps per call, of which a few are processed at once.
-        shape : (int, int)
-            Number of coarse rows and columns.
-        """
+        """Return the bytes of features that a CPU needs at once, for ``maps`` maps of ``shape`` coarse cells per call."""
         values = max(shape[0] * self.factor[0] * shape[1] * self.factor[1], 1)
         network, spec = shapes_only(self.learned.network), self.spec
         at_once = min(maps, max(MOST_VALUES // values, 1))
@@ -613,15 +593,7 @@ class Ensemble(Bound):
 
 
 def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
-    """Return one output of a model on a grid; see :meth:`~downscale.nn.learned.Learned.bind`.
-
-    Raises
-    ------
-    ShapeError
-        If the numbers of parts differ from the model's factor.
-    OptionError
-        If the model has no such output.
-    """
+    """Return one output of a model on a grid; see :meth:`~downscale.nn.learned.Learned.bind`."""
     spec = learned.spec
     if counts_of(parts) != spec.factor:
         raise ShapeError(

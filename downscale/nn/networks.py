@@ -476,11 +476,6 @@ NETWORKS: dict[str, type[Network]] = {
 def build(spec: ModelSpec) -> Network:
     """Return the network of a specification, with initial weights that add no detail.
 
-    Raises
-    ------
-    OptionError
-        If the network or one of its options is unknown, or a value is of the wrong kind.
-
     Examples
     --------
     >>> from downscale.nn.spec import Variable

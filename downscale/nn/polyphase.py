@@ -38,19 +38,8 @@ def _sum_taps(source: Tensor, cells: Tensor, weights: Tensor, axis: int) -> Tens
 class Polyphase(torch.nn.Module):
     """Operator for given cells: first along rows (latitude), then the phases along columns (longitude).
 
-    Parameters
-    ----------
-    y, x : Windows
-        Windows of the rows and columns.
-    closed : bool
-        Whether the columns close a circle.
-    reach : (int, int)
-        Rows and columns from which missing cells are filled.
-
-    Attributes
-    ----------
-    refined : callable
-        The function :func:`refined`, or a compiled form that the owner of the device sets.
+    ``refined`` is the function :func:`refined`, or a compiled form that the owner of the device sets. ``reach`` is the
+    number of rows and columns from which missing cells are filled; ``closed`` columns form a circle.
     """
 
     def __init__(self, y: Windows, x: Windows, closed: bool, reach: tuple[int, int]) -> None:

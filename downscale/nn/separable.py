@@ -36,19 +36,7 @@ EVERY_LAW = frozenset({"cell", "phase", "total"})
 
 @dataclass(frozen=True, eq=False)
 class Separable:
-    """Operator along rows and operator along columns.
-
-    Attributes
-    ----------
-    grid : RectilinearGrid or CurvilinearGrid
-        The whole coarse grid.
-    axes : (AxisWeights, AxisWeights)
-        The operators along its rows and columns.
-    factor : (int, int)
-        Refinement of rows and columns.
-    laws : frozenset of str
-        Kinds of conservation that the operators satisfy.
-    """
+    """Operators along rows and columns of the whole coarse grid, with the kinds of conservation that they satisfy."""
 
     grid: Grid
     axes: tuple[AxisWeights, AxisWeights]

@@ -34,11 +34,6 @@ class AlikePhases(nn.Module):
 
     The least-squares projection is linear, so that gradients pass. Biases (out * s_y * s_x,) become the same for all
     phases.
-
-    Parameters
-    ----------
-    phases : int
-        ``s_y * s_x``.
     """
 
     def __init__(self, phases: int) -> None:
@@ -110,17 +105,8 @@ def start_alike(filters: nn.Conv2d, phases: int) -> None:
 def transposed_weight(filters: Tensor, factor: Factor) -> Tensor:
     """Return the weight of the transposed convolution that equals filters and a pixel shuffle.
 
-    Parameters
-    ----------
-    filters : Tensor, shape (out * s_y * s_x, in, kh, kw)
-        Filters of a convolution with odd kernels that keeps the size.
-    factor : (int, int)
-        Factor of the shuffle.
-
-    Returns
-    -------
-    Tensor, shape (in, out, kh * s_y, kw * s_x)
-        Weight for stride ``factor`` and padding ``factor * (k - 1) / 2``.
+    Filters (out * s_y * s_x, in, kh, kw) with odd kernels give a weight (in, out, kh * s_y, kw * s_x) for stride
+    ``factor`` and padding ``factor * (k - 1) / 2``.
     """
     rows, columns = factor
     table = filters.flip(-2, -1).unflatten(0, (-1, rows, columns))
