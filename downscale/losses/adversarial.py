@@ -90,8 +90,8 @@ def slope_cap(heights: Tensor, spacing: Spacing, cap: float) -> Tensor:
     Examples
     --------
     >>> import numpy as np
-    >>> one = Spacing(np.full(4, 2.0), np.full((4, 4), 2.0), np.ones((4, 4)), False)
-    >>> float(slope_cap(torch.arange(4.0).expand(4, 4), one, 0.5))
+    >>> spacing = Spacing(np.full(4, 2.0), np.full((4, 4), 2.0), np.ones((4, 4)), False)
+    >>> float(slope_cap(torch.arange(4.0).expand(4, 4), spacing, 0.5))
     1.0
     """
     check_positive("slope cap", cap)

@@ -65,10 +65,10 @@ class LossContext:
 
     def need(self, name: str, loss: str) -> Any:
         """Return the attribute ``name``, which ``loss`` needs, or raise an OptionError."""
-        found = getattr(self, name)
-        if found is None or (name == "kernels" and not found):
+        value = getattr(self, name)
+        if value is None or (name == "kernels" and not value):
             raise OptionError(f"expected {name!r} in the context of loss {loss!r}, received none; leave out that loss")
-        return found
+        return value
 
     def positions(self, names: Sequence[str]) -> list[int]:
         """Return the positions of variables along dimension -3."""
@@ -127,9 +127,9 @@ class Sobolev:
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
         """Return the loss."""
-        made, true = prediction / context.scale, target / context.scale
+        predicted, truth = prediction / context.scale, target / context.scale
         spacing = context.need("spacing", "sobolev")
-        return sobolev_loss(made, true, weight, spacing=spacing, length=self.length, values=self.values)
+        return sobolev_loss(predicted, truth, weight, spacing=spacing, length=self.length, values=self.values)
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,9 @@ class Quantile:
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
         """Return the loss."""
-        made, true = prediction / context.scale, target / context.scale
-        whole = made[None] if context.members is None else made
-        return pinball(whole, true, weight, levels=self.levels)
+        predicted, truth = prediction / context.scale, target / context.scale
+        quantiles = predicted[None] if context.members is None else predicted
+        return pinball(quantiles, truth, weight, levels=self.levels)
 
 
 @dataclass(frozen=True)
@@ -274,12 +274,12 @@ def number(value: Any, what: str) -> float:
     """Return ``value`` as a float, or raise an OptionError if it is not a finite number."""
     # YAML reads 1e-3 as text.
     try:
-        found = float("nan") if isinstance(value, bool) else float(value)
+        result = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        found = float("nan")
-    if found - found != 0:
+        result = float("nan")
+    if result - result != 0:
         raise OptionError(f"expected {what} to be a number, received {value!r}")
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -380,8 +380,8 @@ def _only(
     count = len(context.variables)
 
     def cut(whole: Any) -> Any:
-        many = isinstance(whole, torch.Tensor) and whole.ndim >= 3 and whole.shape[-3] == count
-        return whole[..., index, :, :] if many else whole
+        has_variables = isinstance(whole, torch.Tensor) and whole.ndim >= 3 and whole.shape[-3] == count
+        return whole[..., index, :, :] if has_variables else whole
 
     part = replace(context, coarse=cut(context.coarse), scale=cut(context.scale), variables=names)
     return cut(prediction), cut(target), cut(weight), part
@@ -400,12 +400,12 @@ def _term(name: str, given: Any) -> WeightedTerm:
 
 
 def _build(kind: Any, name: str, options: dict[str, Any]) -> Term:
-    known = {each.name: each for each in fields(kind)}
+    known = {attribute.name: attribute for attribute in fields(kind)}
     unknown = [option for option in options if option not in known]
     if unknown:
         legal = listing([*known, "weight", "variables", "loss"])
         raise OptionError(f"expected options of loss {name!r} among {legal}, received {listing(unknown)}")
-    missing = [option for option, each in known.items() if each.default is MISSING and option not in options]
+    missing = [option for option, attribute in known.items() if attribute.default is MISSING and option not in options]
     if missing:
         received = listing(options) or "none"
         raise OptionError(f"expected loss {name!r} with option {listing(missing)}, received {received}")
@@ -424,12 +424,12 @@ def _value(value: Any, kind: Any, name: str, option: str) -> Any:
     if kind == "Numbers":
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise OptionError(f"expected {what} to be a list of numbers, received {value!r}")
-        return tuple(number(each, what) for each in value)
+        return tuple(number(item, what) for item in value)
     return None if value is None and "None" in kind else number(value, what)
 
 
 def _names(given: Any, name: str) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else given
-    if not isinstance(names, Sequence) or not all(isinstance(each, str) for each in names):
+    if not isinstance(names, Sequence) or not all(isinstance(item, str) for item in names):
         raise OptionError(f"expected variables of loss {name!r} to be a list of names, received {given!r}")
     return tuple(names)

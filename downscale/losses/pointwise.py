@@ -23,9 +23,9 @@ def counted(prediction: Tensor, target: Tensor, weight: Tensor | None = None) ->
     if weight is None:
         weight = target.new_ones((), dtype=kind)
     prediction, target, weight = torch.broadcast_tensors(prediction.to(kind), target.to(kind), weight.to(kind))
-    some = torch.isfinite(target) & (weight > 0)
-    none = prediction.new_zeros(())
-    return torch.where(some, prediction, none), torch.where(some, target, none), torch.where(some, weight, none)
+    valid = torch.isfinite(target) & (weight > 0)
+    zero = prediction.new_zeros(())
+    return torch.where(valid, prediction, zero), torch.where(valid, target, zero), torch.where(valid, weight, zero)
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ def mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
     >>> float(mse(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, torch.nan]])))
     4.0
     """
-    made, true, share = counted(prediction, target, weight)
-    return weighted_mean((made - true) ** 2, share)
+    predicted, truth, weights = counted(prediction, target, weight)
+    return weighted_mean((predicted - truth) ** 2, weights)
 
 
 def mae(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -76,8 +76,8 @@ def mae(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
 
     Parameters as for ``mse``. The derivative at zero error is zero.
     """
-    made, true, share = counted(prediction, target, weight)
-    return weighted_mean((made - true).abs(), share)
+    predicted, truth, weights = counted(prediction, target, weight)
+    return weighted_mean((predicted - truth).abs(), weights)
 
 
 def huber(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, delta: float = 1.0) -> Tensor:
@@ -100,5 +100,5 @@ def huber(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, d
     Huber, P. J. (1964), Robust estimation of a location parameter, Annals of Mathematical Statistics 35, 73-101.
     """
     check_positive("Huber delta", delta)
-    made, true, share = counted(prediction, target, weight)
-    return weighted_mean(huber_loss(made, true, reduction="none", delta=delta), share)
+    predicted, truth, weights = counted(prediction, target, weight)
+    return weighted_mean(huber_loss(predicted, truth, reduction="none", delta=delta), weights)

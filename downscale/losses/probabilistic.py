@@ -87,8 +87,8 @@ def standard_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = No
 
 
 def _mean_crps(prediction: Tensor, target: Tensor, weight: Tensor | None, members: int, fair: bool) -> Tensor:
-    made, true, share = counted(prediction.movedim(members, 0), target, weight)
-    return weighted_mean(crps(made, true, fair), share[0])
+    predicted, truth, weights = counted(prediction.movedim(members, 0), target, weight)
+    return weighted_mean(crps(predicted, truth, fair), weights[0])
 
 
 def pinball(
@@ -141,8 +141,8 @@ def crps_of_quantiles(
     Laio, F. and Tamea, S. (2007), Verification tools for probabilistic forecasts of continuous hydrological variables,
     Hydrology and Earth System Sciences 11, 1267-1277.
     """
-    given = check_levels(levels, increasing=True)
-    edges = np.concatenate([[0.0], (given[1:] + given[:-1]) / 2, [1.0]])
+    probabilities = check_levels(levels, increasing=True)
+    edges = np.concatenate([[0.0], (probabilities[1:] + probabilities[:-1]) / 2, [1.0]])
     return 2 * _weighted_pinball(prediction, target, weight, levels, dimension, np.diff(edges))
 
 
@@ -154,28 +154,28 @@ def _weighted_pinball(
     dimension: int,
     parts: np.ndarray,
 ) -> Tensor:
-    given = check_levels(levels)
-    if prediction.ndim == 0 or prediction.shape[dimension] != given.size:
+    probabilities = check_levels(levels)
+    if prediction.ndim == 0 or prediction.shape[dimension] != probabilities.size:
         raise ShapeError(
-            f"expected {given.size} quantiles, one per level, along dimension {dimension} of the prediction, received "
-            f"shape {tuple(prediction.shape)}"
+            f"expected {probabilities.size} quantiles, one per level, along dimension {dimension} of the prediction, "
+            f"received shape {tuple(prediction.shape)}"
         )
-    made, true, share = counted(prediction.movedim(dimension, 0), target, weight)
-    ahead = (-1, *(1,) * (made.ndim - 1))
-    level, part = like(given, made).reshape(ahead), like(parts, made).reshape(ahead)
-    gap = true - made
-    loss = (part * ((level - 0.5) * gap + 0.5 * gap.abs())).sum(0)
-    return weighted_mean(loss, share[0])
+    predicted, truth, weights = counted(prediction.movedim(dimension, 0), target, weight)
+    shape = (-1, *(1,) * (predicted.ndim - 1))
+    level, part = like(probabilities, predicted).reshape(shape), like(parts, predicted).reshape(shape)
+    residual = truth - predicted
+    loss = (part * ((level - 0.5) * residual + 0.5 * residual.abs())).sum(0)
+    return weighted_mean(loss, weights[0])
 
 
 def check_levels(levels: Sequence[float], increasing: bool = False) -> np.ndarray:
     """Return the levels as an array, or raise an OptionError if they are not between 0 and 1 or do not increase."""
-    given = np.asarray(levels, dtype=np.float64)
-    if given.ndim != 1 or given.size == 0 or not ((given > 0) & (given < 1)).all():
+    probabilities = np.asarray(levels, dtype=np.float64)
+    if probabilities.ndim != 1 or probabilities.size == 0 or not ((probabilities > 0) & (probabilities < 1)).all():
         raise OptionError(f"expected quantile levels between 0 and 1, received {levels!r}; such as [0.1, 0.5, 0.9]")
-    if increasing and (np.diff(given) <= 0).any():
+    if increasing and (np.diff(probabilities) <= 0).any():
         raise OptionError(f"expected increasing quantile levels for the CRPS, received {list(levels)}; sort them")
-    return given
+    return probabilities
 
 
 def soft_tversky(
@@ -215,19 +215,19 @@ def soft_tversky(
     Machine Learning in Medical Imaging (MICCAI), 379-387.
     """
     check_tversky(thresholds, width, alpha, beta, smooth)
-    made, true, share = counted(prediction, target, weight)
-    top = share.amax().detach()
-    share = share / torch.where(top > 0, top, torch.ones_like(top))
-    whole = share.sum()
+    predicted, truth, weights = counted(prediction, target, weight)
+    top = weights.amax().detach()
+    weights = weights / torch.where(top > 0, top, torch.ones_like(top))
+    total = weights.sum()
     # Without any valid area the index is one instead of zero over zero.
-    least = smooth * torch.where(whole > 0, whole, torch.ones_like(whole))
+    offset = smooth * torch.where(total > 0, total, torch.ones_like(total))
     losses = []
     for threshold in thresholds:
-        chance, event = torch.sigmoid((made - threshold) / width), (true >= threshold).to(made.dtype)
-        both = (share * chance * event).sum()
-        false = (share * chance * (1 - event)).sum()
-        missed = (share * (1 - chance) * event).sum()
-        losses.append((alpha * false + beta * missed) / (both + alpha * false + beta * missed + least))
+        probability, event = torch.sigmoid((predicted - threshold) / width), (truth >= threshold).to(predicted.dtype)
+        both = (weights * probability * event).sum()
+        false = (weights * probability * (1 - event)).sum()
+        missed = (weights * (1 - probability) * event).sum()
+        losses.append((alpha * false + beta * missed) / (both + alpha * false + beta * missed + offset))
     return torch.stack(losses).mean()
 
 
@@ -277,9 +277,9 @@ def event_loss(
     if not gamma >= 1:
         raise OptionError(f"expected gamma from 1 on, received {gamma!r}")
     if name == "bce":
-        made, true, share = counted(logit, event, weight)
-        each = torch.nn.functional.binary_cross_entropy_with_logits(made, true, reduction="none")
-        return weighted_mean(each, share)
+        predicted, truth, weights = counted(logit, event, weight)
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(predicted, truth, reduction="none")
+        return weighted_mean(losses, weights)
     if name == "dice":
         alpha, beta, gamma = 0.5, 0.5, 1.0
     # The threshold is between 0 and 1 for the event, and at zero for the logits.

@@ -44,13 +44,13 @@ def soft_closure(
     if tuple(coarse.shape[-2:]) != cells.coarse_shape:
         n_y, n_x = cells.coarse_shape
         raise ShapeError(f"expected coarse values of shape (..., {n_y}, {n_x}), received {tuple(coarse.shape)}")
-    made, _, share = counted(prediction, target, weight)
-    mean = cells.masked(share > 0).mean(made)
-    (n_y, n_x), tail = cells.coarse_shape, share.shape[:-2]
-    whole = share.reshape(*tail, n_y, cells.factor_y, n_x, cells.factor_x).sum((-3, -1))
+    predicted, _, weights = counted(prediction, target, weight)
+    mean = cells.masked(weights > 0).mean(predicted)
+    (n_y, n_x), tail = cells.coarse_shape, weights.shape[:-2]
+    sums = weights.reshape(*tail, n_y, cells.factor_y, n_x, cells.factor_x).sum((-3, -1))
     # Cells with an undefined mean have no weight, and their NaN must not reach a gradient.
-    mean, value, whole = counted(torch.where(whole > 0, mean, torch.zeros_like(mean)), coarse, whole)
-    return weighted_mean((mean - value) ** 2, whole)
+    mean, value, sums = counted(torch.where(sums > 0, mean, torch.zeros_like(mean)), coarse, sums)
+    return weighted_mean((mean - value) ** 2, sums)
 
 
 def sobolev_loss(
@@ -85,15 +85,15 @@ def sobolev_loss(
     """
     check_positive("Sobolev loss length", 0.0 if length is None else length, zero=True)
     check_positive("Sobolev loss values", values, zero=True)
-    made, true, share = counted(prediction, target, weight)
-    error = made - true
+    predicted, truth, weights = counted(prediction, target, weight)
+    error = predicted - truth
     east, north = sobel(error, spacing)
     dy, dx = steps(spacing)
     metres = (dy * dx) ** 0.5 if length is None else length
-    whole = share * whole_stencils(share > 0, spacing).to(share.dtype)
+    stencil_weights = weights * whole_stencils(weights > 0, spacing).to(weights.dtype)
     # Multiply by metres first: the square of a gradient in units per metre may leave the range of float32.
     slopes = (metres * east) ** 2 + (metres * north) ** 2
-    return values * weighted_mean(error**2, share) + weighted_mean(slopes, whole)
+    return values * weighted_mean(error**2, weights) + weighted_mean(slopes, stencil_weights)
 
 
 def steepness(
@@ -115,9 +115,9 @@ def steepness(
     scale : tensor or float
         Divisor of the excess before squaring, in units of the field per m.
     """
-    made, _, share = counted(prediction, target, weight)
-    whole = share * whole_stencils(share > 0, spacing).to(share.dtype)
-    return weighted_mean((excess(made, spacing, allowed) / scale) ** 2, whole)
+    predicted, _, weights = counted(prediction, target, weight)
+    stencil_weights = weights * whole_stencils(weights > 0, spacing).to(weights.dtype)
+    return weighted_mean((excess(predicted, spacing, allowed) / scale) ** 2, stencil_weights)
 
 
 def spectral_distance(
@@ -155,16 +155,16 @@ def spectral_distance(
     Journal of Advances in Modeling Earth Systems 14, e2022MS003120 (radially averaged log spectral distance).
     """
     check_positive("spectral floor", floor)
-    made, true, share = counted(prediction, target, weight)
-    shape = (share.shape[-2], share.shape[-1])
-    table, window, valid = rings(shape, step), like(taper(shape, periodic), made), share > 0
-    found, expected = _relative(made, true, valid)
-    powers = [radial_power(field, valid, window, table) for field in (found, expected)]
+    predicted, truth, weights = counted(prediction, target, weight)
+    shape = (weights.shape[-2], weights.shape[-1])
+    table, window, valid = rings(shape, step), like(taper(shape, periodic), predicted), weights > 0
+    scaled, scaled_truth = _relative(predicted, truth, valid)
+    powers = [radial_power(field, valid, window, table) for field in (scaled, scaled_truth)]
     least = floor * powers[1].mean(-1, keepdim=True).detach()
-    varied = least[..., 0] > 100 * torch.finfo(made.dtype).eps ** 2 * floor
+    varied = least[..., 0] > 100 * torch.finfo(predicted.dtype).eps ** 2 * floor
     least = torch.where(varied[..., None], least, torch.ones_like(least))
     distance = ((powers[0] + least).log() - (powers[1] + least).log()) ** 2
-    return weighted_mean(distance.mean(-1), torch.where(varied, share.sum((-2, -1)), torch.zeros_like(least[..., 0])))
+    return weighted_mean(distance.mean(-1), torch.where(varied, weights.sum((-2, -1)), torch.zeros_like(least[..., 0])))
 
 
 def _relative(made: Tensor, true: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,11 +42,11 @@ def terrain_gradient_penalty(
         Valid cells; stencils that touch an invalid cell are left out.
     """
     filled = field if mask is None else torch.where(mask, field, torch.zeros_like(field))
-    over = excess(filled, spacing, allowed)
+    excess_slope = excess(filled, spacing, allowed)
     weight = area.expand(field.shape[-2:]) * (1.0 if mask is None else whole_stencils(mask, spacing).to(field.dtype))
-    total = (weight * over**2).sum(dim=(-2, -1))
-    share = weight.sum(dim=(-2, -1)) if mask is not None else weight.sum()
-    return total / torch.clamp(share, min=torch.finfo(field.dtype).tiny)
+    total = (weight * excess_slope**2).sum(dim=(-2, -1))
+    total_weight = weight.sum(dim=(-2, -1)) if mask is not None else weight.sum()
+    return total / torch.clamp(total_weight, min=torch.finfo(field.dtype).tiny)
 
 
 def excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ def whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
     """Return a mask of cells whose nine stencil cells are all valid."""
     missing = (~mask).to(torch.float64).reshape(-1, 1, *mask.shape[-2:])
     mode = "circular" if spacing.periodic else "replicate"
-    wide = torch.nn.functional.pad(missing, (1, 1, 0, 0), mode=mode)
-    wide = torch.nn.functional.pad(wide, (0, 0, 1, 1), mode="replicate")
-    return (torch.nn.functional.max_pool2d(wide, 3, stride=1) == 0).reshape(mask.shape)
+    padded = torch.nn.functional.pad(missing, (1, 1, 0, 0), mode=mode)
+    padded = torch.nn.functional.pad(padded, (0, 0, 1, 1), mode="replicate")
+    return (torch.nn.functional.max_pool2d(padded, 3, stride=1) == 0).reshape(mask.shape)
 
 
 class TerrainRefinement:
@@ -110,30 +110,30 @@ class TerrainRefinement:
         for _ in range(self.penalty.iterations):
             slope_of_penalty = _penalty_gradient(ahead, spacing, allowed, area, usable)
             descent = (ahead - start) + self.strength * slope_of_penalty
-            moved = _project(ahead - step * descent, coarse, cells, mask, bounds)
+            projected = _project(ahead - step * descent, coarse, cells, mask, bounds)
             following = 0.5 * (1 + (1 + 4 * momentum**2) ** 0.5)
-            ahead = moved + ((momentum - 1) / following) * (moved - current)
-            current, momentum = moved, following
+            ahead = projected + ((momentum - 1) / following) * (projected - current)
+            current, momentum = projected, following
         return torch.where(mask, current, torch.full_like(current, torch.nan))
 
 
 def _project(field: Tensor, coarse: Tensor, cells: Aggregation, mask: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
     """Return the nearest field with conserved cell means and bounds; cells without a value conserve their own mean."""
-    free = bounds == (None, None)
+    unbounded = bounds == (None, None)
     cells = cells.masked(mask)
-    moved = additive(field, coarse, cells) if free else bounded(field, coarse, cells, bounds)
-    return torch.where(mask, moved, torch.zeros_like(moved))
+    projected = additive(field, coarse, cells) if unbounded else bounded(field, coarse, cells, bounds)
+    return torch.where(mask, projected, torch.zeros_like(projected))
 
 
 def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, usable: Tensor) -> Tensor:
     """Return the derivative of ``sum a max(0, |grad y| - allowed)**2`` divided by the areas."""
     if spacing.periodic:
         # With wrapping and trimming, cells at the seam add their terms in the same order as in a cut block.
-        turn = np.arange(-2, field.shape[-1] + 2) % field.shape[-1]
-        wide = spacing.columns(turn)
-        index = torch.as_tensor(turn, device=field.device)
+        columns = np.arange(-2, field.shape[-1] + 2) % field.shape[-1]
+        wrapped = spacing.columns(columns)
+        index = torch.as_tensor(columns, device=field.device)
         field, allowed, area, usable = (part.index_select(-1, index) for part in (field, allowed, area, usable))
-        return _penalty_gradient(field, wide, allowed, area, usable)[..., 2:-2]
+        return _penalty_gradient(field, wrapped, allowed, area, usable)[..., 2:-2]
     with torch.enable_grad():
         point = field.detach().requires_grad_(True)
         total = (area * usable * excess(point, spacing, allowed) ** 2).sum()

@@ -23,12 +23,12 @@ def path_of(model: str | Path, factor: tuple[int, int] | None = None) -> Path:
     name = str(model)
     if name not in NAMES:
         return Path(model).expanduser()
-    wanted = (USUAL, USUAL) if factor is None else factor
-    path = FOLDER / f"{name}_x{wanted[0]}.safetensors"
-    if wanted[0] != wanted[1] or not path.exists():
-        there = ", ".join(str(each) for each in factors(name)) or "none"
+    pair = (USUAL, USUAL) if factor is None else factor
+    path = FOLDER / f"{name}_x{pair[0]}.safetensors"
+    if pair[0] != pair[1] or not path.exists():
+        available = ", ".join(str(number) for number in factors(name)) or "none"
         raise OptionError(
-            f"expected a factor of the bundled model {name!r} ({there}), received {wanted[0]} x {wanted[1]}; "
+            f"expected a factor of the bundled model {name!r} ({available}), received {pair[0]} x {pair[1]}; "
             "train one, or use method='sobolev'"
         )
     return path

@@ -145,12 +145,12 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
 
 def _record_of(given: Mapping[str, Any]) -> Record:
     """Return the record in a header; unknown keys are ignored."""
-    plain = asdict(Record())
-    kept = {key: value for key, value in given.items() if key in plain}
-    for key, value in kept.items():
-        if not isinstance(value, type(plain[key])) and not (key == "conserve" and value is None):
+    defaults = asdict(Record())
+    values = {key: value for key, value in given.items() if key in defaults}
+    for key, value in values.items():
+        if not isinstance(value, type(defaults[key])) and not (key == "conserve" and value is None):
             raise ValueError(f"{key} of another kind")
-    return Record(**kept)
+    return Record(**values)
 
 
 def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -168,9 +168,9 @@ MIGRATIONS = {1: _from_1}
 
 
 def _require_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
-    missing, strange = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
-    if missing or strange:
-        word, name = ("without", missing[0]) if missing else ("with an unknown", strange[0])
+    missing, unknown = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
+    if missing or unknown:
+        word, name = ("without", missing[0]) if missing else ("with an unknown", unknown[0])
         raise InputError(f"expected the weights of the model in {path}, received a file {word} {name!r}; get it again")
     for name, tensor in wanted.items():
         if tensor.shape != state[name].shape:

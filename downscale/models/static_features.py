@@ -37,10 +37,10 @@ def companions(
         need = NEEDS.get(name)
         if need is not None and need not in given:
             raise InputError(f"expected {need} for the static {name!r}, received none; give the file in the recipe")
-    made: dict[str, Floats] = {}
+    fields: dict[str, Floats] = {}
     for name in names:
-        made.update(_made(name, grid, cells, given, locate))
-    return {channel: made[channel] for name in names for channel in STATICS[name]}
+        fields.update(_made(name, grid, cells, given, locate))
+    return {channel: fields[channel] for name in names for channel in STATICS[name]}
 
 
 def _made(
@@ -54,11 +54,11 @@ def _made(
         angle = np.deg2rad(_positions(grid, locate)[name == "lat"])
         return {f"{name}_sin": np.sin(angle), f"{name}_cos": np.cos(angle)}
     east, north = sobel(given["orog"], Spacing.of(grid))
-    steep = np.hypot(east, north)
+    slope = np.hypot(east, north)
     if name == "slope":
-        return {name: steep}
-    some = np.where(steep > 0, steep, 1.0)
-    return {"aspect_sin": east / some, "aspect_cos": north / some}
+        return {name: slope}
+    divisor = np.where(slope > 0, slope, 1.0)
+    return {"aspect_sin": east / divisor, "aspect_cos": north / divisor}
 
 
 def _positions(grid: Any, locate: Locate | None) -> tuple[Floats, Floats]:

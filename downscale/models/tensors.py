@@ -75,15 +75,15 @@ def parsed(text: str) -> Any:
     {'a': [1]}
     """
     try:
-        made = json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    level = [made]
+    level = [value]
     for _ in range(DEEPEST):
-        level = [inner for each in level if isinstance(each, (list, dict))
-                 for inner in (each.values() if isinstance(each, dict) else each)]  # fmt: skip
+        level = [inner for item in level if isinstance(item, (list, dict))
+                 for inner in (item.values() if isinstance(item, dict) else item)]  # fmt: skip
         if not level:
-            return made
+            return value
     raise ValueError("nested too deeply")
 
 
@@ -98,8 +98,8 @@ def _looked_at(path: Path, what: str) -> Path:
     length = struct.unpack("<Q", start)[0] if len(start) == LENGTH_BYTES else 0
     if not 2 <= length <= LONGEST_HEADER:
         size = path.stat().st_size
-        got = f"{path}, which is {kind}; it is never loaded" if kind else f"{path} ({size} bytes) of another kind"
-        raise InputError(f"expected a {what} in safetensors format, received {got}; get the right file")
+        received = f"{path}, which is {kind}; it is never loaded" if kind else f"{path} ({size} bytes) of another kind"
+        raise InputError(f"expected a {what} in safetensors format, received {received}; get the right file")
     return path
 
 

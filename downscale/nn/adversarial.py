@@ -55,7 +55,7 @@ class Generator(nn.Module):
         self.size, self.latent = size, latent
         self.spread = nn.Linear(latent, channels[0] * START**2)
         self.stages = nn.ModuleList(_Stage(a, b) for a, b in pairwise(channels))
-        self.heights = nn.ModuleList(nn.Conv2d(each, 1, 3, padding=1, padding_mode="replicate") for each in channels)
+        self.heights = nn.ModuleList(nn.Conv2d(count, 1, 3, padding=1, padding_mode="replicate") for count in channels)
         # Heights of coarser stages enter smoothly, with the same weights in every phase.
         self.refine = ConservativeConvTranspose2d(1, 1, 4, 2, 1, law="phase").requires_grad_(False)
 
@@ -63,9 +63,9 @@ class Generator(nn.Module):
         """Return maps of order one; each stage adds detail of its own scale to the refined heights of coarser ones."""
         x = F.leaky_relu(self.spread(z).reshape(len(z), -1, START, START), LEAK)
         heights = self.heights[0](x)
-        for stage, own in zip(self.stages, self.heights[1:], strict=True):
+        for stage, to_height in zip(self.stages, self.heights[1:], strict=True):
             x = stage(x)
-            heights = self.refine(heights) + own(x)
+            heights = self.refine(heights) + to_height(x)
         return heights
 
 
@@ -132,8 +132,8 @@ class Critic(nn.Module):
         x = torch.cat([maps, STEEP * slopes, *([] if condition is None else [condition])], dim=1)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), LEAK)
-        spread = torch.sqrt(x.var(dim=0, unbiased=False) + 1e-8).mean().expand(len(x), 1, *x.shape[-2:])
-        return self.head(torch.cat([x, spread], dim=1).flatten(1))[:, 0]
+        deviation = torch.sqrt(x.var(dim=0, unbiased=False) + 1e-8).mean().expand(len(x), 1, *x.shape[-2:])
+        return self.head(torch.cat([x, deviation], dim=1).flatten(1))[:, 0]
 
 
 def depth_of(size: int) -> int:
@@ -171,15 +171,15 @@ def projection_field(size: int) -> list[Projection]:
 
     Examples
     --------
-    >>> [(each.reach, each.size, each.coherent) for each in projection_field(32)]
+    >>> [(stage.reach, stage.size, stage.coherent) for stage in projection_field(32)]
     [(8, 8, True), (22, 16, True), (50, 32, True)]
     """
-    made = []
+    projections = []
     for stage in range(1, depth_of(size) + 1):
         layers = in_sequence(
             *(transposed_reach(4, 2, 1), window_reach(3, padding=1), window_reach(3, padding=1)) * stage
         )
         middle, cells = 2**stage * 64, START * 2**stage
-        looked_at = (layers(fine, fine) for fine in range(2 * middle))
-        made.append(Projection(stage, sum(first <= 64 <= last for first, last in looked_at), cells))
-    return made
+        intervals = (layers(fine, fine) for fine in range(2 * middle))
+        projections.append(Projection(stage, sum(first <= 64 <= last for first, last in intervals), cells))
+    return projections

@@ -99,9 +99,9 @@ class Cascade:
         # Noise as wide as a cell is excluded, because its means are removed.
         counts = [2**j for j in range(1, math.ceil(math.log2(largest)))]
         width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
-        made = [Octave((min(n, self.factor[0]), min(n, self.factor[1])), self.factor) for n in (*counts, largest)]
-        return tuple(replace(each, lifetime=lifetime_of(width / max(each.nodes)))
-                     for each in dict.fromkeys(made))  # fmt: skip
+        octaves = [Octave((min(n, self.factor[0]), min(n, self.factor[1])), self.factor) for n in (*counts, largest)]
+        return tuple(replace(octave, lifetime=lifetime_of(width / max(octave.nodes)))
+                     for octave in dict.fromkeys(octaves))  # fmt: skip
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
         """Return fine maps (N, ny * fy, nx * fx) from coarse values and map numbers, (N, 2, ny, nx)."""
@@ -109,23 +109,23 @@ class Cascade:
 
         numbers = _numbers(coarse[:, 1])
         # Members of one coarse map are adjacent and share everything except the noise.
-        first, which = _distinct([number // self.draws.members for number in numbers])
+        first, index = _distinct([number // self.draws.members for number in numbers])
         x = coarse[first, 0]
-        base, spread, weights, cells = self._common(x, place)
+        base, deviation, weights, cells = self._common(x, place)
         noise = Noise(self.draws)
         cells = cells.masked(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
-        made = base.new_empty((len(numbers), *base.shape[1:]))
+        maps = base.new_empty((len(numbers), *base.shape[1:]))
         # Members are processed in turn, because neighbouring times share noise.
         for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
-            i = which[k]
-            detail = spread[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
+            i = index[k]
+            detail = deviation[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
             if self.positive:
-                fine, wanted = base[i] * torch.exp(detail - 0.5 * spread[i] ** 2), x[i].clamp_min(0)
-                fine = fine * torch.exp(self._smooth(_missed(fine, wanted, cells), place))
-                made[k] = _scaled(fine, wanted, cells)
+                fine, cell_means = base[i] * torch.exp(detail - 0.5 * deviation[i] ** 2), x[i].clamp_min(0)
+                fine = fine * torch.exp(self._smooth(_missed(fine, cell_means, cells), place))
+                maps[k] = _scaled(fine, cell_means, cells)
             else:
-                made[k] = base[i] + (detail - self._smooth(cells.mean(detail), place))
-        return made
+                maps[k] = base[i] + (detail - self._smooth(cells.mean(detail), place))
+        return maps
 
     def _smooth(self, cells: Tensor, place: Place) -> Tensor:
         """Return the smooth fine field with given cell means, shapes (ny, nx) and (ny * fy, nx * fx)."""
@@ -141,24 +141,24 @@ class Cascade:
         rows = np.arange(place.row, place.row + x.shape[-2])
         columns = np.arange(place.column, place.column + x.shape[-1]) % self.kernel.grid.shape[1]
         cells = self.cells.window(rows, columns)
-        found = roughness(x, math.sqrt(self.factor[0] * self.factor[1]), closed, self.smoothing)
+        statistics = roughness(x, math.sqrt(self.factor[0] * self.factor[1]), closed, self.smoothing)
         base = self.kernel(x, place)
-        spread = self.kernel(found.spread, place).clamp_min(0)
+        deviation = self.kernel(statistics.spread, place).clamp_min(0)
         if self.positive:
             base = base.clamp_min(0)
-            ratio = torch.where(base > 0, spread / torch.where(base > 0, base, torch.ones_like(base)), base * 0)
-            spread = torch.sqrt(torch.log1p(ratio.clamp_max(MOST_SPREAD) ** 2))
-        powers = torch.stack([torch.exp2(-2 * i * found.slope) for i in range(len(self.octaves))])
+            ratio = torch.where(base > 0, deviation / torch.where(base > 0, base, torch.ones_like(base)), base * 0)
+            deviation = torch.sqrt(torch.log1p(ratio.clamp_max(MOST_SPREAD) ** 2))
+        powers = torch.stack([torch.exp2(-2 * i * statistics.slope) for i in range(len(self.octaves))])
         variance = sum(power * octave.variance for power, octave in zip(powers, self.octaves, strict=True))
-        return base, spread, cells.broadcast_to_fine(torch.sqrt(powers / variance)), cells
+        return base, deviation, cells.broadcast_to_fine(torch.sqrt(powers / variance)), cells
 
     def _detail(self, noise: Noise, number: int, place: Place, weights: Tensor, cells: Aggregation) -> Tensor:
         """Return the noise of one map, of variance one after its cell means are removed."""
         size, period = cells.coarse_shape, self.kernel.grid.shape[1] if self.kernel.grid.x.periodic else None
         total = weights.new_zeros(cells.fine_shape)
         for i, octave in enumerate(self.octaves):
-            made = octave.noise(noise, number, i, (place.row, place.column), size, period)
-            total += weights[i] * weights.new_tensor(made)
+            values = octave.noise(noise, number, i, (place.row, place.column), size, period)
+            total += weights[i] * weights.new_tensor(values)
         return total
 
 
@@ -166,7 +166,7 @@ class Cascade:
 class Octave:
     """Noise that is white at ``nodes`` per coarse cell along each axis, and smooth between them.
 
-    ``factor`` is the number of fine cells per coarse cell (rows, columns), ``lifetime`` the correlation time in seconds.
+    ``factor`` is the number of fine cells per coarse cell (rows, columns), ``lifetime`` the correlation time in s.
     """
 
     nodes: tuple[int, int]
@@ -194,25 +194,25 @@ class Octave:
             nodes = self.nodes[axis]
             circle = period * nodes if period is not None and axis == 1 else None
             windows.append(Window(corner[axis] * nodes - MARGIN, (corner[axis] + size[axis]) * nodes + MARGIN, circle))
-        made = noise.at(number, octave, self.lifetime, *windows)
-        return _interpolated(_interpolated(made, self, 1, size[1]), self, 0, size[0])
+        values = noise.at(number, octave, self.lifetime, *windows)
+        return _interpolated(_interpolated(values, self, 1, size[1]), self, 0, size[0])
 
 
 def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np.ndarray:
     """Return values on fine cells, interpolated from nodes along an axis."""
     (start, weights), step = octave.weights[axis], octave.nodes[axis]
     last = nodes.shape[1] if axis == 0 else 1
-    made = np.empty((size, start.size, last) if axis == 0 else (nodes.shape[0], size, start.size))
+    fine = np.empty((size, start.size, last) if axis == 0 else (nodes.shape[0], size, start.size))
     for phase, (first, taps) in enumerate(zip(start, weights, strict=True)):
         begin = int(first) + MARGIN
-        picked = [slice(begin + tap, begin + tap + (size - 1) * step + 1, step) for tap in range(TAPS)]
-        parts = [nodes[each] if axis == 0 else nodes[:, each] for each in picked]
+        windows = [slice(begin + tap, begin + tap + (size - 1) * step + 1, step) for tap in range(TAPS)]
+        parts = [nodes[window] if axis == 0 else nodes[:, window] for window in windows]
         total = taps[0] * parts[0] + taps[1] * parts[1] + taps[2] * parts[2] + taps[3] * parts[3]
         if axis == 0:
-            made[:, phase] = total
+            fine[:, phase] = total
         else:
-            made[:, :, phase] = total
-    return made.reshape(-1, last) if axis == 0 else made.reshape(nodes.shape[0], -1)
+            fine[:, :, phase] = total
+    return fine.reshape(-1, last) if axis == 0 else fine.reshape(nodes.shape[0], -1)
 
 
 def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
@@ -220,9 +220,9 @@ def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
     # Nodes are centres of equal parts of the coarse cell. Lower-order splines are rougher between nodes than at them.
     place = (np.arange(factor) + 0.5) * nodes / factor - 0.5
     before = np.floor(place).astype(int)
-    away = place - before
-    rest = 1 - away
-    weights = [rest**3, 3 * away**3 - 6 * away**2 + 4, 3 * rest**3 - 6 * rest**2 + 4, away**3]
+    offset = place - before
+    rest = 1 - offset
+    weights = [rest**3, 3 * offset**3 - 6 * offset**2 + 4, 3 * rest**3 - 6 * rest**2 + 4, offset**3]
     return before - 1, np.stack(weights, axis=1) / 6
 
 
@@ -239,8 +239,8 @@ def _left(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np
     means, smooth = noise.mean(axis=0), np.zeros((factor, SMOOTH_TAPS * nodes + 2 * MARGIN))
     for tap, column in enumerate(kernel.weights[middle * factor : (middle + 1) * factor].T):
         smooth[:, tap * nodes : tap * nodes + means.size] += column[:, None] * means
-    beside = smooth[:, middle * nodes : middle * nodes + means.size]
-    return np.array([(noise**2).sum(), (noise * beside).sum(), (smooth**2).sum()]) / factor
+    central = smooth[:, middle * nodes : middle * nodes + means.size]
+    return np.array([(noise**2).sum(), (noise * central).sum(), (smooth**2).sum()]) / factor
 
 
 def _missed(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
@@ -248,8 +248,8 @@ def _missed(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
     import torch
 
     mean = cells.mean(fine)
-    some = mean > 0
-    ratio = torch.where(some, x, torch.ones_like(x)) / torch.where(some, mean, torch.ones_like(mean))
+    positive = mean > 0
+    ratio = torch.where(positive, x, torch.ones_like(x)) / torch.where(positive, mean, torch.ones_like(mean))
     return torch.log(ratio.clamp(1 / MOST_SMOOTHLY, MOST_SMOOTHLY))
 
 

@@ -55,23 +55,25 @@ def channels(
     """Return the channels of a network; shapes as in :meth:`downscale.nn.learned.Learned.forward`."""
     _check(spec, x, proposal, cells, predictors, statics, clock)
     _check_noise(spec, cells, noise)
-    given = x if predictors is None or not spec.predictors else torch.cat([x, predictors.to(x)], dim=1)
-    valid = torch.isfinite(given)
-    values = torch.where(valid, given, torch.zeros_like(given))
-    every = (*spec.outputs, *spec.predictors)
-    plain = all(each.transform == "linear" for each in every)
-    scales = Scales(values, values) if plain else Scales.of(values, valid, closed)
-    known = torch.cat([features(values, scales, i, each) for i, each in enumerate(every)], dim=1)
-    coarse = [torch.where(_repeated(valid, every), known, torch.zeros_like(known)), valid.to(x)]
+    fields = x if predictors is None or not spec.predictors else torch.cat([x, predictors.to(x)], dim=1)
+    valid = torch.isfinite(fields)
+    values = torch.where(valid, fields, torch.zeros_like(fields))
+    variables = (*spec.outputs, *spec.predictors)
+    all_linear = all(variable.transform == "linear" for variable in variables)
+    scales = Scales(values, values) if all_linear else Scales.of(values, valid, closed)
+    scaled = torch.cat([features(values, scales, i, variable) for i, variable in enumerate(variables)], dim=1)
+    coarse = [torch.where(_repeated(valid, variables), scaled, torch.zeros_like(scaled)), valid.to(x)]
     if spec.clock_channels and clock is not None:
         times = clock.to(x) if clock.ndim == 4 else clock.to(x)[..., None, None]
         coarse.append(times.expand(x.shape[0], -1, *x.shape[-2:]))
-    seen = torch.isfinite(proposal)
-    there = torch.where(seen, proposal, torch.zeros_like(proposal))
+    finite = torch.isfinite(proposal)
+    zero_filled = torch.where(finite, proposal, torch.zeros_like(proposal))
     # Fine cells take the scale of their coarse cell.
-    own = cells.broadcast_to_fine(scales.near[:, : len(spec.outputs)])
-    known = torch.stack([feature(there[:, i], own[:, i], each) for i, each in enumerate(spec.outputs)], dim=1)
-    fine = [torch.where(seen, known, torch.zeros_like(known)), seen.to(x)]
+    near = cells.broadcast_to_fine(scales.near[:, : len(spec.outputs)])
+    scaled = torch.stack(
+        [feature(zero_filled[:, i], near[:, i], variable) for i, variable in enumerate(spec.outputs)], dim=1
+    )
+    fine = [torch.where(finite, scaled, torch.zeros_like(scaled)), finite.to(x)]
     if spec.static_channels and statics is not None:
         fine.append(_scaled(spec, statics.to(x)).expand(x.shape[0], -1, *proposal.shape[-2:]))
     if noise is not None:
@@ -81,7 +83,7 @@ def channels(
 
 def _repeated(valid: Tensor, variables: tuple[Variable, ...]) -> Tensor:
     """Return the mask of each variable, repeated for each of its features."""
-    counts = [FEATURES[each.transform] for each in variables]
+    counts = [FEATURES[variable.transform] for variable in variables]
     return torch.cat([valid[:, i : i + 1].expand(-1, count, -1, -1) for i, count in enumerate(counts)], dim=1)
 
 
@@ -112,12 +114,12 @@ def features(values: Tensor, scales: Scales, index: int, variable: Variable) -> 
     value, near, wide = (field[:, index : index + 1] for field in (values, scales.near, scales.wide))
     if variable.transform != "local":
         return feature(value, near, variable)
-    over = torch.where(wide > 0, wide, torch.ones_like(wide))
-    large = value.sign() * torch.log1p(value.abs() / (LEAST_SHARE * over))
+    divisor = torch.where(wide > 0, wide, torch.ones_like(wide))
+    large = value.sign() * torch.log1p(value.abs() / (LEAST_SHARE * divisor))
     # The near scale equals the wide one where values are zero over many cells.
-    ratio = torch.where(wide > 0, near / over, torch.ones_like(near))
-    some = (value != 0).to(value)
-    return torch.cat([large, feature(value, near, variable), torch.log(ratio + LEAST_RATIO), some], dim=1)
+    ratio = torch.where(wide > 0, near / divisor, torch.ones_like(near))
+    nonzero = (value != 0).to(value)
+    return torch.cat([large, feature(value, near, variable), torch.log(ratio + LEAST_RATIO), nonzero], dim=1)
 
 
 def feature(values: Tensor, near: Tensor, variable: Variable) -> Tensor:
@@ -139,13 +141,13 @@ def units(values: Tensor, scales: Scales, spec: ModelSpec) -> Tensor:
     factors are the local scale and the magnitude of the cell itself. Detail then scales with intensity, and vanishes in
     dry cells.
     """
-    each = []
+    factors = []
     for i, variable in enumerate(spec.outputs):
         if variable.transform == "linear":
-            each.append(torch.full_like(values[:, i], variable.std))
+            factors.append(torch.full_like(values[:, i], variable.std))
         else:
-            each += [scales.near[:, i], values[:, i].abs()]
-    return torch.stack(each, dim=1)
+            factors += [scales.near[:, i], values[:, i].abs()]
+    return torch.stack(factors, dim=1)
 
 
 def _scaled(spec: ModelSpec, statics: Tensor) -> Tensor:
@@ -172,26 +174,26 @@ def _check(
             f"{cells.factor_y} x {cells.factor_x}; use a model of that factor"
         )
     batch = x.shape[0] if x.ndim else 0
-    wanted: list[tuple[str, Tensor | None, tuple[str, ...], list[tuple[int, ...]]]] = [
+    inputs: list[tuple[str, Tensor | None, tuple[str, ...], list[tuple[int, ...]]]] = [
         ("x", x, tuple(v.name for v in spec.outputs), [(batch, len(spec.outputs), ny, nx)]),
         ("proposal", proposal, tuple(v.name for v in spec.outputs), [(batch, len(spec.outputs), rows, columns)]),
         ("predictors", predictors, tuple(v.name for v in spec.predictors), [(batch, len(spec.predictors), ny, nx)]),
         ("statics", statics, spec.static_channels, _with_batch(batch, len(spec.static_channels), rows, columns)),
         ("clock", clock, spec.clock_channels, _clock_shapes(batch, len(spec.clock_channels), ny, nx)),
     ]
-    for word, field, names, shapes in wanted:
+    for word, field, names, shapes in inputs:
         if names and (field is None or tuple(field.shape) not in shapes):
-            got = "nothing" if field is None else str(tuple(field.shape))
-            raise ShapeError(f"expected {word} ({', '.join(names)}) of shape {shapes[-1]}, received {got}")
+            received = "nothing" if field is None else str(tuple(field.shape))
+            raise ShapeError(f"expected {word} ({', '.join(names)}) of shape {shapes[-1]}, received {received}")
 
 
 def _check_noise(spec: ModelSpec, cells: Aggregation, noise: tuple[Tensor, Tensor] | None) -> None:
-    given = (0, 0) if noise is None else tuple(each.shape[-3] for each in noise)
-    if given != spec.noise:
-        raise ShapeError(f"expected {spec.noise} channels of noise at coarse and fine resolution, received {given}")
-    for each, shape in zip(noise or (), (cells.coarse_shape, cells.fine_shape), strict=False):
-        if tuple(each.shape[-2:]) != shape:
-            raise ShapeError(f"expected noise of {shape[0]} x {shape[1]} cells, received {tuple(each.shape)}")
+    counts = (0, 0) if noise is None else tuple(field.shape[-3] for field in noise)
+    if counts != spec.noise:
+        raise ShapeError(f"expected {spec.noise} channels of noise at coarse and fine resolution, received {counts}")
+    for field, shape in zip(noise or (), (cells.coarse_shape, cells.fine_shape), strict=False):
+        if tuple(field.shape[-2:]) != shape:
+            raise ShapeError(f"expected noise of {shape[0]} x {shape[1]} cells, received {tuple(field.shape)}")
 
 
 def _with_batch(batch: int, *sizes: int) -> list[tuple[int, ...]]:
@@ -233,9 +235,9 @@ class Codec(nn.Module):
         self.analysis, self.synthesis = nn.Parameter(waves.clone()), nn.Parameter(waves)
         kinds = [MOST_SPREADS if spec.outputs[i].transform == "linear" else MOST_RATIO for i in owners]
         self.register_buffer("most", torch.tensor(kinds)[:, None, None])
-        seen = 2 * self.outputs * math.prod(self.factor)
+        fine_channels = 2 * self.outputs * math.prod(self.factor)
         self.layers = nn.Sequential(
-            Unshuffle(self.factor), convolution(seen, code.width), activation(ACTIVATION),
+            Unshuffle(self.factor), convolution(fine_channels, code.width), activation(ACTIVATION),
             *(ResidualBlock(code.width, ACTIVATION) for _ in range(code.depth)),
             zero_init(convolution(code.width, code.channels, 1)),
         )  # fmt: skip
@@ -248,13 +250,13 @@ class Codec(nn.Module):
         waves = functional.conv2d(detail, self.analysis / math.prod(self.factor), stride=self.factor)
         learned = self.layers(torch.cat([squeezed(detail, EVEN), known], dim=1))
         soft = (squeezed(waves / self.most, EVEN) + learned).clamp(-1, 1)
-        whole = torch.round(soft * LEVELS) * STEP
-        return whole + (soft - soft.detach())
+        codes = torch.round(soft * LEVELS) * STEP
+        return codes + (soft - soft.detach())
 
     def unfold(self, codes: Tensor) -> Tensor:
         """Return the detail of the codes alone, (B, V, Y, X): a transposed convolution of coefficients."""
-        known = torch.where(torch.isfinite(codes), codes, torch.zeros_like(codes)) / (LEVELS * STEP)
-        return functional.conv_transpose2d(unsqueezed(known, EVEN) * self.most, self.synthesis, stride=self.factor)
+        values = torch.where(torch.isfinite(codes), codes, torch.zeros_like(codes)) / (LEVELS * STEP)
+        return functional.conv_transpose2d(unsqueezed(values, EVEN) * self.most, self.synthesis, stride=self.factor)
 
 
 def cosines(outputs: int, factor: tuple[int, int], channels: int) -> tuple[Tensor, list[int]]:
@@ -309,11 +311,11 @@ def detail_of(
     """
     valid = torch.isfinite(x)
     near = cells.broadcast_to_fine(Scales.of(torch.where(valid, x, torch.zeros_like(x)), valid, closed).near)
-    known = torch.isfinite(target) & torch.isfinite(proposal)
-    error = torch.where(known, target - proposal, torch.zeros_like(proposal))
-    each = []
+    finite = torch.isfinite(target) & torch.isfinite(proposal)
+    error = torch.where(finite, target - proposal, torch.zeros_like(proposal))
+    ratios = []
     for i, variable in enumerate(spec.outputs):
         scale = torch.full_like(near[:, i], variable.std) if variable.transform == "linear" else near[:, i]
         ratio = error[:, i] / torch.where(scale > 0, scale, torch.ones_like(scale))
-        each.append(torch.where(scale > 0, ratio, torch.zeros_like(ratio)).clamp(-MOST_RATIO, MOST_RATIO))
-    return torch.stack(each, dim=1), known.to(x)
+        ratios.append(torch.where(scale > 0, ratio, torch.zeros_like(ratio)).clamp(-MOST_RATIO, MOST_RATIO))
+    return torch.stack(ratios, dim=1), finite.to(x)

@@ -84,10 +84,10 @@ def sobolev_kernel(
     edges = np.arange(taps + 1.0)
     rows = axis_weights(edges, np.linspace(0.0, taps, taps * stride + 1), taps=taps, order=order).weights
     phases = rows[reach * stride : (reach + 1) * stride]
-    whole = phases[:, ::-1].T.ravel()
+    kernel = phases[:, ::-1].T.ravel()
     position = np.arange(kernel_size) - padding + reach * stride
-    inside = (position >= 0) & (position < whole.size)
-    return np.where(inside, whole[position.clip(0, whole.size - 1)], 0.0)
+    inside = (position >= 0) & (position < kernel.size)
+    return np.where(inside, kernel[position.clip(0, kernel.size - 1)], 0.0)
 
 
 def _sobolev(plan: KernelPlan, pairs: tuple[int, int]) -> Tensor:
@@ -151,9 +151,9 @@ class LawBound(nn.Module):
 
     def _hold(self, device: torch.device) -> None:
         # Apple's devices have no float64.
-        wide = torch.float32 if device.type == "mps" else torch.float64
+        float_type = torch.float32 if device.type == "mps" else torch.float64
         for name, array in self._constants().items():
-            dtype = wide if array.dtype.kind == "f" else torch.int64
+            dtype = float_type if array.dtype.kind == "f" else torch.int64
             self.register_buffer(name, torch.tensor(array, dtype=dtype, device=device), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LawBound:
@@ -262,8 +262,8 @@ class SimplexLaw(LawBound):
 
     def nearest(self, kernel: Tensor) -> Tensor:
         """Return an initial kernel near an arbitrary one, without zeros among the learnable weights."""
-        even = project_nonnegative(torch.zeros_like(kernel), self.law, *self.geometry[1:])
-        return torch.lerp(project_nonnegative(kernel, self.law, *self.geometry[1:]), even, _EVEN_SHARE)
+        uniform = project_nonnegative(torch.zeros_like(kernel), self.law, *self.geometry[1:])
+        return torch.lerp(project_nonnegative(kernel, self.law, *self.geometry[1:]), uniform, _EVEN_SHARE)
 
 
 SIGNS: dict[str, type[AffineLaw] | type[SimplexLaw]] = {"any": AffineLaw, "nonnegative": SimplexLaw}
@@ -421,10 +421,10 @@ class ConservativeConvTranspose2d(nn.Module):
                 self.bias.zero_()
 
     def _initial_gains(self, pairs: tuple[int, int]) -> Tensor:
-        mixed = self.in_channels // self.groups
-        if self.gain == "one" or (mixed == 1 and pairs[1] == 1):
+        inputs = self.in_channels // self.groups
+        if self.gain == "one" or (inputs == 1 and pairs[1] == 1):
             return torch.ones(pairs, dtype=torch.float64)
-        return (2.0 * torch.rand(pairs, dtype=torch.float64) - 1.0) * sqrt(3.0 / mixed)
+        return (2.0 * torch.rand(pairs, dtype=torch.float64) - 1.0) * sqrt(3.0 / inputs)
 
     def plan(self, axis: int) -> Layer:
         """Return the reach along an axis."""
@@ -497,8 +497,8 @@ def _axes(
 
 def _axis(kernel_size: int, stride: int, padding: int | None, extra: int | None, edge: str) -> AxisGeometry:
     if padding is None:
-        whole, odd = divmod(kernel_size - stride + (extra or 0), 2)
-        padding = same_padding(kernel_size, stride)[0] if extra is None or odd or whole < 0 else whole
+        half, odd = divmod(kernel_size - stride + (extra or 0), 2)
+        padding = same_padding(kernel_size, stride)[0] if extra is None or odd or half < 0 else half
     if extra is None:
         extra = stride + 2 * padding - kernel_size
         extra = extra if 0 <= extra <= max(stride - 1, 1) else 0
@@ -528,10 +528,10 @@ class FixedConvTranspose2d(nn.Module):
 
 def baked(module: Module) -> Module:
     """Return a copy for inference with kernels computed once; results are bit-identical."""
-    copied = copy.deepcopy(module).eval().requires_grad_(False)
+    fixed = copy.deepcopy(module).eval().requires_grad_(False)
     # Copies of a parametrised layer share its class: replace layers instead of removing parametrisations.
-    for parent in list(copied.modules()):
+    for parent in list(fixed.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ConservativeConvTranspose2d):
                 setattr(parent, name, FixedConvTranspose2d(child))
-    return copied
+    return fixed

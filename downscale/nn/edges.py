@@ -179,7 +179,7 @@ def box_mean(field: Tensor, valid: Tensor, radius: int, closed: bool) -> Tensor:
 
     ``field`` (B, C, ny, nx) is zero where not valid, ``valid`` is one or zero; ``closed`` columns form a circle.
     """
-    total, count = (_box(each, radius, closed) for each in (field, valid))
+    total, count = (_box(values, radius, closed) for values in (field, valid))
     # Without valid cells the sum is zero, too.
     return total / torch.where(count > 0, count, torch.ones_like(count))
 

@@ -90,10 +90,10 @@ class AxisGeometry:
     def __post_init__(self) -> None:
         kernel_geometry(self.kernel_size, self.stride, self.padding)
         # torch allows at most stride - 1; with a stride of one an even kernel needs one more for n outputs.
-        most = max(self.stride - 1, 1)
-        if not 0 <= self.output_padding <= most:
+        largest = max(self.stride - 1, 1)
+        if not 0 <= self.output_padding <= largest:
             raise ShapeError(
-                f"output_padding expected 0 to max(stride - 1, 1) = {most}, received "
+                f"output_padding expected 0 to max(stride - 1, 1) = {largest}, received "
                 f"{self.output_padding}: change padding instead"
             )
         surplus = self.kernel_size - 2 * self.padding + self.output_padding - self.stride

@@ -71,8 +71,8 @@ def _wide(width: int, act: str, dilation: int) -> nn.Sequential:
 
 def _separable(width: int, act: str, dilation: int) -> nn.Sequential:
     """Return a convolution within each channel, then pointwise convolutions across channels."""
-    near = nn.Conv2d(width, width, 5, padding=2 * dilation, dilation=dilation, groups=width)
-    return nn.Sequential(near, convolution(width, 4 * width, 1), activation(act), convolution(4 * width, width, 1))
+    depthwise = nn.Conv2d(width, width, 5, padding=2 * dilation, dilation=dilation, groups=width)
+    return nn.Sequential(depthwise, convolution(width, 4 * width, 1), activation(act), convolution(4 * width, width, 1))
 
 
 BLOCKS: dict[str, Callable[[int, str, int], nn.Sequential]] = {
@@ -186,8 +186,8 @@ class Context(nn.Module):
 
     def forward(self, x: Tensor, core: tuple[slice, slice] | None = None) -> Tensor:
         """Return channels multiplied by gains between zero and two; ``core`` holds the cells without padding."""
-        seen = x if core is None else x[..., core[0], core[1]]
-        return x * (2 * torch.sigmoid(self.gains(seen.mean((-2, -1), keepdim=True))))
+        field = x if core is None else x[..., core[0], core[1]]
+        return x * (2 * torch.sigmoid(self.gains(field.mean((-2, -1), keepdim=True))))
 
 
 # Binomial weights, symmetric about the middle of two cells, so that centres of coarse cells stay in place.
@@ -295,20 +295,20 @@ class DilatedConv2d(nn.Conv2d):
     ) -> None:
         if kernel_size % 2 == 0:
             raise ShapeError(f"expected an odd kernel size, received {kernel_size}; take {kernel_size + 1}")
-        chosen = (coprime_dilation(factor[0]), coprime_dilation(factor[1])) if dilation is None else dilation
-        _warn_of_common(chosen, factor)
-        padding = (chosen[0] * (kernel_size // 2), chosen[1] * (kernel_size // 2))
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding, dilation=chosen)
+        dilations = (coprime_dilation(factor[0]), coprime_dilation(factor[1])) if dilation is None else dilation
+        _warn_of_common(dilations, factor)
+        padding = (dilations[0] * (kernel_size // 2), dilations[1] * (kernel_size // 2))
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding, dilation=dilations)
         self.factor = factor
 
 
 def _warn_of_common(dilation: tuple[int, int], factor: tuple[int, int]) -> None:
     for axis, (d, s) in enumerate(zip(dilation, factor, strict=True)):
         if gcd(d, s) != 1:
-            good = min((n for n in range(1, 2 * s + d + 2) if gcd(n, s) == 1), key=lambda n: (abs(n - d), -n))
+            nearest = min((n for n in range(1, 2 * s + d + 2) if gcd(n, s) == 1), key=lambda n: (abs(n - d), -n))
             warnings.warn(
                 f"dilation {d} and stride {s} along axis {axis} have the divisor {gcd(d, s)} in common: the taps see "
-                f"some phases only and checkerboards stay; the nearest good dilation is {good}",
+                f"some phases only and checkerboards stay; the nearest good dilation is {nearest}",
                 CoverageWarning,
                 stacklevel=3,
             )
@@ -381,15 +381,15 @@ class WindowedAttention(SelfAttention):
         """Return the field plus the attention."""
         query, key, value = self._split(x)
         batch, width, rows, columns = x.shape
-        each = width // self.heads
-        one = query.reshape(batch, self.heads, each, 1, rows * columns)
+        depth = width // self.heads
+        queries = query.reshape(batch, self.heads, depth, 1, rows * columns)
         keys, values = (
-            F.unfold(part, self.window, padding=self.window // 2).reshape(batch, self.heads, each, -1, rows * columns)
+            F.unfold(part, self.window, padding=self.window // 2).reshape(batch, self.heads, depth, -1, rows * columns)
             for part in (key, value)
         )
-        scores = (one * keys).sum(2) * each**-0.5 + self.bias[None, :, :, None]
-        made = (values * scores.softmax(2).unsqueeze(2)).sum(3)
-        return x + self.outer(made.reshape(batch, width, rows, columns))
+        scores = (queries * keys).sum(2) * depth**-0.5 + self.bias[None, :, :, None]
+        attended = (values * scores.softmax(2).unsqueeze(2)).sum(3)
+        return x + self.outer(attended.reshape(batch, width, rows, columns))
 
     def plan(self, axis: int) -> Layer:
         """Return the reach along an axis."""
@@ -419,10 +419,10 @@ class GlobalAttention(SelfAttention):
     def forward(self, x: Tensor, core: tuple[slice, slice] | None = None) -> Tensor:
         """Return the field plus the attention to the cells in ``core``, which excludes padding."""
         query, key, value = self._split(x)
-        seen = [part if core is None else part[..., core[0], core[1]] for part in (key, value)]
-        tokens = [part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for part in (query, *seen)]
-        made = F.scaled_dot_product_attention(*tokens)
-        return x + self.outer(made.transpose(2, 3).reshape(x.shape))
+        sources = [part if core is None else part[..., core[0], core[1]] for part in (key, value)]
+        tokens = [part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for part in (query, *sources)]
+        attended = F.scaled_dot_product_attention(*tokens)
+        return x + self.outer(attended.transpose(2, 3).reshape(x.shape))
 
 
 def attention(name: str, width: int, window: int) -> nn.Module | None:
@@ -453,7 +453,7 @@ def plan(module: nn.Module, axis: int) -> Layer:
     if isinstance(module, tuple(type(make()) for make in ACTIVATIONS.values())):
         return in_sequence()
     if hasattr(module, "plan"):
-        own: Any = module
-        layer: Layer = own.plan(axis)
+        custom: Any = module
+        layer: Layer = custom.plan(axis)
         return layer
     raise ShapeError(f"expected a layer whose reach is known, received {type(module).__name__}; give it a plan(axis)")

@@ -125,12 +125,12 @@ class Learned(nn.Module):
     @property
     def radii(self) -> Radii:
         """Cells on each side that channels and the unit of the detail depend on."""
-        kinds = {each.transform for each in self.spec.outputs}
-        every = kinds | {each.transform for each in self.spec.predictors}
+        output_transforms = {variable.transform for variable in self.spec.outputs}
+        transforms = output_transforms | {variable.transform for variable in self.spec.predictors}
         return Radii(
-            coarse=(LOCAL_RADIUS + WIDE_RADIUS) * ("local" in every),
-            fine=LOCAL_RADIUS * ("local" in kinds),
-            unit=LOCAL_RADIUS * bool(kinds - {"linear"}),
+            coarse=(LOCAL_RADIUS + WIDE_RADIUS) * ("local" in transforms),
+            fine=LOCAL_RADIUS * ("local" in output_transforms),
+            unit=LOCAL_RADIUS * bool(output_transforms - {"linear"}),
         )
 
     def forward(
@@ -181,9 +181,9 @@ class Learned(nn.Module):
         ShapeError
             If a field is missing, or its channels or sizes are not those of the model.
         """
-        look = Seen(x, proposal, predictors) if seen is None else seen
-        given = channels(self.spec, look.x, look.proposal, cells, look.predictors, statics, clock, closed, noise)
-        result = self.detail(given, corner, closed).to(x)
+        fields = Seen(x, proposal, predictors) if seen is None else seen
+        inputs = channels(self.spec, fields.x, fields.proposal, cells, fields.predictors, statics, clock, closed, noise)
+        result = self.detail(inputs, corner, closed).to(x)
         # One check, on an input that carries no gradients.
         mask = torch.isfinite(proposal)
         valid = None if bool(mask.all()) else mask
@@ -194,11 +194,11 @@ class Learned(nn.Module):
         if self.spec.constraint == "softmax":
             z = _exponent(x, proposal, _summed(result, self.spec.units), cells)
         else:
-            detail = _summed(result * cells.broadcast_to_fine(given.units), self.spec.units)
+            detail = _summed(result * cells.broadcast_to_fine(inputs.units), self.spec.units)
             if self.spec.code is not None and predictors is not None:
                 first = [sum(self.spec.units[:i]) for i in range(len(self.spec.outputs))]
                 waves = self.codec.unfold(predictors[:, -self.spec.code.channels :].to(self.codec.synthesis))
-                detail = detail + waves.to(x) * cells.broadcast_to_fine(given.units[:, first])
+                detail = detail + waves.to(x) * cells.broadcast_to_fine(inputs.units[:, first])
             z = _proposed(proposal, detail, cells, valid, self.spec)
         if not constrain or self.spec.constraint == "none":
             return torch.exp(z) if self.spec.constraint == "softmax" else z
@@ -227,9 +227,9 @@ class Learned(nn.Module):
         coarse = frame.pad(given.coarse.to(weight.dtype))
         fine = frame.pad(given.fine.to(weight.dtype), factor)
         core = frame.core((coarse.shape[-2], coarse.shape[-1]))
-        made = frame.crop(network(coarse, fine, core), factor)
+        detail = frame.crop(network(coarse, fine, core), factor)
         # Not in training, where the network would compensate for it.
-        return made if self.training or self.spec.kept == 1 else made * self.spec.kept
+        return detail if self.training or self.spec.kept == 1 else detail * self.spec.kept
 
     def bind(self, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
         """Return one output of the model on a grid, with the Sobolev kernel of that grid.
@@ -255,11 +255,11 @@ class Learned(nn.Module):
         bounds = [variable.bounds for variable in self.spec.outputs]
         if self.spec.constraint != "bounded" or len(set(bounds)) == 1:
             return _imposed(self.spec.constraint, z, x, cells, mask, bounds[0])
-        each = [
+        fields = [
             _imposed("bounded", z[:, i : i + 1], x[:, i : i + 1], cells, _one(mask, i), bounds[i])
             for i in range(len(bounds))
         ]
-        return torch.cat(each, dim=1)
+        return torch.cat(fields, dim=1)
 
 
 def _one(mask: Tensor | None, index: int) -> Tensor | None:
@@ -285,10 +285,10 @@ def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor
 
 def _logit(proposal: Tensor, result: Tensor, event: Event) -> Tensor:
     """Return the kernel's scaled distance from the threshold plus the network's logit; NaN where the kernel is."""
-    there = torch.isfinite(proposal)
-    known = torch.where(there, proposal, torch.full_like(proposal, event.threshold))
-    base = (event.sign * (known - event.threshold) / event.width).clamp(-MOST_LOGIT, MOST_LOGIT)
-    return torch.where(there, base + result, torch.full_like(result, torch.nan))
+    finite = torch.isfinite(proposal)
+    values = torch.where(finite, proposal, torch.full_like(proposal, event.threshold))
+    base = (event.sign * (values - event.threshold) / event.width).clamp(-MOST_LOGIT, MOST_LOGIT)
+    return torch.where(finite, base + result, torch.full_like(result, torch.nan))
 
 
 def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -> Tensor:
@@ -327,11 +327,11 @@ class Live(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation and count its results; views need no memory of their own."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
-        return made
+        return result
 
     def _count(self, storage: Any) -> None:
         key, size = id(storage), storage.nbytes()
@@ -364,18 +364,18 @@ def feature_bytes(network: Network, coarse: int, fine: int, maps: int, shape: tu
     >>> feature_bytes(small, 2, 1, 1, (20, 20)) < feature_bytes(wide, 2, 1, 1, (20, 20))
     True
     """
-    known = shapes_only(network) if any(weight.device.type != "meta" for weight in network.parameters()) else network
+    meta = shapes_only(network) if any(weight.device.type != "meta" for weight in network.parameters()) else network
     # Alignment of the levels to the world may need one more cell of the coarsest level.
     step = network.multiple_of
     rows, columns = (n if step == 1 else (-(-n // step) + 1) * step for n in shape)
-    kind = next(network.parameters()).dtype
-    live = Live()
-    with torch.no_grad(), live:
-        x = torch.empty(maps, coarse, rows, columns, dtype=kind, device="meta")
-        many = rows * network.factor[0], columns * network.factor[1]
-        beside = torch.empty(maps, fine, *many, dtype=kind, device="meta")
-        known(x, beside, (slice(0, rows), slice(0, columns)))
-    return REORDERED * live.peak
+    dtype = next(network.parameters()).dtype
+    counter = Live()
+    with torch.no_grad(), counter:
+        x = torch.empty(maps, coarse, rows, columns, dtype=dtype, device="meta")
+        fine_shape = rows * network.factor[0], columns * network.factor[1]
+        fine_field = torch.empty(maps, fine, *fine_shape, dtype=dtype, device="meta")
+        meta(x, fine_field, (slice(0, rows), slice(0, columns)))
+    return REORDERED * counter.peak
 
 
 # Fine values per batch, on a CPU and on other devices: features need some hundred times the bytes.
@@ -420,9 +420,9 @@ class Bound:
         """
         if all(scale == (1.0, 0.0) for scale in scales):
             return self
-        other = copy.copy(self)
-        other.scales, other._lock = scales, threading.Lock()
-        return other
+        bound = copy.copy(self)
+        bound.scales, bound._lock = scales, threading.Lock()
+        return bound
 
     def __repr__(self) -> str:
         return f"{self.spec.network} network for {self.spec.outputs[self.variable].name}, factor {self.factor}"
@@ -451,27 +451,27 @@ class Bound:
         InputError
             If a static is missing.
         """
-        given = self._given(coarse)
+        fields = self._given(coarse)
         if self.scales:
             # Double precision, so that conversion of units does not change a mean.
-            given = given.to(torch.float64, copy=True)
+            fields = fields.to(torch.float64, copy=True)
             for i, (factor, offset) in enumerate(self.scales):
-                given[:, i] = given[:, i] * factor + offset
-        statics = self._statics(place, given)
-        learned = self._beside(given)
-        cells = self._cells(place, given)
-        most = MOST_VALUES if given.device.type == "cpu" else MOST_ELSEWHERE
-        maps = max(most // max(cells.fine_shape[0] * cells.fine_shape[1], 1), 1)
+                fields[:, i] = fields[:, i] * factor + offset
+        statics = self._statics(place, fields)
+        learned = self._beside(fields)
+        cells = self._cells(place, fields)
+        limit = MOST_VALUES if fields.device.type == "cpu" else MOST_ELSEWHERE
+        maps = max(limit // max(cells.fine_shape[0] * cells.fine_shape[1], 1), 1)
         with torch.no_grad():
-            pieces = [self._refined(learned, part, place, cells, statics) for part in given.split(maps)]
-        made = torch.cat(pieces)
+            pieces = [self._refined(learned, part, place, cells, statics) for part in fields.split(maps)]
+        fine = torch.cat(pieces)
         if self.scales and self.spec.event is None:
             factor, offset = self.scales[self.variable]
-            made = (made - offset) / factor
-        return made.to(coarse)
+            fine = (fine - offset) / factor
+        return fine.to(coarse)
 
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
-        """Return the bytes of features that a CPU needs at once, for ``maps`` maps of ``shape`` coarse cells per call."""
+        """Return the bytes of features that a CPU needs for calls of ``maps`` maps with ``shape`` coarse cells."""
         values = max(shape[0] * self.factor[0] * shape[1] * self.factor[1], 1)
         network, spec = shapes_only(self.learned.network), self.spec
         at_once = min(maps, max(MOST_VALUES // values, 1))
@@ -497,14 +497,14 @@ class Bound:
 
         The network was trained on complete patches, so an edge of missing cells or a coast would act as a feature.
         """
-        both, predictors = torch.cat([x, others], dim=1), others.shape[1]
-        missing = ~torch.isfinite(both)
+        fields, predictors = torch.cat([x, others], dim=1), others.shape[1]
+        missing = ~torch.isfinite(fields)
         if not bool(missing.any()):
             return Seen(x, proposal, others)
-        both = torch.where(missing, torch.nan, both)
-        both = fill_missing(both, missing, self.kernel.reach, closed, nothing=torch.nan)
-        whole, others = both.tensor_split([both.shape[1] - predictors], dim=1)
-        return Seen(whole, self.kernel(whole, place), others)
+        fields = torch.where(missing, torch.nan, fields)
+        fields = fill_missing(fields, missing, self.kernel.reach, closed, nothing=torch.nan)
+        filled, others = fields.tensor_split([fields.shape[1] - predictors], dim=1)
+        return Seen(filled, self.kernel(filled, place), others)
 
     def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Return the coarse fields, and the noise of the model, if any."""
@@ -541,9 +541,9 @@ class Bound:
             return self.learned
         with self._lock:
             if given.device not in self._elsewhere:
-                follower = copy.deepcopy(self.learned)
-                follower._apply(lambda weight: weight.to(device=given.device))
-                self._elsewhere[given.device] = follower
+                replica = copy.deepcopy(self.learned)
+                replica._apply(lambda weight: weight.to(device=given.device))
+                self._elsewhere[given.device] = replica
             return self._elsewhere[given.device]
 
     def _halo(self) -> tuple[int, int] | None:
@@ -568,9 +568,9 @@ class Ensemble(Bound):
 
     def with_noise(self, draws: Draws) -> Ensemble:
         """Return the same model for other members."""
-        other = copy.copy(self)
-        other.draws = draws
-        return other
+        ensemble = copy.copy(self)
+        ensemble.draws = draws
+        return ensemble
 
     def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         noise, numbers = Noise(self.draws), [int(n) for n in given[:, -1, 0, 0].round().tolist()]
@@ -579,10 +579,10 @@ class Ensemble(Bound):
         for level, factors in enumerate(((1, 1), self.factor)):
             windows = self._windows(given, place, factors)
             life = lifetime_of(width / max(factors))
-            made = [[noise.at(number, (level + 1) * 1000 + i, life, *windows) for i in range(self.spec.noise[level])]
+            values = [[noise.at(number, (level + 1) * 1000 + i, life, *windows) for i in range(self.spec.noise[level])]
                     for number in numbers]  # fmt: skip
-            shape = (len(numbers), self.spec.noise[level], *(each.last - each.first for each in windows))
-            levels.append(given.new_tensor(np.asarray(made, np.float64).reshape(shape)))
+            shape = (len(numbers), self.spec.noise[level], *(window.last - window.first for window in windows))
+            levels.append(given.new_tensor(np.asarray(values, np.float64).reshape(shape)))
         return given[:, :-1], (levels[0], levels[1])
 
     def _windows(self, given: Tensor, place: Place, factors: tuple[int, int]) -> tuple[Window, Window]:

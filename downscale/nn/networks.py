@@ -49,7 +49,7 @@ class Network(nn.Module):
     pooling : {"strided", "blur"}
         Method of coarsening by two; "blur" filters first to avoid aliasing.
     **options
-        Of each network, keywords.
+        Options of each network.
 
     Attributes
     ----------
@@ -165,8 +165,8 @@ class ResidualNetwork(Network):
             raise OptionError("expected fine_width above zero without see_fine, received 0: nothing sees fine fields")
         self.whole = context or attention == "global"
         self.unshuffle = Unshuffle(factor) if see_fine else None
-        seen = coarse_channels + (fine_channels * factor[0] * factor[1] if see_fine else 0)
-        self.head = convolution(seen, width, head_kernel)
+        input_channels = coarse_channels + (fine_channels * factor[0] * factor[1] if see_fine else 0)
+        self.head = convolution(input_channels, width, head_kernel)
         blocks = [ResidualBlock(width, activation, dilations[i % len(dilations)], block) for i in range(depth)]
         self.trunk = nn.Sequential(*blocks)
         self.attention = attend(attention, width, window)
@@ -181,8 +181,8 @@ class ResidualNetwork(Network):
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
         """Return the fine field."""
-        seen = coarse if self.unshuffle is None else torch.cat([coarse, self.unshuffle(fine)], dim=1)
-        features = self.trunk(self.head(seen))
+        inputs = coarse if self.unshuffle is None else torch.cat([coarse, self.unshuffle(fine)], dim=1)
+        features = self.trunk(self.head(inputs))
         if isinstance(self.attention, GlobalAttention):
             features = self.attention(features, core)
         elif self.attention is not None:
@@ -198,15 +198,15 @@ class ResidualNetwork(Network):
         down, last = in_sequence(plan(self.head, axis), plan(self.trunk, axis)), plan(self.last, axis)
         if isinstance(self.attention, WindowedAttention):
             down = in_sequence(down, self.attention.plan(axis))
-        ways: list[Layer] = []
+        routes: list[Layer] = []
         if self.up is None:
             down = in_sequence(down, last)
         else:
-            ways = [in_sequence(plan(self.join, axis), last)]
-            down = in_sequence(down, plan(self.up, axis), *ways)
+            routes = [in_sequence(plan(self.join, axis), last)]
+            down = in_sequence(down, plan(self.up, axis), *routes)
         if self.unshuffle is not None:
-            ways.append(in_sequence(plan(self.unshuffle, axis), down))
-        return down, in_parallel(*ways)
+            routes.append(in_sequence(plan(self.unshuffle, axis), down))
+        return down, in_parallel(*routes)
 
 
 def _joined(width: int, fine_channels: int, depth: int, act: str) -> nn.Sequential:
@@ -270,13 +270,13 @@ class UNet(Network):
         frame = Frame.of((coarse.shape[-2], coarse.shape[-1]), self.multiple_of)
         skip = self.fine_head(frame.pad(fine, self.factor))
         features = self.head(torch.cat([frame.pad(coarse), self.gather(skip)], dim=1))
-        passed = []
+        skips = []
         for down in self.down:
-            features, kept = down(features)
-            passed.append(kept)
+            features, level_skip = down(features)
+            skips.append(level_skip)
         features = self.bottom(features)
-        for i in reversed(range(len(passed))):
-            features = self.up[i](features, passed[i])
+        for i in reversed(range(len(skips))):
+            features = self.up[i](features, skips[i])
         joined = self.join(torch.cat([self.refine(features), skip], dim=1))
         return frame.crop(self.last(joined), self.factor)
 
@@ -294,8 +294,8 @@ class UNet(Network):
         down, up = self.down[level], self.up[level]
         assert isinstance(down, _Down)
         assert isinstance(up, _Up)
-        way = in_sequence(plan(down.halve, axis), self._below(level + 1, axis), plan(up.finer, axis))
-        return in_sequence(plan(down.blocks, axis), in_parallel(in_sequence(), way), plan(up.join, axis))
+        path = in_sequence(plan(down.halve, axis), self._below(level + 1, axis), plan(up.finer, axis))
+        return in_sequence(plan(down.blocks, axis), in_parallel(in_sequence(), path), plan(up.join, axis))
 
 
 class _Down(nn.Module):
@@ -307,8 +307,8 @@ class _Down(nn.Module):
         self.halve = nn.Sequential(halving(pooling, width, out_width), activate(act))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        kept = self.blocks(x)
-        return self.halve(kept), kept
+        skip = self.blocks(x)
+        return self.halve(skip), skip
 
 
 class _Up(nn.Module):
@@ -364,9 +364,9 @@ class Autoencoder(Network):
         super().__init__(factor)
         self.multiple_of = 2**levels
         self.gather = Unshuffle(factor)
-        seen = coarse_channels + fine_channels * factor[0] * factor[1]
+        inputs = coarse_channels + fine_channels * factor[0] * factor[1]
         widths = [width * 2**level for level in range(levels + 1)]
-        layers: list[nn.Module] = [*activated(seen, width, activation), *residual_blocks(width, depth, activation)]
+        layers: list[nn.Module] = [*activated(inputs, width, activation), *residual_blocks(width, depth, activation)]
         for level in range(levels):
             layers += [halving(pooling, widths[level], widths[level + 1]), activate(activation)]
         self.encoder = nn.Sequential(*layers, convolution(widths[-1], latent, 1))
@@ -379,8 +379,8 @@ class Autoencoder(Network):
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
         """Return the fine field."""
         frame = Frame.of((coarse.shape[-2], coarse.shape[-1]), self.multiple_of)
-        seen = torch.cat([frame.pad(coarse), self.gather(frame.pad(fine, self.factor))], dim=1)
-        return frame.crop(self.decoder(self.encoder(seen)), self.factor)
+        inputs = torch.cat([frame.pad(coarse), self.gather(frame.pad(fine, self.factor))], dim=1)
+        return frame.crop(self.decoder(self.encoder(inputs)), self.factor)
 
     def paths(self, axis: int) -> tuple[Layer, Layer]:
         """Return the reach to coarse and to fine channels along an axis."""
@@ -485,17 +485,17 @@ def build(spec: ModelSpec) -> Network:
     if spec.network not in NETWORKS:
         raise OptionError(f"expected network to be among {listing(NETWORKS)}, received {spec.network!r}")
     kind = NETWORKS[spec.network]
-    known = options_of(spec.network)
+    defaults = options_of(spec.network)
     for name, value in spec.options.items():
-        if name not in known:
-            raise OptionError(f"expected options of {spec.network!r} among {listing(known)}, received {name!r}")
+        if name not in defaults:
+            raise OptionError(f"expected options of {spec.network!r} among {listing(defaults)}, received {name!r}")
         what = f"option {name!r} of {spec.network!r}"
-        _check_kind(what, value, known[name])
+        _check_kind(what, value, defaults[name])
         if type(value) is int and value == 0 and name not in kind.may_be_zero:
             raise OptionError(f"expected {what} to be at least 1, received 0")
-    make: Any = kind
+    constructor: Any = kind
     try:
-        return make(spec.coarse_channels, spec.fine_channels, sum(spec.units), spec.factor, **spec.options)
+        return constructor(spec.coarse_channels, spec.fine_channels, sum(spec.units), spec.factor, **spec.options)
     except DownscaleError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
@@ -505,21 +505,21 @@ def build(spec: ModelSpec) -> Network:
 def options_of(network: str) -> dict[str, Any]:
     """Return the options of a network with their defaults."""
     parameters = inspect.signature(NETWORKS[network]).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def _check_kind(what: str, value: Any, default: Any) -> None:
     """Raise an OptionError for a value of another kind than the default; integers are sizes, and not negative."""
     if isinstance(default, bool):
-        good, kind = isinstance(value, bool), "true or false"
+        valid, kind = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
-        good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 4096
+        valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 4096
         kind = "a whole number from 0 to 4096"
     elif isinstance(default, str):
-        good, kind = isinstance(value, str), "a text"
+        valid, kind = isinstance(value, str), "a text"
     else:
-        good = isinstance(value, (list, tuple)) and bool(value)
-        good = good and all(isinstance(item, int) and not isinstance(item, bool) and item >= 1 for item in value)
+        valid = isinstance(value, (list, tuple)) and bool(value)
+        valid = valid and all(isinstance(item, int) and not isinstance(item, bool) and item >= 1 for item in value)
         kind = "a list of whole numbers from 1 on"
-    if not good:
+    if not valid:
         raise OptionError(f"expected {what} to be {kind}, such as {default!r}, received {value!r}")

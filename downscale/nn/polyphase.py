@@ -48,8 +48,8 @@ class Polyphase(torch.nn.Module):
         self.parts = y.weights.shape[1], x.weights.shape[1]
         self._keep("y", y.table(rows), y.weights[..., None])
         self._keep("x", x.table(columns, closed), x.weights)
-        near_y, share_y = _neighbours(rows, reach[0], False)
-        self._keep("near_y", near_y, share_y[..., None])
+        near_y, weights_y = _neighbours(rows, reach[0], False)
+        self._keep("near_y", near_y, weights_y[..., None])
         self._keep("near_x", *_neighbours(columns, reach[1], closed))
         self.refined: Callable[..., Tensor] = refined
 
@@ -73,8 +73,8 @@ class Polyphase(torch.nn.Module):
         zero, one = torch.zeros_like(coarse), torch.ones_like(coarse)
         near: Any = self.near_y_cells, self.near_y_weights, self.near_x_cells, self.near_x_weights
         value, weight = (refined(torch.where(missing, zero, known), *near) for known in (coarse, one))
-        some = weight > 0
-        return torch.where(missing, torch.where(some, value / torch.where(some, weight, one), zero), coarse)
+        has_weight = weight > 0
+        return torch.where(missing, torch.where(has_weight, value / torch.where(has_weight, weight, one), zero), coarse)
 
 
 def _neighbours(size: int, radius: int, closed: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -82,5 +82,5 @@ def _neighbours(size: int, radius: int, closed: bool) -> tuple[NDArray[np.int64]
     offsets = np.arange(-radius, radius + 1)
     cells = np.arange(size)[:, None] + offsets
     inside = closed | ((cells >= 0) & (cells < size))
-    share = np.where(inside, 0.25 ** np.abs(offsets), 0.0)
-    return cells % size if closed else cells.clip(0, size - 1), share[:, None, :]
+    weights = np.where(inside, 0.25 ** np.abs(offsets), 0.0)
+    return cells % size if closed else cells.clip(0, size - 1), weights[:, None, :]

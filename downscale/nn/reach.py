@@ -76,8 +76,8 @@ def in_parallel(*layers: Layer) -> Layer:
     """Return the reach of layers on the same input, added or joined: a skip connection is one of them."""
 
     def needs(first: int, last: int) -> Interval:
-        each = [layer(first, last) for layer in layers]
-        return min(low for low, _ in each), max(high for _, high in each)
+        intervals = [layer(first, last) for layer in layers]
+        return min(low for low, _ in intervals), max(high for _, high in intervals)
 
     return needs
 
@@ -92,11 +92,11 @@ def reach(needs: Layer, factor: int, period: int = 1) -> int:
     >>> reach(in_sequence(window_reach(3, padding=1), shuffle_reach(2), window_reach(3, padding=1)), 2)
     2
     """
-    most = 0
+    farthest = 0
     for cell in range(period):
         low, high = needs(cell * factor, cell * factor + factor - 1)
-        most = max(most, cell - low, high - cell)
-    return most
+        farthest = max(farthest, cell - low, high - cell)
+    return farthest
 
 
 @dataclass(frozen=True)
@@ -138,19 +138,19 @@ def axis_halo(network: Network, radii: Radii, windows: Windows, axis: int, fill:
 
     ``fill`` is the number of coarse cells on each side that fill missing values of coarse channels.
     """
-    size, factor, period, most = windows.low.size, network.factor[axis], network.multiple_of, 0
-    each = [network.needs(axis, c * factor, c * factor + factor - 1) for c in range(period)]
+    size, factor, period, farthest = windows.low.size, network.factor[axis], network.multiple_of, 0
+    intervals = [network.needs(axis, c * factor, c * factor + factor - 1) for c in range(period)]
     for cell in range(size):
         # The layers have the period of the coarsest level.
         turn, phase = cell - cell % period, cell % period
-        coarse, fine = each[phase]
+        coarse, fine = intervals[phase]
         low, high = _looked_at(windows, fine[0] + turn, fine[1] + turn, radii.fine + fill * (radii.fine > 0))
         low = min(low, coarse[0] + turn - radii.coarse - fill, cell - radii.unit - fill)
         high = max(high, coarse[1] + turn + radii.coarse + fill, cell + radii.unit + fill)
         if not windows.periodic:
             low, high = max(low, 0), min(high, size - 1)
-        most = max(most, cell - low, high - cell)
-    return min(most, size)
+        farthest = max(farthest, cell - low, high - cell)
+    return min(farthest, size)
 
 
 def _looked_at(windows: Windows, first: int, last: int, radius: int) -> tuple[int, int]:

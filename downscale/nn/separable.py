@@ -69,8 +69,8 @@ class Separable:
 
         closed = bool(self.grid.x.periodic) and shape[1] == self.grid.shape[1]
         y, x = (
-            Windows.of(axis, factor, first, first + given, first, given)
-            for axis, factor, first, given in zip(self.axes, self.factor, (row, column), shape, strict=True)
+            Windows.of(axis, factor, first, first + count, first, count)
+            for axis, factor, first, count in zip(self.axes, self.factor, (row, column), shape, strict=True)
         )
         return Polyphase(y, x, closed, self.reach)
 
@@ -125,16 +125,16 @@ def _sobolev_axis(parts: Subcells, taps: int, order: float) -> AxisWeights:
     axis = parts.coarse
     if parts.count == 1:
         return block_weights(1, axis.size)
-    numbers = (axis.measure_edges, *parts.measure_pairs, parts.share, parts.measure)
+    arrays = (axis.measure_edges, *parts.measure_pairs, parts.share, parts.measure)
     flat = np.flatnonzero(np.diff(axis.measure_edges) == 0)
-    cell = int(flat[0]) if flat.size else int((numbers[1] == numbers[2]).argmax()) // parts.count
-    if flat.size or (numbers[1] == numbers[2]).any():
+    cell = int(flat[0]) if flat.size else int((arrays[1] == arrays[2]).argmax()) // parts.count
+    if flat.size or (arrays[1] == arrays[2]).any():
         first, last = sorted(axis.edges[cell : cell + 2].tolist())
         raise GridError(
             f"expected {axis.kind} cells whose parts have some width, received one from {first:.10g} to {last:.10g}, "
             f"which float64 cannot cut into {parts.count}; merge it with its neighbour, or method='conservative'"
         )
-    return _solved(*(np.asarray(one, np.float64).tobytes() for one in numbers), taps, order, axis.measure_period)
+    return _solved(*(np.asarray(array, np.float64).tobytes() for array in arrays), taps, order, axis.measure_period)
 
 
 @lru_cache(maxsize=16)
@@ -142,14 +142,14 @@ def _solved(
     edges: bytes, low: bytes, high: bytes, share: bytes, measure: bytes, taps: int, order: float, period: float | None
 ) -> AxisWeights:
     """Return the weights of a numerical axis; cached, so that calls in a loop solve only once."""
-    cells, first, last, shares, sizes = (np.frombuffer(one) for one in (edges, low, high, share, measure))
+    cells, first, last, shares, sizes = (np.frombuffer(buffer) for buffer in (edges, low, high, share, measure))
     parent = np.repeat(np.arange(cells.size - 1), first.size // (cells.size - 1))
     solved = part_weights(cells, first, last, parent, taps, order, period)
     check_solved(solved, sizes, parent)
-    made = enforce_cell_law(solved, shares)
-    for numbers in (made.weights, made.start):
-        numbers.setflags(write=False)
-    return made
+    axis_weights = enforce_cell_law(solved, shares)
+    for array in (axis_weights.weights, axis_weights.start):
+        array.setflags(write=False)
+    return axis_weights
 
 
 def _block(grid: Grid, parts: BothParts) -> Separable:

@@ -276,7 +276,7 @@ class ModelSpec:
     @property
     def coarse_channels(self) -> int:
         """Number of coarse channels of the network: features and a mask of each variable, times, and noise."""
-        features = sum(FEATURES[each.transform] for each in (*self.outputs, *self.predictors))
+        features = sum(FEATURES[variable.transform] for variable in (*self.outputs, *self.predictors))
         return features + len(self.names) + len(self.clock_channels) + self.noise[0]
 
     @property
@@ -301,8 +301,8 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts, as in JSON."""
-        made = _plain(asdict(self))
-        return {key: value for key, value in made.items() if key not in ("event", "code") or value is not None}
+        plain = _plain(asdict(self))
+        return {key: value for key, value in plain.items() if key not in ("event", "code") or value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
@@ -313,33 +313,33 @@ class ModelSpec:
         OptionError
             If a key is unknown or missing, or a value is of the wrong kind.
         """
-        given = _keys(cls, data, "a model")
+        arguments = _keys(cls, data, "a model")
         for word in ("outputs", "predictors"):
-            given[word] = tuple(
+            arguments[word] = tuple(
                 item if isinstance(item, Variable) else Variable(**_keys(Variable, item, f"a variable of {word}"))
-                for item in _list(word, given.get(word, ()))
+                for item in _list(word, arguments.get(word, ()))
             )
         for word, kind, what in (("event", Event, "an event"), ("code", Code, "a code")):
-            if given.get(word) is not None and not isinstance(given[word], kind):
-                given[word] = kind(**_keys(kind, given[word], what))
+            if arguments.get(word) is not None and not isinstance(arguments[word], kind):
+                arguments[word] = kind(**_keys(kind, arguments[word], what))
         for word in ("statics", "encodings"):
-            given[word] = tuple(_list(word, given.get(word, ())))
-        if not isinstance(given.get("options", {}), Mapping):
-            raise OptionError(f"expected options to be a mapping, received {given['options']!r}")
-        return cls(**given)
+            arguments[word] = tuple(_list(word, arguments.get(word, ())))
+        if not isinstance(arguments.get("options", {}), Mapping):
+            raise OptionError(f"expected options to be a mapping, received {arguments['options']!r}")
+        return cls(**arguments)
 
 
 def _keys(kind: type, data: Any, what: str) -> dict[str, Any]:
     """Return a mapping whose keys are fields of a dataclass, including all required ones."""
-    names = {each.name: each for each in fields(kind)}
+    names = {attribute.name: attribute for attribute in fields(kind)}
     if not isinstance(data, Mapping):
         raise OptionError(f"expected {what} to be a mapping, received {data!r}")
     unknown = [key for key in data if key not in names]
     if unknown:
         raise OptionError(f"expected the keys {listing(names)} for {what}, received {unknown[0]!r}; remove it")
-    needed = {Variable: ("name",), Event: ("name", "threshold"), Code: ("channels",),
+    required = {Variable: ("name",), Event: ("name", "threshold"), Code: ("channels",),
               ModelSpec: ("network", "factor", "outputs")}[kind]  # fmt: skip
-    missing = [key for key in needed if key not in data]
+    missing = [key for key in required if key not in data]
     if missing:
         raise OptionError(f"expected the key {missing[0]!r} for {what}, received {listing(data) or 'none'}; add it")
     for key, value in data.items():
@@ -372,9 +372,9 @@ def _known(word: str, name: Any, table: Iterable[str]) -> None:
 
 
 def _distinct(word: str, names: tuple[str, ...]) -> None:
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise OptionError(f"expected {word} that differ, received {twice[0]!r} twice; name each once")
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise OptionError(f"expected {word} that differ, received {repeated[0]!r} twice; name each once")
 
 
 def _check_bounds(variable: Variable, constraint: str) -> None:

@@ -131,13 +131,13 @@ def prime_factors(number: int) -> tuple[int, ...]:
     >>> prime_factors(10), prime_factors(8), prime_factors(1)
     ((5, 2), (2, 2, 2), ())
     """
-    found, rest, divisor = [], number, 2
-    while rest > 1:
-        while rest % divisor == 0:
-            found.append(divisor)
-            rest //= divisor
+    primes, remainder, divisor = [], number, 2
+    while remainder > 1:
+        while remainder % divisor == 0:
+            primes.append(divisor)
+            remainder //= divisor
         divisor += 1
-    return tuple(reversed(found))
+    return tuple(reversed(primes))
 
 
 def stage_factors(factor: tuple[int, int], steps: str = "prime") -> tuple[tuple[int, int], ...]:
@@ -202,10 +202,10 @@ class SobolevResize(nn.Module):
     def __init__(self, factor: Factor) -> None:
         super().__init__()
         self.factor = factor
-        both = [reference("sobolev", count) if count > 1 else AxisKernel(np.ones(1), 1, 0) for count in factor]
-        kernel = torch.from_numpy(np.outer(both[0].weights, both[1].weights)).float()
+        kernels = [reference("sobolev", count) if count > 1 else AxisKernel(np.ones(1), 1, 0) for count in factor]
+        kernel = torch.from_numpy(np.outer(kernels[0].weights, kernels[1].weights)).float()
         self.register_buffer("weight", kernel[None, None], persistent=False)
-        self.axes = [AxisGeometry(len(each.weights), each.stride, each.padding, 0, "reflect") for each in both]
+        self.axes = [AxisGeometry(len(axis.weights), axis.stride, axis.padding, 0, "reflect") for axis in kernels]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return each channel, refined."""
@@ -214,8 +214,8 @@ class SobolevResize(nn.Module):
 
     def plan(self, axis: int) -> Layer:
         """Return the reach along an axis."""
-        own = self.axes[axis]
-        return transposed_reach(own.kernel_size, own.stride, own.padding)
+        geometry = self.axes[axis]
+        return transposed_reach(geometry.kernel_size, geometry.stride, geometry.padding)
 
 
 def sobolev(channels: int, out_channels: int, factor: Factor) -> nn.Module:
@@ -372,12 +372,12 @@ class Upsampler:
 
     def assign(self, weight: Tensor) -> None:
         """Set the kernels of the layer, of that shape."""
-        plain = weight if self.shuffled is None else filters_of(weight, self.shuffled)
+        layer_weight = weight if self.shuffled is None else filters_of(weight, self.shuffled)
         with torch.no_grad():
             if isinstance(self.layer, nn.ConvTranspose2d) or not hasattr(self.layer, "parametrizations"):
-                self.layer.weight.copy_(plain)  # type: ignore[operator, union-attr]
+                self.layer.weight.copy_(layer_weight)  # type: ignore[operator, union-attr]
             else:
-                self.layer.weight = plain.contiguous()
+                self.layer.weight = layer_weight.contiguous()
 
 
 def upsamplers(module: nn.Module) -> Iterator[Upsampler]:
@@ -454,18 +454,18 @@ def smooth_layers(module: nn.Module, strength: float) -> list[Smoothed]:
     OptionError
         If the network has no upsampling layer, or the strength is not usable.
     """
-    found, told = list(upsamplers(module)), []
-    if not found:
+    layers, results = list(upsamplers(module)), []
+    if not layers:
         raise OptionError("expected a network with transposed convolutions or pixel shuffles, received one without")
-    for each in found:
-        law: Law = "phase" if each.law is None else each.law
+    for layer in layers:
+        law: Law = "phase" if layer.law is None else layer.law
         # `weight` may return the layer's own memory.
-        weight, before = each.weight, _relative(each.weight)
-        made = smooth(weight.double().cpu().numpy(), strength, law, each.stride, each.padding, gain=each.gain)
-        each.assign(torch.from_numpy(made).type(weight.dtype))
+        weight, before = layer.weight, _relative(layer.weight)
+        kernels = smooth(weight.double().cpu().numpy(), strength, law, layer.stride, layer.padding, gain=layer.gain)
+        layer.assign(torch.from_numpy(kernels).type(weight.dtype))
         name = law if isinstance(law, str) else ", ".join(law)
-        told.append(Smoothed(each.name, each.kind, name, before, _relative(each.weight)))
-    return told
+        results.append(Smoothed(layer.name, layer.kind, name, before, _relative(layer.weight)))
+    return results
 
 
 def _relative(weight: Tensor) -> float:
