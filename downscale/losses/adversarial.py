@@ -65,8 +65,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Ten
     Gulrajani, I., Ahmed, F., Arjovsky, M., Dumoulin, V. and Courville, A. (2017), Improved training of Wasserstein
     GANs, arXiv:1704.00028.
     """
-    between = (share * real + (1 - share) * made).detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    interpolated = (share * real + (1 - share) * made).detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(interpolated).sum(), interpolated, create_graph=True)
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 
 

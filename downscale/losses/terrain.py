@@ -105,15 +105,15 @@ class TerrainRefinement:
         step = start.new_tensor(self._step[rows])[:, None]
         allowed = self.penalty.allowed(orog, start, spacing)
         usable = whole_stencils(mask, spacing).to(start.dtype)
-        current = ahead = start
+        current = extrapolated = start
         momentum = 1.0
         for _ in range(self.penalty.iterations):
-            slope_of_penalty = _penalty_gradient(ahead, spacing, allowed, area, usable)
-            descent = (ahead - start) + self.strength * slope_of_penalty
-            projected = _project(ahead - step * descent, coarse, cells, mask, bounds)
-            following = 0.5 * (1 + (1 + 4 * momentum**2) ** 0.5)
-            ahead = projected + ((momentum - 1) / following) * (projected - current)
-            current, momentum = projected, following
+            slope_of_penalty = _penalty_gradient(extrapolated, spacing, allowed, area, usable)
+            descent = (extrapolated - start) + self.strength * slope_of_penalty
+            projected = _project(extrapolated - step * descent, coarse, cells, mask, bounds)
+            next_momentum = 0.5 * (1 + (1 + 4 * momentum**2) ** 0.5)
+            extrapolated = projected + ((momentum - 1) / next_momentum) * (projected - current)
+            current, momentum = projected, next_momentum
         return torch.where(mask, current, torch.full_like(current, torch.nan))
 
 

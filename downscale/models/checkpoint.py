@@ -158,8 +158,8 @@ def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any
     sources = []
     for source in record.get("sources", []):
         dates = [str(date).replace(" ", "T")[:19] for date in source.get("dates", [])]
-        known = {"train_dates": [dates] if dates and source.get("train_maps") else [], "file_hashes": None}
-        sources.append({**known, **source})
+        defaults = {"train_dates": [dates] if dates and source.get("train_maps") else [], "file_hashes": None}
+        sources.append({**defaults, **source})
     return {"noise": [0, 0], **spec}, {**record, "sources": sources}
 
 

@@ -36,10 +36,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
     """Write tensors and texts as one file, atomically and flushed to disk."""
     from safetensors.torch import save
 
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with disk_errors(path), temporary_beside(path) as scratch:
         # The library's own writer makes files that only their owner can read.
-        scratch.write_bytes(save(plain, metadata=dict(texts)))
+        scratch.write_bytes(save(cpu_tensors, metadata=dict(texts)))
 
 
 def read_texts(path: str | Path, what: str) -> dict[str, str]:

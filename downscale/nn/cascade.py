@@ -182,8 +182,8 @@ class Octave:
     def variance(self) -> float:
         """Variance of this noise after the smooth field of its means is removed."""
         rows, columns = (_left(n, f, *w) for n, f, w in zip(self.nodes, self.factor, self.weights, strict=True))
-        noise, both, smooth = rows * columns
-        return max(float(noise - 2 * both + smooth), 1e-9)
+        noise, covariance, smooth = rows * columns
+        return max(float(noise - 2 * covariance + smooth), 1e-9)
 
     def noise(
         self, noise: Noise, number: int, octave: int, corner: tuple[int, int], size: tuple[int, int], period: int | None

@@ -66,7 +66,7 @@ class Learned(nn.Module):
     Attributes
     ----------
     network : Network
-        Sees normalised channels only.
+        The network, whose inputs are normalised channels.
 
     Raises
     ------
@@ -485,11 +485,11 @@ class Bound:
         x, others, clock = given.tensor_split([outputs, outputs + predictors], dim=1)
         closed = bool(self.kernel.grid.x.periodic) and given.shape[-1] == self.kernel.grid.shape[1]
         proposal = self.kernel(x, place)
-        seen = self._seen(x, others, proposal, place, closed)
+        filled = self._seen(x, others, proposal, place, closed)
         if "mask" in place.statics:
             proposal = proposal.masked_fill(place.statics["mask"].to(x) < 0.5, torch.nan)
         fine = learned(x, proposal, cells, others, statics, clock, corner=(place.row, place.column), closed=closed,
-                       noise=noise, seen=seen)  # fmt: skip
+                       noise=noise, seen=filled)  # fmt: skip
         return fine[:, self.variable]
 
     def _seen(self, x: Tensor, others: Tensor, proposal: Tensor, place: Place, closed: bool) -> Seen:

@@ -70,11 +70,11 @@ class Polyphase(torch.nn.Module):
 
     def fill_missing(self, coarse: Tensor, missing: Tensor) -> Tensor:
         """Return the field without gaps, bit for bit as :func:`downscale.fields.fill.fill_missing` does."""
-        zero, one = torch.zeros_like(coarse), torch.ones_like(coarse)
-        near: Any = self.near_y_cells, self.near_y_weights, self.near_x_cells, self.near_x_weights
-        value, weight = (refined(torch.where(missing, zero, known), *near) for known in (coarse, one))
-        has_weight = weight > 0
-        return torch.where(missing, torch.where(has_weight, value / torch.where(has_weight, weight, one), zero), coarse)
+        zero, ones = torch.zeros_like(coarse), torch.ones_like(coarse)
+        neighbours: Any = self.near_y_cells, self.near_y_weights, self.near_x_cells, self.near_x_weights
+        value, weight = (refined(torch.where(missing, zero, field), *neighbours) for field in (coarse, ones))
+        positive = weight > 0
+        return torch.where(missing, torch.where(positive, value / torch.where(positive, weight, ones), zero), coarse)
 
 
 def _neighbours(size: int, radius: int, closed: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
