@@ -45,7 +45,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 # Stale handles, broken transfers and busy files are transient; lack of space or permission is not.
 TRANSIENT = {errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT}
 TRANSIENT.add(getattr(errno, "EREMOTEIO", errno.EIO))
-REPORT_FIELDS = [one.name for one in fields(VariableReport)]
+REPORT_FIELDS = [attribute.name for attribute in fields(VariableReport)]
 COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds", "near_checked",
           "near_failed", "cells_with_gaps", "negative_values")  # fmt: skip
 
@@ -127,36 +127,36 @@ def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How
     DownscaleError
         If a block cannot be computed or does not conserve cell means; finished blocks are kept.
     """
-    chosen = choose_blocks(blocks, how)
+    indices = choose_blocks(blocks, how)
     if how.resume and blocks.merge:
         manifest = read_manifest(blocks.target, blocks.request, blocks.span)
         if manifest is not None:
             _remove_blocks(blocks)
-            return Result(parse_report(manifest["report"]), [blocks.target], len(chosen), len(chosen))
+            return Result(parse_report(manifest["report"]), [blocks.target], len(indices), len(indices))
     with _stoppable(blocks):
-        sweep([*(blocks.paths[i] for i in chosen), *([] if how.block is not None else [blocks.target])])
-        finished = _compute_blocks(recipe, blocks, how, chosen)
-        report = merge_reports(parse_report(one["report"]) for one in finished)
+        sweep([*(blocks.paths[i] for i in indices), *([] if how.block is not None else [blocks.target])])
+        finished = _compute_blocks(recipe, blocks, how, indices)
+        report = merge_reports(parse_report(entry["report"]) for entry in finished)
         if blocks.merge and how.block is None and len(blocks.paths) > 1:
             _merge(recipe, blocks, names, report)
     files = blocks.outputs if how.block is None else [blocks.paths[how.block]]
-    return Result(report, files, len(finished), sum(one["kept"] for one in finished))
+    return Result(report, files, len(finished), sum(entry["kept"] for entry in finished))
 
 
 @contextmanager
 def lock_outputs(blocks: BlockPlan, how: How) -> Iterator[None]:
     """Lock all blocks, or one, against other runs, or raise OutputError; remove the folder of blocks if it is empty."""
-    whole = how.block is None
+    all_blocks = how.block is None
     # The folder of the result exists before that of the blocks.
     names = [blocks.target.with_name(path.name) for path in blocks.paths]
     with only_run(blocks.target if how.block is None else names[how.block]):
-        for name in names if whole else [blocks.target]:
-            if name != blocks.target or not whole:
+        for name in names if all_blocks else [blocks.target]:
+            if name != blocks.target or not all_blocks:
                 require_no_run(name)
         try:
             yield
         finally:
-            if whole:
+            if all_blocks:
                 with suppress(OSError):
                     blocks.folder.rmdir()
 
@@ -216,8 +216,8 @@ def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: How, chosen: list[in
 @contextmanager
 def _bar(count: int) -> Iterator[Tell]:
     """Yield a function to call after each block, which advances a progress bar on a terminal."""
-    wanted = option("progress")
-    if count == 1 or wanted == "off" or (wanted == "auto" and not sys.stderr.isatty()):
+    setting = option("progress")
+    if count == 1 or setting == "off" or (setting == "auto" and not sys.stderr.isatty()):
         yield lambda: None
         return
     from rich.console import Console
@@ -351,8 +351,8 @@ def parse_report(facts: dict[str, Any] | None) -> ConservationReport | None:
     if facts is None:
         return None
     variables = {
-        name: VariableReport(**{key: one[key] for key in REPORT_FIELDS if key in one})
-        for name, one in facts["variables"].items()
+        name: VariableReport(**{key: values[key] for key in REPORT_FIELDS if key in values})
+        for name, values in facts["variables"].items()
     }
     return ConservationReport(variables)
 
@@ -360,11 +360,11 @@ def parse_report(facts: dict[str, Any] | None) -> ConservationReport | None:
 def merge_reports(reports: Iterable[ConservationReport | None]) -> ConservationReport | None:
     """Return one report for several pieces of a record: the largest errors, and the sums of the counts."""
     variables: dict[str, VariableReport] = {}
-    known = [report for report in reports if report is not None]
-    for report in known:
-        for name, one in report.variables.items():
-            variables[name] = _merge_two(variables[name], one) if name in variables else one
-    return ConservationReport(variables) if known else None
+    available = [report for report in reports if report is not None]
+    for report in available:
+        for name, variable_report in report.variables.items():
+            variables[name] = _merge_two(variables[name], variable_report) if name in variables else variable_report
+    return ConservationReport(variables) if available else None
 
 
 def _merge_two(first: VariableReport, second: VariableReport) -> VariableReport:
@@ -394,7 +394,7 @@ def is_transient(error: BaseException) -> bool:
     >>> is_transient(OSError(errno.ESTALE, "stale")), is_transient(OSError(errno.ENOSPC, "full"))
     (True, False)
     """
-    fault = next((one for one in _causes(error) if isinstance(one, OSError)), None)
+    fault = next((cause for cause in _causes(error) if isinstance(cause, OSError)), None)
     return fault is not None and (isinstance(fault, TimeoutError) or fault.errno in TRANSIENT)
 
 
@@ -411,14 +411,14 @@ def retry(task: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Return ``task(*arguments, **options)``, tried again a few times with growing waits after transient errors."""
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-    again = Retrying(
+    retrying = Retrying(
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
         retry=retry_if_exception(is_transient),
         before_sleep=_tell_retry,
         reraise=True,
     )
-    return again(task, *arguments, **options)
+    return retrying(task, *arguments, **options)
 
 
 def _tell_retry(state: Any) -> None:

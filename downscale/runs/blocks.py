@@ -145,9 +145,9 @@ def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
     ((5, 'year'), 12, 12)
     """
     if isinstance(wanted, str):
-        found = WORDS.fullmatch(wanted)
-        if found and int(found[1]):
-            return int(found[1]), found[2]
+        match = WORDS.fullmatch(wanted)
+        if match and int(match[1]):
+            return int(match[1]), match[2]
         if wanted.strip().isdecimal():
             wanted = int(wanted)
     if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
@@ -178,9 +178,9 @@ def _require_order(record: Record) -> None:
         return
     gaps = np.diff(Clock.of(record.dates).seconds(record.dates))
     if (gaps < 0).any():
-        at = int(np.flatnonzero(gaps < 0)[0])
+        i = int(np.flatnonzero(gaps < 0)[0])
         raise InputError(
-            f"expected ascending times to cut into blocks, received {record.dates[at + 1]} after {record.dates[at]}; "
+            f"expected ascending times to cut into blocks, received {record.dates[i + 1]} after {record.dates[i]}; "
             f"sort by {record.dim}"
         )
 
@@ -247,8 +247,8 @@ def default_blocks(output_bytes: int, size: int, most: int = BLOCK_BYTES) -> int
     >>> default_blocks(100_000_000_000, 1000), default_blocks(1000, 12)
     (10, 12)
     """
-    wanted = min(max(output_bytes / FEWEST_BLOCKS, LEAST_BYTES), most)
-    steps = min(max(math.floor(size * wanted / max(output_bytes, 1)), 1), size)
+    block_bytes = min(max(output_bytes / FEWEST_BLOCKS, LEAST_BYTES), most)
+    steps = min(max(math.floor(size * block_bytes / max(output_bytes, 1)), 1), size)
     # A number with many divisors, for the storage chunks.
     unit = 2 ** max(steps.bit_length() - 4, 0)
     return size if steps == size else steps // unit * unit
@@ -299,9 +299,9 @@ class BlockPlan:
         if count == 1:
             return "1 block (--block 0)"
         longest = max(block.stop - block.start for block in self.blocks)
-        then = "then merged" if self.merge else "one file each"
+        ending = "then merged" if self.merge else "one file each"
         steps = counted(longest, "step")
-        return f"{count} blocks of up to {steps} along {self.record.dim} (--block 0 to {count - 1}), {then}"
+        return f"{count} blocks of up to {steps} along {self.record.dim} (--block 0 to {count - 1}), {ending}"
 
 
 def blocks_folder(target: Path) -> Path:
@@ -346,7 +346,7 @@ def absolute(recipe: Recipe) -> Recipe:
 
     def full(name: Any, only_files: bool = False) -> Any:
         if isinstance(name, list):
-            return [full(each) for each in name]
+            return [full(item) for item in name]
         if not isinstance(name, str) or name.startswith(SAMPLE) or address_of(name) is not None:
             return name
         if only_files and not Path(name).expanduser().exists():
@@ -381,10 +381,10 @@ def check_outputs(
     paths = [blocks.paths[i] for i in chosen]
     parts = [path for path in paths if path.parent == blocks.folder]
     results = [path for path in paths if path.parent != blocks.folder]
-    there = [path for path in paths if path.exists()]
-    if there and not resume and not overwrite:
+    existing = [path for path in paths if path.exists()]
+    if existing and not resume and not overwrite:
         raise OutputError(
-            f"expected no blocks of an earlier run, received {there[0]} that exists; pass --resume to resume it or "
+            f"expected no blocks of an earlier run, received {existing[0]} that exists; pass --resume to resume it or "
             "--overwrite to start again"
         )
     if blocks.merge:

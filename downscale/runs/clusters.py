@@ -56,13 +56,13 @@ def profile_of(name: str | None, dask: Dask) -> Profile | None:
     name = name or dask.use
     if name is None:
         return None
-    found = dask.profiles.get(name) or _well_known(name, dask)
-    if found is None:
+    profile = dask.profiles.get(name) or _well_known(name, dask)
+    if profile is None:
         legal = [*dask.profiles, LOCAL, *QUEUES, CARDS]
         raise OptionError(f"expected a cluster among {listing(legal)} or an address tcp://HOST:PORT, received {name!r}")
-    if found.cluster is not None:
-        _require_harmless(found.cluster)
-    return found
+    if profile.cluster is not None:
+        _require_harmless(profile.cluster)
+    return profile
 
 
 def _well_known(name: str, dask: Dask) -> Profile | None:
@@ -72,17 +72,17 @@ def _well_known(name: str, dask: Dask) -> Profile | None:
         return Profile(cluster={"type": "dask_cuda.LocalCUDACluster"})
     if name in QUEUES:
         kind = f"dask_jobqueue.{QUEUES[name]}"
-        alike = (one for one in dask.profiles.values() if (one.cluster or {}).get("type") == kind)
-        return next(alike, Profile(cluster={"type": kind}))
+        matches = (profile for profile in dask.profiles.values() if (profile.cluster or {}).get("type") == kind)
+        return next(matches, Profile(cluster={"type": kind}))
     return Profile(scheduler_address=name) if ADDRESS.fullmatch(name) else None
 
 
 def _require_harmless(settings: dict[str, Any]) -> None:
     """Raise an OptionError unless a cluster is of a known class and its settings contain no code."""
     kind = str(settings.get("type"))
-    known = [f"{module}.{name}" for module, names in CLASSES.items() for name in names]
-    if kind not in known:
-        raise OptionError(f"expected the type of a cluster among {listing(known)}, received {kind!r}")
+    legal = [f"{module}.{name}" for module, names in CLASSES.items() for name in names]
+    if kind not in legal:
+        raise OptionError(f"expected the type of a cluster among {listing(legal)}, received {kind!r}")
     for key, value in settings.items():
         if key != "type" and key not in SETTINGS:
             raise OptionError(
@@ -104,8 +104,8 @@ def _texts(value: Any) -> Iterator[str]:
         for pair in value.items():
             yield from _texts(list(pair))
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _texts(one)
+        for item in value:
+            yield from _texts(item)
 
 
 @contextmanager
@@ -141,29 +141,35 @@ def _connected(make: Any, address: str) -> Iterator[Any]:
 @contextmanager
 def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
     """Yield a cluster of a listed class with the requested number of workers."""
-    own = {key: value for key, value in settings.items() if key != "type"}
+    options = {key: value for key, value in settings.items() if key != "type"}
     module, _, name = str(settings["type"]).rpartition(".")
     make = getattr(_package(module), name)
     local = name == "LocalCluster"
     if local:
-        own = {"threads_per_worker": 1, "dashboard_address": ANY_PORT, "silence_logs": 50, **own, "processes": True}
+        options = {
+            "threads_per_worker": 1,
+            "dashboard_address": ANY_PORT,
+            "silence_logs": 50,
+            **options,
+            "processes": True,
+        }
     elif module == "dask_cuda":
-        own = {"dashboard_address": ANY_PORT, **own}
+        options = {"dashboard_address": ANY_PORT, **options}
     else:
-        own["scheduler_options"] = {"dashboard_address": ":0", **own.get("scheduler_options", {})}
+        options["scheduler_options"] = {"dashboard_address": ":0", **options.get("scheduler_options", {})}
     if local and workers is not None:
-        own["n_workers"] = workers
+        options["n_workers"] = workers
     try:
         # Only this process handles signals; it ends its workers.
         with deaf_children():
-            cluster = make(**own)
+            cluster = make(**options)
     except DownscaleError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise InputError(f"expected to start a cluster of type {settings['type']}, received: {reason}") from None
     try:
-        if module == "dask_jobqueue" and (workers is not None or "n_workers" not in own):
+        if module == "dask_jobqueue" and (workers is not None or "n_workers" not in options):
             cluster.scale(workers or 1)
         yield cluster
     finally:
@@ -196,13 +202,13 @@ def _quiet() -> Iterator[None]:
 
     names = ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler", "distributed.core")
     loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 

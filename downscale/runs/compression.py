@@ -88,45 +88,45 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
     ds, _ = as_dataset(obj)
     where = horizontal(ds)
     names = own_outputs(learned.spec, ds, pick_variables(ds, where, None))
-    for own, name in zip(learned.spec.outputs, names, strict=True):
-        if scale_to(own, ds[name]) != SAME:
+    for output, name in zip(learned.spec.outputs, names, strict=True):
+        if scale_to(output, ds[name]) != SAME:
             units = str(ds[name].attrs.get("units"))
-            raise InputError(f"{name}: expected {own.units!r} as in the training, received {units!r}; convert it")
+            raise InputError(f"{name}: expected {output.units!r} as in the training, received {units!r}; convert it")
         if quantity_of(ds[name]) == "extensive":
             raise InputError(f"{name}: expected means over cells to encode, received sums; divide by cell_area first")
     factors = dict(zip(where.dims, learned.spec.factor, strict=True))
     coarse: Any = coarsen(select(ds, names), factors)
-    made = _codes(ds, coarse, names, learned, where.dims, device_name(device))
-    small = coarse.assign(dict(zip(learned.spec.code_names, made, strict=True)))
-    return add_history(small, f"encode by {name_of(model)}: means of {factors} cells and {len(made)} bytes each")
+    codes = _codes(ds, coarse, names, learned, where.dims, device_name(device))
+    small = coarse.assign(dict(zip(learned.spec.code_names, codes, strict=True)))
+    return add_history(small, f"encode by {name_of(model)}: means of {factors} cells and {len(codes)} bytes each")
 
 
 def _codes(
     ds: xr.Dataset, coarse: xr.Dataset, names: list[str], learned: Any, dims: tuple[str, ...], device: str
 ) -> list[xr.Variable]:
     """Return the variables of the code."""
-    spec, at = learned.spec, horizontal(coarse)
-    factor = dict(zip(at.dims, spec.factor, strict=True))
+    spec, coarse_axes = learned.spec, horizontal(coarse)
+    factor = dict(zip(coarse_axes.dims, spec.factor, strict=True))
     kernel = downscale(coarse, factor, taps=spec.taps, order=spec.order, conserve=None, bounds=None, check="skip")
-    few = [f"{dim}_coarse" for dim in dims]
-    fine = [each[name].transpose(..., *dims).variable for each in (ds, kernel) for name in names]
+    coarse_dims = [f"{dim}_coarse" for dim in dims]
+    fine = [dataset[name].transpose(..., *dims).variable for dataset in (ds, kernel) for name in names]
     means = [coarse[name].transpose(..., *dims).variable for name in names]
-    means = [xr.Variable((*mean.dims[:-2], *few), mean.data) for mean in means]
-    cells = Aggregation.between(at.grid, horizontal(ds).grid)
-    sizes = {"code": spec.code.channels, **dict(zip(few, means[0].shape[-2:], strict=True))}
-    made: Any = xr.apply_ufunc(
-        Encoding(learned, cells, bool(at.grid.x.periodic), device), *means, *fine,
-        input_core_dims=[few] * len(means) + [list(dims)] * len(fine),
+    means = [xr.Variable((*mean.dims[:-2], *coarse_dims), mean.data) for mean in means]
+    cells = Aggregation.between(coarse_axes.grid, horizontal(ds).grid)
+    sizes = {"code": spec.code.channels, **dict(zip(coarse_dims, means[0].shape[-2:], strict=True))}
+    latent: Any = xr.apply_ufunc(
+        Encoding(learned, cells, bool(coarse_axes.grid.x.periodic), device), *means, *fine,
+        input_core_dims=[coarse_dims] * len(means) + [list(dims)] * len(fine),
         output_core_dims=[list(sizes)], dask="parallelized", output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": sizes, "allow_rechunk": True},
     )  # fmt: skip
-    own = fingerprint(learned)
+    signature = fingerprint(learned)
     stored: dict[str, Any] = {"dtype": np.dtype("i1"), "_FillValue": np.int8(MISSING), "scale_factor": np.float32(STEP)}
     stored[WHOLE_STEPS] = True
     return [
-        xr.Variable((*made.dims[:-3], *dims), made.isel(code=i).data, {
-            "long_name": f"code {i + 1} of {spec.code.channels} of {', '.join(names)}", "units": "1", ENCODER: own,
-            "comment": "detail within cells; downscale with the method that encoded it",
+        xr.Variable((*latent.dims[:-3], *dims), latent.isel(code=i).data, {
+            "long_name": f"code {i + 1} of {spec.code.channels} of {', '.join(names)}", "units": "1",
+            ENCODER: signature, "comment": "detail within cells; downscale with the method that encoded it",
         }, dict(stored))
         for i in range(spec.code.channels)
     ]  # fmt: skip
@@ -159,12 +159,12 @@ class Encoding:
         stacks = [np.stack([np.broadcast_to(f, (*shape, *f.shape[-2:])).reshape(-1, *f.shape[-2:]) for f in part], 1)
                   for part in (fields[:count], fields[count : 2 * count], fields[2 * count :])]  # fmt: skip
         tensors = [torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32)) for stack in stacks]
-        most = max(MOST_VALUES // max(stacks[1][0].size, 1), 1) if len(stacks[1]) else 1
+        batch = max(MOST_VALUES // max(stacks[1][0].size, 1), 1) if len(stacks[1]) else 1
         with torch.no_grad():
             pieces = [
-                self.placed.encode(*(each.to(self.device) for each in (target, x, kernel)), self.cells, self.closed)
+                self.placed.encode(*(tensor.to(self.device) for tensor in (target, x, kernel)), self.cells, self.closed)
                 .cpu().numpy()
-                for x, target, kernel in zip(*(each.split(most) for each in tensors), strict=True)
+                for x, target, kernel in zip(*(tensor.split(batch) for tensor in tensors), strict=True)
             ]  # fmt: skip
         return np.concatenate(pieces).reshape(*shape, *pieces[0].shape[1:])
 
@@ -192,9 +192,9 @@ def encode_file(
         small, output, lambda written: _judged(written, fine, names), overwrite=overwrite,
         storage=Storage(complevel), inputs=sources_of(fine), progress=progress_bar(),
     )  # fmt: skip
-    given, kept = sum(fine[name].nbytes for name in names), Path(output).stat().st_size
-    error = 0.0 if report is None else max(each.max_relative_error for each in report.variables.values())
-    return {"bytes_of_fields": given, "bytes_of_file": kept, "ratio": given / kept, "cell_error": error}
+    memory, size = sum(fine[name].nbytes for name in names), Path(output).stat().st_size
+    error = 0.0 if report is None else max(variable.max_relative_error for variable in report.variables.values())
+    return {"bytes_of_fields": memory, "bytes_of_file": size, "ratio": memory / size, "cell_error": error}
 
 
 def _judged(written: xr.Dataset, fine: xr.Dataset, names: list[str]) -> ConservationReport:
@@ -224,24 +224,24 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
     from downscale.steps.coarsen import cell_area
 
     learned, truth = opened(model), as_dataset(fine)[0]
-    factor, found = learned.spec.factor, {}
+    factor, results = learned.spec.factor, {}
     decoded = downscale(small, method=model, check="skip")
     area = cell_area(truth)
-    for name in (str(each) for each in decoded.data_vars if each in truth and each in small):
+    for name in (str(key) for key in decoded.data_vars if key in truth and key in small):
         factors = dict(zip(area.dims, factor, strict=True))
         kernel = downscale(small, factors, data_vars=name, check="skip")[name]
         true = truth[name].drop_vars(truth[name].coords)
-        errors = [(each.drop_vars(each.coords).astype("f8") - true) ** 2 for each in (decoded[name], kernel)]
+        errors = [(field.drop_vars(field.coords).astype("f8") - true) ** 2 for field in (decoded[name], kernel)]
         weight = area.drop_vars(area.coords)
-        boards = [_board(each.transpose(..., *area.dims).data, factor) for each in (decoded[name], true)]
-        found[name] = {
+        boards = [_board(field.transpose(..., *area.dims).data, factor) for field in (decoded[name], true)]
+        results[name] = {
             "rmse": float(errors[0].weighted(weight).mean()) ** 0.5,
             "rmse_kernel": float(errors[1].weighted(weight).mean()) ** 0.5,
             "largest": float(errors[0].max()) ** 0.5,
             "checkerboard_index_db": boards[0],
             "checkerboard_index_db_truth": boards[1],
         }
-    return found
+    return results
 
 
 def _board(maps: Any, factor: tuple[int, int]) -> float:
@@ -261,12 +261,12 @@ def lines_of(source: str, output: str | Path, model: Any, facts: dict[str, Any],
     lines = [f"cell error of the means as written {facts['cell_error']:.1e}"]
     if decoded:
         fine = open_input(source)
-        for name, found in compression_errors(fine, open_input(str(output)), model).items():
+        for name, errors in compression_errors(fine, open_input(str(output)), model).items():
             units = fine[name].attrs.get("units", "1")
             lines.append(
-                f"{name}: RMSE {found['rmse']:.4g} {units} (means alone, by the kernel {found['rmse_kernel']:.4g}), "
-                f"largest error {found['largest']:.4g}; checkerboard index {db(found['checkerboard_index_db'])} dB "
-                f"(before {db(found['checkerboard_index_db_truth'])})"
+                f"{name}: RMSE {errors['rmse']:.4g} {units} (means alone, by the kernel {errors['rmse_kernel']:.4g}), "
+                f"largest error {errors['largest']:.4g}; checkerboard index {db(errors['checkerboard_index_db'])} dB "
+                f"(before {db(errors['checkerboard_index_db_truth'])})"
             )
     size = facts["bytes_of_file"] / 1e6
     return [*lines, f"wrote {output}: {size:.3g} MB, {facts['ratio']:.1f} times less than the fields in memory",

@@ -57,22 +57,22 @@ def deconvolve_file(
 def _check_flux(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) -> ConservationReport:
     """Check the flux of all maps, profiles or stacks of a variable: the area integral, or the sum over cells."""
     reports = {}
-    for name, found in fluxes(before, after, plan).items():
-        valid, kept = before[name].notnull(), after[name].notnull()
-        change = found["relative_change"]
+    for name, flux in fluxes(before, after, plan).items():
+        valid, valid_after = before[name].notnull(), after[name].notnull()
+        change = flux["relative_change"]
         reports[name] = VariableReport(
             name=name,
             units=str(before[name].attrs.get("units", "1")),
             law="total",
             max_relative_error=change,
             where_relative={},
-            max_absolute_error=abs(found["flux_after"] - found["flux_before"]),
+            max_absolute_error=abs(flux["flux_after"] - flux["flux_before"]),
             where_absolute={},
             global_error=change,
             cells_checked=int(valid.sum()),
             cells_masked=int((~valid).sum()),
-            cells_lost=int((valid & ~kept).sum()),
-            cells_invented=int((kept & ~valid).sum()),
+            cells_lost=int((valid & ~valid_after).sum()),
+            cells_invented=int((valid_after & ~valid).sum()),
             values_out_of_bounds=0,
             tolerance=TOLERANCE,
         )
@@ -82,12 +82,12 @@ def _check_flux(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) 
 def lines_of(facts: dict[str, Any]) -> list[str]:
     """Return the fluxes as text, one line per variable."""
     lines = []
-    for name, found in facts.items():
-        shown = [key for key in ("iterations", "noise", "parameter") if key in found]
-        chosen = "; ".join(f"{key} {_range(found[key])}" for key in shown)
+    for name, flux in facts.items():
+        keys = [key for key in ("iterations", "noise", "parameter") if key in flux]
+        parameters = "; ".join(f"{key} {_range(flux[key])}" for key in keys)
         lines.append(
-            f"{name}: flux {found['flux_before']:.9g} before, {found['flux_after']:.9g} after (relative change "
-            f"{found['relative_change']:.1e}); {chosen}"
+            f"{name}: flux {flux['flux_before']:.9g} before, {flux['flux_after']:.9g} after (relative change "
+            f"{flux['relative_change']:.1e}); {parameters}"
         )
     return lines
 

@@ -108,11 +108,11 @@ def run_both(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Outco
     sides = [compare_outcome(outcome) for outcome in outcomes]
     maps = [outcome.recipe.output.map for outcome in outcomes]
     units = str(open_dataset(first.output.path)[next(iter(outcomes[0].plan.variables))].attrs.get("units", "1"))
-    beside = Beside(tuple(vars(side) for side in sides), None if maps[1] is None else Path(maps[1]), units, note)
+    comparison = Beside(tuple(vars(side) for side in sides), None if maps[1] is None else Path(maps[1]), units, note)
     if first.output.report is not None:
         coarse = open_input(first.input.path, first.input.chunks)
-        write_report(outcomes[0], Path(first.output.report), coarse, outcomes[0].pictures, beside)
-    return outcomes, beside
+        write_report(outcomes[0], Path(first.output.report), coarse, outcomes[0].pictures, comparison)
+    return outcomes, comparison
 
 
 def compare_outcome(outcome: Outcome) -> Comparison:
@@ -135,8 +135,8 @@ def _label(recipe: Recipe) -> str:
 
 def _last_error(errors: Sequence[tuple[str, float]], method: str) -> tuple[float | None, float | None]:
     """Return the error of a method, with orography if tried, and its ratio to bilinear interpolation."""
-    own = [error for label, error in errors if label.startswith(method)]
-    return (own[-1], own[-1] / dict(errors)["bilinear"]) if own else (None, None)
+    method_errors = [error for label, error in errors if label.startswith(method)]
+    return (method_errors[-1], method_errors[-1] / dict(errors)["bilinear"]) if method_errors else (None, None)
 
 
 def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> tuple[float, float, float, float]:
@@ -147,13 +147,13 @@ def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> tuple[floa
     detail = np.where(valid, values - cells.broadcast_to_fine(cells.masked(valid).mean(values)), 0.0)
     orog = np.asarray(prepared.statics["orog"], dtype=np.float64)
     relief = orog - cells.broadcast_to_fine(cells.mean(orog))
-    high = float((weight * relief**2).sum())
-    both, own = float((weight * detail * relief).sum()), float((weight * detail**2).sum())
+    relief_sum = float((weight * relief**2).sum())
+    cross, detail_sum = float((weight * detail * relief).sum()), float((weight * detail**2).sum())
     slopes = slope(values, Spacing.of(prepared.fine))
     steep = np.isfinite(slopes)
     squares = float((weight * np.where(steep, slopes, 0.0) ** 2).sum() / (weight * steep).sum())
-    spread = (own / float(weight.sum())) ** 0.5
-    return spread, 1e3 * both / high, both / (own * high) ** 0.5, 1e5 * squares**0.5
+    deviation = (detail_sum / float(weight.sum())) ** 0.5
+    return deviation, 1e3 * cross / relief_sum, cross / (detail_sum * relief_sum) ** 0.5, 1e5 * squares**0.5
 
 
 def format_comparison(beside: Beside) -> str:

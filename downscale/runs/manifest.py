@@ -38,24 +38,24 @@ def identity(files: Iterable[str]) -> list[list[Any]]:
 
     Size and time alone may be those of another file after ``cp -p`` or ``touch -r``.
     """
-    inside: dict[Path, list[Path]] = {}
+    contents: dict[Path, list[Path]] = {}
     files = list(files)
     for path in (Path(name).resolve() for name in files if address_of(name) is None):
-        inside[path] = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    count = sum(map(len, inside.values()))
+        contents[path] = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    count = sum(map(len, contents.values()))
     # Sample some of very many files, such as the chunks of a store.
     step = -(-count // ALL_SAMPLES)
-    made: list[list[Any]] = [[name] for name in files if address_of(name) is not None]
-    for path, found in inside.items():
-        stats = [file.stat() for file in found]
+    rows: list[list[Any]] = [[name] for name in files if address_of(name) is not None]
+    for path, inner_files in contents.items():
+        stats = [file.stat() for file in inner_files]
         digest = hashlib.sha256()
-        for i, (file, own) in enumerate(zip(found, stats, strict=True)):
-            digest.update(f"{file.relative_to(path)} {own.st_size}\n".encode())
+        for i, (file, stat) in enumerate(zip(inner_files, stats, strict=True)):
+            digest.update(f"{file.relative_to(path)} {stat.st_size}\n".encode())
             if i % step == 0:
-                _sample(file, own.st_size, count, digest)
-        latest = max((own.st_mtime_ns for own in stats), default=0)
-        made.append([str(path), sum(own.st_size for own in stats), latest, digest.hexdigest()])
-    return sorted(made)
+                _sample(file, stat.st_size, count, digest)
+        latest = max((stat.st_mtime_ns for stat in stats), default=0)
+        rows.append([str(path), sum(stat.st_size for stat in stats), latest, digest.hexdigest()])
+    return sorted(rows)
 
 
 def _sample(file: Path, size: int, count: int, digest: Any) -> None:
@@ -105,8 +105,8 @@ def read_manifest(path: Path, request: str, span: tuple[int, int]) -> dict[str, 
     """Return the manifest of a file if all of it matches, None otherwise."""
     try:
         facts = json.loads(manifest_path(path).read_text(encoding="utf-8"))
-        wanted = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
-        if {key: facts[key] for key in wanted} != wanted or facts["bytes"] != path.stat().st_size:
+        expected = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
+        if {key: facts[key] for key in expected} != expected or facts["bytes"] != path.stat().st_size:
             return None
         if "sample" in facts:
             return facts if facts["sample"] == identity([str(path)])[0][2:] else None
@@ -145,15 +145,15 @@ def checksum(path: Path) -> str:
 def sweep(targets: Iterable[Path]) -> list[Path]:
     """Remove temporary files that dead processes left for ``targets`` and their manifests, and return them."""
     targets = list(targets)
-    names = {one.name for target in targets for one in (target, manifest_path(target))}
-    gone = []
+    names = {file.name for target in targets for file in (target, manifest_path(target))}
+    leftovers = []
     for folder in {target.parent for target in targets}:
         for path in sorted(folder.glob(".*.part")) if folder.is_dir() else ():
             if left_of(path) in names:
                 with suppress(FileNotFoundError):
                     remove(path)
-                    gone.append(path)
-    return gone
+                    leftovers.append(path)
+    return leftovers
 
 
 def clear(folder: Path, targets: Iterable[Path]) -> None:

@@ -90,13 +90,13 @@ def run(
         note = f"{blocks}, about {block_size(blocks, outcome.plan)} each"
         # A second file is open while blocks are cut from the input, and while they are merged (measured).
         fields = outcome.plan.variables.items()
-        held = {name: replace(one, static_bytes=one.static_bytes + READING) for name, one in fields}
-        outcome.plan = replace(outcome.plan, variables=held, notes=(*outcome.plan.notes, note))
+        variables = {name: replace(field, static_bytes=field.static_bytes + READING) for name, field in fields}
+        outcome.plan = replace(outcome.plan, variables=variables, notes=(*outcome.plan.notes, note))
         choose_blocks(blocks, how)
     targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, blocks)
     if dry_run:
-        there = [name for name in _names(recipe, blocks).values() if Path(name).exists()]
-        notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in there]
+        existing = [name for name in _names(recipe, blocks).values() if Path(name).exists()]
+        notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in existing]
         outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
         return outcome
     with outcome.stage("read, downscale, write and check"):
@@ -123,9 +123,9 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
 def _in_blocks(outcome: Outcome, coarse: xr.Dataset, blocks: BlockPlan, how: How, overwrite: bool) -> None:
     """Compute and write block after block."""
     inputs = inputs_of(outcome.recipe, coarse)
-    chosen = choose_blocks(blocks, how)
+    indices = choose_blocks(blocks, how)
     with lock_outputs(blocks, how):
-        check_outputs(blocks, chosen, inputs, resume=how.resume, overwrite=overwrite)
+        check_outputs(blocks, indices, inputs, resume=how.resume, overwrite=overwrite)
         result = run_blocks(outcome.recipe, blocks, outcome.plan.variables, how)
     outcome.conservation, outcome.kept = result.conservation, result.kept
     outcome.files += result.files
@@ -140,12 +140,12 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
                 outcome.self_validation = self_validation(coarse, request)
         with outcome.stage("terrain penalty"):
             outcome.terrain_penalty = terrain_penalty_values(coarse, request)
-    made = outcome.files[-1]
+    path = outcome.files[-1]
     with outcome.stage("figures"):
         if "map" in targets:
-            _draw(coarse, outcome, made, targets["map"])
+            _draw(coarse, outcome, path, targets["map"])
         if "report" in targets:
-            outcome.pictures = _pictures(coarse, outcome, made, targets.get("map"))
+            outcome.pictures = _pictures(coarse, outcome, path, targets.get("map"))
     outcome.files += targets.values()
     outcome.seconds = time.perf_counter() - begin
     outcome.stages["the rest"] = outcome.seconds - sum(outcome.stages.values())
@@ -155,8 +155,8 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
 
 def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
     """Return all files that a run reads, or that its recipe names as input."""
-    named = named_files(recipe.model_dump(mode="json", exclude={"output"}))
-    return (*sources_of(coarse), *static_sources(recipe), *named)
+    names = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    return (*sources_of(coarse), *static_sources(recipe), *names)
 
 
 def _targets(

@@ -47,8 +47,8 @@ def _legal(expects: Callable[[Any], str | None]) -> AfterValidator:
 
 
 _FIELDS: dict[str, Any] = {
-    one.name: (Annotated[declared.plain, _legal(declared.expects)], Field(one.default, description=declared.help))
-    for one in fields(Request) if (declared := ARGUMENTS[one.name]).in_recipe
+    field.name: (Annotated[declared.plain, _legal(declared.expects)], Field(field.default, description=declared.help))
+    for field in fields(Request) if (declared := ARGUMENTS[field.name]).in_recipe
 }  # fmt: skip
 
 

@@ -62,9 +62,9 @@ def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
 
 def static_sources(recipe: Recipe) -> tuple[str, ...]:
     """Return the files other than the input that affect the values."""
-    asked = recipe.downscale
-    named = [asked.mask, asked.sftlf, asked.target_grid, asked.method]
-    files = [name for name in named if isinstance(name, str) and Path(name).expanduser().exists()]
+    section = recipe.downscale
+    names = [section.mask, section.sftlf, section.target_grid, section.method]
+    files = [name for name in names if isinstance(name, str) and Path(name).expanduser().exists()]
     if recipe.statics is None:
         return tuple(files)
     return (*sources_of(open_input(recipe.statics.orog, chunks=None)), *files)
@@ -78,14 +78,14 @@ def produce(
     ``encode`` maps the result to the ``encoding`` of its storage; by default the recipe sets it.
     """
     fine: Any = downscale_request(coarse, build_request(recipe))
-    given = None
+    coarse_fields = None
     if judge:
-        given = coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)
+        coarse_fields = coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)
     encoding = recipe.output.encoding if encode is None else encode(fine)
     write = to_zarr if str(path).endswith(STORE) else to_netcdf
     output = recipe.output
     return write(
-        fine, path, coarse=given, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
+        fine, path, coarse=coarse_fields, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
         profile=output.profile, attrs=output.attrs, encoding=encoding, **judging(recipe),
     )  # fmt: skip
 
