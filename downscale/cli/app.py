@@ -82,12 +82,12 @@ def with_options(**options: tuple[Any, Any]) -> Callable[[FunctionT], FunctionT]
 
     def decorate(function: FunctionT) -> FunctionT:
         signature = inspect.signature(function, eval_str=True)
-        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        parameters = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
         more = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for name, (annotation, default) in options.items()
         ]
-        function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        function.__signature__ = signature.replace(parameters=[*parameters, *more])  # type: ignore[attr-defined]
         return function
 
     return decorate

@@ -139,7 +139,7 @@ def parse_target(text: str | None) -> Any:
     pairs = [part.split(":", 1) for part in text.split(",")]
     if any(len(pair) != 2 or not all(word.strip() for word in pair) for pair in pairs):
         raise OptionError(f"expected target as a file, a resolution 0.25x0.25 or dim:frequency, received {text!r}")
-    return {dim.strip(): wanted.strip() for dim, wanted in pairs}
+    return {dim.strip(): frequency.strip() for dim, frequency in pairs}
 
 
 def parse_packing(text: str | None) -> Any:
@@ -205,20 +205,20 @@ OPTIONS = {
     "tolerance": _Option("--tolerance"),
     "device": _Option("--device", "auto, cpu, or an accelerator"),
 }  # fmt: skip
-FLAGS = {name: one.flag for name, one in OPTIONS.items()}
+FLAGS = {name: entry.flag for name, entry in OPTIONS.items()}
 
 
 def request_options() -> dict[str, tuple[Any, Any]]:
     """Return the options of a request: their annotations, with the help of its declaration, and their defaults."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for one in fields(Request):
-        if one.name in OPTIONS:
-            flag, syntax, parse = OPTIONS[one.name]
-            declared = ARGUMENTS[one.name]
+    options: dict[str, tuple[Any, Any]] = {}
+    for field in fields(Request):
+        if field.name in OPTIONS:
+            flag, syntax, parse = OPTIONS[field.name]
+            declared = ARGUMENTS[field.name]
             words = declared.help.removesuffix(".") + (f": {syntax}." if syntax else ".")
-            kind = declared.plain if parse is None else str if one.default is not None else str | None
-            found[one.name] = (Annotated[kind, typer.Option(flag, help=words)], one.default)
-    return {name: found[name] for name in OPTIONS}
+            kind = declared.plain if parse is None else str if field.default is not None else str | None
+            options[field.name] = (Annotated[kind, typer.Option(flag, help=words)], field.default)
+    return {name: options[name] for name in OPTIONS}
 
 
 def parse_request(values: dict[str, Any]) -> dict[str, Any]:

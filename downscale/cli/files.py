@@ -37,7 +37,7 @@ def deconvolve(
     from downscale.deconvolution.psf import parse_psf
     from downscale.steps.deconvolution import DeconvolutionMethod
 
-    wanted = DeconvolutionMethod(method, noise, iterations, damping, parameter, order)
+    solver = DeconvolutionMethod(method, noise, iterations, damping, parameter, order)
     shape, names, over = parse_psf(psf), parse_names(variables), parse_names(dims)
     cut = parse_chunks(chunks)
     from downscale.io.read import find_files
@@ -48,7 +48,7 @@ def deconvolve(
 
     with scheduled():
         course, facts = deconvolve_file(
-            source, output, shape, wanted, dims=over, data_vars=names, device=device, chunks=cut, complevel=complevel,
+            source, output, shape, solver, dims=over, data_vars=names, device=device, chunks=cut, complevel=complevel,
             overwrite=overwrite, dry_run=dry_run,
         )  # fmt: skip
     if dry_run:
@@ -126,14 +126,14 @@ def inspect(
         if card_only:
             return
 
-    found = diagnose(target, pair, variable)
-    print_diagnosis(found)
+    diagnosis = diagnose(target, pair, variable)
+    print_diagnosis(diagnosis)
     if as_json is not None:
-        found.to_json(as_json)
+        diagnosis.to_json(as_json)
     if figure is not None:
         from downscale.artefacts.figure import draw
 
-        draw(found, figure)
+        draw(diagnosis, figure)
 
 
 @app.command()
@@ -193,5 +193,5 @@ def weights(
     coarse, grid = open_input(source), parse_target(target)
     inputs = (*sources_of(coarse), *([target] if target else []))
     check_netcdf(output, overwrite, inputs)
-    made = weights_of(coarse, refinement, method, target_grid=grid, layout=layout, normalization=normalization)
-    say(f"wrote {write_weights(made, output, overwrite=overwrite, inputs=inputs)}")
+    dataset = weights_of(coarse, refinement, method, target_grid=grid, layout=layout, normalization=normalization)
+    say(f"wrote {write_weights(dataset, output, overwrite=overwrite, inputs=inputs)}")

@@ -19,17 +19,17 @@ def train(
     """Train a model on pairs of coarse and fine fields, and write its checkpoint (extra "train")."""
     from downscale.training.schema import load_training
 
-    wanted = load_training(recipe)
+    training = load_training(recipe)
     from downscale.process.interrupts import telling
     from downscale.training.fit import is_first, resume_hint
     from downscale.training.fit import train as carry_out
 
     if dry_run:
-        carry_out(wanted, say=say, dry_run=True)
+        carry_out(training, say=say, dry_run=True)
         return
     try:
-        with telling(lambda: resume_hint(wanted)):
-            carry_out(wanted, resume, say)
+        with telling(lambda: resume_hint(training)):
+            carry_out(training, resume, say)
     except BaseException as error:
         from downscale.process.interrupts import Stopped, what_came
 
@@ -38,7 +38,7 @@ def train(
             raise
         if not is_first():
             raise typer.Exit(1) from None
-        raise Stopped(f"{word}; {resume_hint(wanted)}") from None
+        raise Stopped(f"{word}; {resume_hint(training)}") from None
 
 
 @app.command()
@@ -49,10 +49,10 @@ def evaluate(
     """Score methods and models on held-out data: tables (markdown, CSV, NetCDF), maps and spectra."""
     from downscale.evaluation.schema import load_evaluation
 
-    wanted = load_evaluation(recipe)  # a wrong recipe is refused before libraries are loaded, which takes seconds
+    evaluation = load_evaluation(recipe)  # a wrong recipe is refused before libraries are loaded, which takes seconds
     from downscale.evaluation.run import evaluate as carry_out
 
-    carry_out(wanted, say, change=None if out is None else {"output.folder": str(out)})
+    carry_out(evaluation, say, change=None if out is None else {"output.folder": str(out)})
 
 
 @app.command()

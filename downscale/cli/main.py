@@ -33,18 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     given.set(tuple(arguments))
-    come: list[str] = []
+    signals: list[str] = []
     try:
-        with terminable() as come:
+        with terminable() as signals:
             status = app(arguments, standalone_mode=False)
             if status == INTERRUPTED:
                 raise KeyboardInterrupt
         return int(status) if isinstance(status, int) else 0
     except BaseException as error:
-        if come or isinstance(error, KeyboardInterrupt):
-            word = "interrupted" if not come or come[0] == "SIGINT" else "terminated"
+        if signals or isinstance(error, KeyboardInterrupt):
+            word = "interrupted" if not signals or signals[0] == "SIGINT" else "terminated"
             line = error if isinstance(error, Stopped) else f"{word}; {NOTHING_LEFT}"
-            return _fail(line, status_of(come or ["SIGINT"]))
+            return _fail(line, status_of(signals or ["SIGINT"]))
         if not isinstance(error, Exception):
             raise
         return _failed(error)
@@ -76,12 +76,12 @@ def _failed(error: Exception) -> int:
 
 def _once() -> Callable[..., None]:
     """Return a function that shows each warning once, as one line without source code."""
-    shown: set[str] = set()
+    lines: set[str] = set()
 
     def warn(message: Warning | str, *where: object, **more: object) -> None:
         line = one_line(message)
-        if line not in shown:
-            shown.add(line)
+        if line not in lines:
+            lines.add(line)
             print(f"downscale: warning: {line}", file=sys.stderr)
 
     return warn

@@ -43,11 +43,11 @@ def demo(
     from downscale.process.computing import scheduled
 
     with scheduled():
-        outcomes, beside = run_both(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
+        outcomes, comparison = run_both(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
     for outcome in outcomes:
         _say_outcome(outcome)
-    say(format_comparison(beside))
-    say(beside.note)
+    say(format_comparison(comparison))
+    say(comparison.note)
 
 
 @app.command()
@@ -60,11 +60,11 @@ def run(
     from downscale.io.paths import require_no_input
     from downscale.runs.recipe import load_recipe
 
-    wanted = load_recipe(recipe)
-    for name in (wanted.output.path, wanted.output.map, wanted.output.report):
+    content = load_recipe(recipe)
+    for name in (content.output.path, content.output.map, content.output.report):
         if name is not None:
             require_no_input(Path(name).expanduser(), (recipe,))
-    _run_recipe(wanted, **how)
+    _run_recipe(content, **how)
 
 
 @app.command()
