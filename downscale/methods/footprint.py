@@ -32,8 +32,8 @@ class FootprintWork:
         maps = finite_or_missing(np.asarray(values), job.name, job.check).reshape(-1, *job.coarse.shape)
         lane = Lane(pick_device(job.device))
         fine = np.full((len(maps), *job.fine.shape), np.nan, job.dtype)
-        for index, one in enumerate(maps):
-            self._one(one.astype(np.float64), fine[index], lane)
+        for index, field in enumerate(maps):
+            self._one(field.astype(np.float64), fine[index], lane)
         return fine.reshape(*values.shape[:-2], *job.fine.shape)
 
     def _one(self, coarse: NDArray[np.float64], out: NDArray[Any], lane: Lane) -> None:
@@ -47,17 +47,17 @@ class FootprintWork:
         if not valid.any():
             return
         x = lane.send(np.nan_to_num(coarse))
-        seen = FootprintOperator(self.instrument.blur(valid, x), job.cells, self.order)
-        made = seen.solve(x)
+        operator = FootprintOperator(self.instrument.blur(valid, x), job.cells, self.order)
+        fine = operator.solve(x)
         if job.bounds != (None, None):
-            made = seen.solve_within(made, x, job.bounds)
-        field = lane.fetch(made, np.dtype(np.float64))()
+            fine = operator.solve_within(fine, x, job.bounds)
+        field = lane.fetch(fine, np.dtype(np.float64))()
         out[valid] = (field * job.fine.cell_area if job.extensive else field).astype(job.dtype)[valid]
         if job.check == "skip":
             return
         stored = np.where(valid, out, 0.0).astype(np.float64)
         stored = stored / job.fine.cell_area if job.extensive else stored
-        self._judged(float(footprint_error(seen, lane.send(stored), x).max()), stored[valid])
+        self._judged(float(footprint_error(operator, lane.send(stored), x).max()), stored[valid])
 
     def _judged(self, error: float, stored: NDArray[np.float64]) -> None:
         """Warn, or raise an error, if the stored values violate the footprint averages or the bounds."""
@@ -102,16 +102,16 @@ def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
     def blurred(values: NDArray[Any]) -> NDArray[Any]:
         lane = Lane(pick_device(device))
         maps = np.asarray(values, np.float64).reshape(-1, *instrument.shape)
-        made = np.full(maps.shape, np.nan)
-        for index, one in enumerate(maps):
-            valid = np.isfinite(one)
+        images = np.full(maps.shape, np.nan)
+        for index, map_values in enumerate(maps):
+            valid = np.isfinite(map_values)
             if valid.any():
-                field = lane.send(np.where(valid, one, 0.0))
+                field = lane.send(np.where(valid, map_values, 0.0))
                 image = instrument.blur(valid, field).forward(field)
-                made[index] = np.where(valid, lane.fetch(image, np.dtype(np.float64))(), np.nan)
-        return made.reshape(values.shape)
+                images[index] = np.where(valid, lane.fetch(image, np.dtype(np.float64))(), np.nan)
+        return images.reshape(values.shape)
 
     if not isinstance(data, da.Array):
         return blurred(np.asarray(data))
-    whole = whole_maps(data, len(instrument.shape))
-    return da.map_blocks(blurred, whole, dtype=np.float64, meta=np.empty((0,) * data.ndim))
+    full_maps = whole_maps(data, len(instrument.shape))
+    return da.map_blocks(blurred, full_maps, dtype=np.float64, meta=np.empty((0,) * data.ndim))

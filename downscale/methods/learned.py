@@ -123,8 +123,8 @@ def bound_model(
             f"{target.factors[0]} x {target.factors[1]}; leave factor out, or use a model of this one"
         )
     names = _matched(spec, ds, wanted)
-    inputs = {own.name: ds[name] for own, name in zip((*spec.outputs, *spec.predictors), names, strict=True)}
-    scales = tuple(scale_to(own, inputs[own.name]) for own in (*spec.outputs, *spec.predictors))
+    inputs = {variable.name: ds[name] for variable, name in zip((*spec.outputs, *spec.predictors), names, strict=True)}
+    scales = tuple(scale_to(variable, inputs[variable.name]) for variable in (*spec.outputs, *spec.predictors))
     _require_own_code(learned, inputs)
     numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
     bound = {name: learned.bind(where.grid, target.parts, i).rescaled(scales) for name, i in numbers.items()}
@@ -133,66 +133,66 @@ def bound_model(
 
 def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
     """Return the variables of ``ds`` that a model reads but does not refine, as far as they are present."""
-    there = [str(name) for name in ds.data_vars]
-    names = [_match(own, ds, there, alone=False) for own in learned.spec.predictors]
-    return frozenset(name for name in names if name is not None) - {own.name for own in learned.spec.outputs}
+    variables = [str(name) for name in ds.data_vars]
+    names = [_match(variable, ds, variables, alone=False) for variable in learned.spec.predictors]
+    return frozenset(name for name in names if name is not None) - {variable.name for variable in learned.spec.outputs}
 
 
 def own_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
     """Return the variables of ``ds`` that match the outputs of the model."""
     alone = len(spec.outputs) == 1
-    own = [name for name in among if any(_match(each, ds, [name], alone) for each in spec.outputs)]
-    return matched_outputs(spec, ds, own or among)
+    matches = [name for name in among if any(_match(output, ds, [name], alone) for output in spec.outputs)]
+    return matched_outputs(spec, ds, matches or among)
 
 
 def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
     """Return the variables of ``ds`` that match the outputs of the model; all ``wanted`` ones must be among them."""
-    there = [str(name) for name in ds.data_vars]
+    variables = [str(name) for name in ds.data_vars]
     # An output that is not requested is still an input.
     names = [
-        _match(own, ds, wanted, alone=len(spec.outputs) == 1) or _match(own, ds, there, alone=False)
-        for own in spec.outputs
+        _match(output, ds, wanted, alone=len(spec.outputs) == 1) or _match(output, ds, variables, alone=False)
+        for output in spec.outputs
     ]
-    made = [name for name in names if name is not None]
-    strange = [name for name in wanted if name not in made]
-    missing = [own.name for own, name in zip(spec.outputs, names, strict=True) if name is None]
-    makes = [own.name for own in spec.outputs]
-    if strange and any(name in wanted for name in made):
+    matches = [name for name in names if name is not None]
+    strange = [name for name in wanted if name not in matches]
+    missing = [output.name for output, name in zip(spec.outputs, names, strict=True) if name is None]
+    makes = [output.name for output in spec.outputs]
+    if strange and any(name in wanted for name in matches):
         raise InputError(
             f"expected variables that this model makes ({listing(makes)}), received {listing(strange)} too; "
-            f"name the others in data_vars, as data_vars={made!r}"
+            f"name the others in data_vars, as data_vars={matches!r}"
         )
     if missing or strange:
         raise InputError(
             f"expected the variable {(missing or makes)[0]!r}, which this model refines, received "
             f"{listing(wanted)}; rename a variable, or give it the standard_name of that one"
         )
-    return made
+    return matches
 
 
 def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
     """Return the variables of ``ds`` that match the inputs of the model, outputs first; raise if one is missing."""
-    made, there = matched_outputs(spec, ds, wanted), [str(name) for name in ds.data_vars]
-    for own in spec.predictors:
-        name = _match(own, ds, there, alone=False)
+    matches, variables = matched_outputs(spec, ds, wanted), [str(name) for name in ds.data_vars]
+    for predictor in spec.predictors:
+        name = _match(predictor, ds, variables, alone=False)
         if name is None:
             raise InputError(
-                f"expected the predictor {own.name!r} that this model uses, received {listing(ds.data_vars)}; "
+                f"expected the predictor {predictor.name!r} that this model uses, received {listing(ds.data_vars)}; "
                 "add it to the dataset"
             )
-        made.append(name)
-    return made
+        matches.append(name)
+    return matches
 
 
 def _match(own: Variable, ds: xr.Dataset, among: list[str], alone: bool) -> str | None:
     """Return the matching variable: by name, by standard name, or as the only one of its kind."""
     if own.name in among:
         return own.name
-    same = [name for name in among if own.standard_name and ds[name].attrs.get("standard_name") == own.standard_name]
+    matches = [name for name in among if own.standard_name and ds[name].attrs.get("standard_name") == own.standard_name]
     kind = next((kind for kind in KINDS if kind.search(own.name)), None)
-    if not same and alone and kind is not None:
-        same = [name for name in among if any(kind.search(word) for word in _words(ds[name]))]
-    return same[0] if len(same) == 1 else None
+    if not matches and alone and kind is not None:
+        matches = [name for name in among if any(kind.search(word) for word in _words(ds[name]))]
+    return matches[0] if len(matches) == 1 else None
 
 
 def _words(variable: xr.DataArray) -> tuple[str, ...]:
@@ -225,10 +225,10 @@ def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
 def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> None:
     """Refuse codes of another compressor, which would be misinterpreted."""
     for name in learned.spec.code_names:
-        own, theirs = fingerprint(learned), inputs[name].attrs.get(ENCODER)
-        if theirs != own:
+        expected, encoder = fingerprint(learned), inputs[name].attrs.get(ENCODER)
+        if encoder != expected:
             raise InputError(
-                f"{name}: expected a code made by this compressor ({own}), received {theirs or 'none'}; decode "
+                f"{name}: expected a code made by this compressor ({expected}), received {encoder or 'none'}; decode "
                 "it with the model that encoded it"
             )
 
@@ -246,25 +246,25 @@ def _static_fields(
 ) -> dict[str, np.ndarray]:
     from downscale.models.static_features import companions
 
-    given: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if orog is not None:
-        given["orog"] = np.asarray(on_grid(pick_static(orog), target.fine, "orog", where))
+        fields["orog"] = np.asarray(on_grid(pick_static(orog), target.fine, "orog", where))
     if sftlf is not None and "sftlf" in spec.statics:
-        given["sftlf"] = np.asarray(on_grid(pick_mask(sftlf), target.fine, "sftlf", where))
-    if given.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
-        given["sftlf"] = given["sftlf"] / 100
-    return companions(spec.statics, target.fine, target.aggregation(where.grid), given, where.locator)
+        fields["sftlf"] = np.asarray(on_grid(pick_mask(sftlf), target.fine, "sftlf", where))
+    if fields.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
+        fields["sftlf"] = fields["sftlf"] / 100
+    return companions(spec.statics, target.fine, target.aggregation(where.grid), fields, where.locator)
 
 
 def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:
     """Return the field, the other inputs of a model and the number of each map, stacked to (..., C, n_y, n_x)."""
-    fields = [data] if model is None else [_along(other, array, data) for other in model.inputs.values()]
+    fields = [data] if model is None else [_along(source, array, data) for source in model.inputs.values()]
     fields += [] if model is None else [_along(clock, array, data) for clock in _clocks(model.spec, array)]
     fields += [] if numbers is None else [_along(numbers, array, data)]
     if not isinstance(data, da.Array):
         return np.stack([np.broadcast_to(values, data.shape) for values in fields], axis=-3)
-    same = [da.broadcast_to(values, data.shape).rechunk(data.chunks) for values in fields]
-    return da.stack(same, axis=-3).rechunk({data.ndim - 2: -1})
+    arrays = [da.broadcast_to(values, data.shape).rechunk(data.chunks) for values in fields]
+    return da.stack(arrays, axis=-3).rechunk({data.ndim - 2: -1})
 
 
 def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
@@ -275,8 +275,8 @@ def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
             f"{other.name}: expected the dimensions of {array.name!r} {dict(array.sizes)}, received "
             f"{dict(other.sizes)}; select the same times and layers"
         )
-    here = other.transpose(*[dim for dim in array.dims if dim in other.dims])
-    values = here.data if isinstance(data, da.Array) or not isinstance(here.data, da.Array) else here.data.compute()
+    view = other.transpose(*[dim for dim in array.dims if dim in other.dims])
+    values = view.data if isinstance(data, da.Array) or not isinstance(view.data, da.Array) else view.data.compute()
     return values.reshape([other.sizes.get(dim, 1) for dim in array.dims])
 
 

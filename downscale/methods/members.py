@@ -79,8 +79,8 @@ def order_of(dims: tuple[Any, ...], made: tuple[Any, ...]) -> list[Any]:
     ['realization', 'lat', 'lon', 'time']
     """
     new = [dim for dim in made if dim not in dims]
-    at = min(dims.index(dim) for dim in made[-2:])
-    return [*dims[:at], *new, *dims[at:]]
+    position = min(dims.index(dim) for dim in made[-2:])
+    return [*dims[:position], *new, *dims[position:]]
 
 
 def numbers_of(array: xr.DataArray) -> xr.DataArray:

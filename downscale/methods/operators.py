@@ -76,14 +76,14 @@ def weights(
     target = pick_target(where, factor, target_grid, None)
     up = operator(method, where.grid, target.parts, taps, order)
     y, x = (_along(parts, axis.dense(parts.coarse.size)) for parts, axis in zip(target.parts, up.axes, strict=True))
-    there = target.fine if target.where is None else target.where.grid
-    return weights_dataset(y, x, where.grid, there, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
+    fine_grid = target.fine if target.where is None else target.where.grid
+    return weights_dataset(y, x, where.grid, fine_grid, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
 
 
 def _along(parts: Subcells, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the operator from coarse to target cells of an axis; rows add up to the covered fraction."""
-    inside = np.flatnonzero(parts.owner >= 0)
-    owner = parts.owner[inside]
+    indices = np.flatnonzero(parts.owner >= 0)
+    owner = parts.owner[indices]
     gathered = np.zeros((parts.target.size, parts.coarse.size))
-    np.add.at(gathered, owner, (parts.measure[inside] / parts.target.measure[owner])[:, None] * matrix[inside])
+    np.add.at(gathered, owner, (parts.measure[indices] / parts.target.measure[owner])[:, None] * matrix[indices])
     return gathered
