@@ -59,7 +59,7 @@ def _taken(size: int) -> NDArray[np.uint8]:
 def _give_back(memory: NDArray[np.uint8]) -> None:
     with _lock:
         _idle.append(memory)
-        while sum(other.size for other in list(_idle)) > IDLE_BYTES:
+        while sum(buffer.size for buffer in list(_idle)) > IDLE_BYTES:
             del _idle[0]
 
 

@@ -28,9 +28,9 @@ _OWN: ContextVar[Scheduler | None] = ContextVar("scheduler", default=None)
 
 def scheduler() -> Scheduler:
     """Return the scheduler: that of this context, else the one chosen by the user, else Dask's threads."""
-    own = _OWN.get()
-    if own is not None:
-        return own
+    context_scheduler = _OWN.get()
+    if context_scheduler is not None:
+        return context_scheduler
     if "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None):
         return dask.base.get_scheduler() or dask.threaded.get
     # Dask would import its package for clusters, only to find that there is none.
@@ -39,8 +39,8 @@ def scheduler() -> Scheduler:
 
 def computed(*tasks: Any) -> tuple[Any, ...]:
     """Return the values of lazy objects, like ``dask.compute``."""
-    found: tuple[Any, ...] = dask.compute(*tasks, scheduler=scheduler())
-    return found
+    values: tuple[Any, ...] = dask.compute(*tasks, scheduler=scheduler())
+    return values
 
 
 def cluster() -> Any:
@@ -102,8 +102,8 @@ def threads_that_end() -> Iterator[None]:
     if scheduler() is not dask.threaded.get or dask.config.get("pool", None) is not None:
         yield
         return
-    own = dask.threaded.ContextAwareThreadPoolExecutor(workers())
-    with own as pool, _using(partial(dask.threaded.get, pool=pool)):
+    executor = dask.threaded.ContextAwareThreadPoolExecutor(workers())
+    with executor as pool, _using(partial(dask.threaded.get, pool=pool)):
         yield
 
 
@@ -122,17 +122,17 @@ def scheduled() -> Iterator[None]:
 
     For programs that own their process, such as the command line: Dask's configuration is shared by all threads.
     """
-    chosen = "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None)
+    is_chosen = "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None)
     settings = {"scheduler": dask.threaded.get, "array.rechunk.method": "tasks"}
-    with dask.config.set({} if chosen else settings):
+    with dask.config.set({} if is_chosen else settings):
         yield
 
 
 def progress_bar() -> AbstractContextManager[Any]:
     """Return a context in which Dask shows a progress bar on the standard error, by the option "progress"."""
-    wanted = option("progress")
-    if wanted == "off" or (wanted == "auto" and not sys.stderr.isatty()):
+    setting = option("progress")
+    if setting == "off" or (setting == "auto" and not sys.stderr.isatty()):
         return nullcontext()
     from dask.diagnostics import ProgressBar
 
-    return ProgressBar(minimum=PATIENCE_SECONDS if wanted == "auto" else 0.0, out=sys.stderr)
+    return ProgressBar(minimum=PATIENCE_SECONDS if setting == "auto" else 0.0, out=sys.stderr)

@@ -100,11 +100,11 @@ def deaf_children() -> Iterator[None]:
 
     # Processes started later would receive Ctrl-C again.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def ignore_signals() -> None:
@@ -143,27 +143,27 @@ def terminable() -> Iterator[list[str]]:
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
-    known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in known}
+    signals = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in signals}
     # A process that ignores a lost terminal was started to outlive it.
-    numbers = [n for n in known if n.name != "SIGHUP" or before[n] is not signal.SIG_IGN]
-    come: list[str] = []
-    _STATE.come, _STATE.raised, _STATE.shields = come, False, 0
+    numbers = [n for n in signals if n.name != "SIGHUP" or handlers[n] is not signal.SIG_IGN]
+    names: list[str] = []
+    _STATE.come, _STATE.raised, _STATE.shields = names, False, 0
 
     def stop(number: int, frame: Any) -> None:
-        come.append(signal.Signals(number).name)
-        if len(come) == 1 and not _STATE.shields:
+        names.append(signal.Signals(number).name)
+        if len(names) == 1 and not _STATE.shields:
             go_on()
 
     for number in numbers:
         signal.signal(number, stop)
     try:
         with _watched(numbers):
-            yield come
+            yield names
     finally:
         _STATE.come = []
         for number in numbers:
-            handler = before[number]
+            handler = handlers[number]
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
@@ -188,11 +188,11 @@ def _watched(numbers: list[signal.Signals]) -> Iterator[None]:
 
     thread = threading.Thread(target=watch, name="signals", daemon=True)
     thread.start()
-    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    wakeup_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        signal.set_wakeup_fd(before)
+        signal.set_wakeup_fd(wakeup_fd)
         with ending:
             over.set()
         theirs.close()
@@ -211,11 +211,11 @@ def _heard(ours: socket.socket, numbers: list[signal.Signals]) -> signal.Signals
 def _end(number: signal.Signals) -> None:
     """End the process immediately, with one line, and remove incomplete files."""
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    said = [NOTHING_LEFT]
+    messages = [NOTHING_LEFT]
 
     def tell() -> None:
         with suppress(Exception):
-            said[:] = [_STATE.words[-1]()] if _STATE.words else said
+            messages[:] = [_STATE.words[-1]()] if _STATE.words else messages
         with suppress(Exception):
             sys.stdout.flush()
 
@@ -227,7 +227,7 @@ def _end(number: signal.Signals) -> None:
     helper.join(WORDS_SECONDS)
     _remove_drafts()
     with suppress(OSError):
-        os.write(2, f"downscale: {word}; {' '.join(said[0].split())}\n".encode())
+        os.write(2, f"downscale: {word}; {' '.join(messages[0].split())}\n".encode())
     os._exit(status_of([number.name]))
 
 
@@ -246,7 +246,7 @@ def _end_children() -> None:
     end = time.monotonic() + CHILDREN_SECONDS
     while waiting and time.monotonic() < end:
         ended = multiprocessing.connection.wait(waiting, CHILDREN_SECONDS)
-        waiting = [one for one in waiting if one not in ended]
+        waiting = [sentinel for sentinel in waiting if sentinel not in ended]
 
 
 def _remove_drafts() -> None:
