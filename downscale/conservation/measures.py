@@ -102,7 +102,7 @@ def chunk(
     """
     from downscale.conservation.loops import judge
 
-    other = coarse.shape[:-2]
+    lead_shape = coarse.shape[:-2]
     x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
     kind = fine.dtype if fine.dtype in (np.float32, np.float64) else np.float64
     y = np.ascontiguousarray(fine, kind).reshape(-1, *fine.shape[-2:])
@@ -113,14 +113,14 @@ def chunk(
     fraction = np.empty((0, 0)) if cells.cell_fraction is None else cells.cell_fraction
     fractions = (cells.y_fraction, cells.x_fraction, fraction)
     judge(x, y, magnitudes, *fractions, area, low, high, smallest_magnitude(coarse, fine), peaks, places, counts, sums)
-    found = []
+    maxima = []
     for value, place in zip(peaks, places, strict=True):
-        index = (*np.unravel_index(int(place[0]), other), *place[1:]) if other else tuple(place[1:])
-        where = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
-        found.append(Peak(float(value), where) if value > 0 else Peak())
+        index = (*np.unravel_index(int(place[0]), lead_shape), *place[1:]) if lead_shape else tuple(place[1:])
+        position = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
+        maxima.append(Peak(float(value), position) if value > 0 else Peak())
     checked, masked, lost, invented, beyond, holes = (int(count) for count in counts)
-    each = {tuple(origin[:-2]): sums.reshape(3, *other)}
-    return Partial(found[0], found[1], checked, masked, lost, invented, beyond, each, holes=holes)
+    slab_sums = {tuple(origin[:-2]): sums.reshape(3, *lead_shape)}
+    return Partial(maxima[0], maxima[1], checked, masked, lost, invented, beyond, slab_sums, holes=holes)
 
 
 def smallest_magnitude(coarse: Floats, fine: Floats) -> float:

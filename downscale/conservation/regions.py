@@ -147,11 +147,11 @@ class Overlap:
         """Return the overlap of a coarse grid with a fine one that cuts its cells, by rows and columns."""
         y, x = parts
         beneath = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
-        whole = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
+        full_counts = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
         regions = Regions.of(y), Regions.of(x)
         return cls(
             *regions, SupermeshMean.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
-            hidden, beneath, int(y.coarse.size * x.coarse.size - whole[0] * whole[1]),
+            hidden, beneath, int(y.coarse.size * x.coarse.size - full_counts[0] * full_counts[1]),
             all(axis.one_of(axis.given) for axis in regions),
             all(axis.one_of(axis.given) or axis.one_of(axis.made) for axis in regions),
         )  # fmt: skip
@@ -196,15 +196,15 @@ def overlap_chunk(
         result = np.divide(result, measure, out=np.full_like(result, np.nan), where=measure > 0)
     share = measure / groups.whole_measure
     blank = np.isnan(result) & (1 - share > na_thres)
-    whole, cells = np.ix_(y.given, x.given), np.ix_(y.made, x.made)
-    a, b, gone = source[..., whole[0], whole[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
+    parents, cells = np.ix_(y.given, x.given), np.ix_(y.made, x.made)
+    a, b, blanks = source[..., parents[0], parents[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
     valid = np.isfinite(a)
     if common.hidden is not None:
         # Conservation concerns valid parts only, and these are not valid.
         valid = valid & ~common.hidden[cells]
-        gone = gone & ~common.hidden[cells]
-    missing = valid & ~gone & np.isnan(b)
-    weight = np.where(valid & ~missing & ~gone, np.multiply.outer(y.measure, x.measure), 0.0)
+        blanks = blanks & ~common.hidden[cells]
+    missing = valid & ~blanks & np.isnan(b)
+    weight = np.where(valid & ~missing & ~blanks, np.multiply.outer(y.measure, x.measure), 0.0)
     # In place, one after the other: on the common pieces of two grids a copy is much larger than the field.
     a[weight <= 0] = 0.0
     b[weight <= 0] = 0.0
@@ -213,19 +213,19 @@ def overlap_chunk(
         b *= weight
         sums = [_sum(a, y, x), _sum(b, y, x), _sum(np.abs(b, out=b), y, x), _sum(weight, y, x)]
     # The content of a blank cell is unknown: its region cannot be checked.
-    whole_region = _sum((valid & gone).astype(float), y, x) == 0
+    whole_region = _sum((valid & blanks).astype(float), y, x) == 0
     sums = [np.where(whole_region, term, 0.0) for term in sums]
     return _judged(sums, (given, made), _sum(missing.astype(float), y, x), measure, origin, bounds)
 
 
 def _spread_over(parts: tuple[Subcells, Subcells], hidden_parts: NDArray[np.bool_] | None) -> Floats:
     y, x = parts
-    whole = np.multiply.outer(y.coarse.measure, x.coarse.measure)
+    measure = np.multiply.outer(y.coarse.measure, x.coarse.measure)
     if hidden_parts is None:
-        return whole
-    seen = ~hidden_parts | (y.owner < 0)[:, None] | (x.owner < 0)
-    share = Aggregation(y.share, x.share, y.count, x.count).masked(seen).valid_fraction
-    return whole * np.where(share > 0, share, 1.0)
+        return measure
+    visible = ~hidden_parts | (y.owner < 0)[:, None] | (x.owner < 0)
+    share = Aggregation(y.share, x.share, y.count, x.count).masked(visible).valid_fraction
+    return measure * np.where(share > 0, share, 1.0)
 
 
 def _sum(values: Floats, y: Regions, x: Regions) -> Floats:
@@ -236,28 +236,28 @@ def _judged(
     sums: list[Floats], fields: tuple[Floats, Floats], lost: Floats, measure: Floats, origin: tuple[int, ...],
     bounds: tuple[float | None, float | None],
 ) -> Partial:  # fmt: skip
-    given, made = fields
-    some = sums[3] > 0
-    x, y, size = (np.divide(term, sums[3], out=np.zeros_like(term), where=some) for term in sums[:3])
+    coarse, fine = fields
+    is_valid = sums[3] > 0
+    x, y, size = (np.divide(term, sums[3], out=np.zeros_like(term), where=is_valid) for term in sums[:3])
     with np.errstate(invalid="ignore"):
         # Infinite values of both signs sum to NaN: the error is infinite all the same.
         error = np.where(np.isfinite(y), np.abs(y - x), np.inf)
-    scale = np.maximum(np.maximum(np.abs(x), size), smallest_magnitude(given, made))
+    scale = np.maximum(np.maximum(np.abs(x), size), smallest_magnitude(coarse, fine))
     finite = np.isfinite(error)
-    relative = np.divide(error, scale, out=np.where(finite, 0.0, np.inf), where=finite & some & (scale > 0))
+    relative = np.divide(error, scale, out=np.where(finite, 0.0, np.inf), where=finite & is_valid & (scale > 0))
     with np.errstate(invalid="ignore"):
         maps = np.stack([sums[i].sum(axis=(-2, -1)) for i in (1, 0, 2)])
-    held = given[np.isfinite(given)]
-    low, high = (held.min(), held.max()) if held.size else (0.0, 0.0)
+    values = coarse[np.isfinite(coarse)]
+    low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
     feasible = (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])
     return Partial(
         relative=peak_of(relative, origin),
         absolute=peak_of(error, origin),
-        checked=int(some.sum()),
-        masked=int((~some).sum()),
+        checked=int(is_valid.sum()),
+        masked=int((~is_valid).sum()),
         lost=int((lost > 0).sum()),
-        invented=int((~np.isnan(made) & (measure == 0)).sum()),
-        out_of_bounds=outside(made, bounds) if feasible else 0,
+        invented=int((~np.isnan(fine) & (measure == 0)).sum()),
+        out_of_bounds=outside(fine, bounds) if feasible else 0,
         sums={tuple(origin[:-2]): maps},
     )
 
@@ -280,8 +280,8 @@ class Line:
     @classmethod
     def of(cls, parts: Subcells) -> Line:
         """Return the overlaps for the parts of an axis (cut: coarse, cutting: fine)."""
-        used = np.flatnonzero(parts.owner >= 0)
-        cell, owner, measure = used // parts.count, parts.owner[used], parts.measure[used]
+        indices = np.flatnonzero(parts.owner >= 0)
+        cell, owner, measure = indices // parts.count, parts.owner[indices], parts.measure[indices]
         shape = parts.coarse.size, parts.target.size
         covered = np.bincount(owner, weights=measure, minlength=shape[1])
         fraction = measure / covered[owner]
@@ -354,36 +354,36 @@ def near_chunk(
     judged = np.zeros(given.shape, bool)
     smallest = smallest_magnitude(given, made)
     per = np.where(near.total > 0, near.total, 1.0) if extensive else 1.0
-    own = ~near.hidden if near.hidden is not None else np.ones(made.shape[-2:], bool)
-    whole = near.sums(own.astype(np.float64))
+    visible = ~near.hidden if near.hidden is not None else np.ones(made.shape[-2:], bool)
+    measures = near.sums(visible.astype(np.float64))
     for index in np.ndindex(given.shape[:-2]):
         values = np.asarray(made[index], np.float64) / per
         off = values - np.asarray(expected[index], np.float64) / per
-        known = np.isfinite(off) & own
-        off, size = np.where(known, off, np.nan), np.where(known, np.abs(values), 0.0)
-        spread, varied = np.zeros(off.shape), np.zeros(off.shape)
-        local_range(np.where(known, values, np.nan), near.closed, False, varied)
-        equal = np.abs(np.where(known, off, 0.0)) <= 2 * allowed * size
-        lively = known & (varied > 0)
+        valid = np.isfinite(off) & visible
+        off, size = np.where(valid, off, np.nan), np.where(valid, np.abs(values), 0.0)
+        ranges, value_ranges = np.zeros(off.shape), np.zeros(off.shape)
+        local_range(np.where(valid, values, np.nan), near.closed, False, value_ranges)
+        equal = np.abs(np.where(valid, off, 0.0)) <= 2 * allowed * size
+        lively = valid & (value_ranges > 0)
         strict = plain and bool(lively.any()) and equal[lively].mean() >= SAME
-        local_range(off, near.closed, strict, spread)
-        flat = np.where(known, off, 0.0)
+        local_range(off, near.closed, strict, ranges)
+        flat = np.where(valid, off, 0.0)
         # If part of a cell is missing, the rest of it is unknown.
-        all_there = near.sums((own & ~known).astype(np.float64)) == 0
-        some = all_there & (whole > 0) & np.isfinite(given[index])
-        over = np.where(whole > 0, whole, 1.0)
+        is_complete = near.sums((visible & ~valid).astype(np.float64)) == 0
+        checked = is_complete & (measures > 0) & np.isfinite(given[index])
+        over = np.where(measures > 0, measures, 1.0)
         miss = np.abs(near.sums(flat)) / over
-        across = np.maximum(near.sums(spread) - near.sums(spread, squared=True), 0.0) / over
+        across = np.maximum(near.sums(ranges) - near.sums(ranges, squared=True), 0.0) / over
         bound = (STRICT if strict else MARGIN) * across
         magnitude = near.sums(size) / over
         if not extensive:
-            magnitude = np.maximum(magnitude, np.abs(np.where(some, given[index], 0.0)))
+            magnitude = np.maximum(magnitude, np.abs(np.where(checked, given[index], 0.0)))
         scale = np.maximum(magnitude, max(smallest, np.finfo(np.float64).tiny))
         beyond = (miss - bound) / scale
-        judged[index] = some
-        excess[index] = np.where(some & (beyond > allowed), beyond, 0.0)
-        typical = float(size[known].mean()) if known.any() else 0.0
-        bounds[index] = np.where(some, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
+        judged[index] = checked
+        excess[index] = np.where(checked & (beyond > allowed), beyond, 0.0)
+        typical = float(size[valid].mean()) if valid.any() else 0.0
+        bounds[index] = np.where(checked, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
     return Partial(
         near=peak_of(excess, origin),
         near_checked=int(judged.sum()),
