@@ -75,13 +75,13 @@ def aligned(coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None) -> Align
     request = replace(PLAIN, quantity=quantity if at_coarse.grid.shape == at_fine.grid.shape else None)
     flat = {*at_coarse.dims, *at_fine.dims}
     for dim in map(str, coarse.dims):
-        there = dim in fine.dims and dim in coarse.coords and dim in fine.coords
-        if dim in flat or not there or fine.sizes[dim] == coarse.sizes[dim]:
+        is_shared = dim in fine.dims and dim in coarse.coords and dim in fine.coords
+        if dim in flat or not is_shared or fine.sizes[dim] == coarse.sizes[dim]:
             continue
         # Rounding scales with the values, which may be much larger than their mean.
-        whole = fine if sizes is None else sizes
-        floats = {name: v for name, v in _fields(whole).items() if v.dtype.kind == "f"}
-        magnitudes = whole.assign({name: v.copy(data=np.abs(v.data)) for name, v in floats.items()})
+        dataset = fine if sizes is None else sizes
+        floats = {name: v for name, v in _fields(dataset).items() if v.dtype.kind == "f"}
+        magnitudes = dataset.assign({name: v.copy(data=np.abs(v.data)) for name, v in floats.items()})
         try:
             fine, sizes = (_averaged(field, dim, coarse, request) for field in (fine, magnitudes))
         except DownscaleError as error:
@@ -104,11 +104,11 @@ def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) ->
         # Fine values are of the same quantity as the coarse ones.
         line = read_line(coarse, dim)
         shared = [name for name in _fields(fields) if name in coarse.data_vars]
-        said = {name: axis_quantity(coarse[name], line)[0] for name in shared}
-        request = replace(request, quantity=said)
-    made = downscale_axis(fields, dim, target=coarse, request=request)
-    assert isinstance(made, xr.Dataset)
-    return made
+        quantities = {name: axis_quantity(coarse[name], line)[0] for name in shared}
+        request = replace(request, quantity=quantities)
+    means = downscale_axis(fields, dim, target=coarse, request=request)
+    assert isinstance(means, xr.Dataset)
+    return means
 
 
 def _as_maps(ds: xr.Dataset, guess: bool) -> tuple[xr.Dataset, Horizontal]:
@@ -124,8 +124,8 @@ def _as_maps(ds: xr.Dataset, guess: bool) -> tuple[xr.Dataset, Horizontal]:
         cell[name] = (name, np.array([0.5]), attrs)
         cell[f"{name}_bnds"] = ((name, "ends of a cell"), np.array([[0.0, 1.0]]))
     fields = {str(n): v.expand_dims({"y": [0.5], "x": [0.5]}, axis=(-2, -1)) for n, v in _fields(ds).items()}
-    made = ds.assign(fields).assign_coords(cell)
-    return made, horizontal(made, guess)
+    maps = ds.assign(fields).assign_coords(cell)
+    return maps, horizontal(maps, guess)
 
 
 Found = tuple[Partial, Infinite, Signs]
@@ -142,34 +142,34 @@ def judge_of(
     require_same_axes(
         at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
     )
-    turned, there = small, at_fine
+    turned, fine_axes = small, at_fine
     rectilinear = all(isinstance(w.grid, RectilinearGrid) for w in (at_coarse, at_fine))
     if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:
-        turned, there = _aligned(small, at_fine, at_coarse)
+        turned, fine_axes = _aligned(small, at_fine, at_coarse)
         sizes = None if sizes is None else _aligned(sizes, at_fine, at_coarse)[0]
-    if not rectilinear or at_coarse.grid.nest_factors(there.grid) is not None:
-        if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(there.grid, CurvilinearGrid):
+    if not rectilinear or at_coarse.grid.nest_factors(fine_axes.grid) is not None:
+        if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(fine_axes.grid, CurvilinearGrid):
             # A large fine file has no corners of its own: use those of the parts of the coarse cells.
-            adopted = at_coarse.grid.adopt(there.grid)
-            if adopted.derived and there.planes is not None:
-                require_known(unknown_corners(small, there.planes))
-            there = replace(there, grid=adopted)
-        elif not isinstance(there.grid, CurvilinearGrid):
+            adopted = at_coarse.grid.adopt(fine_axes.grid)
+            if adopted.derived and fine_axes.planes is not None:
+                require_known(unknown_corners(small, fine_axes.planes))
+            fine_axes = replace(fine_axes, grid=adopted)
+        elif not isinstance(fine_axes.grid, CurvilinearGrid):
             # One fit of the areas of a projection for both: two fits differ in their last digits.
-            y, x = (_match_edges(*pair) for pair in zip(_axes(there.grid), _axes(at_coarse.grid), strict=True))
-            there = replace(there, grid=at_coarse.grid.with_axes(y, x))
-        cells = Aggregation.between(at_coarse.grid, there.grid)
-        valid = None if mask is None else mask_on_grid(pick_mask(mask), there.grid, there) > 0.5
+            y, x = (_match_edges(*pair) for pair in zip(_axes(fine_axes.grid), _axes(at_coarse.grid), strict=True))
+            fine_axes = replace(fine_axes, grid=at_coarse.grid.with_axes(y, x))
+        cells = Aggregation.between(at_coarse.grid, fine_axes.grid)
+        valid = None if mask is None else mask_on_grid(pick_mask(mask), fine_axes.grid, fine_axes) > 0.5
         hidden = None if valid is None else cells.masked(valid).valid_fraction == 0
-        return Nested(turned, at_coarse, there, cells, hidden, sizes, valid=valid)
+        return Nested(turned, at_coarse, fine_axes, cells, hidden, sizes, valid=valid)
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
-    parts_y, parts_x = (Subcells.between(given, made) for given, made in axes)
+    parts_y, parts_x = (Subcells.between(coarse_axis, fine_axis) for coarse_axis, fine_axis in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
     common = Overlap.of((parts_y, parts_x), blank)
-    near = None
+    neighbourhoods = None
     if not common.exact:
-        near = Neighbourhoods.of((parts_y, parts_x), blank)
-    return Overlapping(small, at_coarse, at_fine, common, near, na_thres)
+        neighbourhoods = Neighbourhoods.of((parts_y, parts_x), blank)
+    return Overlapping(small, at_coarse, at_fine, common, neighbourhoods, na_thres)
 
 
 def _match_edges(axis: CellAxis, wanted: CellAxis) -> CellAxis:
@@ -203,8 +203,8 @@ class Nested:
         x = x if self.hidden is None else x.where(~self.hidden)
         sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
         weights = self.at_coarse.grid.areas if self.areas is None else partial(_window, self.areas)
-        found, infinite, seen = _judged(x, y, sizes, self.cells, weights, bounds, areas, signs)
-        return combine_all([found, Partial(lost=self._gaps(x, y))]), infinite, seen
+        findings, infinite, sign_counts = _judged(x, y, sizes, self.cells, weights, bounds, areas, signs)
+        return combine_all([findings, Partial(lost=self._gaps(x, y))]), infinite, sign_counts
 
     def _gaps(self, x: xr.DataArray, y: xr.DataArray) -> int:
         """Return the number of valid coarse cells that lack a fine value, not counting lost ones."""
@@ -212,8 +212,8 @@ class Nested:
             return 0
         blank = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1}, method="tasks")
         cells = {y.ndim - 2: self.cells.factor_y, y.ndim - 1: self.cells.factor_x}
-        some, whole = da.coarsen(np.any, blank & self.valid, cells), da.coarsen(np.all, blank, cells)
-        return int((some & ~whole & np.isfinite(_as_dask(x.data))).sum().compute())
+        any_blank, all_blank = da.coarsen(np.any, blank & self.valid, cells), da.coarsen(np.all, blank, cells)
+        return int((any_blank & ~all_blank & np.isfinite(_as_dask(x.data))).sum().compute())
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the coordinates of a coarse cell."""
@@ -269,16 +269,16 @@ class Overlapping:
 
     def _tasks(self, judge: Callable[..., Any], known: Any, given: Any, *fields: Any) -> list[Any]:
         """Return one task per few whole maps, each with the data of the grids."""
-        made = [_as_dask(field) for field in fields]
+        fine_arrays = [_as_dask(field) for field in fields]
         budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
-        other = _leading_sizes(made[0].chunks[:-2], budget)
-        whole = [array.rechunk((*other, -1, -1), method="tasks") for array in (_as_dask(given), *made)]
-        shared, blocks = dask.delayed(known, traverse=False), [_blocks(array) for array in whole]
+        lead_chunks = _leading_sizes(fine_arrays[0].chunks[:-2], budget)
+        arrays = [array.rechunk((*lead_chunks, -1, -1), method="tasks") for array in (_as_dask(given), *fine_arrays)]
+        shared, blocks = dask.delayed(known, traverse=False), [_blocks(array) for array in arrays]
         tasks = []
-        for index in np.ndindex(whole[0].numblocks[:-2]):
+        for index in np.ndindex(arrays[0].numblocks[:-2]):
             at = (*index, 0, 0)
-            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(whole[0].chunks, at, strict=True))
-            tasks.append(judge(blocks[0][at], blocks[1][at], shared, origin, *(rest[at] for rest in blocks[2:])))
+            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(arrays[0].chunks, at, strict=True))
+            tasks.append(judge(blocks[0][at], blocks[1][at], shared, origin, *(extra[at] for extra in blocks[2:])))
         return tasks
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
@@ -292,15 +292,15 @@ class Overlapping:
 def _aligned(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Order the axes of ``fine`` as those of the coarse grid, on its branch of longitude."""
     axes = []
-    for name, axis, wanted in zip(at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True):
-        if axis.ascending != wanted.ascending:
+    for name, axis, coarse_axis in zip(at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True):
+        if axis.ascending != coarse_axis.ascending:
             fine, axis = fine.isel({name: slice(None, None, -1)}), axis.reverse()
-        if axis.kind == wanted.kind == "longitude":
-            first = _seam(axis, wanted)
-            fine = fine.roll({name: -first}, roll_coords=True) if first else fine
-            axis = _turned(axis, first, wanted)
+        if axis.kind == coarse_axis.kind == "longitude":
+            start = _seam(axis, coarse_axis)
+            fine = fine.roll({name: -start}, roll_coords=True) if start else fine
+            axis = _turned(axis, start, coarse_axis)
         if bounds_in(fine, name) is None:
-            parts = _parts(fine[name].values * at_fine.unit, axis, wanted)
+            parts = _parts(fine[name].values * at_fine.unit, axis, coarse_axis)
             if parts is axis:
                 require_known(unknown_cells(fine, name, fine[name].values, axis.kind))
             axis = parts
@@ -365,11 +365,11 @@ def _judged(
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
     factor_y = cells.factor_y
     copied = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
-    other, rows = _block_sizes(fine, factor_y, BLOCK_VALUES if copied else UNCOPIED_VALUES)
-    fine = fine.rechunk((*other, tuple(n * factor_y for n in rows), -1), method="tasks")
-    coarse = coarse.rechunk((*other, rows, -1), method="tasks")
+    lead_chunks, rows = _block_sizes(fine, factor_y, BLOCK_VALUES if copied else UNCOPIED_VALUES)
+    fine = fine.rechunk((*lead_chunks, tuple(n * factor_y for n in rows), -1), method="tasks")
+    coarse = coarse.rechunk((*lead_chunks, rows, -1), method="tasks")
     size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks, method="tasks")
-    given, made, beside = _blocks(coarse), _blocks(fine), None if size is None else _blocks(size)
+    coarse_blocks, fine_blocks, size_blocks = _blocks(coarse), _blocks(fine), None if size is None else _blocks(size)
     starts = [np.cumsum([0, *sizes]) for sizes in coarse.chunks]
     columns = np.arange(coarse.shape[-1])
     # The data of a band of rows are the same at all times.
@@ -384,7 +384,8 @@ def _judged(
         at = (*index, 0)
         origin = tuple(int(start[i]) for start, i in zip(starts, at, strict=True))
         tasks.append(dask.delayed(_judge_block, traverse=False)(
-            given[at], made[at], bands[index[-1]], origin, bounds, signs, None if beside is None else beside[at]
+            coarse_blocks[at], fine_blocks[at], bands[index[-1]], origin, bounds, signs,
+            None if size_blocks is None else size_blocks[at]
         ))  # fmt: skip
     return _joined(tasks)
 
@@ -411,21 +412,21 @@ def _judge_block(
     coarse: np.ndarray, fine: np.ndarray, band: Band, origin: tuple[int, ...], bounds: Bounds, signs: bool,
     size: np.ndarray | None,
 ) -> Found:  # fmt: skip
-    infinite, seen = Infinite.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
+    infinite, sign_counts = Infinite.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if band.sums[0] is not None:
         # The sum over the valid parts equals that of the whole, however small the valid area is.
         share = band.cells.masked(np.isfinite(y)).valid_fraction
         x, y = x / (band.sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / band.sums[1]
-    return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite, seen
+    return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite, sign_counts
 
 
 def _judge_regions(
     given: np.ndarray, made: np.ndarray, common: Overlap, origin: tuple[int, ...], bounds: Bounds, signs: bool,
     **options: Any,
 ) -> Found:  # fmt: skip
-    seen = Signs.of(given, made) if signs else Signs()
-    return overlap_chunk(given, made, common, origin, bounds, **options), Infinite.of(given, origin), seen
+    sign_counts = Signs.of(given, made) if signs else Signs()
+    return overlap_chunk(given, made, common, origin, bounds, **options), Infinite.of(given, origin), sign_counts
 
 
 def _joined(tasks: list[Any]) -> Found:
@@ -443,10 +444,10 @@ def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, .
 
     Dimensions are split only as far as needed: Dask copies what it splits off.
     """
-    own = fine.chunks[-2]
-    if max(own) * fine.shape[-1] <= most and not any(size % factor_y for size in own):
-        budget = max(most // (max(own) * fine.shape[-1]), 1)
-        return _leading_sizes(fine.chunks[:-2], budget), tuple(size // factor_y for size in own)
+    chunks = fine.chunks[-2]
+    if max(chunks) * fine.shape[-1] <= most and not any(size % factor_y for size in chunks):
+        budget = max(most // (max(chunks) * fine.shape[-1]), 1)
+        return _leading_sizes(fine.chunks[:-2], budget), tuple(size // factor_y for size in chunks)
     row_values = fine.shape[-1] * factor_y
     coarse_rows = fine.shape[-2] // factor_y
     per_block = max(min(most // row_values, coarse_rows), 1)
@@ -458,8 +459,8 @@ def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, .
 
 def _leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any, ...]:
     """Return chunk sizes of the other dimensions with at most ``budget`` maps per chunk."""
-    other: list[Any] = []
+    lead_chunks: list[Any] = []
     for sizes in reversed(chunks):
-        other.append(min(max(sizes), budget))
+        lead_chunks.append(min(max(sizes), budget))
         budget = max(budget // max(sizes), 1)
-    return tuple(reversed(other))
+    return tuple(reversed(lead_chunks))

@@ -97,18 +97,18 @@ def check_conservation(
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared regardless of their names.
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    both = aligned(big, small, quantity)
-    big, small, at_coarse, at_fine = both.coarse, both.fine, both.at_coarse, both.at_fine
-    judge = judge_of(big, small, both.sizes, at_coarse, at_fine, mask, na_thres)
+    pair = aligned(big, small, quantity)
+    big, small, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
+    judge = judge_of(big, small, pair.sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
         coarse_field, judge = in_one_unit(name, big[name], judge)
         _require_one_time(name, coarse_field, judge.fine[name])
         judge, areas = _with_own_areas(big, small, judge, at_coarse, at_fine, name)
-        own = judge if footprint is None else _through(judge, name, footprint, coarse_field, quantity)
+        comparison = judge if footprint is None else _through(judge, name, footprint, coarse_field, quantity)
         maker = Expected(big, name, mask, na_thres, _asked(quantity, name))
-        found = _variable_report(name, coarse_field, own, law, tolerance, bounds, quantity, maker)
-        reports[name] = replace(found, areas=areas)
+        report = _variable_report(name, coarse_field, comparison, law, tolerance, bounds, quantity, maker)
+        reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)
 
 
@@ -128,7 +128,7 @@ def in_one_unit(
     units = [str(field.attrs.get("units") or "").strip() for field in (coarse, fine)]
     if not all(units) or units[0] == units[1]:
         return coarse, judge
-    if any(read_units(each) is None for each in units):
+    if any(read_units(unit) is None for unit in units):
         warnings.warn(
             f"{name}: expected the units {units[0]!r} in the fine field, received {units[1]!r}, which cannot be "
             "compared; values are taken as they are",
@@ -152,19 +152,19 @@ def in_one_unit(
 
 
 def _converted(field: xr.DataArray, zero: float, one: float, units: str) -> xr.DataArray:
-    made = field.astype("f8") * (one - zero) + zero
-    return made.assign_attrs({**field.attrs, "units": units, "stored": field.attrs.get("stored", field.dtype)})
+    values = field.astype("f8") * (one - zero) + zero
+    return values.assign_attrs({**field.attrs, "units": units, "stored": field.attrs.get("stored", field.dtype)})
 
 
 def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
     """Refuse single maps of two different dates."""
     for key in coarse.coords:
-        one, other = coarse[key], fine.coords.get(key)
-        if other is None or one.ndim or other.ndim or one.dtype.kind not in "MO" or other.dtype.kind not in "MO":
+        x, y = coarse[key], fine.coords.get(key)
+        if y is None or x.ndim or y.ndim or x.dtype.kind not in "MO" or y.dtype.kind not in "MO":
             continue
-        if not _equal(np.atleast_1d(one.values), np.atleast_1d(other.values)):
+        if not _equal(np.atleast_1d(x.values), np.atleast_1d(y.values)):
             raise GridError(
-                f"{name}: expected {key!r} {one.values} in the fine field, received {other.values}; select the same"
+                f"{name}: expected {key!r} {x.values} in the fine field, received {y.values}; select the same"
             )
 
 
@@ -177,14 +177,14 @@ def _with_own_areas(
         # In the order of the coarse cells; fine cells that lost their bounds are those of the comparison.
         small, at_fine = judge.fine, judge.at_fine
     areas = read_areas(big, at_coarse, name), read_areas(small, at_fine, name)
-    for found, what in zip(areas, ("coarse file", "fine file"), strict=True):
-        if found is not None:
-            warn_of_misfit(found, what)
-    own = areas[0]
-    if own is None or not own.fits or not isinstance(judge, Nested):
+    for file_areas, what in zip(areas, ("coarse file", "fine file"), strict=True):
+        if file_areas is not None:
+            warn_of_misfit(file_areas, what)
+    coarse_areas = areas[0]
+    if coarse_areas is None or not coarse_areas.fits or not isinstance(judge, Nested):
         return judge, ""
-    weights = np.where(np.isfinite(own.values), own.values, at_coarse.grid.cell_area)
-    return replace(judge, areas=weights), f"{own.name} of the coarse file"
+    weights = np.where(np.isfinite(coarse_areas.values), coarse_areas.values, at_coarse.grid.cell_area)
+    return replace(judge, areas=weights), f"{coarse_areas.name} of the coarse file"
 
 
 def _through(
@@ -197,13 +197,13 @@ def _through(
     instrument = Instrument(pick_psf(footprint), where.grid)
     area = where.grid.cell_area if (_asked(quantity, name) or quantity_of(coarse)) == "extensive" else 1.0
     means = field.astype("f8") / area
-    seen = means.copy(data=seen_through(means.data, instrument) * area)
+    blurred = means.copy(data=seen_through(means.data, instrument) * area)
     size = means.copy(data=seen_through(np.abs(means.data), instrument))
     weights = xr.DataArray(where.grid.cell_area, dims=where.dims)
     floor = (size * weights).sum(where.dims) / weights.where(np.isfinite(size)).sum(where.dims)
     sizes = size.where(~(size < floor), floor)
     stored = {"stored": field.dtype}
-    return replace(judge, fine=judge.fine.assign({name: seen.assign_attrs(stored)}), sizes=xr.Dataset({name: sizes}))
+    return replace(judge, fine=judge.fine.assign({name: blurred.assign_attrs(stored)}), sizes=xr.Dataset({name: sizes}))
 
 
 def _asked(quantity: Quantity, name: str) -> str | None:
@@ -224,8 +224,8 @@ def _size(obj: XarrayObject) -> tuple[int, int]:
 
 
 def _require_legal(law: str, tolerance: float | None, quantity: Quantity) -> None:
-    asked = quantity.values() if isinstance(quantity, Mapping) else [quantity]
-    for name, value, legal in (("law", law, LAWS), *(("quantity", one, QUANTITIES) for one in asked)):
+    quantities = quantity.values() if isinstance(quantity, Mapping) else [quantity]
+    for name, value, legal in (("law", law, LAWS), *(("quantity", item, QUANTITIES) for item in quantities)):
         if value not in legal:
             raise OptionError(f"expected {name} to be one of {listing(legal)}, received {value!r}")
     if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
@@ -242,8 +242,8 @@ def shared_variables(
     InputError
         If no such variable is common; the message lists the common ones.
     """
-    there = set(horizontal_variables(fine, at_fine))
-    shared = [n for n in horizontal_variables(coarse, at_coarse) if n in there and not _has_no_mean(coarse[n])]
+    fine_names = set(horizontal_variables(fine, at_fine))
+    shared = [n for n in horizontal_variables(coarse, at_coarse) if n in fine_names and not _has_no_mean(coarse[n])]
     if wanted is not None:
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         for name in names:
@@ -284,16 +284,16 @@ def _variable_report(
         warnings.warn(line, UserWarning, stacklevel=3)
     if signs.new_negatives:
         warnings.warn(negative_line(name), UserWarning, stacklevel=3)
-    made = fine.attrs.get("stored", fine.dtype)
-    given = coarse.attrs.get("stored", coarse.dtype)
-    kinds = [kind for kind in (given, made) if kind.kind == "f"] or [np.dtype("f8")]
+    fine_dtype = fine.attrs.get("stored", fine.dtype)
+    coarse_dtype = coarse.attrs.get("stored", coarse.dtype)
+    kinds = [kind for kind in (coarse_dtype, fine_dtype) if kind.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
     units, expected = str(coarse.attrs.get("units", "")), ""
     if law == "cell" and isinstance(judge, Overlapping) and judge.near is not None:
-        method, wanted = maker.field(x, y, judge)
-        if wanted is not None:
-            near = judge.near_cells(x, y, wanted, float(allowed), extensive, is_plain(judge.fine.attrs))
-            total, expected = combine_all([total, near]), method
+        method, expected_field = maker.field(x, y, judge)
+        if expected_field is not None:
+            partial = judge.near_cells(x, y, expected_field, float(allowed), extensive, is_plain(judge.fine.attrs))
+            total, expected = combine_all([total, partial]), method
     report = finalize(
         name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside, judge.compared,
         expected, lambda index: cell_place(x, index),
@@ -380,33 +380,33 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    both = aligned(big, small)
-    big, small, at_coarse, at_fine = both.coarse, both.fine, both.at_coarse, both.at_fine
-    judge = judge_of(big, small, both.sizes, at_coarse, at_fine, mask, 1.0)
+    pair = aligned(big, small)
+    big, small, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
+    judge = judge_of(big, small, pair.sizes, at_coarse, at_fine, mask, 1.0)
     if not isinstance(judge, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
-    found: dict[str, xr.DataArray] = {}
+    arrays: dict[str, xr.DataArray] = {}
     for name in shared_variables(big, small, at_coarse, at_fine, None):
-        given, own = in_one_unit(name, big[name], judge)
-        assert isinstance(own, Nested)
-        found |= _errors(name, given, own)
-    made = xr.Dataset(found)
-    around = select(big, [name.removesuffix("_relative_error") for name in found if name.endswith("_relative_error")])
+        coarse_field, comparison = in_one_unit(name, big[name], judge)
+        assert isinstance(comparison, Nested)
+        arrays |= _errors(name, coarse_field, comparison)
+    errors = xr.Dataset(arrays)
+    around = select(big, [name.removesuffix("_relative_error") for name in arrays if name.endswith("_relative_error")])
     bounds = bounds_variables(around)
-    kept = {key: v for key, v in around.coords.items() if set(v.dims) <= set(made.dims) or key in bounds}
-    return made.assign_coords(kept)
+    coords = {key: v for key, v in around.coords.items() if set(v.dims) <= set(errors.dims) or key in bounds}
+    return errors.assign_coords(coords)
 
 
 def _errors(name: str, coarse: xr.DataArray, judge: Nested) -> dict[str, xr.DataArray]:
     """Return the absolute and relative errors of one variable."""
     x, y = matched(name, coarse, judge.fine[name], judge.at_coarse, judge.at_fine)
-    given = np.asarray(x.values, np.float64)
+    coarse_values = np.asarray(x.values, np.float64)
     if judge.hidden is not None:
-        given = np.where(judge.hidden, np.nan, given)
+        coarse_values = np.where(judge.hidden, np.nan, coarse_values)
     # If means along time were taken, magnitudes are those of the averaged values.
     sizes = None if judge.sizes is None else judge.sizes[name].transpose(*y.dims)
-    mean, size = np.empty(given.shape), np.empty(given.shape)
-    for index in np.ndindex(given.shape[:-2]):
+    mean, size = np.empty(coarse_values.shape), np.empty(coarse_values.shape)
+    for index in np.ndindex(coarse_values.shape[:-2]):
         values = np.asarray(y.data[index], np.float64)
         # An infinite value gives an infinite error, as in the report.
         valid = ~np.isnan(values)
@@ -418,14 +418,14 @@ def _errors(name: str, coarse: xr.DataArray, judge: Nested) -> dict[str, xr.Data
                 values, magnitude = np.where(valid, values, 0.0) / area, np.where(valid, np.abs(values), 0.0) / area
             mean[index], size[index] = cells.mean(values), cells.mean(magnitude)
             if quantity_of(coarse) == "extensive":
-                whole = cells.valid_fraction * judge.at_coarse.grid.cell_area
-                mean[index], size[index] = mean[index] * whole, size[index] * whole
-    given = np.where(np.isinf(given), np.nan, given)
+                valid_area = cells.valid_fraction * judge.at_coarse.grid.cell_area
+                mean[index], size[index] = mean[index] * valid_area, size[index] * valid_area
+    coarse_values = np.where(np.isinf(coarse_values), np.nan, coarse_values)
     with np.errstate(invalid="ignore"):
-        gap = np.where(np.isnan(mean) & np.isinf(size), np.inf, mean - given)
-        gap = np.where(np.isnan(given), np.nan, gap)
-        beside = np.maximum(np.abs(given), size)
-        relative = np.where(np.isinf(gap), np.inf, np.abs(gap) / np.where(beside > 0, beside, 1.0))
+        gap = np.where(np.isnan(mean) & np.isinf(size), np.inf, mean - coarse_values)
+        gap = np.where(np.isnan(coarse_values), np.nan, gap)
+        scale = np.maximum(np.abs(coarse_values), size)
+        relative = np.where(np.isinf(gap), np.inf, np.abs(gap) / np.where(scale > 0, scale, 1.0))
     units = coarse.attrs.get("units", "")
     words = str(coarse.attrs.get("long_name", name))
     return {

@@ -52,15 +52,15 @@ class Expected:
         Returns None as the field if no method accepts the grids.
         """
         first = {dim: [0] for dim in y.dims[:-2]}
-        found: list[tuple[float, dict[str, Any]]] = []
+        candidates: list[tuple[float, dict[str, Any]]] = []
         bounded = variable_bounds(x, self.name, "auto") != (None, None)
         for options in _candidates(judge.fine.attrs, bounded):
-            made = self._made(x.isel(first), y.isel(first), judge, options)
-            if made is not None:
-                found.append((_distance(made, y.isel(first)), options))
-        if not found:
+            prediction = self._made(x.isel(first), y.isel(first), judge, options)
+            if prediction is not None:
+                candidates.append((_distance(prediction, y.isel(first)), options))
+        if not candidates:
             return "", None
-        _, options = min(found, key=lambda each: each[0])
+        _, options = min(candidates, key=lambda each: each[0])
         return str(options["method"]), self._made(x, y, judge, options)
 
     def _made(
@@ -73,13 +73,13 @@ class Expected:
             with warnings.catch_warnings():
                 # Warnings about the input are given elsewhere.
                 warnings.simplefilter("ignore")
-                made = downscale(
+                dataset = downscale(
                     ds, target_grid=_cells(judge), data_vars=[self.name], mask=self.mask, na_thres=self.na_thres,
                     quantity=self.quantity, check="skip", **options,
                 )  # fmt: skip
         except DownscaleError:
             return None
-        return made[self.name].transpose(*y.dims[:-2], *judge.at_fine.dims)  # type: ignore[index,no-any-return]
+        return dataset[self.name].transpose(*y.dims[:-2], *judge.at_fine.dims)  # type: ignore[index,no-any-return]
 
 
 def is_plain(attrs: Any) -> bool:
@@ -89,13 +89,13 @@ def is_plain(attrs: Any) -> bool:
 
 def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
     """Return the options of the methods that may have produced a file, its recorded settings first."""
-    found: list[dict[str, Any]] = []
-    own = SETTINGS.search(str(attrs.get("downscale_settings", "")))
-    if own is not None and own["method"] in RECORDED:
-        more = {} if own["taps"] is None else {"taps": int(own["taps"]), "order": float(own["order"])}
-        found.append({"method": own["method"], **more})
-    found += [{"method": method} for method in METHODS if {"method": method} not in found]
-    return found + ([{"method": "sobolev", "bounds": None}] if bounded else [])
+    candidates: list[dict[str, Any]] = []
+    match = SETTINGS.search(str(attrs.get("downscale_settings", "")))
+    if match is not None and match["method"] in RECORDED:
+        more = {} if match["taps"] is None else {"taps": int(match["taps"]), "order": float(match["order"])}
+        candidates.append({"method": match["method"], **more})
+    candidates += [{"method": method} for method in METHODS if {"method": method} not in candidates]
+    return candidates + ([{"method": "sobolev", "bounds": None}] if bounded else [])
 
 
 def _cells(judge: Overlapping) -> xr.Dataset:
@@ -103,16 +103,16 @@ def _cells(judge: Overlapping) -> xr.Dataset:
     fine, where = judge.fine, judge.at_fine
     names = [*where.dims, *(bounds_name(fine, dim) for dim in where.dims)]
     names += [] if where.mapping is None else [where.mapping.name]
-    kept = fine[[name for name in names if name in fine.variables]]
-    kept = kept.drop_vars([name for name in kept.coords if name not in names])
-    if where.mapping is not None and where.mapping.name not in kept.variables:
-        kept = kept.assign_coords({where.mapping.name: ((), np.int32(0), dict(where.mapping.attrs))})
-    return kept.set_coords([str(name) for name in kept.data_vars])
+    cells = fine[[name for name in names if name in fine.variables]]
+    cells = cells.drop_vars([name for name in cells.coords if name not in names])
+    if where.mapping is not None and where.mapping.name not in cells.variables:
+        cells = cells.assign_coords({where.mapping.name: ((), np.int32(0), dict(where.mapping.attrs))})
+    return cells.set_coords([str(name) for name in cells.data_vars])
 
 
 def _distance(made: xr.DataArray, field: xr.DataArray) -> float:
     """Return the mean square difference of two fields over cells with values in both."""
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.asarray(made.values, np.float64) - np.asarray(field.values, np.float64)
-    known = np.isfinite(off)
-    return float(np.mean(off[known] ** 2)) if known.any() else np.inf
+    valid = np.isfinite(off)
+    return float(np.mean(off[valid] ** 2)) if valid.any() else np.inf
