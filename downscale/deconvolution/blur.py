@@ -84,11 +84,11 @@ class Blur:
 
     def _balance(self) -> None:
         """Return the factors of rows and columns that make both sums one, by damped alternating scaling."""
-        given = self.spread.gather(self.area * self.mask) * self.mask
-        linked = self.mask * (given > DUST * given.max())
+        inflow = self.spread.gather(self.area * self.mask) * self.mask
+        linked = self.mask * (inflow > DUST * inflow.max())
         # A cell without valid neighbours retains its flux.
         self.alone = self.mask - linked
-        start = linked / torch.sqrt(torch.where(linked > 0, given, torch.ones_like(given)))
+        start = linked / torch.sqrt(torch.where(linked > 0, inflow, torch.ones_like(inflow)))
         rows, columns = start, start
         for _ in range(STEPS):
             received = rows * self.spread.gather(self.area * columns)
@@ -138,8 +138,8 @@ class Blur:
 
 def _divide_by_root(factor: Tensor, total: Tensor) -> Tensor:
     """Return a factor divided by the root of its sum, where that is positive."""
-    some = total > DUST
-    return torch.where(some, factor / torch.sqrt(torch.where(some, total, torch.ones_like(total))), factor)
+    positive = total > DUST
+    return torch.where(positive, factor / torch.sqrt(torch.where(positive, total, torch.ones_like(total))), factor)
 
 
 class Convolution:
@@ -189,8 +189,8 @@ class RowConvolution:
     def gather(self, field: Tensor) -> Tensor:
         """Return the sum of weights times sources."""
         waves = torch.fft.rfft(field, n=self.size, dim=-1)
-        made = self._at_once(waves) if self.symbol.numel() < AT_ONCE else self._in_turn(waves)
-        return torch.fft.irfft(made, n=self.size, dim=-1)[..., : self.shape[1]]
+        spectrum = self._at_once(waves) if self.symbol.numel() < AT_ONCE else self._in_turn(waves)
+        return torch.fft.irfft(spectrum, n=self.size, dim=-1)[..., : self.shape[1]]
 
     def scatter(self, field: Tensor) -> Tensor:
         """Return the transpose, which is the same, because each pair of cells has one density."""
@@ -198,13 +198,13 @@ class RowConvolution:
 
     def _at_once(self, waves: Tensor) -> Tensor:
         wide = torch.nn.functional.pad(torch.view_as_real(waves), (0, 0, 0, 0, self.reach, self.reach))
-        near = torch.view_as_complex(wide.contiguous()).unfold(-2, 2 * self.reach + 1, 1)
-        return (self.symbol.transpose(-1, -2) * near).sum(dim=-1)
+        neighbours = torch.view_as_complex(wide.contiguous()).unfold(-2, 2 * self.reach + 1, 1)
+        return (self.symbol.transpose(-1, -2) * neighbours).sum(dim=-1)
 
     def _in_turn(self, waves: Tensor) -> Tensor:
-        n_y, made = self.shape[0], torch.zeros_like(waves)
+        n_y, spectrum = self.shape[0], torch.zeros_like(waves)
         for k in range(2 * self.reach + 1):
             shift = k - self.reach
-            own = slice(max(0, -shift), min(n_y, n_y - shift))
-            made[..., own, :] += self.symbol[own, k] * waves[..., own.start + shift : own.stop + shift, :]
-        return made
+            rows = slice(max(0, -shift), min(n_y, n_y - shift))
+            spectrum[..., rows, :] += self.symbol[rows, k] * waves[..., rows.start + shift : rows.stop + shift, :]
+        return spectrum

@@ -84,8 +84,8 @@ class FootprintOperator:
 
     def covariance(self, fine: Tensor) -> Tensor:
         """Return a field smoothed by the inverse of its roughness operator."""
-        made = _by_modes(fine * self._root, self._symbol, self.blur.closed, self.blur.shape)
-        return made / self._root * self.blur.mask
+        smooth = _by_modes(fine * self._root, self._symbol, self.blur.closed, self.blur.shape)
+        return smooth / self._root * self.blur.mask
 
     @cached_property
     def _valid(self) -> Tensor:
@@ -98,10 +98,10 @@ class FootprintOperator:
         half = mirror_symbol(self.blur.uniform, self._wide, self.blur.area).abs() ** 2 * self._symbol
         columns = torch.arange(n_x, device=half.device)
         # All modes, of which a real transform holds half.
-        whole = half[:, torch.minimum(columns, n_x - columns)]
+        modes = half[:, torch.minimum(columns, n_x - columns)]
         f_y, f_x = self.cells.factor_y, self.cells.factor_x
         means = [_mean_power(n, f, half) for n, f in ((n_y, f_y), (n_x, f_x))]
-        power = (whole * means[0][:, None] * means[1]).reshape(f_y, n_y // f_y, f_x, n_x // f_x).sum(dim=(0, 2))
+        power = (modes * means[0][:, None] * means[1]).reshape(f_y, n_y // f_y, f_x, n_x // f_x).sum(dim=(0, 2))
         power = power[:, : n_x // f_x // 2 + 1] / (f_y * f_x)
         return 1 / power.clamp(min=LEAST * float(power.max()))
 
@@ -124,14 +124,14 @@ class FootprintOperator:
 
     def correct(self, fine: Tensor, coarse: Tensor, tolerance: float = 1e-8, steps: int = MOST_STEPS) -> Tensor:
         """Return the field with ``A H y = x`` that differs least from ``fine`` in the seminorm."""
-        near, shape = self._inverse, tuple(coarse.shape)
+        inverse, shape = self._inverse, tuple(coarse.shape)
         root = torch.sqrt(torch.where(self.area > 0, self.area, torch.ones_like(self.area)))
 
         def operator(mu: Tensor) -> Tensor:
             return self.forward(self.covariance(self.back(mu))) * self._valid
 
         def precondition(gap: Tensor) -> Tensor:
-            return _by_modes(gap * root, near, self.blur.closed, shape) / root * self._valid
+            return _by_modes(gap * root, inverse, self.blur.closed, shape) / root * self._valid
 
         gap = self._residual(fine, coarse)
         mu, _ = conjugate_gradients(operator, gap, self.product, precondition, tolerance, steps)
@@ -151,18 +151,18 @@ class FootprintOperator:
         low, high = bounds
         if (low is None or float(fine.min()) >= low) and (high is None or float(fine.max()) <= high):
             return fine
-        shadow, made = fine, fine
+        shadow, solution = fine, fine
         for _ in range(ROUNDS):
-            kept = shadow.clamp(low, high)
-            made = self.correct(2 * kept - shadow, coarse, 1e-3, 60)
-            shadow = shadow + made - kept
-        made = shadow.clamp(low, high) * self.blur.mask
+            projection = shadow.clamp(low, high)
+            solution = self.correct(2 * projection - shadow, coarse, 1e-3, 60)
+            shadow = shadow + solution - projection
+        solution = shadow.clamp(low, high) * self.blur.mask
         size = float(coarse.abs().max())
         for _ in range(REFINEMENTS):
-            made = self.correct(made, coarse)
-            if not float(self._residual(made, coarse).abs().max()) > TOLERANCE * size:
+            solution = self.correct(solution, coarse)
+            if not float(self._residual(solution, coarse).abs().max()) > TOLERANCE * size:
                 break
-        return made
+        return solution
 
     def _residual(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return (coarse - self.forward(fine)) * self._valid
@@ -179,8 +179,8 @@ def footprint_error(seen: FootprintOperator, fine: Tensor, coarse: Tensor) -> Te
 
 def _by_modes(field: Tensor, symbol: Tensor, closed: tuple[bool, ...], shape: tuple[int, ...]) -> Tensor:
     wide = mirror(field, closed)
-    made = torch.fft.irfftn(torch.fft.rfftn(wide) * symbol, s=tuple(wide.shape))
-    return made[tuple(slice(0, n) for n in shape)]
+    image = torch.fft.irfftn(torch.fft.rfftn(wide) * symbol, s=tuple(wide.shape))
+    return image[tuple(slice(0, n) for n in shape)]
 
 
 def _mean_power(size: int, factor: int, reference: Tensor) -> Tensor:

@@ -102,9 +102,9 @@ class Psf:
 
     def __str__(self) -> str:
         scale, unit = (1000.0, "km") if self.unit == "m" and self.size >= 1000 else (1.0, self.unit)
-        other = "" if self.across is None else f"x{self.across / scale:g}"
+        width = "" if self.across is None else f"x{self.across / scale:g}"
         turn = f"@{self.orientation:g}" if self.orientation else ""
-        return f"{self.shape}:{self.size / scale:g}{other}{unit}{turn}"
+        return f"{self.shape}:{self.size / scale:g}{width}{unit}{turn}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,12 +98,12 @@ def richardson_lucy(
         return Solution(torch.zeros_like(data), 0, float("nan"), level, 0.0)
     field, step, misfit = flux / size * blur.mask, 0, float("inf")
     for step in range(iterations + 1):
-        seen = blur.forward(field)
-        misfit = float(torch.sqrt(blur.flux((data - seen) ** 2) / size))
+        image = blur.forward(field)
+        misfit = float(torch.sqrt(blur.flux((data - image) ** 2) / size))
         if step == iterations or misfit <= level:
             break
-        seen = seen.clamp(min=DUST * float(seen.max()))
-        field = field * blur.back(data / seen * blur.mask)
+        image = image.clamp(min=DUST * float(image.max()))
+        field = field * blur.back(data / image * blur.mask)
         if damping:
             field = field / _total_variation_slope(field, damping)
         # Corrects rounding, and the effect of the total variation.
@@ -164,7 +164,7 @@ def noise_level(data: Tensor, mask: Tensor) -> float:
         rough = left - 2 * middle + right
         valid = torch.stack([valid.narrow(axis, k, size - 2) for k in range(3)]).amin(dim=0)
         gain *= 6.0**0.5
-    seen = rough[valid > 0].abs()
+    differences = rough[valid > 0].abs()
     # Smaller differences are rounding errors.
-    seen = seen[seen > 1e-12 * float(data.abs().max())] if seen.numel() else seen
-    return float(seen.median()) / (NORMAL_MEDIAN * gain) if seen.numel() else 0.0
+    differences = differences[differences > 1e-12 * float(data.abs().max())] if differences.numel() else differences
+    return float(differences.median()) / (NORMAL_MEDIAN * gain) if differences.numel() else 0.0

@@ -114,10 +114,10 @@ class Roughness:
         mean = float(np.prod(blur.uniform.steps) ** (1 / ndim))
         self.faces = []
         for axis in range(ndim):
-            both = 0.5 * (blur.area + self._next(blur.area, axis)) * blur.mask * self._next(blur.mask, axis)
+            face = 0.5 * (blur.area + self._next(blur.area, axis)) * blur.mask * self._next(blur.mask, axis)
             if not blur.closed[axis]:
-                both.narrow(axis, blur.shape[axis] - 1, 1).zero_()
-            self.faces.append(both * like(_nearness(kernel, axis, mean), both))
+                face.narrow(axis, blur.shape[axis] - 1, 1).zero_()
+            self.faces.append(face * like(_nearness(kernel, axis, mean), face))
 
     @staticmethod
     def _next(field: Tensor, axis: int) -> Tensor:
@@ -154,8 +154,8 @@ def _solve(data: Tensor, blur: Blur, weight: float, order: int) -> tuple[Tensor,
 
     def precondition(field: Tensor) -> Tensor:
         waves = torch.fft.rfftn(mirror(field * root, blur.closed)) / symbol
-        made = torch.fft.irfftn(waves, s=wide)
-        return made[tuple(slice(0, n) for n in blur.shape)] / root * blur.mask
+        image = torch.fft.irfftn(waves, s=wide)
+        return image[tuple(slice(0, n) for n in blur.shape)] / root * blur.mask
 
     def product(first: Tensor, second: Tensor) -> Tensor:
         return (blur.area * first * second).sum()
@@ -172,21 +172,21 @@ def conjugate_gradients(
     solution = torch.zeros_like(right) if start is None else start
     residual = right if start is None else right - operator(start)
     better = precondition(residual)
-    direction, now = better, product(residual, better)
+    direction, norm = better, product(residual, better)
     goal = tolerance**2 * product(right, right)
     for step in range(most):
-        if not float(product(residual, residual)) > float(goal) or not float(now) > 0:
+        if not float(product(residual, residual)) > float(goal) or not float(norm) > 0:
             return solution, step
         image = operator(direction)
         curvature = product(direction, image)
         if not float(curvature) > 0:
             # Stop when rounding dominates directions that the operator hardly affects.
             return solution, step
-        length = now / curvature
+        length = norm / curvature
         solution, residual = solution + length * direction, residual - length * image
         better = precondition(residual)
-        now, before = product(residual, better), now
-        direction = better + now / before * direction
+        norm, previous_norm = product(residual, better), norm
+        direction = better + norm / previous_norm * direction
     return solution, most
 
 
@@ -215,8 +215,8 @@ def laplacian(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tens
     for axis, (n, step) in enumerate(zip(shape, kernel.steps, strict=True)):
         last = axis == len(shape) - 1
         angle = 2 * np.pi * (np.arange(n // 2 + 1) if last else np.arange(n)) / n
-        one = reference.new_tensor((2 - 2 * np.cos(angle)) * (mean / step) ** 2)
-        total = one if axis == 0 else total[..., None] + one
+        term = reference.new_tensor((2 - 2 * np.cos(angle)) * (mean / step) ** 2)
+        total = term if axis == 0 else total[..., None] + term
     return total
 
 
@@ -251,8 +251,8 @@ def cross_validate(data: Tensor, kernel: Kernel, order: int) -> float:
         twice[..., -1] = 1.0
 
     def error(log_weight: float) -> float:
-        left = 10**log_weight * rough
-        off = left / (power + left).clamp(min=1e-300)
+        penalty = 10**log_weight * rough
+        off = penalty / (power + penalty).clamp(min=1e-300)
         return float((twice * off**2 * energy).sum() / (twice * off).sum() ** 2)
 
     if not float(energy.sum()) > 0:

@@ -149,10 +149,10 @@ def _step(edges: Floats, what: str) -> float:
 
 
 def _require_within(size: tuple[float, ...], shape: tuple[float, ...], unit: str = "cells") -> None:
-    if any(own > whole for own, whole in zip(size, shape, strict=True)):
-        own, whole = (" x ".join(f"{n:g}" for n in sizes) for sizes in (size, shape))
+    if any(psf > field for psf, field in zip(size, shape, strict=True)):
+        psf, field = (" x ".join(f"{n:g}" for n in sizes) for sizes in (size, shape))
         raise ShapeError(
-            f"expected a point-spread function no larger than the field of {whole} {unit}, received {own}; check its "
+            f"expected a point-spread function no larger than the field of {field} {unit}, received {psf}; check its "
             "unit, or choose a larger region"
         )
 
@@ -200,9 +200,9 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
     for i in range(n_y):
         source = np.arange(max(i - reach, 0), min(i + reach + 1, n_y))
         source = source[np.abs(lat[source] - lat[i]) <= angle + np.abs(height[i])]
-        own = _columns(lat[[i]], angle, abs(step_x), n_x, grid.x.periodic)
-        near = slice(width - own, width + own + 1)
-        values[i, source - i + reach, near] = _densities(psf, lat[i], height[i], lat[source], step_x, offsets[near])
+        half_width = _columns(lat[[i]], angle, abs(step_x), n_x, grid.x.periodic)
+        window = slice(width - half_width, width + half_width + 1)
+        values[i, source - i + reach, window] = _densities(psf, lat[i], height[i], lat[source], step_x, offsets[window])
     if grid.x.periodic and 2 * width == n_x:
         # The column half around the circle is reached from both sides.
         values[..., [0, -1]] *= 0.5
@@ -245,15 +245,15 @@ def _symmetrise(values: Floats, reach: int, even: bool) -> Floats:
     """Return symmetric densities: that from A to B equals that from B to A (and of its mirror image, if round)."""
     values = 0.5 * (values + values[..., ::-1]) if even else values
     n_y = len(values)
-    both = np.empty_like(values)
+    symmetric = np.empty_like(values)
     rows = np.arange(n_y)
     for k in range(2 * reach + 1):
-        other = rows + k - reach
-        inside = (other >= 0) & (other < n_y)
+        source = rows + k - reach
+        valid = (source >= 0) & (source < n_y)
         back = np.zeros_like(values[:, 0])
-        back[inside] = values[other[inside], 2 * reach - k, ::-1]
-        both[:, k] = 0.5 * (values[:, k] + back)
-    return both
+        back[valid] = values[source[valid], 2 * reach - k, ::-1]
+        symmetric[:, k] = 0.5 * (values[:, k] + back)
+    return symmetric
 
 
 class Instrument:
