@@ -118,14 +118,9 @@ def choose_blocks(blocks: BlockPlan, how: How) -> list[int]:
 
 
 def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
-    """Compute all missing blocks, and merge them if requested; ``names`` are the variables to downscale.
+    """Compute all missing blocks, merge them if requested, and return the report; ``names`` are the variables.
 
-    Raises
-    ------
-    Stopped
-        If a signal was received or a cluster was lost; finished blocks are kept.
-    DownscaleError
-        If a block cannot be computed or does not conserve cell means; finished blocks are kept.
+    If a signal, a lost cluster or an invalid block ends the run, finished blocks are kept.
     """
     indices = choose_blocks(blocks, how)
     if how.resume and blocks.merge:

@@ -47,15 +47,7 @@ SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5")
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive steps of a record.
-
-    Attributes
-    ----------
-    start, stop : int
-        The first step, and the one after the last.
-    label : str
-        The dates in the name of its file; empty without time.
-    """
+    """Steps ``start`` to ``stop`` (excluded) of a record; ``label`` has the dates of the file name, if any."""
 
     start: int
     stop: int
@@ -88,18 +80,10 @@ def split_name(target: Path) -> tuple[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """The steps of a record and their dates.
+    """The steps of a record along its time dimension ``dim``, which is None for a field without time.
 
-    Attributes
-    ----------
-    dim : str or None
-        The dimension of time; None for a field without any.
-    size : int
-        Steps along it; 1 without time.
-    dates : array of dates or None
-        The middle of the period of each step, else its time stamp.
-    digits : int
-        Number of digits of a date in a name.
+    ``dates`` are the middles of the periods of the steps, else their time stamps; ``digits`` is the number of digits of
+    a date in a file name.
     """
 
     dim: str | None

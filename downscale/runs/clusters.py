@@ -50,8 +50,8 @@ LOOK_SECONDS = 1.0
 def profile_of(name: str | None, dask: Dask) -> Profile | None:
     """Return the profile of cluster ``name`` (or of the recipe's), or None for no cluster.
 
-    The name is a profile of the recipe, "local", "slurm", "pbs", "cuda", or the address of a scheduler; raises
-    OptionError if it is unknown, or if the profile contains code.
+    The name is a profile of the recipe, "local", "slurm", "pbs", "cuda", or the address of a scheduler. A profile with
+    code, or an unknown name, raises OptionError.
     """
     name = name or dask.use
     if name is None:
@@ -217,12 +217,7 @@ def compute_on_cluster(
 ) -> list[Any]:
     """Return ``task(work)`` for each piece of work, in order, computed on a cluster: one per process at a time.
 
-    Raises
-    ------
-    Stopped
-        If the cluster was lost, or a block failed with every worker that tried it.
-    Exception
-        The first error of a worker.
+    Raises Stopped if the cluster was lost or a block failed with every worker, else the first error of a worker.
     """
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError, FuturesCancelledError

@@ -173,15 +173,7 @@ def encode_file(
     source: str, output: str | Path, model: Any, *, chunks: Any = "auto", complevel: int = 1, overwrite: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
-    """Encode one file into another and return the sizes and the errors of the means.
-
-    Raises
-    ------
-    ConservationError
-        If the means as written differ from those of the input; no file is written then.
-    DownscaleError
-        If the request or the input is invalid.
-    """
+    """Encode one file into another and return sizes and errors; no file is written if the means are not conserved."""
     from downscale.runs.single import open_input
 
     fine = open_input(source, chunks)
@@ -203,23 +195,10 @@ def _judged(written: xr.Dataset, fine: xr.Dataset, names: list[str]) -> Conserva
 
 
 def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:
-    """Return, for each variable, the errors of the decoded field relative to the original.
+    """Return, by variable, the errors of the field decoded from ``small`` relative to ``fine``, in its units.
 
-    Parameters
-    ----------
-    fine : Dataset or DataArray
-        The original fields.
-    small : Dataset
-        The result of :func:`encode`.
-    model : path or Learned
-        The compressor.
-
-    Returns
-    -------
-    dict of name to dict
-        Area-weighted ``rmse``, ``rmse_kernel`` of the kernel applied to the means alone, and ``largest``, in the units
-        of the field; and ``checkerboard_index_db`` of the decoded field with ``checkerboard_index_db_truth`` of the
-        original (:func:`downscale.metrics.checkerboard`), NaN for maps that are too small.
+    ``rmse`` and ``rmse_kernel`` (the kernel applied to the means alone) are weighted by area; the checkerboard indices
+    in dB are NaN for maps that are too small.
     """
     from downscale.steps.coarsen import cell_area
 

@@ -31,15 +31,6 @@ def deconvolve_file(
 ) -> tuple[DeconvolutionPlan, dict[str, Any]]:  # fmt: skip
     """Deconvolve one file into another and return the plan and the fluxes of the file as written.
 
-    Raises
-    ------
-    ConservationError
-        If the flux of a variable changed by more than rounding; no file is written then.
-    DownscaleError
-        If the request or the input is invalid; before any computation if possible.
-
-    Notes
-    -----
     Global conservation: the file appears only if the area integral of each map equals that of the input.
     """
     before = open_input(source, chunks)
