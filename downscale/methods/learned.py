@@ -44,21 +44,7 @@ KINDS = (
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A learned model on the grid of a request.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        Inputs and outputs of the model.
-    upscalers : mapping of variable name to ``Upscaler``
-        One per variable of the request.
-    inputs : mapping of name to DataArray
-        Input fields, by the names of the model.
-    statics : mapping of channel to array
-        Fine static fields.
-    learned : Learned
-        The model in memory.
-    """
+    """A learned model on the grid of a request: one upsampler per variable, its inputs, and its fine static fields."""
 
     spec: ModelSpec
     upscalers: Mapping[str, Upscaler]

@@ -48,19 +48,10 @@ Upscalers = dict[str, Upscaler]
 
 @dataclass(frozen=True)
 class Method:
-    """A kind of method: how it is built, and the options it takes.
+    """A kind of method: ``build`` returns the upsampler of each variable and the bound model, if it is learned.
 
-    Attributes
-    ----------
-    build : callable
-        Returns the upsampler of each variable and the bound model, if it is learned, from the method of a request and
-        a :class:`Setting`.
-    separable : bool
-        Whether it is one linear operator per axis, which also refines along time and layers.
-    members : bool or None
-        Whether it generates ensemble members; None if only the object shows it.
-    smoothing, footprint : bool
-        Whether it takes these options.
+    ``separable`` methods are one linear operator per axis, and also refine along time and layers. ``members`` states
+    whether the method generates an ensemble; None if only the object shows it.
     """
 
     build: Callable[[Any, Setting], tuple[Upscalers, Model | None]]
@@ -107,11 +98,6 @@ OBJECT = Method(_build_object, members=None)
 def find_method(method: Any) -> Method:
     """Return the entry of a name, a path, a model in memory or an object with the protocol of methods.
 
-    Raises
-    ------
-    OptionError
-        If the argument is not a method; the message lists the methods.
-
     Examples
     --------
     >>> find_method("cascade").members
@@ -135,13 +121,7 @@ def find_method(method: Any) -> Method:
 
 
 def build_upscalers(method: Any, setting: Setting) -> tuple[Upscalers, Model | None]:
-    """Return the upsampler of each variable, with its noise if it generates members, and the model if it is learned.
-
-    Raises
-    ------
-    OptionError
-        If members are requested of a method that makes a single field.
-    """
+    """Return the upsampler of each variable, with its noise if it generates members, and the model if it is learned."""
     upscalers, model = find_method(method).build(method, setting)
     # The outputs of a model share their noise, whatever their names.
     key = None if model is None else MODEL_KEY
