@@ -55,13 +55,7 @@ def elsewhere() -> bool:
 
 
 def workers() -> int:
-    """Return the number of blocks in work at once by Dask's settings: scheduler, number of workers, thread pool.
-
-    Raises
-    ------
-    OptionError
-        If the number of workers in Dask's configuration is not an integer of at least 1.
-    """
+    """Return the number of blocks computed at once by Dask's settings: scheduler, number of workers, thread pool."""
     if dask.config.get("scheduler", None) in SERIAL:
         return 1
     pool = dask.config.get("pool", None)
