@@ -82,23 +82,11 @@ def chunk(
     bounds: tuple[float | None, float | None] = (None, None),
     sizes: Floats | None = None,
 ) -> Partial:
-    """Return the conservation errors of one block.
+    """Return the conservation errors of one block; ``sizes`` are mean magnitudes of fine values that are means.
 
-    Parameters
-    ----------
-    coarse, fine : arrays, shapes (..., n_y, n_x) and (..., n_fine_y, n_fine_x)
-        The block as stored; NaN marks missing cells. Sums are computed in float64. An infinite fine value gives an
-        infinite error; an infinite coarse one is missing, since no mean is defined with it.
-    cells : Aggregation
-        From fine to coarse cells of the block.
-    area : array, shape (n_y, n_x)
-        Coarse cell areas.
-    origin : tuple of int
-        Index of the first value of ``coarse`` in the whole field.
-    bounds : (float or None, float or None)
-        Fine values outside are counted.
-    sizes : array of the shape of ``fine``, optional
-        Mean magnitudes of the values averaged into each fine value, if it is a mean.
+    ``origin`` is the index of the first coarse value in the whole field. NaN marks missing cells, and sums are computed
+    in float64. An infinite fine value gives an infinite error; an infinite coarse one is missing, since no mean is
+    defined with it.
     """
     from downscale.conservation.loops import judge
 
@@ -209,15 +197,7 @@ def global_error(partial: Partial) -> float:
 
 @dataclass(frozen=True)
 class Infinite:
-    """The infinite values of a block or of a whole field.
-
-    Attributes
-    ----------
-    count : int
-        Number of infinite values.
-    first : tuple of int
-        Index of the first one in the whole field, in index order; empty if there is none.
-    """
+    """The number of infinite values of a block or of a whole field, and the index of the first one (empty if none)."""
 
     count: int = 0
     first: tuple[int, ...] = ()
@@ -260,15 +240,7 @@ def counted_line(name: str, count: int, place: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Signs:
-    """The signs of a block or of a whole field.
-
-    Attributes
-    ----------
-    least : float
-        Smallest coarse value; infinite if there is none.
-    negative : int
-        Number of fine values below zero; not counted in a block with negative coarse values.
-    """
+    """The smallest coarse value, and the number of negative fine values if no coarse value of the block is negative."""
 
     least: float = math.inf
     negative: int = 0

@@ -38,20 +38,10 @@ SAME = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The common regions of two axes and the parts that make them up.
+    """The common regions of two axes, and the parts that make them up.
 
-    Attributes
-    ----------
-    given, made : array of int, shape (n_parts,)
-        Cell of either axis that contains each part; parts without a fine cell are left out.
-    measure : array, shape (n_parts,)
-        Measures of the parts.
-    first : array of int, shape (n_regions,)
-        First part of each region.
-    closed : bool
-        Whether the last region continues in the first, across the seam of a circle.
-    centres : array, shape (n_regions,)
-        Centres of the regions in the coordinate.
+    ``given`` and ``made`` are the cells of either axis that contain each part, ``first`` is the first part of each
+    region. ``closed`` states whether the last region continues in the first, across the seam of a circle.
     """
 
     given: NDArray[np.int64]
@@ -106,24 +96,8 @@ class Regions:
 class Overlap:
     """Overlap of two grids, independent of the field and computed once for all blocks.
 
-    Attributes
-    ----------
-    y, x : Regions
-        Common regions along rows and columns.
-    groups : SupermeshMean
-        From the parts of coarse cells to fine cells.
-    repeats : (int, int)
-        Parts of a coarse row and of a coarse column.
-    spread : array, shape (n_y, n_x)
-        Measures over which sums of coarse cells are spread, without parts hidden by a mask.
-    hidden, hidden_parts : arrays of bool, shapes (n_made_y, n_made_x) and (n_parts_y, n_parts_x), or None
-        Fine cells, and their parts, that a mask leaves blank intentionally.
-    outside : int
-        Number of coarse cells that the fine grid does not cover completely.
-    single : bool
-        Whether each region is one coarse cell: then the cells themselves are compared.
-    exact : bool
-        Whether each region is one coarse or one fine cell: then the comparison is exact.
+    ``spread`` are the measures of coarse cells without hidden parts, ``outside`` counts coarse cells not covered
+    completely. Each region is one coarse cell if ``single``, and one coarse or one fine cell if ``exact``.
     """
 
     y: Regions
@@ -167,22 +141,10 @@ def overlap_chunk(
     extensive: bool = False,
     na_thres: float = 1.0,
 ) -> Partial:
-    """Check whole maps of a fine field against the coarse one.
+    """Return the conservation errors of whole maps by region; a fine value represents the valid part of its cell.
 
-    Parameters
-    ----------
-    given, made : arrays, shapes (..., n_y, n_x) and (..., n_made_y, n_made_x)
-        Fields as stored; NaN marks missing cells. A fine value represents the valid part of its cell.
-    common : Overlap
-        The overlap of the two grids.
-    origin : tuple of int
-        Index of the first map in the whole field.
-    bounds : (float or None, float or None)
-        Fine values outside are counted, if the coarse field is within.
-    extensive : bool
-        Whether values are sums over cells.
-    na_thres : float
-        Fine cells with a larger missing fraction are intentionally blank: regions with any of them are left out.
+    ``origin`` is the index of the first map in the whole field. Values out of bounds are counted if the coarse field is
+    within them. Regions with a fine cell whose missing fraction exceeds ``na_thres`` are left out.
     """
     y, x, groups = common.y, common.x, common.groups
     source, result = given.astype(np.float64), made.astype(np.float64)
@@ -264,15 +226,7 @@ def _judged(
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """Overlaps of the cells of one axis with those of another.
-
-    Attributes
-    ----------
-    inside : sparse matrix, shape (n_coarse, n_fine)
-        Measures of the common parts.
-    squared : sparse matrix
-        The same times the fraction of the fine cell that each part covers.
-    """
+    """Overlaps of coarse with fine cells of one axis: measures, and ``squared`` times the fraction of the fine cell."""
 
     inside: Any
     squared: Any
@@ -295,16 +249,8 @@ class Line:
 class Neighbourhoods:
     """Grid data for the bound of each coarse cell, independent of the field.
 
-    Attributes
-    ----------
-    y, x : Line
-        Overlaps along rows and columns.
-    total : array, shape (n_fine_y, n_fine_x)
-        Measures of the covered parts of the fine cells.
-    closed : bool
-        Whether the last fine column neighbours the first.
-    hidden : array of bool, shape (n_fine_y, n_fine_x), or None
-        Fine cells that are intentionally blank.
+    ``total`` are the covered measures of the fine cells, of which ``hidden`` ones are intentionally blank; ``closed``
+    states whether the last fine column neighbours the first.
     """
 
     y: Line
@@ -330,22 +276,10 @@ def near_chunk(
     given: Floats, made: Floats, expected: Floats, near: Neighbourhoods, origin: tuple[int, ...], allowed: float,
     extensive: bool = False, plain: bool = True,
 ) -> Partial:  # fmt: skip
-    """Check whole maps of a fine field near each coarse cell against an expected one.
+    """Return the excess of each coarse cell over its bound, for whole maps compared with an expected fine field.
 
-    Parameters
-    ----------
-    given, made, expected : arrays, shapes (..., n_y, n_x), (..., n_fine_y, n_fine_x) and the same
-        Coarse values, fine values, and fine values with the coarse means by a known method; NaN marks missing cells.
-    near : Neighbourhoods
-        Data of the two grids.
-    origin : tuple of int
-        Index of the first map in the whole field.
-    allowed : float
-        Relative error that rounding explains.
-    extensive : bool
-        Whether values are sums over cells.
-    plain : bool
-        Whether the fine field may be the expected one: false if a terrain term was added to it.
+    ``allowed`` is the relative error that rounding explains. ``plain`` is false if a terrain term was added to the fine
+    field, which then differs from the expected one.
     """
     # Compiled loops take a third of a second to load.
     from downscale.conservation.loops import local_range
