@@ -40,14 +40,7 @@ PLAIN = Request(method="conservative", bounds=None, check="skip")
 class Aligned:
     """A coarse and a fine Dataset with equal times and layers, and their grids.
 
-    Attributes
-    ----------
-    coarse, fine : Dataset
-        Fields with horizontal axes.
-    sizes : Dataset or None
-        Mean magnitudes of the fine fields, if means along an axis were taken.
-    at_coarse, at_fine : Horizontal
-        The grids of both.
+    ``sizes`` are the mean magnitudes of the fine fields, if means along an axis were taken.
     """
 
     coarse: xr.Dataset
@@ -58,16 +51,11 @@ class Aligned:
 
 
 def aligned(coarse: xr.Dataset, fine: xr.Dataset, quantity: Any = None) -> Aligned:
-    """Return both fields on the times and layers of the coarse one, with their grids.
+    """Return both fields on the times and layers of the coarse one, with their grids; raises GridError if impossible.
 
     If ``fine`` has another number of cells along an axis, it is averaged over the cells of ``coarse``, weighted by the
     true lengths of its own cells; sums are summed. ``quantity`` chooses between means and sums if it refers to this
     axis, that is if maps have equally many cells.
-
-    Raises
-    ------
-    GridError
-        If an axis differs and its cells cannot be determined.
     """
     (coarse, at_coarse), (fine, at_fine) = _as_maps(coarse, guess=False), _as_maps(fine, guess=True)
     sizes: xr.Dataset | None = None

@@ -115,14 +115,9 @@ def check_conservation(
 def in_one_unit(
     name: str, coarse: xr.DataArray, judge: Nested | Overlapping
 ) -> tuple[xr.DataArray, Nested | Overlapping]:
-    """Return the coarse field and the comparison of a fine one, in the same units.
+    """Return the coarse field and the comparison in the same units; raises InputError if these are not compatible.
 
     Between kelvin and degrees Celsius, kelvin is used: its values are stored with fewer digits.
-
-    Raises
-    ------
-    InputError
-        If the units are not compatible.
     """
     fine = judge.fine[name]
     units = [str(field.attrs.get("units") or "").strip() for field in (coarse, fine)]
@@ -235,13 +230,7 @@ def _require_legal(law: str, tolerance: float | None, quantity: Quantity) -> Non
 def shared_variables(
     coarse: xr.Dataset, fine: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, wanted: Any
 ) -> list[str]:
-    """Return the fields with means that both have, or the selected ones.
-
-    Raises
-    ------
-    InputError
-        If no such variable is common; the message lists the common ones.
-    """
+    """Return the fields with means that both have, or the selected ones; raises InputError if none is common."""
     fine_names = set(horizontal_variables(fine, at_fine))
     shared = [n for n in horizontal_variables(coarse, at_coarse) if n in fine_names and not _has_no_mean(coarse[n])]
     if wanted is not None:

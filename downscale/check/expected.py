@@ -28,17 +28,7 @@ SETTINGS = re.compile(r"method=(?P<method>\w+)(?:, taps=(?P<taps>\d+) order=(?P<
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """Computes the expected fine field of one variable.
-
-    Attributes
-    ----------
-    coarse : Dataset
-        The coarse object.
-    name : str
-        The variable.
-    mask, na_thres, quantity : optional
-        Options that were used for the fine field.
-    """
+    """Computes the expected fine field of one variable, with the options that were used for the fine field."""
 
     coarse: xr.Dataset
     name: str
