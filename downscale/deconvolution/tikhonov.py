@@ -223,15 +223,6 @@ def laplacian(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tens
 def cross_validate(data: Tensor, kernel: Kernel, order: int) -> float:
     """Return the weight of least generalised cross-validation error for a field mirrored at its open edges.
 
-    Parameters
-    ----------
-    data : tensor
-        The field, with gaps filled.
-    kernel : Kernel
-        Uniform weights; a middle row represents grids on which they vary.
-
-    Notes
-    -----
     The error ``n |r|^2 / tr(I - T)^2`` is exact for the mirrored field: both sums are over Fourier modes.
 
     References
