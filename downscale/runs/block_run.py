@@ -163,8 +163,8 @@ def _stoppable(blocks: BlockPlan) -> Iterator[None]:
     def state() -> str:
         sweep([*blocks.paths, blocks.target])
         count = len(blocks.blocks)
-        are = "block is" if count == 1 else "blocks are"
-        return f"{blocks.finished} of {count} {are} done; run again with --resume"
+        subject = "block is" if count == 1 else "blocks are"
+        return f"{blocks.finished} of {count} {subject} done; run again with --resume"
 
     try:
         with telling(state):
@@ -195,17 +195,17 @@ def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: How, chosen: list[in
     if profile is None:
         works = [block_work(blocks, i, recipe, how.resume, options) for i in chosen]
         finished = []
-        with _bar(len(works)) as tell, set_options(progress="off") if len(works) > 1 else nullcontext():
+        with _bar(len(works)) as advance, set_options(progress="off") if len(works) > 1 else nullcontext():
             for work in works:
                 finished.append(compute_block_file(work))
-                tell()
+                advance()
                 go_on()
         return finished
     works = [block_work(blocks, i, absolute(recipe), how.resume, options) for i in chosen]
     works = [replace(work, path=str(Path(work.path).absolute())) for work in works]
     keys = [f"block-{i}-{work.request[:12]}" for i, work in enumerate(works)]
-    with _bar(len(works)) as tell, client_of(profile, how.workers) as client:
-        return compute_on_cluster(client, compute_on_worker, works, keys, tell)
+    with _bar(len(works)) as advance, client_of(profile, how.workers) as client:
+        return compute_on_cluster(client, compute_on_worker, works, keys, advance)
 
 
 @contextmanager
@@ -394,9 +394,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    ids: set[int] = set()
+    while error is not None and id(error) not in ids:
+        ids.add(id(error))
         yield error
         # The context is the original error, even if it is suppressed in tracebacks.
         error = error.__cause__ or error.__context__

@@ -176,8 +176,8 @@ def _calendar_edges(record: Record, count: int, unit: str) -> list[int]:
             f"expected dates along {record.dim!r} for blocks of {count} {unit}s, received none; give a number of steps"
         )
     _require_order(record)
-    group = _periods(record.dates, unit) // count
-    return [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(group)))]
+    period = _periods(record.dates, unit) // count
+    return [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(period)))]
 
 
 def _periods(dates: NDArray[Any], unit: str) -> NDArray[np.int64]:

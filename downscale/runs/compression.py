@@ -209,16 +209,16 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
     for name in (str(key) for key in decoded.data_vars if key in truth and key in small):
         factors = dict(zip(area.dims, factor, strict=True))
         kernel = downscale(small, factors, data_vars=name, check="skip")[name]
-        true = truth[name].drop_vars(truth[name].coords)
-        errors = [(field.drop_vars(field.coords).astype("f8") - true) ** 2 for field in (decoded[name], kernel)]
+        reference = truth[name].drop_vars(truth[name].coords)
+        errors = [(field.drop_vars(field.coords).astype("f8") - reference) ** 2 for field in (decoded[name], kernel)]
         weight = area.drop_vars(area.coords)
-        boards = [_board(field.transpose(..., *area.dims).data, factor) for field in (decoded[name], true)]
+        checkerboards = [_board(field.transpose(..., *area.dims).data, factor) for field in (decoded[name], reference)]
         results[name] = {
             "rmse": float(errors[0].weighted(weight).mean()) ** 0.5,
             "rmse_kernel": float(errors[1].weighted(weight).mean()) ** 0.5,
             "largest": float(errors[0].max()) ** 0.5,
-            "checkerboard_index_db": boards[0],
-            "checkerboard_index_db_truth": boards[1],
+            "checkerboard_index_db": checkerboards[0],
+            "checkerboard_index_db_truth": checkerboards[1],
         }
     return results
 
