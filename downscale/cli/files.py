@@ -38,8 +38,8 @@ def deconvolve(
     from downscale.steps.deconvolution import DeconvolutionMethod
 
     solver = DeconvolutionMethod(method, noise, iterations, damping, parameter, order)
-    shape, names, over = parse_psf(psf), parse_names(variables), parse_names(dims)
-    cut = parse_chunks(chunks)
+    shape, names, dim_names = parse_psf(psf), parse_names(variables), parse_names(dims)
+    chunk_sizes = parse_chunks(chunks)
     from downscale.io.read import find_files
 
     find_files(source)
@@ -47,18 +47,18 @@ def deconvolve(
     from downscale.runs.deconvolution import deconvolve_file, lines_of
 
     with scheduled():
-        course, facts = deconvolve_file(
-            source, output, shape, solver, dims=over, data_vars=names, device=device, chunks=cut, complevel=complevel,
-            overwrite=overwrite, dry_run=dry_run,
+        plan, facts = deconvolve_file(
+            source, output, shape, solver, dims=dim_names, data_vars=names, device=device, chunks=chunk_sizes,
+            complevel=complevel, overwrite=overwrite, dry_run=dry_run,
         )  # fmt: skip
     if dry_run:
-        say(str(course))
+        say(str(plan))
         if output.exists() and not overwrite:
             say(f"note: {output} exists; to replace it, pass --overwrite")
     elif as_json:
-        say(json.dumps({"plan": str(course), "variables": facts, "file": str(output)}, indent=2))
+        say(json.dumps({"plan": str(plan), "variables": facts, "file": str(output)}, indent=2))
     else:
-        for line in [str(course), *lines_of(facts), f"wrote {output}"]:
+        for line in [str(plan), *lines_of(facts), f"wrote {output}"]:
             say(line)
 
 
@@ -151,9 +151,9 @@ def repair(
     from downscale.io.read import open_dataset
 
     fields = None if truth is None else open_dataset(truth)
-    done = fix_model(model, smooth, out, fields, orog=orog, overwrite=overwrite)
-    print_sections(done.sections)
-    say(f"\nwrote {done.path}")
+    repaired_model = fix_model(model, smooth, out, fields, orog=orog, overwrite=overwrite)
+    print_sections(repaired_model.sections)
+    say(f"\nwrote {repaired_model.path}")
 
 
 @app.command()

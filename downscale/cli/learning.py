@@ -70,13 +70,15 @@ def encode(
     from downscale.cli.arguments import parse_chunks
     from downscale.io.read import find_files
 
-    cut = parse_chunks(chunks)
+    chunk_sizes = parse_chunks(chunks)
     if not source.startswith("sample:"):
         find_files(source)
     from downscale.process.computing import scheduled
     from downscale.runs.compression import encode_file, lines_of
 
     with scheduled():
-        facts = encode_file(source, output, method, chunks=cut, complevel=complevel, overwrite=overwrite, device=device)
+        facts = encode_file(
+            source, output, method, chunks=chunk_sizes, complevel=complevel, overwrite=overwrite, device=device
+        )
         for line in lines_of(source, output, method, facts, report):
             say(line)

@@ -60,11 +60,11 @@ def run(
     from downscale.io.paths import require_no_input
     from downscale.runs.recipe import load_recipe
 
-    content = load_recipe(recipe)
-    for name in (content.output.path, content.output.map, content.output.report):
+    checked_recipe = load_recipe(recipe)
+    for name in (checked_recipe.output.path, checked_recipe.output.map, checked_recipe.output.report):
         if name is not None:
             require_no_input(Path(name).expanduser(), (recipe,))
-    _run_recipe(content, **how)
+    _run_recipe(checked_recipe, **how)
 
 
 @app.command()
