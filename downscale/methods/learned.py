@@ -140,17 +140,17 @@ def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[
         for output in spec.outputs
     ]
     matches = [name for name in names if name is not None]
-    strange = [name for name in wanted if name not in matches]
+    unmatched = [name for name in wanted if name not in matches]
     missing = [output.name for output, name in zip(spec.outputs, names, strict=True) if name is None]
-    makes = [output.name for output in spec.outputs]
-    if strange and any(name in wanted for name in matches):
+    output_names = [output.name for output in spec.outputs]
+    if unmatched and any(name in wanted for name in matches):
         raise InputError(
-            f"expected variables that this model makes ({listing(makes)}), received {listing(strange)} too; "
+            f"expected variables that this model makes ({listing(output_names)}), received {listing(unmatched)} too; "
             f"name the others in data_vars, as data_vars={matches!r}"
         )
-    if missing or strange:
+    if missing or unmatched:
         raise InputError(
-            f"expected the variable {(missing or makes)[0]!r}, which this model refines, received "
+            f"expected the variable {(missing or output_names)[0]!r}, which this model refines, received "
             f"{listing(wanted)}; rename a variable, or give it the standard_name of that one"
         )
     return matches
@@ -255,8 +255,8 @@ def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.D
 
 def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
     """Return a field with the dimensions of ``array``; those it lacks have size one."""
-    strange = [str(dim) for dim in other.dims if dim not in array.dims]
-    if strange or any(other.sizes[dim] != array.sizes[dim] for dim in other.dims):
+    extra_dims = [str(dim) for dim in other.dims if dim not in array.dims]
+    if extra_dims or any(other.sizes[dim] != array.sizes[dim] for dim in other.dims):
         raise GridError(
             f"{other.name}: expected the dimensions of {array.name!r} {dict(array.sizes)}, received "
             f"{dict(other.sizes)}; select the same times and layers"

@@ -38,16 +38,16 @@ def draws_of(
             f"{variable.sizes[DIMENSION]}; rename it, or leave members out"
         )
     lead = [str(dim) for dim in variable.dims if dim not in dims]
-    along = next((dim for dim in lead if dim in variable.coords and is_time(variable[dim].variable)), None)
-    steps = next((dim for dim in lead if dim.lower() in STEPS), None)
-    times, dated = np.empty(0, np.int64), along is not None
-    if along is not None or steps is not None:
+    time_dim = next((dim for dim in lead if dim in variable.coords and is_time(variable[dim].variable)), None)
+    step_dim = next((dim for dim in lead if dim.lower() in STEPS), None)
+    times, has_dates = np.empty(0, np.int64), time_dim is not None
+    if time_dim is not None or step_dim is not None:
         sizes = [variable.sizes[dim] for dim in lead]
-        seconds = _seconds(variable[along].variable) if along else np.arange(variable.sizes[steps])
-        along = along or steps
-        shape = [size if dim == along else 1 for dim, size in zip(lead, sizes, strict=True)]
+        seconds = _seconds(variable[time_dim].variable) if time_dim else np.arange(variable.sizes[step_dim])
+        time_dim = time_dim or step_dim
+        shape = [size if dim == time_dim else 1 for dim, size in zip(lead, sizes, strict=True)]
         times = np.broadcast_to(seconds.reshape(shape), sizes).ravel()
-    return Draws(seed, 1 if members is None else members, str(variable.name) if key is None else key, times, dated)
+    return Draws(seed, 1 if members is None else members, str(variable.name) if key is None else key, times, has_dates)
 
 
 def _seconds(time: xr.Variable) -> NDArray[np.int64]:
@@ -78,9 +78,9 @@ def order_of(dims: tuple[Any, ...], made: tuple[Any, ...]) -> list[Any]:
     >>> order_of(("lat", "lon", "time"), ("time", "realization", "lat", "lon"))
     ['realization', 'lat', 'lon', 'time']
     """
-    new = [dim for dim in made if dim not in dims]
+    extra_dims = [dim for dim in made if dim not in dims]
     position = min(dims.index(dim) for dim in made[-2:])
-    return [*dims[:position], *new, *dims[position:]]
+    return [*dims[:position], *extra_dims, *dims[position:]]
 
 
 def numbers_of(array: xr.DataArray) -> xr.DataArray:

@@ -74,8 +74,8 @@ def weights(
             f"{type(where.grid).__name__}; apply the method itself"
         )
     target = pick_target(where, factor, target_grid, None)
-    up = operator(method, where.grid, target.parts, taps, order)
-    y, x = (_along(parts, axis.dense(parts.coarse.size)) for parts, axis in zip(target.parts, up.axes, strict=True))
+    kernel = operator(method, where.grid, target.parts, taps, order)
+    y, x = (_along(parts, axis.dense(parts.coarse.size)) for parts, axis in zip(target.parts, kernel.axes, strict=True))
     fine_grid = target.fine if target.where is None else target.where.grid
     return weights_dataset(y, x, where.grid, fine_grid, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
 
