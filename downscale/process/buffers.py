@@ -49,10 +49,10 @@ def leased(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 def _taken(size: int) -> NDArray[np.uint8]:
     with _lock:
         # A result holds all of its buffer, so much larger buffers are kept for larger arrays.
-        fitting = next((memory for memory in list(_idle) if size <= memory.size <= size + size // 8), None)
-        if fitting is not None:
-            _idle[:] = [memory for memory in _idle if memory is not fitting]
-            return fitting
+        buffer = next((memory for memory in list(_idle) if size <= memory.size <= size + size // 8), None)
+        if buffer is not None:
+            _idle[:] = [memory for memory in _idle if memory is not buffer]
+            return buffer
     return np.empty(size, np.uint8)
 
 

@@ -222,9 +222,9 @@ def _end(number: signal.Signals) -> None:
     _end_children()
     _remove_drafts()
     # The main thread may hold the lock that this call needs.
-    helper = threading.Thread(target=tell, daemon=True)
-    helper.start()
-    helper.join(WORDS_SECONDS)
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    thread.join(WORDS_SECONDS)
     _remove_drafts()
     with suppress(OSError):
         os.write(2, f"downscale: {word}; {' '.join(messages[0].split())}\n".encode())
