@@ -106,9 +106,9 @@ def chunk(
         index = (*np.unravel_index(int(place[0]), lead_shape), *place[1:]) if lead_shape else tuple(place[1:])
         position = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
         maxima.append(Peak(float(value), position) if value > 0 else Peak())
-    checked, masked, lost, invented, beyond, holes = (int(count) for count in counts)
+    checked, masked, lost, invented, out_of_bounds, holes = (int(count) for count in counts)
     slab_sums = {tuple(origin[:-2]): sums.reshape(3, *lead_shape)}
-    return Partial(maxima[0], maxima[1], checked, masked, lost, invented, beyond, slab_sums, holes=holes)
+    return Partial(maxima[0], maxima[1], checked, masked, lost, invented, out_of_bounds, slab_sums, holes=holes)
 
 
 def smallest_magnitude(coarse: Floats, fine: Floats) -> float:
@@ -185,14 +185,14 @@ def combine_all(partials: list[Partial]) -> Partial:
 
 def global_error(partial: Partial) -> float:
     """Return the largest relative error of the area integral of a map (global conservation)."""
-    worst = 0.0
+    largest = 0.0
     for fine, coarse, size in partial.sums.values():
         with np.errstate(invalid="ignore"):
             gap = np.nan_to_num(np.abs(fine - coarse), nan=np.inf, posinf=np.inf)
         # An infinite sum is an infinite error, whatever its divisor.
         ratio = np.divide(gap, size, out=np.where(np.isinf(gap), np.inf, 0.0), where=(size > 0) & np.isfinite(gap))
-        worst = max(worst, float(ratio.max(initial=0.0)))
-    return worst
+        largest = max(largest, float(ratio.max(initial=0.0)))
+    return largest
 
 
 @dataclass(frozen=True)
@@ -211,11 +211,11 @@ class Infinite:
         >>> Infinite.of(np.array([[1.0, np.inf, np.nan]]), (4, 0))
         Infinite(count=1, first=(4, 1))
         """
-        bad = np.isinf(values)
-        count = int(bad.sum())
+        is_infinite = np.isinf(values)
+        count = int(is_infinite.sum())
         if not count:
             return cls()
-        local = np.unravel_index(int(bad.argmax()), bad.shape)
+        local = np.unravel_index(int(is_infinite.argmax()), is_infinite.shape)
         return cls(count, tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
 
     def __add__(self, other: Infinite) -> Infinite:

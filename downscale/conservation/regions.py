@@ -56,15 +56,15 @@ class Regions:
         """Return the regions of the axes of ``parts`` (cut: coarse, cutting: fine)."""
         parent = np.repeat(np.arange(parts.coarse.size), parts.count)
         # A part without a fine cell ends a region like a common edge.
-        real = np.flatnonzero(~parts.empty)
-        owner, cell = parts.owner[real], parent[real]
-        fresh = np.ones(real.size, dtype=bool)
-        fresh[1:] = (owner[1:] != owner[:-1]) & ((cell[1:] != cell[:-1]) | (owner[1:] < 0) | (owner[:-1] < 0))
+        nonempty = np.flatnonzero(~parts.empty)
+        owner, cell = parts.owner[nonempty], parent[nonempty]
+        starts = np.ones(nonempty.size, dtype=bool)
+        starts[1:] = (owner[1:] != owner[:-1]) & ((cell[1:] != cell[:-1]) | (owner[1:] < 0) | (owner[:-1] < 0))
         used = owner >= 0
         # If the first part is dropped, its mark moves to the next part in use.
-        region = np.cumsum(fresh)[used]
+        region = np.cumsum(starts)[used]
         first = np.flatnonzero(np.diff(region, prepend=0))
-        index = real[used]
+        index = nonempty[used]
         closed = parts.coarse.periodic and first.size > 1 and owner[0] == owner[-1] >= 0
         ends = np.append(first[1:], index.size) - 1
         centres = 0.5 * (parts.low[index[first]] + parts.high[index[ends]])
@@ -120,12 +120,12 @@ class Overlap:
     def of(cls, parts: tuple[Subcells, Subcells], hidden: NDArray[np.bool_] | None = None) -> Overlap:
         """Return the overlap of a coarse grid with a fine one that cuts its cells, by rows and columns."""
         y, x = parts
-        beneath = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
+        hidden_parts = None if hidden is None else hidden[np.ix_(y.owner, x.owner)]
         full_counts = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
         regions = Regions.of(y), Regions.of(x)
         return cls(
-            *regions, SupermeshMean.of(y, x), (y.count, x.count), _spread_over(parts, beneath),
-            hidden, beneath, int(y.coarse.size * x.coarse.size - full_counts[0] * full_counts[1]),
+            *regions, SupermeshMean.of(y, x), (y.count, x.count), _spread_over(parts, hidden_parts),
+            hidden, hidden_parts, int(y.coarse.size * x.coarse.size - full_counts[0] * full_counts[1]),
             all(axis.one_of(axis.given) for axis in regions),
             all(axis.one_of(axis.given) or axis.one_of(axis.made) for axis in regions),
         )  # fmt: skip
@@ -287,35 +287,35 @@ def near_chunk(
     excess, bounds = np.zeros(given.shape), np.zeros(given.shape)
     judged = np.zeros(given.shape, bool)
     smallest = smallest_magnitude(given, made)
-    per = np.where(near.total > 0, near.total, 1.0) if extensive else 1.0
+    cell_measure = np.where(near.total > 0, near.total, 1.0) if extensive else 1.0
     visible = ~near.hidden if near.hidden is not None else np.ones(made.shape[-2:], bool)
     measures = near.sums(visible.astype(np.float64))
     for index in np.ndindex(given.shape[:-2]):
-        values = np.asarray(made[index], np.float64) / per
-        off = values - np.asarray(expected[index], np.float64) / per
-        valid = np.isfinite(off) & visible
-        off, size = np.where(valid, off, np.nan), np.where(valid, np.abs(values), 0.0)
-        ranges, value_ranges = np.zeros(off.shape), np.zeros(off.shape)
+        values = np.asarray(made[index], np.float64) / cell_measure
+        difference = values - np.asarray(expected[index], np.float64) / cell_measure
+        valid = np.isfinite(difference) & visible
+        difference, size = np.where(valid, difference, np.nan), np.where(valid, np.abs(values), 0.0)
+        ranges, value_ranges = np.zeros(difference.shape), np.zeros(difference.shape)
         local_range(np.where(valid, values, np.nan), near.closed, False, value_ranges)
-        equal = np.abs(np.where(valid, off, 0.0)) <= 2 * allowed * size
-        lively = valid & (value_ranges > 0)
-        strict = plain and bool(lively.any()) and equal[lively].mean() >= SAME
-        local_range(off, near.closed, strict, ranges)
-        flat = np.where(valid, off, 0.0)
+        equal = np.abs(np.where(valid, difference, 0.0)) <= 2 * allowed * size
+        varying = valid & (value_ranges > 0)
+        strict = plain and bool(varying.any()) and equal[varying].mean() >= SAME
+        local_range(difference, near.closed, strict, ranges)
+        filled_difference = np.where(valid, difference, 0.0)
         # If part of a cell is missing, the rest of it is unknown.
         is_complete = near.sums((visible & ~valid).astype(np.float64)) == 0
         checked = is_complete & (measures > 0) & np.isfinite(given[index])
-        over = np.where(measures > 0, measures, 1.0)
-        miss = np.abs(near.sums(flat)) / over
-        across = np.maximum(near.sums(ranges) - near.sums(ranges, squared=True), 0.0) / over
-        bound = (STRICT if strict else MARGIN) * across
-        magnitude = near.sums(size) / over
+        divisor = np.where(measures > 0, measures, 1.0)
+        mean_error = np.abs(near.sums(filled_difference)) / divisor
+        variation = np.maximum(near.sums(ranges) - near.sums(ranges, squared=True), 0.0) / divisor
+        bound = (STRICT if strict else MARGIN) * variation
+        magnitude = near.sums(size) / divisor
         if not extensive:
             magnitude = np.maximum(magnitude, np.abs(np.where(checked, given[index], 0.0)))
         scale = np.maximum(magnitude, max(smallest, np.finfo(np.float64).tiny))
-        beyond = (miss - bound) / scale
+        relative_excess = (mean_error - bound) / scale
         judged[index] = checked
-        excess[index] = np.where(checked & (beyond > allowed), beyond, 0.0)
+        excess[index] = np.where(checked & (relative_excess > allowed), relative_excess, 0.0)
         typical = float(size[valid].mean()) if valid.any() else 0.0
         bounds[index] = np.where(checked, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
     return Partial(
