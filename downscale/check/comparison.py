@@ -130,10 +130,10 @@ def judge_of(
     require_same_axes(
         at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
     )
-    turned, fine_axes = small, at_fine
+    ordered, fine_axes = small, at_fine
     rectilinear = all(isinstance(w.grid, RectilinearGrid) for w in (at_coarse, at_fine))
     if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:
-        turned, fine_axes = _aligned(small, at_fine, at_coarse)
+        ordered, fine_axes = _aligned(small, at_fine, at_coarse)
         sizes = None if sizes is None else _aligned(sizes, at_fine, at_coarse)[0]
     if not rectilinear or at_coarse.grid.nest_factors(fine_axes.grid) is not None:
         if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(fine_axes.grid, CurvilinearGrid):
@@ -149,7 +149,7 @@ def judge_of(
         cells = Aggregation.between(at_coarse.grid, fine_axes.grid)
         valid = None if mask is None else mask_on_grid(pick_mask(mask), fine_axes.grid, fine_axes) > 0.5
         hidden = None if valid is None else cells.masked(valid).valid_fraction == 0
-        return Nested(turned, at_coarse, fine_axes, cells, hidden, sizes, valid=valid)
+        return Nested(ordered, at_coarse, fine_axes, cells, hidden, sizes, valid=valid)
     axes = zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True)
     parts_y, parts_x = (Subcells.between(coarse_axis, fine_axis) for coarse_axis, fine_axis in axes)
     blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
@@ -322,9 +322,9 @@ def _parts(centres: np.ndarray, axis: CellAxis, wanted: CellAxis) -> CellAxis:
     if axis.size % wanted.size or axis.kind != wanted.kind:
         return axis
     parts = wanted.refine(axis.size // wanted.size)
-    gaps = centres - parts.centres
-    gaps = _off(gaps) if axis.kind == "longitude" else gaps
-    return parts if np.abs(gaps).max() <= 1e-3 * np.abs(np.diff(parts.edges)).min() else axis
+    offsets = centres - parts.centres
+    offsets = _off(offsets) if axis.kind == "longitude" else offsets
+    return parts if np.abs(offsets).max() <= 1e-3 * np.abs(np.diff(parts.edges)).min() else axis
 
 
 def cell_place(x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
@@ -352,8 +352,8 @@ def _judged(
     """Check block by block along the other dimensions and along rows, and combine."""
     coarse, fine = _as_dask(x.data), _as_dask(y.data)
     factor_y = cells.factor_y
-    copied = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
-    lead_chunks, rows = _block_sizes(fine, factor_y, BLOCK_VALUES if copied else UNCOPIED_VALUES)
+    needs_copies = areas is not None or sizes is not None or fine.dtype not in (np.float32, np.float64)
+    lead_chunks, rows = _block_sizes(fine, factor_y, BLOCK_VALUES if needs_copies else UNCOPIED_VALUES)
     fine = fine.rechunk((*lead_chunks, tuple(n * factor_y for n in rows), -1), method="tasks")
     coarse = coarse.rechunk((*lead_chunks, rows, -1), method="tasks")
     size = None if sizes is None else _as_dask(sizes).rechunk(fine.chunks, method="tasks")

@@ -93,20 +93,20 @@ def check_conservation(
         If an option is not legal.
     """
     _require_legal(law, tolerance, quantity)
-    big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
+    coarse_dataset, fine_dataset = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared regardless of their names.
-        small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    pair = aligned(big, small, quantity)
-    big, small, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
-    judge = judge_of(big, small, pair.sizes, at_coarse, at_fine, mask, na_thres)
+        fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
+    pair = aligned(coarse_dataset, fine_dataset, quantity)
+    coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
+    judge = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
-    for name in shared_variables(big, small, at_coarse, at_fine, data_vars):
-        coarse_field, judge = in_one_unit(name, big[name], judge)
+    for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, data_vars):
+        coarse_field, judge = in_one_unit(name, coarse_dataset[name], judge)
         _require_one_time(name, coarse_field, judge.fine[name])
-        judge, areas = _with_own_areas(big, small, judge, at_coarse, at_fine, name)
+        judge, areas = _with_own_areas(coarse_dataset, fine_dataset, judge, at_coarse, at_fine, name)
         comparison = judge if footprint is None else _through(judge, name, footprint, coarse_field, quantity)
-        maker = Expected(big, name, mask, na_thres, _asked(quantity, name))
+        maker = Expected(coarse_dataset, name, mask, na_thres, _asked(quantity, name))
         report = _variable_report(name, coarse_field, comparison, law, tolerance, bounds, quantity, maker)
         reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)
@@ -137,10 +137,10 @@ def in_one_unit(
             f"{name}: expected units of the fine field that fit {units[0]!r}, received {units[1]!r}; convert one field"
         )
     if zero < 0:
-        back = [convert(value, units[0], units[1]) for value in (0.0, 1.0)]
-        assert back[0] is not None
-        assert back[1] is not None
-        return _converted(coarse, back[0], back[1], units[1]), judge
+        reverse = [convert(value, units[0], units[1]) for value in (0.0, 1.0)]
+        assert reverse[0] is not None
+        assert reverse[1] is not None
+        return _converted(coarse, reverse[0], reverse[1], units[1]), judge
     if zero == 0 and one == 1:
         return coarse, judge
     return coarse, replace(judge, fine=judge.fine.assign({name: _converted(fine, zero, one, units[0])}))
@@ -266,8 +266,8 @@ def _variable_report(
     x, y = matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
     extensive = (_asked(quantity, name) or quantity_of(coarse)) == "extensive"
     limits = variable_bounds(coarse, name, bounds)
-    suspect = limits[0] is None and is_sign_unknown(coarse, name, bounds)
-    total, infinite, signs = judge.judged(x, y, limits, suspect, extensive)
+    sign_unknown = limits[0] is None and is_sign_unknown(coarse, name, bounds)
+    total, infinite, signs = judge.judged(x, y, limits, sign_unknown, extensive)
     if infinite.count:
         line = counted_line(name, infinite.count, cell_place(x, infinite.first))
         warnings.warn(line, UserWarning, stacklevel=3)
@@ -366,23 +366,25 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     >>> float(cell_error(coarse, coarse.downscale(2)).tas_relative_error.max()) < 1e-6
     True
     """
-    big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
+    coarse_dataset, fine_dataset = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
-        small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    pair = aligned(big, small)
-    big, small, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
-    judge = judge_of(big, small, pair.sizes, at_coarse, at_fine, mask, 1.0)
+        fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
+    pair = aligned(coarse_dataset, fine_dataset)
+    coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
+    judge = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, 1.0)
     if not isinstance(judge, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
     arrays: dict[str, xr.DataArray] = {}
-    for name in shared_variables(big, small, at_coarse, at_fine, None):
-        coarse_field, comparison = in_one_unit(name, big[name], judge)
+    for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, None):
+        coarse_field, comparison = in_one_unit(name, coarse_dataset[name], judge)
         assert isinstance(comparison, Nested)
         arrays |= _errors(name, coarse_field, comparison)
     errors = xr.Dataset(arrays)
-    around = select(big, [name.removesuffix("_relative_error") for name in arrays if name.endswith("_relative_error")])
-    bounds = bounds_variables(around)
-    coords = {key: v for key, v in around.coords.items() if set(v.dims) <= set(errors.dims) or key in bounds}
+    checked_fields = select(
+        coarse_dataset, [name.removesuffix("_relative_error") for name in arrays if name.endswith("_relative_error")]
+    )
+    bounds = bounds_variables(checked_fields)
+    coords = {key: v for key, v in checked_fields.coords.items() if set(v.dims) <= set(errors.dims) or key in bounds}
     return errors.assign_coords(coords)
 
 

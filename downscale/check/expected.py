@@ -82,8 +82,8 @@ def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
     candidates: list[dict[str, Any]] = []
     match = SETTINGS.search(str(attrs.get("downscale_settings", "")))
     if match is not None and match["method"] in RECORDED:
-        more = {} if match["taps"] is None else {"taps": int(match["taps"]), "order": float(match["order"])}
-        candidates.append({"method": match["method"], **more})
+        options = {} if match["taps"] is None else {"taps": int(match["taps"]), "order": float(match["order"])}
+        candidates.append({"method": match["method"], **options})
     candidates += [{"method": method} for method in METHODS if {"method": method} not in candidates]
     return candidates + ([{"method": "sobolev", "bounds": None}] if bounded else [])
 
@@ -103,6 +103,6 @@ def _cells(judge: Overlapping) -> xr.Dataset:
 def _distance(made: xr.DataArray, field: xr.DataArray) -> float:
     """Return the mean square difference of two fields over cells with values in both."""
     with np.errstate(invalid="ignore", over="ignore"):
-        off = np.asarray(made.values, np.float64) - np.asarray(field.values, np.float64)
-    valid = np.isfinite(off)
-    return float(np.mean(off[valid] ** 2)) if valid.any() else np.inf
+        difference = np.asarray(made.values, np.float64) - np.asarray(field.values, np.float64)
+    valid = np.isfinite(difference)
+    return float(np.mean(difference[valid] ** 2)) if valid.any() else np.inf

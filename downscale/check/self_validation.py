@@ -50,18 +50,18 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
     if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
         return {}
     coarse = coarsen(truth, factors)
-    plain = {"check": "skip", "conserve": request.conserve, "bounds": request.bounds}
+    shared_options = {"check": "skip", "conserve": request.conserve, "bounds": request.bounds}
     # Another upsampler is specific to this grid, not to the next coarser one.
     method: Any = request.method if isinstance(request.method, str) or is_learned(request.method) else "sobolev"
     label = name_of(method)
     runs: dict[str, dict[str, Any]] = {
-        "blocks": {"method": "conservative", **plain},
+        "blocks": {"method": "conservative", **shared_options},
         "bilinear": {"method": "bilinear", "conserve": None, "bounds": None},
-        label: {"method": method, **plain},
+        label: {"method": method, **shared_options},
     }
     model = prepared.model
     if model is not None:
-        runs["sobolev"] = {"method": "sobolev", **plain}
+        runs["sobolev"] = {"method": "sobolev", **shared_options}
         if "sftlf" in model.spec.statics:
             del runs[label]
         elif model.statics:
