@@ -93,8 +93,8 @@ class Blur:
         for _ in range(STEPS):
             received = rows * self.spread.gather(self.area * columns)
             sent = columns * self.spread.scatter(self.area * rows)
-            off = torch.maximum(((received - 1) * linked).abs().max(), ((sent - 1) * linked).abs().max())
-            if off <= ROUNDING:
+            deviation = torch.maximum(((received - 1) * linked).abs().max(), ((sent - 1) * linked).abs().max())
+            if deviation <= ROUNDING:
                 break
             rows, columns = (_divide_by_root(f, s) for f, s in ((rows, received), (columns, sent)))
         sent = self.spread.scatter(self.area * rows)
@@ -152,10 +152,10 @@ class Convolution:
         self.sizes = tuple(n if closed else next_fast_len(n + k - 1, real=True) for n, k, closed in sizes)
         if any(k > n for k, n in zip(kernel.values.shape, self.sizes, strict=True)):
             raise ShapeError(f"expected a kernel within {self.sizes} cells, received {kernel.values.shape}")
-        laid = np.zeros(self.sizes)
-        laid[tuple(slice(0, k) for k in kernel.values.shape)] = kernel.values
-        laid = np.roll(laid, [-c for c in kernel.centre], axis=tuple(range(len(shape))))
-        self.symbol = torch.fft.rfftn(reference.new_tensor(laid), dim=self.axes)
+        padded = np.zeros(self.sizes)
+        padded[tuple(slice(0, k) for k in kernel.values.shape)] = kernel.values
+        padded = np.roll(padded, [-c for c in kernel.centre], axis=tuple(range(len(shape))))
+        self.symbol = torch.fft.rfftn(reference.new_tensor(padded), dim=self.axes)
 
     def _applied(self, field: Tensor, symbol: Tensor) -> Tensor:
         waves = torch.fft.rfftn(field, s=self.sizes, dim=self.axes) * symbol
@@ -178,10 +178,10 @@ class RowConvolution:
         self.shape, self.reach = shape, kernels.reach
         n_x, width = shape[1], kernels.width
         self.size = n_x if kernels.periodic else next_fast_len(n_x + 2 * width, real=True)
-        laid = np.zeros((*kernels.values.shape[:2], self.size))
-        laid[..., : width + 1] = kernels.values[..., width:]
-        laid[..., self.size - width :] += kernels.values[..., :width]
-        waves = torch.fft.rfft(reference.new_tensor(laid), dim=-1)
+        padded = np.zeros((*kernels.values.shape[:2], self.size))
+        padded[..., : width + 1] = kernels.values[..., width:]
+        padded[..., self.size - width :] += kernels.values[..., :width]
+        waves = torch.fft.rfft(reference.new_tensor(padded), dim=-1)
         # Round footprints are symmetric from east to west: half the memory.
         even = bool(np.array_equal(kernels.values, kernels.values[..., ::-1]))
         self.symbol = waves.real.contiguous() if even else waves

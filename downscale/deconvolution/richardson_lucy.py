@@ -133,11 +133,11 @@ def _total_variation_slope(field: Tensor, damping: float) -> Tensor:
     """Return ``1 - damping div(grad y / |grad y|)``, positive for damping below a quarter in two dimensions."""
     scale = float(field.abs().max()) * 1e-6 + 1e-300
     axes = range(-field.ndim, 0)
-    ahead = [torch.roll(field, -1, axis) - field for axis in axes]
-    for axis, gradient in zip(axes, ahead, strict=True):
+    gradients = [torch.roll(field, -1, axis) - field for axis in axes]
+    for axis, gradient in zip(axes, gradients, strict=True):
         gradient.narrow(axis, field.shape[axis] - 1, 1).zero_()
-    length = torch.sqrt(sum((g * g for g in ahead), torch.full_like(field, scale**2)))
-    slopes = [g / length for g in ahead]
+    length = torch.sqrt(sum((g * g for g in gradients), torch.full_like(field, scale**2)))
+    slopes = [g / length for g in gradients]
     flows = (s - torch.roll(s, 1, axis) for axis, s in zip(axes, slopes, strict=True))
     divergence = sum(flows, torch.zeros_like(field))
     return (1 - damping * divergence).clamp(min=0.1)

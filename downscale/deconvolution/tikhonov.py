@@ -171,11 +171,11 @@ def conjugate_gradients(
     """Return the solution of ``operator(y) = right`` for an operator positive and self-adjoint in ``product``."""
     solution = torch.zeros_like(right) if start is None else start
     residual = right if start is None else right - operator(start)
-    better = precondition(residual)
-    direction, norm = better, product(residual, better)
-    goal = tolerance**2 * product(right, right)
+    preconditioned = precondition(residual)
+    direction, norm = preconditioned, product(residual, preconditioned)
+    target = tolerance**2 * product(right, right)
     for step in range(most):
-        if not float(product(residual, residual)) > float(goal) or not float(norm) > 0:
+        if not float(product(residual, residual)) > float(target) or not float(norm) > 0:
             return solution, step
         image = operator(direction)
         curvature = product(direction, image)
@@ -184,9 +184,9 @@ def conjugate_gradients(
             return solution, step
         length = norm / curvature
         solution, residual = solution + length * direction, residual - length * image
-        better = precondition(residual)
-        norm, previous_norm = product(residual, better), norm
-        direction = better + norm / previous_norm * direction
+        preconditioned = precondition(residual)
+        norm, previous_norm = product(residual, preconditioned), norm
+        direction = preconditioned + norm / previous_norm * direction
     return solution, most
 
 
@@ -243,8 +243,8 @@ def cross_validate(data: Tensor, kernel: Kernel, order: int) -> float:
 
     def error(log_weight: float) -> float:
         penalty = 10**log_weight * rough
-        off = penalty / (power + penalty).clamp(min=1e-300)
-        return float((twice * off**2 * energy).sum() / (twice * off).sum() ** 2)
+        residual = penalty / (power + penalty).clamp(min=1e-300)
+        return float((twice * residual**2 * energy).sum() / (twice * residual).sum() ** 2)
 
     if not float(energy.sum()) > 0:
         return LEAST_WEIGHT

@@ -208,9 +208,9 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
         values[..., [0, -1]] *= 0.5
     middle = int(np.abs(np.abs(lat) - np.median(np.repeat(np.abs(lat), _counts(lat)))).argmin())
     steps = EARTH_RADIUS * height[middle], EARTH_RADIUS * step_x * np.cos(lat[middle])
-    plain = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
-    between = np.abs(np.diff(lat)) * EARTH_RADIUS, np.abs(step_x) * np.cos(lat) * EARTH_RADIUS
-    return RowKernels(_symmetrise(values, reach, psf.round), reach, width, grid.x.periodic, plain, *between)
+    uniform = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
+    distances = np.abs(np.diff(lat)) * EARTH_RADIUS, np.abs(step_x) * np.cos(lat) * EARTH_RADIUS
+    return RowKernels(_symmetrise(values, reach, psf.round), reach, width, grid.x.periodic, uniform, *distances)
 
 
 def _counts(lat: Floats) -> NDArray[np.int64]:
@@ -230,11 +230,11 @@ def _densities(psf: Psf, lat: float, height: float, source: Floats, step: float,
     rows = _points(abs(height) * EARTH_RADIUS / psf.narrow)
     across = _points(abs(step) * np.cos(lat) * EARTH_RADIUS / psf.narrow)
     phi = (lat + height * _within(rows))[None, :, None, None]
-    turn = (columns[:, None] + _within(across))[None, None] * step
+    angle = (columns[:, None] + _within(across))[None, None] * step
     origin = source[:, None, None, None]
-    east = np.cos(phi) * np.sin(turn)
-    north = np.sin(phi - origin) + 2 * np.sin(origin) * np.cos(phi) * np.sin(turn / 2) ** 2
-    half = np.sin((phi - origin) / 2) ** 2 + np.cos(phi) * np.cos(origin) * np.sin(turn / 2) ** 2
+    east = np.cos(phi) * np.sin(angle)
+    north = np.sin(phi - origin) + 2 * np.sin(origin) * np.cos(phi) * np.sin(angle / 2) ** 2
+    half = np.sin((phi - origin) / 2) ** 2 + np.cos(phi) * np.cos(origin) * np.sin(angle / 2) ** 2
     distance = 2 * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0)))
     scale = EARTH_RADIUS * distance / np.maximum(np.sin(distance), 1e-300)
     scale = np.where(distance > 0, scale, EARTH_RADIUS)
@@ -250,9 +250,9 @@ def _symmetrise(values: Floats, reach: int, even: bool) -> Floats:
     for k in range(2 * reach + 1):
         source = rows + k - reach
         valid = (source >= 0) & (source < n_y)
-        back = np.zeros_like(values[:, 0])
-        back[valid] = values[source[valid], 2 * reach - k, ::-1]
-        symmetric[:, k] = 0.5 * (values[:, k] + back)
+        reverse = np.zeros_like(values[:, 0])
+        reverse[valid] = values[source[valid], 2 * reach - k, ::-1]
+        symmetric[:, k] = 0.5 * (values[:, k] + reverse)
     return symmetric
 
 
