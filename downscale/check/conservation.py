@@ -99,15 +99,15 @@ def check_conservation(
         fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
     pair = aligned(coarse_dataset, fine_dataset, quantity)
     coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
-    judge = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, na_thres)
+    comparison = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, data_vars):
-        coarse_field, judge = in_one_unit(name, coarse_dataset[name], judge)
-        _require_one_time(name, coarse_field, judge.fine[name])
-        judge, areas = _with_own_areas(coarse_dataset, fine_dataset, judge, at_coarse, at_fine, name)
-        comparison = judge if footprint is None else _through(judge, name, footprint, coarse_field, quantity)
-        maker = Expected(coarse_dataset, name, mask, na_thres, _asked(quantity, name))
-        report = _variable_report(name, coarse_field, comparison, law, tolerance, bounds, quantity, maker)
+        coarse_field, comparison = in_one_unit(name, coarse_dataset[name], comparison)
+        _require_one_time(name, coarse_field, comparison.fine[name])
+        comparison, areas = _with_own_areas(coarse_dataset, fine_dataset, comparison, at_coarse, at_fine, name)
+        field_check = comparison if footprint is None else _through(comparison, name, footprint, coarse_field, quantity)
+        expected = Expected(coarse_dataset, name, mask, na_thres, _asked(quantity, name))
+        report = _variable_report(name, coarse_field, field_check, law, tolerance, bounds, quantity, expected)
         reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)
 
@@ -371,14 +371,14 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
         fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
     pair = aligned(coarse_dataset, fine_dataset)
     coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
-    judge = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, 1.0)
-    if not isinstance(judge, Nested):
+    comparison = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, 1.0)
+    if not isinstance(comparison, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
     arrays: dict[str, xr.DataArray] = {}
     for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, None):
-        coarse_field, comparison = in_one_unit(name, coarse_dataset[name], judge)
-        assert isinstance(comparison, Nested)
-        arrays |= _errors(name, coarse_field, comparison)
+        coarse_field, field_check = in_one_unit(name, coarse_dataset[name], comparison)
+        assert isinstance(field_check, Nested)
+        arrays |= _errors(name, coarse_field, field_check)
     errors = xr.Dataset(arrays)
     checked_fields = select(
         coarse_dataset, [name.removesuffix("_relative_error") for name in arrays if name.endswith("_relative_error")]
