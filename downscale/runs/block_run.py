@@ -235,8 +235,8 @@ def _merge(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], report: Cons
     # Stored chunks are copied as they are, so that the reports of the blocks hold for the whole.
     checker = None if report is None else lambda _: report
     retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checker, packings)
-    facts = None if report is None else report.to_dict()
-    retry(write_manifest, blocks.target, blocks.request, blocks.span, facts, sampled=True)
+    plain_report = None if report is None else report.to_dict()
+    retry(write_manifest, blocks.target, blocks.request, blocks.span, plain_report, sampled=True)
     _remove_blocks(blocks)
 
 

@@ -75,14 +75,14 @@ def run(
     Stopped
         If a run in blocks was stopped by a signal or lost its cluster; finished blocks are kept.
     """
-    begin = time.perf_counter()
+    start = time.perf_counter()
     recipe = read_recipe(Recipe, recipe, change)
     overwrite = overwrite or recipe.output.overwrite
     how = How(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
     outcome = Outcome(recipe, plan_request(coarse, request), command=command)
-    outcome.stages["open and plan"] = time.perf_counter() - begin
+    outcome.stages["open and plan"] = time.perf_counter() - start
     blocks = None
     if how != How() or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
         blocks = plan_blocks(recipe, coarse, request, outcome.plan)
@@ -105,17 +105,17 @@ def run(
         else:
             _in_blocks(outcome, coarse, blocks, how, overwrite)
     if block is None:
-        _told(outcome, coarse, request, targets, begin)
+        _told(outcome, coarse, request, targets, start)
     return outcome
 
 
 def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     """Compute and write the whole output at once."""
     recipe = outcome.recipe
-    judge = has_means(recipe, outcome.plan)
+    is_checked = has_means(recipe, outcome.plan)
     target = Path(recipe.output.path)
     sweep([target.expanduser()])
-    outcome.conservation = produce(coarse, recipe, recipe.output.path, judge, overwrite=overwrite)
+    outcome.conservation = produce(coarse, recipe, recipe.output.path, is_checked, overwrite=overwrite)
     outcome.files.append(target)
     remove_manifest(target.expanduser())
 
