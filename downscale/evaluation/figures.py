@@ -40,32 +40,32 @@ def draw(
     """Draw maps of each source and variable, and the spectra of each variable; return the files."""
     how = recipe.output.figures
     assert how is not None
-    written = []
-    shown = [m for m in methods if m.label in how.methods] if how.methods else methods[:MOST_METHODS]
+    paths = []
+    selection = [m for m in methods if m.label in how.methods] if how.methods else methods[:MOST_METHODS]
     for truth in truths:
-        for name, figure in _maps_of(truth, shown, how, recipe.event).items():
-            written.append(check_path(_path(recipe, folder, name, truth.label, "maps")))
-            write(figure, written[-1], how.dpi)
+        for name, figure in _maps_of(truth, selection, how, recipe.event).items():
+            paths.append(check_path(_path(recipe, folder, name, truth.label, "maps")))
+            write(figure, paths[-1], how.dpi)
     for name in (channel.name for channel in recipe.data.outputs):
         if f"{name}_power" in scores:
-            written.append(check_path(_path(recipe, folder, name, "spectra")))
-            write(spectra(scores, name), written[-1], how.dpi)
+            paths.append(check_path(_path(recipe, folder, name, "spectra")))
+            write(spectra(scores, name), paths[-1], how.dpi)
         panels = summary(scores, name)
         if panels is not None:
-            written.append(check_path(_path(recipe, folder, name, "skill")))
-            write(panels, written[-1], how.dpi)
-    return written
+            paths.append(check_path(_path(recipe, folder, name, "skill")))
+            write(panels, paths[-1], how.dpi)
+    return paths
 
 
 def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
     """Return the files that :func:`draw` may write."""
     if recipe.output.figures is None:
         return []
-    names, labels = [each.name for each in recipe.data.outputs], [each.label for each in recipe.data.sources]
+    names, labels = [output.name for output in recipe.data.outputs], [source.label for source in recipe.data.sources]
     masks = [] if recipe.event is None else [recipe.event.name]
-    drawn = [_path(recipe, folder, name, label, "maps") for name in (*names, *masks) for label in labels]
-    both = [_path(recipe, folder, name, kind) for name in names for kind in ("spectra", "skill")]
-    return [*drawn, *both]
+    map_paths = [_path(recipe, folder, name, label, "maps") for name in (*names, *masks) for label in labels]
+    score_paths = [_path(recipe, folder, name, kind) for name in names for kind in ("spectra", "skill")]
+    return [*map_paths, *score_paths]
 
 
 def require_maps(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
@@ -83,28 +83,28 @@ def _path(recipe: EvaluationRecipe, folder: Path, *words: str) -> Path:
 def _maps_of(truth: Truth, methods: list[ReadyMethod], how: Figures, event: EventRule | None) -> dict[str, Figure]:
     """Return figures of one time, from another run of the methods, by variable; then the mask of the event, if any."""
     block = truth.block(how.map, how.map + 1)
-    made = {method.label: method.run(block, truth) for method in methods}
-    fields = {"Truth": block.fine, "Coarse": block.coarse, **made}
-    near = {label: _region(ds, how, truth) for label, ds in fields.items()}
-    drawn = {}
+    outputs = {method.label: method.run(block, truth) for method in methods}
+    fields = {"Truth": block.fine, "Coarse": block.coarse, **outputs}
+    regions = {label: _region(ds, how, truth) for label, ds in fields.items()}
+    figures = {}
     for name in truth.names:
-        some = {label: select(ds, name) for label, ds in near.items() if not is_mask(ds, name)}
-        if len(some) > 2:
-            drawn[name] = maps(some, truth.label)
+        panels = {label: select(ds, name) for label, ds in regions.items() if not is_mask(ds, name)}
+        if len(panels) > 2:
+            figures[name] = maps(panels, truth.label)
     if event is not None:
-        masks = {label: _mask(ds, truth.names[0], event) for label, ds in near.items()}
-        drawn[event.name] = maps(masks, truth.label, (0.0, 1.0))
-    return drawn
+        masks = {label: _mask(ds, truth.names[0], event) for label, ds in regions.items()}
+        figures[event.name] = maps(masks, truth.label, (0.0, 1.0))
+    return figures
 
 
 def _mask(ds: xr.Dataset, name: str, event: EventRule) -> xr.Dataset:
     """Return the probability of the event alone, on the cells of ``ds``; a field gives 0 or 1."""
     if is_mask(ds, name):
-        chance = event_probability(ds)[0]
+        probability = event_probability(ds)[0]
     else:
-        chance = ds[name].copy(data=mark_event(np.asarray(ds[name].values, dtype=np.float64), event))
-    chance.attrs = {"long_name": f"probability of {event.name}", "units": "1"}
-    return select(ds.assign({event.name: chance}), event.name)
+        probability = ds[name].copy(data=mark_event(np.asarray(ds[name].values, dtype=np.float64), event))
+    probability.attrs = {"long_name": f"probability of {event.name}", "units": "1"}
+    return select(ds.assign({event.name: probability}), event.name)
 
 
 def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
@@ -112,30 +112,30 @@ def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
         if name not in truth.dims or name not in ds.indexes:
             raise OptionError(f"expected figures.select of {listing(truth.dims)}, received {name!r}")
         values = np.asarray(ds.indexes[name])
-        inside = np.flatnonzero((values >= low) & (values <= high))
-        if inside.size < 2:
+        cells = np.flatnonzero((values >= low) & (values <= high))
+        if cells.size < 2:
             raise OptionError(f"{truth.label}: expected cells of {name!r} from {low} to {high}, received none")
-        ds = ds.isel({name: slice(int(inside[0]), int(inside[-1]) + 1)})
+        ds = ds.isel({name: slice(int(cells[0]), int(cells[-1]) + 1)})
     return ds
 
 
 def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] | None = None) -> Figure:
     """Return a figure of one variable: reference, coarse maps and methods, with the error below each method."""
-    plain, drawn, where = {}, {}, None
+    arrays, cells, where = {}, {}, None
     for label, ds in fields.items():
         at = horizontal(ds, guess=True)
         where = where or at
-        plain[label] = reduce_field(next(iter(ds.data_vars.values())), at, {})
-        drawn[label] = read_field(plain[label], at)
+        arrays[label] = reduce_field(next(iter(ds.data_vars.values())), at, {})
+        cells[label] = read_field(arrays[label], at)
     assert where is not None
-    view = choose_view(drawn["Coarse"], drawn["Truth"], plain["Truth"], where.mapping)
-    labels = [label for label in drawn if label not in ("Truth", "Coarse")]
-    errors = {label: drawn["Truth"].holding(drawn[label].values - drawn["Truth"].values) for label in labels}
-    figure, top, below, bars = _grid(view, len(drawn))
-    _fill(top, below, bars, view, drawn, errors, plain["Truth"], limits)
+    view = choose_view(cells["Coarse"], cells["Truth"], arrays["Truth"], where.mapping)
+    labels = [label for label in cells if label not in ("Truth", "Coarse")]
+    errors = {label: cells["Truth"].holding(cells[label].values - cells["Truth"].values) for label in labels}
+    figure, top, below, bars = _grid(view, len(cells))
+    _fill(top, below, bars, view, cells, errors, arrays["Truth"], limits)
     draw_coast([*top, *below], view, None)
-    words = f"{name_of(plain['Truth'], capital=True)}, {title}"
-    dates = [value_words(str(name), value.values[()]) for name, value in plain["Truth"].coords.items()
+    words = f"{name_of(arrays['Truth'], capital=True)}, {title}"
+    dates = [value_words(str(name), value.values[()]) for name, value in arrays["Truth"].coords.items()
              if value.ndim == 0 and is_date(value.values[()])]  # fmt: skip
     figure.text(0.5, 0.985, ", ".join([words, *dates[:1]]), ha="center", va="top", fontsize=13, color=INK,
                 parse_math=False)  # fmt: skip
@@ -145,21 +145,21 @@ def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] 
 def _grid(view: View, count: int) -> tuple[Figure, list[Any], list[Any], list[Any]]:
     """Return axes in two rows, errors below the methods, and two colour bars in the remaining corner."""
     extent = np.ptp(view.outline(), axis=0)
-    high = PANEL * float(np.clip(extent[1] / extent[0], NARROWEST, TALLEST))
-    wide, tall = 2 * LEFT + count * PANEL + (count - 1) * GAP, HEAD + FOOT + 2 * high + 0.35
-    figure = blank(wide, tall)
+    panel_height = PANEL * float(np.clip(extent[1] / extent[0], NARROWEST, TALLEST))
+    width, total_height = 2 * LEFT + count * PANEL + (count - 1) * GAP, HEAD + FOOT + 2 * panel_height + 0.35
+    figure = blank(width, total_height)
 
     def panel(column: int, row: int) -> Any:
-        x, y = LEFT + column * (PANEL + GAP), FOOT + (1 - row) * (high + 0.35)
-        made = add_map(figure, (x / wide, y / tall, PANEL / wide, high / tall), view)
-        made.set_xticks([])
-        made.set_yticks([])
-        return made
+        x, y = LEFT + column * (PANEL + GAP), FOOT + (1 - row) * (panel_height + 0.35)
+        axes = add_map(figure, (x / width, y / total_height, PANEL / width, panel_height / total_height), view)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return axes
 
     top, below = [panel(i, 0) for i in range(count)], [panel(i, 1) for i in range(2, count)]
-    middle = FOOT + high / 2
+    middle = FOOT + panel_height / 2
     bars = [
-        figure.add_axes((1.2 * LEFT / wide, y / tall, (2 * PANEL - 1.2 * LEFT) / wide, 0.13 / tall))
+        figure.add_axes((1.2 * LEFT / width, y / total_height, (2 * PANEL - 1.2 * LEFT) / width, 0.13 / total_height))
         for y in (middle + 0.45, middle - 0.45)
     ]
     return figure, top, below, bars
@@ -176,24 +176,24 @@ def _fill(
     limits: tuple[float, float] | None,
 ) -> None:
     """Draw all fields on one scale, all errors on another."""
-    own, other = colours(field, None)
+    field_colours, error_colours = colours(field, None)
     values = np.concatenate([cells.values.ravel() for cells in drawn.values()])
     meshes = []
     for panel, (label, cells) in zip(top, drawn.items(), strict=True):
-        meshes.append(draw_cells(panel, view, cells, own, limits or robust_limits(drawn["Truth"].values)))
+        meshes.append(draw_cells(panel, view, cells, field_colours, limits or robust_limits(drawn["Truth"].values)))
         panel.set_title(label, fontsize=11, color=INK, pad=5)
     units = str(field.attrs.get("units", ""))
     draw_bar(bars[0], meshes[0], values[np.isfinite(values)], name_of(field, capital=False), units)
     if not errors:
         bars[1].remove()
         return
-    wrong = np.concatenate([cells.values.ravel() for cells in errors.values()])
+    error_values = np.concatenate([cells.values.ravel() for cells in errors.values()])
     # Errors are masked where both fields are dry, so that dry cells do not dominate the colours.
-    reach = float(np.abs(limits or robust_limits(wrong[wrong != 0])).max())
+    largest = float(np.abs(limits or robust_limits(error_values[error_values != 0])).max())
     for panel, (label, cells) in zip(below, errors.items(), strict=True):
-        mesh = draw_cells(panel, view, cells, other, (-reach, reach))
+        mesh = draw_cells(panel, view, cells, error_colours, (-largest, largest))
         panel.set_title(f"{label} {MINUS} truth", fontsize=10, color=SOFT_INK, pad=4)
-    draw_bar(bars[1], mesh, wrong[np.isfinite(wrong)], f"method {MINUS} truth", units)
+    draw_bar(bars[1], mesh, error_values[np.isfinite(error_values)], f"method {MINUS} truth", units)
 
 
 def spectra(scores: xr.Dataset, variable: str) -> Figure:
@@ -201,16 +201,16 @@ def spectra(scores: xr.Dataset, variable: str) -> Figure:
     count = scores.sizes["source"]
     figure = blank(0.6 + 5.2 * count, 4.4, layout="constrained")
     for i, panel in enumerate(np.atleast_1d(figure.subplots(1, count)).ravel()):
-        here = scores.isel(source=i)
-        waves = 1e-3 / np.asarray(here[f"{variable}_wavenumber"])
-        _line(panel, waves, here[f"{variable}_true_power"].values, label="truth", color=INK, linewidth=2.2)
+        ds = scores.isel(source=i)
+        waves = 1e-3 / np.asarray(ds[f"{variable}_wavenumber"])
+        _line(panel, waves, ds[f"{variable}_true_power"].values, label="truth", color=INK, linewidth=2.2)
         for j, label in enumerate(map(str, scores.upscaler.values)):
             style = LINES[(j // 10) % len(LINES)]
-            _line(panel, waves, here[f"{variable}_power"].values[j], label=label, color=f"C{j % 10}", linestyle=style)
+            _line(panel, waves, ds[f"{variable}_power"].values[j], label=label, color=f"C{j % 10}", linestyle=style)
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.invert_xaxis()
-        panel.set_title(str(here.source.values), fontsize=11, color=INK, parse_math=False)
+        panel.set_title(str(ds.source.values), fontsize=11, color=INK, parse_math=False)
         panel.set_xlabel("wavelength (km)")
         units = str(scores[f"{variable}_rmse"].attrs["units"])
         panel.set_ylabel(f"power of {variable} (({raised(units)})²)", parse_math=False)
@@ -221,8 +221,8 @@ def spectra(scores: xr.Dataset, variable: str) -> Figure:
 
 def _line(panel: Any, waves: NDArray[Any], power: NDArray[Any], **style: Any) -> None:
     """Draw positive finite values, which have a logarithm."""
-    some = np.isfinite(waves) & (power > 0)
-    panel.plot(waves[some], power[some], **{"linewidth": 1.2, **style})
+    valid = np.isfinite(waves) & (power > 0)
+    panel.plot(waves[valid], power[valid], **{"linewidth": 1.2, **style})
 
 
 def summary(scores: xr.Dataset, variable: str) -> Figure | None:
@@ -239,11 +239,11 @@ def summary(scores: xr.Dataset, variable: str) -> Figure | None:
     figure = blank(WIDE * count + 0.4, HIGH * len(rows) + 0.5, layout="constrained")
     grid = np.asarray(figure.subplots(len(rows), count, squeeze=False))
     for column in range(count):
-        here = scores.isel(source=column)
+        ds = scores.isel(source=column)
         for panel, draw in zip(grid[:, column], rows, strict=True):
-            draw(panel, here, variable)
+            draw(panel, ds, variable)
             panel.tick_params(labelsize=8)
-        grid[0, column].set_title(str(here.source.values), fontsize=11, color=INK, parse_math=False)
+        grid[0, column].set_title(str(ds.source.values), fontsize=11, color=INK, parse_math=False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), fontsize=9, frameon=False)
     return figure
@@ -259,22 +259,24 @@ def _methods(ds: xr.Dataset) -> list[tuple[int, str, str]]:
 
 
 def _quantiles(panel: Any, ds: xr.Dataset, variable: str) -> None:
-    true, units = ds[f"{variable}_true_quantile"].values, str(ds[f"{variable}_true_quantile"].attrs["units"])
-    panel.plot(true, true, color=INK, linewidth=0.8, label="truth")
+    reference, units = ds[f"{variable}_true_quantile"].values, str(ds[f"{variable}_true_quantile"].attrs["units"])
+    panel.plot(reference, reference, color=INK, linewidth=0.8, label="truth")
     for i, label, colour in _methods(ds):
-        panel.plot(true, ds[f"{variable}_quantile"].values[i], marker="o", markersize=4, linewidth=1, color=colour,
+        panel.plot(reference, ds[f"{variable}_quantile"].values[i], marker="o", markersize=4, linewidth=1, color=colour,
                    label=label)  # fmt: skip
     panel.set_xlabel(f"quantile of the truth ({units})", fontsize=9, parse_math=False)
     panel.set_ylabel(f"quantile ({units})", fontsize=9, parse_math=False)
 
 
 def _decibels(panel: Any, ds: xr.Dataset, variable: str) -> None:
-    waves, true = 1e-3 / ds[f"{variable}_wavenumber"].values, ds[f"{variable}_true_power"].values
+    waves, reference = 1e-3 / ds[f"{variable}_wavenumber"].values, ds[f"{variable}_true_power"].values
     panel.axhline(0, color=INK, linewidth=0.8)
     for i, label, colour in _methods(ds):
-        made = ds[f"{variable}_power"].values[i]
-        some = (made > 0) & (true > 0) & np.isfinite(waves)
-        panel.plot(waves[some], 10 * np.log10(made[some] / true[some]), color=colour, linewidth=1.2, label=label)
+        power = ds[f"{variable}_power"].values[i]
+        valid = (power > 0) & (reference > 0) & np.isfinite(waves)
+        panel.plot(
+            waves[valid], 10 * np.log10(power[valid] / reference[valid]), color=colour, linewidth=1.2, label=label
+        )
     panel.set_xscale("log")
     panel.invert_xaxis()
     panel.set_ylim(-20, 20)
@@ -286,15 +288,15 @@ def _bars(score: str, words: str, line: float | str | None = None) -> Panel:
     """Return a function that draws one score of each method."""
 
     def draw(panel: Any, ds: xr.Dataset, variable: str) -> None:
-        given = ds[f"{variable}_{score}"]
+        scores = ds[f"{variable}_{score}"]
         for i, label, colour in _methods(ds):
-            panel.barh(i, float(given.values[i]), color=colour, label=label)
+            panel.barh(i, float(scores.values[i]), color=colour, label=label)
         panel.set_yticks([])
         panel.invert_yaxis()
-        at = float(ds[f"{variable}_{line}"].values[0]) if isinstance(line, str) else line
-        if at is not None:
-            panel.axvline(at, color=INK, linewidth=1.2)
-        units = str(given.attrs["units"])
+        position = float(ds[f"{variable}_{line}"].values[0]) if isinstance(line, str) else line
+        if position is not None:
+            panel.axvline(position, color=INK, linewidth=1.2)
+        units = str(scores.attrs["units"])
         panel.set_xlabel(words if units == "1" else f"{words} ({units})", fontsize=9, parse_math=False)
 
     return draw
@@ -309,12 +311,12 @@ def _law(panel: Any, ds: xr.Dataset, variable: str) -> None:
 def _ranks(panel: Any, ds: xr.Dataset, variable: str) -> None:
     shares = ds[f"{variable}_rank_share"].values
     for i, label, colour in _methods(ds):
-        known = shares[i][np.isfinite(shares[i])]
-        if known.size:
-            flat = float(ds[f"{variable}_rank_flatness"].values[i])
-            words = label if np.isnan(flat) else f"{label}, p {flat:.2g}"
-            edges = np.linspace(0, 1, known.size + 1)
-            panel.stairs(known * known.size, edges, color=colour, linewidth=1.4, label=words)
+        valid = shares[i][np.isfinite(shares[i])]
+        if valid.size:
+            p_value = float(ds[f"{variable}_rank_flatness"].values[i])
+            words = label if np.isnan(p_value) else f"{label}, p {p_value:.2g}"
+            edges = np.linspace(0, 1, valid.size + 1)
+            panel.stairs(valid * valid.size, edges, color=colour, linewidth=1.4, label=words)
     panel.axhline(1, color=INK, linewidth=0.8)
     panel.set_ylim(0, None)
     panel.legend(fontsize=7, frameon=False)
@@ -336,15 +338,15 @@ def _fractions(panel: Any, ds: xr.Dataset, variable: str) -> None:
 
 def _found(panel: Any, ds: xr.Dataset, variable: str) -> None:
     """Draw recall against precision, with lines of one critical success index."""
-    both = np.linspace(0.01, 1, 100)
+    precision = np.linspace(0.01, 1, 100)
     for level in (0.2, 0.4, 0.6, 0.8):
-        recall = 1 / np.maximum(1 / level + 1 - 1 / both, 1e-9)
-        some = (recall <= 1) & (recall > 0) & (1 / level + 1 - 1 / both >= 1)
-        panel.plot(both[some], recall[some], color=INK, linewidth=0.5, linestyle=":")
-        panel.annotate(f"{level:g}", (both[some][-1], recall[some][-1]), fontsize=7, color=INK, ha="right")
+        recall = 1 / np.maximum(1 / level + 1 - 1 / precision, 1e-9)
+        valid = (recall <= 1) & (recall > 0) & (1 / level + 1 - 1 / precision >= 1)
+        panel.plot(precision[valid], recall[valid], color=INK, linewidth=0.5, linestyle=":")
+        panel.annotate(f"{level:g}", (precision[valid][-1], recall[valid][-1]), fontsize=7, color=INK, ha="right")
     for i, label, colour in _methods(ds):
-        at = float(ds[f"{variable}_event_precision"].values[i]), float(ds[f"{variable}_event_recall"].values[i])
-        panel.plot(*at, marker="o", linestyle="", color=colour, label=label)
+        point = float(ds[f"{variable}_event_precision"].values[i]), float(ds[f"{variable}_event_recall"].values[i])
+        panel.plot(*point, marker="o", linestyle="", color=colour, label=label)
     panel.set_xlim(0, 1.02)
     panel.set_ylim(0, 1.02)
     panel.set_xlabel("precision of the mask (dotted: critical success index)", fontsize=9)
@@ -356,10 +358,10 @@ def _reliable(panel: Any, ds: xr.Dataset, variable: str) -> None:
     panel.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
     for i, label, colour in _methods(ds):
         frequency = ds[f"{variable}_event_frequency"].values[i]
-        some = np.isfinite(frequency)
+        valid = np.isfinite(frequency)
         # A binary mask has no probabilities between 0 and 1.
-        if some[1:-1].any():
-            panel.plot(chance[some], frequency[some], color=colour, marker=".", linewidth=1.2, label=label)
+        if valid[1:-1].any():
+            panel.plot(chance[valid], frequency[valid], color=colour, marker=".", linewidth=1.2, label=label)
     panel.set_xlabel("probability of the event", fontsize=9)
     panel.set_ylabel("observed frequency", fontsize=9)
 

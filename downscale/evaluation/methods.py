@@ -69,8 +69,8 @@ class Cost:
         self.seconds += time.perf_counter() - self._start
         peak = _resident("VmHWM")
         if self._before is not None and peak is not None:
-            grown = float(max(peak - self._before, 0))
-            self.memory = grown if self.memory != self.memory else max(self.memory, grown)
+            increase = float(max(peak - self._before, 0))
+            self.memory = increase if self.memory != self.memory else max(self.memory, increase)
 
 
 def _tidy() -> None:
@@ -155,11 +155,11 @@ class MethodScores:
         for name in names:
             target = block.fine[name]
             self.scores[name].add(self._like(made[name], target), self._like(target, target), self.truth.area)
-            one, old = report[name], self.law.get(name, (0.0, 0.0, 0))
-            lost = math.inf if one.cells_lost else 0.0
+            entry, previous = report[name], self.law.get(name, (0.0, 0.0, 0))
+            lost_cells_error = math.inf if entry.cells_lost else 0.0
             self.law[name] = (
-                max(old[0], one.max_relative_error, lost), max(old[1], one.global_error),
-                old[2] + one.values_out_of_bounds,
+                max(previous[0], entry.max_relative_error, lost_cells_error), max(previous[1], entry.global_error),
+                previous[2] + entry.values_out_of_bounds,
             )  # fmt: skip
 
     def _add_mask(self, block: Block, made: xr.Dataset, event: EventRule) -> None:
@@ -167,11 +167,11 @@ class MethodScores:
         target = mark_event(self._like(block.fine[name], block.fine[name]), event)
         if is_mask(made, name):
             flag, self.decision = event_probability(made)
-            chance = self._like(flag, block.fine[name])
+            probability = self._like(flag, block.fine[name])
         else:
-            inside = mark_event(self._like(made[name], block.fine[name]), event)
-            chance, self.decision = (inside if inside.ndim == target.ndim else inside.mean(axis=0)), HALF
-        self.counts = self.counts + EventCounts.of(chance, target, self.truth.area)
+            events = mark_event(self._like(made[name], block.fine[name]), event)
+            probability, self.decision = (events if events.ndim == target.ndim else events.mean(axis=0)), HALF
+        self.counts = self.counts + EventCounts.of(probability, target, self.truth.area)
 
     def _like(self, made: xr.DataArray, target: xr.DataArray) -> Floats:
         """Return values with the dimensions of the target; any other comes first and holds members."""
@@ -206,24 +206,24 @@ class ReadyMethod:
     def arguments(self, truth: Truth) -> dict[str, Any]:
         """Return the arguments of ``downscale.downscale`` for one source."""
         how, learned = self.how, is_learned(self.method)
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "factor": truth.factor, "method": self.method, "conserve": how.conserve, "data_vars": list(truth.names),
             "bounds": truth.bounds if how.bounded and how.conserve == "cell" else None, "device": how.device,
             "check": "skip",
         }  # fmt: skip
         if not learned:
-            given |= {"taps": how.taps, "order": how.order}
+            options |= {"taps": how.taps, "order": how.order}
         if how.members is not None:
-            given |= {"members": how.members, "seed": how.seed}
+            options |= {"members": how.members, "seed": how.seed}
         if how.smoothing is not None:
-            given["smoothing"] = how.smoothing
+            options["smoothing"] = how.smoothing
         if how.lapse_rate is not None:
-            given["lapse_rate"] = how.lapse_rate
+            options["lapse_rate"] = how.lapse_rate
         if "orog" in truth.statics and (learned or how.lapse_rate is not None):
-            given["orog"] = truth.statics["orog"]
+            options["orog"] = truth.statics["orog"]
         if "sftlf" in truth.statics and learned:
-            given["sftlf"] = truth.statics["sftlf"]
-        return given
+            options["sftlf"] = truth.statics["sftlf"]
+        return options
 
     def run(self, block: Block, truth: Truth) -> xr.Dataset:
         """Return fine maps, in memory."""

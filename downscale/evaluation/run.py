@@ -70,12 +70,12 @@ def evaluate(
         tell(f"sources: {listing(source.label for source in recipe.data.sources)}")
         tell(f"methods: {listing(method.label for method in recipe.methods)}")
         return xr.Dataset()
-    there = Path(recipe.output.folder).expanduser().exists()
+    folder_exists = Path(recipe.output.folder).expanduser().exists()
     folder = _folder(recipe)
     try:
         return _evaluated(recipe, folder, tell)
     except BaseException:
-        if not there:
+        if not folder_exists:
             with suppress(OSError):
                 folder.rmdir()
         raise
@@ -84,10 +84,10 @@ def evaluate(
 def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
     """Score all methods, and write tables and figures into an existing folder."""
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
-    free = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
-    targets = {kind: free(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
+    free_path = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
+    targets = {kind: free_path(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
     for picture in pictures(recipe, folder):
-        free(picture)
+        free_path(picture)
     truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
     if recipe.event is not None:
         for truth in truths:
@@ -100,10 +100,10 @@ def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
     write_table(to_markdown(result), targets[".md"])
     write_table(to_csv(result), targets[".csv"])
     write_table(result, targets[".nc"])
-    written = list(targets.values())
+    paths = list(targets.values())
     if recipe.output.figures is not None:
-        written += draw(recipe, truths, methods, result, folder)
-    for path in written:
+        paths += draw(recipe, truths, methods, result, folder)
+    for path in paths:
         tell(f"wrote {path}")
     tell(to_markdown(result))
     return result
@@ -133,13 +133,13 @@ def _scored(recipe: EvaluationRecipe, truth: Truth, methods: list[ReadyMethod], 
             say(f"{method.label}, {truth.label}: {seen} of {truth.steps} times were seen in training; that is no test")
         scores = {name: Scores(setting) for name in truth.names}
         rows.append(MethodScores(truth, method.label, scores, recipe.event, seen))
-    warm = truth.block(0, 1)
+    first_block = truth.block(0, 1)
     for number, block in enumerate(truth.blocks(recipe.most_cells)):
         for method, row in zip(methods, rows, strict=True):
             if number == 0:
-                method.run(warm, truth)  # compile kernels and load libraries before measuring the cost
+                method.run(first_block, truth)  # compile kernels and load libraries before measuring the cost
             with row.cost:
-                made = method.run(block, truth)
+                fine = method.run(block, truth)
             with prefix_errors(f"{method.label}, {truth.label}"):
-                row.add(block, made)
+                row.add(block, fine)
     return rows

@@ -59,9 +59,11 @@ class Data(Block):
     @field_validator("sources")
     @classmethod
     def _labels(cls, value: list[Source]) -> list[Source]:
-        named = [each if each.label else each.model_copy(update={"label": _stem(each.fine)}) for each in value]
-        _require_distinct([each.label for each in named])
-        return named
+        sources = [
+            source if source.label else source.model_copy(update={"label": _stem(source.fine)}) for source in value
+        ]
+        _require_distinct([source.label for source in sources])
+        return sources
 
 
 class Method(Block):
@@ -105,8 +107,8 @@ def _method(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     label = value.get("label") or value.get("method") or value.get("train")
-    known = BASELINES.get(str(label), {}) if "train" not in value else {}
-    return {**known, **value, "label": _stem(str(label)) if label else label}
+    defaults = BASELINES.get(str(label), {}) if "train" not in value else {}
+    return {**defaults, **value, "label": _stem(str(label)) if label else label}
 
 
 class Figures(Block):
@@ -175,11 +177,11 @@ class EvaluationRecipe(Block):
 
     @model_validator(mode="after")
     def _labels(self) -> EvaluationRecipe:
-        labels = [each.label for each in self.methods]
+        labels = [method.label for method in self.methods]
         _require_distinct(labels)
-        wanted = [self.reference] if self.reference else []
-        wanted += self.output.figures.methods if self.output.figures else []
-        for name in wanted:
+        required = [self.reference] if self.reference else []
+        required += self.output.figures.methods if self.output.figures else []
+        for name in required:
             if name not in labels:
                 raise ValueError(f"labels among {listing(labels)}, not {name!r}, for reference and figures.methods")
         return self
@@ -187,9 +189,9 @@ class EvaluationRecipe(Block):
     @property
     def compared_with(self) -> str:
         """Label of the reference: the named one, else "sobolev bounded" if present, else the first."""
-        labels = [each.label for each in self.methods]
-        usual = "sobolev bounded"
-        return self.reference or (usual if usual in labels else labels[0])
+        labels = [method.label for method in self.methods]
+        default = "sobolev bounded"
+        return self.reference or (default if default in labels else labels[0])
 
 
 def _stem(name: str) -> str:
@@ -205,9 +207,9 @@ def _stem(name: str) -> str:
 
 
 def _require_distinct(labels: list[str]) -> None:
-    twice = [label for label in labels if labels.count(label) > 1]
-    if twice:
-        raise ValueError(f"labels that differ, and {twice[0]!r} is there twice; give one a label")
+    duplicates = [label for label in labels if labels.count(label) > 1]
+    if duplicates:
+        raise ValueError(f"labels that differ, and {duplicates[0]!r} is there twice; give one a label")
 
 
 def load_evaluation(path: str | Path) -> EvaluationRecipe:

@@ -53,31 +53,31 @@ def assemble(recipe: EvaluationRecipe, rows: list[MethodScores]) -> xr.Dataset:
     sources = [source.label for source in recipe.data.sources]
     methods = [method.label for method in recipe.methods]
     variables = [channel.name for channel in recipe.data.outputs]
-    found = {(row.truth.label, row.method): row for row in rows}
-    table = [[found[source, method] for method in methods] for source in sources]
-    made: dict[str, Any] = {}
+    entries = {(row.truth.label, row.method): row for row in rows}
+    table = [[entries[source, method] for method in methods] for source in sources]
+    scores: dict[str, Any] = {}
     for variable in variables:
         units = str(table[0][0].truth.fine[variable].attrs.get("units", "1"))
         # The event is one of the first variable.
         for score in every_score(recipe.event is not None and variable == variables[0]):
             values = np.array([[row.value(variable, score) for row in line] for line in table])
-            said = {"units": _units(score, units), "long_name": WORDS[score]}
-            made[f"{variable}_{score}"] = (("source", "upscaler"), values, said)
+            attrs = {"units": _units(score, units), "long_name": WORDS[score]}
+            scores[f"{variable}_{score}"] = (("source", "upscaler"), values, attrs)
             if score in RATIOS:
-                made[f"{variable}_{score}_ratio"] = _ratio(values, methods.index(recipe.compared_with), score, recipe)
-        made |= _quantiles(variable, table, recipe.quantiles, units) | _spectra(variable, table, units)
-        made |= _ranks(variable, table) | _fractions(variable, table, recipe)
+                scores[f"{variable}_{score}_ratio"] = _ratio(values, methods.index(recipe.compared_with), score, recipe)
+        scores |= _quantiles(variable, table, recipe.quantiles, units) | _spectra(variable, table, units)
+        scores |= _ranks(variable, table) | _fractions(variable, table, recipe)
         if recipe.event is not None and variable == variables[0]:
-            made |= _reliability(variable, table)
+            scores |= _reliability(variable, table)
     shares = [[row.seen / row.truth.steps for row in line] for line in table]
-    said = {"units": "1", "long_name": "share of the times that the training of the method saw"}
-    made[SEEN] = (("source", "upscaler"), np.array(shares), said)
+    attrs = {"units": "1", "long_name": "share of the times that the training of the method saw"}
+    scores[SEEN] = (("source", "upscaler"), np.array(shares), attrs)
     coords: dict[str, Any] = {"source": sources, "upscaler": methods}
     if recipe.quantiles:
         coords["level"] = recipe.quantiles
     if recipe.thresholds:
         coords |= {"threshold": recipe.thresholds, "scale": recipe.scales}
-    return xr.Dataset(made, coords, _attributes(recipe, rows))
+    return xr.Dataset(scores, coords, _attributes(recipe, rows))
 
 
 def every_score(event: bool = True) -> list[str]:
@@ -90,78 +90,80 @@ def _units(score: str, units: str) -> str:
 
 
 def _ratio(values: Any, reference: int, score: str, recipe: EvaluationRecipe) -> Any:
-    below = values[:, reference : reference + 1]
-    ratio = np.divide(values, below, out=np.full(values.shape, np.nan), where=below > 0)
-    said = {"units": "1", "long_name": f"{WORDS[score]} over that of {recipe.compared_with}"}
-    return ("source", "upscaler"), ratio, said
+    denominator = values[:, reference : reference + 1]
+    ratio = np.divide(values, denominator, out=np.full(values.shape, np.nan), where=denominator > 0)
+    attrs = {"units": "1", "long_name": f"{WORDS[score]} over that of {recipe.compared_with}"}
+    return ("source", "upscaler"), ratio, attrs
 
 
 def _quantiles(variable: str, table: list[list[MethodScores]], levels: list[float], units: str) -> dict[str, Any]:
     if not levels:
         return {}
-    both = [[row.scores[variable].quantiles(levels) for row in line] for line in table]
-    said = {"units": units, "long_name": "quantiles by area"}
-    made = np.array([[one for one, _ in line] for line in both])
-    true = np.array([line[0][1] for line in both])
+    quantiles = [[row.scores[variable].quantiles(levels) for row in line] for line in table]
+    attrs = {"units": units, "long_name": "quantiles by area"}
+    predicted = np.array([[prediction for prediction, _ in line] for line in quantiles])
+    reference = np.array([line[0][1] for line in quantiles])
     return {
-        f"{variable}_quantile": (("source", "upscaler", "level"), made, said),
-        f"{variable}_true_quantile": (("source", "level"), true, {**said, "long_name": "quantiles of the truth"}),
+        f"{variable}_quantile": (("source", "upscaler", "level"), predicted, attrs),
+        f"{variable}_true_quantile": (("source", "level"), reference, {**attrs, "long_name": "quantiles of the truth"}),
     }
 
 
 def _spectra(variable: str, table: list[list[MethodScores]], units: str) -> dict[str, Any]:
     """Return mean power spectra; sources with fewer rings end in missing values."""
-    found = [[row.scores[variable].spectra for row in line] for line in table]
-    count = max((one.wavenumber.size for line in found for one in line if one is not None), default=0)
+    spectra = [[row.scores[variable].spectra for row in line] for line in table]
+    count = max((spectrum.wavenumber.size for line in spectra for spectrum in line if spectrum is not None), default=0)
     if not count:
         return {}
-    made, true = np.full((len(table), len(table[0]), count), np.nan), np.full((len(table), count), np.nan)
-    wave = true.copy()
-    for i, line in enumerate(found):
-        for j, one in enumerate(line):
-            if one is not None:
-                size = one.wavenumber.size
-                made[i, j, :size], true[i, :size] = one.power
-                wave[i, :size] = one.wavenumber
-    said = {"units": f"({units})2", "long_name": "mean power in a ring of wavenumbers"}
+    power, true_power = np.full((len(table), len(table[0]), count), np.nan), np.full((len(table), count), np.nan)
+    wavenumber = true_power.copy()
+    for i, line in enumerate(spectra):
+        for j, spectrum in enumerate(line):
+            if spectrum is not None:
+                size = spectrum.wavenumber.size
+                power[i, j, :size], true_power[i, :size] = spectrum.power
+                wavenumber[i, :size] = spectrum.wavenumber
+    attrs = {"units": f"({units})2", "long_name": "mean power in a ring of wavenumbers"}
     return {
-        f"{variable}_power": (("source", "upscaler", "ring"), made, said),
-        f"{variable}_true_power": (("source", "ring"), true, {**said, "long_name": "mean power of the truth"}),
-        f"{variable}_wavenumber": (("source", "ring"), wave, {"units": "m-1", "long_name": "cycles per metre"}),
+        f"{variable}_power": (("source", "upscaler", "ring"), power, attrs),
+        f"{variable}_true_power": (("source", "ring"), true_power, {**attrs, "long_name": "mean power of the truth"}),
+        f"{variable}_wavenumber": (("source", "ring"), wavenumber, {"units": "m-1", "long_name": "cycles per metre"}),
     }
 
 
 def _ranks(variable: str, table: list[list[MethodScores]]) -> dict[str, Any]:
     """Return rank fractions; those of smaller ensembles end in missing values, and single fields have none."""
-    found = [[row.scores[variable].ranks.shares for row in line] for line in table]
-    count = max(one.size for line in found for one in line)
+    shares = [[row.scores[variable].ranks.shares for row in line] for line in table]
+    count = max(histogram.size for line in shares for histogram in line)
     if not count:
         return {}
-    made = np.full((len(table), len(table[0]), count), np.nan)
-    for i, line in enumerate(found):
-        for j, one in enumerate(line):
-            made[i, j, : one.size] = one
-    said = {"units": "1", "long_name": "share of cells with so many members below the truth"}
-    return {f"{variable}_rank_share": (("source", "upscaler", "rank"), made, said)}
+    values = np.full((len(table), len(table[0]), count), np.nan)
+    for i, line in enumerate(shares):
+        for j, histogram in enumerate(line):
+            values[i, j, : histogram.size] = histogram
+    attrs = {"units": "1", "long_name": "share of cells with so many members below the truth"}
+    return {f"{variable}_rank_share": (("source", "upscaler", "rank"), values, attrs)}
 
 
 def _fractions(variable: str, table: list[list[MethodScores]], recipe: EvaluationRecipe) -> dict[str, Any]:
     if not recipe.thresholds:
         return {}
-    made = np.array([[row.scores[variable].fractions for row in line] for line in table])
-    said = {"units": "1", "long_name": "fractions skill score by threshold and side of the window in cells"}
-    return {f"{variable}_fss": (("source", "upscaler", "threshold", "scale"), made, said)}
+    values = np.array([[row.scores[variable].fractions for row in line] for line in table])
+    attrs = {"units": "1", "long_name": "fractions skill score by threshold and side of the window in cells"}
+    return {f"{variable}_fss": (("source", "upscaler", "threshold", "scale"), values, attrs)}
 
 
 def _reliability(variable: str, table: list[list[MethodScores]]) -> dict[str, Any]:
     """Return observed frequency of the event and fraction of the area, by forecast probability."""
-    found = [[row.counts.reliability() for row in line] for line in table]
+    diagrams = [[row.counts.reliability() for row in line] for line in table]
     dims = ("source", "upscaler", "chance")
-    frequency, share = (np.array([[one[key] for one in line] for line in found]) for key in ("frequency", "share"))
+    frequency, share = (
+        np.array([[diagram[key] for diagram in line] for line in diagrams]) for key in ("frequency", "share")
+    )
     return {
         f"{variable}_event_frequency": (dims, frequency, {"units": "1", "long_name": "frequency of the event"}),
         f"{variable}_event_share": (dims, share, {"units": "1", "long_name": "share of the area"}),
-        "chance": ("chance", found[0][0]["probability"], {"units": "1", "long_name": "probability of the event"}),
+        "chance": ("chance", diagrams[0][0]["probability"], {"units": "1", "long_name": "probability of the event"}),
     }
 
 
@@ -189,7 +191,7 @@ def to_markdown(ds: xr.Dataset) -> str:
     lines += [f"In brackets: over that of {ds.attrs['reference_method']}. Errors are weighted by area.", ""]
     if bool((ds[SEEN] > 0).any()):
         lines += [f"Rows marked{MARK} hold times that the model learned from: they are no test of it.", ""]
-    for variable in (each["name"] for each in recipe["data"]["outputs"]):
+    for variable in (output["name"] for output in recipe["data"]["outputs"]):
         for source in ds.source.values:
             lines += [f"## {variable}, {source}", "", *_section(ds.sel(source=source), variable, recipe["scores"]), ""]
             if f"{variable}_{PREFIX}csi" in ds:
@@ -200,11 +202,11 @@ def to_markdown(ds: xr.Dataset) -> str:
 
 
 def _section(ds: xr.Dataset, variable: str, scores: list[str], prefix: str = "") -> list[str]:
-    kept = [name for name in scores if bool(ds[f"{variable}_{name}"].notnull().any())]
-    heads = [_head(name.removeprefix(prefix), str(ds[f"{variable}_{name}"].attrs["units"])) for name in kept]
-    each = {str(method): ds.sel(upscaler=method) for method in ds.upscaler.values}
-    rows = [[_marked(method, one), *(_cell(one, variable, name) for name in kept)] for method, one in each.items()]
-    truth = ["truth", *(_true(ds, variable, name) for name in kept)]
+    names = [name for name in scores if bool(ds[f"{variable}_{name}"].notnull().any())]
+    heads = [_head(name.removeprefix(prefix), str(ds[f"{variable}_{name}"].attrs["units"])) for name in names]
+    methods = {str(method): ds.sel(upscaler=method) for method in ds.upscaler.values}
+    rows = [[_marked(method, row), *(_cell(row, variable, name) for name in names)] for method, row in methods.items()]
+    truth = ["truth", *(_true(ds, variable, name) for name in names)]
     return _grid(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
 
 
@@ -244,8 +246,8 @@ def _cell(ds: xr.Dataset, variable: str, name: str) -> str:
 
 def _true(ds: xr.Dataset, variable: str, name: str) -> str:
     """Return the reference value of a score that is a property of a field."""
-    given = ds.get(f"{variable}_true_{name}")
-    return "" if given is None or "upscaler" not in given.dims else _number(float(given[0]))
+    value = ds.get(f"{variable}_true_{name}")
+    return "" if value is None or "upscaler" not in value.dims else _number(float(value[0]))
 
 
 def _number(value: float) -> str:
@@ -273,9 +275,9 @@ def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
 def to_csv(ds: xr.Dataset) -> str:
     """Return one line per source, variable and method, with every score and ratio in full precision."""
     recipe = json.loads(ds.attrs["recipe"])
-    variables = [each["name"] for each in recipe["data"]["outputs"]]
-    both = [part for name in every_score() for part in (name, f"{name}_ratio")]
-    names = [name for name in both if f"{variables[0]}_{name}" in ds]
+    variables = [output["name"] for output in recipe["data"]["outputs"]]
+    candidates = [part for name in every_score() for part in (name, f"{name}_ratio")]
+    names = [name for name in candidates if f"{variables[0]}_{name}" in ds]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["source", "variable", "units", "method", SEEN, *names])
@@ -283,9 +285,9 @@ def to_csv(ds: xr.Dataset) -> str:
         for variable in variables:
             units = ds[f"{variable}_rmse"].attrs["units"]
             for method in ds.upscaler.values:
-                here = ds.sel(source=source, upscaler=method)
-                numbers = [repr(float(here.get(f"{variable}_{name}", math.nan))) for name in names]
-                writer.writerow([source, variable, units, method, repr(float(here[SEEN])), *numbers])
+                row = ds.sel(source=source, upscaler=method)
+                numbers = [repr(float(row.get(f"{variable}_{name}", math.nan))) for name in names]
+                writer.writerow([source, variable, units, method, repr(float(row[SEEN])), *numbers])
     return text.getvalue()
 
 

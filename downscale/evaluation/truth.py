@@ -82,16 +82,16 @@ class Truth:
 
     def block(self, first: int, last: int) -> Block:
         """Return the maps of some times, from ``first`` to before ``last``."""
-        chosen = {} if self.along is None else {self.along: slice(first, last)}
-        fine = self.fine.isel(chosen).load()
+        steps = {} if self.along is None else {self.along: slice(first, last)}
+        fine = self.fine.isel(steps).load()
         if self.coarse is None:
             return Block(as_dataset(coarsen(fine, self.factor, na_thres=self.na_thres))[0], fine)
-        return Block(self.coarse.isel(chosen, missing_dims="ignore").load(), fine)
+        return Block(self.coarse.isel(steps, missing_dims="ignore").load(), fine)
 
     def blocks(self, most_cells: float) -> Iterator[Block]:
         """Yield all maps, in blocks of about ``most_cells`` fine values."""
-        each = sum(int(field.size) for field in self.fine.data_vars.values()) / self.steps
-        count = max(int(most_cells // each), 1)
+        cells_per_step = sum(int(field.size) for field in self.fine.data_vars.values()) / self.steps
+        count = max(int(most_cells // cells_per_step), 1)
         for first in range(0, self.steps, count):
             yield self.block(first, min(first + count, self.steps))
 
@@ -105,13 +105,13 @@ def open_truth(source: Source, data: Data) -> Truth:
 def _opened(source: Source, data: Data) -> Truth:
     if source.smooth > 1:
         raise OptionError(f"expected a reference without smoothing, received smooth {source.smooth}; leave it out")
-    whole = open_maps(source.fine)
-    ds, where = crop_to_cells(select_ranges(whole, source), [size * source.average for size in data.factor])
+    dataset = open_maps(source.fine)
+    ds, where = crop_to_cells(select_ranges(dataset, source), [size * source.average for size in data.factor])
     channels, coarse = [*data.outputs, *data.predictors], None
     if source.coarse is not None:
-        other, _ = open_coarse(source, where, where.grid.coarsen(source.average, source.average), data.factor)
-        ds, other = select_shared_times(ds, other)
-        coarse, channels = _converted(other, channels, source), data.outputs
+        coarse_dataset, _ = open_coarse(source, where, where.grid.coarsen(source.average, source.average), data.factor)
+        ds, coarse_dataset = select_shared_times(ds, coarse_dataset)
+        coarse, channels = _converted(coarse_dataset, channels, source), data.outputs
     fine = _converted(ds, channels, source)
     if source.average > 1:
         fine, _ = as_dataset(coarsen(fine, source.average))
@@ -122,7 +122,7 @@ def _opened(source: Source, data: Data) -> Truth:
         label=source.label, fine=fine, coarse=coarse, names=names,
         bounds={channel.name: bounds_of(channel, fine[channel.name]) for channel in data.outputs},
         factor=dict(zip(at.dims, data.factor, strict=True)), dims=at.dims, area=at.grid.cell_area,
-        spacing=Spacing.of(at.grid), statics=_statics(whole, source), na_thres=data.na_thres,
+        spacing=Spacing.of(at.grid), statics=_statics(dataset, source), na_thres=data.na_thres,
         files=sources_of(ds, *([] if coarse is None else [coarse])), dates=_dates(fine, names[0]),
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Da
     """Return the variables under the names, in the units and within the bounds of the recipe."""
     where = horizontal(ds)
     legal = horizontal_variables(ds, where)
-    made = {}
+    variables = {}
     for channel in channels:
         name = source.names.get(channel.name, channel.name)
         if name not in legal:
@@ -150,13 +150,13 @@ def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Da
         kind = maps.dtype if maps.dtype.kind == "f" else np.dtype("f8")
         values = maps.astype(kind) if (factor, offset) == (1.0, 0.0) else (maps * factor + offset).astype(kind)
         units = {} if channel.units is None else {"units": channel.units}
-        limited = values if (lower, upper) == (None, None) else values.clip(lower, upper)
-        made[channel.name] = limited.variable.copy(deep=False)
-        made[channel.name].attrs = {**maps.attrs, **units}
-        made[channel.name].encoding = {key: v for key, v in maps.encoding.items() if key == "grid_mapping"}
+        clipped = values if (lower, upper) == (None, None) else values.clip(lower, upper)
+        variables[channel.name] = clipped.variable.copy(deep=False)
+        variables[channel.name].attrs = {**maps.attrs, **units}
+        variables[channel.name].encoding = {key: v for key, v in maps.encoding.items() if key == "grid_mapping"}
     cells = bounds_variables(ds)
-    kept = ds.drop_vars([str(name) for name in ds.data_vars if name not in cells])
-    return kept.assign(made)
+    coordinates = ds.drop_vars([str(name) for name in ds.data_vars if name not in cells])
+    return coordinates.assign(variables)
 
 
 def _chosen(
@@ -172,26 +172,26 @@ def _chosen(
     along = time if time in lead else lead[0]
     dates = fine[along].values if along == time else None
     use = "validation" if source.use == "validation" else "split"
-    held = split_times(dates, fine.sizes[along], data.validation, use, source.label).validation
-    if held.size == 0:
+    held_out = split_times(dates, fine.sizes[along], data.validation, use, source.label).validation
+    if held_out.size == 0:
         raise InputError(
             f"expected times that are held out, received none of {fine.sizes[along]}; set validation or use"
         )
-    keep = held[:: source.every][: source.most]
+    steps = held_out[:: source.every][: source.most]
     ordered = {name: fine[name].transpose(along, ...) for name in map(str, fine.data_vars) if along in fine[name].dims}
-    fine = fine.assign(ordered).isel({along: keep})
-    return fine, None if coarse is None else coarse.isel({along: keep}, missing_dims="ignore")
+    fine = fine.assign(ordered).isel({along: steps})
+    return fine, None if coarse is None else coarse.isel({along: steps}, missing_dims="ignore")
 
 
 def _statics(whole: xr.Dataset, source: Source) -> dict[str, xr.Dataset]:
     """Return orography and land fraction, from separate files or from that of the field."""
-    found: dict[str, Any] = {}
+    statics: dict[str, Any] = {}
     if source.orog is not None:
-        found["orog"] = pick_static(open_maps(source.orog), source.orog_variable)
+        statics["orog"] = pick_static(open_maps(source.orog), source.orog_variable)
     elif "orog" in whole.data_vars:
-        found["orog"] = pick_static(whole, "orog")
+        statics["orog"] = pick_static(whole, "orog")
     if source.sftlf is not None:
-        found["sftlf"] = pick_mask(open_maps(source.sftlf))
+        statics["sftlf"] = pick_mask(open_maps(source.sftlf))
     elif "sftlf" in whole.data_vars:
-        found["sftlf"] = pick_mask(whole)
-    return {name: static.load() for name, static in found.items()}
+        statics["sftlf"] = pick_mask(whole)
+    return {name: static.load() for name, static in statics.items()}

@@ -45,11 +45,11 @@ class Sums:
     maps: int  # number of maps
 
     def __add__(self, other: Sums) -> Sums:
-        by = other.origin - self.origin
-        leaning = self.leaning + other.leaning + by * other.tables
+        step = other.origin - self.origin
+        leaning = self.leaning + other.leaning + step * other.tables
         return Sums(
             self.power + other.power, self.tables + other.tables, leaning, self.counts + other.counts,
-            self.moments + _moved(other.moments, by), self.origin, max(self.most, other.most), self.maps + other.maps,
+            self.moments + _moved(other.moments, step), self.origin, max(self.most, other.most), self.maps + other.maps,
         )  # fmt: skip
 
 
@@ -138,8 +138,8 @@ def checkerboard(field: Any, factor: int | tuple[int, int], draws: int = DRAWS, 
     Examples
     --------
     >>> ripple = 0.1 * np.tile([[1.0, -1.0], [-1.0, 1.0]], (32, 32))
-    >>> found = checkerboard(np.random.default_rng(0).normal(size=(64, 64)) + ripple, 2)
-    >>> round(found.amplitude, 2), found.p_value
+    >>> result = checkerboard(np.random.default_rng(0).normal(size=(64, 64)) + ripple, 2)
+    >>> round(result.amplitude, 2), result.p_value
     (0.1, 0.002)
     """
     pair = (factor, factor) if isinstance(factor, int) else (int(factor[0]), int(factor[1]))
@@ -170,8 +170,8 @@ def _summed(field: Any, factor: tuple[int, int]) -> Sums:
 
     from downscale.process.computing import computed
 
-    whole = field.rechunk({field.ndim - 2: -1, field.ndim - 1: -1})
-    parts = [dask.delayed(_of_block)(block, factor) for block in whole.to_delayed().ravel()]
+    maps = field.rechunk({field.ndim - 2: -1, field.ndim - 1: -1})
+    parts = [dask.delayed(_of_block)(block, factor) for block in maps.to_delayed().ravel()]
     while len(parts) > 1:
         parts = [dask.delayed(_added)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
     return computed(parts[0])[0]
@@ -203,24 +203,24 @@ def _of_maps(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:
 
 
 def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
-    known = np.isfinite(values)
-    plain = np.where(known, values - origin, 0.0)
+    valid = np.isfinite(values)
+    anomaly = np.where(valid, values - origin, 0.0)
     # Four neighbours minus the cell; border cells lack some of them.
     inner = (slice(1, -1), slice(1, -1))
-    bent, whole = np.zeros_like(plain), np.zeros_like(known)
-    around = [plain[:-2, 1:-1], plain[2:, 1:-1], plain[1:-1, :-2], plain[1:-1, 2:]]
-    bent[inner] = sum(around) - 4 * plain[inner]
-    whole[inner] = known[inner] & known[:-2, 1:-1] & known[2:, 1:-1] & known[1:-1, :-2] & known[1:-1, 2:]
-    bent[~whole] = 0.0
-    window = taper(plain.shape) * whole
+    curvature, has_neighbours = np.zeros_like(anomaly), np.zeros_like(valid)
+    neighbours = [anomaly[:-2, 1:-1], anomaly[2:, 1:-1], anomaly[1:-1, :-2], anomaly[1:-1, 2:]]
+    curvature[inner] = sum(neighbours) - 4 * anomaly[inner]
+    has_neighbours[inner] = valid[inner] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
+    curvature[~has_neighbours] = 0.0
+    window = taper(anomaly.shape) * has_neighbours
     square = (window**2).sum()
-    mean = (window * bent).sum() / window.sum() if square > 0 else 0.0
-    power = np.abs(np.fft.fft2(window * (bent - mean))) ** 2 / square if square > 0 else np.zeros(plain.shape)
-    moments = np.array([known.sum(), plain.sum(), (plain**2).sum()])
-    most = float(np.abs(plain + origin)[known].max(initial=0.0))
-    tables, counts = _tiled(bent, factor), _tiled(whole.astype(np.float64), factor)
-    inside = counts.sum((-2, -1))
-    level = _tiled(np.where(whole, plain, 0.0), factor).sum((-2, -1)) / np.maximum(inside, 1)
+    mean = (window * curvature).sum() / window.sum() if square > 0 else 0.0
+    power = np.abs(np.fft.fft2(window * (curvature - mean))) ** 2 / square if square > 0 else np.zeros(anomaly.shape)
+    moments = np.array([valid.sum(), anomaly.sum(), (anomaly**2).sum()])
+    most = float(np.abs(anomaly + origin)[valid].max(initial=0.0))
+    tables, counts = _tiled(curvature, factor), _tiled(has_neighbours.astype(np.float64), factor)
+    tile_counts = counts.sum((-2, -1))
+    level = _tiled(np.where(has_neighbours, anomaly, 0.0), factor).sum((-2, -1)) / np.maximum(tile_counts, 1)
     return Sums(power, tables, tables * level[..., None, None], counts, moments, origin, most, 1)
 
 
@@ -228,9 +228,9 @@ def _tiled(values: Floats, factor: tuple[int, int]) -> Floats:
     """Return sums by tile and phase, shape (tiles_y, tiles_x, f_y, f_x), without values beyond the last tile."""
     cells = [n // f for n, f in zip(values.shape, factor, strict=True)]
     tile = [max(TILE, n // MOST_TILES) for n in cells]
-    tiles = [n // each for n, each in zip(cells, tile, strict=True)]
-    kept = values[: tiles[0] * tile[0] * factor[0], : tiles[1] * tile[1] * factor[1]]
-    parts = kept.reshape(tiles[0], tile[0], factor[0], tiles[1], tile[1], factor[1])
+    tiles = [n // size for n, size in zip(cells, tile, strict=True)]
+    tiled_values = values[: tiles[0] * tile[0] * factor[0], : tiles[1] * tile[1] * factor[1]]
+    parts = tiled_values.reshape(tiles[0], tile[0], factor[0], tiles[1], tile[1], factor[1])
     return parts.sum((1, 4)).transpose(0, 2, 1, 3)
 
 
@@ -247,10 +247,10 @@ def _judged(sums: Sums, factor: tuple[int, int], draws: int, seed: int) -> Check
     floor = (ROUNDING * sums.most) ** 2
     images, index, energy = _indices(power, factor, floor)
     pattern = _unbent(_means(sums.tables.sum((0, 1)), sums.counts.sum((0, 1))))
-    chance = _chance(sums, draws, seed, floor)
+    p_value = _chance(sums, draws, seed, floor)
     gain = np.maximum(np.add.outer(*(_bend(n) for n in power.shape)), 1e-12) ** 2
-    told = float(decibels(energy / spread**2)) if spread**2 > floor else float("nan")
-    return Checkerboard(factor, images, index, told, pattern, spread, chance, power / gain, sums.maps)
+    energy_db = float(decibels(energy / spread**2)) if spread**2 > floor else float("nan")
+    return Checkerboard(factor, images, index, energy_db, pattern, spread, p_value, power / gain, sums.maps)
 
 
 def _bend(size: int) -> Floats:
@@ -260,22 +260,25 @@ def _bend(size: int) -> Floats:
 
 def _indices(power: Floats, factor: tuple[int, int], rounding: float) -> tuple[dict[Image, float], float, float]:
     """Return the decibels of each image relative to its surroundings, those of all together, and their total power."""
-    found, lines, rings, energy = {}, 0.0, 0.0, 0.0
+    images, lines, rings, energy = {}, 0.0, 0.0, 0.0
     y, x = (np.fft.fftfreq(n) for n in power.shape)
     for m, n in product(range(factor[0]), range(factor[1])):
         if not (m or n):
             continue
         # Distances in cycles per coarse cell, on the circle of frequencies.
-        away_y, away_x = (
+        distance_y, distance_x = (
             np.abs((f - k / s + 0.5) % 1 - 0.5) * s for f, k, s in zip((y, x), (m, n), factor, strict=True)
         )
-        far = np.maximum(away_y[:, None], away_x)
+        distance = np.maximum(distance_y[:, None], distance_x)
         gain = float(sum(2 - 2 * np.cos(2 * np.pi * k / s) for k, s in zip((m, n), factor, strict=True))) ** 2
-        near = power[far <= LINE] / gain
-        line, ring = near.mean() + rounding, power[(far > RING[0]) & (far <= RING[1])].mean() / gain + rounding
-        found[(m, n)] = float(decibels(line / ring)) if ring > 0 else 0.0
-        lines, rings, energy = lines + line, rings + ring, energy + near.sum() / power.size
-    return found, float(decibels(lines / rings)) if rings > 0 else 0.0, float(energy)
+        peak = power[distance <= LINE] / gain
+        line, ring = (
+            peak.mean() + rounding,
+            power[(distance > RING[0]) & (distance <= RING[1])].mean() / gain + rounding,
+        )
+        images[(m, n)] = float(decibels(line / ring)) if ring > 0 else 0.0
+        lines, rings, energy = lines + line, rings + ring, energy + peak.sum() / power.size
+    return images, float(decibels(lines / rings)) if rings > 0 else 0.0, float(energy)
 
 
 def _means(tables: Floats, counts: Floats) -> Floats:
@@ -295,20 +298,20 @@ def _unbent(curvature: Floats) -> Floats:
 
 def _chance(sums: Sums, draws: int, seed: int, rounding: float) -> float:
     """Return the fraction of random phase shifts after which tiles agree as well as without shifts."""
-    used = sums.counts.sum((-2, -1)) > 0
-    counts, tables = sums.counts[used], sums.tables[used]
+    has_cells = sums.counts.sum((-2, -1)) > 0
+    counts, tables = sums.counts[has_cells], sums.tables[has_cells]
     level = sums.moments[1] / sums.moments[0]
     rng, (rows, columns) = np.random.default_rng(seed), counts.shape[-2:]
-    turns = rng.integers(rows, size=(draws, len(counts))), rng.integers(columns, size=(draws, len(counts)))
-    constant = _share_as_strong(_centred(tables, counts), counts.sum() ** 2 * rounding, turns)
-    leaning = _centred(sums.leaning[used] - level * tables, counts)
-    return min(1.0, 2 * min(constant, _share_as_strong(leaning, (counts.sum() * rounding) ** 2, turns)))
+    shifts = rng.integers(rows, size=(draws, len(counts))), rng.integers(columns, size=(draws, len(counts)))
+    constant = _share_as_strong(_centred(tables, counts), counts.sum() ** 2 * rounding, shifts)
+    leaning = _centred(sums.leaning[has_cells] - level * tables, counts)
+    return min(1.0, 2 * min(constant, _share_as_strong(leaning, (counts.sum() * rounding) ** 2, shifts)))
 
 
 def _centred(tables: Floats, counts: Floats) -> Floats:
     """Return phases minus the mean of their tile, weighted by numbers of cells."""
-    whole = counts.sum((-2, -1), keepdims=True)
-    return tables - counts * tables.sum((-2, -1), keepdims=True) / np.where(whole > 0, whole, 1)
+    totals = counts.sum((-2, -1), keepdims=True)
+    return tables - counts * tables.sum((-2, -1), keepdims=True) / np.where(totals > 0, totals, 1)
 
 
 def _share_as_strong(tables: Floats, rounding: float, turns: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
@@ -318,9 +321,9 @@ def _share_as_strong(tables: Floats, rounding: float, turns: tuple[NDArray[np.in
     observed = (np.abs(modes.sum(0)) ** 2).sum()
     if observed <= rows * columns * rounding:
         return 1.0
-    drawn = np.zeros(draws)
+    strength = np.zeros(draws)
     for m, n in product(range(rows), range(columns)):
         # A shift of the phases rotates each mode.
-        turned = np.exp(2j * np.pi * (m * turns[0] / rows + n * turns[1] / columns)) @ modes[:, m, n]
-        drawn += np.abs(turned) ** 2
-    return float(((drawn >= observed * (1 - 1e-12)).sum() + 1) / (draws + 1))
+        shifted_modes = np.exp(2j * np.pi * (m * turns[0] / rows + n * turns[1] / columns)) @ modes[:, m, n]
+        strength += np.abs(shifted_modes) ** 2
+    return float(((strength >= observed * (1 - 1e-12)).sum() + 1) / (draws + 1))

@@ -29,8 +29,8 @@ class Distribution:
 
     Examples
     --------
-    >>> some = Distribution.of(np.array([1.0, 2.0, 3.0, 4.0]), np.ones(4))
-    >>> float(some.quantile(0.5))
+    >>> distribution = Distribution.of(np.array([1.0, 2.0, 3.0, 4.0]), np.ones(4))
+    >>> float(distribution.quantile(0.5))
     2.0
     """
 
@@ -41,9 +41,9 @@ class Distribution:
     @classmethod
     def of(cls, values: NDArray[np.floating], weights: NDArray[np.floating]) -> Distribution:
         """Return the distribution of finite values with positive weight; the shapes broadcast."""
-        both = np.broadcast_arrays(values, weights)
-        some = np.isfinite(both[0]) & (both[1] > 0)
-        return cls._joined(both[0][some], both[1][some].astype(np.float64))
+        arrays = np.broadcast_arrays(values, weights)
+        valid = np.isfinite(arrays[0]) & (arrays[1] > 0)
+        return cls._joined(arrays[0][valid], arrays[1][valid].astype(np.float64))
 
     @classmethod
     def _joined(cls, values: NDArray[np.floating], weights: Floats) -> Distribution:
@@ -69,9 +69,9 @@ class Distribution:
             raise OptionError(f"expected a quantile level from 0 to 1, received {level!r}; such as 0.999")
         if not self.values.size:
             return float("nan")
-        reached = np.cumsum(self.weights)
+        cumulative_weight = np.cumsum(self.weights)
         # Tolerate rounding of the sums of weights.
-        place = np.searchsorted(reached, level * reached[-1] * (1 - 1e-12))
+        place = np.searchsorted(cumulative_weight, level * cumulative_weight[-1] * (1 - 1e-12))
         return float(self.values[min(int(place), self.values.size - 1)])
 
 
@@ -100,5 +100,5 @@ def _summed(keys: NDArray[np.int32], weights: Floats) -> tuple[NDArray[np.int32]
         return distinct, np.bincount(place, weights).astype(np.float64, copy=False)
     # Counting costs one pass over the span, sorting several over the values.
     sums = np.bincount(keys - low, weights)
-    some = np.flatnonzero(sums)
-    return (some + low).astype(np.int32), sums[some].astype(np.float64, copy=False)
+    nonzero = np.flatnonzero(sums)
+    return (nonzero + low).astype(np.int32), sums[nonzero].astype(np.float64, copy=False)

@@ -99,13 +99,13 @@ class Ranks:
         """
         below, same = (made < true).sum(axis=0), (made == true).sum(axis=0)
         size = len(made) + 1
-        some = (weight > 0) & (same < len(made))
-        every = [_shared(below[some], same[some], weight[some], size)]
-        thin = np.zeros(some.shape, bool)
-        thin[..., APART // 2 :: APART, APART // 2 :: APART] = True
-        thin &= some
-        every.append(_shared(below[thin], same[thin], np.ones(int(thin.sum())), size))
-        return cls(*every)
+        valid = (weight > 0) & (same < len(made))
+        histograms = [_shared(below[valid], same[valid], weight[valid], size)]
+        sparse = np.zeros(valid.shape, bool)
+        sparse[..., APART // 2 :: APART, APART // 2 :: APART] = True
+        sparse &= valid
+        histograms.append(_shared(below[sparse], same[sparse], np.ones(int(sparse.sum())), size))
+        return cls(*histograms)
 
     def merge(self, other: Ranks) -> Ranks:
         """Return the counts of both together."""
@@ -157,7 +157,7 @@ class Ranks:
 def _shared(below: NDArray[np.int64], same: NDArray[np.int64], weight: Floats, size: int) -> Floats:
     """Return equal parts of the weight of a cell for each rank from ``below`` to ``below + same``."""
     counts = np.zeros(size + 1)
-    each = weight / (same + 1)
-    np.add.at(counts, below, each)
-    np.add.at(counts, below + same + 1, -each)
+    part = weight / (same + 1)
+    np.add.at(counts, below, part)
+    np.add.at(counts, below + same + 1, -part)
     return np.maximum(np.cumsum(counts)[:size], 0.0)

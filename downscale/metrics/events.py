@@ -43,7 +43,7 @@ class EventCounts:
         probability, truth, weight : arrays of shapes that broadcast
             Probability 0 to 1 (a mask: 0 or 1); 1 where the event occurred, else 0; area.
         """
-        p, t, w = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (probability, truth, weight)))
+        p, t, w = np.broadcast_arrays(*(np.asarray(array, np.float64) for array in (probability, truth, weight)))
         known = np.isfinite(p) & np.isfinite(t) & (w > 0)
         p, t, w = p[known], t[known], w[known]
         number = bin_of(p)
@@ -81,8 +81,8 @@ class EventCounts:
 
     def best(self, score: str = "csi") -> tuple[float, float]:
         """Return the decision threshold with the highest score, in steps of 0.01, and that score."""
-        found = [(self.scores(i / BINS)[score], i / BINS) for i in range(1, BINS)]
-        value, level = max(found, key=lambda pair: (np.nan_to_num(pair[0], nan=-1.0), -abs(pair[1] - 0.5)))
+        thresholds = [(self.scores(i / BINS)[score], i / BINS) for i in range(1, BINS)]
+        value, level = max(thresholds, key=lambda pair: (np.nan_to_num(pair[0], nan=-1.0), -abs(pair[1] - 0.5)))
         return level, value
 
     def reliability(self, bins: int = 10) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def logit_counts(logit: ArrayLike, truth: ArrayLike, weight: ArrayLike) -> NDArr
     logit, truth, weight : arrays of one shape
         Any number; 1 where the event occurred, else 0; area.
     """
-    x, t, w = (np.asarray(each, np.float64).ravel() for each in (logit, truth, weight))
+    x, t, w = (np.asarray(array, np.float64).ravel() for array in (logit, truth, weight))
     known = np.isfinite(x) & np.isfinite(t) & (w > 0)
     x, t, w = x[known], t[known], w[known]
     number = np.clip(np.rint((x - LOGITS[0]) / (LOGITS[1] - LOGITS[0])), 0, len(LOGITS) - 1).astype(np.int64)
@@ -198,13 +198,13 @@ class Fractions:
         valid = weight > 0
         for j, side in enumerate(scales):
             count = _window(valid.astype(np.float64), side)
-            share = np.divide(1.0, count, out=np.zeros_like(count), where=count > 0)
+            inverse_count = np.divide(1.0, count, out=np.zeros_like(count), where=count > 0)
             for i, threshold in enumerate(thresholds):
-                seen = _window((true >= threshold) & valid, side) * share
+                true_fraction = _window((true >= threshold) & valid, side) * inverse_count
                 for member in made:
-                    said = _window((member >= threshold) & valid, side) * share
-                    error[i, j] += float((weight * (said - seen) ** 2).sum()) / len(made)
-                    most[i, j] += float((weight * (said**2 + seen**2)).sum()) / len(made)
+                    forecast_fraction = _window((member >= threshold) & valid, side) * inverse_count
+                    error[i, j] += float((weight * (forecast_fraction - true_fraction) ** 2).sum()) / len(made)
+                    most[i, j] += float((weight * (forecast_fraction**2 + true_fraction**2)).sum()) / len(made)
         return cls(error, most)
 
     def merge(self, other: Fractions) -> Fractions:
@@ -226,12 +226,12 @@ class Fractions:
 
         Examples
         --------
-        >>> field, one = np.eye(4)[None], np.ones((1, 4, 4))
-        >>> Fractions.of(field[None], field, one, (0.5,), (1, 3)).score.tolist()
+        >>> field, weight = np.eye(4)[None], np.ones((1, 4, 4))
+        >>> Fractions.of(field[None], field, weight, (0.5,), (1, 3)).score.tolist()
         [[1.0, 1.0]]
         """
-        some = self.most > 0
-        return np.where(some, 1 - self.error / np.where(some, self.most, 1.0), np.nan)
+        has_events = self.most > 0
+        return np.where(has_events, 1 - self.error / np.where(has_events, self.most, 1.0), np.nan)
 
 
 def check_scales(scales: tuple[int, ...]) -> None:
@@ -243,11 +243,13 @@ def check_scales(scales: tuple[int, ...]) -> None:
 
 def _window(field: NDArray[np.generic], side: int) -> Floats:
     """Return sums over windows; cells beyond the edge count as zero."""
-    made, reach = np.asarray(field, np.float64), side // 2
+    sums, half = np.asarray(field, np.float64), side // 2
     for axis in (-2, -1):
-        size = made.shape[axis]
-        total = np.cumsum(made, axis=axis)
+        size = sums.shape[axis]
+        total = np.cumsum(sums, axis=axis)
         total = np.concatenate([np.zeros_like(np.take(total, [0], axis)), total], axis=axis)
-        at = np.arange(size)
-        made = np.take(total, np.minimum(at + reach + 1, size), axis) - np.take(total, np.maximum(at - reach, 0), axis)
-    return made
+        cell = np.arange(size)
+        sums = np.take(total, np.minimum(cell + half + 1, size), axis) - np.take(
+            total, np.maximum(cell - half, 0), axis
+        )
+    return sums

@@ -91,9 +91,9 @@ def probe(
     def refine(coarse: Floats) -> Floats:
         import torch
 
-        around = np.pad(coarse, ((0, 0), (margin, margin), (margin, margin)), mode="wrap")
+        periodic_map = np.pad(coarse, ((0, 0), (margin, margin), (margin, margin)), mode="wrap")
         with torch.no_grad():
-            fine = np.asarray(cast(Any, upscaler)(torch.from_numpy(around), place), dtype=np.float64)
+            fine = np.asarray(cast(Any, upscaler)(torch.from_numpy(periodic_map), place), dtype=np.float64)
         rows, columns = (slice(margin * f, (margin + cells) * f) for f in factor)
         return fine[:, rows, columns]
 
@@ -178,13 +178,13 @@ def measure_response(probe: Probe, level: float = 0.0, amplitude: float = 1.0, b
     if max(probe.factor) < 2:
         raise ShapeError(f"expected a factor of at least 2, received {probe.factor}: there are no images")
     axes = [axis for axis in (0, 1) if probe.factor[axis] > 1]
-    found = np.mean([_along(probe, axis, level, amplitude) for axis in axes], axis=0)
+    powers = np.mean([_along(probe, axis, level, amplitude) for axis in axes], axis=0)
     frequency = np.arange(1, (probe.cells + 1) // 2) / probe.cells
-    still = probe(np.full((probe.cells, probe.cells), float(level)))
+    output = probe(np.full((probe.cells, probe.cells), float(level)))
     # A wave of this amplitude has the variance amplitude**2 / 2; powers far below rounding of the level count as zero.
-    rounding = (16 * np.finfo(np.float32).eps * abs(level)) ** 2 if still.var() < (1e-6 * abs(level)) ** 2 else 0.0
-    made = max(float(still.var()) - rounding, 0.0) / (amplitude**2 / 2)
-    return Response(frequency, found[0], found[1], found[2], float(made), band)
+    rounding = (16 * np.finfo(np.float32).eps * abs(level)) ** 2 if output.var() < (1e-6 * abs(level)) ** 2 else 0.0
+    constant_power = max(float(output.var()) - rounding, 0.0) / (amplitude**2 / 2)
+    return Response(frequency, powers[0], powers[1], powers[2], float(constant_power), band)
 
 
 def _along(probe: Probe, axis: int, level: float, amplitude: float) -> Floats:
@@ -192,19 +192,19 @@ def _along(probe: Probe, axis: int, level: float, amplitude: float) -> Floats:
     cells, factor, rows = probe.cells, probe.factor[axis], []
     place = (np.arange(cells) + 0.5) / cells
     for number in range(1, (cells + 1) // 2):
-        turns = np.arange(TURNS) / TURNS
-        waves = np.cos(2 * np.pi * (number * place + turns[:, None]))
+        phases = np.arange(TURNS) / TURNS
+        waves = np.cos(2 * np.pi * (number * place + phases[:, None]))
         maps = np.broadcast_to(waves[:, :, None] if axis == 0 else waves[:, None, :], (TURNS, cells, cells))
         fine = probe(level + amplitude * maps)
         modes = np.fft.fft2(fine - fine.mean((-2, -1), keepdims=True)) / fine[0].size / amplitude
         power = 4 * (np.abs(modes) ** 2).mean(0)
         line = power[:, 0] if axis == 0 else power[0]
-        own = np.array([number, -number]) % line.size
+        wave_modes = np.array([number, -number]) % line.size
         images = np.array([(sign * number + m * cells) % line.size for m in range(1, factor) for sign in (1, -1)])
-        wave, image = line[own].mean(), line[np.setdiff1d(images, own)].sum() / 2
+        wave, image = line[wave_modes].mean(), line[np.setdiff1d(images, wave_modes)].sum() / 2
         # Powers below rounding of the level count as zero.
-        rest = power.sum() / 2 - wave - image
-        rows.append((wave**0.5, image, max(rest, 0.0)))
+        remainder = power.sum() / 2 - wave - image
+        rows.append((wave**0.5, image, max(remainder, 0.0)))
     return np.array(rows).T
 
 
@@ -308,11 +308,11 @@ def equivariance(
     maps = _passed(maps, band)
     fine, errors = probe(maps), []
     for move in moves:
-        each = []
+        squares = []
         for axis in ("rows", "columns"):
             oracle = fourier_shift(fine, **{axis: move * probe.factor[axis == "columns"]})
-            each.append((((probe(fourier_shift(maps, **{axis: move})) - oracle) / spread) ** 2).mean())
-        errors.append(np.mean(each) ** 0.5)
+            squares.append((((probe(fourier_shift(maps, **{axis: move})) - oracle) / spread) ** 2).mean())
+        errors.append(np.mean(squares) ** 0.5)
     blobs = np.array([_displacement(probe, move, level, amplitude) for move in moves])
     return Equivariance(moves, np.array(errors), blobs, probe.exact, band)
 
@@ -336,8 +336,8 @@ def red_noise(cells: int, slope: float = SLOPE, count: int = 4, seed: int = SEED
 def _passed(maps: Floats, band: float) -> Floats:
     """Return maps with only the waves up to a frequency along each axis."""
     number = np.abs(np.fft.fftfreq(maps.shape[-1]))
-    kept = np.maximum(number[:, None], number) <= band * (1 + 1e-9)
-    return np.fft.ifft2(np.fft.fft2(maps) * kept).real
+    in_band = np.maximum(number[:, None], number) <= band * (1 + 1e-9)
+    return np.fft.ifft2(np.fft.fft2(maps) * in_band).real
 
 
 def mirrored(maps: Floats, cells: int) -> Floats:
@@ -350,17 +350,17 @@ def mirrored(maps: Floats, cells: int) -> Floats:
 
 def _displacement(probe: Probe, move: float, level: float, amplitude: float) -> float:
     """Return the displacement of a blob whose centre is ``move`` cells from that of a coarse cell."""
-    middle, found = probe.cells // 2 + 0.5, []
+    middle, displacements = probe.cells // 2 + 0.5, []
     # Across both axes and along each.
     for offset in ((move, 0.0), (0.0, move), (move, move)):
-        coarse = np.multiply.outer(*(_blob(probe.cells, middle + each) for each in offset))
+        coarse = np.multiply.outer(*(_blob(probe.cells, middle + shift) for shift in offset))
         fine = probe(level + amplitude * coarse / coarse.max()) - level
         for axis in (0, 1):
             # Only the part above half height, which defines the visible position.
             weight = np.maximum(fine - fine.max() / 2, 0).sum(1 - axis)
             place = (np.arange(weight.size) + 0.5) / probe.factor[axis]
-            found.append((weight @ place) / weight.sum() - middle - offset[axis])
-    return float(np.sqrt(np.mean(np.square(found))))
+            displacements.append((weight @ place) / weight.sum() - middle - offset[axis])
+    return float(np.sqrt(np.mean(np.square(displacements))))
 
 
 def _blob(cells: int, centre: float) -> Floats:

@@ -49,8 +49,11 @@ class Moments:
         if total == 0:
             return cls()
         mean, true_mean = float((weight * made).sum()) / total, float((weight * true).sum()) / total
-        left, right = made - mean, true - true_mean
-        sums = [float((weight * one * two).sum()) for one, two in ((left, left), (right, right), (left, right))]
+        anomaly, true_anomaly = made - mean, true - true_mean
+        sums = [
+            float((weight * a * b).sum())
+            for a, b in ((anomaly, anomaly), (true_anomaly, true_anomaly), (anomaly, true_anomaly))
+        ]
         return cls(total, mean, true_mean, *sums)
 
     def merge(self, other: Moments) -> Moments:
@@ -60,14 +63,14 @@ class Moments:
             return self
         share = other.weight / total
         step, true_step = other.mean - self.mean, other.true_mean - self.true_mean
-        apart = self.weight * share
+        joint_weight = self.weight * share
         return Moments(
             total,
             self.mean + share * step,
             self.true_mean + share * true_step,
-            self.square + other.square + apart * step**2,
-            self.true_square + other.true_square + apart * true_step**2,
-            self.product + other.product + apart * step * true_step,
+            self.square + other.square + joint_weight * step**2,
+            self.true_square + other.true_square + joint_weight * true_step**2,
+            self.product + other.product + joint_weight * step * true_step,
         )
 
     @property
@@ -103,10 +106,10 @@ class Spectra:
         if not resolved(shape, step):
             return None
         table = rings(shape, step)
-        window, valid, each = taper(shape, closed), weight > 0, weight.sum(axis=(-2, -1))
-        found = radial_power(made, np.broadcast_to(valid, made.shape), window, table).mean(axis=0)
-        expected = radial_power(true, valid, window, table)
-        return cls(table.wavenumber, each @ found, each @ expected, float(each.sum()))
+        window, valid, map_weight = taper(shape, closed), weight > 0, weight.sum(axis=(-2, -1))
+        power = radial_power(made, np.broadcast_to(valid, made.shape), window, table).mean(axis=0)
+        true_power = radial_power(true, valid, window, table)
+        return cls(table.wavenumber, map_weight @ power, map_weight @ true_power, float(map_weight.sum()))
 
     def merge(self, other: Spectra) -> Spectra:
         """Return the sums of both together."""
@@ -122,17 +125,17 @@ class Spectra:
     @property
     def power(self) -> tuple[Floats, Floats]:
         """Mean spectra of prediction and target; NaN without data."""
-        whole = self.weight if self.weight > 0 else np.nan
-        return self.made / whole, self.true / whole
+        weight = self.weight if self.weight > 0 else np.nan
+        return self.made / weight, self.true / weight
 
     @property
     def distance(self) -> float:
         """Root mean square over rings of the ratio of both spectra in decibels; infinite if one has no power."""
-        some = (self.made > 0) | (self.true > 0)
-        if not some.any():
+        has_power = (self.made > 0) | (self.true > 0)
+        if not has_power.any():
             return float("nan")
         with np.errstate(divide="ignore"):
-            ratio = 10 * (np.log10(self.made[some]) - np.log10(self.true[some]))
+            ratio = 10 * (np.log10(self.made[has_power]) - np.log10(self.true[has_power]))
         return float((ratio**2).mean() ** 0.5)
 
 
@@ -239,17 +242,17 @@ class Scores:
         ShapeError
             If shapes do not match, or the number of members differs from that of earlier maps.
         """
-        made, true, share, lost = _counted(prediction, target, weight)
-        if self.members not in (None, len(made)):
-            raise ShapeError(f"expected {self.members} members as before, received {len(made)}; score them apart")
-        self.members = len(made)
-        self.sums = self.sums.merge(_sums(made, true, share, lost, self.setting))
+        members, targets, weights, missing = _counted(prediction, target, weight)
+        if self.members not in (None, len(members)):
+            raise ShapeError(f"expected {self.members} members as before, received {len(members)}; score them apart")
+        self.members = len(members)
+        self.sums = self.sums.merge(_sums(members, targets, weights, missing, self.setting))
 
     def merge(self, other: Scores) -> Scores:
         """Return the scores of the maps of both together."""
         mine, theirs = (
-            (each.setting.wet, each.setting.extreme, each.setting.thresholds, each.setting.scales)
-            for each in (self, other)
+            (scores.setting.wet, scores.setting.extreme, scores.setting.thresholds, scores.setting.scales)
+            for scores in (self, other)
         )
         if mine != theirs:
             raise OptionError(
@@ -258,10 +261,10 @@ class Scores:
             )
         if None not in (self.members, other.members) and self.members != other.members:
             raise ShapeError(f"expected scores of as many members, received {self.members} and {other.members}")
-        both = Scores(self.setting)
-        both.members = other.members if self.members is None else self.members
-        both.sums = self.sums.merge(other.sums)
-        return both
+        result = Scores(self.setting)
+        result.members = other.members if self.members is None else self.members
+        result.sums = self.sums.merge(other.sums)
+        return result
 
     def __getitem__(self, name: str) -> float:
         """Return one score by its name; NaN if undefined."""
@@ -275,9 +278,9 @@ class Scores:
 
     def quantiles(self, levels: ArrayLike) -> tuple[Floats, Floats]:
         """Return area-weighted quantiles of predictions and targets, one per level."""
-        made, true = self.sums.made, self.sums.true
-        wanted = np.atleast_1d(np.asarray(levels, dtype=np.float64))
-        return np.array([made.quantile(q) for q in wanted]), np.array([true.quantile(q) for q in wanted])
+        prediction, target = self.sums.made, self.sums.true
+        array = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+        return np.array([prediction.quantile(q) for q in array]), np.array([target.quantile(q) for q in array])
 
     @property
     def ranks(self) -> Ranks:
@@ -310,24 +313,24 @@ def score(name: str, prediction: ArrayLike, target: ArrayLike, weight: ArrayLike
 
 def _counted(prediction: ArrayLike, target: ArrayLike, weight: ArrayLike) -> tuple[Floats, Floats, Floats, float]:
     """Return members (M, n, y, x), targets and weights (n, y, x), zero for ignored cells, and the ignored weight."""
-    made, true = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if made.ndim == true.ndim:
-        made = made[None]
-    if true.ndim < 2 or made.shape[1:] != true.shape or not len(made):
-        received = f"{np.shape(prediction)} and {true.shape}"
+    members, targets = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if members.ndim == targets.ndim:
+        members = members[None]
+    if targets.ndim < 2 or members.shape[1:] != targets.shape or not len(members):
+        received = f"{np.shape(prediction)} and {targets.shape}"
         raise ShapeError(f"expected a prediction of the target's shape, members first if any, received {received}")
-    share = np.broadcast_to(np.asarray(weight, dtype=np.float64), true.shape)
-    known = np.isfinite(true) & (share > 0)
-    some = known & np.isfinite(made).all(axis=0)
-    lost = float(share[known & ~some].sum())
-    maps = (-1, *true.shape[-2:])
-    made = np.where(some, made, 0.0).reshape(len(made), *maps)
-    return made, np.where(some, true, 0.0).reshape(maps), np.where(some, share, 0.0).reshape(maps), lost
+    weights = np.broadcast_to(np.asarray(weight, dtype=np.float64), targets.shape)
+    has_target = np.isfinite(targets) & (weights > 0)
+    valid = has_target & np.isfinite(members).all(axis=0)
+    missing = float(weights[has_target & ~valid].sum())
+    shape = (-1, *targets.shape[-2:])
+    members = np.where(valid, members, 0.0).reshape(len(members), *shape)
+    return members, np.where(valid, targets, 0.0).reshape(shape), np.where(valid, weights, 0.0).reshape(shape), missing
 
 
 def _sums(made: Floats, true: Floats, share: Floats, lost: float, setting: Setting) -> Sums:
-    centre = made.mean(axis=0)
-    error = centre - true
+    mean = made.mean(axis=0)
+    error = mean - true
     cells = {
         "weight": share.sum(),
         "missing": lost,
@@ -343,13 +346,15 @@ def _sums(made: Floats, true: Floats, share: Floats, lost: float, setting: Setti
     if setting.spacing is not None:
         cells |= _slope_sums(made, true, share, setting.spacing)
     spectra = Spectra.of(made, true, share, setting.spacing)
-    found = Distribution.of(made, share / len(made))
-    plain = {name: float(value) for name, value in cells.items()}
+    distribution = Distribution.of(made, share / len(made))
+    totals = {name: float(value) for name, value in cells.items()}
     ranks = Ranks.of(made, true, share) if len(made) > 1 else Ranks()
     events = Fractions()
     if setting.thresholds:
         events = Fractions.of(made, true, share, setting.thresholds, setting.scales)
-    return Sums(plain, Moments.of(centre, true, share), found, Distribution.of(true, share), spectra, ranks, events)
+    return Sums(
+        totals, Moments.of(mean, true, share), distribution, Distribution.of(true, share), spectra, ranks, events
+    )
 
 
 def _slope_sums(made: Floats, true: Floats, share: Floats, spacing: Spacing) -> dict[str, float]:
@@ -374,8 +379,8 @@ def _extreme_bias(scores: Scores) -> float:
 
 
 def _missing(scores: Scores) -> float:
-    lost, kept = scores.sums.cells.get("missing", 0.0), scores.sums.cells.get("weight", 0.0)
-    return lost / (lost + kept) if lost + kept > 0 else NAN
+    missing, scored = scores.sums.cells.get("missing", 0.0), scores.sums.cells.get("weight", 0.0)
+    return missing / (missing + scored) if missing + scored > 0 else NAN
 
 
 def _bias(scores: Scores) -> float:
