@@ -113,7 +113,7 @@ def _skill(record: Record) -> str:
     rows = record.skill.get("by_source") or []
     if not rows:
         return "Not recorded."
-    made = [
+    lines = [
         (str(row["source"]) + (SEEN if row.get("seen") else ""), str(row["variable"]),
          _quantity(row["rmse"], row["units"]), _quantity(row["rmse_kernel"], row["units"]),
          "-" if row["skill"] is None else f"{row['skill']:.3f}")
@@ -121,13 +121,13 @@ def _skill(record: Record) -> str:
     ]  # fmt: skip
     measures = rows[0].get("measure", "RMSE"), rows[0].get("measure_kernel", "RMSE")
     head = ("source", "variable", measures[0], f"{measures[1]} of the kernel", "ratio")
-    told = (
+    text = (
         "On times held out of training, by area; the kernel is Sobolev with cell conservation, and with the bounds of "
         "the variable where it has any. A ratio below one means that the network improves on the kernel."
     )
     if any(row.get("seen") for row in rows):
-        told += f" Rows marked{SEEN} are no test: other pairs of the recipe trained on those times."
-    return f"{told}\n\n{_table(head, made)}"
+        text += f" Rows marked{SEEN} are no test: other pairs of the recipe trained on those times."
+    return f"{text}\n\n{_table(head, lines)}"
 
 
 def _quantity(value: float, units: str) -> str:
@@ -191,7 +191,7 @@ class Mismatch:
         """Return the result as three lines of text."""
         u, cost = self.units, self.cost
         loss = cost["cell"] / cost["none"] - 1 if cost["none"] > 0 else 0.0
-        judged = ", ".join(f"{name!r} {cost[name]:.4g} {u} (never below {self.floor[name]:.3g})" for name in LAWS[:2])
+        costs = ", ".join(f"{name!r} {cost[name]:.4g} {u} (never below {self.floor[name]:.3g})" for name in LAWS[:2])
         if loss <= SLIGHT:
             advice = "conserving the coarse cells has no measurable cost here"
         else:
@@ -203,7 +203,7 @@ class Mismatch:
             f"{self.label}: {self.variable}: coarse values differ from the averages of the truth by {self.rmse:.4g} "
             f"{u} (mean {self.difference.mean:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
             f"{self.coarse.std:.4g}; {self.maps} maps)\n"
-            f"  error of the kernel by law: {judged}, none {cost['none']:.4g} {u} after a linear "
+            f"  error of the kernel by law: {costs}, none {cost['none']:.4g} {u} after a linear "
             f"correction; {cost['average']:.4g} {u} if the coarse values were the averages\n"
             f"  {advice}"
         )
@@ -215,7 +215,7 @@ def advise(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -
     for source, side in zip(sources, sides, strict=True):
         if source.coarse is None:
             continue
-        lines += [each.to_text() for each in measure(source, side, spec)]
+        lines += [mismatch.to_text() for mismatch in measure(source, side, spec)]
     if not lines:
         return "the coarse fields are averages of the truth: cell conservation costs nothing"
     return "\n".join(lines)
@@ -238,42 +238,42 @@ class _Map:
     def read(cls, source: Source, number: int) -> _Map:
         truth, means = read_truth(source, number)
         coarse = read_coarse(source, number, means)
-        both = np.isfinite(means) & np.isfinite(coarse)
-        return cls(truth.astype(np.float32), np.where(both, means, np.nan), np.where(both, coarse, np.nan))
+        valid = np.isfinite(means) & np.isfinite(coarse)
+        return cls(truth.astype(np.float32), np.where(valid, means, np.nan), np.where(valid, coarse, np.nan))
 
 
 def _measured(source: Source, maps: list[_Map], index: int, variable: Variable) -> Mismatch:
     area = source.grid.cell_area
-    made = Mismatch(source.label, variable.name, variable.units, maps=len(maps))
-    x, m = (np.stack([getattr(each, word)[index] for each in maps]) for word in ("coarse", "means"))
-    made.difference.add(x - m, area)
-    made.coarse.add(m, area)
-    made.correlation = _correlation(x, m, area)
+    mismatch = Mismatch(source.label, variable.name, variable.units, maps=len(maps))
+    x, m = (np.stack([getattr(item, word)[index] for item in maps]) for word in ("coarse", "means"))
+    mismatch.difference.add(x - m, area)
+    mismatch.coarse.add(m, area)
+    mismatch.correlation = _correlation(x, m, area)
     shifts = Moments()
-    for one in range(len(maps)):
-        shifts.add(np.array(_total(x[one] - m[one], area)), np.array(1.0))
-    made.floor = {"cell": made.rmse, "total": float(np.hypot(shifts.mean, shifts.std)), "none": 0.0}
-    made.cost = _costs(source, maps, index, variable)
-    return made
+    for i in range(len(maps)):
+        shifts.add(np.array(_total(x[i] - m[i], area)), np.array(1.0))
+    mismatch.floor = {"cell": mismatch.rmse, "total": float(np.hypot(shifts.mean, shifts.std)), "none": 0.0}
+    mismatch.cost = _costs(source, maps, index, variable)
+    return mismatch
 
 
 def _costs(source: Source, maps: list[_Map], index: int, variable: Variable) -> dict[str, float]:
     """Return the kernel's error for each law on the later half of the maps; the earlier half fits the correction."""
     area = source.grid.cell_area
     half = len(maps) // 2
-    fitted, judged = (maps[:half], maps[half:]) if half else (maps, maps)
-    x, m = (np.stack([getattr(each, word)[index] for each in fitted]) for word in ("coarse", "means"))
+    fit_maps, test_maps = (maps[:half], maps[half:]) if half else (maps, maps)
+    x, m = (np.stack([getattr(item, word)[index] for item in fit_maps]) for word in ("coarse", "means"))
     slope, offset = _line(x, m, area)
     sums = {name: Moments() for name in (*LAWS, "average")}
-    for each in judged:
-        coarse = each.coarse[index]
+    for test_map in test_maps:
+        coarse = test_map.coarse[index]
         corrected = np.clip(offset + slope * coarse, *_limits(variable))
         shifted = corrected + _total(coarse - corrected, area)
-        given = {"cell": coarse, "total": shifted, "none": corrected, "average": each.means[index]}
-        for name, values in given.items():
-            error = _kernel(source, values, variable) - each.truth[index]
+        inputs = {"cell": coarse, "total": shifted, "none": corrected, "average": test_map.means[index]}
+        for name, values in inputs.items():
+            error = _kernel(source, values, variable) - test_map.truth[index]
             sums[name].add(error**2, source.fine.cell_area)
-    return {name: float(np.sqrt(each.mean)) for name, each in sums.items()}
+    return {name: float(np.sqrt(moments.mean)) for name, moments in sums.items()}
 
 
 def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
@@ -284,8 +284,8 @@ def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
     proposal = source.operator(x)
     mask = torch.isfinite(proposal)
     low, high = _limits(variable)
-    within = bool(((x >= low) & (x <= high) | torch.isnan(x)).all())
-    if variable.bounds != (None, None) and within:
+    feasible = bool(((x >= low) & (x <= high) | torch.isnan(x)).all())
+    if variable.bounds != (None, None) and feasible:
         return np.asarray(bounded(proposal, x, source.cells.masked(mask), variable.bounds).numpy())
     return np.asarray(additive(proposal, x, source.cells.masked(mask)).numpy())
 
@@ -297,9 +297,9 @@ def _limits(variable: Variable) -> tuple[float, float]:
 
 def _total(values: Floats, area: Any) -> float:
     """Return the area-weighted mean of finite values, zero where all are missing."""
-    known = np.isfinite(values)
-    weight = np.where(known, area, 0.0).sum()
-    return float((np.where(known, values, 0.0) * area).sum() / weight) if weight > 0 else 0.0
+    valid = np.isfinite(values)
+    weight = np.where(valid, area, 0.0).sum()
+    return float((np.where(valid, values, 0.0) * area).sum() / weight) if weight > 0 else 0.0
 
 
 def _line(x: Floats, y: Floats, area: Any) -> tuple[float, float]:

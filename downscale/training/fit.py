@@ -129,10 +129,10 @@ def train(
             "pip install 'downscale-climate[train]'"
         )
     tell = say if say is not None and is_first() else lambda line: None
-    done = _finished(recipe) if resume else None
-    if done is not None:
-        tell(f"{done} is done already")
-        return done
+    checkpoint = _finished(recipe) if resume else None
+    if checkpoint is not None:
+        tell(f"{checkpoint} is done already")
+        return checkpoint
     target = checkpoint_path(recipe, resume)
     state = _state_path(recipe, target)
     require_no_state(recipe, state, resume)
@@ -195,28 +195,28 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     require_disjoint(sources, sides)
     channels = [channel for name in data.statics for channel in STATICS[name]]
     components = vector_components(recipe, sources, channels)
-    found = measure_statistics(
+    statistics = measure_statistics(
         sources, sides, data, recipe.patches, lambda items, total: track_progress(items, total, tell, "maps looked at")
     )
     samplers = {}
     for side, least in (("train", recipe.training.batch), ("validation", 1)):
-        maps = [source.maps_of(getattr(each, side)) for source, each in zip(sources, sides, strict=True)]
+        maps = [source.maps_of(getattr(split, side)) for source, split in zip(sources, sides, strict=True)]
         turns = count_orientations(components)
-        samplers[side] = PatchSampler(sources, found.tables, maps, recipe.patches, recipe.training.seed, turns)
+        samplers[side] = PatchSampler(sources, statistics.tables, maps, recipe.patches, recipe.training.seed, turns)
         require_samples(samplers[side], least, side)
-    spec = model_spec(recipe, found)
+    spec = model_spec(recipe, statistics)
     if spec.event is not None:
         tell(require_occurs(sources, sides, spec))
     build(spec)  # invalid options raise before hours of reading
     advice = advise(sources, sides, spec)
-    for source, each in zip(sources, sides, strict=True):
-        tell(_words(source, each))
+    for source, split in zip(sources, sides, strict=True):
+        tell(_words(source, split))
     for line in advice.splitlines():
         tell(line)
     files = [file for source in sources for file in source.files]
     # One process hashes the files, and writes the hash.
-    own = data_hash(files) if is_first() else ""
-    return Prepared(recipe, sources, sides, found, spec, own, advice, samplers, components)
+    digest = data_hash(files) if is_first() else ""
+    return Prepared(recipe, sources, sides, statistics, spec, digest, advice, samplers, components)
 
 
 def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
@@ -250,8 +250,8 @@ def _finished(recipe: TrainingRecipe) -> Path | None:
         return None
     _, record = load_record(target)
     # The record has been through JSON, which turns tuples into lists.
-    same = recipe_identity(TrainingRecipe.model_validate(record.recipe), "") == recipe_identity(recipe, "")
-    if not same:
+    is_same = recipe_identity(TrainingRecipe.model_validate(record.recipe), "") == recipe_identity(recipe, "")
+    if not is_same:
         raise OutputError(
             f"expected to resume the recipe of {target}, received another one; choose another output.path"
         )
@@ -296,16 +296,16 @@ def new_folder(folder: Path, kept: str) -> Iterator[None]:
 
     Only folders that this call created are removed.
     """
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        if folder in new and not (folder / kept).exists():
+        if folder in new_folders and not (folder / kept).exists():
             shutil.rmtree(folder, ignore_errors=True)
-            for each in new[1:]:
+            for path in new_folders[1:]:
                 with suppress(OSError):
-                    each.rmdir()
+                    path.rmdir()
         raise
 
 
@@ -319,7 +319,7 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
     cache = MapCache(prepared.sources, recipe.patches.cache_mb)
     distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
     patches = PatchSet(cache, prepared.components, recipe.patches, distances)
-    held = prepared.samplers["validation"].fixed(recipe.data.validation.patches)
+    validation_keys = prepared.samplers["validation"].fixed(recipe.data.validation.patches)
     typical = _typical(prepared, patches, say) if how.loss_scale == "kernel" else ()
     parts = Learned(prepared.spec), how, loss, prepared.statistics.spread, progress, len(prepared.sources), typical
     module: TrainedUpscaler
@@ -327,7 +327,7 @@ def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUps
         module = TrainedUpscaler(*parts)
     else:
         module = TrainedMask(*parts, wanted=recipe.event)
-    return module, PatchData(patches, prepared.samplers["train"], held, how, progress, prepared.spec.factor)
+    return module, PatchData(patches, prepared.samplers["train"], validation_keys, how, progress, prepared.spec.factor)
 
 
 def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float]]:
@@ -350,7 +350,7 @@ def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
     """Return the record of a training for its checkpoint: recipe, sources with licences, and skill."""
     recipe = prepared.recipe
     described = [describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)]
-    licences = [each["licence"] for each in described if each["licence"]]
+    licences = [description["licence"] for description in described if description["licence"]]
     # Keys that a task ignores are left out of the recorded recipe.
     unused = {"training": set(TASKS[recipe.task].unused)} if TASKS[recipe.task].unused else None
     return Record(
@@ -376,7 +376,7 @@ def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) 
     for source, sums in zip(prepared.sources, errors, strict=True):
         for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
             if weight > 0:
-                ours, theirs = (each / weight for each in (model, kernel))
+                ours, theirs = (total / weight for total in (model, kernel))
                 if measure.power == 0.5:
                     ours, theirs = math.sqrt(ours), math.sqrt(theirs)
                 ratio = ours / theirs if theirs > 0 else None
@@ -386,7 +386,7 @@ def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) 
 
 
 def _words(source: Source, sides: Split) -> str:
-    train, held = (source.maps_of(side).size for side in (sides.train, sides.validation))
+    train, validation = (source.maps_of(side).size for side in (sides.train, sides.validation))
     rows, columns = source.grid.shape
     kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"
-    return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {held} validate"
+    return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {validation} validate"

@@ -192,7 +192,7 @@ class GANTrainer:
             self.load(state)
             tell(f"resumes from step {self.step}")
         _cut_log(folder / "log.csv", self.step)
-        timer, begun, first = LineTimer(), time.monotonic(), self.step
+        timer, start, first_step = LineTimer(), time.monotonic(), self.step
         while self.step < self.how.steps:
             row = self._advance()
             self._require_finite(row, state)
@@ -201,7 +201,7 @@ class GANTrainer:
                 timer.said()
                 self._note(folder / "log.csv", row, tell)
             elif timer.due():
-                left = remaining(time.monotonic() - begun, (self.step - first) / (self.how.steps - first))
+                left = remaining(time.monotonic() - start, (self.step - first_step) / (self.how.steps - first_step))
                 tell(f"step {self.step} of {self.how.steps}: generator {row['generator']:.3g}, {left}")
             if self.step % self.how.save_every == 0 or self.step == self.how.steps:
                 self.save(state)
@@ -209,13 +209,13 @@ class GANTrainer:
 
     def _require_finite(self, row: dict[str, float], state: Path) -> None:
         """Raise an InputError for NaN or infinite losses or weights, before the state is replaced."""
-        bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
-        bad += ["weights"] * any(not bool(weight.isfinite().all()) for weight in self.generator.parameters())
-        self.diverged = bool(bad)
-        if bad:
-            kept = f"the last good state is {state}" if state.exists() else "there is no state yet"
+        faults = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
+        faults += ["weights"] * any(not bool(weight.isfinite().all()) for weight in self.generator.parameters())
+        self.diverged = bool(faults)
+        if faults:
+            hint = f"the last good state is {state}" if state.exists() else "there is no state yet"
             raise InputError(
-                f"expected finite losses and weights, received {', '.join(bad)} at step {self.step}; {kept}: start "
+                f"expected finite losses and weights, received {', '.join(faults)} at step {self.step}; {hint}: start "
                 "again with smaller learning rates, or resume from it"
             )
 
@@ -225,23 +225,23 @@ class GANTrainer:
         for _ in range(how.critic_steps):
             real, fit = self._draw_real()
             with torch.no_grad():
-                made = self.make(generator, fit, how.batch)
-            loss = critic_loss(critic(real, fit), critic(made, fit), how.loss)
+                maps = self.make(generator, fit, how.batch)
+            loss = critic_loss(critic(real, fit), critic(maps, fit), how.loss)
             if how.loss == "wgan-gp":
-                share = torch.rand(len(real), 1, 1, 1).to(self.device)
-                between = gradient_penalty(_conditional_scores(critic, fit), real, made, share)
-                loss = loss + how.gradient_weight * between
+                mix = torch.rand(len(real), 1, 1, 1).to(self.device)
+                gradient_term = gradient_penalty(_conditional_scores(critic, fit), real, maps, mix)
+                loss = loss + how.gradient_weight * gradient_term
             _descend(self.optimizers[1], loss)
         real, fit = self._draw_real()
-        made = self.make(generator, fit, how.batch)
-        fooled = generator_loss(critic(made, fit))
-        paid = made.new_zeros(()) if self.penalty is None else self.penalty(made)
-        _descend(self.optimizers[0], fooled + paid)
+        maps = self.make(generator, fit, how.batch)
+        gen_loss = generator_loss(critic(maps, fit))
+        penalty = maps.new_zeros(()) if self.penalty is None else self.penalty(maps)
+        _descend(self.optimizers[0], gen_loss + penalty)
         update_averages(self.averaged, generator, min(how.ema, (self.step + 1) / (self.step + 10)))
         with torch.no_grad():
-            other = None if fit is None else self.make(generator, fit, how.batch)
-            spread = float(spread_of(made, real, other))
-        return {"critic": float(loss.detach()), "generator": float(fooled.detach()), "penalty": float(paid.detach()),
+            other_maps = None if fit is None else self.make(generator, fit, how.batch)
+            spread = float(spread_of(maps, real, other_maps))
+        return {"critic": float(loss.detach()), "generator": float(gen_loss.detach()), "penalty": float(penalty.detach()),
                 "spread": spread}  # fmt: skip
 
     def _draw_real(self) -> Pair:
@@ -329,8 +329,8 @@ def _cut_log(log: Path, step: int) -> None:
     """Truncate a log after a step, because later steps are repeated on resuming."""
     if log.exists():
         head, *rows = log.read_text(encoding="utf-8").splitlines()
-        kept = [row for row in rows if int(row.split(",")[0]) <= step]
-        log.write_text("".join(f"{line}\n" for line in (head, *kept)), encoding="utf-8")
+        lines = [row for row in rows if int(row.split(",")[0]) <= step]
+        log.write_text("".join(f"{line}\n" for line in (head, *lines)), encoding="utf-8")
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -352,8 +352,8 @@ class Conditional(nn.Module):
 
     def scaled(self, values: Tensor) -> Tensor:
         """Return values scaled for the critic: large ones by their logarithm; missing ones as zero."""
-        known = torch.where(torch.isfinite(values), values, torch.zeros_like(values)) / (LINEAR * self.spread)
-        return known.sign() * torch.log1p(known.abs())
+        relative = torch.where(torch.isfinite(values), values, torch.zeros_like(values)) / (LINEAR * self.spread)
+        return relative.sign() * torch.log1p(relative.abs())
 
 
 def train_adversarial(
@@ -450,9 +450,9 @@ def _model_of(trainer: GANTrainer) -> Learned:
 
 def _load_start(prepared: Prepared, start: str | Path) -> Learned:
     learned = load(Path(start).expanduser())[0]
-    here, there = prepared.spec, learned.spec
-    same = replace(there, outputs=here.outputs, kept=here.kept) == here
-    if not same:
+    spec, start_spec = prepared.spec, learned.spec
+    is_same = replace(start_spec, outputs=spec.outputs, kept=spec.kept) == spec
+    if not is_same:
         raise OptionError(f"expected a checkpoint of the network of the recipe to start with, received {start}")
     return learned.train().requires_grad_(True)
 
@@ -483,11 +483,11 @@ def _validate(prepared: Prepared, patches: PatchSet, learned: Learned, step: int
     """Return the fair CRPS on the validation split beside the absolute error of the kernel, by source."""
     recipe = prepared.recipe
     sums = torch.zeros(len(prepared.sources), len(prepared.spec.outputs), 3, dtype=torch.float64)
-    same, patches = torch.Generator().manual_seed(recipe.training.seed), patches.tiled()
+    noise, patches = torch.Generator().manual_seed(recipe.training.seed), patches.tiled()
     for key in prepared.samplers["validation"].fixed(recipe.data.validation.patches):
         batch = collate([patches[key]], prepared.spec.factor)
         with torch.no_grad():
-            members = predict(learned, batch, VALIDATION_MEMBERS, same)
+            members = predict(learned, batch, VALIDATION_MEMBERS, noise)
         sums[key.source] += probabilistic_errors(batch, members, kernel_alone(prepared.spec, batch))[0]
     score = relative_error(sums, measure_of(prepared.spec).power)
     tell(f"step {step}: fair CRPS {score:.4f} of the kernel's absolute error on the validation split")

@@ -94,12 +94,12 @@ class TrainedUpscaler(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of a batch; errors are in standard deviations of the variable."""
         prediction = self(batch)
-        there = torch.isfinite(prediction)
-        known = torch.isfinite(batch.target) & (there.all(dim=0) if self.learned.spec.stochastic else there)
+        predicted = torch.isfinite(prediction)
+        valid = torch.isfinite(batch.target) & (predicted.all(dim=0) if self.learned.spec.stochastic else predicted)
         # Missing values are NaN in both and must not reach a gradient.
-        prediction = torch.where(known, prediction, torch.zeros_like(prediction))
-        target = torch.where(known, batch.target, torch.full_like(batch.target, torch.nan))
-        context = self._context(batch, self._scale(batch, known))
+        prediction = torch.where(valid, prediction, torch.zeros_like(prediction))
+        target = torch.where(valid, batch.target, torch.full_like(batch.target, torch.nan))
+        context = self._context(batch, self._scale(batch, valid))
         loss, values = self.loss.measure(prediction, target, batch.weight.expand_as(target), context)
         self._require_finite(loss)
         for name, value in {"loss": loss.detach(), **{f"loss_{name}": value for name, value in values.items()}}.items():
@@ -130,10 +130,10 @@ class TrainedUpscaler(lightning.LightningModule):
         if self.how.loss_scale == "variable":
             return spread
         if self.how.loss_scale == "kernel":
-            own = kernel_errors(self.learned.spec, batch)
-            typical = own.new_tensor(self.typical)[batch.source]
+            errors = kernel_errors(self.learned.spec, batch)
+            typical = errors.new_tensor(self.typical)[batch.source]
             # The root of the mean of both mean squares, so that neither hard nor easy patches dominate the loss.
-            return ((torch.maximum(own, LEAST_ERROR * typical) * typical) ** 0.25).clamp_min(1e-12)[..., None, None]
+            return ((torch.maximum(errors, LEAST_ERROR * typical) * typical) ** 0.25).clamp_min(1e-12)[..., None, None]
         weight = batch.weight * known
         total = weight.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         values = torch.where(known, batch.target, torch.zeros_like(batch.target))
@@ -169,8 +169,8 @@ class TrainedUpscaler(lightning.LightningModule):
         kernel = kernel_alone(self.learned.spec, batch)
         if self.learned.spec.stochastic:
             # The same noise in every round, so that scores differ by the weights alone.
-            same = random_numbers(self.how.seed, VALIDATE, number, self.global_rank)
-            squares = probabilistic_errors(batch, predict(self.averaged, batch, VALIDATION_MEMBERS, same), kernel)
+            noise = random_numbers(self.how.seed, VALIDATE, number, self.global_rank)
+            squares = probabilistic_errors(batch, predict(self.averaged, batch, VALIDATION_MEMBERS, noise), kernel)
         else:
             squares = squared_errors(batch, predict(self.averaged, batch), kernel)
         for source in batch.source.unique().tolist():
@@ -223,12 +223,12 @@ class TrainedMask(TrainedUpscaler):
         assert rule is not None
         kernel = occurs(rule, batch.proposal).to(logit)
         for source in batch.source.unique().tolist():
-            here = batch.source == source
-            weight = batch.weight[here].expand_as(event[here]).cpu().numpy()
-            true = event[here].cpu().numpy()
-            made = logit_counts(logit[here].float().cpu().numpy(), true, weight)
-            other = EventCounts.of(kernel[here].float().cpu().numpy(), true, weight)
-            row = torch.tensor([*made.ravel(), other.brier], dtype=torch.float64)
+            in_source = batch.source == source
+            weight = batch.weight[in_source].expand_as(event[in_source]).cpu().numpy()
+            events = event[in_source].cpu().numpy()
+            counts = logit_counts(logit[in_source].float().cpu().numpy(), events, weight)
+            kernel_counts = EventCounts.of(kernel[in_source].float().cpu().numpy(), events, weight)
+            row = torch.tensor([*counts.ravel(), kernel_counts.brier], dtype=torch.float64)
             self._sums[source] = self._sums.get(source, torch.zeros_like(row)) + row
 
     def on_validation_epoch_end(self) -> None:

@@ -37,10 +37,10 @@ def data_hash(files: Iterable[str]) -> str:
     'sha256:e3b0c442'
     """
     paths = [Path(path) for path in dict.fromkeys(files)]
-    every = [file for path in paths for file in _files_of(path)]
-    whole = sum(file.stat().st_size for file in every) <= MOST_BYTES
-    digests = sorted(_digest(file) for file in every) if whole else sorted(file_digests(map(str, paths)))
-    word = "sha256" if whole else "sha256 of samples"
+    all_files = [file for path in paths for file in _files_of(path)]
+    is_small = sum(file.stat().st_size for file in all_files) <= MOST_BYTES
+    digests = sorted(_digest(file) for file in all_files) if is_small else sorted(file_digests(map(str, paths)))
+    word = "sha256" if is_small else "sha256 of samples"
     return f"{word}:{hashlib.sha256(''.join(digests).encode()).hexdigest()}"
 
 
@@ -60,7 +60,7 @@ def _some(items: Sequence[Any], most: int) -> list[Any]:
 
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(each for each in path.rglob("*") if each.is_file())
+        return sorted(file for file in path.rglob("*") if file.is_file())
     return [path] if path.is_file() else []
 
 
@@ -71,10 +71,10 @@ def _digest(file: Path) -> str:
 
 def _sampled(path: Path) -> str:
     """Return the hash of a file or store from its size and a few samples of its content."""
-    inside = _files_of(path)
-    digest = hashlib.sha256(f"{len(inside)} {sum(file.stat().st_size for file in inside)}".encode())
-    count = 5 if len(inside) == 1 else 1
-    for file in _some(inside, MOST_CHUNKS):
+    files = _files_of(path)
+    digest = hashlib.sha256(f"{len(files)} {sum(file.stat().st_size for file in files)}".encode())
+    count = 5 if len(files) == 1 else 1
+    for file in _some(files, MOST_CHUNKS):
         size = file.stat().st_size
         with file.open("rb") as stream:
             for start in np.linspace(0, max(size - PIECE, 0), count).astype(int):
@@ -151,15 +151,15 @@ def _axis(axis: Any) -> dict[str, Any]:
 
 def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
     """Raise an OptionError if a source trains on times that another one of the same data holds out."""
-    for i, (one, own) in enumerate(zip(sources, sides, strict=True)):
-        for j, (other, held) in enumerate(zip(sources, sides, strict=True)):
-            if i == j or not own.train.size or not held.validation.size or not _same_cells(one.fine, other.fine):
+    for i, (one, side) in enumerate(zip(sources, sides, strict=True)):
+        for j, (other, other_side) in enumerate(zip(sources, sides, strict=True)):
+            if i == j or not side.train.size or not other_side.validation.size or not _same_cells(one.fine, other.fine):
                 continue
-            at = _between(one.dates, other.dates, own.train, _kept_out(held, other.sizes[0]))
-            if at.size and _same_data(one, other):
-                when = "" if one.dates is None else f", from {iso(one.dates[at[0]])} to {iso(one.dates[at[-1]])}"
+            steps = _between(one.dates, other.dates, side.train, _kept_out(other_side, other.sizes[0]))
+            if steps.size and _same_data(one, other):
+                when = "" if one.dates is None else f", from {iso(one.dates[steps[0]])} to {iso(one.dates[steps[-1]])}"
                 raise OptionError(
-                    f"data.pairs.{i}: expected times that train apart from those that validate, received {at.size} "
+                    f"data.pairs.{i}: expected times that train apart from those that validate, received {steps.size} "
                     f"of {one.label}{when} that pair {j} of the same data holds out; leave out use: train, or give "
                     "both the same dates by data.validation.span, or select other times or cells"
                 )
@@ -192,10 +192,10 @@ def _same_data(one: Source, other: Source) -> bool:
 
 def _same_values(one: Source, other: Source) -> bool:
     """Return whether two files hold the same map at a shared time, on shared cells."""
-    axes, beside = axes_of(one.fine), axes_of(other.fine)
-    if one.dates is None or other.dates is None or not axes or not beside or not _aligned(axes, beside):
+    axes, other_axes = axes_of(one.fine), axes_of(other.fine)
+    if one.dates is None or other.dates is None or not axes or not other_axes or not _aligned(axes, other_axes):
         return False
-    if any(abs(mine["step"] / theirs["step"] - 1) > SAME_EDGE for mine, theirs in zip(axes, beside, strict=True)):
+    if any(abs(mine["step"] / theirs["step"] - 1) > SAME_EDGE for mine, theirs in zip(axes, other_axes, strict=True)):
         return False
     shared = np.isin(one.dates, other.dates)
     if not shared.any():
@@ -252,7 +252,7 @@ def trained_times(
 ) -> NDArray[np.bool_]:
     """Return which time steps of some maps the training of a model saw."""
     seen, axes, files = np.zeros(count, dtype=bool), axes_of(grid), list(files)
-    own: set[str] | None = None
+    digests: set[str] | None = None
     words = None if dates is None else np.array([iso(date) for date in dates])
     for source in record.sources:
         if not source.get("train_maps") or not _overlap(axes, source.get("fine_axes")):
@@ -260,11 +260,11 @@ def trained_times(
         inside = _trained(source, words, count)
         if not inside.any():
             continue
-        own = set(file_digests(files)) if own is None else own
-        named = path_of(str(source.get("label"))).name in {Path(file).name for file in files}
+        digests = set(file_digests(files)) if digests is None else digests
+        same_name = path_of(str(source.get("label"))).name in {Path(file).name for file in files}
         hashes = source.get("file_hashes")
         # A rewritten file keeps its name and its cells.
-        if own & set(hashes or ()) or (named and (hashes is None or _aligned(axes, source.get("fine_axes")))):
+        if digests & set(hashes or ()) or (same_name and (hashes is None or _aligned(axes, source.get("fine_axes")))):
             seen |= inside
     return seen
 
@@ -274,7 +274,7 @@ def _trained(source: Mapping[str, Any], words: NDArray[Any] | None, count: int) 
     runs = source.get("train_dates") or []
     if words is None:
         return np.full(count, not runs)
-    made = np.zeros(count, dtype=bool)
+    trained = np.zeros(count, dtype=bool)
     for first, last in runs:
-        made |= (words >= first) & (words <= last)
-    return made
+        trained |= (words >= first) & (words <= last)
+    return trained

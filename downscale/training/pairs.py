@@ -56,24 +56,24 @@ def split_times(dates: NDArray[Any] | None, count: int, how: ValidationSplit, us
     >>> sides.train.tolist(), sides.validation.tolist()
     ([0, 1, 2, 3, 4], [7, 8, 9])
     """
-    none, every = np.empty(0, dtype=np.int64), np.arange(count)
+    empty, steps = np.empty(0, dtype=np.int64), np.arange(count)
     if use != "split":
-        return Split(every, none) if use == "train" else Split(none, every)
+        return Split(steps, empty) if use == "train" else Split(empty, steps)
     seconds = None if dates is None else _seconds(dates)
-    order = every if seconds is None else np.argsort(seconds, kind="stable")
+    order = steps if seconds is None else np.argsort(seconds, kind="stable")
     if how.span is None:
-        held = order[count - round(how.fraction * count) :]
+        validation = order[count - round(how.fraction * count) :]
     else:
-        held = _within(dates, how.span, label)
-    if held.size == 0:
-        return Split(every, none)
+        validation = _within(dates, how.span, label)
+    if validation.size == 0:
+        return Split(steps, empty)
     if seconds is None or isinstance(how.gap, int):
         # The gap counts different times: members of one time are not steps apart.
-        places = every if seconds is None else np.unique(seconds, return_inverse=True)[1]
-        away = _distance(places, places[held]) > (how.gap if isinstance(how.gap, int) else 1)
+        places = steps if seconds is None else np.unique(seconds, return_inverse=True)[1]
+        apart = _distance(places, places[validation]) > (how.gap if isinstance(how.gap, int) else 1)
     else:
-        away = _distance(seconds, seconds[held]) > seconds_of(how.gap)
-    return Split(np.flatnonzero(away), np.sort(held))
+        apart = _distance(seconds, seconds[validation]) > seconds_of(how.gap)
+    return Split(np.flatnonzero(apart), np.sort(validation))
 
 
 def _distance(times: NDArray[Any], held: NDArray[Any]) -> NDArray[Any]:
@@ -94,8 +94,8 @@ def _within(dates: NDArray[Any] | None, span: tuple[str, str], label: str) -> In
         raise InputError(f"{label}: expected dates for the validation span, received none; use fraction instead")
     # ISO dates compare as texts in every calendar; a shorter one covers all dates that begin with it.
     words = [iso(date) for date in dates]
-    held = [i for i, word in enumerate(words) if word >= span[0] and word[: len(span[1])] <= span[1]]
-    return np.array(held, dtype=np.int64)
+    indices = [i for i, word in enumerate(words) if word >= span[0] and word[: len(span[1])] <= span[1]]
+    return np.array(indices, dtype=np.int64)
 
 
 def iso(date: Any) -> str:
@@ -186,11 +186,11 @@ def open_source(pair: Pair, data: Data, network: Network) -> Source:
         grid = fine.coarsen(*data.factor)
         files, coarse = [ds], None
         if pair.coarse is not None:
-            other, there = open_coarse(pair, where, fine, data.factor)
-            ds, other = select_shared_times(ds, other)
-            files = [ds, other]
-            coarse = tuple(_field(other, there, channel, pair) for channel in data.outputs)
-            predictors = tuple(_field(other, there, channel, pair) for channel in data.predictors)
+            coarse_dataset, where_coarse = open_coarse(pair, where, fine, data.factor)
+            ds, coarse_dataset = select_shared_times(ds, coarse_dataset)
+            files = [ds, coarse_dataset]
+            coarse = tuple(_field(coarse_dataset, where_coarse, channel, pair) for channel in data.outputs)
+            predictors = tuple(_field(coarse_dataset, where_coarse, channel, pair) for channel in data.predictors)
         else:
             predictors = tuple(_field(ds, where, channel, pair) for channel in data.predictors)
         outputs = tuple(_field(ds, where, channel, pair) for channel in data.outputs)
@@ -240,8 +240,8 @@ def select_ranges(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
         if name not in ds.dims or name not in ds.coords:
             raise OptionError(f"expected select of the coordinates {listing(ds.dims)}, received {name!r}")
         values = ds.indexes[name]
-        falls = len(values) > 1 and values[0] > values[-1]
-        ds = ds.sel({name: slice(high, low) if falls else slice(low, high)})
+        is_descending = len(values) > 1 and values[0] > values[-1]
+        ds = ds.sel({name: slice(high, low) if is_descending else slice(low, high)})
         if ds.sizes[name] == 0:
             raise OptionError(f"expected values of {name!r} from {low} to {high}, received a file without any")
     return ds
@@ -250,15 +250,15 @@ def select_ranges(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
 def crop_to_cells(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizontal]:
     """Return the dataset without the last rows and columns that do not fill a coarse cell, and its grid."""
     where = horizontal(ds)
-    keep = {}
+    slices = {}
     for dim, size, multiple in zip(where.dims, where.grid.shape, multiples, strict=True):
         if size < multiple:
             raise ShapeError(f"expected at least {multiple} cells along {dim!r}, one coarse cell, received {size}")
         if size % multiple:
-            keep[dim] = slice(0, size - size % multiple)
-    if not keep:
+            slices[dim] = slice(0, size - size % multiple)
+    if not slices:
         return ds, where
-    ds = ds.isel(keep)
+    ds = ds.isel(slices)
     return ds, horizontal(ds)
 
 
@@ -268,9 +268,9 @@ def open_coarse(pair: Pair, where: Horizontal, fine: Any, factor: tuple[int, int
     ds = open_maps(pair.coarse)
     times = {name: span for name, span in pair.select.items() if name == time_name(ds)}
     ds = select_ranges(ds, pair.model_copy(update={"select": times}))
-    ds, there = orient_like(ds, horizontal(ds), where)
-    require_match(there, fine.coarsen(*factor), fine, factor)
-    return ds, there
+    ds, where_coarse = orient_like(ds, horizontal(ds), where)
+    require_match(where_coarse, fine.coarsen(*factor), fine, factor)
+    return ds, where_coarse
 
 
 def orient_like(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
@@ -278,19 +278,19 @@ def orient_like(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tup
     there = with_named_mapping(there, coarse, where)
     require_same_axes(there, where, "coarse file", "the fine file", "remap one of them to the axes of the other first")
     axes = zip(there.dims, (there.grid.y, there.grid.x), (where.grid.y, where.grid.x), strict=True)
-    turned = {dim: slice(None, None, -1) for dim, mine, fine in axes if mine.ascending != fine.ascending}
-    return (coarse, there) if not turned else (coarse.isel(turned), horizontal(coarse.isel(turned)))
+    flips = {dim: slice(None, None, -1) for dim, axis, fine_axis in axes if axis.ascending != fine_axis.ascending}
+    return (coarse, there) if not flips else (coarse.isel(flips), horizontal(coarse.isel(flips)))
 
 
 def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, int]) -> None:
     """Raise an error if the coarse cells are not whole blocks of fine cells."""
-    found = there.grid.nest_factors(fine)
-    if found is not None and tuple(found) != tuple(factor):
+    factors = there.grid.nest_factors(fine)
+    if factors is not None and tuple(factors) != tuple(factor):
         raise ShapeError(
             f"expected fine cells of factor {factor[0]} x {factor[1]} in the coarse ones, received "
-            f"{found[0]} x {found[1]}; set data.factor to what the files hold"
+            f"{factors[0]} x {factors[1]}; set data.factor to what the files hold"
         )
-    if found is None:
+    if factors is None:
         raise GridError(
             f"expected a coarse grid of {grid.shape[0]} x {grid.shape[1]} cells in which the {fine.shape[0]} x "
             f"{fine.shape[1]} fine ones nest, received {there.grid.shape[0]} x {there.grid.shape[1]} cells with other "
@@ -300,13 +300,13 @@ def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, in
 
 def select_shared_times(ds: xr.Dataset, other: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     """Return both datasets on the dates that they share."""
-    mine, theirs = time_name(ds), time_name(other)
-    if mine is None or theirs is None or mine not in ds.dims or theirs not in other.dims:
+    fine_time, coarse_time = time_name(ds), time_name(other)
+    if fine_time is None or coarse_time is None or fine_time not in ds.dims or coarse_time not in other.dims:
         return ds, other
-    shared = ds.indexes[mine].intersection(other.indexes[theirs])
+    shared = ds.indexes[fine_time].intersection(other.indexes[coarse_time])
     if len(shared) == 0:
         raise InputError("expected dates that the coarse and the fine file share, received none; check their calendars")
-    return ds.sel({mine: shared}), other.sel({theirs: shared})
+    return ds.sel({fine_time: shared}), other.sel({coarse_time: shared})
 
 
 def _field(ds: xr.Dataset, where: Horizontal, channel: Channel, pair: Pair) -> Field:
@@ -347,8 +347,8 @@ def bounds_of(
     if channel.bounds != "auto":
         return channel.bounds
     lower, upper = automatic_bounds(maps)
-    moved = [None if bound is None else bound * factor + offset for bound in (lower, upper)]
-    return moved[0], moved[1]
+    converted = [None if bound is None else bound * factor + offset for bound in (lower, upper)]
+    return converted[0], converted[1]
 
 
 def _require_same_maps(field: Field, first: Field) -> None:
@@ -364,7 +364,7 @@ def _statics(
     raw: xr.Dataset, pair: Pair, data: Data, where: Horizontal, fine: Any, cells: Aggregation
 ) -> NDArray[np.float32]:
     needed = {NEEDS[name] for name in data.statics if name in NEEDS}
-    given = {}
+    fields = {}
     for name in needed:
         path = getattr(pair, name)
         if path is None and name not in raw.data_vars:
@@ -374,11 +374,11 @@ def _statics(
         else:
             variable = pair.orog_variable if name == "orog" else "sftlf"
             static = pick_static(open_maps(path), variable)
-        given[name] = np.asarray(on_grid(static, fine, name, where), dtype=np.float64)
-        if name == "sftlf" and given[name].max(initial=0) > 1.5:
-            given[name] = given[name] / 100
-    made = companions(data.statics, fine, cells, given, where.locator)
-    return np.stack([*made.values()]).astype(np.float32) if made else np.empty((0, *fine.shape), np.float32)
+        fields[name] = np.asarray(on_grid(static, fine, name, where), dtype=np.float64)
+        if name == "sftlf" and fields[name].max(initial=0) > 1.5:
+            fields[name] = fields[name] / 100
+    features = companions(data.statics, fine, cells, fields, where.locator)
+    return np.stack([*features.values()]).astype(np.float32) if features else np.empty((0, *fine.shape), np.float32)
 
 
 def evenly(items: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -427,8 +427,8 @@ def _smoothed(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
     from downscale.nn.edges import box_mean
 
     valid = np.isfinite(values)
-    given = torch.from_numpy(np.where(valid, values, 0.0))[None, None]
-    smooth = box_mean(given, torch.from_numpy(valid.astype(np.float64))[None, None], cells // 2, closed=False)
+    filled = torch.from_numpy(np.where(valid, values, 0.0))[None, None]
+    smooth = box_mean(filled, torch.from_numpy(valid.astype(np.float64))[None, None], cells // 2, closed=False)
     return np.where(valid, smooth[0, 0].numpy(), np.nan)
 
 
@@ -453,8 +453,8 @@ def read_map(source: Source, number: int) -> Map:
     proposal = source.operator(torch.from_numpy(coarse)).numpy()
     shares = source.cells.masked(np.isfinite(truth)).valid_fraction
     target = np.where(source.cells.broadcast_to_fine(shares) >= WHOLE, truth, np.nan).astype(np.float32)
-    beside = np.stack(predictors).astype(np.float32) if predictors else np.empty((0, *coarse.shape[1:]), np.float32)
-    return Map(target, proposal, coarse, beside)
+    inputs = np.stack(predictors).astype(np.float32) if predictors else np.empty((0, *coarse.shape[1:]), np.float32)
+    return Map(target, proposal, coarse, inputs)
 
 
 def _index(source: Source, number: int) -> tuple[int, ...]:
@@ -495,9 +495,9 @@ class MapCache:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        made = read_map(self.sources[source], number)
-        self._kept[key] = made
-        self._bytes += made.nbytes
+        entry = read_map(self.sources[source], number)
+        self._kept[key] = entry
+        self._bytes += entry.nbytes
         while self._bytes > self.room and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return made
+        return entry

@@ -69,18 +69,20 @@ def variable_components(
 ) -> tuple[Component, ...]:
     """Return the components of vectors among outputs and predictors."""
     groups = {"outputs": [each.name for each in data.outputs], "predictors": [each.name for each in data.predictors]}
-    named = {name: (along, other) for pair in data.vectors for name, along, other in
+    named_vectors = {name: (along, partner_name) for pair in data.vectors for name, along, partner_name in
              ((pair[0], "x", pair[1]), (pair[1], "y", pair[0]))}  # fmt: skip
-    made = []
+    parts = []
     for group, names in groups.items():
-        found = {name: named.get(name) or _component(name, described, own_axes) for name in names}
-        for name, one in found.items():
-            if one is None:
+        directions = {name: named_vectors.get(name) or _component(name, described, own_axes) for name in names}
+        for name, direction in directions.items():
+            if direction is None:
                 continue
-            along, other = one
-            partner = next((n for n in names if n != name and other == _label(n, described, named)), None)
-            made.append(Component(group, names.index(name), along, None if partner is None else names.index(partner)))
-    return tuple(made)
+            along, partner_name = direction
+            partner = next(
+                (n for n in names if n != name and partner_name == _label(n, described, named_vectors)), None
+            )
+            parts.append(Component(group, names.index(name), along, None if partner is None else names.index(partner)))
+    return tuple(parts)
 
 
 def _label(name: str, described: Sequence[dict[str, Any]], named: dict[str, Any]) -> str:
@@ -90,7 +92,7 @@ def _label(name: str, described: Sequence[dict[str, Any]], named: dict[str, Any]
 
 def _attributes(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the attributes of a variable in the first source with a standard name, else in the first source."""
-    known = (each[name] for each in described if each[name].get("standard_name"))
+    known = (attributes[name] for attributes in described if attributes[name].get("standard_name"))
     attrs: dict[str, Any] = next(known, described[0][name])
     return attrs
 
@@ -98,18 +100,23 @@ def _attributes(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any
 def _component(name: str, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]) -> tuple[str, str] | None:
     """Return the axis of a component and the standard name of its partner; None for other fields."""
     attrs = _attributes(name, described)
-    standard, said = str(attrs.get("standard_name", "")), str(attrs.get("long_name", ""))
-    if any(HANDED.search(text) for text in (standard, said, name)):
+    standard, long_name = str(attrs.get("standard_name", "")), str(attrs.get("long_name", ""))
+    if any(HANDED.search(text) for text in (standard, long_name, name)):
         raise _unknown(name, "whose sign or angle changes in a mirror")
     words = standard.split("_")
-    found = [word for word in words if word in DIRECTIONS]
+    directions = [word for word in words if word in DIRECTIONS]
     # "grid_eastward_wind" is along the grid, whatever its direction.
-    if len(found) == 1:
-        along, of_grid = DIRECTIONS[found[0]]
+    if len(directions) == 1:
+        along, of_grid = DIRECTIONS[directions[0]]
         if not of_grid and "grid" not in words and not all(own_axes):
             raise _unknown(name, "whose east is not that of the grid's axes")
-        return along, "_".join(OTHER_WORD[word] if word == found[0] else word for word in words)
-    if found or BY_NAME.fullmatch(name) or BY_NAME.fullmatch(str(attrs.get("name", name))) or BY_WORDS.search(said):
+        return along, "_".join(OTHER_WORD[word] if word == directions[0] else word for word in words)
+    if (
+        directions
+        or BY_NAME.fullmatch(name)
+        or BY_NAME.fullmatch(str(attrs.get("name", name)))
+        or BY_WORDS.search(long_name)
+    ):
         raise _unknown(name, "a component of a vector by its name")
     return None
 
@@ -132,17 +139,17 @@ def reorient_array(array: NDArray[Any], number: int) -> NDArray[Any]:
 
 def reorient_components(fields: NDArray[Any], parts: Iterable[Component], number: int, same_way: bool) -> NDArray[Any]:
     """Return fields with components corrected after :func:`reorient_array`, which treats them as scalars."""
-    made = fields.copy()
+    result = fields.copy()
     for part in parts:
         mirrored = number & (MIRROR_COLUMNS if part.along == "x" else MIRROR_ROWS)
         sign = -1 if mirrored else 1
         if not number & SWAP:
-            made[part.index] = sign * fields[part.index]
+            result[part.index] = sign * fields[part.index]
             continue
         assert part.partner is not None
         # Rows that run southward point along minus north.
-        made[part.partner] = (sign if same_way else -sign) * fields[part.index]
-    return made
+        result[part.partner] = (sign if same_way else -sign) * fields[part.index]
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,21 +215,21 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, key: PatchIndex) -> Sample:
         """Return one patch, cut and reoriented."""
         source = self.cache.sources[key.source]
-        ready = self.cache.get(key.source, key.number)
+        maps = self.cache.get(key.source, key.number)
         size = patch_size(self.how, source.grid.shape)
         rows, columns = (np.arange(first, first + n) for first, n in zip((key.row, key.column), size, strict=True))
         f_y, f_x = source.cells.factor_y, source.cells.factor_x
-        few = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        many = (few[0], *(slice(s.start * f, s.stop * f) for s, f in zip(few[1:], (f_y, f_x), strict=True)))
-        seen = self._seen[key.source][few[1:]].repeat(f_y, axis=0).repeat(f_x, axis=1)
-        weight = np.divide(source.fine.cell_area[many[1:]], seen, out=np.zeros(seen.shape), where=seen > 0)
+        coarse = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        fine = (coarse[0], *(slice(s.start * f, s.stop * f) for s, f in zip(coarse[1:], (f_y, f_x), strict=True)))
+        coverage = self._seen[key.source][coarse[1:]].repeat(f_y, axis=0).repeat(f_x, axis=1)
+        weight = np.divide(source.fine.cell_area[fine[1:]], coverage, out=np.zeros(coverage.shape), where=coverage > 0)
         dy, dx = NOTHING, NOTHING
         if self._spacings:
             spacing = self._spacings[key.source]
-            dy, dx = np.broadcast_to(spacing.dy_cells, spacing.shape)[many[1:]], spacing.dx[many[1:]]
+            dy, dx = np.broadcast_to(spacing.dy_cells, spacing.shape)[fine[1:]], spacing.dx[fine[1:]]
         sample = Sample(
-            target=ready.target[many], proposal=ready.proposal[many], coarse=ready.coarse[few],
-            predictors=ready.predictors[few], statics=source.statics[many],
+            target=maps.target[fine], proposal=maps.proposal[fine], coarse=maps.coarse[coarse],
+            predictors=maps.predictors[coarse], statics=source.statics[fine],
             clock=source.clock[source.index(key.number)[0]], share=_shares(source.cells.window(rows, columns)),
             weight=_judged(weight * (key.weight / self._area[key.source]), self.how.margin, (f_y, f_x)),
             source=key.source, dy=dy, dx=dx,
@@ -255,19 +262,19 @@ def _judged(weight: NDArray[np.float64], margin: int, factor: tuple[int, int]) -
 
 def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sample:
     """Return a patch of a small grid padded with missing cells of weight zero."""
-    here = sample.coarse.shape[-2:]
-    if here == size:
+    shape = sample.coarse.shape[-2:]
+    if shape == size:
         return sample
-    add = [(0, n - m) for n, m in zip(size, here, strict=True)]
-    fine = [(0, end * f) for (_, end), f in zip(add, factor, strict=True)]
-    made = dict(sample.__dict__)
-    for name in (name for name in FIELDS if made[name].size or name not in ("dy", "dx")):
-        array = made[name]
+    padding = [(0, n - m) for n, m in zip(size, shape, strict=True)]
+    fine_padding = [(0, end * f) for (_, end), f in zip(padding, factor, strict=True)]
+    fields = dict(sample.__dict__)
+    for name in (name for name in FIELDS if fields[name].size or name not in ("dy", "dx")):
+        array = fields[name]
         fill = {"share": 1 / (factor[0] * factor[1]), "weight": 0.0}.get(name, np.nan)
         fill = float(array[-1, -1]) if name in ("dy", "dx") else fill
-        widths = add if name in ("coarse", "predictors") else fine
-        made[name] = np.pad(array, [(0, 0)] * (array.ndim - 2) + widths, constant_values=fill)
-    return Sample(**made)
+        widths = padding if name in ("coarse", "predictors") else fine_padding
+        fields[name] = np.pad(array, [(0, 0)] * (array.ndim - 2) + widths, constant_values=fill)
+    return Sample(**fields)
 
 
 def turned(sample: Sample, turn: int, parts: Sequence[Component], same_way: bool) -> Sample:
@@ -275,14 +282,14 @@ def turned(sample: Sample, turn: int, parts: Sequence[Component], same_way: bool
     if turn == 0:
         return sample
     fields = {name: np.ascontiguousarray(reorient_array(getattr(sample, name), turn)) for name in FIELDS}
-    made = {**sample.__dict__, **fields}
+    arrays = {**sample.__dict__, **fields}
     if turn & SWAP:
-        made["dy"], made["dx"] = made["dx"], made["dy"]
+        arrays["dy"], arrays["dx"] = arrays["dx"], arrays["dy"]
     for group, names in TURNING.items():
-        own = [part for part in parts if part.group == group]
-        for name in names if own else ():
-            made[name] = reorient_components(made[name], own, turn, same_way)
-    return Sample(**made)
+        components = [part for part in parts if part.group == group]
+        for name in names if components else ():
+            arrays[name] = reorient_components(arrays[name], components, turn, same_way)
+    return Sample(**arrays)
 
 
 def collate(samples: Sequence[Sample], factor: tuple[int, int]) -> Batch:

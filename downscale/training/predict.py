@@ -25,8 +25,8 @@ def update_averages(averaged: torch.nn.Module, model: torch.nn.Module, decay: fl
     """Update exponential moving averages of a model's weights, and copy its buffers."""
     for average, weight in zip(averaged.parameters(), model.parameters(), strict=True):
         average.lerp_(weight, 1 - decay)
-    for kept, value in zip(averaged.buffers(), model.buffers(), strict=True):
-        kept.copy_(value)
+    for buffer, value in zip(averaged.buffers(), model.buffers(), strict=True):
+        buffer.copy_(value)
 
 
 def random_numbers(seed: int, *place: int) -> torch.Generator:
@@ -64,15 +64,15 @@ def _beside(learned: Learned, batch: Batch) -> Tensor:
 @torch.no_grad()
 def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tensor:
     """Return weighted sums of the fair CRPS of members, of the kernel's absolute errors, and of weights, (B, V, 3)."""
-    known = torch.isfinite(batch.target) & torch.isfinite(members).all(dim=0) & torch.isfinite(kernel)
+    valid = torch.isfinite(batch.target) & torch.isfinite(members).all(dim=0) & torch.isfinite(kernel)
     wide = working_type(batch.target.device)
-    weight = torch.where(known, batch.weight, torch.zeros_like(batch.target)).to(wide)
-    none = batch.target.new_zeros(())
-    target = torch.where(known, batch.target, none)
-    made = torch.where(known, members, none)
-    score = crps(made, target).to(wide)
-    error = (torch.where(known, kernel, none) - target).abs().to(wide)
-    return torch.stack([(weight * each).sum(dim=(-2, -1)) for each in (score, error, torch.ones_like(error))], dim=-1)
+    weight = torch.where(valid, batch.weight, torch.zeros_like(batch.target)).to(wide)
+    zero = batch.target.new_zeros(())
+    target = torch.where(valid, batch.target, zero)
+    ensemble = torch.where(valid, members, zero)
+    score = crps(ensemble, target).to(wide)
+    error = (torch.where(valid, kernel, zero) - target).abs().to(wide)
+    return torch.stack([(weight * term).sum(dim=(-2, -1)) for term in (score, error, torch.ones_like(error))], dim=-1)
 
 
 def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
@@ -82,25 +82,25 @@ def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
     """
     mask = torch.isfinite(batch.proposal)
     valid = None if bool(mask.all()) else mask
-    each = []
+    fields = []
     for i, variable in enumerate(spec.outputs):
         z, x = batch.proposal[:, i : i + 1], batch.coarse[:, i : i + 1]
-        one = None if valid is None else valid[:, i : i + 1]
+        variable_mask = None if valid is None else valid[:, i : i + 1]
         if variable.bounds == (None, None):
-            each.append(additive(z, x, batch.cells.masked(one)))
+            fields.append(additive(z, x, batch.cells.masked(variable_mask)))
         else:
-            each.append(bounded(z, x, batch.cells.masked(one), variable.bounds))
-    return torch.cat(each, dim=1)
+            fields.append(bounded(z, x, batch.cells.masked(variable_mask), variable.bounds))
+    return torch.cat(fields, dim=1)
 
 
 def squared_errors(batch: Batch, model: Tensor, kernel: Tensor) -> Tensor:
     """Return weighted sums of squared errors of the model and the kernel, and of weights, shape (B, V, 3)."""
-    known = torch.isfinite(batch.target) & torch.isfinite(model)
+    valid = torch.isfinite(batch.target) & torch.isfinite(model)
     wide = working_type(batch.target.device)
-    weight = torch.where(known, batch.weight, torch.zeros_like(batch.target)).to(wide)
+    weight = torch.where(valid, batch.weight, torch.zeros_like(batch.target)).to(wide)
     sums = []
-    for made in (model, kernel):
-        error = torch.where(known, made - batch.target, torch.zeros_like(batch.target)).to(wide)
+    for prediction in (model, kernel):
+        error = torch.where(valid, prediction - batch.target, torch.zeros_like(batch.target)).to(wide)
         sums.append((weight * error**2).sum(dim=(-2, -1)))
     return torch.stack([*sums, weight.sum(dim=(-2, -1))], dim=-1)
 
@@ -108,8 +108,8 @@ def squared_errors(batch: Batch, model: Tensor, kernel: Tensor) -> Tensor:
 @torch.no_grad()
 def kernel_errors(spec: ModelSpec, batch: Batch) -> Tensor:
     """Return the mean square error of the kernel in each patch, shape (B, V)."""
-    made = kernel_alone(spec, batch)
-    sums = squared_errors(batch, made, made)
+    kernel = kernel_alone(spec, batch)
+    sums = squared_errors(batch, kernel, kernel)
     return (sums[..., 1] / sums[..., 2].clamp_min(1e-300)).to(batch.target.dtype)
 
 
@@ -121,11 +121,11 @@ def relative_error(sums: Tensor, power: float = 0.5) -> float:
     >>> relative_error(torch.tensor([[[1.0, 4.0, 2.0]], [[4.0, 4.0, 1.0]]]))
     0.7071
     """
-    some = (sums[..., 2] > 0) & (sums[..., 1] > 0)
-    if not bool(some.any()):
+    valid = (sums[..., 2] > 0) & (sums[..., 1] > 0)
+    if not bool(valid.any()):
         # A kernel without error leaves no room for improvement.
         return 1.0 if bool((sums[..., 0] == 0).all()) else math.inf
-    return float(torch.exp(power * torch.log((sums[..., 0] / sums[..., 1])[some]).mean()))
+    return float(torch.exp(power * torch.log((sums[..., 0] / sums[..., 1])[valid]).mean()))
 
 
 def logits(learned: Learned, batch: Batch) -> Tensor:

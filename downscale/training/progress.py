@@ -91,10 +91,10 @@ def remaining(seconds: float, share: float) -> str:
     """
     if share <= 0:
         return "just begun"
-    left = seconds * (1 - share) / share
-    if left < 600:
-        return f"about {left:.0f} s left"
-    return f"about {left / 60:.0f} min left" if left < 7200 else f"about {left / 3600:.1f} h left"
+    rest = seconds * (1 - share) / share
+    if rest < 600:
+        return f"about {rest:.0f} s left"
+    return f"about {rest / 60:.0f} min left" if rest < 7200 else f"about {rest / 3600:.1f} h left"
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Progress:
     @classmethod
     def from_json(cls, text: str) -> Progress:
         """Return the progress from the text of :meth:`to_json`; unknown keys are ignored."""
-        known = {each.name for each in fields(cls)}
+        known = {entry.name for entry in fields(cls)}
         return cls(**{key: value for key, value in parsed(text).items() if key in known})
 
 
@@ -185,8 +185,8 @@ def _half_cosine(share: float) -> float:
 
 def steps_of_round(progress: Progress, how: Training) -> int:
     """Return the number of steps left in this round, limited by the end of the training."""
-    left = how.round - progress.done
-    return left if how.steps is None else max(min(left, how.steps - progress.step), 0)
+    steps = how.round - progress.done
+    return steps if how.steps is None else max(min(steps, how.steps - progress.step), 0)
 
 
 def ended(progress: Progress, how: Training) -> bool:
@@ -197,16 +197,16 @@ def ended(progress: Progress, how: Training) -> bool:
 
 def round_line(progress: Progress, score: float, better: bool, how: Training, measure: str) -> str:
     """Return a progress line on the round that ended; ``measure`` describes the score."""
-    of = f" of {how.steps}" if how.steps is not None else ""
+    total = f" of {how.steps}" if how.steps is not None else ""
     best = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
-    return f"step {progress.step}{of}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
+    return f"step {progress.step}{total}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
 
 
 def step_line(progress: Progress, loss: float, how: Training) -> str:
     """Return a progress line with the last step, its loss and the time left."""
-    of = f" of {how.steps}" if how.steps is not None else ""
-    left = remaining(progress.seconds, share_done(progress, how))
-    return f"step {progress.step}{of}, {progress.seconds:.0f} s: loss {loss:.4g}, {left}"
+    total = f" of {how.steps}" if how.steps is not None else ""
+    rest = remaining(progress.seconds, share_done(progress, how))
+    return f"step {progress.step}{total}, {progress.seconds:.0f} s: loss {loss:.4g}, {rest}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,15 +257,15 @@ def read_state(path: Path, origin: str | None) -> State:
 
 def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the tensors of an optimiser by number of the parameter and name."""
-    found = optimizer.state_dict()["state"]
-    return {f"{number}/{name}": value for number, values in found.items() for name, value in values.items()}
+    states = optimizer.state_dict()["state"]
+    return {f"{number}/{name}": value for number, values in states.items() for name, value in values.items()}
 
 
 def restore_moments(optimizer: Optimizer, moments: Mapping[str, Tensor]) -> None:
     """Restore an optimiser from the tensors of :func:`moments_of`."""
-    made: dict[int, dict[str, Any]] = {}
+    states: dict[int, dict[str, Any]] = {}
     for key, value in moments.items():
         number, _, name = key.partition("/")
-        made.setdefault(int(number), {})[name] = value
-    whole = optimizer.state_dict()
-    optimizer.load_state_dict({**whole, "state": made})
+        states.setdefault(int(number), {})[name] = value
+    state_dict = optimizer.state_dict()
+    optimizer.load_state_dict({**state_dict, "state": states})

@@ -70,32 +70,32 @@ def read_tiles(
         grid = where.grid.coarsen(average, average)
         values = Aggregation.between(grid, where.grid).mean(values)
     steps = Spacing.of(grid)
-    along = np.abs(np.broadcast_to(steps.dy_cells, steps.shape)) / 2, np.abs(steps.dx) / 2
-    found, widths = [], []
-    every = stride or max(size // 4, 1)
-    for row in range(0, values.shape[0] - size + 1, every):
-        for column in range(0, values.shape[1] - size + 1, every):
-            here = np.s_[row : row + size, column : column + size]
-            tile = values[here]
+    distances = np.abs(np.broadcast_to(steps.dy_cells, steps.shape)) / 2, np.abs(steps.dx) / 2
+    tiles, widths = [], []
+    interval = stride or max(size // 4, 1)
+    for row in range(0, values.shape[0] - size + 1, interval):
+        for column in range(0, values.shape[1] - size + 1, interval):
+            window = np.s_[row : row + size, column : column + size]
+            tile = values[window]
             if np.isfinite(tile).all() and tile.min() > least and np.ptp(tile) > 0:
-                found.append(tile - tile.mean())
-                widths.append([each[here].mean() for each in along])
-    if len(found) < 4:
+                tiles.append(tile - tile.mean())
+                widths.append([distance[window].mean() for distance in distances])
+    if len(tiles) < 4:
         raise InputError(
-            f"expected at least 4 tiles of {size} x {size} cells above {least:g} m, received {len(found)} of a field "
+            f"expected at least 4 tiles of {size} x {size} cells above {least:g} m, received {len(tiles)} of a field "
             f"of {values.shape[0]} x {values.shape[1]}; choose a smaller size or stride"
         )
-    heights, step = np.array(found), np.mean(widths, axis=0)
+    heights, step = np.array(tiles), np.mean(widths, axis=0)
     return Tiles(heights, (float(step[0]), float(step[1])), float(heights.std()))
 
 
 def turned(tiles: Floats, rng: np.random.Generator) -> Floats:
     """Return tiles mirrored and turned at random, on the assumption that terrain has no preferred direction."""
-    made = []
+    result = []
     for tile in tiles:
         tile = np.rot90(tile, int(rng.integers(4)))
-        made.append(tile[:, ::-1] if rng.integers(2) else tile)
-    return np.array(made)
+        result.append(tile[:, ::-1] if rng.integers(2) else tile)
+    return np.array(result)
 
 
 def share_under(heights: Floats, spacing: Spacing, cap: float) -> float:
@@ -126,13 +126,13 @@ def phase_imbalance(maps: Floats) -> float:
     size = maps.shape[-1]
     smooth = sum(padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)) / 9
     # Edges are excluded, because padding affects them.
-    rest = (maps - smooth)[:, 2:-2, 2:-2]
-    whole = float((rest**2).mean())
-    if whole == 0:
+    residual = (maps - smooth)[:, 2:-2, 2:-2]
+    total = float((residual**2).mean())
+    if total == 0:
         return 0.0
-    phases = [rest[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    energy = np.array([(phase**2).mean() for phase in phases]) / whole
-    means = np.ptp([phase.mean() for phase in phases]) ** 2 / whole
+    phases = [residual[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    energy = np.array([(phase**2).mean() for phase in phases]) / total
+    means = np.ptp([phase.mean() for phase in phases]) ** 2 / total
     return float(np.ptp(energy) + means)
 
 
@@ -140,19 +140,19 @@ def maps_dataset(maps: Floats, path: Floats, step: tuple[float, float]) -> xr.Da
     """Return generated maps and an interpolation between two of them as a Dataset with coordinates in metres."""
     size = maps.shape[-1]
     coords: dict[str, Any] = {}
-    for name, each in zip(("y", "x"), step, strict=True):
-        centres = (np.arange(size) + 0.5) * each
+    for name, distance in zip(("y", "x"), step, strict=True):
+        centres = (np.arange(size) + 0.5) * distance
         attrs = {"units": "m", "standard_name": f"projection_{name}_coordinate", "axis": name.upper(),
                  "bounds": f"{name}_bnds"}  # fmt: skip
         coords[name] = (name, centres, attrs)
-        edges = np.arange(size + 1) * each
+        edges = np.arange(size + 1) * distance
         coords[f"{name}_bnds"] = ((name, "bnds"), np.stack([edges[:-1], edges[1:]], axis=1))
-    said = {"units": "m", "long_name": "generated height about the mean of the map"}
+    height_attrs = {"units": "m", "long_name": "generated height about the mean of the map"}
     coords["realization"] = ("realization", np.arange(len(maps)), {"standard_name": "realization", "units": "1"})
-    way = {"long_name": "way between two latent vectors", "units": "1"}
-    coords["walk"] = ("walk", np.linspace(0, 1, len(path)), way)
+    walk_attrs = {"long_name": "way between two latent vectors", "units": "1"}
+    coords["walk"] = ("walk", np.linspace(0, 1, len(path)), walk_attrs)
     fields = {
-        "height": (("realization", "y", "x"), maps.astype("f4"), said),
-        "height_between": (("walk", "y", "x"), path.astype("f4"), said),
+        "height": (("realization", "y", "x"), maps.astype("f4"), height_attrs),
+        "height_between": (("walk", "y", "x"), path.astype("f4"), height_attrs),
     }
     return xr.Dataset(fields, coords)

@@ -43,11 +43,11 @@ def tiles(first: Indices, size: int, margin: int) -> Indices:
     >>> lattice(11, 4)[tiles(lattice(11, 4), 4, 0)].tolist()
     [0, 4, 7]
     """
-    chosen, step = [0], size - 2 * _margin(size, margin)
-    while chosen[-1] < len(first) - 1:
-        following = int(np.searchsorted(first, first[chosen[-1]] + step, side="right")) - 1
-        chosen.append(max(following, chosen[-1] + 1))
-    return np.array(chosen, dtype=np.int64)
+    places, step = [0], size - 2 * _margin(size, margin)
+    while places[-1] < len(first) - 1:
+        following = int(np.searchsorted(first, first[places[-1]] + step, side="right")) - 1
+        places.append(max(following, places[-1] + 1))
+    return np.array(places, dtype=np.int64)
 
 
 def _margin(size: int, margin: int) -> int:
@@ -62,10 +62,10 @@ def patch_size(how: Patches, shape: tuple[int, int]) -> tuple[int, int]:
 
 def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int]) -> Floats:
     """Return the sampling weight of each place: the area of its patch, doubled at the ends, which one side covers."""
-    whole = np.pad(area, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    sums = np.pad(area, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
     low, high = np.ix_(rows, columns), np.ix_(rows + size[0], columns + size[1])
-    inside = whole[high] - whole[rows + size[0]][:, columns] - whole[rows][:, columns + size[1]] + whole[low]
-    return np.multiply.outer(_ends(rows.size), _ends(columns.size)) * inside / inside.mean()
+    patch_area = sums[high] - sums[rows + size[0]][:, columns] - sums[rows][:, columns + size[1]] + sums[low]
+    return np.multiply.outer(_ends(rows.size), _ends(columns.size)) * patch_area / patch_area.mean()
 
 
 def sampled_coverage(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
@@ -80,12 +80,12 @@ def tile_coverage(
     shape: tuple[int, int], rows: Indices, columns: Indices, size: tuple[int, int], margin: int
 ) -> Floats:
     """Return the number of tiles on each coarse cell relative to the mean, shape ``shape``; 0 where there is none."""
-    each = []
+    coverages = []
     for first, cells, part in zip((rows, columns), shape, size, strict=True):
         corners = np.zeros((cells - part + 1, 1))
         corners[first[tiles(first, part, margin)]] = 1.0
-        each.append(_covered(corners, cells, part, margin, 0)[:, 0])
-    return _relative(np.multiply.outer(*each))
+        coverages.append(_covered(corners, cells, part, margin, 0)[:, 0])
+    return _relative(np.multiply.outer(*coverages))
 
 
 def largest_shift(size: int) -> int:
@@ -94,19 +94,19 @@ def largest_shift(size: int) -> int:
 
 
 def _ends(count: int) -> Floats:
-    made = np.ones(count)
+    weights = np.ones(count)
     if count > 2:
-        made[[0, -1]] = 2.0
-    return made
+        weights[[0, -1]] = 2.0
+    return weights
 
 
 def _moved(first: Indices, cells: int, size: int) -> Floats:
     """Return the probability that a patch of each place begins at each cell, shape (places, cells - size + 1)."""
-    made = np.zeros((first.size, cells - size + 1))
+    probability = np.zeros((first.size, cells - size + 1))
     steps = np.arange(-largest_shift(size), largest_shift(size) + 1)
     for place, start in enumerate(first):
-        np.add.at(made[place], np.clip(start + steps, 0, cells - size), 1 / steps.size)
-    return made
+        np.add.at(probability[place], np.clip(start + steps, 0, cells - size), 1 / steps.size)
+    return probability
 
 
 def _covered(corners: Floats, cells: int, size: int, margin: int, axis: int) -> Floats:
@@ -159,17 +159,17 @@ class Table:
     def worth(self, surveyed: int, how: Patches) -> NDArray[np.float64]:
         """Return the sampling weight of each candidate of a surveyed map, 1 if it varies; shape (rows, columns)."""
         valid = self.valid[surveyed]
-        enough = (valid >= 1 - how.most_missing) & (valid > 0)
-        return np.where(enough, np.where(self.active[surveyed], 1.0, how.dry_keep_fraction), 0.0)
+        is_valid = (valid >= 1 - how.most_missing) & (valid > 0)
+        return np.where(is_valid, np.where(self.active[surveyed], 1.0, how.dry_keep_fraction), 0.0)
 
 
 def candidates(coarse: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the valid fraction of each candidate patch, and whether any variable varies within it."""
     rows, columns = (lattice(n, s) for n, s in zip(coarse.shape[-2:], size, strict=True))
-    known = np.isfinite(coarse)
+    finite = np.isfinite(coarse)
     windows = [
         sliding_window_view(part, size, axis=(-2, -1))[:, rows][:, :, columns]
-        for part in (known, np.where(known, coarse, np.inf), np.where(known, coarse, -np.inf))
+        for part in (finite, np.where(finite, coarse, np.inf), np.where(finite, coarse, -np.inf))
     ]
     valid = windows[0].mean(axis=(0, -2, -1), dtype=np.float32)
     active = (windows[2].max(axis=(-2, -1)) > windows[1].min(axis=(-2, -1))).any(axis=0)
@@ -203,7 +203,7 @@ class PatchSampler:
         self.turns = min(turns, self._square()) if how.augment else 1
         self._place_weights = [place_weights(s.grid.cell_area, t.rows, t.columns, t.size)
                       for s, t in zip(sources, tables, strict=True)]  # fmt: skip
-        every, shares, self._places = [], [], 0
+        keys, shares, self._places = [], [], 0
         self._numbers = tuple(maps)
         for i, (source, table, numbers) in enumerate(zip(sources, tables, maps, strict=True)):
             if not numbers.size:
@@ -211,14 +211,14 @@ class PatchSampler:
             surveyed, nearest = range(len(table.maps)), table.nearest(numbers)
             worth = np.array([(table.worth(k, how) * self._place_weights[i]).sum() for k in surveyed])[nearest]
             count = np.array([np.count_nonzero(table.worth(k, how)) for k in surveyed])[nearest]
-            kept = np.flatnonzero(worth > 0)
-            self._places += int(count[kept].sum())
-            every.append(np.stack([np.full(kept.size, i), numbers[kept]], axis=1))
+            usable = np.flatnonzero(worth > 0)
+            self._places += int(count[usable].sum())
+            keys.append(np.stack([np.full(usable.size, i), numbers[usable]], axis=1))
             # Sources count by their weight, not by the size of their domain or the length of their record.
-            shares.append(worth[kept] * source.pair.weight / max(worth.sum(), 1e-300))
-        self.maps = np.concatenate([np.empty((0, 2), np.int64), *every])
-        whole = np.concatenate([np.empty(0), *shares])
-        self.share = whole / max(whole.sum(), 1e-300)
+            shares.append(worth[usable] * source.pair.weight / max(worth.sum(), 1e-300))
+        self.maps = np.concatenate([np.empty((0, 2), np.int64), *keys])
+        weights = np.concatenate([np.empty(0), *shares])
+        self.share = weights / max(weights.sum(), 1e-300)
         self._bytes = np.array([map_bytes(source) for source in sources])
 
     def _worth(self, source: int, number: int) -> NDArray[np.float64]:
@@ -232,10 +232,10 @@ class PatchSampler:
     def round(self, number: int, count: int) -> list[PatchIndex]:
         """Return the keys of a round of training, in their order."""
         rng = np.random.default_rng([self.seed, 1, number])
-        chosen = self._at_hand(rng)
-        share = self.share[chosen] / self.share[chosen].sum()
-        drawn = rng.choice(chosen, size=count, p=share)
-        return [self._key(rng, *map(int, self.maps[i])) for i in drawn]
+        available = self._at_hand(rng)
+        share = self.share[available] / self.share[available].sum()
+        indices = rng.choice(available, size=count, p=share)
+        return [self._key(rng, *map(int, self.maps[i])) for i in indices]
 
     def _at_hand(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the maps of a round, as many as fit into memory."""
@@ -256,8 +256,8 @@ class PatchSampler:
             np.unravel_index(place, worth.shape), (table.rows, table.columns), table.size, shape, strict=True
         ):
             # Candidates are half a patch apart: shift the patch at random in between.
-            moved = int(first[at]) + int(rng.integers(-largest_shift(size), largest_shift(size) + 1))
-            corner.append(min(max(moved, 0), cells - size))
+            start = int(first[at]) + int(rng.integers(-largest_shift(size), largest_shift(size) + 1))
+            corner.append(min(max(start, 0), cells - size))
         return PatchIndex(source, number, corner[0], corner[1], int(rng.integers(self.turns)))
 
     def _square(self) -> int:
@@ -271,19 +271,19 @@ class PatchSampler:
         Only a fraction of constant tiles is kept, with larger weight. Memory does not grow with the record.
         """
         rng = np.random.default_rng([self.seed, 2])
-        kept = _Sample(count)
+        sample = _Sample(count)
         for source, table in enumerate(self.tables):
             numbers = self._numbers[source]
             if not numbers.size:
                 continue
             places, chance = self._tiles(table)
             for part in np.array_split(numbers, max(numbers.size * len(places) // MOST_AT_ONCE, 1)):
-                own = chance[table.nearest(part)]
-                which, tile = np.nonzero(rng.random(own.shape) < own)
-                found = [np.full(which.size, source), part[which], *places[tile].T]
-                kept.add(rng, np.stack(found, axis=1), own[which, tile])
+                probability = chance[table.nearest(part)]
+                which, tile = np.nonzero(rng.random(probability.shape) < probability)
+                columns = [np.full(which.size, source), part[which], *places[tile].T]
+                sample.add(rng, np.stack(columns, axis=1), probability[which, tile])
         return [PatchIndex(int(source), int(number), int(row), int(column), weight=float(1 / chance))
-                for (source, number, row, column), chance in kept.rows()]  # fmt: skip
+                for (source, number, row, column), chance in sample.rows()]  # fmt: skip
 
     def _tiles(self, table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the corners of the tiles, and the probability of keeping each on each map surveyed."""
@@ -292,7 +292,7 @@ class PatchSampler:
             tiles(first, size, margin) for first, size in zip((table.rows, table.columns), table.size, strict=True)
         )
         corners = np.stack(np.meshgrid(table.rows[rows], table.columns[columns], indexing="ij"), axis=-1)
-        valid, active = (each[:, rows][:, :, columns] for each in (table.valid, table.active))
+        valid, active = (array[:, rows][:, :, columns] for array in (table.valid, table.active))
         chance = np.where(valid > 0, np.where(active, 1.0, self.how.dry_keep_fraction), 0.0)
         return corners.reshape(-1, 2), chance.reshape(len(table.maps), -1)
 
@@ -306,9 +306,9 @@ class _Sample:
 
     def add(self, rng: np.random.Generator, rows: NDArray[np.int64], beside: NDArray[np.float64]) -> None:
         """Add rows, each with a number."""
-        new, most = rng.random(len(rows)), self._luck.max() if len(self._luck) == self.count else 1.0
-        near = np.flatnonzero(new < most)
-        rows, beside, luck = rows[near], beside[near], np.concatenate([self._luck, new[near]])
+        new, limit = rng.random(len(rows)), self._luck.max() if len(self._luck) == self.count else 1.0
+        indices = np.flatnonzero(new < limit)
+        rows, beside, luck = rows[indices], beside[indices], np.concatenate([self._luck, new[indices]])
         best = np.argsort(luck, kind="stable")[: self.count]
         self._luck, self._rows = luck[best], np.concatenate([self._rows, rows])[best]
         self._beside = np.concatenate([self._beside, beside])[best]
@@ -321,9 +321,9 @@ class _Sample:
 
 def require_samples(draws: PatchSampler, least: int, side: str) -> None:
     """Raise an InputError if there are too few patches to sample from."""
-    found = draws.candidates()
-    if found < least:
+    count = draws.candidates()
+    if count < least:
         raise InputError(
             f"expected at least {least} patches of {draws.how.size[0]} x {draws.how.size[1]} coarse cells for {side}, "
-            f"received {found}; give more times or files, a smaller patches.size, or another validation split"
+            f"received {count}; give more times or files, a smaller patches.size, or another validation split"
         )

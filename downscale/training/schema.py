@@ -146,13 +146,13 @@ class Data(Block):
 
     @model_validator(mode="after")
     def _pairs_of_vectors(self) -> Data:
-        groups = [[each.name for each in self.outputs], [each.name for each in self.predictors]]
+        groups = [[channel.name for channel in self.outputs], [channel.name for channel in self.predictors]]
         for pair in self.vectors:
             if not any(pair[0] in names and pair[1] in names for names in groups) or pair[0] == pair[1]:
                 legal = listing([name for names in groups for name in names])
                 raise ValueError(f"vectors of two outputs or two predictors among {legal}, not {list(pair)}")
-        named = [name for pair in self.vectors for name in pair]
-        if len(set(named)) < len(named):
+        components = [name for pair in self.vectors for name in pair]
+        if len(set(components)) < len(components):
             raise ValueError(f"vectors that share no component, not {self.vectors}")
         return self
 

@@ -49,18 +49,18 @@ class Moments:
 
     def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
         """Add values with their weights; NaN is ignored."""
-        known = np.isfinite(values)
-        weights = np.where(known, np.broadcast_to(weights, values.shape), 0.0)
+        valid = np.isfinite(values)
+        weights = np.where(valid, np.broadcast_to(weights, values.shape), 0.0)
         total = float(weights.sum())
         if total == 0:
             return
-        values = np.where(known, values, 0.0)
+        values = np.where(valid, values, 0.0)
         mean = float((values * weights).sum() / total)
-        squares = float((weights * np.where(known, values - mean, 0.0) ** 2).sum())
-        both, step = self.weight + total, mean - self.mean
-        self.squares += squares + step**2 * self.weight * total / both
-        self.mean += step * total / both
-        self.weight = both
+        squares = float((weights * np.where(valid, values - mean, 0.0) ** 2).sum())
+        total_weight, step = self.weight + total, mean - self.mean
+        self.squares += squares + step**2 * self.weight * total / total_weight
+        self.mean += step * total / total_weight
+        self.weight = total_weight
 
     @classmethod
     def pooled(cls, parts: Iterable[Moments], weights: Iterable[float]) -> Moments:
@@ -72,15 +72,15 @@ class Moments:
         >>> Moments.pooled([few, many], [1.0, 1.0]).mean
         2.0
         """
-        made = cls()
+        mixture = cls()
         for part, weight in zip(parts, weights, strict=True):
             if part.weight == 0 or weight == 0:
                 continue
-            both, step = made.weight + weight, part.mean - made.mean
-            made.squares += weight * part.squares / part.weight + step**2 * made.weight * weight / both
-            made.mean += step * weight / both
-            made.weight = both
-        return made
+            total, step = mixture.weight + weight, part.mean - mixture.mean
+            mixture.squares += weight * part.squares / part.weight + step**2 * mixture.weight * weight / total
+            mixture.mean += step * weight / total
+            mixture.weight = total
+        return mixture
 
     @property
     def std(self) -> float:
@@ -113,13 +113,13 @@ class Fit:
     @classmethod
     def pooled(cls, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
         """Return the fit of all sources together with their weights, independent of their sizes."""
-        made = cls(fits[0].channel)
-        made._plain = Moments.pooled([fit._plain for fit in fits], weights)
+        pool = cls(fits[0].channel)
+        pool._plain = Moments.pooled([fit._plain for fit in fits], weights)
         # A source counts in proportion to the fraction of its area with positive values.
         shares = [fit._positive.weight / (fit._plain.weight or 1.0) for fit in fits]
         positive = [weight * share for weight, share in zip(weights, shares, strict=True)]
-        made._positive = Moments.pooled([fit._positive for fit in fits], positive)
-        return made
+        pool._positive = Moments.pooled([fit._positive for fit in fits], positive)
+        return pool
 
     def add_transformed(self, moments: Moments, values: NDArray[Any], weights: NDArray[Any]) -> None:
         """Add transformed values to the moments of a source, in the second pass, with the scale of all sources."""
@@ -179,27 +179,27 @@ def measure_statistics(
     fits = [[Fit(channel) for channel in channels] for _ in sources]
     plans = [_choose_maps(source, side) for source, side in zip(sources, sides, strict=True)]
     work = ((s, int(m)) for s, (maps, _) in enumerate(plans) for m in maps)
-    found: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in sources]
-    for number, one in work if progress is None else progress(work, sum(maps.size for maps, _ in plans)):
-        source = sources[number]
-        coarse, predictors = _read_inputs(source, one)
-        if one in plans[number][1]:
-            for fit, values in zip(fits[number], (*coarse, *predictors), strict=True):
+    patches_of: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in sources]
+    for source_index, map_number in work if progress is None else progress(work, sum(maps.size for maps, _ in plans)):
+        source = sources[source_index]
+        coarse, predictors = _read_inputs(source, map_number)
+        if map_number in plans[source_index][1]:
+            for fit, values in zip(fits[source_index], (*coarse, *predictors), strict=True):
                 fit.add(values, source.grid.cell_area)
-        found[number].append(candidates(coarse, patch_size(how, source.grid.shape)))
-    each = zip(sources, plans, found, strict=True)
-    tables = tuple(_table(source, how, maps, patches) for source, (maps, _), patches in each)
+        patches_of[source_index].append(candidates(coarse, patch_size(how, source.grid.shape)))
+    rows = zip(sources, plans, patches_of, strict=True)
+    tables = tuple(_table(source, how, maps, patches) for source, (maps, _), patches in rows)
     weights = [source.pair.weight for source in sources]
-    pooled = [Fit.pooled(each, weights) for each in zip(*fits, strict=True)]
+    pooled = [Fit.pooled(variable_fits, weights) for variable_fits in zip(*fits, strict=True)]
     if any(fit.twice for fit in pooled):
         moments = [[Moments() for _ in pooled] for _ in sources]
-        for source, (_, train), own in zip(sources, plans, moments, strict=True):
-            for one in sorted(train):
-                coarse, predictors = _read_inputs(source, one)
-                for fit, sums, values in zip(pooled, own, (*coarse, *predictors), strict=True):
+        for source, (_, train), source_moments in zip(sources, plans, moments, strict=True):
+            for map_number in sorted(train):
+                coarse, predictors = _read_inputs(source, map_number)
+                for fit, sums, values in zip(pooled, source_moments, (*coarse, *predictors), strict=True):
                     fit.add_transformed(sums, values, source.grid.cell_area)
-        for fit, each_source in zip(pooled, zip(*moments, strict=True), strict=True):
-            fit.pool_transformed(each_source, weights)
+        for fit, variable_moments in zip(pooled, zip(*moments, strict=True), strict=True):
+            fit.pool_transformed(variable_moments, weights)
     variables, count = [], len(data.outputs)
     # Names and units are those of the first source.
     for fit, channel, field in zip(pooled, channels, (*sources[0].outputs, *sources[0].predictors), strict=True):
@@ -212,8 +212,8 @@ def measure_statistics(
 
 def _choose_maps(source: Source, side: Split) -> tuple[NDArray[np.int64], set[int]]:
     """Return the maps to read, and which of them are in the training split."""
-    train, held = (evenly(source.maps_of(times), MOST_MAPS) for times in (side.train, side.validation))
-    return np.sort(np.concatenate([train, held])), set(train.tolist())
+    train, validation = (evenly(source.maps_of(times), MOST_MAPS) for times in (side.train, side.validation))
+    return np.sort(np.concatenate([train, validation])), set(train.tolist())
 
 
 def _read_inputs(source: Source, number: int) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
@@ -230,7 +230,7 @@ def _table(source: Source, how: Patches, maps: NDArray[np.int64], found: list[An
     if not found:
         shape = (0, rows.size, columns.size)
         return Table(rows, columns, size, np.zeros(shape, np.float32), np.zeros(shape, bool), maps)
-    valid = np.stack([one for one, _ in found])
+    valid = np.stack([fraction for fraction, _ in found])
     if not (valid > 0).any():
         raise InputError(f"{source.label}: expected values to learn from, received missing ones only; check the file")
-    return Table(rows, columns, size, valid, np.stack([one for _, one in found]), maps)
+    return Table(rows, columns, size, valid, np.stack([active for _, active in found]), maps)

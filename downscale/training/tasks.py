@@ -64,13 +64,13 @@ def require_task(recipe: TrainingRecipe) -> None:
     for name, task in TASKS.items():
         if task.block is None:
             continue
-        given = getattr(recipe, task.block) is not None
+        has_block = getattr(recipe, task.block) is not None
         article = "an" if task.block == "event" else "a"
-        if given and recipe.task != name:
+        if has_block and recipe.task != name:
             raise OptionError(
                 f"expected task: {name} with {article} {task.block}, received task: {recipe.task}; set it"
             )
-        if not given and recipe.task == name:
+        if not has_block and recipe.task == name:
             raise OptionError(f"expected {article} {task.block} with task: {name}, received none; give one")
     if recipe.task == "downscaling":
         return
@@ -114,8 +114,8 @@ def require_occurs(sources: Sequence[Source], sides: Sequence[Split], spec: Mode
     """Return a message on the event's frequency in the training split; warn if it is not rare."""
     assert spec.event is not None
     event, hits, cells = spec.event, 0, 0
-    for source, each in zip(sources, sides, strict=True):
-        maps = source.maps_of(each.train)
+    for source, split in zip(sources, sides, strict=True):
+        maps = source.maps_of(split.train)
         for number in maps[:: max(maps.size // MOST_MAPS, 1)]:
             truth = read_truth(source, int(number))[0]
             hits += int(occurs(event, truth).sum())

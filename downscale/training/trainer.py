@@ -96,8 +96,8 @@ class PatchData(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of validation patches."""
         rank, world = self._processes
-        own = self.held[rank::world]
-        batches = [own[i : i + self.how.batch] for i in range(0, len(own), self.how.batch)]
+        keys = self.held[rank::world]
+        batches = [keys[i : i + self.how.batch] for i in range(0, len(keys), self.how.batch)]
         return self._loader(self.patches.tiled(), batch_sampler=batches)
 
     def _loader(self, patches: PatchSet, **given: Any) -> DataLoader[Any]:
@@ -212,12 +212,12 @@ class StateCallback(lightning.Callback):
             return
         module: TrainedUpscaler = pl_module
         best = {**self.best, ERRORS: self.errors} if self.best else {}
-        made = State(
+        state = State(
             weights=module.learned.state_dict(), averages=module.averaged.state_dict(), best=best,
             moments=moments_of(trainer.optimizers[0]), progress=self.progress, origin=self.origin,
             random=torch.get_rng_state(),
         )  # fmt: skip
-        write_state(self.path, made)
+        write_state(self.path, state)
 
     def _log(self, trainer: lightning.Trainer, module: TrainedUpscaler) -> None:
         values = {"relative_rmse": module.score, "seconds": self.progress.seconds}
@@ -233,11 +233,11 @@ class StateCallback(lightning.Callback):
         Clocks differ between processes, and decisions that depend on time must agree. The time is constant between two
         synchronisations.
         """
-        own = self._before + self._clock() - self._begun
+        elapsed = self._before + self._clock() - self._begun
         if trainer.world_size == 1 or self.how.max_time is None:
-            self.progress.seconds = own
+            self.progress.seconds = elapsed
         elif together:
-            seconds = torch.tensor(own, dtype=torch.float32, device=module.device)
+            seconds = torch.tensor(elapsed, dtype=torch.float32, device=module.device)
             self.progress.seconds = float(torch.as_tensor(trainer.strategy.reduce(seconds, reduce_op="max")))
 
 
@@ -300,8 +300,8 @@ def _precision(how: Training) -> str:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Restore the handler of Ctrl-C, which the library replaces by one that ends the program."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as end:
@@ -309,8 +309,8 @@ def interruptible() -> Iterator[None]:
             raise
         raise KeyboardInterrupt from None
     finally:
-        if main and before is not None:
-            signal.signal(signal.SIGINT, before)
+        if is_main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _environment() -> list[Any]:
