@@ -131,9 +131,9 @@ def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] 
     view = choose_view(cells["Coarse"], cells["Truth"], arrays["Truth"], where.mapping)
     labels = [label for label in cells if label not in ("Truth", "Coarse")]
     errors = {label: cells["Truth"].holding(cells[label].values - cells["Truth"].values) for label in labels}
-    figure, top, below, bars = _grid(view, len(cells))
-    _fill(top, below, bars, view, cells, errors, arrays["Truth"], limits)
-    draw_coast([*top, *below], view, None)
+    figure, top, bottom, bars = _grid(view, len(cells))
+    _fill(top, bottom, bars, view, cells, errors, arrays["Truth"], limits)
+    draw_coast([*top, *bottom], view, None)
     words = f"{name_of(arrays['Truth'], capital=True)}, {title}"
     dates = [value_words(str(name), value.values[()]) for name, value in arrays["Truth"].coords.items()
              if value.ndim == 0 and is_date(value.values[()])]  # fmt: skip
@@ -156,13 +156,13 @@ def _grid(view: View, count: int) -> tuple[Figure, list[Any], list[Any], list[An
         axes.set_yticks([])
         return axes
 
-    top, below = [panel(i, 0) for i in range(count)], [panel(i, 1) for i in range(2, count)]
+    top, bottom = [panel(i, 0) for i in range(count)], [panel(i, 1) for i in range(2, count)]
     middle = FOOT + panel_height / 2
     bars = [
         figure.add_axes((1.2 * LEFT / width, y / total_height, (2 * PANEL - 1.2 * LEFT) / width, 0.13 / total_height))
         for y in (middle + 0.45, middle - 0.45)
     ]
-    return figure, top, below, bars
+    return figure, top, bottom, bars
 
 
 def _fill(

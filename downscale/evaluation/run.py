@@ -128,11 +128,11 @@ def _scored(recipe: EvaluationRecipe, truth: Truth, methods: list[ReadyMethod], 
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
     rows = []
     for method in methods:
-        seen = 0 if method.record is None else truth.seen_by(method.record)
-        if seen:
-            say(f"{method.label}, {truth.label}: {seen} of {truth.steps} times were seen in training; that is no test")
+        count = 0 if method.record is None else truth.seen_by(method.record)
+        if count:
+            say(f"{method.label}, {truth.label}: {count} of {truth.steps} times were seen in training; that is no test")
         scores = {name: Scores(setting) for name in truth.names}
-        rows.append(MethodScores(truth, method.label, scores, recipe.event, seen))
+        rows.append(MethodScores(truth, method.label, scores, recipe.event, count))
     first_block = truth.block(0, 1)
     for number, block in enumerate(truth.blocks(recipe.most_cells)):
         for method, row in zip(methods, rows, strict=True):

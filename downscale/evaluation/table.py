@@ -234,8 +234,8 @@ def _marked(method: str, ds: xr.Dataset) -> str:
 
 
 def _head(name: str, units: str) -> str:
-    plain = name.replace("_", " ")
-    return plain if units == "1" else f"{plain} ({units})"
+    words = name.replace("_", " ")
+    return words if units == "1" else f"{words} ({units})"
 
 
 def _cell(ds: xr.Dataset, variable: str, name: str) -> str:

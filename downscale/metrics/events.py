@@ -44,8 +44,8 @@ class EventCounts:
             Probability 0 to 1 (a mask: 0 or 1); 1 where the event occurred, else 0; area.
         """
         p, t, w = np.broadcast_arrays(*(np.asarray(array, np.float64) for array in (probability, truth, weight)))
-        known = np.isfinite(p) & np.isfinite(t) & (w > 0)
-        p, t, w = p[known], t[known], w[known]
+        valid = np.isfinite(p) & np.isfinite(t) & (w > 0)
+        p, t, w = p[valid], t[valid], w[valid]
         number = bin_of(p)
         event, other = (np.bincount(number, w * part, BINS).astype(float) for part in (t, 1 - t))
         return cls(event, other, float((w * (p - t) ** 2).sum()))
@@ -108,8 +108,8 @@ def logit_counts(logit: ArrayLike, truth: ArrayLike, weight: ArrayLike) -> NDArr
         Any number; 1 where the event occurred, else 0; area.
     """
     x, t, w = (np.asarray(array, np.float64).ravel() for array in (logit, truth, weight))
-    known = np.isfinite(x) & np.isfinite(t) & (w > 0)
-    x, t, w = x[known], t[known], w[known]
+    valid = np.isfinite(x) & np.isfinite(t) & (w > 0)
+    x, t, w = x[valid], t[valid], w[valid]
     number = np.clip(np.rint((x - LOGITS[0]) / (LOGITS[1] - LOGITS[0])), 0, len(LOGITS) - 1).astype(np.int64)
     return np.stack([np.bincount(number, w * part, len(LOGITS)) for part in (t, 1 - t)])
 

@@ -130,8 +130,8 @@ class Response:
     @property
     def rejection(self) -> float:
         """Decibels by which images are below the waves of the pass band."""
-        inside = self.frequency <= self.band * (1 + 1e-9)
-        return float(-decibels(self.images[inside].sum() / max((self.gain[inside] ** 2).sum(), 1e-300)))
+        in_band = self.frequency <= self.band * (1 + 1e-9)
+        return float(-decibels(self.images[in_band].sum() / max((self.gain[in_band] ** 2).sum(), 1e-300)))
 
     @property
     def checkerboard_of_constants(self) -> float:
@@ -141,8 +141,8 @@ class Response:
     @property
     def pass_band_error(self) -> float:
         """Root mean square deviation of the gain from one over the pass band."""
-        inside = self.frequency <= self.band * (1 + 1e-9)
-        return float(((1 - self.gain[inside]) ** 2).mean() ** 0.5)
+        in_band = self.frequency <= self.band * (1 + 1e-9)
+        return float(((1 - self.gain[in_band]) ** 2).mean() ** 0.5)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists."""

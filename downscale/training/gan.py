@@ -201,8 +201,8 @@ class GANTrainer:
                 timer.said()
                 self._note(folder / "log.csv", row, tell)
             elif timer.due():
-                left = remaining(time.monotonic() - start, (self.step - first_step) / (self.how.steps - first_step))
-                tell(f"step {self.step} of {self.how.steps}: generator {row['generator']:.3g}, {left}")
+                rest = remaining(time.monotonic() - start, (self.step - first_step) / (self.how.steps - first_step))
+                tell(f"step {self.step} of {self.how.steps}: generator {row['generator']:.3g}, {rest}")
             if self.step % self.how.save_every == 0 or self.step == self.how.steps:
                 self.save(state)
         return self.averaged
@@ -234,14 +234,14 @@ class GANTrainer:
             _descend(self.optimizers[1], loss)
         real, fit = self._draw_real()
         maps = self.make(generator, fit, how.batch)
-        gen_loss = generator_loss(critic(maps, fit))
+        g_loss = generator_loss(critic(maps, fit))
         penalty = maps.new_zeros(()) if self.penalty is None else self.penalty(maps)
-        _descend(self.optimizers[0], gen_loss + penalty)
+        _descend(self.optimizers[0], g_loss + penalty)
         update_averages(self.averaged, generator, min(how.ema, (self.step + 1) / (self.step + 10)))
         with torch.no_grad():
             other_maps = None if fit is None else self.make(generator, fit, how.batch)
             spread = float(spread_of(maps, real, other_maps))
-        return {"critic": float(loss.detach()), "generator": float(gen_loss.detach()), "penalty": float(penalty.detach()),
+        return {"critic": float(loss.detach()), "generator": float(g_loss.detach()), "penalty": float(penalty.detach()),
                 "spread": spread}  # fmt: skip
 
     def _draw_real(self) -> Pair:
@@ -252,10 +252,10 @@ class GANTrainer:
         words = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
         warning = "; maps are too similar: the generator collapses" if row["spread"] < 0.2 else ""
         tell(f"step {self.step} of {self.how.steps}: {words}{warning}")
-        new = not log.exists()
+        is_new = not log.exists()
         with log.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            if new:
+            if is_new:
                 writer.writerow(["step", *row])
             writer.writerow([self.step, *row.values()])
 

@@ -240,7 +240,7 @@ class TrainedMask(TrainedUpscaler):
         for model in (self.learned, self.averaged):
             model.decision.fill_(level)  # type: ignore[union-attr, operator]
             model.calibration.copy_(torch.tensor(line))  # type: ignore[union-attr, operator]
-        brier = torch.tensor([calibrated_counts(each, *line).brier for each in counts], dtype=torch.float64)
+        brier = torch.tensor([calibrated_counts(row, *line).brier for row in counts], dtype=torch.float64)
         self.errors = torch.stack([brier, sums[:, -1], sums[:, :-1].sum(dim=1)], dim=-1)[:, None]
         # Without any event all rounds score the same.
         self.score = 1.0 if value != value else 1 - value

@@ -132,8 +132,8 @@ def runs_of(dates: NDArray[Any] | None, chosen: NDArray[np.int64]) -> list[list[
     if dates is None or chosen.size == 0:
         return []
     order = np.argsort(dates, kind="stable")
-    inside = np.isin(order, chosen)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(int)))
+    is_chosen = np.isin(order, chosen)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_chosen, [False]]).astype(int)))
     return [[iso(dates[order[first]]), iso(dates[order[last - 1]])] for first, last in edges.reshape(-1, 2)]
 
 
@@ -202,8 +202,8 @@ def _same_values(one: Source, other: Source) -> bool:
         return False
     maps = []
     for source in (one, other):
-        at = np.flatnonzero(source.dates == one.dates[shared.argmax()])[:1]
-        maps.append(read_truth(source, int(source.maps_of(at)[0]))[0][0])
+        step = np.flatnonzero(source.dates == one.dates[shared.argmax()])[:1]
+        maps.append(read_truth(source, int(source.maps_of(step)[0]))[0][0])
     places = [
         np.intersect1d(*(np.round(getattr(source.fine, name).centres / axis["step"], 1) for source in (one, other)),
                        return_indices=True)[1:]
@@ -251,22 +251,22 @@ def trained_times(
     record: Record, grid: Any, dates: NDArray[Any] | None, count: int, files: Iterable[str]
 ) -> NDArray[np.bool_]:
     """Return which time steps of some maps the training of a model saw."""
-    seen, axes, files = np.zeros(count, dtype=bool), axes_of(grid), list(files)
+    is_seen, axes, files = np.zeros(count, dtype=bool), axes_of(grid), list(files)
     digests: set[str] | None = None
     words = None if dates is None else np.array([iso(date) for date in dates])
     for source in record.sources:
         if not source.get("train_maps") or not _overlap(axes, source.get("fine_axes")):
             continue
-        inside = _trained(source, words, count)
-        if not inside.any():
+        is_trained = _trained(source, words, count)
+        if not is_trained.any():
             continue
         digests = set(file_digests(files)) if digests is None else digests
         same_name = path_of(str(source.get("label"))).name in {Path(file).name for file in files}
         hashes = source.get("file_hashes")
         # A rewritten file keeps its name and its cells.
         if digests & set(hashes or ()) or (same_name and (hashes is None or _aligned(axes, source.get("fine_axes")))):
-            seen |= inside
-    return seen
+            is_seen |= is_trained
+    return is_seen
 
 
 def _trained(source: Mapping[str, Any], words: NDArray[Any] | None, count: int) -> NDArray[np.bool_]:

@@ -70,10 +70,10 @@ def split_times(dates: NDArray[Any] | None, count: int, how: ValidationSplit, us
     if seconds is None or isinstance(how.gap, int):
         # The gap counts different times: members of one time are not steps apart.
         places = steps if seconds is None else np.unique(seconds, return_inverse=True)[1]
-        apart = _distance(places, places[validation]) > (how.gap if isinstance(how.gap, int) else 1)
+        is_training = _distance(places, places[validation]) > (how.gap if isinstance(how.gap, int) else 1)
     else:
-        apart = _distance(seconds, seconds[validation]) > seconds_of(how.gap)
-    return Split(np.flatnonzero(apart), np.sort(validation))
+        is_training = _distance(seconds, seconds[validation]) > seconds_of(how.gap)
+    return Split(np.flatnonzero(is_training), np.sort(validation))
 
 
 def _distance(times: NDArray[Any], held: NDArray[Any]) -> NDArray[Any]:

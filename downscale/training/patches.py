@@ -92,8 +92,8 @@ def _label(name: str, described: Sequence[dict[str, Any]], named: dict[str, Any]
 
 def _attributes(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the attributes of a variable in the first source with a standard name, else in the first source."""
-    known = (attributes[name] for attributes in described if attributes[name].get("standard_name"))
-    attrs: dict[str, Any] = next(known, described[0][name])
+    candidates = (attributes[name] for attributes in described if attributes[name].get("standard_name"))
+    attrs: dict[str, Any] = next(candidates, described[0][name])
     return attrs
 
 
@@ -191,8 +191,8 @@ class Batch:
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """Return the batch with its tensors on another device, as libraries expect."""
-        moved = {key: value.to(*args, **kwargs) for key, value in self.__dict__.items() if isinstance(value, Tensor)}
-        return Batch(**moved, cells=self.cells, spacing=self.spacing)
+        tensors = {key: value.to(*args, **kwargs) for key, value in self.__dict__.items() if isinstance(value, Tensor)}
+        return Batch(**tensors, cells=self.cells, spacing=self.spacing)
 
 
 class PatchSet(torch.utils.data.Dataset[Sample]):

@@ -40,17 +40,17 @@ def random_numbers(seed: int, *place: int) -> torch.Generator:
 
 def predict(learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None) -> Tensor:
     """Return the fine fields of a batch, shape (B, V, Y, X), or (M, B, V, Y, X) for an ensemble."""
-    given = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
+    inputs = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
     if not learned.spec.stochastic:
-        made: Tensor = learned(*given)
+        made: Tensor = learned(*inputs)
         return made
     shapes = [(len(field), count, *field.shape[-2:])
               for field, count in zip((batch.coarse, batch.proposal), learned.spec.noise, strict=True)]  # fmt: skip
-    each = []
+    ensemble = []
     for _ in range(members):
         coarse, fine = (torch.randn(shape, generator=generator).to(batch.coarse) for shape in shapes)
-        each.append(learned(*given, noise=(coarse, fine)))
-    return torch.stack(each)
+        ensemble.append(learned(*inputs, noise=(coarse, fine)))
+    return torch.stack(ensemble)
 
 
 def _beside(learned: Learned, batch: Batch) -> Tensor:

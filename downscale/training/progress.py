@@ -130,8 +130,8 @@ class Progress:
     @classmethod
     def from_json(cls, text: str) -> Progress:
         """Return the progress from the text of :meth:`to_json`; unknown keys are ignored."""
-        known = {entry.name for entry in fields(cls)}
-        return cls(**{key: value for key, value in parsed(text).items() if key in known})
+        names = {entry.name for entry in fields(cls)}
+        return cls(**{key: value for key, value in parsed(text).items() if key in names})
 
 
 def share_done(progress: Progress, how: Training) -> float:

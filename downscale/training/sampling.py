@@ -115,9 +115,9 @@ def _covered(corners: Floats, cells: int, size: int, margin: int, axis: int) -> 
     start = np.zeros_like(np.take(corners, [0], axis=axis))
     sums = np.concatenate([start, corners.cumsum(axis=axis)], axis=axis)
     cell = np.arange(cells)
-    above = np.clip(cell - margin + 1, 0, corners.shape[axis])
-    below = np.clip(cell - size + margin + 1, 0, corners.shape[axis])
-    return np.take(sums, above, axis=axis) - np.take(sums, below, axis=axis)
+    last = np.clip(cell - margin + 1, 0, corners.shape[axis])
+    first = np.clip(cell - size + margin + 1, 0, corners.shape[axis])
+    return np.take(sums, last, axis=axis) - np.take(sums, first, axis=axis)
 
 
 def _relative(covered: Floats) -> Floats:
@@ -252,11 +252,11 @@ class PatchSampler:
         place = int(rng.choice(worth.size, p=worth.ravel() / worth.sum()))
         shape = self.sources[source].grid.shape
         corner = []
-        for at, first, size, cells in zip(
+        for index, first, size, cells in zip(
             np.unravel_index(place, worth.shape), (table.rows, table.columns), table.size, shape, strict=True
         ):
             # Candidates are half a patch apart: shift the patch at random in between.
-            start = int(first[at]) + int(rng.integers(-largest_shift(size), largest_shift(size) + 1))
+            start = int(first[index]) + int(rng.integers(-largest_shift(size), largest_shift(size) + 1))
             corner.append(min(max(start, 0), cells - size))
         return PatchIndex(source, number, corner[0], corner[1], int(rng.integers(self.turns)))
 
@@ -306,9 +306,9 @@ class _Sample:
 
     def add(self, rng: np.random.Generator, rows: NDArray[np.int64], beside: NDArray[np.float64]) -> None:
         """Add rows, each with a number."""
-        new, limit = rng.random(len(rows)), self._luck.max() if len(self._luck) == self.count else 1.0
-        indices = np.flatnonzero(new < limit)
-        rows, beside, luck = rows[indices], beside[indices], np.concatenate([self._luck, new[indices]])
+        numbers, limit = rng.random(len(rows)), self._luck.max() if len(self._luck) == self.count else 1.0
+        indices = np.flatnonzero(numbers < limit)
+        rows, beside, luck = rows[indices], beside[indices], np.concatenate([self._luck, numbers[indices]])
         best = np.argsort(luck, kind="stable")[: self.count]
         self._luck, self._rows = luck[best], np.concatenate([self._rows, rows])[best]
         self._beside = np.concatenate([self._beside, beside])[best]

@@ -61,9 +61,9 @@ class Rounds(torch.utils.data.Sampler[list[PatchIndex]]):
         self.draws, self.how, self.progress, self.rank, self.world = draws, how, progress, rank, world
 
     def __iter__(self) -> Iterator[list[PatchIndex]]:
-        batch, done = self.how.batch, self.progress.done
+        batch, first = self.how.batch, self.progress.done
         keys = self.draws.round(self.progress.round, self.how.round * batch * self.world)[self.rank :: self.world]
-        for number in range(done, done + steps_of_round(self.progress, self.how)):
+        for number in range(first, first + steps_of_round(self.progress, self.how)):
             yield keys[number * batch : (number + 1) * batch]
 
 
