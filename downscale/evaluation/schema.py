@@ -213,25 +213,12 @@ def _require_distinct(labels: list[str]) -> None:
 
 
 def load_evaluation(path: str | Path) -> EvaluationRecipe:
-    """Read an evaluation recipe from a YAML file; relative paths refer to the current folder.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not YAML.
-    OptionError
-        If a key is unknown or a value is not legal; the message names the path of the key.
-    """
+    """Return the recipe of a YAML file; relative paths refer to the current folder."""
     return read_recipe(EvaluationRecipe, path)
 
 
 def parse_evaluation(content: dict[str, Any], origin: str = "recipe") -> EvaluationRecipe:
     """Return the evaluation recipe from its parsed content.
-
-    Raises
-    ------
-    OptionError
-        With one line on the first fault.
 
     Examples
     --------

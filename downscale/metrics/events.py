@@ -100,12 +100,9 @@ def bin_of(probability: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def logit_counts(logit: ArrayLike, truth: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
-    """Return areas with and without the event by bin of logit, shape (2, LOGITS); NaN is ignored.
+    """Return areas with and without the event by bin of logit, shape (2, LOGITS).
 
-    Parameters
-    ----------
-    logit, truth, weight : arrays of one shape
-        Any number; 1 where the event occurred, else 0; area.
+    The arrays have one shape: logits, 1 where the event occurred and 0 elsewhere, and areas; NaN is ignored.
     """
     x, t, w = (np.asarray(array, np.float64).ravel() for array in (logit, truth, weight))
     valid = np.isfinite(x) & np.isfinite(t) & (w > 0)

@@ -28,13 +28,7 @@ Floats = NDArray[np.float64]
 
 
 def card(path: str | Path) -> str:
-    """Return the card of a checkpoint as markdown.
-
-    Raises
-    ------
-    InputError
-        If the file is not a model, or truncated.
-    """
+    """Return the card of a checkpoint as markdown."""
     spec, record = load_record(path)
     return card_text(spec, record, Path(path).name, Path(path).expanduser().stat().st_size)
 

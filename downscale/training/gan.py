@@ -63,49 +63,22 @@ LAST_GOOD = "last_good.safetensors"
 
 @dataclass(frozen=True)
 class GANSettings:
-    """Settings of an adversarial training.
+    """Settings of an adversarial training, checked on creation."""
 
-    Attributes
-    ----------
-    steps : int
-        Training steps of the generator.
-    batch : int
-        Maps per step.
-    loss : {"hinge", "wgan-gp"}
-        Loss of the critic.
-    critic_steps : int
-        Steps of the critic per step of the generator.
-    generator_rate, critic_rate : float
-        Learning rates.
-    gradient_weight : float
-        Weight of the gradient penalty, for "wgan-gp".
-    ema : float
-        Decay of the averages of the generator's weights.
-    save_every, say_every : int
-        Steps between two saved states, and between two lines of the log.
-    seed : int
-        Seed of all random numbers.
-    device : str
-        Device of the networks and of the maps they process, as in :func:`downscale.downscale`.
-
-    Raises
-    ------
-    OptionError
-        If the loss is unknown or a number is not usable.
-    """
-
-    steps: int = 2000
-    batch: int = 16
-    loss: str = "hinge"
-    critic_steps: int = 1
+    steps: int = 2000  # training steps of the generator
+    batch: int = 16  # maps per step
+    loss: str = "hinge"  # loss of the critic: "hinge" or "wgan-gp"
+    critic_steps: int = 1  # steps of the critic per step of the generator
+    # Learning rates.
     generator_rate: float = 2e-4
     critic_rate: float = 4e-4
-    gradient_weight: float = 10.0
-    ema: float = 0.995
+    gradient_weight: float = 10.0  # weight of the gradient penalty, for "wgan-gp"
+    ema: float = 0.995  # decay of the averages of the generator's weights
+    # Steps between two saved states, and between two lines of the log.
     save_every: int = 100
     say_every: int = 50
-    seed: int = 0
-    device: str = "auto"
+    seed: int = 0  # seed of all random numbers
+    device: str = "auto"  # of the networks and of the maps they process, as in :func:`downscale.downscale`
 
     def __post_init__(self) -> None:
         if self.loss not in KINDS:
@@ -118,31 +91,11 @@ class GANSettings:
 
 
 class GANTrainer:
-    """A generator and a critic in training.
+    """A generator and a critic in training; the result is ``averaged``, the generator with averaged weights.
 
-    Parameters
-    ----------
-    generator, critic : Module
-        The critic takes maps and their conditions.
-    draw : callable
-        Returns a batch of the given number of real maps and their conditions (None for unconditional maps), on the CPU.
-    make : callable
-        Generates random maps from a generator, conditions on the generator's device, and a number of maps.
-    how : GANSettings
-        Settings.
-    penalty : callable, optional
-        Weighted penalty on generated maps, added to the loss of the generator.
-    origin : str
-        Hash of settings and data; :meth:`load` refuses a state of another origin.
-
-    Attributes
-    ----------
-    averaged : Module
-        The generator with averaged weights, which is the result.
-    step : int
-        Steps done.
-    diverged : bool
-        Whether a loss became NaN or infinite.
+    ``draw`` returns a batch of real maps and their conditions (None for unconditional maps), on the CPU. ``make``
+    generates random maps from a generator, conditions on its device, and a number of maps. ``penalty`` is added to the
+    loss of the generator. :meth:`load` refuses a state of another ``origin``, a hash of settings and data.
     """
 
     def __init__(
@@ -170,19 +123,7 @@ class GANTrainer:
     def run(self, folder: Path, resume: bool = False, say: Say | None = None) -> nn.Module:
         """Train to the end and return the averaged generator.
 
-        Parameters
-        ----------
-        folder : Path
-            Folder of the state and of the log (``log.csv``); created if missing.
-        resume : bool
-            Resume from the state in the folder.
-        say : callable, optional
-            Receives progress lines.
-
-        Raises
-        ------
-        InputError
-            If a loss is NaN or infinite; the message names the step and the last good state.
+        The folder holds the state, from which a run can resume, and the log ``log.csv``; it is created if missing.
         """
         tell = say or (lambda line: None)
         folder.mkdir(parents=True, exist_ok=True)
@@ -362,35 +303,11 @@ def train_adversarial(
 ) -> Path:  # fmt: skip
     """Train a generator of ensemble members against a critic, write its checkpoint and return the path.
 
-    Parameters
-    ----------
-    recipe : TrainingRecipe
-        Data, patches, network with noise, output; of its training block only the batch size.
-    how : GANSettings
-        Settings of the adversarial training.
-    start : path, optional
-        A checkpoint of the same model as initial weights, such as one trained with the CRPS.
-    resume : bool
-        Resume from the saved state.
-    width : int
-        Width of the critic.
-    say : callable, optional
-        Receives progress lines with the spread of members relative to its expected value.
+    Of the training block of the recipe, only the batch size counts. ``start`` is a checkpoint of the same model as
+    initial weights, such as one trained with the CRPS; ``width`` is that of the critic. Fine patches must be squares of
+    8, 16, 32, ... cells per side. If a loss is NaN or infinite, the model of the last good state is saved beside the
+    state.
 
-    Raises
-    ------
-    OptionError
-        If the network has no noise, or several outputs.
-    ShapeError
-        If fine patches are not squares of 8, 16, 32, ... cells per side.
-    InputError
-        If data or the start are not usable, or a loss is NaN or infinite. The model of the last good state is then
-        saved beside the state.
-    OutputError
-        If the checkpoint exists, or an earlier state is in its place.
-
-    Notes
-    -----
     Every member conserves each coarse-cell mean by construction. On one CPU, an interrupted and resumed training gives
     the same weights, bit for bit, as an uninterrupted one.
     """

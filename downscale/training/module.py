@@ -46,16 +46,9 @@ LOOK_EVERY = 20
 
 
 class TrainedUpscaler(lightning.LightningModule):
-    """Learned model in training.
+    """Learned model in training; moving averages of its weights, ``averaged``, are validated and saved.
 
-    Attributes
-    ----------
-    averaged : Learned
-        Exponential moving averages of the weights, which are validated and saved.
-    score : float
-        Geometric mean of the validation errors relative to the kernel's, after each round.
-    errors : Tensor, shape (sources, V, 3)
-        Weighted sums of squared errors of the model and of the kernel, and of weights.
+    After each round, ``score`` is the geometric mean of the validation errors relative to the kernel's.
     """
 
     def __init__(

@@ -42,25 +42,11 @@ def even_spacing(size: int, step: tuple[float, float]) -> Spacing:
 def read_tiles(
     relief: xr.Dataset | xr.DataArray, size: int, stride: int | None = None, least: float = 0.0, average: int = 1
 ) -> Tiles:
-    """Return terrain cut into tiles, without those that are flat or contain sea.
+    """Return terrain cut into tiles of ``size`` cells per side, without those that are flat or contain sea.
 
-    Parameters
-    ----------
-    relief : Dataset or DataArray
-        Heights in metres on latitude and longitude or on a projection; the first field of a Dataset.
-    size : int
-        Cells per side.
-    stride : int, optional
-        Cells from one tile to the next, a quarter of the size by default.
-    least : float
-        Height in metres that every cell must exceed.
-    average : int
-        Cells along each axis that are averaged first.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than four tiles.
+    ``relief`` has heights in metres, of which the mean over ``average`` cells along each axis is taken first. Tiles
+    begin every ``stride`` cells, a quarter of the size by default, and all their cells exceed the height ``least`` in
+    metres.
     """
     ds, where = crop_to_cells(as_dataset(relief)[0], [average, average])
     field = ds[horizontal_variables(ds, where)[0]].transpose(..., *where.dims)

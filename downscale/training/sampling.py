@@ -180,14 +180,8 @@ class PatchSampler:
     """Sampler of the patches of each round, reproducible for a seed, round and number of processes.
 
     Within a source, patches are sampled by area, and :class:`downscale.training.patches.PatchSet` weights their cells,
-    so that every square kilometre has the same expected weight.
-
-    Attributes
-    ----------
-    maps : array of int, shape (maps worth drawing, 2)
-        Source and number of each map.
-    share : array
-        Probability of each map.
+    so that every square kilometre has the same expected weight. ``maps`` has the source and number of each map, and
+    ``share`` its probability.
     """
 
     def __init__(

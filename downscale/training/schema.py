@@ -358,32 +358,15 @@ class TrainingRecipe(Block):
 
 
 def load_training(path: str | Path, change: Mapping[str, Any] | None = None) -> TrainingRecipe:
-    """Read a training recipe from a YAML file; relative paths refer to the current folder.
+    """Return the recipe of a YAML file; relative paths refer to the current folder.
 
-    Parameters
-    ----------
-    path : str or path
-        The file.
-    change : mapping of str, optional
-        Values that replace those of the file, by the path of their key: ``{"network.options.width": 32}``.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or not YAML.
-    OptionError
-        If a key is unknown or a value is not legal; the message names the path of the key.
+    ``change`` replaces values of the file by the path of their key: ``{"network.options.width": 32}``.
     """
     return read_recipe(TrainingRecipe, path, change)
 
 
 def parse_training(content: dict[str, Any], origin: str = "recipe") -> TrainingRecipe:
     """Return the recipe from its parsed content.
-
-    Raises
-    ------
-    OptionError
-        With one line on the first fault.
 
     Examples
     --------

@@ -118,12 +118,8 @@ class PatchData(lightning.LightningDataModule):
 class StateCallback(lightning.Callback):
     """Callback that saves the state for resuming, scores each round, and ends the training.
 
-    Attributes
-    ----------
-    best : dict of Tensor
-        Averaged weights at the best validation.
-    errors : Tensor
-        Weighted sums of squared errors there, shape (sources, V, 3).
+    ``best`` has the averaged weights at the best validation; ``errors``, shape (sources, V, 3), the sums of errors
+    there.
     """
 
     def __init__(
