@@ -23,7 +23,7 @@ from measure import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "downscale"
-TRACED = """
+TRACE_SCRIPT = """
 import json, os, sys, threading
 import numpy as np, xarray as xr
 import downscale
@@ -61,7 +61,7 @@ for folder in ("first", "second"):
     os.chdir("..")
 sys.setprofile(None)
 threading.setprofile(None)
-print("FOUND", json.dumps([len(modules), len(functions), parsings]))
+print("RESULT", json.dumps([len(modules), len(functions), parsings]))
 """
 CALLS = {
     "ds.downscale(4)": ("pass", "ds.downscale(4)"),
@@ -75,40 +75,40 @@ CALLS = {
 
 def sources() -> dict[str, Path]:
     """Return the files of the package by module name."""
-    found = {}
+    modules = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
 
 
-def running(node: ast.AST) -> Iterator[ast.AST]:
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """Yield all nodes but the bodies of ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             continue
         yield child
-        yield from running(child)
+        yield from runtime_nodes(child)
 
 
 def imports(modules: dict[str, Path]) -> dict[str, set[str]]:
     """Return the modules of the package that each module imports, without the root, which names all modules."""
-    found: dict[str, set[str]] = {}
+    graph: dict[str, set[str]] = {}
     for name, path in modules.items():
-        named = set()
-        for node in running(ast.parse(path.read_text(encoding="utf-8"))):
+        names = set()
+        for node in runtime_nodes(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                named |= {alias.name for alias in node.names}
+                names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                named |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-        own = set()
-        for each in named:
-            while each and each not in modules:
-                each = each.rpartition(".")[0]
-            own.add(each)
+                names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        targets = set()
+        for target in names:
+            while target and target not in modules:
+                target = target.rpartition(".")[0]
+            targets.add(target)
         # A package that re-exports names of its modules is imported together with any of them.
-        found[name] = {each for each in own if each not in ("", "downscale", name)}
-    return found
+        graph[name] = {target for target in targets if target not in ("", "downscale", name)}
+    return graph
 
 
 def groups(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -116,7 +116,7 @@ def groups(graph: dict[str, set[str]]) -> list[list[str]]:
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    components: list[list[str]] = []
 
     def visit(name: str) -> None:
         order[name] = low[name] = len(order)
@@ -128,45 +128,45 @@ def groups(graph: dict[str, set[str]]) -> list[list[str]]:
             elif other in stack:
                 low[name] = min(low[name], order[other])
         if low[name] == order[name]:
-            cut = stack.index(name)
-            found.append(stack[cut:])
-            del stack[cut:]
+            first = stack.index(name)
+            components.append(stack[first:])
+            del stack[first:]
 
     sys.setrecursionlimit(10_000)
     for name in graph:
         if name not in order:
             visit(name)
-    return found
+    return components
 
 
 def levels(graph: dict[str, set[str]]) -> dict[str, int]:
     """Return the level of each module: one above the highest module that it imports."""
     level: dict[str, int] = {}
     for group in groups(graph):
-        below = [level[other] for name in group for other in graph[name] if other not in group]
-        level |= dict.fromkeys(group, max(below, default=0) + 1)
+        lower = [level[other] for name in group for other in graph[name] if other not in group]
+        level |= dict.fromkeys(group, max(lower, default=0) + 1)
     return level
 
 
-def folded(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+def unit_imports(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     """Return the imports between top-level modules and subpackages."""
-    made: dict[str, set[str]] = {}
+    units: dict[str, set[str]] = {}
     for name, others in graph.items():
         unit = ".".join(name.split(".")[:2])
-        made.setdefault(unit, set()).update(".".join(other.split(".")[:2]) for other in others)
-    return {unit: others - {unit} for unit, others in made.items() if unit != "downscale"}
+        units.setdefault(unit, set()).update(".".join(other.split(".")[:2]) for other in others)
+    return {unit: others - {unit} for unit, others in units.items() if unit != "downscale"}
 
 
-def traced(before: str, call: str) -> tuple[int, int, int]:
+def trace_call(before: str, call: str) -> tuple[int, int, int]:
     """Return the numbers of modules and functions that a call runs, and of grid parsings."""
-    code = TRACED.replace("{before}", before).replace("{call}", call)
+    code = TRACE_SCRIPT.replace("{before}", before).replace("{call}", call)
     with tempfile.TemporaryDirectory() as folder:
-        line = [sys.executable, "-c", code]
-        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found = next(text for text in done.stdout.splitlines() if text.startswith("FOUND"))
-    modules, functions, parsings = json.loads(found.removeprefix("FOUND"))
+        command = [sys.executable, "-c", code]
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    result = next(text for text in process.stdout.splitlines() if text.startswith("RESULT"))
+    modules, functions, parsings = json.loads(result.removeprefix("RESULT"))
     return modules, functions, parsings
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules.items()}
     longest = max(lengths, key=lambda name: lengths[name])
     graph = imports(modules)
-    level, units = levels(graph), folded(graph)
+    level, units = levels(graph), unit_imports(graph)
     unit_level = levels(units)
     cycles = [group for group in groups(graph) if len(group) > 1]
     unit_cycles = [group for group in groups(units) if len(group) > 1]
@@ -196,8 +196,8 @@ def main() -> None:
         ("import cycles, of subpackages", "; ".join(", ".join(group) for group in unit_cycles) or "0"),
         ("public names", str(len(downscale.__all__))),
     ]
-    print(table(("what", "found"), rows), end="\n\n")
-    rows = [(call, *map(str, traced(*code))) for call, code in CALLS.items()]
+    print(table(("measure", "value"), rows), end="\n\n")
+    rows = [(call, *map(str, trace_call(*code))) for call, code in CALLS.items()]
     print(table(("call", "modules", "functions", "parsings of a grid"), rows))
     if "--levels" in sys.argv:
         for number in range(1, max(unit_level.values()) + 1):

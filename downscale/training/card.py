@@ -162,8 +162,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 class Mismatch:
     """Differences between the coarse values of one variable and the block means of the reference field."""
 
-    # Source, variable and its units.
-    label: str
+    label: str  # of the source
     variable: str
     units: str
     difference: Moments = field(default_factory=Moments)  # moments of coarse value minus mean of the reference

@@ -48,7 +48,8 @@ LOOK_EVERY = 20
 class TrainedUpscaler(lightning.LightningModule):
     """Learned model in training; moving averages of its weights, ``averaged``, are validated and saved.
 
-    After each round, ``score`` is the geometric mean of the validation errors relative to the kernel's.
+    After each round, ``score`` is the geometric mean of the validation errors relative to the kernel's, and ``errors``,
+    shape (sources, V, 3), has weighted sums of squared errors of the model and of the kernel, and of weights.
     """
 
     def __init__(

@@ -204,7 +204,7 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
         self.cache, self.parts, self.how = cache, parts, how
         self._spacings = [Spacing.of(source.fine) for source in cache.sources] if spacings else []
         self._seen = [_seen(source, how, tiled) for source in cache.sources]
-        # Areas are relative to the mean over cells with any
+        # Areas are relative to the mean over the cells that patches cover.
         self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
                       for source, seen in zip(cache.sources, self._seen, strict=True)]  # fmt: skip
 
