@@ -156,9 +156,9 @@ class MethodScores:
             target = block.fine[name]
             self.scores[name].add(self._like(made[name], target), self._like(target, target), self.truth.area)
             entry, previous = report[name], self.law.get(name, (0.0, 0.0, 0))
-            lost_cells_error = math.inf if entry.cells_lost else 0.0
+            lost_error = math.inf if entry.cells_lost else 0.0
             self.law[name] = (
-                max(previous[0], entry.max_relative_error, lost_cells_error), max(previous[1], entry.global_error),
+                max(previous[0], entry.max_relative_error, lost_error), max(previous[1], entry.global_error),
                 previous[2] + entry.values_out_of_bounds,
             )  # fmt: skip
 

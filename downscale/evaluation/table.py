@@ -264,10 +264,10 @@ def _number(value: float) -> str:
 
 
 def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
-    clean = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in clean) for i in range(len(head))]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in escaped) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-             for row in clean]  # fmt: skip
+             for row in escaped]  # fmt: skip
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return [lines[0], rule, *lines[1:]]
 

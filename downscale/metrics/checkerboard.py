@@ -217,11 +217,11 @@ def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
     mean = (window * curvature).sum() / window.sum() if square > 0 else 0.0
     power = np.abs(np.fft.fft2(window * (curvature - mean))) ** 2 / square if square > 0 else np.zeros(anomaly.shape)
     moments = np.array([valid.sum(), anomaly.sum(), (anomaly**2).sum()])
-    most = float(np.abs(anomaly + origin)[valid].max(initial=0.0))
+    largest = float(np.abs(anomaly + origin)[valid].max(initial=0.0))
     tables, counts = _tiled(curvature, factor), _tiled(has_neighbours.astype(np.float64), factor)
     tile_counts = counts.sum((-2, -1))
     level = _tiled(np.where(has_neighbours, anomaly, 0.0), factor).sum((-2, -1)) / np.maximum(tile_counts, 1)
-    return Sums(power, tables, tables * level[..., None, None], counts, moments, origin, most, 1)
+    return Sums(power, tables, tables * level[..., None, None], counts, moments, origin, largest, 1)
 
 
 def _tiled(values: Floats, factor: tuple[int, int]) -> Floats:

@@ -65,15 +65,15 @@ class EventCounts:
         (0.333, 0.5)
         """
         first = int(np.ceil(decision * BINS - 1e-6))
-        hits, false, missed = self.event[first:].sum(), self.other[first:].sum(), self.event[:first].sum()
+        hits, false_alarms, missed = self.event[first:].sum(), self.other[first:].sum(), self.event[:first].sum()
         area = self.event.sum() + self.other.sum()
         ratio = {
-            "csi": (hits, hits + false + missed),
+            "csi": (hits, hits + false_alarms + missed),
             "recall": (hits, hits + missed),
-            "precision": (hits, hits + false),
-            "f1": (2 * hits, 2 * hits + false + missed),
-            "f2": (5 * hits, 5 * hits + false + 4 * missed),
-            "frequency_bias": (hits + false, hits + missed),
+            "precision": (hits, hits + false_alarms),
+            "f1": (2 * hits, 2 * hits + false_alarms + missed),
+            "f2": (5 * hits, 5 * hits + false_alarms + 4 * missed),
+            "frequency_bias": (hits + false_alarms, hits + missed),
             "brier": (self.brier, area),
             "base_rate": (hits + missed, area),
         }

@@ -157,10 +157,10 @@ def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
                 continue
             steps = _between(one.dates, other.dates, side.train, _kept_out(other_side, other.sizes[0]))
             if steps.size and _same_data(one, other):
-                when = "" if one.dates is None else f", from {iso(one.dates[steps[0]])} to {iso(one.dates[steps[-1]])}"
+                dates = "" if one.dates is None else f", from {iso(one.dates[steps[0]])} to {iso(one.dates[steps[-1]])}"
                 raise OptionError(
                     f"data.pairs.{i}: expected times that train apart from those that validate, received {steps.size} "
-                    f"of {one.label}{when} that pair {j} of the same data holds out; leave out use: train, or give "
+                    f"of {one.label}{dates} that pair {j} of the same data holds out; leave out use: train, or give "
                     "both the same dates by data.validation.span, or select other times or cells"
                 )
 

@@ -65,13 +65,13 @@ def _beside(learned: Learned, batch: Batch) -> Tensor:
 def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tensor:
     """Return weighted sums of the fair CRPS of members, of the kernel's absolute errors, and of weights, (B, V, 3)."""
     valid = torch.isfinite(batch.target) & torch.isfinite(members).all(dim=0) & torch.isfinite(kernel)
-    wide = working_type(batch.target.device)
-    weight = torch.where(valid, batch.weight, torch.zeros_like(batch.target)).to(wide)
+    dtype = working_type(batch.target.device)
+    weight = torch.where(valid, batch.weight, torch.zeros_like(batch.target)).to(dtype)
     zero = batch.target.new_zeros(())
     target = torch.where(valid, batch.target, zero)
     ensemble = torch.where(valid, members, zero)
-    score = crps(ensemble, target).to(wide)
-    error = (torch.where(valid, kernel, zero) - target).abs().to(wide)
+    score = crps(ensemble, target).to(dtype)
+    error = (torch.where(valid, kernel, zero) - target).abs().to(dtype)
     return torch.stack([(weight * term).sum(dim=(-2, -1)) for term in (score, error, torch.ones_like(error))], dim=-1)
 
 
@@ -96,11 +96,11 @@ def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
 def squared_errors(batch: Batch, model: Tensor, kernel: Tensor) -> Tensor:
     """Return weighted sums of squared errors of the model and the kernel, and of weights, shape (B, V, 3)."""
     valid = torch.isfinite(batch.target) & torch.isfinite(model)
-    wide = working_type(batch.target.device)
-    weight = torch.where(valid, batch.weight, torch.zeros_like(batch.target)).to(wide)
+    dtype = working_type(batch.target.device)
+    weight = torch.where(valid, batch.weight, torch.zeros_like(batch.target)).to(dtype)
     sums = []
     for prediction in (model, kernel):
-        error = torch.where(valid, prediction - batch.target, torch.zeros_like(batch.target)).to(wide)
+        error = torch.where(valid, prediction - batch.target, torch.zeros_like(batch.target)).to(dtype)
         sums.append((weight * error**2).sum(dim=(-2, -1)))
     return torch.stack([*sums, weight.sum(dim=(-2, -1))], dim=-1)
 

@@ -74,9 +74,9 @@ def track_progress(items: Iterable[Any], total: int, say: Say, doing: str) -> It
 
 
 def _told(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterator[Any]:
-    pulse = LineTimer()
+    timer = LineTimer()
     for number, item in enumerate(items):
-        if pulse.due():
+        if timer.due():
             say(f"{doing}: {number} of {total}")
         yield item
 
@@ -114,14 +114,14 @@ class Progress:
 
     def record_score(self, score: float) -> bool:
         """Record the score of a round and start the next; return whether it is the best so far."""
-        better = score < self.best
-        if better:
+        is_best = score < self.best
+        if is_best:
             self.best, self.best_step, self.stale = score, self.step, 0
         else:
             self.stale += 1
         self.scores = [*(self.scores or []), (self.step, round(self.seconds, 1), score)]
         self.round, self.done = self.round + 1, 0
-        return better
+        return is_best
 
     def to_json(self) -> str:
         """Return the progress as JSON text."""
@@ -185,8 +185,8 @@ def _half_cosine(share: float) -> float:
 
 def steps_of_round(progress: Progress, how: Training) -> int:
     """Return the number of steps left in this round, limited by the end of the training."""
-    steps = how.round - progress.done
-    return steps if how.steps is None else max(min(steps, how.steps - progress.step), 0)
+    steps_left = how.round - progress.done
+    return steps_left if how.steps is None else max(min(steps_left, how.steps - progress.step), 0)
 
 
 def ended(progress: Progress, how: Training) -> bool:
@@ -198,15 +198,15 @@ def ended(progress: Progress, how: Training) -> bool:
 def round_line(progress: Progress, score: float, better: bool, how: Training, measure: str) -> str:
     """Return a progress line on the round that ended; ``measure`` describes the score."""
     total = f" of {how.steps}" if how.steps is not None else ""
-    best = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
-    return f"step {progress.step}{total}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
+    best_score = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
+    return f"step {progress.step}{total}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best_score})"
 
 
 def step_line(progress: Progress, loss: float, how: Training) -> str:
     """Return a progress line with the last step, its loss and the time left."""
     total = f" of {how.steps}" if how.steps is not None else ""
-    rest = remaining(progress.seconds, share_done(progress, how))
-    return f"step {progress.step}{total}, {progress.seconds:.0f} s: loss {loss:.4g}, {rest}"
+    time_left = remaining(progress.seconds, share_done(progress, how))
+    return f"step {progress.step}{total}, {progress.seconds:.0f} s: loss {loss:.4g}, {time_left}"
 
 
 @dataclass(frozen=True, eq=False)

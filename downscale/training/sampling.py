@@ -71,8 +71,8 @@ def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int
 def sampled_coverage(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
     """Return the expected coverage of each coarse cell relative to the mean, shape (n_y, n_x); 0 if never sampled."""
     shape = area.shape
-    ways = [_moved(first, n, part) for first, n, part in zip((rows, columns), shape, size, strict=True)]
-    corners = ways[0].T @ place_weights(area, rows, columns, size) @ ways[1]
+    probabilities = [_moved(first, n, part) for first, n, part in zip((rows, columns), shape, size, strict=True)]
+    corners = probabilities[0].T @ place_weights(area, rows, columns, size) @ probabilities[1]
     return _relative(_covered(_covered(corners, shape[0], size[0], margin, 0), shape[1], size[1], margin, 1))
 
 
@@ -233,12 +233,12 @@ class PatchSampler:
 
     def _at_hand(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the maps of a round, as many as fit into memory."""
-        sizes, room = self._bytes[self.maps[:, 0]], self.how.cache_mb * 2**20
-        if sizes.sum() <= room:
+        sizes, limit = self._bytes[self.maps[:, 0]], self.how.cache_mb * 2**20
+        if sizes.sum() <= limit:
             return np.arange(len(self.maps))
         # Weighted sampling without replacement (exponential keys).
         order = np.argsort(rng.exponential(size=len(self.maps)) / self.share)
-        count = int(np.searchsorted(sizes[order].cumsum(), room, side="right"))
+        count = int(np.searchsorted(sizes[order].cumsum(), limit, side="right"))
         return np.sort(order[: max(count, 1)])
 
     def _key(self, rng: np.random.Generator, source: int, number: int) -> PatchIndex:
@@ -273,9 +273,9 @@ class PatchSampler:
             places, chance = self._tiles(table)
             for part in np.array_split(numbers, max(numbers.size * len(places) // MOST_AT_ONCE, 1)):
                 probability = chance[table.nearest(part)]
-                which, tile = np.nonzero(rng.random(probability.shape) < probability)
-                columns = [np.full(which.size, source), part[which], *places[tile].T]
-                sample.add(rng, np.stack(columns, axis=1), probability[which, tile])
+                map_index, tile_index = np.nonzero(rng.random(probability.shape) < probability)
+                columns = [np.full(map_index.size, source), part[map_index], *places[tile_index].T]
+                sample.add(rng, np.stack(columns, axis=1), probability[map_index, tile_index])
         return [PatchIndex(int(source), int(number), int(row), int(column), weight=float(1 / chance))
                 for (source, number, row, column), chance in sample.rows()]  # fmt: skip
 

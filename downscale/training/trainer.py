@@ -157,12 +157,12 @@ class StateCallback(lightning.Callback):
         module.finish_step()
         self._look_at_clock(trainer, module, self.progress.step % AGREE_EVERY == 0)
         self._between_steps = self.progress.done < self.how.round
-        over = ended(self.progress, self.how)
-        trainer.should_stop = trainer.should_stop or over
+        is_finished = ended(self.progress, self.how)
+        trainer.should_stop = trainer.should_stop or is_finished
         if trainer.is_global_zero and not has_terminal() and self._timer.due():
             self.say(step_line(self.progress, float(module.last_loss), self.how))
         due = time.monotonic() - self._saved >= self.how.save_every
-        if due and self._between_steps and not over:
+        if due and self._between_steps and not is_finished:
             self.save(trainer, pl_module)
 
     def on_validation_batch_end(
@@ -183,13 +183,13 @@ class StateCallback(lightning.Callback):
                 f"expected finite weights, received NaN or infinite ones at step {self.progress.step}; try a smaller "
                 "learning_rate, or precision 32"
             )
-        better = self.progress.record_score(module.score)
-        if better:
+        is_best = self.progress.record_score(module.score)
+        if is_best:
             self.best = {k: v.detach().cpu().clone() for k, v in module.averaged.state_dict().items()}
             self.errors = module.errors
         if trainer.is_global_zero:
             measure = measure_of(module.learned.spec).line
-            self.say(round_line(self.progress, module.score, better, self.how, measure))
+            self.say(round_line(self.progress, module.score, is_best, self.how, measure))
             self._timer.said()
             self._log(trainer, module)
         trainer.should_stop = ended(self.progress, self.how)
