@@ -81,8 +81,8 @@ class EventCounts:
 
     def best(self, score: str = "csi") -> tuple[float, float]:
         """Return the decision threshold with the highest score, in steps of 0.01, and that score."""
-        thresholds = [(self.scores(i / BINS)[score], i / BINS) for i in range(1, BINS)]
-        value, level = max(thresholds, key=lambda pair: (np.nan_to_num(pair[0], nan=-1.0), -abs(pair[1] - 0.5)))
+        scores = [(self.scores(i / BINS)[score], i / BINS) for i in range(1, BINS)]
+        value, level = max(scores, key=lambda pair: (np.nan_to_num(pair[0], nan=-1.0), -abs(pair[1] - 0.5)))
         return level, value
 
     def reliability(self, bins: int = 10) -> dict[str, Any]:

@@ -279,8 +279,8 @@ class Scores:
     def quantiles(self, levels: ArrayLike) -> tuple[Floats, Floats]:
         """Return area-weighted quantiles of predictions and targets, one per level."""
         prediction, target = self.sums.made, self.sums.true
-        array = np.atleast_1d(np.asarray(levels, dtype=np.float64))
-        return np.array([prediction.quantile(q) for q in array]), np.array([target.quantile(q) for q in array])
+        probs = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+        return np.array([prediction.quantile(q) for q in probs]), np.array([target.quantile(q) for q in probs])
 
     @property
     def ranks(self) -> Ranks:

@@ -293,8 +293,8 @@ class Conditional(nn.Module):
 
     def scaled(self, values: Tensor) -> Tensor:
         """Return values scaled for the critic: large ones by their logarithm; missing ones as zero."""
-        relative = torch.where(torch.isfinite(values), values, torch.zeros_like(values)) / (LINEAR * self.spread)
-        return relative.sign() * torch.log1p(relative.abs())
+        ratio = torch.where(torch.isfinite(values), values, torch.zeros_like(values)) / (LINEAR * self.spread)
+        return ratio.sign() * torch.log1p(ratio.abs())
 
 
 def train_adversarial(

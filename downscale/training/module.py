@@ -88,8 +88,8 @@ class TrainedUpscaler(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of a batch; errors are in standard deviations of the variable."""
         prediction = self(batch)
-        predicted = torch.isfinite(prediction)
-        valid = torch.isfinite(batch.target) & (predicted.all(dim=0) if self.learned.spec.stochastic else predicted)
+        finite = torch.isfinite(prediction)
+        valid = torch.isfinite(batch.target) & (finite.all(dim=0) if self.learned.spec.stochastic else finite)
         # Missing values are NaN in both and must not reach a gradient.
         prediction = torch.where(valid, prediction, torch.zeros_like(prediction))
         target = torch.where(valid, batch.target, torch.full_like(batch.target, torch.nan))
