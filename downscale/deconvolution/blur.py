@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
 from downscale.deconvolution.psf import AnyPsf
-from downscale.deconvolution.weights import AnyKernel, Kernel, RowKernels, cell_kernel, grid_kernel
+from downscale.deconvolution.weights import AnyKernel, Instrument, Kernel, RowKernels, cell_kernel, grid_kernel
 from downscale.errors import ShapeError
 from downscale.fields.aggregate import like
 
@@ -27,6 +27,8 @@ STEPS, ROUNDING = 100, 1e-14
 DUST = 1e-9
 # Largest number of row pairs whose products are formed together; beyond it they are added row by row.
 AT_ONCE = 200_000
+# Number of cached blurs: most fields of one file share a mask.
+CACHED_BLURS = 4
 
 
 class Blur:
@@ -208,3 +210,15 @@ class RowConvolution:
             rows = slice(max(0, -shift), min(n_y, n_y - shift))
             spectrum[..., rows, :] += self.symbol[rows, k] * waves[..., rows.start + shift : rows.stop + shift, :]
         return spectrum
+
+
+def cached_blur(instrument: Instrument, valid: NDArray[np.bool_], reference: Tensor) -> Blur:
+    """Return the blur of an instrument among valid cells; the instrument holds the last few."""
+    key = (np.packbits(valid).tobytes(), str(reference.device), reference.dtype)
+    with instrument.lock:
+        if key not in instrument.blurs:
+            instrument.blurs[key] = Blur(instrument.kernel, instrument.shape, reference, instrument.area, valid)
+        instrument.blurs.move_to_end(key)
+        while len(instrument.blurs) > CACHED_BLURS:
+            instrument.blurs.popitem(last=False)
+        return instrument.blurs[key]

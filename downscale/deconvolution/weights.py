@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,11 @@ from downscale.errors import GridError, OptionError, ShapeError
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from downscale.deconvolution.blur import Blur
-
 Floats = NDArray[np.float64]
 # Sampling points per half width for the mean of a cell, and their largest number per cell.
 FINENESS, MOST_POINTS = 4, 15
 # Relative difference below which spacings count as equal.
 EVEN = 1e-4
-# Number of cached blurs: most fields of one file share a mask.
-CACHED_BLURS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,8 +268,9 @@ class Instrument:
     ) -> None:  # fmt: skip
         self.psf, self.grid, self.periodic = psf, grid, periodic
         self.shape = tuple(grid.shape if shape is None else shape)
-        self._blurs: OrderedDict[Any, Blur] = OrderedDict()
-        self._lock = threading.Lock()
+        # Used by `blur.cached_blur`.
+        self.blurs: OrderedDict[Any, Any] = OrderedDict()
+        self.lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # Cached properties are not sent to workers.
@@ -296,17 +290,3 @@ class Instrument:
     def area(self) -> NDArray[np.float64] | None:
         """Cell areas, None if all are equal."""
         return None if self.grid is None else self.grid.cell_area
-
-    def blur(self, valid: NDArray[np.bool_], reference: Tensor) -> Blur:
-        """Return the blur among valid cells."""
-        # Deferred: it imports torch.
-        from downscale.deconvolution.blur import Blur
-
-        key = (np.packbits(valid).tobytes(), str(reference.device), reference.dtype)
-        with self._lock:
-            if key not in self._blurs:
-                self._blurs[key] = Blur(self.kernel, self.shape, reference, self.area, valid)
-            self._blurs.move_to_end(key)
-            while len(self._blurs) > CACHED_BLURS:
-                self._blurs.popitem(last=False)
-            return self._blurs[key]

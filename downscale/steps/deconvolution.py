@@ -350,6 +350,9 @@ class DeconvolutionWork:
 
     def __call__(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Return the deconvolved maps and the parameters chosen for each."""
+        # Deferred: it imports torch.
+        from downscale.deconvolution.blur import cached_blur
+
         shape = self.instrument.shape
         maps = finite_or_missing(np.asarray(values), self.name).reshape(-1, *shape)
         lane = Lane(pick_device(self.device))
@@ -360,7 +363,7 @@ class DeconvolutionWork:
                 continue
             one = np.where(valid, one, 0.0)
             data = lane.send(one if self.area is None else one / self.area)
-            solution = self.method(data, self.instrument.blur(valid, data))
+            solution = self.method(data, cached_blur(self.instrument, valid, data))
             field = lane.fetch(solution.field, np.dtype(np.float64))()
             field = field if self.area is None else field * self.area
             fine[index] = np.where(valid, field, np.nan)
