@@ -43,16 +43,8 @@ def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> t
 def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     """Downscale ``values`` (..., n_y, n_x); a Dask array gives a Dask array, others are computed at once.
 
-    If the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
-
-    Parameters
-    ----------
-    job : Job
-        The job of the variable.
-    values : numpy or dask array
-        The coarse field; its horizontal chunks are the blocks (whole maps if the target does not nest).
-    statics : dict of arrays, optional
-        Fields on the fine cells (or on the pieces), shape (n_fine_y, n_fine_x), cut together with the values.
+    ``statics`` are fields on the fine cells (or on the pieces). If the upsampler has several input fields, they are the
+    dimension before the rows, which the result lacks.
     """
     lazy = isinstance(values, da.Array)
     if not lazy and job.compiled:
@@ -98,17 +90,10 @@ def compute_block(
     statics: dict[str, NDArray[Any]] | None = None,
     threads: int = 1,
 ) -> NDArray[Any]:
-    """Downscale the block ``values`` (..., given rows, given columns) to its own fine cells.
+    """Return the own fine cells of the block ``values`` (..., given rows, given columns).
 
-    If the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
-
-    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to add, "mask" (1 if valid).
-
-    Raises
-    ------
-    ConservationError, BoundsError
-        If conservation or bounds fail in the result as stored, or cannot be satisfied; ``job.check`` may turn errors
-        into warnings.
+    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to add, "mask" (1 if valid). If
+    the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
     """
     maps = finite(values.reshape(-1, *values.shape[-job.inner :]), job)
     shape = (len(maps), *job.block_shape(rows, columns))

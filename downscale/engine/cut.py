@@ -55,25 +55,10 @@ class Cut:
 def cut_axis(
     chunks: Sequence[int], periodic: bool, halo: int | None, margin: int = 0, multiple_of: int = 1
 ) -> tuple[Cut, ...]:
-    """Cut an axis into blocks.
+    """Return the blocks of an axis, whose ``chunks`` are sizes in coarse cells.
 
-    Parameters
-    ----------
-    chunks : sequence of int
-        Sizes of the blocks in coarse cells.
-    periodic : bool
-        Whether the axis closes a circle.
-    halo : int or None
-        Input cells that the upsampler needs beyond those held; None if it needs all.
-    margin : int
-        Cells beyond its own that a block must hold for the refinement.
-    multiple_of : int
-        The number of input cells must be a multiple of this.
-
-    Raises
-    ------
-    ShapeError
-        If an axis that must not be split is, or no legal size exists.
+    The upsampler reads ``halo`` cells beyond those held (None: all cells). The refinement holds ``margin`` cells beyond
+    the block's own. The number of input cells must be a multiple of ``multiple_of``.
 
     Examples
     --------

@@ -47,12 +47,7 @@ def device_name(name: str = "auto") -> str:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of that name; "auto" is the first CUDA GPU, else the CPU.
-
-    Raises
-    ------
-    OptionError
-        If the name is unknown or there is no such device; the message lists the available ones.
+    """Return the device of that name, or raise ``OptionError``; "auto" is the first CUDA GPU, else the CPU.
 
     Examples
     --------
@@ -100,16 +95,9 @@ def working_type(device: torch.device) -> torch.dtype:
 
 
 class Lane:
-    """Transfer of arrays to a device and back, asynchronous if the device can copy and compute at once.
+    """Transfer of arrays to a device and back in its working precision ``dtype``.
 
-    Attributes
-    ----------
-    device : torch.device
-        Device of the computation.
-    dtype : numpy.dtype
-        Precision of the computation.
-    overlaps : bool
-        Whether results are copied during computation, so that one batch in flight pays.
+    ``overlaps`` is whether results are copied during computation, so that one batch in flight pays.
     """
 
     def __init__(self, device: torch.device) -> None:

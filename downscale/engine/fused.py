@@ -192,19 +192,10 @@ def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]
 def apply_bare(
     coarse: NDArray[Any], operator: Separable, out: NDArray[Any], threads: int = 1
 ) -> NDArray[Any]:
-    """Apply an operator to whole maps without gaps, without imposing conservation and without checks.
+    """Write fine maps without gaps into ``out``, without conservation and checks, and return it.
 
-    Parameters
-    ----------
-    coarse : array, shape (maps, n_y, n_x)
-    operator : Separable
-    out : array, shape (maps, n_y * factor_y, n_x * factor_x)
-        Written, in the precision of its type, float32 or float64; fastest in C order.
-
-    Raises
-    ------
-    ShapeError, InputError
-        If shapes or types of the arrays do not fit.
+    Shapes are (maps, n_y, n_x) and (maps, n_y * factor_y, n_x * factor_x). The precision is that of ``out``, float32 or
+    float64; C order is fastest.
     """
     (n_y, n_x), (factor_y, factor_x), kind = operator.grid.shape, operator.factor, out.dtype
     shape = len(coarse), n_y * factor_y, n_x * factor_x

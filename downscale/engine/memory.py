@@ -68,12 +68,8 @@ def features_budget() -> int:
 class Beside:
     """Memory that a run holds besides its blocks.
 
-    Attributes
-    ----------
-    whole : int
-        Bytes held from beginning to end: fine fields, areas, chunks of the input.
-    per_cell : int
-        Bytes per fine cell of one map of a block, while it is in work.
+    ``whole`` counts bytes held from beginning to end: fine fields, areas, chunks of the input. ``per_cell`` counts
+    bytes per fine cell of one map of a block, while it is in work.
     """
 
     whole: int = 0
@@ -81,20 +77,10 @@ class Beside:
 
     @classmethod
     def of(cls, cells: int, statics: Collection[str], grid: int, chunk: int = 0, read: bool = False) -> Beside:
-        """Return the memory for these sizes.
+        """Return the memory for a fine grid of ``cells`` cells and the fine fields ``statics`` that blocks use.
 
-        Parameters
-        ----------
-        cells : int
-            Cells of the whole fine grid.
-        statics : names
-            Fine fields that blocks use; "terrain" is computed from "orog".
-        grid : int
-            Float64 copies of the fine cells for areas and positions.
-        chunk : int
-            Bytes of the largest chunk of the input.
-        read : bool
-            Whether the input is read from files during the run.
+        ``grid`` is the number of float64 copies of the fine cells for areas and positions, ``chunk`` the bytes of the
+        largest input chunk; ``read`` is whether the input is read from files during the run.
         """
         fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
         copies = fields + MAKING_COPIES * len({"terrain", "mask"} & set(statics)) + grid
@@ -103,19 +89,9 @@ class Beside:
 
 
 def block_budget(features: int = 0, whole: int = 0) -> int:
-    """Return the size of a fine block, so that all workers stay within the option "max_memory".
+    """Return the bytes of a fine block, so that all workers stay within the option "max_memory".
 
-    Parameters
-    ----------
-    features : int
-        Additional bytes of a network per worker; no loops are compiled then.
-    whole : int
-        Bytes held besides all blocks.
-
-    Raises
-    ------
-    OptionError
-        If the limit is too small for any block.
+    ``features`` are bytes of a network per worker, without compiled loops; ``whole`` are bytes held besides all blocks.
     """
     limit = option("max_memory")
     if limit is None:

@@ -70,11 +70,6 @@ def refine_maps(
 
     If the device can copy and compute at once, one batch is copied back and checked while the next is computed. If it
     runs out of memory, batches are halved; maps are independent, so that this changes no bit.
-
-    Raises
-    ------
-    MemoryError
-        If the device has no room for one map; the message has its size and the remedy.
     """
     work = Work(job, rows, columns, statics, Lane(pick_device(job.device)))
     pending: tuple[slice, Finish] | None = None

@@ -15,18 +15,7 @@ def fill_missing(
 ) -> Array:
     """Return the field with missing cells replaced by a weighted mean of valid neighbours, dominated by the nearest.
 
-    Parameters
-    ----------
-    coarse : array, shape (..., n_y, n_x)
-        The field, in float64 or float32.
-    missing : array of bool, of that shape
-        True for missing cells.
-    radius : (int, int)
-        Rows and columns searched on each side.
-    closed : bool
-        Whether the columns close a circle.
-    nothing : float
-        Value of a missing cell without any valid neighbour.
+    ``radius`` is the number of rows and columns searched on each side, ``nothing`` the value without valid neighbours.
 
     Examples
     --------

@@ -90,11 +90,6 @@ class Window:
 class Noise:
     """Noise of one ensemble, with a cache of its innovations.
 
-    Parameters
-    ----------
-    draws : Draws
-        Seed, members, times.
-
     Examples
     --------
     >>> noise = Noise(Draws(seed=1))

@@ -37,14 +37,10 @@ BEND, MOST_BENT = 15.0, 2.3
 
 @dataclass(frozen=True)
 class Roughness:
-    """Estimates of the unresolved variability in coarse cells.
+    """Estimates of the unresolved variability in coarse cells, shape (N, ny, nx).
 
-    Attributes
-    ----------
-    spread : Tensor, shape (N, ny, nx)
-        Standard deviation of fine values about the kernel's, units of the field.
-    slope : Tensor, shape (N, ny, nx)
-        Exponent H of the power law below the cells: amplitudes fall by 2**-H per octave.
+    ``spread`` is the standard deviation of fine values about the kernel's, in units of the field. ``slope`` is the
+    exponent H of the power law below the cells: amplitudes fall by 2**-H per octave.
     """
 
     spread: Tensor
@@ -52,18 +48,9 @@ class Roughness:
 
 
 def roughness(x: Tensor, factor: float, closed: bool = False, smoothing: float = 0.0) -> Roughness:
-    """Return the power law of a coarse field, extrapolated below its cells.
+    """Return the power law of a coarse field, shape (N, ny, nx), extrapolated below its cells; undefined at NaN.
 
-    Parameters
-    ----------
-    x : Tensor, shape (N, ny, nx)
-        Coarse values; NaN where missing, with undefined results there.
-    factor : float
-        Refinement of an axis.
-    closed : bool
-        Whether the columns close a circle.
-    smoothing : float
-        Added to the exponent H below the cells, for smoothing by instruments and models.
+    ``smoothing`` is added to the exponent H below the cells, for smoothing by instruments and models.
     """
     wide = REACH if closed else 0
     field = torch.cat([x[..., -wide:], x, x[..., :wide]], dim=-1) if wide and x.shape[-1] >= wide else x

@@ -57,22 +57,10 @@ def _range(shape: tuple[int, int], step: tuple[float, float]) -> tuple[float, fl
 
 @lru_cache(maxsize=16)
 def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rings:
-    """Return the rings of the modes of maps of ``shape``.
+    """Return the rings of the modes of maps of ``shape``, with rows and columns ``step`` metres apart.
 
     The width of a ring is the larger of the two lowest wavenumbers. Rings end at the smaller of the two highest:
     beyond, in the corners, not all directions are resolved. The mean of the map belongs to no ring.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Rows and columns.
-    step : (float, float)
-        Distance of rows and of columns, in metres.
-
-    Raises
-    ------
-    ShapeError
-        If a map has too few cells, or they are so much longer than wide that no ring is resolved in all directions.
 
     Examples
     --------
@@ -127,18 +115,7 @@ def radial_power(field: Array, valid: Array, window: Array, table: Rings) -> Arr
     """Return the mean power of each ring: (..., n_y, n_x) -> (..., n_rings), units of the field squared.
 
     Invariant: for any window and gaps, white noise has its variance in every ring (in the mean of many realisations,
-    except for the mean that is subtracted).
-
-    Parameters
-    ----------
-    field : array
-        Values; those under the mask are ignored.
-    valid : array of bool, shape of ``field``
-        True for valid values; a map without any has zero power.
-    window : array, shape (n_y, n_x)
-        From ``taper``, or ones.
-    table : Rings
-        Rings of the shape of the maps.
+    except for the mean that is subtracted). A map without valid values has zero power.
     """
     xp = namespace(field)
     weight = xp.where(valid, window, xp.zeros_like(field))

@@ -183,12 +183,7 @@ def measure_of(start: NDArray[np.float64], stop: NDArray[np.float64], kind: Kind
 
 
 def check_factor(factor: object) -> int:
-    """Return ``factor`` as an int if it is an integer of at least one.
-
-    Raises
-    ------
-    ShapeError
-        For zero, negative, fractional and non-numeric factors.
+    """Return ``factor`` as an int; raise ``ShapeError`` if it is not a whole number of at least one.
 
     Examples
     --------

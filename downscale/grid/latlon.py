@@ -143,12 +143,7 @@ def product_of(
 ) -> RectilinearGrid | None:
     """Return the product grid that two-dimensional positions repeat, or None if they are not one.
 
-    Parameters
-    ----------
-    lat, lon : arrays, shape (n_y, n_x)
-        Centres in degrees: one latitude per row and one longitude per column.
-    corners : (array, array), shapes (n_y, n_x, 4), optional
-        Latitudes and longitudes of the corners.
+    ``corners`` are latitudes and longitudes in degrees, each of shape (n_y, n_x, 4).
 
     Examples
     --------
@@ -175,14 +170,9 @@ def product_of(
 
 @dataclass(frozen=True, eq=False)
 class AreaDensity:
-    """True area per unit of area of the plane, as a Chebyshev series in y and x.
+    """True area per unit of area of the plane, as a Chebyshev series in y (first axis of ``coefficients``) and x.
 
-    Parameters
-    ----------
-    coefficients : array, shape (n, n)
-        Of products of Chebyshev polynomials of y (first axis) and x.
-    y_range, x_range : (float, float)
-        Where the polynomials run from -1 to 1, in metres.
+    The polynomials run from -1 to 1 over ``y_range`` and ``x_range``, in metres.
     """
 
     coefficients: Floats

@@ -25,13 +25,9 @@ BLOCK_SAMPLES, MOST_SAMPLES = 1_000_000, 4
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Cells with the longitudes and latitudes of their inner points.
+    """Cells of any grid with the longitudes and latitudes of their inner points.
 
-    Attributes
-    ----------
-    grid : RectilinearGrid, SubcellGrid or CurvilinearGrid
-    locator : function or None
-        From the axes of a product grid to degrees.
+    ``locator`` converts the axes of a product grid to degrees.
     """
 
     grid: Any

@@ -29,12 +29,7 @@ def unit_vectors(lon: ArrayLike, lat: ArrayLike) -> Floats:
 def degrees_of(vectors: Floats, near: ArrayLike = 0.0) -> tuple[Floats, Floats]:
     """Return longitudes and latitudes in degrees of vectors of any length, shape (..., 3).
 
-    Parameters
-    ----------
-    vectors : array, shape (..., 3)
-        Directions.
-    near : array
-        Longitudes are within half a circle of it.
+    Longitudes are within half a circle of ``near``.
     """
     x, y, z = np.moveaxis(vectors, -1, 0)
     lon = np.rad2deg(np.arctan2(y, x))
@@ -70,13 +65,8 @@ def triangle_area(a: Floats, b: Floats, c: Floats) -> Floats:
 def polygon_area(corners: Floats) -> Floats:
     """Return signed areas in steradians of polygons with great-circle sides, shape (...).
 
-    Invariant: polygons that tile the sphere, all counter-clockwise, add up to 4 pi. Corners that coincide or are on one
-    great circle add nothing.
-
-    Parameters
-    ----------
-    corners : array, shape (..., n, 3)
-        Unit vectors in order; each polygon is smaller than half the sphere.
+    ``corners`` are unit vectors in order, shape (..., n, 3); each polygon is smaller than half the sphere. Invariant:
+    polygons that tile the sphere, all counter-clockwise, add up to 4 pi.
 
     Examples
     --------
@@ -92,14 +82,8 @@ def polygon_area(corners: Floats) -> Floats:
 def inner_points(corners: Floats, along: Floats, across: Floats) -> Floats:
     """Return points of quadrilaterals by bilinear combination of their corners, shape (..., n_across, n_along, 3).
 
-    Points with one coordinate fixed are on one great circle, those with 0 or 1 on the sides.
-
-    Parameters
-    ----------
-    corners : array, shape (..., 4, 3)
-        Unit vectors in order: first row left and right, then second row right and left.
-    along, across : arrays, shapes (n_along,) and (n_across,)
-        Positions from 0 to 1 from left to right and from the first row to the second.
+    Corners, shape (..., 4, 3), are in order around the cell: first row left and right, then second row right and left.
+    Positions from 0 to 1 run from left to right (``along``) and from the first row to the second (``across``).
     """
     s, t = along[:, None], across[:, None, None]
     a, b, c, d = (corners[..., i, None, None, :] for i in range(4))

@@ -75,11 +75,6 @@ class Subcells:
 
         Target edges that differ from a coarse edge only by rounding are replaced by it.
 
-        Raises
-        ------
-        GridError
-            If the axes are of different kinds or do not overlap.
-
         Examples
         --------
         >>> thirds = Subcells.between(CellAxis([0, 2, 4], "projected"), CellAxis([0, 3, 6], "projected"))
@@ -269,11 +264,6 @@ def overlap_matrix(source: CellAxis, target: CellAxis | Subcells) -> csr_array:
     """Return the sparse area fraction of each source cell in each target cell (or part), shape (n_target, n_source).
 
     Rows add up to one if the source covers the target cell completely, else to the covered fraction.
-
-    Raises
-    ------
-    GridError
-        If the axes are of different kinds.
     """
     start, stop, kind = _cells(target)
     if source.kind != kind:

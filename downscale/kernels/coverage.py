@@ -68,14 +68,9 @@ def nearest_divisible(kernel_size: int, stride: int) -> int:
 
 
 def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
-    """Warn if a stride does not divide its kernel, and name the nearest kernel size that it divides.
+    """Warn if a stride does not divide its kernel, with the nearest kernel size that it divides.
 
-    Parameters
-    ----------
-    kernel_size, stride : int or sequence of int
-        Sizes along each axis.
-    level : int
-        Number of frames up to the caller that chose the sizes.
+    ``level`` is the number of frames up to the caller that chose the sizes.
     """
     sizes, strides, _ = kernel_geometry(kernel_size, stride)
     if any(variation(size, step) for size, step in zip(sizes, strides, strict=True)):
@@ -89,17 +84,7 @@ def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
 
 
 def require_no_holes(kernel_size: Size, stride: Size, padding: Size | None = None) -> None:
-    """Refuse kernels that leave fine cells without any tap; the message names these cells.
-
-    Raises
-    ------
-    ShapeError
-        If the kernel is smaller than the stride along an axis.
-
-    Examples
-    --------
-    >>> require_no_holes(4, 4)
-    """
+    """Raise ``ShapeError`` if a kernel leaves fine cells without any tap; the message names these cells."""
     axes = zip(*kernel_geometry(kernel_size, stride, padding), strict=True)
     for number, (size, step, pad) in enumerate(axes):
         holes = np.flatnonzero(taps_of_phases(size, step, pad) == 0)
@@ -128,13 +113,7 @@ class Coverage:
 
     @classmethod
     def of(cls, kernel_size: Size, stride: Size, padding: Size | None = None) -> Coverage:
-        """Return the coverage for these sizes; ``padding=None`` is the one whose output has ``n * stride`` cells.
-
-        Raises
-        ------
-        ShapeError
-            If a size is out of its range.
-        """
+        """Return the coverage for these sizes; ``padding=None`` is the one whose output has ``n * stride`` cells."""
         return cls(*kernel_geometry(kernel_size, stride, padding))
 
     @property

@@ -115,13 +115,7 @@ def _of_axis(weights: AxisWeights, factor: int, cells: int) -> AxisKernel:
 
 
 def require_finer(stride: Sequence[int]) -> None:
-    """Refuse strides of one along all axes: no zeros are inserted, so there are no images.
-
-    Raises
-    ------
-    ShapeError
-        If no axis is refined.
-    """
+    """Raise ``ShapeError`` if all strides are one: no zeros are inserted, so there are no images."""
     if all(step == 1 for step in stride):
         given = " x ".join(map(str, stride))
         raise ShapeError(f"expected a stride of at least 2 along some axis, received {given}: it makes no images")
@@ -285,13 +279,7 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
 
 
 def require_finite(weights: Floats) -> None:
-    """Refuse weights that are NaN or infinite.
-
-    Raises
-    ------
-    InputError
-        If there are any; the message has the index of the first.
-    """
+    """Raise ``InputError`` if a weight is NaN or infinite; the message has the index of the first."""
     bad = ~np.isfinite(weights)
     if bad.any():
         place = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))

@@ -55,13 +55,7 @@ def same_padding(kernel_size: int, stride: int) -> tuple[int, int]:
 
 
 def law_names(law: Law) -> tuple[str, ...]:
-    """Return the names in a law, each once, in the order of ``LAWS``.
-
-    Raises
-    ------
-    OptionError
-        If the law is empty or has a name that is not in ``LAWS``.
-    """
+    """Return the names in a law, each once, in the order of ``LAWS``."""
     names = (law,) if isinstance(law, str) else tuple(law)
     unknown = [name for name in names if name not in LAWS]
     if unknown or not names:
@@ -74,13 +68,7 @@ def law_names(law: Law) -> tuple[str, ...]:
 def kernel_geometry(
     kernel_size: Size, stride: Size, padding: Size | None = None
 ) -> tuple[Sizes, Sizes, Sizes]:
-    """Return kernel size, stride and padding with one entry per axis (``padding=None``: output ``n * s``).
-
-    Raises
-    ------
-    ShapeError
-        If the lengths differ, or a size is not an integer in its legal range.
-    """
+    """Return kernel size, stride and padding with one entry per axis (``padding=None``: output ``n * s``)."""
     axes = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     kernel = _sizes("kernel_size", kernel_size, axes, least=1)
     strides = _sizes("stride", stride, axes, least=1)
@@ -181,13 +169,7 @@ def law_system(law: Law, kernel_size: Size, stride: Size, padding: Size | None =
 
 
 def geometry_of(kernel: Any, stride: Size, padding: Size | None) -> tuple[Sizes, Sizes, Sizes]:
-    """Return `kernel_geometry` of the last axes of a kernel: as many as ``stride`` has, two for a number.
-
-    Raises
-    ------
-    ShapeError
-        If the kernel has too few axes, or stride or padding do not fit them.
-    """
+    """Return `kernel_geometry` of the last axes of a kernel: as many as ``stride`` has, two for a number."""
     axes = len(stride) if isinstance(stride, Sequence) else min(kernel.ndim, 2)
     if not 0 < axes <= kernel.ndim:
         raise ShapeError(

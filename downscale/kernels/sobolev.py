@@ -122,16 +122,7 @@ def part_weights(
 ) -> AxisWeights:
     """Return the weights of :func:`axis_weights` for parts of cells that need not adjoin.
 
-    Parameters
-    ----------
-    coarse_edges : array, shape (n + 1,)
-        Cell edges in a measure coordinate.
-    low, high : array, shape (n_parts,)
-        Edges of the parts, in the direction of the axis; each is within its ``parent``.
-    parent : array of int, shape (n_parts,)
-        The coarse cell that contains each part.
-    taps, order, period
-        As in :func:`axis_weights`.
+    Part ``i`` extends from ``low[i]`` to ``high[i]``, in the direction of the axis, inside coarse cell ``parent[i]``.
     """
     check_settings(taps, order)
     if not (np.diff(coarse_edges).all() and (high != low).all()):
@@ -160,13 +151,7 @@ def usable_taps(taps: int, cells: int, periodic: bool) -> int:
 
 
 def check_settings(taps: object, order: object) -> None:
-    """Refuse illegal taps and orders.
-
-    Raises
-    ------
-    OptionError
-        With a one-line message.
-    """
+    """Raise ``OptionError`` if ``taps`` or ``order`` is not usable."""
     if isinstance(taps, (bool, np.bool_)) or not isinstance(taps, (int, np.integer)) or taps < 1 or taps % 2 == 0:
         raise OptionError(f"expected taps to be an odd whole number, received {taps!r}")
     if taps > MOST_TAPS:
@@ -262,17 +247,10 @@ def _mean_powers(low: Floats, high: Floats, count: int) -> Floats:
 
 
 def enforce_cell_law(weights: AxisWeights, part_weights: Floats) -> AxisWeights:
-    """Remove the rounding errors of cell means, given the exact fractions of fine cells in their coarse cells.
+    """Return the weights without rounding errors of cell means, given the fractions of fine cells in coarse ones.
 
     Near the poles sines of latitude differ only in their last digits, so the solution alone conserves to 1e-11; the
     correction is of that size. Rows of one coarse cell must share their window, as those of ``axis_weights`` do.
-
-    Parameters
-    ----------
-    weights : AxisWeights
-        Operator with ``n_fine = factor * n`` rows.
-    part_weights : array, shape (n_fine,)
-        Fractions that add up to one over each coarse cell (``CellAxis.part_weights``).
     """
     cells = round(part_weights.sum())
     parent = np.repeat(np.arange(cells), weights.start.size // cells)
@@ -292,20 +270,7 @@ def _residual(weights: AxisWeights, share: Floats, parent: NDArray[np.int64], ce
 
 
 def check_solved(weights: AxisWeights, measure: Floats, parent: NDArray[np.int64]) -> None:
-    """Refuse weights dominated by rounding: their cell means are wrong by far more than rounding.
-
-    Parameters
-    ----------
-    weights : AxisWeights
-        The solution.
-    measure, parent : arrays, shape (n_fine,)
-        Measure of each part and the coarse cell that contains it; the parts of a cell make up the whole of it.
-
-    Raises
-    ------
-    OptionError
-        With a one-line message.
-    """
+    """Raise ``OptionError`` if rounding dominates the weights: their cell means are wrong by far more than rounding."""
     cells = int(parent.max()) + 1
     total = np.bincount(parent, measure, cells)
     used = np.unique(parent)

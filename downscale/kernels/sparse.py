@@ -199,13 +199,7 @@ def _without_missing(taken: Floats, weight: Floats, starts: NDArray[np.intp], na
 
 
 def check_threshold(na_thres: Any) -> float:
-    """Return a fraction of missing weights, 0 to 1.
-
-    Raises
-    ------
-    OptionError
-        If it is not one.
-    """
+    """Return the maximum missing fraction as a float; raise ``OptionError`` if it is not a number from 0 to 1."""
     number = isinstance(na_thres, (int, float, np.number)) and not isinstance(na_thres, bool)
     if not number or not 0 <= na_thres <= 1:
         raise OptionError(f"expected na_thres to be a number from 0 to 1, received {na_thres!r}")

@@ -52,16 +52,7 @@ class Windows:
     ) -> Windows:
         """Return the windows of the cells ``first`` to ``last`` (excluded; a circle may be crossed).
 
-        Parameters
-        ----------
-        axis : AxisWeights
-            The operator along the whole axis.
-        factor : int
-            Parts of a cell.
-        given_first, given : int
-            The first input cell, and the number of input cells.
-        least : int
-            Windows are padded to at least this many taps, with zero weights.
+        The input has ``given`` cells from ``given_first`` on. Zero weights pad windows to at least ``least`` taps.
         """
         whole = axis.start.size // factor
         starts, shared = shared_windows(axis, factor)
