@@ -50,16 +50,16 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     if not lazy and job.compiled:
         return _computed(job, np.asarray(values), statics or {})
     array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
-    fixed = {name: _as_dask(static) for name, static in (statics or {}).items()}
+    fine_statics = {name: _as_dask(static) for name, static in (statics or {}).items()}
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
     # One entry of the graph, sent once to each worker; blocks refer to it by name. Equal content has the same name.
     # User-defined upsamplers are tokenised only if they define how: Dask would pickle an object whose class is defined
     # in a notebook, which puts rebuilt methods into that class.
     kind = type(job.upscaler)
-    own = kind.__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(kind, "__dask_tokenize__")
-    token = token_of(job) if own else uuid.uuid4().hex
+    has_token = kind.__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(kind, "__dask_tokenize__")
+    token = token_of(job) if has_token else uuid.uuid4().hex
     shared = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
-    table = [[_block(job, shared, array, fixed, row, column) for column in columns] for row in rows]
+    table = [[_block(job, shared, array, fine_statics, row, column) for column in columns] for row in rows]
     fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
     return fine if lazy else fine.compute()
 
@@ -67,19 +67,19 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
 def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
     """Compute an array in memory at once, with its rows shared among threads."""
     rows, columns = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
-    piece = values
+    block = values
     for axis, cut in ((-2, rows[0]), (-1, columns[0])):
         if not (cut.given.whole and cut.given.first == 0):
-            piece = np.take(piece, cut.given.cells, axis=axis)
+            block = np.take(block, cut.given.cells, axis=axis)
     factors = job.cells.factor_y, job.cells.factor_x
-    fixed = {}
+    block_statics = {}
     for name, static in statics.items():
-        whole = np.asarray(static)
+        array = np.asarray(static)
         for axis, cut, factor in zip((-2, -1), (rows[0], columns[0]), factors, strict=True):
             if not (cut.given.whole and cut.given.first == 0):
-                whole = np.take(whole, cut.given.fine_cells(factor), axis=axis)
-        fixed[name] = whole
-    return compute_block(piece, job, rows[0], columns[0], fixed, threads=threads())
+                array = np.take(array, cut.given.fine_cells(factor), axis=axis)
+        block_statics[name] = array
+    return compute_block(block, job, rows[0], columns[0], block_statics, threads=threads())
 
 
 def compute_block(
@@ -139,27 +139,27 @@ def token_of(*parts: object) -> str:
 def _block(
     job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
 ) -> da.Array:
-    piece = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
-    piece = piece.rechunk(dict.fromkeys(range(piece.ndim - job.inner, piece.ndim), -1))
+    block = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
+    block = block.rechunk(dict.fromkeys(range(block.ndim - job.inner, block.ndim), -1))
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
-    fixed, fixed_names = {}, {}
+    static_parts, static_names = {}, {}
     for name, static in statics.items():
         part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x).rechunk(-1)
-        fixed[name], fixed_names[name] = part.to_delayed().item(), part.name
+        static_parts[name], static_names[name] = part.to_delayed().item(), part.name
     height, width = job.block_shape(rows, columns)
-    out_chunks = (*piece.chunks[: -job.inner], (height,), (width,))
+    out_chunks = (*block.chunks[: -job.inner], (height,), (width,))
     return da.map_blocks(
         compute_block,
-        piece,
+        block,
         job=shared,
         rows=rows,
         columns=columns,
-        statics=fixed,
+        statics=static_parts,
         chunks=out_chunks,
-        drop_axis=[] if job.inputs == 1 else [piece.ndim - 3],
+        drop_axis=[] if job.inputs == 1 else [block.ndim - 3],
         dtype=job.dtype,
         meta=np.empty((0,) * len(out_chunks), dtype=job.dtype),
-        name=f"downscale-{job.name}-{token_of(shared.key, piece.name, rows, columns, sorted(fixed_names.items()))}",
+        name=f"downscale-{job.name}-{token_of(shared.key, block.name, rows, columns, sorted(static_names.items()))}",
     )
 
 

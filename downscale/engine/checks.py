@@ -26,12 +26,12 @@ def finite(values: NDArray[Any], job: Job) -> NDArray[Any]:
 
 def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> NDArray[Any]:
     """Replace infinite values of a variable by NaN, and report them by the option ``check``."""
-    known = values.dtype.kind != "f" or np.isfinite(values)
-    if np.all(known):
+    is_finite = values.dtype.kind != "f" or np.isfinite(values)
+    if np.all(is_finite):
         return values
     if bool(np.isinf(values).any()):
         _say(infinite_line(name), check)
-    return np.where(known, values, np.nan)
+    return np.where(is_finite, values, np.nan)
 
 
 def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
@@ -40,8 +40,8 @@ def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
     if job.check == "skip" or job.dtype.kind != "f" or largest < np.finfo(job.dtype).max / 1e3:
         return
     # A sum of two infinities is NaN.
-    beyond = int(np.isinf(fine).sum()) or int(np.isnan(fine).any() and not np.isnan(maps).any())
-    if not beyond:
+    infinite_count = int(np.isinf(fine).sum()) or int(np.isnan(fine).any() and not np.isnan(maps).any())
+    if not infinite_count:
         return
     line = (
         f"{job.name}: expected values that {job.dtype} can hold after interpolation, received up to {largest:.3g} and "
@@ -62,8 +62,8 @@ def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) ->
         area = SubcellGrid(*job.target).unit_area * np.multiply.outer(*axes)
     if valid is None:
         return area
-    share = job.cells.window(rows.given.cells, columns.given.cells).masked(valid).valid_fraction
-    return area * np.where(share > 0, share, 1.0)
+    valid_fraction = job.cells.window(rows.given.cells, columns.given.cells).masked(valid).valid_fraction
+    return area * np.where(valid_fraction > 0, valid_fraction, 1.0)
 
 
 def uncovered_as_missing(
@@ -71,15 +71,15 @@ def uncovered_as_missing(
 ) -> NDArray[Any]:
     """Set coarse cells without a valid fine cell to missing, since conservation concerns valid area."""
     cells = job.cells.window(rows.own.cells, columns.own.cells)
-    none = cells.masked(valid).valid_fraction == 0
-    if bool((none & np.isfinite(coarse)).any()):
+    is_uncovered = cells.masked(valid).valid_fraction == 0
+    if bool((is_uncovered & np.isfinite(coarse)).any()):
         # The same text for all blocks, so that it is shown once. Means over zero area lose nothing; sums do.
         line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
         if job.extensive:
             _say(line + "; their sums are lost in the result, widen the mask to include them", job.check)
         else:
             logger.info(line)
-    return np.where(none, np.nan, coarse)
+    return np.where(is_uncovered, np.nan, coarse)
 
 
 def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
@@ -88,10 +88,10 @@ def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[
     groups = SupermeshMean.of(*job.target, rows.own.cells, columns.own.cells)
     valid = np.isfinite(parts)
     groups = groups.masked(None if valid.all() else valid)
-    made = _within(groups.mean(parts, job.na_thres), parts, groups, job)
+    target_values = _within(groups.mean(parts, job.na_thres), parts, groups, job)
     if job.extensive:
-        made = made * groups.valid_measure * SubcellGrid(*job.target).unit_area
-    return made.astype(job.dtype)
+        target_values = target_values * groups.valid_measure * SubcellGrid(*job.target).unit_area
+    return target_values.astype(job.dtype)
 
 
 def _within(means: NDArray[Any], parts: NDArray[Any], groups: SupermeshMean, job: Job) -> NDArray[Any]:
@@ -106,8 +106,8 @@ def _within(means: NDArray[Any], parts: NDArray[Any], groups: SupermeshMean, job
 
 def as_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
     """Return means over the block's own fine cells as sums over them."""
-    own = rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x)
-    return (stored.astype(np.float64) * job.fine.areas(*own)).astype(job.dtype)
+    own_cells = rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x)
+    return (stored.astype(np.float64) * job.fine.areas(*own_cells)).astype(job.dtype)
 
 
 def report_infeasible(
@@ -115,11 +115,11 @@ def report_infeasible(
 ) -> None:
     """Warn that coarse values are outside the bounds, or raise an error."""
     index = tuple(int(i) for i in np.argwhere(bad)[0])
-    where = _location(job, rows, columns, index[-2:])
+    location = _location(job, rows, columns, index[-2:])
     low, high = (f"{b:g}" if b is not None else "none" for b in job.bounds)
     line = (
         f"{job.name}: expected coarse values within the bounds [{low}, {high}], received {float(x[index]):.6g} at "
-        f"{where} ({int(bad.sum())} cells of this block); widen bounds= or repair the input"
+        f"{location} ({int(bad.sum())} cells of this block); widen bounds= or repair the input"
     )
     if job.strict_bounds and job.check == "raise":
         raise BoundsError(line)
@@ -140,10 +140,10 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
     partial = chunk(coarse, stored, cells, area, (0,) * coarse.ndim)
     if partial.relative.value <= job.tolerance and partial.lost == 0:
         return
-    where = _location(job, rows, columns, partial.relative.index[-2:]) if partial.relative.index else "no cell"
+    location = _location(job, rows, columns, partial.relative.index[-2:]) if partial.relative.index else "no cell"
     line = (
         f"{job.name}: expected the cell law within {job.tolerance:g}, received a largest relative error of "
-        f"{partial.relative.value:.3g} at {where} and {partial.lost} cells lost; check method and input"
+        f"{partial.relative.value:.3g} at {location} and {partial.lost} cells lost; check method and input"
     )
     if job.check == "raise":
         raise ConservationError(line)

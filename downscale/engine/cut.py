@@ -78,10 +78,10 @@ def cut_axis(
         given = _widened(held, size if halo is None else halo, periodic)
         cuts.append(Cut(own, given if given.whole else held, given))
         start += length
-    wrong = [cut.given.length for cut in cuts if cut.given.length % multiple_of]
-    if wrong:
+    lengths = [cut.given.length for cut in cuts if cut.given.length % multiple_of]
+    if lengths:
         raise ShapeError(
-            f"expected blocks of a multiple of {multiple_of} coarse cells, received {wrong[0]}; change the chunks"
+            f"expected blocks of a multiple of {multiple_of} coarse cells, received {lengths[0]}; change the chunks"
         )
     return tuple(cuts)
 

@@ -71,12 +71,12 @@ def available_devices() -> list[str]:
     """Return the kinds of device of this machine."""
     import torch
 
-    found = ["cpu"]
+    devices = ["cpu"]
     if torch.cuda.is_available():
-        found.append("cuda")
+        devices.append("cuda")
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
+        devices.append("mps")
+    return devices
 
 
 def device_names() -> list[str]:
@@ -133,12 +133,12 @@ class Lane:
         self._back.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._back):
             host.copy_(ready, non_blocking=True)
-            done = self._back.record_event()
+            copy_event = self._back.record_event()
         # Its memory is reused only after the copy.
         ready.record_stream(self._back)
 
         def landed() -> NDArray[Any]:
-            done.synchronize()
+            copy_event.synchronize()
             return host.numpy().astype(dtype, copy=False)
 
         return landed

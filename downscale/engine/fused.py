@@ -62,8 +62,8 @@ def refine_maps(
         # Pieces are never stored: the stored values are means over them.
         stored = np.empty((len(part), *shape), job.dtype if job.target is None else np.float64)
         _refined(means, stored, layout, job, rows, columns, threads)
-        made = as_sums if job.target is None else gathered
-        fine[start : start + batch] = made(stored, job, rows, columns)
+        convert = as_sums if job.target is None else gathered
+        fine[start : start + batch] = convert(stored, job, rows, columns)
 
 
 def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]]) -> Layout:
@@ -74,16 +74,16 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     )
     closed = job.coarse.x.periodic and columns.given.whole
     cells = job.cells.window(rows.own.cells, columns.own.cells)
-    own = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
-    valid = statics["mask"][own] > 0.5 if "mask" in statics else None
-    share = NOTHING if cells.cell_fraction is None else cells.cell_fraction
-    x_share, _ = alike(job.cells.x_fraction.reshape(-1, cells.factor_x))
-    cells = replace(cells, x_fraction=x_share[columns.own.cells].ravel())
+    own_cells = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
+    valid = statics["mask"][own_cells] > 0.5 if "mask" in statics else None
+    part_share = NOTHING if cells.cell_fraction is None else cells.cell_fraction
+    x_fraction, _ = alike(job.cells.x_fraction.reshape(-1, cells.factor_x))
+    cells = replace(cells, x_fraction=x_fraction[columns.own.cells].ravel())
     if valid is not None:
-        share = _valid_share(valid, cells)
-    term = np.ascontiguousarray(statics["terrain"][own], np.float64) if "terrain" in statics else NOTHING
+        part_share = _valid_share(valid, cells)
+    term = np.ascontiguousarray(statics["terrain"][own_cells], np.float64) if "terrain" in statics else NOTHING
     hidden = None if valid is None or valid.all() else ~valid
-    return Layout(y, x, closed, cells, np.ascontiguousarray(share), term, hidden, job.upscaler.reach)
+    return Layout(y, x, closed, cells, np.ascontiguousarray(part_share), term, hidden, job.upscaler.reach)
 
 
 def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
@@ -96,18 +96,18 @@ def _refined(
 ) -> None:
     """Run the kernel and check the cells that it flags."""
     kind = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
-    given = np.ascontiguousarray(maps, kind)
-    missing = np.isnan(given)
-    source = given
+    values = np.ascontiguousarray(maps, kind)
+    missing = np.isnan(values)
+    source = values
     if missing.any():
-        source = fill_missing(given.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
-    x = np.ascontiguousarray(given[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
+        source = fill_missing(values.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
+    x = np.ascontiguousarray(values[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
     doubtful = _run(source, x, fine, layout, _law(x, job, rows, columns), threads)
-    own = x if layout.hidden is None else uncovered_as_missing(x, ~layout.hidden, job, rows, columns)
+    coarse = x if layout.hidden is None else uncovered_as_missing(x, ~layout.hidden, job, rows, columns)
     if layout.hidden is not None:
         fine[:, layout.hidden] = np.nan
     for index in np.flatnonzero(doubtful):
-        check(fine[index : index + 1], own[index : index + 1], job, rows, columns)
+        check(fine[index : index + 1], coarse[index : index + 1], job, rows, columns)
 
 
 def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
@@ -178,9 +178,9 @@ def _blank(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
 def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]]:
     """Return several pieces of maps and rows per thread: whole maps if there are many, else bands of rows."""
     maps, rows = shape[0], shape[1]
-    wanted = 4 * threads
-    step = max(maps // wanted, 1)
-    bands = min(max(-(-wanted // max(maps, 1)), 1), rows)
+    piece_count = 4 * threads
+    step = max(maps // piece_count, 1)
+    bands = min(max(-(-piece_count // max(maps, 1)), 1), rows)
     edges = [rows * k // bands for k in range(bands + 1)]
     return [
         (slice(start, start + step), first, last)
@@ -214,10 +214,10 @@ def apply_bare(
         Windows.of(axis, factor, 0, n, 0, n, UNROLLED)
         for axis, factor, n in zip(operator.axes, operator.factor, (n_y, n_x), strict=True)
     )
-    laid = _operator(y, x, n_y, operator.grid.x.periodic, kind)
+    layout = _operator(y, x, n_y, operator.grid.x.periodic, kind)
 
     def piece(maps: slice, first: int, last: int) -> None:
-        apply_operator(coarse[maps], out[maps], first, last, laid)
+        apply_operator(coarse[maps], out[maps], first, last, layout)
 
     _in_threads(piece, coarse.shape, threads)
     return out

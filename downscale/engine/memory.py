@@ -51,8 +51,8 @@ def threads() -> int:
 
 def resident_bytes(compiled: bool = True) -> int:
     """Return the bytes this process holds besides blocks: its present memory, and compiled loops still to load."""
-    now = int(psutil.Process().memory_info().rss)
-    return now + (LOOPS if compiled and LOADED not in sys.modules else 0)
+    resident = int(psutil.Process().memory_info().rss)
+    return resident + (LOOPS if compiled and LOADED not in sys.modules else 0)
 
 
 def features_budget() -> int:
@@ -96,13 +96,13 @@ def block_budget(features: int = 0, whole: int = 0) -> int:
     limit = option("max_memory")
     if limit is None:
         return BLOCK_BYTES
-    held = resident_bytes(compiled=not features) + features * workers() + whole
-    left = bytes_of(limit) - held
-    each = int(left / ALIVE / workers())
-    if each < SMALLEST_BLOCK:
-        least = (held + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
+    resident = resident_bytes(compiled=not features) + features * workers() + whole
+    available = bytes_of(limit) - resident
+    block_bytes = int(available / ALIVE / workers())
+    if block_bytes < SMALLEST_BLOCK:
+        least = (resident + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
         raise OptionError(
             f"expected max_memory of at least {least:.2g} GB for {counted(workers(), 'worker')}, received {limit}; "
             "raise it, lower the number of workers, or read smaller pieces (chunks=)"
         )
-    return min(each, BLOCK_BYTES)
+    return min(block_bytes, BLOCK_BYTES)

@@ -131,8 +131,8 @@ class Plan:
 
     def _lines(self) -> list[tuple[str, str]]:
         factor = ", ".join(f"{dim} x{value}" for dim, value in self.factor.items())
-        to = ("factor", factor) if self.target is None else ("target grid", _sizes(self.target))
-        lines = [("method", self.method), to, ("device", self.device)]
+        grid_line = ("factor", factor) if self.target is None else ("target grid", _sizes(self.target))
+        lines = [("method", self.method), grid_line, ("device", self.device)]
         for name, plan in self.variables.items():
             shapes = f"{_sizes(plan.coarse_shape)} -> {_sizes(plan.fine_shape)} {plan.dtype}"
             number = counted(plan.blocks, "block")
@@ -152,9 +152,9 @@ class Plan:
         return "\n".join(["Plan", *(f"  {label.ljust(width)}  {text}" for label, text in self._lines())])
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
+        style = "style='text-align:left'"
         rows = "".join(
-            f"<tr><th {left}>{html.escape(label)}</th><td {left}>{html.escape(text)}</td></tr>"
+            f"<tr><th {style}>{html.escape(label)}</th><td {style}>{html.escape(text)}</td></tr>"
             for label, text in self._lines()
         )
         return f"<div><b>Plan</b><table>{rows}</table></div>"
@@ -171,33 +171,33 @@ def plan_variable(
     rows, columns = cuts_of(job, chunks[-2], chunks[-1])
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     largest = tuple(max(sizes) for sizes in chunks)
-    whole = job.target is not None
-    height, width = job.block_shape(rows[0], columns[0]) if whole else (largest[-2] * factor_y, largest[-1] * factor_x)
+    remap = job.target is not None
+    height, width = job.block_shape(rows[0], columns[0]) if remap else (largest[-2] * factor_y, largest[-1] * factor_x)
     fine_chunk = (*largest[:-2], height, width)
-    blocks = int(np.prod([len(sizes) for sizes in (chunks[:-2] if whole else chunks)]))
+    blocks = int(np.prod([len(sizes) for sizes in (chunks[:-2] if remap else chunks)]))
     halo = max(c.own.first - c.given.first for c in rows), max(c.own.first - c.given.first for c in columns)
-    shape_given = max(c.given.length for c in rows), max(c.given.length for c in columns)
-    given = shape_given[0] * shape_given[1]
+    input_shape = max(c.given.length for c in rows), max(c.given.length for c in columns)
+    input_cells = input_shape[0] * input_shape[1]
     maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
-    parts = given * factor_y * factor_x
-    at_once = min(maps, max(BATCH_VALUES // parts, 1))
-    copies = WORKING_COPIES if not job.compiled else GATHERED_COPIES if whole else 0
-    working = at_once * parts * 8 * copies
-    features = features_of(job, at_once, shape_given)
+    fine_cells = input_cells * factor_y * factor_x
+    batch = min(maps, max(BATCH_VALUES // fine_cells, 1))
+    copies = WORKING_COPIES if not job.compiled else GATHERED_COPIES if remap else 0
+    working = batch * fine_cells * 8 * copies
+    features = features_of(job, batch, input_shape)
     result = int(np.prod(fine_chunk)) * job.dtype.itemsize
     return VariablePlan(
         name=job.name,
         dims=dims,
         coarse_shape=shape,
-        fine_shape=(*shape[:-2], *((height, width) if whole else job.fine.shape)),
+        fine_shape=(*shape[:-2], *((height, width) if remap else job.fine.shape)),
         dtype=str(job.dtype),
         chunks=fine_chunk,
         blocks=blocks,
         halo=halo,
         law="none imposed" if job.conserve is None else job.conserve if job.target is None else "cell, on pieces",
         bounds=job.bounds,
-        block_bytes=int(ALIVE * result) + 2 * maps * given * job.dtype.itemsize + working + features
-        + parts * other.per_cell,
+        block_bytes=int(ALIVE * result) + 2 * maps * input_cells * job.dtype.itemsize + working + features
+        + fine_cells * other.per_cell,
         static_bytes=other.whole,
         feature_bytes=features,
         compiled=job.compiled,

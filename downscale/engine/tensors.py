@@ -120,11 +120,11 @@ class Work:
 
     def batch(self, maps: int) -> int:
         """Return the number of maps per batch."""
-        values, room, most = max(int(np.prod(self.shape)), 1), self.lane.room(), BATCH_VALUES
+        values, room, limit = max(int(np.prod(self.shape)), 1), self.lane.room(), BATCH_VALUES
         if room is not None:
-            most = min(int(room * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
-            most = min(most, max(maps * values // CARD_BATCHES, BATCH_VALUES))
-        return max(int(min(most, _known_of(self.job).most_values)) // values, 1)
+            limit = min(int(room * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
+            limit = min(limit, max(maps * values // CARD_BATCHES, BATCH_VALUES))
+        return max(int(min(limit, _known_of(self.job).most_values)) // values, 1)
 
     def smaller(self, part: slice, others: bool) -> int:
         """Release memory, and return the number of maps to try after those of ``part`` did not fit.
@@ -171,15 +171,15 @@ class Work:
         if not isinstance(self.job.upscaler, Separable):
             return None
         rows, columns = self.rows.given, self.columns.given
-        known, key = _known_of(self.job).modules, (rows, columns, str(self.lane.device))
-        made = known.get(key)
-        if made is None:
-            made = self.job.upscaler.layout(rows.first, columns.first, (rows.length, columns.length))
-            made = self.lane.install(made)
-            if len(known) >= MOST_LAYOUTS:
-                known.clear()
-            known[key] = made
-        return made
+        layouts, key = _known_of(self.job).modules, (rows, columns, str(self.lane.device))
+        layout = layouts.get(key)
+        if layout is None:
+            layout = self.job.upscaler.layout(rows.first, columns.first, (rows.length, columns.length))
+            layout = self.lane.install(layout)
+            if len(layouts) >= MOST_LAYOUTS:
+                layouts.clear()
+            layouts[key] = layout
+        return layout
 
     @cached_property
     def covered(self) -> bool:
@@ -192,10 +192,10 @@ class Work:
     def begin(self, maps: NDArray[Any]) -> Finish:
         """Start the computation of some maps; the returned function waits for the result and checks it."""
         job, rows, columns = self.job, self.rows, self.columns
-        given = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
-        means = job.own(given)
+        values = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
+        means = job.own(values)
         largest = _largest(means)
-        inputs = self.lane.send(given)
+        inputs = self.lane.send(values)
         coarse = job.own(inputs)
         with torch.no_grad():
             if self.module is not None:
@@ -207,10 +207,10 @@ class Work:
                 proposal = proposal + self.fixed["terrain"]
             if self.valid is not None:
                 proposal = proposal.masked_fill(self.hidden, torch.nan)
-            whole = self.covered and largest < LARGEST
-            landed = self.lane.fetch(_finished(proposal, coarse, means, self, whole), self.stored)
-        own = means[..., rows.own.inside(rows.given), columns.own.inside(columns.given)]
-        return partial(self._judged, landed, own)
+            is_complete = self.covered and largest < LARGEST
+            fetched = self.lane.fetch(_finished(proposal, coarse, means, self, is_complete), self.stored)
+        own_means = means[..., rows.own.inside(rows.given), columns.own.inside(columns.given)]
+        return partial(self._judged, fetched, own_means)
 
     def _judged(self, landed: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
         """Wait for fine values, check them as stored, and return the requested result."""
@@ -239,18 +239,18 @@ def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work,
     """
     job, rows, columns, cells = work.job, work.rows, work.columns, work.cells
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
-    held = rows.held.inside(rows.given, factor_y), columns.held.inside(columns.given, factor_x)
-    here = (..., rows.held.inside(rows.given), columns.held.inside(columns.given))
-    x, seen = coarse[here], means[here]
-    fine = _constrained(proposal[..., held[0], held[1]], x, seen, work, whole)
+    fine_slices = rows.held.inside(rows.given, factor_y), columns.held.inside(columns.given, factor_x)
+    coarse_slices = (..., rows.held.inside(rows.given), columns.held.inside(columns.given))
+    x, held_means = coarse[coarse_slices], means[coarse_slices]
+    fine = _constrained(proposal[..., fine_slices[0], fine_slices[1]], x, held_means, work, whole)
     if job.refinement is not None:
         assert not isinstance(job.fine, SubcellGrid)
         fine_rows, fine_columns = rows.held.fine_cells(factor_y), columns.held.fine_cells(factor_x)
         closed = columns.held.whole and job.fine.x.periodic
         spacing = job.refinement.spacing.window(fine_rows, fine_columns, closed)
-        relief = work.fixed["orog"][held] if "orog" in work.statics else None
-        bounds = _feasible_bounds(seen, job)
-        fine = job.refinement(fine, x, relief, cells, fine_rows, spacing, bounds)
+        orography = work.fixed["orog"][fine_slices] if "orog" in work.statics else None
+        bounds = _feasible_bounds(held_means, job)
+        fine = job.refinement(fine, x, orography, cells, fine_rows, spacing, bounds)
     return fine[..., rows.own.inside(rows.held, factor_y), columns.own.inside(columns.held, factor_x)]
 
 
@@ -278,19 +278,19 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
         return additive(fine, x, cells.masked(mask))
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]
-    broken = (seen < low) | (seen > high)
-    if not broken.any() and _satisfies_constraints(work):
+    out_of_bounds = (seen < low) | (seen > high)
+    if not out_of_bounds.any() and _satisfies_constraints(work):
         return fine
-    if not broken.any():
+    if not out_of_bounds.any():
         return bounded(fine, x, cells.masked(mask), job.bounds)
-    own = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
-    if broken[own].any():
-        report_infeasible(broken[own], seen[own], job, rows, columns)
+    own_cells = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
+    if out_of_bounds[own_cells].any():
+        report_infeasible(out_of_bounds[own_cells], seen[own_cells], job, rows, columns)
     # Conservation has priority over bounds: such a cell is filled with its coarse value.
-    bad = infeasible(x, low, high)
-    inner = bounded(fine, torch.where(bad, torch.clamp(x, low, high), x), cells.masked(mask), job.bounds)
-    spread = torch.where(torch.isnan(fine), fine, cells.broadcast_to_fine(x))
-    return torch.where(cells.broadcast_to_fine(bad), spread, inner)
+    is_infeasible = infeasible(x, low, high)
+    inner = bounded(fine, torch.where(is_infeasible, torch.clamp(x, low, high), x), cells.masked(mask), job.bounds)
+    uniform = torch.where(torch.isnan(fine), fine, cells.broadcast_to_fine(x))
+    return torch.where(cells.broadcast_to_fine(is_infeasible), uniform, inner)
 
 
 def _satisfies_constraints(work: Work) -> bool:

@@ -93,8 +93,8 @@ class Aggregation:
                 f"expected a fine grid nested in the coarse one, received shapes {fine.shape} and {coarse.shape} "
                 "with edges that do not match; give the coarse field of the same domain"
             )
-        both = None if fine.separable else area_fractions(fine.cell_area, *factors)
-        return cls(coarse.y.part_weights(fine.y), coarse.x.part_weights(fine.x), *factors, both)
+        cell_fraction = None if fine.separable else area_fractions(fine.cell_area, *factors)
+        return cls(coarse.y.part_weights(fine.y), coarse.x.part_weights(fine.x), *factors, cell_fraction)
 
     @property
     def fine_shape(self) -> tuple[int, int]:
@@ -121,12 +121,12 @@ class Aggregation:
         """Return the operator, without its mask, of the coarse ``rows`` by ``columns``."""
         y_fraction = self.y_fraction.reshape(-1, self.factor_y)[rows].ravel()
         x_fraction = self.x_fraction.reshape(-1, self.factor_x)[columns].ravel()
-        both = self.cell_fraction
-        if both is not None:
+        cell_fraction = self.cell_fraction
+        if cell_fraction is not None:
             n_y, n_x = self.coarse_shape
-            cells = both.reshape(n_y, self.factor_y, n_x, self.factor_x)[rows][:, :, columns]
-            both = cells.reshape(y_fraction.size, x_fraction.size)
-        return Aggregation(y_fraction, x_fraction, self.factor_y, self.factor_x, both)
+            cells = cell_fraction.reshape(n_y, self.factor_y, n_x, self.factor_x)[rows][:, :, columns]
+            cell_fraction = cells.reshape(y_fraction.size, x_fraction.size)
+        return Aggregation(y_fraction, x_fraction, self.factor_y, self.factor_x, cell_fraction)
 
     def mean(self, fine: Array) -> Array:
         """Average a fine field over coarse cells, ``A y``: (..., n_fine_y, n_fine_x) -> (..., n_y, n_x).
@@ -136,9 +136,9 @@ class Aggregation:
         total = self._weighted_sum(fine)
         if self.mask is None:
             return total
-        xp, part = namespace(fine), like(self.valid_fraction, fine)
-        some = part > 0
-        return xp.where(some, total / xp.where(some, part, xp.ones_like(part)), xp.full_like(part, np.nan))
+        xp, valid = namespace(fine), like(self.valid_fraction, fine)
+        has_valid = valid > 0
+        return xp.where(has_valid, total / xp.where(has_valid, valid, xp.ones_like(valid)), xp.full_like(valid, np.nan))
 
     @cached_property
     def valid_fraction(self) -> Array:
@@ -149,19 +149,21 @@ class Aggregation:
         """
         if self.mask is None:
             return np.ones(self.coarse_shape)
-        whole = replace(self, mask=None)._weighted_sum(np.ones(self.fine_shape))
+        total = replace(self, mask=None)._weighted_sum(np.ones(self.fine_shape))
         valid = self._weighted_sum(_ones_like(self.mask))
-        return valid / like(whole, valid)
+        return valid / like(total, valid)
 
     def fractions(self, reference: Array) -> Array:
         """Return the fractions of fine cells in the valid area of their coarse cell, in the type of ``reference``."""
-        both = self.cell_fraction
-        whole = like(np.multiply.outer(self.y_fraction, self.x_fraction) if both is None else both, reference)
+        cell_fraction = self.cell_fraction
+        fraction = like(
+            np.multiply.outer(self.y_fraction, self.x_fraction) if cell_fraction is None else cell_fraction, reference
+        )
         if self.mask is None:
-            return whole
-        xp, part = namespace(reference), like(self.valid_fraction, reference)
-        return xp.where(self.mask, whole, xp.zeros_like(whole)) / self.broadcast_to_fine(
-            xp.where(part > 0, part, xp.ones_like(part))
+            return fraction
+        xp, valid = namespace(reference), like(self.valid_fraction, reference)
+        return xp.where(self.mask, fraction, xp.zeros_like(fraction)) / self.broadcast_to_fine(
+            xp.where(valid > 0, valid, xp.ones_like(valid))
         )
 
     def adjoint(self, coarse: Array) -> Array:
@@ -173,11 +175,11 @@ class Aggregation:
 
     def broadcast_to_fine(self, coarse: Array) -> Array:
         """Give each fine cell the value of its coarse cell, ``S x``; ``A S = I`` under any mask."""
-        *other, n_y, n_x = coarse.shape
-        wide = (*other, n_y, self.factor_y, n_x, self.factor_x)
-        cells = coarse.reshape(*other, n_y, 1, n_x, 1)
-        whole = namespace(coarse).broadcast_to(cells, wide)
-        return whole.reshape(*other, n_y * self.factor_y, n_x * self.factor_x)
+        *lead, n_y, n_x = coarse.shape
+        shape = (*lead, n_y, self.factor_y, n_x, self.factor_x)
+        cells = coarse.reshape(*lead, n_y, 1, n_x, 1)
+        blocks = namespace(coarse).broadcast_to(cells, shape)
+        return blocks.reshape(*lead, n_y * self.factor_y, n_x * self.factor_x)
 
     def subcells(self, fine: Array) -> Array:
         """Return the fine values of each coarse cell: (..., n_fine_y, n_fine_x) -> (..., n_y, n_x, subcells)."""
@@ -201,21 +203,21 @@ class Aggregation:
     def _with_area(self) -> NDArray[np.bool_] | None:
         """Fine cells with an area fraction above zero before masking, None if these are all."""
         if self.cell_fraction is not None:
-            some: NDArray[np.bool_] = self.cell_fraction > 0
+            has_area: NDArray[np.bool_] = self.cell_fraction > 0
         elif (self.y_fraction > 0).all() and (self.x_fraction > 0).all():
             return None
         else:
-            some = np.logical_and.outer(self.y_fraction > 0, self.x_fraction > 0)
-        return None if some.all() else some
+            has_area = np.logical_and.outer(self.y_fraction > 0, self.x_fraction > 0)
+        return None if has_area.all() else has_area
 
     def _valid(self, reference: Array) -> Array | None:
         """Return the fine cells with an area fraction above zero, None if these are all."""
-        some = self._with_area
-        if some is None:
+        has_area = self._with_area
+        if has_area is None:
             return self.mask
         if namespace(reference) is not np:
-            some = reference.new_tensor(some, dtype=sys.modules["torch"].bool)
-        return some if self.mask is None else some & self.mask
+            has_area = reference.new_tensor(has_area, dtype=sys.modules["torch"].bool)
+        return has_area if self.mask is None else has_area & self.mask
 
     def _require_shape(self, fine: Array) -> None:
         if tuple(fine.shape[-2:]) != self.fine_shape:
@@ -247,9 +249,9 @@ def area_fractions(area: NDArray[np.float64], factor_y: int, factor_x: int) -> N
     """
     n_y, n_x = area.shape[0] // factor_y, area.shape[1] // factor_x
     subcells = area.reshape(n_y, factor_y, n_x, factor_x)
-    whole = subcells.sum(axis=(1, 3), keepdims=True)
-    some = whole > 0
-    return np.where(some, subcells / np.where(some, whole, 1.0), 1 / (factor_y * factor_x)).reshape(area.shape)
+    total = subcells.sum(axis=(1, 3), keepdims=True)
+    has_area = total > 0
+    return np.where(has_area, subcells / np.where(has_area, total, 1.0), 1 / (factor_y * factor_x)).reshape(area.shape)
 
 
 def _ones_like(mask: Array) -> Array:
@@ -281,19 +283,19 @@ class TargetPieces:
     @classmethod
     def of(cls, subcells: Subcells, cells: NDArray[np.int64] | None = None) -> TargetPieces:
         """Return the subcells of the coarse ``cells`` (all by default), numbered in the order of these cells."""
-        given = np.arange(subcells.coarse.size) if cells is None else cells
-        index = (given[:, None] * subcells.count + np.arange(subcells.count)).ravel()
+        coarse_cells = np.arange(subcells.coarse.size) if cells is None else cells
+        index = (coarse_cells[:, None] * subcells.count + np.arange(subcells.count)).ravel()
         owner, measure = subcells.owner[index], subcells.measure[index]
         inside = np.flatnonzero(owner >= 0)
         order = inside[np.argsort(owner[inside], kind="stable")]
         number = np.bincount(owner[order], minlength=subcells.target.size)
         first = np.cumsum(number) - number
         rank = np.arange(max(int(number.max(initial=0)), 1))
-        held = rank < number[:, None]
-        slot = np.zeros(held.shape, np.int64)
+        is_present = rank < number[:, None]
+        piece = np.zeros(is_present.shape, np.int64)
         if order.size:
-            slot = np.where(held, order[np.minimum(first[:, None] + rank, order.size - 1)], 0)
-        return cls(slot, np.where(held, measure[slot], 0.0), subcells.target.measure)
+            piece = np.where(is_present, order[np.minimum(first[:, None] + rank, order.size - 1)], 0)
+        return cls(piece, np.where(is_present, measure[piece], 0.0), subcells.target.measure)
 
     def combine(self, field: Array, axis: int, largest: bool = False) -> Array:
         """Return sums over target cells along one axis, in the order of their subcells, or largest values."""
@@ -354,9 +356,9 @@ class SupermeshMean:
         """
         xp = namespace(field)
         total = self._total(field if self.mask is None else xp.where(self.mask, field, xp.zeros_like(field)))
-        valid, whole = like(self.valid_measure, field), like(self.whole_measure, field)
-        some = (valid > 0) & (1 - valid / whole <= na_thres + SLACK)
-        return xp.where(some, total / xp.where(some, valid, xp.ones_like(valid)), xp.full_like(total, np.nan))
+        valid, total_measure = like(self.valid_measure, field), like(self.whole_measure, field)
+        has_value = (valid > 0) & (1 - valid / total_measure <= na_thres + SLACK)
+        return xp.where(has_value, total / xp.where(has_value, valid, xp.ones_like(valid)), xp.full_like(total, np.nan))
 
     def largest(self, field: Array) -> Array:
         """Return the largest value that each target cell covers, -inf if it covers only NaN or nothing.

@@ -50,10 +50,10 @@ def _correct_small(y: Tensor, x: Tensor, cells: Aggregation, residual: Tensor) -
     small = x.abs() < 1e-3 * residual.abs()
     if not bool(small.any()):
         return y
-    flat = cells.reduce_cells(y, torch.minimum, torch.inf) == cells.reduce_cells(y, torch.maximum, -torch.inf)
-    better = y + cells.broadcast_to_fine(x - cells.mean(y))
-    better = torch.where(cells.broadcast_to_fine(flat), cells.broadcast_to_fine(x), better)
-    return torch.where(cells.broadcast_to_fine(small), better, y)
+    is_uniform = cells.reduce_cells(y, torch.minimum, torch.inf) == cells.reduce_cells(y, torch.maximum, -torch.inf)
+    corrected = y + cells.broadcast_to_fine(x - cells.mean(y))
+    corrected = torch.where(cells.broadcast_to_fine(is_uniform), cells.broadcast_to_fine(x), corrected)
+    return torch.where(cells.broadcast_to_fine(small), corrected, y)
 
 
 def multiplicative(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = (None, None)) -> Tensor:
@@ -70,10 +70,10 @@ def multiplicative(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound
     valid = z if cells.mask is None else torch.where(cells.mask, z, torch.zeros_like(z))
     _require_nonnegative(valid, "multiplicative", "fine")
     # Relative to its largest subcell no cell overflows, however small its values are.
-    top = cells.reduce_cells(valid, torch.maximum, 0.0).detach()
-    flat = top == 0
-    relative = valid / cells.broadcast_to_fine(torch.where(flat, torch.ones_like(top), top))
-    pattern = torch.where(cells.broadcast_to_fine(flat), torch.ones_like(z), relative)
+    largest = cells.reduce_cells(valid, torch.maximum, 0.0).detach()
+    is_zero = largest == 0
+    relative = valid / cells.broadcast_to_fine(torch.where(is_zero, torch.ones_like(largest), largest))
+    pattern = torch.where(cells.broadcast_to_fine(is_zero), torch.ones_like(z), relative)
     return _unless_masked(pattern * cells.broadcast_to_fine(x / _mean_or_one(pattern, cells)), z, cells)
 
 
@@ -89,11 +89,11 @@ def softmax(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound
     """
     _require_nonnegative(_valid_cells(x, cells), "softmax", "coarse")
     valid = z if cells.mask is None else torch.where(cells.mask, z, torch.full_like(z, -torch.inf))
-    top = cells.reduce_cells(valid, torch.maximum, -torch.inf).detach()
+    largest = cells.reduce_cells(valid, torch.maximum, -torch.inf).detach()
     # The logarithm of a dry cell is -inf throughout: no pattern, hence uniform.
-    valid = torch.where(cells.broadcast_to_fine(top == -torch.inf), torch.zeros_like(z), valid)
-    top = torch.where(torch.isfinite(top), top, torch.zeros_like(top))
-    pattern = torch.exp(valid - cells.broadcast_to_fine(top))
+    valid = torch.where(cells.broadcast_to_fine(largest == -torch.inf), torch.zeros_like(z), valid)
+    largest = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
+    pattern = torch.exp(valid - cells.broadcast_to_fine(largest))
     return _unless_masked(pattern * cells.broadcast_to_fine(x / _mean_or_one(pattern, cells)), z, cells)
 
 
@@ -167,8 +167,8 @@ def _shift_between(values: Tensor, fraction: Tensor, x: Tensor, lower: float, up
     slope = torch.cat([fraction, -fraction], dim=-1).gather(-1, order).cumsum(-1)
     mean = lower + torch.nn.functional.pad((slope[..., :-1] * ends.diff(dim=-1)).cumsum(-1), (1, 0))
     # The last end whose mean is below x; the first if x is the lower bound.
-    at = ((mean < x[..., None]).sum(-1, keepdim=True) - 1).clamp(0, ends.shape[-1] - 2)
-    end, rate, below = (each.gather(-1, at)[..., 0] for each in (ends, slope, mean))
+    index = ((mean < x[..., None]).sum(-1, keepdim=True) - 1).clamp(0, ends.shape[-1] - 2)
+    end, rate, below = (table.gather(-1, index)[..., 0] for table in (ends, slope, mean))
     return end + (x - below) / torch.where(rate > 0, rate, torch.ones_like(rate))
 
 
@@ -176,12 +176,12 @@ def _differentiable(
     z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float, shift: Tensor
 ) -> Tensor:
     """Take one differentiable Newton step from the solution: its derivative is the implicit one."""
-    moved = z + cells.broadcast_to_fine(shift)
-    free = (moved > lower) & (moved < upper)
+    candidate = z + cells.broadcast_to_fine(shift)
+    free = (candidate > lower) & (candidate < upper)
     slope = cells.mean(free.to(z.dtype)).detach()
-    error = cells.mean(moved.clamp(lower, upper)) - x
+    error = cells.mean(candidate.clamp(lower, upper)) - x
     step = torch.where(slope > 0, error / torch.where(slope > 0, slope, torch.ones_like(slope)), error * 0)
-    return (moved - torch.where(free, cells.broadcast_to_fine(step), torch.zeros_like(z))).clamp(lower, upper)
+    return (candidate - torch.where(free, cells.broadcast_to_fine(step), torch.zeros_like(z))).clamp(lower, upper)
 
 
 def _rounded(
@@ -196,16 +196,16 @@ def _rounded(
     if not bool(torch.isfinite(bound).any()):
         return y
     base = cells.broadcast_to_fine(bound)
-    distance, wanted = y - base, x - bound
-    given = cells.mean(distance)
-    ratio = wanted / torch.where(given == 0, torch.ones_like(given), given)
+    distance, target_distance = y - base, x - bound
+    mean_distance = cells.mean(distance)
+    ratio = target_distance / torch.where(mean_distance == 0, torch.ones_like(mean_distance), mean_distance)
     scaled = base + distance * cells.broadcast_to_fine(ratio)
-    scaled = torch.where(cells.broadcast_to_fine(given == 0), cells.broadcast_to_fine(x), scaled)
+    scaled = torch.where(cells.broadcast_to_fine(mean_distance == 0), cells.broadcast_to_fine(x), scaled)
     # Beyond rounding the scaling would change the field: then the shift decides. If the mean is already
     # correct to rounding, parts at the other bound stay on it.
     size = cells.reduce_cells(z.abs(), torch.maximum, 0.0) + x.abs() + bound.abs()
-    error, eps = (wanted - given).abs(), torch.finfo(y.dtype).eps
-    slight = (error <= 32 * eps * size) & (error > 2 * eps * wanted.abs())
+    error, eps = (target_distance - mean_distance).abs(), torch.finfo(y.dtype).eps
+    slight = (error <= 32 * eps * size) & (error > 2 * eps * target_distance.abs())
     use = cells.broadcast_to_fine(slight & torch.isfinite(bound) & torch.isfinite(ratio))
     return torch.where(use, scaled.clamp(lower, upper), y)
 

@@ -28,8 +28,8 @@ def fill_missing(
     value, weight = xp.where(missing, zero, coarse), xp.where(missing, zero, one)
     for axis, reach, wraps in ((-2, radius[0], False), (-1, radius[1], closed)):
         value, weight = _smooth(value, axis, reach, wraps), _smooth(weight, axis, reach, wraps)
-    some = weight > 0
-    return xp.where(missing, xp.where(some, value / xp.where(some, weight, one), zero + nothing), coarse)
+    has_valid = weight > 0
+    return xp.where(missing, xp.where(has_valid, value / xp.where(has_valid, weight, one), zero + nothing), coarse)
 
 
 def _smooth(field: Array, axis: int, radius: int, closed: bool) -> Array:
@@ -38,9 +38,9 @@ def _smooth(field: Array, axis: int, radius: int, closed: bool) -> Array:
     total = namespace(field).zeros_like(field)
     for offset in range(-radius, radius + 1):
         index = np.arange(size) + offset
-        share = np.where(closed | ((index >= 0) & (index < size)), 0.25 ** abs(offset), 0.0)
+        decay = np.where(closed | ((index >= 0) & (index < size)), 0.25 ** abs(offset), 0.0)
         index = index % size if closed else index.clip(0, size - 1)
-        taken = field[..., index, :] if axis == -2 else field[..., index]
-        weights = like(share, field)
-        total = total + taken * (weights[:, None] if axis == -2 else weights)
+        neighbours = field[..., index, :] if axis == -2 else field[..., index]
+        weights = like(decay, field)
+        total = total + neighbours * (weights[:, None] if axis == -2 else weights)
     return total

@@ -55,8 +55,8 @@ class Spacing:
         y = _extended(grid.y_metres)
         x = grid.x_radians_or_metres
         if grid.x.periodic:
-            turn = np.copysign(2 * np.pi, x[-1] - x[0]) if x.size > 1 else 2 * np.pi
-            x = np.concatenate([[x[-1] - turn], x, [x[0] + turn]])
+            circle = np.copysign(2 * np.pi, x[-1] - x[0]) if x.size > 1 else 2 * np.pi
+            x = np.concatenate([[x[-1] - circle], x, [x[0] + circle]])
         else:
             x = _extended(x)
         dx = np.multiply.outer(grid.x_scale, x[2:] - x[:-2])
@@ -134,21 +134,21 @@ def gradient_bound(spacing: Spacing) -> Floats:
 def _stencil_bound(distance: Floats, area: Floats, axis: int, periodic: tuple[bool, bool]) -> Floats:
     """Return the bound of one direction; ``periodic`` along the difference and across it."""
     along, across = periodic
-    other, size = -3 - axis, distance.shape[axis]
+    cross_axis, size = -3 - axis, distance.shape[axis]
     # Both neighbours count once; at an open end the linear extrapolation doubles the difference.
     counts = np.full(size, 2.0) if along else np.full(size, 2.0) * (1 + np.isin(np.arange(size), (0, size - 1)))
-    sums = np.expand_dims(counts, other) / np.abs(distance)
-    weights = _smoothed(area * _smoothed(sums, other, across), other, across) / np.abs(distance)
-    moved = np.moveaxis(weights, axis, 0)
+    sums = np.expand_dims(counts, cross_axis) / np.abs(distance)
+    weights = _smoothed(area * _smoothed(sums, cross_axis, across), cross_axis, across) / np.abs(distance)
+    terms = np.moveaxis(weights, axis, 0)
     if along:
-        spread = np.roll(moved, 1, axis=0) + np.roll(moved, -1, axis=0)
+        bound = np.roll(terms, 1, axis=0) + np.roll(terms, -1, axis=0)
     else:
-        spread = np.zeros_like(moved)
-        spread[2:] += moved[1:-1]
-        spread[:-2] += moved[1:-1]
-        spread[:2] += 2 * moved[:1]
-        spread[-2:] += 2 * moved[-1:]
-    return np.moveaxis(spread, 0, axis) * (along or size > 1)
+        bound = np.zeros_like(terms)
+        bound[2:] += terms[1:-1]
+        bound[:-2] += terms[1:-1]
+        bound[:2] += 2 * terms[:1]
+        bound[-2:] += 2 * terms[-1:]
+    return np.moveaxis(bound, 0, axis) * (along or size > 1)
 
 
 def _continued(field: Array, axis: int, periodic: bool) -> Array:

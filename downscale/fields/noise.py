@@ -108,15 +108,15 @@ class Noise:
         # Imported only if noise is needed: compiled loops take a second.
         from downscale.kernels.normal import normal_from
 
-        made = np.empty((rows.last - rows.first, columns.last - columns.first))
-        for place_y, own_y, in_y in _pieces(rows):
-            for place_x, own_x, in_x in _pieces(columns):
+        noise = np.empty((rows.last - rows.first, columns.last - columns.first))
+        for tile_y, window_y, in_y in _pieces(rows):
+            for tile_x, window_x, in_x in _pieces(columns):
                 # Rows of a tile are generated in sequence, only up to the last one needed.
-                bits = self._bits(member, octave, moment, place_y, place_x, in_y.stop)
+                bits = self._bits(member, octave, moment, tile_y, tile_x, in_y.stop)
                 tile = np.empty((in_y.stop, TILE))
                 normal_from(bits, tile.reshape(-1))
-                made[own_y, own_x] = tile[in_y, in_x]
-        return made
+                noise[window_y, window_x] = tile[in_y, in_x]
+        return noise
 
     def at(self, number: int, octave: int, lifetime: float, rows: Window, columns: Window) -> Floats:
         """Return the noise of a map by its number: white in space, with that ``lifetime`` in seconds.
@@ -129,30 +129,30 @@ class Noise:
         if time is None or not self.draws.dated:
             return self.white(member, octave, time or 0, rows, columns)
         first, weights = moment_weights(time, lifetime)
-        made = np.zeros((rows.last - rows.first, columns.last - columns.first))
+        noise = np.zeros((rows.last - rows.first, columns.last - columns.first))
         for age, weight in enumerate(weights):
             if weight:
-                made += weight * self._remembered(member, octave, first - age, rows, columns)
-        return made
+                noise += weight * self._remembered(member, octave, first - age, rows, columns)
+        return noise
 
     def _remembered(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
         """Return innovations from a cache, which maps near in time share."""
         key = (member, octave, moment, rows.first, rows.last, columns.first, columns.last)
-        made = self._kept.get(key)
-        if made is None:
+        innovations = self._kept.get(key)
+        if innovations is None:
             if len(self._kept) > 64:
                 del self._kept[next(iter(self._kept))]
-            made = self._kept[key] = self.white(member, octave, moment, rows, columns)
-        return made
+            innovations = self._kept[key] = self.white(member, octave, moment, rows, columns)
+        return innovations
 
     def _bits(
         self, member: int, octave: int, moment: int, row: int, column: int, rows: int
     ) -> NDArray[np.uint64]:
         """Return the random bits of the first rows of a tile, 32 per node."""
-        place = (row & 0xFFFFFFFF) << 32 | column & 0xFFFFFFFF
-        counter = np.array([0, place, moment & 0xFFFFFFFFFFFFFFFF, octave << 32 | self._stream], np.uint64)
-        bits = np.random.Philox(key=np.array([self.draws.seed, member], np.uint64), counter=counter)
-        return bits.random_raw(rows * TILE // 2)
+        address = (row & 0xFFFFFFFF) << 32 | column & 0xFFFFFFFF
+        counter = np.array([0, address, moment & 0xFFFFFFFFFFFFFFFF, octave << 32 | self._stream], np.uint64)
+        generator = np.random.Philox(key=np.array([self.draws.seed, member], np.uint64), counter=counter)
+        return generator.random_raw(rows * TILE // 2)
 
 
 def lifetime_of(width: float) -> float:
@@ -177,10 +177,10 @@ def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
     """
     # Whole seconds: rounding cannot put a time on the wrong side of an innovation.
     step = max(round(lifetime), 1)
-    moment, rest = divmod(time, step)
-    age = rest / step
+    moment, remainder = divmod(time, step)
+    age = remainder / step
     fade = [age, *[1.0] * (WINDOW - 2), 1.0 - age]
-    weights = [share * math.exp(-DECAY * (age + k)) for k, share in enumerate(fade)]
+    weights = [amplitude * math.exp(-DECAY * (age + k)) for k, amplitude in enumerate(fade)]
     norm = math.sqrt(sum(weight**2 for weight in weights))
     return moment, [weight / norm for weight in weights]
 
@@ -190,9 +190,9 @@ def _pieces(window: Window) -> Iterable[tuple[int, slice, slice]]:
     start = window.first
     while start < window.last:
         node = start if window.period is None else start % window.period
-        tile, inside = divmod(node + AHEAD, TILE)
-        count = min(TILE - inside, window.last - start)
+        tile, offset = divmod(node + AHEAD, TILE)
+        count = min(TILE - offset, window.last - start)
         if window.period is not None:
             count = min(count, window.period - node)
-        yield tile, slice(start - window.first, start - window.first + count), slice(inside, inside + count)
+        yield tile, slice(start - window.first, start - window.first + count), slice(offset, offset + count)
         start += count

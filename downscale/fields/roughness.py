@@ -52,20 +52,20 @@ def roughness(x: Tensor, factor: float, closed: bool = False, smoothing: float =
 
     ``smoothing`` is added to the exponent H below the cells, for smoothing by instruments and models.
     """
-    wide = REACH if closed else 0
-    field = torch.cat([x[..., -wide:], x, x[..., :wide]], dim=-1) if wide and x.shape[-1] >= wide else x
+    halo = REACH if closed else 0
+    field = torch.cat([x[..., -halo:], x, x[..., :halo]], dim=-1) if halo and x.shape[-1] >= halo else x
     steps = [_steps(field, lag) for lag in LAGS]
     near = _mean(*steps[0], NEAR)
     s1, s2, s4 = (_mean(square, count, WIDE) for square, count in steps)
     short, long = _exponent(s1, s2), _exponent(s2, s4)
     excess = (_table(short, SHORT, LONG) - long).clamp_min(0)
-    bent = (BEND * excess).clamp_max(MOST_BENT)
-    share = torch.exp(_table(short, SHORT, _hidden(factor))) * torch.exp2(-bent)
+    octaves = (BEND * excess).clamp_max(MOST_BENT)
+    variance_fraction = torch.exp(_table(short, SHORT, _hidden(factor))) * torch.exp2(-octaves)
     slope = (_table(short, SHORT, HURST) + smoothing).clamp_min(0)
-    made = [torch.sqrt(near * share), slope]
+    estimates = [torch.sqrt(near * variance_fraction), slope]
     if field is not x:
-        made = [each[..., wide:-wide] for each in made]
-    return Roughness(*made)
+        estimates = [estimate[..., halo:-halo] for estimate in estimates]
+    return Roughness(*estimates)
 
 
 def _steps(field: Tensor, lag: int) -> tuple[Tensor, Tensor]:
@@ -76,11 +76,11 @@ def _steps(field: Tensor, lag: int) -> tuple[Tensor, Tensor]:
         if size <= 0:
             continue
         square = (field.narrow(axis, lag, size) - field.narrow(axis, 0, size)) ** 2
-        known = torch.isfinite(square)
-        square, some = torch.where(known, square, torch.zeros_like(square)), known.to(field)
+        is_finite = torch.isfinite(square)
+        square, valid = torch.where(is_finite, square, torch.zeros_like(square)), is_finite.to(field)
         for first in (0, lag):
             total.narrow(axis, first, size).add_(square)
-            count.narrow(axis, first, size).add_(some)
+            count.narrow(axis, first, size).add_(valid)
     return total, count
 
 
@@ -92,32 +92,32 @@ def _mean(total: Tensor, count: Tensor, radius: int) -> Tensor:
 def _box(field: Tensor, radius: int) -> Tensor:
     """Return sums over boxes, with zeros beyond the ends, added in a fixed order."""
     for axis in (-2, -1):
-        size, made = field.shape[axis], field.clone()
-        for away in range(1, min(radius, size - 1) + 1):
-            made.narrow(axis, away, size - away).add_(field.narrow(axis, 0, size - away))
-            made.narrow(axis, 0, size - away).add_(field.narrow(axis, away, size - away))
-        field = made
+        size, sums = field.shape[axis], field.clone()
+        for offset in range(1, min(radius, size - 1) + 1):
+            sums.narrow(axis, offset, size - offset).add_(field.narrow(axis, 0, size - offset))
+            sums.narrow(axis, 0, size - offset).add_(field.narrow(axis, offset, size - offset))
+        field = sums
     return field
 
 
 def _exponent(near: Tensor, far: Tensor) -> Tensor:
     """Return half the logarithm to base two of a ratio; that of noise if nothing varies."""
-    some = (near > 0) & (far > 0)
-    one = torch.ones_like(near)
-    return 0.5 * torch.log2(torch.where(some, far, one) / torch.where(some, near, one))
+    varies = (near > 0) & (far > 0)
+    ones = torch.ones_like(near)
+    return 0.5 * torch.log2(torch.where(varies, far, ones) / torch.where(varies, near, ones))
 
 
 def _hidden(factor: float) -> NDArray[np.float64]:
     """Return the logarithm of the unresolved fraction for any factor; constant beyond the largest in the table."""
-    known = np.log([HIDDEN[each] for each in HIDDEN])
+    logarithms = np.log([HIDDEN[key] for key in HIDDEN])
     octave = np.log2([*HIDDEN])
-    return np.array([np.interp(np.log2(max(factor, 1.0)), octave, column) for column in known.T])
+    return np.array([np.interp(np.log2(max(factor, 1.0)), octave, column) for column in logarithms.T])
 
 
 def _table(values: Tensor, x: NDArray[np.float64], y: NDArray[np.float64]) -> Tensor:
     """Interpolate in a table, constant beyond its ends."""
-    made = torch.full_like(values, float(y[0]))
+    interpolated = torch.full_like(values, float(y[0]))
     for low, high, first, last in zip(x[:-1], x[1:], y[:-1], y[1:], strict=True):
-        share = ((values - float(low)) / float(high - low)).clamp(0, 1)
-        made = made + share * float(last - first)
-    return made
+        fraction = ((values - float(low)) / float(high - low)).clamp(0, 1)
+        interpolated = interpolated + fraction * float(last - first)
+    return interpolated

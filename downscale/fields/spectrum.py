@@ -72,23 +72,23 @@ def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rin
         least = f"{LEAST_CELLS} x {LEAST_CELLS}"
         raise ShapeError(f"expected a map of at least {least} cells for a power spectrum, received {n_y} x {n_x}")
     along_y, along_x = np.fft.fftfreq(n_y, step[0]), np.fft.rfftfreq(n_x, step[1])
-    size = np.hypot(along_y[:, None], along_x)
+    magnitude = np.hypot(along_y[:, None], along_x)
     width, highest = _range(shape, step)
     # A mode between two rings belongs to the shorter waves, whatever the rounding.
-    number = np.floor(size / width + 0.5 + ROUNDING).astype(np.int64)
-    inside = (number > 0) & (size <= highest * (1 + ROUNDING))
+    number = np.floor(magnitude / width + 0.5 + ROUNDING).astype(np.int64)
+    in_ring = (number > 0) & (magnitude <= highest * (1 + ROUNDING))
     if not resolved(shape, step):
         lengths = f"{n_y} x {n_x} cells of {step[0]:g} x {step[1]:g} m"
         raise ShapeError(f"expected a map with a wavenumber that both axes resolve, received {lengths}; add cells")
     # A real transform omits the mirror images of all columns but the first and, for an even size, the last.
-    twice = np.full(along_x.size, 2.0)
-    twice[0] = 1.0
+    multiplicity = np.full(along_x.size, 2.0)
+    multiplicity[0] = 1.0
     if n_x % 2 == 0:
-        twice[-1] = 1.0
-    order = np.flatnonzero(inside)
+        multiplicity[-1] = 1.0
+    order = np.flatnonzero(in_ring)
     order = order[np.argsort(number.ravel()[order], kind="stable")]
     ring = number.ravel()[order] - 1
-    counts = np.broadcast_to(twice, size.shape).ravel()[order]
+    counts = np.broadcast_to(multiplicity, magnitude.shape).ravel()[order]
     present, ring = np.unique(ring, return_inverse=True)
     share = counts / np.bincount(ring, counts)[ring]
     return Rings(order, ring, share, (present + 1) * width)
@@ -120,20 +120,20 @@ def radial_power(field: Array, valid: Array, window: Array, table: Rings) -> Arr
     xp = namespace(field)
     weight = xp.where(valid, window, xp.zeros_like(field))
     total, square = weight.sum((-2, -1)), (weight**2).sum((-2, -1))
-    one = xp.ones_like(total)
-    mean = (weight * xp.where(valid, field, xp.zeros_like(field))).sum((-2, -1)) / xp.where(total > 0, total, one)
-    rest = weight * (xp.where(valid, field, xp.zeros_like(field)) - mean[..., None, None])
-    modes = xp.fft.rfft2(rest)
+    ones = xp.ones_like(total)
+    mean = (weight * xp.where(valid, field, xp.zeros_like(field))).sum((-2, -1)) / xp.where(total > 0, total, ones)
+    anomaly = weight * (xp.where(valid, field, xp.zeros_like(field)) - mean[..., None, None])
+    modes = xp.fft.rfft2(anomaly)
     power = (modes.real**2 + modes.imag**2).reshape(*field.shape[:-2], -1)
-    return _summed(power, table) / xp.where(square > 0, square, one)[..., None]
+    return _summed(power, table) / xp.where(square > 0, square, ones)[..., None]
 
 
 def _summed(power: Array, table: Rings) -> Array:
     if namespace(power) is np:
         starts = np.searchsorted(table.ring, np.arange(table.wavenumber.size))
         return np.add.reduceat(power[..., table.order] * like(table.share, power), starts, axis=-1)
-    whole = sys.modules["torch"].int64
-    order, ring = power.new_tensor(table.order, dtype=whole), power.new_tensor(table.ring, dtype=whole)
+    integers = sys.modules["torch"].int64
+    order, ring = power.new_tensor(table.order, dtype=integers), power.new_tensor(table.ring, dtype=integers)
     parts = power.index_select(-1, order) * like(table.share, power)
     return power.new_zeros((*power.shape[:-1], table.wavenumber.size)).index_add(-1, ring, parts)
 
@@ -171,11 +171,11 @@ def _along(field: Array, cells: float, axis: int) -> Array:
         return field
     xp, size = namespace(field), field.shape[axis]
     waves = np.arange(size // 2 + 1) / size
-    turn = np.exp(-2j * np.pi * waves * cells)
+    phase = np.exp(-2j * np.pi * waves * cells)
     if size % 2 == 0:
-        turn[-1] = turn[-1].real
-    turn = turn.reshape(-1, *(1,) * (-1 - axis))
+        phase[-1] = phase[-1].real
+    phase = phase.reshape(-1, *(1,) * (-1 - axis))
     if xp is np:
-        return np.fft.irfft(np.fft.rfft(field, axis=axis) * turn, n=size, axis=axis).astype(field.dtype)
+        return np.fft.irfft(np.fft.rfft(field, axis=axis) * phase, n=size, axis=axis).astype(field.dtype)
     modes = xp.fft.rfft(field, dim=axis)
-    return xp.fft.irfft(modes * xp.as_tensor(turn, dtype=modes.dtype, device=field.device), n=size, dim=axis)
+    return xp.fft.irfft(modes * xp.as_tensor(phase, dtype=modes.dtype, device=field.device), n=size, dim=axis)

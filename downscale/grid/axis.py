@@ -190,8 +190,8 @@ def check_factor(factor: object) -> int:
     >>> check_factor(4)
     4
     """
-    whole = isinstance(factor, (int, np.integer)) and not isinstance(factor, bool)
-    if not whole or int(factor) < 1:  # type: ignore[call-overload]
+    is_integer = isinstance(factor, (int, np.integer)) and not isinstance(factor, bool)
+    if not is_integer or int(factor) < 1:  # type: ignore[call-overload]
         raise ShapeError(f"expected factor to be a whole number of at least 1, received {factor!r}")
     return int(factor)  # type: ignore[call-overload]
 
@@ -284,10 +284,10 @@ def evenly_spaced(centres: ArrayLike, kind: Kind) -> bool:
     if steps.size < 2:
         return True
     step = float(np.abs(steps.mean()))
-    stored = STORAGE_ROUNDING * float(np.abs(values).max())
+    rounding = STORAGE_ROUNDING * float(np.abs(values).max())
     # Numbers of a few decimals: the last one may be wrong by half at either end of a step.
-    written = next((10.0**-n for n in (2, 3, 4) if np.abs(np.round(values, n) - values).max() <= stored), 0.0)
-    return bool(np.ptp(steps) <= max(SAME_STEP * step, min(2 * stored + written, WRITTEN_STEP * step)))
+    decimal_error = next((10.0**-n for n in (2, 3, 4) if np.abs(np.round(values, n) - values).max() <= rounding), 0.0)
+    return bool(np.ptp(steps) <= max(SAME_STEP * step, min(2 * rounding + decimal_error, WRITTEN_STEP * step)))
 
 
 def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = None, name: str = "") -> CellAxis:
@@ -325,8 +325,8 @@ def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> 
         # The centre shows on which side of its bounds a wide or a single cell is. At most one cell of a circle is wider
         # than
         # its complement, and its centre is far from the middle of the complement.
-        beyond = np.abs((centres - 0.5 * (low + high) + 180) % FULL_CIRCLE - 180) > FULL_CIRCLE / 4
-        crosses |= beyond & (beyond.sum() == 1)
+        is_far = np.abs((centres - 0.5 * (low + high) + 180) % FULL_CIRCLE - 180) > FULL_CIRCLE / 4
+        crosses |= is_far & (is_far.sum() == 1)
         crosses &= (centres - low + 1e-6) % FULL_CIRCLE > high - low + 2e-6
     pairs = np.where(crosses[:, None], np.stack([high, low + FULL_CIRCLE], axis=1), pairs)
     middle = pairs.mean(axis=1)
@@ -337,9 +337,9 @@ def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float6
     """Order each pair along the axis."""
     middle = pairs.mean(axis=1)
     _check_order(middle, kind)
-    up = middle[-1] > middle[0] if len(middle) > 1 else pairs[0, 1] > pairs[0, 0]
+    ascending = middle[-1] > middle[0] if len(middle) > 1 else pairs[0, 1] > pairs[0, 0]
     pairs = np.sort(pairs, axis=1)
-    return pairs if up else pairs[:, ::-1]
+    return pairs if ascending else pairs[:, ::-1]
 
 
 def _adjoining(
@@ -348,45 +348,45 @@ def _adjoining(
     """Return adjoining bounds, each starting at the end of the previous one; repair small faults with a warning."""
     widths = np.abs(pairs[:, 1] - pairs[:, 0])
     gaps = np.abs(pairs[1:, 0] - pairs[:-1, 1])
-    slips = gaps > max(edge_tolerance(pairs, widths), 1e-9)
-    if not slips.any():
+    unmatched = gaps > max(edge_tolerance(pairs, widths), 1e-9)
+    if not unmatched.any():
         return pairs
-    apart = gaps > MOST_SLIP * np.minimum(widths[1:], widths[:-1])
-    worst = int((gaps * apart if apart.any() else gaps).argmax())
+    too_large = gaps > MOST_SLIP * np.minimum(widths[1:], widths[:-1])
+    worst = int((gaps * too_large if too_large.any() else gaps).argmax())
     received = f"{pairs[worst].tolist()} before {pairs[worst + 1].tolist()} (rows {worst} and {worst + 1})"
-    if apart.any():
+    if too_large.any():
         raise GridError(
             f"expected adjoining {kind} cells, received {received}; sort the axis, select without a step (coarsen "
             "averages whole cells), or repair the bounds"
         )
     # Midway between centres, but no further than either cell extends.
-    known = pairs.mean(axis=1) if centres is None or kind == "longitude" else centres
+    positions = pairs.mean(axis=1) if centres is None or kind == "longitude" else centres
     edges = np.clip(
-        0.5 * (known[1:] + known[:-1]),
+        0.5 * (positions[1:] + positions[:-1]),
         np.minimum(pairs[1:, 0], pairs[:-1, 1]),
         np.maximum(pairs[1:, 0], pairs[:-1, 1]),
     )
     pairs = pairs.copy()
-    pairs[1:, 0][slips] = pairs[:-1, 1][slips] = edges[slips]
-    done = f"the edge between them is put midway, at {pairs[worst, 1]:g}"
+    pairs[1:, 0][unmatched] = pairs[:-1, 1][unmatched] = edges[unmatched]
+    remedy = f"the edge between them is put midway, at {pairs[worst, 1]:g}"
     # The fault that shortens polar rows also shortens them at the pole.
-    polar = [(row, end) for row, end in ((0, 0), (-1, 1)) if kind == "latitude" and slips[row]
+    polar = [(row, end) for row, end in ((0, 0), (-1, 1)) if kind == "latitude" and unmatched[row]
              and 0 < 90.0 - abs(pairs[row, end]) <= MOST_SLIP * widths[row]]  # fmt: skip
     for row, end in polar:
         pairs[row, end] = np.copysign(90.0, pairs[row, end])
-    done += "; the outer row is extended to the pole" if polar else ""
-    more = f" (and at {int(slips.sum()) - 1} more places)" if slips.sum() > 1 else ""
-    warnings.warn(f"{what}: bounds do not adjoin, received {received}{more}; {done}", UserWarning, stacklevel=2)
+    remedy += "; the outer row is extended to the pole" if polar else ""
+    more = f" (and at {int(unmatched.sum()) - 1} more places)" if unmatched.sum() > 1 else ""
+    warnings.warn(f"{what}: bounds do not adjoin, received {received}{more}; {remedy}", UserWarning, stacklevel=2)
     return pairs
 
 
 def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
     """Check that the cells contain their centres, and shift longitudes to the branch of the first centre."""
     turns = np.round((axis.centres - centres) / FULL_CIRCLE) if axis.kind == "longitude" else np.zeros(axis.size)
-    moved, edges = centres + turns * FULL_CIRCLE, axis.edges
+    positions, edges = centres + turns * FULL_CIRCLE, axis.edges
     slack = edge_tolerance(edges, np.diff(edges))
     low, high = np.minimum(edges[:-1], edges[1:]) - slack, np.maximum(edges[:-1], edges[1:]) + slack
-    outside = np.flatnonzero((moved < low) | (moved > high))
+    outside = np.flatnonzero((positions < low) | (positions > high))
     if outside.size:
         pair = edges[outside[0] : outside[0] + 2].tolist()
         raise GridError(
@@ -403,14 +403,14 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
     if kind == "longitude":
         widths = np.abs(np.diff(edges))
         span = edges[-1] - edges[0]
-        off, turn = abs(abs(span) - FULL_CIRCLE), np.sign(span) * FULL_CIRCLE
-        if off < max(1e-3 * widths.min(), edge_tolerance(edges, widths)):
+        gap, circle = abs(abs(span) - FULL_CIRCLE), np.sign(span) * FULL_CIRCLE
+        if gap < max(1e-3 * widths.min(), edge_tolerance(edges, widths)):
             edges = edges.copy()
-            edges[-1] = edges[0] + turn
-        elif widths.size > 3 and off < ROUNDED_CIRCLE * min(widths[0], widths[-1], widths.min() * 1.5):
+            edges[-1] = edges[0] + circle
+        elif widths.size > 3 and gap < ROUNDED_CIRCLE * min(widths[0], widths[-1], widths.min() * 1.5):
             # Every cell takes its part of the gap left by rounding.
-            edges = edges[0] + (edges - edges[0]) * (turn / span)
-            edges[-1] = edges[0] + turn
+            edges = edges[0] + (edges - edges[0]) * (circle / span)
+            edges[-1] = edges[0] + circle
     return edges
 
 
@@ -420,10 +420,10 @@ def draw_to_poles(axis: CellAxis, bounded: bool = False) -> CellAxis:
     Gaussian grids have no row at the pole, and midpoints leave a small cap that belongs to the last row. For cells with
     their own bounds only gaps from rounding are closed.
     """
-    most = ROUNDED_CELL if bounded else 1 / 3
+    limit = ROUNDED_CELL if bounded else 1 / 3
     edges = axis.edges.copy()
     for end, inner in ((0, 1), (-1, -2)):
         gap, width = 90.0 - abs(edges[end]), abs(edges[end] - edges[inner])
-        if 0 < gap < width * most and not (bounded and gap > ROUNDED_DEGREES):
+        if 0 < gap < width * limit and not (bounded and gap > ROUNDED_DEGREES):
             edges[end] = np.copysign(90.0, edges[end])
     return CellAxis(edges, axis.kind)

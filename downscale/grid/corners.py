@@ -61,8 +61,8 @@ class Cells:
         if len(self.shape) != 2:
             return None
         y, x = self.y.reshape(self.shape), self.x.reshape(self.shape)
-        turned = np.mod(x - x[:1] + 0.5 * FULL_CIRCLE, FULL_CIRCLE) - 0.5 * FULL_CIRCLE if self.spherical else x - x[:1]
-        if np.abs(y - y[:, :1]).max() > SAME_ROW or np.abs(turned).max() > SAME_ROW:
+        offset = np.mod(x - x[:1] + 0.5 * FULL_CIRCLE, FULL_CIRCLE) - 0.5 * FULL_CIRCLE if self.spherical else x - x[:1]
+        if np.abs(y - y[:, :1]).max() > SAME_ROW or np.abs(offset).max() > SAME_ROW:
             return None
         kinds: tuple[Kind, Kind] = ("latitude", "longitude") if self.spherical else ("projected", "projected")
         try:
@@ -82,14 +82,14 @@ class Cells:
         corners = getattr(self, f"{name}_corners")
         if corners is None:
             return None
-        chosen = corners.reshape(*self.shape, -1)[where]
+        points = corners.reshape(*self.shape, -1)[where]
         if name == "x" and self.spherical:
             centres = self.x.reshape(self.shape)[where][:, None]
-            away = chosen - centres
+            diff = points - centres
             # Corners a full circle away from their centre are beyond the seam of the convention.
-            chosen = np.where(np.abs(away) > FULL_CIRCLE / 2, away - FULL_CIRCLE * np.round(away / FULL_CIRCLE), away)
-            chosen = chosen + centres
-        return np.stack([chosen.min(axis=1), chosen.max(axis=1)], axis=1)
+            points = np.where(np.abs(diff) > FULL_CIRCLE / 2, diff - FULL_CIRCLE * np.round(diff / FULL_CIRCLE), diff)
+            points = points + centres
+        return np.stack([points.min(axis=1), points.max(axis=1)], axis=1)
 
 
 def cells_of(grid: RectilinearGrid) -> Cells:

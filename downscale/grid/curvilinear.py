@@ -155,8 +155,8 @@ class CurvilinearGrid:
     def coarsen(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
         """Return the grid with blocks of ``factor_y`` by ``factor_x`` cells joined; their areas are added."""
         factors = check_factor(factor_y), check_factor(factor_x)
-        rests = [cut % factor for cut, factor in zip(self.cut, factors, strict=True)]
-        if not any(rests):
+        remainders = [cut % factor for cut, factor in zip(self.cut, factors, strict=True)]
+        if not any(remainders):
             return self._with((self.cut[0] // factors[0], self.cut[1] // factors[1]))
         for size, factor in zip(self.shape, factors, strict=True):
             if size % factor:
@@ -174,16 +174,16 @@ class CurvilinearGrid:
             return None
         if fine.base_corners is self.base_corners:
             return factors if all(f == c * n for f, c, n in zip(fine.cut, self.cut, factors, strict=True)) else None
-        mine, theirs = self.all_corners(), fine.all_corners()
-        theirs = _outer(theirs, *factors)
-        size = arc(mine[..., 0, :], mine[..., 2, :])
+        corners, fine_corners = self.all_corners(), fine.all_corners()
+        fine_corners = _outer(fine_corners, *factors)
+        size = arc(corners[..., 0, :], corners[..., 2, :])
         slack = np.maximum(EDGE_TOLERANCE * size, np.minimum(STORAGE_ROUNDING * 2 * np.pi, STORAGE_LIMIT * size))
-        return factors if (arc(mine, theirs) <= slack[..., None] + 1e-12).all() else None
+        return factors if (arc(corners, fine_corners) <= slack[..., None] + 1e-12).all() else None
 
     def adopt(self, fine: CurvilinearGrid) -> CurvilinearGrid:
         """Return equal parts of this grid if ``fine``, given without bounds, has their centres; else ``fine``."""
-        rests = [n % m for n, m in zip(fine.shape, self.shape, strict=True)]
-        if not fine.derived or any(rests):
+        remainders = [n % m for n, m in zip(fine.shape, self.shape, strict=True)]
+        if not fine.derived or any(remainders):
             return fine
         parts = self.refine(fine.shape[0] // self.shape[0], fine.shape[1] // self.shape[1])
         slack = np.maximum(1e-3 * np.sqrt(parts.cell_area) / EARTH_RADIUS, STORAGE_ROUNDING * np.pi)
@@ -209,9 +209,9 @@ class CurvilinearGrid:
         ends = (seam, seam) if self.closed else (right[:, :1], right[:, -1:])
         rows = np.concatenate([down[:1], down, down[-1:]]) * EARTH_RADIUS
         columns = np.concatenate([ends[0], right, ends[1]], axis=1) * EARTH_RADIUS
-        both = (rows[1:] + rows[:-1] if len(rows) else np.full(self.shape, 2.0),
+        distances = (rows[1:] + rows[:-1] if len(rows) else np.full(self.shape, 2.0),
                 columns[:, 1:] + columns[:, :-1] if columns.size else np.full(self.shape, 2.0))  # fmt: skip
-        return np.maximum(both[0], SHORTEST_STEP), np.maximum(both[1], SHORTEST_STEP)
+        return np.maximum(distances[0], SHORTEST_STEP), np.maximum(distances[1], SHORTEST_STEP)
 
     def all_corners(self) -> Floats:
         """Return unit vectors of the corners in index order, shape (n_y, n_x, 4, 3)."""
@@ -250,11 +250,11 @@ class CurvilinearGrid:
         corners = _outer(self.all_corners(), factor_y, factor_x)
         area = self.cell_area / EARTH_RADIUS**2
         n_y, n_x = corners.shape[:2]
-        whole = area.reshape(n_y, factor_y, n_x, factor_x).sum(axis=(1, 3))
-        middle = inner_points(corners, np.array([0.5]), np.array([0.5]))[..., 0, 0, :]
-        lon, lat = degrees_of(middle, self.lon[::factor_y, ::factor_x])
-        around = np.stack(degrees_of(corners, lon[..., None]), axis=-1)
-        return CurvilinearGrid(lon, lat, around, (1, 1), self.closed, whole, self.derived)
+        total_area = area.reshape(n_y, factor_y, n_x, factor_x).sum(axis=(1, 3))
+        centres = inner_points(corners, np.array([0.5]), np.array([0.5]))[..., 0, 0, :]
+        lon, lat = degrees_of(centres, self.lon[::factor_y, ::factor_x])
+        corner_degrees = np.stack(degrees_of(corners, lon[..., None]), axis=-1)
+        return CurvilinearGrid(lon, lat, corner_degrees, (1, 1), self.closed, total_area, self.derived)
 
 
 def _mosaic(parts: NDArray[Any]) -> NDArray[Any]:
@@ -343,8 +343,8 @@ def _index_order(vectors: Floats) -> list[int]:
     # Some rows in the middle are representative.
     first = max(vectors.shape[0] // 2 - 32, 0)
     vectors = vectors[first : first + 64]
-    ways = [[(start + sense * k) % 4 for k in range(4)] for start in range(4) for sense in (1, -1)]
-    return min(ways, key=lambda way: _misfit(vectors[:, :, way]))
+    orders = [[(start + sense * k) % 4 for k in range(4)] for start in range(4) for sense in (1, -1)]
+    return min(orders, key=lambda way: _misfit(vectors[:, :, way]))
 
 
 def _misfit(v: Floats) -> float:
@@ -371,14 +371,14 @@ def _from_centres(lon: Floats, lat: Floats) -> CurvilinearGrid:
     p = unit_vectors(lon, lat)
     steps, seam = arc(p[:, :-1], p[:, 1:]), arc(p[:, -1], p[:, 0])
     # The circle closes if the steps across the seam are like the adjacent ones, except for rows near a fold.
-    beside = np.maximum(steps[:, 0], steps[:, -1])
-    closed = lon.shape[1] > 3 and bool(((seam <= 2 * beside) & (seam >= 0.5 * beside)).mean() > 0.9)
-    wide = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    ends = wide[:, -1:], wide[:, :1]
+    end_steps = np.maximum(steps[:, 0], steps[:, -1])
+    closed = lon.shape[1] > 3 and bool(((seam <= 2 * end_steps) & (seam >= 0.5 * end_steps)).mean() > 0.9)
+    points = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    ends = points[:, -1:], points[:, :1]
     if not closed:
-        ends = 2 * wide[:, :1] - wide[:, 1:2], 2 * wide[:, -1:] - wide[:, -2:-1]
-    wide = np.concatenate([ends[0], wide, ends[1]], axis=1)
-    node = normalised(wide[:-1, :-1] + wide[:-1, 1:] + wide[1:, :-1] + wide[1:, 1:])
+        ends = 2 * points[:, :1] - points[:, 1:2], 2 * points[:, -1:] - points[:, -2:-1]
+    points = np.concatenate([ends[0], points, ends[1]], axis=1)
+    node = normalised(points[:-1, :-1] + points[:-1, 1:] + points[1:, :-1] + points[1:, 1:])
     corners = np.stack([node[:-1, :-1], node[:-1, 1:], node[1:, 1:], node[1:, :-1]], axis=2)
     rings = np.stack(degrees_of(corners, lon[..., None]), axis=-1)
     return CurvilinearGrid(lon, lat, rings, (1, 1), closed, derived=True)

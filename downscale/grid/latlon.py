@@ -151,18 +151,18 @@ def product_of(
     >>> product_of(lat, lon).y.edges
     array([-20.,   0.,  20.])
     """
-    flat = np.isfinite(lat).all() and np.isfinite(lon).all() and min(lat.shape) > 1
-    if not flat or np.ptp(lat, axis=1).max() > SAME_DEGREES or np.ptp(lon, axis=0).max() > SAME_DEGREES:
+    is_valid = np.isfinite(lat).all() and np.isfinite(lon).all() and min(lat.shape) > 1
+    if not is_valid or np.ptp(lat, axis=1).max() > SAME_DEGREES or np.ptp(lon, axis=0).max() > SAME_DEGREES:
         return None
     if corners is None:
         y, x = axis_from_centres(lat[:, 0], "latitude"), axis_from_centres(lon[0], "longitude")
         return RectilinearGrid(draw_to_poles(y) if x.periodic else y, x)
     pairs = []
     for values, axis in zip(corners, (1, 0), strict=True):
-        ends = np.stack([values.min(axis=2), values.max(axis=2)], axis=2)
-        if not np.isfinite(ends).all() or np.ptp(ends, axis=axis).max() > SAME_DEGREES:
+        limits = np.stack([values.min(axis=2), values.max(axis=2)], axis=2)
+        if not np.isfinite(limits).all() or np.ptp(limits, axis=axis).max() > SAME_DEGREES:
             return None
-        pairs.append(ends.take(0, axis=axis))
+        pairs.append(limits.take(0, axis=axis))
     return RectilinearGrid(
         axis_from_bounds(pairs[0], "latitude", lat[:, 0]), axis_from_bounds(pairs[1], "longitude", lon[0])
     )
@@ -215,18 +215,18 @@ def _converged(
     """Return the series with the least change on doubling its degree, and that change."""
     # Positions that are not nodes of any degree.
     check = np.sin(np.linspace(-1.5, 1.5, 11))
-    before, best, least = None, None, np.inf
+    previous, best, least = None, None, np.inf
     for degree in DEGREES:
         series = _expanded(embed, density, y_range, x_range, degree)
         if series is None:
             break
-        now = chebyshev.chebgrid2d(check, check, series)
-        gap = np.inf if before is None else float(np.abs(now / before - 1).max())
+        current = chebyshev.chebgrid2d(check, check, series)
+        gap = np.inf if previous is None else float(np.abs(current / previous - 1).max())
         if gap < least:
             best, least = series, gap
         if gap < ACCURACY:
             break
-        before = now
+        previous = current
     return best, least
 
 
@@ -263,8 +263,8 @@ def _both(rows: NDArray[Any], values: NDArray[Any], columns: NDArray[Any]) -> Fl
 def _means(axis: CellAxis, limits: tuple[float, float], count: int) -> Floats:
     """Return the means of Chebyshev polynomials over cells, shape (n, count), by Gauss points, exact to rounding."""
     points, weights = legendre.leggauss(count // 2 + 1)
-    places = axis.centres[:, None] + 0.5 * np.diff(axis.edges)[:, None] * points
-    scaled = (places - np.mean(limits)) / (np.diff(limits)[0] / 2)
+    positions = axis.centres[:, None] + 0.5 * np.diff(axis.edges)[:, None] * points
+    scaled = (positions - np.mean(limits)) / (np.diff(limits)[0] / 2)
     return np.einsum("p,npk->nk", 0.5 * weights, chebyshev.chebvander(scaled, count - 1))
 
 
@@ -312,9 +312,9 @@ def projected_grid(
     y: CellAxis, x: CellAxis, embed: Embedding, density: Density | None = None
 ) -> RectilinearGrid | None:
     """Return the grid with its true areas: a plain one if the projection is equal-area, None if it fails."""
-    found = AreaDensity.fit(embed, y, x, density)
-    if found is None:
+    area_density = AreaDensity.fit(embed, y, x, density)
+    if area_density is None:
         return None
-    places = np.linspace(-1, 1, 21)
-    off = np.abs(chebyshev.chebgrid2d(places, places, found.coefficients) - 1).max()
-    return RectilinearGrid(y, x) if off < EQUAL_AREA else ProjectedGrid(y, x, found)
+    nodes = np.linspace(-1, 1, 21)
+    deviation = np.abs(chebyshev.chebgrid2d(nodes, nodes, area_density.coefficients) - 1).max()
+    return RectilinearGrid(y, x) if deviation < EQUAL_AREA else ProjectedGrid(y, x, area_density)

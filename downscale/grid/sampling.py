@@ -35,11 +35,11 @@ class Places:
 
     def points(self, rows: slice, count: int) -> tuple[Floats, Floats]:
         """Return longitudes and latitudes of ``count`` by ``count`` points of each cell, (rows, n_x, count, count)."""
-        inside = (np.arange(count) + 0.5) / count
+        offsets = (np.arange(count) + 0.5) / count
         if isinstance(self.grid, CurvilinearGrid):
-            return degrees_of(inner_points(self._corners[rows], inside, inside))
+            return degrees_of(inner_points(self._corners[rows], offsets, offsets))
         assert self.locator is not None
-        y, x = (low[:, None] + inside * (high - low)[:, None] for low, high in map(_ends, (self.grid.y, self.grid.x)))
+        y, x = (low[:, None] + offsets * (high - low)[:, None] for low, high in map(_ends, (self.grid.y, self.grid.x)))
         shape = (*y[rows].shape, *x.shape)
         lon, lat = self.locator(
             np.broadcast_to(x, shape).reshape(-1), np.broadcast_to(y[rows][..., None, None], shape).reshape(-1)
@@ -88,23 +88,23 @@ class Sampling:
         side, lat = self.places.size
         steps = [float(np.median(np.abs(np.diff(axis.edges)))) for axis in (self.source.y, self.source.x)]
         ratios = side / steps[0], side / max(steps[1] * np.cos(np.deg2rad(lat)), 1e-6)
-        joined = tuple(
+        join_counts = tuple(
             max(min(int(ratio / MOST_SAMPLES), size // 2), 1)
             for ratio, size in zip(ratios, self.source.shape, strict=True)
         )
-        most = max(ratio / join for ratio, join in zip(ratios, joined, strict=True))
-        return (joined[0], joined[1]), int(np.clip(np.ceil(most), 1, 2 * MOST_SAMPLES))
+        largest_ratio = max(ratio / join for ratio, join in zip(ratios, join_counts, strict=True))
+        return (join_counts[0], join_counts[1]), int(np.clip(np.ceil(largest_ratio), 1, 2 * MOST_SAMPLES))
 
     def means(self, values: NDArray[Any]) -> Floats:
         """Return the means, with the shape of the fine grid; ``values`` must not contain NaN."""
         (join_y, join_x), count = self._counts
         y, x = _joined(self.source.y, join_y), _joined(self.source.x, join_x)
         field = np.asarray(values, np.float64)
-        for axis, join, line in ((0, join_y, self.source.y), (1, join_x, self.source.x)):
+        for axis, join, cell_axis in ((0, join_y, self.source.y), (1, join_x, self.source.x)):
             if join > 1:
-                weights = line.measure if axis else line.measure[:, None]
-                starts = np.arange(0, line.size, join)
-                total = np.add.reduceat(line.measure, starts)
+                weights = cell_axis.measure if axis else cell_axis.measure[:, None]
+                starts = np.arange(0, cell_axis.size, join)
+                total = np.add.reduceat(cell_axis.measure, starts)
                 field = np.add.reduceat(field * weights, starts, axis=axis) / (total if axis else total[:, None])
         out = np.empty(self.places.grid.shape)
         for rows in self.places.blocks(count):
@@ -147,8 +147,8 @@ def _position(axis: CellAxis, degrees: Floats) -> tuple[NDArray[np.int64], NDArr
         zero = np.zeros(degrees.shape, np.int64)
         return zero, zero, np.zeros(degrees.shape)
     right = np.clip(np.searchsorted(centres, degrees), 1, centres.size - 1)
-    share = np.clip((degrees - centres[right - 1]) / (centres[right] - centres[right - 1]), 0.0, 1.0)
-    return index[right - 1], index[right], share
+    weight = np.clip((degrees - centres[right - 1]) / (centres[right] - centres[right - 1]), 0.0, 1.0)
+    return index[right - 1], index[right], weight
 
 
 def _bilinear(field: Floats, rows: tuple[Any, Any, Floats], columns: tuple[Any, Any, Floats]) -> Floats:

@@ -90,8 +90,8 @@ class Subcells:
                 f"expected a target that overlaps the {coarse.kind} range {coarse.edges.min():g} to "
                 f"{coarse.edges.max():g}, received {target.edges.min():g} to {target.edges.max():g}"
             )
-        inside = np.concatenate([low, high])
-        cuts = np.unique(np.concatenate([edges, inside[(inside > edges[0]) & (inside < edges[-1])]]))
+        target_edges = np.concatenate([low, high])
+        cuts = np.unique(np.concatenate([edges, target_edges[(target_edges > edges[0]) & (target_edges < edges[-1])]]))
         middle = 0.5 * (cuts[:-1] + cuts[1:])
         parent = np.searchsorted(edges, middle) - 1
         nearest = np.clip(np.searchsorted(low, middle) - 1, 0, cell.size - 1)
@@ -106,8 +106,8 @@ class Subcells:
     @property
     def regular(self) -> bool:
         """Whether every part is a whole target cell and every target cell one part: the target nests evenly."""
-        whole = not self.empty.any() and (self.owner >= 0).all() and np.unique(self.owner).size == self.owner.size
-        return bool(whole and self.owner.size == self.target.size and (self.covered > 1 - 1e-6).all())
+        one_to_one = not self.empty.any() and (self.owner >= 0).all() and np.unique(self.owner).size == self.owner.size
+        return bool(one_to_one and self.owner.size == self.target.size and (self.covered > 1 - 1e-6).all())
 
     @property
     def axis(self) -> CellAxis:
@@ -136,9 +136,9 @@ class Subcells:
         If the border of the target crosses a cell, the part outside has no weight: the part inside gets the value of
         the cell, so that area integrals over the target are those of the area that it covers.
         """
-        inside = (self.owner >= 0).reshape(-1, self.count)
+        is_inside = (self.owner >= 0).reshape(-1, self.count)
         parts = self.measure.reshape(-1, self.count)
-        parts = np.where(inside | ~inside.any(axis=1, keepdims=True), parts, 0.0)
+        parts = np.where(is_inside | ~is_inside.any(axis=1, keepdims=True), parts, 0.0)
         return (parts / parts.sum(axis=1, keepdims=True)).ravel()
 
     def needed(self) -> tuple[int, int]:
@@ -150,19 +150,19 @@ class Subcells:
         >>> Subcells.between(circle, CellAxis(np.array([-30.0, 30.0]), "longitude")).needed()
         (-1, 1)
         """
-        used = np.flatnonzero((self.owner.reshape(-1, self.count) >= 0).any(axis=1))
-        first, last, size = int(used[0]), int(used[-1]) + 1, self.coarse.size
-        gaps = np.diff(used)
+        cells = np.flatnonzero((self.owner.reshape(-1, self.count) >= 0).any(axis=1))
+        first, last, size = int(cells[0]), int(cells[-1]) + 1, self.coarse.size
+        gaps = np.diff(cells)
         if self.coarse.periodic and gaps.size and gaps.max() > size - (last - first) + 1:
             widest = int(gaps.argmax())
-            return int(used[widest + 1]) - size, int(used[widest]) + 1
+            return int(cells[widest + 1]) - size, int(cells[widest]) + 1
         return first, last
 
     @cached_property
     def covered(self) -> Floats:
         """Fraction of each target cell that the coarse axis covers, 0 to 1, shape (n_target,)."""
-        inside = self.owner >= 0
-        total = np.bincount(self.owner[inside], weights=self.measure[inside], minlength=self.target.size)
+        is_inside = self.owner >= 0
+        total = np.bincount(self.owner[is_inside], weights=self.measure[is_inside], minlength=self.target.size)
         return np.minimum(total / self.target.measure, 1.0)
 
 
@@ -180,13 +180,13 @@ def _match_edges(target: CellAxis, coarse: CellAxis) -> CellAxis:
     turns = np.zeros(target.edges.size)
     if coarse.kind == "longitude":
         turns = FULL_CIRCLE * np.floor((target.edges - edges[0] + slack) / FULL_CIRCLE)
-    near = _snapped(target.edges - turns, edges, slack)
-    moved = near != target.edges - turns
-    settled = np.where(moved, near + turns, target.edges)
-    if target.kind == "longitude" and target.periodic and moved[[0, -1]].any():
+    nearest = _snapped(target.edges - turns, edges, slack)
+    is_moved = nearest != target.edges - turns
+    target_edges = np.where(is_moved, nearest + turns, target.edges)
+    if target.kind == "longitude" and target.periodic and is_moved[[0, -1]].any():
         # The two ends of a circle are one edge.
-        settled[-1] = settled[0] + np.copysign(FULL_CIRCLE, settled[-1] - settled[0])
-    return CellAxis(settled, target.kind, target.closed)
+        target_edges[-1] = target_edges[0] + np.copysign(FULL_CIRCLE, target_edges[-1] - target_edges[0])
+    return CellAxis(target_edges, target.kind, target.closed)
 
 
 def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats, Floats, Indices]:
@@ -201,16 +201,16 @@ def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats,
         low, high = np.add.outer(turns, low).ravel(), np.add.outer(turns, high).ravel()
         cell = np.tile(cell, turns.size)
     low, high = _snapped(low, edges, slack), _snapped(high, edges, slack)
-    over = (high > edges[0]) & (low < edges[-1]) & (high > low)
-    order = np.argsort(low[over], kind="stable")
-    return low[over][order], high[over][order], cell[over][order]
+    overlaps = (high > edges[0]) & (low < edges[-1]) & (high > low)
+    order = np.argsort(low[overlaps], kind="stable")
+    return low[overlaps][order], high[overlaps][order], cell[overlaps][order]
 
 
 def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
     """Move values that differ from an edge by rounding onto it."""
     right = np.clip(np.searchsorted(edges, values), 1, edges.size - 1)
-    near = np.where(values - edges[right - 1] < edges[right] - values, edges[right - 1], edges[right])
-    return np.where(np.abs(near - values) <= slack, near, values)
+    nearest = np.where(values - edges[right - 1] < edges[right] - values, edges[right - 1], edges[right])
+    return np.where(np.abs(nearest - values) <= slack, nearest, values)
 
 
 def _padded(
@@ -302,7 +302,7 @@ def _lengths(source: Floats, target: Floats) -> tuple[NDArray[np.int64], NDArray
     first = np.searchsorted(upper, target[0], side="right")
     count = np.maximum(np.searchsorted(lower, target[1], side="left") - first, 0)
     rows = np.repeat(np.arange(count.size), count)
-    within = np.arange(rows.size) - np.repeat(np.cumsum(count) - count, count)
-    columns = first[rows] + within
+    position = np.arange(rows.size) - np.repeat(np.cumsum(count) - count, count)
+    columns = first[rows] + position
     lengths = np.minimum(target[1][rows], upper[columns]) - np.maximum(target[0][rows], lower[columns])
     return rows, order[columns], np.clip(lengths, 0.0, None)

@@ -34,8 +34,8 @@ def linear_weights(coarse: Floats, fine: Floats, period: float | None = None) ->
     period : float, optional
         Length of the circle on a periodic axis.
     """
-    left, share = _position(coarse, fine, period)
-    return _windowed(left, np.stack([1 - share, share], axis=1), first=0, cells=coarse.size, period=period)
+    left, fraction = _position(coarse, fine, period)
+    return _windowed(left, np.stack([1 - fraction, fraction], axis=1), first=0, cells=coarse.size, period=period)
 
 
 def cubic_weights(
@@ -52,9 +52,9 @@ def cubic_weights(
     Speech, and Signal Processing 29, 1153-1160.
     """
     points = _extended(coarse, period)
-    left, share = _position(coarse, fine, period)
-    before, own, after = (np.diff(points)[left + k] for k in (1, 2, 3))
-    weights = _keys(share, before / own, after / own, sharpness)
+    left, fraction = _position(coarse, fine, period)
+    before, middle, after = (np.diff(points)[left + k] for k in (1, 2, 3))
+    weights = _keys(fraction, before / middle, after / middle, sharpness)
     return _windowed(left, weights, first=-1, cells=coarse.size, period=period)
 
 
@@ -98,8 +98,8 @@ def _position(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArr
         return np.zeros(fine.size, dtype=np.int64), np.zeros(fine.size)
     extended = np.concatenate([[first], coarse, [last]])
     left = np.clip(np.searchsorted(sign * extended, sign * fine, side="right") - 1, 0, coarse.size)
-    share = (fine - extended[left]) / (extended[left + 1] - extended[left])
-    return left - 1, share
+    fraction = (fine - extended[left]) / (extended[left + 1] - extended[left])
+    return left - 1, fraction
 
 
 def _windowed(
@@ -111,8 +111,8 @@ def _windowed(
         return AxisWeights(weights, start)
     taps = min(weights.shape[1], cells)
     window = np.clip(start, 0, cells - taps)
-    folded = np.zeros((left.size, taps))
+    window_weights = np.zeros((left.size, taps))
     for tap in range(weights.shape[1]):
         source = np.clip(start + tap, 0, cells - 1) - window
-        np.add.at(folded, (np.arange(left.size), source), weights[:, tap])
-    return AxisWeights(folded, window)
+        np.add.at(window_weights, (np.arange(left.size), source), weights[:, tap])
+    return AxisWeights(window_weights, window)

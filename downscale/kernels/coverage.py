@@ -89,10 +89,10 @@ def require_no_holes(kernel_size: Size, stride: Size, padding: Size | None = Non
     for number, (size, step, pad) in enumerate(axes):
         holes = np.flatnonzero(taps_of_phases(size, step, pad) == 0)
         if holes.size:
-            where = ", ".join(map(str, holes))
+            phases = ", ".join(map(str, holes))
             raise ShapeError(
                 f"expected a kernel of at least the stride, received k={size} and s={step} along axis {number}: fine "
-                f"cells n with n mod {step} = {where} are touched by no coarse cell; take k={step} or "
+                f"cells n with n mod {step} = {phases} are touched by no coarse cell; take k={step} or "
                 f"k={2 * step}"
             )
 
@@ -167,11 +167,11 @@ class Coverage:
 
 def _along(cells: int, size: int, step: int, pad: int) -> Counts:
     """Return the counts along one axis by definition: ones between zeros, convolved with ones."""
-    spread = np.zeros((cells - 1) * step + 1, dtype=np.int64)
-    spread[::step] = 1
-    whole = np.convolve(spread, np.ones(size, dtype=np.int64))
-    wanted = np.arange(pad, pad + cells * step)
-    return np.where(wanted < whole.size, whole[wanted.clip(max=whole.size - 1)], 0)
+    impulses = np.zeros((cells - 1) * step + 1, dtype=np.int64)
+    impulses[::step] = 1
+    counts = np.convolve(impulses, np.ones(size, dtype=np.int64))
+    index = np.arange(pad, pad + cells * step)
+    return np.where(index < counts.size, counts[index.clip(max=counts.size - 1)], 0)
 
 
 def _product(axes: Sequence[Counts]) -> Counts:

@@ -88,17 +88,17 @@ def reference(name: str, factor: int, taps: int = 7, order: float = 1.25) -> Axi
     """
     cells = 2 * taps + 5
     coarse, fine = np.arange(cells + 1.0), np.linspace(0.0, cells, cells * factor + 1)
-    middle = 0.5 * (coarse[1:] + coarse[:-1]), 0.5 * (fine[1:] + fine[:-1])
-    made: dict[str, Callable[[], AxisWeights]] = {
+    centres = 0.5 * (coarse[1:] + coarse[:-1]), 0.5 * (fine[1:] + fine[:-1])
+    builders: dict[str, Callable[[], AxisWeights]] = {
         "conservative": lambda: block_weights(factor, cells),
-        "bilinear": lambda: linear_weights(*middle),
-        "bicubic": lambda: cubic_weights(*middle),
+        "bilinear": lambda: linear_weights(*centres),
+        "bicubic": lambda: cubic_weights(*centres),
         "sobolev": lambda: axis_weights(coarse, fine, taps, order),
     }
-    if name not in made:
-        raise OptionError(f"expected a kernel among {listing(made)}, received {name!r}")
+    if name not in builders:
+        raise OptionError(f"expected a kernel among {listing(builders)}, received {name!r}")
     require_finer((factor,))
-    return _of_axis(made[name](), factor, cells)
+    return _of_axis(builders[name](), factor, cells)
 
 
 def _of_axis(weights: AxisWeights, factor: int, cells: int) -> AxisKernel:
@@ -110,15 +110,15 @@ def _of_axis(weights: AxisWeights, factor: int, cells: int) -> AxisKernel:
         offset = middle - (weights.start[row] + np.arange(weights.taps))
         np.add.at(kernel, (offset + reach) * factor + phase, weights.weights[row])
     # Both ends alike, so that the kernel is still centred.
-    bare = min(int((kernel != 0).argmax()), int((kernel[::-1] != 0).argmax()))
-    return AxisKernel(kernel[bare : kernel.size - bare], factor, reach * factor - bare)
+    margin = min(int((kernel != 0).argmax()), int((kernel[::-1] != 0).argmax()))
+    return AxisKernel(kernel[margin : kernel.size - margin], factor, reach * factor - margin)
 
 
 def require_finer(stride: Sequence[int]) -> None:
     """Raise ``ShapeError`` if all strides are one: no zeros are inserted, so there are no images."""
     if all(step == 1 for step in stride):
-        given = " x ".join(map(str, stride))
-        raise ShapeError(f"expected a stride of at least 2 along some axis, received {given}: it makes no images")
+        sizes = " x ".join(map(str, stride))
+        raise ShapeError(f"expected a stride of at least 2 along some axis, received {sizes}: it makes no images")
 
 
 def response(kernel: Any, stride: Size, frequencies: Sequence[ArrayLike], padding: Size | None = None) -> Complex:
@@ -143,14 +143,14 @@ def response(kernel: Any, stride: Size, frequencies: Sequence[ArrayLike], paddin
     >>> abs(response(np.ones(3), 3, [[0.0, 1 / 3]])).round(12).tolist()
     [1.0, 0.0]
     """
-    made = np.asarray(kernel, dtype=np.complex128)
-    sizes, strides, pads = geometry_of(made, stride, padding)
+    transform = np.asarray(kernel, dtype=np.complex128)
+    sizes, strides, pads = geometry_of(transform, stride, padding)
     for axis, (size, step, pad, f) in enumerate(zip(sizes, strides, pads, frequencies, strict=True)):
         position = np.arange(size) - pad - (step - 1) / 2
         waves = np.exp(-2j * np.pi * np.multiply.outer(np.asarray(f, dtype=np.float64), position)) / step
-        where = made.ndim - len(sizes) + axis
-        made = np.moveaxis(np.tensordot(made, waves, axes=(where, 1)), -1, where)
-    return made
+        dimension = transform.ndim - len(sizes) + axis
+        transform = np.moveaxis(np.tensordot(transform, waves, axes=(dimension, 1)), -1, dimension)
+    return transform
 
 
 def images(kernel: Any, stride: Size, waves: Sequence[ArrayLike], padding: Size | None = None) -> Complex:
@@ -261,19 +261,19 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
     flat = array.reshape(-1, *sizes)
     nu = np.linspace(-band, band, WAVES)
     gains = images(flat, strides, [nu] * len(strides), pads)
-    power, still = _shares(gains), _shares(images(flat, strides, [[0.0]] * len(strides), pads))
-    wave, constant = float(power.flat[0]), float(still.flat[0])
+    power, constant_power = _shares(gains), _shares(images(flat, strides, [[0.0]] * len(strides), pads))
+    wave, constant = float(power.flat[0]), float(constant_power.flat[0])
     if wave <= 0:
         raise InputError("expected kernels that pass something, received weights of zero only; train the layer first")
-    others = [number for number in product(*map(range, strides)) if any(number)]
-    plain, averaged = _pass_band(gains, strides, nu)
+    image_numbers = [number for number in product(*map(range, strides)) if any(number)]
+    error, error_of_averages = _pass_band(gains, strides, nu)
     return Imaging(
-        {m: float(-decibels(power[m] / wave)) for m in others},
-        {m: float(-decibels(still[m] / max(constant, wave))) for m in others},
+        {m: float(-decibels(power[m] / wave)) for m in image_numbers},
+        {m: float(-decibels(constant_power[m] / max(constant, wave))) for m in image_numbers},
         float(-decibels((power.sum() - wave) / wave)),
-        float(-decibels((still.sum() - constant) / max(constant, wave))),
-        plain,
-        averaged,
+        float(-decibels((constant_power.sum() - constant) / max(constant, wave))),
+        error,
+        error_of_averages,
         float(band),
     )
 
@@ -282,9 +282,9 @@ def require_finite(weights: Floats) -> None:
     """Raise ``InputError`` if a weight is NaN or infinite; the message has the index of the first."""
     bad = ~np.isfinite(weights)
     if bad.any():
-        place = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+        index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
         raise InputError(
-            f"expected finite weights, received {weights[place]} at {list(place)} ({int(bad.sum())} of {bad.size}); "
+            f"expected finite weights, received {weights[index]} at {list(index)} ({int(bad.sum())} of {bad.size}); "
             "train with a smaller learning rate, or get the file again"
         )
 
@@ -299,15 +299,15 @@ def _shares(gains: Complex) -> Floats:
 def _pass_band(gains: Complex, strides: tuple[int, ...], nu: Floats) -> tuple[float, float]:
     """Return both errors of the pass band, with kernels weighted by the power of their own gain."""
     axes = len(strides)
-    own: Any = (..., *(0,) * axes)
+    wave_index: Any = (..., *(0,) * axes)
     middle: Any = (slice(None), *(nu.size // 2,) * axes)
-    waves = gains[own]
+    waves = gains[wave_index]
     level = waves[middle].reshape(-1, *(1,) * axes)
     power = np.abs(level) ** 2
     if power.sum() <= LEAST_POWER * prod(strides):
         return float("nan"), float("nan")
-    left = np.ones(())
+    average = np.ones(())
     for step in strides:
-        left = np.multiply.outer(left, dirichlet(nu / step, step))
-    errors = [(np.abs(level - waves * what) ** 2).sum() / (power.sum() * waves[0].size) for what in (1.0, left)]
+        average = np.multiply.outer(average, dirichlet(nu / step, step))
+    errors = [(np.abs(level - waves * target) ** 2).sum() / (power.sum() * waves[0].size) for target in (1.0, average)]
     return float(errors[0] ** 0.5), float(errors[1] ** 0.5)

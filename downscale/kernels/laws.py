@@ -79,13 +79,13 @@ def kernel_geometry(
 
 def _sizes(word: str, sizes: Size, axes: int, least: int) -> Sizes:
     """Return one integer per axis; a single number applies to all axes."""
-    given = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,) * axes
-    if len(given) != axes or not all(isinstance(n, (int, np.integer)) and n >= least for n in given):
+    numbers = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,) * axes
+    if len(numbers) != axes or not all(isinstance(n, (int, np.integer)) and n >= least for n in numbers):
         raise ShapeError(
-            f"{word} expected {axes} whole number(s) >= {least}, received {given}: "
+            f"{word} expected {axes} whole number(s) >= {least}, received {numbers}: "
             "give one for each spatial axis"
         )
-    return tuple(int(size) for size in given)
+    return tuple(int(size) for size in numbers)
 
 
 def _phase_rows(kernel: int, stride: int, padding: int) -> Array:

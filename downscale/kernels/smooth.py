@@ -41,13 +41,13 @@ def laplacian(shape: Sizes, steps: Sizes | None = None) -> Floats:
     ----------
     Chung, F. R. K. (1997), Spectral Graph Theory, American Mathematical Society.
     """
-    given = steps or (1,) * len(shape)
-    whole = np.zeros((prod(shape), prod(shape)))
-    for axis, (size, step) in enumerate(zip(shape, given, strict=True)):
+    distances = steps or (1,) * len(shape)
+    matrix = np.zeros((prod(shape), prod(shape)))
+    for axis, (size, step) in enumerate(zip(shape, distances, strict=True)):
         parts = [np.eye(n) for n in shape]
         parts[axis] = path_laplacian(size, step)
-        whole += reduce(lambda left, right: np.kron(left, right).astype(np.float64), parts)
-    return whole
+        matrix += reduce(lambda left, right: np.kron(left, right).astype(np.float64), parts)
+    return matrix
 
 
 def roughness(kernel: Any, axes: int = 2) -> Any:
@@ -124,5 +124,5 @@ def smooth(
     free = flat @ smoother
     # Rows of several laws together may be linearly dependent: the least-norm solution is sufficient.
     normal = np.linalg.pinv(constraints @ smoother @ constraints.T, rcond=1e-12, hermitian=True)
-    bound = free - (free @ constraints.T - gains * target) @ normal @ constraints @ smoother
-    return bound.reshape(np.shape(kernel)).astype(kernel.dtype if kernel.dtype.kind == "f" else np.float64)
+    solution = free - (free @ constraints.T - gains * target) @ normal @ constraints @ smoother
+    return solution.reshape(np.shape(kernel)).astype(kernel.dtype if kernel.dtype.kind == "f" else np.float64)

@@ -106,9 +106,9 @@ def axis_weights(
     coarse, fine = np.asarray(coarse_edges, dtype=np.float64), np.asarray(fine_edges, dtype=np.float64)
     check_settings(taps, order)
     parent = _parents(coarse, fine)
-    made = part_weights(coarse, fine[:-1], fine[1:], parent, taps, order, period)
-    check_solved(made, np.abs(np.diff(fine)), parent)
-    return made
+    weights = part_weights(coarse, fine[:-1], fine[1:], parent, taps, order, period)
+    check_solved(weights, np.abs(np.diff(fine)), parent)
+    return weights
 
 
 def part_weights(
@@ -156,8 +156,8 @@ def check_settings(taps: object, order: object) -> None:
         raise OptionError(f"expected taps to be an odd whole number, received {taps!r}")
     if taps > MOST_TAPS:
         raise OptionError(f"expected taps of at most {MOST_TAPS}, received {taps}")
-    number = isinstance(order, (int, float, np.integer, np.floating)) and not isinstance(order, (bool, np.bool_))
-    if not number or not 0.5 < order < np.inf or (order - 0.5) % 1 == 0:  # type: ignore[operator]
+    is_number = isinstance(order, (int, float, np.integer, np.floating)) and not isinstance(order, (bool, np.bool_))
+    if not is_number or not 0.5 < order < np.inf or (order - 0.5) % 1 == 0:  # type: ignore[operator]
         raise OptionError(f"expected order above 0.5 and not 1.5, 2.5, ..., received {order!r}")
 
 
@@ -170,11 +170,11 @@ def _parents(coarse: Floats, fine: Floats) -> NDArray[np.int64]:
         raise ShapeError("expected every fine cell inside a coarse cell, received fine cells outside the coarse axis")
     slack = NEST_TOLERANCE * np.abs(np.diff(coarse))[parent]
     low, high = np.minimum(fine[:-1], fine[1:]) + slack, np.maximum(fine[:-1], fine[1:]) - slack
-    across = (low < np.minimum(coarse[parent], coarse[parent + 1])) | (
+    crosses = (low < np.minimum(coarse[parent], coarse[parent + 1])) | (
         high > np.maximum(coarse[parent], coarse[parent + 1])
     )
-    if across.any():
-        pair = fine[across.argmax() :][:2].tolist()
+    if crosses.any():
+        pair = fine[crosses.argmax() :][:2].tolist()
         raise ShapeError(f"expected every fine cell inside one coarse cell, received {pair} across a coarse edge")
     return parent
 
@@ -197,13 +197,13 @@ def _solve_windows(edges: Floats, pair: Floats, start: NDArray[np.int64], taps: 
     # Equal geometries differ only by rounding of the edges; solving them once keeps uniform axes exactly periodic.
     _, index, inverse = np.unique(np.round(geometry, 11), axis=0, return_index=True, return_inverse=True)
     distinct = geometry[index]
-    solved, step = np.empty((len(distinct), taps)), max(SYSTEM_VALUES // (2 * taps) ** 2, 1)
+    solutions, step = np.empty((len(distinct), taps)), max(SYSTEM_VALUES // (2 * taps) ** 2, 1)
     # Overflow gives weights that are refused.
     with np.errstate(all="ignore"):
         for first in range(0, len(distinct), step):
-            some = distinct[first : first + step]
-            solved[first : first + step] = _kriging(some[:, : taps + 1], some[:, taps + 1 :], order)
-    return solved[inverse.ravel()]
+            batch = distinct[first : first + step]
+            solutions[first : first + step] = _kriging(batch[:, : taps + 1], batch[:, taps + 1 :], order)
+    return solutions[inverse.ravel()]
 
 
 def _kriging(window: Floats, target: Floats, order: float) -> Floats:
@@ -263,9 +263,9 @@ def _residual(weights: AxisWeights, share: Floats, parent: NDArray[np.int64], ce
     """Return the mean of the rows of each coarse cell minus its target for cell conservation, shape (cells, taps)."""
     mean = np.zeros((cells, weights.taps))
     np.add.at(mean, parent, share[:, None] * weights.weights)
-    own = np.zeros(cells, np.int64)
-    own[parent] = parent - weights.start
-    mean[np.arange(cells), own] -= 1.0
+    cell_tap = np.zeros(cells, np.int64)
+    cell_tap[parent] = parent - weights.start
+    mean[np.arange(cells), cell_tap] -= 1.0
     return mean
 
 

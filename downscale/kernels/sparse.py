@@ -73,10 +73,10 @@ class SparseWeights:
                 f"expected three lists of links of one length, received {rows.shape}, {cols.shape}, {weights.shape}"
             )
         if not weights.all():
-            kept = weights != 0
-            rows, cols, weights = rows[kept], cols[kept], weights[kept]
-        steps, turns = np.diff(rows), np.diff(cols)
-        if (steps < 0).any() or ((steps == 0) & (turns < 0)).any():
+            nonzero = weights != 0
+            rows, cols, weights = rows[nonzero], cols[nonzero], weights[nonzero]
+        row_steps, col_steps = np.diff(rows), np.diff(cols)
+        if (row_steps < 0).any() or ((row_steps == 0) & (col_steps < 0)).any():
             order = np.lexsort((cols, rows))
             rows, cols, weights = rows[order], cols[order], weights[order]
         return cls(rows, cols, weights, tuple(source_shape), tuple(target_shape), source, target)
@@ -114,8 +114,8 @@ class SparseWeights:
 
         With target areas it gives source areas if area integrals are conserved.
         """
-        spread = self.weight * np.asarray(values, dtype=np.float64).ravel()[self.row]
-        sums: Floats = np.bincount(self.col, spread, int(np.prod(self.source_shape))).astype(np.float64)
+        products = self.weight * np.asarray(values, dtype=np.float64).ravel()[self.row]
+        sums: Floats = np.bincount(self.col, products, int(np.prod(self.source_shape))).astype(np.float64)
         return sums.reshape(self.source_shape)
 
     def apply(self, values: ArrayLike, *, skipna: bool = True, na_thres: float = 1.0) -> Floats:
@@ -144,27 +144,27 @@ class SparseWeights:
         ShapeError, OptionError
             If the last dimensions are not the source grid, or the threshold is not a fraction.
         """
-        given = np.asarray(values)
+        fields = np.asarray(values)
         rank = len(self.source_shape)
-        if given.shape[-rank:] != self.source_shape:
+        if fields.shape[-rank:] != self.source_shape:
             raise ShapeError(
                 f"expected a field on the {_sizes(self.source_shape)} source cells of the weights, received "
-                f"{_sizes(given.shape[-rank:])}; transpose it, or make weights for this grid"
+                f"{_sizes(fields.shape[-rank:])}; transpose it, or make weights for this grid"
             )
         check_threshold(na_thres)
-        maps = given.reshape(-1, int(np.prod(self.source_shape)))
+        maps = fields.reshape(-1, int(np.prod(self.source_shape)))
         out = np.full((len(maps), int(np.prod(self.target_shape))), np.nan)
         blocks = list(self._blocks())
-        for one, result in zip(maps, out, strict=True):
-            field = one.astype(np.float64)
-            some = skipna and bool(np.isnan(field).any())
+        for source_map, result in zip(maps, out, strict=True):
+            field = source_map.astype(np.float64)
+            has_missing = skipna and bool(np.isnan(field).any())
             for links, starts, rows in blocks:
-                taken, weight = field[self.col[links]], self.weight[links]
-                if some:
-                    result[rows] = _without_missing(taken, weight, starts, na_thres)
+                source_values, weight = field[self.col[links]], self.weight[links]
+                if has_missing:
+                    result[rows] = _without_missing(source_values, weight, starts, na_thres)
                 else:
-                    result[rows] = np.add.reduceat(weight * taken, starts)
-        return out.reshape(given.shape[: given.ndim - rank] + self.target_shape)
+                    result[rows] = np.add.reduceat(weight * source_values, starts)
+        return out.reshape(fields.shape[: fields.ndim - rank] + self.target_shape)
 
     def _blocks(self) -> Iterator[tuple[slice, NDArray[np.intp], Ints]]:
         """Yield the links in batches that end between targets: links, first link of each target, and the targets."""
@@ -181,35 +181,35 @@ class SparseWeights:
 
 def _without_missing(taken: Floats, weight: Floats, starts: NDArray[np.intp], na_thres: float) -> Floats:
     """Sum over valid sources, divide by the fraction of the weights that is left, and apply the threshold to it."""
-    gone = np.isnan(taken)
-    total = np.add.reduceat(np.where(gone, 0.0, weight * np.where(gone, 0.0, taken)), starts)
-    missing = np.add.reduceat(gone.astype(np.intp), starts)
-    if not missing.any():
+    is_missing = np.isnan(taken)
+    total = np.add.reduceat(np.where(is_missing, 0.0, weight * np.where(is_missing, 0.0, taken)), starts)
+    missing_count = np.add.reduceat(is_missing.astype(np.intp), starts)
+    if not missing_count.any():
         return total
-    left = np.where(gone, 0.0, weight)
-    rest, whole = np.add.reduceat(left, starts), np.add.reduceat(weight, starts)
-    sizes, lost = (np.add.reduceat(np.abs(part), starts) for part in (weight, weight - left))
+    valid_weight = np.where(is_missing, 0.0, weight)
+    valid_sum, weight_sum = np.add.reduceat(valid_weight, starts), np.add.reduceat(weight, starts)
+    absolute_sum, missing_sum = (np.add.reduceat(np.abs(part), starts) for part in (weight, weight - valid_weight))
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = rest / whole
-        filled = total / share
-        steady = (share > 0) & (MOST_GAIN * np.abs(rest) >= sizes - lost)
-    all_gone = missing == np.diff(starts, append=taken.size)
-    bad = all_gone | ~steady | (lost > na_thres * sizes * (1 + ROUNDING))
-    return np.where(missing == 0, total, np.where(bad, np.nan, filled))
+        valid_fraction = valid_sum / weight_sum
+        rescaled = total / valid_fraction
+        is_stable = (valid_fraction > 0) & (MOST_GAIN * np.abs(valid_sum) >= absolute_sum - missing_sum)
+    all_missing = missing_count == np.diff(starts, append=taken.size)
+    is_invalid = all_missing | ~is_stable | (missing_sum > na_thres * absolute_sum * (1 + ROUNDING))
+    return np.where(missing_count == 0, total, np.where(is_invalid, np.nan, rescaled))
 
 
 def check_threshold(na_thres: Any) -> float:
     """Return the maximum missing fraction as a float; raise ``OptionError`` if it is not a number from 0 to 1."""
-    number = isinstance(na_thres, (int, float, np.number)) and not isinstance(na_thres, bool)
-    if not number or not 0 <= na_thres <= 1:
+    is_number = isinstance(na_thres, (int, float, np.number)) and not isinstance(na_thres, bool)
+    if not is_number or not 0 <= na_thres <= 1:
         raise OptionError(f"expected na_thres to be a number from 0 to 1, received {na_thres!r}")
     return float(na_thres)
 
 
 def _check_countable(shape: tuple[int, ...]) -> None:
-    most = int(np.iinfo(np.int32).max)
-    if int(np.prod(shape, dtype=np.float64)) > most:
-        raise ShapeError(f"expected a grid of at most {most} cells, received {_sizes(shape)}; cut it into regions")
+    limit = int(np.iinfo(np.int32).max)
+    if int(np.prod(shape, dtype=np.float64)) > limit:
+        raise ShapeError(f"expected a grid of at most {limit} cells, received {_sizes(shape)}; cut it into regions")
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
@@ -229,11 +229,11 @@ def _product(y: Floats, x: Floats) -> tuple[Ints, Ints, Floats]:
         if count not in patterns:
             patterns[count] = _pattern(count, x_starts, x_counts)
         columns, tap_y, link_x = patterns[count]
-        here = slice(begin, begin + columns.size)
+        links = slice(begin, begin + columns.size)
         link_y = y_starts[target] + tap_y
-        row[here] = target * x.shape[0] + columns
-        col[here] = y_cols[link_y] * x.shape[1] + x_cols[link_x]
-        weight[here] = y_weights[link_y] * x_weights[link_x]
+        row[links] = target * x.shape[0] + columns
+        col[links] = y_cols[link_y] * x.shape[1] + x_cols[link_x]
+        weight[links] = y_weights[link_y] * x_weights[link_x]
         begin += columns.size
     return row, col, weight
 
@@ -248,6 +248,6 @@ def _pattern(count: int, starts: NDArray[np.intp], counts: NDArray[np.intp]) -> 
     """Return target column, tap along y and link along x of all links of a row with ``count`` taps along y."""
     sizes = count * counts
     columns = np.repeat(np.arange(counts.size), sizes)
-    within = np.arange(columns.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    tap_y, tap_x = np.divmod(within, counts[columns])
+    position = np.arange(columns.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    tap_y, tap_x = np.divmod(position, counts[columns])
     return columns, tap_y, starts[:-1][columns] + tap_x

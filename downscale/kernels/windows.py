@@ -54,12 +54,12 @@ class Windows:
 
         The input has ``given`` cells from ``given_first`` on. Zero weights pad windows to at least ``least`` taps.
         """
-        whole = axis.start.size // factor
+        axis_cells = axis.start.size // factor
         starts, shared = shared_windows(axis, factor)
         cells = np.arange(first, last)
-        turn = cells // whole * whole
-        base = starts[cells % whole] + turn - given_first
-        weights = shared[cells % whole]
+        offset = cells // axis_cells * axis_cells
+        base = starts[cells % axis_cells] + offset - given_first
+        weights = shared[cells % axis_cells]
         if weights.shape[2] < least:
             weights = np.concatenate([weights, np.zeros((*weights.shape[:2], least - weights.shape[2]))], axis=2)
         left = max(-int(base.min()), 0)
