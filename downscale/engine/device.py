@@ -124,18 +124,18 @@ class Lane:
         import torch
 
         # Rounded before the transfer, as NumPy rounds; half the bytes.
-        kind = torch.float32 if dtype == np.float32 else tensor.dtype
-        ready = tensor.detach().to(kind).contiguous()
+        precision = torch.float32 if dtype == np.float32 else tensor.dtype
+        source = tensor.detach().to(precision).contiguous()
         if self._back is None:
-            array = ready.cpu().numpy()
+            array = source.cpu().numpy()
             return lambda: array.astype(dtype, copy=False)
-        host = torch.empty(ready.shape, dtype=kind, pin_memory=True)
+        host = torch.empty(source.shape, dtype=precision, pin_memory=True)
         self._back.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._back):
-            host.copy_(ready, non_blocking=True)
+            host.copy_(source, non_blocking=True)
             copy_event = self._back.record_event()
         # Its memory is reused only after the copy.
-        ready.record_stream(self._back)
+        source.record_stream(self._back)
 
         def landed() -> NDArray[Any]:
             copy_event.synchronize()
@@ -149,9 +149,9 @@ class Lane:
 
         if self._back is None:
             return None
-        free, _ = torch.cuda.mem_get_info(self.device)
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
         # Memory that PyTorch caches is free, too.
-        return int(free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
+        return int(free_bytes + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
 
     def release(self) -> None:
         """Release cached memory."""
@@ -163,10 +163,10 @@ class Lane:
 
     def install(self, module: torch.nn.Module) -> torch.nn.Module:
         """Return a module on the device; its function ``refined`` is compiled on a GPU."""
-        placed = module.to(self.device, working_type(self.device))
+        device_module = module.to(self.device, working_type(self.device))
         if self._back is not None:
-            placed.refined = compiled(placed.refined)  # type: ignore[assignment, arg-type]
-        return placed
+            device_module.refined = compiled(device_module.refined)  # type: ignore[assignment, arg-type]
+        return device_module
 
 
 # Compiled forms of one function: for one map and for several, for each stencil width.

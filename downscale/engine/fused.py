@@ -121,10 +121,10 @@ def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
         return Law(CELL, -np.inf, np.inf, tolerance)
     low = -np.inf if job.bounds[0] is None else float(job.bounds[0])
     high = np.inf if job.bounds[1] is None else float(job.bounds[1])
-    bad = (x < low) | (x > high)
-    if bad.any():
+    out_of_bounds = (x < low) | (x > high)
+    if out_of_bounds.any():
         # Conservation has priority over bounds: such a cell is filled with its coarse value.
-        report_infeasible(bad, x, job, rows, columns)
+        report_infeasible(out_of_bounds, x, job, rows, columns)
     return Law(BOUNDED, low, high, tolerance)
 
 
@@ -136,11 +136,11 @@ def _run(
     subcells = Subcells(cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
     doubtful = np.zeros(len(source), np.int64)
     # The same for all blocks of a job, since the two passes round differently.
-    plain = law.kind == NO_LAW and not layout.term.size and law.tolerance == np.inf
+    pure_operator = law.kind == NO_LAW and not layout.term.size and law.tolerance == np.inf
 
     def piece(maps: slice, first: int, last: int) -> tuple[slice, NDArray[np.int64]]:
         count = np.zeros(len(source[maps]), np.int64)
-        if plain:
+        if pure_operator:
             apply_operator(source[maps], fine[maps], first, last, operator)
             _blank(x[maps], fine[maps], first, last)
         else:

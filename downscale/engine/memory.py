@@ -60,8 +60,8 @@ def features_budget() -> int:
     limit = option("max_memory")
     if limit is None:
         return FEATURE_BYTES
-    room = (bytes_of(limit) - resident_bytes(compiled=False) - READING) / workers()
-    return int(min(max(room, 0) * FEATURE_SHARE, FEATURE_BYTES))
+    available = (bytes_of(limit) - resident_bytes(compiled=False) - READING) / workers()
+    return int(min(max(available, 0) * FEATURE_SHARE, FEATURE_BYTES))
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Beside:
         """
         fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
         copies = fields + MAKING_COPIES * len({"terrain", "mask"} & set(statics)) + grid
-        work = MASK_COPIES * ("mask" in statics) + RELIEF_COPIES * ("terrain" in statics)
-        return cls(8 * cells * copies + READ_COPIES * chunk + READING * read, 8 * work)
+        block_copies = MASK_COPIES * ("mask" in statics) + RELIEF_COPIES * ("terrain" in statics)
+        return cls(8 * cells * copies + READ_COPIES * chunk + READING * read, 8 * block_copies)
 
 
 def block_budget(features: int = 0, whole: int = 0) -> int:
@@ -100,9 +100,9 @@ def block_budget(features: int = 0, whole: int = 0) -> int:
     available = bytes_of(limit) - resident
     block_bytes = int(available / ALIVE / workers())
     if block_bytes < SMALLEST_BLOCK:
-        least = (resident + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
+        minimum = (resident + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
         raise OptionError(
-            f"expected max_memory of at least {least:.2g} GB for {counted(workers(), 'worker')}, received {limit}; "
+            f"expected max_memory of at least {minimum:.2g} GB for {counted(workers(), 'worker')}, received {limit}; "
             "raise it, lower the number of workers, or read smaller pieces (chunks=)"
         )
     return min(block_bytes, BLOCK_BYTES)

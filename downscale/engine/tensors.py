@@ -120,9 +120,9 @@ class Work:
 
     def batch(self, maps: int) -> int:
         """Return the number of maps per batch."""
-        values, room, limit = max(int(np.prod(self.shape)), 1), self.lane.room(), BATCH_VALUES
-        if room is not None:
-            limit = min(int(room * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
+        values, free_bytes, limit = max(int(np.prod(self.shape)), 1), self.lane.room(), BATCH_VALUES
+        if free_bytes is not None:
+            limit = min(int(free_bytes * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
             limit = min(limit, max(maps * values // CARD_BATCHES, BATCH_VALUES))
         return max(int(min(limit, _known_of(self.job).most_values)) // values, 1)
 

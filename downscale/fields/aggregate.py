@@ -286,8 +286,8 @@ class TargetPieces:
         coarse_cells = np.arange(subcells.coarse.size) if cells is None else cells
         index = (coarse_cells[:, None] * subcells.count + np.arange(subcells.count)).ravel()
         owner, measure = subcells.owner[index], subcells.measure[index]
-        inside = np.flatnonzero(owner >= 0)
-        order = inside[np.argsort(owner[inside], kind="stable")]
+        target_subcells = np.flatnonzero(owner >= 0)
+        order = target_subcells[np.argsort(owner[target_subcells], kind="stable")]
         number = np.bincount(owner[order], minlength=subcells.target.size)
         first = np.cumsum(number) - number
         rank = np.arange(max(int(number.max(initial=0)), 1))
@@ -299,13 +299,13 @@ class TargetPieces:
 
     def combine(self, field: Array, axis: int, largest: bool = False) -> Array:
         """Return sums over target cells along one axis, in the order of their subcells, or largest values."""
-        wide = (slice(None), None) if axis == -2 else slice(None)
+        slices = (slice(None), None) if axis == -2 else slice(None)
         xp = namespace(field)
 
         def term(rank: int) -> Array:
             index, measure = self.subcell[:, rank], self.measure[:, rank]
             values = field[..., index] if axis == -1 else field[..., index, :]
-            measure = like(measure, values)[wide]
+            measure = like(measure, values)[slices]
             return xp.where(measure > 0, values, xp.full_like(values, -np.inf)) if largest else values * measure
 
         return reduce(xp.maximum if largest else add, (term(rank) for rank in range(self.subcell.shape[1])))

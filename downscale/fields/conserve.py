@@ -241,9 +241,9 @@ def infeasible(x: Tensor, lower: float, upper: float) -> Tensor:
 
 
 def _require_feasible(x: Tensor, lower: float, upper: float) -> None:
-    outside = infeasible(x, lower, upper)
-    if bool(outside.any()):
-        index = tuple(int(i) for i in outside.nonzero()[0])
+    violations = infeasible(x, lower, upper)
+    if bool(violations.any()):
+        index = tuple(int(i) for i in violations.nonzero()[0])
         raise BoundsError(
             f"expected coarse values within [{lower:g}, {upper:g}], received {float(x[index]):g} at cell {index}; "
             "widen the bounds or repair the input"

@@ -24,12 +24,12 @@ def fill_missing(
     [[1.0, 2.0, 3.0]]
     """
     xp = namespace(coarse)
-    zero, one = xp.zeros_like(coarse), xp.ones_like(coarse)
-    value, weight = xp.where(missing, zero, coarse), xp.where(missing, zero, one)
+    zeros, ones = xp.zeros_like(coarse), xp.ones_like(coarse)
+    value, weight = xp.where(missing, zeros, coarse), xp.where(missing, zeros, ones)
     for axis, reach, wraps in ((-2, radius[0], False), (-1, radius[1], closed)):
         value, weight = _smooth(value, axis, reach, wraps), _smooth(weight, axis, reach, wraps)
     has_valid = weight > 0
-    return xp.where(missing, xp.where(has_valid, value / xp.where(has_valid, weight, one), zero + nothing), coarse)
+    return xp.where(missing, xp.where(has_valid, value / xp.where(has_valid, weight, ones), zeros + nothing), coarse)
 
 
 def _smooth(field: Array, axis: int, radius: int, closed: bool) -> Array:

@@ -175,8 +175,8 @@ def _difference(wide: Array, axis: int) -> Array:
 
 
 def _take(field: Array, axis: int, index: int) -> Array:
-    part = slice(index, index + 1 if index != -1 else None)
-    return field[..., part] if axis == -1 else field[..., part, :]
+    section = slice(index, index + 1 if index != -1 else None)
+    return field[..., section] if axis == -1 else field[..., section, :]
 
 
 def _join(parts: list[Array], axis: int) -> Array:

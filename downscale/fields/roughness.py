@@ -55,14 +55,14 @@ def roughness(x: Tensor, factor: float, closed: bool = False, smoothing: float =
     halo = REACH if closed else 0
     field = torch.cat([x[..., -halo:], x, x[..., :halo]], dim=-1) if halo and x.shape[-1] >= halo else x
     steps = [_steps(field, lag) for lag in LAGS]
-    near = _mean(*steps[0], NEAR)
+    near_mean = _mean(*steps[0], NEAR)
     s1, s2, s4 = (_mean(square, count, WIDE) for square, count in steps)
-    short, long = _exponent(s1, s2), _exponent(s2, s4)
-    excess = (_table(short, SHORT, LONG) - long).clamp_min(0)
+    short_exponent, long_exponent = _exponent(s1, s2), _exponent(s2, s4)
+    excess = (_table(short_exponent, SHORT, LONG) - long_exponent).clamp_min(0)
     octaves = (BEND * excess).clamp_max(MOST_BENT)
-    variance_fraction = torch.exp(_table(short, SHORT, _hidden(factor))) * torch.exp2(-octaves)
-    slope = (_table(short, SHORT, HURST) + smoothing).clamp_min(0)
-    estimates = [torch.sqrt(near * variance_fraction), slope]
+    variance_fraction = torch.exp(_table(short_exponent, SHORT, _hidden(factor))) * torch.exp2(-octaves)
+    slope = (_table(short_exponent, SHORT, HURST) + smoothing).clamp_min(0)
+    estimates = [torch.sqrt(near_mean * variance_fraction), slope]
     if field is not x:
         estimates = [estimate[..., halo:-halo] for estimate in estimates]
     return Roughness(*estimates)

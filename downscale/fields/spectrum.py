@@ -69,8 +69,8 @@ def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rin
     """
     n_y, n_x = shape
     if min(shape) < LEAST_CELLS:
-        least = f"{LEAST_CELLS} x {LEAST_CELLS}"
-        raise ShapeError(f"expected a map of at least {least} cells for a power spectrum, received {n_y} x {n_x}")
+        smallest = f"{LEAST_CELLS} x {LEAST_CELLS}"
+        raise ShapeError(f"expected a map of at least {smallest} cells for a power spectrum, received {n_y} x {n_x}")
     along_y, along_x = np.fft.fftfreq(n_y, step[0]), np.fft.rfftfreq(n_x, step[1])
     magnitude = np.hypot(along_y[:, None], along_x)
     width, highest = _range(shape, step)
@@ -89,9 +89,9 @@ def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rin
     order = order[np.argsort(number.ravel()[order], kind="stable")]
     ring = number.ravel()[order] - 1
     counts = np.broadcast_to(multiplicity, magnitude.shape).ravel()[order]
-    present, ring = np.unique(ring, return_inverse=True)
-    share = counts / np.bincount(ring, counts)[ring]
-    return Rings(order, ring, share, (present + 1) * width)
+    ring_numbers, ring = np.unique(ring, return_inverse=True)
+    weight = counts / np.bincount(ring, counts)[ring]
+    return Rings(order, ring, weight, (ring_numbers + 1) * width)
 
 
 def steps(spacing: Spacing) -> tuple[float, float]:
@@ -134,24 +134,17 @@ def _summed(power: Array, table: Rings) -> Array:
         return np.add.reduceat(power[..., table.order] * like(table.share, power), starts, axis=-1)
     integers = sys.modules["torch"].int64
     order, ring = power.new_tensor(table.order, dtype=integers), power.new_tensor(table.ring, dtype=integers)
-    parts = power.index_select(-1, order) * like(table.share, power)
-    return power.new_zeros((*power.shape[:-1], table.wavenumber.size)).index_add(-1, ring, parts)
+    powers = power.index_select(-1, order) * like(table.share, power)
+    return power.new_zeros((*power.shape[:-1], table.wavenumber.size)).index_add(-1, ring, powers)
 
 
 
 
 def fourier_shift(field: Array, rows: float = 0.0, columns: float = 0.0) -> Array:
-    """Shift a periodic field by fractions of a cell towards larger indices; the shape (..., n_y, n_x) is unchanged.
+    """Return a periodic field (..., n_y, n_x) shifted by ``rows`` and ``columns`` cells towards larger indices.
 
     The field is interpolated by a trigonometric polynomial, so that shifts by whole cells are a roll to rounding, and
     shifts add up. Of a wave of two cells, only the real part is kept.
-
-    Parameters
-    ----------
-    field : array, shape (..., n_y, n_x)
-        Values on a torus, at least two cells per axis.
-    rows, columns : float
-        Shift in cells.
 
     References
     ----------

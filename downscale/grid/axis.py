@@ -152,8 +152,8 @@ class CellAxis:
 
         Fine cells need not be equal: every coarse edge must be a fine edge at even index steps.
         """
-        factor, rest = divmod(fine.size, self.size)
-        if rest or factor < 1 or fine.kind != self.kind:
+        factor, remainder = divmod(fine.size, self.size)
+        if remainder or factor < 1 or fine.kind != self.kind:
             return None
         tolerance = edge_tolerance(fine.edges, np.diff(fine.edges))
         return factor if np.allclose(fine.edges[::factor], self.edges, rtol=0, atol=tolerance) else None
@@ -384,13 +384,13 @@ def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
     """Check that the cells contain their centres, and shift longitudes to the branch of the first centre."""
     turns = np.round((axis.centres - centres) / FULL_CIRCLE) if axis.kind == "longitude" else np.zeros(axis.size)
     positions, edges = centres + turns * FULL_CIRCLE, axis.edges
-    slack = edge_tolerance(edges, np.diff(edges))
-    low, high = np.minimum(edges[:-1], edges[1:]) - slack, np.maximum(edges[:-1], edges[1:]) + slack
-    outside = np.flatnonzero((positions < low) | (positions > high))
-    if outside.size:
-        pair = edges[outside[0] : outside[0] + 2].tolist()
+    tolerance = edge_tolerance(edges, np.diff(edges))
+    low, high = np.minimum(edges[:-1], edges[1:]) - tolerance, np.maximum(edges[:-1], edges[1:]) + tolerance
+    outliers = np.flatnonzero((positions < low) | (positions > high))
+    if outliers.size:
+        pair = edges[outliers[0] : outliers[0] + 2].tolist()
         raise GridError(
-            f"expected {axis.kind} bounds around their centres, received {pair} for {centres[outside[0]]:g}; "
+            f"expected {axis.kind} bounds around their centres, received {pair} for {centres[outliers[0]]:g}; "
             "repair the bounds or drop them"
         )
     return CellAxis(edges - turns[0] * FULL_CIRCLE, axis.kind) if turns[0] else axis
@@ -403,11 +403,11 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
     if kind == "longitude":
         widths = np.abs(np.diff(edges))
         span = edges[-1] - edges[0]
-        gap, circle = abs(abs(span) - FULL_CIRCLE), np.sign(span) * FULL_CIRCLE
-        if gap < max(1e-3 * widths.min(), edge_tolerance(edges, widths)):
+        misfit, circle = abs(abs(span) - FULL_CIRCLE), np.sign(span) * FULL_CIRCLE
+        if misfit < max(1e-3 * widths.min(), edge_tolerance(edges, widths)):
             edges = edges.copy()
             edges[-1] = edges[0] + circle
-        elif widths.size > 3 and gap < ROUNDED_CIRCLE * min(widths[0], widths[-1], widths.min() * 1.5):
+        elif widths.size > 3 and misfit < ROUNDED_CIRCLE * min(widths[0], widths[-1], widths.min() * 1.5):
             # Every cell takes its part of the gap left by rounding.
             edges = edges[0] + (edges - edges[0]) * (circle / span)
             edges[-1] = edges[0] + circle

@@ -177,8 +177,8 @@ class CurvilinearGrid:
         corners, fine_corners = self.all_corners(), fine.all_corners()
         fine_corners = _outer(fine_corners, *factors)
         size = arc(corners[..., 0, :], corners[..., 2, :])
-        slack = np.maximum(EDGE_TOLERANCE * size, np.minimum(STORAGE_ROUNDING * 2 * np.pi, STORAGE_LIMIT * size))
-        return factors if (arc(corners, fine_corners) <= slack[..., None] + 1e-12).all() else None
+        tolerance = np.maximum(EDGE_TOLERANCE * size, np.minimum(STORAGE_ROUNDING * 2 * np.pi, STORAGE_LIMIT * size))
+        return factors if (arc(corners, fine_corners) <= tolerance[..., None] + 1e-12).all() else None
 
     def adopt(self, fine: CurvilinearGrid) -> CurvilinearGrid:
         """Return equal parts of this grid if ``fine``, given without bounds, has their centres; else ``fine``."""
@@ -186,8 +186,8 @@ class CurvilinearGrid:
         if not fine.derived or any(remainders):
             return fine
         parts = self.refine(fine.shape[0] // self.shape[0], fine.shape[1] // self.shape[1])
-        slack = np.maximum(1e-3 * np.sqrt(parts.cell_area) / EARTH_RADIUS, STORAGE_ROUNDING * np.pi)
-        return parts if (arc(parts.centres, fine.centres) <= slack).all() else fine
+        tolerance = np.maximum(1e-3 * np.sqrt(parts.cell_area) / EARTH_RADIUS, STORAGE_ROUNDING * np.pi)
+        return parts if (arc(parts.centres, fine.centres) <= tolerance).all() else fine
 
     def with_axes(self, y: CellAxis, x: CellAxis) -> CurvilinearGrid:
         """Return this grid itself: its rows and columns cannot be reordered by their axes."""
@@ -259,8 +259,8 @@ class CurvilinearGrid:
 
 def _mosaic(parts: NDArray[Any]) -> NDArray[Any]:
     """Return parts (n_y, n_x, across, along, ...) arranged as (n_y * across, n_x * along, ...)."""
-    n_y, n_x, across, along, *rest = parts.shape
-    return np.swapaxes(parts, 1, 2).reshape(n_y * across, n_x * along, *rest)
+    n_y, n_x, across, along, *inner_shape = parts.shape
+    return np.swapaxes(parts, 1, 2).reshape(n_y * across, n_x * along, *inner_shape)
 
 
 def _outer(corners: Floats, factor_y: int, factor_x: int) -> Floats:
@@ -358,10 +358,10 @@ def _closes(vectors: Floats) -> bool:
     """Return whether the right corners of the last column are the left corners of the first."""
     if vectors.shape[1] < 3:
         return False
-    gap = np.maximum(arc(vectors[:, -1, 1], vectors[:, 0, 0]), arc(vectors[:, -1, 2], vectors[:, 0, 3]))
+    distance = np.maximum(arc(vectors[:, -1, 1], vectors[:, 0, 0]), arc(vectors[:, -1, 2], vectors[:, 0, 3]))
     size = arc(vectors[:, 0, 0], vectors[:, 0, 2])
-    slack = np.maximum(EDGE_TOLERANCE * size, np.minimum(STORAGE_ROUNDING * 2 * np.pi, STORAGE_LIMIT * size))
-    return bool((gap <= slack + 1e-12).all())
+    tolerance = np.maximum(EDGE_TOLERANCE * size, np.minimum(STORAGE_ROUNDING * 2 * np.pi, STORAGE_LIMIT * size))
+    return bool((distance <= tolerance + 1e-12).all())
 
 
 def _from_centres(lon: Floats, lat: Floats) -> CurvilinearGrid:

@@ -199,12 +199,12 @@ class AreaDensity:
         [[2000000.0, 2000000.0], [2000000.0, 2000000.0]]
         """
         ranges = (float(y.edges.min()), float(y.edges.max())), (float(x.edges.min()), float(x.edges.max()))
-        best, least = None, LEAST_ACCURACY
+        best, least_change = None, LEAST_ACCURACY
         for source in (density, None):
-            series, gap = _converged(embed, source, *ranges)
-            if gap < least:
-                best, least = series, gap
-            if density is None or least < 10 * ACCURACY:
+            series, change = _converged(embed, source, *ranges)
+            if change < least_change:
+                best, least_change = series, change
+            if density is None or least_change < 10 * ACCURACY:
                 break
         return None if best is None else cls(best, *ranges)
 
@@ -215,19 +215,19 @@ def _converged(
     """Return the series with the least change on doubling its degree, and that change."""
     # Positions that are not nodes of any degree.
     check = np.sin(np.linspace(-1.5, 1.5, 11))
-    previous, best, least = None, None, np.inf
+    previous, best, least_change = None, None, np.inf
     for degree in DEGREES:
         series = _expanded(embed, density, y_range, x_range, degree)
         if series is None:
             break
         current = chebyshev.chebgrid2d(check, check, series)
-        gap = np.inf if previous is None else float(np.abs(current / previous - 1).max())
-        if gap < least:
-            best, least = series, gap
-        if gap < ACCURACY:
+        change = np.inf if previous is None else float(np.abs(current / previous - 1).max())
+        if change < least_change:
+            best, least_change = series, change
+        if change < ACCURACY:
             break
         previous = current
-    return best, least
+    return best, least_change
 
 
 def _expanded(
@@ -239,9 +239,9 @@ def _expanded(
     y, x = np.meshgrid(np.mean(y_range) + half[0] * nodes, np.mean(x_range) + half[1] * nodes, indexing="ij")
     # Values at the roots give coefficients by the discrete orthogonality of the polynomials.
     basis = chebyshev.chebvander(nodes, degree)
-    back = basis.T * (np.where(np.arange(degree + 1) == 0, 1.0, 2.0) / (degree + 1))[:, None]
-    values = _derived(embed(x, y), basis, back, half) if density is None else density(x, y)
-    return back @ values @ back.T if np.isfinite(values).all() else None
+    inverse = basis.T * (np.where(np.arange(degree + 1) == 0, 1.0, 2.0) / (degree + 1))[:, None]
+    values = _derived(embed(x, y), basis, inverse, half) if density is None else density(x, y)
+    return inverse @ values @ inverse.T if np.isfinite(values).all() else None
 
 
 def _derived(points: Floats, basis: NDArray[Any], back: NDArray[Any], half: tuple[float, float]) -> Floats:

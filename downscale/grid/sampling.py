@@ -121,8 +121,8 @@ class Sampling:
         out = np.empty(self.places.grid.shape)
         for rows in self.places.blocks(count):
             lon, lat = self.places.points(rows, count)
-            inside = (lat >= y.edges.min() - 1e-6) & (lat <= y.edges.max() + 1e-6)
-            out[rows] = (inside & ((lon - x.edges.min() + 1e-6) % FULL_CIRCLE <= np.ptp(x.edges) + 2e-6)).mean((-2, -1))
+            in_lat = (lat >= y.edges.min() - 1e-6) & (lat <= y.edges.max() + 1e-6)
+            out[rows] = (in_lat & ((lon - x.edges.min() + 1e-6) % FULL_CIRCLE <= np.ptp(x.edges) + 2e-6)).mean((-2, -1))
         return out
 
 
@@ -144,15 +144,15 @@ def _position(axis: CellAxis, degrees: Floats) -> tuple[NDArray[np.int64], NDArr
             centres = np.concatenate([centres[-1:] - FULL_CIRCLE, centres, centres[:1] + FULL_CIRCLE])
             index = np.concatenate([index[-1:], index, index[:1]])
     if centres.size == 1:
-        zero = np.zeros(degrees.shape, np.int64)
-        return zero, zero, np.zeros(degrees.shape)
+        zeros = np.zeros(degrees.shape, np.int64)
+        return zeros, zeros, np.zeros(degrees.shape)
     right = np.clip(np.searchsorted(centres, degrees), 1, centres.size - 1)
     weight = np.clip((degrees - centres[right - 1]) / (centres[right] - centres[right - 1]), 0.0, 1.0)
     return index[right - 1], index[right], weight
 
 
 def _bilinear(field: Floats, rows: tuple[Any, Any, Floats], columns: tuple[Any, Any, Floats]) -> Floats:
-    (top, bottom, down), (left, right, along) = rows, columns
-    upper = field[top, left] * (1 - along) + field[top, right] * along
-    lower = field[bottom, left] * (1 - along) + field[bottom, right] * along
-    return np.asarray(upper * (1 - down) + lower * down)
+    (top, bottom, y_weight), (left, right, x_weight) = rows, columns
+    upper = field[top, left] * (1 - x_weight) + field[top, right] * x_weight
+    lower = field[bottom, left] * (1 - x_weight) + field[bottom, right] * x_weight
+    return np.asarray(upper * (1 - y_weight) + lower * y_weight)

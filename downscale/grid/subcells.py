@@ -152,9 +152,9 @@ class Subcells:
         """
         cells = np.flatnonzero((self.owner.reshape(-1, self.count) >= 0).any(axis=1))
         first, last, size = int(cells[0]), int(cells[-1]) + 1, self.coarse.size
-        gaps = np.diff(cells)
-        if self.coarse.periodic and gaps.size and gaps.max() > size - (last - first) + 1:
-            widest = int(gaps.argmax())
+        steps = np.diff(cells)
+        if self.coarse.periodic and steps.size and steps.max() > size - (last - first) + 1:
+            widest = int(steps.argmax())
             return int(cells[widest + 1]) - size, int(cells[widest]) + 1
         return first, last
 
@@ -176,11 +176,11 @@ def _match_edges(target: CellAxis, coarse: CellAxis) -> CellAxis:
 
     Its cells and their parts then have the same edges, so that no part is missing by rounding.
     """
-    slack, edges = _slack(coarse, target), np.sort(coarse.edges)
+    tolerance, edges = _slack(coarse, target), np.sort(coarse.edges)
     turns = np.zeros(target.edges.size)
     if coarse.kind == "longitude":
-        turns = FULL_CIRCLE * np.floor((target.edges - edges[0] + slack) / FULL_CIRCLE)
-    nearest = _snapped(target.edges - turns, edges, slack)
+        turns = FULL_CIRCLE * np.floor((target.edges - edges[0] + tolerance) / FULL_CIRCLE)
+    nearest = _snapped(target.edges - turns, edges, tolerance)
     is_moved = nearest != target.edges - turns
     target_edges = np.where(is_moved, nearest + turns, target.edges)
     if target.kind == "longitude" and target.periodic and is_moved[[0, -1]].any():
@@ -191,7 +191,7 @@ def _match_edges(target: CellAxis, coarse: CellAxis) -> CellAxis:
 
 def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats, Floats, Indices]:
     """Return the target cells over the coarse axis, on its branch and in its direction, sorted, and their indices."""
-    slack = _slack(coarse, target)
+    tolerance = _slack(coarse, target)
     low = np.minimum(sign * target.edges[:-1], sign * target.edges[1:])
     high = np.maximum(sign * target.edges[:-1], sign * target.edges[1:])
     edges, cell = sign * coarse.edges, np.arange(target.size)
@@ -200,7 +200,7 @@ def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats,
         turns = FULL_CIRCLE * np.arange(first, np.floor((edges[-1] - low.min()) / FULL_CIRCLE) + 1)
         low, high = np.add.outer(turns, low).ravel(), np.add.outer(turns, high).ravel()
         cell = np.tile(cell, turns.size)
-    low, high = _snapped(low, edges, slack), _snapped(high, edges, slack)
+    low, high = _snapped(low, edges, tolerance), _snapped(high, edges, tolerance)
     overlaps = (high > edges[0]) & (low < edges[-1]) & (high > low)
     order = np.argsort(low[overlaps], kind="stable")
     return low[overlaps][order], high[overlaps][order], cell[overlaps][order]

@@ -27,12 +27,7 @@ def block_weights(factor: int, cells: int) -> AxisWeights:
 def linear_weights(coarse: Floats, fine: Floats, period: float | None = None) -> AxisWeights:
     """Return linear interpolation between cell centres, constant beyond the outer ones; preserves constants.
 
-    Parameters
-    ----------
-    coarse, fine : array, shapes (n,) and (n_fine,)
-        Cell centres in the coordinate.
-    period : float, optional
-        Length of the circle on a periodic axis.
+    ``period`` is the length of the circle on a periodic axis.
     """
     left, fraction = _position(coarse, fine, period)
     return _windowed(left, np.stack([1 - fraction, fraction], axis=1), first=0, cells=coarse.size, period=period)

@@ -74,10 +74,10 @@ def warn_of_uneven(kernel_size: Size, stride: Size, level: int = 3) -> None:
     """
     sizes, strides, _ = kernel_geometry(kernel_size, stride)
     if any(variation(size, step) for size, step in zip(sizes, strides, strict=True)):
-        good = tuple(nearest_divisible(size, step) for size, step in zip(sizes, strides, strict=True))
+        nearest = tuple(nearest_divisible(size, step) for size, step in zip(sizes, strides, strict=True))
         warnings.warn(
             f"kernel_size {sizes} is not a multiple of stride {strides}: some fine cells depend on more coarse cells "
-            f"than others (checkerboard); the nearest good kernel_size is {good}",
+            f"than others (checkerboard); the nearest good kernel_size is {nearest}",
             CoverageWarning,
             stacklevel=level,
         )

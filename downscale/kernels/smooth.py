@@ -57,9 +57,9 @@ def roughness(kernel: Any, axes: int = 2) -> Any:
     """
     total = 0.0
     for axis in range(-axes, 0):
-        after = (..., slice(1, None), *(slice(None),) * (-1 - axis))
-        before = (..., slice(None, -1), *(slice(None),) * (-1 - axis))
-        total = total + ((kernel[after] - kernel[before]) ** 2).sum()
+        next_taps = (..., slice(1, None), *(slice(None),) * (-1 - axis))
+        previous_taps = (..., slice(None, -1), *(slice(None),) * (-1 - axis))
+        total = total + ((kernel[next_taps] - kernel[previous_taps]) ** 2).sum()
     return total
 
 

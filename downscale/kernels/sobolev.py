@@ -168,8 +168,8 @@ def _parents(coarse: Floats, fine: Floats) -> NDArray[np.int64]:
     parent = np.searchsorted(sign * coarse, sign * centre) - 1
     if parent.min() < 0 or parent.max() > coarse.size - 2:
         raise ShapeError("expected every fine cell inside a coarse cell, received fine cells outside the coarse axis")
-    slack = NEST_TOLERANCE * np.abs(np.diff(coarse))[parent]
-    low, high = np.minimum(fine[:-1], fine[1:]) + slack, np.maximum(fine[:-1], fine[1:]) - slack
+    tolerance = NEST_TOLERANCE * np.abs(np.diff(coarse))[parent]
+    low, high = np.minimum(fine[:-1], fine[1:]) + tolerance, np.maximum(fine[:-1], fine[1:]) - tolerance
     crosses = (low < np.minimum(coarse[parent], coarse[parent + 1])) | (
         high > np.maximum(coarse[parent], coarse[parent + 1])
     )
@@ -273,11 +273,11 @@ def check_solved(weights: AxisWeights, measure: Floats, parent: NDArray[np.int64
     """Raise ``OptionError`` if rounding dominates the weights: their cell means are wrong by far more than rounding."""
     cells = int(parent.max()) + 1
     total = np.bincount(parent, measure, cells)
-    used = np.unique(parent)
-    worst = float(np.abs(_residual(weights, measure / total[parent], parent, cells)[used]).max(initial=0.0))
-    if not worst <= LARGEST_RESIDUAL:
+    parents = np.unique(parent)
+    largest = float(np.abs(_residual(weights, measure / total[parent], parent, cells)[parents]).max(initial=0.0))
+    if not largest <= LARGEST_RESIDUAL:
         raise OptionError(
             f"expected taps, order and cell widths whose kernel float64 can solve for, received cell means missed by "
-            f"{worst:.2g} with {weights.taps} taps; take a smaller order (1.25), one farther from 1.5, 2.5, ..., "
+            f"{largest:.2g} with {weights.taps} taps; take a smaller order (1.25), one farther from 1.5, 2.5, ..., "
             "fewer taps, or merge cells that are much narrower than their neighbours"
         )

@@ -188,7 +188,7 @@ def _without_missing(taken: Floats, weight: Floats, starts: NDArray[np.intp], na
         return total
     valid_weight = np.where(is_missing, 0.0, weight)
     valid_sum, weight_sum = np.add.reduceat(valid_weight, starts), np.add.reduceat(weight, starts)
-    absolute_sum, missing_sum = (np.add.reduceat(np.abs(part), starts) for part in (weight, weight - valid_weight))
+    absolute_sum, missing_sum = (np.add.reduceat(np.abs(values), starts) for values in (weight, weight - valid_weight))
     with np.errstate(divide="ignore", invalid="ignore"):
         valid_fraction = valid_sum / weight_sum
         rescaled = total / valid_fraction

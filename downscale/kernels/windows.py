@@ -64,8 +64,8 @@ class Windows:
             weights = np.concatenate([weights, np.zeros((*weights.shape[:2], least - weights.shape[2]))], axis=2)
         left = max(-int(base.min()), 0)
         wide = left + max(given, int(base.max()) + weights.shape[2])
-        same = (weights[1:] == weights[:-1]).all(axis=(1, 2)) & (np.diff(base) == 1)
-        begin = np.concatenate([[0], np.flatnonzero(~same) + 1])
+        is_same = (weights[1:] == weights[:-1]).all(axis=(1, 2)) & (np.diff(base) == 1)
+        begin = np.concatenate([[0], np.flatnonzero(~is_same) + 1])
         cuts = np.append(begin, cells.size)
         return cls(base, np.ascontiguousarray(weights), cuts, base[begin] + left, weights[begin], left, wide)
 
