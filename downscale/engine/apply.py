@@ -65,7 +65,7 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
 
 
 def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
-    """Compute an array in memory at once, with its rows shared among threads."""
+    """Return the fine cells of an array in memory, computed at once with its rows shared among threads."""
     rows, columns = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
     block = values
     for axis, cut in ((-2, rows[0]), (-1, columns[0])):

@@ -20,12 +20,12 @@ logger = logging.getLogger("downscale")
 
 
 def finite(values: NDArray[Any], job: Job) -> NDArray[Any]:
-    """Replace infinite values by NaN, with a warning: no mean is defined with them."""
+    """Return the values with NaN for infinite ones, with a warning: no mean is defined with them."""
     return finite_or_missing(values, job.name, job.check)
 
 
 def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> NDArray[Any]:
-    """Replace infinite values of a variable by NaN, and report them by the option ``check``."""
+    """Return the values of a variable with NaN for infinite ones, reported by the option ``check``."""
     is_finite = values.dtype.kind != "f" or np.isfinite(values)
     if np.all(is_finite):
         return values
@@ -35,7 +35,7 @@ def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> N
 
 
 def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
-    """Refuse values so near the largest of their type that interpolation makes them infinite."""
+    """Report values so near the largest of their type that interpolation makes them infinite."""
     largest = float(np.fmax.reduce(np.abs(maps), axis=None, initial=0.0))
     if job.check == "skip" or job.dtype.kind != "f" or largest < np.finfo(job.dtype).max / 1e3:
         return
@@ -69,7 +69,7 @@ def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) ->
 def uncovered_as_missing(
     coarse: NDArray[Any], valid: NDArray[np.bool_], job: Job, rows: Cut, columns: Cut
 ) -> NDArray[Any]:
-    """Set coarse cells without a valid fine cell to missing, since conservation concerns valid area."""
+    """Return coarse values with NaN for cells without a valid fine cell: conservation concerns valid area."""
     cells = job.cells.window(rows.own.cells, columns.own.cells)
     is_uncovered = cells.masked(valid).valid_fraction == 0
     if bool((is_uncovered & np.isfinite(coarse)).any()):
@@ -83,7 +83,7 @@ def uncovered_as_missing(
 
 
 def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
-    """Average pieces to target cells, or sum them over the covered and valid part for sums over cells."""
+    """Return means of pieces over target cells, or sums over the covered and valid part for sums over cells."""
     assert job.target is not None
     groups = SupermeshMean.of(*job.target, rows.own.cells, columns.own.cells)
     valid = np.isfinite(parts)

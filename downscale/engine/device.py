@@ -109,7 +109,7 @@ class Lane:
         self._back = torch.cuda.Stream(device) if self.overlaps else None
 
     def send(self, array: NDArray[Any]) -> torch.Tensor:
-        """Copy an array to the device in the working precision; does not wait if transfers are asynchronous."""
+        """Return a copy of an array on the device in the working precision; it may still be in transfer."""
         import torch
 
         if self._back is None:
@@ -120,7 +120,7 @@ class Lane:
         return host.to(self.device, non_blocking=True)
 
     def fetch(self, tensor: torch.Tensor, dtype: np.dtype[Any]) -> Callable[[], NDArray[Any]]:
-        """Start to copy a tensor back as an array of that type; calling the returned function waits for it."""
+        """Return a function that waits for the copy of a tensor as an array of that type; the copy starts at once."""
         import torch
 
         # Rounded before the transfer, as NumPy rounds; half the bytes.

@@ -94,7 +94,7 @@ def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.flo
 def _refined(
     maps: NDArray[Any], fine: NDArray[Any], layout: Layout, job: Job, rows: Cut, columns: Cut, threads: int
 ) -> None:
-    """Run the kernel and check the cells that it flags."""
+    """Write the fine cells of some maps, and check the maps that the kernel flags."""
     kind = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
     values = np.ascontiguousarray(maps, kind)
     missing = np.isnan(values)
@@ -131,7 +131,7 @@ def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
 def _run(
     source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, law: Law, threads: int
 ) -> NDArray[np.int64]:
-    """Run the kernel over all rows, in pieces that threads take in turn."""
+    """Return the number of doubtful cells of each map, after the kernel has written all rows."""
     operator, cells = _operator(layout.y, layout.x, source.shape[1], layout.closed), layout.cells
     subcells = Subcells(cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
     doubtful = np.zeros(len(source), np.int64)
@@ -159,7 +159,7 @@ def _operator(y: Windows, x: Windows, rows: int, closed: bool, kind: Any = np.fl
 
 
 def _in_threads(piece: Callable[..., Any], shape: tuple[int, ...], threads: int) -> list[Any]:
-    """Call ``piece`` for all maps and rows, by threads in turn; one thread is this one."""
+    """Return the results of ``piece`` for all maps and rows, called by threads in turn; one thread is this one."""
     if threads == 1:
         return [piece(slice(None), 0, shape[1])]
     with ThreadPoolExecutor(threads) as pool:

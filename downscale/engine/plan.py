@@ -164,7 +164,7 @@ def plan_variable(
     job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...],
     other: Beside = NOTHING,
 ) -> VariablePlan:  # fmt: skip
-    """Plan one variable from its shape and chunks (horizontal dimensions last); refuses impossible requests.
+    """Return the plan of one variable from its shape and chunks (horizontal dimensions last).
 
     ``other`` is the memory that the run holds besides.
     """
@@ -207,7 +207,7 @@ def plan_variable(
 def plan_line(
     job: Job, dims: tuple[Any, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]
 ) -> VariablePlan:
-    """Plan one variable along one axis from its present shape and its future chunks."""
+    """Return the plan of one variable along one axis from its present shape and its future chunks."""
     largest = tuple(max(sizes) for sizes in chunks)
     result = int(np.prod(largest)) * job.dtype.itemsize
     return VariablePlan(

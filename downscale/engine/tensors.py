@@ -98,7 +98,7 @@ def refine_maps(
 
 
 def _attempt(work: Work, maps: NDArray[Any]) -> Finish | None:
-    """Start the computation of some maps; None if the device has no room for them."""
+    """Return the pending result of some maps; None if the device has no room for them."""
     try:
         return work.begin(maps)
     except torch.OutOfMemoryError:
@@ -190,7 +190,7 @@ class Work:
         return "terrain" not in self.statics or _largest(self.statics["terrain"]) < LARGEST
 
     def begin(self, maps: NDArray[Any]) -> Finish:
-        """Start the computation of some maps; the returned function waits for the result and checks it."""
+        """Return a function that waits for the fine cells of some maps and checks them; computation starts at once."""
         job, rows, columns = self.job, self.rows, self.columns
         values = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
         means = job.own(values)
@@ -213,7 +213,7 @@ class Work:
         return partial(self._judged, fetched, own_means)
 
     def _judged(self, landed: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
-        """Wait for fine values, check them as stored, and return the requested result."""
+        """Return the requested result from fine values, checked as stored."""
         job, rows, columns = self.job, self.rows, self.columns
         if self.valid is not None:
             own = rows.own.inside(rows.given, job.cells.factor_y), columns.own.inside(columns.given, job.cells.factor_x)
@@ -233,7 +233,7 @@ def _largest(values: NDArray[Any]) -> float:
 
 
 def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work, whole: bool) -> Tensor:
-    """Trim to the cells held, impose conservation and bounds, refine, trim to the block's own cells.
+    """Return the block's own fine cells from a proposal: conservation and bounds imposed, and refined.
 
     ``means`` are the coarse values on the CPU; ``whole`` means that no fine value is missing.
     """
@@ -273,8 +273,7 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     mask = None if whole else _valid(fine)
     if job.bounds == (None, None):
         # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
-        # of a
-        # cell with much smaller values.
+        # of a cell with much smaller values.
         return additive(fine, x, cells.masked(mask))
     low = -np.inf if job.bounds[0] is None else job.bounds[0]
     high = np.inf if job.bounds[1] is None else job.bounds[1]

@@ -167,14 +167,14 @@ class Aggregation:
         )
 
     def adjoint(self, coarse: Array) -> Array:
-        """Apply the transpose of ``mean``: ``<A y, x> = <y, A* x>``."""
+        """Return the transpose of ``mean``, applied to a coarse field: ``<A y, x> = <y, A* x>``."""
         fine = self.broadcast_to_fine(coarse)
         if self.mask is not None or self.cell_fraction is not None:
             return fine * self.fractions(fine)
         return fine * like(self.y_fraction, fine)[:, None] * like(self.x_fraction, fine)
 
     def broadcast_to_fine(self, coarse: Array) -> Array:
-        """Give each fine cell the value of its coarse cell, ``S x``; ``A S = I`` under any mask."""
+        """Return the value of its coarse cell for each fine cell, ``S x``; ``A S = I`` under any mask."""
         *lead, n_y, n_x = coarse.shape
         shape = (*lead, n_y, self.factor_y, n_x, self.factor_x)
         cells = coarse.reshape(*lead, n_y, 1, n_x, 1)
@@ -264,16 +264,9 @@ def _ones_like(mask: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class TargetPieces:
-    """The subcells of one axis that make up each target cell.
+    """Subcells of each target cell along one axis, with their measures, shape (n_target, k), zero where padded.
 
-    Attributes
-    ----------
-    subcell : array of int, shape (n_target, k)
-        Subcells, padded.
-    measure : array, shape (n_target, k)
-        Their measures, zero where padded.
-    total : array, shape (n_target,)
-        Measure of the whole target cell, whether covered or not.
+    ``total`` is the measure of the whole target cell, whether covered or not.
     """
 
     subcell: NDArray[np.int64]

@@ -42,10 +42,9 @@ def additive(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Boun
 
 
 def _correct_small(y: Tensor, x: Tensor, cells: Aggregation, residual: Tensor) -> Tensor:
-    """Restore the means of cells whose value is small compared with the residual of their subcells.
+    """Return ``y`` with exact means of cells whose value is small compared with the residual of their subcells.
 
-    The rounding of a proposal of order one is large for a cell of 1e-12; if all subcells are equal, nothing else is
-    left.
+    The rounding of a proposal of order one is large for a cell of 1e-12; equal subcells get the value of the cell.
     """
     small = x.abs() < 1e-3 * residual.abs()
     if not bool(small.any()):
@@ -175,7 +174,7 @@ def _shift_between(values: Tensor, fraction: Tensor, x: Tensor, lower: float, up
 def _differentiable(
     z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float, shift: Tensor
 ) -> Tensor:
-    """Take one differentiable Newton step from the solution: its derivative is the implicit one."""
+    """Return one differentiable Newton step from the solution: its derivative is the implicit one."""
     candidate = z + cells.broadcast_to_fine(shift)
     free = (candidate > lower) & (candidate < upper)
     slope = cells.mean(free.to(z.dtype)).detach()
@@ -187,7 +186,7 @@ def _differentiable(
 def _rounded(
     y: Tensor, z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float
 ) -> Tensor:
-    """Bring cells close to a bound to full *relative* accuracy, by scaling distances from that bound.
+    """Return ``y`` with full *relative* accuracy in cells close to a bound: distances from that bound are scaled.
 
     A proposal of order one leaves errors of 1e-16, which is large for a cell of drizzle and noise in a dry one.
     """

@@ -85,7 +85,7 @@ class Spacing:
 
 
 def _extended(x: Floats) -> Floats:
-    """Extrapolate positions by one beyond both ends."""
+    """Return positions with one more beyond each end, extrapolated."""
     if x.size == 1:
         return np.array([x[0] - 1.0, x[0], x[0] + 1.0])
     return np.concatenate([[2 * x[0] - x[1]], x, [2 * x[-1] - x[-2]]])
@@ -152,7 +152,7 @@ def _stencil_bound(distance: Floats, area: Floats, axis: int, periodic: tuple[bo
 
 
 def _continued(field: Array, axis: int, periodic: bool) -> Array:
-    """Add one row or column at both ends: the opposite end on a circle, else a linear extrapolation."""
+    """Return the field with one more row or column at both ends: the opposite end on a circle, else extrapolated."""
     first, last = _take(field, axis, 0), _take(field, axis, -1)
     if periodic:
         return _join([last, field, first], axis)
@@ -162,7 +162,7 @@ def _continued(field: Array, axis: int, periodic: bool) -> Array:
 
 
 def _smoothed(field: Array, axis: int, periodic: bool) -> Array:
-    """Average with the neighbours by 1, 2, 1; beyond an open end the outer value is repeated."""
+    """Return the average with the neighbours by 1, 2, 1; beyond an open end the outer value is repeated."""
     first, last = _take(field, axis, 0), _take(field, axis, -1)
     wide = _join([last, field, first] if periodic else [first, field, last], axis)
     if axis == -1:

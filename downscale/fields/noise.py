@@ -35,20 +35,10 @@ LIFE, LIFE_EXPONENT = 300.0, 2.0 / 3.0
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Keys of the noise for the maps of a request.
+    """Keys of the noise for the maps of a request: ``members`` consecutive members per coarse map.
 
-    Attributes
-    ----------
-    seed : int
-        Random seed of the ensemble.
-    members : int
-        Number of members per coarse map; consecutive in the result.
-    stream : str
-        Name of the variable: each has its own noise.
-    times : array of int64, shape (n_maps,)
-        Seconds since a fixed date, one per coarse map; empty without time.
-    dated : bool
-        False if times are only step numbers: each step then has independent noise.
+    ``stream`` is the name of the variable, which has its own noise. ``times`` are seconds since a fixed date, one per
+    coarse map, empty without time; unless ``dated`` they are step numbers, and each step has independent noise.
     """
 
     seed: int = 0
@@ -93,8 +83,8 @@ class Noise:
     Examples
     --------
     >>> noise = Noise(Draws(seed=1))
-    >>> whole = noise.white(0, 0, 0, Window(0, 100), Window(0, 80))
-    >>> np.array_equal(noise.white(0, 0, 0, Window(30, 70), Window(10, 20)), whole[30:70, 10:20])
+    >>> domain = noise.white(0, 0, 0, Window(0, 100), Window(0, 80))
+    >>> np.array_equal(noise.white(0, 0, 0, Window(30, 70), Window(10, 20)), domain[30:70, 10:20])
     True
     """
 

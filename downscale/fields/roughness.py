@@ -115,7 +115,7 @@ def _hidden(factor: float) -> NDArray[np.float64]:
 
 
 def _table(values: Tensor, x: NDArray[np.float64], y: NDArray[np.float64]) -> Tensor:
-    """Interpolate in a table, constant beyond its ends."""
+    """Return interpolated values of a table, constant beyond its ends."""
     interpolated = torch.full_like(values, float(y[0]))
     for low, high, first, last in zip(x[:-1], x[1:], y[:-1], y[1:], strict=True):
         fraction = ((values - float(low)) / float(high - low)).clamp(0, 1)

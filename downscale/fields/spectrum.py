@@ -24,18 +24,11 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Rings:
-    """Rings of equal wavenumber, and the Fourier modes of a map in each.
+    """Fourier modes of a map in rings of equal wavenumber.
 
-    Attributes
-    ----------
-    order : array of int
-        Modes (flat index into those of a real transform) in rings, ring by ring.
-    ring : array of int
-        The ring of each mode, from 0.
-    share : array of float64
-        Weight of each mode in its ring; the weights of a ring add up to one.
-    wavenumber : array of float64, shape (n_rings,)
-        Cycles per metre (or per cell, if steps are 1) in the middle of each ring.
+    ``order`` has flat indices into the modes of a real transform, ring by ring. ``ring`` is the ring of each mode from
+    0, ``share`` its weight, which adds up to one per ring. ``wavenumber`` is the middle of each ring, in cycles per
+    metre (or per cell, if steps are 1).
     """
 
     order: NDArray[np.int64]

@@ -232,7 +232,7 @@ def _check_order(centres: NDArray[np.float64], kind: Kind) -> None:
 
 
 def unwrap_longitude(centres: ArrayLike) -> NDArray[np.float64]:
-    """Remove the jump of 360 degrees if a region crosses the seam of the convention.
+    """Return longitudes without the jump of 360 degrees of a region that crosses the seam of the convention.
 
     Examples
     --------
@@ -318,13 +318,12 @@ def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = 
 
 
 def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Bring longitudes onto one branch: close each cell that crosses the seam, [359.5, 0.5], then chain the cells."""
+    """Return longitudes on one branch: cells that cross the seam are closed, [359.5, 360.5], then all are chained."""
     low, high = pairs.min(axis=1), pairs.max(axis=1)
     crosses = high - low > FULL_CIRCLE / 2 if len(pairs) > 1 else np.array([centres is not None])
     if centres is not None:
         # The centre shows on which side of its bounds a wide or a single cell is. At most one cell of a circle is wider
-        # than
-        # its complement, and its centre is far from the middle of the complement.
+        # than its complement, and its centre is far from the middle of the complement.
         is_far = np.abs((centres - 0.5 * (low + high) + 180) % FULL_CIRCLE - 180) > FULL_CIRCLE / 4
         crosses |= is_far & (is_far.sum() == 1)
         crosses &= (centres - low + 1e-6) % FULL_CIRCLE > high - low + 2e-6
@@ -334,7 +333,7 @@ def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> 
 
 
 def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
-    """Order each pair along the axis."""
+    """Return the pairs, each ordered along the axis."""
     middle = pairs.mean(axis=1)
     _check_order(middle, kind)
     ascending = middle[-1] > middle[0] if len(middle) > 1 else pairs[0, 1] > pairs[0, 0]
@@ -381,7 +380,7 @@ def _adjoining(
 
 
 def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
-    """Check that the cells contain their centres, and shift longitudes to the branch of the first centre."""
+    """Return the axis with longitudes on the branch of the first centre; raise ``GridError`` if a centre is outside."""
     turns = np.round((axis.centres - centres) / FULL_CIRCLE) if axis.kind == "longitude" else np.zeros(axis.size)
     positions, edges = centres + turns * FULL_CIRCLE, axis.edges
     tolerance = edge_tolerance(edges, np.diff(edges))
@@ -397,7 +396,7 @@ def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
 
 
 def _settle(edges: Edges, kind: Kind) -> Edges:
-    """Clip latitudes at the poles and close a circle that is open only by rounding."""
+    """Return the edges with latitudes clipped at the poles and a circle closed that is open only by rounding."""
     if kind == "latitude":
         return np.clip(edges, -90.0, 90.0)
     if kind == "longitude":
@@ -415,7 +414,7 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
 
 
 def draw_to_poles(axis: CellAxis, bounded: bool = False) -> CellAxis:
-    """Extend the outer latitude cells to the poles if a global grid leaves less than a third of a cell.
+    """Return the axis with outer latitude cells extended to the poles across gaps of less than a third of a cell.
 
     Gaussian grids have no row at the pole, and midpoints leave a small cap that belongs to the last row. For cells with
     their own bounds only gaps from rounding are closed.

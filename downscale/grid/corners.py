@@ -99,8 +99,8 @@ def cells_of(grid: RectilinearGrid) -> Cells:
 
     Examples
     --------
-    >>> whole = RectilinearGrid(CellAxis([-90, 0, 90], "latitude"), CellAxis([0, 180, 360], "longitude"))
-    >>> cells = cells_of(whole)
+    >>> grid = RectilinearGrid(CellAxis([-90, 0, 90], "latitude"), CellAxis([0, 180, 360], "longitude"))
+    >>> cells = cells_of(grid)
     >>> cells.y.tolist(), cells.x_corners[0].tolist(), bool(np.isclose(cells.area.sum(), 4 * np.pi))
     ([-45.0, -45.0, 45.0, 45.0], [0.0, 180.0, 180.0, 0.0], True)
     """

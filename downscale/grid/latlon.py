@@ -256,7 +256,7 @@ def _derived(points: Floats, basis: NDArray[Any], back: NDArray[Any], half: tupl
 
 
 def _both(rows: NDArray[Any], values: NDArray[Any], columns: NDArray[Any]) -> Floats:
-    """Apply a matrix along each of the first two axes."""
+    """Return the product with a matrix along each of the first two axes."""
     return np.einsum("ij,jkc,lk->ilc", rows, values, columns, optimize=True)
 
 

@@ -207,7 +207,7 @@ def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats,
 
 
 def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
-    """Move values that differ from an edge by rounding onto it."""
+    """Return the values, with those that differ from an edge by rounding moved onto it."""
     right = np.clip(np.searchsorted(edges, values), 1, edges.size - 1)
     nearest = np.where(values - edges[right - 1] < edges[right] - values, edges[right - 1], edges[right])
     return np.where(np.abs(nearest - values) <= slack, nearest, values)
@@ -216,7 +216,7 @@ def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
 def _padded(
     coarse: CellAxis, target: CellAxis, sign: float, cuts: Floats, parent: Indices, owner: Indices
 ) -> Subcells:
-    """Arrange the parts with the same number per coarse cell."""
+    """Return the parts with the same number per coarse cell."""
     number = np.bincount(parent, minlength=coarse.size)
     count, first = int(number.max()), np.cumsum(number) - number
     rank = np.arange(count)

@@ -247,8 +247,8 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
     Examples
     --------
     >>> bilinear = reference("bilinear", 2)
-    >>> found = imaging(bilinear.weights, 2, bilinear.padding)
-    >>> round(found.overall, 1), found.overall_of_constants
+    >>> summary = imaging(bilinear.weights, 2, bilinear.padding)
+    >>> round(summary.overall, 1), summary.overall_of_constants
     (31.9, 300.0)
     """
     array = np.asarray(kernel, dtype=np.float64)

@@ -89,12 +89,12 @@ def _sizes(word: str, sizes: Size, axes: int, least: int) -> Sizes:
 
 
 def _phase_rows(kernel: int, stride: int, padding: int) -> Array:
-    """Mark the taps of phase r in row r, for one axis; shape (stride, kernel)."""
+    """Return a matrix with ones at the taps of phase r in row r, for one axis; shape (stride, kernel)."""
     return np.equal.outer(np.arange(stride), (np.arange(kernel) - padding) % stride).astype(float)
 
 
 def _cell_rows(kernel: int, stride: int, padding: int) -> tuple[Array, Array]:
-    """Mark each block of taps in a row, for one axis, and return the index of the central block."""
+    """Return a matrix with ones at the taps of one block per row, and the row of the central block, for one axis."""
     offset = (np.arange(kernel) - padding) // stride
     blocks = np.arange(offset[0], offset[-1] + 1)
     return np.equal.outer(blocks, offset).astype(float), (blocks == 0).astype(float)
@@ -105,12 +105,12 @@ def _kron(rows: Sequence[Array]) -> Array:
 
 
 def _total(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
-    """Constrain all taps to sum to prod(stride)."""
+    """Return the constraint that all taps sum to prod(stride)."""
     return np.ones((1, prod(kernel))), np.array([float(prod(stride))])
 
 
 def _phase(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
-    """Constrain the taps of each phase to sum to one."""
+    """Return the constraints that the taps of each phase sum to one."""
     if any(k < s for k, s in zip(kernel, stride, strict=True)):
         raise ShapeError(
             f"law 'phase' expected kernel size >= stride on each axis, received k={kernel} and s={stride}: "
@@ -121,7 +121,7 @@ def _phase(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
 
 
 def _cell(kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Array, Array]:
-    """Constrain the central block of taps to sum to prod(stride), each other block to zero."""
+    """Return the constraints that the central block of taps sums to prod(stride), each other block to zero."""
     axes = [_cell_rows(*axis) for axis in zip(kernel, stride, padding, strict=True)]
     centre = _kron([central for _, central in axes])
     if not centre.any():

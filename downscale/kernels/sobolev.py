@@ -180,7 +180,7 @@ def _parents(coarse: Floats, fine: Floats) -> NDArray[np.int64]:
 
 
 def _wrapped_edges(edges: Floats, cells: int, period: float) -> Floats:
-    """Extend edges by ``cells`` cells on both sides of the circle."""
+    """Return the edges with ``cells`` more cells on both sides of the circle."""
     inner = edges[:-1]
     turns = -(-cells // inner.size)
     copies = np.concatenate([inner + turn * period for turn in range(-turns, turns + 2)])
@@ -189,7 +189,7 @@ def _wrapped_edges(edges: Floats, cells: int, period: float) -> Floats:
 
 
 def _solve_windows(edges: Floats, pair: Floats, start: NDArray[np.int64], taps: int, order: float) -> Floats:
-    """Solve one small kriging system per distinct window geometry and assign the solutions."""
+    """Return the weights of each window, from one small kriging system per distinct window geometry."""
     window = edges[start[:, None] + np.arange(taps + 1)]
     centre = pair.mean(axis=1, keepdims=True)
     unit = np.abs(window[:, -1:] - window[:, :1]) / taps
@@ -207,7 +207,7 @@ def _solve_windows(edges: Floats, pair: Floats, start: NDArray[np.int64], taps: 
 
 
 def _kriging(window: Floats, target: Floats, order: float) -> Floats:
-    """Solve the block-kriging systems; window (..., taps + 1), target (..., 2), result (..., taps)."""
+    """Return the solutions (..., taps) of block-kriging systems; window (..., taps + 1), target (..., 2)."""
     beta = 2 * order - 1
     taps = window.shape[1] - 1
     # With no more cells than drift terms the solution is the drift alone: the polynomial through all cells.

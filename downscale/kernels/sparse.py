@@ -180,7 +180,7 @@ class SparseWeights:
 
 
 def _without_missing(taken: Floats, weight: Floats, starts: NDArray[np.intp], na_thres: float) -> Floats:
-    """Sum over valid sources, divide by the fraction of the weights that is left, and apply the threshold to it."""
+    """Return sums over valid sources, divided by their fraction of the weights; NaN beyond the threshold."""
     is_missing = np.isnan(taken)
     total = np.add.reduceat(np.where(is_missing, 0.0, weight * np.where(is_missing, 0.0, taken)), starts)
     missing_count = np.add.reduceat(is_missing.astype(np.intp), starts)

@@ -22,20 +22,11 @@ DIGITS = 12
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of some cells of an axis, in the numbering of the input cells.
+    """Windows of some cells of an axis, in the numbering of the input cells, and runs of cells with equal weights.
 
-    Attributes
-    ----------
-    base : array of int, shape (n,)
-        First input cell of each window; negative or beyond the end on a circle.
-    weights : array, shape (n, factor, taps)
-        Weights of the window for each part of a cell.
-    cuts, starts : arrays of int, shapes (runs + 1,) and (runs,)
-        First cell of each run, and the first column of its window in the padded row.
-    runs : array, shape (runs, factor, taps)
-        Weights of each run.
-    left, wide : int
-        Cells of the padded row before the first input cell, and in all.
+    ``base`` (n,) is the first input cell of each window, beyond an end if a circle is crossed; ``weights`` are of shape
+    (n, factor, taps). Run ``r`` has the weights ``runs[r]``, its first cell is ``cuts[r]``, and its first window begins
+    at column ``starts[r]`` of the padded row, which has ``left`` cells before the input and ``wide`` in all.
     """
 
     base: Whole
