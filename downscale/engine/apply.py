@@ -46,10 +46,10 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     ``statics`` are fields on the fine cells (or on the pieces). If the upsampler has several input fields, they are the
     dimension before the rows, which the result lacks.
     """
-    lazy = isinstance(values, da.Array)
-    if not lazy and job.compiled:
+    is_lazy = isinstance(values, da.Array)
+    if not is_lazy and job.compiled:
         return _computed(job, np.asarray(values), statics or {})
-    array = values if lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
+    array = values if is_lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fine_statics = {name: _as_dask(static) for name, static in (statics or {}).items()}
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
     # One entry of the graph, sent once to each worker; blocks refer to it by name. Equal content has the same name.
@@ -61,7 +61,7 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     shared = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
     table = [[_block(job, shared, array, fine_statics, row, column) for column in columns] for row in rows]
     fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
-    return fine if lazy else fine.compute()
+    return fine if is_lazy else fine.compute()
 
 
 def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:

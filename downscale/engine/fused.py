@@ -102,11 +102,11 @@ def _refined(
     if missing.any():
         source = fill_missing(values.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
     x = np.ascontiguousarray(values[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
-    doubtful = _run(source, x, fine, layout, _law(x, job, rows, columns), threads)
+    doubtful_cells = _run(source, x, fine, layout, _law(x, job, rows, columns), threads)
     coarse = x if layout.hidden is None else uncovered_as_missing(x, ~layout.hidden, job, rows, columns)
     if layout.hidden is not None:
         fine[:, layout.hidden] = np.nan
-    for index in np.flatnonzero(doubtful):
+    for index in np.flatnonzero(doubtful_cells):
         check(fine[index : index + 1], coarse[index : index + 1], job, rows, columns)
 
 
@@ -134,7 +134,7 @@ def _run(
     """Return the number of doubtful cells of each map, after the kernel has written all rows."""
     operator, cells = _operator(layout.y, layout.x, source.shape[1], layout.closed), layout.cells
     subcells = Subcells(cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
-    doubtful = np.zeros(len(source), np.int64)
+    doubtful_cells = np.zeros(len(source), np.int64)
     # The same for all blocks of a job, since the two passes round differently.
     pure_operator = law.kind == NO_LAW and not layout.term.size and law.tolerance == np.inf
 
@@ -148,8 +148,8 @@ def _run(
         return maps, count
 
     for maps, count in _in_threads(piece, x.shape, threads):
-        doubtful[maps] += count
-    return doubtful
+        doubtful_cells[maps] += count
+    return doubtful_cells
 
 
 def _operator(y: Windows, x: Windows, rows: int, closed: bool, kind: Any = np.float64) -> Operator:

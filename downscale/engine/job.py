@@ -28,32 +28,12 @@ Bound = float | None
 class Job:
     """Settings common to all blocks of one variable.
 
-    Attributes
-    ----------
-    upscaler : ``Upscaler``
-        Computes the proposal, before conservation is imposed.
-    coarse, fine : RectilinearGrid
-        Grids of the whole domain.
-    conserve : {"cell", None}
-        Whether cell conservation is imposed on the proposal.
-    bounds : (float or None, float or None)
-        Bounds of fine values as stored in their data type; imposed together with cell conservation.
-    strict_bounds : bool
-        Whether a coarse value outside the bounds is an error (explicit bounds) or a warning (bounds implied by the
-        name).
-    refinement : TerrainRefinement or None
-        Reduces the terrain-gradient penalty.
-    extensive : bool
-        Whether values are sums over cells, not means.
-    target : (Subcells, Subcells) or None
-        Pieces of rows and columns if the target does not nest: ``fine`` is then the grid of these pieces, and results
-        on it are averaged to target cells.
-    na_thres : float
-        Maximum missing fraction of a target cell that still gets a value.
-    tell_negative : bool
-        Whether to warn about negative fine values if no coarse value is negative.
-    engine : {"auto", "torch"}
-        The option of that name.
+    ``upscaler`` computes the proposal on which ``conserve`` ("cell" or None) and ``bounds`` are imposed, the latter as
+    stored in ``dtype``. ``strict_bounds`` is whether a coarse value beyond them is an error (explicit bounds) or a
+    warning (bounds implied by the name). ``extensive`` is whether values are sums over cells, not means. If the target
+    grid does not nest, ``target`` has the pieces of rows and columns, ``fine`` is the grid of these pieces, and results
+    on it are averaged to target cells with a missing fraction of at most ``na_thres``. ``tell_negative`` is whether to
+    warn of negative fine values if no coarse value is negative.
     """
 
     name: str

@@ -182,7 +182,7 @@ def plan_variable(
     fine_cells = input_cells * factor_y * factor_x
     batch = min(maps, max(BATCH_VALUES // fine_cells, 1))
     copies = WORKING_COPIES if not job.compiled else GATHERED_COPIES if remap else 0
-    working = batch * fine_cells * 8 * copies
+    working_bytes = batch * fine_cells * 8 * copies
     features = features_of(job, batch, input_shape)
     result = int(np.prod(fine_chunk)) * job.dtype.itemsize
     return VariablePlan(
@@ -196,7 +196,7 @@ def plan_variable(
         halo=halo,
         law="none imposed" if job.conserve is None else job.conserve if job.target is None else "cell, on pieces",
         bounds=job.bounds,
-        block_bytes=int(ALIVE * result) + 2 * maps * input_cells * job.dtype.itemsize + working + features
+        block_bytes=int(ALIVE * result) + 2 * maps * input_cells * job.dtype.itemsize + working_bytes + features
         + fine_cells * other.per_cell,
         static_bytes=other.whole,
         feature_bytes=features,

@@ -46,13 +46,13 @@ def _correct_small(y: Tensor, x: Tensor, cells: Aggregation, residual: Tensor) -
 
     The rounding of a proposal of order one is large for a cell of 1e-12; equal subcells get the value of the cell.
     """
-    small = x.abs() < 1e-3 * residual.abs()
-    if not bool(small.any()):
+    is_small = x.abs() < 1e-3 * residual.abs()
+    if not bool(is_small.any()):
         return y
     is_uniform = cells.reduce_cells(y, torch.minimum, torch.inf) == cells.reduce_cells(y, torch.maximum, -torch.inf)
     corrected = y + cells.broadcast_to_fine(x - cells.mean(y))
     corrected = torch.where(cells.broadcast_to_fine(is_uniform), cells.broadcast_to_fine(x), corrected)
-    return torch.where(cells.broadcast_to_fine(small), corrected, y)
+    return torch.where(cells.broadcast_to_fine(is_small), corrected, y)
 
 
 def multiplicative(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = (None, None)) -> Tensor:
@@ -205,8 +205,8 @@ def _rounded(
     size = cells.reduce_cells(z.abs(), torch.maximum, 0.0) + x.abs() + bound.abs()
     error, eps = (target_distance - mean_distance).abs(), torch.finfo(y.dtype).eps
     slight = (error <= 32 * eps * size) & (error > 2 * eps * target_distance.abs())
-    use = cells.broadcast_to_fine(slight & torch.isfinite(bound) & torch.isfinite(ratio))
-    return torch.where(use, scaled.clamp(lower, upper), y)
+    is_rounding = cells.broadcast_to_fine(slight & torch.isfinite(bound) & torch.isfinite(ratio))
+    return torch.where(is_rounding, scaled.clamp(lower, upper), y)
 
 
 def _unless_masked(y: Tensor, z: Tensor, cells: Aggregation) -> Tensor:
@@ -258,13 +258,7 @@ CONSTRAINTS: dict[str, Constraint] = {
 
 
 def constraint(name: str) -> Constraint:
-    """Return a constraint by its name.
-
-    Raises
-    ------
-    OptionError
-        If there is no such constraint; the message lists the names.
-    """
+    """Return a constraint by its name; raise ``OptionError``, with the list of names, if there is none."""
     if name not in CONSTRAINTS:
         raise OptionError(f"expected a constraint among {listing(CONSTRAINTS)}, received {name!r}")
     return CONSTRAINTS[name]

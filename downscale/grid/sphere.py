@@ -75,8 +75,8 @@ def polygon_area(corners: Floats) -> Floats:
     0.5
     """
     first = corners[..., 0, :]
-    fans = [triangle_area(first, corners[..., i, :], corners[..., i + 1, :]) for i in range(1, corners.shape[-2] - 1)]
-    return np.sum(fans, axis=0)
+    areas = [triangle_area(first, corners[..., i, :], corners[..., i + 1, :]) for i in range(1, corners.shape[-2] - 1)]
+    return np.sum(areas, axis=0)
 
 
 def inner_points(corners: Floats, along: Floats, across: Floats) -> Floats:

@@ -24,24 +24,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Subcells:
-    """The parts of the cells of an axis.
+    """The parts of the cells of an axis in the order of the coarse axis: ``count`` per coarse cell, also empty ones.
 
-    Attributes
-    ----------
-    coarse, target : CellAxis
-        The axis that is cut, and the one whose edges cut it; edges equal within rounding are equal to the last digit.
-    count : int
-        Parts per coarse cell, including empty ones.
-    low, high : arrays, shape (n * count,)
-        Edges of the parts in the coordinate, in the order of the coarse axis; an empty part repeats the previous one.
-    owner : array of int, shape (n * count,)
-        Target cell that contains each part; -1 for parts outside the target and for empty ones.
-    empty : array of bool, shape (n * count,)
-        Parts with zero measure.
-
-    Notes
-    -----
-    Invariant: the fractions of the parts of a coarse cell add up to one.
+    ``low`` and ``high`` are edges in the coordinate; an empty part has zero measure and repeats the previous one.
+    ``owner`` is the target cell that contains each part, -1 for parts outside the target and empty ones. Edges of
+    ``target`` that equal coarse ones within rounding are equal to the last digit. Invariant: the fractions of the parts
+    of a coarse cell add up to one.
     """
 
     coarse: CellAxis

@@ -27,8 +27,8 @@ def path_laplacian(size: int, step: int = 1) -> Floats:
     >>> path_laplacian(3).tolist()
     [[1.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]]
     """
-    rise = np.eye(max(size - step, 0), size, step) - np.eye(max(size - step, 0), size)
-    return rise.T @ rise
+    difference = np.eye(max(size - step, 0), size, step) - np.eye(max(size - step, 0), size)
+    return difference.T @ difference
 
 
 def laplacian(shape: Sizes, steps: Sizes | None = None) -> Floats:
