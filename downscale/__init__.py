@@ -110,9 +110,10 @@ def __dir__() -> list[str]:
 
 
 def _is_command() -> bool:
-    """Return whether this process is the command ``downscale``, started as a script or by ``python -m``."""
-    words = sys.orig_argv[1:3]
-    return words == ["-m", "downscale"] or (bool(words) and Path(words[0]).name in {"downscale", "downscale.exe"})
+    """Return whether this process is the command: the script beside Python, or ``python -m downscale``."""
+    words = [*sys.orig_argv[1:3], ""]
+    scripts = {Path(sys.executable).with_name(name) for name in ("downscale", "downscale.exe")}
+    return words[:2] == ["-m", "downscale"] or Path(words[0]).absolute() in scripts
 
 
 # The command answers ``--help`` before it loads xarray, which takes most of a second, and needs no accessor.

@@ -6,6 +6,7 @@ Used like xarray's: ``downscale.set_options(check="warn")`` permanently, or as a
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from downscale.errors import OptionError, listing
@@ -24,7 +25,7 @@ def _boolean(value: Any) -> str | None:
 
 
 def _tolerance(value: Any) -> str | None:
-    good = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
+    good = value is None or (isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0)
     return None if good else "a positive number, or None for the default of the data type"
 
 

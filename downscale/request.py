@@ -69,10 +69,10 @@ def _option_or_none(name: str, words: str = "") -> Callable[[Any], str | None]:
     return expects
 
 
-def _number(low: float, high: float) -> Callable[[Any], str | None]:
+def _number(low: float, high: float, optional: bool = False) -> Callable[[Any], str | None]:
     def expects(value: Any) -> str | None:
         good = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
-        return None if good or value is None else f"a number from {low:g} to {high:g}"
+        return None if good or (optional and value is None) else f"a number from {low:g} to {high:g}"
 
     return expects
 
@@ -215,7 +215,7 @@ class Request:
         """By the instrument or model of the fine field at the size of its own cells, which cannot
         be estimated from coarse fields. An exponent that steepens the spectrum below coarse cells: 0 for single radars
         and fields as rough as the power law, 2 to 3 for smoothed composites; 0.9 by default.""",
-        _number(0, 10),
+        _number(0, 10, optional=True),
     )  # fmt: skip
 
     def __post_init__(self) -> None:

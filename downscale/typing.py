@@ -80,7 +80,8 @@ class Capabilities:
     factor, halo, multiple_of, laws
         As for :class:`Upscaler`.
     channels : int
-        Number of coarse input fields; with more than one, calls have the shape (..., channels, n_y, n_x).
+        Number of coarse input fields, if there is a ``variable`` too; with more than one, calls have the shape
+        (..., channels, n_y, n_x).
     variable : int
         Index of the field to refine.
     satisfies_constraints : bool
@@ -107,4 +108,7 @@ class Capabilities:
     def of(cls, upscaler: Upscaler) -> Capabilities:
         """Return the capabilities of an upsampler."""
         names = [one.name for one in fields(cls) if hasattr(upscaler, one.name)]
+        if "variable" not in names and "channels" in names:
+            # The width of a network is often called so; an upsampler of several inputs names the field to refine too.
+            names.remove("channels")
         return cls(**{name: getattr(upscaler, name) for name in names})

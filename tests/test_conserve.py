@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import bounded_cell
+from sample_fields import region
 from strategies import factor_pairs, generator, grids, masks, seeds
 
 from downscale.errors import BoundsError, OptionError
@@ -477,3 +478,20 @@ def test_bounds_are_combined_freely():
     z, x = torch.ones(4, 6, dtype=torch.float64), flat(1.0)
     for name, bounds in itertools.product(NAMES, [(0.0, None), (None, None)]):
         assert CONSTRAINTS[name](z, x, small_cells(), bounds).shape == z.shape
+
+
+def test_a_missing_subcell_makes_its_whole_cell_missing_between_two_bounds():
+    cells = Aggregation.between(region(2, 2), region(2, 2).refine(4, 4))
+    z = torch.from_numpy(generator(1).random((8, 8)))
+    z[1, 2] = torch.nan
+    y = bounded(z, torch.full((2, 2), 0.5, dtype=torch.float64), cells, (0.0, 1.0))
+    assert y[:4, :4].isnan().all()
+    assert y[:4, 4:].isfinite().all()
+
+
+def test_a_dry_cell_carries_no_gradient():
+    cells = Aggregation.between(region(20, 20), region(20, 20).refine(4, 4))
+    z = torch.from_numpy(generator(2).standard_normal((80, 80)))
+    x = torch.zeros(20, 20, dtype=torch.float64, requires_grad=True)
+    bounded(z, x, cells, (0.0, None)).square().sum().backward()
+    assert (x.grad == 0).all()

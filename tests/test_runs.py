@@ -322,18 +322,25 @@ def test_a_plain_run_over_a_sealed_one_leaves_no_seal(here):
     assert contents(here) == {"in.nc", "out.nc"}
 
 
-def test_each_block_is_hashed_and_checked_once(here, monkeypatch):
-    hashed, checked = [], []
-    checksum, produce = manifest.checksum, block_run.produce
-    monkeypatch.setattr(manifest, "checksum", lambda path: hashed.append(path.name) or checksum(path))
-    monkeypatch.setattr(block_run, "produce", lambda *all, **how: checked.append(all[3]) or produce(*all, **how))
+def test_a_block_damaged_before_the_merge_is_found_in_the_merged_file(here, monkeypatch):
+    merge_files = block_run.merge_files
+
+    def damage(parts, *rest):
+        with netCDF4.Dataset(parts[1], "a") as file:
+            file["tas"][0, 0, 0] += 1
+        return merge_files(parts, *rest)
+
+    monkeypatch.setattr(block_run, "merge_files", damage)
+    said = command(*APPLY, "--blocks", 7)
+    assert said.status == 1
+    assert "expected the cell law" in said.complaint
+    assert not Path("out.nc").exists()
+
+
+def test_a_result_of_another_date_is_kept_on_resume(here):
     good(command(*APPLY, "--blocks", 7))
-    assert len(hashed) == len(set(hashed)) == 3
-    assert checked == [True] * 3
-    with netCDF4.Dataset("out.nc") as file:
-        assert json.loads(file.conservation_certificate)["passed"] is True
-    good(command(*APPLY, "--blocks", 7, "--resume"))
-    assert len(hashed) == 3
+    os.utime("out.nc", (1, 1))
+    assert "kept 3 of 3 blocks" in good(command(*APPLY, "--blocks", 7, "--resume")).out
 
 
 def test_resume_alone_cuts_by_size(here):

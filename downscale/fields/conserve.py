@@ -152,7 +152,10 @@ def _shift_above(values: Tensor, fraction: Tensor, x: Tensor, lower: float) -> T
     area, excess = fraction.cumsum(-1), (fraction * (values - lower)).cumsum(-1)
     shift = ((x - lower)[..., None] - excess) / area
     count = ((values + shift > lower) & (fraction > 0)).sum(-1, keepdim=True)
-    return shift.gather(-1, (count - 1).clamp_min(0))[..., 0]
+    shift = shift.gather(-1, (count - 1).clamp_min(0))[..., 0]
+    # In a cell on its bound no value may exceed it by rounding, because it would carry a gradient.
+    lowest = torch.nextafter(lower - values[..., 0], torch.full_like(shift, -torch.inf))
+    return torch.where(x == lower, lowest, shift)
 
 
 def _shift_between(values: Tensor, fraction: Tensor, x: Tensor, lower: float, upper: float) -> Tensor:
@@ -168,7 +171,8 @@ def _shift_between(values: Tensor, fraction: Tensor, x: Tensor, lower: float, up
     # The last end whose mean is below x; the first if x is the lower bound.
     index = ((mean < x[..., None]).sum(-1, keepdim=True) - 1).clamp(0, ends.shape[-1] - 2)
     end, rate, below = (table.gather(-1, index)[..., 0] for table in (ends, slope, mean))
-    return end + (x - below) / torch.where(rate > 0, rate, torch.ones_like(rate))
+    shift = end + (x - below) / torch.where(rate > 0, rate, torch.ones_like(rate))
+    return torch.where((values.isnan() & (fraction > 0)).any(-1), shift * torch.nan, shift)
 
 
 def _differentiable(

@@ -113,7 +113,8 @@ class Cascade:
         x = coarse[first, 0]
         base, deviation, weights, cells = self._common(x, place)
         noise = Noise(self.draws)
-        cells = cells.masked(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
+        # Means over all cells where they are removed, over valid ones where they are met.
+        valid_cells = cells.masked(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
         maps = base.new_empty((len(numbers), *base.shape[1:]))
         # Members are processed in turn, because neighbouring times share noise.
         for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
@@ -121,8 +122,8 @@ class Cascade:
             detail = deviation[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
             if self.positive:
                 fine, cell_means = base[i] * torch.exp(detail - 0.5 * deviation[i] ** 2), x[i].clamp_min(0)
-                fine = fine * torch.exp(self._smooth(_missed(fine, cell_means, cells), place))
-                maps[k] = _scaled(fine, cell_means, cells)
+                fine = fine * torch.exp(self._smooth(_missed(fine, cell_means, valid_cells), place))
+                maps[k] = _scaled(fine, cell_means, valid_cells)
             else:
                 maps[k] = base[i] + (detail - self._smooth(cells.mean(detail), place))
         return maps

@@ -1,7 +1,7 @@
 """Computation of the blocks of a run, locally or on a cluster; it can be stopped at any time and resumed.
 
-A block is computed from lazy input to a checked file with a manifest. Each byte is hashed once, when its block is
-finished, and each value is checked once: the check reports of the blocks merge into that of the whole.
+A block is computed from lazy input to a checked file with a manifest. A merged file is checked and hashed anew: what
+was correct in its block may be damaged on the way.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import xarray as xr
 
 from downscale.cf.horizontal import ParsedGrids, share_grids
 from downscale.cf.times import time_encodings
+from downscale.check.conservation import check_conservation
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import DownscaleError, OptionError
 from downscale.io.chunks import chunk_sizes
@@ -35,7 +36,7 @@ from downscale.runs.blocks import BlockPlan, absolute, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import clear, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
-from downscale.runs.single import open_input, produce
+from downscale.runs.single import fields_to_check, judging, open_input, produce
 
 Tell = Callable[[], None]
 # Smaller arrays are stored in one chunk.
@@ -117,7 +118,7 @@ def choose_blocks(blocks: BlockPlan, how: How) -> list[int]:
     return [how.block]
 
 
-def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
+def run_blocks(recipe: Recipe, coarse: xr.Dataset, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
     """Compute all missing blocks, merge them if requested, and return the report; ``names`` are the variables.
 
     If a signal, a lost cluster or an invalid block ends the run, finished blocks are kept.
@@ -133,7 +134,7 @@ def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How
         finished = _compute_blocks(recipe, blocks, how, indices)
         report = merge_reports(parse_report(entry["report"]) for entry in finished)
         if blocks.merge and how.block is None and len(blocks.paths) > 1:
-            _merge(recipe, blocks, names, report)
+            report = _merge(recipe, coarse, blocks, names)
     files = blocks.outputs if how.block is None else [blocks.paths[how.block]]
     return Result(report, files, len(finished), sum(entry["kept"] for entry in finished))
 
@@ -224,20 +225,25 @@ def _bar(count: int) -> Iterator[Tell]:
         yield lambda: progress.advance(task)
 
 
-def _merge(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], report: ConservationReport | None) -> None:
-    """Merge the checked blocks, write the manifest of the whole, and remove the blocks."""
+def _merge(
+    recipe: Recipe, coarse: xr.Dataset, blocks: BlockPlan, names: Iterable[str]
+) -> ConservationReport | None:  # fmt: skip
+    """Merge the blocks, check the merged file, write its manifest, remove the blocks and return the report."""
+
+    def check(fine: xr.Dataset) -> ConservationReport:
+        return check_conservation(fields_to_check(coarse, recipe), fine, **judging(recipe))
+
     packing = recipe.output.packing
     packings: dict[str, Packing] = {}
     if packing is not None:
         packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing)
     remove_manifest(blocks.target)
     assert blocks.record.dim is not None
-    # Stored chunks are copied as they are, so that the reports of the blocks hold for the whole.
-    checker = None if report is None else lambda _: report
-    retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checker, packings)
-    plain_report = None if report is None else report.to_dict()
-    retry(write_manifest, blocks.target, blocks.request, blocks.span, plain_report, sampled=True)
+    checker = check if blocks.check else None
+    report = retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checker, packings)
+    retry(write_manifest, blocks.target, blocks.request, blocks.span, None if report is None else report.to_dict())
     _remove_blocks(blocks)
+    return report
 
 
 def _remove_blocks(blocks: BlockPlan) -> None:

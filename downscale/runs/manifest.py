@@ -84,13 +84,11 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.manifest")
 
 
-def write_manifest(
-    path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None, sampled: bool = False
-) -> None:
-    """Write the manifest of a finished file, with the checksum of all its bytes or of samples of them."""
+def write_manifest(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
+    """Write the manifest of a finished file, with its checksum."""
     facts = {
         "format": FORMAT, "file": path.name, "request": request, "steps": list(span), "bytes": path.stat().st_size,
-        **({"sample": identity([str(path)])[0][2:]} if sampled else {"sha256": checksum(path)}), "report": report,
+        "sha256": checksum(path), "report": report,
     }  # fmt: skip
     with temporary_beside(manifest_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
@@ -108,8 +106,6 @@ def read_manifest(path: Path, request: str, span: tuple[int, int]) -> dict[str, 
         expected = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
         if {key: facts[key] for key in expected} != expected or facts["bytes"] != path.stat().st_size:
             return None
-        if "sample" in facts:
-            return facts if facts["sample"] == identity([str(path)])[0][2:] else None
         return facts if facts["sha256"] == checksum(path) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -78,9 +78,7 @@ def produce(
     ``encode`` maps the result to the ``encoding`` of its storage; by default the recipe sets it.
     """
     fine: Any = downscale_request(coarse, build_request(recipe))
-    coarse_fields = None
-    if judge:
-        coarse_fields = coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)
+    coarse_fields = fields_to_check(coarse, recipe) if judge else None
     encoding = recipe.output.encoding if encode is None else encode(fine)
     write = to_zarr if str(path).endswith(STORE) else to_netcdf
     output = recipe.output
@@ -88,6 +86,11 @@ def produce(
         fine, path, coarse=coarse_fields, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
         profile=output.profile, attrs=output.attrs, encoding=encoding, **judging(recipe),
     )  # fmt: skip
+
+
+def fields_to_check(coarse: xr.Dataset, recipe: Recipe) -> xr.Dataset:
+    """Return the coarse fields of a run, with all that locates them."""
+    return coarse if recipe.input.variables is None else select(coarse, recipe.input.variables)
 
 
 def has_means(recipe: Recipe, plan: Plan) -> bool:

@@ -93,8 +93,9 @@ def recipe_identity(recipe: TrainingRecipe, data: str) -> str:
         content.pop(key)
     for key in ("accelerator", "devices", "num_nodes", "strategy", "workers", "save_every", "logger"):
         content["training"].pop(key)
+    # Recipes hash as they did before keys were added and renamed.
+    content["patches"]["quiet"] = content["patches"].pop("dry_keep_fraction")
     if recipe.training.clock == "wall":
-        # Recipes without this key hash as they did before it existed.
         content["training"].pop("clock")
     return hashlib.sha256(json.dumps([content, data], sort_keys=True).encode()).hexdigest()
 
