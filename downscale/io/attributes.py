@@ -84,21 +84,21 @@ NAME = (
 
 def file_attributes(ds: xr.Dataset) -> dict[str, Any]:
     """Return the global attributes of a file: the valid ones of ``ds``, and computed ones."""
-    kept = {key: value for key, value in ds.attrs.items() if key not in STALE and not EXTENT.fullmatch(str(key))}
-    if "frequency" in kept and _base(kept["frequency"]) != _base(frequency(ds)):
-        del kept["frequency"]
+    attrs = {key: value for key, value in ds.attrs.items() if key not in STALE and not EXTENT.fullmatch(str(key))}
+    if "frequency" in attrs and _base(attrs["frequency"]) != _base(frequency(ds)):
+        del attrs["frequency"]
     names = [_called(ds[name]) for name in fields_of(ds)]
     standard = [str(ds[name].attrs["standard_name"]) for name in fields_of(ds) if "standard_name" in ds[name].attrs]
-    settings = kept.get("downscale_settings")
-    made = {
+    settings = attrs.get("downscale_settings")
+    file_attrs = {
         "title": ", ".join(names),
         "summary": ", ".join(names) + (f"; downscaled with these settings: {settings}" if settings else ""),
         "keywords": ", ".join(dict.fromkeys(standard)),
-        **kept,
+        **attrs,
         "Conventions": f"{CONVENTIONS}, {ACDD}",
         "date_created": now(),
     }
-    return {**{k: v for k, v in made.items() if not (isinstance(v, str) and v == "")}, **extent(ds), **coverage(ds)}
+    return {**{k: v for k, v in file_attrs.items() if not (isinstance(v, str) and v == "")}, **extent(ds), **coverage(ds)}
 
 
 def _called(field: xr.DataArray) -> str:
@@ -112,8 +112,8 @@ def now() -> str:
 
 def _base(word: Any) -> str:
     """Return the step in a frequency of CMIP, without the kind of sampling."""
-    found = re.match(r"\d*hr|day|mon|yr|fx", str(word))
-    return found[0] if found else str(word)
+    match = re.match(r"\d*hr|day|mon|yr|fx", str(word))
+    return match[0] if match else str(word)
 
 
 def coverage(ds: xr.Dataset) -> dict[str, str]:
@@ -122,12 +122,12 @@ def coverage(ds: xr.Dataset) -> dict[str, str]:
     if name is None:
         return {}
     begin, end = span(ds, name)
-    made = {"time_coverage_start": stamp(begin), "time_coverage_end": stamp(end)}
+    attrs = {"time_coverage_start": stamp(begin), "time_coverage_end": stamp(end)}
     length = end - begin
     days = length / np.timedelta64(1, "D") if isinstance(length, np.timedelta64) else length.total_seconds() / 86400
-    made["time_coverage_duration"] = period(float(days))
+    attrs["time_coverage_duration"] = period(float(days))
     step = resolution(steps(ds, name))
-    return {**made, **({} if step is None else {"time_coverage_resolution": step})}
+    return {**attrs, **({} if step is None else {"time_coverage_resolution": step})}
 
 
 def extent(ds: xr.Dataset) -> dict[str, Any]:
@@ -138,28 +138,28 @@ def extent(ds: xr.Dataset) -> dict[str, Any]:
     names = {which: globe_coordinate(ds, which) for which in STANDARD}
     if None in names.values():
         return {}
-    made: dict[str, Any] = {}
+    attrs: dict[str, Any] = {}
     for which, name in names.items():
         assert name is not None
         ends = _latitudes(ds, name) if which == "lat" else _longitudes(ds, name)
         for side, value in zip(("min", "max"), ends, strict=True):
-            made[f"geospatial_{which}_{side}"] = float(value)
-        made[f"geospatial_{which}_units"] = UNITS[which]
+            attrs[f"geospatial_{which}_{side}"] = float(value)
+        attrs[f"geospatial_{which}_units"] = UNITS[which]
         step = _step(ds, name)
         if step is not None:
-            made[f"geospatial_{which}_resolution"] = f"{step:.6g} degrees"
-    return made
+            attrs[f"geospatial_{which}_resolution"] = f"{step:.6g} degrees"
+    return attrs
 
 
 def globe_coordinate(ds: xr.Dataset, which: str) -> str | None:
     """Return the name of the true latitude ("lat") or longitude ("lon") in one or two dimensions."""
-    found = [
+    names = [
         str(name) for name, c in ds.coords.items()
         if c.ndim in (1, 2) and c.dtype.kind in "fiu"
         and (c.attrs.get("standard_name") == STANDARD[which] or c.attrs.get("units") == UNITS[which]
              or ("standard_name" not in c.attrs and str(name) in (which, STANDARD[which])))
     ]  # fmt: skip
-    return found[0] if found else None
+    return names[0] if names else None
 
 
 def _numbers(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
@@ -181,15 +181,15 @@ def _longitudes(ds: xr.Dataset, name: str) -> tuple[float, float]:
     values = _numbers(ds, name)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     centres = np.asarray(ds[name].values, dtype=np.float64)
-    straight = centres.ndim == 1 and np.abs(np.diff(centres)).max(initial=0) <= CIRCLE / 2
-    if straight or high - low < CIRCLE / 2:
+    is_continuous = centres.ndim == 1 and np.abs(np.diff(centres)).max(initial=0) <= CIRCLE / 2
+    if is_continuous or high - low < CIRCLE / 2:
         return low, high
-    around = np.unique(np.round(values[np.isfinite(values)] % CIRCLE, 9))
-    gaps = np.diff(np.append(around, around[0] + CIRCLE))
+    longitudes = np.unique(np.round(values[np.isfinite(values)] % CIRCLE, 9))
+    gaps = np.diff(np.append(longitudes, longitudes[0] + CIRCLE))
     widest = int(gaps.argmax())
     if gaps[widest] <= WIDEST_CELL:
         return low, high
-    west, east = (float(v) for v in (around[(widest + 1) % around.size], around[widest]))
+    west, east = (float(v) for v in (longitudes[(widest + 1) % longitudes.size], longitudes[widest]))
     if low < 0:
         west, east = (v - CIRCLE if v > CIRCLE / 2 else v for v in (west, east))
     return west, east
@@ -206,41 +206,41 @@ def _step(ds: xr.Dataset, name: str) -> float | None:
 
 def parse_profile(profile: Any) -> tuple[str | None, dict[str, Any]]:
     """Return the name of a profile, and the attributes given with it."""
-    given = dict(profile) if isinstance(profile, Mapping) else {"name": profile}
-    name = given.pop("name", None)
+    attrs = dict(profile) if isinstance(profile, Mapping) else {"name": profile}
+    name = attrs.pop("name", None)
     if profile is not None and name not in PROFILES:
         raise OptionError(f"expected profile to be None or one of {listing(PROFILES)}, received {name!r}")
-    return name, given
+    return name, attrs
 
 
 def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the global attributes of the profile "cordex-esd"."""
     name = _one_field(ds)
-    found = {**FIXED, **_drivers(ds.attrs), **_method(ds.attrs), "creation_date": now(), "variable_id": name}
-    found.update(tracking_id=f"{HANDLE}/{uuid.uuid4()}", grid=_grid(ds), frequency=frequency(ds))
+    derived_attrs = {**FIXED, **_drivers(ds.attrs), **_method(ds.attrs), "creation_date": now(), "variable_id": name}
+    derived_attrs.update(tracking_id=f"{HANDLE}/{uuid.uuid4()}", grid=_grid(ds), frequency=frequency(ds))
     if "downscale_version" in ds.attrs:
-        found["source"] = f"downscale {ds.attrs['downscale_version']}"
-    kept = {key: value for key, value in attrs.items() if key not in (*PARENTS, "Conventions")}
-    made = {**kept, **{key: value for key, value in found.items() if value is not None}, **given}
-    if "source_id" not in made and {"esd_method_id", "training_id"} <= made.keys():
-        made["source_id"] = f"{made['esd_method_id']}-{made['training_id']}"
-    missing = [key for key in REQUIRED if not str(made.get(key, "")).strip()]
+        derived_attrs["source"] = f"downscale {ds.attrs['downscale_version']}"
+    input_attrs = {key: value for key, value in attrs.items() if key not in (*PARENTS, "Conventions")}
+    archive_attrs = {**input_attrs, **{key: value for key, value in derived_attrs.items() if value is not None}, **given}
+    if "source_id" not in archive_attrs and {"esd_method_id", "training_id"} <= archive_attrs.keys():
+        archive_attrs["source_id"] = f"{archive_attrs['esd_method_id']}-{archive_attrs['training_id']}"
+    missing = [key for key in REQUIRED if not str(archive_attrs.get(key, "")).strip()]
     if missing:
         raise OptionError(
             f"profile {CORDEX_ESD!r}: expected the global attributes {listing(missing)}, received none; "
             f"give them as profile={{'name': {CORDEX_ESD!r}, {missing[0]!r}: ...}} or in attrs"
         )
-    _require_words(made)
-    return made
+    _require_words(archive_attrs)
+    return archive_attrs
 
 
 def archive_encodings(made: Encodings, ds: xr.Dataset) -> Encodings:
     """Return encodings in the types of the archive: fields in single precision, coordinates and times in double."""
-    for name, own in made.items():
+    for name, encoding in made.items():
         if name in fields_of(ds):
-            own.update(dtype="float32", missing_value=np.float32(FILL_VALUE), _FillValue=np.float32(FILL_VALUE))
-        elif "units" in own or (name in ds.coords and ds[name].dtype.kind == "f"):
-            own["dtype"] = "float64"
+            encoding.update(dtype="float32", missing_value=np.float32(FILL_VALUE), _FillValue=np.float32(FILL_VALUE))
+        elif "units" in encoding or (name in ds.coords and ds[name].dtype.kind == "f"):
+            encoding["dtype"] = "float64"
     return made
 
 
@@ -258,7 +258,7 @@ def _drivers(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of the driver: that of a regional input, or the global input itself."""
     if "driving_source_id" in attrs:
         return {key: attrs[key] for key in DRIVERS if key in attrs}
-    return {key: attrs[own] for key, own in DRIVERS.items() if own in attrs}
+    return {key: attrs[parent_key] for key, parent_key in DRIVERS.items() if parent_key in attrs}
 
 
 def _method(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
     """Return storage chunks of about a million values: whole maps where they fit, few steps of the other dimensions."""
     sizes = list(shape)
     for axis in range(len(sizes) - 2):
-        others = int(np.prod(sizes[axis + 1 :]))
-        sizes[axis] = max(min(sizes[axis], CHUNK_VALUES // max(others, 1)), 1)
+        values_per_step = int(np.prod(sizes[axis + 1 :]))
+        sizes[axis] = max(min(sizes[axis], CHUNK_VALUES // max(values_per_step, 1)), 1)
     for axis in (len(sizes) - 2, len(sizes) - 1):
         while int(np.prod(sizes[-2:])) > 1.5 * CHUNK_VALUES and sizes[axis] > 256:
             sizes[axis] = -(-sizes[axis] // 2)
@@ -42,13 +42,13 @@ def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
 
 def _fitted(sizes: Sizes, blocks: Blocks) -> Sizes:
     """Return sizes that divide the blocks, or ``sizes`` if those would be too small or too large."""
-    fitted = []
+    lengths_of_chunks = []
     for size, lengths in zip(sizes, blocks, strict=True):
         step = math.gcd(*lengths[:-1]) if len(lengths) > 1 else size
-        whole = [n for n in range(1, min(step, 4 * size) + 1) if step % n == 0] if step % size else [size]
-        fitted.append(min(whole, key=lambda n: abs(math.log(n / size))))
-    count = math.prod(fitted)
-    return tuple(fitted) if FEWEST_VALUES <= count <= 2 * CHUNK_VALUES else sizes
+        divisors = [n for n in range(1, min(step, 4 * size) + 1) if step % n == 0] if step % size else [size]
+        lengths_of_chunks.append(min(divisors, key=lambda n: abs(math.log(n / size))))
+    count = math.prod(lengths_of_chunks)
+    return tuple(lengths_of_chunks) if FEWEST_VALUES <= count <= 2 * CHUNK_VALUES else sizes
 
 
 def align_blocks(data: Any, sizes: Sizes) -> da.Array:
@@ -61,8 +61,8 @@ def align_blocks(data: Any, sizes: Sizes) -> da.Array:
         return da.from_array(data, chunks=small, name=False)
     lengths: list[Any] = []
     for block, size in zip(data.chunks, sizes, strict=True):
-        ends = all(length % size == 0 for length in block[:-1])
-        lengths.append(block if ends else max(max(block) // size, 1) * size)
+        is_aligned = all(length % size == 0 for length in block[:-1])
+        lengths.append(block if is_aligned else max(max(block) // size, 1) * size)
     blocks = data.rechunk(tuple(lengths))
     if blocks.npartitions >= FEW_BLOCKS:
         return blocks
@@ -71,15 +71,15 @@ def align_blocks(data: Any, sizes: Sizes) -> da.Array:
 
 def _split(lengths: Sizes, most: int) -> Sizes:
     """Return the lengths with those over ``most`` split."""
-    return tuple(min(most, length - at) for length in lengths for at in range(0, max(length, 1), most))
+    return tuple(min(most, length - start) for length in lengths for start in range(0, max(length, 1), most))
 
 
 def piece_sizes(shape: Sizes, sizes: Sizes, most: int = PIECE_VALUES) -> Sizes:
     """Return block sizes of whole storage chunks that hold about ``most`` values, longest in the last dimensions."""
     lengths = list(sizes)
     for axis in reversed(range(len(shape))):
-        others = math.prod(lengths) // lengths[axis]
-        count = max(most // max(others * sizes[axis], 1), 1)
+        values_per_step = math.prod(lengths) // lengths[axis]
+        count = max(most // max(values_per_step * sizes[axis], 1), 1)
         lengths[axis] = min(count * sizes[axis], -(-shape[axis] // sizes[axis]) * sizes[axis])
     return tuple(lengths)
 
@@ -102,25 +102,25 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     compressed together are read together.
     """
     try:
-        maps = {str(dim) for dim in horizontal(ds, guess=True).dims}
+        map_dims = {str(dim) for dim in horizontal(ds, guess=True).dims}
     except DownscaleError:
         # Faults of the axes are reported when they are needed.
-        maps = set()
+        map_dims = set()
     fields = [v.variable for v in ds.data_vars.values() if v.ndim and v.dtype.kind in "fiu"]
     if not fields:
         return {}
     largest = max(fields, key=lambda field: field.size * field.dtype.itemsize)
-    maps = maps or {str(dim) for dim in largest.dims[-2:]}
+    map_dims = map_dims or {str(dim) for dim in largest.dims[-2:]}
     sizes: dict[str, int] = {}
-    left = CHUNK_BYTES // max(largest.dtype.itemsize * _product(largest, maps), 1)
-    together = _stored_together(largest)
-    for dim in reversed([str(dim) for dim in largest.dims if dim not in maps]):
-        size, piece = largest.sizes[dim], together.get(dim, 1)
-        wanted = min(max(left, 1), size)
-        sizes[dim] = min(max(wanted // piece, 1) * piece, size)
-        left //= max(sizes[dim], 1)
-    ordered = {str(dim): sizes.get(str(dim), -1) for dim in largest.dims}
-    return {**ordered, **{str(dim): -1 for dim in ds.dims if str(dim) not in ordered}}
+    map_count = CHUNK_BYTES // max(largest.dtype.itemsize * _product(largest, map_dims), 1)
+    stored_steps = _stored_together(largest)
+    for dim in reversed([str(dim) for dim in largest.dims if dim not in map_dims]):
+        size, piece = largest.sizes[dim], stored_steps.get(dim, 1)
+        step_count = min(max(map_count, 1), size)
+        sizes[dim] = min(max(step_count // piece, 1) * piece, size)
+        map_count //= max(sizes[dim], 1)
+    dim_sizes = {str(dim): sizes.get(str(dim), -1) for dim in largest.dims}
+    return {**dim_sizes, **{str(dim): -1 for dim in ds.dims if str(dim) not in dim_sizes}}
 
 
 def _product(field: xr.Variable, dims: set[str]) -> int:

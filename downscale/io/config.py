@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
         if id(node) not in self._sizes:
             if alias:
                 raise yaml.YAMLError("an alias inside the value that it names")
-            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(one), 1) for one in _inner_nodes(node))
+            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(child), 1) for child in _inner_nodes(node))
         if self._sizes[id(node)] > MOST_VALUES:
             raise yaml.YAMLError(f"aliases that expand to more than {MOST_VALUES} values")
         return node
@@ -74,7 +74,7 @@ class _Loader(yaml.SafeLoader):
 def _inner_nodes(node: Any) -> list[Any]:
     """Return the child nodes of a YAML node."""
     if isinstance(node, yaml.MappingNode):
-        return [one for pair in node.value for one in pair]
+        return [child for pair in node.value for child in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 

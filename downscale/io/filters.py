@@ -98,9 +98,9 @@ def able() -> bool:
 
 def layout_of(dataset: Any, shape: tuple[int, ...]) -> Layout | None:
     """Return the storage layout of a variable, or None if it has other filters or types."""
-    listed = dataset.id.get_create_plist()
-    filters = [listed.get_filter(i) for i in range(listed.get_nfilters())]
-    codes = tuple(int(one[0]) for one in filters)
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
+    codes = tuple(int(entry[0]) for entry in filters)
     if dataset.chunks is None or codes not in FILTERS or dataset.dtype.kind not in "fiu" or not dataset.dtype.isnative:
         return None
     level = int(filters[-1][2][0]) if DEFLATE in codes else 0
@@ -152,9 +152,9 @@ def restore_nan(values: Array, blank: Any) -> None:
     # Few fields have gaps, and fill values are beyond all values: this test needs no memory.
     if blank is None or not values.size or values.max() < blank or values.min() > blank:
         return
-    found = values == blank
-    if found.any():
-        values[found] = np.nan
+    is_blank = values == blank
+    if is_blank.any():
+        values[is_blank] = np.nan
 
 
 def _full_chunk(values: Array, layout: Layout) -> Array:
@@ -261,8 +261,8 @@ def _blocks(raw: Bytes, noise: NDArray[np.bool_], level: int) -> Iterator[bytes 
     from isal import isal_zlib
 
     stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
-    turns = np.flatnonzero(np.diff(noise)) + 1
-    for first, last in zip([0, *turns], [*turns, noise.size], strict=True):
+    limits = np.flatnonzero(np.diff(noise)) + 1
+    for first, last in zip([0, *limits], [*limits, noise.size], strict=True):
         run = raw[first * PIECE : last * PIECE]
         if noise[first]:
             yield _stored_blocks(run)
@@ -275,20 +275,20 @@ def _blocks(raw: Bytes, noise: NDArray[np.bool_], level: int) -> Iterator[bytes 
 
 def _stored_blocks(run: Bytes) -> memoryview:
     """Return whole stored blocks."""
-    made = np.empty((run.size // STORED, BLOCK_HEAD.size + STORED), np.uint8)
-    made[:, : BLOCK_HEAD.size] = BLOCK_HEAD
-    made[:, BLOCK_HEAD.size :] = run.reshape(-1, STORED)
-    return made.reshape(-1).data
+    blocks = np.empty((run.size // STORED, BLOCK_HEAD.size + STORED), np.uint8)
+    blocks[:, : BLOCK_HEAD.size] = BLOCK_HEAD
+    blocks[:, BLOCK_HEAD.size :] = run.reshape(-1, STORED)
+    return blocks.reshape(-1).data
 
 
 def _noise(raw: Bytes, level: int) -> NDArray[np.bool_]:
     """Return for each piece whether it is better stored; the last, shorter one never is."""
     pieces = raw[: raw.size // PIECE * PIECE].reshape(-1, PIECE)
-    some = np.sort(pieces[:, PIECE // 2 :][:, :FEW], axis=1)
-    found = np.zeros(-(-raw.size // PIECE), bool)
-    for k in np.flatnonzero((np.diff(some, axis=1) != 0).sum(axis=1) >= DIFFERENT):
-        found[k] = _resists(pieces[k], level)
-    return found
+    samples = np.sort(pieces[:, PIECE // 2 :][:, :FEW], axis=1)
+    is_noise = np.zeros(-(-raw.size // PIECE), bool)
+    for k in np.flatnonzero((np.diff(samples, axis=1) != 0).sum(axis=1) >= DIFFERENT):
+        is_noise[k] = _resists(pieces[k], level)
+    return is_noise
 
 
 def _resists(piece: Bytes, level: int) -> bool:
@@ -297,5 +297,5 @@ def _resists(piece: Bytes, level: int) -> bool:
 
     # One sample is not enough: a band of rain between dry ones looks like noise.
     step = (PIECE - LOOK) // (PLACES - 1)
-    some = b"".join(piece[k * step :][:LOOK].data for k in range(PLACES))
-    return len(isal_zlib.compress(some, level)) > WORTH * len(some)
+    sample = b"".join(piece[k * step :][:LOOK].data for k in range(PLACES))
+    return len(isal_zlib.compress(sample, level)) > WORTH * len(sample)
