@@ -98,7 +98,11 @@ def file_attributes(ds: xr.Dataset) -> dict[str, Any]:
         "Conventions": f"{CONVENTIONS}, {ACDD}",
         "date_created": now(),
     }
-    return {**{k: v for k, v in file_attrs.items() if not (isinstance(v, str) and v == "")}, **extent(ds), **coverage(ds)}
+    return {
+        **{k: v for k, v in file_attrs.items() if not (isinstance(v, str) and v == "")},
+        **extent(ds),
+        **coverage(ds),
+    }
 
 
 def _called(field: xr.DataArray) -> str:
@@ -221,7 +225,11 @@ def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[
     if "downscale_version" in ds.attrs:
         derived_attrs["source"] = f"downscale {ds.attrs['downscale_version']}"
     input_attrs = {key: value for key, value in attrs.items() if key not in (*PARENTS, "Conventions")}
-    archive_attrs = {**input_attrs, **{key: value for key, value in derived_attrs.items() if value is not None}, **given}
+    archive_attrs = {
+        **input_attrs,
+        **{key: value for key, value in derived_attrs.items() if value is not None},
+        **given,
+    }
     if "source_id" not in archive_attrs and {"esd_method_id", "training_id"} <= archive_attrs.keys():
         archive_attrs["source_id"] = f"{archive_attrs['esd_method_id']}-{archive_attrs['training_id']}"
     missing = [key for key in REQUIRED if not str(archive_attrs.get(key, "")).strip()]

@@ -110,22 +110,22 @@ def laid_over(content: dict[str, Any], change: Mapping[str, Any], origin: str) -
     >>> laid_over({"network": {"name": "unet"}, "outputs": [{"name": "pr"}]}, {"outputs.0.name": "tas"}, "r.yml")
     {'network': {'name': 'unet'}, 'outputs': [{'name': 'tas'}]}
     """
-    made = copy.deepcopy(content)
+    recipe = copy.deepcopy(content)
     for path, value in change.items():
-        *way, last = path.split(".")
-        place: Any = made
-        for part in way:
-            place = _inside(place, part, path, origin)
-        if isinstance(place, list):
-            _inside(place, last, path, origin)
-            place[int(last)] = value
-        elif isinstance(place, dict):
-            place[last] = value
+        *parents, last = path.split(".")
+        node: Any = recipe
+        for part in parents:
+            node = _inside(node, part, path, origin)
+        if isinstance(node, list):
+            _inside(node, last, path, origin)
+            node[int(last)] = value
+        elif isinstance(node, dict):
+            node[last] = value
             if value is None:
-                del place[last]
+                del node[last]
         else:
             raise _no_way(path, last, origin)
-    return made
+    return recipe
 
 
 def _inside(place: Any, part: str, path: str, origin: str) -> Any:
@@ -190,26 +190,26 @@ def _reason(kind: type[Block], fault: Any) -> str:
         return f"expected a key among {listing(legal)}, received {place!r}{hint}"
     if fault["type"] == "missing":
         return f"expected the key {place!r}, received none; add it"
-    wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if fault["type"] == "model_type":
-        wanted = f"the keys {listing(_legal_keys(kind, loc))}"
-    return f"key {place!r}: expected {wanted}, received {_SHOWN.repr(fault['input'])}"
+        expected = f"the keys {listing(_legal_keys(kind, loc))}"
+    return f"key {place!r}: expected {expected}, received {_SHOWN.repr(fault['input'])}"
 
 
 def _is_tag(kind: type[Block], part: object) -> bool:
     """Return whether part of a path is pydantic's name of a member of a union, which no user wrote."""
     if not isinstance(part, str):
         return False
-    plain = part in {"str", "int", "float", "bool", "none"} or part.startswith("constrained-")
-    return plain or "[" in part or part in _names_of_blocks(kind)
+    is_scalar_tag = part in {"str", "int", "float", "bool", "none"} or part.startswith("constrained-")
+    return is_scalar_tag or "[" in part or part in _names_of_blocks(kind)
 
 
 def _names_of_blocks(kind: type[Block]) -> set[str]:
-    found = {kind.__name__}
+    names = {kind.__name__}
     for field in kind.model_fields.values():
         for block in _blocks_in(field.annotation):
-            found |= _names_of_blocks(block)
-    return found
+            names |= _names_of_blocks(block)
+    return names
 
 
 def _legal_keys(kind: type[Block], place: tuple[Any, ...]) -> list[str]:

@@ -59,7 +59,7 @@ Packing = str | int
 def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     """Return a copy that meets CF on disk: bounds and areas as plain variables, and the conventions attribute."""
     ready = ds.copy()
-    listed: set[str] = set()
+    coordinate_names: set[str] = set()
     for name in ready.variables:
         variable = ready[name]
         for key in DEFINED:
@@ -67,32 +67,34 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
             value = variable.encoding.pop(key, None)
             if isinstance(value, str):
                 variable.attrs.setdefault(key, value)
-        listed.update(names_in("coordinates", variable.attrs.pop("coordinates", None)))
+        coordinate_names.update(names_in("coordinates", variable.attrs.pop("coordinates", None)))
         # Names of missing variables cause warnings in readers and errors in checkers.
-        named = {name for names in references(variable).values() for name in names}
-        remove_references(variable, named - {str(name) for name in ready.variables})
+        references_to = {name for names in references(variable).values() for name in names}
+        remove_references(variable, references_to - {str(name) for name in ready.variables})
         variable.attrs = _own_attributes(str(name), variable)
     _name_axes(ready)
     # A file opened without decoding names its auxiliary coordinates only in attributes.
-    ready = ready.set_coords(listed & {str(name) for name in ready.data_vars})
-    beside = [n for n in _referred(ready) if n in ready.coords and n not in ready.dims and not _is_coordinate(ready, n)]
-    ready = ready.reset_coords(beside)
+    ready = ready.set_coords(coordinate_names & {str(name) for name in ready.data_vars})
+    auxiliary = [
+        n for n in _referred(ready) if n in ready.coords and n not in ready.dims and not _is_coordinate(ready, n)
+    ]
+    ready = ready.reset_coords(auxiliary)
     for name in [str(name) for name in ready.variables if "bounds" in ready[name].attrs]:
         plain = plain_bounds(ready, name)
         if plain is not None:
-            own = ready[name].attrs["bounds"]
-            plain.attrs = dict(ready[own].attrs)
-            ready[own] = plain
-    limits = _bounds(ready)
-    for name in limits:
+            bounds_name = ready[name].attrs["bounds"]
+            plain.attrs = dict(ready[bounds_name].attrs)
+            ready[bounds_name] = plain
+    bounds_names = _bounds(ready)
+    for name in bounds_names:
         # Bounds inherit the attributes of the coordinate; own attributes could contradict them.
         ready[name].attrs = {key: ready[name].attrs[key] for key in ("formula_terms",) if key in ready[name].attrs}
-    complete_metadata(ready, set(limits))
+    complete_metadata(ready, set(bounds_names))
     ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
     ready.attrs["Conventions"] = CONVENTIONS
     _drop_external(ready)
-    for stale in ("coordinates", CERTIFICATE):
-        ready.attrs.pop(stale, None)
+    for key_to_drop in ("coordinates", CERTIFICATE):
+        ready.attrs.pop(key_to_drop, None)
     ready.encoding.pop("coordinates", None)
     return ready
 
@@ -120,14 +122,18 @@ def _name_axes(ready: xr.Dataset) -> None:
 def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
     """Return the attributes of a variable that are valid in a new file."""
     attrs = dict(variable.attrs)
-    scaled = np.ravel(attrs.get("scale_factor", 1)), np.ravel(attrs.get("add_offset", 0))
-    if (scaled[0] != 1).any() or (scaled[1] != 0).any():
+    packing = np.ravel(attrs.get("scale_factor", 1)), np.ravel(attrs.get("add_offset", 0))
+    if (packing[0] != 1).any() or (packing[1] != 0).any():
         raise InputError(
             f"{name}: expected decoded values, received scale_factor {attrs.get('scale_factor', 1)} and add_offset "
             f"{attrs.get('add_offset', 0)} among the attributes; open the file with mask_and_scale=True"
         )
-    gone = (*STORED, *CLAIMS, *(RANGES if variable.dtype.kind not in "iu" else ()))
-    attrs = {str(key): plain_attribute(value) for key, value in attrs.items() if key not in gone and value is not None}
+    invalid_keys = (*STORED, *CLAIMS, *(RANGES if variable.dtype.kind not in "iu" else ()))
+    attrs = {
+        str(key): plain_attribute(value)
+        for key, value in attrs.items()
+        if key not in invalid_keys and value is not None
+    }
     if str(attrs.get("standard_name")) == "realization":
         attrs.setdefault("units", "1")
     for key in [key for key in FLAGS if key in attrs]:
@@ -173,11 +179,11 @@ def _drop_external(ready: xr.Dataset) -> None:
 
 def _referred(ds: xr.Dataset, *keys: str) -> set[str]:
     """Return names that attributes of other variables refer to; all attributes but ``coordinates`` by default."""
-    found: set[str] = set()
+    targets: set[str] = set()
     for variable in ds.variables.values():
         for key, names in references(variable, ds.variables).items():
-            found.update(names if (key in keys if keys else key != "coordinates") else ())
-    return {name for name in found if name in ds.variables}
+            targets.update(names if (key in keys if keys else key != "coordinates") else ())
+    return {name for name in targets if name in ds.variables}
 
 
 def _bounds(ds: xr.Dataset) -> list[str]:
@@ -217,21 +223,21 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
     Encodings of ``ds`` itself are cleared; only units, calendar and type of times are inherited.
     """
     related = companions(ds)
-    made: Encodings = {}
+    encodings_by_name: Encodings = {}
     times = time_encodings(ds)
     for name, variable in ds.variables.items():
-        kept = times.get(str(name), {})
+        encoding = times.get(str(name), {})
         if variable.dtype.kind == "m":
-            kept = {"dtype": "float64", **{k: variable.encoding[k] for k in ("units",) if k in variable.encoding}}
+            encoding = {"dtype": "float64", **{k: variable.encoding[k] for k in ("units",) if k in variable.encoding}}
         plain = name in ds.coords or str(name) in related or variable.dtype.kind not in "f"
-        kept["_FillValue"] = None if plain else np.dtype(variable.dtype).type(FILL_VALUE)
+        encoding["_FillValue"] = None if plain else np.dtype(variable.dtype).type(FILL_VALUE)
         if not plain:
-            kept.update(_whole_numbers(variable))
+            encoding.update(_whole_numbers(variable))
         if variable.ndim >= 2 and variable.dtype.kind in "fiu" and variable.size > 1000:
             deflate = complevel > 0
             sizes = chunk_sizes(variable.shape, variable.chunks)
-            kept.update(zlib=deflate, complevel=complevel, shuffle=deflate, chunksizes=sizes)
-        made[str(name)] = kept
+            encoding.update(zlib=deflate, complevel=complevel, shuffle=deflate, chunksizes=sizes)
+        encodings_by_name[str(name)] = encoding
     for name in ds.variables:
         # A scalar coordinate belongs to the fields; None prevents xarray from adding it to bounds and areas.
         if str(name) in related:
@@ -239,14 +245,14 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
         else:
             words = _auxiliary_coordinates(ds, str(name)) if name in ds.data_vars else None
             ds[name].encoding = {} if words is None else {"coordinates": words}
-    return made
+    return encodings_by_name
 
 
 def _auxiliary_coordinates(ds: xr.Dataset, name: str) -> str | None:
     """Return the auxiliary coordinates of a field on a plane, positions first: some readers use only the first few."""
-    own = {str(n) for n in ds[name].coords if n not in ds[name].dims and n in ds.coords}
-    first = [n for n in sorted(own) if _is_coordinate(ds, n) and ds[n].ndim == 2]
-    return " ".join([*first, *sorted(own - set(first))]) if first else None
+    names = {str(n) for n in ds[name].coords if n not in ds[name].dims and n in ds.coords}
+    positions = [n for n in sorted(names) if _is_coordinate(ds, n) and ds[n].ndim == 2]
+    return " ".join([*positions, *sorted(names - set(positions))]) if positions else None
 
 
 def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
@@ -269,13 +275,13 @@ def _horizontal(ds: xr.Dataset, name: str) -> str | None:
 
 def merge_encodings(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
     """Return encodings overridden by those of the user."""
-    for name, own in (asked or {}).items():
+    for name, encoding in (asked or {}).items():
         if name not in made:
             raise OptionError(f"expected encoding of a variable among {listing(made)}, received {name!r}")
-        _require_legal(name, own, ds[name])
-        level = own.get("complevel")
+        _require_legal(name, encoding, ds[name])
+        level = encoding.get("complevel")
         deflate = {} if level is None else {"zlib": level > 0, "shuffle": level > 0}
-        made[name] = {**made[name], **deflate, **own}
+        made[name] = {**made[name], **deflate, **encoding}
     return made
 
 
@@ -305,8 +311,8 @@ def _require_legal(name: str, own: Mapping[str, Any], variable: xr.DataArray) ->
 
 
 def _fit(sizes: Any, shape: tuple[int, ...]) -> bool:
-    right = isinstance(sizes, Iterable) and len(tuple(sizes)) == len(shape)
-    return right and all(1 <= chunk <= size for chunk, size in zip(sizes, shape, strict=True))
+    has_all_dims = isinstance(sizes, Iterable) and len(tuple(sizes)) == len(shape)
+    return has_all_dims and all(1 <= chunk <= size for chunk, size in zip(sizes, shape, strict=True))
 
 
 def require_level(level: Any) -> None:
@@ -319,18 +325,18 @@ def parse_packing(packing: Any, names: list[str], ds: xr.Dataset) -> dict[str, P
     """Return the packing of each variable: "int16", or the number of mantissa bits to keep."""
     if packing is None:
         return {}
-    asked = dict(packing) if isinstance(packing, Mapping) else dict.fromkeys(names, packing)
-    for name, how in asked.items():
+    packings = dict(packing) if isinstance(packing, Mapping) else dict.fromkeys(names, packing)
+    for name, how in packings.items():
         if name not in names:
             raise OptionError(f"expected packing of a field among {listing(names)}, received {name!r}")
         _require_packing(str(name), how, ds[name].dtype.itemsize)
-    return {str(name): how for name, how in asked.items() if how is not None}
+    return {str(name): how for name, how in packings.items() if how is not None}
 
 
 def _require_packing(name: str, how: Any, size: int) -> None:
     most = MANTISSA[size]
-    whole = isinstance(how, int | np.integer) and not isinstance(how, bool)
-    if how is None or how == SHORT or (whole and 1 <= how <= most):
+    is_integer = isinstance(how, int | np.integer) and not isinstance(how, bool)
+    if how is None or how == SHORT or (is_integer and 1 <= how <= most):
         return
     raise OptionError(
         f"{name}: expected packing to be None, 'int16' or the mantissa bits to keep (1 to {most}), received {how!r}"
@@ -339,17 +345,19 @@ def _require_packing(name: str, how: Any, size: int) -> None:
 
 def round_fields(ds: xr.Dataset, packings: Mapping[str, Packing]) -> xr.Dataset:
     """Return ``ds`` with the mantissas of some variables rounded; lazy fields stay lazy."""
-    made = {}
+    variables = {}
     for name, how in packings.items():
         if how != SHORT:
             variable = ds[name].variable
             data, bits = variable.data, int(how)
-            lazy = isinstance(data, da.Array)
-            less = data.map_blocks(round_bits, bits, dtype=data.dtype) if lazy else round_bits(np.asarray(data), bits)
-            made[name] = variable.copy(deep=False, data=less)
-    for name, variable in made.items():
+            is_lazy = isinstance(data, da.Array)
+            rounded = (
+                data.map_blocks(round_bits, bits, dtype=data.dtype) if is_lazy else round_bits(np.asarray(data), bits)
+            )
+            variables[name] = variable.copy(deep=False, data=rounded)
+    for name, variable in variables.items():
         variable.encoding = dict(ds[name].encoding)
-    return ds.assign({name: (v.dims, v.data, v.attrs, v.encoding) for name, v in made.items()})
+    return ds.assign({name: (v.dims, v.data, v.attrs, v.encoding) for name, v in variables.items()})
 
 
 def round_bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
@@ -361,10 +369,10 @@ def round_bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
     kind = np.dtype(f"u{values.dtype.itemsize}").type
     codes = values.view(kind)
     # Add half a step, less one unit if the last kept bit is even: ties go to even.
-    up = kind((1 << (drop - 1)) - 1) + ((codes >> kind(drop)) & kind(1))
-    less = ((codes + up) & ~kind((1 << drop) - 1)).view(values.dtype)
+    half_step = kind((1 << (drop - 1)) - 1) + ((codes >> kind(drop)) & kind(1))
+    rounded = ((codes + half_step) & ~kind((1 << drop) - 1)).view(values.dtype)
     # NaN and infinity are not rounded, and the largest numbers must not become infinite.
-    return np.where(np.isfinite(values) & np.isfinite(less), less, values)
+    return np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
 
 
 def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str, dict[str, Any]]:
@@ -375,7 +383,7 @@ def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str
     """
     names = [name for name, how in packings.items() if how == SHORT]
     ends = computed(*[(_end(ds[name], np.fmin), _end(ds[name], np.fmax)) for name in names])
-    made = {}
+    encodings_by_name = {}
     for name, (low, high) in zip(names, ends, strict=True):
         if math.isinf(low) or math.isinf(high):
             raise OutputError(
@@ -384,8 +392,8 @@ def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str
         scale, offset = scale_and_offset(float(low), float(high))
         kind = ds[name].dtype.type
         packed = {"dtype": SHORT, "_FillValue": np.int16(FILL)}
-        made[name] = {**packed, "scale_factor": kind(scale), "add_offset": kind(offset)}
-    return made
+        encodings_by_name[name] = {**packed, "scale_factor": kind(scale), "add_offset": kind(offset)}
+    return encodings_by_name
 
 
 def _end(field: xr.DataArray, which: Any) -> Any:
@@ -404,8 +412,8 @@ def scale_and_offset(low: float, high: float) -> tuple[float, float]:
     """Return the step, a power of two, and the offset, a multiple of it, that pack a range into short integers."""
     if math.isnan(low):
         return 1.0, 0.0
-    wide = high - low
-    scale = 2.0 ** math.ceil(math.log2(wide / CODES)) if wide > 0 else _unit_in(low)
+    width = high - low
+    scale = 2.0 ** math.ceil(math.log2(width / CODES)) if width > 0 else _unit_in(low)
     return scale, scale * round((low + high) / 2 / scale)
 
 
@@ -416,9 +424,11 @@ def _unit_in(value: float) -> float:
 
 def enough_bits(tolerance: float, packing: Packing, error: float) -> int | None:
     """Return the fewest mantissa bits that conserve to ``tolerance``: by the bound, or by the measured error."""
-    sure = math.ceil(-math.log2(tolerance)) - 1
-    likely = sure if packing == SHORT else int(packing) + math.ceil(math.log2(max(error / tolerance, 1)))
-    bits = max(min(sure, likely), 1)
+    bits_by_bound = math.ceil(-math.log2(tolerance)) - 1
+    bits_by_error = (
+        bits_by_bound if packing == SHORT else int(packing) + math.ceil(math.log2(max(error / tolerance, 1)))
+    )
+    bits = max(min(bits_by_bound, bits_by_error), 1)
     return bits if bits < MANTISSA[8] else None
 
 

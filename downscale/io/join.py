@@ -59,12 +59,12 @@ class Grids:
 
     def known(self, dim: str, values: NDArray[Any], name: str) -> tuple[int, NDArray[Any]]:
         """Return the number and the values of the known coordinate equal to these within rounding, or add them."""
-        places = self.met.setdefault(dim, [])
-        for number, (other, _) in enumerate(places):
-            if _alike(other, values):
-                return number, other
-        places.append((values, name))
-        return len(places) - 1, values
+        coordinates = self.met.setdefault(dim, [])
+        for number, (coordinate, _) in enumerate(coordinates):
+            if _alike(coordinate, values):
+                return number, coordinate
+        coordinates.append((values, name))
+        return len(coordinates) - 1, values
 
 
 def join_parts(parts: list[Part]) -> xr.Dataset:
@@ -72,7 +72,7 @@ def join_parts(parts: list[Part]) -> xr.Dataset:
     _require_one_calendar(parts)
     parts = _stack_times(parts)
     _warn_of_origins(parts)
-    made = []
+    joined_parts = []
     for family in _families(parts):
         family = _with_common_variables(family)
         family = [Part(part.name, _in_units_of(family[0], part)) for part in family]
@@ -82,8 +82,8 @@ def join_parts(parts: list[Part]) -> xr.Dataset:
             key, ds = _place_on_grids(part, grids)
             series.setdefault(key, []).append(Part(part.name, ds))
         _require_tiles(grids)
-        made += [Part(each[0].name, _join_series(each)) for each in series.values()]
-    return made[0].ds if len(made) == 1 else _combine(made)
+        joined_parts += [Part(members[0].name, _join_series(members)) for members in series.values()]
+    return joined_parts[0].ds if len(joined_parts) == 1 else _combine(joined_parts)
 
 
 def series_dim(ds: xr.Dataset) -> str | None:
@@ -105,20 +105,22 @@ def fields_along(ds: xr.Dataset, dim: str | None) -> list[str]:
 
 def _require_one_calendar(parts: list[Part]) -> None:
     """Raise an InputError if files have different calendars."""
-    found: dict[str, str] = {}
+    files_by_calendar: dict[str, str] = {}
     for part in parts:
         name = time_name(part.ds)
         if name is None:
             continue
         variable = part.ds[name].variable
-        said = str(part.ds[name].dt.calendar if variable.size else variable.encoding.get("calendar", "standard"))
-        calendar = ALIASES.get(said, said)
-        found.setdefault(calendar, part.name)
-        if len(found) > 1:
-            (one, first), (other, second) = found.items()
+        stored_calendar = str(
+            part.ds[name].dt.calendar if variable.size else variable.encoding.get("calendar", "standard")
+        )
+        calendar = ALIASES.get(stored_calendar, stored_calendar)
+        files_by_calendar.setdefault(calendar, part.name)
+        if len(files_by_calendar) > 1:
+            (first_calendar, first), (second_calendar, second) = files_by_calendar.items()
             raise InputError(
-                f"expected files of one calendar, received {one!r} in {first} and {other!r} in {second}; convert one, "
-                "for example with cdo setcalendar or xarray's convert_calendar"
+                f"expected files of one calendar, received {first_calendar!r} in {first} and {second_calendar!r} in "
+                f"{second}; convert one, for example with cdo setcalendar or xarray's convert_calendar"
             )
 
 
@@ -130,15 +132,15 @@ def _stack_times(parts: list[Part]) -> list[Part]:
         return parts
     if len({values_of(part.ds[name].variable).item() for part in parts}) == 1:
         return parts
-    made = []
+    stacked_parts = []
     for part in parts:
         maps = [str(n) for n, v in part.ds.data_vars.items() if v.ndim >= 2]
-        bare, grown = part.ds.drop_vars(name), part.ds[maps].expand_dims(name)
-        ds = bare.assign({n: grown[n].variable for n in maps}).assign_coords({name: grown[name]})
+        bare, stacked = part.ds.drop_vars(name), part.ds[maps].expand_dims(name)
+        ds = bare.assign({n: stacked[n].variable for n in maps}).assign_coords({name: stacked[name]})
         for key in (name, *maps):
             ds[key].attrs, ds[key].encoding = dict(part.ds[key].attrs), dict(part.ds[key].encoding)
-        made.append(Part(part.name, ds))
-    return made
+        stacked_parts.append(Part(part.name, ds))
+    return stacked_parts
 
 
 # Variables and units
@@ -148,11 +150,11 @@ def _families(parts: list[Part]) -> list[list[Part]]:
     """Return the files in groups that share time-dependent variables."""
     families: list[tuple[set[str], list[Part]]] = []
     for part in parts:
-        own = set(fields_along(part.ds, series_dim(part.ds)) or map(str, part.ds.data_vars))
-        alike = [family for family in families if family[0] & own]
-        rest = [family for family in families if not family[0] & own]
-        members = [other for _, group in alike for other in group]
-        families = [*rest, (own.union(*(names for names, _ in alike)), [*members, part])]
+        field_names = set(fields_along(part.ds, series_dim(part.ds)) or map(str, part.ds.data_vars))
+        matching = [family for family in families if family[0] & field_names]
+        disjoint = [family for family in families if not family[0] & field_names]
+        members = [member for _, group in matching for member in group]
+        families = [*disjoint, (field_names.union(*(names for names, _ in matching)), [*members, part])]
     order = {part.name: number for number, part in enumerate(parts)}
     groups = [sorted(group, key=lambda part: order[part.name]) for _, group in families]
     return sorted(groups, key=lambda group: order[group[0].name])
@@ -160,13 +162,13 @@ def _families(parts: list[Part]) -> list[list[Part]]:
 
 def _with_common_variables(parts: list[Part]) -> list[Part]:
     """Leave out, with a warning, time-dependent variables that only some files have."""
-    each = [set(fields_along(part.ds, series_dim(part.ds))) for part in parts]
-    common = set.intersection(*each)
-    extra = sorted(set.union(*each) - common)
+    names_by_part = [set(fields_along(part.ds, series_dim(part.ds))) for part in parts]
+    common = set.intersection(*names_by_part)
+    extra = sorted(set.union(*names_by_part) - common)
     if not extra:
         return parts
-    lacks = next(part.name for part, own in zip(parts, each, strict=True) if extra[0] not in own)
-    has = next(part.name for part, own in zip(parts, each, strict=True) if extra[0] in own)
+    lacks = next(part.name for part, names in zip(parts, names_by_part, strict=True) if extra[0] not in names)
+    has = next(part.name for part, names in zip(parts, names_by_part, strict=True) if extra[0] in names)
     if not common:
         raise InputError(
             f"expected files of the same variables, received {extra[0]!r} in {has} and not in {lacks}; {ADVICE}"
@@ -181,18 +183,18 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
         return part.ds
     ds = part.ds
     for name in [str(n) for n in ds.variables if n in first.ds.variables]:
-        ours, theirs = first.ds[name], ds[name]
-        if theirs.dtype.kind not in "fiu" or ours.dtype.kind not in "fiu":
+        reference, variable = first.ds[name], ds[name]
+        if variable.dtype.kind not in "fiu" or reference.dtype.kind not in "fiu":
             continue
         for key in ("standard_name", "positive"):
-            one, other = ours.attrs.get(key), theirs.attrs.get(key)
-            if one is not None and other is not None and str(one) != str(other):
+            expected, actual = reference.attrs.get(key), variable.attrs.get(key)
+            if expected is not None and actual is not None and str(expected) != str(actual):
                 raise InputError(
-                    f"{name}: expected one {key} in all files, received {one!r} in {first.name} and {other!r} in "
+                    f"{name}: expected one {key} in all files, received {expected!r} in {first.name} and {actual!r} in "
                     f"{part.name}; {ADVICE}"
                 )
-        wanted, units = ours.attrs.get("units"), theirs.attrs.get("units")
-        if str(wanted) != str(units) and not _same_meaning(units, wanted):
+        reference_units, units = reference.attrs.get("units"), variable.attrs.get("units")
+        if str(reference_units) != str(units) and not _same_meaning(units, reference_units):
             ds = ds.assign_coords({name: _convert_units(first, part, name)}) if name in ds.coords else ds.assign(
                 {name: _convert_units(first, part, name)}
             )  # fmt: skip
@@ -201,39 +203,41 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
 
 def _same_meaning(units: Any, wanted: Any) -> bool:
     """Return whether units differ only in spelling; missing units are compatible with any."""
-    plain = [None if one is None else str(one).strip() for one in (units, wanted)]
+    plain = [None if text is None else str(text).strip() for text in (units, wanted)]
     return plain[0] == plain[1] or (None not in plain and same_units(str(plain[0]), str(plain[1])))
 
 
 def _convert_units(first: Part, part: Part, name: str) -> xr.Variable:
     """Return a variable in the units of the first file, with a warning about the conversion."""
-    wanted, units = first.ds[name].attrs.get("units"), part.ds[name].attrs.get("units")
-    zero, one = (None if None in (units, wanted) else convert(v, str(units), str(wanted)) for v in (0.0, 1.0))
+    units_of_first, units = first.ds[name].attrs.get("units"), part.ds[name].attrs.get("units")
+    zero, one = (
+        None if None in (units, units_of_first) else convert(v, str(units), str(units_of_first)) for v in (0.0, 1.0)
+    )
     if zero is None or one is None:
         raise InputError(
-            f"{name}: expected one unit in all files, received {wanted!r} in {first.name} and {units!r} in "
+            f"{name}: expected one unit in all files, received {units_of_first!r} in {first.name} and {units!r} in "
             f"{part.name}; convert or correct one, for example with ncatted or cdo setunit"
         )
-    _warn(f"{name}: converted from {units} in {part.name} to {wanted} as in {first.name}")
+    _warn(f"{name}: converted from {units} in {part.name} to {units_of_first} as in {first.name}")
     variable = part.ds[name].variable
     kind = np.result_type(variable.dtype, np.float32)
     data = (variable.astype("f8") * (one - zero) + zero).astype(kind).data
-    kept = {key: value for key, value in variable.encoding.items() if key in ("source", "preferred_chunks")}
-    return xr.Variable(variable.dims, data, {**variable.attrs, "units": wanted}, kept)
+    encoding = {key: value for key, value in variable.encoding.items() if key in ("source", "preferred_chunks")}
+    return xr.Variable(variable.dims, data, {**variable.attrs, "units": units_of_first}, encoding)
 
 
 def _warn_of_origins(parts: list[Part]) -> None:
     """Warn if files come from different models, members or tables."""
     for key in ORIGIN:
-        met: dict[str, str] = {}
+        files_by_origin: dict[str, str] = {}
         for part in parts:
             if key in part.ds.attrs:
-                met.setdefault(str(part.ds.attrs[key]), part.name)
-        if len(met) > 1:
-            (one, first), (other, second) = list(met.items())[:2]
+                files_by_origin.setdefault(str(part.ds.attrs[key]), part.name)
+        if len(files_by_origin) > 1:
+            (first_origin, first), (second_origin, second) = list(files_by_origin.items())[:2]
             _warn(
-                f"the global attribute {key!r} is {one!r} in {first} and {other!r} in {second}; check that they are "
-                "one series"
+                f"the global attribute {key!r} is {first_origin!r} in {first} and {second_origin!r} in {second}; check "
+                "that they are one series"
             )
 
 
@@ -249,11 +253,11 @@ def _place_on_grids(part: Part, grids: Grids) -> tuple[tuple[Any, ...], xr.Datas
             key.append((name, ds.sizes[name]))
             continue
         values = np.asarray(ds.indexes[name])
-        number, same = grids.known(name, values, part.name)
+        number, known_values = grids.known(name, values, part.name)
         key.append((name, number))
-        if same is not values and not np.array_equal(same, values):
+        if known_values is not values and not np.array_equal(known_values, values):
             old = ds[name]
-            ds = ds.assign_coords({name: (name, same, old.attrs)})
+            ds = ds.assign_coords({name: (name, known_values, old.attrs)})
             ds[name].encoding = dict(old.encoding)
     return (tuple(sorted(key)), tuple(sorted(fields_along(ds, dim)))), ds
 
@@ -283,9 +287,9 @@ def _rounding(values: NDArray[np.float64]) -> float:
 
 def _require_tiles(grids: Grids) -> None:
     """Raise an InputError if coordinates of one dimension differ and yet overlap: different grids, not tiles."""
-    for dim, places in grids.met.items():
-        for number, (values, name) in enumerate(places):
-            for other, first in places[:number]:
+    for dim, coordinates in grids.met.items():
+        for number, (values, name) in enumerate(coordinates):
+            for other, first in coordinates[:number]:
                 if values.dtype.kind in "fiu" and other.dtype.kind in "fiu" and _overlap(values, other):
                     raise InputError(
                         f"expected files of one grid, received {dim!r} of {_range(other)} in {first} and of "
@@ -324,19 +328,19 @@ def _join_series(parts: list[Part]) -> xr.Dataset:
         _warn(f"{names} is the same in {parts[0].name} and {parts[1].name}; it is read once")
         return first.ds
     steps = [{name: _step(part.ds[name]) for name in fields_along(part.ds, dim)} for part in parts]
-    packed = {name: max(each[name] for each in steps) for name in steps[0]}
-    ready = [part.ds.assign_coords({n: (dim, [v] * part.ds.sizes[dim]) for n, v in own.items()})
-             for part, own in zip(parts, varying, strict=True)]  # fmt: skip
+    packed = {name: max(steps_by_name[name] for steps_by_name in steps) for name in steps[0]}
+    ready = [part.ds.assign_coords({n: (dim, [v] * part.ds.sizes[dim]) for n, v in dates.items()})
+             for part, dates in zip(parts, varying, strict=True)]  # fmt: skip
     owners = np.repeat(np.array([part.name for part in parts], dtype=object), [ds.sizes[dim] for ds in ready])
-    one = xr.concat(
+    series = xr.concat(
         ready, dim=dim, data_vars="minimal", coords="minimal", compat="override", join="override",
         combine_attrs="override",
     )  # fmt: skip
-    for name, variable in one.variables.items():
+    for name, variable in series.variables.items():
         variable.encoding = dict(first.ds.variables[name].encoding) if name in first.ds.variables else {}
-    one, owners = sort_dates(one, dim, owners, packed)
-    report_gaps(one, dim, owners)
-    return one
+    series, owners = sort_dates(series, dim, owners, packed)
+    report_gaps(series, dim, owners)
+    return series
 
 
 def _step(field_: xr.DataArray) -> float:
@@ -349,36 +353,38 @@ def _compare_coordinates(parts: list[Part], dim: str | None) -> tuple[list[Part]
     first = parts[0]
     scalar_dates: list[dict[str, Any]] = [{} for _ in parts]
     dropped: dict[str, str] = {}
-    for name, ours in first.ds.variables.items():
-        moves = name in first.ds.data_vars if dim is None else dim in ours.dims
+    for name, reference in first.ds.variables.items():
+        moves = name in first.ds.data_vars if dim is None else dim in reference.dims
         if moves or name in first.ds.indexes:
             continue
-        said = False
+        has_warned = False
         for part in parts[1:]:
             if name not in part.ds.variables:
                 continue
-            theirs = part.ds.variables[name]
-            if ours.shape == theirs.shape and _equal(ours, theirs):
+            variable = part.ds.variables[name]
+            if reference.shape == variable.shape and _equal(reference, variable):
                 continue
-            if ours.ndim == 0 and is_time(ours) and is_time(theirs) and dim is not None:
-                for place, each in enumerate(parts):
-                    if name in each.ds.variables:
-                        scalar_dates[place][str(name)] = each.ds[name].values
+            if reference.ndim == 0 and is_time(reference) and is_time(variable) and dim is not None:
+                for number, member in enumerate(parts):
+                    if name in member.ds.variables:
+                        scalar_dates[number][str(name)] = member.ds[name].values
                 break
-            if ours.ndim == 0 and ours.dtype.kind in "OUS":
+            if reference.ndim == 0 and reference.dtype.kind in "OUS":
                 dropped[str(name)] = (
-                    f"left out the coordinate {name!r}, which is {ours.values.item()!r} in {first.name} and "
-                    f"{theirs.values.item()!r} in {part.name}"
+                    f"left out the coordinate {name!r}, which is {reference.values.item()!r} in {first.name} and "
+                    f"{variable.values.item()!r} in {part.name}"
                 )
                 break
-            _refuse_or_warn(first, part, str(name), said)
-            said = True
+            _refuse_or_warn(first, part, str(name), has_warned)
+            has_warned = True
     for line in dropped.values():
         _warn(line)
-    incomplete = [n for n in scalar_dates[0] if any(n not in own for own in scalar_dates)]
-    scalar_dates = [{n: v for n, v in own.items() if n not in incomplete} for own in scalar_dates]
-    gone = {*dropped, *incomplete}
-    return [Part(p.name, p.ds.drop_vars([n for n in gone if n in p.ds.variables])) for p in parts], scalar_dates
+    incomplete = [n for n in scalar_dates[0] if any(n not in dates for dates in scalar_dates)]
+    scalar_dates = [{n: v for n, v in dates.items() if n not in incomplete} for dates in scalar_dates]
+    names_to_drop = {*dropped, *incomplete}
+    return [
+        Part(p.name, p.ds.drop_vars([n for n in names_to_drop if n in p.ds.variables])) for p in parts
+    ], scalar_dates
 
 
 def _equal(ours: xr.Variable, theirs: xr.Variable) -> bool:
@@ -402,20 +408,20 @@ def _same_mapping(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
 
 def _refuse_or_warn(first: Part, part: Part, name: str, said: bool) -> None:
     """Raise an InputError if positions differ; warn if a time-independent field does."""
-    ours, theirs = first.ds[name], part.ds[name]
-    if name in first.ds.coords or "grid_mapping_name" in ours.attrs:
-        if ours.ndim or theirs.ndim or "grid_mapping_name" in ours.attrs:
-            what = "grid mapping" if "grid_mapping_name" in ours.attrs else repr(name)
+    reference, variable = first.ds[name], part.ds[name]
+    if name in first.ds.coords or "grid_mapping_name" in reference.attrs:
+        if reference.ndim or variable.ndim or "grid_mapping_name" in reference.attrs:
+            what = "grid mapping" if "grid_mapping_name" in reference.attrs else repr(name)
             line = f"received another {what} in {part.name} than in {first.name}"
             raise InputError(f"expected files of one grid, {line}; {ADVICE}")
-        units = str(ours.attrs.get("units", ""))
-        one, other = (f"{each.values.item()!s} {units}".strip() for each in (ours, theirs))
-        where = f"{one} in {first.name} and {other} in {part.name}"
-        if not _near_ground(ours, theirs):
+        units = str(reference.attrs.get("units", ""))
+        reference_text, text = (f"{field_.values.item()!s} {units}".strip() for field_ in (reference, variable))
+        where = f"{reference_text} in {first.name} and {text} in {part.name}"
+        if not _near_ground(reference, variable):
             raise InputError(f"{name}: expected one value in all files, received {where}; choose the files of one")
-        line = f"{name} is {where}; the result is labelled {one}"
-    elif ours.shape != theirs.shape:
-        shapes = f"{ours.shape} in {first.name} and {theirs.shape} in {part.name}"
+        line = f"{name} is {where}; the result is labelled {reference_text}"
+    elif reference.shape != variable.shape:
+        shapes = f"{reference.shape} in {first.name} and {variable.shape} in {part.name}"
         raise InputError(f"{name}: expected one shape in all files, received {shapes}; {ADVICE}")
     else:
         line = f"{name} differs between {first.name} and {part.name}; that of {first.name} is read"
@@ -425,17 +431,19 @@ def _refuse_or_warn(first: Part, part: Part, name: str, said: bool) -> None:
 
 def _near_ground(*heights: xr.DataArray) -> bool:
     """Return whether these are heights of screens and masts, which differ between versions of a model."""
-    named = all("height" in (each.name, each.attrs.get("standard_name")) for each in heights)
-    return named and all(each.attrs.get("units", "m") == "m" and 0 < float(each) <= MAST for each in heights)
+    are_heights = all("height" in (height.name, height.attrs.get("standard_name")) for height in heights)
+    return are_heights and all(
+        height.attrs.get("units", "m") == "m" and 0 < float(height) <= MAST for height in heights
+    )
 
 
 def _combine(made: list[Part]) -> xr.Dataset:
     """Return series of different variables, levels or parts of a grid as one Dataset."""
-    whole: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
-    together: Any
+    options: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
+    combined: Any
     try:
-        together = xr.combine_by_coords([part.ds for part in made], combine_attrs="override", **whole)
-        return together
+        combined = xr.combine_by_coords([part.ds for part in made], combine_attrs="override", **options)
+        return combined
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -468,15 +476,15 @@ def sort_dates(
         index = ds.indexes[dim]
     if index.is_unique:
         return ds, owners
-    later = np.flatnonzero(index.duplicated(keep="first"))
-    kept = np.flatnonzero(~index.duplicated(keep="first"))
-    earlier = kept[np.searchsorted(kept, later, side="right") - 1]
-    _require_equal(ds, dim, (earlier, later), owners, packed or {})
-    date = _word(index[later[0]])
-    where = _where(owners[earlier[0]], owners[later[0]])
-    more = f" ({later.size} dates in all)" if later.size > 1 else ""
+    repeats = np.flatnonzero(index.duplicated(keep="first"))
+    unique_steps = np.flatnonzero(~index.duplicated(keep="first"))
+    originals = unique_steps[np.searchsorted(unique_steps, repeats, side="right") - 1]
+    _require_equal(ds, dim, (originals, repeats), owners, packed or {})
+    date = _word(index[repeats[0]])
+    where = _where(owners[originals[0]], owners[repeats[0]])
+    more = f" ({repeats.size} dates in all)" if repeats.size > 1 else ""
     _warn_of_dates(f"{date} is {where} with equal values; it is read once{more}")
-    return ds.isel({dim: kept}), owners[kept]
+    return ds.isel({dim: unique_steps}), owners[unique_steps]
 
 
 def _require_equal(
@@ -486,17 +494,17 @@ def _require_equal(
     for name in [str(n) for n, v in ds.data_vars.items() if dim in v.dims]:
         field = ds[name].variable
         for begin in range(0, pairs[0].size, TOGETHER):
-            one, other = (pair[begin : begin + TOGETHER] for pair in pairs)
-            a, b = (values_of(field.isel({dim: places})) for places in (one, other))
-            alike = _equal_values(a, b, packed.get(name, 0.0))
-            if alike.all():
+            first_steps, second_steps = (pair[begin : begin + TOGETHER] for pair in pairs)
+            a, b = (values_of(field.isel({dim: places})) for places in (first_steps, second_steps))
+            is_equal = _equal_values(a, b, packed.get(name, 0.0))
+            if is_equal.all():
                 continue
-            axes = tuple(axis for axis in range(alike.ndim) if field.dims[axis] != dim)
-            at = int(np.flatnonzero(~alike.all(axis=axes))[0])
-            where = _where(owners[one[at]], owners[other[at]])
+            axes = tuple(axis for axis in range(is_equal.ndim) if field.dims[axis] != dim)
+            step = int(np.flatnonzero(~is_equal.all(axis=axes))[0])
+            where = _where(owners[first_steps[step]], owners[second_steps[step]])
             raise InputError(
-                f"expected one map for each date, received {_word(ds.indexes[dim][one[at]])} {where} with different "
-                f"values of {name!r}; choose one file for it, or cut the other with ncks -d {dim} or ds.sel"
+                f"expected one map for each date, received {_word(ds.indexes[dim][first_steps[step]])} {where} with "
+                f"different values of {name!r}; choose one file for it, or cut the other with ncks -d {dim} or ds.sel"
             )
 
 
@@ -512,15 +520,15 @@ def report_gaps(ds: xr.Dataset, dim: str, owners: Names) -> None:
     if not is_time(ds[dim].variable) or ds.sizes[dim] < 4:
         return
     days = np.abs(np.diff(numbers_of(ds[dim].variable)))
-    usual = float(np.median(days))
-    gaps = np.flatnonzero(days > GAP * usual)
-    steady = days[days <= GAP * usual]
-    if not gaps.size or usual <= 0 or (np.abs(steady - usual) > MONTHS_APART * usual).any():
+    median_days = float(np.median(days))
+    gaps = np.flatnonzero(days > GAP * median_days)
+    regular_days = days[days <= GAP * median_days]
+    if not gaps.size or median_days <= 0 or (np.abs(regular_days - median_days) > MONTHS_APART * median_days).any():
         return
     first = int(gaps[0])
-    before, after = (f"{_word(ds.indexes[dim][at])} ({owners[at]})" for at in (first, first + 1))
+    before, after = (f"{_word(ds.indexes[dim][step])} ({owners[step]})" for step in (first, first + 1))
     more = f", and {gaps.size - 1} more gaps" if gaps.size > 1 else ""
-    missing = round(float(days[first]) / usual) - 1
+    missing = round(float(days[first]) / median_days) - 1
     _warn_of_dates(
         f"no dates between {before} and {after}, where about {missing} steps would be{more}; check that no file is "
         "missing"

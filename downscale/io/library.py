@@ -97,13 +97,13 @@ LIBRARY = Library()
 
 def _taken_at_once() -> bool:
     """Acquire xarray's locks if none of them is held; early versions of xarray keep a part of them otherwise."""
-    taken: list[Any] = []
+    locks: list[Any] = []
     for lock in NETCDF4_PYTHON_LOCK.locks:  # type: ignore[attr-defined]
         if not lock.acquire(False):
-            for one in reversed(taken):
-                one.release()
+            for held_lock in reversed(locks):
+                held_lock.release()
             return False
-        taken.append(lock)
+        locks.append(lock)
     return True
 
 
@@ -145,10 +145,10 @@ class LazyReader(BackendEntrypoint):
         self, filename_or_obj: Any, *, group: str | None = None, autoclose: bool = False, **decoders: Any
     ) -> xr.Dataset:
         """Return a Dataset of the file or of one of its groups."""
-        how = {key: decoders.pop(key) for key in self.of_library if key in decoders}
-        mode, path = how.pop("mode", "r"), os.fspath(filename_or_obj)
+        options = {key: decoders.pop(key) for key in self.of_library if key in decoders}
+        mode, path = options.pop("mode", "r"), os.fspath(filename_or_obj)
         name = path if "://" in path else os.path.abspath(os.path.expanduser(path))
-        file = LazyFile(netCDF4.Dataset, name, mode=mode, kwargs=how, lock=LIBRARY)
+        file = LazyFile(netCDF4.Dataset, name, mode=mode, kwargs=options, lock=LIBRARY)
         store = NetCDF4DataStore(file, group=group, mode=mode, lock=LIBRARY, autoclose=autoclose)
         try:
             with file.acquire_context():
@@ -189,8 +189,8 @@ def writing_errors() -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         # On closing, HDF5 gives the number of the operating system only as text. NetCDF's own numbers are negative.
-        found = re.search(r"errno = (\d+)", str(error))
-        number = int(found[1]) if found else getattr(error, "errno", None) or 0
+        match = re.search(r"errno = (\d+)", str(error))
+        number = int(match[1]) if match else getattr(error, "errno", None) or 0
         raise (OSError(number, os.strerror(number)) if number > 0 else OSError(str(error).splitlines()[0])) from error
 
 
@@ -231,7 +231,7 @@ def new_file(path: str | Path, kind: str = "NETCDF4") -> Iterator[NetCDF4DataSto
 def dump(ds: xr.Dataset, store: NetCDF4DataStore, encodings: Mapping[str, Mapping[str, Any]], **how: Any) -> None:
     """Write a Dataset in memory to an open file; lazy variables are left to the writer among the options."""
     with library(), writing_errors():
-        ds.dump_to_store(store, encoding={name: dict(own) for name, own in encodings.items()}, **how)
+        ds.dump_to_store(store, encoding={name: dict(encoding) for name, encoding in encodings.items()}, **how)
 
 
 def to_file(ds: xr.Dataset, path: str | Path, encodings: Mapping[str, Mapping[str, Any]] | None = None) -> None:

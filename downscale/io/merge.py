@@ -62,10 +62,10 @@ def _lengths(parts: Sequence[Path], dim: str) -> list[int]:
         with _raw(part) as file:
             if dim not in file.dimensions:
                 raise InputError(f"expected files with the dimension {dim!r}, received none in {part}")
-            made = {name: (v.dtype, v.dimensions, _fixed(v, dim)) for name, v in file.variables.items()}
-            if first is not None and made != first:
+            properties = {name: (v.dtype, v.dimensions, _fixed(v, dim)) for name, v in file.variables.items()}
+            if first is not None and properties != first:
                 raise InputError(f"expected files of one making, received {part} unlike {parts[0]}; make them anew")
-            first = made
+            first = properties
             lengths.append(len(file.dimensions[dim]))
     return lengths
 
@@ -79,27 +79,29 @@ def _fixed(variable: netCDF4.Variable, dim: str) -> tuple[Any, ...]:
 
 def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]) -> list[str]:
     """Write the file with all its attributes and small variables; return the names of variables still to fill."""
-    with _raw(parts[0]) as first, _raw(scratch, "w", format=first.data_model) as made:
-        made.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
-        for name, one in first.dimensions.items():
-            made.createDimension(name, None if one.isunlimited() else sum(lengths) if name == dim else len(one))
+    with _raw(parts[0]) as first, _raw(scratch, "w", format=first.data_model) as merged:
+        merged.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
+        for name, dimension in first.dimensions.items():
+            merged.createDimension(
+                name, None if dimension.isunlimited() else sum(lengths) if name == dim else len(dimension)
+            )
         for name, variable in first.variables.items():
-            _declare(made, name, variable)
+            _declare(merged, name, variable)
         late = [name for name, v in first.variables.items() if dim in v.dimensions and _is_large(v, sum(lengths), dim)]
         for name, variable in first.variables.items():
             if dim not in variable.dimensions:
-                made[name][...] = variable[...]
+                merged[name][...] = variable[...]
         for start, part in zip(_starts(lengths), parts, strict=True):
             with _raw(part) as file:
                 for name, variable in file.variables.items():
                     if dim in variable.dimensions and name not in late:
-                        made[name][_where(variable.dimensions, variable.shape, dim, start)] = variable[...]
+                        merged[name][_where(variable.dimensions, variable.shape, dim, start)] = variable[...]
     return late
 
 
 def _is_large(variable: netCDF4.Variable, size: int, dim: str) -> bool:
-    others = math.prod(n for name, n in zip(variable.dimensions, variable.shape, strict=True) if name != dim)
-    return variable.ndim > 1 and isinstance(variable.dtype, np.dtype) and others * size > FEW_VALUES
+    values_per_step = math.prod(n for name, n in zip(variable.dimensions, variable.shape, strict=True) if name != dim)
+    return variable.ndim > 1 and isinstance(variable.dtype, np.dtype) and values_per_step * size > FEW_VALUES
 
 
 def _starts(lengths: list[int]) -> list[int]:
@@ -114,14 +116,14 @@ def _where(dims: tuple[str, ...], shape: tuple[int, ...], dim: str, start: int) 
 def _declare(made: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> None:
     """Create a variable like another: type, filters, chunks, attributes."""
     attrs = {key: variable.getncattr(key) for key in variable.ncattrs()}
-    how: dict[str, Any] = {"fill_value": attrs.pop("_FillValue", None)}
+    options: dict[str, Any] = {"fill_value": attrs.pop("_FillValue", None)}
     if isinstance(variable.dtype, np.dtype) and variable.ndim:
         filters = variable.filters() or {}
-        how.update(zlib=bool(filters.get("zlib")), shuffle=bool(filters.get("shuffle")), endian=variable.endian())
-        how.update(complevel=int(filters.get("complevel") or 0), fletcher32=bool(filters.get("fletcher32")))
+        options.update(zlib=bool(filters.get("zlib")), shuffle=bool(filters.get("shuffle")), endian=variable.endian())
+        options.update(complevel=int(filters.get("complevel") or 0), fletcher32=bool(filters.get("fletcher32")))
         chunks = variable.chunking()
-        how.update(contiguous=True) if chunks == "contiguous" else how.update(chunksizes=chunks)
-    made.createVariable(name, variable.dtype, variable.dimensions, **how).setncatts(attrs)
+        options.update(contiguous=True) if chunks == "contiguous" else options.update(chunksizes=chunks)
+    made.createVariable(name, variable.dtype, variable.dimensions, **options).setncatts(attrs)
 
 
 def _fill(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], names: list[str]) -> None:
@@ -130,17 +132,17 @@ def _fill(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], na
         return
     with _raw(parts[0]) as first:
         dims = {name: first[name].dimensions for name in names}
-    with library(), hdf5_file(scratch, "r+") as made, writing_errors():
+    with library(), hdf5_file(scratch, "r+") as merged, writing_errors():
         for name in names:
             axis = dims[name].index(dim)
-            shape = list(made[name].shape)
+            shape = list(merged[name].shape)
             if shape[axis] != sum(lengths):
                 shape[axis] = sum(lengths)
-                made[name].resize(shape)
+                merged[name].resize(shape)
         for start, part in zip(_starts(lengths), parts, strict=True):
             with hdf5_file(part) as file:
                 for name in names:
-                    _copy(file[name], made[name], dims[name].index(dim), start)
+                    _copy(file[name], merged[name], dims[name].index(dim), start)
 
 
 def _copy(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> None:
@@ -150,15 +152,15 @@ def _copy(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> No
         piece.id.chunk_iter(lambda found: offsets.append(tuple(found.chunk_offset)))
         for offset in offsets:
             mask, data = piece.id.read_direct_chunk(offset)
-            there = tuple(n + start * (i == axis) for i, n in enumerate(offset))
-            whole.id.write_direct_chunk(there, data, mask)
+            target_offset = tuple(n + start * (i == axis) for i, n in enumerate(offset))
+            whole.id.write_direct_chunk(target_offset, data, mask)
         return
-    others = math.prod(piece.shape) // max(piece.shape[axis], 1)
-    step = max(PIECE_VALUES // max(others, 1), 1)
+    values_per_step = math.prod(piece.shape) // max(piece.shape[axis], 1)
+    step = max(PIECE_VALUES // max(values_per_step, 1), 1)
     for first in range(0, piece.shape[axis], step):
         last = min(first + step, piece.shape[axis])
-        before = (slice(None),) * axis
-        whole[(*before, slice(start + first, start + last))] = piece[(*before, slice(first, last))]
+        leading = (slice(None),) * axis
+        whole[(*leading, slice(start + first, start + last))] = piece[(*leading, slice(first, last))]
 
 
 def _same_chunks(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> bool:
@@ -166,13 +168,13 @@ def _same_chunks(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int
     if piece.chunks is None or piece.chunks != whole.chunks or piece.dtype != whole.dtype:
         return False
     chunk, end = whole.chunks[axis], start + piece.shape[axis]
-    whole_chunks = start % chunk == 0 and (end % chunk == 0 or end == whole.shape[axis])
-    return whole_chunks and _filters(piece) == _filters(whole) and piece.id.get_num_chunks() == _count(piece)
+    is_aligned = start % chunk == 0 and (end % chunk == 0 or end == whole.shape[axis])
+    return is_aligned and _filters(piece) == _filters(whole) and piece.id.get_num_chunks() == _count(piece)
 
 
 def _filters(dataset: h5py.Dataset) -> list[Any]:
-    listed = dataset.id.get_create_plist()
-    return [(one[0], one[2]) for one in map(listed.get_filter, range(listed.get_nfilters()))]
+    properties = dataset.id.get_create_plist()
+    return [(entry[0], entry[2]) for entry in map(properties.get_filter, range(properties.get_nfilters()))]
 
 
 def _count(dataset: h5py.Dataset) -> int:

@@ -74,19 +74,19 @@ class Rule:
                 f"{self.name}: expected numbers, received lists of numbers in {self.file}; choose other variables"
             )
         least, most = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
-        never, outside = self._never_written(values, least, most), None
+        is_default_fill, is_invalid = self._never_written(values, least, most), None
         if least < self.low or most > self.high:
-            outside = (values < self.low) | (values > self.high)
-            outside = outside if never is None else outside & ~never
-        for where, words in (
-            (outside, f"lie outside the valid range from {self.low:g} to {self.high:g}"),
-            (never, f"hold the default fill value {self.fill or 0:g} of cells that were never written"),
+            is_invalid = (values < self.low) | (values > self.high)
+            is_invalid = is_invalid if is_default_fill is None else is_invalid & ~is_default_fill
+        for is_missing, words in (
+            (is_invalid, f"lie outside the valid range from {self.low:g} to {self.high:g}"),
+            (is_default_fill, f"hold the default fill value {self.fill or 0:g} of cells that were never written"),
         ):
-            if where is not None and where.any():
-                self._report(int(where.sum()), words, values)
-                values = np.where(where, values.dtype.type(np.nan), values)
-        for other in self.others:
-            values = np.where(values == values.dtype.type(other), values.dtype.type(np.nan), values)
+            if is_missing is not None and is_missing.any():
+                self._report(int(is_missing.sum()), words, values)
+                values = np.where(is_missing, values.dtype.type(np.nan), values)
+        for fill in self.others:
+            values = np.where(values == values.dtype.type(fill), values.dtype.type(np.nan), values)
         return values
 
     def _never_written(self, values: NDArray[Any], least: Any, most: Any) -> NDArray[np.bool_] | None:
@@ -129,19 +129,19 @@ class _Masked(BackendArray):
 
 def mask_missing(ds: xr.Dataset, file: str) -> xr.Dataset:
     """Return a decoded Dataset, lazily, whose fields are NaN where the file's metadata mark values as missing."""
-    made = {}
+    variables = {}
     for name, variable in ds.data_vars.items():
         rule = missing_rule(str(name), variable.variable, file)
         if rule is not None:
-            made[name] = _through(variable.variable, rule)
-    return ds.assign(made) if made else ds
+            variables[name] = _through(variable.variable, rule)
+    return ds.assign(variables) if variables else ds
 
 
 def _through(variable: xr.Variable, rule: Rule) -> xr.Variable:
     data: Any
     if variable.chunks is not None:
-        none = np.empty((0,) * variable.ndim, variable.dtype)
-        data = da.map_blocks(rule, variable.data, dtype=variable.dtype, meta=none)
+        meta = np.empty((0,) * variable.ndim, variable.dtype)
+        data = da.map_blocks(rule, variable.data, dtype=variable.dtype, meta=meta)
     else:
         data = LazilyIndexedArray(_Masked(variable, rule))
     return xr.Variable(variable.dims, data, variable.attrs, variable.encoding, fastpath=True)
@@ -166,16 +166,16 @@ def missing_rule(name: str, variable: xr.Variable, file: str) -> Rule | None:
         return None
     stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
     scale, offset = _number(variable, "scale_factor", 1.0), _number(variable, "add_offset", 0.0)
-    packed = scale != 1.0 or offset != 0.0
-    slack = 0.5 * abs(scale) if packed and stored.kind in "iu" else 0.0
+    is_packed = scale != 1.0 or offset != 0.0
+    slack = 0.5 * abs(scale) if is_packed and stored.kind in "iu" else 0.0
     rule = Rule(name, file, slack=slack)
-    rule.low, rule.high = _range(variable, stored, scale, offset, packed)
+    rule.low, rule.high = _range(variable, stored, scale, offset, is_packed)
     has_fill = any(key in variable.encoding or key in variable.attrs for key in FILLS)
-    unsigned = str(variable.encoding.get("_Unsigned", "")).lower() == "true"
+    is_unsigned = str(variable.encoding.get("_Unsigned", "")).lower() == "true"
     kind = f"{stored.kind}{stored.itemsize}"
-    if not has_fill and kind in DEFAULT_FILLS and not unsigned and "flag_values" not in variable.attrs:
-        raw = float(np.float32(DEFAULT_FILLS[kind])) if kind == "f4" else DEFAULT_FILLS[kind]
-        rule.fill = raw * scale + offset if packed else raw
+    if not has_fill and kind in DEFAULT_FILLS and not is_unsigned and "flag_values" not in variable.attrs:
+        fill = float(np.float32(DEFAULT_FILLS[kind])) if kind == "f4" else DEFAULT_FILLS[kind]
+        rule.fill = fill * scale + offset if is_packed else fill
     if variable.dtype.kind == "f":
         rule.others = tuple(_other_fills(variable))
     if rule.fill is None and not rule.others and not (np.isfinite(rule.low) or np.isfinite(rule.high)):
@@ -201,16 +201,16 @@ def _range(
     """Return the lowest and the highest valid value in decoded numbers; infinite if not given."""
     low, high = -np.inf, np.inf
     for key in RANGE:
-        given = variable.attrs.get(key)
-        if given is None or isinstance(given, str | bytes):
+        limit = variable.attrs.get(key)
+        if limit is None or isinstance(limit, str | bytes):
             continue
-        numbers = np.ravel(np.asarray(given))
-        usual = numbers.size == (2 if key == RANGE[0] else 1)
-        if numbers.dtype.kind not in "fiu" or not usual or not np.isfinite(numbers).all():
+        numbers = np.ravel(np.asarray(limit))
+        has_all_limits = numbers.size == (2 if key == RANGE[0] else 1)
+        if numbers.dtype.kind not in "fiu" or not has_all_limits or not np.isfinite(numbers).all():
             continue
         # Limits of the decoded type are in decoded numbers, all others in stored ones (NetCDF Users' Guide).
-        decoded = packed and stored.kind in "iu" and numbers.dtype.kind == "f"
-        if packed and not decoded:
+        is_decoded = packed and stored.kind in "iu" and numbers.dtype.kind == "f"
+        if packed and not is_decoded:
             if str(variable.encoding.get("_Unsigned", "")).lower() == "true" and numbers.dtype.kind == "i":
                 numbers = numbers.astype(f"u{numbers.dtype.itemsize}")
             numbers = np.sort(numbers.astype("f8") * scale + offset)
@@ -220,24 +220,24 @@ def _range(
             ends = (float(rounded[0]), float(rounded[-1]))
         else:
             ends = (float(numbers[0]), float(numbers[-1]))
-        lower = key != "valid_max" if not packed or decoded or scale > 0 else key != "valid_min"
-        upper = key != "valid_min" if not packed or decoded or scale > 0 else key != "valid_max"
+        lower = key != "valid_max" if not packed or is_decoded or scale > 0 else key != "valid_min"
+        upper = key != "valid_min" if not packed or is_decoded or scale > 0 else key != "valid_max"
         low, high = (max(low, ends[0]) if lower else low), (min(high, ends[1]) if upper else high)
     return (low, high) if low < high else (-np.inf, np.inf)
 
 
 def _other_fills(variable: xr.Variable) -> list[float]:
     """Return fill values that readers ignore: numbers as text, or of another precision than the values."""
-    found = []
+    fills = []
     for key in FILLS:
-        given = variable.encoding.get(key)
-        if given is None or "scale_factor" in variable.encoding:
+        fill = variable.encoding.get(key)
+        if fill is None or "scale_factor" in variable.encoding:
             continue
-        for value in np.ravel(np.asarray(given)):
+        for value in np.ravel(np.asarray(fill)):
             try:
-                narrow = float(np.asarray(value, "f8").astype(variable.dtype))
+                number = float(np.asarray(value, "f8").astype(variable.dtype))
             except (TypeError, ValueError):  # words
                 continue
-            if np.isfinite(narrow) and (isinstance(value, str | bytes) or narrow != float(value)):
-                found.append(narrow)
-    return found
+            if np.isfinite(number) and (isinstance(value, str | bytes) or number != float(value)):
+                fills.append(number)
+    return fills

@@ -51,32 +51,32 @@ SYSTEM = (Path("/dev/fd"), Path("/dev/pts"), Path("/proc"), Path("/sys"))
 
 def address_of(path: Any) -> str | None:
     """Return the address of a path, such as ``https://...``, with both its slashes; None for a local path."""
-    found = ADDRESS.fullmatch(str(path)) if isinstance(path, str | os.PathLike) else None
-    return None if found is None else f"{found['known'] or found['other']}://{found['rest']}"
+    match = ADDRESS.fullmatch(str(path)) if isinstance(path, str | os.PathLike) else None
+    return None if match is None else f"{match['known'] or match['other']}://{match['rest']}"
 
 
 def regular_file(path: FileName, option: str = "") -> Path:
     """Return a local path that can be opened without waiting: a file, a folder, or a path that does not exist yet."""
-    before = f"{option}: " if option else ""
+    prefix = f"{option}: " if option else ""
     if not isinstance(path, str | os.PathLike):
-        raise InputError(f"{before}expected the path of a file, received {type(path).__name__}; pass a str or a Path")
+        raise InputError(f"{prefix}expected the path of a file, received {type(path).__name__}; pass a str or a Path")
     text = os.path.expanduser(os.fspath(path))
     if not text or "\0" in text:
-        raise InputError(f"{before}expected the path of a file, received {text!r}; check the path")
+        raise InputError(f"{prefix}expected the path of a file, received {text!r}; check the path")
     if text in STANDARD_INPUT:
         raise InputError(
-            f"{before}expected a regular file, received {path}, the standard input; write it to a file first"
+            f"{prefix}expected a regular file, received {path}, the standard input; write it to a file first"
         )
     if address_of(text):
-        raise InputError(f"{before}expected a local file, received the address {address_of(text)}; download it first")
+        raise InputError(f"{prefix}expected a local file, received the address {address_of(text)}; download it first")
     try:
         mode = os.stat(text).st_mode
     except OSError:
         return Path(text)
-    for is_such, what in SPECIAL:
-        if is_such(mode):
+    for is_kind, kind in SPECIAL:
+        if is_kind(mode):
             raise InputError(
-                f"{before}expected a regular file, received {path}, which is {what}; write it to a file first"
+                f"{prefix}expected a regular file, received {path}, which is {kind}; write it to a file first"
             )
     return Path(text)
 
@@ -87,10 +87,10 @@ def names_in(path: Any) -> list[str]:
     An existing file takes precedence over a pattern: ``tas[1].nc`` is that file if it exists.
     """
     if isinstance(path, Iterable) and not isinstance(path, str | bytes | os.PathLike):
-        each = [name for one in path for name in names_in(one)]
-        if not each:
+        names = [name for entry in path for name in names_in(entry)]
+        if not names:
             raise InputError("expected at least one file, received an empty list; check how it was made")
-        return list(dict.fromkeys(each))
+        return list(dict.fromkeys(names))
     address = address_of(path)
     if address is not None:
         return [address]
@@ -98,10 +98,10 @@ def names_in(path: Any) -> list[str]:
     if os.path.exists(text):
         return [text]
     if any(mark in text for mark in PATTERN):
-        found = sorted(glob(text, recursive=True))
-        if not found:
+        matches = sorted(glob(text, recursive=True))
+        if not matches:
             raise InputError(f"expected files that match {text}, received none; check the pattern")
-        return [str(regular_file(name)) for name in found]
+        return [str(regular_file(name)) for name in matches]
     raise InputError(f"expected an existing file, received {text}; check the path")
 
 
@@ -109,8 +109,8 @@ def called(path: Any) -> str:
     """Return the name of an input for messages: as typed; for a list the first name and the number of others."""
     if isinstance(path, str | os.PathLike):
         return address_of(path) or str(path)
-    each = list(path)
-    return f"{called(each[0])} and {len(each) - 1} more" if len(each) > 1 else called(each[0])
+    paths = list(path)
+    return f"{called(paths[0])} and {len(paths) - 1} more" if len(paths) > 1 else called(paths[0])
 
 
 def make_room(files: int) -> None:
@@ -120,10 +120,10 @@ def make_room(files: int) -> None:
     except ImportError:  # systems without such limits
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = files + SPARE if hard == resource.RLIM_INFINITY else min(files + SPARE, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    limit = files + SPARE if hard == resource.RLIM_INFINITY else min(files + SPARE, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def check_target(
@@ -178,8 +178,8 @@ def plain_path(path: str | Path) -> Path:
 
 def _require_plain_folder(folder: Path) -> None:
     require_folder(folder)
-    own = folder.resolve()
-    if own == Path("/dev") or any(own.is_relative_to(system) for system in SYSTEM):
+    resolved = folder.resolve()
+    if resolved == Path("/dev") or any(resolved.is_relative_to(system) for system in SYSTEM):
         raise OutputError(f"expected a folder of files for the output, received {folder} of the system; choose another")
 
 
@@ -214,7 +214,7 @@ def named_files(content: Any) -> list[str]:
     if isinstance(content, Mapping):
         return named_files(list(content.values()))
     if isinstance(content, list | tuple):
-        return [name for one in content for name in named_files(one)]
+        return [name for item in content for name in named_files(item)]
     if not isinstance(content, str) or not content or "\n" in content or "\0" in content:
         return []
     with suppress(OSError):
@@ -227,15 +227,15 @@ def named_files(content: Any) -> list[str]:
 
 def require_no_input(target: Path, inputs: Iterable[Any]) -> None:
     """Raise an OutputError if an output is an input, by whatever name, or contains it, or is inside it."""
-    there = target.resolve()
+    target_path = target.resolve()
     for source in inputs:
         name = Path(str(source)).expanduser() if source else None
         # A variable may have the name of a folder that is not a store.
         if name is None or not name.exists() or (name.is_dir() and not any((name / mark).exists() for mark in STORES)):
             continue
-        own = name.resolve()
-        same = own == there or own in there.parents or there in own.parents
-        if same or (target.exists() and os.path.samefile(name, target)):
+        input_path = name.resolve()
+        is_nested = input_path == target_path or input_path in target_path.parents or target_path in input_path.parents
+        if is_nested or (target.exists() and os.path.samefile(name, target)):
             raise OutputError(f"expected an output other than the input, received {target} for both; choose another")
 
 

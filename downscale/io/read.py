@@ -120,8 +120,8 @@ class Source:
 def _undecodable_times(sources: list[Source], settings: dict[str, Any]) -> str | None:
     """Return the error message for the first times whose units or calendar cannot be decoded, if there are any."""
     for source in sources:
-        bare = {**settings, "decode_cf": False, "chunks": None}
-        with warnings.catch_warnings(action="ignore"), suppress(OSError, ValueError), source.open(bare) as ds:
+        raw_settings = {**settings, "decode_cf": False, "chunks": None}
+        with warnings.catch_warnings(action="ignore"), suppress(OSError, ValueError), source.open(raw_settings) as ds:
             for name, variable in ds.variables.items():
                 units, calendar = (str(variable.attrs.get(key, "")) for key in ("units", "calendar"))
                 if " since " not in units:
@@ -139,21 +139,21 @@ def _undecodable_times(sources: list[Source], settings: dict[str, Any]) -> str |
 
 def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[Source]:
     """Return sources for files and addresses of one format."""
-    made = []
+    sources = []
     for name in names:
         address = address_of(name)
         if address is not None:
-            target, found, options = open_address(address, storage)
-            made.append(Source(address, target, str(engine or found), options))
+            target, reader, options = open_address(address, storage)
+            sources.append(Source(address, target, str(engine or reader), options))
         else:
-            found = str(engine or engine_of(name))
-            found = reader_of_types(name) if found == NETCDF else found
-            made.append(Source(name, name, found, reader_options(found)))
-    engines = {source.engine: source.name for source in made}
+            reader = str(engine or engine_of(name))
+            reader = reader_of_types(name) if reader == NETCDF else reader
+            sources.append(Source(name, name, reader, reader_options(reader)))
+    engines = {source.engine: source.name for source in sources}
     if len(engines) > 1:
         raise InputError(f"expected files of one format, received {listing(engines.values())}; choose another pattern")
-    require_reader(made[0].engine, whole)
-    return made
+    require_reader(sources[0].engine, whole)
+    return sources
 
 
 def _require_chunks(chunks: Chunks) -> None:
@@ -163,8 +163,8 @@ def _require_chunks(chunks: Chunks) -> None:
     sizes = chunks.items() if isinstance(chunks, Mapping) else [("every dimension", chunks)]
     for name, size in sizes:
         if isinstance(size, int) and size != -1 and not 0 < size <= LARGEST:
-            along = repr(name) if isinstance(chunks, Mapping) else name
-            raise InputError(f"expected chunks of at least one value along {along}, received {size}; -1 is all of them")
+            where = repr(name) if isinstance(chunks, Mapping) else name
+            raise InputError(f"expected chunks of at least one value along {where}, received {size}; -1 is all of them")
 
 
 def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
@@ -219,13 +219,17 @@ def _with_axes_above(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -
     parts = [part for part in str(settings["group"]).split("/") if part]
     for depth in reversed(range(len(parts))):
         with suppress(OSError, KeyError, ValueError):
-            above = source.open({**settings, "group": "/".join(parts[:depth]) or None})
-            fits = {dim for dim, size in above.sizes.items() if ds.sizes.get(dim) == size}
-            both = (*ds.variables.values(), *above.variables.values())
-            named = {word for variable in both for words in references(variable).values() for word in words}
+            parent = source.open({**settings, "group": "/".join(parts[:depth]) or None})
+            shared_dims = {dim for dim, size in parent.sizes.items() if ds.sizes.get(dim) == size}
+            variables = (*ds.variables.values(), *parent.variables.values())
+            references_to = {
+                word for variable in variables for words in references(variable).values() for word in words
+            }
             # Bounds have their own dimension.
-            places = {n for n, v in above.coords.items() if set(v.dims) <= fits} | (named & set(above.variables))
-            ds = ds.assign_coords({n: above[n].variable for n in places - set(ds.variables)})
+            coordinates = {n for n, v in parent.coords.items() if set(v.dims) <= shared_dims} | (
+                references_to & set(parent.variables)
+            )
+            ds = ds.assign_coords({n: parent[n].variable for n in coordinates - set(ds.variables)})
     return ds
 
 
@@ -249,22 +253,22 @@ def _with_sources(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
 
 def _without_messages(attrs: dict[Any, Any]) -> dict[Any, Any]:
     """Return attributes without those of GRIB messages and without names marked as unknown."""
-    own = {k: v for k, v in attrs.items() if k in GRIB_KEPT or not str(k).startswith("GRIB_")}
-    kept = {key: value for key, value in own.items() if str(value) != "unknown"}
+    field_attrs = {k: v for k, v in attrs.items() if k in GRIB_KEPT or not str(k).startswith("GRIB_")}
+    known_attrs = {key: value for key, value in field_attrs.items() if str(value) != "unknown"}
     # Classic files cannot store long integers as attributes.
-    return {key: np.int32(value) if isinstance(value, int) else value for key, value in kept.items()}
+    return {key: np.int32(value) if isinstance(value, int) else value for key, value in known_attrs.items()}
 
 
 def sources_of(*objects: Any) -> tuple[str, ...]:
     """Return the files that xarray objects were opened from; variables keep them through selections."""
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for obj in objects:
         if isinstance(obj, xr.DataArray):
             obj = obj.to_dataset(name="field") if obj.name is None or obj.name in obj.coords else obj.to_dataset()
         for encoding in (obj.encoding, *(variable.encoding for variable in obj.variables.values())):
             names = (encoding.get("source"), *encoding.get(SOURCES, ()))
-            found.update(dict.fromkeys(str(name) for name in names if name))
-    return tuple(found)
+            paths.update(dict.fromkeys(str(name) for name in names if name))
+    return tuple(paths)
 
 
 def find_files(path: FileName | Sequence[FileName]) -> list[str]:

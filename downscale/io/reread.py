@@ -67,8 +67,8 @@ class Source:
 
     def read_chunk(self, offset: tuple[int, ...], place: Place, view: Array) -> None:
         """Read the chunk with first index ``offset`` at the file position ``place`` into ``view``, without decoding."""
-        whole = view.shape == self.layout.chunks and view.flags.c_contiguous
-        chunk = view if whole else self._scratch()
+        is_direct = view.shape == self.layout.chunks and view.flags.c_contiguous
+        chunk = view if is_direct else self._scratch()
         try:
             if self.layout.filters or place[1] != self.layout.nbytes:
                 decode_chunk(self.stored(place), chunk, self.layout, self.blank, self.compiled)
@@ -77,7 +77,7 @@ class Source:
                 restore_nan(chunk, self.blank)
         except ValueError as error:
             raise self.chunk_error(offset, error) from error
-        if not whole:
+        if not is_direct:
             view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
 
     def _prefetch(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> None:
@@ -101,16 +101,16 @@ class Source:
         return self._read_bytes(place, buffers.of("stored", place[1]))
 
     def _read_bytes(self, place: Place, stored: Array) -> Array:
-        at, length = place
-        done = 0
-        while done < length:
-            count = os.preadv(self.handle, [stored[done:].data], at + done)
+        position, length = place
+        byte_count = 0
+        while byte_count < length:
+            count = os.preadv(self.handle, [stored[byte_count:].data], position + byte_count)
             if count == 0:
-                raise ValueError(f"a chunk of {done} bytes instead of {length}")
-            done += count
+                raise ValueError(f"a chunk of {byte_count} bytes instead of {length}")
+            byte_count += count
         if hasattr(os, "posix_fadvise"):
             # Read once: the pages are released and reused for the next chunk, since fresh ones cost more than the work.
-            os.posix_fadvise(self.handle, at, length, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.handle, position, length, os.POSIX_FADV_DONTNEED)
         return stored
 
     def decode(self, stored: Array) -> Array:
@@ -129,8 +129,8 @@ def from_chunks(written: xr.Dataset, path: Path) -> Iterator[xr.Dataset]:
         sources = sources_in(written, fields, path, handle) if able() else []
         for source in sources:
             require_same(written[source.name].variable, source)
-        late = {s.name: (s.dims, _lazy(s), written[s.name].attrs, written[s.name].encoding) for s in sources}
-        yield written.assign(late) if late else written
+        variables = {s.name: (s.dims, _lazy(s), written[s.name].attrs, written[s.name].encoding) for s in sources}
+        yield written.assign(variables) if variables else written
 
 
 @contextmanager
@@ -145,14 +145,14 @@ def open_handle(path: Path) -> Iterator[int]:
 
 def sources_in(written: xr.Dataset, names: Iterable[str], path: Path, handle: int) -> list[Source]:
     """Return the variables of a file that can be read chunk by chunk, with the positions of their chunks."""
-    found = []
+    sources = []
     with hdf5_file(path) as file, library():
         for name in names:
             layout = layout_of(file[name], written[name].shape)
             places = None if layout is None else _places(file[name])
             if layout is not None and places is not None:
-                found.append(source_of(written[name].variable, name, layout, handle, places))
-    return [source for source in found if source is not None]
+                sources.append(source_of(written[name].variable, name, layout, handle, places))
+    return [source for source in sources if source is not None]
 
 
 def _places(dataset: Any) -> dict[tuple[int, ...], Place] | None:
@@ -175,12 +175,12 @@ def source_of(
     variable: xr.Variable, name: str, layout: Layout, handle: int, places: dict[tuple[int, ...], Place]
 ) -> Source | None:
     """Return the source of a variable as decoded by the library; None if it cannot be read chunk by chunk."""
-    own = {key: variable.encoding[key] for key in VALUES if key in variable.encoding}
-    plain = variable.dtype == layout.dtype and variable.dtype.kind == "f" and own.keys() <= {"_FillValue"}
+    attrs = {key: variable.encoding[key] for key in VALUES if key in variable.encoding}
+    is_plain = variable.dtype == layout.dtype and variable.dtype.kind == "f" and attrs.keys() <= {"_FillValue"}
     dims = tuple(str(dim) for dim in variable.dims)
     source = Source(
-        name, handle, layout, places, dims, variable.dtype, {} if plain else own,
-        own.get("_FillValue") if plain else None, worth_compiling(variable.size),
+        name, handle, layout, places, dims, variable.dtype, {} if is_plain else attrs,
+        attrs.get("_FillValue") if is_plain else None, worth_compiling(variable.size),
     )  # fmt: skip
     return source if source.decode(np.zeros((1,) * variable.ndim, layout.dtype)).dtype == variable.dtype else None
 
@@ -191,14 +191,14 @@ def require_same(variable: xr.Variable, source: Source) -> None:
     for offset in {offsets[0], offsets[len(offsets) // 2], offsets[-1]} if offsets else ():
         ends = zip(offset, source.layout.chunks, source.layout.shape, strict=True)
         part = tuple(slice(a, min(a + size, n)) for a, size, n in ends)
-        ours = source.read(offset, tuple(one.stop - one.start for one in part))
+        chunk = source.read(offset, tuple(part_slice.stop - part_slice.start for part_slice in part))
         try:
-            theirs = np.asarray(variable[part].values)
+            reference = np.asarray(variable[part].values)
         except (OSError, RuntimeError) as error:
             raise OutputError(
                 f"{source.name}: expected what was written at {offset}, received {error}; check the disk, write again"
             ) from error
-        if ours.dtype != theirs.dtype or ours.tobytes() != theirs.tobytes():
+        if chunk.dtype != reference.dtype or chunk.tobytes() != reference.tobytes():
             raise OutputError(
                 f"{source.name}: expected the same values at {offset} from two readers, received others from the "
                 "NetCDF library; check the disk, write again"

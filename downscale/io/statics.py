@@ -77,9 +77,9 @@ def _picked(
     fields = [str(key) for key, v in given.data_vars.items() if v.ndim >= 2 and key not in bounds]
     if name is not None and name not in fields:
         raise InputError(f"expected a field among {listing(fields)}, received {name!r}")
-    named = ([key for key in fields if key in names or given[key].attrs.get("standard_name") in names]
+    matches = ([key for key in fields if key in names or given[key].attrs.get("standard_name") in names]
              for names in ranks)  # fmt: skip
-    choice = [name] if name is not None else next(filter(None, named), fields)
+    choice = [name] if name is not None else next(filter(None, matches), fields)
     if len(choice) != 1:
         raise InputError(f"expected one {what}, received {choice or 'none'}; pass that DataArray itself")
     return select(given, choice[0])
@@ -156,20 +156,20 @@ def _place(static: xr.Dataset, grid: Any, what: str, where: Horizontal | None) -
     if isinstance(grid, CurvilinearGrid):
         return _on_mesh(static, field, grid, what)
     try:
-        there = _with_cells_of(static, horizontal(static, guess=True), grid)
+        source_axes = _with_cells_of(static, horizontal(static, guess=True), grid)
     except DownscaleError as error:
         raise type(error)(f"{what}: {error}") from None
     if where is not None:
-        there = with_named_mapping(there, static, where)
-        if axes_kind(there) == "geographic" and where.locator is not None:
-            return _sampled(_plane(field, there, what), there.grid, Places(grid, where.locator))
-    _require_same_axes(there, grid, what, where)
-    rows, columns = overlap_matrix(there.grid.y, grid.y), overlap_matrix(there.grid.x, grid.x)
+        source_axes = with_named_mapping(source_axes, static, where)
+        if axes_kind(source_axes) == "geographic" and where.locator is not None:
+            return _sampled(_plane(field, source_axes, what), source_axes.grid, Places(grid, where.locator))
+    _require_same_axes(source_axes, grid, what, where)
+    rows, columns = overlap_matrix(source_axes.grid.y, grid.y), overlap_matrix(source_axes.grid.x, grid.x)
     covered = rows.sum(axis=1), columns.sum(axis=1)
     least = float(min(covered[0].min(), covered[1].min()))
     # A whole field of ones would take as much memory as the static.
     reached = 1.0 if least >= 1 - STORAGE_ROUNDING else np.multiply.outer(*covered).clip(0, 1)
-    return _Placed(_plane(field, there, what), lambda values: _remap(values, rows, columns), reached, least)
+    return _Placed(_plane(field, source_axes, what), lambda values: _remap(values, rows, columns), reached, least)
 
 
 def _sampled(plane: xr.DataArray, source: Any, places: Places) -> _Placed:
@@ -182,10 +182,10 @@ def _sampled(plane: xr.DataArray, source: Any, places: Places) -> _Placed:
 def brought_over(static: xr.Dataset, where: Horizontal, what: str) -> str | None:
     """Return the note of a field that is sampled from latitudes and longitudes, or None."""
     try:
-        there = horizontal(static, guess=True)
+        source_axes = horizontal(static, guess=True)
     except DownscaleError:
         return None
-    if axes_kind(there) != "geographic" or axes_kind(where) == "geographic":
+    if axes_kind(source_axes) != "geographic" or axes_kind(where) == "geographic":
         return None
     return (
         f"{what}: given on latitudes and longitudes; sampled at the true positions of the fine cells, whose means are "
@@ -198,18 +198,23 @@ def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizont
     if not isinstance(there.grid, RectilinearGrid):
         return there
     axes = []
-    for name, own, fine in zip(there.dims, (there.grid.y, there.grid.x), (grid.y, grid.x), strict=True):
+    for name, axis, fine in zip(there.dims, (there.grid.y, there.grid.x), (grid.y, grid.x), strict=True):
         centres = static[name].values * there.unit
-        lost = lost_bounds(static, name) is not None
-        alike = lost and isinstance(fine, CellAxis) and own.kind == fine.kind and own.size == fine.size
-        if alike and np.abs(centres - fine.centres).max() <= COVERAGE_TOLERANCE * np.abs(np.diff(fine.edges)).min():
+        has_lost_bounds = lost_bounds(static, name) is not None
+        is_comparable = (
+            has_lost_bounds and isinstance(fine, CellAxis) and axis.kind == fine.kind and axis.size == fine.size
+        )
+        if (
+            is_comparable
+            and np.abs(centres - fine.centres).max() <= COVERAGE_TOLERANCE * np.abs(np.diff(fine.edges)).min()
+        ):
             axes.append(fine)
             continue
         if bounds_in(static, name) is None:
-            require_known(unknown_cells(static, name, centres, own.kind))
-        axes.append(own)
-    same = axes[0] is there.grid.y and axes[1] is there.grid.x
-    return there if same else replace(there, grid=there.grid.with_axes(*axes))
+            require_known(unknown_cells(static, name, centres, axis.kind))
+        axes.append(axis)
+    is_unchanged = axes[0] is there.grid.y and axes[1] is there.grid.x
+    return there if is_unchanged else replace(there, grid=there.grid.with_axes(*axes))
 
 
 def _plane(field: xr.DataArray, there: Horizontal, what: str) -> xr.DataArray:
@@ -224,11 +229,11 @@ def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, wha
     """Map a field on quadrilaterals: on the same cells, on parts of them, or on cells that contain them."""
     try:
         # Positions show whether the cells are the same.
-        there = horizontal(static, guess=True)
+        source_axes = horizontal(static, guess=True)
     except GridError:
-        there = None
-    counted = there is not None and there.grid.x.kind == "projected" and there.mapping is None
-    if there is None or counted:
+        source_axes = None
+    is_index_grid = source_axes is not None and source_axes.grid.x.kind == "projected" and source_axes.mapping is None
+    if source_axes is None or is_index_grid:
         # Without positions, compare the number of rows and columns.
         if field.shape != grid.shape:
             raise GridError(
@@ -236,21 +241,21 @@ def _on_mesh(static: xr.Dataset, field: xr.DataArray, grid: CurvilinearGrid, wha
                 f"dimensions {dict(field.sizes)} without latitudes and longitudes; {REMEDY}"
             )
         return _Placed(field, _filled)
-    plane = _plane(field, there, what)
-    finer, coarser = _quotient(there.grid.shape, grid.shape), _quotient(grid.shape, there.grid.shape)
-    if finer == (1, 1) and _same_places(there.grid, grid):
+    plane = _plane(field, source_axes, what)
+    finer, coarser = _quotient(source_axes.grid.shape, grid.shape), _quotient(grid.shape, source_axes.grid.shape)
+    if finer == (1, 1) and _same_places(source_axes.grid, grid):
         return _Placed(plane, _filled)
-    if finer is not None and _same_places(there.grid, grid.refine(*finer)):
-        exact = isinstance(there.grid, CurvilinearGrid) and grid.nest_factors(there.grid) is not None
-        parts = Aggregation.between(grid, there.grid if exact else grid.refine(*finer))
+    if finer is not None and _same_places(source_axes.grid, grid.refine(*finer)):
+        exact = isinstance(source_axes.grid, CurvilinearGrid) and grid.nest_factors(source_axes.grid) is not None
+        parts = Aggregation.between(grid, source_axes.grid if exact else grid.refine(*finer))
         return _Placed(plane, lambda values: np.asarray(parts.mean(_filled(values))))
-    if coarser is not None and _same_places(there.grid, grid.coarsen(*coarser)):
+    if coarser is not None and _same_places(source_axes.grid, grid.coarsen(*coarser)):
         return _Placed(plane, lambda values: _filled(values).repeat(coarser[0], 0).repeat(coarser[1], 1))
-    if axes_kind(there) == "geographic":
-        return _sampled(plane, there.grid, Places(grid))
+    if axes_kind(source_axes) == "geographic":
+        return _sampled(plane, source_axes.grid, Places(grid))
     raise GridError(
         f"{what}: expected the {grid.shape[0]} x {grid.shape[1]} fine cells of a curvilinear grid, received "
-        f"{there.grid.shape[0]} x {there.grid.shape[1]} cells on {axes_words(there)}; {REMEDY}"
+        f"{source_axes.grid.shape[0]} x {source_axes.grid.shape[1]} cells on {axes_words(source_axes)}; {REMEDY}"
     )
 
 
@@ -278,15 +283,15 @@ def _require_same_axes(there: Horizontal, grid: Any, what: str, where: Horizonta
         return
     kind = (grid.x.coarse if isinstance(grid, SubcellGrid) else grid.x).kind
     if there.grid.x.kind != kind or isinstance(there.grid, CurvilinearGrid):
-        mine = "metres of a projection" if kind == "projected" else "degrees"
-        raise GridError(f"{what}: expected a field on {mine}, as the fine grid is, received one on "
+        fine_units = "metres of a projection" if kind == "projected" else "degrees"
+        raise GridError(f"{what}: expected a field on {fine_units}, as the fine grid is, received one on "
                         f"{axes_words(there)}; {REMEDY}")  # fmt: skip
 
 
 def _filled(values: NDArray[Any]) -> Floats:
     """Return values in float64 with zeros for missing ones; the array itself where nothing changes."""
-    made = np.asarray(values, dtype=np.float64)
-    return made if np.isfinite(made).all() else np.nan_to_num(made)
+    numbers = np.asarray(values, dtype=np.float64)
+    return numbers if np.isfinite(numbers).all() else np.nan_to_num(numbers)
 
 
 def _remap(values: NDArray[Any], rows: csr_array, columns: csr_array) -> Floats:

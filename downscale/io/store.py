@@ -53,13 +53,13 @@ def write_store(
     with progress or nullcontext():
         out = prepare(ds, storage or Storage())
         with disk_errors(target), _temporary_store(target) as scratch:
-            made = _encodings(out)
-            ready = _aligned(out.ds, made)
-            lazy = ready.to_zarr(
-                scratch, mode="w-", encoding=made, zarr_format=FORMAT, consolidated=True, compute=False
+            encodings = _encodings(out)
+            aligned = _aligned(out.ds, encodings)
+            task = aligned.to_zarr(
+                scratch, mode="w-", encoding=encodings, zarr_format=FORMAT, consolidated=True, compute=False
             )  # fmt: skip
             with threads_that_end():
-                computed(lazy)
+                computed(task)
             return None if checker is None else _certified(zarr, scratch, checker, out.packings)
 
 
@@ -76,15 +76,20 @@ def _encodings(out: Output) -> Encodings:
     """Return encodings for Zarr: the same chunks and values, compressed by Zstandard after a shuffle."""
     from zarr.registry import get_numcodec
 
-    made: Encodings = {}
-    for name, own in out.encodings.items():
-        made[name] = {key: own[key] for key in KEPT if key in own}
-        if own.get("chunksizes") is not None:
-            level = int(own.get("complevel", 1))
-            made[name]["chunks"] = tuple(own["chunksizes"])
-            how: Any = {"id": "blosc", "cname": "zstd", "clevel": level, "shuffle": int(bool(own.get("shuffle", True)))}
-            made[name]["compressors"] = (get_numcodec(how),) if level else None
-    return made
+    encodings: Encodings = {}
+    for name, encoding in out.encodings.items():
+        encodings[name] = {key: encoding[key] for key in KEPT if key in encoding}
+        if encoding.get("chunksizes") is not None:
+            level = int(encoding.get("complevel", 1))
+            encodings[name]["chunks"] = tuple(encoding["chunksizes"])
+            codec: Any = {
+                "id": "blosc",
+                "cname": "zstd",
+                "clevel": level,
+                "shuffle": int(bool(encoding.get("shuffle", True))),
+            }
+            encodings[name]["compressors"] = (get_numcodec(codec),) if level else None
+    return encodings
 
 
 def _aligned(ds: xr.Dataset, made: Encodings) -> xr.Dataset:
@@ -127,10 +132,10 @@ def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str
     """Check the store as written, and add the check report to its attributes."""
     with here(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
         report = require_passed(checker(written), packings)
-    own, each = check_attributes(report, packings)
+    file_attrs, attrs_by_name = check_attributes(report, packings)
     group = zarr.open_group(scratch, mode="r+", zarr_format=FORMAT, use_consolidated=False)
-    group.attrs.update(own)
-    for name, attrs in each.items():
+    group.attrs.update(file_attrs)
+    for name, attrs in attrs_by_name.items():
         group[name].attrs.update(attrs)
     zarr.consolidate_metadata(scratch, zarr_format=FORMAT)
     return report
