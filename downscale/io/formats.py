@@ -61,9 +61,9 @@ def engine_of(path: str | Path) -> str:
     head = _head(path)
     if head[:4] == b"GRIB":
         return GRIB_READER
-    for magic, what in OTHERS:
+    for magic, kind in OTHERS:
         if head.startswith(magic):
-            raise InputError(f"expected a NetCDF file, received {path}, which is {what}")
+            raise InputError(f"expected a NetCDF file, received {path}, which is {kind}")
     if Path(path).suffix.lower() in GRIB and not head.startswith((b"CDF", HDF5)):
         return GRIB_READER
     return NETCDF
@@ -78,14 +78,14 @@ def reader_of_types(path: str | Path) -> str:
         return NETCDF
     try:
         with hdf5_file(path) as file, library():
-            odd = str(file.visititems(_odd_number) or "")
+            field = str(file.visititems(_odd_number) or "")
     except Exception:  # the reader itself reports faults of the file better
         return NETCDF
-    if not odd:
+    if not field:
         return NETCDF
     if find_spec(HDF5_READER) is None:
         raise InputError(
-            f"expected numbers of 4 or 8 bytes, received {odd} in {path}; pip install {HDF5_READER}, or store it as "
+            f"expected numbers of 4 or 8 bytes, received {field} in {path}; pip install {HDF5_READER}, or store it as "
             "float32"
         )
     return HDF5_READER
@@ -94,8 +94,8 @@ def reader_of_types(path: str | Path) -> str:
 def _odd_number(name: str, item: Any) -> str | None:
     """Return the name and type of a variable of floating-point numbers that do not have 4 or 8 bytes."""
     kind = item.dtype if isinstance(item, h5py.Dataset) else None
-    odd = kind is not None and kind.kind == "f" and kind.itemsize not in (4, 8)
-    return f"{name!r} of {kind}" if odd else None
+    is_unsupported = kind is not None and kind.kind == "f" and kind.itemsize not in (4, 8)
+    return f"{name!r} of {kind}" if is_unsupported else None
 
 
 def _head(path: str | Path) -> bytes:

@@ -107,8 +107,8 @@ def is_dead(host: str, pid: int, path: Path) -> bool:
 
 def left_of(path: Path) -> str | None:
     """Return the name of the output of a temporary file left by a dead process, else None."""
-    found = SCRATCH.fullmatch(path.name)
-    return found["name"] if found and is_dead(found["host"], int(found["pid"]), path) else None
+    match = SCRATCH.fullmatch(path.name)
+    return match["name"] if match and is_dead(match["host"], int(match["pid"]), path) else None
 
 
 def bring_back(target: Path) -> None:
@@ -179,22 +179,22 @@ def _write(path: Path, text: str) -> None:
 
 def _put_away(path: Path, token: str) -> None:
     """Remove the lock of a dead run; if two processes try, one succeeds."""
-    before, aside = _facts(path), path.with_name(f"{path.name}.{token[:8]}")
+    facts, moved_path = _facts(path), path.with_name(f"{path.name}.{token[:8]}")
     with suppress(FileNotFoundError):
-        path.rename(aside)
-        if _facts(aside) != before:
+        path.rename(moved_path)
+        if _facts(moved_path) != facts:
             # Another run has taken it over.
             with suppress(FileExistsError):
-                os.link(aside, path)
-        aside.unlink()
+                os.link(moved_path, path)
+        moved_path.unlink()
 
 
 def _facts(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
@@ -207,12 +207,12 @@ def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
 def _beats(path: Path) -> bool:
     """Wait for a heartbeat of a run on another machine, whatever its clock."""
     with suppress(FileNotFoundError):
-        before = path.stat().st_mtime_ns
-        if time.time() - before / 1e9 > SILENT_SECONDS:
+        time_ns = path.stat().st_mtime_ns
+        if time.time() - time_ns / 1e9 > SILENT_SECONDS:
             return False
         end = time.monotonic() + LISTEN_SECONDS
         while time.monotonic() < end:
             time.sleep(POLL_SECONDS)
-            if path.stat().st_mtime_ns != before:
+            if path.stat().st_mtime_ns != time_ns:
                 return True
     return False

@@ -88,8 +88,8 @@ class Sink:
     def place(self, name: str, offset: tuple[int, ...]) -> Place | None:
         """Return position and length of a chunk, or None if it is not stored; the library searches all chunks."""
         with library(), writing_errors():
-            found = self._field(name).get_chunk_info_by_coord(offset)
-        return None if found.byte_offset is None else (found.byte_offset, found.size)
+            info = self._field(name).get_chunk_info_by_coord(offset)
+        return None if info.byte_offset is None else (info.byte_offset, info.size)
 
     def _field(self, name: str) -> Any:
         if name not in self._known:
@@ -133,10 +133,10 @@ class Passage:
         handle = self.source.handle
         if first >= 0 and all(os.pread(handle, b - a, first + a) == raw[a:b].tobytes() for a, b in ends):
             return first, size
-        found = self.sink.place(self.target.name, offset)
-        if found is None:
+        chunk_place = self.sink.place(self.target.name, offset)
+        if chunk_place is None:
             raise self.source.chunk_error(offset, "no chunk")
-        return found
+        return chunk_place
 
     def array(self, data: Any) -> da.Array:
         """Return the field as stored, lazily; computing it writes it."""
@@ -175,39 +175,46 @@ def write_and_check(
     names = [] if elsewhere() else _write_frame(path, ds, encodings, unlimited, kind)
     if not names:
         return None
-    with reading(path, decode_coords="all") as made:
-        frame = made.drop_vars(names).load()
-        variables = {name: made[name].variable for name in names}
+    with reading(path, decode_coords="all") as written:
+        frame = written.drop_vars(names).load()
+        variables = {name: written[name].variable for name in names}
     with _fields_of_file(path, ds, names, encodings) as (targets, sink), open_handle(path) as handle:
         sources = [source_of(variables[t.name], t.name, t.layout, handle, {}) for t in targets]
         passages = [Passage(t, s, sink) for t, s in zip(targets, sources, strict=True) if s is not None]
         if len(passages) < len(names):
             return None
-        late = {}
+        variables_by_name = {}
         for passage in passages:
             variable, data = variables[passage.target.name], ds[passage.target.name].variable.data
-            late[passage.target.name] = (variable.dims, passage.array(data), variable.attrs, variable.encoding)
+            variables_by_name[passage.target.name] = (
+                variable.dims,
+                passage.array(data),
+                variable.attrs,
+                variable.encoding,
+            )
         with written_behind(path), threads_that_end():
-            found = check(frame.assign(late))
-            rest = [passage.target for passage in passages if not passage.is_whole()]
-            if rest:
-                store({target.name: ds[target.name].variable.data for target in rest}, rest, sink)
+            result = check(frame.assign(variables_by_name))
+            incomplete = [passage.target for passage in passages if not passage.is_whole()]
+            if incomplete:
+                store({target.name: ds[target.name].variable.data for target in incomplete}, incomplete, sink)
     _require_places(path, [passage.source for passage in passages])
-    return found
+    return result
 
 
 def _require_places(path: Path, sources: list[Source]) -> None:
     """Compare the positions read with those in the closed file, and some values with the library's."""
-    with reading(path, chunks={}, decode_coords="all") as made, open_handle(path) as handle:
-        named = {found.name: found for found in sources_in(made, [source.name for source in sources], path, handle)}
+    with reading(path, chunks={}, decode_coords="all") as written, open_handle(path) as handle:
+        sources_by_name = {
+            stored.name: stored for stored in sources_in(written, [source.name for source in sources], path, handle)
+        }
         for source in sources:
-            found = named.get(source.name)
-            if found is None or any(found.places.get(at) != place for at, place in source.places.items()):
+            stored = sources_by_name.get(source.name)
+            if stored is None or any(stored.places.get(offset) != place for offset, place in source.places.items()):
                 raise OutputError(
                     f"{source.name}: expected its chunks where they were written, received others from the index of "
                     "the file; check the disk, write again"
                 )
-            require_same(made[source.name].variable, found)
+            require_same(written[source.name].variable, stored)
 
 
 def _write_frame(
@@ -216,17 +223,17 @@ def _write_frame(
     """Write the file without the values of its chunked fields; return their names, empty if this is not possible."""
     chunked = [str(n) for n in ds.data_vars if encodings.get(str(n), {}).get("chunksizes") is not None]
     # Areas of large grids are stored like fields.
-    beside = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
-    names = [name for name in chunked if name not in beside]
+    auxiliary = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
+    names = [name for name in chunked if name not in auxiliary]
     # Only the fields determine the length of a dimension without coordinates.
     if not names or not able() or any(d in unlimited and d not in ds.coords for n in names for d in ds[n].dims):
         return []
-    late = {}
+    lazy_fields = {}
     for name in names:
         v = ds[name].variable
         # A lazy array that is never computed, so that the library writes no values.
-        late[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
-    ready = in_memory(ds, [name for name in ds.variables if name not in late]).assign(late)
+        lazy_fields[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
+    ready = in_memory(ds, [name for name in ds.variables if name not in lazy_fields]).assign(lazy_fields)
     with new_file(path, kind) as file:
         dump(ready, file, encodings, unlimited_dims=unlimited)
     return names
@@ -238,8 +245,8 @@ def _fields_of_file(
 ) -> Iterator[tuple[list[Target], Sink]]:
     """Open a file for the chunks of its fields; no targets if the layout of one of them differs."""
     with hdf5_file(path, "r+") as file:
-        found = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
-        targets = [target for target in found if target is not None]
+        candidates = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
+        targets = [target for target in candidates if target is not None]
         targets = targets if len(targets) == len(names) else []
         for target in targets:
             if file[target.name].shape != target.layout.shape:
@@ -251,13 +258,16 @@ def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: M
     layout = layout_of(dataset, variable.shape)
     if layout is None:
         return None
-    own = {key: encoding[key] for key in VALUES if encoding.get(key) is not None}
+    value_encoding = {key: encoding[key] for key in VALUES if encoding.get(key) is not None}
     dims = tuple(str(dim) for dim in variable.dims)
-    as_it_is = variable.dtype == layout.dtype and "scale_factor" not in own
-    if not as_it_is and stored_values(np.zeros((1,) * variable.ndim, variable.dtype), dims, own).dtype != layout.dtype:
+    is_unchanged = variable.dtype == layout.dtype and "scale_factor" not in value_encoding
+    if (
+        not is_unchanged
+        and stored_values(np.zeros((1,) * variable.ndim, variable.dtype), dims, value_encoding).dtype != layout.dtype
+    ):
         return None
-    blank = own.get("_FillValue") if as_it_is and layout.dtype.kind == "f" else None
-    return Target(name, layout, dims, own, blank, worth_compiling(variable.size))
+    blank = value_encoding.get("_FillValue") if is_unchanged and layout.dtype.kind == "f" else None
+    return Target(name, layout, dims, value_encoding, blank, worth_compiling(variable.size))
 
 
 def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
@@ -268,13 +278,13 @@ def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, A
 def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
     """Return a Dataset with some variables in memory: nothing may be computed while the library's lock is held."""
     lazy = [name for name in names if ds[name].variable.chunks]
-    known = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
+    loaded = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
     ready = ds.copy()
     for name in names:
-        if name not in known:
+        if name not in loaded:
             ready.variables[name].load()
-    ready = ready.assign_coords({n: v for n, v in known.items() if n in ds.coords})
-    return ready.assign({n: v for n, v in known.items() if n not in ds.coords})
+    ready = ready.assign_coords({n: v for n, v in loaded.items() if n in ds.coords})
+    return ready.assign({n: v for n, v in loaded.items() if n not in ds.coords})
 
 
 @contextmanager
@@ -286,25 +296,25 @@ def written_behind(path: Path) -> Iterator[None]:
     if not hasattr(os, "posix_fadvise"):
         yield
         return
-    handle, done = os.open(path, os.O_RDONLY), threading.Event()
+    handle, event = os.open(path, os.O_RDONLY), threading.Event()
 
     def follow() -> None:
-        seen = 0
-        while not done.wait(PAUSE_SECONDS):
+        flushed_size = 0
+        while not event.wait(PAUSE_SECONDS):
             size = os.fstat(handle).st_size
-            if size - seen >= BEHIND_BYTES:
+            if size - flushed_size >= BEHIND_BYTES:
                 with suppress(OSError):
                     # Faults of the disk are reported when the file is flushed.
                     os.fdatasync(handle)
                     os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-                seen = size
+                flushed_size = size
 
     thread = threading.Thread(target=follow, name="written-behind", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        event.set()
         thread.join()
         os.close(handle)
 
@@ -312,12 +322,14 @@ def written_behind(path: Path) -> Iterator[None]:
 def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
     """Compute all fields into the file."""
     client = cluster()
-    far = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
-    tasks = [_per_block(fields[t.name], t, partial(_write_block, sink=sink)) for t in targets if t not in far]
+    cluster_targets = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
+    tasks = [
+        _per_block(fields[t.name], t, partial(_write_block, sink=sink)) for t in targets if t not in cluster_targets
+    ]
     # An open file cannot be passed to other processes.
     with here() if elsewhere() else nullcontext(), threads_that_end():
         computed(*tasks)
-    for t in far:
+    for t in cluster_targets:
         _store_from(client, _per_block(fields[t.name], t, _encode_block), t.name, sink)
 
 
@@ -338,9 +350,9 @@ def _write_block(block: Array, *, target: Target, chunks: Any, sink: Sink, block
 
 
 def _encode_block(block: Array, *, target: Target, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
-    made = np.empty((1,) * block.ndim, dtype=object)
-    made[(0,) * block.ndim] = [(at, bytes(data)) for at, _, data in target.chunks(block, chunks, block_id)]
-    return made
+    result = np.empty((1,) * block.ndim, dtype=object)
+    result[(0,) * block.ndim] = [(offset, bytes(data)) for offset, _, data in target.chunks(block, chunks, block_id)]
+    return result
 
 
 def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
@@ -358,8 +370,8 @@ def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
                 sent = client.compute(batch)
                 futures.update(sent)
                 running.update(sent)
-            future, made = next(running)
-            for offset, data in made.item():
+            future, encoded = next(running)
+            for offset, data in encoded.item():
                 sink.put(name, offset, data)
             futures.discard(future)
     finally:

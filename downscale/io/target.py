@@ -139,18 +139,18 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
         raise OptionError(f'expected a resolution of two positive numbers such as "0.25x0.25", received {text!r}')
     if not isinstance(where.grid, RectilinearGrid):
         raise GridError(f"expected a target grid for rectilinear fields only, received {text!r}; use factor=")
-    made: dict[str, Any] = {}
+    coordinates: dict[str, Any] = {}
     for name, axis, step in zip(where.dims, (where.grid.y, where.grid.x), steps, strict=True):
         # Lengths in the unit of the file; angles in degrees, and scan angles in metres, whatever the unit of the file.
         unit = where.unit if where.nature == "plane" and where.unit in LENGTH_UNITS else 1.0
         edges = _multiples(axis, step * unit, text) / unit
         pairs = np.stack([edges[:-1], edges[1:]], axis=1)
         attrs = {**_axis_attrs(axis, where), "bounds": f"{name}_bnds"}
-        made[name] = ((name,), 0.5 * (edges[:-1] + edges[1:]), attrs)
-        made[f"{name}_bnds"] = ((name, "bnds"), pairs)
+        coordinates[name] = ((name,), 0.5 * (edges[:-1] + edges[1:]), attrs)
+        coordinates[f"{name}_bnds"] = ((name, "bnds"), pairs)
     if where.mapping is not None:
-        made[where.mapping.name] = ((), np.int32(0), dict(where.mapping.attrs))
-    return xr.Dataset(coords=made)
+        coordinates[where.mapping.name] = ((), np.int32(0), dict(where.mapping.attrs))
+    return xr.Dataset(coords=coordinates)
 
 
 def _axis_attrs(axis: CellAxis, where: Horizontal) -> dict[str, str]:
@@ -181,30 +181,30 @@ def _multiples(axis: CellAxis, step: float, text: str) -> NDArray[np.float64]:
 
 
 def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
-    there = horizontal(target)
-    for grid, what in ((where.grid, "coarse field"), (there.grid, "target grid")):
+    target_axes = horizontal(target)
+    for grid, what in ((where.grid, "coarse field"), (target_axes.grid, "target grid")):
         if not isinstance(grid, RectilinearGrid):
             raise GridError(
                 f"expected one-dimensional axes with target_grid, received a {what} on two-dimensional coordinates; "
                 "use factor=, or remap it to a rectilinear grid first (cdo remapcon)"
             )
-    there = with_named_mapping(there, target, where)
+    target_axes = with_named_mapping(target_axes, target, where)
     require_same_axes(
-        there, where, "target_grid", "the coarse field",
+        target_axes, where, "target_grid", "the coarse field",
         'use factor=, a resolution such as "0.25x0.25" on its own axes, or remap the coarse field to the axes of the '
         "target first (cdo remapcon)", "a grid",
     )  # fmt: skip
-    parts = Subcells.between(where.grid.y, there.grid.y), Subcells.between(where.grid.x, there.grid.x)
+    parts = Subcells.between(where.grid.y, target_axes.grid.y), Subcells.between(where.grid.x, target_axes.grid.x)
     if not all(axis.regular for axis in parts):
-        return Target(SubcellGrid(*parts), parts, nests=False, grid=target, where=there)
+        return Target(SubcellGrid(*parts), parts, nests=False, grid=target, where=target_axes)
     # A projected grid keeps the areas of its projection.
-    return Target(where.grid.with_axes(parts[0].axis, parts[1].axis), parts, nests=True, grid=target, where=there)
+    return Target(where.grid.with_axes(parts[0].axis, parts[1].axis), parts, nests=True, grid=target, where=target_axes)
 
 
 def own_factor(method: Any) -> tuple[int, int]:
     """Return the refinement factor of an upsampler as a pair."""
-    own = method.factor
-    return own if isinstance(own, tuple) else (own, own)
+    factor = method.factor
+    return factor if isinstance(factor, tuple) else (factor, factor)
 
 
 def require_factor(method: Any, target: Target) -> None:

@@ -79,10 +79,12 @@ def grid_names(layout: Layout, side: Side) -> GridNames:
     """Return the names of the source ("a") or the target ("b")."""
     grid = "src_grid" if side == "a" else "dst_grid"
     if layout == "esmf":
-        own = (f"{stem}_{side}" for stem in ("yc", "xc", "yv", "xv", "mask", "area", "frac"))
-        return GridNames(f"n_{side}", f"nv_{side}", f"{grid}_rank", f"{grid}_dims", *own)
-    own = (f"{grid}_{end}" for end in ("center_lat", "center_lon", "corner_lat", "corner_lon", "imask", "area", "frac"))
-    return GridNames(f"{grid}_size", f"{grid}_corners", f"{grid}_rank", f"{grid}_dims", *own)
+        names = (f"{stem}_{side}" for stem in ("yc", "xc", "yv", "xv", "mask", "area", "frac"))
+        return GridNames(f"n_{side}", f"nv_{side}", f"{grid}_rank", f"{grid}_dims", *names)
+    names = (
+        f"{grid}_{end}" for end in ("center_lat", "center_lon", "corner_lat", "corner_lon", "imask", "area", "frac")
+    )
+    return GridNames(f"{grid}_size", f"{grid}_corners", f"{grid}_rank", f"{grid}_dims", *names)
 
 
 def weights_dataset(
@@ -145,11 +147,11 @@ def links_dataset(
     _check_names(layout, method, normalization)
     if weights.source is None or weights.target is None:
         raise ShapeError("expected weights whose source and target cells are known, received bare links; add cells")
-    made = _links(weights, layout)
+    variables = _links(weights, layout)
     sides: tuple[tuple[Side, Cells, Floats], ...] = (("a", weights.source, used), ("b", weights.target, cover))
     for side, cells, share in sides:
-        made.update(_grid(grid_names(layout, side), cells, share.ravel()))
-    ds = xr.Dataset(made, attrs=_attributes(layout, method, normalization))
+        variables.update(_grid(grid_names(layout, side), cells, share.ravel()))
+    ds = xr.Dataset(variables, attrs=_attributes(layout, method, normalization))
     for variable in ds.variables.values():
         # Other tools take a fill value in a list of links for a link.
         variable.encoding = {"_FillValue": None}
@@ -183,10 +185,10 @@ def _check_names(layout: str, method: str, normalization: str) -> None:
 
 def _fitting(matrix: ArrayLike, source: RectilinearGrid, target: RectilinearGrid, axis: int) -> Floats:
     values = np.asarray(matrix, dtype=np.float64)
-    wanted = target.shape[axis], source.shape[axis]
+    shape = target.shape[axis], source.shape[axis]
     name = "yx"[axis]
-    if values.shape != wanted:
-        raise ShapeError(f"expected weights along {name} of shape {wanted} for the two grids, received {values.shape}")
+    if values.shape != shape:
+        raise ShapeError(f"expected weights along {name} of shape {shape} for the two grids, received {values.shape}")
     if not np.isfinite(values).all():
         raise ShapeError(f"expected finite weights along {name}, received NaN or infinity; check the cell edges")
     return values
@@ -198,9 +200,9 @@ def _covered(matrix: Floats, normalization: str) -> tuple[Floats, Floats]:
     cover = np.where(np.abs(cover - 1) < COVER_ROUNDING, 1.0, cover)
     # An edge that misses the source by rounding must not create a nearly empty target cell.
     cover = np.where(np.abs(cover) < COVER_ROUNDING, 0.0, cover)
-    kept = np.where(cover[:, None] == 0, 0.0, matrix)
-    whole = np.where((cover == 0) | (normalization == "destarea"), 1.0, cover)
-    return kept / whole[:, None], cover
+    weights = np.where(cover[:, None] == 0, 0.0, matrix)
+    norm = np.where((cover == 0) | (normalization == "destarea"), 1.0, cover)
+    return weights / norm[:, None], cover
 
 
 def _used(source: Any, target: Any) -> Floats:
@@ -243,17 +245,17 @@ def _links(weights: SparseWeights, layout: Layout) -> dict[str, Any]:
 def _grid(names: GridNames, cells: Cells, share: Floats) -> dict[str, Any]:
     """Return the cells of one grid with the names of a layout."""
     angles, areas = ("degrees", "square radians") if cells.spherical else ("m", "m2")
-    made: dict[str, Any] = {names.shape: (names.rank, np.array(cells.shape[::-1], dtype=np.int32))}
+    variables: dict[str, Any] = {names.shape: (names.rank, np.array(cells.shape[::-1], dtype=np.int32))}
     for axis in ("y", "x"):
-        made[getattr(names, axis)] = (names.size, getattr(cells, axis), {"units": angles})
+        variables[getattr(names, axis)] = (names.size, getattr(cells, axis), {"units": angles})
         corners = getattr(cells, f"{axis}_corners")
         if corners is not None:
-            made[getattr(names, f"{axis}_corners")] = ((names.size, names.corners), corners, {"units": angles})
-    made[names.mask] = (names.size, np.ones(share.size, np.int32), {"units": "unitless"})
+            variables[getattr(names, f"{axis}_corners")] = ((names.size, names.corners), corners, {"units": angles})
+    variables[names.mask] = (names.size, np.ones(share.size, np.int32), {"units": "unitless"})
     if cells.area is not None:
-        made[names.area] = (names.size, cells.area, {"units": areas})
-    made[names.area_fraction] = (names.size, share, {"units": "unitless"})
-    return made
+        variables[names.area] = (names.size, cells.area, {"units": areas})
+    variables[names.area_fraction] = (names.size, share, {"units": "unitless"})
+    return variables
 
 
 def read_weights(
@@ -261,7 +263,7 @@ def read_weights(
 ) -> SparseWeights:
     """Read weights in the ESMF or the SCRIP layout."""
     ds, name = _opened(weights)
-    layout = next((one for one, names in LINKS.items() if set(names) <= set(ds.variables)), None)
+    layout = next((candidate for candidate, names in LINKS.items() if set(names) <= set(ds.variables)), None)
     if layout is None:
         raise InputError(
             f"expected weights with {listing(LINKS['esmf'])} (ESMF) or {listing(LINKS['scrip'])} (SCRIP), received "
@@ -314,8 +316,10 @@ def _check_links(name: str, *sides: Any) -> None:
                 "they count from 1, x fastest: check the grids and their shapes"
             )
     if not np.isfinite(weight).all():
-        bad = int((~np.isfinite(weight)).sum())
-        raise InputError(f"expected finite weights, received {bad} NaN or infinite ones in {name}; make the file again")
+        invalid_count = int((~np.isfinite(weight)).sum())
+        raise InputError(
+            f"expected finite weights, received {invalid_count} NaN or infinite ones in {name}; make the file again"
+        )
 
 
 def _side(ds: xr.Dataset, layout: Layout, side: Side, given: Shape | None) -> tuple[Shape, Cells | None]:
@@ -341,13 +345,13 @@ def _shape(ds: xr.Dataset, names: GridNames, given: Shape | None, word: str) -> 
 def _cells(ds: xr.Dataset, shape: Shape, names: GridNames, unit: str) -> Cells | None:
     if names.y not in ds.variables or names.x not in ds.variables:
         return None
-    both = names.y_corners in ds.variables and names.x_corners in ds.variables
+    has_corners = names.y_corners in ds.variables and names.x_corners in ds.variables
     return Cells(
         shape,
         _degrees(ds[names.y], unit),
         _degrees(ds[names.x], unit),
-        _degrees(ds[names.y_corners], unit) if both else None,
-        _degrees(ds[names.x_corners], unit) if both else None,
+        _degrees(ds[names.y_corners], unit) if has_corners else None,
+        _degrees(ds[names.x_corners], unit) if has_corners else None,
         np.asarray(ds[names.area].values, dtype=np.float64) if names.area in ds.variables else None,
         spherical=str(ds[names.y].attrs.get("units", unit)).lower() not in METRES,
     )

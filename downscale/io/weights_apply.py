@@ -63,20 +63,20 @@ def apply_weights(
     operator = weights if isinstance(weights, SparseWeights) else read_weights(weights)
     ds, name = as_dataset(obj)
     dims, where = _source_dims(ds, operator)
-    new_dims, made, same_mapping = _target(ds, where, operator)
+    new_dims, coordinates, same_mapping = _target(ds, where, operator)
     fields = {}
     for key in _fields(ds, dims):
         data = _regridded(ds[key].transpose(..., *dims).data, operator, skipna, na_thres)
         attrs = _attributes(ds[key], same_mapping) if keep_attrs else {}
-        others = [d for d in ds[key].dims if d not in dims]
-        fine = xr.Variable((*others, *new_dims), data, attrs)
-        renamed = dict(zip(dims, new_dims, strict=False))
-        order = [renamed.get(str(d), d) for d in ds[key].dims]
+        other_dims = [d for d in ds[key].dims if d not in dims]
+        fine = xr.Variable((*other_dims, *new_dims), data, attrs)
+        dims_on_target = dict(zip(dims, new_dims, strict=False))
+        order = [dims_on_target.get(str(d), d) for d in ds[key].dims]
         fields[key] = fine.transpose(*order) if len(new_dims) == 2 else fine
-    gone = set(dims) | set(new_dims)
-    passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not gone & set(v.dims)}
-    kept = {k: v.variable.copy(deep=False) for k, v in ds.coords.items() if not gone & set(v.dims)}
-    out = xr.Dataset({**fields, **passed}, {**kept, **made}, dict(ds.attrs))
+    replaced_dims = set(dims) | set(new_dims)
+    unchanged = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not replaced_dims & set(v.dims)}
+    kept_coordinates = {k: v.variable.copy(deep=False) for k, v in ds.coords.items() if not replaced_dims & set(v.dims)}
+    out = xr.Dataset({**fields, **unchanged}, {**kept_coordinates, **coordinates}, dict(ds.attrs))
     return out if name is None else as_array(out, name, obj)
 
 
@@ -109,8 +109,8 @@ def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str
 def _curved_dims(ds: xr.Dataset) -> tuple[str, str] | None:
     """Return the dimensions of two-dimensional latitudes, without reading their values."""
     for key, coordinate in ds.coords.items():
-        named = str(key).lower() in (*Y_NAMES, *X_NAMES) or coordinate.attrs.get("standard_name") in CF_ATTRS
-        if coordinate.ndim == 2 and named:
+        is_position = str(key).lower() in (*Y_NAMES, *X_NAMES) or coordinate.attrs.get("standard_name") in CF_ATTRS
+        if coordinate.ndim == 2 and is_position:
             return str(coordinate.dims[0]), str(coordinate.dims[1])
     return None
 
@@ -120,20 +120,20 @@ def _check_order(where: Horizontal, weights: SparseWeights) -> None:
     grid = None if weights.source is None else weights.source.grid()
     if grid is None or grid.spherical != where.grid.spherical:
         return
-    for name, own, other in ((where.y, where.grid.y, grid.y), (where.x, where.grid.x, grid.x)):
-        if not _within(other.centres, own):
+    for name, axis, source in ((where.y, where.grid.y, grid.y), (where.x, where.grid.x, grid.x)):
+        if not _within(source.centres, axis):
             raise GridError(
-                f"expected {name!r} as in the source grid of the weights, {_ends(other)}, received {_ends(own)}; "
+                f"expected {name!r} as in the source grid of the weights, {_ends(source)}, received {_ends(axis)}; "
                 "reverse, roll or sort the axis, or make weights for this grid"
             )
 
 
 def _within(centres: np.ndarray[Any, Any], axis: CellAxis) -> bool:
-    half = 0.5 * np.abs(np.diff(axis.edges))
-    away = np.abs(centres - axis.centres)
+    half_width = 0.5 * np.abs(np.diff(axis.edges))
+    distance = np.abs(centres - axis.centres)
     if axis.kind == "longitude":
-        away = np.abs((centres - axis.centres + FULL_CIRCLE / 2) % FULL_CIRCLE - FULL_CIRCLE / 2)
-    return bool((away <= half * (1 + CENTRE_SLACK)).all())
+        distance = np.abs((centres - axis.centres + FULL_CIRCLE / 2) % FULL_CIRCLE - FULL_CIRCLE / 2)
+    return bool((distance <= half_width * (1 + CENTRE_SLACK)).all())
 
 
 def _ends(axis: CellAxis) -> str:
@@ -165,15 +165,15 @@ _SHORT = (("lat", "latitude"), ("lon", "longitude"))
 def _curved(cells: Cells) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable]]:
     """Return two-dimensional latitude and longitude with the corners of their cells, or those of a list of cells."""
     dims = ("y", "x") if len(cells.shape) == 2 else ("cell",)
-    made: dict[Hashable, xr.Variable] = {}
+    variables: dict[Hashable, xr.Variable] = {}
     for (name, kind), letter in zip(_SHORT, "yx", strict=True):
         attrs = {key: value for key, value in CF_ATTRS[kind].items() if key != "axis"}
         corners = getattr(cells, f"{letter}_corners")
         if corners is not None:
             attrs["bounds"] = f"{name}_bnds"
-            made[f"{name}_bnds"] = xr.Variable((*dims, "nv"), corners.reshape(*cells.shape, -1))
-        made[name] = xr.Variable(dims, getattr(cells, letter).reshape(cells.shape), attrs)
-    return dims, made
+            variables[f"{name}_bnds"] = xr.Variable((*dims, "nv"), corners.reshape(*cells.shape, -1))
+        variables[name] = xr.Variable(dims, getattr(cells, letter).reshape(cells.shape), attrs)
+    return dims, variables
 
 
 def _fields(ds: xr.Dataset, dims: tuple[str, str]) -> list[Hashable]:
@@ -206,18 +206,18 @@ def _regridded(data: Any, weights: SparseWeights, skipna: bool, na_thres: float)
     kind = np.dtype("f8" if data.dtype.itemsize > 4 or data.dtype in ("i4", "u4") else "f4")
     if not isinstance(data, da.Array):
         return weights.apply(data, skipna=skipna, na_thres=na_thres).astype(kind)
-    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-    leading = whole.chunks[:-2]
+    maps = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+    leading = maps.chunks[:-2]
     rank = len(weights.target_shape)
     # One task holds the weights; blocks refer to it instead of copying them.
-    held = dask.delayed(weights, pure=True, traverse=False)
-    options: dict[str, Any] = {"weights": held, "skipna": skipna, "na_thres": na_thres, "kind": kind}
+    operator = dask.delayed(weights, pure=True, traverse=False)
+    options: dict[str, Any] = {"weights": operator, "skipna": skipna, "na_thres": na_thres, "kind": kind}
     if rank == 2:
         chunks = (*leading, *((n,) for n in weights.target_shape))
-        return whole.map_blocks(_block, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind), **options)
+        return maps.map_blocks(_block, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind), **options)
     chunks = (*leading, (weights.target_shape[0],))
     meta = np.empty((0,) * (data.ndim - 1), kind)
-    return whole.map_blocks(_block, chunks=chunks, drop_axis=data.ndim - 1, dtype=kind, meta=meta, **options)
+    return maps.map_blocks(_block, chunks=chunks, drop_axis=data.ndim - 1, dtype=kind, meta=meta, **options)
 
 
 def _block(

@@ -95,30 +95,32 @@ class Output:
 def prepare(ds: xr.Dataset, storage: Storage) -> Output:
     """Return a result in its stored form; only the range of fields to pack is computed."""
     require_level(storage.complevel)
-    profile, given = parse_profile(storage.profile)
+    profile, user_attrs = parse_profile(storage.profile)
     ready = cf_ready(ds)
-    given = {**given, **(storage.attrs or {})}
-    for key, value in given.items():
+    user_attrs = {**user_attrs, **(storage.attrs or {})}
+    for key, value in user_attrs.items():
         if value is not None and not isinstance(value, str | int | float | np.generic | np.ndarray | list | tuple):
             raise OptionError(
                 f"expected attribute {key!r} to be text, a number or a list of these, received {value!r}; make it text"
             )
     attrs = file_attributes(ready)
-    attrs = {**attrs, **given} if profile is None else archive_attributes(ready, attrs, given)
+    attrs = {**attrs, **user_attrs} if profile is None else archive_attributes(ready, attrs, user_attrs)
     packable = [name for name in fields_of(ready) if ready[name].dtype.itemsize in (4, 8)]
     packings = parse_packing(storage.packing, packable, ready)
-    made = encodings(ready, storage.complevel)
+    encodings_by_name = encodings(ready, storage.complevel)
     if profile is not None:
-        made = archive_encodings(made, ready)
-    made = merge_encodings(made, ready, storage.encoding)
-    for name, packed in short_encodings(ready, packings).items():
-        made[name] = {**made[name], **packed}
+        encodings_by_name = archive_encodings(encodings_by_name, ready)
+    encodings_by_name = merge_encodings(encodings_by_name, ready, storage.encoding)
+    for name, packing_encoding in short_encodings(ready, packings).items():
+        encodings_by_name[name] = {**encodings_by_name[name], **packing_encoding}
     ready = round_fields(ready, packings)
     for name, packing in packings.items():
         ready[name].attrs["packing"] = packing_words(packing)
     ready.attrs = {key: value for key, value in attrs.items() if value is not None}
     records = [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims]
-    return Output(areas_first(ready), made, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT)
+    return Output(
+        areas_first(ready), encodings_by_name, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT
+    )
 
 
 @contextmanager
@@ -194,19 +196,19 @@ def check_written(scratch: Path, checker: Checker, packings: Mapping[str, Packin
 
 def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
     """Write the check report into the attributes of a file, and return it."""
-    own, each = check_attributes(report, packings)
+    file_attrs, attrs_by_name = check_attributes(report, packings)
     with plain_file(scratch, "a") as file:
-        file.setncatts(own)
-        for name, attrs in each.items():
+        file.setncatts(file_attrs)
+        for name, attrs in attrs_by_name.items():
             file[name].setncatts(attrs)
     return report
 
 
 def require_passed(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
     """Return the report, or raise an error if the check fails; the message has the remedy if packing is the cause."""
-    for name, one in report.variables.items():
-        if not one.passed and name in packings:
-            raise ConservationError(_refusal(one, packings[name]))
+    for name, variable_report in report.variables.items():
+        if not variable_report.passed and name in packings:
+            raise ConservationError(_refusal(variable_report, packings[name]))
     return report.raise_if_failed()
 
 
@@ -230,15 +232,15 @@ def _above(error: float) -> float:
 
 def check_attributes(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple[Claims, dict[str, Claims]]:
     """Return the attributes of the check: the report of the file, and a line for each variable."""
-    each = {}
-    for name, one in report.variables.items():
-        over, what = ("", "coarse cells") if one.claim == one.law else (f" over {one.claim}", one.compared)
+    attrs_by_name = {}
+    for name, entry in report.variables.items():
+        over, compared = ("", "coarse cells") if entry.claim == entry.law else (f" over {entry.claim}", entry.compared)
         line = (
-            f"{one.law} conservation passed as written{over}: largest relative error {one.judged_error:.2e}, "
-            f"tolerance {one.tolerance:g}, {one.cells_checked} {what} checked"
+            f"{entry.law} conservation passed as written{over}: largest relative error {entry.judged_error:.2e}, "
+            f"tolerance {entry.tolerance:g}, {entry.cells_checked} {compared} checked"
         )
-        each[name] = {"conservation": line}
-    return {CERTIFICATE: json.dumps(certificate(report, packings), sort_keys=True)}, each
+        attrs_by_name[name] = {"conservation": line}
+    return {CERTIFICATE: json.dumps(certificate(report, packings), sort_keys=True)}, attrs_by_name
 
 
 def certificate(report: ConservationReport, packings: Mapping[str, Packing] | None = None) -> dict[str, Any]:

@@ -74,9 +74,9 @@ class Mesh:
         if (rows * self.sizes[0], columns * self.sizes[1]) == fine.sizes:
             corners, centres = self.grid.all_corners(), self.grid.centres
             reach = np.maximum(arc(corners[..., 0, :], corners[..., 2, :]), arc(corners[..., 1, :], corners[..., 3, :]))
-            away = arc(centres.repeat(rows, 0).repeat(columns, 1), fine.grid.centres)
+            distance = arc(centres.repeat(rows, 0).repeat(columns, 1), fine.grid.centres)
             # Curvilinear grids have a few cells whose centre is outside: on land, along a fold.
-            if (away <= WITHIN * reach.repeat(rows, 0).repeat(columns, 1)).mean() > MOST:
+            if (distance <= WITHIN * reach.repeat(rows, 0).repeat(columns, 1)).mean() > MOST:
                 return self.values.repeat(rows, 0).repeat(columns, 1)
         raise GridError(
             f"expected a fine field whose rows and columns are parts of the {self.sizes[0]} x {self.sizes[1]} coarse "
@@ -116,8 +116,8 @@ def check_select(select: Mapping[str, int], fields: tuple[xr.DataArray, xr.DataA
 
 def reduce_field(field: xr.DataArray, where: Horizontal, select: Mapping[str, int]) -> xr.DataArray:
     """Return the field on its two horizontal dimensions, rows first, at the selected or first index of the others."""
-    others = {dim: select.get(str(dim), 0) for dim in field.dims if dim not in where.dims}
-    return field.isel(others).transpose(*where.dims)
+    indices = {dim: select.get(str(dim), 0) for dim in field.dims if dim not in where.dims}
+    return field.isel(indices).transpose(*where.dims)
 
 
 def index_like(fine: xr.DataArray, coarse: xr.DataArray, select: Mapping[str, int]) -> dict[str, int]:
@@ -125,19 +125,19 @@ def index_like(fine: xr.DataArray, coarse: xr.DataArray, select: Mapping[str, in
 
     Dimensions of only one of them, and coordinates that are not numbers, keep their index.
     """
-    found = dict(select)
+    indices = dict(select)
     for name in [str(dim) for dim in fine.dims if dim in coarse.dims]:
         if not (name in fine.coords and name in coarse.coords) or name not in fine.indexes:
-            found[name] = min(select.get(name, 0), fine.sizes[name] - 1)
+            indices[name] = min(select.get(name, 0), fine.sizes[name] - 1)
             continue
-        wanted, values = coarse[name].values[select.get(name, 0)], fine[name].values
+        coarse_value, values = coarse[name].values[select.get(name, 0)], fine[name].values
         try:
             # If two are equally near, the later one: midnight belongs to the day that begins.
-            found[name] = values.size - 1 - int(np.abs(values - wanted)[::-1].argmin())
+            indices[name] = values.size - 1 - int(np.abs(values - coarse_value)[::-1].argmin())
         except TypeError:
-            same = np.flatnonzero(values == wanted)
-            found[name] = int(same[0]) if same.size else min(select.get(name, 0), fine.sizes[name] - 1)
-    return found
+            matches = np.flatnonzero(values == coarse_value)
+            indices[name] = int(matches[0]) if matches.size else min(select.get(name, 0), fine.sizes[name] - 1)
+    return indices
 
 
 def read_field(field: xr.DataArray, where: Horizontal) -> Drawn:
@@ -180,14 +180,14 @@ def cell_of(axis: CellAxis, points: Array) -> NDArray[np.intp]:
 
 def window(axis: CellAxis, low: float, high: float, longest: float) -> CellAxis:
     """Crop an ascending axis to two limits and divide cells over ``longest``; gaps become cells as well."""
-    edges, hair = axis.edges, 1e-7 * (high - low)
+    edges, tolerance = axis.edges, 1e-7 * (high - low)
     if axis.kind == "longitude":
         edges = low + np.mod(edges - low, 360.0)
-    inside = np.sort(edges[(edges > low + hair) & (edges < high - hair)])
-    edges = np.concatenate([[low], inside[np.diff(inside, prepend=low) > hair], [high]])
+    inside = np.sort(edges[(edges > low + tolerance) & (edges < high - tolerance)])
+    edges = np.concatenate([[low], inside[np.diff(inside, prepend=low) > tolerance], [high]])
     counts = np.maximum(1, np.ceil(np.diff(edges) / longest - 1e-6)).astype(int)
     steps = np.repeat(np.diff(edges) / counts, counts)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    edges = np.repeat(edges[:-1], counts) + within * steps
+    step_number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    edges = np.repeat(edges[:-1], counts) + step_number * steps
     # Beyond a few cells per pixel, more cells cost time without a visible change.
     return CellAxis(np.append(edges[:: 1 + edges.size // MOST_CELLS], high), axis.kind)

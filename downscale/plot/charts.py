@@ -50,14 +50,16 @@ def power_spectrum(field: XarrayObject) -> tuple[Array, Array]:
 def _density(field: xr.DataArray, where: Horizontal) -> tuple[Array, Array]:
     spacing = Spacing.of(where.grid)
     step = steps(spacing)
-    whole = field.transpose(..., *where.dims)
-    shape = (whole.shape[-2], whole.shape[-1])
+    maps_ = field.transpose(..., *where.dims)
+    shape = (maps_.shape[-2], maps_.shape[-1])
     table, window = rings(shape, step), taper(shape, spacing.periodic)
-    others = whole.shape[:-2]
-    count = int(np.prod(others))
+    leading_shape = maps_.shape[:-2]
+    count = int(np.prod(leading_shape))
     total, maps = np.zeros(table.wavenumber.size), 0
-    for flat in np.unique(np.linspace(0, count - 1, min(count, MOST_MAPS)).round().astype(int)):
-        values = np.asarray(whole.data[np.unravel_index(flat, others)] if others else whole.data, np.float64)
+    for map_index in np.unique(np.linspace(0, count - 1, min(count, MOST_MAPS)).round().astype(int)):
+        values = np.asarray(
+            maps_.data[np.unravel_index(map_index, leading_shape)] if leading_shape else maps_.data, np.float64
+        )
         valid = np.isfinite(values)
         if valid.any():
             total, maps = total + radial_power(values, valid, window, table), maps + 1
@@ -101,26 +103,35 @@ def spectrum(
     target = None if path is None else check_path(Path(path))
     if not fields:
         raise OptionError("expected fields by label, received none; give {'coarse': ..., 'fine': ...}")
-    found = {label: find_field(field) for label, field in fields.items()}
-    units = {str(field.attrs["units"]) for field, _ in found.values() if "units" in field.attrs}
+    fields_by_label = {label: find_field(field) for label, field in fields.items()}
+    units = {str(field.attrs["units"]) for field, _ in fields_by_label.values() if "units" in field.attrs}
     if len(units) > 1:
         raise InputError(f"expected fields in one unit, received {' and '.join(sorted(units))}; convert one")
-    densities = {label: _density(*one) for label, one in found.items()}
-    rough = next((each for each in densities.values() if (each[1] > 0).any()), None)
-    if rough is None:
-        raise InputError(f"expected fields that vary, received constant ones ({', '.join(found)}); choose others")
+    densities = {label: _density(*pair) for label, pair in fields_by_label.items()}
+    reference = next((density for density in densities.values() if (density[1] > 0).any()), None)
+    if reference is None:
+        raise InputError(
+            f"expected fields that vary, received constant ones ({', '.join(fields_by_label)}); choose others"
+        )
     figure = blank(7.6, 5.0, layout="constrained")
     panel = figure.add_subplot()
-    first = next(iter(found.values()))
+    first = next(iter(fields_by_label.values()))
     for i, (label, (wave, power)) in enumerate(densities.items()):
-        some = power > 0
+        is_positive = power > 0
         colour, line = PALETTE[i % len(PALETTE)], LINES[i % len(LINES)]
-        panel.plot(1e-3 / wave[some], 1e-6 * power[some], label=label, color=colour, linestyle=line, linewidth=2.0)
+        panel.plot(
+            1e-3 / wave[is_positive],
+            1e-6 * power[is_positive],
+            label=label,
+            color=colour,
+            linestyle=line,
+            linewidth=2.0,
+        )
     panel.set_xscale("log")
     panel.set_yscale("log")
     if slope is not None:
-        _reference(panel, *rough, slope)
-    _mark_shortest(panel, first[1], next(iter(found)))
+        _reference(panel, *reference, slope)
+    _mark_shortest(panel, first[1], next(iter(fields_by_label)))
     panel.invert_xaxis()
     _plain_ticks(panel)
     unit = raised(next(iter(units), ""))
@@ -216,16 +227,16 @@ def pit_histogram(
 
 def _draw_histograms(counts: Any, path: Any, title: str, words: str, unit: bool, dpi: int) -> Figure:
     target = None if path is None else check_path(Path(path))
-    named = counts if isinstance(counts, Mapping) else {"": counts}
-    checked = {label: _checked(label, values) for label, values in named.items()}
-    figure = blank(1.0 + 4.6 * len(checked), 4.0, layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(checked), sharey=True, squeeze=False)[0])
-    for i, (panel, (label, values)) in enumerate(zip(panels, checked.items(), strict=True)):
+    counts_by_label = counts if isinstance(counts, Mapping) else {"": counts}
+    values_by_label = {label: _checked(label, values) for label, values in counts_by_label.items()}
+    figure = blank(1.0 + 4.6 * len(values_by_label), 4.0, layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(values_by_label), sharey=True, squeeze=False)[0])
+    for i, (panel, (label, values)) in enumerate(zip(panels, values_by_label.items(), strict=True)):
         _bars(panel, values, unit, i)
-        heading = f"{title}: {label}" if label and len(checked) == 1 else label or title
+        heading = f"{title}: {label}" if label and len(values_by_label) == 1 else label or title
         tidy(panel, heading, words, "frequency / flat" if i == 0 else "")
         panel.grid(visible=False, axis="x")
-    if len(checked) > 1:
+    if len(values_by_label) > 1:
         figure.suptitle(title, fontsize=14, parse_math=False)
     if target is not None:
         write(figure, target, dpi)
@@ -234,11 +245,11 @@ def _draw_histograms(counts: Any, path: Any, title: str, words: str, unit: bool,
 
 def _checked(label: str, counts: Any) -> np.ndarray:
     values = np.asarray(counts, np.float64)
-    whose = f"{label}: " if label else ""
+    prefix = f"{label}: " if label else ""
     if values.ndim != 1 or values.size < 2:
-        raise InputError(f"{whose}expected the counts of two or more ranks, received shape {values.shape}")
+        raise InputError(f"{prefix}expected the counts of two or more ranks, received shape {values.shape}")
     if not np.isfinite(values).all() or (values < 0).any() or not values.any():
-        raise InputError(f"{whose}expected counts of zero or more, some above, received {values.tolist()}")
+        raise InputError(f"{prefix}expected counts of zero or more, some above, received {values.tolist()}")
     return values
 
 

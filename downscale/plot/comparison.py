@@ -99,11 +99,11 @@ def compare(
         If the path, select or cmap is not usable; if axes or units of the fields differ.
     """
     target = None if path is None else check_path(Path(path))
-    found, fields, cells = read_pair(coarse, fine, select or {})
-    view = choose_view(*cells, fields[1], found[1][1].mapping)
+    axes_pair, fields, cells = read_pair(coarse, fine, select or {})
+    view = choose_view(*cells, fields[1], axes_pair[1][1].mapping)
     relief = None if orog is None else read_static(orog)
     level = relief_level(relief)
-    words = subtitle([field for field, _ in found], fields, select or {}, level)
+    words = subtitle([field for field, _ in axes_pair], fields, select or {}, level)
     figure, panels, bars = layout(view, title or name_of(fields[1], capital=True), words)
     draw_fields(panels, bars, view, cells, fields, cmap)
     draw_coast(panels, view, sftlf)
@@ -117,17 +117,20 @@ def compare(
 
 def read_pair(coarse: XarrayObject, fine: XarrayObject, select: Mapping[str, int]) -> Pair:
     """Return two comparable fields and their axes, their selected maps, and their cells."""
-    found = find_field(coarse), find_field(fine)
-    (whole, there), (split, here) = found
-    check_select(select, (whole, split))
-    fields = reduce_field(whole, there, select), reduce_field(split, here, index_like(split, whole, select))
+    pair = find_field(coarse), find_field(fine)
+    (coarse_field, coarse_axes), (fine_field, fine_axes) = pair
+    check_select(select, (coarse_field, fine_field))
+    fields = (
+        reduce_field(coarse_field, coarse_axes, select),
+        reduce_field(fine_field, fine_axes, index_like(fine_field, coarse_field, select)),
+    )
     units = [field.attrs.get("units") for field in fields]
     if None not in units and units[0] != units[1]:
         raise InputError(f"expected fields in one unit, received {units[0]!r} and {units[1]!r}; convert one")
-    kinds = [_kind(where) for where in (there, here)]
+    kinds = [_kind(where) for where in (coarse_axes, fine_axes)]
     if kinds[0] != kinds[1]:
         raise GridError(f"expected axes of one kind, received {kinds[0]} and {kinds[1]}; reproject one field")
-    return found, fields, (read_field(fields[0], there), read_field(fields[1], here))
+    return pair, fields, (read_field(fields[0], coarse_axes), read_field(fields[1], fine_axes))
 
 
 def _kind(where: Horizontal) -> str:
@@ -170,19 +173,19 @@ def zoom(
         If positions are two-dimensional, the box is outside the domain, units differ, or the path is not usable.
     """
     target = None if path is None else check_path(Path(path))
-    found, fields, cells = read_pair(coarse, fine, select or {})
+    pair, fields, cells = read_pair(coarse, fine, select or {})
     blocks, parts = cells
     if not isinstance(blocks, Cells) or not isinstance(parts, Cells):
         raise GridError("expected fields on axes, received two-dimensional positions; compare a part of them")
-    view = choose_view(blocks, parts, fields[1], found[1][1].mapping)
+    view = choose_view(blocks, parts, fields[1], pair[1][1].mapping)
     part = _part(view, blocks, parts, box)
-    words = subtitle([field for field, _ in found], fields, select or {}, None)
+    words = subtitle([field for field, _ in pair], fields, select or {}, None)
     figure, panels, bar = _sheet(view, part, title or name_of(fields[1], capital=True), words)
-    own, _ = colours(fields[1], cmap)
-    both = np.concatenate([blocks.values.ravel(), parts.values.ravel()])
-    limits = robust_limits(both)
-    for panel, frame, shown in zip(panels, (view, part, part), (parts, blocks, parts), strict=True):
-        mesh = draw_cells(panel, frame, shown, own, limits)
+    colour_map, _ = colours(fields[1], cmap)
+    values = np.concatenate([blocks.values.ravel(), parts.values.ravel()])
+    limits = robust_limits(values)
+    for panel, frame, field_cells in zip(panels, (view, part, part), (parts, blocks, parts), strict=True):
+        mesh = draw_cells(panel, frame, field_cells, colour_map, limits)
     for panel, frame in zip(panels, (view, part, part), strict=True):
         draw_coast([panel], frame, sftlf)
     draw_graticules([panels[0]], view)
@@ -193,7 +196,7 @@ def zoom(
         panel.set_title(name, fontsize=12.5, color=INK, pad=6)
     panels[0].set_title(f"Fine ({parts.sizes[0]} {TIMES} {parts.sizes[1]} cells)", fontsize=12.5, color=INK, pad=7)
     units = str(fields[1].attrs.get("units", fields[0].attrs.get("units", "")))
-    draw_bar(bar, mesh, both, name_of(fields[1], capital=False), units)
+    draw_bar(bar, mesh, values, name_of(fields[1], capital=False), units)
     if target is not None:
         write(figure, target, dpi)
     return figure
@@ -217,41 +220,46 @@ def _liveliest(blocks: Cells, parts: Cells) -> Box:
     """Return the window of a quarter of each axis with the strongest detail, on edges of coarse cells."""
     detail = np.nan_to_num((parts.values - blocks.under(parts)) ** 2)
     sums = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    y, x = (np.searchsorted(axis.edges, made.edges - 1e-9) for axis, made in ((parts.y, blocks.y), (parts.x, blocks.x)))
+    y, x = (
+        np.searchsorted(axis.edges, coarse_axis.edges - 1e-9)
+        for axis, coarse_axis in ((parts.y, blocks.y), (parts.x, blocks.x))
+    )
     y, x = np.clip(y, 0, detail.shape[0]), np.clip(x, 0, detail.shape[1])
-    high, wide = max(blocks.sizes[0] // SHARE, 2), max(blocks.sizes[1] // SHARE, 2)
-    high, wide = min(high, len(y) - 1), min(wide, len(x) - 1)
-    found = sums[np.ix_(y[high:], x[wide:])] - sums[np.ix_(y[:-high], x[wide:])]
-    found = found - sums[np.ix_(y[high:], x[:-wide])] + sums[np.ix_(y[:-high], x[:-wide])]
-    row, column = np.unravel_index(int(found.argmax()), found.shape)
+    height, width = max(blocks.sizes[0] // SHARE, 2), max(blocks.sizes[1] // SHARE, 2)
+    height, width = min(height, len(y) - 1), min(width, len(x) - 1)
+    window_sums = sums[np.ix_(y[height:], x[width:])] - sums[np.ix_(y[:-height], x[width:])]
+    window_sums = window_sums - sums[np.ix_(y[height:], x[:-width])] + sums[np.ix_(y[:-height], x[:-width])]
+    row, column = np.unravel_index(int(window_sums.argmax()), window_sums.shape)
     edges_y, edges_x = blocks.y.edges, blocks.x.edges
-    return edges_x[column], edges_x[column + wide], edges_y[row], edges_y[row + high]
+    return edges_x[column], edges_x[column + width], edges_y[row], edges_y[row + height]
 
 
 def _sheet(view: View, part: View, title: str, words: str) -> tuple[Figure, list[Any], Any]:
     """Create the axes of the whole map, two parts above each other, and a colour bar below."""
-    ring, other = view.outline(), part.outline()
-    extent, inner = np.ptp(ring, axis=0), np.ptp(other, axis=0)
+    ring, part_outline = view.outline(), part.outline()
+    extent, inner = np.ptp(ring, axis=0), np.ptp(part_outline, axis=0)
     width = min(WIDE, TALL * extent[0] / extent[1])
     height = max(width * extent[1] / extent[0], 3.6)
-    each = (height - 0.55) / 2
-    beside = min(max(each * inner[0] / inner[1], 1.6), 5.2)
-    wide, tall = width + beside + 1.7, height + 2.15
-    figure = blank(wide, tall)
+    part_height = (height - 0.55) / 2
+    part_width = min(max(part_height * inner[0] / inner[1], 1.6), 5.2)
+    figure_width, figure_height = width + part_width + 1.7, height + 2.15
+    figure = blank(figure_width, figure_height)
 
     def place(x: float, y: float, w: float, h: float, seen: View | None) -> Any:
-        at = x / wide, y / tall, w / wide, h / tall
-        return figure.add_axes(at) if seen is None else add_map(figure, at, seen)
+        position = x / figure_width, y / figure_height, w / figure_width, h / figure_height
+        return figure.add_axes(position) if seen is None else add_map(figure, position, seen)
 
     low, x = 1.1, 0.7 + width + 0.6
-    panels = [place(0.7, low, width, height, view), place(x, low + each + 0.55, beside, each, part)]
-    panels.append(place(x, low, beside, each, part))
+    panels = [place(0.7, low, width, height, view), place(x, low + part_height + 0.55, part_width, part_height, part)]
+    panels.append(place(x, low, part_width, part_height, part))
     for panel in panels[1:]:
         panel.set_xticks([])
         panel.set_yticks([])
         for spine in panel.spines.values():
             spine.set(edgecolor=BOX_LINE, linewidth=1.8)
-    bar = place(wide / 2 - 0.3 * wide, 0.58, 0.6 * wide, 0.14, None)
-    figure.text(0.5, 1 - 0.14 / tall, title, ha="center", va="top", fontsize=16, color=INK, parse_math=False)
-    figure.text(0.5, 1 - 0.46 / tall, words, ha="center", va="top", fontsize=10.5, color=SOFT_INK, parse_math=False)
+    bar = place(figure_width / 2 - 0.3 * figure_width, 0.58, 0.6 * figure_width, 0.14, None)
+    figure.text(0.5, 1 - 0.14 / figure_height, title, ha="center", va="top", fontsize=16, color=INK, parse_math=False)
+    figure.text(
+        0.5, 1 - 0.46 / figure_height, words, ha="center", va="top", fontsize=10.5, color=SOFT_INK, parse_math=False
+    )
     return figure, panels, bar

@@ -74,19 +74,19 @@ def conservation(
     if (variable is None and len(names) > 1) or (variable is not None and variable not in names):
         raise InputError(f"expected the name of a variable among {listing(names)}, received {variable!r}")
     name = variable or names[0]
-    given, field = as_dataset(coarse)[0][name], errors[f"{name}_relative_error"]
+    coarse_field, field = as_dataset(coarse)[0][name], errors[f"{name}_relative_error"]
     largest, where = find_field(_largest_of(errors, f"{name}_relative_error"))
-    flat = reduce_field(largest, where, {})
-    cells = read_field(flat, where)
-    view = choose_view(cells, cells, flat, where.mapping)
+    error_map = reduce_field(largest, where, {})
+    cells = read_field(error_map, where)
+    view = choose_view(cells, cells, error_map, where.mapping)
     figure, panel, bar, chart = _sheet(view)
-    kinds = [x.dtype for x in (given, as_dataset(fine)[0].get(name, given)) if x.dtype.kind == "f"]
+    kinds = [x.dtype for x in (coarse_field, as_dataset(fine)[0].get(name, coarse_field)) if x.dtype.kind == "f"]
     allowed = tolerance or max(map(default_tolerance, kinds), default=1e-12)
     _draw_map(panel, bar, view, cells, allowed)
     draw_coast([panel], view, sftlf)
     draw_graticules([panel], view)
     _draw_decades(chart, np.asarray(field.values), allowed)
-    words = title or f"{name_of(given, capital=True)}: the error of every coarse cell"
+    words = title or f"{name_of(coarse_field, capital=True)}: the error of every coarse cell"
     figure.suptitle(words, fontsize=14, color=INK, parse_math=False)
     if target is not None:
         write(figure, target, dpi)
@@ -96,11 +96,11 @@ def conservation(
 def _largest_of(errors: xr.Dataset, name: str) -> xr.Dataset:
     """Return the largest error of each cell over all other dimensions."""
     field = errors[name]
-    others = field.dims[:-2]
+    other_dims = field.dims[:-2]
     # Cells without any value have no maximum; the warning is of no use.
-    known = field.fillna(-1.0).max(others) if others else field.fillna(-1.0)
-    kept = [key for key, value in errors.coords.items() if not set(value.dims) & set(others)]
-    return xr.Dataset({name: known.where(known >= 0)}, {key: errors.coords[key] for key in kept})
+    maxima = field.fillna(-1.0).max(other_dims) if other_dims else field.fillna(-1.0)
+    names = [key for key, value in errors.coords.items() if not set(value.dims) & set(other_dims)]
+    return xr.Dataset({name: maxima.where(maxima >= 0)}, {key: errors.coords[key] for key in names})
 
 
 def _sheet(view: View) -> tuple[Figure, Any, Any, Any]:
@@ -108,11 +108,17 @@ def _sheet(view: View) -> tuple[Figure, Any, Any, Any]:
     extent = np.ptp(view.outline(), axis=0)
     width = min(WIDTH, TALLEST * extent[0] / extent[1])
     height = max(width * extent[1] / extent[0], 2.4)
-    wide, tall = width + 6.4, height + 1.9
-    figure = blank(wide, tall)
-    panel = add_map(figure, (0.7 / wide, 1.05 / tall, width / wide, height / tall), view)
-    bar = figure.add_axes(((0.7 + 0.08 * width) / wide, 0.58 / tall, 0.84 * width / wide, 0.14 / tall))
-    chart = figure.add_axes(((width + 1.75) / wide, 1.05 / tall, 4.3 / wide, (height - 0.25) / tall))
+    figure_width, figure_height = width + 6.4, height + 1.9
+    figure = blank(figure_width, figure_height)
+    panel = add_map(
+        figure, (0.7 / figure_width, 1.05 / figure_height, width / figure_width, height / figure_height), view
+    )
+    bar = figure.add_axes(
+        ((0.7 + 0.08 * width) / figure_width, 0.58 / figure_height, 0.84 * width / figure_width, 0.14 / figure_height)
+    )
+    chart = figure.add_axes(
+        ((width + 1.75) / figure_width, 1.05 / figure_height, 4.3 / figure_width, (height - 0.25) / figure_height)
+    )
     return figure, panel, bar, chart
 
 
@@ -121,17 +127,17 @@ def _draw_map(panel: Any, bar: Any, view: View, cells: Drawn, allowed: float) ->
     import matplotlib
 
     exponent = np.log10(np.maximum(cells.values, LEAST))
-    known = exponent[np.isfinite(exponent)]
-    top = max(float(np.ceil(known.max())) if known.size else 0.0, np.log10(allowed))
-    low = min(max(float(np.floor(np.percentile(known, 1))) if known.size else -1.0, np.log10(LEAST)), top - 2)
+    finite = exponent[np.isfinite(exponent)]
+    top = max(float(np.ceil(finite.max())) if finite.size else 0.0, np.log10(allowed))
+    low = min(max(float(np.floor(np.percentile(finite, 1))) if finite.size else -1.0, np.log10(LEAST)), top - 2)
     colours = matplotlib.colormaps["cividis"].with_extremes(bad=MISSING)
     mesh = draw_cells(panel, view, cells.holding(exponent), colours, (low, top))
-    drawn = panel.figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=_decades(low, top))
-    drawn.ax.set_xticklabels([_power(value) for value in drawn.get_ticks()])
-    drawn.outline.set(linewidth=0.5)
+    colour_bar = panel.figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=_decades(low, top))
+    colour_bar.ax.set_xticklabels([_power(value) for value in colour_bar.get_ticks()])
+    colour_bar.outline.set(linewidth=0.5)
     bar.set_xlabel("largest relative error of the cell, all times", fontsize=10.5, color=INK)
     panel.set_title("Where (ring: the worst cell)", fontsize=12.5, color=INK, pad=7)
-    if known.size and known.max() > np.log10(LEAST):
+    if finite.size and finite.max() > np.log10(LEAST):
         row, column = np.unravel_index(int(np.nanargmax(exponent)), exponent.shape)
         x, y = _centre(view, cells, int(row), int(column))
         ring: dict[str, Any] = {"marker": "o", "markersize": 15, "markerfacecolor": "none", "clip_on": False}
@@ -160,18 +166,18 @@ def _power(value: float) -> str:
 
 def _draw_decades(chart: Any, errors: Array, allowed: float) -> None:
     """Plot the number of cells of all times by the decade of their error."""
-    known = errors[np.isfinite(errors)]
-    exponent = np.log10(np.maximum(known, LEAST))
+    finite = errors[np.isfinite(errors)]
+    exponent = np.log10(np.maximum(finite, LEAST))
     # A few nearly exact cells must not stretch the axis.
-    low = float(np.floor(np.percentile(exponent, 0.5))) if known.size else -1.0
+    low = float(np.floor(np.percentile(exponent, 0.5))) if finite.size else -1.0
     low = float(np.floor(min(low, np.log10(allowed) - 1)))
-    top = max(float(np.ceil(exponent.max())) if known.size else 0.0, np.log10(allowed) + 1)
+    top = max(float(np.ceil(exponent.max())) if finite.size else 0.0, np.log10(allowed) + 1)
     edges = np.linspace(low, top, int(4 * (top - low)) + 1)
     chart.hist(np.maximum(exponent, low), edges, color=PALETTE[0], edgecolor="white", linewidth=0.5)
     chart.axvline(np.log10(allowed), color="#D55E00", linewidth=1.6)
-    largest = f", largest {known.max():.1e}" if known.size else ""
-    tidy(chart, f"How large ({known.size:,} cells{largest})", "relative error", "cells")
+    largest = f", largest {finite.max():.1e}" if finite.size else ""
+    tidy(chart, f"How large ({finite.size:,} cells{largest})", "relative error", "cells")
     chart.set_xlim(low, top)
     chart.set_xticks(_decades(low, top), [_power(value) for value in _decades(low, top)])
-    put = {"transform": chart.get_xaxis_transform(), "rotation": 90, "va": "top", "ha": "right", "color": "#A84300"}
-    note(chart, np.log10(allowed), 0.98, f"tolerance {allowed:g} ", **put)
+    style = {"transform": chart.get_xaxis_transform(), "rotation": 90, "va": "top", "ha": "right", "color": "#A84300"}
+    note(chart, np.log10(allowed), 0.98, f"tolerance {allowed:g} ", **style)

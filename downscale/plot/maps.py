@@ -52,20 +52,22 @@ def layout(view: View, title: str, subtitle: str) -> tuple[Figure, list[Any], li
     total = left + right + 2 * gap + 3 * width
     lines = textwrap.wrap(title, int(total / 0.135))
     head = 0.16 + 0.28 * len(lines)
-    tall = bottom + height + head + (0.6 if subtitle else 0.38)
-    figure = blank(total, tall)
+    figure_height = bottom + height + head + (0.6 if subtitle else 0.38)
+    figure = blank(total, figure_height)
     middle = (left + 1.5 * width + gap) / total
-    put: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
-    figure.text(middle, 1 - 0.16 / tall, "\n".join(lines), fontsize=16, color=INK, **put)
-    figure.text(middle, 1 - (head + 0.02) / tall, subtitle, fontsize=10.5, color=SOFT_INK, **put)
+    style: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
+    figure.text(middle, 1 - 0.16 / figure_height, "\n".join(lines), fontsize=16, color=INK, **style)
+    figure.text(middle, 1 - (head + 0.02) / figure_height, subtitle, fontsize=10.5, color=SOFT_INK, **style)
 
     def place(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
-        return x / total, y / tall, w / total, h / tall
+        return x / total, y / figure_height, w / total, h / figure_height
 
     panels = [add_map(figure, place(left + i * (width + gap), bottom, width, height), view) for i in range(3)]
-    both, own = 0.62 * (2 * width + gap), max(0.82 * width, NARROWEST - 0.1)
+    wide_bar, narrow_bar = 0.62 * (2 * width + gap), max(0.82 * width, NARROWEST - 0.1)
     centres = left + width + gap / 2, left + 2.5 * width + 2 * gap
-    bars = [figure.add_axes(place(x - w / 2, 0.68, w, 0.14)) for x, w in zip(centres, (both, own), strict=True)]
+    bars = [
+        figure.add_axes(place(x - w / 2, 0.68, w, 0.14)) for x, w in zip(centres, (wide_bar, narrow_bar), strict=True)
+    ]
     return figure, panels, bars
 
 
@@ -95,18 +97,18 @@ def draw_fields(
     """Draw the panels: one colour scale for both fields, one symmetric about zero for the detail."""
     blocks, parts = pair
     detail = parts.holding(parts.values - blocks.under(parts))  # type: ignore
-    own, other = colours(fields[1], cmap)
-    both = np.concatenate([blocks.values.ravel(), parts.values.ravel()])
-    limits = robust_limits(both)
+    main_colours, detail_colours = colours(fields[1], cmap)
+    values = np.concatenate([blocks.values.ravel(), parts.values.ravel()])
+    limits = robust_limits(values)
     reach = max(*np.abs(robust_limits(detail.values)), ROUNDING * max(np.abs(limits)))
-    meshes = [draw_cells(panels[i], view, cells, own, limits) for i, cells in enumerate(pair)]
-    meshes.append(draw_cells(panels[2], view, detail, other, (-reach, reach)))
+    meshes = [draw_cells(panels[i], view, cells, main_colours, limits) for i, cells in enumerate(pair)]
+    meshes.append(draw_cells(panels[2], view, detail, detail_colours, (-reach, reach)))
     sizes = [f"{cells.sizes[0]} {TIMES} {cells.sizes[1]} cells" for cells in pair]
     names = f"Coarse ({sizes[0]})", f"Fine ({sizes[1]})", "Added detail"
     for panel, name in zip(panels, names, strict=True):
         panel.set_title(name, fontsize=12.5, color=INK, pad=7)
     units = str(fields[1].attrs.get("units", fields[0].attrs.get("units", "")))
-    draw_bar(bars[0], meshes[1], both, name_of(fields[1], capital=False), units)
+    draw_bar(bars[0], meshes[1], values, name_of(fields[1], capital=False), units)
     draw_bar(bars[1], meshes[2], detail.values, f"fine {MINUS} its coarse cell", units)
 
 
@@ -125,9 +127,9 @@ def draw_cells(panel: Any, view: View, cells: Drawn, cmap: Any, limits: tuple[fl
 
 def robust_limits(values: Array) -> tuple[float, float]:
     """Return limits without half a percent at either end; never equal."""
-    known = values[np.isfinite(values)]
-    low, high = np.percentile(known, [0.5, 99.5]) if known.size else (0.0, 1.0)
-    if known.size and known.min() >= 0 and low < 0.1 * high:
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
+    if finite.size and finite.min() >= 0 and low < 0.1 * high:
         low = 0.0
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         half = 1e-3 * abs(low) or 1.0
@@ -140,13 +142,13 @@ def colours(field: xr.DataArray, cmap: Any) -> tuple[Any, Any]:
     import matplotlib
 
     name = str(field.attrs.get("standard_name", ""))
-    usual, other = next((pair for word, pair in COLOURS.items() if word in name), OTHER_COLOURS)
-    own: Any = usual if cmap is None else cmap
-    if isinstance(own, str):
-        if own not in matplotlib.colormaps:
-            raise OptionError(f"expected a colour map of matplotlib, received {own!r}; try 'viridis'")
-        own = matplotlib.colormaps[own]
-    return own.with_extremes(bad=MISSING), matplotlib.colormaps[other].with_extremes(bad=MISSING)
+    default, detail_colours = next((pair for word, pair in COLOURS.items() if word in name), OTHER_COLOURS)
+    main_colours: Any = default if cmap is None else cmap
+    if isinstance(main_colours, str):
+        if main_colours not in matplotlib.colormaps:
+            raise OptionError(f"expected a colour map of matplotlib, received {main_colours!r}; try 'viridis'")
+        main_colours = matplotlib.colormaps[main_colours]
+    return main_colours.with_extremes(bad=MISSING), matplotlib.colormaps[detail_colours].with_extremes(bad=MISSING)
 
 
 def draw_bar(axes: Any, mesh: Any, values: Array, name: str, units: str) -> None:
@@ -194,40 +196,44 @@ def _polygons(mesh: Mesh) -> tuple[Array, Array, Array]:
     """
     rows, columns = (1 + (size - 1) // MOST_POLYGONS for size in mesh.sizes)
     corners = mesh.grid.all_corners()
-    kept = [v[: v.shape[0] // rows * rows, : v.shape[1] // columns * columns] for v in (corners, mesh.values)]
+    arrays = [v[: v.shape[0] // rows * rows, : v.shape[1] // columns * columns] for v in (corners, mesh.values)]
     first, last = slice(None, None, rows), slice(rows - 1, None, rows)
     left, right = slice(None, None, columns), slice(columns - 1, None, columns)
-    four = (first, left, 0), (first, right, 1), (last, right, 2), (last, left, 3)
-    rings = np.stack([kept[0][at] for at in four], axis=-2)
-    values = kept[1][rows // 2 :: rows, columns // 2 :: columns]
-    held = np.isfinite(values)
-    lon, lat = degrees_of(rings[held], degrees_of(rings[held].sum(axis=-2))[0][:, None])
-    return lon, lat, values[held]
+    corner_slices = (first, left, 0), (first, right, 1), (last, right, 2), (last, left, 3)
+    rings = np.stack([arrays[0][corner] for corner in corner_slices], axis=-2)
+    values = arrays[1][rows // 2 :: rows, columns // 2 :: columns]
+    is_known = np.isfinite(values)
+    lon, lat = degrees_of(rings[is_known], degrees_of(rings[is_known].sum(axis=-2))[0][:, None])
+    return lon, lat, values[is_known]
 
 
 def _divided(lon: Array, lat: Array, values: Array) -> tuple[Array, Array, Array]:
     """Cut cells that span many degrees, as around a pole, into parts that follow the curves of the map."""
-    wide = np.ptp(lon, axis=-1) > WIDE
-    points = inner_points(unit_vectors(lon[wide], lat[wide]), *2 * [np.linspace(0, 1, PARTS + 1)])
+    is_wide = np.ptp(lon, axis=-1) > WIDE
+    points = inner_points(unit_vectors(lon[is_wide], lat[is_wide]), *2 * [np.linspace(0, 1, PARTS + 1)])
     rings = np.stack([points[:, :-1, :-1], points[:, :-1, 1:], points[:, 1:, 1:], points[:, 1:, :-1]], axis=-2)
     rings = rings.reshape(-1, 4, 3)
     east, north = degrees_of(rings, degrees_of(rings.sum(axis=-2))[0][:, None])
     # The part that contains the pole itself is smaller than a pixel.
-    narrow = np.ptp(east, axis=-1) < WIDEST
-    east, north = east[narrow], north[narrow]
-    own = np.repeat(values[wide], PARTS**2)[narrow]
-    keep = ~wide
-    return np.concatenate([lon[keep], east]), np.concatenate([lat[keep], north]), np.concatenate([values[keep], own])
+    is_narrow = np.ptp(east, axis=-1) < WIDEST
+    east, north = east[is_narrow], north[is_narrow]
+    part_values = np.repeat(values[is_wide], PARTS**2)[is_narrow]
+    is_kept = ~is_wide
+    return (
+        np.concatenate([lon[is_kept], east]),
+        np.concatenate([lat[is_kept], north]),
+        np.concatenate([values[is_kept], part_values]),
+    )
 
 
 def _cut(lon: Array, lat: Array, values: Array, west: float, east: float) -> tuple[Array, Array, Array]:
     """Cut cells that cross the seam of a map into one part on either side."""
     lon = lon - 360.0 * np.floor((lon.mean(axis=-1, keepdims=True) - west) / 360.0)
-    over, under = lon.max(axis=-1) > east, lon.min(axis=-1) < west
-    again = np.concatenate([lon[over] - 360.0, lon[under] + 360.0])
-    lon = np.clip(np.concatenate([lon, again]), west, east)
-    both = [np.concatenate([v, v[over], v[under]]) for v in (lat, values)]
-    return lon, both[0], both[1]
+    is_beyond_east, is_beyond_west = lon.max(axis=-1) > east, lon.min(axis=-1) < west
+    copies = np.concatenate([lon[is_beyond_east] - 360.0, lon[is_beyond_west] + 360.0])
+    lon = np.clip(np.concatenate([lon, copies]), west, east)
+    arrays = [np.concatenate([v, v[is_beyond_east], v[is_beyond_west]]) for v in (lat, values)]
+    return lon, arrays[0], arrays[1]
 
 
 def draw_coast(panels: list[Any], view: View, sftlf: XarrayObject | None) -> None:
@@ -254,9 +260,9 @@ def installed_coast(width: float) -> Path | None:
     from cartopy.io import Downloader
 
     for resolution in ("110m", "50m", "10m") if width > 120 else ("50m", "10m", "110m"):
-        what = {"config": config, "category": "physical", "name": "coastline", "resolution": resolution}
+        keys = {"config": config, "category": "physical", "name": "coastline", "resolution": resolution}
         source = Downloader.from_config(("shapefiles", "natural_earth", resolution, "physical", "coastline"))
-        for path in (source.pre_downloaded_path(what), source.target_path(what)):
+        for path in (source.pre_downloaded_path(keys), source.target_path(keys)):
             if path is not None and Path(path).exists():
                 return Path(path)
     return None
@@ -306,12 +312,16 @@ def _elsewhere(view: View, cells: Drawn) -> tuple[Array, Array, Any]:
     ring = view.outline()
     (left, low), (right, high) = ring.min(axis=0), ring.max(axis=0)
     slack = 0.05 * (right - left)
-    known = np.isfinite(x) & np.isfinite(y)
-    inside = known & (x > left - slack) & (x < right + slack) & (y > low - slack) & (y < high + slack)
+    is_finite = np.isfinite(x) & np.isfinite(y)
+    is_inside = is_finite & (x > left - slack) & (x < right + slack) & (y > low - slack) & (y < high + slack)
     # Neighbours half the map apart are on either side of the seam.
-    jump = np.abs(np.diff(np.where(known, x, left), axis=1)) > 0.5 * (right - left)
-    inside[:, 1:] &= ~jump
-    return np.where(known, x, left), np.where(known, y, low), np.ma.masked_array(values, ~inside | ~np.isfinite(values))
+    is_seam = np.abs(np.diff(np.where(is_finite, x, left), axis=1)) > 0.5 * (right - left)
+    is_inside[:, 1:] &= ~is_seam
+    return (
+        np.where(is_finite, x, left),
+        np.where(is_finite, y, low),
+        np.ma.masked_array(values, ~is_inside | ~np.isfinite(values)),
+    )
 
 
 def draw_graticules(panels: list[Any], view: View) -> None:
@@ -327,20 +337,20 @@ def draw_graticules(panels: list[Any], view: View) -> None:
 
 def _draw_graticule(panel: Any, view: View, number: int) -> None:
     line = {"color": "0.25", "linewidth": 0.4, "alpha": 0.35, "scalex": False, "scaley": False}
-    along, up = np.linspace(view.west, view.east, 361), np.linspace(view.south, view.north, 181)
-    place, (wide, tall) = panel.get_position(), panel.figure.get_size_inches()
-    for lat in round_degrees(view.south, view.north, min(5, max(2.5, 2.4 * place.height * tall))):
-        x, y = view.project(along, np.full_like(along, lat))
+    longitudes, latitudes = np.linspace(view.west, view.east, 361), np.linspace(view.south, view.north, 181)
+    place, (figure_width, figure_height) = panel.get_position(), panel.figure.get_size_inches()
+    for lat in round_degrees(view.south, view.north, min(5, max(2.5, 2.4 * place.height * figure_height))):
+        x, y = view.project(longitudes, np.full_like(longitudes, lat))
         panel.plot(x, y, **line)
         if number == 0 and not (view.polar and view.full_circle):
             _label(panel, degrees(lat, "NS"), x[0], y[0], np.array([-1.0, 0.0]))
-    for lon in round_degrees(view.west, view.east, max(1.5, place.width * wide)):
-        panel.plot(*view.project(np.full_like(up, lon), up), **line)
+    for lon in round_degrees(view.west, view.east, max(1.5, place.width * figure_width)):
+        panel.plot(*view.project(np.full_like(latitudes, lon), latitudes), **line)
         (x,), (y,) = view.project(np.array([lon]), np.array([view.rim]))
         outward = np.array([x, y]) / np.hypot(x, y) if view.polar else np.array([0.0, -1.0])
-        between = (outward[0] < -0.6 and number > 0) or (outward[0] > 0.6 and number < 2)
+        is_between = (outward[0] < -0.6 and number > 0) or (outward[0] > 0.6 and number < 2)
         # A title is above each panel, and other panels are beside it.
-        if not view.worldwide and not between and outward[1] < 0.6:
+        if not view.worldwide and not is_between and outward[1] < 0.6:
             _label(panel, degrees(lon, "EW"), x, y, outward)
 
 
@@ -350,26 +360,31 @@ def _draw_native_graticule(panel: Any, view: View, number: int) -> None:
     west, east, south, north = view.box
     ring, place = view.outline(), panel.get_position()
     (left, low), (right, high) = ring.min(axis=0), ring.max(axis=0)
-    wide, tall = panel.figure.get_size_inches()
-    along, up = np.linspace(west - 5, east + 5, 361), np.linspace(max(south - 5, -90), min(north + 5, 90), 181)
-    parallels = round_degrees(south, north, min(6, max(2.5, 1.6 * place.height * tall)))
-    meridians = round_degrees(west, east, min(8, max(2.0, 1.8 * place.width * wide)))
-    ways = [(along, np.full_like(along, lat)) for lat in parallels] + [(np.full_like(up, lon), up) for lon in meridians]
-    for lon, lat in ways:
+    figure_width, figure_height = panel.figure.get_size_inches()
+    longitudes, latitudes = (
+        np.linspace(west - 5, east + 5, 361),
+        np.linspace(max(south - 5, -90), min(north + 5, 90), 181),
+    )
+    parallels = round_degrees(south, north, min(6, max(2.5, 1.6 * place.height * figure_height)))
+    meridians = round_degrees(west, east, min(8, max(2.0, 1.8 * place.width * figure_width)))
+    curves = [(longitudes, np.full_like(longitudes, lat)) for lat in parallels] + [
+        (np.full_like(latitudes, lon), latitudes) for lon in meridians
+    ]
+    for lon, lat in curves:
         x, y = view.place(lon, lat)
         # A line that leaves on one side and re-enters on the other is two lines.
-        torn = np.abs(np.diff(x, append=x[-1:])) > 0.5 * (right - left)
-        panel.plot(np.where(torn, np.nan, x), y, **line)
+        is_seam = np.abs(np.diff(x, append=x[-1:])) > 0.5 * (right - left)
+        panel.plot(np.where(is_seam, np.nan, x), y, **line)
     edge = np.linspace(low, high, 400)
     lat = view.locate(np.full_like(edge, left), edge)[1]
     for value in parallels if number == 0 else []:
-        for at in _crossings(lat - value, edge)[:1]:
-            _label(panel, degrees(value, "NS"), left, at, np.array([-1.0, 0.0]))
+        for position in _crossings(lat - value, edge)[:1]:
+            _label(panel, degrees(value, "NS"), left, position, np.array([-1.0, 0.0]))
     edge = np.linspace(left, right, 400)
     lon = view.locate(edge, np.full_like(edge, low))[0]
     for value in meridians:
-        for at in _crossings(np.mod(lon - value + 180, 360) - 180, edge)[:1]:
-            _label(panel, degrees(value, "EW"), at, low, np.array([0.0, -1.0]))
+        for position in _crossings(np.mod(lon - value + 180, 360) - 180, edge)[:1]:
+            _label(panel, degrees(value, "EW"), position, low, np.array([0.0, -1.0]))
 
 
 def _crossings(values: Array, at: Array) -> list[float]:

@@ -77,25 +77,25 @@ def subtitle(
 ) -> str:
     """Return the time, member, ... shown of the whole fields, and the altitude of the dotted contour."""
     words: dict[str, list[str]] = {}
-    for whole, part in zip(fields, chosen, strict=True):
-        for name in [str(dim) for dim in whole.dims if dim not in part.dims] + ["time"]:
-            said = _place_words(whole, part, name)
-            if said is None and whole.sizes.get(name, 1) > 1:
-                said = f"{name} {select.get(name, 0)}"
-            if said is not None and said not in words.setdefault(name, []):
-                words[name].append(said)
+    for field, part in zip(fields, chosen, strict=True):
+        for name in [str(dim) for dim in field.dims if dim not in part.dims] + ["time"]:
+            text = _place_words(field, part, name)
+            if text is None and field.sizes.get(name, 1) > 1:
+                text = f"{name} {select.get(name, 0)}"
+            if text is not None and text not in words.setdefault(name, []):
+                words[name].append(text)
     relief = [] if level is None else [f"dotted: {level:g} m above sea level"]
     # Properties in which the two fields differ are given for both, coarse first.
-    both = [said[0] if len(said) == 1 else f"coarse {said[0]}, fine {said[1]}" for said in words.values()]
-    return " · ".join([*both, *relief])
+    texts = [text[0] if len(text) == 1 else f"coarse {text[0]}, fine {text[1]}" for text in words.values()]
+    return " · ".join([*texts, *relief])
 
 
 def _place_words(whole: xr.DataArray, part: xr.DataArray, name: str) -> str | None:
     """Return the position of a part along a dimension: a date if a coordinate has one, else the coordinate's value."""
     if name not in part.coords or part.coords[name].ndim:
         return None
-    along = [key for key, v in whole.coords.items() if v.dims == (name,) and part.coords[key].ndim == 0]
-    dates = [key for key in along if is_date(part.coords[key].values[()])]
+    names = [key for key, v in whole.coords.items() if v.dims == (name,) and part.coords[key].ndim == 0]
+    dates = [key for key in names if is_date(part.coords[key].values[()])]
     chosen = name if name in dates or not dates else dates[0]
     return value_words(name, part.coords[chosen].values[()])
 
@@ -114,8 +114,8 @@ def value_words(name: str, value: Any) -> str:
     date = f"{value.year:04d}-{value.month:02d}-{value.day:02d}"
     clock = f" {value.hour:02d}:{value.minute:02d}" if value.hour or value.minute else ""
     calendar = getattr(value, "calendar", "standard")
-    odd = calendar not in ("standard", "gregorian", "proleptic_gregorian")
-    return f"{date}{clock}" + (f" ({calendar} calendar)" if odd else "")
+    is_unusual = calendar not in ("standard", "gregorian", "proleptic_gregorian")
+    return f"{date}{clock}" + (f" ({calendar} calendar)" if is_unusual else "")
 
 
 def degrees(value: float, letters: str) -> str:

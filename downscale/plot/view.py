@@ -101,13 +101,13 @@ class View:
         (x0, y0), (x1, y1) = ring.min(axis=0), ring.max(axis=0)
         x, y = np.meshgrid(np.linspace(x0, x1, 41), np.linspace(y0, y1, 41))
         lon, lat = self.locate(x, y)
-        turns = np.unwrap(np.deg2rad(self.locate(ring[:, 0], ring[:, 1])[0]))
+        angles = np.unwrap(np.deg2rad(self.locate(ring[:, 0], ring[:, 1])[0]))
         middle, south, north = float(lon[20, 20]), float(np.nanmin(lat)), float(np.nanmax(lat))
-        if abs(turns[-1] - turns[0]) > np.pi:
+        if abs(angles[-1] - angles[0]) > np.pi:
             # The border runs around a pole.
             return (middle - 180, middle + 180, *((south, 90.0) if lat[20, 20] > 0 else (-90.0, north)))
-        off = np.mod(lon - middle + 180, 360) - 180
-        return middle + float(np.nanmin(off)), middle + float(np.nanmax(off)), south, north
+        offsets = np.mod(lon - middle + 180, 360) - 180
+        return middle + float(np.nanmin(offsets)), middle + float(np.nanmax(offsets)), south, north
 
     def outline(self) -> Array:
         """Return the border of the domain in map coordinates, shape (n, 2)."""
@@ -130,13 +130,13 @@ def choose_view(blocks: Drawn, parts: Drawn, field: xr.DataArray, mapping: GridM
         return _mesh_view(parts)  # type: ignore[arg-type]
     # Rotated degrees are not geographic ones; without their pole they are drawn as a plane.
     x = field[field.dims[1]]
-    rotated = x.attrs.get("standard_name", x.name) in ROTATED
+    is_rotated = x.attrs.get("standard_name", x.name) in ROTATED
     west, east, south, north = (float(v) for v in (*parts.x.edges[[0, -1]], *parts.y.edges[[0, -1]]))
     if parts.mapped and mapping is not None:
-        own, origin, step = own_projection(mapping, west, east, south, north)
-        return View(west, east, south, north, own, native=True, origin=origin, step=step)
-    if rotated or parts.x.kind != "longitude":
-        return View(west, east, south, north, unit="°" if rotated else "km")
+        projection, origin, step = own_projection(mapping, west, east, south, north)
+        return View(west, east, south, north, projection, native=True, origin=origin, step=step)
+    if is_rotated or parts.x.kind != "longitude":
+        return View(west, east, south, north, unit="°" if is_rotated else "km")
     if parts.x.periodic:
         # Cut the world along the cell edge nearest to the date line, so that no cell is torn.
         from_date_line = np.mod(blocks.x.edges, 360.0) - 180
@@ -158,9 +158,9 @@ def _mesh_view(mesh: Mesh) -> View:
 
 def _widest_gap(low: Array, high: Array) -> tuple[float, float]:
     """Return the end of the widest gap of longitude without cells, from -180 to 180, and its width."""
-    low, wide = np.mod(low, 360.0), high - low
+    low, width = np.mod(low, 360.0), high - low
     order = np.argsort(low)
-    low, reach = low[order], np.maximum.accumulate((low + wide)[order])
+    low, reach = low[order], np.maximum.accumulate((low + width)[order])
     # The first cell again, one circle later; cells across the seam cover the beginning.
     gaps = np.append(low[1:], low[0] + 360.0) - np.maximum(reach, reach[-1] - 360.0)
     widest = int(gaps.argmax())
@@ -185,9 +185,9 @@ def own_projection(
     assert crs is not None, "a grid is mapped only where its projection is known"
     step = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
     projection: Any = ccrs.Projection(crs)
-    wide, tall = 0.02 * (east - west), 0.02 * (north - south)
-    projection.bounds = tuple(v / step for v in (west - wide, east + wide, south - tall, north + tall))
-    projection.threshold = max(wide, tall) / step / 10
+    margin_x, margin_y = 0.02 * (east - west), 0.02 * (north - south)
+    projection.bounds = tuple(v / step for v in (west - margin_x, east + margin_x, south - margin_y, north + margin_y))
+    projection.threshold = max(margin_x, margin_y) / step / 10
     return projection, 0.0, step
 
 

@@ -171,14 +171,14 @@ def _input(coarse: xr.Dataset) -> dict[str, Any]:
 
 
 def _axes(coarse: xr.Dataset) -> dict[str, str]:
-    found = {}
+    descriptions = {}
     where = horizontal(coarse, guess=True)
     for dim in where.dims:
         if dim in coarse.coords and coarse[dim].ndim == 1:
             values = np.asarray(coarse[dim].values, dtype=np.float64)
             unit = str(coarse[dim].attrs.get("units", ""))
-            found[str(dim)] = f"{values.size} cells, {values[0]:g} to {values[-1]:g} {unit}".strip()
-    return found
+            descriptions[str(dim)] = f"{values.size} cells, {values[0]:g} to {values[-1]:g} {unit}".strip()
+    return descriptions
 
 
 def _times(coarse: xr.Dataset) -> dict[str, str]:
@@ -210,10 +210,10 @@ def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture], beside: 
     """Return the page: one file without scripts that contains its pictures and styles."""
     from jinja2 import Environment, StrictUndefined
 
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters["bytes"] = readable_bytes
-    made.filters["sig"] = lambda value: f"{value:.3g}"
-    template = made.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["bytes"] = readable_bytes
+    environment.filters["sig"] = lambda value: f"{value:.3g}"
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         facts=facts,
         report=outcome.conservation,

@@ -50,20 +50,20 @@ def pictures(
     coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, drawn: Path | None, sftlf: Any
 ) -> list[Picture]:
     """Return the pictures of one field; those not possible on its grids are left out."""
-    found = []
-    last = {str(d): -1 for d in coarse[name].dims if d not in horizontal(coarse, guess=True).dims}
+    figures = []
+    last_indices = {str(d): -1 for d in coarse[name].dims if d not in horizontal(coarse, guess=True).dims}
     for make in (
-        lambda: _map(coarse, fine, name, title, drawn, last, sftlf),
-        lambda: _zoom(coarse, fine, name, last, sftlf),
+        lambda: _map(coarse, fine, name, title, drawn, last_indices, sftlf),
+        lambda: _zoom(coarse, fine, name, last_indices, sftlf),
         lambda: _errors(coarse, fine, name, sftlf),
         lambda: _spectra(coarse, fine, name),
     ):
         try:
-            found.append(make())
+            figures.append(make())
         except DownscaleError:
             # Quadrilaterals have no zoom, grids that do not nest no cell errors, narrow maps no spectrum.
             continue
-    return found
+    return figures
 
 
 def _map(
@@ -98,11 +98,11 @@ def _zoom(coarse: xr.Dataset, fine: xr.Dataset, name: str, last: dict[str, int],
 def _errors(coarse: xr.Dataset, fine: xr.Dataset, name: str, sftlf: Any) -> Picture:
     from downscale.plot import conservation
 
-    maps, whole = _sample(coarse, fine, name), len(list(_leading(coarse[name], coarse)))
-    given, made = maps
-    shown = len(list(_leading(given[name], given)))
-    which = "all maps" if shown == whole else f"{shown} of {whole} maps, evenly spaced"
-    figure = conservation(given, made, variable=name, sftlf=sftlf)
+    maps, total = _sample(coarse, fine, name), len(list(_leading(coarse[name], coarse)))
+    coarse_maps, fine_maps = maps
+    shown = len(list(_leading(coarse_maps[name], coarse_maps)))
+    which = "all maps" if shown == total else f"{shown} of {total} maps, evenly spaced"
+    figure = conservation(coarse_maps, fine_maps, variable=name, sftlf=sftlf)
     return Picture(
         "Worst cells",
         f"A map of the largest relative error of each coarse cell of {name} with a ring around the worst one, and a "
@@ -115,8 +115,8 @@ def _errors(coarse: xr.Dataset, fine: xr.Dataset, name: str, sftlf: Any) -> Pict
 def _spectra(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> Picture:
     from downscale.plot import spectrum
 
-    given, made = _sample(coarse, fine, name)
-    figure = spectrum({"coarse": given, "fine": made}, slope=SLOPE)
+    coarse_maps, fine_maps = _sample(coarse, fine, name)
+    figure = spectrum({"coarse": coarse_maps, "fine": fine_maps}, slope=SLOPE)
     return Picture(
         "Power spectra",
         f"Spectral density of the coarse and the fine field of {name} against wavelength, with a reference line",
@@ -133,11 +133,11 @@ def _leading(field: xr.DataArray, ds: xr.Dataset) -> Iterator[tuple[int, ...]]:
 
 def _sample(coarse: xr.Dataset, fine: xr.Dataset, name: str) -> tuple[xr.Dataset, xr.Dataset]:
     """Return the same evenly spaced maps of both in memory, few enough to plot quickly."""
-    at = horizontal(fine)
-    cells = int(np.prod([fine[name].sizes[dim] for dim in at.dims]))
+    axes = horizontal(fine)
+    cells = int(np.prod([fine[name].sizes[dim] for dim in axes.dims]))
     count = max(min(MOST_MAPS, MOST_VALUES // cells), 1)
-    if all(coarse.sizes.get(dim) == fine.sizes[dim] for dim in fine[name].dims if dim not in at.dims):
-        return sample_maps(coarse, horizontal(coarse), count).load(), sample_maps(fine, at, count).load()
+    if all(coarse.sizes.get(dim) == fine.sizes[dim] for dim in fine[name].dims if dim not in axes.dims):
+        return sample_maps(coarse, horizontal(coarse), count).load(), sample_maps(fine, axes, count).load()
     return coarse, fine
 
 
