@@ -98,8 +98,7 @@ def chunks_in(shape: Sizes, sizes: Sizes) -> Iterator[tuple[Sizes, tuple[slice, 
 def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     """Return chunk sizes for a Dataset opened without Dask: all of each map, some steps of the other dimensions.
 
-    A chunk holds about ``CHUNK_BYTES`` of the largest variable, or more if a storage chunk is larger: values that are
-    compressed together are read together.
+    A chunk holds about ``CHUNK_BYTES`` of the largest variable, and at least one storage chunk.
     """
     try:
         map_dims = {str(dim) for dim in horizontal(ds, guess=True).dims}

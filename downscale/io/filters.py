@@ -47,20 +47,9 @@ FEW, DIFFERENT = 128, 80
 
 @dataclass(frozen=True)
 class Layout:
-    """Storage layout of one variable.
+    """Storage layout of one variable: sizes, stored type, filters in order, and deflate level (0 without deflate).
 
-    Attributes
-    ----------
-    shape, chunks : tuple of int
-        Sizes of the variable and of its storage chunks.
-    dtype : numpy.dtype
-        Type of the stored values, in the byte order of this machine.
-    filters : tuple of int
-        Filters in order: shuffle, deflate, both or none.
-    level : int
-        Deflate level, 0 without deflate.
-    fill : scalar
-        Value beyond the edge in the last chunks.
+    ``fill`` is the value beyond the edge in the last chunks.
     """
 
     shape: tuple[int, ...]

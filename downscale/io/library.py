@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 class Library:
     """A re-entrant lock over xarray's locks of the libraries.
 
-    A signal during acquisition or while the main thread holds the lock is deferred until the release: an exception in
-    between would leave the locks held forever.
+    A signal is deferred until the release: an exception in between would leave the locks held forever.
     """
 
     def __init__(self) -> None:

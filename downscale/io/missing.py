@@ -40,16 +40,9 @@ class MissingWarning(UserWarning):
 
 @dataclass(eq=False)
 class Rule:
-    """The missing values of one variable, in decoded numbers.
+    """The missing values of one variable in decoded numbers: outside ``low`` to ``high``, ``fill`` and ``others``.
 
-    Attributes
-    ----------
-    low, high : float
-        Values outside are missing.
-    fill : float or None
-        The default fill value, compared within ``slack``.
-    others : tuple of float
-        Further values that are missing.
+    ``fill`` is the default fill value, compared within ``slack``.
     """
 
     name: str

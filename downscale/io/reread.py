@@ -30,18 +30,9 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Source:
-    """One variable of an open file: the positions of its chunks, and how to decode them.
+    """One variable of an open file: the position and length of each chunk by offset, and how to decode them.
 
-    Attributes
-    ----------
-    handle : int
-        Descriptor of the file.
-    places : mapping of offset to (byte, length)
-        Position and length of each chunk.
-    attrs : dict
-        Attributes needed for decoding, if there is more than a fill value.
-    blank : scalar, optional
-        The fill value for NaN, if decoding needs nothing else.
+    ``attrs`` are needed only if decoding is more than replacing ``blank``, the fill value, by NaN.
     """
 
     name: str

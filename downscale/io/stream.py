@@ -123,8 +123,7 @@ class Passage:
     def _put(self, offset: tuple[int, ...], data: Array | bytes) -> Place:
         """Store a chunk and return its position.
 
-        A chunk is appended to the file, unless it fits in free space or the index grew behind it. Asking the library
-        takes longer the more chunks there are, so it is asked only if the bytes at the end are others.
+        The library is asked only if the bytes at the end differ: asking takes longer the more chunks there are.
         """
         raw = np.frombuffer(data, np.uint8)
         size = raw.size
@@ -166,10 +165,9 @@ def write_and_check(
     path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
     check: Callable[[xr.Dataset], T],
 ) -> T | None:  # fmt: skip
-    """Write a whole file and return the result of ``check`` on it, which computes each field once.
+    """Write a whole file and return the result of ``check`` on it, or None if it can only be checked afterwards.
 
-    None if the file can only be checked afterwards. Raises an OutputError if the file's index or the NetCDF library
-    disagrees with the values read.
+    Raises an OutputError if the file's index or the NetCDF library disagrees with the values read.
     """
     # Blocks of other processes are stored here, and cannot be read back where they are computed.
     names = [] if elsewhere() else _write_frame(path, ds, encodings, unlimited, kind)

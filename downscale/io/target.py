@@ -28,20 +28,9 @@ MOST_CELLS = 200_000
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The fine cells of a request.
+    """The fine cells of a request in the order of the coarse field; the pieces it cuts if the target does not nest.
 
-    Attributes
-    ----------
-    fine : RectilinearGrid or SubcellGrid
-        Cells in the order of the coarse field; if the target does not nest, the pieces that it cuts.
-    parts : (Subcells, Subcells)
-        Pieces of rows and columns.
-    nests : bool
-        Whether every coarse cell consists of the same number of whole target cells.
-    grid : Dataset or None
-        The requested target, None for a factor.
-    where : Horizontal or None
-        Its axes.
+    ``parts`` are pieces of rows and columns; ``grid`` is the requested target (None for a factor), ``where`` its axes.
     """
 
     fine: Any

@@ -58,20 +58,9 @@ PLAIN_FORMAT, ARCHIVE_FORMAT = "NETCDF4", "NETCDF4_CLASSIC"
 
 @dataclass(frozen=True)
 class Storage:
-    """The storage options of a result.
+    """The storage options of a result, as :func:`downscale.to_netcdf` takes them.
 
-    Attributes
-    ----------
-    complevel : int
-        Deflate level, 0 to 9.
-    packing : None, "int16", int, or mapping of name to these
-        Fewer bits per value (:func:`downscale.io.encoding.parse_packing`).
-    encoding : mapping of name to mapping, optional
-        Chunks, compression and type per variable, which override those chosen here.
-    profile : None, str or mapping
-        Archive whose global attributes the file must have (:mod:`downscale.io.attributes`).
-    attrs : mapping, optional
-        Global attributes, which override all others; None drops one.
+    ``encoding`` overrides the encodings chosen here, ``attrs`` all other global attributes; None drops an attribute.
     """
 
     complevel: int = 1

@@ -94,19 +94,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Beside:
-    """A comparison of two methods.
-
-    Attributes
-    ----------
-    sides : (mapping, mapping)
-        Label and quantities of each method, by the keys of ``SIDES``.
-    picture : Path or None
-        Map of the second method.
-    units : str
-        Units of the field.
-    note : str
-        Further remarks.
-    """
+    """A comparison of two methods: label and quantities of each, by the keys of ``SIDES``, and a map of the second."""
 
     sides: tuple[Mapping[str, Any], ...]
     picture: Path | None = None
