@@ -61,13 +61,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping, or raise an error if a key occurs twice."""
-        seen: dict[Any, int] = {}
+        line_by_key: dict[Any, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 line = key.start_mark.line + 1
-                if key.value in seen:
-                    raise yaml.YAMLError(f"key {key.value!r} in line {seen[key.value]} again in line {line}")
-                seen[key.value] = line
+                if key.value in line_by_key:
+                    raise yaml.YAMLError(f"key {key.value!r} in line {line_by_key[key.value]} again in line {line}")
+                line_by_key[key.value] = line
         return super().construct_mapping(node, deep)
 
 
@@ -185,8 +185,8 @@ def _reason(kind: type[Block], fault: Any) -> str:
     place = ".".join(str(part) for part in loc)
     if fault["type"] == "extra_forbidden":
         legal = _legal_keys(kind, loc[:-1])
-        near = difflib.get_close_matches(str(loc[-1]), legal, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        matches = difflib.get_close_matches(str(loc[-1]), legal, n=1)
+        hint = f"; did you mean {matches[0]!r}?" if matches else ""
         return f"expected a key among {listing(legal)}, received {place!r}{hint}"
     if fault["type"] == "missing":
         return f"expected the key {place!r}, received none; add it"

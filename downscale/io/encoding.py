@@ -80,11 +80,11 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     ]
     ready = ready.reset_coords(auxiliary)
     for name in [str(name) for name in ready.variables if "bounds" in ready[name].attrs]:
-        plain = plain_bounds(ready, name)
-        if plain is not None:
+        bounds = plain_bounds(ready, name)
+        if bounds is not None:
             bounds_name = ready[name].attrs["bounds"]
-            plain.attrs = dict(ready[bounds_name].attrs)
-            ready[bounds_name] = plain
+            bounds.attrs = dict(ready[bounds_name].attrs)
+            ready[bounds_name] = bounds
     bounds_names = _bounds(ready)
     for name in bounds_names:
         # Bounds inherit the attributes of the coordinate; own attributes could contradict them.
@@ -165,16 +165,16 @@ def plain_attribute(value: Any) -> Any:
     if array.dtype.kind not in "fiub" or array.ndim > 1 or array.size == 0:
         return str(array.tolist()) if array.size else ""
     kind = {"b": "i1", "f": "f4" if array.itemsize < 4 else "f8"}.get(array.dtype.kind)
-    plain = array.astype(kind) if kind is not None and array.dtype not in ("f4", "f8") else array
-    return plain if array.ndim else value if isinstance(value, int | float) else plain[()]
+    numbers = array.astype(kind) if kind is not None and array.dtype not in ("f4", "f8") else array
+    return numbers if array.ndim else value if isinstance(value, int | float) else numbers[()]
 
 
 def _drop_external(ready: xr.Dataset) -> None:
     """Remove external variables that the file itself contains."""
     words = str(ready.attrs.pop("external_variables", "")).split()
-    absent = [word for word in words if word not in ready.variables]
-    if absent:
-        ready.attrs["external_variables"] = " ".join(absent)
+    names = [word for word in words if word not in ready.variables]
+    if names:
+        ready.attrs["external_variables"] = " ".join(names)
 
 
 def _referred(ds: xr.Dataset, *keys: str) -> set[str]:

@@ -135,8 +135,8 @@ def _stack_times(parts: list[Part]) -> list[Part]:
     stacked_parts = []
     for part in parts:
         maps = [str(n) for n, v in part.ds.data_vars.items() if v.ndim >= 2]
-        bare, stacked = part.ds.drop_vars(name), part.ds[maps].expand_dims(name)
-        ds = bare.assign({n: stacked[n].variable for n in maps}).assign_coords({name: stacked[name]})
+        undated, stacked = part.ds.drop_vars(name), part.ds[maps].expand_dims(name)
+        ds = undated.assign({n: stacked[n].variable for n in maps}).assign_coords({name: stacked[name]})
         for key in (name, *maps):
             ds[key].attrs, ds[key].encoding = dict(part.ds[key].attrs), dict(part.ds[key].encoding)
         stacked_parts.append(Part(part.name, ds))
@@ -289,10 +289,14 @@ def _require_tiles(grids: Grids) -> None:
     """Raise an InputError if coordinates of one dimension differ and yet overlap: different grids, not tiles."""
     for dim, coordinates in grids.met.items():
         for number, (values, name) in enumerate(coordinates):
-            for other, first in coordinates[:number]:
-                if values.dtype.kind in "fiu" and other.dtype.kind in "fiu" and _overlap(values, other):
+            for earlier_values, first in coordinates[:number]:
+                if (
+                    values.dtype.kind in "fiu"
+                    and earlier_values.dtype.kind in "fiu"
+                    and _overlap(values, earlier_values)
+                ):
                     raise InputError(
-                        f"expected files of one grid, received {dim!r} of {_range(other)} in {first} and of "
+                        f"expected files of one grid, received {dim!r} of {_range(earlier_values)} in {first} and of "
                         f"{_range(values)} in {name}; {ADVICE}"
                     )
 
@@ -329,11 +333,11 @@ def _join_series(parts: list[Part]) -> xr.Dataset:
         return first.ds
     steps = [{name: _step(part.ds[name]) for name in fields_along(part.ds, dim)} for part in parts]
     packed = {name: max(steps_by_name[name] for steps_by_name in steps) for name in steps[0]}
-    ready = [part.ds.assign_coords({n: (dim, [v] * part.ds.sizes[dim]) for n, v in dates.items()})
+    datasets = [part.ds.assign_coords({n: (dim, [v] * part.ds.sizes[dim]) for n, v in dates.items()})
              for part, dates in zip(parts, varying, strict=True)]  # fmt: skip
-    owners = np.repeat(np.array([part.name for part in parts], dtype=object), [ds.sizes[dim] for ds in ready])
+    owners = np.repeat(np.array([part.name for part in parts], dtype=object), [ds.sizes[dim] for ds in datasets])
     series = xr.concat(
-        ready, dim=dim, data_vars="minimal", coords="minimal", compat="override", join="override",
+        datasets, dim=dim, data_vars="minimal", coords="minimal", compat="override", join="override",
         combine_attrs="override",
     )  # fmt: skip
     for name, variable in series.variables.items():
@@ -398,10 +402,10 @@ def _same_mapping(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
     """Return whether the common parameters of two grid mappings agree."""
     for key in set(ours) & set(theirs) - {"crs_wkt", "spatial_ref", "long_name", "comment", "proj4", "proj4text"}:
         try:
-            same = np.allclose(np.asarray(ours[key], "f8"), np.asarray(theirs[key], "f8"), rtol=1e-9, atol=1e-9)
+            is_equal = np.allclose(np.asarray(ours[key], "f8"), np.asarray(theirs[key], "f8"), rtol=1e-9, atol=1e-9)
         except (TypeError, ValueError):
-            same = str(ours[key]) == str(theirs[key])
-        if not same:
+            is_equal = str(ours[key]) == str(theirs[key])
+        if not is_equal:
             return False
     return True
 
@@ -468,9 +472,9 @@ def sort_dates(
     if index.is_unique and (index.is_monotonic_increasing or index.is_monotonic_decreasing):
         return ds, owners
     order = np.argsort(np.asarray(index), kind="stable")
-    several = len(set(owners)) > 1
+    has_several_files = len(set(owners)) > 1
     if not index.is_monotonic_increasing:
-        if not several:
+        if not has_several_files:
             _warn_of_dates(f"{dim!r} is not in order in {owners[0]}; its steps are sorted")
         ds, owners = ds.isel({dim: order}), owners[order]
         index = ds.indexes[dim]

@@ -39,8 +39,8 @@ def merge_files(
     """Join files along ``dim`` into ``target``, which appears complete and checked, or not at all."""
     with disk_errors(target), temporary_beside(target) as scratch:
         lengths = _lengths(parts, dim)
-        late = _skeleton(parts, scratch, dim, lengths)
-        _fill(parts, scratch, dim, lengths, late)
+        names = _skeleton(parts, scratch, dim, lengths)
+        _fill(parts, scratch, dim, lengths, names)
         _describe(scratch)
         return None if checker is None else check_written(scratch, checker, packings or {})
 
@@ -87,16 +87,18 @@ def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]
             )
         for name, variable in first.variables.items():
             _declare(merged, name, variable)
-        late = [name for name, v in first.variables.items() if dim in v.dimensions and _is_large(v, sum(lengths), dim)]
+        large_names = [
+            name for name, v in first.variables.items() if dim in v.dimensions and _is_large(v, sum(lengths), dim)
+        ]
         for name, variable in first.variables.items():
             if dim not in variable.dimensions:
                 merged[name][...] = variable[...]
         for start, part in zip(_starts(lengths), parts, strict=True):
             with _raw(part) as file:
                 for name, variable in file.variables.items():
-                    if dim in variable.dimensions and name not in late:
+                    if dim in variable.dimensions and name not in large_names:
                         merged[name][_where(variable.dimensions, variable.shape, dim, start)] = variable[...]
-    return late
+    return large_names
 
 
 def _is_large(variable: netCDF4.Variable, size: int, dim: str) -> bool:

@@ -142,8 +142,8 @@ def _through(variable: xr.Variable, rule: Rule) -> xr.Variable:
 
 def widen_floats(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset, lazily, whose floating-point numbers have 4 or 8 bytes, which every format can store."""
-    odd = [n for n, v in ds.variables.items() if v.dtype.kind == "f" and v.dtype.itemsize not in (4, 8)]
-    for name in odd:
+    names = [n for n, v in ds.variables.items() if v.dtype.kind == "f" and v.dtype.itemsize not in (4, 8)]
+    for name in names:
         variable = ds[name].variable
         wider = variable.astype("f4" if variable.dtype.itemsize < 4 else "f8")
         wider.encoding = {key: value for key, value in variable.encoding.items() if key in KEPT}

@@ -133,11 +133,11 @@ def weights_dataset(
     y, cover_y = _covered(y, normalization)
     x, cover_x = _covered(x, normalization)
     weights = SparseWeights.from_axes(y, x, cells_of(source), cells_of(target))
-    used = np.zeros(source.shape)
+    source_fraction = np.zeros(source.shape)
     if method in CONSERVATIVE:
-        used = np.multiply.outer(_used(source.y, target.y), _used(source.x, target.x))
+        source_fraction = np.multiply.outer(_used(source.y, target.y), _used(source.x, target.x))
     cover = np.multiply.outer(cover_y, cover_x)
-    return links_dataset(weights, used, cover, layout=layout, method=method, normalization=normalization)
+    return links_dataset(weights, source_fraction, cover, layout=layout, method=method, normalization=normalization)
 
 
 def links_dataset(

@@ -96,8 +96,8 @@ def _place_words(whole: xr.DataArray, part: xr.DataArray, name: str) -> str | No
         return None
     names = [key for key, v in whole.coords.items() if v.dims == (name,) and part.coords[key].ndim == 0]
     dates = [key for key in names if is_date(part.coords[key].values[()])]
-    chosen = name if name in dates or not dates else dates[0]
-    return value_words(name, part.coords[chosen].values[()])
+    coordinate = name if name in dates or not dates else dates[0]
+    return value_words(name, part.coords[coordinate].values[()])
 
 
 def is_date(value: Any) -> bool:

@@ -100,8 +100,8 @@ def _errors(coarse: xr.Dataset, fine: xr.Dataset, name: str, sftlf: Any) -> Pict
 
     maps, total = _sample(coarse, fine, name), len(list(_leading(coarse[name], coarse)))
     coarse_maps, fine_maps = maps
-    shown = len(list(_leading(coarse_maps[name], coarse_maps)))
-    which = "all maps" if shown == total else f"{shown} of {total} maps, evenly spaced"
+    count = len(list(_leading(coarse_maps[name], coarse_maps)))
+    which = "all maps" if count == total else f"{count} of {total} maps, evenly spaced"
     figure = conservation(coarse_maps, fine_maps, variable=name, sftlf=sftlf)
     return Picture(
         "Worst cells",
