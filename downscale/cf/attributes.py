@@ -66,7 +66,7 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
     >>> references(xr.Variable((), 0.0, said), ["tas", "tas_qc"])
     {'cell_measures': ('areacella',), 'quality_flag': ('tas_qc',)}
     """
-    found: dict[str, tuple[str, ...]] = {}
+    names_by_attribute: dict[str, tuple[str, ...]] = {}
     for place in (variable.encoding, variable.attrs):
         for key, value in place.items():
             if key in DEFINED:
@@ -77,8 +77,8 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
             else:
                 continue
             if names:
-                found[str(key)] = names
-    return found
+                names_by_attribute[str(key)] = names
+    return names_by_attribute
 
 
 def find_referenced(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
@@ -96,27 +96,22 @@ def find_referenced(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
     >>> sorted(find_referenced(ds, ["tas"]))
     ['lat', 'lat_bnds', 'qc']
     """
-    found: set[str] = set()
-    waiting = [str(name) for name in names]
-    while waiting:
-        variable = ds.variables[waiting.pop()]
-        words = {name for every in references(variable, ds.variables).values() for name in every}
+    referenced: set[str] = set()
+    pending = [str(name) for name in names]
+    while pending:
+        variable = ds.variables[pending.pop()]
+        words = {name for attribute_names in references(variable, ds.variables).values() for name in attribute_names}
         words |= {str(dim) for dim in variable.dims}
-        new = sorted(word for word in words if word in ds.variables and word not in found)
-        found.update(new)
-        waiting += new
-    return found
+        new = sorted(word for word in words if word in ds.variables and word not in referenced)
+        referenced.update(new)
+        pending += new
+    return referenced
 
 
 def remove_references(variable: Variable, gone: Collection[str], held: Collection[Any] = ()) -> list[str]:
-    """Remove the names of missing variables from the attributes of a variable, in place.
+    """Remove the names of missing variables from the attributes of a variable, in place; return the changed attributes.
 
     If the rest of an attribute is useless without them, the attribute is removed.
-
-    Returns
-    -------
-    list of str
-        The changed attributes.
 
     Examples
     --------
@@ -131,28 +126,28 @@ def remove_references(variable: Variable, gone: Collection[str], held: Collectio
         changed.append(key)
         for place in (variable.encoding, variable.attrs):
             if key in place:
-                left = _left(key, str(place[key]).replace(":", ": ").split(), gone)
-                if key in WHOLE or not left:
+                remaining = _left(key, str(place[key]).replace(":", ": ").split(), gone)
+                if key in WHOLE or not remaining:
                     del place[key]
                 else:
-                    place[key] = " ".join(left)
+                    place[key] = " ".join(remaining)
     return changed
 
 
 def _left(key: str, words: list[str], gone: set[str]) -> list[str]:
     """Return the words of an attribute without the missing names and their keywords."""
-    left: list[str] = []
-    lost = False  # within a missing grid mapping, followed by its coordinates
+    remaining: list[str] = []
+    in_missing_mapping = False  # within a missing grid mapping, followed by its coordinates
     for word in words:
         name = word.removesuffix(":")
         if key == MAPPING and word.endswith(":"):
-            lost = name in gone
-        if lost or name in gone:
-            if key in BEHIND_WORDS and left and left[-1].endswith(":"):
-                left.pop()
+            in_missing_mapping = name in gone
+        if in_missing_mapping or name in gone:
+            if key in BEHIND_WORDS and remaining and remaining[-1].endswith(":"):
+                remaining.pop()
             continue
-        left.append(word)
-    return [] if key == MAPPING and left and all(word.endswith(":") for word in left) else left
+        remaining.append(word)
+    return [] if key == MAPPING and remaining and all(word.endswith(":") for word in remaining) else remaining
 
 
 TEXTS = frozenset({
@@ -173,7 +168,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray | list | tuple):
-        return " ".join(as_text(one) for one in np.ravel(np.asarray(value, dtype=object)))
+        return " ".join(as_text(item) for item in np.ravel(np.asarray(value, dtype=object)))
     return str(value)
 
 
@@ -182,19 +177,19 @@ def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str |
 
     Numbers name no variable, pairs of words have colons, and decoded dates have no units.
     """
-    made: dict[Any, str | None] = {}
+    changes: dict[Any, str | None] = {}
     for key, value in attrs.items():
         if key not in TEXTS or value is None:
             continue
         text = as_text(value)
         paired = key not in BEHIND_WORDS or re.fullmatch(r"(\s*\S+:\s*\S+)+\s*", text) is not None
         if not isinstance(value, str) and key in DEFINED and not any(word.isidentifier() for word in text.split()):
-            made[key] = None
+            changes[key] = None
         elif not paired or (dates and key in ("units", "calendar")):
-            made[key] = None
+            changes[key] = None
         elif not isinstance(value, str):
-            made[key] = text
-    return made
+            changes[key] = text
+    return changes
 
 
 def with_texts(ds: xr.Dataset) -> xr.Dataset:
@@ -203,11 +198,11 @@ def with_texts(ds: xr.Dataset) -> xr.Dataset:
         name: (changes_in(v.attrs, bool({"units", "calendar"} & set(v.attrs)) and is_time(v)), changes_in(v.encoding))
         for name, v in ds.variables.items()
     }
-    if not any(own or kept for own, kept in changes.values()):
+    if not any(in_attrs or in_encoding for in_attrs, in_encoding in changes.values()):
         return ds
     ds = ds.copy()
-    for name, both in changes.items():
-        for place, change in zip((ds[name].attrs, ds[name].encoding), both, strict=True):
+    for name, pair in changes.items():
+        for place, change in zip((ds[name].attrs, ds[name].encoding), pair, strict=True):
             for key, text in change.items():
                 if text is None:
                     del place[key]
@@ -220,10 +215,10 @@ def require_dates(ds: xr.Dataset, file: str = "") -> None:
     """Raise an InputError if a coordinate along a time dimension contains NaT."""
     for name, index in ds.indexes.items():
         if index.dtype.kind == "M" and index.hasnans and name in ds.dims:
-            where = f" of {file}" if file else ""
+            location = f" of {file}" if file else ""
             raise InputError(
                 f"coordinate {name!r}: expected a date at every step, received NaT at step "
-                f"{int(np.flatnonzero(index.isna())[0])}{where}; drop those steps, for example with "
+                f"{int(np.flatnonzero(index.isna())[0])}{location}; drop those steps, for example with "
                 f"ds.sel({name}=ds.{name}.notnull()) or ncks -d {name}"
             )
 
@@ -265,9 +260,9 @@ def _complete_mapping(attrs: dict[Any, Any]) -> None:
     """Add attributes of a grid mapping that CF requires and its others imply."""
     if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
         attrs.pop("grid_mapping_name", None)
-        found = cf_attributes(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or ""))
-        if str(found.get("grid_mapping_name", "")).lower() not in UNNAMED:
-            attrs.update({key: value for key, value in found.items() if key not in attrs})
+        wkt_attrs = cf_attributes(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or ""))
+        if str(wkt_attrs.get("grid_mapping_name", "")).lower() not in UNNAMED:
+            attrs.update({key: value for key, value in wkt_attrs.items() if key not in attrs})
     if attrs.get("grid_mapping_name") == "polar_stereographic" and "latitude_of_projection_origin" not in attrs:
         parallel = attrs.get("standard_parallel")
         if parallel is not None:

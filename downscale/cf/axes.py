@@ -93,22 +93,22 @@ def _coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
         if key not in ds.coords or ds[key].ndim != 1:
             raise GridError(f"expected a dimension among {listing(ds.dims)}, received {key!r}")
         return str(ds[key].dims[0]), key
-    own = key in ds.coords
-    if own and (is_time(ds[key].variable) or _has_pairs(ds, key)):
+    has_coordinate = key in ds.coords
+    if has_coordinate and (is_time(ds[key].variable) or _has_pairs(ds, key)):
         return key, key
     bounded = [str(n) for n in ds.coords if n != key and ds[n].dims == (key,) and _has_pairs(ds, str(n))]
     if len(bounded) > 1:
         raise GridError(
             f"expected one coordinate with bounds along {key!r}, received {listing(bounded)}; name one of them instead"
         )
-    if not bounded and not own:
+    if not bounded and not has_coordinate:
         raise GridError(f"expected a coordinate with bounds along {key!r}, received none; assign one")
     return key, (bounded or [key])[0]
 
 
 def _has_pairs(ds: xr.Dataset, name: str) -> bool:
-    held = bounds_in(ds, name)
-    return held is not None and ds[held].ndim > 1 and ds[name].dims[0] in ds[held].dims
+    bounds = bounds_in(ds, name)
+    return bounds is not None and ds[bounds].ndim > 1 and ds[name].dims[0] in ds[bounds].dims
 
 
 def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], target: bool) -> Line:
@@ -119,25 +119,25 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], ta
         )
     dates, pairs = values_of(ds[name].variable), read_bounds(ds, name)
     if pairs is None:
-        clock, lost = Clock.of(dates), lost_bounds(ds, name)
-        starts = lost is None and (target or _means_of_periods(ds, dim, name))
+        clock, missing_bounds = Clock.of(dates), lost_bounds(ds, name)
+        starts = missing_bounds is None and (target or _means_of_periods(ds, dim, name))
         edges = natural_edges(dates, clock, starts)
-        if edges is None or (lost is not None and not _in_the_middle(clock.seconds(dates), edges)):
-            raise GridError(_no_bounds(name, dates, lost))
+        if edges is None or (missing_bounds is not None and not _in_the_middle(clock.seconds(dates), edges)):
+            raise GridError(_no_bounds(name, dates, missing_bounds))
     elif pairs.dtype.kind not in "MO":
         raise GridError(f"expected dates as bounds, received {pairs.dtype}; name them in attribute bounds, then decode")
     else:
         clock = Clock.of(pairs)
         edges = pair_edges(pairs, clock)
-        outside = np.flatnonzero((clock.seconds(dates) < edges[:-1]) | (clock.seconds(dates) > edges[1:]))
-        if outside.size:
-            at = int(outside[0])
+        outside_rows = np.flatnonzero((clock.seconds(dates) < edges[:-1]) | (clock.seconds(dates) > edges[1:]))
+        if outside_rows.size:
+            row = int(outside_rows[0])
             raise GridError(
-                f"expected bounds around their dates, received {pairs[at, 0]} to {pairs[at, 1]} for {dates[at]}; "
+                f"expected bounds around their dates, received {pairs[row, 0]} to {pairs[row, 1]} for {dates[row]}; "
                 "repair the bounds or drop them"
             )
-    given: Written | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
-    return Line(dim, name, CellAxis(edges, "time"), clock, given=given)
+    target_coordinate: Written | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
+    return Line(dim, name, CellAxis(edges, "time"), clock, given=target_coordinate)
 
 
 def _in_the_middle(stamps: NDArray[np.float64], edges: NDArray[np.float64]) -> bool:
@@ -147,8 +147,8 @@ def _in_the_middle(stamps: NDArray[np.float64], edges: NDArray[np.float64]) -> b
 
 
 def _no_bounds(name: str, dates: NDArray[Any], lost: str | None) -> str:
-    shown = ", ".join(str(date) for date in dates[:3])
-    what = f"received none and {dates.size} stamps, {shown}..., whose periods are not clear"
+    first_dates = ", ".join(str(date) for date in dates[:3])
+    what = f"received none and {dates.size} stamps, {first_dates}..., whose periods are not clear"
     if lost is not None:
         return (
             f"expected bounds of the time axis, {lost!r}, {what}; pass the Dataset that has them (data_vars= chooses a "
@@ -223,11 +223,11 @@ def target_line(line: Line, target: Any) -> Line:
             raise OptionError(f"expected the cells of a target for {line.name!r}, received {target!r}; give bounds")
         span = float(line.axis.edges[0]), float(line.axis.edges[-1])
         return replace(line, axis=CellAxis(frequency_edges(line.clock, *span, target), "time"), given=None)
-    found = _target_of(line, target)
-    if (found.clock is None) != (line.clock is None):
-        kinds = ["a time" if one.clock is not None else "an axis of numbers" for one in (line, found)]
+    target_cells = _target_of(line, target)
+    if (target_cells.clock is None) != (line.clock is None):
+        kinds = ["a time" if cells.clock is not None else "an axis of numbers" for cells in (line, target_cells)]
         raise GridError(f"expected a target for {line.name!r} that is {kinds[0]}, received {kinds[1]}")
-    return _in_time_of(line, found) if line.clock is not None else _in_units_of(line, found)
+    return _in_time_of(line, target_cells) if line.clock is not None else _in_units_of(line, target_cells)
 
 
 def _target_of(line: Line, target: Any) -> Line:
@@ -248,8 +248,8 @@ def _target_of(line: Line, target: Any) -> Line:
     units = {"units": line.units} if line.units else {}
     attrs = {**units, "bounds": "cells"}
     labels = values[:, 0] if values.dtype.kind in "MO" else np.asarray(values, dtype=np.float64).mean(axis=1)
-    made = xr.Dataset(coords={line.name: (line.name, labels, attrs), "cells": ((line.name, "bnds"), values)})
-    return replace(read_line(made, line.name, target=True), given=None)
+    dataset = xr.Dataset(coords={line.name: (line.name, labels, attrs), "cells": ((line.name, "bnds"), values)})
+    return replace(read_line(dataset, line.name, target=True), given=None)
 
 
 def _axis_in(target: xr.Dataset, line: Line) -> str:
@@ -273,10 +273,10 @@ def _in_time_of(line: Line, found: Line) -> Line:
     assert found.clock is not None
     dates = line.clock.adopt(found.clock.dates(found.axis.edges))
     axis = CellAxis(line.clock.seconds(dates), "time")
-    given: Written | None = None
+    target_coordinate: Written | None = None
     if found.given is not None:
-        given = line.clock.adopt(found.given[0]), line.clock.adopt(found.given[1]), {}
-    return Line(line.dim, line.name, axis, line.clock, "", given)
+        target_coordinate = line.clock.adopt(found.given[0]), line.clock.adopt(found.given[1]), {}
+    return Line(line.dim, line.name, axis, line.clock, "", target_coordinate)
 
 
 def _in_units_of(line: Line, found: Line) -> Line:
@@ -285,7 +285,7 @@ def _in_units_of(line: Line, found: Line) -> Line:
         f"expected a target for {line.name!r} in units that fit {line.units or 'none'!r}, received "
         f"{found.units or 'none'!r}; convert it, or set the attribute units"
     )
-    directions = [one.given[2].get("positive") if one.given else None for one in (line, found)]
+    directions = [axis.given[2].get("positive") if axis.given else None for axis in (line, found)]
     if None not in directions and directions[0] != directions[1]:
         raise GridError(
             f"expected a target for {line.name!r} that counts {directions[0]}, received one that counts "
@@ -297,8 +297,8 @@ def _in_units_of(line: Line, found: Line) -> Line:
         if not found.units or not line.units or zero is None or one is None:
             raise wrong
         edges = zero + edges * (one - zero)
-    given = found.given
-    return Line(line.dim, line.name, CellAxis(edges, "vertical"), None, line.units, given)
+    target_coordinate = found.given
+    return Line(line.dim, line.name, CellAxis(edges, "vertical"), None, line.units, target_coordinate)
 
 
 def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hashable, xr.Variable]:
@@ -318,27 +318,27 @@ def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hasha
             labels = values_of(old.variable)
     attrs = {**old.attrs, **attrs, "bounds": bounds}
     attrs = {key: value for key, value in attrs.items() if key not in STALE}
-    made = {source.name: xr.Variable(source.dim, labels, attrs), bounds: xr.Variable((source.dim, corner), pairs)}
+    variables = {source.name: xr.Variable(source.dim, labels, attrs), bounds: xr.Variable((source.dim, corner), pairs)}
     if line.clock is not None:
-        for variable in made.values():
+        for variable in variables.values():
             variable.encoding = _counting(old.encoding)
-    return made  # type: ignore[return-value]
+    return variables  # type: ignore[return-value]
 
 
 def _counting(encoding: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    kept: dict[Hashable, Any] = {key: encoding[key] for key in ("units", "calendar") if key in encoding}
-    if "units" in kept:
-        kept["units"] = re.sub(r"^\s*(?:months?|years?|common_years?)\b", "days", str(kept["units"]))
+    new_encoding: dict[Hashable, Any] = {key: encoding[key] for key in ("units", "calendar") if key in encoding}
+    if "units" in new_encoding:
+        new_encoding["units"] = re.sub(r"^\s*(?:months?|years?|common_years?)\b", "days", str(new_encoding["units"]))
         # Fine stamps are seldom whole days.
-        kept["dtype"] = np.dtype("f8")
-    return kept
+        new_encoding["dtype"] = np.dtype("f8")
+    return new_encoding
 
 
 def split_coordinates(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable], list[str]]:
     """Return the coordinates that are not on a dimension, and the names of those on it, which are lost."""
-    own = {line.name, bounds_name(ds, line.name)}
-    kept = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
-    return kept, [str(name) for name, coord in ds.coords.items() if line.dim in coord.dims and name not in own]
+    line_names = {line.name, bounds_name(ds, line.name)}
+    coords = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
+    return coords, [str(name) for name, coord in ds.coords.items() if line.dim in coord.dims and name not in line_names]
 
 
 def require_variables(ds: xr.Dataset, line: Line, wanted: Any) -> list[str]:

@@ -48,15 +48,15 @@ def _held(obj: XarrayObject) -> Any:
 
 def named_bounds(variable: Any) -> str | None:
     """Return the name of the bounds in the attributes of a coordinate."""
-    said = (place.get("bounds") for place in (variable.attrs, variable.encoding))
-    return next((text.strip() for text in said if isinstance(text, str) and text.strip()), None)
+    values = (place.get("bounds") for place in (variable.attrs, variable.encoding))
+    return next((text.strip() for text in values if isinstance(text, str) and text.strip()), None)
 
 
 def bounds_in(obj: XarrayObject, name: str) -> str | None:
     """Return the name of the bounds of a coordinate if the object holds them."""
-    named = named_bounds(obj[name])
+    attr = named_bounds(obj[name])
     customary = [pattern.format(name) for pattern in CUSTOMARY]
-    return next((one for one in (named, *customary) if one is not None and one in _held(obj)), None)
+    return next((key for key in (attr, *customary) if key is not None and key in _held(obj)), None)
 
 
 def bounds_name(obj: XarrayObject, name: str) -> str:
@@ -78,25 +78,25 @@ def lost_bounds(obj: XarrayObject, name: str) -> str | None:
 
 def bounds_variables(ds: xr.Dataset) -> set[str]:
     """Return the names of all variables that are bounds of another."""
-    named = {named_bounds(variable) for variable in ds.variables.values()}
+    targets = {named_bounds(variable) for variable in ds.variables.values()}
     climates = {variable.attrs.get("climatology") or variable.encoding.get("climatology") for variable in
                 ds.variables.values()}  # fmt: skip
     custom = {str(name) for name in ds.data_vars if str(name).endswith("_bnds")}
-    return {str(name) for name in named | climates if isinstance(name, str) and name in ds.variables} | custom
+    return {str(name) for name in targets | climates if isinstance(name, str) and name in ds.variables} | custom
 
 
 def corner_dimension(obj: XarrayObject, name: str) -> str | None:
     """Return the dimension of the pair or the corners in the bounds of a coordinate, or None without bounds."""
-    held = bounds_in(obj, name)
-    if held is None:
+    bounds = bounds_in(obj, name)
+    if bounds is None:
         return None
-    own, dims = set(obj[name].dims), obj[held].dims
-    spare = [str(dim) for dim in dims if dim not in own]
+    coord_dims, dims = set(obj[name].dims), obj[bounds].dims
+    spare = [str(dim) for dim in dims if dim not in coord_dims]
     if len(spare) < 2:
         return spare[0] if spare else None
-    wanted = 2 if len(own) < 2 else 4
-    used = _dimensions_of_fields(obj)
-    ranks = [(obj[held].sizes[dim] == wanted, dim not in used, place) for place, dim in enumerate(spare)]
+    size = 2 if len(coord_dims) < 2 else 4
+    other_dims = _dimensions_of_fields(obj)
+    ranks = [(obj[bounds].sizes[dim] == size, dim not in other_dims, place) for place, dim in enumerate(spare)]
     return spare[ranks.index(max(ranks))]
 
 
@@ -110,32 +110,29 @@ def _dimensions_of_fields(obj: XarrayObject) -> set[str]:
 
 def new_pair_dimension(obj: XarrayObject, name: str) -> str:
     """Return a dimension for the pair of new bounds of a coordinate: its own, or one that no field uses."""
-    used, own = _dimensions_of_fields(obj), corner_dimension(obj, name)
-    if own is not None and own not in used and obj[bounds_name(obj, name)].sizes[own] == 2:
-        return own
+    used_dims, corner = _dimensions_of_fields(obj), corner_dimension(obj, name)
+    if corner is not None and corner not in used_dims and obj[bounds_name(obj, name)].sizes[corner] == 2:
+        return corner
     sizes = dict(obj.sizes)
-    free = (one for one in PAIR_NAMES if one not in used and sizes.get(one, 2) == 2)
+    free = (dim for dim in PAIR_NAMES if dim not in used_dims and sizes.get(dim, 2) == 2)
     return next(free, f"{name}_pair")
 
 
 def read_bounds(obj: XarrayObject, name: str) -> NDArray[Any] | None:
-    """Return the bounds of a coordinate in its units, with its own dimensions first, then the pair or the corners.
+    """Return the bounds of a coordinate in its units, shape (n, 2) or (n_y, n_x, corners), or None if there are none.
 
-    Returns
-    -------
-    array, shape (n, 2) or (n_y, n_x, corners), or None
-        Numbers or dates, NaN if missing; None if the object holds no bounds.
+    They are numbers or dates, NaN where missing; dimensions of the coordinate come first, in its order.
     """
-    held = bounds_in(obj, name)
-    if held is None:
+    bounds = bounds_in(obj, name)
+    if bounds is None:
         return None
-    own = [str(dim) for dim in obj[name].dims]
-    variable, corner = obj[held].variable, corner_dimension(obj, name)
-    if corner is None or not set(own) <= set(variable.dims):
-        shape = "(n, 2)" if len(own) < 2 else "(n_y, n_x, 4)"
-        raise GridError(f"expected bounds of shape {shape}, received {held} with dimensions {variable.dims}; drop it")
-    values = _repeated_once(variable.transpose(..., *own, corner), len(own) + 1, held)
-    return _in_units_of(values, variable, obj[name].variable, held)
+    dims = [str(dim) for dim in obj[name].dims]
+    variable, corner = obj[bounds].variable, corner_dimension(obj, name)
+    if corner is None or not set(dims) <= set(variable.dims):
+        shape = "(n, 2)" if len(dims) < 2 else "(n_y, n_x, 4)"
+        raise GridError(f"expected bounds of shape {shape}, received {bounds} with dimensions {variable.dims}; drop it")
+    values = _repeated_once(variable.transpose(..., *dims, corner), len(dims) + 1, bounds)
+    return _in_units_of(values, variable, obj[name].variable, bounds)
 
 
 def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
@@ -145,24 +142,24 @@ def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
         return values_of(variable)
     places = max(MOST_VALUES // max(int(np.prod(variable.shape[len(extra) :])), 1), 1)
     for dim in extra:
-        some = max(int(places ** (1 / len(extra))), 2)
-        if variable.sizes[dim] > some:
-            variable = variable.isel({dim: np.unique(np.linspace(0, variable.sizes[dim] - 1, some).astype(int))})
+        samples = max(int(places ** (1 / len(extra))), 2)
+        if variable.sizes[dim] > samples:
+            variable = variable.isel({dim: np.unique(np.linspace(0, variable.sizes[dim] - 1, samples).astype(int))})
     values = values_of(variable)
     flat = values.reshape(-1, *values.shape[len(extra) :])
     if not len(flat):
         raise GridError(f"expected bounds, received {held} without values along {extra[0]!r}")
-    missing = xr.DataArray(flat).isnull().values
-    first = missing.argmin(axis=0)[None]
-    once = np.take_along_axis(flat, first, axis=0)[0]
-    other = ~missing & _differs(flat, once)
-    if other.any():
-        at = tuple(int(i) for i in np.argwhere(other)[0])
+    is_missing = xr.DataArray(flat).isnull().values
+    index = is_missing.argmin(axis=0)[None]
+    first = np.take_along_axis(flat, index, axis=0)[0]
+    differs = ~is_missing & _differs(flat, first)
+    if differs.any():
+        place = tuple(int(i) for i in np.argwhere(differs)[0])
         raise GridError(
             f"expected the same bounds all along {' and '.join(map(repr, extra))}, received "
-            f"{held} that change from {once[at[1:]]} to {flat[at]}; select one, such as ds.isel({extra[0]}=0)"
+            f"{held} that change from {first[place[1:]]} to {flat[place]}; select one, such as ds.isel({extra[0]}=0)"
         )
-    return np.asarray(once)
+    return np.asarray(first)
 
 
 def _differs(values: NDArray[Any], once: NDArray[Any]) -> NDArray[np.bool_]:
@@ -175,19 +172,19 @@ def _differs(values: NDArray[Any], once: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _in_units_of(values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, held: str) -> NDArray[Any]:
     """Return bounds in the units of their coordinate, which they have unless they have their own units."""
-    own, wanted = (str(one.attrs.get("units") or "").strip() for one in (bounds, coordinate))
-    counted = values.dtype.kind in "fiu" and " since " not in own + wanted
-    if not counted or not own or not wanted or own.lower() == wanted.lower():
+    bounds_units, coordinate_units = (str(v.attrs.get("units") or "").strip() for v in (bounds, coordinate))
+    are_numbers = values.dtype.kind in "fiu" and " since " not in bounds_units + coordinate_units
+    if not are_numbers or not bounds_units or not coordinate_units or bounds_units.lower() == coordinate_units.lower():
         return values
-    angles = [_angle(one) for one in (own, wanted)]
+    angles = [_angle(units) for units in (bounds_units, coordinate_units)]
     if angles[0] is not None and angles[1] is not None:
         return values if angles[0] == angles[1] else np.asarray(values * (angles[0] / angles[1]))
     zero, one = None, None
     if angles == [None, None]:
-        zero, one = (convert(value, own, wanted) for value in (0.0, 1.0))
+        zero, one = (convert(value, bounds_units, coordinate_units) for value in (0.0, 1.0))
     if zero is None or one is None:
         raise GridError(
-            f"expected bounds in {wanted!r} or units that fit, received {held} in {own!r}; "
+            f"expected bounds in {coordinate_units!r} or units that fit, received {held} in {bounds_units!r}; "
             "convert them, or delete their attribute units"
         )
     return values if (zero, one) == (0.0, 1.0) else np.asarray(zero + values * (one - zero))
@@ -219,10 +216,10 @@ def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
     if not evenly_spaced(centres, kind):
         if blank.all():
             return None
-        held = bounds_name(obj, name)
+        bounds = bounds_name(obj, name)
         raise GridError(
-            f"expected bounds of every row, received {held} without those of {rows.size} rows (the first is row "
-            f"{rows[0]}), as where() leaves them; take {held} from the object before"
+            f"expected bounds of every row, received {bounds} without those of {rows.size} rows (the first is row "
+            f"{rows[0]}), as where() leaves them; take {bounds} from the object before"
         )
     step = float(np.median(np.diff(centres)))
     pairs[blank] = centres[blank, None] + step * np.array([-0.5, 0.5])
@@ -239,10 +236,10 @@ def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
 
     The pair is the last dimension, nothing is repeated, and the units are those of the coordinate.
     """
-    held, corner = bounds_in(ds, name), corner_dimension(ds, name)
-    if held is None or corner is None:
+    key, corner = bounds_in(ds, name), corner_dimension(ds, name)
+    if key is None or corner is None:
         return None
-    bounds, dims = ds[held].variable, (*ds[name].dims, corner)
+    bounds, dims = ds[key].variable, (*ds[name].dims, corner)
     if bounds.dims == dims and "units" not in bounds.attrs:
         return None
     try:
@@ -254,16 +251,16 @@ def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
 
 def unknown_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> str:
     """Return why the cells of an axis without values of its bounds are not known, or "" if they are."""
-    lost = bounds_in(obj, name) or named_bounds(obj[name])
-    return "" if lost is None or evenly_spaced(centres, kind) else _no_bounds(name, lost, "uneven steps")
+    bounds = bounds_in(obj, name) or named_bounds(obj[name])
+    return "" if bounds is None or evenly_spaced(centres, kind) else _no_bounds(name, bounds, "uneven steps")
 
 
 def unknown_corners(obj: XarrayObject, names: tuple[str, str]) -> str:
     """Return why the corners of two-dimensional positions are not known, or "" if they name no bounds."""
     for name in names:
-        lost = lost_bounds(obj, name)
-        if lost is not None:
-            return _no_bounds(name, lost, "two-dimensional positions")
+        bounds = lost_bounds(obj, name)
+        if bounds is not None:
+            return _no_bounds(name, bounds, "two-dimensional positions")
     return ""
 
 
@@ -284,28 +281,28 @@ def corners_of(
     obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return the bounds of two-dimensional latitudes and longitudes, shapes (n_y, n_x, corners), or None."""
-    found = []
+    corners = []
     for name in names:
         values = read_bounds(obj, name)
         if values is not None:
             order = [obj[name].dims.index(dim) for dim in dims]
             values = np.asarray(values.transpose(*order, 2), dtype=np.float64)
-        found.append(values)
-    if found[0] is None and found[1] is None:
+        corners.append(values)
+    if corners[0] is None and corners[1] is None:
         return None
-    if found[0] is None or found[1] is None:
-        has = names[0] if found[0] is not None else names[1]
-        raise GridError(f"expected bounds of both, received those of {has!r} only; add the others, or drop these")
-    return found[0], found[1]
+    if corners[0] is None or corners[1] is None:
+        present = names[0] if corners[0] is not None else names[1]
+        raise GridError(f"expected bounds of both, received those of {present!r} only; add the others, or drop these")
+    return corners[0], corners[1]
 
 
 def without_lost_bounds(array: xr.DataArray) -> xr.DataArray:
     """Return an array whose coordinates name only bounds that it holds; the input is not modified."""
-    lost = [name for name in array.coords if lost_bounds(array, str(name)) is not None]
-    made = {}
-    for name in lost:
+    names = [name for name in array.coords if lost_bounds(array, str(name)) is not None]
+    coordinates = {}
+    for name in names:
         variable = array[name].variable.copy(deep=False)
         variable.attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
         variable.encoding = {key: value for key, value in variable.encoding.items() if key != "bounds"}
-        made[name] = variable
-    return array.assign_coords(made) if made else array
+        coordinates[name] = variable
+    return array.assign_coords(coordinates) if coordinates else array

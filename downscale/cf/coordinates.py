@@ -26,26 +26,10 @@ from downscale.grid.latlon import RectilinearGrid
 
 
 def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
-    """Return a Dataset of some fields on the same cells.
+    """Return a Dataset of some fields with all variables that locate them.
 
-    Parameters
-    ----------
-    ds : Dataset
-        Never modified.
-    names : str or list of str
-        Fields to keep.
-
-    Returns
-    -------
-    Dataset
-        The fields are its data variables. Its coordinates are the variables that they refer to (bounds, cell areas,
-        grid mappings, positions, ``formula_terms``, ancillary variables), directly or through others, and the
-        coordinates, positions, areas and bounds on their dimensions.
-
-    Raises
-    ------
-    InputError
-        If there is no such variable.
+    Its coordinates are the variables that the fields refer to (bounds, cell areas, grid mappings, ``formula_terms``,
+    ancillary variables), directly or through others, and the coordinates, positions and areas on their dimensions.
 
     Examples
     --------
@@ -55,18 +39,18 @@ def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
     >>> sorted(select(ds, "tas").variables), "lat_bnds" in ds[["tas"]].variables
     (['lat', 'lat_bnds', 'tas'], False)
     """
-    wanted = [names] if isinstance(names, str) else list(names)
-    missing = [name for name in wanted if name not in ds.variables]
-    if missing:
-        raise InputError(f"expected variables among {listing(ds.data_vars)}, received {listing(missing)}")
-    kept = {str(name) for name in wanted}
-    kept |= find_referenced(ds, kept)
-    dims = {dim for name in kept - bounds_variables(ds) for dim in ds[name].dims}
-    kept |= {str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs(ds, str(name))}
-    kept |= {bounds for name in kept for bounds in [bounds_in(ds, name)] if bounds is not None}
-    kept |= find_referenced(ds, kept & set(map(str, ds.coords)))
-    chosen = ds.drop_vars([name for name in ds.variables if str(name) not in kept])
-    return chosen.set_coords([name for name in chosen.data_vars if name not in wanted])
+    field_names = [names] if isinstance(names, str) else list(names)
+    missing_names = [name for name in field_names if name not in ds.variables]
+    if missing_names:
+        raise InputError(f"expected variables among {listing(ds.data_vars)}, received {listing(missing_names)}")
+    selection = {str(name) for name in field_names}
+    selection |= find_referenced(ds, selection)
+    dims = {dim for name in selection - bounds_variables(ds) for dim in ds[name].dims}
+    selection |= {str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs(ds, str(name))}
+    selection |= {bounds for name in selection for bounds in [bounds_in(ds, name)] if bounds is not None}
+    selection |= find_referenced(ds, selection & set(map(str, ds.coords)))
+    subset = ds.drop_vars([name for name in ds.variables if str(name) not in selection])
+    return subset.set_coords([name for name in subset.data_vars if name not in field_names])
 
 
 def _belongs(ds: xr.Dataset, name: str) -> bool:
@@ -110,8 +94,8 @@ def mapping_name(variable: xr.DataArray) -> str | None:
 
     Arithmetic drops encodings, and with them that name: the only mapping among the coordinates is used then.
     """
-    given = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
-    return str(given) if given else mapping_among(variable.coords)
+    name = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    return str(name) if name else mapping_among(variable.coords)
 
 
 def mapping_among(coords: Mapping[Any, xr.DataArray]) -> str | None:
@@ -127,13 +111,13 @@ def new_coordinates(
     Grids that are not a product of latitude and longitude also get two-dimensional latitudes and longitudes with their
     corners. Those of large grids are lazy, and those of very large ones have no corners.
     """
-    made: dict[Hashable, xr.Variable] = {}
+    coordinates: dict[Hashable, xr.Variable] = {}
     for name, axis in ((where.y, grid.y), (where.x, grid.x)):
         if name in source.coords and axis.kind != "index":
-            made.update(_axis_variables(source, name, axis, where))
-    made.update(_plane_variables(source, where, grid))
-    made[AREA] = xr.Variable(where.dims, areas_of(grid), dict(AREA_ATTRS))
-    return made
+            coordinates.update(_axis_variables(source, name, axis, where))
+    coordinates.update(_plane_variables(source, where, grid))
+    coordinates[AREA] = xr.Variable(where.dims, areas_of(grid), dict(AREA_ATTRS))
+    return coordinates
 
 
 def areas_of(grid: RectilinearGrid | CurvilinearGrid) -> Any:
@@ -143,8 +127,8 @@ def areas_of(grid: RectilinearGrid | CurvilinearGrid) -> Any:
         return grid.cell_area
     step = max(BAND_CELLS // n_x, 1)
     rows = (step,) * (n_y // step) + ((n_y % step,) if n_y % step else ())
-    none = np.empty((0, 0))
-    return da.map_blocks(_band_areas, grid=grid, step=step, chunks=(rows, (n_x,)), dtype=np.float64, meta=none)
+    empty = np.empty((0, 0))
+    return da.map_blocks(_band_areas, grid=grid, step=step, chunks=(rows, (n_x,)), dtype=np.float64, meta=empty)
 
 
 def _band_areas(grid: RectilinearGrid, step: int, block_id: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -159,30 +143,30 @@ def _plane_variables(
     if where.planes is None:
         return {}
     lat, lon = where.planes
-    there = lon in plane_names(source, where)
+    has_planes = lon in plane_names(source, where)
     # Only a projection has a choice; longitudes start at 0 if those of the source exceed 180.
     west = (
         0.0
-        if there and where.mapping is not None and (float(source[lon].max()) * degrees_of_unit(source[lon]) > 180)
+        if has_planes and where.mapping is not None and (float(source[lon].max()) * degrees_of_unit(source[lon]) > 180)
         else -180.0
     )
-    found = positions(grid, where.locator, west)
-    turn = _into_branch(source[lon], found.lon) if there and isinstance(grid, CurvilinearGrid) else None
-    made: dict[Hashable, xr.Variable] = {}
+    new_positions = positions(grid, where.locator, west)
+    turn = _into_branch(source[lon], new_positions.lon) if has_planes and isinstance(grid, CurvilinearGrid) else None
+    variables: dict[Hashable, xr.Variable] = {}
     for index, (name, word) in enumerate(((lat, "latitude"), (lon, "longitude"))):
-        old, bounds = (dict(source[name].attrs), bounds_name(source, name)) if there else ({}, f"{name}_bnds")
+        old, bounds = (dict(source[name].attrs), bounds_name(source, name)) if has_planes else ({}, f"{name}_bnds")
         stale = (*STALE_ATTRS, "bounds")
         attrs = {key: value for key, value in {**PLANE_ATTRS[word], **old}.items() if key not in stale}
-        unit = degrees_of_unit(source[name]) if there else 1.0
-        centres = (found.lat, found.lon)[index]
-        turned = turn is not None and word == "longitude"
-        made[name] = xr.Variable(where.dims, _divided(centres + turn if turned else centres, unit), attrs)
-        if found.corners is not None:
-            made[name].attrs["bounds"] = bounds
-            corners = found.corners[1 - index]
-            corners = _divided(corners + turn[..., None] if turned else corners, unit)  # type: ignore[index]
-            made[bounds] = xr.Variable((*where.dims, _corner_dim(source, name if there else None)), corners)
-    return made
+        unit = degrees_of_unit(source[name]) if has_planes else 1.0
+        centres = (new_positions.lat, new_positions.lon)[index]
+        needs_turn = turn is not None and word == "longitude"
+        variables[name] = xr.Variable(where.dims, _divided(centres + turn if needs_turn else centres, unit), attrs)
+        if new_positions.corners is not None:
+            variables[name].attrs["bounds"] = bounds
+            corners = new_positions.corners[1 - index]
+            corners = _divided(corners + turn[..., None] if needs_turn else corners, unit)  # type: ignore[index]
+            variables[bounds] = xr.Variable((*where.dims, _corner_dim(source, name if has_planes else None)), corners)
+    return variables
 
 
 def _into_branch(old: xr.DataArray, new: Any) -> Any:
@@ -195,10 +179,10 @@ def _into_branch(old: xr.DataArray, new: Any) -> Any:
 
 def _corner_dim(source: XarrayObject, name: str | None) -> str:
     """Return the dimension of four corners: that of the source, or an unused one."""
-    own = None if name is None else corner_dimension(source, name)
-    if own is not None and source[bounds_name(source, str(name))].sizes[own] == 4:
-        return own
-    return next(one for one in ("vertices", "corners", "cell_corners") if source.sizes.get(one, 4) == 4)
+    source_dim = None if name is None else corner_dimension(source, name)
+    if source_dim is not None and source[bounds_name(source, str(name))].sizes[source_dim] == 4:
+        return source_dim
+    return next(dim for dim in ("vertices", "corners", "cell_corners") if source.sizes.get(dim, 4) == 4)
 
 
 def _divided(values: Any, unit: float) -> Any:
@@ -221,7 +205,7 @@ def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, where: Hori
 
 def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[str, Any]:
     """Return the attributes of an axis: existing ones, and missing ones for its kind."""
-    wanted = dict(AXIS_ATTRS[where.nature][name == where.x])
+    default_attrs = dict(AXIS_ATTRS[where.nature][name == where.x])
     attrs = {key: value for key, value in old.items() if key not in STALE_ATTRS}
     standard = str(attrs.get("standard_name") or "")
     if standard in STANDARD and where.nature not in STANDARD[standard][1]:
@@ -231,10 +215,10 @@ def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[st
     if standard or (where.nature == "plane" and where.mapping is None):
         return attrs
     if where.nature == "plane" and where.unit in LENGTH_UNITS:
-        wanted["units"] = LENGTH_UNITS[where.unit]
+        default_attrs["units"] = LENGTH_UNITS[where.unit]
     if where.nature == "rotated" and where.mapping is None:
-        return {**{key: wanted[key] for key in ("units", "axis")}, **attrs}
-    return {**wanted, **attrs}
+        return {**{key: default_attrs[key] for key in ("units", "axis")}, **attrs}
+    return {**default_attrs, **attrs}
 
 
 def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -255,9 +239,9 @@ def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 def copy_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, xr.Variable]:
     """Return the coordinates that are not on the horizontal axes: times, levels, members, grid mappings."""
-    gone = set(where.dims)
+    dims = set(where.dims)
     return {
-        name: coord.variable.copy(deep=False) for name, coord in source.coords.items() if not gone & set(coord.dims)
+        name: coord.variable.copy(deep=False) for name, coord in source.coords.items() if not dims & set(coord.dims)
     }
 
 
@@ -269,8 +253,8 @@ def find_replaced(source: XarrayObject, where: Horizontal) -> set[str]:
 
 def find_lost_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
     """Return the names of horizontal coordinates that a new grid cannot keep (cell numbers, names of basins, ...)."""
-    made, gone = find_replaced(source, where), set(where.dims)
-    return [str(n) for n, coord in source.coords.items() if gone & set(coord.dims) and n not in made]
+    replaced, dims = find_replaced(source, where), set(where.dims)
+    return [str(n) for n, coord in source.coords.items() if dims & set(coord.dims) and n not in replaced]
 
 
 NAMES = (AREA, "areacello")
@@ -315,19 +299,19 @@ class StoredAreas:
 def read_areas(ds: xr.Dataset, where: Horizontal, field: str) -> StoredAreas | None:
     """Return the areas named by ``cell_measures`` of a field or by customary names, or None if there are none."""
     words = str(ds[field].attrs.get("cell_measures") or ds[field].encoding.get("cell_measures") or "").split()
-    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "area:"]
-    usual = [str(n) for n, v in ds.variables.items() if n in NAMES or v.attrs.get("standard_name") == "cell_area"]
+    measures = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "area:"]
+    customary = [str(n) for n, v in ds.variables.items() if n in NAMES or v.attrs.get("standard_name") == "cell_area"]
     rows, columns = (np.arange(size) for size in where.grid.shape)
     rows = rows[:: max(rows.size * columns.size // MOST_CELLS, 1)]
-    for name in (*named, *usual):
+    for name in (*measures, *customary):
         if name not in ds.variables or set(ds[name].dims) != set(where.dims) or ds[name].dtype.kind not in "fiu":
             continue
         scale = convert(1.0, str(ds[name].attrs.get("units") or "m2"), "m2")
         if scale is None:
             continue
-        held = ds[name].transpose(*where.dims)
-        some = _read(held.isel({where.y: rows}), scale)
-        return StoredAreas(name, held, scale, *_fit(some, where.grid.areas(rows, columns)))
+        areas = ds[name].transpose(*where.dims)
+        sample = _read(areas.isel({where.y: rows}), scale)
+        return StoredAreas(name, areas, scale, *_fit(sample, where.grid.areas(rows, columns)))
     return None
 
 
@@ -336,15 +320,15 @@ def _read(field: xr.DataArray, scale: float) -> NDArray[np.float64]:
 
 
 def _fit(values: NDArray[np.float64], exact: NDArray[np.float64]) -> tuple[tuple[float, float], bool]:
-    known = np.isfinite(values) & (values > 0) & (exact > 0)
-    if not known.any():
+    is_valid = np.isfinite(values) & (values > 0) & (exact > 0)
+    if not is_valid.any():
         return (0.0, 0.0), False
-    ratio = values[known] / exact[known]
-    middle = float(np.median(ratio))
+    ratio = values[is_valid] / exact[is_valid]
+    median = float(np.median(ratio))
     # Areas at a pole are small and uncertain.
-    share = exact[known] / exact[known].sum()
-    near = LEAST <= middle <= MOST and float(share[np.abs(ratio / middle - 1) > OFF].sum()) <= FEW
-    return (float(ratio.min()), float(ratio.max())), bool(near)
+    area_fraction = exact[is_valid] / exact[is_valid].sum()
+    is_close = LEAST <= median <= MOST and float(area_fraction[np.abs(ratio / median - 1) > OFF].sum()) <= FEW
+    return (float(ratio.min()), float(ratio.max())), bool(is_close)
 
 
 def warn_of_misfit(areas: StoredAreas, what: str) -> None:

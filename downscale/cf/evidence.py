@@ -135,8 +135,8 @@ def metres_in(units: str, rare: bool = True) -> float | None:
 def compass_of(units: str) -> str | None:
     """Return the letter of the compass direction in units of degrees, or None ("degrees" does not mean south)."""
     text = _plain(units)
-    found = None if text in DEGREES_IN else COMPASS_UNITS.fullmatch(text)
-    return None if found is None else found[1][0]
+    match = None if text in DEGREES_IN else COMPASS_UNITS.fullmatch(text)
+    return None if match is None else match[1][0]
 
 
 def _plain(units: str) -> str:
@@ -160,8 +160,8 @@ def claims_of(coordinate: xr.DataArray) -> list[Claim]:
         if way is not None:
             claims.append(Claim(f"{key} {str(attrs[key])!r}", way))
     # Rare units are looked up only if all other evidence suggests an axis.
-    named = str(coordinate.name).lower() in (*Y_NAMES, *X_NAMES)
-    units = _units_claim(attrs, named or any(claim.way in ("y", "x") for claim in claims))
+    has_axis_name = str(coordinate.name).lower() in (*Y_NAMES, *X_NAMES)
+    units = _units_claim(attrs, has_axis_name or any(claim.way in ("y", "x") for claim in claims))
     return [units, *claims] if units is not None else claims
 
 
@@ -204,9 +204,9 @@ def axis_of(coordinate: xr.DataArray) -> Axis | None:
 
 def counts_only(coordinate: xr.DataArray) -> bool:
     """Return whether no attribute defines the quantity of a coordinate: it may only count cells."""
-    known = any(claim.natures is not None for claim in claims_of(coordinate))
+    has_quantity = any(claim.natures is not None for claim in claims_of(coordinate))
     name = str(coordinate.name).lower()
-    return not known and (name in PLANE_NAMES or name not in (*Y_NAMES, *X_NAMES))
+    return not has_quantity and (name in PLANE_NAMES or name not in (*Y_NAMES, *X_NAMES))
 
 
 def nature_of(coordinate: xr.DataArray, mapping: Claim | None) -> Nature:
@@ -219,17 +219,17 @@ def nature_of(coordinate: xr.DataArray, mapping: Claim | None) -> Nature:
         standard is not None and units is not None and mapping is not None and _meet(units, mapping)
         and not _meet(standard, units, mapping)
     )  # fmt: skip
-    said = [claim for claim in (units, None if overruled else standard, mapping) if claim is not None]
+    evidence = [claim for claim in (units, None if overruled else standard, mapping) if claim is not None]
     possible: frozenset[Nature] = frozenset(("geographic", "rotated", "plane", "scan"))
-    for index, claim in enumerate(said):
+    for index, claim in enumerate(evidence):
         if not possible & (claim.natures or NOTHING):
-            other = next((before for before in said[:index] if not _meet(before, claim)), said[index - 1])
-            raise contradiction(name, other, claim) if index else _unusable(name, claim)
+            rival = next((prior for prior in evidence[:index] if not _meet(prior, claim)), evidence[index - 1])
+            raise contradiction(name, rival, claim) if index else _unusable(name, claim)
         possible &= claim.natures or NOTHING
-    lower = name.lower()
-    by_name: Nature = "rotated" if lower in ROTATED_NAMES else "geographic"
-    if not said:
-        return by_name if lower in (*Y_NAMES, *X_NAMES) and lower not in PLANE_NAMES else "plane"
+    lower_name = name.lower()
+    by_name: Nature = "rotated" if lower_name in ROTATED_NAMES else "geographic"
+    if not evidence:
+        return by_name if lower_name in (*Y_NAMES, *X_NAMES) and lower_name not in PLANE_NAMES else "plane"
     order: tuple[Nature, ...] = (by_name, "geographic", "plane", "rotated", "scan")
     return next(nature for nature in order if nature in possible)
 
@@ -269,22 +269,22 @@ SAMPLES = 9
 def way_of_position(variable: xr.DataArray, more: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())) -> Way | None:
     """Return "y" for latitudes and "x" for longitudes on the earth, or None for other variables."""
     claims = [claim for claim in claims_of(variable) if claim.natures is not None]
-    said = [claim for claim in claims if claim.way in ("y", "x") and "geographic" in (claim.natures or NOTHING)]
-    if len({claim.way for claim in said}) > 1:
-        raise contradiction(str(variable.name), *said[:2])
+    positions = [claim for claim in claims if claim.way in ("y", "x") and "geographic" in (claim.natures or NOTHING)]
+    if len({claim.way for claim in positions}) > 1:
+        raise contradiction(str(variable.name), *positions[:2])
     if any("geographic" not in (claim.natures or NOTHING) for claim in claims):
         return None
-    if said:
-        return said[0].way
-    lower = str(variable.name).lower()
-    return "y" if lower in (*LAT_NAMES, *more[0]) else "x" if lower in (*LON_NAMES, *more[1]) else None
+    if positions:
+        return positions[0].way
+    lower_name = str(variable.name).lower()
+    return "y" if lower_name in (*LAT_NAMES, *more[0]) else "x" if lower_name in (*LON_NAMES, *more[1]) else None
 
 
 def seems_position(variable: xr.DataArray) -> bool:
     """Return whether name, standard name or units of a variable indicate latitudes or longitudes, usable or not."""
     attrs = variable.attrs
-    named = str(variable.name).lower() in (*LAT_NAMES, *LON_NAMES) or attrs.get("standard_name") in POSITIONS
-    return named or compass_of(str(attrs.get("units", ""))) is not None
+    has_name = str(variable.name).lower() in (*LAT_NAMES, *LON_NAMES) or attrs.get("standard_name") in POSITIONS
+    return has_name or compass_of(str(attrs.get("units", ""))) is not None
 
 
 def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
@@ -293,19 +293,19 @@ def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
     If there are several, those named in ``coordinates`` of a field take precedence, then those on the dimensions of
     most fields.
     """
-    every = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
-    ways = {str(name): way_of_position(v) for name, v in every.items() if v.ndim in (2, 3) and v.dtype.kind in "fiu"}
+    arrays = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
+    ways = {str(name): way_of_position(v) for name, v in arrays.items() if v.ndim in (2, 3) and v.dtype.kind in "fiu"}
     fields = list(obj.data_vars.values()) if isinstance(obj, xr.Dataset) else [obj]
-    named = {word for v in (obj, *fields) for place in (v.attrs, v.encoding)
+    names = {word for v in (obj, *fields) for place in (v.attrs, v.encoding)
              for word in str(place.get("coordinates") or "").split()}  # fmt: skip
-    found = []
+    candidates = []
     for lat in (name for name, way in ways.items() if way == "y"):
         for lon in (name for name, way in ways.items() if way == "x"):
-            dims = set(every[lat].dims)
-            if dims == set(every[lon].dims):
-                carried = sum(dims <= set(v.dims) for v in fields)
-                found.append((-every[lat].ndim, (lat in named) + (lon in named), carried, lat, lon))
-    best = max(found, key=lambda item: item[:3], default=None)
+            dims = set(arrays[lat].dims)
+            if dims == set(arrays[lon].dims):
+                count = sum(dims <= set(v.dims) for v in fields)
+                candidates.append((-arrays[lat].ndim, (lat in names) + (lon in names), count, lat, lon))
+    best = max(candidates, key=lambda item: item[:3], default=None)
     return None if best is None else best[3:]
 
 
@@ -317,10 +317,10 @@ def first_map(variable: xr.DataArray) -> xr.DataArray:
 def moving_dimension(variable: xr.DataArray) -> str | None:
     """Return the dimension along which positions change, or None if they do not."""
     for dim in variable.dims[:-2]:
-        first = variable.isel({dim: 0}, drop=True).variable
-        same = abs(variable.variable - first) <= STILL
-        same = same | (variable.variable.isnull() & first.isnull())
-        data = same.data.compute(scheduler=get_sync) if isinstance(same.data, da.Array) else same.data
+        first_values = variable.isel({dim: 0}, drop=True).variable
+        is_still = abs(variable.variable - first_values) <= STILL
+        is_still = is_still | (variable.variable.isnull() & first_values.isnull())
+        data = is_still.data.compute(scheduler=get_sync) if isinstance(is_still.data, da.Array) else is_still.data
         if not np.asarray(data).all():
             return str(dim)
     return None
@@ -335,26 +335,26 @@ def position_error(
     """
     rows, columns = (np.unique(np.linspace(0, n - 1, SAMPLES).astype(int)) for n in grid.shape)
     y, x = np.meshgrid(grid.y.centres[rows], grid.x.centres[columns], indexing="ij")
-    high, wide = (np.abs(np.diff(axis.edges))[each] for axis, each in ((grid.y, rows), (grid.x, columns)))
+    heights, widths = (np.abs(np.diff(axis.edges))[indices] for axis, indices in ((grid.y, rows), (grid.x, columns)))
     lat, lon = (np.asarray(plane, dtype=np.float64)[np.ix_(rows, columns)] for plane in places)
-    here = _points(locator, x, y)
+    centres = _points(locator, x, y)
     # Half a cell towards either side, from inside the grid.
-    across = arc(_points(locator, x - wide / 2, y), _points(locator, x + wide / 2, y))
-    along = arc(_points(locator, x, y - high[:, None] / 2), _points(locator, x, y + high[:, None] / 2))
+    across = arc(_points(locator, x - widths / 2, y), _points(locator, x + widths / 2, y))
+    along = arc(_points(locator, x, y - heights[:, None] / 2), _points(locator, x, y + heights[:, None] / 2))
     # For this comparison, rows at a pole are as wide as they are high.
     size = np.maximum(np.minimum(across, along), 0.1 * along)
-    gap = arc(here, unit_vectors(lon, lat))
-    known = np.isfinite(gap) & np.isfinite(size) & (size > 0)
-    share = np.where(known, gap, 0.0) / np.where(known, size, 1.0)
-    if not known.any() or share.max() <= MOST_CELLS_OFF:
+    distance = arc(centres, unit_vectors(lon, lat))
+    is_known = np.isfinite(distance) & np.isfinite(size) & (size > 0)
+    cells_off = np.where(is_known, distance, 0.0) / np.where(is_known, size, 1.0)
+    if not is_known.any() or cells_off.max() <= MOST_CELLS_OFF:
         return None
-    return float(share.max()), float(np.where(known, gap, 0.0).max() * EARTH_RADIUS)
+    return float(cells_off.max()), float(np.where(is_known, distance, 0.0).max() * EARTH_RADIUS)
 
 
 def _points(locator: Locator | None, x: Floats, y: Floats) -> Floats:
     lon, lat = (x, y) if locator is None else locator(x, y)
-    reached = np.isfinite(lon) & np.isfinite(lat)
-    return unit_vectors(np.where(reached, lon, np.nan), np.where(reached, lat, np.nan))
+    is_finite = np.isfinite(lon) & np.isfinite(lat)
+    return unit_vectors(np.where(is_finite, lon, np.nan), np.where(is_finite, lat, np.nan))
 
 
 def arrange(ds: xr.Dataset) -> xr.Dataset:
@@ -380,19 +380,19 @@ def join_longitudes(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset whose longitudes are contiguous; contradictory metadata are returned unchanged."""
     for name in map(str, ds.dims):
         try:
-            found = find_seam(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
+            seam = find_seam(ds[name]) if name in ds.coords and ds[name].ndim == 1 else None
         except GridError:
             continue
-        if found is not None:
-            count, circle = found
+        if seam is not None:
+            count, circle = seam
             size = ds.sizes[name]
-            moved = ds.isel({name: np.roll(np.arange(size), count)})
-            given = moved[name].values
-            values = np.where(given > 0.5 * (given.min() + given.max()), given - circle, given)
+            rolled = ds.isel({name: np.roll(np.arange(size), count)})
+            longitudes = rolled[name].values
+            values = np.where(longitudes > 0.5 * (longitudes.min() + longitudes.max()), longitudes - circle, longitudes)
             # Bounds may be on either side of the seam: they are moved to their centres.
-            line = moved[name].variable.copy(deep=False)
+            line = rolled[name].variable.copy(deep=False)
             line = xr.Variable((name,), values.astype(line.dtype), line.attrs, line.encoding)
-            return moved.assign_coords({name: line})
+            return rolled.assign_coords({name: line})
     return ds
 
 
@@ -414,10 +414,10 @@ def find_seam(coordinate: xr.DataArray) -> tuple[int, float] | None:
         return None
     steps = np.diff(coordinate.values.astype(np.float64) * unit)
     jump = int(np.abs(steps).argmax())
-    others = np.delete(steps, jump)
+    other_steps = np.delete(steps, jump)
     # The jump has the sign of all other steps, and the step across the other side is about one of them.
-    rest = FULL_CIRCLE - abs(float(np.ptp(coordinate.values.astype(np.float64) * unit)))
-    onwards = (others > 0).all() if steps[jump] > 0 else (others < 0).all()
-    if not onwards or abs(steps[jump]) <= LONGEST_STEP or not 0 < rest <= 1.5 * np.abs(others).max():
+    closing_step = FULL_CIRCLE - abs(float(np.ptp(coordinate.values.astype(np.float64) * unit)))
+    is_monotonic = (other_steps > 0).all() if steps[jump] > 0 else (other_steps < 0).all()
+    if not is_monotonic or abs(steps[jump]) <= LONGEST_STEP or not 0 < closing_step <= 1.5 * np.abs(other_steps).max():
         return None
     return coordinate.size - 1 - jump, FULL_CIRCLE / unit

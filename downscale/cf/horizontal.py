@@ -159,21 +159,8 @@ def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
     """Return the horizontal axes or positions of a Dataset or DataArray, with their cells.
 
     Supports latitude and longitude, a rotated pole, metres of a projection, or two-dimensional latitudes and
-    longitudes, in any order of dimensions.
-
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        Fields on the grid.
-    guess : bool
-        Whether edges of cells with lost bounds may be midway between centres (see :mod:`downscale.cf.bounds`): for
-        plots, and for code that uses only the dimensions.
-
-    Raises
-    ------
-    GridError
-        If there are none, the cells are not rows and columns, or coordinates are not usable; the message names the
-        axis.
+    longitudes, in any order of dimensions. With ``guess``, edges of cells with lost bounds may be midway between
+    centres: for plots, and for code that uses only the dimensions.
     """
     shared = _SHARED.get()
     where = parse_horizontal(obj) if shared is None else shared.horizontal(obj)
@@ -190,14 +177,14 @@ class ParsedGrids:
 
     def horizontal(self, obj: XarrayObject) -> Horizontal:
         """Return the axes or positions of an object, parsed unless those of an equal object are known."""
-        known = self._grids.setdefault(_metadata_token(obj), [])
-        for names, values, where in known:
+        entries = self._grids.setdefault(_metadata_token(obj), [])
+        for names, values, where in entries:
             if values == _values_token(obj, names):
                 return where
         where = parse_horizontal(obj)
         names = [name for name in dict.fromkeys((*where.dims, *(planes_of(obj) or ()))) if name in _held(obj)]
         names += [bounds for name in names if (bounds := bounds_in(obj, name)) is not None]
-        known.append((names, _values_token(obj, names), where))
+        entries.append((names, _values_token(obj, names), where))
         return where
 
 
@@ -238,12 +225,12 @@ def parse_horizontal(obj: XarrayObject) -> Horizontal:
     pair, planes = _axis_pair(obj), planes_of(obj)
     if pair is not None:
         y, x = pair
-        beside = planes is not None and set(_flat_dims(obj, planes[0])) == {y, x}
-        counted = beside and counts_only(obj[y]) and counts_only(obj[x])
-        lone = counted and _mapping(obj, pair) is None
-        found = None if lone else _product(obj, y, x, planes if beside else None)
-        if found is not None:
-            return found
+        planes_match = planes is not None and set(_flat_dims(obj, planes[0])) == {y, x}
+        axes_count_cells = planes_match and counts_only(obj[y]) and counts_only(obj[x])
+        is_count_only = axes_count_cells and _mapping(obj, pair) is None
+        product = None if is_count_only else _product(obj, y, x, planes if planes_match else None)
+        if product is not None:
+            return product
     if planes is None:
         raise _no_axes(obj)
     return _quadrilaterals(obj, *planes)
@@ -272,9 +259,9 @@ def _flat_dims(obj: XarrayObject, name: str) -> tuple[str, str]:
 
 def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
     """Return the grid mapping of two axes; one in a text attribute only if axes are not true degrees."""
-    found = mapping_of(obj, pair)
-    if found is not None or any((claim.natures or PROJECTED) <= COMPASS for claim in claims_of(obj[pair[0]])):
-        return found
+    mapping = mapping_of(obj, pair)
+    if mapping is not None or any((claim.natures or PROJECTED) <= COMPASS for claim in claims_of(obj[pair[0]])):
+        return mapping
     return text_mapping(obj, pair)
 
 
@@ -286,7 +273,7 @@ def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) 
     nature = natures[0]
     straight: tuple[Kind, Kind] = ("latitude", "longitude")
     kinds: list[Kind] = [
-        "projected" if each in ("plane", "scan") else kind for each, kind in zip(natures, straight, strict=True)
+        "projected" if quantity in ("plane", "scan") else kind for quantity, kind in zip(natures, straight, strict=True)
     ]
     unit = _unit(obj[y], obj[x], nature, mapping) if kinds[0] == "projected" or kinds[1] == "longitude" else 1.0
     if kinds[1] == "longitude" and find_seam(obj[x]) is not None:
@@ -294,11 +281,11 @@ def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) 
             f"coordinate {x!r}: expected longitudes in one piece, received a jump across the seam of the circle; bring "
             f"them to -180 to 180 and sort: ds.assign_coords({x}=(ds.{x} + 180) % 360 - 180).sortby({x!r})"
         )
-    (y_axis, unknown), (x_axis, also) = _cells(obj, y, kinds[0], unit), _cells(obj, x, kinds[1], unit)
+    (y_axis, y_unknown), (x_axis, x_unknown) = _cells(obj, y, kinds[0], unit), _cells(obj, x, kinds[1], unit)
     if x_axis.periodic:
         y_axis = draw_to_poles(y_axis, bounds_of(obj, y) is not None)
     grid = RectilinearGrid(y_axis, x_axis)
-    where = partial(Horizontal, y, x, nature=nature, unknown=unknown or also)
+    where = partial(Horizontal, y, x, nature=nature, unknown=y_unknown or x_unknown)
     if nature == "geographic":
         _require_same(obj, planes, (grid, unit), None, (y, x))
         return where(grid, unit)
@@ -306,28 +293,28 @@ def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) 
         note = "no grid_mapping locates the pole; no longitudes and latitudes are written"
         return where(grid, unit, notes=(f"{y}, {x}: {note}",))
     if mapping is None:
-        lost = next(iter(named_mappings(obj, (y, x))), None)
-        return where(grid, unit, notes=(f"{y}, {x}: no grid_mapping; areas are those of the plane",), lost=lost)
+        mapping_name = next(iter(named_mappings(obj, (y, x))), None)
+        return where(grid, unit, notes=(f"{y}, {x}: no grid_mapping; areas are those of the plane",), lost=mapping_name)
     if claim is None:
         raise mapping.refusal()
-    placed = _require_same(obj, planes, (grid, unit), mapping, (y, x))
-    if placed is None:
+    best_mapping = _require_same(obj, planes, (grid, unit), mapping, (y, x))
+    if best_mapping is None:
         return None
     names = _plane_names(obj, (y, x), planes)
-    return where(grid if nature == "rotated" else _true_areas(grid, placed, (y, x)), unit, *names, placed)
+    return where(grid if nature == "rotated" else _true_areas(grid, best_mapping, (y, x)), unit, *names, best_mapping)
 
 
 def _true_areas(grid: RectilinearGrid, mapping: GridMapping, dims: tuple[str, str]) -> RectilinearGrid:
     """Return a grid in metres with its areas on the earth."""
     embed = mapping.embedding()
-    found = None if embed is None else projected_grid(grid.y, grid.x, embed, mapping.density())
-    if found is None:
+    true_grid = None if embed is None else projected_grid(grid.y, grid.x, embed, mapping.density())
+    if true_grid is None:
         raise GridError(
             f"{dims[0]!r} and {dims[1]!r}: expected cells that grid mapping {mapping.name!r} places on the earth, "
             "received some beyond its edge or on a seam; crop the grid, or drop the grid mapping to take areas of the "
             "plane"
         )
-    return found
+    return true_grid
 
 
 def _require_same(
@@ -341,9 +328,9 @@ def _require_same(
     if mapping is None:
         off, best = position_error(at[0], places, None), None
     else:
-        tried = [(position_error(at[0], places, each.locator()), each) for each in (mapping, *mapping.on_spheres())]
+        errors = [(position_error(at[0], places, trial.locator()), trial) for trial in (mapping, *mapping.on_spheres())]
         # A mapping without a figure of the earth uses that of its model.
-        off, best = tried[0] if tried[0][0] is None else min(tried, key=lambda pair: pair[0] or (0.0, 0.0))
+        off, best = errors[0] if errors[0][0] is None else min(errors, key=lambda pair: pair[0] or (0.0, 0.0))
     if off is None:
         return best
     if mapping is not None and all(counts_only(obj[name]) for name in dims):
@@ -359,10 +346,10 @@ def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, st
     """Return the names of two-dimensional latitudes and longitudes: existing ones, else unused ones."""
     if planes is not None and set(obj[planes[0]].dims) == set(dims):
         return planes
-    held = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-    taken = {*map(str, held), *map(str, obj.dims)}
+    variables = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+    used_names = {*map(str, variables), *map(str, obj.dims)}
     pairs = (("lat", "lon"), ("latitude", "longitude"), ("true_latitude", "true_longitude"))
-    return next((pair for pair in pairs if not taken & set(pair)), pairs[-1])
+    return next((pair for pair in pairs if not used_names & set(pair)), pairs[-1])
 
 
 def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
@@ -373,17 +360,17 @@ def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
     north, east = _degrees(obj, lat, (y, x)), _degrees(obj, lon, (y, x))
     where = partial(Horizontal, y, x, lat=lat, lon=lon)
     try:
-        both = _corners_of(obj, (lat, lon), (y, x))
-        product = product_of(north, east, both)
-        grid = product if product is not None else curvilinear_grid(east, north, *(both or ())[::-1])
+        corners = _corners_of(obj, (lat, lon), (y, x))
+        product = product_of(north, east, corners)
+        grid = product if product is not None else curvilinear_grid(east, north, *(corners or ())[::-1])
     except DownscaleError as error:
         raise type(error)(f"coordinates {lat!r} and {lon!r}: {error}") from None
     if not isinstance(grid, CurvilinearGrid):
-        pairs = ((lat, north[:, 0], "latitude"), (lon, east[0], "longitude")) if both is None else ()
-        return where(grid, unknown=next(filter(None, (unknown_cells(obj, *each) for each in pairs)), ""))
-    unknown = unknown_corners(obj, (lat, lon)) if both is None else ""
+        pairs = ((lat, north[:, 0], "latitude"), (lon, east[0], "longitude")) if corners is None else ()
+        return where(grid, unknown=next(filter(None, (unknown_cells(obj, *pair) for pair in pairs)), ""))
+    unknown = unknown_corners(obj, (lat, lon)) if corners is None else ""
     repeated = repeated_columns(grid)
-    notes = [f"{lat}, {lon}: no bounds; corners lie midway between centres"] if both is None else []
+    notes = [f"{lat}, {lon}: no bounds; corners lie midway between centres"] if corners is None else []
     if repeated:
         notes.append(f"{x}: the last {repeated} columns are the first again; sums count them twice, so leave them out")
     return where(grid, notes=tuple(notes), unknown=unknown)
@@ -393,18 +380,18 @@ def _corners_of(
     obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
     """Return bounds of two-dimensional positions in degrees, converted from their units, or None without any."""
-    both = corners_of(obj, names, dims)
-    if both is None:
+    corners = corners_of(obj, names, dims)
+    if corners is None:
         return None
-    north, east = (values * degrees_of_unit(obj[name]) for values, name in zip(both, names, strict=True))
+    north, east = (values * degrees_of_unit(obj[name]) for values, name in zip(corners, names, strict=True))
     return north, east
 
 
 def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[Any, Any]:
     """Return two-dimensional positions in degrees, also if they are repeated along another dimension."""
-    if obj[name].ndim > 2 and (along := moving_dimension(obj[name])):
+    if obj[name].ndim > 2 and (dim := moving_dimension(obj[name])):
         raise GridError(
-            f"coordinate {name!r}: expected positions that stay, received ones that change along {along!r} (a moving "
+            f"coordinate {name!r}: expected positions that stay, received ones that change along {dim!r} (a moving "
             "nest, or the tiles of a mosaic); select one, or join only files whose nest rests"
         )
     return _numbers(first_map(obj[name]).transpose(*dims)) * degrees_of_unit(obj[name])
@@ -432,25 +419,25 @@ def _no_axes(obj: XarrayObject) -> GridError:
             f"expected a grid of rows and columns, received {what}; bring it to one first, for a global one of that "
             f"resolution by: cdo remapcon,r{2 * rows}x{rows} in.nc out.nc"
         )
-    has = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
+    sizes = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
     return NoAxesError(
         "expected horizontal coordinates (latitude and longitude, or projected x and y), received dimensions "
-        f"{has}; rename them or set standard_name and units"
+        f"{sizes}; rename them or set standard_name and units"
     )
 
 
 def _mesh(obj: XarrayObject) -> tuple[str, int] | None:
     """Return a description of cells that are not rows and columns, and their number, or None."""
-    every = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
-    ways = [(str(v.dims[0]), way_of_position(v, MESH_NAMES)) for v in every.values() if v.ndim == 1]
-    dims = [{dim for dim, way in ways if way == each} for each in ("y", "x")]
+    variables = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
+    ways = [(str(v.dims[0]), way_of_position(v, MESH_NAMES)) for v in variables.values() if v.ndim == 1]
+    dims = [{dim for dim, way in ways if way == direction} for direction in ("y", "x")]
     shared = sorted((dims[0] & dims[1]) - {str(n) for n in obj.dims if n in obj.coords and n in LAT_NAMES})
-    if any(v.attrs.get("grid_mapping_name") == "healpix" for v in every.values()):
+    if any(v.attrs.get("grid_mapping_name") == "healpix" for v in variables.values()):
         shared = shared or [str(max(obj.sizes, key=lambda dim: obj.sizes[dim]))]
         return f"a HEALPix grid ({obj.sizes[shared[0]]} cells along {shared[0]!r})", int(obj.sizes[shared[0]])
     if shared:
         return f"an unstructured mesh ({obj.sizes[shared[0]]} cells along {shared[0]!r})", int(obj.sizes[shared[0]])
-    if any(v.attrs.get("cf_role") == "mesh_topology" or "mesh" in v.attrs for v in every.values()):
+    if any(v.attrs.get("cf_role") == "mesh_topology" or "mesh" in v.attrs for v in variables.values()):
         size = max(obj.sizes.values(), default=1)
         return f"an unstructured mesh ({size} cells)", int(size)
     return None
@@ -464,8 +451,8 @@ def _unit(y: xr.DataArray, x: xr.DataArray, nature: Nature, mapping: GridMapping
     units = [str(coordinate.attrs.get("units") or "") for coordinate in (y, x)]
     sizes = {_size_of(unit, nature, mapping) for unit in units}
     if len(sizes) > 1 or None in sizes:
-        both = "both in m or both in km" if nature == "plane" else "in one unit of angle"
-        raise GridError(f"expected {y.name!r} and {x.name!r} {both}, received {listing(units)}; convert them first")
+        text = "both in m or both in km" if nature == "plane" else "in one unit of angle"
+        raise GridError(f"expected {y.name!r} and {x.name!r} {text}, received {listing(units)}; convert them first")
     size = sizes.pop() or 1.0
     if nature != "scan":
         return size
@@ -481,8 +468,8 @@ def _unit(y: xr.DataArray, x: xr.DataArray, nature: Nature, mapping: GridMapping
 def _size_of(unit: str, nature: Nature, mapping: GridMapping | None) -> float | None:
     """Return metres or degrees in a unit, or None if it measures another quantity."""
     if nature == "plane":
-        bare = 1.0 if mapping is None else mapping.axis_metres
-        return bare if unit.strip().lower() in MUTE else metres_in(unit)
+        default_size = 1.0 if mapping is None else mapping.axis_metres
+        return default_size if unit.strip().lower() in MUTE else metres_in(unit)
     return 1.0 if unit.strip().lower() in MUTE else degrees_in(unit)
 
 
@@ -503,8 +490,8 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellA
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
     """Return the names of the numeric fields on both horizontal dimensions, without cell areas."""
-    both, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where), *bounds_variables(ds)}
-    names = [str(n) for n, v in ds.data_vars.items() if both <= set(v.dims) and v.dtype.kind in "fiub"]
+    dims, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where), *bounds_variables(ds)}
+    names = [str(n) for n, v in ds.data_vars.items() if dims <= set(v.dims) and v.dtype.kind in "fiub"]
     return [name for name in names if name not in areas]
 
 
@@ -605,11 +592,11 @@ def _one_place(one: Horizontal, other: Horizontal, mine: GridMapping, theirs: Gr
     y, x = (_sample(axis.edges) for axis in (one.grid.y, one.grid.x))
     points = np.meshgrid(x, y)
     first, second = unit_vectors(*locate(*points)), unit_vectors(*relocate(*points))
-    beside = unit_vectors(*locate(points[0] + min(steps), points[1]))
+    step_points = unit_vectors(*locate(points[0] + min(steps), points[1]))
     with np.errstate(invalid="ignore"):
-        near = arc(first, second) <= MOST_SHIFT * arc(first, beside)
-    reached = np.isfinite(first).all(-1) & np.isfinite(second).all(-1) & np.isfinite(beside).all(-1)
-    return bool(reached.any() and near[reached].all())
+        is_close = arc(first, second) <= MOST_SHIFT * arc(first, step_points)
+    is_finite = np.isfinite(first).all(-1) & np.isfinite(second).all(-1) & np.isfinite(step_points).all(-1)
+    return bool(is_finite.any() and is_close[is_finite].all())
 
 
 def _one_domain(one: Horizontal, other: Horizontal) -> bool:
@@ -639,8 +626,8 @@ def with_named_mapping(where: Horizontal, obj: XarrayObject, beside: Horizontal)
     if where.mapping is not None or beside.mapping is None or axes_kind(where) == "positions":
         return where
     fields = getattr(obj, "data_vars", {"": obj}).values()
-    named = {str(place.get("grid_mapping")) for v in fields for place in (v.attrs, v.encoding)}
-    if beside.mapping.name not in named or axes_kind(where) == "geographic":
+    mapping_names = {str(place.get("grid_mapping")) for v in fields for place in (v.attrs, v.encoding)}
+    if beside.mapping.name not in mapping_names or axes_kind(where) == "geographic":
         return where
     return replace(where, mapping=beside.mapping)
 
@@ -652,8 +639,8 @@ def require_same_axes(
     if same_axes(given, wanted):
         return
     kinds = axes_kind(given), axes_kind(wanted)
-    lacking = kinds[0] == kinds[1] and (given.mapping is None) != (wanted.mapping is None)
+    lacks_mapping = kinds[0] == kinds[1] and (given.mapping is None) != (wanted.mapping is None)
     raise GridError(
         f"{what}: expected {noun} on {axes_words(wanted)}, as {role} is, received one on {axes_words(given)}; "
-        f"{COPY if lacking else remedy}"
+        f"{COPY if lacks_mapping else remedy}"
     )

@@ -148,23 +148,23 @@ def direction_reason(variable: xr.DataArray) -> str | None:
 
 def _around_a_circle(variable: xr.DataArray) -> str | None:
     """Return the attribute that shows that an angle covers a full circle, if there is one."""
-    said = {**variable.encoding, **variable.attrs}
-    pair = said.get("valid_range", (said.get("valid_min"), said.get("valid_max")))
+    metadata = {**variable.encoding, **variable.attrs}
+    pair = metadata.get("valid_range", (metadata.get("valid_min"), metadata.get("valid_max")))
     try:
         low, high = (float(end) for end in pair)
     except (TypeError, ValueError):
         return None
-    around = any(abs(high - low - circle) < 0.02 * circle for circle in CIRCLES)
-    return f"by its valid range, {low:g} to {high:g}" if around else None
+    is_full_circle = any(abs(high - low - circle) < 0.02 * circle for circle in CIRCLES)
+    return f"by its valid range, {low:g} to {high:g}" if is_full_circle else None
 
 
 def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tuple[list[str], list[str]]:
     """Return the fields that are not directions, and one line for each direction that is left out."""
     reasons = {name: direction_reason(ds[name]) for name in names}
     fields = [name for name in names if reasons[name] is None]
-    found = {name: reason for name, reason in reasons.items() if reason is not None}
-    if found and (wanted is not None or not fields):
-        name, reason = next(iter(found.items()))
+    directions = {name: reason for name, reason in reasons.items() if reason is not None}
+    if directions and (wanted is not None or not fields):
+        name, reason = next(iter(directions.items()))
         raise InputError(
             f"expected fields that have a mean over cells, received the direction {name!r} ({reason}), which starts "
             f"again after a circle; {REMEDY}"
@@ -172,7 +172,7 @@ def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tupl
     lines = [
         f"left out {name}, a direction ({reason}): its mean over cells means nothing; {REMEDY}, or name the other "
         "variables (data_vars=, --vars)"
-        for name, reason in found.items()
+        for name, reason in directions.items()
     ]
     return fields, lines
 

@@ -39,17 +39,17 @@ ECCODES, READER = ("gribapi", "eccodes", "eccodeslib"), "cfgrib"
 
 def load_pyproj() -> None:
     """Import pyproj so that it finds its own functions first; does nothing if it is already loaded."""
-    behind = any(name in sys.modules for name in ECCODES)
+    has_eccodes = any(name in sys.modules for name in ECCODES)
     if "pyproj" in sys.modules:
-        if behind:
+        if has_eccodes:
             _require_working()
         return
-    deep = getattr(os, "RTLD_DEEPBIND", 0) if behind else 0
-    if not deep:
+    deep_flag = getattr(os, "RTLD_DEEPBIND", 0) if has_eccodes else 0
+    if not deep_flag:
         import_module("pyproj")
         return
     flags = sys.getdlopenflags()
-    sys.setdlopenflags(flags | deep)
+    sys.setdlopenflags(flags | deep_flag)
     try:
         import_module("pyproj")
     finally:
@@ -106,14 +106,14 @@ def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
     import pyproj
     from pyproj.exceptions import CRSError
 
-    known = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs}
-    known |= {key: _spelled(known[key]) for key in PROJ_ATTRS if key in known}
+    cf_attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs}
+    cf_attrs |= {key: _spelled(cf_attrs[key]) for key in PROJ_ATTRS if key in cf_attrs}
     # Well-known text is complete; CF attributes come next, other strings last.
-    texts: list[Any] = [known[key] for key in PROJ_ATTRS if key in known]
-    texts.insert(1 if "crs_wkt" in known else 0, None)
+    texts: list[Any] = [cf_attrs[key] for key in PROJ_ATTRS if key in cf_attrs]
+    texts.insert(1 if "crs_wkt" in cf_attrs else 0, None)
     for text in texts:
         try:
-            crs = pyproj.CRS.from_cf(known) if text is None else pyproj.CRS.from_user_input(text)
+            crs = pyproj.CRS.from_cf(cf_attrs) if text is None else pyproj.CRS.from_user_input(text)
         except (CRSError, KeyError, ValueError, TypeError, AttributeError):
             continue
         if crs.is_projected or crs.is_geographic:
@@ -155,11 +155,11 @@ class GridMapping:
     def cf(self) -> Mapping[str, Any]:
         """Attributes in CF form: the given ones, or PROJ's conversion of a coordinate system in another form."""
         name = str(self.attrs.get("grid_mapping_name") or "").strip().lower()
-        whole = name == GEOGRAPHIC or (name == ROTATED and "grid_north_pole_latitude" in self.attrs)
-        if whole or (name and name != ROTATED):
+        is_complete = name == GEOGRAPHIC or (name == ROTATED and "grid_north_pole_latitude" in self.attrs)
+        if is_complete or (name and name != ROTATED):
             return {**self.attrs, "grid_mapping_name": name}
-        found = {} if self.crs is None else self.crs.to_cf()
-        return {**found, **{key: value for key, value in self.attrs.items() if key != "grid_mapping_name"}}
+        proj_attrs = {} if self.crs is None else self.crs.to_cf()
+        return {**proj_attrs, **{key: value for key, value in self.attrs.items() if key != "grid_mapping_name"}}
 
     @cached_property
     def kind(self) -> str | None:
@@ -199,15 +199,15 @@ class GridMapping:
     @property
     def height(self) -> float | None:
         """Height of the satellite in metres, the factor of scan angles."""
-        found = self.cf if "perspective_point_height" in self.cf or self.crs is None else self.crs.to_cf()
-        return float(found["perspective_point_height"]) if "perspective_point_height" in found else None
+        cf_attrs = self.cf if "perspective_point_height" in self.cf or self.crs is None else self.crs.to_cf()
+        return float(cf_attrs["perspective_point_height"]) if "perspective_point_height" in cf_attrs else None
 
     def refusal(self) -> GridError:
         """Return the error for a mapping that cannot be used."""
-        missing = " without grid_north_pole_latitude" if self.attrs.get("grid_mapping_name") == ROTATED else ""
+        detail = " without grid_north_pole_latitude" if self.attrs.get("grid_mapping_name") == ROTATED else ""
         return GridError(
             f"grid mapping {self.name!r}: expected a coordinate system that PROJ reads, received {self._called()}"
-            f"{missing}; add crs_wkt to it, or drop it to take areas of the plane"
+            f"{detail}; add crs_wkt to it, or drop it to take areas of the plane"
         )
 
     def on_spheres(self) -> list[GridMapping]:
@@ -236,8 +236,8 @@ class GridMapping:
         def embed(x: Floats, y: Floats) -> Floats:
             lon, lat = locate(x, y)
             # Beyond the edge of the earth PROJ returns infinite values.
-            reached = np.isfinite(lon) & np.isfinite(lat)
-            up = unit_vectors(np.where(reached, lon, np.nan), np.where(reached, lat, np.nan))
+            is_finite = np.isfinite(lon) & np.isfinite(lat)
+            up = unit_vectors(np.where(is_finite, lon, np.nan), np.where(is_finite, lat, np.nan))
             normal = major / np.sqrt(1 - (1 - ratio) * up[..., 2] ** 2)
             return up * normal[..., None] * np.array([1.0, 1.0, ratio])
 
@@ -258,9 +258,9 @@ class GridMapping:
         def density(x: Floats, y: Floats) -> Floats:
             lon, lat = locate(x, y)
             # PROJ's finite differences cross a pole that is nearer than this.
-            known = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) < 89.9)
-            scale = project.get_factors(np.where(known, lon, 0.0), np.where(known, lat, 0.0)).areal_scale
-            return np.where(known, 1 / np.asarray(scale), np.nan)
+            is_valid = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) < 89.9)
+            scale = project.get_factors(np.where(is_valid, lon, 0.0), np.where(is_valid, lat, 0.0)).areal_scale
+            return np.where(is_valid, 1 / np.asarray(scale), np.nan)
 
         return density
 
@@ -277,8 +277,8 @@ def unrotated(
     """
     x, y, z = np.moveaxis(unit_vectors(np.asarray(lon) - pole_grid_lon, lat), -1, 0)
     sine, cosine = np.sin(np.deg2rad(pole_lat)), np.cos(np.deg2rad(pole_lat))
-    turned = np.stack([x * sine - z * cosine, y, x * cosine + z * sine], axis=-1)
-    east, north = degrees_of(turned)
+    vectors = np.stack([x * sine - z * cosine, y, x * cosine + z * sine], axis=-1)
+    east, north = degrees_of(vectors)
     return _within(east + pole_lon + 180.0), north
 
 
@@ -324,12 +324,12 @@ def is_mapping(variable: Any) -> bool:
 
 def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
     """Return the grid mapping named by a field on the horizontal dimensions, else the only one."""
-    held = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-    present = [word for word in named_mappings(obj, dims) if word in held]
-    if not present:
-        present = [str(n) for n, v in held.items() if is_mapping(v)]
-        present = present if len(present) == 1 else []
-    return GridMapping(present[0], dict(held[present[0]].attrs)) if present else None
+    variables = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
+    names = [word for word in named_mappings(obj, dims) if word in variables]
+    if not names:
+        names = [str(n) for n, v in variables.items() if is_mapping(v)]
+        names = names if len(names) == 1 else []
+    return GridMapping(names[0], dict(variables[names[0]].attrs)) if names else None
 
 
 def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> list[str]:
@@ -338,16 +338,16 @@ def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> lis
     For the long form, ``crsOSGB: x y crsWGS84: lat lon``, return the one whose coordinates are the dimensions.
     """
     fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
-    named = [v.attrs.get("grid_mapping") or v.encoding.get("grid_mapping") for v in fields if set(dims) <= set(v.dims)]
+    texts = [v.attrs.get("grid_mapping") or v.encoding.get("grid_mapping") for v in fields if set(dims) <= set(v.dims)]
     names = []
-    for words in (str(text).split() for text in named if text):
+    for words in (str(text).split() for text in texts if text):
         groups: dict[str, set[str]] = {}
         for word in words:
             if word.endswith(":"):
                 groups[word[:-1]] = set()
             elif groups:
                 groups[next(reversed(groups))].add(word)
-        names += [name for name, known in groups.items() if set(dims) & known] or [w.rstrip(":") for w in words[:1]]
+        names += [name for name, axes in groups.items() if set(dims) & axes] or [w.rstrip(":") for w in words[:1]]
     return names
 
 
@@ -356,9 +356,9 @@ def text_mapping(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridM
     fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
     for place in (*(field for field in fields if set(dims) <= set(field.dims)), obj):
         for key in TEXT_ATTRS:
-            found = GridMapping(key, {"spatial_ref": place.attrs[key]}) if key in place.attrs else None
-            if found is not None and found.crs is not None:
-                return found
+            mapping = GridMapping(key, {"spatial_ref": place.attrs[key]}) if key in place.attrs else None
+            if mapping is not None and mapping.crs is not None:
+                return mapping
     return None
 
 
@@ -421,9 +421,9 @@ def _pieces(shape: tuple[int, int], piece: Callable[[slice], tuple[Floats, Float
     parts: tuple[list[Any], list[Any]] = ([], [])
     for start in range(0, n_y, step):
         rows = slice(start, min(start + step, n_y))
-        two, count = dask.delayed(piece, nout=2)(rows), rows.stop - rows.start
-        parts[0].append(da.from_delayed(two[0], (2, count, n_x), np.float64))
-        parts[1].append(da.from_delayed(two[1], (2, count, n_x, 4), np.float64))
+        arrays, count = dask.delayed(piece, nout=2)(rows), rows.stop - rows.start
+        parts[0].append(da.from_delayed(arrays[0], (2, count, n_x), np.float64))
+        parts[1].append(da.from_delayed(arrays[1], (2, count, n_x, 4), np.float64))
     lon, lat = da.concatenate(parts[0], axis=1)
     if n_y * n_x > MOST_CORNERS:
         return Positions(lon, lat, None)

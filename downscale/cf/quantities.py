@@ -364,13 +364,13 @@ def infer_standard_name(variable: xr.DataArray) -> tuple[str | None, str]:
     guess = None if name is None else CUSTOMARY[name]
     # Sums over cells have the units of a quantity times an area.
     if guess is not None and units and (_over_area(variable)[-1:] == ["sum"] or _one_of(units, guess.units)):
-        known = f"by name {str(variable.name)!r} and units {units!r}, as {guess.standard_name}"
-        return guess.standard_name, known
+        reason = f"by name {str(variable.name)!r} and units {units!r}, as {guess.standard_name}"
+        return guess.standard_name, reason
     long_name = variable.attrs.get("long_name")
     words = in_words(long_name)
-    meant = _meant(words, units) if words and units else None
-    if meant is not None:
-        return meant, f"by long_name {str(long_name)[:60]!r} and units {units!r}, as {meant}"
+    inferred_name = _meant(words, units) if words and units else None
+    if inferred_name is not None:
+        return inferred_name, f"by long_name {str(long_name)[:60]!r} and units {units!r}, as {inferred_name}"
     if guess is not None:
         return None, f"name {str(variable.name)!r} has units {units!r}, expected such as {guess.units[0]!r}"
     return None, "no standard_name, and the name says nothing"
@@ -403,8 +403,8 @@ def _meant(words: str, units: str) -> str | None:
     """Return the standard name of a long name, if the units are those of that quantity."""
     if any(re.fullmatch(pattern, words) for pattern in SIGNED):
         return None
-    for pattern, standard, wanted in LONG_NAMES:
-        if re.fullmatch(pattern, words) and _one_of(units, wanted):
+    for pattern, standard, legal_units in LONG_NAMES:
+        if re.fullmatch(pattern, words) and _one_of(units, legal_units):
             return standard
     row = row_of(words)
     return words if row is not None and _one_of(units, (row.units,)) else None
@@ -414,7 +414,7 @@ def _one_of(units: str, wanted: tuple[str, ...]) -> bool:
     """Return whether units are among the ``wanted`` ones, in any spelling."""
     if units in wanted:
         return True
-    return any(units.lower() in PER_CENT if each == "%" else fits(units, each) for each in wanted)
+    return any(units.lower() in PER_CENT if unit == "%" else fits(units, unit) for unit in wanted)
 
 
 @cache
@@ -474,8 +474,8 @@ def cell_methods(variable: xr.DataArray) -> list[tuple[set[str], str]]:
     [({'time'}, 'mean'), ({'area'}, 'sum')]
     """
     text = re.sub(r"\([^)]*\)", " ", str(variable.attrs.get("cell_methods", "")))
-    found = re.findall(r"((?:[\w.-]+:\s*)+)([A-Za-z_]+)", text)
-    return [({name.strip() for name in names.split(":")} - {""}, method.lower()) for names, method in found]
+    matches = re.findall(r"((?:[\w.-]+:\s*)+)([A-Za-z_]+)", text)
+    return [({name.strip() for name in names.split(":")} - {""}, method.lower()) for names, method in matches]
 
 
 def quantity_of(variable: xr.DataArray) -> str:
@@ -548,8 +548,8 @@ def is_sign_unknown(variable: xr.DataArray, name: str, bounds: Any) -> bool:
     >>> [is_sign_unknown(xr.DataArray(0.0, name="pop"), "pop", bounds) for bounds in ("auto", None, {"pop": None})]
     [True, False, False]
     """
-    given = name in bounds if isinstance(bounds, Mapping) else bounds is None or not isinstance(bounds, str)
-    return not given and not is_signed(variable)
+    has_user_bounds = name in bounds if isinstance(bounds, Mapping) else bounds is None or not isinstance(bounds, str)
+    return not has_user_bounds and not is_signed(variable)
 
 
 def is_signed(variable: xr.DataArray) -> bool:
@@ -562,8 +562,8 @@ def is_signed(variable: xr.DataArray) -> bool:
     """
     texts = standard_name_of(variable)[0], variable.name, variable.attrs.get("long_name")
     words = [in_words(text) for text in texts]
-    either = any(re.fullmatch(pattern, each) for pattern in (*SIGNED, COMPONENTS) for each in words)
-    return either or _relative_word(variable) is not None or is_temperature(variable)
+    is_sign_word = any(re.fullmatch(pattern, phrase) for pattern in (*SIGNED, COMPONENTS) for phrase in words)
+    return is_sign_word or _relative_word(variable) is not None or is_temperature(variable)
 
 
 def is_temperature(variable: xr.DataArray) -> bool:

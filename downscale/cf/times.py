@@ -55,35 +55,35 @@ def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     float64. Dates without units are counted from 1850 in the coarsest units that make them integers.
     """
     dates = [str(name) for name, variable in ds.variables.items() if is_time(variable)]
-    owned = {name: bounds_in(ds, name) for name in dates}
-    made: dict[str, dict[str, Any]] = {}
-    for name in [name for name in dates if name not in owned.values()]:
-        family = [one for one in (name, owned[name]) if one in dates]
-        encoding = _encoding([ds[one].variable for one in family])
-        made.update({str(one): dict(encoding) for one in family})
-    return made
+    bounds_names = {name: bounds_in(ds, name) for name in dates}
+    encodings: dict[str, dict[str, Any]] = {}
+    for name in [name for name in dates if name not in bounds_names.values()]:
+        family = [key for key in (name, bounds_names[name]) if key in dates]
+        encoding = _encoding([ds[key].variable for key in family])
+        encodings.update({str(key): dict(encoding) for key in family})
+    return encodings
 
 
 def _encoding(family: list[xr.Variable]) -> dict[str, Any]:
-    given = family[0].encoding
+    encoding = family[0].encoding
     calendar = _calendar(family[0])
-    units = str(given.get("units") or _units(family, calendar))
-    dtype = np.dtype(given.get("dtype") or "f8")
-    whole = dtype.kind in "iu" and all(_whole(one, units, calendar) for one in family)
-    return {"units": units, "calendar": calendar, "dtype": dtype.name if whole else "float64"}
+    units = str(encoding.get("units") or _units(family, calendar))
+    dtype = np.dtype(encoding.get("dtype") or "f8")
+    are_whole = dtype.kind in "iu" and all(_whole(variable, units, calendar) for variable in family)
+    return {"units": units, "calendar": calendar, "dtype": dtype.name if are_whole else "float64"}
 
 
 def _calendar(variable: xr.Variable) -> str:
-    given = str(variable.encoding.get("calendar") or "")
+    stored_calendar = str(variable.encoding.get("calendar") or "")
     if variable.dtype.kind == "M":
-        return given if given in GREGORIAN else GREGORIAN[-1]
-    own = str(_first(variable).calendar)
-    return given if given in GREGORIAN and own in GREGORIAN else own
+        return stored_calendar if stored_calendar in GREGORIAN else GREGORIAN[-1]
+    calendar = str(_first(variable).calendar)
+    return stored_calendar if stored_calendar in GREGORIAN and calendar in GREGORIAN else calendar
 
 
 def _units(family: list[xr.Variable], calendar: str) -> str:
     choices = [f"{unit} since {REFERENCE}" for unit in UNITS]
-    return next((units for units in choices if all(_whole(one, units, calendar) for one in family)), choices[0])
+    return next((units for units in choices if all(_whole(dates, units, calendar) for dates in family)), choices[0])
 
 
 def _whole(variable: xr.Variable, units: str, calendar: str) -> bool:
@@ -93,19 +93,19 @@ def _whole(variable: xr.Variable, units: str, calendar: str) -> bool:
 
 def numbers_of(variable: xr.Variable, units: str = DAYS, calendar: str = "") -> NDArray[np.float64]:
     """Return dates as numbers in ``units``, of the shape of ``variable``."""
-    how = {"units": units, "calendar": calendar or _calendar(variable), "dtype": np.dtype("f8")}
-    plain = xr.Variable(variable.dims, values_of(variable), encoding=how)
-    return np.asarray(xr.conventions.encode_cf_variable(plain).values, dtype=np.float64)
+    encoding = {"units": units, "calendar": calendar or _calendar(variable), "dtype": np.dtype("f8")}
+    dates = xr.Variable(variable.dims, values_of(variable), encoding=encoding)
+    return np.asarray(xr.conventions.encode_cf_variable(dates).values, dtype=np.float64)
 
 
 def time_name(ds: xr.Dataset) -> str | None:
     """Return the name of the time coordinate, or None."""
     dates = [str(name) for name, variable in ds.variables.items() if variable.ndim <= 1 and is_time(variable)]
-    for one in (lambda n: ds[n].attrs.get("standard_name") == "time", lambda n: ds[n].attrs.get("axis") == "T",
-                lambda n: n == "time", lambda n: n in ds.dims):  # fmt: skip
-        found = [name for name in dates if one(name)]
-        if found:
-            return found[0]
+    for condition in (lambda n: ds[n].attrs.get("standard_name") == "time", lambda n: ds[n].attrs.get("axis") == "T",
+                      lambda n: n == "time", lambda n: n in ds.dims):  # fmt: skip
+        names = [name for name in dates if condition(name)]
+        if names:
+            return names[0]
     return None
 
 
@@ -240,25 +240,25 @@ class Clock:
             if np.isnat(values).any():
                 raise GridError("expected dates, received NaT; drop those steps")
             ticks = (values.astype(self.origin.dtype) - self.origin).astype(np.int64)
-            whole, rest = np.divmod(ticks, PER_SECOND[self._unit])
-            return np.asarray(whole + rest / PER_SECOND[self._unit], dtype=np.float64)
+            whole_seconds, remainder = np.divmod(ticks, PER_SECOND[self._unit])
+            return np.asarray(whole_seconds + remainder / PER_SECOND[self._unit], dtype=np.float64)
         gaps = [date - self.origin for date in values.ravel()]
         numbers = [gap.days * DAY + gap.seconds + gap.microseconds / 1e6 for gap in gaps]
         return np.array(numbers, dtype=np.float64).reshape(values.shape)
 
     def dates(self, seconds: Seconds) -> NDArray[Any]:
         """Return the dates of ``seconds``, rounded to the resolution of the type, of the same shape."""
-        whole = np.floor(seconds)
-        rest = seconds - whole
+        whole_seconds = np.floor(seconds)
+        fractions = seconds - whole_seconds
         if self.numpy:
-            per = PER_SECOND[self._unit]
-            ticks = whole.astype(np.int64) * per + np.rint(rest * per).astype(np.int64)
+            per_second = PER_SECOND[self._unit]
+            ticks = whole_seconds.astype(np.int64) * per_second + np.rint(fractions * per_second).astype(np.int64)
             return np.asarray(self.origin + ticks.astype(f"m8[{self._unit}]"))
-        made = np.empty(seconds.shape, dtype=object)
+        dates = np.empty(seconds.shape, dtype=object)
         for index in np.ndindex(seconds.shape):
-            micro = round(float(rest[index]) * 1e6)
-            made[index] = self.origin + timedelta(seconds=int(whole[index]), microseconds=micro)
-        return made
+            microseconds = round(float(fractions[index]) * 1e6)
+            dates[index] = self.origin + timedelta(seconds=int(whole_seconds[index]), microseconds=microseconds)
+        return dates
 
     def date(self, year: int, month: int = 1, day: int = 1) -> Any:
         """Return midnight of a day in this calendar."""
@@ -272,18 +272,18 @@ class Clock:
 
     def adopt(self, dates: NDArray[Any]) -> NDArray[Any]:
         """Return dates of another clock in the type of this one, if both calendars agree on their names."""
-        other = Clock.of(dates)
-        if other.calendar == self.calendar and other.numpy == self.numpy:
+        clock = Clock.of(dates)
+        if clock.calendar == self.calendar and clock.numpy == self.numpy:
             return np.asarray(dates).astype(self.origin.dtype) if self.numpy else np.asarray(dates)
-        alike = {self.calendar, other.calendar} <= set(GREGORIAN)
-        if not alike or any(parts_of(date) < REFORM for date in (np.asarray(dates).min(), self.origin)):
+        are_gregorian = {self.calendar, clock.calendar} <= set(GREGORIAN)
+        if not are_gregorian or any(parts_of(date) < REFORM for date in (np.asarray(dates).min(), self.origin)):
             raise GridError(
-                f"expected dates in the calendar {self.calendar!r} of the data, received {other.calendar!r}; convert "
-                f"one of them on purpose: ds.convert_calendar({other.calendar!r})"
+                f"expected dates in the calendar {self.calendar!r} of the data, received {clock.calendar!r}; convert "
+                f"one of them on purpose: ds.convert_calendar({clock.calendar!r})"
             )
-        made = [self.date(*parts_of(date)) for date in np.asarray(dates).ravel()]
-        starts = np.array(made, dtype=self.origin.dtype if self.numpy else object).reshape(np.shape(dates))
-        return self.dates(self.seconds(starts) + other.seconds(dates) - other.seconds(_days(other, dates)))
+        midnights = [self.date(*parts_of(date)) for date in np.asarray(dates).ravel()]
+        starts = np.array(midnights, dtype=self.origin.dtype if self.numpy else object).reshape(np.shape(dates))
+        return self.dates(self.seconds(starts) + clock.seconds(dates) - clock.seconds(_days(clock, dates)))
 
 
 def parts_of(date: Any) -> tuple[int, int, int]:
@@ -301,8 +301,8 @@ def parts_of(date: Any) -> tuple[int, int, int]:
 
 
 def _days(clock: Clock, dates: NDArray[Any]) -> NDArray[Any]:
-    found = [clock.midnight(date) for date in np.asarray(dates).ravel()]
-    return np.array(found, dtype=clock.origin.dtype if clock.numpy else object).reshape(np.shape(dates))
+    midnights = [clock.midnight(date) for date in np.asarray(dates).ravel()]
+    return np.array(midnights, dtype=clock.origin.dtype if clock.numpy else object).reshape(np.shape(dates))
 
 
 def natural_edges(dates: NDArray[Any], clock: Clock, starts_of_days: bool) -> Seconds | None:
@@ -318,9 +318,9 @@ def natural_edges(dates: NDArray[Any], clock: Clock, starts_of_days: bool) -> Se
         return None
     years, months = np.array([parts_of(date)[:2] for date in dates]).T
     if _about(steps, MONTH_STEP) and (np.diff(12 * years + months) == 1).all():
-        following = 12 * years[-1] + months[-1]
-        last = clock.date(int(following // 12), int(following % 12) + 1)
-        return clock.seconds(np.array([*map(clock.date, years.tolist(), months.tolist()), last]))
+        next_month = 12 * years[-1] + months[-1]
+        end = clock.date(int(next_month // 12), int(next_month % 12) + 1)
+        return clock.seconds(np.array([*map(clock.date, years.tolist(), months.tolist()), end]))
     if _about(steps, YEAR_STEP) and (np.diff(years) == 1).all():
         return clock.seconds(np.array([clock.date(year) for year in [*years.tolist(), int(years[-1]) + 1]]))
     return _even_edges(seconds, clock.seconds(np.array([clock.midnight(dates[0])]))[0], starts_of_days)
@@ -337,13 +337,13 @@ def _even_edges(seconds: Seconds, midnight: float, starts_of_days: bool) -> Seco
     whole_days = step % DAY == 0
     if not whole_days and DAY % step:
         return None
-    first = seconds[0] - step / 2 - midnight
+    offset = seconds[0] - step / 2 - midnight
     if starts_of_days and step == DAY and abs(seconds[0] - midnight) <= ROUNDING:
-        first = 0.0
+        offset = 0.0
     unit = DAY if whole_days else step
-    if abs(first - np.rint(first / unit) * unit) > ROUNDING:
+    if abs(offset - np.rint(offset / unit) * unit) > ROUNDING:
         return None
-    return midnight + np.rint(first / unit) * unit + step * np.arange(seconds.size + 1)
+    return midnight + np.rint(offset / unit) * unit + step * np.arange(seconds.size + 1)
 
 
 def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> Seconds:
@@ -360,11 +360,11 @@ def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> 
     if step <= 0 or (last - first) / step > MOST_PERIODS:
         raise _no_frequency(frequency, f"at most {MOST_PERIODS} periods")
     start = _period_around(clock, frequency, begin)
-    known = clock.seconds(_range(clock, frequency, start=start, end=clock.dates(np.array([last]))[0]))
-    while known[-1] < last:
-        more = _range(clock, frequency, start=clock.dates(known[-1:])[0], periods=2)
-        known = np.append(known, clock.seconds(more[1:]))
-    return known[np.searchsorted(known, first, side="right") - 1 :]
+    edges = clock.seconds(_range(clock, frequency, start=start, end=clock.dates(np.array([last]))[0]))
+    while edges[-1] < last:
+        next_edges = _range(clock, frequency, start=clock.dates(edges[-1:])[0], periods=2)
+        edges = np.append(edges, clock.seconds(next_edges[1:]))
+    return edges[np.searchsorted(edges, first, side="right") - 1 :]
 
 
 def _no_frequency(frequency: str, reason: str) -> OptionError:
@@ -373,39 +373,39 @@ def _no_frequency(frequency: str, reason: str) -> OptionError:
 
 def _period_around(clock: Clock, frequency: str, date: Any) -> Any:
     """Return the start of the period of a frequency around a date; without an anchor, the date itself."""
-    found = _range(clock, frequency, end=date, periods=1)
-    if not found.size:
+    starts = _range(clock, frequency, end=date, periods=1)
+    if not starts.size:
         # Dates of other calendars do not roll back: find the last single period that begins in the year before.
         earlier = clock.dates(clock.seconds(np.array([date])) - YEAR_STEP[1])[0]
-        found = _range(clock, frequency.lstrip("0123456789"), start=earlier, end=date)
-    return found[-1]
+        starts = _range(clock, frequency.lstrip("0123456789"), start=earlier, end=date)
+    return starts[-1]
 
 
 def _range(clock: Clock, frequency: str, **span: Any) -> NDArray[Any]:
     try:
-        made = xr.date_range(freq=frequency, calendar=clock.calendar, use_cftime=not clock.numpy, **span)
+        dates = xr.date_range(freq=frequency, calendar=clock.calendar, use_cftime=not clock.numpy, **span)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise _no_frequency(frequency, str(error).splitlines()[0]) from None
-    values = np.asarray(made.values)
+    values = np.asarray(dates.values)
     return values.astype(clock.origin.dtype) if clock.numpy else values
 
 
 def pair_edges(pairs: NDArray[Any], clock: Clock) -> Seconds:
     """Return the edges of ascending, adjoining periods given by their bounds, shape (n, 2) -> (n + 1,), in seconds."""
     seconds = clock.seconds(pairs)
-    near = np.rint(seconds)
-    seconds = near if np.abs(near - seconds).max() <= ROUNDING else seconds
+    rounded = np.rint(seconds)
+    seconds = rounded if np.abs(rounded - seconds).max() <= ROUNDING else seconds
     wrong = np.flatnonzero(seconds[:, 1] <= seconds[:, 0])
     if wrong.size:
         raise GridError(f"expected bounds in order, received {_span(pairs[wrong[0]])}; repair the bounds")
     gaps = seconds[1:, 0] - seconds[:-1, 1]
     wrong = np.flatnonzero(np.abs(gaps) > ROUNDING)
     if wrong.size:
-        at = int(wrong[0])
-        line = f"expected adjoining periods, received {_span(pairs[at])} before {_span(pairs[at + 1])}; "
+        row = int(wrong[0])
+        message = f"expected adjoining periods, received {_span(pairs[row])} before {_span(pairs[row + 1])}; "
         if (np.diff(seconds[:, 0]) <= 0).any():
-            raise GridError(line + "sort by time and drop duplicates, or repair the bounds")
-        raise GridError(line + ("fill the gap with missing values" if gaps[at] > 0 else "repair the bounds"))
+            raise GridError(message + "sort by time and drop duplicates, or repair the bounds")
+        raise GridError(message + ("fill the gap with missing values" if gaps[row] > 0 else "repair the bounds"))
     return np.append(seconds[:, 0], seconds[-1, 1])
 
 

@@ -53,10 +53,10 @@ def fits(units: str, wanted: str) -> bool:
     """
     if units == wanted:
         return True
-    read, other = read_units(units), read_units(wanted)
-    if read is None or other is None:
+    quantity, wanted_quantity = read_units(units), read_units(wanted)
+    if quantity is None or wanted_quantity is None:
         return False
-    return bool(read.to_root_units().units == other.to_root_units().units)
+    return bool(quantity.to_root_units().units == wanted_quantity.to_root_units().units)
 
 
 def same_units(units: str, wanted: str) -> bool:
@@ -83,10 +83,10 @@ def convert(value: float, units: str, wanted: str) -> float | None:
         return value
     if not fits(units, wanted):
         return None
-    here, there = read_units(units), read_units(wanted)
-    moved = _registry().Quantity(value * float(here.magnitude), here.units).to(there.units)
+    source, target = read_units(units), read_units(wanted)
+    quantity = _registry().Quantity(value * float(source.magnitude), source.units).to(target.units)
     # Twelve digits: enough for a bound, without the rounding of the conversion.
-    return float(f"{float(moved.magnitude) / float(there.magnitude):.12g}")
+    return float(f"{float(quantity.magnitude) / float(target.magnitude):.12g}")
 
 
 @cache
@@ -97,8 +97,8 @@ def read_units(units: str) -> Any:
     if text is None or re.search(r"[\d)]\s*(?:\*\*|\^)", text):
         return None
     try:
-        read = _registry().Quantity(_registry().parse_expression(text))
-        return read if 0 < float(read.magnitude) < float("inf") else None
+        quantity = _registry().Quantity(_registry().parse_expression(text))
+        return quantity if 0 < float(quantity.magnitude) < float("inf") else None
     except Exception:  # any error of the parser on free text means that it is not a unit
         return None
 
@@ -106,9 +106,9 @@ def read_units(units: str) -> Any:
 def _spelled(units: str) -> str | None:
     """Return units in pint's spelling: ``m-2`` as ``m**-2``, names in climate files as names in pint."""
     text = REMARKS.sub("", str(units)).replace("\N{MINUS SIGN}", "-").strip()
-    share = WHOLE_SHARE.fullmatch(text)
-    if share:
-        return "percent" if share[1] == "100" else "dimensionless"
+    fraction_match = WHOLE_SHARE.fullmatch(text)
+    if fraction_match:
+        return "percent" if fraction_match[1] == "100" else "dimensionless"
     if not text or len(text) > LONGEST:
         return None
     text = re.sub(r"\bdeg(?:rees?)?\s+C(?:elsius)?\b", "degC", text)
