@@ -81,7 +81,7 @@ def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
     fine = _downscaled(ds, request)
     if name is not None and name not in fine:
         # The flag of an event: its probability is a second variable, which needs a Dataset.
-        name = next(str(each) for each in fine.data_vars if "flag_values" in fine[each].attrs)
+        name = next(str(variable) for variable in fine.data_vars if "flag_values" in fine[variable].attrs)
     if request.output_chunks is not None:
         fine = fine.chunk(request.output_chunks)
     return fine if name is None else as_array(fine, name, obj)
@@ -89,13 +89,13 @@ def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
 
 def _downscaled(ds: xr.Dataset, request: Request) -> xr.Dataset:
     """Run the stages; other axes come first, while maps are small."""
-    steps, rest = split_request(ds, request)
+    steps, map_request = split_request(ds, request)
     keep = request.setting("keep_attrs")
-    fine, axis_plans = _along_lines(ds, steps, request if rest is None else replace(request, quantity=None))
+    fine, axis_plans = _along_lines(ds, steps, request if map_request is None else replace(request, quantity=None))
     prepared = None
-    if rest is not None:
-        prepared = prepare(fine, rest)
-        coarse, fine = fine, _assembled(fine, prepared, rest)
+    if map_request is not None:
+        prepared = prepare(fine, map_request)
+        coarse, fine = fine, _assembled(fine, prepared, map_request)
         along_with = [name for name in coarse.coords if name in fine.data_vars]
         fine = set_attributes(fine, coarse, prepared, keep).set_coords(along_with)
         fine = remove_dangling(fine, coarse)
@@ -131,44 +131,44 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
 def plan_request(obj: XarrayObject, request: Request) -> Plan:
     """Return the plan of a request, without reading any data."""
     ds, _ = as_dataset(obj)
-    steps, rest = split_request(ds, request)
-    beside = request if rest is None else replace(request, quantity=None)
-    fine, axis_plans = _along_lines(ds.chunk() if steps else ds, steps, beside)
+    steps, map_request = split_request(ds, request)
+    axis_request = request if map_request is None else replace(request, quantity=None)
+    fine, axis_plans = _along_lines(ds.chunk() if steps else ds, steps, axis_request)
     notes = [note for axis_plan in axis_plans for note in (axis_plan.words, *axis_plan.notes)]
-    if rest is not None:
-        return _planned(fine, rest, notes)
-    planned = {
+    if map_request is not None:
+        return _planned(fine, map_request, notes)
+    plans = {
         name: plan_line(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
         for name, job in axis_plans[-1].jobs.items()
     }
-    others = tuple(str(n) for n in ds.data_vars if n not in planned)
+    others = tuple(str(n) for n in ds.data_vars if n not in plans)
     factors = {step.dim: step.factor for step in steps if step.factor is not None}
     device = device_name(request.setting("device"))
-    return Plan(name_of(request.method), factors, device, planned, others, workers(), tuple(notes))
+    return Plan(name_of(request.method), factors, device, plans, others, workers(), tuple(notes))
 
 
 def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     """Plan the horizontal stage."""
     prepared = prepare(ds, request)
     target = prepared.target
-    planned = {}
+    plans = {}
     for name, job in prepared.jobs.items():
         array = with_members(horizontal_last(ds[name], prepared), request.members)
-        other = other_memory(ds[name], job, prepared)
+        memory = other_memory(ds[name], job, prepared)
         # Use Dask arrays only: data of a file opened without chunks are read on access.
         if array.chunks is None:
             chunks = tuple((n,) for n in array.shape)
         else:
-            lazy = fit_chunks(array.data, job, other) if prepared.instrument is None else whole_maps(array.data)
+            lazy = fit_chunks(array.data, job, memory) if prepared.instrument is None else whole_maps(array.data)
             chunks = lazy.chunks
-        planned[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, other)
-    most = max((p.blocks for p in planned.values()), default=1)
+        plans[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, memory)
+    blocks = max((p.blocks for p in plans.values()), default=1)
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
     shape = None if target.where is None else target.where.grid.shape
     device = device_name(request.setting("device"))
     notes = [*notes, *_notes(ds, prepared, request)]
-    return Plan(name_of(request.method), factors, device, planned, others, min(most, workers()), tuple(notes), shape)
+    return Plan(name_of(request.method), factors, device, plans, others, min(blocks, workers()), tuple(notes), shape)
 
 
 def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
@@ -184,8 +184,8 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
             notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
     notes += plan_companions(ds, prepared.where, prepared.target.nests).notes
     if not prepared.target.nests:
-        cut = " x ".join(str(count) for count in prepared.target.factors)
-        notes.append(f"target cells cross coarse cells: these are cut into up to {cut} pieces, maps are not split")
+        pieces = " x ".join(str(count) for count in prepared.target.factors)
+        notes.append(f"target cells cross coarse cells: these are cut into up to {pieces} pieces, maps are not split")
     if prepared.instrument is not None:
         notes.append(f"footprint {prepared.instrument.psf}: coarse = A H fine; maps are not split")
     if request.orog is not None and not _uses_relief(prepared, request):
@@ -194,35 +194,35 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
 
 
 def _uses_relief(prepared: Prepared, request: Request) -> bool:
-    seen = () if prepared.model is None else prepared.model.spec.statics
-    looked_at = any(name in RELIEF for name in seen)
-    return looked_at or request.lapse_rate is not None or request.terrain_penalty is not None
+    statics = () if prepared.model is None else prepared.model.spec.statics
+    reads_relief = any(name in RELIEF for name in statics)
+    return reads_relief or request.lapse_rate is not None or request.terrain_penalty is not None
 
 
 def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Dataset:
     where = prepared.where
-    gone = set(where.dims)
+    dims = set(where.dims)
     target = prepared.target
-    taken = _taken(ds, prepared)
-    stray = [str(n) for n, v in ds.data_vars.items() if gone & set(v.dims) and str(n) not in taken]
+    used_names = _taken(ds, prepared)
+    stray = [str(n) for n, v in ds.data_vars.items() if dims & set(v.dims) and str(n) not in used_names]
     # Directions have their own warning.
     stray = [name for name in stray if direction_reason(ds[name]) is None]
     if stray and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=5)
-    beside = plan_companions(ds, where, target.nests)
-    for lost, why in beside.lost.items():
-        warnings.warn(f"dropped {lost}: {why}", UserWarning, stacklevel=5)
+    companions = plan_companions(ds, where, target.nests)
+    for dropped, why in companions.lost.items():
+        warnings.warn(f"dropped {dropped}: {why}", UserWarning, stacklevel=5)
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in prepared.jobs:
-            made = fine_variable(variable, prepared.jobs[str(name)], prepared, request)
+            fine = fine_variable(variable, prepared.jobs[str(name)], prepared, request)
             event = prepared.event
-            variables.update({name: made} if event is None else event_variables(made, prepared.learned))
+            variables.update({name: fine} if event is None else event_variables(fine, prepared.learned))
         elif name in prepared.categorical:
             variables[name] = repeat_codes(variable, prepared)
-        elif not gone & set(variable.dims) and name != AREA:
+        elif not dims & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
-    variables.update(companion_variables(ds, beside, prepared, request))
+    variables.update(companion_variables(ds, companions, prepared, request))
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**copy_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
@@ -241,17 +241,17 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
     if target.nests:
         for dim, order in zip(old, target.order, strict=True):
             fine = fine if (np.diff(order) == 1).all() else _reordered(fine, dim, order)
-    clash = [name for name in new if name not in old and name in fine.variables]
-    if clash:
-        raise OptionError(f"expected other names than {listing(clash)} for the axes of the target; rename them")
+    conflicts = [name for name in new if name not in old and name in fine.variables]
+    if conflicts:
+        raise OptionError(f"expected other names than {listing(conflicts)} for the axes of the target; rename them")
     fine = fine.rename_dims({a: b for a, b in zip(old, new, strict=True) if a != b and a in fine.dims})
-    made = new_coordinates(target.grid, target.where, target.where.grid)
+    axes = new_coordinates(target.grid, target.where, target.where.grid)
     for name in (name for name in new if name in target.grid.coords):
         # The exact coordinates of the target, so that arithmetic aligns both fields.
         stored = target.grid[name].variable
-        made[name] = xr.Variable((name,), stored.values, {**made[name].attrs, **stored.attrs, **_bounds_of(made, name)})
-    made.update({str(n): v.variable for n, v in target.grid.coords.items() if "grid_mapping_name" in v.attrs})
-    return fine.assign_coords(made)
+        axes[name] = xr.Variable((name,), stored.values, {**axes[name].attrs, **stored.attrs, **_bounds_of(axes, name)})
+    axes.update({str(n): v.variable for n, v in target.grid.coords.items() if "grid_mapping_name" in v.attrs})
+    return fine.assign_coords(axes)
 
 
 def _bounds_of(made: dict[Any, xr.Variable], name: str) -> dict[str, str]:
@@ -266,6 +266,6 @@ def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
 
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
-    seen = () if prepared.model is None else [str(each.name) for each in prepared.model.inputs.values()]
+    inputs = () if prepared.model is None else [str(variable.name) for variable in prepared.model.inputs.values()]
     grid = {*bounds_variables(ds), *area_names(ds), *find_replaced(ds, prepared.where)}
-    return {*prepared.jobs, *prepared.categorical, *grid, *seen}
+    return {*prepared.jobs, *prepared.categorical, *grid, *inputs}

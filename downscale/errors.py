@@ -89,9 +89,9 @@ def listing(names: Iterable[object]) -> str:
     >>> listing(["sobolev", "bilinear"])
     "'sobolev', 'bilinear'"
     """
-    every = [repr(name) for name in names]
-    more = len(every) - MOST_NAMES
-    return ", ".join(every if more <= 1 else [*every[:MOST_NAMES], f"and {more} more"])
+    texts = [repr(name) for name in names]
+    surplus = len(texts) - MOST_NAMES
+    return ", ".join(texts if surplus <= 1 else [*texts[:MOST_NAMES], f"and {surplus} more"])
 
 
 def counted(count: int, noun: str) -> str:

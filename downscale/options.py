@@ -34,13 +34,13 @@ def _device(value: Any) -> str | None:
 
 
 def _memory(value: Any) -> str | None:
-    wanted = 'a size such as "2GB", a number of bytes, or None for no limit'
+    expected = 'a size such as "2GB", a number of bytes, or None for no limit'
     if value is None:
         return None
     try:
-        return None if not isinstance(value, bool) and bytes_of(value) > 0 else wanted
+        return None if not isinstance(value, bool) and bytes_of(value) > 0 else expected
     except (ValueError, TypeError, AttributeError):
-        return wanted
+        return expected
 
 
 def bytes_of(size: int | float | str) -> int:

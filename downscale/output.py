@@ -68,9 +68,9 @@ def to_netcdf(
         If writing or the conservation check fails; no file remains.
     """
     storage = Storage(complevel, packing, encoding, profile, attrs)
-    judging = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
+    options = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
                "footprint": footprint, "quantity": quantity}  # fmt: skip
-    return _written(write_checked, ds, path, coarse, overwrite, storage, judging)
+    return _written(write_checked, ds, path, coarse, overwrite, storage, options)
 
 
 def to_zarr(
@@ -107,9 +107,9 @@ def to_zarr(
     from downscale.io.store import write_store
 
     storage = Storage(complevel, packing, encoding, profile, attrs)
-    judging = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
+    options = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
                "footprint": footprint, "quantity": quantity}  # fmt: skip
-    return _written(write_store, ds, path, coarse, overwrite, storage, judging)
+    return _written(write_store, ds, path, coarse, overwrite, storage, options)
 
 
 def _written(

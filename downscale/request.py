@@ -90,8 +90,8 @@ def _members(value: Any) -> str | None:
 
 
 def _quantity(value: Any) -> str | None:
-    asked = list(value.values()) if isinstance(value, Mapping) else [value]
-    return None if all(one in (*QUANTITIES, None) for one in asked) else f"one of {listing((*QUANTITIES, None))}"
+    values = list(value.values()) if isinstance(value, Mapping) else [value]
+    return None if all(item in (*QUANTITIES, None) for item in values) else f"one of {listing((*QUANTITIES, None))}"
 
 
 @dataclass(frozen=True)
@@ -252,10 +252,10 @@ class Request:
             return
         if not method.footprint:
             raise _conflict(called("method", "sobolev"), "footprint", repr(name))
-        for other, present in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
+        for param, present in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
                                ("terrain_penalty", terrain is not None)):  # fmt: skip
             if present:
-                words = f"expected no {called(other)} with {called('footprint')}, whose averages it would change"
+                words = f"expected no {called(param)} with {called('footprint')}, whose averages it would change"
                 raise OptionError(f"{words}, received one; drop one")
 
     @property
@@ -325,13 +325,13 @@ def takes_request(function: FunctionT) -> FunctionT:
 
     Arguments that the function names itself keep their place; the others follow as keywords.
     """
-    own = inspect.signature(function)
-    here = {name: one for name, one in own.parameters.items() if one.kind is not one.VAR_KEYWORD}
-    rest = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
-        for one in fields(Request) if one.name not in here
+    signature = inspect.signature(function)
+    parameters = {name: item for name, item in signature.parameters.items() if item.kind is not item.VAR_KEYWORD}
+    keywords = [
+        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type)
+        for item in fields(Request) if item.name not in parameters
     ]  # fmt: skip
-    function.__signature__ = own.replace(parameters=[*here.values(), *rest])  # type: ignore[attr-defined]
+    function.__signature__ = signature.replace(parameters=[*parameters.values(), *keywords])  # type: ignore[attr-defined]
     function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{arguments}", _documentation())
     return function
 
@@ -339,7 +339,7 @@ def takes_request(function: FunctionT) -> FunctionT:
 def _documentation() -> str:
     """Return the arguments of a request as a section of a docstring."""
     lines = []
-    for name, one in ARGUMENTS.items():
-        text = textwrap.fill(" ".join(f"{one.help} {one.details}".split()), WIDTH - 8, break_on_hyphens=False)
-        lines.append(f"{name} : {one.kind}\n{textwrap.indent(text, ' ' * 4)}")
+    for name, entry in ARGUMENTS.items():
+        text = textwrap.fill(" ".join(f"{entry.help} {entry.details}".split()), WIDTH - 8, break_on_hyphens=False)
+        lines.append(f"{name} : {entry.kind}\n{textwrap.indent(text, ' ' * 4)}")
     return "\n".join(lines)

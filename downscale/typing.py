@@ -107,7 +107,7 @@ class Capabilities:
     @classmethod
     def of(cls, upscaler: Upscaler) -> Capabilities:
         """Return the capabilities of an upsampler."""
-        names = [one.name for one in fields(cls) if hasattr(upscaler, one.name)]
+        names = [item.name for item in fields(cls) if hasattr(upscaler, item.name)]
         if "variable" not in names and "channels" in names:
             # The width of a network is often called so; an upsampler of several inputs names the field to refine too.
             names.remove("channels")

@@ -20,10 +20,10 @@ def library_versions(names: tuple[str, ...] = RUNS) -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"downscale": __version__, "python": platform.python_version()}
+    versions = {"downscale": __version__, "python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions

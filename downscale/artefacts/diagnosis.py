@@ -89,8 +89,8 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; undefined ones are None."""
-        whole = {"subject": self.subject, "kind": self.kind, "factor": list(self.factor), **self.facts}
-        return _plain(whole)
+        values = {"subject": self.subject, "kind": self.kind, "factor": list(self.factor), **self.facts}
+        return _plain(values)
 
     def to_json(self, path: Path) -> None:
         """Write the plain values as JSON, atomically."""

@@ -25,7 +25,7 @@ def draw(found: Diagnosis, path: Path | None = None) -> Figure:
     if path is not None:
         check_path(path)
     pictures = found.pictures
-    wanted: list[tuple[bool, Callable[[Any, Diagnosis], None]]] = [
+    choices: list[tuple[bool, Callable[[Any, Diagnosis], None]]] = [
         (pictures.coverage is not None, _coverage),
         (bool(pictures.responses), _responses),
         (bool(pictures.rejection), _rejection),
@@ -34,7 +34,7 @@ def draw(found: Diagnosis, path: Path | None = None) -> Figure:
         (pictures.board is not None, _pattern),
         (bool(pictures.shifts), _shifts),
     ]
-    panels = [make for there, make in wanted if there]
+    panels = [make for has_data, make in choices if has_data]
     columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
     figure = blank(WIDE * columns, HIGH * rows + 0.5, layout="constrained")
@@ -94,11 +94,11 @@ def _rejection(panel: Any, found: Diagnosis) -> None:
         panel.bar(place, [values.get(image, np.nan) for image in images], 0.8 / count, label=label, color=GREYS[i % 5])
     panel.set_xticks(range(len(images)), images, rotation=60 if len(images) > 8 else 0)
     panel.axhline(0, color=INK, linewidth=0.6)
-    index = found.kind == "field"
-    if not index:
+    is_field = found.kind == "field"
+    if not is_field:
         panel.legend(fontsize=7, frameon=False, ncols=2)
         panel.set_ylim(0, 1.25 * max(max(values.values()) for values in table.values()))
-    title = "Power at images over that around them" if index else "Image rejection"
+    title = "Power at images over that around them" if is_field else "Image rejection"
     _titled(panel, title, "image (rows, columns)", "dB")
 
 
@@ -128,11 +128,11 @@ def _power(panel: Any, found: Diagnosis) -> None:
 def _pattern(panel: Any, found: Diagnosis) -> None:
     board = found.pictures.board
     assert board is not None
-    most = float(np.abs(board.pattern).max()) or 1.0
-    twice = np.tile(board.pattern, (2, 2))
-    image = panel.imshow(twice, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
-    panel.set_xticks(range(0, twice.shape[1], max(board.factor[1] // 4, 1)))
-    panel.set_yticks(range(0, twice.shape[0], max(board.factor[0] // 4, 1)))
+    limit = float(np.abs(board.pattern).max()) or 1.0
+    tiles = np.tile(board.pattern, (2, 2))
+    image = panel.imshow(tiles, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    panel.set_xticks(range(0, tiles.shape[1], max(board.factor[1] // 4, 1)))
+    panel.set_yticks(range(0, tiles.shape[0], max(board.factor[0] // 4, 1)))
     panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
     _titled(panel, f"Pattern that repeats (p = {board.p_value:.3f})", "fine cell of two coarse ones", "")
 

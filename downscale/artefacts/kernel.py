@@ -57,31 +57,31 @@ class Kernels:
 
 def method_kernels(name: str, factor: Pair) -> Kernels:
     """Return the kernel of a training-free method, far from all edges."""
-    y, x = (_axis(name, each) for each in factor)
+    y, x = (_axis(name, step) for step in factor)
     return Kernels(name, np.outer(y[0], x[0])[None], factor, (y[1], x[1]))
 
 
 def _axis(name: str, factor: int) -> tuple[Floats, int]:
     if factor == 1:
         return np.ones(1), 0
-    made = reference(name, factor)
-    return made.weights, made.padding
+    kernel = reference(name, factor)
+    return kernel.weights, kernel.padding
 
 
 def diagnose_kernels(kernels: Kernels) -> Diagnosis:
     """Return the diagnosis of kernels, including their effect on fields for a single kernel."""
     require_finite(kernels.weights)
     require_no_holes(kernels.weights.shape[-2:], kernels.stride, kernels.padding)
-    found = Diagnosis(kernels.name, "kernel", kernels.stride)
+    diagnosis = Diagnosis(kernels.name, "kernel", kernels.stride)
     coverage, images = kernels.coverage, kernels.imaging
-    found.sections += [coverage_section(coverage), _laws_section(kernels), comparison(kernels, images)]
-    found.facts |= {"coverage": coverage_facts(coverage), "imaging": images.to_dict(), "laws": _laws(kernels)}
-    found.pictures.coverage = coverage_picture(coverage)
-    found.pictures.responses = {each.name: curve(each) for each in (kernels, *_others(kernels))}
-    found.pictures.rejection = {each.name: _bars(each.imaging) for each in (kernels, *_others(kernels))}
+    diagnosis.sections += [coverage_section(coverage), _laws_section(kernels), comparison(kernels, images)]
+    diagnosis.facts |= {"coverage": coverage_facts(coverage), "imaging": images.to_dict(), "laws": _laws(kernels)}
+    diagnosis.pictures.coverage = coverage_picture(coverage)
+    diagnosis.pictures.responses = {kernel.name: curve(kernel) for kernel in (kernels, *_others(kernels))}
+    diagnosis.pictures.rejection = {kernel.name: _bars(kernel.imaging) for kernel in (kernels, *_others(kernels))}
     if len(kernels.weights) == 1:
-        _in_fields(found, kernels)
-    return found
+        _in_fields(diagnosis, kernels)
+    return diagnosis
 
 
 def coverage_picture(coverage: Coverage) -> NDArray[np.int64]:
@@ -112,8 +112,8 @@ def coverage_section(coverage: Coverage) -> Section:
         ("rows", "columns"), coverage.kernel_size, coverage.stride, coverage.taps, coverage.off_centre, strict=True
     )
     for name, size, step, taps, off in axes:
-        told = "even" if np.ptp(taps) == 0 else f"uneven by {np.ptp(taps)}"
-        rows.append((name, str(size), str(step), " ".join(map(str, taps)), told, f"{off:+.1f}" if off else "0"))
+        evenness = "even" if np.ptp(taps) == 0 else f"uneven by {np.ptp(taps)}"
+        rows.append((name, str(size), str(step), " ".join(map(str, taps)), evenness, f"{off:+.1f}" if off else "0"))
         if np.ptp(taps):
             advice.append(f"take k={nearest_divisible(size, step)} along {name}")
         if off % 1:
@@ -124,13 +124,13 @@ def coverage_section(coverage: Coverage) -> Section:
 
 def _laws(kernels: Kernels) -> dict[str, float | None]:
     """Return the violation of each law by the kernels; None if no kernel of these sizes can satisfy it."""
-    found: dict[str, float | None] = {}
+    residuals: dict[str, float | None] = {}
     for law in LAWS:
         try:
-            found[law] = law_residual(kernels.weights, law, kernels.stride, kernels.padding)
+            residuals[law] = law_residual(kernels.weights, law, kernels.stride, kernels.padding)
         except ShapeError:
-            found[law] = None
-    return found
+            residuals[law] = None
+    return residuals
 
 
 def _laws_section(kernels: Kernels) -> Section:
@@ -148,7 +148,7 @@ def _others(kernels: Kernels) -> list[Kernels]:
 
 def comparison(kernels: Kernels, images: Imaging) -> Section:
     """Return images and pass band beside those of the training-free methods."""
-    rows = [_row(kernels.name, images)] + [_row(each.name, each.imaging) for each in _others(kernels)]
+    rows = [_row(kernels.name, images)] + [_row(kernel.name, kernel.imaging) for kernel in _others(kernels)]
     rows.append(("ideal low-pass", "none left", "none left", "0.000", "-"))
     head = ("kernel", "image rejection, dB", "of constants, dB", "pass-band error", "as averages")
     note = f"waves up to {images.band:g} cycles per coarse cell; as averages: of waves with given cell means"
@@ -162,8 +162,8 @@ def _row(name: str, images: Imaging) -> tuple[str, ...]:
 
 def _bars(images: Imaging) -> dict[str, float]:
     """Return the images along columns alone, along rows alone and along both, by name."""
-    kept = {m: v for m, v in images.rejection.items() if m[0] in (0, m[1]) or m[1] == 0}
-    return {",".join(map(str, m)): min(v, 100.0) for m, v in kept.items()}
+    rejections = {m: v for m, v in images.rejection.items() if m[0] in (0, m[1]) or m[1] == 0}
+    return {",".join(map(str, m)): min(v, 100.0) for m, v in rejections.items()}
 
 
 def curve(kernels: Kernels) -> Curve:
@@ -179,38 +179,38 @@ def curve(kernels: Kernels) -> Curve:
 def torus(kernels: Kernels, cells: int) -> Probe:
     """Return one kernel as a method on a torus: zero insertion, then a circular convolution."""
     sizes = [cells * step for step in kernels.stride]
-    placed = np.zeros(sizes)
+    kernel = np.zeros(sizes)
     rows, columns = (
         (np.arange(k) - pad) % n for k, pad, n in zip(kernels.weights.shape[-2:], kernels.padding, sizes, strict=True)
     )
-    np.add.at(placed, np.ix_(rows, columns), kernels.weights[0])
-    gains = np.fft.rfft2(placed)
+    np.add.at(kernel, np.ix_(rows, columns), kernels.weights[0])
+    gains = np.fft.rfft2(kernel)
 
     def refine(coarse: Floats) -> Floats:
-        spread = np.zeros((len(coarse), *sizes))
-        spread[:, :: kernels.stride[0], :: kernels.stride[1]] = coarse
-        return np.fft.irfft2(np.fft.rfft2(spread) * gains, s=sizes)
+        impulses = np.zeros((len(coarse), *sizes))
+        impulses[:, :: kernels.stride[0], :: kernels.stride[1]] = coarse
+        return np.fft.irfft2(np.fft.rfft2(impulses) * gains, s=sizes)
 
     return Probe(refine, cells, kernels.stride)
 
 
 def _in_fields(found: Diagnosis, kernels: Kernels) -> None:
     """Add the kernel's effect on fields: the error of shifts beside other methods, and a checkerboard."""
-    shifts = {each.name: equivariance(torus(each, CELLS)) for each in (kernels, *_others(kernels))}
+    shifts = {kernel.name: equivariance(torus(kernel, CELLS)) for kernel in (kernels, *_others(kernels))}
     field = torus(kernels, FIELD_CELLS)(LEVEL + red_noise(FIELD_CELLS, count=2))
     board = checkerboard(field, kernels.stride)
     found.sections += [shift_section(shifts), board_section({"red noise": board.to_dict()})]
     found.facts |= {"equivariance": shifts[kernels.name].to_dict(), "checkerboard": board.to_dict()}
     found.facts["equivariance_of_others"] = {name: s.mean for name, s in shifts.items() if name != kernels.name}
-    found.pictures.shifts = {name: (each.shifts, each.error) for name, each in shifts.items()}
+    found.pictures.shifts = {name: (shift.shifts, shift.error) for name, shift in shifts.items()}
     found.pictures.board = board
 
 
 def shift_section(shifts: dict[str, Equivariance]) -> Section:
     """Return errors of shifts by fractions of a cell as a table, the subject first."""
     rows = [
-        (name, f"{each.mean:.4f}", f"{each.worst:.4f}", f"{each.mean_displacement:.4f}")
-        for name, each in shifts.items()
+        (name, f"{shift.mean:.4f}", f"{shift.worst:.4f}", f"{shift.mean_displacement:.4f}")
+        for name, shift in shifts.items()
     ]
     head = ("", "mean error", "largest error", "blob displaced, coarse cells")
     note = "errors relative to the standard deviation of a field with the waves of the pass band"
@@ -221,12 +221,12 @@ def board_section(boards: dict[str, dict[str, Any]]) -> Section:
     """Return checkerboards of fields as a table."""
     rows = []
     for name, board in boards.items():
-        loud = board["checkerboard_index_db"] >= LOUD
-        seen = "no" if board["p_value"] >= CHANCE else "yes" if loud else "faintly"
+        is_loud = board["checkerboard_index_db"] >= LOUD
+        verdict = "no" if board["p_value"] >= CHANCE else "yes" if is_loud else "faintly"
         energy = board["checkerboard_energy_db"]
         rows.append(
             (name, f"{board['checkerboard_index_db']:+.1f}", "-" if not np.isfinite(energy) else f"{energy:.1f}",
-             f"{board['pattern_amplitude']:.3g}", f"{board['p_value']:.3f}", seen)
+             f"{board['pattern_amplitude']:.3g}", f"{board['p_value']:.3f}", verdict)
         )  # fmt: skip
     head = ("field", "index, dB", "energy, dB", "fixed pattern, units", "p", "repeats with coarse cells")
     note = "index: power at the image frequencies relative to their surroundings; energy: to the variance of the field"

@@ -51,7 +51,7 @@ class _OneInput:
         self.bound = learned.bind(grid, parts_of(grid, learned.spec.factor))
         self.factor, self.halo = self.bound.factor, self.bound.halo
         self.multiple_of, self.laws = self.bound.multiple_of, self.bound.laws
-        self.levels = [level_of(each)[0] for each in (*learned.spec.outputs, *learned.spec.predictors)]
+        self.levels = [level_of(variable)[0] for variable in (*learned.spec.outputs, *learned.spec.predictors)]
         self.levels += [0.0] * len(learned.spec.clock_channels)
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
@@ -73,28 +73,28 @@ def level_of(variable: Variable) -> tuple[float, float]:
 def diagnose_model(learned: Learned, name: str) -> Diagnosis:
     """Return the diagnosis of the first output of a model over flat ground."""
     spec = learned.spec
-    found = Diagnosis(name, "model", spec.factor)
-    _layers(found, learned)
+    diagnosis = Diagnosis(name, "model", spec.factor)
+    _layers(diagnosis, learned)
     if spec.event is not None:
         # A probability has no response to waves: it is zero for a smooth field below the threshold.
-        found.sections.append(Section("Waves, shifts and fields", (), (), NO_WAVES))
-        found.facts["event"] = spec.event.name
-        return found
+        diagnosis.sections.append(Section("Waves, shifts and fields", (), (), NO_WAVES))
+        diagnosis.facts["event"] = spec.event.name
+        return diagnosis
     level, swing = level_of(spec.outputs[0])
     subject = model_probe(learned, CELLS)
-    beside = {each: probe(partial(_of_method, each, spec.factor), CELLS) for each in BESIDE}
-    every: dict[str, Probe] = {name: subject, **beside}
-    _waves(found, every, level, swing)
-    shifts = {each: equivariance(one, level=level, amplitude=swing / 2) for each, one in every.items()}
+    references = {label: probe(partial(_of_method, label, spec.factor), CELLS) for label in BESIDE}
+    probes: dict[str, Probe] = {name: subject, **references}
+    _waves(diagnosis, probes, level, swing)
+    shifts = {label: equivariance(function, level=level, amplitude=swing / 2) for label, function in probes.items()}
     field = model_probe(learned, 3 * CELLS)(level + swing / 2 * np.clip(red_noise(3 * CELLS, count=2), -1.9, 1.9))
     board = checkerboard(field, spec.factor)
-    found.sections += [shift_section(shifts), board_section({"red noise": board.to_dict()})]
-    found.facts |= {"equivariance": shifts[name].to_dict(), "checkerboard": board.to_dict()}
-    found.facts["equivariance_of_others"] = {each: shifts[each].mean for each in BESIDE}
-    found.facts["finite_reach"] = subject.exact
-    found.pictures.shifts = {each: (one.shifts, one.error) for each, one in shifts.items()}
-    found.pictures.board = board
-    return found
+    diagnosis.sections += [shift_section(shifts), board_section({"red noise": board.to_dict()})]
+    diagnosis.facts |= {"equivariance": shifts[name].to_dict(), "checkerboard": board.to_dict()}
+    diagnosis.facts["equivariance_of_others"] = {label: shifts[label].mean for label in BESIDE}
+    diagnosis.facts["finite_reach"] = subject.exact
+    diagnosis.pictures.shifts = {label: (shift.shifts, shift.error) for label, shift in shifts.items()}
+    diagnosis.pictures.board = board
+    return diagnosis
 
 
 def _of_method(name: str, factor: tuple[int, int], grid: RectilinearGrid) -> Upscaler:
@@ -112,9 +112,9 @@ def _flat(spec: ModelSpec) -> dict[str, float]:
     cells = Aggregation(
         np.full(fine.shape[0], 1 / spec.factor[0]), np.full(fine.shape[1], 1 / spec.factor[1]), *spec.factor
     )
-    given = {"orog": np.zeros(fine.shape), "sftlf": np.ones(fine.shape)}
-    made = companions(spec.statics, fine, cells, given, lambda x, y: (0.0 * x, 0.0 * y))
-    return {name: float(np.mean(values)) for name, values in made.items()}
+    inputs = {"orog": np.zeros(fine.shape), "sftlf": np.ones(fine.shape)}
+    features = companions(spec.statics, fine, cells, inputs, lambda x, y: (0.0 * x, 0.0 * y))
+    return {name: float(np.mean(values)) for name, values in features.items()}
 
 
 def _layers(found: Diagnosis, learned: Learned) -> None:
@@ -122,19 +122,19 @@ def _layers(found: Diagnosis, learned: Learned) -> None:
     from downscale.nn.upsampling import upsamplers
 
     rows, facts = [], []
-    for each in upsamplers(learned):
-        weight, coverage = each.weight.double().cpu().numpy(), each.coverage
+    for layer in upsamplers(learned):
+        weight, coverage = layer.weight.double().cpu().numpy(), layer.coverage
         try:
-            images = imaging(weight, each.stride, each.padding)
-            told, of_constants = images.overall, images.overall_of_constants
+            images = imaging(weight, layer.stride, layer.padding)
+            rejection, of_constants = images.overall, images.overall_of_constants
         except DownscaleError:
-            told = of_constants = float("nan")
-        sizes = " x ".join(map(str, coverage.kernel_size)), " x ".join(map(str, each.stride))
-        law = each.law if isinstance(each.law, str) else ", ".join(each.law or ("none",))
+            rejection = of_constants = float("nan")
+        sizes = " x ".join(map(str, coverage.kernel_size)), " x ".join(map(str, layer.stride))
+        law = layer.law if isinstance(layer.law, str) else ", ".join(layer.law or ("none",))
         even = "even" if coverage.variation == 0 else f"uneven by {coverage.variation}"
-        rows.append((each.name, each.kind, *sizes, even, law, db(told), db(of_constants)))
+        rows.append((layer.name, layer.kind, *sizes, even, law, db(rejection), db(of_constants)))
         facts.append(
-            {"name": each.name, "kind": each.kind, "law": law, "image_rejection_db": told,
+            {"name": layer.name, "kind": layer.kind, "law": law, "image_rejection_db": rejection,
              "checkerboard_of_constants_db": of_constants, "coverage": coverage_facts(coverage)}
         )  # fmt: skip
         if found.pictures.coverage is None:
@@ -149,8 +149,8 @@ def _layers(found: Diagnosis, learned: Learned) -> None:
 def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float) -> None:
     """Add responses to plane waves, the subject first."""
     rows, facts = [], {}
-    for name, one in every.items():
-        response = measure_response(one, level, swing)
+    for name, function in every.items():
+        response = measure_response(function, level, swing)
         harmonics = float(-decibels(response.harmonics.max()))
         rows.append(
             (name, db(response.rejection), db(response.checkerboard_of_constants), f"{response.pass_band_error:.3f}",
@@ -213,7 +213,7 @@ class Fix:
     @property
     def sections(self) -> list[Section]:
         """Tables of the result."""
-        layers = [(each.name, each.kind, each.law, f"{each.before:.4g}", f"{each.after:.4g}") for each in self.layers]
+        layers = [(item.name, item.kind, item.law, f"{item.before:.4g}", f"{item.after:.4g}") for item in self.layers]
         words = [
             ("checkerboard of constants, dB below waves", db(self.before.constants), db(self.after.constants)),
             ("image rejection, dB", db(self.before.rejection), db(self.after.rejection)),
@@ -267,13 +267,13 @@ def fix_model(
 
 
 def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Measures:
-    found = diagnose_model(learned, "model").facts
-    waves = found["waves"]["model"]
+    facts = diagnose_model(learned, "model").facts
+    waves = facts["waves"]["model"]
     return Measures(
         waves["checkerboard_of_constants_db"],
         waves["image_rejection_db"],
-        found["equivariance"]["equivariance_error"],
-        found["checkerboard"]["checkerboard_index_db"],
+        facts["equivariance"]["equivariance_error"],
+        facts["checkerboard"]["checkerboard_index_db"],
         None if truth is None else error_on(learned, truth, orog),
     )
 
@@ -285,13 +285,13 @@ def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
 
     where = horizontal(truth)
     factors = dict(zip(where.dims, learned.spec.factor, strict=True))
-    whole = truth.isel({dim: slice(truth.sizes[dim] // f * f) for dim, f in factors.items()})
-    whole = select(whole, horizontal_variables(whole, where))
-    coarse = coarsen(whole, factors)
-    made = downscale(coarse, method=learned, orog=orog, check="skip")
-    shared = [name for name in made.data_vars if name in whole and whole[name].dtype.kind == "f"]
+    fine = truth.isel({dim: slice(truth.sizes[dim] // f * f) for dim, f in factors.items()})
+    fine = select(fine, horizontal_variables(fine, where))
+    coarse = coarsen(fine, factors)
+    estimate = downscale(coarse, method=learned, orog=orog, check="skip")
+    shared = [name for name in estimate.data_vars if name in fine and fine[name].dtype.kind == "f"]
     if not shared:
         raise InputError("expected fields that the model makes, received none; give a file with its variable")
     name = shared[0]
-    squares = (made[name] - whole[name].assign_coords(made[name].coords)).astype("f8") ** 2
-    return float(squares.weighted(cell_area(whole)).mean()) ** 0.5
+    squares = (estimate[name] - fine[name].assign_coords(estimate[name].coords)).astype("f8") ** 2
+    return float(squares.weighted(cell_area(fine)).mean()) ** 0.5

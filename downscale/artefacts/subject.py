@@ -104,10 +104,10 @@ def _finer(factor: Pair) -> Pair:
 
 
 def _equal(target: str, factor: Pair | None) -> Diagnosis:
-    found = SIZES.match(target)
-    if found is None:
+    match = SIZES.match(target)
+    if match is None:
         raise OptionError(f"expected transposed:K,S or transposed:K,S,P such as transposed:5,2, received {target!r}")
-    k, k_x, s, s_x, p, p_x = (None if part is None else int(part) for part in found.groups())
+    k, k_x, s, s_x, p, p_x = (None if part is None else int(part) for part in match.groups())
     assert k is not None
     assert s is not None
     kernel, stride = (k, k if k_x is None else k_x), (s, s if s_x is None else s_x)
@@ -136,11 +136,11 @@ def _weights(path: Path, factor: Pair | None) -> Diagnosis:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not 1 <= array.ndim <= 4 or not array.size:
         kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"expected weights (k,), (k_y, k_x) or (in, out, k_y, k_x) in {path}, received {kind}")
-    plain = np.asarray(array, dtype=np.float64)
+    weights = np.asarray(array, dtype=np.float64)
     # A single axis is used for both.
-    plain = np.outer(plain, plain) if plain.ndim == 1 else plain
-    sizes, strides, pads = kernel_geometry(tuple(plain.shape[-2:]), _finer(factor))
-    kernels = plain.reshape(-1, *sizes)
+    weights = np.outer(weights, weights) if weights.ndim == 1 else weights
+    sizes, strides, pads = kernel_geometry(tuple(weights.shape[-2:]), _finer(factor))
+    kernels = weights.reshape(-1, *sizes)
     return diagnose_kernels(Kernels(path.name, kernels, (strides[0], strides[1]), (pads[0], pads[1])))
 
 
@@ -150,8 +150,8 @@ def _model(target: str, factor: Pair | None) -> Diagnosis:
 
     learned = opened(target, factor)
     if factor is not None and factor != learned.spec.factor:
-        own = " x ".join(map(str, learned.spec.factor))
-        raise OptionError(f"expected the factor of the model, {own}, received {factor[0]} x {factor[1]}; leave it out")
+        text = " x ".join(map(str, learned.spec.factor))
+        raise OptionError(f"expected the factor of the model, {text}, received {factor[0]} x {factor[1]}; leave it out")
     return diagnose_model(learned, Path(target).name)
 
 
@@ -173,18 +173,18 @@ def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable:
     """Return the diagnosis of patterns that repeat with the coarse cells, by variable of a file; reads lazily."""
     where = horizontal(ds, guess=True)
     names = _wanted(ds, where, variable)
-    found, boards = Diagnosis(name, "field", factor), {}
-    for each in names:
-        data = ds[each].transpose(..., *where.dims).data
+    diagnosis, boards = Diagnosis(name, "field", factor), {}
+    for field_name in names:
+        data = ds[field_name].transpose(..., *where.dims).data
         try:
-            boards[each] = board = checkerboard(data, factor)
+            boards[field_name] = board = checkerboard(data, factor)
         except DownscaleError as error:
-            raise type(error)(f"{each}: {error}") from None
-        if found.pictures.board is None:
-            _draw(found, board, data)
-    found.sections.append(board_section({each: board.to_dict() for each, board in boards.items()}))
-    found.facts["checkerboard"] = {each: board.to_dict() for each, board in boards.items()}
-    return found
+            raise type(error)(f"{field_name}: {error}") from None
+        if diagnosis.pictures.board is None:
+            _draw(diagnosis, board, data)
+    diagnosis.sections.append(board_section({field_name: board.to_dict() for field_name, board in boards.items()}))
+    diagnosis.facts["checkerboard"] = {field_name: board.to_dict() for field_name, board in boards.items()}
+    return diagnosis
 
 
 def _wanted(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str]:
@@ -198,14 +198,14 @@ def _wanted(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str
 
 
 def _draw(found: Diagnosis, board: Checkerboard, data: Any) -> None:
-    first = np.asarray(data[(0,) * (data.ndim - 2)], dtype=np.float64)
-    sizes = [min(n, PIECE_CELLS * f) for n, f in zip(first.shape, found.factor, strict=True)]
+    first_map = np.asarray(data[(0,) * (data.ndim - 2)], dtype=np.float64)
+    sizes = [min(n, PIECE_CELLS * f) for n, f in zip(first_map.shape, found.factor, strict=True)]
     rows, columns = (
         slice(start, start + size)
         for size, start in (
-            (size, (n - size) // 2 // f * f) for n, size, f in zip(first.shape, sizes, found.factor, strict=True)
+            (size, (n - size) // 2 // f * f) for n, size, f in zip(first_map.shape, sizes, found.factor, strict=True)
         )
     )
-    found.pictures.board, found.pictures.piece = board, first[rows, columns]
+    found.pictures.board, found.pictures.piece = board, first_map[rows, columns]
     numbers = {m: v for m, v in board.images.items() if m[0] in (0, m[1]) or m[1] == 0}
     found.pictures.rejection = {"index": {",".join(map(str, m)): v for m, v in numbers.items()}}

@@ -71,36 +71,10 @@ class AxisPlan:
 def downscale_axis(
     obj: XarrayObject, dim: str, *, factor: int | None = None, target: Any = None, request: Request | None = None
 ) -> XarrayObject:
-    """Downscale, or average, along a time or vertical axis and conserve the mean of every source cell.
+    """Return fields on finer or other cells of a time or vertical axis; the mean of every source cell is conserved.
 
-    Parameters
-    ----------
-    obj : Dataset or DataArray
-        Fields along ``dim``, with any other dimensions.
-    dim : str
-        The dimension, or a coordinate along it that has bounds.
-    factor : int, optional
-        Number of equal parts per cell.
-    target : str, Dataset, DataArray, Index or array, optional
-        Target cells instead: a frequency ("D"), an object with that axis, its coordinate, or bounds.
-    request : Request, optional
-        Method, bounds, conservation and checks; ``quantity`` refers to this axis.
-
-    Returns
-    -------
-    Dataset or DataArray
-        Same type as ``obj``, lazy if it is, with the new coordinate and its bounds. Source cells outside the target are
-        left out; target cells beyond the source are NaN. Other coordinates along the axis are dropped.
-
-    Raises
-    ------
-    DownscaleError
-        If the axis, the target or the request are not usable.
-
-    Notes
-    -----
-    Cell conservation along the axis: the means of the result over each source cell, weighted by true lengths, equal the
-    values of the source. Target cells that cross source cells preserve the total, so that coarser cells are true means.
+    ``target`` is a frequency ("D"), an object with that axis, its coordinate, or bounds. Target cells beyond the source
+    are NaN. Target cells that cross source cells preserve the total, so that coarser cells are true means.
 
     References
     ----------
@@ -109,8 +83,8 @@ def downscale_axis(
     """
     ds, name = as_dataset(obj)
     plan = plan_axis(ds, dim, factor=factor, target=target, request=request)
-    made = apply_axis_plan(ds, plan, request or Request())
-    return made if name is None else as_array(made, name, obj)
+    fine = apply_axis_plan(ds, plan, request or Request())
+    return fine if name is None else as_array(fine, name, obj)
 
 
 def plan_axis(
@@ -121,38 +95,36 @@ def plan_axis(
     _require_usable(dim, factor, target, request)
     source = read_line(ds, dim)
     if factor is not None:
-        aim = source.refine(check_factor(factor))
-        parts, words = Subcells.nested(source.axis, aim.axis, check_factor(factor)), f"{dim} x{factor}"
+        target_cells = source.refine(check_factor(factor))
+        parts, words = Subcells.nested(source.axis, target_cells.axis, check_factor(factor)), f"{dim} x{factor}"
     else:
-        aim = target_line(source, target)
-        parts = Subcells.between(source.axis, aim.axis)
-        words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({aim.axis.size} cells)"
+        target_cells = target_line(source, target)
+        parts = Subcells.between(source.axis, target_cells.axis)
+        words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({target_cells.axis.size} cells)"
     names, lines = without_directions(ds, require_variables(ds, source, request.data_vars), request.data_vars)
     for line in lines:
         warnings.warn(line, UserWarning, stacklevel=2)
     codes = tuple(name for name in names if is_categorical(ds[name]))
-    whole = _whole_parts(parts)
+    piece_indices = _whole_parts(parts)
     operator = _operators(source.axis, parts, factor is not None, request)
     jobs = {}
     for name in names:
         if name not in codes:
             _warn_of_points(ds[name], name, source)
-            jobs[name] = _job(ds[name], name, source, parts, whole, operator, request)
+            jobs[name] = _job(ds[name], name, source, parts, piece_indices, operator, request)
     totals = [name for name, job in jobs.items() if job.extensive and request.quantity_for(name) is None]
     notes = tuple(f"{name}: sums along {dim}, {axis_quantity(ds[name], source)[1]}" for name in totals)
-    return AxisPlan(source, aim, parts, whole, jobs, codes, words, notes)
+    return AxisPlan(source, target_cells, parts, piece_indices, jobs, codes, words, notes)
 
 
 def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> None:
     if (factor is None) == (target is None):
-        which = "neither" if factor is None else "both"
-        raise OptionError(f"expected factor or target along {dim!r}, received {which}; try factor=4 or a target 'D'")
+        received = "neither" if factor is None else "both"
+        raise OptionError(f"expected factor or target along {dim!r}, received {received}; try factor=4 or a target 'D'")
     if not find_method(request.method).separable:
         legal = listing(key for key, method in METHODS.items() if method.separable)
         name = name_of(request.method)
-        raise OptionError(
-            f"expected a method among {legal} along {dim!r}, received {name!r}, which is made for maps"
-        )
+        raise OptionError(f"expected a method among {legal} along {dim!r}, received {name!r}, which is made for maps")
     if request.conserve == "total" and request.method in ("bilinear", "bicubic"):
         raise OptionError(
             f"expected conserve='cell' or None along {dim!r} with {request.method!r}, received 'total'; choose one"
@@ -161,11 +133,11 @@ def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> Non
 
 def _whole_parts(parts: Subcells) -> NDArray[np.int64] | None:
     """Return the piece that equals each target cell, or None if a target cell is not exactly one piece."""
-    inside = np.flatnonzero(parts.owner >= 0)
-    number = np.bincount(parts.owner[inside], minlength=parts.target.size)
-    if (number != 1).any() or (parts.covered < 1 - SLACK).any():
+    pieces = np.flatnonzero(parts.owner >= 0)
+    counts = np.bincount(parts.owner[pieces], minlength=parts.target.size)
+    if (counts != 1).any() or (parts.covered < 1 - SLACK).any():
         return None
-    return inside[np.argsort(parts.owner[inside], kind="stable")]
+    return pieces[np.argsort(parts.owner[pieces], kind="stable")]
 
 
 def _warn_of_points(variable: xr.DataArray, name: str, line: Line) -> None:
@@ -180,11 +152,11 @@ def _operators(axis: CellAxis, parts: Subcells, equal: bool, request: Request) -
 
     @cache
     def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Subcells, Subcells], Any, Aggregation]:
-        beside = Subcells.equal(CellAxis(np.arange(columns + 1.0), "index"), 1)
-        grid, both = RectilinearGrid(axis, beside.coarse), (parts, beside)
-        fine = RectilinearGrid(parts.target, beside.target) if equal else SubcellGrid(*both)
-        cells = Aggregation(parts.share, beside.share, parts.count, 1)
-        return grid, fine, both, operator(str(request.method), grid, both, request.taps, request.line_order), cells
+        columns_axis = Subcells.equal(CellAxis(np.arange(columns + 1.0), "index"), 1)
+        grid, pair = RectilinearGrid(axis, columns_axis.coarse), (parts, columns_axis)
+        fine = RectilinearGrid(parts.target, columns_axis.target) if equal else SubcellGrid(*pair)
+        cells = Aggregation(parts.share, columns_axis.share, parts.count, 1)
+        return grid, fine, pair, operator(str(request.method), grid, pair, request.taps, request.line_order), cells
 
     return of
 
@@ -192,15 +164,15 @@ def _operators(axis: CellAxis, parts: Subcells, equal: bool, request: Request) -
 def _job(
     variable: xr.DataArray, name: str, line: Line, parts: Subcells, whole: Any, operators: Any, request: Request
 ) -> Job:
-    others = [size for dim, size in variable.sizes.items() if dim != line.dim]
-    grid, fine, both, operator, cells = operators(others[-1] if others else 1)
+    other_sizes = [size for dim, size in variable.sizes.items() if dim != line.dim]
+    grid, fine, subcells, operator, cells = operators(other_sizes[-1] if other_sizes else 1)
     extensive = (request.quantity_for(name) or axis_quantity(variable, line)[0]) == "extensive"
     return Job(
         upscaler=operator,
         coarse=grid,
         fine=fine,
         cells=cells,
-        target=None if whole is not None else both,
+        target=None if whole is not None else subcells,
         **job_settings(variable, name, request, extensive),
     )
 
@@ -217,7 +189,7 @@ def axis_quantity(variable: xr.DataArray, line: Line) -> tuple[str, str]:
 def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Dataset:
     """Return the Dataset on the new cells; lazy data stay lazy."""
     dim, bounds = plan.source.dim, bounds_variables(ds)
-    coords, lost = split_coordinates(ds, plan.source)
+    coords, dropped = split_coordinates(ds, plan.source)
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in plan.jobs:
@@ -232,34 +204,34 @@ def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Data
         elif dim not in variable.dims:
             variables[name] = variable.variable.copy(deep=False)
         elif name not in bounds and request.data_vars is None and direction_reason(variable) is None:
-            lost.append(str(name))
-    if lost:
-        warnings.warn(f"dropped {', '.join(lost)}: not on the new axis {dim!r}", UserWarning, stacklevel=4)
-    new = new_line_coordinates(ds, plan.source, plan.target)
-    variables = {name: variable for name, variable in variables.items() if name not in new}
-    made = xr.Dataset(variables, {**coords, **new}, dict(ds.attrs))
-    made.encoding = {key: value for key, value in ds.encoding.items() if key in ("unlimited_dims", "source")}
-    return made
+            dropped.append(str(name))
+    if dropped:
+        warnings.warn(f"dropped {', '.join(dropped)}: not on the new axis {dim!r}", UserWarning, stacklevel=4)
+    coordinates = new_line_coordinates(ds, plan.source, plan.target)
+    variables = {name: variable for name, variable in variables.items() if name not in coordinates}
+    result = xr.Dataset(variables, {**coords, **coordinates}, dict(ds.attrs))
+    result.encoding = {key: value for key, value in ds.encoding.items() if key in ("unlimited_dims", "source")}
+    return result
 
 
 def _refine_variable(variable: xr.DataArray, job: Job, plan: AxisPlan) -> xr.Variable:
     """Return the field of one variable on the new cells, with dimensions in the original order."""
     dim = plan.source.dim
-    others = [name for name in variable.dims if name != dim]
-    array = variable.variable.transpose(*others[:-1], dim, *others[-1:])
-    data = array.data if others else array.data[:, None]
+    other_dims = [name for name in variable.dims if name != dim]
+    array = variable.variable.transpose(*other_dims[:-1], dim, *other_dims[-1:])
+    data = array.data if other_dims else array.data[:, None]
     if isinstance(data, da.Array):
         data = data if job.target is None else data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
         data = fit_chunks(data, job)
     fine = _select_rows(apply(job, data), plan.whole)
-    fine = fine if others else fine[:, 0]
+    fine = fine if other_dims else fine[:, 0]
     return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
 
 
 def _mark_sums(made: xr.Variable, job: Job, line: Line) -> None:
     """Add "sum" to the cell methods of sums over periods that were recognised by name and units only."""
-    known = xr.DataArray(made)
-    if job.extensive and line.clock is not None and not methods_along(known, line.dim, line.name, "time"):
+    field = xr.DataArray(made)
+    if job.extensive and line.clock is not None and not methods_along(field, line.dim, line.name, "time"):
         made.attrs["cell_methods"] = f"{made.attrs.get('cell_methods', '')} {line.name}: sum".strip()
 
 
@@ -270,12 +242,12 @@ def _select_rows(fine: Any, whole: NDArray[np.int64] | None) -> Any:
     if not isinstance(fine, da.Array) or (np.diff(whole) < 0).any():
         return fine[..., whole, :]
     ends = np.cumsum(fine.chunks[-2])
-    pieces, first = [], 0
+    pieces, start = [], 0
     for end in ends.tolist():
-        rows = whole[(whole >= first) & (whole < end)] - first
+        rows = whole[(whole >= start) & (whole < end)] - start
         if rows.size:
-            pieces.append(fine[..., first:end, :][..., rows, :])
-        first = end
+            pieces.append(fine[..., start:end, :][..., rows, :])
+        start = end
     return da.concatenate(pieces, axis=fine.ndim - 2)
 
 
@@ -299,45 +271,39 @@ class Step:
 
 
 def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], Request | None]:
-    """Return the steps along other axes, and the remaining horizontal request (None if there is none).
-
-    Raises
-    ------
-    OptionError
-        If a target names horizontal dimensions along with others, or both a factor and a target are given for one axis.
-    """
+    """Return the steps along other axes, and the remaining horizontal request (None if there is none)."""
     factor, target = request.factor, request.target_grid
     if factor is None:
         grid = open_target(target) if is_file(target) else target
         if isinstance(grid, (xr.Dataset, xr.DataArray)) and not _has_horizontal(grid):
             return (Step(_shared_axis(grid, ds), None, grid),), None
-    asked = {"factor": factor, "target_grid": target}
-    named = {key: value for key, value in asked.items() if isinstance(value, Mapping) and not _is_data(value)}
-    if not named:
+    arguments = {"factor": factor, "target_grid": target}
+    mappings = {key: value for key, value in arguments.items() if isinstance(value, Mapping) and not _is_data(value)}
+    if not mappings:
         return (), request
     dims = _horizontal_dims(ds)
     legal = [*dims, *(str(dim) for dim in ds.dims if dim in ds.coords and dim not in dims)]
-    for key, value in named.items():
+    for key, value in mappings.items():
         unknown = [name for name in value if name not in legal and name not in ds.coords]
         if unknown:
             raise ShapeError(f"expected {key} for the dimensions {listing(legal)}, received {listing(unknown)}")
     steps: dict[str, Step] = {}
-    left = dict(asked)
-    for key, value in named.items():
-        others = {str(name): wanted for name, wanted in value.items() if name not in dims}
-        inside = {name: wanted for name, wanted in value.items() if name in dims}
-        if key == "target_grid" and inside:
+    rest = dict(arguments)
+    for key, value in mappings.items():
+        axis_values = {str(name): choice for name, choice in value.items() if name not in dims}
+        on_map = {name: choice for name, choice in value.items() if name in dims}
+        if key == "target_grid" and on_map:
             raise OptionError(
-                f"expected a target grid as one object for the horizontal axes, received {listing(inside)} one by one; "
+                f"expected a target grid as one object for the horizontal axes, received {listing(on_map)} one by one; "
                 "pass a Dataset with both"
             )
-        twice = [name for name in others if name in steps]
-        if twice:
-            raise OptionError(f"expected factor or target_grid along {listing(twice)}, received both; drop one of them")
-        steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in others.items()})
-        left[key] = inside or None
-    rest = None if left["factor"] is None and left["target_grid"] is None else replace(request, **left)
-    return tuple(steps.values()), rest if steps else request
+        names = [name for name in axis_values if name in steps]
+        if names:
+            raise OptionError(f"expected factor or target_grid along {listing(names)}, received both; drop one of them")
+        steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in axis_values.items()})
+        rest[key] = on_map or None
+    map_request = None if rest["factor"] is None and rest["target_grid"] is None else replace(request, **rest)
+    return tuple(steps.values()), map_request if steps else request
 
 
 def _is_data(value: Any) -> bool:

@@ -62,7 +62,7 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     names, lines = without_directions(ds, horizontal_variables(ds, where), None)
     for line in lines:
         warnings.warn(line, UserWarning, stacklevel=2)
-    new = {}
+    fields = {}
     for key in names:
         extensive = quantity_of(ds[key]) == "extensive"
         areas = (where.grid.cell_area, grid.cell_area) if extensive else None
@@ -71,11 +71,11 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
         kind = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
         data = _mapped(_largest(cells) if codes else _mean(cells, areas, na_thres), array.data, cells, kind)
         attrs = {**ds[key].attrs, **_related(ds[key])}
-        new[key] = xr.DataArray(data, dims=array.dims, attrs=attrs).transpose(*ds[key].dims).variable
-    made = new_coordinates(ds, where, grid)
-    gone = set(where.dims)
-    passed = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not gone & set(v.dims)}
-    fine = xr.Dataset({**new, **passed}, {**copy_coordinates(ds, where), **made}, dict(ds.attrs))
+        fields[key] = xr.DataArray(data, dims=array.dims, attrs=attrs).transpose(*ds[key].dims).variable
+    coordinates = new_coordinates(ds, where, grid)
+    dims = set(where.dims)
+    other_fields = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not dims & set(v.dims)}
+    fine = xr.Dataset({**fields, **other_fields}, {**copy_coordinates(ds, where), **coordinates}, dict(ds.attrs))
     return fine if name is None else as_array(fine, name, obj)
 
 
@@ -92,11 +92,11 @@ def _mean(cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float) ->
         valid = np.isfinite(values)
         if valid.all():
             return cells.mean(values) if areas is None else cells.mean(values) * areas[1]
-        seen = cells.masked(valid)
-        out, share = seen.mean(values), seen.valid_fraction
-        out = np.where(1 - share <= na_thres + SLACK, out, np.nan)
+        valid_cells = cells.masked(valid)
+        means, valid_fraction = valid_cells.mean(values), valid_cells.valid_fraction
+        means = np.where(1 - valid_fraction <= na_thres + SLACK, means, np.nan)
         # The sum over a block is that of its valid cells.
-        return out if areas is None else out * areas[1] * share
+        return means if areas is None else means * areas[1] * valid_fraction
 
     return mean
 
@@ -105,11 +105,11 @@ def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
     def largest(block: np.ndarray) -> np.ndarray:
         valid = block == block
         codes = np.unique(block[valid])
-        greatest = cells.reduce_cells(block, np.maximum, np.fmin.reduce(block, axis=None))
+        fallback = cells.reduce_cells(block, np.maximum, np.fmin.reduce(block, axis=None))
         if codes.size == 0:
-            return greatest
-        shares = np.stack([cells.masked(block == code).valid_fraction for code in codes])
-        return np.where(shares.max(axis=0) > 0, codes[shares.argmax(axis=0)], greatest)
+            return fallback
+        fractions = np.stack([cells.masked(block == code).valid_fraction for code in codes])
+        return np.where(fractions.max(axis=0) > 0, codes[fractions.argmax(axis=0)], fallback)
 
     return largest
 
@@ -122,10 +122,10 @@ def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Agg
 
     if not isinstance(data, da.Array):
         return reduced(np.asarray(data))
-    whole = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
+    maps = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
     shape = cells.coarse_shape
-    chunks = (*whole.chunks[:-2], (shape[0],), (shape[1],))
-    return whole.map_blocks(reduced, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind))
+    chunks = (*maps.chunks[:-2], (shape[0],), (shape[1],))
+    return maps.map_blocks(reduced, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind))
 
 
 def cell_area(obj: XarrayObject) -> xr.DataArray:
@@ -137,5 +137,5 @@ def cell_area(obj: XarrayObject) -> xr.DataArray:
     ds, _ = as_dataset(obj)
     where = warn_of_plane(horizontal(ds))
     coords = {name: ds[name].variable for name in (*where.dims, *(where.planes or ())) if name in ds.variables}
-    made = new_coordinates(ds, where, where.grid)[AREA]
-    return xr.DataArray(made, coords=coords, name=AREA)
+    area = new_coordinates(ds, where, where.grid)[AREA]
+    return xr.DataArray(area, coords=coords, name=AREA)

@@ -256,9 +256,9 @@ def _blur_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str)
     data = xr.apply_ufunc(
         finite_or_missing, array, kwargs={"name": variable.name}, dask="parallelized", output_dtypes=[array.dtype]
     ).data
-    seen = seen_through(data if area is None else data / area, plan.instrument, device)
-    seen = (seen if area is None else seen * area).astype(result_type(variable.dtype))
-    return array.copy(data=seen).transpose(*variable.dims)
+    blurred = seen_through(data if area is None else data / area, plan.instrument, device)
+    blurred = (blurred if area is None else blurred * area).astype(result_type(variable.dtype))
+    return array.copy(data=blurred).transpose(*variable.dims)
 
 
 def _replace(
@@ -267,8 +267,8 @@ def _replace(
     """Replace a variable by its result, with the encoding that still applies."""
     keep_attrs = option("keep_attrs") if keep_attrs is None else keep_attrs
     fine[variable.name] = result if keep_attrs else result.drop_attrs()
-    kept = {key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding}
-    fine[variable.name].encoding = {**kept, SOURCES: sources_of(ds)}
+    encoding = {key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding}
+    fine[variable.name].encoding = {**encoding, SOURCES: sources_of(ds)}
 
 
 def plan_deconvolution(
@@ -276,26 +276,26 @@ def plan_deconvolution(
 ) -> DeconvolutionPlan:
     """Return the plan of :func:`deconvolve` without reading data; refuses invalid requests."""
     ds, shape = as_dataset(obj)[0], pick_psf(psf)
-    over: tuple[str, ...]
+    core_dims: tuple[str, ...]
     if dims is None:
         where = horizontal(ds)
         names = [name for name in pick_variables(ds, where, data_vars) if not is_categorical(ds[name])]
-        instrument, over = Instrument(shape, where.grid), where.dims
+        instrument, core_dims = Instrument(shape, where.grid), where.dims
     else:
-        over = (dims,) if isinstance(dims, str) else tuple(map(str, dims))
-        names = _named(ds, over, data_vars)
-        instrument = Instrument(shape, None, tuple(ds.sizes[dim] for dim in over))
+        core_dims = (dims,) if isinstance(dims, str) else tuple(map(str, dims))
+        names = _named(ds, core_dims, data_vars)
+        instrument = Instrument(shape, None, tuple(ds.sizes[dim] for dim in core_dims))
     if not names:
-        raise InputError(f"expected a numeric field along {listing(over)}, received none; name it in data_vars")
+        raise InputError(f"expected a numeric field along {listing(core_dims)}, received none; name it in data_vars")
     # A footprint that does not fit the cells is refused before any data are read.
     _ = instrument.kernel
-    return DeconvolutionPlan(instrument, method or DeconvolutionMethod(), over, tuple(names))
+    return DeconvolutionPlan(instrument, method or DeconvolutionMethod(), core_dims, tuple(names))
 
 
 def _named(ds: xr.Dataset, dims: tuple[str, ...], wanted: Any) -> list[str]:
     """Return the variables along named dimensions."""
-    absent = [dim for dim in dims if dim not in ds.dims]
-    if absent or not 1 <= len(dims) <= 3 or len(set(dims)) != len(dims):
+    missing_dims = [dim for dim in dims if dim not in ds.dims]
+    if missing_dims or not 1 <= len(dims) <= 3 or len(set(dims)) != len(dims):
         raise OptionError(f"expected one to three dims among {listing(ds.dims)}, received {listing(dims)}")
     legal = [str(n) for n, v in ds.data_vars.items() if set(dims) <= set(v.dims) and v.dtype.kind in "fiu"]
     names = legal if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
@@ -324,16 +324,16 @@ def _deconvolve_variable(
     else:
         field, choices = work(np.asarray(array.data))
     units = str(variable.attrs.get("units", "1"))
-    described = {"parameter": ("weight chosen", "1")}
+    descriptions = {"parameter": ("weight chosen", "1")}
     if plan.method.method == "richardson_lucy":
-        described = {"iterations": ("iterations taken", "1"), "noise": ("standard deviation of noise", units)}
+        descriptions = {"iterations": ("iterations taken", "1"), "noise": ("standard deviation of noise", units)}
     coords = {dim: array.coords[dim] for dim in maps if dim in array.coords}
     return array.copy(data=field).transpose(*variable.dims), {
         f"{variable.name}_{name}": xr.DataArray(
             choices[..., CHOICES.index(name)], coords, maps,
             attrs={"long_name": f"{words} in the deconvolution of {variable.name}", "units": unit},
         )
-        for name, (words, unit) in described.items()
+        for name, (words, unit) in descriptions.items()
     }  # fmt: skip
 
 
@@ -357,12 +357,12 @@ class DeconvolutionWork:
         maps = finite_or_missing(np.asarray(values), self.name).reshape(-1, *shape)
         lane = Lane(pick_device(self.device))
         fine, choices = np.full(maps.shape, np.nan, self.dtype), np.full((len(maps), len(CHOICES)), np.nan)
-        for index, one in enumerate(maps):
-            valid = np.isfinite(one)
+        for index, map_values in enumerate(maps):
+            valid = np.isfinite(map_values)
             if not valid.any():
                 continue
-            one = np.where(valid, one, 0.0)
-            data = lane.send(one if self.area is None else one / self.area)
+            map_values = np.where(valid, map_values, 0.0)
+            data = lane.send(map_values if self.area is None else map_values / self.area)
             solution = self.method(data, cached_blur(self.instrument, valid, data))
             field = lane.fetch(solution.field, np.dtype(np.float64))()
             field = field if self.area is None else field * self.area
@@ -383,11 +383,11 @@ def fluxes(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) -> di
         weight = 1.0 if quantity_of(before[name]) == "extensive" else weights
         sums = [float((ds[name].astype("f8") * weight).sum()) for ds in (before, after)]
         size = float((np.abs(before[name].astype("f8")) * weight).sum())
-        chosen = {key: after[f"{name}_{key}"].values for key in CHOICES if f"{name}_{key}" in after}
+        choices = {key: after[f"{name}_{key}"].values for key in CHOICES if f"{name}_{key}" in after}
         facts[name] = {
             "flux_before": sums[0],
             "flux_after": sums[1],
             "relative_change": abs(sums[1] - sums[0]) / size if size else 0.0,
-            **{key: [float(np.nanmin(v)), float(np.nanmax(v))] for key, v in chosen.items() if np.isfinite(v).any()},
+            **{key: [float(np.nanmin(v)), float(np.nanmax(v))] for key, v in choices.items() if np.isfinite(v).any()},
         }
     return facts

@@ -26,8 +26,8 @@ def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: b
     origins = {str(name): name for name in fine.data_vars}
     if prepared.event is not None:
         origins |= dict.fromkeys(event_names(prepared.event.name), next(iter(prepared.jobs)))
-    said = (references(variable) for variable in ds.variables.values() if ds.coords)
-    terms = {name for each in said for key, names in each.items() if key != "coordinates" for name in names}
+    tables = (references(variable) for variable in ds.variables.values() if ds.coords)
+    terms = {name for table in tables for key, names in table.items() if key != "coordinates" for name in names}
     terms &= set(map(str, ds.coords))
     for name in fine.data_vars:
         origin = origins[str(name)]
@@ -46,9 +46,9 @@ def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: b
             for stale in STALE_ATTRS:
                 fine[name].attrs.pop(stale, None)
     for name in fine.variables:
-        kept = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
+        keys = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
         if name in ds.variables:
-            fine[name].encoding.update({key: ds[name].encoding[key] for key in kept if key in ds[name].encoding})
+            fine[name].encoding.update({key: ds[name].encoding[key] for key in keys if key in ds[name].encoding})
     for name in (name for name, origin in origins.items() if origin in prepared.jobs):
         fine[name].encoding[SOURCES] = sources_of(ds)
     # Keep the time dimension unlimited: tools that join files along time need it.

@@ -60,14 +60,14 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request:
     array = with_members(horizontal_last(variable, prepared), request.members)
     if prepared.instrument is not None:
         work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
-        made = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
-        return made.transpose(*variable.dims)
+        fine_maps = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
+        return fine_maps.transpose(*variable.dims)
     data = fit_chunks(array.data, job, other_memory(variable, job, prepared))
     statics = _block_statics(job, prepared)
     numbers = numbers_of(array) if job.capabilities.with_noise is not None else None
-    some = numbers is not None or (job.inputs > 1 and prepared.model is not None)
-    given = inputs_of(array, data, prepared.model, numbers) if some else data
-    fine = apply(job, given, statics)
+    has_inputs = numbers is not None or (job.inputs > 1 and prepared.model is not None)
+    inputs = inputs_of(array, data, prepared.model, numbers) if has_inputs else data
+    fine = apply(job, inputs, statics)
     if request.conserve == "total" and not _keeps_total(job, prepared):
         fine = _total_restored(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
@@ -81,25 +81,25 @@ def _valid_cells(prepared: Prepared) -> Any:
 
 def _keeps_total(job: Job, prepared: Prepared) -> bool:
     """Return whether the method itself conserves the total: kernels do with whole cells and a constant lapse rate."""
-    whole = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
-    return whole and job.cells.cell_fraction is None and "cell" in job.upscaler.laws
+    is_exact = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
+    return is_exact and job.cells.cell_fraction is None and "cell" in job.upscaler.laws
 
 
 def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
     """Return the names of the fine static fields that the blocks use."""
     names = {"mask"} & set(prepared.statics) | set(() if prepared.model is None else prepared.model.statics)
-    relief = "orog" in prepared.statics
-    names |= {"orog"} if relief and job.refinement is not None else set()
-    return frozenset(names | ({"terrain"} if relief and prepared.lapse_rate is not None else set()))
+    has_orog = "orog" in prepared.statics
+    names |= {"orog"} if has_orog and job.refinement is not None else set()
+    return frozenset(names | ({"terrain"} if has_orog and prepared.lapse_rate is not None else set()))
 
 
 def other_memory(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
     """Return the memory that a run holds besides the blocks of a variable, without reading values."""
-    cells, chunk, read = int(np.prod(job.fine.shape)), 0, False
+    cells, chunk, reads_file = int(np.prod(job.fine.shape)), 0, False
     if array.chunks is not None:
         chunk = int(np.prod([max(sizes) for sizes in array.chunks])) * array.dtype.itemsize
-        read = "source" in array.encoding or any(map(_reads, array.data.dask.layers))
-    return Beside.of(cells, static_names(job, prepared), _grid_copies(job, prepared, cells), chunk, read)
+        reads_file = "source" in array.encoding or any(map(_reads, array.data.dask.layers))
+    return Beside.of(cells, static_names(job, prepared), _grid_copies(job, prepared, cells), chunk, reads_file)
 
 
 def _reads(layer: Any) -> bool:
@@ -202,8 +202,8 @@ def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
     weights = (1.0, 1.0) if job.extensive else (area_c, area_f)
     valid = (xp.isfinite(fine) * area_f).sum(axis=(-2, -1), keepdims=True)
     # A map without any value has nothing to restore.
-    gap = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
-    return (fine + gap * (area_f if job.extensive else 1.0)).astype(job.dtype)
+    shift = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
+    return (fine + shift * (area_f if job.extensive else 1.0)).astype(job.dtype)
 
 
 def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]:
@@ -235,8 +235,8 @@ def repeat_codes(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
     for dim, factor in factors.items():
         data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
     # A fill value made the codes floats; they are stored as integers.
-    whole = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
-    return xr.Variable(variable.dims, data, dict(variable.attrs), whole)
+    encoding = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
+    return xr.Variable(variable.dims, data, dict(variable.attrs), encoding)
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class Companions:
     def notes(self) -> list[str]:
         """Notes for the plan."""
         kinds = ((self.fields, "downscaled with the fields"), (self.codes, "repeated with the fields"))
-        notes = [f"{', '.join(names)}: coordinates that are {what}" for names, what in kinds if names]
+        notes = [f"{', '.join(names)}: coordinates that are {action}" for names, action in kinds if names]
         return [*notes, *(f"{name}: dropped, {why}" for name, why in self.lost.items())]
 
 
@@ -266,20 +266,20 @@ def plan_companions(ds: xr.Dataset, where: Horizontal, nests: bool) -> Companion
     if not names:
         return Companions()
     # Bounds accompany their coordinate, and cell measures the cells.
-    said = [references(variable, ds.variables) for variable in ds.variables.values()]
-    measures = {name for each in said for name in each.get("cell_measures", ())}
+    tables = [references(variable, ds.variables) for variable in ds.variables.values()]
+    measures = {name for table in tables for name in table.get("cell_measures", ())}
     fields: list[str] = []
     codes: list[str] = []
-    lost: dict[str, str] = {}
+    dropped: dict[str, str] = {}
     for name in names:
         if name in measures or name in bounds_variables(ds) or ds[name].attrs.get("standard_name") == "cell_area":
             continue
-        why = _why_not(ds[name], where, nests)
-        if why is not None:
-            lost[name] = why
+        reason = _why_not(ds[name], where, nests)
+        if reason is not None:
+            dropped[name] = reason
         else:
             (codes if is_categorical(ds[name]) else fields).append(name)
-    return Companions(tuple(fields), tuple(codes), lost)
+    return Companions(tuple(fields), tuple(codes), dropped)
 
 
 def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
@@ -302,20 +302,20 @@ def companion_variables(
     if not what.names:
         return {}
     method = request.method if find_method(request.method).separable else "sobolev"
-    plain = replace(
+    plain_request = replace(
         request, method=method, conserve="cell", bounds="auto",
         members=None, smoothing=None, footprint=None, lapse_rate=None, terrain_penalty=None, orog=None, mask=None,
         quantity=None, data_vars=None,
     )  # fmt: skip
-    jobs = companion_jobs(ds, what.fields, prepared, plain)
-    alone = replace(prepared, jobs=jobs, statics={}, lapse_rate=None, model=None, instrument=None)
-    made = {name: fine_variable(ds[name], job, alone, plain) for name, job in jobs.items()}
-    return made | {name: repeat_codes(ds[name], prepared) for name in what.codes}
+    jobs = companion_jobs(ds, what.fields, prepared, plain_request)
+    base_prepared = replace(prepared, jobs=jobs, statics={}, lapse_rate=None, model=None, instrument=None)
+    variables = {name: fine_variable(ds[name], job, base_prepared, plain_request) for name, job in jobs.items()}
+    return variables | {name: repeat_codes(ds[name], prepared) for name in what.codes}
 
 
 def remove_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
     """Remove names of variables of ``ds`` that ``made`` lacks from its attributes, in place."""
-    gone = {str(name) for name in ds.variables} - {str(name) for name in made.variables}
-    for variable in made.variables.values() if gone else ():
-        remove_references(variable, gone, ds.variables)
+    missing_names = {str(name) for name in ds.variables} - {str(name) for name in made.variables}
+    for variable in made.variables.values() if missing_names else ():
+        remove_references(variable, missing_names, ds.variables)
     return made

@@ -107,11 +107,11 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     _require_named("quantity", request.quantity, names)
     cells = target.aggregation(where.grid)
     upscalers, model = build_upscalers(method, Setting(ds, fields, where, target, cells, request))
-    for each in () if model is None else model.inputs.values():
-        reason = direction_reason(each)
+    for array in () if model is None else model.inputs.values():
+        reason = direction_reason(array)
         if reason is not None:
             raise InputError(
-                f"expected inputs that have a mean over cells, received the direction {each.name!r} ({reason}); use a "
+                f"expected inputs that have a mean over cells, received the direction {array.name!r} ({reason}); use a "
                 "model of components (u, v)"
             )
     refinement = None
@@ -132,10 +132,10 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
 def _companion_notes(where: Horizontal, request: Request) -> tuple[str, ...]:
     if axes_kind(where) == "geographic":
         return ()
-    given = {"orog": request.orog, "mask": request.mask, "sftlf": request.sftlf}
+    arguments = {"orog": request.orog, "mask": request.mask, "sftlf": request.sftlf}
     pick = {"orog": pick_static}
-    there = {name: pick.get(name, pick_mask)(one) for name, one in given.items() if one is not None}
-    notes = (brought_over(static, where, name) for name, static in there.items())
+    statics = {name: pick.get(name, pick_mask)(value) for name, value in arguments.items() if value is not None}
+    notes = (brought_over(static, where, name) for name, static in statics.items())
     return tuple(note for note in notes if note is not None)
 
 
@@ -155,9 +155,9 @@ def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
         )
     if "extensive" in (request.quantity.values() if isinstance(request.quantity, Mapping) else [request.quantity]):
         raise OptionError(f"expected means over cells for a model of the event {name!r}, received quantity='extensive'")
-    clash = [each for each in event_names(name) if each in ds.variables]
-    if clash:
-        raise InputError(f"expected no variable {clash[0]!r}, which this model outputs, received one; rename it")
+    conflicts = [variable for variable in event_names(name) if variable in ds.variables]
+    if conflicts:
+        raise InputError(f"expected no variable {conflicts[0]!r}, which this model outputs, received one; rename it")
     return replace(request, conserve=None, bounds=None, check="skip")
 
 
@@ -185,10 +185,10 @@ def _require_nested(target: Target, request: Request) -> None:
     """Refuse options that need whole fine cells if the target cuts cells."""
     if target.nests:
         return
-    for name, asked in (("terrain_penalty", request.terrain_penalty is not None),
-                        ("footprint", request.footprint is not None),
-                        ("conserve='total'", request.conserve == "total")):  # fmt: skip
-        if asked:
+    for name, is_set in (("terrain_penalty", request.terrain_penalty is not None),
+                         ("footprint", request.footprint is not None),
+                         ("conserve='total'", request.conserve == "total")):  # fmt: skip
+        if is_set:
             raise OptionError(f"expected a nested target grid with {name}, received one that cuts cells; use factor=")
 
 
@@ -225,13 +225,7 @@ def companion_jobs(ds: xr.Dataset, names: tuple[str, ...], prepared: Prepared, r
 
 
 def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
-    """Return the settings of a job that depend only on the variable and the request, not on the axes.
-
-    Raises
-    ------
-    OptionError
-        If bounds are requested that sums over cells cannot satisfy.
-    """
+    """Return the settings of a job that depend only on the variable and the request, not on the axes."""
     dtype = result_type(variable.dtype)
     bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
     if extensive and request.bounds == "auto":
