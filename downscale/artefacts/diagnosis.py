@@ -36,55 +36,25 @@ class Section:
 
 @dataclass(eq=False)
 class Pictures:
-    """Arrays of the figure; panels without data are left out.
+    """Arrays of the figure; panels without data are left out."""
 
-    Attributes
-    ----------
-    coverage : array of int, optional
-        Number of kernel weights by fine cell, over some coarse cells.
-    responses : dict of label to curve
-        Frequencies in cycles per coarse cell, and decibels.
-    rejection : dict of label to dict of image to float
-        Decibels of each image.
-    board : Checkerboard, optional
-        Checkerboard of a field.
-    piece : array, optional
-        Part of that field.
-    shifts : dict of label to curve
-        Shifts in coarse cells, and errors.
-    """
-
-    coverage: NDArray[Any] | None = None
-    responses: dict[str, Curve] = field(default_factory=dict)
-    rejection: dict[str, dict[str, float]] = field(default_factory=dict)
-    board: Checkerboard | None = None
-    piece: NDArray[Any] | None = None
-    shifts: dict[str, Curve] = field(default_factory=dict)
+    coverage: NDArray[Any] | None = None  # number of kernel weights by fine cell, over some coarse cells
+    responses: dict[str, Curve] = field(default_factory=dict)  # cycles per coarse cell, and decibels
+    rejection: dict[str, dict[str, float]] = field(default_factory=dict)  # decibels of each image
+    board: Checkerboard | None = None  # of a field
+    piece: NDArray[Any] | None = None  # part of that field
+    shifts: dict[str, Curve] = field(default_factory=dict)  # shifts in coarse cells, and errors
 
 
 @dataclass(eq=False)
 class Diagnosis:
-    """Complete result on one subject.
-
-    Attributes
-    ----------
-    subject, kind : str
-        Name of the subject, and its kind: kernel, model or field.
-    factor : (int, int)
-        Fine cells per coarse cell.
-    sections : list of Section
-        Tables.
-    facts : dict
-        The content of the tables as plain values.
-    pictures : Pictures
-        Arrays of the figure.
-    """
+    """Complete result on one subject."""
 
     subject: str
-    kind: str
-    factor: tuple[int, int]
+    kind: str  # kernel, model or field
+    factor: tuple[int, int]  # fine cells per coarse cell
     sections: list[Section] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # the content of the tables as plain values
     pictures: Pictures = field(default_factory=Pictures)
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,16 +27,9 @@ CHANCE, LOUD = 0.01, 3.0
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """Kernels of one layer or method.
+    """Kernels of one layer or method, shape (n, k_y, k_x), with stride and padding along rows and columns.
 
-    Attributes
-    ----------
-    name : str
-        Name in tables.
-    weights : array, shape (n, k_y, k_x)
-        In density form: the weights of a kernel that preserves constants on average sum to ``stride_y * stride_x``.
-    stride, padding : (int, int)
-        Stride and padding along rows and columns.
+    In density form: the weights of a kernel that preserves constants on average sum to ``stride_y * stride_x``.
     """
 
     name: str

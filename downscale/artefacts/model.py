@@ -168,42 +168,18 @@ def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """Measures of a model's artefacts and error.
+    """Measures of a model's artefacts and error."""
 
-    Attributes
-    ----------
-    constants : float
-        Decibels by which the pattern from a constant is below waves.
-    rejection : float
-        Decibels by which images of waves are below them.
-    shifts : float
-        Error of shifts by fractions of a cell, relative to the standard deviation of a field.
-    index : float
-        Checkerboard index of its fields, in decibels.
-    rmse : float, optional
-        Area-weighted error on given fields after coarsening, in units of the field.
-    """
-
-    constants: float
-    rejection: float
-    shifts: float
-    index: float
-    rmse: float | None = None
+    constants: float  # decibels by which the pattern from a constant is below waves
+    rejection: float  # decibels by which images of waves are below them
+    shifts: float  # error of shifts by fractions of a cell, relative to the standard deviation of a field
+    index: float  # checkerboard index of its fields, in decibels
+    rmse: float | None = None  # area-weighted error on fine fields after coarsening, in their units
 
 
 @dataclass(frozen=True, eq=False)
 class Fix:
-    """Result of a fix.
-
-    Attributes
-    ----------
-    layers : list of Smoothed
-        Result for each layer.
-    before, after : Measures
-        Measures of the model before and after.
-    path : Path
-        The fixed checkpoint.
-    """
+    """Result of a fix: layers, measures of the model before and after, and the path of the fixed checkpoint."""
 
     layers: list[Smoothed]
     before: Measures

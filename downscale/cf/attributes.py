@@ -59,7 +59,6 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
 
     Encodings count as attributes, since xarray moves some there on decoding.
 
-
     Examples
     --------
     >>> said = {"cell_measures": "area: areacella", "quality_flag": "tas_qc", "long_name": "tas"}
@@ -84,8 +83,7 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
 def find_referenced(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
     """Return the variables of a Dataset that the named ones need, directly or through others.
 
-    Coordinates along their dimensions count as referred to. The named variables themselves are included only if another
-    one refers to them.
+    Coordinates along their dimensions count as referred to.
 
     Examples
     --------

@@ -42,28 +42,14 @@ Written = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The cells along one dimension that is not horizontal.
-
-    Attributes
-    ----------
-    dim, name : str
-        The dimension, and the coordinate on it whose bounds are the cells.
-    axis : CellAxis
-        Cells in seconds since ``clock.origin`` (time), or in ``units``.
-    clock : Clock or None
-        Conversion of seconds to dates; None if the axis is not time.
-    units : str
-        Units of a coordinate that is not time.
-    given : (labels, bounds, attributes) or None
-        The target's own coordinate for these cells; None: midpoints, as in the source.
-    """
+    """The cells along one dimension that is not horizontal."""
 
     dim: str
-    name: str
-    axis: CellAxis
-    clock: Clock | None = None
-    units: str = ""
-    given: Written | None = None
+    name: str  # of the coordinate on the dimension whose bounds are the cells
+    axis: CellAxis  # in seconds since ``clock.origin`` (time), or in ``units``
+    clock: Clock | None = None  # None if the axis is not time
+    units: str = ""  # of a coordinate that is not time
+    given: Written | None = None  # the target's own coordinate for these cells; None: midpoints, as in the source
 
     def refine(self, factor: int) -> Line:
         """Return the axis with each cell cut into ``factor`` equal parts."""
@@ -71,10 +57,9 @@ class Line:
 
 
 def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
-    """Read the cells along a dimension, or along the dimension of a one-dimensional coordinate.
+    """Return the cells along a dimension, or along the dimension of a one-dimensional coordinate.
 
-    The coordinate of a dimension is its own, or the only other one on it that has bounds. In a ``target``, daily stamps
-    at midnight represent the day that begins.
+    In a ``target``, daily stamps at midnight represent the day that begins.
     """
     dim, name = _coordinate(ds, key)
     variable = ds[name].variable
@@ -142,8 +127,8 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], ta
 
 def _in_the_middle(stamps: NDArray[np.float64], edges: NDArray[np.float64]) -> bool:
     """Return whether stamps are well inside their periods: those at an end may refer to the period before."""
-    place = (stamps - edges[:-1]) / np.diff(edges)
-    return bool((place >= 0.25).all() and (place <= 0.75).all())
+    fraction = (stamps - edges[:-1]) / np.diff(edges)
+    return bool((fraction >= 0.25).all() and (fraction <= 0.75).all())
 
 
 def _no_bounds(name: str, dates: NDArray[Any], lost: str | None) -> str:
@@ -215,8 +200,7 @@ def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 def target_line(line: Line, target: Any) -> Line:
     """Return the cells of a target, in the seconds or units of the source.
 
-    A target is a frequency such as "D" or "MS" (whole periods that cover the source), an object with such an axis, its
-    coordinate, or bounds of shape (n, 2). Coordinates of a target are kept as labels.
+    A target is a frequency such as "D" or "MS", an object with such an axis, its coordinate, or bounds of shape (n, 2).
     """
     if isinstance(target, str):
         if line.clock is None:

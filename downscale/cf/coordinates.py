@@ -108,8 +108,7 @@ def new_coordinates(
 ) -> dict[Hashable, xr.Variable]:
     """Return centres, bounds and cell areas of ``grid`` in the names, order and convention of ``source``.
 
-    Grids that are not a product of latitude and longitude also get two-dimensional latitudes and longitudes with their
-    corners. Those of large grids are lazy, and those of very large ones have no corners.
+    Grids that are not a product of latitude and longitude also get two-dimensional positions with their corners.
     """
     coordinates: dict[Hashable, xr.Variable] = {}
     for name, axis in ((where.y, grid.y), (where.x, grid.x)):
@@ -224,8 +223,7 @@ def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[st
 def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return multiples of 360 degrees that bring centres back to the branch of coordinates that jump at the seam.
 
-    Coordinates that do not jump stay monotonic, even if parts of a cell at the seam leave the branch by less than a
-    cell.
+    Coordinates that do not jump stay monotonic.
     """
     jumps = old.size > 2 and np.abs(np.diff(old)).max() > LONGEST_STEP
     if not jumps:
@@ -268,26 +266,12 @@ MOST_CELLS = 200_000
 
 @dataclass(frozen=True, eq=False)
 class StoredAreas:
-    """The cell areas of a file.
-
-    Attributes
-    ----------
-    name : str
-        Their variable.
-    field : DataArray
-        As stored, rows and columns in the order of the grid.
-    scale : float
-        Square metres in its unit.
-    ratio : (float, float)
-        Smallest and largest ratio to the areas of the cells.
-    fits : bool
-        Whether they agree with the grid within reason.
-    """
+    """The cell areas of a file, and whether they agree with the grid."""
 
     name: str
-    field: xr.DataArray
-    scale: float
-    ratio: tuple[float, float]
+    field: xr.DataArray  # as stored, rows and columns in the order of the grid
+    scale: float  # square metres in its unit
+    ratio: tuple[float, float]  # smallest and largest ratio to the areas of the cells
     fits: bool
 
     @property

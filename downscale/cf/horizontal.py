@@ -87,41 +87,19 @@ class NoAxesError(GridError):
 
 @dataclass(frozen=True, eq=False)
 class Horizontal:
-    """The two horizontal dimensions of an object and their grid.
-
-    Attributes
-    ----------
-    y, x : str
-        Names of the dimensions (and of their coordinates, if they have any).
-    grid : RectilinearGrid or CurvilinearGrid
-        Cells in the order of the object, in degrees or metres.
-    unit : float
-        Metres, or degrees, in one unit of the coordinates.
-    nature : "geographic", "rotated", "plane" or "scan"
-        Quantity of the axes: true or rotated latitude and longitude, lengths on a plane, scan angles of a satellite.
-    lost : str or None
-        The grid mapping named by fields on axes in metres, if it is missing.
-    lat, lon : str or None
-        Names of the two-dimensional latitudes and longitudes of the object, or of those of a new grid.
-    mapping : GridMapping or None
-        Georeference of the axes, if they are not latitude and longitude.
-    notes : tuple of str
-        Notes on the grid for the plan.
-    unknown : str
-        Why edges midway between centres are a guess, since bounds are lost; empty if they are not.
-    """
+    """The two horizontal dimensions of an object (``y``, ``x``, also the names of their coordinates) and their grid."""
 
     y: str
     x: str
-    grid: RectilinearGrid | CurvilinearGrid
-    unit: float = 1.0
-    lat: str | None = None
+    grid: RectilinearGrid | CurvilinearGrid  # cells in the order of the object, in degrees or metres
+    unit: float = 1.0  # metres, or degrees, in one unit of the coordinates
+    lat: str | None = None  # names of two-dimensional latitudes and longitudes of the object, or of a new grid
     lon: str | None = None
-    mapping: GridMapping | None = None
-    notes: tuple[str, ...] = ()
+    mapping: GridMapping | None = None  # None if the axes are latitude and longitude
+    notes: tuple[str, ...] = ()  # for the plan
     nature: Nature = "geographic"
-    lost: str | None = None
-    unknown: str = ""
+    lost: str | None = None  # the grid mapping named by fields on axes in metres, if it is missing
+    unknown: str = ""  # why edges midway between centres are a guess, since bounds are lost; empty if they are not
 
     @property
     def rotated(self) -> bool:
@@ -158,9 +136,8 @@ def warn_of_plane(where: Horizontal) -> Horizontal:
 def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
     """Return the horizontal axes or positions of a Dataset or DataArray, with their cells.
 
-    Supports latitude and longitude, a rotated pole, metres of a projection, or two-dimensional latitudes and
-    longitudes, in any order of dimensions. With ``guess``, edges of cells with lost bounds may be midway between
-    centres: for plots, and for code that uses only the dimensions.
+    With ``guess``, edges of cells with lost bounds may be midway between centres: for plots, and for code that uses
+    only the dimensions.
     """
     shared = _SHARED.get()
     where = parse_horizontal(obj) if shared is None else shared.horizontal(obj)
@@ -567,10 +544,8 @@ def axes_words(where: Horizontal) -> str:
 def same_axes(one: Horizontal, other: Horizontal) -> bool:
     """Return whether numbers of the axes of two grids have the same reference.
 
-    Grid mappings are compared by the positions that they give, to a tenth of the smaller cell. Names, datums that agree
-    within metres and different descriptions of one pole make no difference. Two grids without a grid mapping are taken
-    for the same. One with and one without are the same only if they span one domain in cells that nest, which never
-    happens for two projections.
+    Grid mappings are compared by the positions that they give, to a tenth of the smaller cell. A grid with a mapping
+    equals one without only if they span one domain in cells that nest, which never happens for two projections.
     """
     if axes_kind(one) != axes_kind(other):
         return False

@@ -45,8 +45,7 @@ def is_categorical(variable: xr.DataArray) -> bool:
 def code_reason(variable: xr.DataArray) -> str | None:
     """Return why values are codes, or None: booleans, flags, bytes, masks, or names of classes.
 
-    Integers are recognised by their stored type, since a fill value converts them to floating point; scaled integers
-    are quantities. Values are not read, so that lazy fields and fields in memory are treated alike.
+    Integers are recognised by their stored type, since a fill value converts them to floating point.
 
     Examples
     --------
@@ -197,9 +196,7 @@ LARGEST_OF_PERIODS = frozenset("rx1day rx5day prhmax".split())
 def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
     """Return "extensive" if values are totals over the cells of a time axis, else "intensive", and why.
 
-    The last of the cell methods over time decides. Without any, amounts of fluxes are totals: rain, snowfall, runoff,
-    evaporation in mm or kg m-2, radiation in J m-2.
-
+    The last of the cell methods over time decides. Without any, amounts of fluxes are totals.
 
     Examples
     --------

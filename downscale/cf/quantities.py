@@ -42,11 +42,10 @@ class Row:
 class ShortName:
     """Customary names of a quantity in files without standard names, with the units for which the guess is safe.
 
-    Names are in lower case, separated by spaces. "%" among the units requires per cent itself, not just a dimensionless
-    number.
+    "%" among the units requires per cent itself, not just a dimensionless number.
     """
 
-    names: str
+    names: str  # in lower case, separated by spaces
     standard_name: str
     units: tuple[str, ...]
 
@@ -347,8 +346,7 @@ def _row(variable: xr.DataArray) -> tuple[Row | None, str]:
 def infer_standard_name(variable: xr.DataArray) -> tuple[str | None, str]:
     """Return the standard name of a variable, given or inferred, and the reason; None if there is none.
 
-    A standard name has precedence over all others. Customary names, and long names read as standard names, count only
-    if the units fit.
+    Customary names, and long names read as standard names, count only if the units fit.
 
     Examples
     --------

@@ -51,8 +51,8 @@ def date_bounds(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
 def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Return units, calendar and data type of every date of ``ds``; bounds share those of their coordinate.
 
-    The encoding of the input is kept. Integers are kept only if they represent every date, otherwise times are in
-    float64. Dates without units are counted from 1850 in the coarsest units that make them integers.
+    Integers are kept only if they represent every date. Dates without units are counted from 1850 in the coarsest units
+    that make them integers.
     """
     dates = [str(name) for name, variable in ds.variables.items() if is_time(variable)]
     bounds_names = {name: bounds_in(ds, name) for name in dates}
@@ -195,12 +195,7 @@ REFORM = (1582, 10, 15)
 
 @dataclass(frozen=True, eq=False)
 class Clock:
-    """Dates of one calendar as seconds since ``origin``, exactly.
-
-    Attributes
-    ----------
-    origin : numpy.datetime64 or cftime.datetime
-        The date of zero seconds; other dates are of its type (and resolution).
+    """Dates of one calendar, of the type and resolution of ``origin``, as exact seconds since it.
 
     Examples
     --------
