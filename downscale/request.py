@@ -30,30 +30,14 @@ spelling: ContextVar[Mapping[str, str] | None] = ContextVar("spelling", default=
 
 @dataclass(frozen=True)
 class Argument:
-    """Declaration of an argument.
+    """Declaration of an argument."""
 
-    Attributes
-    ----------
-    kind : str
-        Type in the documentation of Python.
-    plain : type
-        Type in recipes and on the command line.
-    help : str
-        One sentence, the help text of the command line.
-    details : str
-        Further documentation.
-    expects : callable, optional
-        Returns what is expected instead of an illegal value, or None for a legal one.
-    in_recipe : bool
-        Whether it belongs to the section ``downscale`` of a recipe.
-    """
-
-    kind: str
-    plain: Any
-    help: str
-    details: str = ""
-    expects: Callable[[Any], str | None] = lambda value: None
-    in_recipe: bool = True
+    kind: str  # type in the documentation of Python
+    plain: Any  # type in recipes and on the command line
+    help: str  # one sentence, the help text of the command line
+    details: str = ""  # further documentation
+    expects: Callable[[Any], str | None] = lambda value: None  # the legal values in words, or None for a legal value
+    in_recipe: bool = True  # whether it belongs to the section ``downscale`` of a recipe
 
 
 def argument(default: Any, *declaration: Any, **more: Any) -> Any:

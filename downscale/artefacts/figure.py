@@ -90,8 +90,8 @@ def _rejection(panel: Any, found: Diagnosis) -> None:
     table = found.pictures.rejection
     images, count = list(next(iter(table.values()))), len(table)
     for i, (label, values) in enumerate(table.items()):
-        place = np.arange(len(images)) + (i - (count - 1) / 2) * 0.8 / count
-        panel.bar(place, [values.get(image, np.nan) for image in images], 0.8 / count, label=label, color=GREYS[i % 5])
+        x = np.arange(len(images)) + (i - (count - 1) / 2) * 0.8 / count
+        panel.bar(x, [values.get(image, np.nan) for image in images], 0.8 / count, label=label, color=GREYS[i % 5])
     panel.set_xticks(range(len(images)), images, rotation=60 if len(images) > 8 else 0)
     panel.axhline(0, color=INK, linewidth=0.6)
     is_field = found.kind == "field"
@@ -118,8 +118,8 @@ def _power(panel: Any, found: Diagnosis) -> None:
     image = panel.imshow(
         power, cmap="magma", extent=extent, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
     )
-    places = [(n if n <= columns / 2 else n - columns, m if m <= rows / 2 else m - rows) for m, n in board.images]
-    panel.plot(*zip(*places, strict=True), "o", markersize=9, fillstyle="none", color="cyan", markeredgewidth=0.9,
+    points = [(n if n <= columns / 2 else n - columns, m if m <= rows / 2 else m - rows) for m, n in board.images]
+    panel.plot(*zip(*points, strict=True), "o", markersize=9, fillstyle="none", color="cyan", markeredgewidth=0.9,
                clip_on=False)  # fmt: skip
     panel.figure.colorbar(image, ax=panel, shrink=0.8, label="dB").ax.tick_params(labelsize=8)
     _titled(panel, f"Power of the field; images circled: {board.index:+.1f} dB", "cycles per coarse cell", "")

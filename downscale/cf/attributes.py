@@ -66,11 +66,11 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
     {'cell_measures': ('areacella',), 'quality_flag': ('tas_qc',)}
     """
     names_by_attribute: dict[str, tuple[str, ...]] = {}
-    for place in (variable.encoding, variable.attrs):
-        for key, value in place.items():
+    for attrs in (variable.encoding, variable.attrs):
+        for key, value in attrs.items():
             if key in DEFINED:
                 names = names_in(key, value)
-            elif place is variable.attrs and key not in IN_WORDS and isinstance(value, str):
+            elif attrs is variable.attrs and key not in IN_WORDS and isinstance(value, str):
                 names = tuple(value.split())
                 names = names if all(name in held for name in names) else ()
             else:
@@ -122,13 +122,13 @@ def remove_references(variable: Variable, gone: Collection[str], held: Collectio
         if not gone & set(names):
             continue
         changed.append(key)
-        for place in (variable.encoding, variable.attrs):
-            if key in place:
-                remaining = _left(key, str(place[key]).replace(":", ": ").split(), gone)
+        for attrs in (variable.encoding, variable.attrs):
+            if key in attrs:
+                remaining = _left(key, str(attrs[key]).replace(":", ": ").split(), gone)
                 if key in WHOLE or not remaining:
-                    del place[key]
+                    del attrs[key]
                 else:
-                    place[key] = " ".join(remaining)
+                    attrs[key] = " ".join(remaining)
     return changed
 
 
@@ -200,12 +200,12 @@ def with_texts(ds: xr.Dataset) -> xr.Dataset:
         return ds
     ds = ds.copy()
     for name, pair in changes.items():
-        for place, change in zip((ds[name].attrs, ds[name].encoding), pair, strict=True):
+        for attrs, change in zip((ds[name].attrs, ds[name].encoding), pair, strict=True):
             for key, text in change.items():
                 if text is None:
-                    del place[key]
+                    del attrs[key]
                 else:
-                    place[key] = text
+                    attrs[key] = text
     return ds
 
 

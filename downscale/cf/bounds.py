@@ -48,7 +48,7 @@ def _held(obj: XarrayObject) -> Any:
 
 def named_bounds(variable: Any) -> str | None:
     """Return the name of the bounds in the attributes of a coordinate."""
-    values = (place.get("bounds") for place in (variable.attrs, variable.encoding))
+    values = (attrs.get("bounds") for attrs in (variable.attrs, variable.encoding))
     return next((text.strip() for text in values if isinstance(text, str) and text.strip()), None)
 
 
@@ -91,13 +91,13 @@ def corner_dimension(obj: XarrayObject, name: str) -> str | None:
     if bounds is None:
         return None
     coord_dims, dims = set(obj[name].dims), obj[bounds].dims
-    spare = [str(dim) for dim in dims if dim not in coord_dims]
-    if len(spare) < 2:
-        return spare[0] if spare else None
+    extra = [str(dim) for dim in dims if dim not in coord_dims]
+    if len(extra) < 2:
+        return extra[0] if extra else None
     size = 2 if len(coord_dims) < 2 else 4
     other_dims = _dimensions_of_fields(obj)
-    ranks = [(obj[bounds].sizes[dim] == size, dim not in other_dims, place) for place, dim in enumerate(spare)]
-    return spare[ranks.index(max(ranks))]
+    ranks = [(obj[bounds].sizes[dim] == size, dim not in other_dims, i) for i, dim in enumerate(extra)]
+    return extra[ranks.index(max(ranks))]
 
 
 def _dimensions_of_fields(obj: XarrayObject) -> set[str]:

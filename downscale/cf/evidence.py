@@ -79,21 +79,11 @@ MUTE = ("", "1", "none", "unknown", "unitless", "dimensionless", "undefined", "i
 
 @dataclass(frozen=True)
 class Claim:
-    """The evidence of one piece of metadata about a coordinate.
+    """The evidence of one piece of metadata about a coordinate."""
 
-    Attributes
-    ----------
-    words : str
-        The piece of metadata, for messages.
-    way : "y", "x", "other" or None
-        Direction of the coordinate; None if this piece does not determine it.
-    natures : set of str or None
-        Possible quantities of the coordinate; None if this piece does not restrict them.
-    """
-
-    words: str
-    way: Way | None = None
-    natures: frozenset[Nature] | None = None
+    words: str  # the piece of metadata, for messages
+    way: Way | None = None  # direction of the coordinate; None if this piece does not determine it
+    natures: frozenset[Nature] | None = None  # possible quantities; None if this piece does not restrict them
 
 
 @dataclass(frozen=True)
@@ -296,8 +286,8 @@ def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
     arrays = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
     ways = {str(name): way_of_position(v) for name, v in arrays.items() if v.ndim in (2, 3) and v.dtype.kind in "fiu"}
     fields = list(obj.data_vars.values()) if isinstance(obj, xr.Dataset) else [obj]
-    names = {word for v in (obj, *fields) for place in (v.attrs, v.encoding)
-             for word in str(place.get("coordinates") or "").split()}  # fmt: skip
+    names = {word for v in (obj, *fields) for attrs in (v.attrs, v.encoding)
+             for word in str(attrs.get("coordinates") or "").split()}  # fmt: skip
     candidates = []
     for lat in (name for name, way in ways.items() if way == "y"):
         for lon in (name for name, way in ways.items() if way == "x"):
@@ -361,7 +351,6 @@ def arrange(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset with two-dimensional positions if they do not move, and with contiguous longitudes.
 
     A region across Greenwich that was sorted on 0 to 360, [0, 18, 342, 358], then starts in the west: [-18, -2, 0, 18].
-    An arranged Dataset is returned unchanged; contradictory metadata are left to ``horizontal``.
     """
     try:
         return join_longitudes(_drop_repeated_positions(ds))

@@ -601,7 +601,7 @@ def with_named_mapping(where: Horizontal, obj: XarrayObject, beside: Horizontal)
     if where.mapping is not None or beside.mapping is None or axes_kind(where) == "positions":
         return where
     fields = getattr(obj, "data_vars", {"": obj}).values()
-    mapping_names = {str(place.get("grid_mapping")) for v in fields for place in (v.attrs, v.encoding)}
+    mapping_names = {str(attrs.get("grid_mapping")) for v in fields for attrs in (v.attrs, v.encoding)}
     if beside.mapping.name not in mapping_names or axes_kind(where) == "geographic":
         return where
     return replace(where, mapping=beside.mapping)

@@ -354,9 +354,9 @@ def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> lis
 def text_mapping(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
     """Return the coordinate system in a text attribute of a field or of the file, or None."""
     fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
-    for place in (*(field for field in fields if set(dims) <= set(field.dims)), obj):
+    for item in (*(field for field in fields if set(dims) <= set(field.dims)), obj):
         for key in TEXT_ATTRS:
-            mapping = GridMapping(key, {"spatial_ref": place.attrs[key]}) if key in place.attrs else None
+            mapping = GridMapping(key, {"spatial_ref": item.attrs[key]}) if key in item.attrs else None
             if mapping is not None and mapping.crs is not None:
                 return mapping
     return None
@@ -378,11 +378,11 @@ def positions(grid: RectilinearGrid | CurvilinearGrid, locator: Locator | None, 
     """Return the positions of the cells of a grid on the earth; longitudes of a product grid begin at ``west``."""
     if isinstance(grid, CurvilinearGrid):
         return _pieces(grid.shape, lambda rows: _own(grid), whole=True)
-    y, x, place = grid.y, grid.x, locator or (lambda lon, lat: (lon, lat))
-    turn = None if locator is None else west
+    y, x, position_of = grid.y, grid.x, locator or (lambda lon, lat: (lon, lat))
+    seam = None if locator is None else west
     middle = (y.edges[y.size // 2 :][:2], x.edges[x.size // 2 :][:2])
-    order = [0, 1, 2, 3] if _handed(place, *middle) > 0 else [3, 2, 1, 0]
-    return _pieces(grid.shape, lambda rows: _product(place, y, x, rows, turn, order))
+    order = [0, 1, 2, 3] if _handed(position_of, *middle) > 0 else [3, 2, 1, 0]
+    return _pieces(grid.shape, lambda rows: _product(position_of, y, x, rows, seam, order))
 
 
 def _own(grid: CurvilinearGrid) -> tuple[Floats, Floats]:

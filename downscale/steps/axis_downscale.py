@@ -50,22 +50,16 @@ KEPT_ENCODING = ("grid_mapping", "cell_measures")
 
 @dataclass(frozen=True, eq=False)
 class AxisPlan:
-    """The plan along one axis, made before any data are read.
-
-    ``parts`` are pieces of the source cells, cut by the target; ``whole`` is the piece that equals each target cell, or
-    None if target cells combine several pieces. ``jobs`` has one per variable, for maps of this axis (rows) by the
-    variable's last other dimension (columns). ``categorical`` variables of codes take the code of the source cell with
-    the largest overlap. ``words`` describe the plan for the history of a file, ``notes`` the variables that are totals.
-    """
+    """The plan along one axis, made before any data are read."""
 
     source: Line
     target: Line
-    parts: Subcells
-    whole: NDArray[np.int64] | None
-    jobs: dict[str, Job]
-    categorical: tuple[str, ...]
-    words: str
-    notes: tuple[str, ...] = ()
+    parts: Subcells  # pieces of the source cells, cut by the target
+    whole: NDArray[np.int64] | None  # the piece that equals each target cell; None if target cells combine several
+    jobs: dict[str, Job]  # by variable, for maps of this axis (rows) by the last other dimension (columns)
+    categorical: tuple[str, ...]  # codes, which take that of the source cell with the largest overlap
+    words: str  # for the history of a file
+    notes: tuple[str, ...] = ()  # the variables that are totals
 
 
 def downscale_axis(

@@ -36,35 +36,17 @@ from downscale.typing import Upscaler
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Grids, jobs and models, prepared from the coordinates before any data are read.
+    """Grids, jobs and models, prepared from the coordinates before any data are read."""
 
-    Attributes
-    ----------
-    where : Horizontal
-        Axes of the coarse object.
-    target : Target
-        Cells of the result.
-    jobs : dict of name to Job
-        One per variable to downscale. Other variables pass through; those on only one horizontal axis are dropped.
-    statics : dict of arrays
-        Fine fields that accompany every block.
-    model : Model or None
-        The learned model, if the method is one.
-    instrument : Instrument or None
-        The footprint on the fine cells, if coarse values are averages weighted by one.
-    notes : tuple of str
-        Notes on companion variables.
-    """
-
-    where: Horizontal
+    where: Horizontal  # axes of the coarse object
     target: Target
-    jobs: dict[str, Job]
+    jobs: dict[str, Job]  # one per variable to downscale
     categorical: tuple[str, ...]
-    statics: dict[str, Any] = field(default_factory=dict)
+    statics: dict[str, Any] = field(default_factory=dict)  # fine fields that accompany every block
     lapse_rate: Any = None
-    model: Model | None = None
-    instrument: Instrument | None = None
-    notes: tuple[str, ...] = ()
+    model: Model | None = None  # the learned model, if the method is one
+    instrument: Instrument | None = None  # the footprint, if coarse values are averages weighted by one
+    notes: tuple[str, ...] = ()  # on companion variables
 
     @property
     def fine(self) -> Any:
