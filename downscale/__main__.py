@@ -26,8 +26,8 @@ def program() -> int:
     # Threads of linear algebra would busy-wait alongside the engine's own threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Python cleans up shared memory of stopped workers and warns about it; the warning is of no use here.
-    ignored = "ignore:resource_tracker:UserWarning"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), ignored)))
+    warning_filter = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), warning_filter)))
     sys.unraisablehook = _show_unraisable
     status = main()
     if status > SIGNALLED:

@@ -204,11 +204,11 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     dims = set(where.dims)
     target = prepared.target
     used_names = _taken(ds, prepared)
-    stray = [str(n) for n, v in ds.data_vars.items() if dims & set(v.dims) and str(n) not in used_names]
+    stray_names = [str(n) for n, v in ds.data_vars.items() if dims & set(v.dims) and str(n) not in used_names]
     # Directions have their own warning.
-    stray = [name for name in stray if direction_reason(ds[name]) is None]
-    if stray and request.data_vars is None:
-        warnings.warn(f"dropped {', '.join(stray)}: not on the new grid", UserWarning, stacklevel=5)
+    stray_names = [name for name in stray_names if direction_reason(ds[name]) is None]
+    if stray_names and request.data_vars is None:
+        warnings.warn(f"dropped {', '.join(stray_names)}: not on the new grid", UserWarning, stacklevel=5)
     companions = plan_companions(ds, where, target.nests)
     for dropped, why in companions.lost.items():
         warnings.warn(f"dropped {dropped}: {why}", UserWarning, stacklevel=5)
@@ -248,8 +248,8 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
     axes = new_coordinates(target.grid, target.where, target.where.grid)
     for name in (name for name in new if name in target.grid.coords):
         # The exact coordinates of the target, so that arithmetic aligns both fields.
-        stored = target.grid[name].variable
-        axes[name] = xr.Variable((name,), stored.values, {**axes[name].attrs, **stored.attrs, **_bounds_of(axes, name)})
+        exact = target.grid[name].variable
+        axes[name] = xr.Variable((name,), exact.values, {**axes[name].attrs, **exact.attrs, **_bounds_of(axes, name)})
     axes.update({str(n): v.variable for n, v in target.grid.coords.items() if "grid_mapping_name" in v.attrs})
     return fine.assign_coords(axes)
 

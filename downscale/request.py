@@ -63,8 +63,8 @@ def _number(low: float, high: float, optional: bool = False) -> Callable[[Any], 
 
 def _whole(low: int, high: int) -> Callable[[Any], str | None]:
     def expects(value: Any) -> str | None:
-        good = isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) < high
-        return None if good else f"a whole number from {low}"
+        is_legal = isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) < high
+        return None if is_legal else f"a whole number from {low}"
 
     return expects
 

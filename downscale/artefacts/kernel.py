@@ -104,12 +104,12 @@ def coverage_section(coverage: Coverage) -> Section:
     axes = zip(
         ("rows", "columns"), coverage.kernel_size, coverage.stride, coverage.taps, coverage.off_centre, strict=True
     )
-    for name, size, step, taps, off in axes:
+    for name, size, step, taps, shift in axes:
         evenness = "even" if np.ptp(taps) == 0 else f"uneven by {np.ptp(taps)}"
-        rows.append((name, str(size), str(step), " ".join(map(str, taps)), evenness, f"{off:+.1f}" if off else "0"))
+        rows.append((name, str(size), str(step), " ".join(map(str, taps)), evenness, f"{shift:+.1f}" if shift else "0"))
         if np.ptp(taps):
             advice.append(f"take k={nearest_divisible(size, step)} along {name}")
-        if off % 1:
+        if shift % 1:
             advice.append(f"one of k and s is odd along {name}: the field shifts by half a fine cell")
     head = ("axis", "k", "s", "weights per phase", "coverage", "off centre, fine cells")
     return Section("Coverage", head, rows, "; ".join(dict.fromkeys(advice)))

@@ -180,10 +180,10 @@ def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str |
         if key not in TEXTS or value is None:
             continue
         text = as_text(value)
-        paired = key not in BEHIND_WORDS or re.fullmatch(r"(\s*\S+:\s*\S+)+\s*", text) is not None
+        has_pairs = key not in BEHIND_WORDS or re.fullmatch(r"(\s*\S+:\s*\S+)+\s*", text) is not None
         if not isinstance(value, str) and key in DEFINED and not any(word.isidentifier() for word in text.split()):
             changes[key] = None
-        elif not paired or (dates and key in ("units", "calendar")):
+        elif not has_pairs or (dates and key in ("units", "calendar")):
             changes[key] = None
         elif not isinstance(value, str):
             changes[key] = text

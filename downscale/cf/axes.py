@@ -105,8 +105,8 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], ta
     dates, pairs = values_of(ds[name].variable), read_bounds(ds, name)
     if pairs is None:
         clock, missing_bounds = Clock.of(dates), lost_bounds(ds, name)
-        starts = missing_bounds is None and (target or _means_of_periods(ds, dim, name))
-        edges = natural_edges(dates, clock, starts)
+        starts_periods = missing_bounds is None and (target or _means_of_periods(ds, dim, name))
+        edges = natural_edges(dates, clock, starts_periods)
         if edges is None or (missing_bounds is not None and not _in_the_middle(clock.seconds(dates), edges)):
             raise GridError(_no_bounds(name, dates, missing_bounds))
     elif pairs.dtype.kind not in "MO":
@@ -185,12 +185,12 @@ def _layer_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) -
 
 def _no_layers(name: str, metadata: dict[str, Any]) -> str:
     # Pressures are much more often levels than layers.
-    why = (
+    reason = (
         "; values at levels are no means of layers"
         if metadata.get("units") and fits(str(metadata["units"]), "Pa")
         else ""
     )
-    return f"expected bounds of the axis, received none{why}; give the edges of its layers as {name}_bnds (bounds)"
+    return f"expected bounds of the axis, received none{reason}; give the edges of its layers as {name}_bnds (bounds)"
 
 
 def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -265,7 +265,7 @@ def _in_time_of(line: Line, found: Line) -> Line:
 
 def _in_units_of(line: Line, found: Line) -> Line:
     """Return target layers in the units of the source; the written coordinate keeps the target's units."""
-    wrong = GridError(
+    error = GridError(
         f"expected a target for {line.name!r} in units that fit {line.units or 'none'!r}, received "
         f"{found.units or 'none'!r}; convert it, or set the attribute units"
     )
@@ -279,7 +279,7 @@ def _in_units_of(line: Line, found: Line) -> Line:
     if found.units != line.units:
         zero, one = (convert(value, found.units, line.units) for value in (0.0, 1.0))
         if not found.units or not line.units or zero is None or one is None:
-            raise wrong
+            raise error
         edges = zero + edges * (one - zero)
     target_coordinate = found.given
     return Line(line.dim, line.name, CellAxis(edges, "vertical"), None, line.units, target_coordinate)

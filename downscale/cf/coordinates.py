@@ -225,8 +225,8 @@ def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
     Coordinates that do not jump stay monotonic.
     """
-    jumps = old.size > 2 and np.abs(np.diff(old)).max() > LONGEST_STEP
-    if not jumps:
+    has_jump = old.size > 2 and np.abs(np.diff(old)).max() > LONGEST_STEP
+    if not has_jump:
         return np.zeros_like(centres)
     west = -180.0 if old.min() < 0 else 0.0
     # The seam itself is on the side of the old coordinates.

@@ -205,11 +205,11 @@ def nature_of(coordinate: xr.DataArray, mapping: Claim | None) -> Nature:
     claims = [claim for claim in claims_of(coordinate) if claim.natures is not None]
     units = next((claim for claim in claims if claim.words.startswith("units")), None)
     standard = next((claim for claim in claims if claim is not units), None)
-    overruled = (
+    is_overruled = (
         standard is not None and units is not None and mapping is not None and _meet(units, mapping)
         and not _meet(standard, units, mapping)
     )  # fmt: skip
-    evidence = [claim for claim in (units, None if overruled else standard, mapping) if claim is not None]
+    evidence = [claim for claim in (units, None if is_overruled else standard, mapping) if claim is not None]
     possible: frozenset[Nature] = frozenset(("geographic", "rotated", "plane", "scan"))
     for index, claim in enumerate(evidence):
         if not possible & (claim.natures or NOTHING):

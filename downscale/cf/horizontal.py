@@ -139,8 +139,8 @@ def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
     With ``guess``, edges of cells with lost bounds may be midway between centres: for plots, and for code that uses
     only the dimensions.
     """
-    shared = _SHARED.get()
-    where = parse_horizontal(obj) if shared is None else shared.horizontal(obj)
+    grids = _SHARED.get()
+    where = parse_horizontal(obj) if grids is None else grids.horizontal(obj)
     if not guess:
         require_known(where.unknown)
     return where

@@ -62,20 +62,20 @@ def code_reason(variable: xr.DataArray) -> str | None:
     names = [str(name).lower() for name in (variable.name, attrs.get("long_name"), attrs.get("standard_name")) if name]
     words = set(re.split(r"[\W_]+", " ".join(names)))
     word = next(iter(sorted(words & CODE_WORDS)), None)
-    stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
-    scaled = variable.encoding.get("scale_factor") is not None or variable.encoding.get("add_offset") is not None
-    if stored.kind not in "iu" or scaled:
+    stored_type = np.dtype(variable.encoding.get("dtype", variable.dtype))
+    is_scaled = variable.encoding.get("scale_factor") is not None or variable.encoding.get("add_offset") is not None
+    if stored_type.kind not in "iu" or is_scaled:
         return _floating_codes(variable, units, word)
     if units in CODE_UNITS:
-        return f"by type {stored} and units {units!r}"
+        return f"by type {stored_type} and units {units!r}"
     if word is not None:
-        return f"by type {stored} and the word {word!r} in its name"
+        return f"by type {stored_type} and the word {word!r} in its name"
     if units in NO_UNITS:
         mask = next(iter(sorted(words & MASK_WORDS)), None)
         if mask is not None:
-            return f"by type {stored} and the word {mask!r} in its name"
-        if stored.itemsize == 1:
-            return f"by type {stored} without units"
+            return f"by type {stored_type} and the word {mask!r} in its name"
+        if stored_type.itemsize == 1:
+            return f"by type {stored_type} without units"
     return None
 
 
@@ -133,16 +133,16 @@ def direction_reason(variable: xr.DataArray) -> str | None:
     units = units_of(variable) or ""
     if FROM_NORTH.fullmatch(units):
         return f"by units {units!r}"
-    angle = units.lower() in ANGLES
-    if not angle and units not in ("", "1"):
+    is_angle = units.lower() in ANGLES
+    if not is_angle and units not in ("", "1"):
         return None
     if standard:
         return f"by standard_name {standard!r}" if DIRECTION.fullmatch(standard) else None
     for what, text in (("long_name", variable.attrs.get("long_name")), ("name", variable.name)):
         words = in_words(text)
-        if (DIRECTION if angle else MOVING).fullmatch(words) or (what == "name" and angle and words in NAMES):
-            return f"by {what} {str(text)!r}" + (f" and units {units!r}" if angle else "")
-    return _around_a_circle(variable) if angle else None
+        if (DIRECTION if is_angle else MOVING).fullmatch(words) or (what == "name" and is_angle and words in NAMES):
+            return f"by {what} {str(text)!r}" + (f" and units {units!r}" if is_angle else "")
+    return _around_a_circle(variable) if is_angle else None
 
 
 def _around_a_circle(variable: xr.DataArray) -> str | None:
@@ -205,15 +205,15 @@ def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
     >>> quantity_over_time(xr.DataArray(0.0, name="pr", attrs={"units": "mm day-1"}), "time")[0]
     'intensive'
     """
-    over = [method for axes, method in cell_methods(variable) if axes & {"time", *names}]
-    if over:
-        return ("extensive" if over[-1] == "sum" else "intensive"), f"by cell_methods, {over[-1]} over time"
+    methods = [method for axes, method in cell_methods(variable) if axes & {"time", *names}]
+    if methods:
+        return ("extensive" if methods[-1] == "sum" else "intensive"), f"by cell_methods, {methods[-1]} over time"
     step = str(variable.attrs.get("GRIB_stepType", ""))
     if step in ("instant", "max", "min", "range") or step.startswith("avg"):
         return "intensive", f"by GRIB_stepType {step!r}"
     units = units_of(variable) or ""
-    like = next((amount for amount in FLOW_UNITS if units == amount or (units and fits(units, amount))), None)
-    if like is None:
+    amount_units = next((amount for amount in FLOW_UNITS if units == amount or (units and fits(units, amount))), None)
+    if amount_units is None:
         return "intensive", f"by units {units!r}, which are not those of an amount"
     name, reason = infer_standard_name(variable)
     short, words = str(variable.name or "").lower(), in_words(variable.attrs.get("long_name"))

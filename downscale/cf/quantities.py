@@ -297,9 +297,9 @@ def bounds_and_reason(variable: xr.DataArray) -> tuple[Bounds, str]:
     """
     units = units_of(variable)
     methods = [method for _, method in cell_methods(variable)]
-    spread = next((method for method in methods if method in SPREADS), None)
-    if spread is not None:
-        return (0.0, None), f"by cell_methods, {spread}"
+    spread_method = next((method for method in methods if method in SPREADS), None)
+    if spread_method is not None:
+        return (0.0, None), f"by cell_methods, {spread_method}"
     row, reason = _row(variable)
     if row is None:
         return (None, None), reason
@@ -337,8 +337,8 @@ def _row(variable: xr.DataArray) -> tuple[Row | None, str]:
     name, reason = infer_standard_name(variable)
     if name is None:
         units = units_of(variable)
-        counts = units is not None and units.lower() in COUNTS
-        return (Row("count", "1"), f"by units {units!r}, which count") if counts else (None, f"none: {reason}")
+        is_count = units is not None and units.lower() in COUNTS
+        return (Row("count", "1"), f"by units {units!r}, which count") if is_count else (None, f"none: {reason}")
     row = row_of(name)
     return row, reason if row else f"none: {reason.removeprefix('by ')} implies none"
 
@@ -495,10 +495,10 @@ def quantity_and_reason(variable: xr.DataArray) -> tuple[str, str]:
     >>> quantity_and_reason(xr.DataArray(0.0, attrs={"units": "Gg yr-1"}))
     ('extensive', "by units 'Gg yr-1', which add up over cells as 'kg s-1'")
     """
-    over_area = _over_area(variable)
-    if over_area:
-        quantity = "extensive" if over_area[-1] == "sum" else "intensive"
-        return quantity, f"by cell_methods, {over_area[-1]} over area"
+    methods = _over_area(variable)
+    if methods:
+        quantity = "extensive" if methods[-1] == "sum" else "intensive"
+        return quantity, f"by cell_methods, {methods[-1]} over area"
     units = units_of(variable) or ""
     name = standard_name_of(variable)[0] or str(variable.name or "").lower()
     if units in BY_SIGHT:
@@ -507,18 +507,18 @@ def quantity_and_reason(variable: xr.DataArray) -> tuple[str, str]:
         return "extensive", f"by units {units!r}, which add up over cells"
     if AREAS.fullmatch(name) and fits(units, "m2"):
         return "extensive", f"by units {units!r} of an area, which add up over cells"
-    like = next((sums for sums in SUMS if fits(units, sums)), None)
-    if like is None:
+    sum_units = next((sums for sums in SUMS if fits(units, sums)), None)
+    if sum_units is None:
         return "intensive", f"by units {units!r}, which do not add up over cells"
     if THROUGH.fullmatch(name):
         return "intensive", f"{name!r} is no sum over the area of a cell, whatever its units {units!r}"
-    return "extensive", f"by units {units!r}, which add up over cells as {like!r}"
+    return "extensive", f"by units {units!r}, which add up over cells as {sum_units!r}"
 
 
 def _over_area(variable: xr.DataArray) -> list[str]:
     """Return the cell methods over area, in order."""
-    over = cell_methods(variable)
-    return [method for names, method in over if "area" in names or any(pair <= names for pair in HORIZONTAL)]
+    methods = cell_methods(variable)
+    return [method for names, method in methods if "area" in names or any(pair <= names for pair in HORIZONTAL)]
 
 
 def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:

@@ -371,8 +371,8 @@ def _period_around(clock: Clock, frequency: str, date: Any) -> Any:
     starts = _range(clock, frequency, end=date, periods=1)
     if not starts.size:
         # Dates of other calendars do not roll back: find the last single period that begins in the year before.
-        earlier = clock.dates(clock.seconds(np.array([date])) - YEAR_STEP[1])[0]
-        starts = _range(clock, frequency.lstrip("0123456789"), start=earlier, end=date)
+        year_before = clock.dates(clock.seconds(np.array([date])) - YEAR_STEP[1])[0]
+        starts = _range(clock, frequency.lstrip("0123456789"), start=year_before, end=date)
     return starts[-1]
 
 
@@ -390,13 +390,13 @@ def pair_edges(pairs: NDArray[Any], clock: Clock) -> Seconds:
     seconds = clock.seconds(pairs)
     rounded = np.rint(seconds)
     seconds = rounded if np.abs(rounded - seconds).max() <= ROUNDING else seconds
-    wrong = np.flatnonzero(seconds[:, 1] <= seconds[:, 0])
-    if wrong.size:
-        raise GridError(f"expected bounds in order, received {_span(pairs[wrong[0]])}; repair the bounds")
+    bad_rows = np.flatnonzero(seconds[:, 1] <= seconds[:, 0])
+    if bad_rows.size:
+        raise GridError(f"expected bounds in order, received {_span(pairs[bad_rows[0]])}; repair the bounds")
     gaps = seconds[1:, 0] - seconds[:-1, 1]
-    wrong = np.flatnonzero(np.abs(gaps) > ROUNDING)
-    if wrong.size:
-        row = int(wrong[0])
+    bad_rows = np.flatnonzero(np.abs(gaps) > ROUNDING)
+    if bad_rows.size:
+        row = int(bad_rows[0])
         message = f"expected adjoining periods, received {_span(pairs[row])} before {_span(pairs[row + 1])}; "
         if (np.diff(seconds[:, 0]) <= 0).any():
             raise GridError(message + "sort by time and drop duplicates, or repair the bounds")

@@ -251,8 +251,8 @@ def _repeat_largest(variable: xr.DataArray, plan: AxisPlan) -> xr.Variable:
         raise GridError(
             f"expected a target within the axis for the codes {variable.name!r}, received one beyond it; crop it"
         )
-    most = overlap_weights(plan.source.axis, plan.target.axis).argmax(axis=1)
-    return variable.variable.isel({plan.source.dim: most})
+    largest = overlap_weights(plan.source.axis, plan.target.axis).argmax(axis=1)
+    return variable.variable.isel({plan.source.dim: largest})
 
 
 @dataclass(frozen=True)

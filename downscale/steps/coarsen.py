@@ -68,8 +68,8 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
         areas = (where.grid.cell_area, grid.cell_area) if extensive else None
         codes = is_categorical(ds[key])
         array = ds[key].transpose(..., *where.dims)
-        kind = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
-        data = _mapped(_largest(cells) if codes else _mean(cells, areas, na_thres), array.data, cells, kind)
+        dtype = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
+        data = _mapped(_largest(cells) if codes else _mean(cells, areas, na_thres), array.data, cells, dtype)
         attrs = {**ds[key].attrs, **_related(ds[key])}
         fields[key] = xr.DataArray(data, dims=array.dims, attrs=attrs).transpose(*ds[key].dims).variable
     coordinates = new_coordinates(ds, where, grid)

@@ -150,9 +150,9 @@ def _band(largest: list[int], job: Job, cuttable: bool) -> tuple[int, int]:
     features, room = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
     if features <= room or not cuttable:
         return rows, features
-    around = _around(largest, job)
-    band = min(max(room * rows // features - around, around, 8), rows)
-    return band, features_of(job, BATCH_VALUES, (min(band + around, rows), columns))
+    halo_rows = _around(largest, job)
+    band = min(max(room * rows // features - halo_rows, halo_rows, 8), rows)
+    return band, features_of(job, BATCH_VALUES, (min(band + halo_rows, rows), columns))
 
 
 def _around(largest: list[int], job: Job) -> int:
@@ -187,8 +187,8 @@ def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
     plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
                     check="skip", target=None)  # fmt: skip
     rows, columns = (Span(0, n, n) for n in job.coarse.shape)
-    smooth = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
-    return np.asarray(rate) * (orog - smooth)
+    smooth_orog = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
+    return np.asarray(rate) * (orog - smooth_orog)
 
 
 def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
@@ -200,9 +200,9 @@ def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
 
     area_c, area_f = job.coarse.cell_area, job.fine.cell_area
     weights = (1.0, 1.0) if job.extensive else (area_c, area_f)
-    valid = (xp.isfinite(fine) * area_f).sum(axis=(-2, -1), keepdims=True)
+    valid_area = (xp.isfinite(fine) * area_f).sum(axis=(-2, -1), keepdims=True)
     # A map without any value has nothing to restore.
-    shift = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid > 0, valid, 1.0)
+    shift = (integral(coarse, weights[0]) - integral(fine, weights[1])) / xp.where(valid_area > 0, valid_area, 1.0)
     return (fine + shift * (area_f if job.extensive else 1.0)).astype(job.dtype)
 
 
