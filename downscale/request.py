@@ -305,7 +305,7 @@ def read_request(arguments: Mapping[str, Any]) -> Request:
 
 
 def takes_request(function: FunctionT) -> FunctionT:
-    """Give a function whose ``**options`` are those of a request their signature, and their documentation in its text.
+    """Return a function with the arguments of a request, instead of ``**options``, in its signature and docstring.
 
     Arguments that the function names itself keep their place; the others follow as keywords.
     """

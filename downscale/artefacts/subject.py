@@ -56,27 +56,9 @@ def require_outputs(target: str, as_json: Path | None, figure: Path | None) -> N
 
 
 def diagnose(target: str, factor: int | Pair | None = None, variable: str | None = None) -> Diagnosis:
-    """Return the diagnosis of a kernel, a model or a file.
+    """Return the diagnosis of a kernel (by name, as ``transposed:K,S,P``, or in a ``.npy`` file), a model, or a file.
 
-    Parameters
-    ----------
-    target : str
-        The name of a method ("sobolev", "bilinear", "bicubic", "conservative"); ``transposed:K,S`` or
-        ``transposed:K,S,P`` for equal weights of these sizes (``5x4`` where axes differ); a ``.npy`` file of weights; a
-        model by name or checkpoint; or a file of fields.
-    factor : int or (int, int), optional
-        Fine cells per coarse cell; 4 for a method, the stride of weights, the factor of a bundled model; files need it.
-    variable : str, optional
-        Variable of a file of fields; all by default.
-
-    Returns
-    -------
-    Diagnosis
-
-    Raises
-    ------
-    OptionError, InputError, ShapeError
-        If there is no such subject, a factor is missing, or sizes or weights are not usable.
+    ``factor`` is fine cells per coarse cell, which weights and fields in files need; ``variable`` is one of the fields.
 
     Examples
     --------

@@ -198,8 +198,7 @@ def _angle(units: str) -> float | None:
 def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
     """Return the bounds of a one-dimensional coordinate as numbers, shape (n, 2), or None if there are none.
 
-    Rows without bounds, as after ``where``, get edges midway between centres if these are evenly spaced, with a
-    warning. If no row has bounds, the result is None.
+    Rows without bounds, as after ``where``, get edges midway between evenly spaced centres, with a warning.
     """
     values = read_bounds(obj, name)
     if values is None:

@@ -280,8 +280,7 @@ def seems_position(variable: xr.DataArray) -> bool:
 def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
     """Return the names of latitudes and longitudes on the same two dimensions, after any leading ones.
 
-    If there are several, those named in ``coordinates`` of a field take precedence, then those on the dimensions of
-    most fields.
+    Those named in ``coordinates`` of a field take precedence, then those on the dimensions of most fields.
     """
     arrays = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
     ways = {str(name): way_of_position(v) for name, v in arrays.items() if v.ndim in (2, 3) and v.dtype.kind in "fiu"}

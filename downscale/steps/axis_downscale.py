@@ -67,8 +67,8 @@ def downscale_axis(
 ) -> XarrayObject:
     """Return fields on finer or other cells of a time or vertical axis; the mean of every source cell is conserved.
 
-    ``target`` is a frequency ("D"), an object with that axis, its coordinate, or bounds. Target cells beyond the source
-    are NaN. Target cells that cross source cells preserve the total, so that coarser cells are true means.
+    ``target`` is a frequency ("D"), an object with that axis, its coordinate, or bounds. Target cells that cross source
+    cells preserve the total, so that coarser cells are true means.
 
     References
     ----------

@@ -118,10 +118,9 @@ def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
 
 
 def fit_chunks(data: Any, job: Job, other: Beside = NOTHING) -> Any:
-    """Rechunk a lazy array so that fine chunks stay within the budget of a block.
+    """Return a lazy array in chunks whose fine fields stay within the budget of a block.
 
-    The leading dimensions are split first. If one map is too large, it is split into bands of rows, if the method
-    allows it. ``other`` is the memory that a run holds besides.
+    The leading dimensions are split first, then maps into bands of rows; ``other`` is the memory held besides.
     """
     if not isinstance(data, da.Array):
         return data
