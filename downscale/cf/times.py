@@ -303,8 +303,8 @@ def _days(clock: Clock, dates: NDArray[Any]) -> NDArray[Any]:
 def natural_edges(dates: NDArray[Any], clock: Clock, starts_of_days: bool) -> Seconds | None:
     """Return the edges of the periods of time stamps without bounds, or None if they are ambiguous.
 
-    Stamps in consecutive calendar months or years represent these. Stamps at equal steps represent the periods around
-    them if these are whole days, or equal parts of a day that begin at midnight; daily stamps at midnight are ambiguous.
+    Stamps in consecutive calendar months or years represent these. Stamps at equal steps represent whole days, or equal
+    parts of a day that begin at midnight, around them; daily stamps at midnight are ambiguous.
     """
     seconds = clock.seconds(dates)
     steps = np.diff(seconds)
