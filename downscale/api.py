@@ -88,7 +88,7 @@ def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
 
 
 def _downscaled(ds: xr.Dataset, request: Request) -> xr.Dataset:
-    """Run the stages; other axes come first, while maps are small."""
+    """Return the fine Dataset of a request; other axes come first, while maps are small."""
     steps, map_request = split_request(ds, request)
     keep = request.setting("keep_attrs")
     fine, axis_plans = _along_lines(ds, steps, request if map_request is None else replace(request, quantity=None))
@@ -106,7 +106,7 @@ def _downscaled(ds: xr.Dataset, request: Request) -> xr.Dataset:
 
 
 def _along_lines(ds: xr.Dataset, steps: tuple[Step, ...], request: Request) -> tuple[xr.Dataset, list[AxisPlan]]:
-    """Refine along the axes that are not horizontal, one after the other; lazy data stay lazy."""
+    """Return a Dataset refined along axes that are not horizontal, and the plans; lazy data stay lazy."""
     axis_plans = []
     for step in steps:
         axis_plan = plan_axis(ds, step.dim, factor=step.factor, target=step.target, request=request)
@@ -148,7 +148,7 @@ def plan_request(obj: XarrayObject, request: Request) -> Plan:
 
 
 def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
-    """Plan the horizontal stage."""
+    """Return the plan of the horizontal stage."""
     prepared = prepare(ds, request)
     target = prepared.target
     plans = {}
@@ -233,7 +233,7 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
 
 
 def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
-    """Give a field on the cells of a target grid the order, names and coordinates of that grid."""
+    """Return a field on the cells of a target grid in the order, names and coordinates of that grid."""
     target, old = prepared.target, prepared.where.dims
     assert target.grid is not None
     assert target.where is not None
@@ -259,7 +259,7 @@ def _bounds_of(made: dict[Any, xr.Variable], name: str) -> dict[str, str]:
 
 
 def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
-    """Reverse and roll an axis by slices, which are cheap on lazy data."""
+    """Return a field with an axis reversed and rolled by slices, which are cheap on lazy data."""
     if order.size > 1 and (order[1] - order[0]) % order.size != 1:
         fine, order = fine.isel({dim: slice(None, None, -1)}), order.size - 1 - order
     return fine.roll({dim: -int(order[0])}, roll_coords=False)

@@ -82,7 +82,7 @@ class ConservationError(DownscaleError):
 
 
 def listing(names: Iterable[object]) -> str:
-    """Join names for an error message; long lists end with a count.
+    """Return names joined for an error message; long lists end with a count.
 
     Examples
     --------

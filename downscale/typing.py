@@ -73,7 +73,7 @@ class Upscaler(Protocol):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an upsampler needs and provides beyond its call: its attributes of the same names, or these defaults.
+    """Requirements and features of an upsampler: its attributes of the same names, or these defaults.
 
     Attributes
     ----------

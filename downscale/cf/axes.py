@@ -215,7 +215,7 @@ def target_line(line: Line, target: Any) -> Line:
 
 
 def _target_of(line: Line, target: Any) -> Line:
-    """Read the axis of a target object."""
+    """Return the axis of a target object."""
     if isinstance(target, xr.DataArray) and target.ndim == 1 and not set(target.dims) & set(target.coords):
         target = target.values
     if isinstance(target, xr.DataArray):

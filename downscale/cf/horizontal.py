@@ -243,7 +243,7 @@ def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
 
 
 def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) -> Horizontal | None:
-    """Read a grid that is the product of two one-dimensional coordinates; None if these only count cells."""
+    """Return the grid of two one-dimensional coordinates; None if these only count cells."""
     mapping = _mapping(obj, (y, x))
     claim = None if mapping is None else mapping.claim
     natures = nature_of(obj[y], claim), nature_of(obj[x], claim)
@@ -330,7 +330,7 @@ def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, st
 
 
 def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
-    """Read a grid from two-dimensional latitudes and longitudes: quadrilaterals, or a product if they are one."""
+    """Return the grid of two-dimensional positions: quadrilaterals, or a product of axes if they are one."""
     y, x = _flat_dims(obj, lat)
     if y.lower() in (*X_NAMES, "i", "ni", "nlon") and x.lower() in (*Y_NAMES, "j", "nj", "nlat"):
         y, x = x, y

@@ -412,7 +412,7 @@ def _product(
 
 
 def _pieces(shape: tuple[int, int], piece: Callable[[slice], tuple[Floats, Floats]], whole: bool = False) -> Positions:
-    """Compute positions at once, or lazily in bands of rows."""
+    """Return positions, those of large grids lazily in bands of rows."""
     n_y, n_x = shape
     if n_y * n_x <= EAGER_CELLS:
         centres, corners = piece(slice(0, n_y))

@@ -246,7 +246,7 @@ def _select_rows(fine: Any, whole: NDArray[np.int64] | None) -> Any:
 
 
 def _repeat_largest(variable: xr.DataArray, plan: AxisPlan) -> xr.Variable:
-    """Give each target cell the code of the source cell that covers most of it."""
+    """Return codes on the target cells: each takes that of the source cell that covers most of it."""
     if (plan.parts.covered < SLACK).any():
         raise GridError(
             f"expected a target within the axis for the codes {variable.name!r}, received one beyond it; crop it"

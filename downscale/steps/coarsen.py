@@ -115,7 +115,7 @@ def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Aggregation, kind: np.dtype[Any]) -> Any:
-    """Apply a reduction from fine to coarse maps to whole maps, a few at a time for lazy data."""
+    """Return coarse maps by a reduction of whole fine maps, a few at a time for lazy data."""
 
     def reduced(block: np.ndarray) -> np.ndarray:
         return reduction(block).astype(kind)

@@ -339,7 +339,7 @@ def _deconvolve_variable(
 
 @dataclass(frozen=True, eq=False)
 class DeconvolutionWork:
-    """Deconvolves a block of maps (..., cells)."""
+    """Deconvolution of a block of maps (..., cells)."""
 
     instrument: Instrument
     method: DeconvolutionMethod

@@ -22,7 +22,7 @@ PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 
 def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
-    """Set attributes and encodings of a result, with the history of its processing."""
+    """Return a result with its attributes and encodings, set in place."""
     origins = {str(name): name for name in fine.data_vars}
     if prepared.event is not None:
         origins |= dict.fromkeys(event_names(prepared.event.name), next(iter(prepared.jobs)))
@@ -59,7 +59,7 @@ def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: b
 
 
 def add_history(fine: xr.Dataset, words: str) -> xr.Dataset:
-    """Prepend a line to the history."""
+    """Return a result with a new first line of its history, set in place."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     words = printable(words)
     line, history = f"{stamp} downscale {__version__}: {words}", as_text(fine.attrs.get("history", ""))

@@ -191,7 +191,7 @@ def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
 
 
 def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
-    """Shift each map so that its area integral over valid cells is that of the coarse map (global conservation)."""
+    """Return maps shifted so that their area integrals over valid cells are those of the coarse maps."""
     xp = da if isinstance(fine, da.Array) else np
 
     def integral(values: Any, weights: Any) -> Any:
@@ -227,7 +227,7 @@ def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]
 
 
 def repeat_codes(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
-    """Give each fine cell the code of its coarse cell."""
+    """Return codes on the fine cells: each takes that of its coarse cell."""
     factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     data = variable.data
     xp = da if isinstance(data, da.Array) else np

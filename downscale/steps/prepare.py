@@ -70,7 +70,7 @@ class Prepared:
 
 
 def prepare(ds: xr.Dataset, request: Request) -> Prepared:
-    """Build grids and jobs; raises an error if the request does not fit the object."""
+    """Return grids and jobs; raises an error if the request does not fit the object."""
     where = warn_of_plane(horizontal(ds))
     target, method = _target_and_method(where, request)
     _require_nested(target, request)
