@@ -61,8 +61,8 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
 
     Examples
     --------
-    >>> said = {"cell_measures": "area: areacella", "quality_flag": "tas_qc", "long_name": "tas"}
-    >>> references(xr.Variable((), 0.0, said), ["tas", "tas_qc"])
+    >>> attrs = {"cell_measures": "area: areacella", "quality_flag": "tas_qc", "long_name": "tas"}
+    >>> references(xr.Variable((), 0.0, attrs), ["tas", "tas_qc"])
     {'cell_measures': ('areacella',), 'quality_flag': ('tas_qc',)}
     """
     names_by_attribute: dict[str, tuple[str, ...]] = {}
@@ -113,8 +113,8 @@ def remove_references(variable: Variable, gone: Collection[str], held: Collectio
 
     Examples
     --------
-    >>> one = xr.Variable((), 0.0, {"coordinates": "lat orog", "formula_terms": "a: a ps: ps"})
-    >>> remove_references(one, {"orog", "ps"}), one.attrs
+    >>> tas = xr.Variable((), 0.0, {"coordinates": "lat orog", "formula_terms": "a: a ps: ps"})
+    >>> remove_references(tas, {"orog", "ps"}), tas.attrs
     (['coordinates', 'formula_terms'], {'coordinates': 'lat'})
     """
     changed, gone = [], set(gone)

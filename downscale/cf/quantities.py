@@ -350,8 +350,8 @@ def infer_standard_name(variable: xr.DataArray) -> tuple[str | None, str]:
 
     Examples
     --------
-    >>> said = {"units": "m/s", "long_name": "Total (convective and large-scale) precipitation rate"}
-    >>> infer_standard_name(xr.DataArray(0.0, name="PRECT", attrs=said))
+    >>> attrs = {"units": "m/s", "long_name": "Total (convective and large-scale) precipitation rate"}
+    >>> infer_standard_name(xr.DataArray(0.0, name="PRECT", attrs=attrs))
     ('precipitation_amount', "by name 'PRECT' and units 'm/s', as precipitation_amount")
     """
     standard, _ = standard_name_of(variable)

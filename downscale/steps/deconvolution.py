@@ -235,8 +235,8 @@ def blur(
     --------
     >>> import downscale
     >>> tas = downscale.sample.open("north_america").tas.isel(time=0)
-    >>> seen = downscale.blur(tas, "gaussian:400km")
-    >>> bool(seen.std() < tas.std())
+    >>> blurred = downscale.blur(tas, "gaussian:400km")
+    >>> bool(blurred.std() < tas.std())
     True
     """
     ds, name = as_dataset(obj)
