@@ -114,11 +114,11 @@ def to_zarr(
 
 def _written(
     write: Callable[..., ConservationReport | None], ds: xr.Dataset | xr.DataArray, path: str | Path, coarse: Any,
-    overwrite: bool, storage: Storage, judging: dict[str, Any],
+    overwrite: bool, storage: Storage, check_options: dict[str, Any],
 ) -> ConservationReport | None:  # fmt: skip
     """Write with ``write`` and check conservation against ``coarse``, if given."""
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name or "field")
-    checker = None if coarse is None else lambda made: check_conservation(coarse, made, **judging)
+    checker = None if coarse is None else lambda made: check_conservation(coarse, made, **check_options)
     inputs = () if coarse is None else sources_of(coarse)
     return write(ds, path, checker, overwrite=overwrite, storage=storage, inputs=inputs, progress=progress_bar())

@@ -121,7 +121,7 @@ Found = tuple[Partial, Infinite, Signs]
 BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
 
-def judge_of(
+def build_comparison(
     big: xr.Dataset, small: xr.Dataset, sizes: xr.Dataset | None, at_coarse: Horizontal, at_fine: Horizontal, mask: Any,
     na_thres: float,
 ) -> Nested | Overlapping:  # fmt: skip
@@ -185,7 +185,7 @@ class Nested:
         """Name of the compared cells, and their number per map."""
         return "cells", int(np.prod(self.cells.coarse_shape))
 
-    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
+    def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
         """Return the findings of all blocks."""
         areas = (self.at_coarse.grid.cell_area, self.at_fine.grid.cell_area) if extensive else None
         x = x if self.hidden is None else x.where(~self.hidden)
@@ -233,15 +233,15 @@ class Overlapping:
         """Number of coarse cells that the fine grid does not cover completely."""
         return self.common.outside
 
-    def judged(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
+    def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
         """Return the findings of all blocks, by region."""
 
-        def judge(given: Any, made: Any, common: Any, origin: tuple[int, ...]) -> Any:
-            return dask.delayed(_judge_regions)(
-                given, made, common, origin, bounds, signs, extensive=extensive, na_thres=self.na_thres
+        def compare(coarse: Any, fine: Any, common: Any, origin: tuple[int, ...]) -> Any:
+            return dask.delayed(_compare_regions)(
+                coarse, fine, common, origin, bounds, signs, extensive=extensive, na_thres=self.na_thres
             )
 
-        return _joined(self._tasks(judge, self.common, x.data, y.data))
+        return _joined(self._tasks(compare, self.common, x.data, y.data))
 
     def near_cells(
         self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool,
@@ -249,13 +249,13 @@ class Overlapping:
     ) -> Partial:  # fmt: skip
         """Return the findings of all blocks near each coarse cell, compared with an expected fine field."""
 
-        def judge(given: Any, made: Any, near: Any, origin: tuple[int, ...], wanted: Any) -> Any:
-            return dask.delayed(near_chunk)(given, made, wanted, near, origin, allowed, extensive, plain)
+        def compare(coarse: Any, fine: Any, near: Any, origin: tuple[int, ...], expected: Any) -> Any:
+            return dask.delayed(near_chunk)(coarse, fine, expected, near, origin, allowed, extensive, plain)
 
-        tasks = self._tasks(judge, self.near, x.data, y.data, expected.data)
+        tasks = self._tasks(compare, self.near, x.data, y.data, expected.data)
         return combine_all(list(dask.compute(*tasks)))
 
-    def _tasks(self, judge: Callable[..., Any], known: Any, given: Any, *fields: Any) -> list[Any]:
+    def _tasks(self, compare: Callable[..., Any], known: Any, given: Any, *fields: Any) -> list[Any]:
         """Return one task per few whole maps, each with the data of the grids."""
         fine_arrays = [_as_dask(field) for field in fields]
         budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
@@ -266,7 +266,7 @@ class Overlapping:
         for index in np.ndindex(arrays[0].numblocks[:-2]):
             at = (*index, 0, 0)
             origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(arrays[0].chunks, at, strict=True))
-            tasks.append(judge(blocks[0][at], blocks[1][at], shared, origin, *(extra[at] for extra in blocks[2:])))
+            tasks.append(compare(blocks[0][at], blocks[1][at], shared, origin, *(extra[at] for extra in blocks[2:])))
         return tasks
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def _judged(
     for index in np.ndindex(fine.numblocks[:-1]):
         at = (*index, 0)
         origin = tuple(int(start[i]) for start, i in zip(starts, at, strict=True))
-        tasks.append(dask.delayed(_judge_block, traverse=False)(
+        tasks.append(dask.delayed(_compare_block, traverse=False)(
             coarse_blocks[at], fine_blocks[at], bands[index[-1]], origin, bounds, signs,
             None if size_blocks is None else size_blocks[at]
         ))  # fmt: skip
@@ -396,7 +396,7 @@ def _fine_rows(span: np.ndarray, factor: int) -> np.ndarray:
     return (span[:, None] * factor + np.arange(factor)).ravel()
 
 
-def _judge_block(
+def _compare_block(
     coarse: np.ndarray, fine: np.ndarray, band: Band, origin: tuple[int, ...], bounds: Bounds, signs: bool,
     size: np.ndarray | None,
 ) -> Found:  # fmt: skip
@@ -409,7 +409,7 @@ def _judge_block(
     return chunk(x, y, band.cells, band.area(), origin, bounds, size), infinite, sign_counts
 
 
-def _judge_regions(
+def _compare_regions(
     given: np.ndarray, made: np.ndarray, common: Overlap, origin: tuple[int, ...], bounds: Bounds, signs: bool,
     **options: Any,
 ) -> Found:  # fmt: skip

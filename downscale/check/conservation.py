@@ -17,7 +17,7 @@ from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.times import Clock
 from downscale.cf.units import convert, read_units
-from downscale.check.comparison import Nested, Overlapping, aligned, cell_place, judge_of
+from downscale.check.comparison import Aligned, Nested, Overlapping, aligned, build_comparison, cell_place
 from downscale.check.expected import Expected, is_plain
 from downscale.conservation.measures import combine_all, counted_line, default_tolerance, negative_line
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
@@ -93,13 +93,8 @@ def check_conservation(
         If an option is not legal.
     """
     _require_legal(law, tolerance, quantity)
-    coarse_dataset, fine_dataset = as_dataset(coarse)[0], as_dataset(fine)[0]
-    if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
-        # Two arrays are compared regardless of their names.
-        fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
-    pair = aligned(coarse_dataset, fine_dataset, quantity)
+    pair, comparison = _compare_fields(coarse, fine, quantity, mask, na_thres)
     coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
-    comparison = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, na_thres)
     reports = {}
     for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, data_vars):
         coarse_field, comparison = in_one_unit(name, coarse_dataset[name], comparison)
@@ -112,17 +107,29 @@ def check_conservation(
     return ConservationReport(reports)
 
 
+def _compare_fields(
+    coarse: XarrayObject, fine: XarrayObject, quantity: Any, mask: Any, na_thres: float
+) -> tuple[Aligned, Nested | Overlapping]:
+    """Return the aligned fields and the comparison of their grids."""
+    coarse_dataset, fine_dataset = as_dataset(coarse)[0], as_dataset(fine)[0]
+    if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
+        # Two arrays are compared regardless of their names.
+        fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
+    pair = aligned(coarse_dataset, fine_dataset, quantity)
+    return pair, build_comparison(pair.coarse, pair.fine, pair.sizes, pair.at_coarse, pair.at_fine, mask, na_thres)
+
+
 def in_one_unit(
-    name: str, coarse: xr.DataArray, judge: Nested | Overlapping
+    name: str, coarse: xr.DataArray, comparison: Nested | Overlapping
 ) -> tuple[xr.DataArray, Nested | Overlapping]:
     """Return the coarse field and the comparison in the same units; raises InputError if these are not compatible.
 
     Between kelvin and degrees Celsius, kelvin is used: its values are stored with fewer digits.
     """
-    fine = judge.fine[name]
+    fine = comparison.fine[name]
     units = [str(field.attrs.get("units") or "").strip() for field in (coarse, fine)]
     if not all(units) or units[0] == units[1]:
-        return coarse, judge
+        return coarse, comparison
     if any(read_units(unit) is None for unit in units):
         warnings.warn(
             f"{name}: expected the units {units[0]!r} in the fine field, received {units[1]!r}, which cannot be "
@@ -130,7 +137,7 @@ def in_one_unit(
             UserWarning,
             stacklevel=3,
         )
-        return coarse, judge
+        return coarse, comparison
     zero, one = (convert(value, units[1], units[0]) for value in (0.0, 1.0))
     if zero is None or one is None:
         raise InputError(
@@ -140,10 +147,10 @@ def in_one_unit(
         reverse = [convert(value, units[0], units[1]) for value in (0.0, 1.0)]
         assert reverse[0] is not None
         assert reverse[1] is not None
-        return _converted(coarse, reverse[0], reverse[1], units[1]), judge
+        return _converted(coarse, reverse[0], reverse[1], units[1]), comparison
     if zero == 0 and one == 1:
-        return coarse, judge
-    return coarse, replace(judge, fine=judge.fine.assign({name: _converted(fine, zero, one, units[0])}))
+        return coarse, comparison
+    return coarse, replace(comparison, fine=comparison.fine.assign({name: _converted(fine, zero, one, units[0])}))
 
 
 def _converted(field: xr.DataArray, zero: float, one: float, units: str) -> xr.DataArray:
@@ -164,31 +171,31 @@ def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> No
 
 
 def _with_own_areas(
-    big: xr.Dataset, small: xr.Dataset, judge: Nested | Overlapping, at_coarse: Horizontal, at_fine: Horizontal,
+    big: xr.Dataset, small: xr.Dataset, comparison: Nested | Overlapping, at_coarse: Horizontal, at_fine: Horizontal,
     name: str,
 ) -> tuple[Nested | Overlapping, str]:  # fmt: skip
     """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
-    if isinstance(judge, Nested):
+    if isinstance(comparison, Nested):
         # In the order of the coarse cells; fine cells that lost their bounds are those of the comparison.
-        small, at_fine = judge.fine, judge.at_fine
+        small, at_fine = comparison.fine, comparison.at_fine
     areas = read_areas(big, at_coarse, name), read_areas(small, at_fine, name)
     for file_areas, what in zip(areas, ("coarse file", "fine file"), strict=True):
         if file_areas is not None:
             warn_of_misfit(file_areas, what)
     coarse_areas = areas[0]
-    if coarse_areas is None or not coarse_areas.fits or not isinstance(judge, Nested):
-        return judge, ""
+    if coarse_areas is None or not coarse_areas.fits or not isinstance(comparison, Nested):
+        return comparison, ""
     weights = np.where(np.isfinite(coarse_areas.values), coarse_areas.values, at_coarse.grid.cell_area)
-    return replace(judge, areas=weights), f"{coarse_areas.name} of the coarse file"
+    return replace(comparison, areas=weights), f"{coarse_areas.name} of the coarse file"
 
 
 def _through(
-    judge: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: Quantity
+    comparison: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: Quantity
 ) -> Nested:
     """Return a comparison of the blurred fine field."""
-    if not isinstance(judge, Nested):
+    if not isinstance(comparison, Nested):
         raise OptionError("expected a fine grid that nests in the coarse one with footprint, received another")
-    where, field = judge.at_fine, judge.fine[name].transpose(..., *judge.at_fine.dims)
+    where, field = comparison.at_fine, comparison.fine[name].transpose(..., *comparison.at_fine.dims)
     instrument = Instrument(pick_psf(footprint), where.grid)
     area = where.grid.cell_area if (_asked(quantity, name) or quantity_of(coarse)) == "extensive" else 1.0
     means = field.astype("f8") / area
@@ -198,7 +205,8 @@ def _through(
     floor = (size * weights).sum(where.dims) / weights.where(np.isfinite(size)).sum(where.dims)
     sizes = size.where(~(size < floor), floor)
     stored = {"stored": field.dtype}
-    return replace(judge, fine=judge.fine.assign({name: blurred.assign_attrs(stored)}), sizes=xr.Dataset({name: sizes}))
+    blurred_fine = comparison.fine.assign({name: blurred.assign_attrs(stored)})
+    return replace(comparison, fine=blurred_fine, sizes=xr.Dataset({name: sizes}))
 
 
 def _asked(quantity: Quantity, name: str) -> str | None:
@@ -259,15 +267,15 @@ def _has_no_mean(variable: xr.DataArray) -> bool:
 
 
 def _variable_report(
-    name: str, coarse: xr.DataArray, judge: Nested | Overlapping, law: str, tolerance: float | None, bounds: Any,
+    name: str, coarse: xr.DataArray, comparison: Nested | Overlapping, law: str, tolerance: float | None, bounds: Any,
     quantity: Quantity, maker: Expected,
 ) -> VariableReport:  # fmt: skip
-    fine = judge.fine[name]
-    x, y = matched(name, coarse, fine, judge.at_coarse, judge.at_fine)
+    fine = comparison.fine[name]
+    x, y = matched(name, coarse, fine, comparison.at_coarse, comparison.at_fine)
     extensive = (_asked(quantity, name) or quantity_of(coarse)) == "extensive"
     limits = variable_bounds(coarse, name, bounds)
     sign_unknown = limits[0] is None and is_sign_unknown(coarse, name, bounds)
-    total, infinite, signs = judge.judged(x, y, limits, sign_unknown, extensive)
+    total, infinite, signs = comparison.find_errors(x, y, limits, sign_unknown, extensive)
     if infinite.count:
         line = counted_line(name, infinite.count, cell_place(x, infinite.first))
         warnings.warn(line, UserWarning, stacklevel=3)
@@ -278,14 +286,15 @@ def _variable_report(
     kinds = [kind for kind in (coarse_dtype, fine_dtype) if kind.kind == "f"] or [np.dtype("f8")]
     allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
     units, expected = str(coarse.attrs.get("units", "")), ""
-    if law == "cell" and isinstance(judge, Overlapping) and judge.near is not None:
-        method, expected_field = maker.field(x, y, judge)
+    if law == "cell" and isinstance(comparison, Overlapping) and comparison.near is not None:
+        method, expected_field = maker.field(x, y, comparison)
         if expected_field is not None:
-            partial = judge.near_cells(x, y, expected_field, float(allowed), extensive, is_plain(judge.fine.attrs))
+            plain = is_plain(comparison.fine.attrs)
+            partial = comparison.near_cells(x, y, expected_field, float(allowed), extensive, plain)
             total, expected = combine_all([total, partial]), method
     report = finalize(
-        name, total, law, float(allowed), units, lambda index: judge.place(x, index), judge.outside, judge.compared,
-        expected, lambda index: cell_place(x, index),
+        name, total, law, float(allowed), units, lambda index: comparison.place(x, index), comparison.outside,
+        comparison.compared, expected, lambda index: cell_place(x, index),
     )  # fmt: skip
     return replace(report, negative_values=signs.new_negatives)
 
@@ -366,12 +375,8 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     >>> float(cell_error(coarse, coarse.downscale(2)).tas_relative_error.max()) < 1e-6
     True
     """
-    coarse_dataset, fine_dataset = as_dataset(coarse)[0], as_dataset(fine)[0]
-    if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
-        fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
-    pair = aligned(coarse_dataset, fine_dataset)
+    pair, comparison = _compare_fields(coarse, fine, None, mask, 1.0)
     coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
-    comparison = judge_of(coarse_dataset, fine_dataset, pair.sizes, at_coarse, at_fine, mask, 1.0)
     if not isinstance(comparison, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
     arrays: dict[str, xr.DataArray] = {}
@@ -388,28 +393,28 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     return errors.assign_coords(coords)
 
 
-def _errors(name: str, coarse: xr.DataArray, judge: Nested) -> dict[str, xr.DataArray]:
+def _errors(name: str, coarse: xr.DataArray, comparison: Nested) -> dict[str, xr.DataArray]:
     """Return the absolute and relative errors of one variable."""
-    x, y = matched(name, coarse, judge.fine[name], judge.at_coarse, judge.at_fine)
+    x, y = matched(name, coarse, comparison.fine[name], comparison.at_coarse, comparison.at_fine)
     coarse_values = np.asarray(x.values, np.float64)
-    if judge.hidden is not None:
-        coarse_values = np.where(judge.hidden, np.nan, coarse_values)
+    if comparison.hidden is not None:
+        coarse_values = np.where(comparison.hidden, np.nan, coarse_values)
     # If means along time were taken, magnitudes are those of the averaged values.
-    sizes = None if judge.sizes is None else judge.sizes[name].transpose(*y.dims)
+    sizes = None if comparison.sizes is None else comparison.sizes[name].transpose(*y.dims)
     mean, size = np.empty(coarse_values.shape), np.empty(coarse_values.shape)
     for index in np.ndindex(coarse_values.shape[:-2]):
         values = np.asarray(y.data[index], np.float64)
         # An infinite value gives an infinite error, as in the report.
         valid = ~np.isnan(values)
-        cells = judge.cells.masked(None if valid.all() else valid)
+        cells = comparison.cells.masked(None if valid.all() else valid)
         magnitude = np.abs(values) if sizes is None else np.asarray(sizes.data[index], np.float64)
         with np.errstate(invalid="ignore"):
             if quantity_of(coarse) == "extensive":
-                area = judge.at_fine.grid.cell_area
+                area = comparison.at_fine.grid.cell_area
                 values, magnitude = np.where(valid, values, 0.0) / area, np.where(valid, np.abs(values), 0.0) / area
             mean[index], size[index] = cells.mean(values), cells.mean(magnitude)
             if quantity_of(coarse) == "extensive":
-                valid_area = cells.valid_fraction * judge.at_coarse.grid.cell_area
+                valid_area = cells.valid_fraction * comparison.at_coarse.grid.cell_area
                 mean[index], size[index] = mean[index] * valid_area, size[index] * valid_area
     coarse_values = np.where(np.isinf(coarse_values), np.nan, coarse_values)
     with np.errstate(invalid="ignore"):

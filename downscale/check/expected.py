@@ -36,7 +36,7 @@ class Expected:
     na_thres: float = 1.0
     quantity: str | None = None
 
-    def field(self, x: xr.DataArray, y: xr.DataArray, judge: Overlapping) -> tuple[str, xr.DataArray | None]:
+    def field(self, x: xr.DataArray, y: xr.DataArray, comparison: Overlapping) -> tuple[str, xr.DataArray | None]:
         """Return the method closest to the first map, and its field on all maps in the order of ``y``.
 
         Returns None as the field if no method accepts the grids.
@@ -44,17 +44,17 @@ class Expected:
         first = {dim: [0] for dim in y.dims[:-2]}
         candidates: list[tuple[float, dict[str, Any]]] = []
         bounded = variable_bounds(x, self.name, "auto") != (None, None)
-        for options in _candidates(judge.fine.attrs, bounded):
-            prediction = self._made(x.isel(first), y.isel(first), judge, options)
+        for options in _candidates(comparison.fine.attrs, bounded):
+            prediction = self._made(x.isel(first), y.isel(first), comparison, options)
             if prediction is not None:
                 candidates.append((_distance(prediction, y.isel(first)), options))
         if not candidates:
             return "", None
         _, options = min(candidates, key=lambda each: each[0])
-        return str(options["method"]), self._made(x, y, judge, options)
+        return str(options["method"]), self._made(x, y, comparison, options)
 
     def _made(
-        self, x: xr.DataArray, y: xr.DataArray, judge: Overlapping, options: dict[str, Any]
+        self, x: xr.DataArray, y: xr.DataArray, comparison: Overlapping, options: dict[str, Any]
     ) -> xr.DataArray | None:
         where = horizontal(self.coarse)
         others = [n for n in horizontal_variables(self.coarse, where) if n != self.name]
@@ -64,12 +64,12 @@ class Expected:
                 # Warnings about the input are given elsewhere.
                 warnings.simplefilter("ignore")
                 dataset = downscale(
-                    ds, target_grid=_cells(judge), data_vars=[self.name], mask=self.mask, na_thres=self.na_thres,
+                    ds, target_grid=_cells(comparison), data_vars=[self.name], mask=self.mask, na_thres=self.na_thres,
                     quantity=self.quantity, check="skip", **options,
                 )  # fmt: skip
         except DownscaleError:
             return None
-        return dataset[self.name].transpose(*y.dims[:-2], *judge.at_fine.dims)  # type: ignore[index,no-any-return]
+        return dataset[self.name].transpose(*y.dims[:-2], *comparison.at_fine.dims)  # type: ignore[index,no-any-return]
 
 
 def is_plain(attrs: Any) -> bool:
@@ -88,9 +88,9 @@ def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
     return candidates + ([{"method": "sobolev", "bounds": None}] if bounded else [])
 
 
-def _cells(judge: Overlapping) -> xr.Dataset:
+def _cells(comparison: Overlapping) -> xr.Dataset:
     """Return the cells of the fine grid without any fields."""
-    fine, where = judge.fine, judge.at_fine
+    fine, where = comparison.fine, comparison.at_fine
     names = [*where.dims, *(bounds_name(fine, dim) for dim in where.dims)]
     names += [] if where.mapping is None else [where.mapping.name]
     cells = fine[[name for name in names if name in fine.variables]]

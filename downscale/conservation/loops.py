@@ -8,7 +8,7 @@ from downscale.kernels.compiled import compiled
 
 
 @compiled
-def judge(  # type: ignore[no-untyped-def]
+def accumulate_errors(  # type: ignore[no-untyped-def]
     x, y, sizes, y_share, x_share, part_share, area, low, high, smallest, peaks, places, counts, sums
 ):  # fmt: skip
     """Compare coarse means ``x`` with fine values ``y``, cell by cell.

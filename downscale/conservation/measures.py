@@ -88,7 +88,7 @@ def chunk(
     in float64. An infinite fine value gives an infinite error; an infinite coarse one is missing, since no mean is
     defined with it.
     """
-    from downscale.conservation.loops import judge
+    from downscale.conservation.loops import accumulate_errors
 
     lead_shape = coarse.shape[:-2]
     x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
@@ -100,7 +100,8 @@ def chunk(
     magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
     fraction = np.empty((0, 0)) if cells.cell_fraction is None else cells.cell_fraction
     fractions = (cells.y_fraction, cells.x_fraction, fraction)
-    judge(x, y, magnitudes, *fractions, area, low, high, smallest_magnitude(coarse, fine), peaks, places, counts, sums)
+    smallest = smallest_magnitude(coarse, fine)
+    accumulate_errors(x, y, magnitudes, *fractions, area, low, high, smallest, peaks, places, counts, sums)
     maxima = []
     for value, place in zip(peaks, places, strict=True):
         index = (*np.unravel_index(int(place[0]), lead_shape), *place[1:]) if lead_shape else tuple(place[1:])

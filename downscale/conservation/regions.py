@@ -285,7 +285,7 @@ def near_chunk(
     from downscale.conservation.loops import local_range
 
     excess, bounds = np.zeros(given.shape), np.zeros(given.shape)
-    judged = np.zeros(given.shape, bool)
+    is_checked = np.zeros(given.shape, bool)
     smallest = smallest_magnitude(given, made)
     cell_measure = np.where(near.total > 0, near.total, 1.0) if extensive else 1.0
     visible = ~near.hidden if near.hidden is not None else np.ones(made.shape[-2:], bool)
@@ -314,13 +314,13 @@ def near_chunk(
             magnitude = np.maximum(magnitude, np.abs(np.where(checked, given[index], 0.0)))
         scale = np.maximum(magnitude, max(smallest, np.finfo(np.float64).tiny))
         relative_excess = (mean_error - bound) / scale
-        judged[index] = checked
+        is_checked[index] = checked
         excess[index] = np.where(checked & (relative_excess > allowed), relative_excess, 0.0)
         typical = float(size[valid].mean()) if valid.any() else 0.0
         bounds[index] = np.where(checked, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
     return Partial(
         near=peak_of(excess, origin),
-        near_checked=int(judged.sum()),
+        near_checked=int(is_checked.sum()),
         near_failed=int((excess > 0).sum()),
         near_bound=float(bounds.max(initial=0.0)),
     )

@@ -36,7 +36,7 @@ from downscale.runs.blocks import BlockPlan, absolute, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import clear, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
-from downscale.runs.single import fields_to_check, judging, open_input, produce
+from downscale.runs.single import check_options, fields_to_check, open_input, produce
 
 Tell = Callable[[], None]
 # Smaller arrays are stored in one chunk.
@@ -132,9 +132,10 @@ def run_blocks(recipe: Recipe, coarse: xr.Dataset, blocks: BlockPlan, names: Ite
     with _stoppable(blocks):
         sweep([*(blocks.paths[i] for i in indices), *([] if how.block is not None else [blocks.target])])
         finished = _compute_blocks(recipe, blocks, how, indices)
-        report = merge_reports(parse_report(entry["report"]) for entry in finished)
         if blocks.merge and how.block is None and len(blocks.paths) > 1:
             report = _merge(recipe, coarse, blocks, names)
+        else:
+            report = merge_reports(parse_report(entry["report"]) for entry in finished)
     files = blocks.outputs if how.block is None else [blocks.paths[how.block]]
     return Result(report, files, len(finished), sum(entry["kept"] for entry in finished))
 
@@ -231,7 +232,7 @@ def _merge(
     """Merge the blocks, check the merged file, write its manifest, remove the blocks and return the report."""
 
     def check(fine: xr.Dataset) -> ConservationReport:
-        return check_conservation(fields_to_check(coarse, recipe), fine, **judging(recipe))
+        return check_conservation(fields_to_check(coarse, recipe), fine, **check_options(recipe))
 
     packing = recipe.output.packing
     packings: dict[str, Packing] = {}

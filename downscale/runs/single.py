@@ -71,20 +71,20 @@ def static_sources(recipe: Recipe) -> tuple[str, ...]:
 
 
 def produce(
-    coarse: xr.Dataset, recipe: Recipe, path: str | Path, judge: bool, *, overwrite: bool, encode: Any = None
+    coarse: xr.Dataset, recipe: Recipe, path: str | Path, check: bool, *, overwrite: bool, encode: Any = None
 ) -> ConservationReport | None:
     """Downscale a Dataset and write it to ``path``; return the check report of the written file, or None.
 
     ``encode`` maps the result to the ``encoding`` of its storage; by default the recipe sets it.
     """
     fine: Any = downscale_request(coarse, build_request(recipe))
-    coarse_fields = fields_to_check(coarse, recipe) if judge else None
+    coarse_fields = fields_to_check(coarse, recipe) if check else None
     encoding = recipe.output.encoding if encode is None else encode(fine)
     write = to_zarr if str(path).endswith(STORE) else to_netcdf
     output = recipe.output
     return write(
         fine, path, coarse=coarse_fields, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
-        profile=output.profile, attrs=output.attrs, encoding=encoding, **judging(recipe),
+        profile=output.profile, attrs=output.attrs, encoding=encoding, **check_options(recipe),
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def has_means(recipe: Recipe, plan: Plan) -> bool:
     return recipe.downscale.conserve is not None and bool(plan.variables) and not makes_mask(recipe.downscale.method)
 
 
-def judging(recipe: Recipe) -> dict[str, Any]:
+def check_options(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of :func:`downscale.check_conservation` for the result."""
     return {
         "law": "total" if recipe.downscale.conserve == "total" else recipe.validation.law,
