@@ -1,11 +1,14 @@
-"""The result of a run, and its report as an HTML page and a JSON file."""
+"""The result of a run, and its report: an HTML page with pictures, and a JSON file with the same numbers."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +20,21 @@ import yaml
 
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import horizontal
+from downscale.check.self_validation import sample_maps
 from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan, readable_bytes
+from downscale.errors import DownscaleError
 from downscale.io.leases import temporary_beside
 from downscale.io.read import sources_of
+from downscale.plot.charts import spectrum
+from downscale.plot.comparison import compare, zoom
+from downscale.plot.conservation import conservation
 from downscale.plot.style import value_words
 from downscale.version import library_versions
 
 if TYPE_CHECKING:
-    from downscale.report.pictures import Picture
+    from matplotlib.figure import Figure
+
     from downscale.runs.recipe import Recipe
 
 # Quantities of each method and their labels; {} is replaced by the units of the field.
@@ -39,6 +48,31 @@ SIDES = {
     "coarser_ratio": "self-validation: RMSE / bilinear",
 }
 TEMPLATE = Path(__file__).parent / "page.html"
+DPI = 110
+# Maximum fine values for errors and spectra: some maps of a record, one of a large grid.
+MOST_VALUES, MOST_MAPS = 20_000_000, 400
+# Spectral slope assumed by the default kernel, see the mathematics.
+SLOPE = -3.5
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One PNG picture with its texts; ``alt`` describes it to readers who cannot see it."""
+
+    title: str
+    alt: str
+    caption: str
+    data: bytes
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.data).decode("ascii")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, read from the file."""
+        return int.from_bytes(self.data[16:20]), int.from_bytes(self.data[20:24])
 
 
 @dataclass
@@ -93,21 +127,30 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideBySide:
     """A comparison of two methods: label and quantities of each, by the keys of ``SIDES``, and a map of the second."""
 
-    sides: tuple[Mapping[str, Any], ...]
-    picture: Path | None = None
+    sides: Sequence[Mapping[str, Any]]
+    map_path: Path | None = None
     units: str = "1"
     note: str = ""
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the rows of the table, with the header first."""
-        head = ("", *(str(side["label"]) for side in self.sides))
-        return [head, *((words.format(self.units), *self._numbers(key)) for key, words in SIDES.items())]
+        rows = [("", *(str(side["label"]) for side in self.sides))]
+        for key, words in SIDES.items():
+            values = (side[key] for side in self.sides)
+            rows.append((words.format(self.units), *("-" if value is None else f"{value:.3g}" for value in values)))
+        return rows
 
-    def _numbers(self, key: str) -> tuple[str, ...]:
-        return tuple("-" if side[key] is None else f"{side[key]:.3g}" for side in self.sides)
+    @property
+    def picture(self) -> Picture | None:
+        """The map of the second method."""
+        if self.map_path is None:
+            return None
+        alt = "Three maps: the coarse field, the fine field of a trained network, and the added detail"
+        caption = "The last step; colours have their own scale."
+        return Picture("Downscaled with a network", alt, caption, self.map_path.read_bytes())
 
 
 def facts_path(path: Path) -> Path:
@@ -115,16 +158,39 @@ def facts_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def report_facts(outcome: Outcome, coarse: xr.Dataset | None = None) -> dict[str, Any]:
+def write_report(outcome: Outcome, path: Path, coarse: xr.Dataset, comparison: SideBySide | None = None) -> None:
+    """Write ``path`` (HTML) and a JSON file with the same content; both appear complete or not at all."""
+    from jinja2 import StrictUndefined, Template
+
+    facts = report_facts(outcome, coarse)
+    if comparison is not None:
+        facts["side_by_side"] = list(comparison.sides)
+    recipe = outcome.recipe.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    template = Template(
+        TEMPLATE.read_text(encoding="utf-8"),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = template.render(
+        facts=facts, report=outcome.conservation, plan_lines=outcome.plan._lines(), pictures=outcome.pictures,
+        comparison=comparison, readable_bytes=readable_bytes,
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )  # fmt: skip
+    for target, text in ((facts_path(path), json.dumps(facts, indent=2, default=str)), (path, page)):
+        with temporary_beside(target) as scratch:
+            scratch.write_text(text + "\n", encoding="utf-8")
+
+
+def report_facts(outcome: Outcome, coarse: xr.Dataset) -> dict[str, Any]:
     """Return all content of a report as plain values; ``coarse`` is the input."""
     return {
         "title": outcome.recipe.title,
         "description": outcome.recipe.description,
         "command": outcome.command,
         "recipe": outcome.recipe.model_dump(by_alias=True),
-        "input": None if coarse is None else _input(coarse),
+        "input": _input_facts(coarse),
         "plan": outcome.plan.to_dict(),
-        "conservation": outcome.conservation.to_dict() if outcome.conservation is not None else None,
+        "conservation": None if outcome.conservation is None else outcome.conservation.to_dict(),
         "self_validation": outcome.self_validation,
         "terrain_penalty": outcome.terrain_penalty,
         "blocks": {"count": outcome.blocks, "kept": outcome.kept} if outcome.blocks else None,
@@ -135,92 +201,81 @@ def report_facts(outcome: Outcome, coarse: xr.Dataset | None = None) -> dict[str
     }
 
 
-def recipe_text(outcome: Outcome) -> str:
-    """Return the recipe as a file for ``downscale run``, without default values."""
-    content = outcome.recipe.model_dump(by_alias=True, exclude_defaults=True, mode="json")
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-
-
-def _input(coarse: xr.Dataset) -> dict[str, Any]:
+def _input_facts(coarse: xr.Dataset) -> dict[str, Any]:
     """Return the files, fields, domain and times of the input."""
     paths = [path for path in map(Path, sources_of(coarse)) if path.is_file()]
-    files = [{"path": str(path), "bytes": path.stat().st_size} for path in paths]
     bounds = bounds_variables(coarse)
-    fields = {
-        str(name): {
-            "long_name": str(field.attrs.get("long_name", "")),
-            "units": str(field.attrs.get("units", "")),
-            "shape": dict(zip(map(str, field.dims), field.shape, strict=True)),
-        }
-        for name, field in coarse.data_vars.items()
-        if field.ndim and name not in bounds
-    }
-    return {"files": files, "fields": fields, "axes": {**_axes(coarse), **_times(coarse)}}
-
-
-def _axes(coarse: xr.Dataset) -> dict[str, str]:
-    descriptions = {}
-    where = horizontal(coarse, guess=True)
-    for dim in where.dims:
+    axes = {}
+    for dim in horizontal(coarse, guess=True).dims:
         if dim in coarse.coords and coarse[dim].ndim == 1:
             values = np.asarray(coarse[dim].values, dtype=np.float64)
             unit = str(coarse[dim].attrs.get("units", ""))
-            descriptions[str(dim)] = f"{values.size} cells, {values[0]:g} to {values[-1]:g} {unit}".strip()
-    return descriptions
+            axes[dim] = f"{values.size} cells, {values[0]:g} to {values[-1]:g} {unit}".strip()
+    if "time" in coarse.coords and coarse["time"].size:
+        times = np.atleast_1d(coarse["time"].values)
+        first, last = (value_words("time", value) for value in times[[0, -1]])
+        axes["time"] = f"{times.size} steps, {first} to {last}" if times.size > 1 else first
+    return {
+        "files": [{"path": str(path), "bytes": path.stat().st_size} for path in paths],
+        "fields": {
+            str(name): {
+                "long_name": str(field.attrs.get("long_name", "")),
+                "units": str(field.attrs.get("units", "")),
+                "shape": {str(dim): size for dim, size in field.sizes.items()},
+            }
+            for name, field in coarse.data_vars.items()
+            if field.ndim and name not in bounds
+        },
+        "axes": axes,
+    }
 
 
-def _times(coarse: xr.Dataset) -> dict[str, str]:
-    if "time" not in coarse.coords or not coarse["time"].size:
-        return {}
-    values = np.atleast_1d(coarse["time"].values)
-    first, last = (value_words("time", value) for value in (values[0], values[-1]))
-    return {"time": f"{values.size} steps, {first} to {last}" if values.size > 1 else first}
+def draw_pictures(
+    coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, map_path: Path | None, sftlf: Any
+) -> list[Picture]:
+    """Return the pictures of one field; those not possible on its grids are left out."""
+    axes, fine_axes = horizontal(coarse, guess=True).dims, horizontal(fine, guess=True)
+    last = {str(dim): -1 for dim in coarse[name].dims if dim not in axes}
+    samples, total = (coarse, fine), math.prod(coarse[name].sizes[dim] for dim in last)
+    if all(coarse.sizes.get(dim) == fine.sizes[dim] for dim in fine[name].dims if dim not in fine_axes.dims):
+        # The same evenly spaced maps of both in memory, few enough to plot quickly.
+        most = max(min(MOST_MAPS, MOST_VALUES // math.prod(fine[name].sizes[dim] for dim in fine_axes.dims)), 1)
+        samples = (sample_maps(coarse, horizontal(coarse, guess=True), most).load(),
+                   sample_maps(fine, fine_axes, most).load())  # fmt: skip
+    count = math.prod(samples[0][name].sizes[dim] for dim in last)
+    maps = "all maps" if count == total else f"{count} of {total} maps, evenly spaced"
+    drawings = (
+        ("Coarse, fine, and added detail",
+         f"Three maps of {name}: the coarse field, the fine field on the same colour scale, and the fine field minus "
+         "the coarse cell that contains it",
+         "The last step. The added detail averages to zero over each coarse cell if cell means are conserved.",
+         lambda: compare(coarse, fine, select=last, title=title, sftlf=sftlf)),
+        ("Strongest added detail",
+         f"A map of the fine field of {name}, and a box within it, coarse and fine",
+         "The box is the part, a quarter of each axis, in which the added detail is strongest.",
+         lambda: zoom(coarse, fine, select=last, sftlf=sftlf)),
+        ("Worst cells",
+         f"A map of the largest relative error of each coarse cell of {name} with a ring around the worst one, and a "
+         "histogram of the errors of all cells with the tolerance as a line",
+         f"Errors of {maps}, from the file as written. Float32 leaves up to 6e-8.",
+         lambda: conservation(*samples, variable=name, sftlf=sftlf)),
+        ("Power spectra",
+         f"Spectral density of the coarse and the fine field of {name} against wavelength, with a reference line",
+         "Both agree at wavelengths that the coarse grid resolves; power to the right of the line marked shortest was "
+         "added. The dashed line is the spectral slope that the default kernel assumes.",
+         lambda: spectrum(dict(zip(("coarse", "fine"), samples, strict=True)), slope=SLOPE)),
+    )  # fmt: skip
+    pictures = []
+    for number, (heading, alt, caption, draw) in enumerate(drawings):
+        # Quadrilaterals have no zoom, grids that do not nest no cell errors, narrow maps no spectrum.
+        with suppress(DownscaleError):
+            is_drawn = number == 0 and map_path is not None and map_path.suffix == ".png"
+            data = map_path.read_bytes() if is_drawn and map_path is not None else _png(draw())
+            pictures.append(Picture(heading, alt, caption, data))
+    return pictures
 
 
-def write_report(
-    outcome: Outcome,
-    path: Path,
-    coarse: xr.Dataset | None = None,
-    drawn: list[Picture] | None = None,
-    beside: Beside | None = None,
-) -> None:
-    """Write ``path`` (HTML) and a JSON file with the same content; both appear complete or not at all."""
-    facts = report_facts(outcome, coarse)
-    if beside is not None:
-        facts["side_by_side"] = list(beside.sides)
-    with temporary_beside(facts_path(path)) as scratch:
-        scratch.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
-    with temporary_beside(path) as scratch:
-        scratch.write_text(page(outcome, facts, drawn or [], beside), encoding="utf-8")
-
-
-def page(outcome: Outcome, facts: dict[str, Any], drawn: list[Picture], beside: Beside | None = None) -> str:
-    """Return the page: one file without scripts that contains its pictures and styles."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["bytes"] = readable_bytes
-    environment.filters["sig"] = lambda value: f"{value:.3g}"
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        facts=facts,
-        report=outcome.conservation,
-        plan_lines=outcome.plan._lines(),
-        pictures=drawn,
-        beside=beside,
-        other=None if beside is None or beside.picture is None else _other(beside.picture),
-        recipe=recipe_text(outcome),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    ) + "\n"  # fmt: skip
-
-
-def _other(path: Path) -> Picture:
-    """Return the picture of the map of the second method."""
-    from downscale.report.pictures import Picture
-
-    return Picture(
-        "Downscaled with a network",
-        "Three maps: the coarse field, the fine field of a trained network, and the added detail",
-        "The last step; colours have their own scale.",
-        path.read_bytes(),
-    )
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, facecolor="white")
+    return stream.getvalue()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from downscale.errors import OutputError
 from downscale.fields.gradient import Spacing, slope
 from downscale.io.read import open_dataset
 from downscale.methods.learned import name_of
-from downscale.report import Beside, Outcome, write_report
+from downscale.report.page import Outcome, SideBySide, write_report
 from downscale.runs.pipeline import run
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import build_request, open_input
@@ -81,9 +80,20 @@ def prepare_folder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Detail and errors of one method for the first field, from a sample of maps of the file as written.
+def run_both(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Outcome, Outcome], SideBySide]:
+    """Run two recipes on the same input, and compare both in the report of the first, with a ``note``."""
+    outcomes = run(first), run(second)
+    units = open_dataset(first.output.path)[next(iter(outcomes[0].plan.variables))].attrs.get("units", "1")
+    map_path = None if second.output.map is None else Path(second.output.map)
+    comparison = SideBySide([measure_outcome(outcome) for outcome in outcomes], map_path, str(units), note)
+    if first.output.report is not None:
+        coarse = open_input(first.input.path, first.input.chunks)
+        write_report(outcomes[0], Path(first.output.report), coarse, comparison)
+    return outcomes, comparison
+
+
+def measure_outcome(outcome: Outcome) -> dict[str, Any]:
+    """Return detail and errors of the first field with orography, from a sample of maps of the file of a run.
 
     ``cell_error`` is the largest relative error of a coarse cell in the whole file; ``detail`` the standard deviation
     of the added detail within coarse cells; ``per_km`` its slope over the orography there, per kilometre, and
@@ -91,55 +101,25 @@ class Comparison:
     kilometres; ``coarser_rmse`` the error of predicting the coarse field from its own coarsening, and
     ``coarser_ratio`` its ratio to bilinear interpolation (None if not available).
     """
-
-    label: str
-    cell_error: float
-    detail: float
-    per_km: float
-    relief_correlation: float
-    gradient: float
-    coarser_rmse: float | None
-    coarser_ratio: float | None
-
-
-def run_both(first: Recipe, second: Recipe, note: str = "") -> tuple[tuple[Outcome, Outcome], Beside]:
-    """Run two recipes on the same input, and compare both in the report of the first, with a ``note``."""
-    outcomes = run(first), run(second)
-    sides = [compare_outcome(outcome) for outcome in outcomes]
-    maps = [outcome.recipe.output.map for outcome in outcomes]
-    units = str(open_dataset(first.output.path)[next(iter(outcomes[0].plan.variables))].attrs.get("units", "1"))
-    comparison = Beside(tuple(vars(side) for side in sides), None if maps[1] is None else Path(maps[1]), units, note)
-    if first.output.report is not None:
-        coarse = open_input(first.input.path, first.input.chunks)
-        write_report(outcomes[0], Path(first.output.report), coarse, outcomes[0].pictures, comparison)
-    return outcomes, comparison
-
-
-def compare_outcome(outcome: Outcome) -> Comparison:
-    """Return the comparison numbers of the first field with orography, from the file that a run wrote."""
     recipe = outcome.recipe
     coarse, request = open_input(recipe.input.path, recipe.input.chunks), build_request(recipe)
     prepared, name = prepare(coarse, request), next(iter(outcome.plan.variables))
     fine = sample_maps(select(open_dataset(recipe.output.path), name), prepared.where).load()
     values = fine[name].transpose(..., *prepared.where.dims).values.astype(np.float64)
-    errors = list((outcome.self_validation or self_validation(coarse, request)).get(name, {}).items())
-    rmse, ratio = _last_error(errors, name_of(request.method))
-    error = np.nan if outcome.conservation is None else outcome.conservation.max_relative_error
-    return Comparison(_label(recipe), error, *_detail_numbers(values, prepared, name), rmse, ratio)
-
-
-def _label(recipe: Recipe) -> str:
+    errors = (outcome.self_validation or self_validation(coarse, request)).get(name, {})
+    # The last one is that with orography, if it was tried.
+    rmse = next((errors[key] for key in reversed(errors) if key.startswith(name_of(request.method))), None)
     rate = recipe.terrain.lapse_rate
-    return recipe.downscale.method + ("" if rate is None else f", {1000 * rate:g} per km of orography")
+    return {
+        "label": recipe.downscale.method + ("" if rate is None else f", {1000 * rate:g} per km of orography"),
+        "cell_error": np.nan if outcome.conservation is None else outcome.conservation.max_relative_error,
+        **_detail_numbers(values, prepared, name),
+        "coarser_rmse": rmse,
+        "coarser_ratio": None if rmse is None else rmse / errors["bilinear"],
+    }
 
 
-def _last_error(errors: Sequence[tuple[str, float]], method: str) -> tuple[float | None, float | None]:
-    """Return the error of a method, with orography if tried, and its ratio to bilinear interpolation."""
-    method_errors = [error for label, error in errors if label.startswith(method)]
-    return (method_errors[-1], method_errors[-1] / dict(errors)["bilinear"]) if method_errors else (None, None)
-
-
-def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> tuple[float, float, float, float]:
+def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> dict[str, float]:
     """Return standard deviation of the detail, its slope over and correlation with orography, and the RMS gradient."""
     cells, area = prepared.jobs[name].cells, prepared.fine.cell_area
     valid = np.isfinite(values)
@@ -152,12 +132,16 @@ def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> tuple[floa
     slopes = slope(values, Spacing.of(prepared.fine))
     steep = np.isfinite(slopes)
     squares = float((weight * np.where(steep, slopes, 0.0) ** 2).sum() / (weight * steep).sum())
-    deviation = (detail_sum / float(weight.sum())) ** 0.5
-    return deviation, 1e3 * cross / relief_sum, cross / (detail_sum * relief_sum) ** 0.5, 1e5 * squares**0.5
+    return {
+        "detail": (detail_sum / float(weight.sum())) ** 0.5,
+        "per_km": 1e3 * cross / relief_sum,
+        "relief_correlation": cross / (detail_sum * relief_sum) ** 0.5,
+        "gradient": 1e5 * squares**0.5,
+    }
 
 
-def format_comparison(beside: Beside) -> str:
+def format_comparison(comparison: SideBySide) -> str:
     """Return the comparison as lines of text, one column per method."""
-    rows = beside.rows()
+    rows = comparison.rows()
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import xarray as xr
 
@@ -20,7 +20,9 @@ from downscale.io.config import read_recipe
 from downscale.io.paths import OVERWRITE, check_netcdf, check_target, named_files
 from downscale.io.read import open_dataset, sources_of
 from downscale.io.store import check_store
-from downscale.report import Outcome, facts_path, write_report
+from downscale.plot.comparison import compare
+from downscale.plot.style import check_path
+from downscale.report.page import Outcome, draw_pictures, facts_path, write_report
 from downscale.request import Request
 from downscale.runs.block_run import How, choose_blocks, lock_outputs, run_blocks
 from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
@@ -28,9 +30,6 @@ from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
 from downscale.runs.single import STORE, build_request, has_means, open_input, produce, static_sources
 from downscale.steps.axis_downscale import split_request
-
-if TYPE_CHECKING:
-    from downscale.report.pictures import Picture
 
 
 @share_grids()
@@ -140,17 +139,14 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
                 outcome.self_validation = self_validation(coarse, request)
         with outcome.stage("terrain penalty"):
             outcome.terrain_penalty = terrain_penalty_values(coarse, request)
-    path = outcome.files[-1]
     with outcome.stage("figures"):
-        if "map" in targets:
-            _draw(coarse, outcome, path, targets["map"])
-        if "report" in targets:
-            outcome.pictures = _pictures(coarse, outcome, path, targets.get("map"))
+        if "map" in targets or ("report" in targets and outcome.plan.variables):
+            _draw(coarse, outcome, targets.get("map"), "report" in targets)
     outcome.files += targets.values()
     outcome.seconds = time.perf_counter() - begin
     outcome.stages["the rest"] = outcome.seconds - sum(outcome.stages.values())
     if "report" in targets:
-        write_report(outcome, targets["report"], coarse, outcome.pictures)
+        write_report(outcome, targets["report"], coarse)
 
 
 def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
@@ -171,8 +167,6 @@ def _targets(
         kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
         raise OutputError(f"expected different names for all outputs, received {kinds}; rename one")
     if "map" in targets:
-        from downscale.plot.style import check_path
-
         check_path(targets["map"])
     del targets["file"]
     return targets
@@ -189,30 +183,16 @@ def _names(recipe: Recipe, blocks: BlockPlan | None) -> dict[str, str]:
     return {kind: str(Path(name).expanduser()) for kind, name in names.items() if name is not None}
 
 
-def _draw(coarse: xr.Dataset, outcome: Outcome, made: Path, target: Path) -> None:
-    """Plot the last map of the first field."""
-    from downscale.plot import compare
-
-    fine, name = _shown(outcome, made)
-    last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
+def _draw(coarse: xr.Dataset, outcome: Outcome, map_path: Path | None, with_report: bool) -> None:
+    """Plot the last map of the first field, and the pictures of the report, from the file as written."""
+    fine = open_dataset(outcome.files[-1], chunks={})
+    name = [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)][0]
     pair, title, coast = (select(coarse, name), select(fine, name)), outcome.recipe.title, _land(outcome.recipe)
-    compare(*pair, path=target, select=last, title=title, sftlf=coast)
-
-
-def _pictures(coarse: xr.Dataset, outcome: Outcome, made: Path, drawn: Path | None) -> list[Picture]:
-    """Return the pictures of the first field for the report, without the map that is already plotted."""
-    from downscale.report.pictures import pictures
-
-    if not outcome.plan.variables:
-        return []
-    fine, name = _shown(outcome, made)
-    return pictures(select(coarse, name), select(fine, name), name, outcome.recipe.title, drawn, _land(outcome.recipe))
-
-
-def _shown(outcome: Outcome, made: Path) -> tuple[xr.Dataset, str]:
-    """Return the file as written and the name of its first field."""
-    fine = open_dataset(made, chunks={})
-    return fine, [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)][0]
+    if map_path is not None:
+        last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
+        compare(*pair, path=map_path, select=last, title=title, sftlf=coast)
+    if with_report and outcome.plan.variables:
+        outcome.pictures = draw_pictures(*pair, name, title, map_path, coast)
 
 
 def _land(recipe: Recipe) -> xr.DataArray | None:
