@@ -1,103 +1,31 @@
 """Conservative downscaling of gridded climate fields.
 
-Importing this package registers the accessor ``.downscale`` on xarray objects. Names are imported on first use, so that
-the import is fast.
+Importing this package registers the accessor ``.downscale`` on xarray objects. The public names are declared in
+``__init__.pyi``; they are imported on first use, so that the import is fast.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from downscale.version import __version__
 
-if TYPE_CHECKING:
-    from downscale import sample
-    from downscale.api import downscale, plan
-    from downscale.check.conservation import cell_error, check_conservation
-    from downscale.conservation.report import ConservationReport
-    from downscale.errors import DownscaleError
-    from downscale.evaluation.run import evaluate
-    from downscale.io.read import open_dataset
-    from downscale.io.weights import write_weights
-    from downscale.io.weights_apply import apply_weights
-    from downscale.losses.penalty import TerrainPenalty
-    from downscale.methods.operators import weights
-    from downscale.options import get_options, set_options
-    from downscale.output import to_netcdf, to_zarr
-    from downscale.runs.compression import encode
-    from downscale.runs.pipeline import run
-    from downscale.steps.coarsen import cell_area, coarsen
-    from downscale.steps.deconvolution import blur, deconvolve
-    from downscale.training.fit import train
+_STUB = Path(__file__).with_suffix(".pyi")
+_IMPORTS = [node for node in ast.parse(_STUB.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
+_MODULES = {node.names[0].name: str(node.module) for node in _IMPORTS}
 
-_HOMES = {
-    "run": "downscale.runs.pipeline",
-    "train": "downscale.training.fit",
-    "evaluate": "downscale.evaluation.run",
-    "downscale": "downscale.api",
-    "plan": "downscale.api",
-    "coarsen": "downscale.steps.coarsen",
-    "cell_area": "downscale.steps.coarsen",
-    "blur": "downscale.steps.deconvolution",
-    "deconvolve": "downscale.steps.deconvolution",
-    "encode": "downscale.runs.compression",
-    "weights": "downscale.methods.operators",
-    "write_weights": "downscale.io.weights",
-    "apply_weights": "downscale.io.weights_apply",
-    "cell_error": "downscale.check.conservation",
-    "check_conservation": "downscale.check.conservation",
-    "open_dataset": "downscale.io.read",
-    "to_netcdf": "downscale.output",
-    "to_zarr": "downscale.output",
-    "set_options": "downscale.options",
-    "get_options": "downscale.options",
-    "ConservationReport": "downscale.conservation.report",
-    "TerrainPenalty": "downscale.losses.penalty",
-    "DownscaleError": "downscale.errors",
-}
-
-_FOLDERS = {
-    "sample", "plot", "grid", "kernels", "fields", "nn", "deconvolution", "losses", "conservation", "metrics", "engine",
-    "io",
-}  # fmt: skip
-
-__all__ = [
-    "ConservationReport",
-    "DownscaleError",
-    "TerrainPenalty",
-    "__version__",
-    "apply_weights",
-    "blur",
-    "cell_area",
-    "cell_error",
-    "check_conservation",
-    "coarsen",
-    "deconvolve",
-    "downscale",
-    "encode",
-    "evaluate",
-    "get_options",
-    "open_dataset",
-    "plan",
-    "run",
-    "sample",
-    "set_options",
-    "to_netcdf",
-    "to_zarr",
-    "train",
-    "weights",
-    "write_weights",
-]
+__all__ = ["__version__", *(name for name in _MODULES if name != "__version__")]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    elif name in _FOLDERS:
+    """Import a public name or a subpackage when it is first used."""
+    if _MODULES.get(name, "downscale") != "downscale":
+        value = getattr(import_module(_MODULES[name]), name)
+    elif _STUB.with_name(name).is_dir():
         value = import_module(f"downscale.{name}")
     else:
         raise AttributeError(f"module 'downscale' has no attribute {name!r}")
@@ -106,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})
 
 
 def _is_command() -> bool:

@@ -18,24 +18,22 @@ from downscale.engine.device import device_name
 from downscale.engine.plan import Plan, plan_line, plan_variable
 from downscale.errors import OptionError, listing
 from downscale.methods.footprint import whole_maps
-from downscale.methods.learned import name_of
 from downscale.methods.members import DIMENSION, coordinate, with_members
+from downscale.methods.registry import name_of
 from downscale.process.computing import workers
 from downscale.request import Request, read_request, takes_request
-from downscale.steps.axis_downscale import AxisPlan, Step, apply_axis_plan, plan_axis, split_request
+from downscale.steps.axis_downscale import AxisPlan, apply_axis_plan, plan_axis
 from downscale.steps.history import add_history, describe_request, set_attributes
 from downscale.steps.horizontal import (
-    companion_variables,
     event_variables,
     fine_variable,
     fit_chunks,
     horizontal_last,
     other_memory,
-    plan_companions,
     remove_dangling,
     repeat_codes,
 )
-from downscale.steps.prepare import Prepared, prepare
+from downscale.steps.prepare import Prepared, Step, prepare, split_request
 
 # Static fields of a model that are computed from the orography.
 RELIEF = ("orog", "relief", "slope", "aspect")
@@ -163,12 +161,12 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
             chunks = lazy.chunks
         plans[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, memory)
     blocks = max((p.blocks for p in plans.values()), default=1)
-    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
     shape = None if target.where is None else target.where.grid.shape
     device = device_name(request.setting("device"))
     notes = [*notes, *_notes(ds, prepared, request)]
-    return Plan(name_of(request.method), factors, device, plans, others, min(blocks, workers()), tuple(notes), shape)
+    threads = min(blocks, workers())
+    return Plan(name_of(request.method), prepared.factors, device, plans, others, threads, tuple(notes), shape)
 
 
 def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
@@ -182,7 +180,10 @@ def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
             notes.append(f"{name}: bounds {reason}")
         if prepared.jobs[name].extensive and request.quantity_for(name) is None:
             notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
-    notes += plan_companions(ds, prepared.where, prepared.target.nests).notes
+    if prepared.companions is not None:
+        kinds = {"downscaled": prepared.companions.jobs, "repeated": prepared.companions.categorical}
+        notes += [f"{', '.join(n)}: coordinates that are {verb} with the fields" for verb, n in kinds.items() if n]
+    notes += [f"{name}: dropped, {why}" for name, why in prepared.lost.items()]
     if not prepared.target.nests:
         pieces = " x ".join(str(count) for count in prepared.target.factors)
         notes.append(f"target cells cross coarse cells: these are cut into up to {pieces} pieces, maps are not split")
@@ -209,20 +210,21 @@ def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Datas
     stray_names = [name for name in stray_names if direction_reason(ds[name]) is None]
     if stray_names and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray_names)}: not on the new grid", UserWarning, stacklevel=5)
-    companions = plan_companions(ds, where, target.nests)
-    for dropped, why in companions.lost.items():
+    for dropped, why in prepared.lost.items():
         warnings.warn(f"dropped {dropped}: {why}", UserWarning, stacklevel=5)
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
         if name in prepared.jobs:
-            fine = fine_variable(variable, prepared.jobs[str(name)], prepared, request)
-            event = prepared.event
-            variables.update({name: fine} if event is None else event_variables(fine, prepared.learned))
+            fine = fine_variable(variable, prepared.jobs[str(name)], prepared)
+            variables.update({name: fine} if prepared.event is None else event_variables(fine, prepared.model))
         elif name in prepared.categorical:
             variables[name] = repeat_codes(variable, prepared)
         elif not dims & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
-    variables.update(companion_variables(ds, companions, prepared, request))
+    if prepared.companions is not None:
+        carried = prepared.companions
+        variables.update({name: fine_variable(ds[name], job, carried) for name, job in carried.jobs.items()})
+        variables.update({name: repeat_codes(ds[name], carried) for name in carried.categorical})
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
         coords = {**copy_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}

@@ -10,7 +10,7 @@ import xarray as xr
 
 from downscale.check.conservation import check_conservation
 from downscale.conservation.report import ConservationReport
-from downscale.io.read import sources_of
+from downscale.io.paths import sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.process.computing import progress_bar
 

@@ -210,8 +210,7 @@ class Request:
     def _require_compatible(self) -> None:
         """Refuse arguments that exclude or need others."""
         from downscale.losses.penalty import TerrainPenalty
-        from downscale.methods.learned import CASCADE, name_of
-        from downscale.methods.registry import find_method
+        from downscale.methods.registry import CASCADE, find_method, name_of
 
         name, method, terrain = name_of(self.method), find_method(self.method), self.terrain_penalty
         if self.members is not None and method.members is False:

@@ -19,8 +19,7 @@ from sample_fields import field_on, region
 
 import downscale
 from downscale.errors import InputError
-from downscale.io.paths import address_of
-from downscale.io.read import sources_of
+from downscale.io.paths import address_of, sources_of
 
 ELSEWHERE = ["s3://bucket/tas.zarr", "gs://bucket/tas.nc", "gcs://bucket/tas.nc"]
 UNKNOWN = ["dap4://example.org/tas", "ftp://example.org/tas.nc", "hdfs://node/tas.nc"]

@@ -267,6 +267,21 @@ def test_areas_that_contradict_the_grid_are_warned_about(factor, which):
     assert report["tas"].areas == ""
 
 
+def test_areas_of_one_variable_do_not_weigh_the_next():
+    coarse, fine = _nested()
+    fine = values_of(fine, lambda v: v * np.where(np.arange(v.shape[-1]) < 4, 1.01, 1.0))
+    coarse, fine = (ds.assign(rsds=ds.tas * 2.0) for ds in (coarse, fine))
+    exact = downscale.cell_area(coarse).values
+    heavy = with_areas(coarse, exact * np.where(np.arange(exact.shape[1]) < 1, 1.15, 1.0), "heavy")
+    wrong = with_areas(coarse, exact * 6.5e4, "wrong")
+    both = heavy.assign(rsds=wrong.rsds).assign_coords(wrong=wrong.wrong)
+    with pytest.warns(UserWarning, match="wrong: expected the cell areas"):
+        report = downscale.check_conservation(both, fine)
+    assert report["tas"].areas.startswith("heavy")
+    assert report["rsds"].areas == ""
+    assert report["rsds"].global_error == downscale.check_conservation(coarse, fine)["rsds"].global_error
+
+
 def test_a_gap_where_the_mask_is_valid_is_lost_and_other_gaps_are_counted():
     coarse = field_on(region())
     mask = xr.DataArray(np.random.default_rng(1).uniform(size=(48, 64)) > 0.3, coordinates_of(coarse), ("lat", "lon"))

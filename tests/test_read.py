@@ -16,7 +16,8 @@ from schedulers import computations
 import downscale
 from downscale.errors import InputError, OptionError
 from downscale.io.formats import require_whole
-from downscale.io.read import find_files, sources_of
+from downscale.io.paths import sources_of
+from downscale.io.read import find_files
 
 CLASSIC = ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA")
 

@@ -97,12 +97,12 @@ def check_conservation(
     coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
     reports = {}
     for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, data_vars):
-        coarse_field, comparison = in_one_unit(name, coarse_dataset[name], comparison)
-        _require_one_time(name, coarse_field, comparison.fine[name])
-        comparison, areas = _with_own_areas(coarse_dataset, fine_dataset, comparison, at_coarse, at_fine, name)
-        field_check = comparison if footprint is None else _through(comparison, name, footprint, coarse_field, quantity)
+        field, own = in_one_unit(name, coarse_dataset[name], comparison)
+        _require_one_time(name, field, own.fine[name])
+        own, areas = _with_own_areas(coarse_dataset, fine_dataset, own, at_coarse, at_fine, name)
+        own = own if footprint is None else _through(own, name, footprint, field, quantity)
         expected = Expected(coarse_dataset, name, mask, na_thres, _asked(quantity, name))
-        report = _variable_report(name, coarse_field, field_check, law, tolerance, bounds, quantity, expected)
+        report = _variable_report(name, field, own, law, tolerance, bounds, quantity, expected)
         reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)
 

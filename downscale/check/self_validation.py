@@ -15,7 +15,7 @@ import xarray as xr
 from downscale.api import downscale, downscale_request
 from downscale.cf.coordinates import new_coordinates, select
 from downscale.cf.horizontal import Horizontal, horizontal
-from downscale.methods.learned import is_learned, name_of
+from downscale.methods.registry import is_learned, name_of
 from downscale.request import Request
 from downscale.steps.coarsen import cell_area, coarsen
 from downscale.steps.prepare import Prepared, prepare
@@ -45,7 +45,7 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
     if not prepared.target.nests:
         return {}
     names = list(prepared.jobs)
-    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
+    factors = prepared.factors
     truth = _cropped(sample_maps(select(ds, names), prepared.where).load(), factors)
     if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
         return {}

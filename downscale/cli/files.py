@@ -183,8 +183,7 @@ def weights(
 ) -> None:
     """Write the weights of a method (row, col and S) for use in other tools."""
     from downscale.cli.arguments import parse_pairs, parse_target
-    from downscale.io.paths import check_netcdf
-    from downscale.io.read import sources_of
+    from downscale.io.paths import check_netcdf, sources_of
     from downscale.io.weights import write_weights
     from downscale.methods.operators import weights as weights_of
     from downscale.runs.pipeline import open_input

@@ -23,8 +23,8 @@ from downscale.check.conservation import check_conservation
 from downscale.errors import InputError, OptionError
 from downscale.evaluation.schema import COST, LAW, Method
 from downscale.evaluation.truth import Block, Truth
-from downscale.methods.learned import is_learned, opened
-from downscale.methods.registry import find_method
+from downscale.methods.learned import opened
+from downscale.methods.registry import find_method, is_learned
 from downscale.metrics.events import EventCounts
 from downscale.metrics.scores import Scores
 from downscale.models import path_of

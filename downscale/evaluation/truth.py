@@ -17,7 +17,7 @@ from downscale.cf.times import time_name
 from downscale.errors import InputError, OptionError, listing
 from downscale.evaluation.schema import Data, Source
 from downscale.fields.gradient import Spacing
-from downscale.io.read import sources_of
+from downscale.io.paths import sources_of
 from downscale.io.statics import pick_mask, pick_static
 from downscale.models.checkpoint import Record
 from downscale.steps.coarsen import coarsen

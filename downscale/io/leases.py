@@ -88,6 +88,16 @@ def temporary_beside(target: Path) -> Iterator[Path]:
                 scratch.unlink()
 
 
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Convert errors of the operating system about a full or broken disk to one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
+
+
 def is_dead(host: str, pid: int, path: Path) -> bool:
     """Return whether the process of a file is dead: by process number on this machine, by silence on others."""
     import psutil

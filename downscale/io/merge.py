@@ -19,9 +19,9 @@ from downscale.conservation.report import ConservationReport
 from downscale.errors import InputError
 from downscale.io.attributes import coverage, now
 from downscale.io.encoding import Packing
-from downscale.io.leases import temporary_beside
+from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import hdf5_file, library, plain_file, reading, writing_errors
-from downscale.io.write import Checker, check_written, disk_errors
+from downscale.io.write import Checker, check_written
 
 if TYPE_CHECKING:
     import h5py

@@ -31,6 +31,8 @@ SPECIAL = (
     (stat.S_ISBLK, "a device"),
 )
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+# Key of the encoding of variables for the files that they come from.
+SOURCES = "sources"
 # File descriptors reserved for purposes other than inputs.
 SPARE = 128
 FileName = str | os.PathLike[str]
@@ -273,3 +275,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def sources_of(*objects: Any) -> tuple[str, ...]:
+    """Return the files that xarray objects were opened from; variables keep them through selections."""
+    paths: dict[str, None] = {}
+    for obj in objects:
+        variables = obj.variables if hasattr(type(obj), "variables") else obj.coords
+        for encoding in (obj.encoding, *(variable.encoding for variable in variables.values())):
+            names = (encoding.get("source"), *encoding.get(SOURCES, ()))
+            paths.update(dict.fromkeys(str(name) for name in names if name))
+    return tuple(paths)

@@ -33,14 +33,13 @@ from downscale.io.formats import (
 from downscale.io.join import Part, join_parts, series_dim, sort_dates
 from downscale.io.library import open_file
 from downscale.io.missing import mask_missing, widen_floats
-from downscale.io.paths import FileName, address_of, called, make_room, names_in
+from downscale.io.paths import SOURCES, FileName, address_of, called, make_room, names_in
 
 HARMLESS = (
     "The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'",
     ".* has multiple fill values",
     "Failed to open Zarr store with consolidated", "Object at .* is not recognized", "Consolidated metadata is curr",
 )  # fmt: skip
-SOURCES = "sources"
 LARGEST = 2**62
 # GRIB attributes of the message and its grid, which are invalid for a regridded field.
 GRIB_KEPT = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLevel")
@@ -257,18 +256,6 @@ def _without_messages(attrs: dict[Any, Any]) -> dict[Any, Any]:
     known_attrs = {key: value for key, value in field_attrs.items() if str(value) != "unknown"}
     # Classic files cannot store long integers as attributes.
     return {key: np.int32(value) if isinstance(value, int) else value for key, value in known_attrs.items()}
-
-
-def sources_of(*objects: Any) -> tuple[str, ...]:
-    """Return the files that xarray objects were opened from; variables keep them through selections."""
-    paths: dict[str, None] = {}
-    for obj in objects:
-        if isinstance(obj, xr.DataArray):
-            obj = obj.to_dataset(name="field") if obj.name is None or obj.name in obj.coords else obj.to_dataset()
-        for encoding in (obj.encoding, *(variable.encoding for variable in obj.variables.values())):
-            names = (encoding.get("source"), *encoding.get(SOURCES, ()))
-            paths.update(dict.fromkeys(str(name) for name in names if name))
-    return tuple(paths)
 
 
 def find_files(path: FileName | Sequence[FileName]) -> list[str]:

@@ -17,10 +17,9 @@ import xarray as xr
 from downscale.conservation.report import ConservationReport
 from downscale.errors import OutputError
 from downscale.io.encoding import Encodings, Packing
-from downscale.io.leases import bring_back, scratch_beside
-from downscale.io.paths import flush, plain_path, remove, require_free, scratch_name
-from downscale.io.read import sources_of
-from downscale.io.write import Checker, Output, Storage, check_attributes, disk_errors, prepare, require_passed
+from downscale.io.leases import bring_back, disk_errors, scratch_beside
+from downscale.io.paths import flush, plain_path, remove, require_free, scratch_name, sources_of
+from downscale.io.write import Checker, Output, Storage, check_attributes, prepare, require_passed
 from downscale.process.computing import computed, here, threads_that_end
 from downscale.process.interrupts import half_made, shielded
 

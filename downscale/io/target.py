@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from downscale.cf.coordinates import AXIS_ATTRS, LENGTH_UNITS
 from downscale.cf.evidence import arrange
 from downscale.cf.horizontal import Horizontal, horizontal, parse_factor, require_same_axes, with_named_mapping
-from downscale.errors import GridError, InputError, OptionError, ShapeError
+from downscale.errors import GridError, InputError, OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
@@ -188,19 +188,3 @@ def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
         return Target(SubcellGrid(*parts), parts, nests=False, grid=target, where=target_axes)
     # A projected grid keeps the areas of its projection.
     return Target(where.grid.with_axes(parts[0].axis, parts[1].axis), parts, nests=True, grid=target, where=target_axes)
-
-
-def own_factor(method: Any) -> tuple[int, int]:
-    """Return the refinement factor of an upsampler as a pair."""
-    factor = method.factor
-    return factor if isinstance(factor, tuple) else (factor, factor)
-
-
-def require_factor(method: Any, target: Target) -> None:
-    """Refuse an upsampler on cells with another factor."""
-    if not target.nests:
-        raise ShapeError("expected a nested target grid for this method, received one that cuts cells; use factor=")
-    if own_factor(method) != target.factors:
-        raise ShapeError(
-            f"expected the factor of the method, {method.factor}, received {target.factors}; leave factor out"
-        )

@@ -18,11 +18,10 @@ from downscale.errors import InputError, OptionError, ShapeError, listing
 from downscale.grid.corners import Cells, cells_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import overlap_weights
-from downscale.io.leases import temporary_beside
+from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import to_file
 from downscale.io.paths import check_netcdf
 from downscale.io.read import open_dataset
-from downscale.io.write import disk_errors
 from downscale.kernels.sparse import SparseWeights
 from downscale.version import __version__
 

@@ -7,8 +7,8 @@ field, given its check report, and only then renamed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,9 @@ from downscale.io.encoding import (
     round_fields,
     short_encodings,
 )
-from downscale.io.leases import temporary_beside
+from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import LIBRARY, dump, new_file, plain_file, reading, writing_errors
-from downscale.io.paths import check_netcdf, flush
-from downscale.io.read import sources_of
+from downscale.io.paths import check_netcdf, flush, sources_of
 from downscale.io.reread import from_chunks
 from downscale.io.stream import in_memory, write_and_check, write_fields
 from downscale.process.computing import computed, elsewhere, here, threads_that_end
@@ -110,16 +109,6 @@ def prepare(ds: xr.Dataset, storage: Storage) -> Output:
     return Output(
         areas_first(ready), encodings_by_name, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT
     )
-
-
-@contextmanager
-def disk_errors(target: Path) -> Iterator[None]:
-    """Convert errors of the operating system about a full or broken disk to one line."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"expected to write {target}, received: {reason}; free space or choose another") from error
 
 
 def write_checked(

@@ -20,9 +20,8 @@ import xarray as xr
 from downscale.cf.horizontal import Horizontal
 from downscale.cf.units import convert, same_units
 from downscale.errors import GridError, InputError, ShapeError, listing
-from downscale.io.statics import on_grid, pick_mask, pick_static
-from downscale.io.target import Target
-from downscale.models import NAMES, path_of
+from downscale.methods.registry import SUFFIX, is_learned
+from downscale.models import path_of
 from downscale.typing import Upscaler
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 Scale = tuple[float, float]
 SAME: Scale = (1.0, 0.0)
-SUFFIX = ".safetensors"
-CASCADE = "cascade"
 # Attribute of a code: the compressor that encoded it.
 ENCODER = "encoder"
 # Names of precipitation and of near-surface air temperature.
@@ -53,30 +50,11 @@ class Model:
     learned: Any = None
 
 
-def event_names(name: str) -> tuple[str, str]:
-    """Return the names of the flag of an event and of its probability."""
-    return name, f"{name}_probability"
-
-
 def makes_mask(method: Any) -> bool:
     """Return whether a method is a model of an event mask, which conservation does not apply to."""
     if isinstance(method, (str, Path)) and not str(method).endswith(SUFFIX):
         return False
     return is_learned(method) and getattr(opened(method).spec, "event", None) is not None
-
-
-def is_learned(method: Any) -> bool:
-    """Return whether a method is a learned model: a model in memory, the path of a checkpoint, or a model's name."""
-    if isinstance(method, (str, Path)):
-        return str(method) in NAMES or str(method).endswith(SUFFIX)
-    return hasattr(method, "bind") and hasattr(method, "spec")
-
-
-def name_of(method: Any) -> str:
-    """Return the display name of a method."""
-    if isinstance(method, (str, Path)):
-        return str(method)
-    return f"{method.spec.network} network" if is_learned(method) else type(method).__name__
 
 
 def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
@@ -97,9 +75,9 @@ def _loaded(path: Path, state: Any) -> Learned:
 
 
 def bound_model(
-    learned: Learned, ds: xr.Dataset, where: Horizontal, target: Target, wanted: list[str], orog: Any, sftlf: Any
+    learned: Learned, ds: xr.Dataset, where: Horizontal, target: Any, wanted: list[str], statics: Mapping[str, Any]
 ) -> Model:
-    """Bind a model to the grid and the variables of a request."""
+    """Bind a model to the grid and the variables of a request; ``statics`` are the fine orography and land fraction."""
     spec = learned.spec
     if not target.nests:
         raise ShapeError("expected a nested target grid for a learned model, received one that cuts cells; use factor=")
@@ -114,7 +92,7 @@ def bound_model(
     _require_own_code(learned, inputs)
     numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
     bound = {name: learned.bind(where.grid, target.parts, i).rescaled(scales) for name, i in numbers.items()}
-    return Model(spec, bound, inputs, _static_fields(spec, where, target, orog, sftlf), learned)
+    return Model(spec, bound, inputs, _static_fields(spec, where, target, statics), learned)
 
 
 def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
@@ -228,15 +206,11 @@ def fingerprint(learned: Learned) -> str:
 
 
 def _static_fields(
-    spec: ModelSpec, where: Horizontal, target: Target, orog: Any, sftlf: Any
+    spec: ModelSpec, where: Horizontal, target: Any, statics: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     from downscale.models.static_features import companions
 
-    fields: dict[str, Any] = {}
-    if orog is not None:
-        fields["orog"] = np.asarray(on_grid(pick_static(orog), target.fine, "orog", where))
-    if sftlf is not None and "sftlf" in spec.statics:
-        fields["sftlf"] = np.asarray(on_grid(pick_mask(sftlf), target.fine, "sftlf", where))
+    fields = {name: np.asarray(statics[name]) for name in ("orog", "sftlf") if name in statics}
     if fields.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
         fields["sftlf"] = fields["sftlf"] / 100
     return companions(spec.statics, target.fine, target.aggregation(where.grid), fields, where.locator)

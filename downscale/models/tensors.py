@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import InputError
-from downscale.io.leases import temporary_beside
+from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.paths import regular_file
-from downscale.io.write import disk_errors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -123,6 +123,11 @@ class Event:
         """One where the event is above its threshold, else minus one."""
         return 1 if self.side == "above" else -1
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of the flag in the output and of its probability."""
+        return self.name, f"{self.name}_probability"
+
 
 @dataclass(frozen=True)
 class Code:

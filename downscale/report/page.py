@@ -25,7 +25,7 @@ from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import DownscaleError
 from downscale.io.leases import temporary_beside
-from downscale.io.read import sources_of
+from downscale.io.paths import sources_of
 from downscale.plot.charts import spectrum
 from downscale.plot.comparison import compare, zoom
 from downscale.plot.conservation import conservation

@@ -25,14 +25,13 @@ from downscale.cf.times import DAY, Clock, date_bounds, frequency, parts_of, ste
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import InputError, OptionError, OutputError, counted
 from downscale.io.encoding import SHORT
-from downscale.io.paths import address_of, check_netcdf, check_target
-from downscale.io.read import sources_of
-from downscale.methods.learned import SUFFIX
+from downscale.io.paths import address_of, check_netcdf, check_target, sources_of
+from downscale.methods.registry import SUFFIX
 from downscale.request import Request
 from downscale.runs.manifest import clear, fingerprint, is_own, manifest_path, remove_manifest
 from downscale.runs.recipe import Recipe
 from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
-from downscale.steps.axis_downscale import split_request
+from downscale.steps.prepare import split_request
 
 UNITS = ("year", "month", "day")
 # Digits of a date: the year, and two for each further part.

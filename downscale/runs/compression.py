@@ -26,10 +26,10 @@ from downscale.engine.device import device_name
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.io.encoding import WHOLE_STEPS
-from downscale.io.paths import check_netcdf
-from downscale.io.read import sources_of
+from downscale.io.paths import check_netcdf, sources_of
 from downscale.io.write import Storage, write_checked
-from downscale.methods.learned import ENCODER, SAME, fingerprint, is_learned, name_of, opened, own_outputs, scale_to
+from downscale.methods.learned import ENCODER, SAME, fingerprint, opened, own_outputs, scale_to
+from downscale.methods.registry import is_learned, name_of
 from downscale.process.computing import progress_bar
 from downscale.steps.coarsen import coarsen
 from downscale.steps.history import add_history

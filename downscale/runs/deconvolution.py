@@ -8,8 +8,8 @@ from typing import Any
 import xarray as xr
 
 from downscale.conservation.report import ConservationReport, VariableReport
-from downscale.io.paths import check_netcdf
-from downscale.io.read import open_dataset, sources_of
+from downscale.io.paths import check_netcdf, sources_of
+from downscale.io.read import open_dataset
 from downscale.io.write import Storage, write_checked
 from downscale.process.computing import progress_bar
 from downscale.runs.single import open_input

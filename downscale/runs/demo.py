@@ -13,7 +13,7 @@ from downscale.check.self_validation import sample_maps, self_validation
 from downscale.errors import OutputError
 from downscale.fields.gradient import Spacing, slope
 from downscale.io.read import open_dataset
-from downscale.methods.learned import name_of
+from downscale.methods.registry import name_of
 from downscale.report.page import Outcome, SideBySide, write_report
 from downscale.runs.pipeline import run
 from downscale.runs.recipe import Recipe, parse_recipe

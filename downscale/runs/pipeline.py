@@ -17,8 +17,8 @@ from downscale.check.self_validation import self_validation, terrain_penalty_val
 from downscale.engine.memory import READING
 from downscale.errors import OutputError
 from downscale.io.config import read_recipe
-from downscale.io.paths import OVERWRITE, check_netcdf, check_target, named_files
-from downscale.io.read import open_dataset, sources_of
+from downscale.io.paths import OVERWRITE, check_netcdf, check_target, named_files, sources_of
+from downscale.io.read import open_dataset
 from downscale.io.store import check_store
 from downscale.plot.comparison import compare
 from downscale.plot.style import check_path
@@ -29,7 +29,7 @@ from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blo
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
 from downscale.runs.single import STORE, build_request, has_means, open_input, produce, static_sources
-from downscale.steps.axis_downscale import split_request
+from downscale.steps.prepare import split_request
 
 
 @share_grids()

@@ -12,8 +12,8 @@ from downscale.cf.coordinates import select
 from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing
-from downscale.io.paths import called
-from downscale.io.read import open_dataset, sources_of
+from downscale.io.paths import called, sources_of
+from downscale.io.read import open_dataset
 from downscale.io.statics import pick_static
 from downscale.losses.penalty import TerrainPenalty
 from downscale.methods.learned import makes_mask

@@ -7,8 +7,7 @@ and blocks are then those of any map.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,23 +26,20 @@ from downscale.cf.axes import (
     target_line,
 )
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.horizontal import NoAxesError, XarrayObject, as_array, as_dataset, horizontal
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.kinds import direction_reason, is_categorical, quantity_over_time, without_directions
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
-from downscale.errors import DownscaleError, GridError, OptionError, ShapeError, listing
+from downscale.errors import GridError, OptionError, listing
 from downscale.fields.aggregate import SLACK, Aggregation
 from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import SubcellGrid, Subcells, overlap_weights
-from downscale.io.read import SOURCES, sources_of
-from downscale.io.target import is_file, open_target
-from downscale.methods.learned import name_of
-from downscale.methods.registry import METHODS, find_method
+from downscale.io.paths import SOURCES, sources_of
+from downscale.methods.registry import METHODS, find_method, name_of
 from downscale.nn.separable import operator
 from downscale.request import Request
-from downscale.steps.horizontal import fit_chunks
-from downscale.steps.prepare import job_settings
+from downscale.steps.horizontal import fit_chunks, job_settings
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
 
@@ -253,78 +249,3 @@ def _repeat_largest(variable: xr.DataArray, plan: AxisPlan) -> xr.Variable:
         )
     largest = overlap_weights(plan.source.axis, plan.target.axis).argmax(axis=1)
     return variable.variable.isel({plan.source.dim: largest})
-
-
-@dataclass(frozen=True)
-class Step:
-    """One axis that is not horizontal, and the factor or the target along it."""
-
-    dim: str
-    factor: int | None
-    target: Any
-
-
-def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], Request | None]:
-    """Return the steps along other axes, and the remaining horizontal request (None if there is none)."""
-    factor, target = request.factor, request.target_grid
-    if factor is None:
-        grid = open_target(target) if is_file(target) else target
-        if isinstance(grid, (xr.Dataset, xr.DataArray)) and not _has_horizontal(grid):
-            return (Step(_shared_axis(grid, ds), None, grid),), None
-    arguments = {"factor": factor, "target_grid": target}
-    mappings = {key: value for key, value in arguments.items() if isinstance(value, Mapping) and not _is_data(value)}
-    if not mappings:
-        return (), request
-    dims = _horizontal_dims(ds)
-    legal = [*dims, *(str(dim) for dim in ds.dims if dim in ds.coords and dim not in dims)]
-    for key, value in mappings.items():
-        unknown = [name for name in value if name not in legal and name not in ds.coords]
-        if unknown:
-            raise ShapeError(f"expected {key} for the dimensions {listing(legal)}, received {listing(unknown)}")
-    steps: dict[str, Step] = {}
-    rest = dict(arguments)
-    for key, value in mappings.items():
-        axis_values = {str(name): choice for name, choice in value.items() if name not in dims}
-        on_map = {name: choice for name, choice in value.items() if name in dims}
-        if key == "target_grid" and on_map:
-            raise OptionError(
-                f"expected a target grid as one object for the horizontal axes, received {listing(on_map)} one by one; "
-                "pass a Dataset with both"
-            )
-        names = [name for name in axis_values if name in steps]
-        if names:
-            raise OptionError(f"expected factor or target_grid along {listing(names)}, received both; drop one of them")
-        steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in axis_values.items()})
-        rest[key] = on_map or None
-    map_request = None if rest["factor"] is None and rest["target_grid"] is None else replace(request, **rest)
-    return tuple(steps.values()), map_request if steps else request
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, xr.Dataset)
-
-
-def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
-    try:
-        horizontal(obj, guess=True)
-    except DownscaleError as error:
-        # One-dimensional objects have no horizontal axes; other faults are reported later.
-        return not isinstance(error, NoAxesError)
-    return True
-
-
-def _horizontal_dims(ds: xr.Dataset) -> tuple[str, ...]:
-    return horizontal(ds, guess=True).dims if _has_horizontal(ds) else ()
-
-
-def _shared_axis(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:
-    """Return the one axis that a target without horizontal axes has in common with the field."""
-    if set(target.dims) & set(_horizontal_dims(ds)):
-        horizontal(target)  # raises the error about its rows and columns, which is more specific
-    shared = [str(dim) for dim in target.dims if dim in ds.dims and dim in target.coords]
-    if len(shared) != 1:
-        raise OptionError(
-            f"expected a target with horizontal axes, or with one axis of the field, received {listing(target.dims)}; "
-            'name the axis, as in target_grid={"time": target}'
-        )
-    return shared[0]

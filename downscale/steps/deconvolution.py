@@ -18,11 +18,12 @@ from downscale.deconvolution.weights import Instrument
 from downscale.engine.checks import finite_or_missing
 from downscale.engine.device import Lane, pick_device
 from downscale.errors import InputError, OptionError, listing
-from downscale.io.read import SOURCES, sources_of
+from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.footprint import seen_through, whole_maps
 from downscale.options import option
 from downscale.steps.history import add_history
-from downscale.steps.prepare import pick_variables, result_type
+from downscale.steps.horizontal import result_type
+from downscale.steps.prepare import pick_variables
 
 if TYPE_CHECKING:
     from torch import Tensor

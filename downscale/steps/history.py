@@ -11,9 +11,8 @@ from downscale.cf.coordinates import STALE_ATTRS, mapping_among, mapping_name
 from downscale.cf.horizontal import AREA
 from downscale.deconvolution.psf import pick_psf
 from downscale.errors import printable
-from downscale.io.read import SOURCES, sources_of
-from downscale.methods.learned import event_names, name_of
-from downscale.methods.registry import find_method
+from downscale.io.paths import SOURCES, sources_of
+from downscale.methods.registry import find_method, name_of
 from downscale.request import Request
 from downscale.steps.prepare import Prepared
 from downscale.version import __version__
@@ -25,7 +24,7 @@ def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: b
     """Return a result with its attributes and encodings, set in place."""
     origins = {str(name): name for name in fine.data_vars}
     if prepared.event is not None:
-        origins |= dict.fromkeys(event_names(prepared.event.name), next(iter(prepared.jobs)))
+        origins |= dict.fromkeys(prepared.event.names, next(iter(prepared.jobs)))
     tables = (references(variable) for variable in ds.variables.values() if ds.coords)
     terms = {name for table in tables for key, names in table.items() if key != "coordinates" for name in names}
     terms &= set(map(str, ds.coords))

@@ -1,27 +1,19 @@
-"""Horizontal downscaling of the variables of a request and of the fields among its coordinates, lazily.
-
-Fields among the coordinates are surface pressure of hybrid levels, a 2-D orography, names of regions. Continuous ones
-are regridded by the kernel with cell conservation, codes and names by repetition. Others are dropped with a warning and
-removed from attributes that name them.
-"""
+"""Horizontal downscaling of the variables of a request, lazily."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.attributes import references, remove_references
-from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import find_lost_coordinates
-from downscale.cf.evidence import seems_position
-from downscale.cf.horizontal import Horizontal
-from downscale.cf.kinds import direction_reason, is_categorical
+from downscale.cf.attributes import remove_references
 from downscale.cf.mapping import MOST_CORNERS
+from downscale.cf.quantities import is_sign_unknown, variable_bounds
+from downscale.conservation.measures import default_tolerance
 from downscale.engine.apply import apply, compute_block
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job, features_of
@@ -36,18 +28,60 @@ from downscale.engine.memory import (
     block_budget,
     features_budget,
 )
+from downscale.errors import OptionError
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.subcells import SubcellGrid
 from downscale.methods.footprint import FootprintWork, fine_field
-from downscale.methods.learned import event_names, inputs_of
+from downscale.methods.learned import inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
-from downscale.methods.registry import find_method
 from downscale.request import Request
-from downscale.steps.prepare import Prepared, companion_jobs
+
+if TYPE_CHECKING:
+    from downscale.steps.prepare import Prepared
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 MISSING_FLAG = np.int8(-1)
 NOTHING = Beside()
+
+
+def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
+    """Return the settings of a job that depend only on the variable and the request, not on the axes."""
+    dtype = result_type(variable.dtype)
+    bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
+    if extensive and request.bounds == "auto":
+        bounds = (0.0 if bounds[0] == 0 else None, None)
+    if extensive and not set(bounds) <= {None, 0.0}:
+        # The sum over a small part may be anything up to that of the whole; only the sign is common to both.
+        raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
+    tolerance = request.setting("tolerance")
+    return {
+        "name": name,
+        "dtype": dtype,
+        "tolerance": default_tolerance(dtype) if tolerance is None else float(tolerance),
+        # Global conservation is imposed on whole maps after the blocks; along one axis it follows from cell
+        # conservation.
+        "conserve": "cell" if request.conserve == "cell" else None,
+        "bounds": bounds,
+        "strict_bounds": request.bounds != "auto",
+        "extensive": extensive,
+        "check": request.setting("check"),
+        "device": request.setting("device"),
+        "na_thres": request.na_thres,
+        "tell_negative": is_sign_unknown(variable, name, request.bounds),
+    }
+
+
+def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the floating type that holds a coarse type: float32 for up to two bytes, else float64.
+
+    Examples
+    --------
+    >>> result_type(np.dtype("int16"))
+    dtype('float32')
+    """
+    if dtype.kind == "f" and dtype.itemsize in (4, 8):
+        return np.dtype(f"f{dtype.itemsize}")
+    return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
 
 
 def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
@@ -55,8 +89,9 @@ def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
     return array.transpose(..., *prepared.where.dims)
 
 
-def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared, request: Request) -> xr.Variable:
+def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared) -> xr.Variable:
     """Return the fine field of one variable, with dimensions in the original order."""
+    request = prepared.request
     array = with_members(horizontal_last(variable, prepared), request.members)
     if prepared.instrument is not None:
         work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
@@ -205,11 +240,11 @@ def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
     return (fine + shift * (area_f if job.extensive else 1.0)).astype(job.dtype)
 
 
-def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]:
+def event_variables(chance: xr.Variable, model: Any) -> dict[str, xr.Variable]:
     """Return the flag of an event and its probability, from probabilities with NaN; conservation applies to neither."""
-    event, units = learned.spec.event, learned.spec.outputs[0].units
-    names, level = event_names(event.name), round(float(learned.decision), 2)
-    words = f"{learned.spec.outputs[0].name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {units}"
+    event, output = model.spec.event, model.spec.outputs[0]
+    names, level = event.names, round(float(model.learned.decision), 2)
+    words = f"{output.name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {output.units}"
     xp = da if isinstance(chance.data, da.Array) else np
     flags = xp.where(xp.isfinite(chance.data), chance.data >= level, np.nan).astype(np.float32)
     # Codes with a fill value: floats in memory, small integers in the file.
@@ -228,88 +263,13 @@ def event_variables(chance: xr.Variable, learned: Any) -> dict[str, xr.Variable]
 
 def repeat_codes(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
     """Return codes on the fine cells: each takes that of its coarse cell."""
-    factors = dict(zip(prepared.where.dims, prepared.factors, strict=True))
     data = variable.data
     xp = da if isinstance(data, da.Array) else np
-    for dim, factor in factors.items():
+    for dim, factor in prepared.factors.items():
         data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
     # A fill value made the codes floats; they are stored as integers.
     encoding = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
     return xr.Variable(variable.dims, data, dict(variable.attrs), encoding)
-
-
-@dataclass(frozen=True)
-class Companions:
-    """Coordinates to downscale, coordinates to repeat, and those to drop with the reasons."""
-
-    fields: tuple[str, ...] = ()
-    codes: tuple[str, ...] = ()
-    lost: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the coordinates that are carried to the new grid."""
-        return (*self.fields, *self.codes)
-
-    @property
-    def notes(self) -> list[str]:
-        """Notes for the plan."""
-        kinds = ((self.fields, "downscaled with the fields"), (self.codes, "repeated with the fields"))
-        notes = [f"{', '.join(names)}: coordinates that are {action}" for names, action in kinds if names]
-        return [*notes, *(f"{name}: dropped, {why}" for name, why in self.lost.items())]
-
-
-def plan_companions(ds: xr.Dataset, where: Horizontal, nests: bool) -> Companions:
-    """Return the plan for fields among the coordinates; ``nests`` is whether cells stay whole."""
-    names = find_lost_coordinates(ds, where)
-    if not names:
-        return Companions()
-    # Bounds accompany their coordinate, and cell measures the cells.
-    tables = [references(variable, ds.variables) for variable in ds.variables.values()]
-    measures = {name for table in tables for name in table.get("cell_measures", ())}
-    fields: list[str] = []
-    codes: list[str] = []
-    dropped: dict[str, str] = {}
-    for name in names:
-        if name in measures or name in bounds_variables(ds) or ds[name].attrs.get("standard_name") == "cell_area":
-            continue
-        reason = _why_not(ds[name], where, nests)
-        if reason is not None:
-            dropped[name] = reason
-        else:
-            (codes if is_categorical(ds[name]) else fields).append(name)
-    return Companions(tuple(fields), tuple(codes), dropped)
-
-
-def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
-    """Return why a coordinate cannot be carried to a new grid, or None if it can."""
-    if not set(where.dims) <= set(variable.dims):
-        return "a coordinate along one horizontal axis only"
-    if seems_position(variable):
-        return "positions beside those of the grid"
-    if direction_reason(variable) is not None:
-        return "a direction, which has no mean over cells"
-    if is_categorical(variable):
-        return None if nests else "codes, which have no mean over the cells of a target that does not nest"
-    return None if variable.dtype.kind in "fiu" else f"values of type {variable.dtype} have no mean over cells"
-
-
-def companion_variables(
-    ds: xr.Dataset, what: Companions, prepared: Prepared, request: Request
-) -> dict[str, xr.Variable]:
-    """Return the fields among the coordinates on the cells of the result."""
-    if not what.names:
-        return {}
-    method = request.method if find_method(request.method).separable else "sobolev"
-    plain_request = replace(
-        request, method=method, conserve="cell", bounds="auto",
-        members=None, smoothing=None, footprint=None, lapse_rate=None, terrain_penalty=None, orog=None, mask=None,
-        quantity=None, data_vars=None,
-    )  # fmt: skip
-    jobs = companion_jobs(ds, what.fields, prepared, plain_request)
-    base_prepared = replace(prepared, jobs=jobs, statics={}, lapse_rate=None, model=None, instrument=None)
-    variables = {name: fine_variable(ds[name], job, base_prepared, plain_request) for name, job in jobs.items()}
-    return variables | {name: repeat_codes(ds[name], prepared) for name in what.codes}
 
 
 def remove_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:

@@ -6,38 +6,38 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
-from downscale.cf.horizontal import Horizontal, axes_kind, horizontal, horizontal_variables, warn_of_plane
+from downscale.cf.attributes import references
+from downscale.cf.bounds import bounds_variables
+from downscale.cf.coordinates import find_lost_coordinates
+from downscale.cf.evidence import seems_position
+from downscale.cf.horizontal import Horizontal, NoAxesError, axes_kind, horizontal, horizontal_variables, warn_of_plane
 from downscale.cf.kinds import direction_reason, is_categorical, without_directions
-from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, require_lapse_rate, variable_bounds
-from downscale.conservation.measures import default_tolerance
+from downscale.cf.quantities import is_number, quantity_of, require_lapse_rate
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
 from downscale.engine.job import Job
-from downscale.errors import GridError, InputError, OptionError, listing
-from downscale.fields.aggregate import Aggregation
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing
 from downscale.io.statics import brought_over, mask_on_grid, on_grid, pick_mask, pick_static
-from downscale.io.target import Target, pick_target
-from downscale.methods.learned import (
-    Model,
-    event_names,
-    is_learned,
-    looked_at,
-    opened,
-)
-from downscale.methods.registry import Setting, build_upscalers
+from downscale.io.target import Target, is_file, open_target, pick_target
+from downscale.methods.build import build_upscalers
+from downscale.methods.learned import Model, looked_at, opened
+from downscale.methods.registry import find_method, is_learned
 from downscale.request import Request
-from downscale.typing import Upscaler
+from downscale.steps.horizontal import job_settings
+
+if TYPE_CHECKING:
+    from downscale.nn.spec import Event
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Grids, jobs and models, prepared from the coordinates before any data are read."""
+    """Grids, jobs and models of a request, prepared from the coordinates before any data are read."""
 
+    request: Request
     where: Horizontal  # axes of the coarse object
     target: Target
     jobs: dict[str, Job]  # one per variable to downscale
@@ -46,7 +46,9 @@ class Prepared:
     lapse_rate: Any = None
     model: Model | None = None  # the learned model, if the method is one
     instrument: Instrument | None = None  # the footprint, if coarse values are averages weighted by one
-    notes: tuple[str, ...] = ()  # on companion variables
+    notes: tuple[str, ...] = ()  # on static fields
+    companions: Prepared | None = None  # of the fields among the coordinates
+    lost: dict[str, str] = field(default_factory=dict)  # coordinates to drop, with the reasons
 
     @property
     def fine(self) -> Any:
@@ -54,19 +56,14 @@ class Prepared:
         return self.target.fine
 
     @property
-    def learned(self) -> Any:
-        """The learned model in memory, if the method is one."""
-        return None if self.model is None else self.model.learned
-
-    @property
-    def event(self) -> Any:
+    def event(self) -> Event | None:
         """The event, if the model predicts an event mask instead of a field."""
         return None if self.model is None else self.model.spec.event
 
     @property
-    def factors(self) -> tuple[int, int]:
-        """Refinement of rows and columns."""
-        return self.target.factors
+    def factors(self) -> dict[str, int]:
+        """Refinement by horizontal dimension."""
+        return dict(zip(self.where.dims, self.target.factors, strict=True))
 
 
 def prepare(ds: xr.Dataset, request: Request) -> Prepared:
@@ -87,8 +84,11 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         )
     fields = [name for name in names if name not in codes]
     _require_named("quantity", request.quantity, names)
-    cells = target.aggregation(where.grid)
-    upscalers, model = build_upscalers(method, Setting(ds, fields, where, target, cells, request))
+    statics, rate, notes = _statics(target.fine, where, request)
+    inputs = {"orog": statics["orog"]} if "orog" in statics else {}
+    if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
+        inputs["sftlf"] = on_grid(pick_mask(request.sftlf), target.fine, "sftlf", where)
+    jobs, model = _jobs(ds, fields, where, target, method, request, inputs)
     for array in () if model is None else model.inputs.values():
         reason = direction_reason(array)
         if reason is not None:
@@ -96,29 +96,41 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
                 f"expected inputs that have a mean over cells, received the direction {array.name!r} ({reason}); use a "
                 "model of components (u, v)"
             )
+    for name in jobs if is_number(rate) else ():
+        require_lapse_rate(rate, ds[name], name)
+    instrument = None
+    if request.footprint is not None:
+        instrument = Instrument(pick_psf(request.footprint), target.fine)
+        # A footprint that does not fit the cells is refused before any data are read.
+        _ = instrument.kernel
+    companions, lost = _companions(ds, where, target, request)
+    return Prepared(request, where, target, jobs, codes, statics, rate, model, instrument, notes, companions, lost)
+
+
+def _jobs(
+    ds: xr.Dataset, names: list[str], where: Horizontal, target: Target, method: Any, request: Request,
+    inputs: Mapping[str, Any],
+) -> tuple[dict[str, Job], Model | None]:  # fmt: skip
+    """Return the jobs of variables, and the model if the method is one."""
+    cells = target.aggregation(where.grid)
+    upscalers, model = build_upscalers(method, ds, names, where, target, cells, request, inputs)
     refinement = None
     if request.terrain_penalty is not None:
         from downscale.losses.terrain import TerrainRefinement
 
         refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
     if model is not None and model.spec.event is not None:
-        request = _lawless(request, model.spec.event.name, ds)
-    jobs = {name: _job(ds[name], name, where, target, upscalers[name], cells, refinement, request) for name in fields}
-    statics, rate = _statics(target.fine, where, request)
-    for name in jobs if is_number(rate) else ():
-        require_lapse_rate(rate, ds[name], name)
-    instrument, notes = _instrument(target, request), _companion_notes(where, request)
-    return Prepared(where, target, jobs, codes, statics, rate, model, instrument, notes)
-
-
-def _companion_notes(where: Horizontal, request: Request) -> tuple[str, ...]:
-    if axes_kind(where) == "geographic":
-        return ()
-    arguments = {"orog": request.orog, "mask": request.mask, "sftlf": request.sftlf}
-    pick = {"orog": pick_static}
-    statics = {name: pick.get(name, pick_mask)(value) for name, value in arguments.items() if value is not None}
-    notes = (brought_over(static, where, name) for name, static in statics.items())
-    return tuple(note for note in notes if note is not None)
+        request = _lawless(request, model.spec.event, ds)
+    pieces = None if target.nests else target.parts
+    jobs = {}
+    for name in names:
+        extensive = (request.quantity_for(name) or quantity_of(ds[name])) == "extensive"
+        settings = job_settings(ds[name], name, request, extensive)
+        jobs[name] = Job(
+            upscaler=upscalers[name], coarse=where.grid, fine=target.fine, cells=cells, refinement=refinement,
+            target=pieces, **settings,
+        )  # fmt: skip
+    return jobs, model
 
 
 def _require_named(option: str, given: Any, names: list[str]) -> None:
@@ -128,28 +140,21 @@ def _require_named(option: str, given: Any, names: list[str]) -> None:
         raise OptionError(f"expected {option} of variables among {listing(names)}, received {listing(unknown)}")
 
 
-def _lawless(request: Request, name: str, ds: xr.Dataset) -> Request:
+def _lawless(request: Request, event: Event, ds: xr.Dataset) -> Request:
     """Return the request without conservation and bounds, which do not apply to a mask."""
     if request.conserve == "total" or request.lapse_rate is not None or request.terrain_penalty is not None:
         raise OptionError(
-            f"expected no conserve='total', lapse_rate or terrain_penalty with a model of the event {name!r}, received "
-            "one; a mask is no field, drop it"
+            f"expected no conserve='total', lapse_rate or terrain_penalty with a model of the event {event.name!r}, "
+            "received one; a mask is no field, drop it"
         )
     if "extensive" in (request.quantity.values() if isinstance(request.quantity, Mapping) else [request.quantity]):
-        raise OptionError(f"expected means over cells for a model of the event {name!r}, received quantity='extensive'")
-    conflicts = [variable for variable in event_names(name) if variable in ds.variables]
+        raise OptionError(
+            f"expected means over cells for a model of the event {event.name!r}, received quantity='extensive'"
+        )
+    conflicts = [variable for variable in event.names if variable in ds.variables]
     if conflicts:
         raise InputError(f"expected no variable {conflicts[0]!r}, which this model outputs, received one; rename it")
     return replace(request, conserve=None, bounds=None, check="skip")
-
-
-def _instrument(target: Target, request: Request) -> Instrument | None:
-    if request.footprint is None:
-        return None
-    instrument = Instrument(pick_psf(request.footprint), target.fine)
-    # A footprint that does not fit the cells is refused before any data are read.
-    instrument.kernel  # noqa: B018
-    return instrument
 
 
 def _target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
@@ -172,78 +177,6 @@ def _require_nested(target: Target, request: Request) -> None:
                          ("conserve='total'", request.conserve == "total")):  # fmt: skip
         if is_set:
             raise OptionError(f"expected a nested target grid with {name}, received one that cuts cells; use factor=")
-
-
-def _job(
-    variable: xr.DataArray,
-    name: str,
-    where: Horizontal,
-    target: Target,
-    upscaler: Upscaler,
-    cells: Aggregation,
-    refinement: Any,
-    request: Request,
-) -> Job:
-    extensive = (request.quantity_for(name) or quantity_of(variable)) == "extensive"
-    return Job(
-        upscaler=upscaler,
-        coarse=where.grid,
-        fine=target.fine,
-        cells=cells,
-        refinement=refinement,
-        target=None if target.nests else target.parts,
-        **job_settings(variable, name, request, extensive),
-    )
-
-
-def companion_jobs(ds: xr.Dataset, names: tuple[str, ...], prepared: Prepared, request: Request) -> dict[str, Job]:
-    """Return jobs for fields that are regridded with others to the same cells, by a kernel."""
-    if not names:
-        return {}
-    where, target = prepared.where, prepared.target
-    cells = target.aggregation(where.grid)
-    upscalers, _ = build_upscalers(request.method, Setting(ds, list(names), where, target, cells, request))
-    return {name: _job(ds[name], name, where, target, upscalers[name], cells, None, request) for name in names}
-
-
-def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
-    """Return the settings of a job that depend only on the variable and the request, not on the axes."""
-    dtype = result_type(variable.dtype)
-    bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
-    if extensive and request.bounds == "auto":
-        bounds = (0.0 if bounds[0] == 0 else None, None)
-    if extensive and not set(bounds) <= {None, 0.0}:
-        # The sum over a small part may be anything up to that of the whole; only the sign is common to both.
-        raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
-    tolerance = request.setting("tolerance")
-    return {
-        "name": name,
-        "dtype": dtype,
-        "tolerance": default_tolerance(dtype) if tolerance is None else float(tolerance),
-        # Global conservation is imposed on whole maps after the blocks; along one axis it follows from cell
-        # conservation.
-        "conserve": "cell" if request.conserve == "cell" else None,
-        "bounds": bounds,
-        "strict_bounds": request.bounds != "auto",
-        "extensive": extensive,
-        "check": request.setting("check"),
-        "device": request.setting("device"),
-        "na_thres": request.na_thres,
-        "tell_negative": is_sign_unknown(variable, name, request.bounds),
-    }
-
-
-def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the floating type that holds a coarse type: float32 for up to two bytes, else float64.
-
-    Examples
-    --------
-    >>> result_type(np.dtype("int16"))
-    dtype('float32')
-    """
-    if dtype.kind == "f" and dtype.itemsize in (4, 8):
-        return np.dtype(f"f{dtype.itemsize}")
-    return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
 
 
 def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
@@ -269,15 +202,138 @@ def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
     return without_directions(ds, wanted, wanted)[0]
 
 
-def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any]:
-    """Return the static fine fields of the blocks, and the lapse rate as a number or on the fine grid."""
-    statics = {} if request.mask is None else {"mask": mask_on_grid(pick_mask(request.mask), fine, where)}
-    if request.orog is None:
-        return statics, None
-    statics["orog"] = on_grid(pick_static(request.orog), fine, "orog", where)
-    rate = request.lapse_rate
-    if rate is None or (is_number(rate) and math.isfinite(rate)):
-        return statics, rate
-    if isinstance(rate, xr.DataArray):
-        return statics, on_grid(pick_static(rate), fine, "lapse_rate", where)
-    raise OptionError(f"expected lapse_rate to be a number or a DataArray (units per metre), received {rate!r}")
+def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
+    """Return the static fine fields, the lapse rate as a number or on the fine grid, and notes on static fields."""
+    rate, sources, statics = request.lapse_rate, {}, {}
+    if request.mask is not None:
+        sources["mask"] = pick_mask(request.mask)
+        statics["mask"] = mask_on_grid(sources["mask"], fine, where)
+    if request.orog is not None:
+        sources["orog"] = pick_static(request.orog)
+        statics["orog"] = on_grid(sources["orog"], fine, "orog", where)
+        if isinstance(rate, xr.DataArray):
+            rate = on_grid(pick_static(rate), fine, "lapse_rate", where)
+        elif rate is not None and not (is_number(rate) and math.isfinite(rate)):
+            raise OptionError(f"expected lapse_rate to be a number or a DataArray (units per metre), received {rate!r}")
+    if axes_kind(where) == "geographic":
+        return statics, rate, ()
+    if request.sftlf is not None:
+        sources["sftlf"] = pick_mask(request.sftlf)
+    notes = (brought_over(source, where, name) for name, source in sources.items())
+    return statics, rate, tuple(note for note in notes if note is not None)
+
+
+def _companions(
+    ds: xr.Dataset, where: Horizontal, target: Target, request: Request
+) -> tuple[Prepared | None, dict[str, str]]:
+    """Return the preparation of fields among the coordinates, and those to drop with the reasons.
+
+    Continuous ones are regridded by the kernel with cell conservation, codes and names by repetition.
+    """
+    names = find_lost_coordinates(ds, where)
+    if not names:
+        return None, {}
+    # Bounds accompany their coordinate, and cell measures the cells.
+    tables = [references(variable, ds.variables) for variable in ds.variables.values()]
+    others = {*bounds_variables(ds), *(name for table in tables for name in table.get("cell_measures", ()))}
+    names = [name for name in names if name not in others and ds[name].attrs.get("standard_name") != "cell_area"]
+    lost = {name: reason for name in names if (reason := _why_not(ds[name], where, target.nests)) is not None}
+    codes = tuple(name for name in names if name not in lost and is_categorical(ds[name]))
+    fields = [name for name in names if name not in lost and name not in codes]
+    if not fields and not codes:
+        return None, lost
+    method = request.method if find_method(request.method).separable else "sobolev"
+    plain = Request(
+        method=method, na_thres=request.na_thres, taps=request.taps, order=request.order, device=request.device,
+        check=request.check, tolerance=request.tolerance,
+    )  # fmt: skip
+    jobs = _jobs(ds, fields, where, target, method, plain, {})[0] if fields else {}
+    return Prepared(plain, where, target, jobs, codes), lost
+
+
+def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
+    """Return why a coordinate cannot be carried to a new grid, or None if it can."""
+    if not set(where.dims) <= set(variable.dims):
+        return "a coordinate along one horizontal axis only"
+    if seems_position(variable):
+        return "positions beside those of the grid"
+    if direction_reason(variable) is not None:
+        return "a direction, which has no mean over cells"
+    if is_categorical(variable):
+        return None if nests else "codes, which have no mean over the cells of a target that does not nest"
+    return None if variable.dtype.kind in "fiu" else f"values of type {variable.dtype} have no mean over cells"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One axis that is not horizontal, and the factor or the target along it."""
+
+    dim: str
+    factor: int | None
+    target: Any
+
+
+def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], Request | None]:
+    """Return the steps along other axes, and the remaining horizontal request (None if there is none)."""
+    factor, target = request.factor, request.target_grid
+    if factor is None:
+        grid = open_target(target) if is_file(target) else target
+        if isinstance(grid, (xr.Dataset, xr.DataArray)) and not _has_horizontal(grid):
+            return (Step(_shared_axis(grid, ds), None, grid),), None
+    arguments = {"factor": factor, "target_grid": target}
+    mappings = {key: value for key, value in arguments.items() if isinstance(value, Mapping) and not _is_data(value)}
+    if not mappings:
+        return (), request
+    dims = _horizontal_dims(ds)
+    legal = [*dims, *(str(dim) for dim in ds.dims if dim in ds.coords and dim not in dims)]
+    for key, value in mappings.items():
+        unknown = [name for name in value if name not in legal and name not in ds.coords]
+        if unknown:
+            raise ShapeError(f"expected {key} for the dimensions {listing(legal)}, received {listing(unknown)}")
+    steps: dict[str, Step] = {}
+    rest = dict(arguments)
+    for key, value in mappings.items():
+        axis_values = {str(name): choice for name, choice in value.items() if name not in dims}
+        on_map = {name: choice for name, choice in value.items() if name in dims}
+        if key == "target_grid" and on_map:
+            raise OptionError(
+                f"expected a target grid as one object for the horizontal axes, received {listing(on_map)} one by one; "
+                "pass a Dataset with both"
+            )
+        names = [name for name in axis_values if name in steps]
+        if names:
+            raise OptionError(f"expected factor or target_grid along {listing(names)}, received both; drop one of them")
+        steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in axis_values.items()})
+        rest[key] = on_map or None
+    map_request = None if rest["factor"] is None and rest["target_grid"] is None else replace(request, **rest)
+    return tuple(steps.values()), map_request if steps else request
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, xr.Dataset)
+
+
+def _has_horizontal(obj: xr.Dataset | xr.DataArray) -> bool:
+    try:
+        horizontal(obj, guess=True)
+    except DownscaleError as error:
+        # One-dimensional objects have no horizontal axes; other faults are reported later.
+        return not isinstance(error, NoAxesError)
+    return True
+
+
+def _horizontal_dims(ds: xr.Dataset) -> tuple[str, ...]:
+    return horizontal(ds, guess=True).dims if _has_horizontal(ds) else ()
+
+
+def _shared_axis(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:
+    """Return the one axis that a target without horizontal axes has in common with the field."""
+    if set(target.dims) & set(_horizontal_dims(ds)):
+        horizontal(target)  # raises the error about its rows and columns, which is more specific
+    shared = [str(dim) for dim in target.dims if dim in ds.dims and dim in target.coords]
+    if len(shared) != 1:
+        raise OptionError(
+            f"expected a target with horizontal axes, or with one axis of the field, received {listing(target.dims)}; "
+            'name the axis, as in target_grid={"time": target}'
+        )
+    return shared[0]

@@ -24,7 +24,8 @@ from downscale.cf.units import convert, fits
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.subcells import Subcells
-from downscale.io.read import open_dataset, sources_of
+from downscale.io.paths import sources_of
+from downscale.io.read import open_dataset
 from downscale.io.statics import on_grid, pick_static
 from downscale.models.static_features import NEEDS, companions
 from downscale.models.time_features import clock_values

@@ -1,0 +1,26 @@
+# The public names: for type checkers, and for ``__init__.py``, which imports each from its module on first use.
+from downscale import sample as sample
+from downscale.api import downscale as downscale
+from downscale.api import plan as plan
+from downscale.check.conservation import cell_error as cell_error
+from downscale.check.conservation import check_conservation as check_conservation
+from downscale.conservation.report import ConservationReport as ConservationReport
+from downscale.errors import DownscaleError as DownscaleError
+from downscale.evaluation.run import evaluate as evaluate
+from downscale.io.read import open_dataset as open_dataset
+from downscale.io.weights import write_weights as write_weights
+from downscale.io.weights_apply import apply_weights as apply_weights
+from downscale.losses.penalty import TerrainPenalty as TerrainPenalty
+from downscale.methods.operators import weights as weights
+from downscale.options import get_options as get_options
+from downscale.options import set_options as set_options
+from downscale.output import to_netcdf as to_netcdf
+from downscale.output import to_zarr as to_zarr
+from downscale.runs.compression import encode as encode
+from downscale.runs.pipeline import run as run
+from downscale.steps.coarsen import cell_area as cell_area
+from downscale.steps.coarsen import coarsen as coarsen
+from downscale.steps.deconvolution import blur as blur
+from downscale.steps.deconvolution import deconvolve as deconvolve
+from downscale.training.fit import train as train
+from downscale.version import __version__ as __version__
