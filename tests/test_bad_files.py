@@ -24,7 +24,7 @@ from sample_fields import field_on, plane, region
 import downscale
 from downscale.errors import DownscaleError, InputError
 from downscale.io.config import read_yaml
-from downscale.models.tensors import read_tensors, read_texts
+from downscale.models.checkpoint import read_tensors, read_texts
 
 BAD, OUT = Path("bad.nc"), "out.nc"
 Change = Callable[[xr.Dataset], xr.Dataset]

@@ -15,8 +15,7 @@ from command import command
 from safetensors.torch import load_file, save_file
 
 from downscale.errors import InputError, OutputError
-from downscale.models.checkpoint import FORMAT_VERSION, MANY, Record, load, load_record, save
-from downscale.models.tensors import write_tensors
+from downscale.models.checkpoint import FORMAT_VERSION, MANY, Record, load, load_record, save, write_tensors
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.card import card

@@ -167,7 +167,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(quiet: Path, tmp_path: Pa
 
 def steps_in(state: Path) -> int:
     """The steps that a state holds, 0 where there is none yet."""
-    from downscale.models.tensors import read_texts
+    from downscale.models.checkpoint import read_texts
 
     return int(json.loads(read_texts(state, "state")["progress"])["step"]) if state.exists() else 0
 

@@ -14,8 +14,7 @@ from training_recipes import SAMPLE, data_block, recipe_content
 
 import downscale
 from downscale.errors import OptionError
-from downscale.models.checkpoint import Record, load_record, save
-from downscale.models.tensors import read_texts
+from downscale.models.checkpoint import Record, load_record, read_texts, save
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.fit import prepare

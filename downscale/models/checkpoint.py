@@ -1,18 +1,22 @@
 """Checkpoints of learned models: one safetensors file with a complete header; loading runs no code.
 
-The header holds the model (:class:`downscale.nn.spec.ModelSpec`) and the record of its training as JSON.
+The header holds the model (:class:`downscale.nn.spec.ModelSpec`) and the record of its training as JSON. Training
+stores the state for resuming in such files, too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from downscale.errors import DownscaleError, InputError, listing
-from downscale.models.tensors import parsed, read_tensors, read_texts, write_tensors
+from downscale.io.leases import disk_errors, temporary_beside
+from downscale.io.paths import regular_file
 from downscale.nn.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -24,6 +28,17 @@ FORMAT, FORMAT_VERSION = "downscale-model", 2
 WHAT = "model"
 # Smaller tensors, such as scales, keep full precision.
 MANY = 1024
+# A header has a length of eight bytes, then JSON; a longer one is not a header.
+LENGTH_BYTES, LONGEST_HEADER = 8, 1 << 24
+# Largest depth of lists and mappings in a text.
+DEEPEST = 40
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes",
+    b"\x80": "a pickle",
+    b"\x89HDF": "an HDF5 file",
+    b"CDF": "a NetCDF file",
+    b"\x1f\x8b": "a gzip file",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,10 @@ def save(path: str | Path, learned: Learned, record: Record | None = None, half:
         If a weight is not finite, or too large for 16 bits.
     """
     target = Path(path).expanduser()
-    state = {name: _halved(tensor) if half else tensor for name, tensor in learned.state_dict().items()}
+    state = {
+        name: tensor.half() if half and tensor.is_floating_point() and tensor.numel() >= MANY else tensor
+        for name, tensor in learned.state_dict().items()
+    }
     _require_finite(state, str(target))
     texts = {
         "format": FORMAT,
@@ -77,10 +95,6 @@ def save(path: str | Path, learned: Learned, record: Record | None = None, half:
     }
     write_tensors(target, state, texts)
     return target
-
-
-def _halved(tensor: Tensor) -> Tensor:
-    return tensor.half() if tensor.is_floating_point() and tensor.numel() >= MANY else tensor
 
 
 def load(path: str | Path) -> tuple[Learned, Record]:
@@ -122,20 +136,21 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
         )
     try:
         number = int(texts.get("format_version", "0"))
-        spec, record = parsed(texts["spec"]), parsed(texts.get("record", "{}"))
+        spec, record = parse_text(texts["spec"]), parse_text(texts.get("record", "{}"))
         if not isinstance(spec, dict) or not isinstance(record, dict):
             raise ValueError("no mappings")
-    except ValueError:
-        raise InputError(f"expected a model with a readable header, received {path}; get it again") from None
-    if number > FORMAT_VERSION or number < min(MIGRATIONS):
-        raise InputError(
-            f"expected a model of format {min(MIGRATIONS)} to {FORMAT_VERSION}, received {path} of format {number}; "
-            "update the package"
-        )
-    try:
-        for old in range(number, FORMAT_VERSION):
-            spec, record = MIGRATIONS[old](spec, record)
-        return ModelSpec.from_dict(spec), _record_of(record)
+        if not 1 <= number <= FORMAT_VERSION:
+            raise InputError(
+                f"expected format 1 to {FORMAT_VERSION}, received one of format {number}; update the package"
+            )
+        if number == 1:
+            spec, record = _from_1(spec, record)
+        # Unknown keys of a record are ignored.
+        values = {key: record[key] for key in asdict(Record()) if key in record}
+        for key, value in values.items():
+            if not isinstance(value, type(getattr(Record(), key))) and (key, value) != ("conserve", None):
+                raise ValueError(f"{key} of another kind")
+        return ModelSpec.from_dict(spec), Record(**values)
     except DownscaleError as error:
         raise InputError(f"{path}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError):
@@ -143,28 +158,17 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
         raise InputError(f"expected a model with a readable header, received {path}; get it again") from None
 
 
-def _record_of(given: Mapping[str, Any]) -> Record:
-    """Return the record in a header; unknown keys are ignored."""
-    defaults = asdict(Record())
-    values = {key: value for key, value in given.items() if key in defaults}
-    for key, value in values.items():
-        if not isinstance(value, type(defaults[key])) and not (key == "conserve" and value is None):
-            raise ValueError(f"{key} of another kind")
-    return Record(**values)
-
-
 def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Format 1 has the dates of each source without the training split: all of them may be training dates."""
+    """Return the header of format 1 in format 2.
+
+    Format 1 has the dates of each source without the training split: all of them may be training dates.
+    """
     sources = []
     for source in record.get("sources", []):
         dates = [str(date).replace(" ", "T")[:19] for date in source.get("dates", [])]
         defaults = {"train_dates": [dates] if dates and source.get("train_maps") else [], "file_hashes": None}
         sources.append({**defaults, **source})
     return {"noise": [0, 0], **spec}, {**record, "sources": sources}
-
-
-# Conversions of header and record from one format to the next, so that older files stay readable.
-MIGRATIONS = {1: _from_1}
 
 
 def _require_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
@@ -187,3 +191,75 @@ def _require_finite(state: Mapping[str, Tensor], path: str) -> None:
                 f"expected finite weights in {path}, received NaN or infinite ones in {name!r}; train with a smaller "
                 "learning_rate, or get the file again"
             )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+    """Write tensors and texts as one file, atomically and flushed to disk."""
+    from safetensors.torch import save
+
+    cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with disk_errors(path), temporary_beside(path) as scratch:
+        # The library's own writer makes files that only their owner can read.
+        scratch.write_bytes(save(cpu_tensors, metadata=dict(texts)))
+
+
+def read_texts(path: str | Path, what: str) -> dict[str, str]:
+    """Return the texts of a file, from its header alone."""
+    from safetensors import safe_open
+
+    with _reading(path, what) as file, safe_open(file, framework="numpy") as stream:
+        return dict(stream.metadata() or {})
+
+
+def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
+    """Return the tensors of a file, on the CPU; runs no code from the file."""
+    from safetensors.torch import load_file
+
+    with _reading(path, what) as file:
+        return load_file(file)
+
+
+@contextmanager
+def _reading(path: str | Path, what: str) -> Iterator[Path]:
+    """Yield the path of a file that may be of the right kind; errors on reading become an InputError."""
+    from safetensors import SafetensorError
+
+    file = regular_file(path, what)
+    if not file.is_file():
+        raise InputError(f"expected an existing {what}, received {file}; check the path")
+    with file.open("rb") as stream:
+        start = stream.read(LENGTH_BYTES)
+    size = file.stat().st_size
+    # The length of a header may begin with any byte.
+    if len(start) < LENGTH_BYTES or not 2 <= struct.unpack("<Q", start)[0] <= LONGEST_HEADER:
+        kind = next((name for magic, name in FOREIGN.items() if start.startswith(magic)), None)
+        received = f"{file}, which is {kind}; it is never loaded" if kind else f"{file} ({size} bytes) of another kind"
+        raise InputError(f"expected a {what} in safetensors format, received {received}; get the right file")
+    try:
+        yield file
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"expected a whole {what}, received {file} of {size} bytes, damaged or cut short ({reason}); get it again"
+        ) from None
+
+
+def parse_text(text: str) -> Any:
+    """Return the value of a JSON text in a header, or raise a ValueError if it is no JSON or nested too deeply.
+
+    Examples
+    --------
+    >>> parse_text('{"a": [1]}')
+    {'a': [1]}
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for item in level if isinstance(item, (list, dict))
+                 for inner in (item.values() if isinstance(item, dict) else item)]  # fmt: skip
+        if not level:
+            return value
+    raise ValueError("nested too deeply")

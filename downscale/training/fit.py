@@ -19,8 +19,7 @@ from downscale.io.config import read_recipe
 from downscale.io.leases import only_run
 from downscale.io.paths import IN_RECIPE, check_target, named_files
 from downscale.losses.compose import Sobolev, Spectral, Terrain, WeightedSum
-from downscale.models.checkpoint import Record, load_record, save
-from downscale.models.tensors import read_texts
+from downscale.models.checkpoint import Record, load_record, read_texts, save
 from downscale.nn.learned import Learned
 from downscale.nn.networks import build
 from downscale.nn.spec import STATICS, Code, ModelSpec

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from downscale.engine.device import pick_device
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gradient_penalty
-from downscale.models.checkpoint import load, save
-from downscale.models.tensors import read_tensors, read_texts, write_tensors
+from downscale.models.checkpoint import load, read_tensors, read_texts, save, write_tensors
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
 from downscale.training.fit import (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from downscale.errors import InputError
-from downscale.models.tensors import parsed, read_tensors, read_texts, write_tensors
+from downscale.models.checkpoint import parse_text, read_tensors, read_texts, write_tensors
 from downscale.training.schema import Training
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Progress:
     def from_json(cls, text: str) -> Progress:
         """Return the progress from the text of :meth:`to_json`; unknown keys are ignored."""
         names = {entry.name for entry in fields(cls)}
-        return cls(**{key: value for key, value in parsed(text).items() if key in names})
+        return cls(**{key: value for key, value in parse_text(text).items() if key in names})
 
 
 def share_done(progress: Progress, how: Training) -> float:
