@@ -37,8 +37,8 @@ import numpy as np
 import xarray as xr
 
 import downscale
-from downscale.cf.coordinates import select
-from downscale.cf.horizontal import horizontal, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables, select
+from downscale.cf.horizontal import horizontal
 from downscale.cf.kinds import is_categorical
 from downscale.errors import DownscaleError
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from downscale.cf.attributes import AREA
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import copy_coordinates, find_replaced, new_coordinates
-from downscale.cf.horizontal import AREA, XarrayObject, area_names, as_array, as_dataset
+from downscale.cf.coordinates import area_names, copy_coordinates, find_replaced, new_coordinates
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.kinds import code_reason, direction_reason
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
 from downscale.engine.device import device_name

@@ -10,8 +10,8 @@ import pytest
 import xarray as xr
 
 import downscale
-from downscale.cf.evidence import degrees_in, metres_in
 from downscale.cf.horizontal import horizontal
+from downscale.cf.units import degrees_in, metres_in
 from downscale.errors import GridError
 
 SPHERE = 6_371_000.0

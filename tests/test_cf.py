@@ -10,7 +10,8 @@ import xarray as xr
 from sample_fields import field_on, plane, region, world
 
 import downscale  # noqa: F401 - registers .downscale
-from downscale.cf.horizontal import ParsedGrids, as_dataset, horizontal, horizontal_variables, share_grids
+from downscale.cf.coordinates import horizontal_variables
+from downscale.cf.horizontal import ParsedGrids, as_dataset, horizontal, share_grids
 from downscale.cf.kinds import is_categorical
 from downscale.cf.quantities import automatic_bounds, quantity_of
 from downscale.errors import DownscaleError, GridError

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downscale.cf.axes import new_line_coordinates, read_line, target_line
-from downscale.cf.times import Clock, natural_edges
+from downscale.cf.dates import Clock, natural_edges
 from downscale.errors import GridError, OptionError
 from downscale.grid.subcells import Subcells
 

@@ -12,8 +12,8 @@ import xarray as xr
 
 from downscale.artefacts.diagnosis import Diagnosis, Section, db
 from downscale.artefacts.kernel import board_section, coverage_facts, coverage_picture, shift_section
-from downscale.cf.coordinates import select
-from downscale.cf.horizontal import horizontal, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables, select
+from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
 from downscale.fields.aggregate import Aggregation
 from downscale.io.paths import check_target

@@ -12,7 +12,8 @@ import xarray as xr
 
 from downscale.artefacts.diagnosis import Diagnosis
 from downscale.artefacts.kernel import Kernels, board_section, diagnose_kernels, method_kernels
-from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables
+from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.kinds import is_categorical
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError, listing
 from downscale.io.paths import check_target, regular_file

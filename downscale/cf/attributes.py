@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.kinds import CODE_UNITS
-from downscale.cf.mapping import cf_attributes
-from downscale.cf.times import is_time
+from downscale.cf.dates import is_time
 from downscale.errors import InputError
+
+# Attributes that are valid for the coarse values only.
+STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
+AREA = "areacella"
+
 
 NAMES = ("ancillary_variables", "bounds", "climatology", "coordinates", "geometry", "interior_ring", "node_coordinates",
          "node_count", "part_node_count")  # fmt: skip
@@ -232,36 +235,3 @@ def normalise_metadata(ds: xr.Dataset) -> xr.Dataset:
                 )
     require_dates(ds)
     return with_texts(ds)
-
-
-UNNAMED = ("", "none", "unknown")
-
-
-def complete_metadata(ready: xr.Dataset, bounds: set[str]) -> None:
-    """Complete the metadata of a Dataset in place; ``bounds`` inherit theirs from coordinates."""
-    for name, variable in ready.variables.items():
-        attrs = variable.attrs
-        if variable.ndim == 0 and {"grid_mapping_name", "crs_wkt", "spatial_ref"} & set(attrs):
-            _complete_mapping(attrs)
-        elif name not in bounds:
-            if not {"standard_name", "long_name"} & set(attrs):
-                attrs["long_name"] = str(name).replace("_", " ")
-            # A step count is no time axis: its dates are in another coordinate.
-            if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
-                del attrs["axis"]
-            # Codes have no units.
-            if str(attrs.get("units", "")).strip().lower() in CODE_UNITS:
-                del attrs["units"]
-
-
-def _complete_mapping(attrs: dict[Any, Any]) -> None:
-    """Add attributes of a grid mapping that CF requires and its others imply."""
-    if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
-        attrs.pop("grid_mapping_name", None)
-        wkt_attrs = cf_attributes(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or ""))
-        if str(wkt_attrs.get("grid_mapping_name", "")).lower() not in UNNAMED:
-            attrs.update({key: value for key, value in wkt_attrs.items() if key not in attrs})
-    if attrs.get("grid_mapping_name") == "polar_stereographic" and "latitude_of_projection_origin" not in attrs:
-        parallel = attrs.get("standard_parallel")
-        if parallel is not None:
-            attrs["latitude_of_projection_origin"] = 90.0 if float(parallel) > 0 else -90.0

@@ -16,18 +16,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.bounds import (
-    bounds_in,
-    bounds_name,
-    bounds_variables,
-    lost_bounds,
-    new_pair_dimension,
-    read_bounds,
-    values_of,
-)
-from downscale.cf.coordinates import STALE_ATTRS
+from downscale.cf.attributes import STALE_ATTRS
+from downscale.cf.bounds import bounds_in, bounds_name, bounds_variables, lost_bounds, new_pair_dimension, read_bounds
+from downscale.cf.dates import Clock, frequency_edges, is_time, natural_edges, pair_edges, values_of
 from downscale.cf.quantities import cell_methods
-from downscale.cf.times import Clock, frequency_edges, is_time, natural_edges, pair_edges
 from downscale.cf.units import convert, fits
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
 from downscale.grid.axis import CellAxis, axis_from_bounds

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from dask.local import get_sync
 from numpy.typing import NDArray
 
-from downscale.cf.evidence import degrees_in
-from downscale.cf.units import convert
+from downscale.cf.dates import values_of
+from downscale.cf.units import convert, degrees_in
 from downscale.errors import GridError
 from downscale.grid.axis import STORAGE_ROUNDING, Kind, evenly_spaced
 
@@ -33,12 +32,6 @@ CUSTOMARY = ("{}_bnds", "{}_bounds")
 PAIR_NAMES = ("bnds", "nv", "bounds_pair")
 # Repeated bounds with more values than this are compared by samples.
 MOST_VALUES = 20_000_000
-
-
-def values_of(variable: xr.Variable) -> NDArray[Any]:
-    """Return the values of a coordinate, read immediately in this process."""
-    lazy = hasattr(variable.data, "dask")
-    return np.asarray(variable.data.compute(scheduler=get_sync) if lazy else variable.values)
 
 
 def _held(obj: XarrayObject) -> Any:

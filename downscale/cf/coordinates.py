@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
@@ -13,16 +13,26 @@ import xarray as xr
 from dask.local import get_sync
 from numpy.typing import NDArray
 
-from downscale.cf.attributes import find_referenced
-from downscale.cf.bounds import bounds_in, bounds_name, bounds_variables, corner_dimension, new_pair_dimension
-from downscale.cf.evidence import POSITIONS, STANDARD, seems_position
-from downscale.cf.horizontal import AREA, Horizontal, XarrayObject, degrees_of_unit, plane_names
-from downscale.cf.mapping import positions
-from downscale.cf.units import convert
+from downscale.cf.attributes import AREA, STALE_ATTRS, find_referenced
+from downscale.cf.bounds import (
+    XarrayObject,
+    bounds_in,
+    bounds_name,
+    bounds_variables,
+    corner_dimension,
+    new_pair_dimension,
+)
+from downscale.cf.dates import is_time
+from downscale.cf.evidence import POSITIONS, STANDARD, degrees_of_unit, seems_position
+from downscale.cf.mapping import cf_attributes, positions
+from downscale.cf.units import CODE_UNITS, convert
 from downscale.errors import InputError, listing
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
+
+if TYPE_CHECKING:
+    from downscale.cf.horizontal import Horizontal
 
 
 def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
@@ -82,8 +92,6 @@ LENGTH_UNITS = {1.0: "m", 1000.0: "km", 0.3048: "foot", 1200 / 3937: "US_survey_
 PLANE_ATTRS = {name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS}
 HALF_CIRCLE = FULL_CIRCLE / 2
 MAPPING_ATTRS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
-# Attributes that are valid for the coarse values only.
-STALE_ATTRS = ("actual_range", "valid_min", "valid_max", "valid_range")
 # Areas of larger grids are lazy, in bands of this many cells: for one map they outweigh a field in float32.
 EAGER_AREAS, BAND_CELLS = 8_000_000, 1_000_000
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
@@ -325,3 +333,54 @@ def warn_of_misfit(areas: StoredAreas, what: str) -> None:
             UserWarning,
             stacklevel=5,
         )
+
+
+def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
+    """Return the names of the numeric fields on both horizontal dimensions, without cell areas."""
+    dims, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where), *bounds_variables(ds)}
+    names = [str(n) for n, v in ds.data_vars.items() if dims <= set(v.dims) and v.dtype.kind in "fiub"]
+    return [name for name in names if name not in areas]
+
+
+def plane_names(obj: XarrayObject, where: Horizontal) -> list[str]:
+    """Return the names of two-dimensional positions and their bounds, which a new grid creates anew."""
+    present = [name for name in where.planes or () if name in obj.coords or name in getattr(obj, "variables", ())]
+    return [*present, *(bounds_name(obj, name) for name in present)]
+
+
+def area_names(ds: xr.Dataset) -> list[str]:
+    """Return the names of the data variables that hold cell areas, which a new grid creates anew."""
+    return [str(n) for n, v in ds.data_vars.items() if n == AREA or v.attrs.get("standard_name") == "cell_area"]
+
+
+def complete_metadata(ready: xr.Dataset, bounds: set[str]) -> None:
+    """Complete the metadata of a Dataset in place; ``bounds`` inherit theirs from coordinates."""
+    for name, variable in ready.variables.items():
+        attrs = variable.attrs
+        if variable.ndim == 0 and {"grid_mapping_name", "crs_wkt", "spatial_ref"} & set(attrs):
+            _complete_mapping(attrs)
+        elif name not in bounds:
+            if not {"standard_name", "long_name"} & set(attrs):
+                attrs["long_name"] = str(name).replace("_", " ")
+            # A step count is no time axis: its dates are in another coordinate.
+            if attrs.get("axis") == "T" and "units" not in attrs and not is_time(variable):
+                del attrs["axis"]
+            # Codes have no units.
+            if str(attrs.get("units", "")).strip().lower() in CODE_UNITS:
+                del attrs["units"]
+
+
+def _complete_mapping(attrs: dict[Any, Any]) -> None:
+    """Add attributes of a grid mapping that CF requires and its others imply."""
+    if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
+        attrs.pop("grid_mapping_name", None)
+        wkt_attrs = cf_attributes(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or ""))
+        if str(wkt_attrs.get("grid_mapping_name", "")).lower() not in UNNAMED:
+            attrs.update({key: value for key, value in wkt_attrs.items() if key not in attrs})
+    if attrs.get("grid_mapping_name") == "polar_stereographic" and "latitude_of_projection_origin" not in attrs:
+        parallel = attrs.get("standard_parallel")
+        if parallel is not None:
+            attrs["latitude_of_projection_origin"] = 90.0 if float(parallel) > 0 else -90.0
+
+
+UNNAMED = ("", "none", "unknown")

@@ -7,8 +7,7 @@ writes ``projection_x_coordinate`` for every axis with a grid mapping.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,15 +17,13 @@ import xarray as xr
 from dask.local import get_sync
 from numpy.typing import NDArray
 
-from downscale.cf.units import convert
+from downscale.cf.mapping import Floats, GridMapping, Locator
+from downscale.cf.units import COMPASS_AXES, MUTE, compass_letter, degrees_in, metres_in
 from downscale.errors import GridError
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS, arc, unit_vectors
 
-Floats = NDArray[np.float64]
-# From coordinates of a grid (x, y) to longitudes and latitudes in degrees, arrays of one shape.
-Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 Way = Literal["y", "x", "other"]
 Nature = Literal["geographic", "rotated", "plane", "scan"]
 
@@ -58,24 +55,6 @@ AXES: dict[str, Way] = {
     "height": "other", "pressure": "other", "time": "other", "geoz": "other", "ensemble": "other",
 }  # fmt: skip
 
-COMPASS_UNITS = re.compile(r"deg(?:ree)?s?[_ ]*(n(?:orth)?|e(?:ast)?|s(?:outh)?|w(?:est)?)")
-WAYS: dict[str, Way] = {"n": "y", "e": "x"}
-DEGREES_IN = {
-    **dict.fromkeys(("degree", "degrees", "deg", "degs", "\N{DEGREE SIGN}", "arc_degree", "arcdeg"), 1.0),
-    **dict.fromkeys(("radian", "radians", "rad", "rads"), 57.29577951308232),
-    **dict.fromkeys(("gon", "grad", "grads", "gradian", "gradians"), 0.9),
-    **dict.fromkeys(("arcminute", "arcminutes", "arcmin", "arc_minute", "arc_minutes", "minutes_of_arc"), 1 / 60),
-    **dict.fromkeys(("arcsecond", "arcseconds", "arcsec", "arc_second", "arc_seconds", "seconds_of_arc"), 1 / 3600),
-    **dict.fromkeys(("microradian", "microradians", "urad", "\N{GREEK SMALL LETTER MU}rad"), 57.29577951308232e-6),
-}
-METRES_IN = {
-    **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
-    **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
-    **dict.fromkeys(("us_survey_foot", "us_survey_feet", "us-ft", "ftus"), 1200 / 3937),
-}
-# Units without information about a coordinate.
-MUTE = ("", "1", "none", "unknown", "unitless", "dimensionless", "undefined", "index", "count", "pixel", "pixels")
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -93,49 +72,6 @@ class Axis:
     name: str
     way: Way
     rank: int
-
-
-def degrees_in(units: str, rare: bool = True) -> float | None:
-    """Return the degrees in one unit of angle, or None for other units.
-
-    Examples
-    --------
-    >>> degrees_in("degrees_north"), degrees_in("grad"), degrees_in("m")
-    (1.0, 0.9, None)
-    """
-    text = _plain(units)
-    compass = compass_of(text)
-    if compass is not None:
-        return 1.0 if compass in WAYS else None
-    return DEGREES_IN[text] if text in DEGREES_IN else _by_pint(units, "degree") if rare else None
-
-
-def metres_in(units: str, rare: bool = True) -> float | None:
-    """Return the metres in one unit of length, or None for other units.
-
-    Examples
-    --------
-    >>> metres_in("km"), metres_in("feet"), metres_in("degrees")
-    (1000.0, 0.3048, None)
-    """
-    text = _plain(units)
-    return METRES_IN[text] if text in METRES_IN else _by_pint(units, "meter") if rare else None
-
-
-def compass_of(units: str) -> str | None:
-    """Return the letter of the compass direction in units of degrees, or None ("degrees" does not mean south)."""
-    text = _plain(units)
-    match = None if text in DEGREES_IN else COMPASS_UNITS.fullmatch(text)
-    return None if match is None else match[1][0]
-
-
-def _plain(units: str) -> str:
-    return re.sub(r"\s+", "_", str(units).strip().lower())
-
-
-def _by_pint(units: str, wanted: str) -> float | None:
-
-    return None if _plain(units) in MUTE else convert(1.0, str(units), wanted)
 
 
 def claims_of(coordinate: xr.DataArray) -> list[Claim]:
@@ -157,16 +93,15 @@ def claims_of(coordinate: xr.DataArray) -> list[Claim]:
 
 def _units_claim(attrs: dict[str, object], rare: bool) -> Claim | None:
     units = str(attrs.get("units") or "")
-    text = _plain(units)
     words = f"units {units!r}"
-    compass = compass_of(text)
+    compass = compass_letter(units)
     if compass is not None:
         # South and west are counted the other way; the sign is not changed here.
-        way = WAYS.get(compass)
+        way = COMPASS_AXES.get(compass)
         return Claim(words, way, COMPASS if way else NOTHING)
     if degrees_in(units, rare=False) is not None:
         return Claim(words, None, ANGLES)
-    if text in MUTE:
+    if units.strip().lower() in MUTE:
         return None
     if metres_in(units, rare=False) is not None:
         return Claim(words, None, LENGTHS)
@@ -224,6 +159,16 @@ def nature_of(coordinate: xr.DataArray, mapping: Claim | None) -> Nature:
     return next(nature for nature in order if nature in possible)
 
 
+def claim_of_mapping(mapping: GridMapping | None) -> Claim | None:
+    """Return the evidence of a grid mapping about a coordinate, or None if it cannot be read."""
+    natures: dict[str, frozenset[Nature]] = {"plane": LENGTHS, "scan": PROJECTED}
+    if mapping is None or mapping.kind is None:
+        return None
+    return Claim(
+        f"grid mapping {mapping.name!r} ({mapping.words})", None, natures.get(mapping.kind, frozenset([mapping.kind]))
+    )  # type: ignore[list-item]
+
+
 def _meet(*claims: Claim) -> bool:
     common = claims[0].natures or NOTHING
     for claim in claims[1:]:
@@ -274,7 +219,7 @@ def seems_position(variable: xr.DataArray) -> bool:
     """Return whether name, standard name or units of a variable indicate latitudes or longitudes, usable or not."""
     attrs = variable.attrs
     has_name = str(variable.name).lower() in (*LAT_NAMES, *LON_NAMES) or attrs.get("standard_name") in POSITIONS
-    return has_name or compass_of(str(attrs.get("units", ""))) is not None
+    return has_name or compass_letter(str(attrs.get("units", ""))) is not None
 
 
 def planes_of(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
@@ -409,3 +354,8 @@ def find_seam(coordinate: xr.DataArray) -> tuple[int, float] | None:
     if not is_monotonic or abs(steps[jump]) <= LONGEST_STEP or not 0 < closing_step <= 1.5 * np.abs(other_steps).max():
         return None
     return coordinate.size - 1 - jump, FULL_CIRCLE / unit
+
+
+def degrees_of_unit(variable: xr.DataArray) -> float:
+    """Return the degrees in one unit of two-dimensional positions; without units they are in degrees."""
+    return degrees_in(str(variable.attrs.get("units") or "degrees")) or 1.0

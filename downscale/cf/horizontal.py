@@ -24,42 +24,39 @@ from numpy.typing import NDArray
 from downscale.cf.attributes import normalise_metadata
 from downscale.cf.bounds import (
     bounds_in,
-    bounds_name,
     bounds_of,
-    bounds_variables,
     corners_of,
     require_known,
     unknown_cells,
     unknown_corners,
-    values_of,
     without_lost_bounds,
 )
+from downscale.cf.dates import values_of
 from downscale.cf.evidence import (
     COMPASS,
     LAT_NAMES,
-    MUTE,
     NOTHING,
     PROJECTED,
     X_NAMES,
     Y_NAMES,
     Axis,
-    Locator,
     Nature,
     arrange,
     axis_of,
+    claim_of_mapping,
     claims_of,
     counts_only,
-    degrees_in,
+    degrees_of_unit,
     find_seam,
     first_map,
-    metres_in,
     moving_dimension,
     nature_of,
     planes_of,
     position_error,
     way_of_position,
 )
-from downscale.cf.mapping import TEXT_ATTRS, GridMapping, is_mapping, mapping_of, named_mappings, text_mapping
+from downscale.cf.mapping import TEXT_ATTRS, GridMapping, Locator, is_mapping, mapping_of, named_mappings, text_mapping
+from downscale.cf.units import MUTE, degrees_in, metres_in
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import (
     CellAxis,
@@ -76,7 +73,6 @@ from downscale.grid.sphere import arc, unit_vectors
 XarrayObject = xr.Dataset | xr.DataArray
 
 MESH_NAMES = ("clat", "latcell"), ("clon", "loncell")
-AREA = "areacella"
 # Attributes of CF that xarray moves to encodings.
 ENCODED = ("bounds", "climatology", "coordinates", "grid_mapping")
 
@@ -245,7 +241,7 @@ def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
 def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) -> Horizontal | None:
     """Return the grid of two one-dimensional coordinates; None if these only count cells."""
     mapping = _mapping(obj, (y, x))
-    claim = None if mapping is None else mapping.claim
+    claim = claim_of_mapping(mapping)
     natures = nature_of(obj[y], claim), nature_of(obj[x], claim)
     nature = natures[0]
     straight: tuple[Kind, Kind] = ("latitude", "longitude")
@@ -374,11 +370,6 @@ def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[
     return _numbers(first_map(obj[name]).transpose(*dims)) * degrees_of_unit(obj[name])
 
 
-def degrees_of_unit(variable: xr.DataArray) -> float:
-    """Return the degrees in one unit of two-dimensional positions; without units they are in degrees."""
-    return degrees_in(str(variable.attrs.get("units") or "degrees")) or 1.0
-
-
 def _numbers(variable: xr.DataArray) -> np.ndarray[Any, Any]:
     # Positions are read immediately in this process, like bounds.
     return np.asarray(variable.compute(scheduler=get_sync).values, dtype=np.float64)
@@ -463,24 +454,6 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellA
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
     return axis, unknown_cells(obj, name, centres * unit, kind)
-
-
-def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
-    """Return the names of the numeric fields on both horizontal dimensions, without cell areas."""
-    dims, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where), *bounds_variables(ds)}
-    names = [str(n) for n, v in ds.data_vars.items() if dims <= set(v.dims) and v.dtype.kind in "fiub"]
-    return [name for name in names if name not in areas]
-
-
-def plane_names(obj: XarrayObject, where: Horizontal) -> list[str]:
-    """Return the names of two-dimensional positions and their bounds, which a new grid creates anew."""
-    present = [name for name in where.planes or () if name in obj.coords or name in getattr(obj, "variables", ())]
-    return [*present, *(bounds_name(obj, name) for name in present)]
-
-
-def area_names(ds: xr.Dataset) -> list[str]:
-    """Return the names of the data variables that hold cell areas, which a new grid creates anew."""
-    return [str(n) for n, v in ds.data_vars.items() if n == AREA or v.attrs.get("standard_name") == "cell_area"]
 
 
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:

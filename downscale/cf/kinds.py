@@ -16,11 +16,9 @@ from downscale.cf.quantities import (
     standard_name_of,
     units_of,
 )
-from downscale.cf.units import fits
+from downscale.cf.units import CODE_UNITS, fits
 from downscale.errors import InputError
 
-# Integers with such units or names are labels.
-CODE_UNITS = ("id", "ids", "code", "codes", "class", "classes", "category", "categories", "index", "flag", "flags")
 CODE_WORDS = {word for word in CODE_UNITS if word != "index"} | {"type", "types"}
 CODE_NAMES = {"lu_index", "ivgtyp", "isltyp", "tvl", "tvh", "slt", "ptype"}
 MASK_WORDS = set("mask masks lsm landmask seamask oceanmask icemask tmask umask vmask landsea".split())

@@ -23,7 +23,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.evidence import ANGLES, LENGTHS, PROJECTED, Claim, Locator
 from downscale.errors import GridError, InputError, listing
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
@@ -78,6 +77,8 @@ def _require_working() -> None:
 
 
 Floats = NDArray[np.float64]
+# From coordinates of a grid (x, y) to longitudes and latitudes in degrees, arrays of one shape.
+Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 ROTATED, GEOGRAPHIC, GEOSTATIONARY = "rotated_latitude_longitude", "latitude_longitude", "geostationary"
 # Attributes with PROJ strings in files that CF cannot describe.
@@ -177,16 +178,8 @@ class GridMapping:
         return "scan" if name == GEOSTATIONARY or "geostationary" in _method(crs) else "plane"
 
     @property
-    def claim(self) -> Claim | None:
-        """The mapping's evidence about a coordinate, or None if it cannot be read."""
-        kind = self.kind
-        words = f"grid mapping {self.name!r} ({self._called()})"
-        if kind is None:
-            return None
-        natures = PROJECTED if kind == "scan" else LENGTHS if kind == "plane" else ANGLES & {kind}  # type: ignore[arg-type]
-        return Claim(words, None, natures)
-
-    def _called(self) -> str:
+    def words(self) -> str:
+        """Name of the projection or of the coordinate system, for messages."""
         name = self.attrs.get("grid_mapping_name")
         return str(name or (self.crs.name if self.crs is not None else listing(self.attrs) or "no attributes"))
 
@@ -206,7 +199,7 @@ class GridMapping:
         """Return the error for a mapping that cannot be used."""
         detail = " without grid_north_pole_latitude" if self.attrs.get("grid_mapping_name") == ROTATED else ""
         return GridError(
-            f"grid mapping {self.name!r}: expected a coordinate system that PROJ reads, received {self._called()}"
+            f"grid mapping {self.name!r}: expected a coordinate system that PROJ reads, received {self.words}"
             f"{detail}; add crs_wkt to it, or drop it to take areas of the plane"
         )
 

@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import read_areas, select, warn_of_misfit
-from downscale.cf.horizontal import Horizontal, XarrayObject, as_dataset, horizontal, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables, read_areas, select, warn_of_misfit
+from downscale.cf.dates import Clock
+from downscale.cf.horizontal import Horizontal, XarrayObject, as_dataset, horizontal
 from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
-from downscale.cf.times import Clock
 from downscale.cf.units import convert, read_units
 from downscale.check.comparison import Aligned, Nested, Overlapping, aligned, build_comparison, cell_place
 from downscale.check.expected import Expected, is_plain

@@ -12,7 +12,8 @@ import xarray as xr
 
 from downscale.api import downscale
 from downscale.cf.bounds import bounds_name
-from downscale.cf.horizontal import horizontal, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables
+from downscale.cf.horizontal import horizontal
 from downscale.cf.quantities import variable_bounds
 from downscale.check.comparison import Overlapping
 from downscale.errors import DownscaleError

@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.horizontal import as_dataset, horizontal, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables
+from downscale.cf.horizontal import as_dataset, horizontal
 from downscale.cf.kinds import is_categorical
 from downscale.cf.times import time_name
 from downscale.errors import InputError, OptionError, listing

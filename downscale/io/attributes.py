@@ -30,8 +30,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.bounds import read_bounds, values_of
-from downscale.cf.times import frequency, period, resolution, span, stamp, steps, time_name
+from downscale.cf.bounds import read_bounds
+from downscale.cf.dates import stamp, values_of
+from downscale.cf.times import frequency, period, resolution, span, steps, time_name
 from downscale.errors import GridError, OptionError, OutputError, listing
 from downscale.io.encoding import CONVENTIONS, FILL_VALUE, Encodings, fields_of
 

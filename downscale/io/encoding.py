@@ -21,10 +21,12 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.attributes import DEFINED, complete_metadata, names_in, references, remove_references
+from downscale.cf.attributes import DEFINED, names_in, references, remove_references
 from downscale.cf.bounds import plain_bounds
+from downscale.cf.coordinates import complete_metadata
+from downscale.cf.dates import is_time
 from downscale.cf.kinds import is_categorical
-from downscale.cf.times import is_time, time_encodings
+from downscale.cf.times import time_encodings
 from downscale.errors import InputError, OptionError, OutputError, listing
 from downscale.io.chunks import chunk_sizes
 from downscale.process.computing import computed

@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.bounds import values_of
-from downscale.cf.times import is_time, numbers_of, stamp, time_name
+from downscale.cf.dates import is_time, stamp, values_of
+from downscale.cf.times import numbers_of, time_name
 from downscale.cf.units import convert, same_units
 from downscale.errors import InputError, listing
 

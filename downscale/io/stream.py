@@ -24,7 +24,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.horizontal import area_names
+from downscale.cf.coordinates import area_names
 from downscale.errors import OutputError
 from downscale.io.chunks import align_blocks, block_start, chunks_in
 from downscale.io.encoding import companions

@@ -11,10 +11,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from downscale.cf.attributes import STALE_ATTRS
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import CF_ATTRS, STALE_ATTRS, new_coordinates
+from downscale.cf.coordinates import CF_ATTRS, area_names, new_coordinates
 from downscale.cf.evidence import X_NAMES, Y_NAMES
-from downscale.cf.horizontal import Horizontal, XarrayObject, area_names, as_array, as_dataset, horizontal
+from downscale.cf.horizontal import Horizontal, XarrayObject, as_array, as_dataset, horizontal
 from downscale.cf.kinds import REMEDY, direction_reason, is_categorical
 from downscale.cf.quantities import quantity_of
 from downscale.errors import GridError, InputError, ShapeError, listing

@@ -10,8 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.bounds import values_of
-from downscale.cf.times import is_time
+from downscale.cf.dates import is_time, values_of
 from downscale.errors import InputError
 from downscale.fields.noise import Draws
 

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.horizontal import Horizontal, XarrayObject, horizontal, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables
+from downscale.cf.horizontal import Horizontal, XarrayObject, horizontal
 from downscale.errors import GridError, InputError, OptionError, listing
 from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid

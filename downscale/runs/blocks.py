@@ -19,9 +19,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.bounds import values_of
+from downscale.cf.dates import DAY, Clock, parts_of, values_of
 from downscale.cf.horizontal import horizontal
-from downscale.cf.times import DAY, Clock, date_bounds, frequency, parts_of, steps, time_name
+from downscale.cf.times import date_bounds, frequency, steps, time_name
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import InputError, OptionError, OutputError, counted
 from downscale.io.encoding import SHORT

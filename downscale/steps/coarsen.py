@@ -10,17 +10,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.coordinates import copy_coordinates, mapping_name, new_coordinates
-from downscale.cf.horizontal import (
-    AREA,
-    XarrayObject,
-    as_array,
-    as_dataset,
-    horizontal,
-    horizontal_variables,
-    parse_factor,
-    warn_of_plane,
-)
+from downscale.cf.attributes import AREA
+from downscale.cf.coordinates import copy_coordinates, horizontal_variables, mapping_name, new_coordinates
+from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, horizontal, parse_factor, warn_of_plane
 from downscale.cf.kinds import is_categorical, without_directions
 from downscale.cf.quantities import quantity_of
 from downscale.fields.aggregate import SLACK, Aggregation

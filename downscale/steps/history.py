@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 
 import xarray as xr
 
-from downscale.cf.attributes import as_text, references
-from downscale.cf.coordinates import STALE_ATTRS, mapping_among, mapping_name
-from downscale.cf.horizontal import AREA
+from downscale.cf.attributes import AREA, STALE_ATTRS, as_text, references
+from downscale.cf.coordinates import mapping_among, mapping_name
 from downscale.deconvolution.psf import pick_psf
 from downscale.errors import printable
 from downscale.io.paths import SOURCES, sources_of

@@ -12,9 +12,9 @@ import xarray as xr
 
 from downscale.cf.attributes import references
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import find_lost_coordinates
+from downscale.cf.coordinates import find_lost_coordinates, horizontal_variables
 from downscale.cf.evidence import seems_position
-from downscale.cf.horizontal import Horizontal, NoAxesError, axes_kind, horizontal, horizontal_variables, warn_of_plane
+from downscale.cf.horizontal import Horizontal, NoAxesError, axes_kind, horizontal, warn_of_plane
 from downscale.cf.kinds import direction_reason, is_categorical, without_directions
 from downscale.cf.quantities import is_number, quantity_of, require_lapse_rate
 from downscale.deconvolution.psf import pick_psf

@@ -17,7 +17,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.horizontal import Horizontal, horizontal, horizontal_variables, require_same_axes, with_named_mapping
+from downscale.cf.coordinates import horizontal_variables
+from downscale.cf.horizontal import Horizontal, horizontal, require_same_axes, with_named_mapping
 from downscale.cf.quantities import automatic_bounds
 from downscale.cf.times import time_name
 from downscale.cf.units import convert, fits

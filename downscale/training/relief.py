@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.horizontal import as_dataset, horizontal_variables
+from downscale.cf.coordinates import horizontal_variables
+from downscale.cf.horizontal import as_dataset
 from downscale.errors import InputError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing, slope
