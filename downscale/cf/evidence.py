@@ -17,7 +17,7 @@ import xarray as xr
 from dask.local import get_sync
 from numpy.typing import NDArray
 
-from downscale.cf.mapping import Floats, GridMapping, Locator
+from downscale.cf.mapping import Floats, GridMapping, Locator, Nature
 from downscale.cf.units import COMPASS_AXES, MUTE, compass_letter, degrees_in, metres_in
 from downscale.errors import GridError
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP
@@ -25,7 +25,6 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS, arc, unit_vectors
 
 Way = Literal["y", "x", "other"]
-Nature = Literal["geographic", "rotated", "plane", "scan"]
 
 # Fallback names, for files whose axes have no attributes.
 Y_NAMES = ("lat", "latitude", "nav_lat", "rlat", "grid_latitude", "y", "yc", "projection_y_coordinate", "northing")
@@ -166,7 +165,7 @@ def claim_of_mapping(mapping: GridMapping | None) -> Claim | None:
         return None
     return Claim(
         f"grid mapping {mapping.name!r} ({mapping.words})", None, natures.get(mapping.kind, frozenset([mapping.kind]))
-    )  # type: ignore[list-item]
+    )
 
 
 def _meet(*claims: Claim) -> bool:

@@ -40,7 +40,6 @@ from downscale.cf.evidence import (
     X_NAMES,
     Y_NAMES,
     Axis,
-    Nature,
     arrange,
     axis_of,
     claim_of_mapping,
@@ -55,7 +54,16 @@ from downscale.cf.evidence import (
     position_error,
     way_of_position,
 )
-from downscale.cf.mapping import TEXT_ATTRS, GridMapping, Locator, is_mapping, mapping_of, named_mappings, text_mapping
+from downscale.cf.mapping import (
+    TEXT_ATTRS,
+    GridMapping,
+    Locator,
+    Nature,
+    is_mapping,
+    mapping_of,
+    named_mappings,
+    text_mapping,
+)
 from downscale.cf.units import MUTE, degrees_in, metres_in
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
 from downscale.grid.axis import (

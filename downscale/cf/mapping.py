@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dask
 import dask.array as da
@@ -77,6 +77,7 @@ def _require_working() -> None:
 
 
 Floats = NDArray[np.float64]
+Nature = Literal["geographic", "rotated", "plane", "scan"]
 # From coordinates of a grid (x, y) to longitudes and latitudes in degrees, arrays of one shape.
 Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
@@ -163,7 +164,7 @@ class GridMapping:
         return {**proj_attrs, **{key: value for key, value in self.attrs.items() if key != "grid_mapping_name"}}
 
     @cached_property
-    def kind(self) -> str | None:
+    def kind(self) -> Nature | None:
         """Quantity of the axes: "geographic", "rotated", "plane", "scan" (geostationary) or, if unreadable, None."""
         name = self.cf.get("grid_mapping_name")
         if name == GEOGRAPHIC:
