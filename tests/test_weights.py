@@ -28,7 +28,7 @@ from downscale.io.weights import links_dataset, read_weights, weights_dataset, w
 from downscale.io.weights_apply import apply_weights
 from downscale.kernels.classic import linear_weights
 from downscale.kernels.sobolev import axis_weights, enforce_cell_law
-from downscale.kernels.sparse import BLOCK_LINKS, SparseWeights
+from downscale.kernels.sparse import SparseWeights
 
 LAYOUTS = ["esmf", "scrip"]
 LINKS = {"esmf": ("row", "col", "S"), "scrip": ("dst_address", "src_address", "remap_matrix")}
@@ -312,17 +312,6 @@ def test_neither_chunks_nor_the_order_of_links_change_a_bit(data):
     assert same_bits(np.concatenate(parts), whole)
     shuffled = read_weights(ds.isel(n_s=rng.permutation(ds.sizes["n_s"])))
     assert same_bits(shuffled.apply(field), whole)
-
-
-def test_blocks_of_links_change_no_bit(monkeypatch):
-    source = world(6, 8)
-    weights, field = read_weights(dataset("sobolev", source, source.refine(2, 2))), generator(3).normal(size=(6, 8))
-    field[2, 3] = np.nan
-    whole = weights.apply(field)
-    assert weights.weight.size < BLOCK_LINKS
-    for size in (1, 100, 1000):
-        monkeypatch.setattr("downscale.kernels.sparse.BLOCK_LINKS", size)
-        assert same_bits(weights.apply(field), whole)
 
 
 # xarray

@@ -1,17 +1,17 @@
-"""Linear operators between grids as sorted sparse weights: target, source, weight.
+"""Linear operators between grids as sparse matrices, with missing values.
 
-Sums are over the links of a target cell in the order of their sources. Neither the chunks of a field nor the order of
-links in a file changes a bit of the result.
+Sums are over the sources of a target cell in their order. Neither the chunks of a field nor the order of links in a
+file changes a bit of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, kron
 
 from downscale.errors import OptionError, ShapeError
 from downscale.grid.corners import Cells
@@ -19,8 +19,6 @@ from downscale.grid.corners import Cells
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 
-# Links per batch, which bounds the memory of an application.
-BLOCK_LINKS = 4_000_000
 # If weights of both signs lose a source, the rest may nearly cancel; a result that would amplify values beyond this is
 # not usable. Weights of one sign amplify nothing.
 MOST_GAIN = 10.0
@@ -34,52 +32,43 @@ class SparseWeights:
 
     Attributes
     ----------
-    row, col : array of int32, shape (n_links,)
-        Target and source cell of each link, from zero, row by row of each grid; sorted by target, then by source.
-    weight : array of float64, shape (n_links,)
-        Never zero. If the weights of a target add up to one, constants are preserved.
+    matrix : sparse array, shape (n_target, n_source)
+        Weights without zeros, cells numbered row by row of each grid. If a row adds up to one, constants are preserved.
     source_shape, target_shape : (n_y, n_x) or (n,)
         Shapes of the two grids.
     source, target : Cells, optional
         The cells, if known.
     """
 
-    row: Ints
-    col: Ints
-    weight: Floats
+    matrix: csr_array
     source_shape: tuple[int, ...]
     target_shape: tuple[int, ...]
     source: Cells | None = None
     target: Cells | None = None
+
+    def __post_init__(self) -> None:
+        self.matrix.sum_duplicates()
+        self.matrix.eliminate_zeros()
 
     @classmethod
     def from_links(
         cls, row: ArrayLike, col: ArrayLike, weight: ArrayLike, source_shape: tuple[int, ...],
         target_shape: tuple[int, ...], source: Cells | None = None, target: Cells | None = None,
     ) -> SparseWeights:  # fmt: skip
-        """Return the operator of links counted from zero, in any order; zero weights are dropped.
+        """Return the operator of links (target cell, source cell, weight) counted from zero, in any order.
 
         Raises
         ------
         ShapeError
             If the lists differ in length, or a grid has too many cells to number.
         """
-        for shape in (source_shape, target_shape):
-            _check_countable(shape)
-        rows, cols = np.asarray(row).astype(np.int32), np.asarray(col).astype(np.int32)
-        weights = np.asarray(weight, dtype=np.float64)
+        sizes = _count(target_shape), _count(source_shape)
+        rows, cols, weights = np.asarray(row), np.asarray(col), np.asarray(weight, dtype=np.float64)
         if not rows.shape == cols.shape == weights.shape or weights.ndim != 1:
             raise ShapeError(
                 f"expected three lists of links of one length, received {rows.shape}, {cols.shape}, {weights.shape}"
             )
-        if not weights.all():
-            nonzero = weights != 0
-            rows, cols, weights = rows[nonzero], cols[nonzero], weights[nonzero]
-        row_steps, col_steps = np.diff(rows), np.diff(cols)
-        if (row_steps < 0).any() or ((row_steps == 0) & (col_steps < 0)).any():
-            order = np.lexsort((cols, rows))
-            rows, cols, weights = rows[order], cols[order], weights[order]
-        return cls(rows, cols, weights, tuple(source_shape), tuple(target_shape), source, target)
+        return cls(csr_array((weights, (rows, cols)), sizes), tuple(source_shape), tuple(target_shape), source, target)
 
     @classmethod
     def from_axes(
@@ -98,25 +87,36 @@ class SparseWeights:
         >>> double.apply(np.array([[1.0, 3.0]])).tolist()
         [[2.0], [2.0]]
         """
-        y, x = np.asarray(along_y, dtype=np.float64), np.asarray(along_x, dtype=np.float64)
+        y, x = (csr_array(np.asarray(matrix, dtype=np.float64)) for matrix in (along_y, along_x))
         sources, targets = (y.shape[1], x.shape[1]), (y.shape[0], x.shape[0])
-        for shape in (sources, targets):
-            _check_countable(shape)
-        return cls.from_links(*_product(y, x), sources, targets, source, target)
+        _count(sources), _count(targets)
+        return cls(kron(y, x, format="csr"), sources, targets, source, target)
+
+    @property
+    def row(self) -> Ints:
+        """Target cell of each link, in order."""
+        return np.repeat(np.arange(self.matrix.shape[0], dtype=np.int32), np.diff(self.matrix.indptr))
+
+    @property
+    def col(self) -> Ints:
+        """Source cell of each link, in order within each target."""
+        return np.asarray(self.matrix.indices, np.int32)
+
+    @property
+    def weight(self) -> Floats:
+        """Weight of each link, never zero."""
+        return np.asarray(self.matrix.data)
 
     def sums(self) -> Floats:
         """Return the sum of the weights of each target cell, shape ``target_shape``; zero for cells without links."""
-        sums: Floats = np.bincount(self.row, self.weight, int(np.prod(self.target_shape))).astype(np.float64)
-        return sums.reshape(self.target_shape)
+        return np.asarray(self.matrix.sum(axis=1)).reshape(self.target_shape)
 
     def adjoint(self, values: ArrayLike) -> Floats:
         """Return the sum over targets of weight times ``values`` for each source cell, shape ``source_shape``.
 
         With target areas it gives source areas if area integrals are conserved.
         """
-        products = self.weight * np.asarray(values, dtype=np.float64).ravel()[self.row]
-        sums: Floats = np.bincount(self.col, products, int(np.prod(self.source_shape))).astype(np.float64)
-        return sums.reshape(self.source_shape)
+        return np.asarray(self.matrix.T @ np.asarray(values, dtype=np.float64).ravel()).reshape(self.source_shape)
 
     def apply(self, values: ArrayLike, *, skipna: bool = True, na_thres: float = 1.0) -> Floats:
         """Apply the operator to fields.
@@ -152,50 +152,29 @@ class SparseWeights:
                 f"{_sizes(fields.shape[-rank:])}; transpose it, or make weights for this grid"
             )
         check_threshold(na_thres)
-        maps = fields.reshape(-1, int(np.prod(self.source_shape)))
-        out = np.full((len(maps), int(np.prod(self.target_shape))), np.nan)
-        blocks = list(self._blocks())
-        for source_map, result in zip(maps, out, strict=True):
+        out = np.empty((*fields.shape[: fields.ndim - rank], *self.target_shape))
+        maps = zip(fields.reshape(-1, self.matrix.shape[1]), out.reshape(-1, self.matrix.shape[0]), strict=True)
+        for source_map, result in maps:
             field = source_map.astype(np.float64)
-            has_missing = skipna and bool(np.isnan(field).any())
-            for links, starts, rows in blocks:
-                source_values, weight = field[self.col[links]], self.weight[links]
-                if has_missing:
-                    result[rows] = _without_missing(source_values, weight, starts, na_thres)
-                else:
-                    result[rows] = np.add.reduceat(weight * source_values, starts)
-        return out.reshape(fields.shape[: fields.ndim - rank] + self.target_shape)
+            missing = np.isnan(field)
+            if skipna and missing.any():
+                result[:] = self._without_missing(field, missing, na_thres)
+            else:
+                result[:] = self.matrix @ field
+            result[np.diff(self.matrix.indptr) == 0] = np.nan
+        return out
 
-    def _blocks(self) -> Iterator[tuple[slice, NDArray[np.intp], Ints]]:
-        """Yield the links in batches that end between targets: links, first link of each target, and the targets."""
-        first = np.flatnonzero(np.diff(self.row, prepend=-1))
-        ends = np.append(first[1:], self.row.size)
-        begin = 0
-        while begin < first.size:
-            stop = int(np.searchsorted(ends, first[begin] + BLOCK_LINKS, side="right"))
-            stop = max(stop, begin + 1)
-            starts = first[begin:stop]
-            yield slice(int(starts[0]), int(ends[stop - 1])), starts - starts[0], self.row[starts]
-            begin = stop
-
-
-def _without_missing(taken: Floats, weight: Floats, starts: NDArray[np.intp], na_thres: float) -> Floats:
-    """Return sums over valid sources, divided by their fraction of the weights; NaN beyond the threshold."""
-    is_missing = np.isnan(taken)
-    total = np.add.reduceat(np.where(is_missing, 0.0, weight * np.where(is_missing, 0.0, taken)), starts)
-    missing_count = np.add.reduceat(is_missing.astype(np.intp), starts)
-    if not missing_count.any():
-        return total
-    valid_weight = np.where(is_missing, 0.0, weight)
-    valid_sum, weight_sum = np.add.reduceat(valid_weight, starts), np.add.reduceat(weight, starts)
-    absolute_sum, missing_sum = (np.add.reduceat(np.abs(values), starts) for values in (weight, weight - valid_weight))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        valid_fraction = valid_sum / weight_sum
-        rescaled = total / valid_fraction
-        is_stable = (valid_fraction > 0) & (MOST_GAIN * np.abs(valid_sum) >= absolute_sum - missing_sum)
-    all_missing = missing_count == np.diff(starts, append=taken.size)
-    is_invalid = all_missing | ~is_stable | (missing_sum > na_thres * absolute_sum * (1 + ROUNDING))
-    return np.where(missing_count == 0, total, np.where(is_invalid, np.nan, rescaled))
+    def _without_missing(self, field: Floats, missing: NDArray[np.bool_], na_thres: float) -> Floats:
+        """Return sums over valid sources, divided by their fraction of the weights; NaN beyond the threshold."""
+        total, valid_sum = self.matrix @ np.where(missing, 0.0, field), self.matrix @ (~missing).astype(np.float64)
+        sizes = abs(self.matrix)
+        valid_size, missing_size = sizes @ (~missing).astype(np.float64), sizes @ missing.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            valid_fraction = valid_sum / self.sums().ravel()
+            rescaled = total / valid_fraction
+            is_usable = (valid_size > 0) & (valid_fraction > 0) & (MOST_GAIN * np.abs(valid_sum) >= valid_size)
+        is_usable &= missing_size <= na_thres * (valid_size + missing_size) * (1 + ROUNDING)
+        return np.where(missing_size == 0, total, np.where(is_usable, rescaled, np.nan))
 
 
 def check_threshold(na_thres: Any) -> float:
@@ -206,48 +185,13 @@ def check_threshold(na_thres: Any) -> float:
     return float(na_thres)
 
 
-def _check_countable(shape: tuple[int, ...]) -> None:
-    limit = int(np.iinfo(np.int32).max)
-    if int(np.prod(shape, dtype=np.float64)) > limit:
+def _count(shape: tuple[int, ...]) -> int:
+    """Return the number of cells of a grid."""
+    size, limit = int(np.prod(shape, dtype=np.float64)), int(np.iinfo(np.int32).max)
+    if size > limit:
         raise ShapeError(f"expected a grid of at most {limit} cells, received {_sizes(shape)}; cut it into regions")
+    return size
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "no"
-
-
-def _product(y: Floats, x: Floats) -> tuple[Ints, Ints, Floats]:
-    """Return the links of the Kronecker product, sorted by target and then by source."""
-    y_starts, y_cols, y_weights = _compressed(y)
-    x_starts, x_cols, x_weights = _compressed(x)
-    y_counts, x_counts = np.diff(y_starts), np.diff(x_starts)
-    size = int(y_counts.sum()) * int(x_counts.sum())
-    row, col, weight = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size)
-    patterns: dict[int, tuple[NDArray[Any], ...]] = {}
-    begin = 0
-    for target, count in enumerate(y_counts.tolist()):
-        if count not in patterns:
-            patterns[count] = _pattern(count, x_starts, x_counts)
-        columns, tap_y, link_x = patterns[count]
-        links = slice(begin, begin + columns.size)
-        link_y = y_starts[target] + tap_y
-        row[links] = target * x.shape[0] + columns
-        col[links] = y_cols[link_y] * x.shape[1] + x_cols[link_x]
-        weight[links] = y_weights[link_y] * x_weights[link_x]
-        begin += columns.size
-    return row, col, weight
-
-
-def _compressed(matrix: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    rows, cols = np.nonzero(matrix)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(matrix)))])
-    return starts, cols, matrix[rows, cols]
-
-
-def _pattern(count: int, starts: NDArray[np.intp], counts: NDArray[np.intp]) -> tuple[NDArray[np.intp], ...]:
-    """Return target column, tap along y and link along x of all links of a row with ``count`` taps along y."""
-    sizes = count * counts
-    columns = np.repeat(np.arange(counts.size), sizes)
-    position = np.arange(columns.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    tap_y, tap_x = np.divmod(position, counts[columns])
-    return columns, tap_y, starts[:-1][columns] + tap_x
