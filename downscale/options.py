@@ -12,7 +12,7 @@ from typing import Any
 from downscale.errors import OptionError, listing
 
 CHECKS = ("raise", "warn", "log", "skip")
-ENGINES = ("auto", "torch")
+ENGINES = ("auto", "numba", "torch", "dense")
 
 
 def one_of(*legal: str | None) -> Callable[[Any], str | None]:
@@ -102,8 +102,9 @@ class set_options:
         Action if conservation fails in a computed block.
     device : str
         "auto" uses an accelerator if there is one, else the CPU.
-    engine : {"auto", "torch"}
-        "auto" takes compiled loops where they serve (linear methods on the CPU), else PyTorch; both agree to rounding.
+    engine : {"auto", "numba", "torch", "dense"}
+        "numba" compiles loops for linear methods on the CPU and leaves the rest to PyTorch, as does "auto"; "dense"
+        applies linear methods as matrices, slowly, for comparisons. All agree to rounding.
     progress : {"auto", "on", "off"}
         Progress bars; "auto" shows them only on a terminal.
     keep_attrs : bool

@@ -1,9 +1,7 @@
-"""The compiled pass against its readable twin by tensors; memory that is used again; work shared among threads."""
+"""The compiled pass against its readable twin by tensors; work shared among threads."""
 
 from __future__ import annotations
 
-import gc
-import threading
 from typing import Any
 
 import dask
@@ -20,7 +18,6 @@ import downscale
 from downscale.engine import fused
 from downscale.kernels.windows import Windows, shared_windows
 from downscale.nn.separable import METHODS, operator
-from downscale.process import buffers
 
 methods = st.sampled_from(sorted(METHODS))
 
@@ -125,41 +122,3 @@ def test_threads_change_no_bit(grid, threads, seed):
     with dask.config.set(num_workers=threads):
         shared = ds.downscale(2).pr
     assert same_bits(shared, ds.chunk().downscale(2).pr)
-
-
-def test_memory_of_blocks_is_used_again():
-    shape, kind = (300, 1000), np.dtype("f4")
-    first = buffers.leased(shape, kind)
-    place = first.__array_interface__["data"][0]
-    first[:] = 1.0
-    view = first[10:20]
-    del first
-    gc.collect()
-    assert buffers.leased(shape, kind).__array_interface__["data"][0] != place  # a view is still looked at
-    assert (view == 1.0).all()
-    del view
-    gc.collect()
-    both = [buffers.leased(shape, kind) for _ in range(2)]
-    places = {array.__array_interface__["data"][0] for array in both}
-    assert place in places
-    assert len(places) == 2
-
-
-def test_what_lies_idle_is_bounded():
-    kept = [buffers.leased((40_000_000,), np.dtype("f4")) for _ in range(3)]
-    del kept
-    gc.collect()
-    assert buffers.idle_bytes() <= buffers.IDLE_BYTES
-
-
-def test_memory_may_come_back_while_some_is_taken():
-    """The garbage collector may end a loan in the thread that holds the lock."""
-    done = threading.Event()
-
-    def take_and_give() -> None:
-        with buffers._lock:
-            buffers._give_back(np.empty(2_000_000, np.uint8))
-        done.set()
-
-    threading.Thread(target=take_and_give, daemon=True).start()
-    assert done.wait(20)

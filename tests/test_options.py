@@ -38,7 +38,7 @@ ILLEGAL = [
     ("check", None, "option 'check': expected one of"),
     ("device", "", "option 'device': expected 'auto', 'cpu' or the name of an accelerator, received ''"),
     ("device", 0, "option 'device': expected .* received 0"),
-    ("engine", "numba", "option 'engine': expected one of 'auto', 'torch', received 'numba'"),
+    ("engine", "jax", "option 'engine': expected one of 'auto', 'numba', 'torch', 'dense', received 'jax'"),
     ("progress", True, "option 'progress': expected one of 'auto', 'on', 'off', received True"),
     ("keep_attrs", 1, "option 'keep_attrs': expected True or False, received 1"),
     ("max_memory", "much", "option 'max_memory': expected a size such as .* received 'much'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dask
@@ -13,23 +12,17 @@ import pytest
 from dask.system import CPU_COUNT
 from sample_fields import field_on, region, same_bits
 
-from downscale.engine import fused
-from downscale.engine.memory import threads
 from downscale.errors import OptionError
-from downscale.process.computing import threads_that_end, workers
+from downscale.process.computing import threads, threads_that_end, workers
+
+VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @pytest.fixture
-def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the pools that the compiled pass opens."""
-    seen: list[int] = []
-
-    def opened(count: int) -> ThreadPoolExecutor:
-        seen.append(count)
-        return ThreadPoolExecutor(count)
-
-    monkeypatch.setattr(fused, "ThreadPoolExecutor", opened)
-    return seen
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the environment lowers the number."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +39,59 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
     ids=str,
 )
-def test_threads_are_those_of_dask(pools: list[int], setting: dict[str, Any], expected: int) -> None:
+def test_threads_are_those_of_dask(unset: None, setting: dict[str, Any], expected: int) -> None:
     ds = field_on(region(8, 9), 2)
     with dask.config.set(setting):
         assert workers() == threads() == expected
         fine = ds.downscale(2)
-    assert pools == [expected] * (expected > 1)
     assert same_bits(fine.tas, ds.downscale(2).tas)
+
+
+BUSY = """
+import os, sys, time
+import dask, numpy as np
+import downscale
+from sample_fields import field_on, world
+
+def times():
+    names = os.listdir("/proc/self/task")
+    return {name: int(open(f"/proc/self/task/{name}/schedstat").read().split()[0]) for name in names}
+
+def busy(call):
+    before, begin = times(), time.process_time_ns()
+    call()
+    total, after = time.process_time_ns() - begin, times()
+    burnt = [after[name] - before.get(name, 0) for name in after]
+    burnt.append(total - sum(burnt))  # by threads that have ended
+    return sum(part > 0.15 * total for part in burnt)
+
+ds = field_on(world(120, 160), 24, dtype="float32")
+for engine in ("numba", "torch"):
+    for setting in eval(sys.argv[1]):
+        with downscale.set_options(engine=engine), dask.config.set(setting):
+            calls = [lambda: ds.downscale(4)] + [ds.chunk(time=4).downscale(4).compute] * bool(setting)
+            ds.isel(time=[0]).downscale(4)
+            print(*(busy(call) for call in calls))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="no account of the time of threads here")
+@pytest.mark.parametrize(
+    ("variables", "settings"),
+    [
+        ({"OMP_NUM_THREADS": "1"}, [{}]),
+        ({"NUMBA_NUM_THREADS": "1"}, [{}]),
+        ({}, [{"num_workers": 1}, {"scheduler": "synchronous"}]),
+    ],
+    ids=str,
+)
+def test_one_thread_is_one_thread(variables: dict[str, str], settings: list[dict[str, Any]]) -> None:
+    plain = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    environment = {**plain, **variables, "PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", BUSY, repr(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {"1"}
 
 
 @pytest.mark.parametrize("number", [-1, "4", 2.5, True])
@@ -63,11 +102,12 @@ def test_numbers_of_workers_that_are_none_are_refused(number: Any) -> None:
                 asked()
 
 
-@pytest.mark.parametrize(("setting", "expected"), [("1", 1), ("2", 2), ("64", 3)])
-def test_the_variable_of_numba_lowers_the_number(
-    monkeypatch: pytest.MonkeyPatch, setting: str, expected: int
+@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize(("setting", "expected"), [("1", 1), ("2", 2), ("64", 3), ("2,4", 2), ("many", 3)])
+def test_variables_lower_the_number(
+    unset: None, monkeypatch: pytest.MonkeyPatch, name: str, setting: str, expected: int
 ) -> None:
-    monkeypatch.setenv("NUMBA_NUM_THREADS", setting)
+    monkeypatch.setenv(name, setting)
     with dask.config.set(num_workers=3):
         assert threads() == expected
 

@@ -17,8 +17,8 @@ from dask.base import tokenize
 from downscale.engine.checks import finite, require_finite, tell_negative
 from downscale.engine.cut import Cut, Span, cut_axis, cut_span
 from downscale.engine.job import Job
-from downscale.engine.memory import threads
-from downscale.process.buffers import leased
+from downscale.process.buffers import allocate
+from downscale.process.computing import computed, threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     shared = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
     table = [[_block(job, shared, array, fine_statics, row, column) for column in columns] for row in rows]
     fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
-    return fine if is_lazy else fine.compute()
+    return fine if is_lazy else computed(fine)[0]
 
 
 def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
@@ -98,7 +98,7 @@ def compute_block(
     maps = finite(values.reshape(-1, *values.shape[-job.inner :]), job)
     shape = (len(maps), *job.block_shape(rows, columns))
     # Reuse the memory of an earlier block or result, if there is any.
-    fine = leased(shape, job.dtype)
+    fine = allocate(shape, job.dtype)
     if job.compiled:
         from downscale.engine.fused import refine_maps
 

@@ -62,7 +62,7 @@ class Job:
     def compiled(self) -> bool:
         """Whether compiled loops do the work: a product of two axes on the CPU without terrain penalty."""
         linear = isinstance(self.upscaler, Separable) and self.refinement is None
-        return linear and self.engine == "auto" and is_cpu(self.device)
+        return linear and self.engine in ("auto", "numba") and is_cpu(self.device)
 
     @property
     def capabilities(self) -> Capabilities:

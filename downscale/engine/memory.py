@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -38,15 +37,6 @@ FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 # Blocks in memory per worker: the one in work, and parts of it and of the next that are read, encoded and written
 # (measured).
 ALIVE = 2.5
-
-
-def threads() -> int:
-    """Return the number of threads that share the rows of a field in memory, equal to the number of blocks in work.
-
-    ``NUMBA_NUM_THREADS`` lowers the number.
-    """
-    limit = os.environ.get("NUMBA_NUM_THREADS", "").strip()
-    return min(workers(), max(int(limit), 1)) if limit.isdigit() else workers()
 
 
 def resident_bytes(compiled: bool = True) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,10 @@ from downscale.engine.job import Bound, Job
 from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded, infeasible
+from downscale.fields.fill import fill_missing
 from downscale.grid.subcells import SubcellGrid
 from downscale.nn.separable import Separable
+from downscale.process.computing import threads
 from downscale.typing import Place
 
 if TYPE_CHECKING:
@@ -71,7 +74,24 @@ def refine_maps(
     If the device can copy and compute at once, one batch is copied back and checked while the next is computed. If it
     runs out of memory, batches are halved; maps are independent, so that this changes no bit.
     """
-    work = Work(job, rows, columns, statics, Lane(pick_device(job.device)))
+    with _at_most(threads()):
+        _refine_batches(maps, fine, Work(job, rows, columns, statics, Lane(pick_device(job.device))))
+
+
+@contextmanager
+def _at_most(number: int) -> Iterator[None]:
+    """Limit PyTorch to a number of threads within this block."""
+    own = torch.get_num_threads()
+    if number < own:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number < own:
+            torch.set_num_threads(own)
+
+
+def _refine_batches(maps: NDArray[Any], fine: NDArray[Any], work: Work) -> None:
     pending: tuple[slice, Finish] | None = None
     start, batch = 0, work.batch(len(maps))
     planned = batch
@@ -173,6 +193,8 @@ class Work:
         rows, columns = self.rows.given, self.columns.given
         layouts, key = _known_of(self.job).modules, (rows, columns, str(self.lane.device))
         layout = layouts.get(key)
+        if layout is None and self.job.engine == "dense":
+            return partial(apply_dense, self.job.upscaler, rows, columns)
         if layout is None:
             layout = self.job.upscaler.layout(rows.first, columns.first, (rows.length, columns.length))
             layout = self.lane.install(layout)
@@ -225,6 +247,19 @@ class Work:
         if job.extensive:
             return as_sums(stored, job, rows, columns)
         return stored
+
+
+def apply_dense(operator: Separable, rows: Span, columns: Span, coarse: Tensor, gaps: bool = True) -> Tensor:
+    """Return the fine cells of some rows and columns by matrix products, without any of the loops of the others."""
+    spans, missing = (rows, columns), coarse.isnan()
+    y, x = (
+        coarse.new_tensor(axis.dense(span.size)[np.ix_(span.fine_cells(factor), span.cells)])
+        for axis, factor, span in zip(operator.axes, operator.factor, spans, strict=True)
+    )
+    complete = fill_missing(coarse, missing, operator.reach, columns.whole and bool(operator.grid.x.periodic))
+    for axis, factor in zip((-2, -1), operator.factor, strict=True):
+        missing = missing.repeat_interleave(factor, axis)
+    return (y @ complete @ x.T).masked_fill(missing, torch.nan)
 
 
 def _largest(values: NDArray[Any]) -> float:

@@ -22,7 +22,7 @@ from downscale.errors import OutputError
 from downscale.io.chunks import block_start, chunks_in, piece_sizes
 from downscale.io.filters import Array, Layout, able, buffers, decode_chunk, layout_of, restore_nan, worth_compiling
 from downscale.io.library import hdf5_file, library
-from downscale.process.buffers import leased
+from downscale.process.buffers import allocate
 
 VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 Place = tuple[int, int]
@@ -47,7 +47,7 @@ class Source:
 
     def read(self, begin: tuple[int, ...], shape: tuple[int, ...]) -> Array:
         """Return values from ``begin`` on, which is the start of a chunk."""
-        out = leased(shape, self.layout.dtype)
+        out = allocate(shape, self.layout.dtype)
         self._prefetch(begin, shape)
         for start, part in chunks_in(shape, self.layout.chunks):
             offset = tuple(a + b for a, b in zip(begin, start, strict=True))

@@ -31,7 +31,7 @@ from downscale.io.encoding import companions
 from downscale.io.filters import Array, Layout, able, encode_chunk, layout_of, worth_compiling
 from downscale.io.library import dump, hdf5_file, library, new_file, reading, writing_errors
 from downscale.io.reread import Place, Source, open_handle, require_same, source_of, sources_in
-from downscale.process.buffers import leased
+from downscale.process.buffers import allocate
 from downscale.process.computing import cluster, computed, elsewhere, here, threads_that_end
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Passage:
 
     def block(self, block: Array, *, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
         """Store a block, and return it as read back from the file."""
-        out = leased(block.shape, self.target.layout.dtype)
+        out = allocate(block.shape, self.target.layout.dtype)
         for offset, part, data in self.target.chunks(block, chunks, block_id):
             place = self._put(offset, data)
             self.source.read_chunk(offset, place, out[part])

@@ -1,47 +1,29 @@
-"""Compilation of inner loops with a robust cache on disk.
+"""Compilation of inner loops, cached on disk between runs.
 
 The cache follows changes to the file of a function only: compiled functions call those of their own file.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from downscale.errors import OptionError
 
+logger = logging.getLogger("downscale")
 # The library refuses to load with other values, with a long traceback.
-THREADS = "NUMBA_NUM_THREADS"
-if not os.environ.get(THREADS, "1").strip().isdigit() or int(os.environ.get(THREADS, "1")) < 1:
-    raise OptionError(f"expected the environment variable {THREADS} to be a whole number from 1, "
-                      f"received {os.environ[THREADS]!r}; change it or unset it")  # fmt: skip
+THREADS = os.environ.get("NUMBA_NUM_THREADS", "1")
+if not THREADS.strip().isdigit() or int(THREADS) < 1:
+    raise OptionError(
+        "expected the environment variable NUMBA_NUM_THREADS to be a whole number from 1, "
+        f"received {THREADS!r}; change it or unset it"
+    )
 
 import numba  # noqa: E402 - after the check
-from numba.core.caching import FunctionCache  # noqa: E402
-
-
-class LoopCache(FunctionCache):  # type: ignore[misc]
-    """A disk cache of compiled loops that ignores damaged files and unwritable folders.
-
-    The library loads its files without a check: an empty or truncated one, left by a full disk or a killed process,
-    would break every later run.
-    """
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled loop of a signature, or None if there is none that can be read."""
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:  # damaged bytes may raise anything
-            with suppress(OSError):
-                self.flush()
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Save the compiled loop of a signature if the folder is writable."""
-        with suppress(OSError):
-            super().save_overload(sig, data)
 
 
 def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
@@ -50,9 +32,24 @@ def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
     Products and sums may be fused; nothing else is reordered, so that every cell gets the same bits at any position.
     Without ``fused`` the bits are also the same on every kind of processor.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"} if fused else False, "error_model": "numpy"}
-    made = numba.njit(**options)(function)
-    # A RuntimeError means that no folder is writable: the loop is compiled in each process.
-    with suppress(RuntimeError, OSError):
-        made._cache = LoopCache(function)
-    return made
+    fastmath = {"contract"} if fused else False
+    return numba.njit(nogil=True, fastmath=fastmath, error_model="numpy", cache=_is_cacheable())(function)
+
+
+@cache
+def _is_cacheable() -> bool:
+    """Return whether compiled loops can be stored, by storing one; otherwise each process compiles them."""
+
+    def loop(n: int) -> int:
+        return n
+
+    try:
+        folder = numba.njit("int64(int64)", cache=True)(loop).stats.cache_path
+    except (RuntimeError, OSError) as error:
+        logger.warning("compiled loops are not stored (%s); set NUMBA_CACHE_DIR to a folder with space", error)
+        return False
+    # Left by a crash of the machine; the library would fail to read them.
+    for path in Path(str(folder)).glob("*.nb[ci]"):
+        if not path.stat().st_size:
+            path.unlink(missing_ok=True)
+    return True

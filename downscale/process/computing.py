@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,7 +40,10 @@ def scheduler() -> Scheduler:
 
 def computed(*tasks: Any) -> tuple[Any, ...]:
     """Return the values of lazy objects, like ``dask.compute``."""
-    values: tuple[Any, ...] = dask.compute(*tasks, scheduler=scheduler())
+    get = scheduler()
+    # Dask's own threads are as many as processors.
+    number = {"num_workers": workers()} if get is dask.threaded.get else {}
+    values: tuple[Any, ...] = dask.compute(*tasks, scheduler=get, **number)
     return values
 
 
@@ -55,13 +59,16 @@ def elsewhere() -> bool:
 
 
 def workers() -> int:
-    """Return the number of blocks computed at once by Dask's settings: scheduler, number of workers, thread pool."""
+    """Return the number of blocks computed at once by Dask's settings: scheduler, number of workers, thread pool.
+
+    Without such a setting it is the number of processors, or less by ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS``.
+    """
     if dask.config.get("scheduler", None) in SERIAL:
         return 1
     pool = dask.config.get("pool", None)
     number = dask.config.get("num_workers", None) or (pool if isinstance(pool, int) else None)
     if number is None:
-        return _own_threads() or CPU_COUNT
+        return _worker_threads() or _limit(CPU_COUNT)
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise OptionError(
             f"expected num_workers in Dask's configuration to be a whole number from 1, received {number!r}; change it"
@@ -69,13 +76,21 @@ def workers() -> int:
     return number
 
 
-def _own_threads() -> int | None:
+def threads() -> int:
+    """Return the number of threads that share the rows of a field in memory: that of blocks at once, or less."""
+    return _limit(workers())
+
+
+def _limit(number: int) -> int:
+    limits = (os.environ.get(f"{library}_NUM_THREADS", "").partition(",")[0].strip() for library in ("OMP", "NUMBA"))
+    return min(number, *(max(int(limit), 1) for limit in limits if limit.isdigit()), number)
+
+
+def _worker_threads() -> int | None:
     """Return the threads of the cluster worker whose task this is, or None elsewhere."""
-    cluster = sys.modules.get("distributed")
-    if cluster is None:
-        return None
+    distributed = sys.modules.get("distributed")
     try:
-        return int(cluster.get_worker().state.nthreads)
+        return int(distributed.get_worker().state.nthreads) if distributed else None
     except (AttributeError, ValueError):
         return None
 
