@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import xarray as xr
 
@@ -15,6 +18,25 @@ from downscale.io.write import Storage, write_checked
 from downscale.process.computing import progress_bar
 
 Encoding = Mapping[str, Mapping[str, Any]]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _with_arguments_of(reference: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Return a decorator that gives a function the signature of another, and all of these arguments in a call."""
+    signature = inspect.signature(reference)
+
+    def decorate(function: Callable[..., T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def call(*arguments: P.args, **keywords: P.kwargs) -> T:
+            bound = signature.bind(*arguments, **keywords)
+            bound.apply_defaults()
+            return function(**bound.arguments)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    return decorate
 
 
 def to_netcdf(
@@ -68,57 +90,34 @@ def to_netcdf(
         If writing or the conservation check fails; no file remains.
     """
     storage = Storage(complevel, packing, encoding, profile, attrs)
-    options = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
-               "footprint": footprint, "quantity": quantity}  # fmt: skip
-    return _written(write_checked, ds, path, coarse, overwrite, storage, options)
+    return _write(
+        write_checked, ds, path, coarse, overwrite, storage, law=law, tolerance=tolerance, bounds=bounds, mask=mask,
+        na_thres=na_thres, footprint=footprint, quantity=quantity,
+    )  # fmt: skip
 
 
-def to_zarr(
-    ds: xr.Dataset | xr.DataArray, path: str | Path, *, coarse: Any = None, overwrite: bool = False, complevel: int = 1,
-    law: str = "cell", tolerance: float | None = None, bounds: Any = "auto", mask: Any = None, na_thres: float = 1.0,
-    packing: Any = None, encoding: Encoding | None = None, profile: Any = None, attrs: Mapping[str, Any] | None = None,
-    footprint: Any = None, quantity: Any = None,
-) -> ConservationReport | None:  # fmt: skip
+@_with_arguments_of(to_netcdf)
+def to_zarr(ds: xr.Dataset | xr.DataArray, path: str | Path, **options: Any) -> ConservationReport | None:
     """Write a fine field as a Zarr store with CF attributes and check conservation as written.
 
     Needs the extra ``zarr``. Format 2 with consolidated metadata; open it with
-    ``xarray.open_zarr(path, decode_coords="all")``.
-
-    Parameters
-    ----------
-    ds, coarse, overwrite, complevel, law, tolerance, bounds, mask, na_thres, packing, encoding, profile, attrs,
-    footprint, quantity
-        As in :func:`downscale.to_netcdf`; the level is that of Zstandard, ``chunksizes`` are the chunks.
-    path : str or Path
-        Folder of the store; its parent must exist.
-
-    Returns
-    -------
-    ConservationReport or None
-        The check report of the store, if ``coarse`` was given.
-
-    Raises
-    ------
-    OptionError, InputError
-        If the request does not fit the result; raised before any computation.
-    OutputError, ConservationError
-        If writing or the conservation check fails; no store remains.
+    ``xarray.open_zarr(path, decode_coords="all")``. The folder that holds the store must exist. Arguments, result and
+    errors are those of :func:`downscale.to_netcdf`; ``complevel`` is the level of Zstandard, ``chunksizes`` are the
+    chunks.
     """
     from downscale.io.store import write_store
 
-    storage = Storage(complevel, packing, encoding, profile, attrs)
-    options = {"law": law, "tolerance": tolerance, "bounds": bounds, "mask": mask, "na_thres": na_thres,
-               "footprint": footprint, "quantity": quantity}  # fmt: skip
-    return _written(write_store, ds, path, coarse, overwrite, storage, options)
+    storage = Storage(**{entry.name: options.pop(entry.name) for entry in fields(Storage)})
+    return _write(write_store, ds, path, storage=storage, **options)
 
 
-def _written(
+def _write(
     write: Callable[..., ConservationReport | None], ds: xr.Dataset | xr.DataArray, path: str | Path, coarse: Any,
-    overwrite: bool, storage: Storage, check_options: dict[str, Any],
+    overwrite: bool, storage: Storage, **check_options: Any,
 ) -> ConservationReport | None:  # fmt: skip
     """Write with ``write`` and check conservation against ``coarse``, if given."""
     if isinstance(ds, xr.DataArray):
         ds = ds.to_dataset(name=ds.name or "field")
-    checker = None if coarse is None else lambda made: check_conservation(coarse, made, **check_options)
+    checker = None if coarse is None else lambda fine: check_conservation(coarse, fine, **check_options)
     inputs = () if coarse is None else sources_of(coarse)
     return write(ds, path, checker, overwrite=overwrite, storage=storage, inputs=inputs, progress=progress_bar())
