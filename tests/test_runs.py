@@ -22,6 +22,7 @@ from sample_fields import field_on, rain_on, region, relief_on, world
 
 import downscale
 from downscale.errors import InputError, OutputError
+from downscale.io import merge
 from downscale.io.merge import merge_files
 from downscale.runs import block_run, manifest, pipeline, single
 from downscale.runs.blocks import plan_blocks
@@ -322,18 +323,43 @@ def test_a_plain_run_over_a_sealed_one_leaves_no_seal(here):
     assert contents(here) == {"in.nc", "out.nc"}
 
 
-def test_a_block_damaged_before_the_merge_is_found_in_the_merged_file(here, monkeypatch):
+def flip(path: Path) -> None:
+    """Change the lowest bit of one stored value, which no conservation check would find."""
+    with netCDF4.Dataset(path, "a") as file:
+        file.set_auto_mask(False)
+        values = file["tas"][0, 0, :1].view("u4") ^ 1
+        file["tas"][0, 0, 0] = values.view("f4")[0]
+
+
+def test_a_block_damaged_before_the_merge_is_found(here, monkeypatch):
     merge_files = block_run.merge_files
 
     def damage(parts, *rest):
-        with netCDF4.Dataset(parts[1], "a") as file:
-            file["tas"][0, 0, 0] += 1
+        flip(parts[1])
         return merge_files(parts, *rest)
 
     monkeypatch.setattr(block_run, "merge_files", damage)
     said = command(*APPLY, "--blocks", 7)
-    assert said.status == 1
-    assert "expected the cell law" in said.complaint
+    assert said.status == 2
+    assert "out_20000108-20000114.nc: expected what was written and checked, received other bytes" in said.complaint
+    assert not Path("out.nc").exists()
+    monkeypatch.undo()
+    assert "kept 2 of 3 blocks" in good(command(*APPLY, "--blocks", 7, "--resume")).out
+    assert raw(Path("out.nc")) == whole()
+
+
+@pytest.mark.parametrize("factor", [2, 40], ids=["values", "chunks"])
+def test_damage_of_the_merged_file_is_found(here, monkeypatch, factor):
+    flush = merge.flush
+
+    def damage(path):
+        flush(path)
+        flip(path)
+
+    monkeypatch.setattr(merge, "flush", damage)
+    said = command("apply", "in.nc", "out.nc", "--factor", factor, "--blocks", 7)
+    assert said.status == 2
+    assert "tas: expected what was written and checked, received other values than those of out_" in said.complaint
     assert not Path("out.nc").exists()
 
 

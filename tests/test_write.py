@@ -201,7 +201,7 @@ def test_a_broken_law_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize("judged", ["while written", "afterwards"])
 def test_a_flipped_bit_on_disk_is_found(tmp_path, monkeypatch, judged):
     """The check is of the file as it lies there, not of what was computed."""
-    flush, chunk = write.flush, stream.Target.chunk
+    flush, encode_chunk = write.flush, stream.encode_chunk
 
     def damaged(path: Path) -> None:
         if path.suffix == ".part" and judged == "afterwards":
@@ -209,15 +209,15 @@ def test_a_flipped_bit_on_disk_is_found(tmp_path, monkeypatch, judged):
                 file["tas"][1, 4, 6] += 0.5
         flush(path)
 
-    def wrong(self: Any, values: np.ndarray) -> Any:
+    def wrong(values: np.ndarray, *options: Any) -> Any:
         if judged == "while written":
             values[1, 4, 6] += 0.5
-        return chunk(self, values)
+        return encode_chunk(values, *options)
 
     if judged == "afterwards":
-        monkeypatch.setattr(write, "write_and_check", lambda *_: None)
+        monkeypatch.setattr(stream, "elsewhere", lambda: True)
     monkeypatch.setattr(write, "flush", damaged)
-    monkeypatch.setattr(stream.Target, "chunk", wrong)
+    monkeypatch.setattr(stream, "encode_chunk", wrong)
     coarse = field_on(region())
     with pytest.raises(ConservationError, match=r"time=2000-01-02.*lat=32\.5, lon=13\.5"):
         downscale.to_netcdf(coarse.downscale(2), tmp_path / "a.nc", coarse=coarse)

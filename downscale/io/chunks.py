@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import dask.array as da
 import numpy as np
-import xarray as xr
-
-from downscale.cf.horizontal import horizontal
-from downscale.errors import DownscaleError
 
 # Target number of values per storage chunk: a map of a quarter of a degree.
 CHUNK_VALUES = 1_000_000
@@ -24,8 +20,6 @@ FEW_BLOCKS = 16
 PIECE_VALUES = 4_000_000
 Sizes = tuple[int, ...]
 Blocks = tuple[Sizes, ...]
-# A coarse chunk of this size makes fine ones of some tens of megabytes.
-CHUNK_BYTES = 4_000_000
 
 
 def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
@@ -93,40 +87,3 @@ def chunks_in(shape: Sizes, sizes: Sizes) -> Iterator[tuple[Sizes, tuple[slice, 
     """Yield the position of each storage chunk within a block, and its slices."""
     for start in itertools.product(*(range(0, n, size) for n, size in zip(shape, sizes, strict=True))):
         yield start, tuple(slice(a, min(a + size, n)) for a, size, n in zip(start, sizes, shape, strict=True))
-
-
-def map_chunks(ds: xr.Dataset) -> dict[str, int]:
-    """Return chunk sizes for a Dataset opened without Dask: all of each map, some steps of the other dimensions.
-
-    A chunk holds about ``CHUNK_BYTES`` of the largest variable, and at least one storage chunk.
-    """
-    try:
-        map_dims = {str(dim) for dim in horizontal(ds, guess=True).dims}
-    except DownscaleError:
-        # Faults of the axes are reported when they are needed.
-        map_dims = set()
-    fields = [v.variable for v in ds.data_vars.values() if v.ndim and v.dtype.kind in "fiu"]
-    if not fields:
-        return {}
-    largest = max(fields, key=lambda field: field.size * field.dtype.itemsize)
-    map_dims = map_dims or {str(dim) for dim in largest.dims[-2:]}
-    sizes: dict[str, int] = {}
-    map_count = CHUNK_BYTES // max(largest.dtype.itemsize * _product(largest, map_dims), 1)
-    stored_steps = _stored_together(largest)
-    for dim in reversed([str(dim) for dim in largest.dims if dim not in map_dims]):
-        size, piece = largest.sizes[dim], stored_steps.get(dim, 1)
-        step_count = min(max(map_count, 1), size)
-        sizes[dim] = min(max(step_count // piece, 1) * piece, size)
-        map_count //= max(sizes[dim], 1)
-    dim_sizes = {str(dim): sizes.get(str(dim), -1) for dim in largest.dims}
-    return {**dim_sizes, **{str(dim): -1 for dim in ds.dims if str(dim) not in dim_sizes}}
-
-
-def _product(field: xr.Variable, dims: set[str]) -> int:
-    return int(np.prod([field.sizes[dim] for dim in field.dims if dim in dims]))
-
-
-def _stored_together(field: xr.Variable) -> dict[str, int]:
-    """Return the steps per storage chunk of each dimension; one for contiguous storage."""
-    chunks = field.encoding.get("preferred_chunks", {})
-    return {str(dim): int(size) for dim, size in chunks.items()} if isinstance(chunks, Mapping) else {}

@@ -75,16 +75,6 @@ class Layout:
         return DEFLATE in self.filters
 
 
-def able() -> bool:
-    """Return whether the packages for encoding and storing chunks are installed."""
-    try:
-        import h5py
-        import isal.isal_zlib
-    except ImportError:
-        return False
-    return hasattr(h5py.h5d.DatasetID, "chunk_iter") and hasattr(isal.isal_zlib, "decompress")
-
-
 def layout_of(dataset: Any, shape: tuple[int, ...]) -> Layout | None:
     """Return the storage layout of a variable, or None if it has other filters or types."""
     properties = dataset.id.get_create_plist()

@@ -6,8 +6,10 @@ of the whole coincide; otherwise stored values are copied.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +18,13 @@ import netCDF4
 import numpy as np
 
 from downscale.conservation.report import ConservationReport
-from downscale.errors import InputError
+from downscale.errors import InputError, OutputError
 from downscale.io.attributes import coverage, now
 from downscale.io.encoding import Packing
 from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import hdf5_file, library, plain_file, reading, writing_errors
-from downscale.io.write import Checker, check_written
+from downscale.io.paths import flush
+from downscale.io.write import sign
 
 if TYPE_CHECKING:
     import h5py
@@ -30,19 +33,46 @@ if TYPE_CHECKING:
 PIECE_VALUES = 4_000_000
 # Smaller variables are copied by the library.
 FEW_VALUES = 100_000
+# Bytes per read of a checksum.
+BUFFER = 1 << 22
 
 
 def merge_files(
-    parts: Sequence[Path], target: Path, dim: str, checker: Checker | None = None,
-    packings: dict[str, Packing] | None = None,
-) -> ConservationReport | None:  # fmt: skip
-    """Join files along ``dim`` into ``target``, which appears complete and checked, or not at all."""
+    parts: Sequence[Path], target: Path, dim: str, checksums: Sequence[str] = (),
+    report: ConservationReport | None = None, packings: Mapping[str, Packing] | None = None,
+) -> None:  # fmt: skip
+    """Join files along ``dim`` into ``target``, which appears complete, or not at all.
+
+    Raises an OutputError if a piece does not have its checksum, or if the file read back differs from the pieces. The
+    check report of the pieces, if given, is then valid for the file and written to its attributes.
+    """
     with disk_errors(target), temporary_beside(target) as scratch:
         lengths = _lengths(parts, dim)
-        names = _skeleton(parts, scratch, dim, lengths)
-        _fill(parts, scratch, dim, lengths, names)
+        # The checksums are computed while the pieces are copied.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            actual = pool.map(checksum, parts) if checksums else ()
+            axes = _skeleton(parts, scratch, dim, lengths)
+            _copy_fields(parts, scratch, dim, lengths, axes)
+            for part, expected, received in zip(parts, checksums, actual, strict=False):
+                if received != expected:
+                    raise _damage(part.name, "other bytes")
+        flush(scratch)
+        _require_copies(parts, scratch, dim, lengths, axes)
         _describe(scratch)
-        return None if checker is None else check_written(scratch, checker, packings or {})
+        if report is not None:
+            sign(scratch, report, packings or {})
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256", _bufsize=BUFFER).hexdigest()  # type: ignore[call-arg]
+
+
+def _damage(name: str, received: str) -> OutputError:
+    return OutputError(
+        f"{name}: expected what was written and checked, received {received}; check the disk, run again with --resume"
+    )
 
 
 @contextmanager
@@ -77,8 +107,8 @@ def _fixed(variable: netCDF4.Variable, dim: str) -> tuple[Any, ...]:
     return (*sizes, *(str(variable.getncattr(name)) for name in names if name in variable.ncattrs()))
 
 
-def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]) -> list[str]:
-    """Write the file with all its attributes and small variables; return the names of variables still to fill."""
+def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]) -> dict[str, int]:
+    """Write the file with all its attributes and small variables; return the axis of each field still to copy."""
     with _raw(parts[0]) as first, _raw(scratch, "w", format=first.data_model) as merged:
         merged.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
         for name, dimension in first.dimensions.items():
@@ -87,18 +117,17 @@ def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]
             )
         for name, variable in first.variables.items():
             _declare(merged, name, variable)
-        large_names = [
-            name for name, v in first.variables.items() if dim in v.dimensions and _is_large(v, sum(lengths), dim)
-        ]
+        large_axes = {name: variable.dimensions.index(dim) for name, variable in first.variables.items()
+                      if dim in variable.dimensions and _is_large(variable, sum(lengths), dim)}  # fmt: skip
         for name, variable in first.variables.items():
             if dim not in variable.dimensions:
                 merged[name][...] = variable[...]
         for start, part in zip(_starts(lengths), parts, strict=True):
             with _raw(part) as file:
                 for name, variable in file.variables.items():
-                    if dim in variable.dimensions and name not in large_names:
+                    if dim in variable.dimensions and name not in large_axes:
                         merged[name][_where(variable.dimensions, variable.shape, dim, start)] = variable[...]
-    return large_names
+    return large_axes
 
 
 def _is_large(variable: netCDF4.Variable, size: int, dim: str) -> bool:
@@ -128,41 +157,73 @@ def _declare(made: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> No
     made.createVariable(name, variable.dtype, variable.dimensions, **options).setncatts(attrs)
 
 
-def _fill(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], names: list[str]) -> None:
-    """Copy the fields of all pieces."""
-    if not names:
+def _copy_fields(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], axes: dict[str, int]) -> None:
+    """Copy the large fields of all pieces: by chunks if these are chunks of the whole, else by values."""
+    if not axes:
         return
-    with _raw(parts[0]) as first:
-        dims = {name: first[name].dimensions for name in names}
     with library(), hdf5_file(scratch, "r+") as merged, writing_errors():
-        for name in names:
-            axis = dims[name].index(dim)
+        for name, axis in axes.items():
             shape = list(merged[name].shape)
             if shape[axis] != sum(lengths):
                 shape[axis] = sum(lengths)
                 merged[name].resize(shape)
         for start, part in zip(_starts(lengths), parts, strict=True):
             with hdf5_file(part) as file:
-                for name in names:
-                    _copy(file[name], merged[name], dims[name].index(dim), start)
+                for name, axis in axes.items():
+                    piece, whole = file[name], merged[name]
+                    if _same_chunks(piece, whole, axis, start):
+                        for offset, target_offset in _offsets(piece, axis, start):
+                            mask, data = piece.id.read_direct_chunk(offset)
+                            whole.id.write_direct_chunk(target_offset, data, mask)
+                    else:
+                        for place, target_place in _slices(piece, axis, start):
+                            whole[target_place] = piece[place]
 
 
-def _copy(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> None:
-    """Copy a piece to its position: by chunks if these are chunks of the whole, else by values."""
-    if _same_chunks(piece, whole, axis, start):
-        offsets: list[tuple[int, ...]] = []
-        piece.id.chunk_iter(lambda found: offsets.append(tuple(found.chunk_offset)))
-        for offset in offsets:
-            mask, data = piece.id.read_direct_chunk(offset)
-            target_offset = tuple(n + start * (i == axis) for i, n in enumerate(offset))
-            whole.id.write_direct_chunk(target_offset, data, mask)
-        return
+def _require_copies(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], axes: dict[str, int]) -> None:
+    """Raise an OutputError unless the merged file holds the stored chunks of all pieces, and their other values."""
+    with _raw(scratch) as merged:
+        for start, part in zip(_starts(lengths), parts, strict=True):
+            with _raw(part) as file:
+                for name, variable in file.variables.items():
+                    if name in axes or (dim not in variable.dimensions and start):
+                        continue
+                    place = _where(variable.dimensions, variable.shape, dim, start)
+                    values, copied = np.asarray(variable[...]), np.asarray(merged[name][place])
+                    # Texts are objects, and NaN are compared by their bytes.
+                    is_text = values.dtype == object
+                    if not (np.array_equal(values, copied) if is_text else values.tobytes() == copied.tobytes()):
+                        raise _damage(name, f"other values than those of {part.name}")
+    with library(), hdf5_file(scratch) as merged:
+        for start, part in zip(_starts(lengths), parts, strict=True):
+            with hdf5_file(part) as file:
+                for name, axis in axes.items():
+                    piece, whole = file[name], merged[name]
+                    if _same_chunks(piece, whole, axis, start):
+                        pairs = ((piece.id.read_direct_chunk(a), whole.id.read_direct_chunk(b))
+                                 for a, b in _offsets(piece, axis, start))  # fmt: skip
+                    else:
+                        pairs = ((piece[a].tobytes(), whole[b].tobytes()) for a, b in _slices(piece, axis, start))
+                    if any(one != other for one, other in pairs):
+                        raise _damage(name, f"other values than those of {part.name}")
+
+
+def _offsets(piece: h5py.Dataset, axis: int, start: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield the first index of each chunk of a piece, and its first index in the whole."""
+    offsets: list[tuple[int, ...]] = []
+    piece.id.chunk_iter(lambda chunk: offsets.append(tuple(chunk.chunk_offset)))
+    for offset in offsets:
+        yield offset, (*offset[:axis], offset[axis] + start, *offset[axis + 1 :])
+
+
+def _slices(piece: h5py.Dataset, axis: int, start: int) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Yield slices of a piece that hold a few values each, and their slices in the whole."""
     values_per_step = math.prod(piece.shape) // max(piece.shape[axis], 1)
     step = max(PIECE_VALUES // max(values_per_step, 1), 1)
+    leading = (slice(None),) * axis
     for first in range(0, piece.shape[axis], step):
         last = min(first + step, piece.shape[axis])
-        leading = (slice(None),) * axis
-        whole[(*leading, slice(start + first, start + last))] = piece[(*leading, slice(first, last))]
+        yield (*leading, slice(first, last)), (*leading, slice(start + first, start + last))
 
 
 def _same_chunks(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> bool:

@@ -14,9 +14,9 @@ import xarray as xr
 
 from downscale.cf.attributes import references, require_dates, with_texts
 from downscale.cf.evidence import join_longitudes
+from downscale.cf.horizontal import horizontal
 from downscale.cf.mapping import load_pyproj_before_eccodes
 from downscale.errors import DownscaleError, InputError, listing
-from downscale.io.chunks import map_chunks
 from downscale.io.formats import (
     GRIB_READER,
     NETCDF,
@@ -41,6 +41,8 @@ HARMLESS = (
     "Failed to open Zarr store with consolidated", "Object at .* is not recognized", "Consolidated metadata is curr",
 )  # fmt: skip
 LARGEST = 2**62
+# A coarse chunk of this size makes fine ones of some tens of megabytes.
+CHUNK_BYTES = 4_000_000
 # GRIB attributes of the message and its grid, which are invalid for a regridded field.
 GRIB_KEPT = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLevel")
 Chunks = str | int | Mapping[Any, Any] | None
@@ -265,3 +267,40 @@ def find_files(path: FileName | Sequence[FileName]) -> list[str]:
         if address_of(name) is None and Path(name).is_dir() and not is_store(name):
             raise InputError(f"expected a file, received the folder {name}; give a pattern such as {name}/*.nc")
     return names
+
+
+def map_chunks(ds: xr.Dataset) -> dict[str, int]:
+    """Return chunk sizes for a Dataset opened without Dask: all of each map, some steps of the other dimensions.
+
+    A chunk holds about ``CHUNK_BYTES`` of the largest variable, and at least one storage chunk.
+    """
+    try:
+        map_dims = {str(dim) for dim in horizontal(ds, guess=True).dims}
+    except DownscaleError:
+        # Faults of the axes are reported when they are needed.
+        map_dims = set()
+    fields = [v.variable for v in ds.data_vars.values() if v.ndim and v.dtype.kind in "fiu"]
+    if not fields:
+        return {}
+    largest = max(fields, key=lambda field: field.size * field.dtype.itemsize)
+    map_dims = map_dims or {str(dim) for dim in largest.dims[-2:]}
+    sizes: dict[str, int] = {}
+    map_count = CHUNK_BYTES // max(largest.dtype.itemsize * _product(largest, map_dims), 1)
+    stored_steps = _stored_together(largest)
+    for dim in reversed([str(dim) for dim in largest.dims if dim not in map_dims]):
+        size, piece = largest.sizes[dim], stored_steps.get(dim, 1)
+        step_count = min(max(map_count, 1), size)
+        sizes[dim] = min(max(step_count // piece, 1) * piece, size)
+        map_count //= max(sizes[dim], 1)
+    dim_sizes = {str(dim): sizes.get(str(dim), -1) for dim in largest.dims}
+    return {**dim_sizes, **{str(dim): -1 for dim in ds.dims if str(dim) not in dim_sizes}}
+
+
+def _product(field: xr.Variable, dims: set[str]) -> int:
+    return int(np.prod([field.sizes[dim] for dim in field.dims if dim in dims]))
+
+
+def _stored_together(field: xr.Variable) -> dict[str, int]:
+    """Return the steps per storage chunk of each dimension; one for contiguous storage."""
+    chunks = field.encoding.get("preferred_chunks", {})
+    return {str(dim): int(size) for dim, size in chunks.items()} if isinstance(chunks, Mapping) else {}

@@ -6,7 +6,7 @@ On a cluster, the workers do all but the storing.
 
 Reading the whole file after writing takes the disk as long as writing it. For a check, each block is therefore read
 back at once from its positions in the file, by the task that computed it. When the file is closed, its index must name
-the same positions, and the NetCDF library must read the same values from some of them.
+the same positions, and the NetCDF library must read the same values from some of them, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,13 +24,19 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.coordinates import area_names
 from downscale.errors import OutputError
 from downscale.io.chunks import align_blocks, block_start, chunks_in
-from downscale.io.encoding import companions
-from downscale.io.filters import Array, Layout, able, encode_chunk, layout_of, worth_compiling
+from downscale.io.filters import (
+    Array,
+    Layout,
+    buffers,
+    decode_chunk,
+    encode_chunk,
+    layout_of,
+    restore_nan,
+    worth_compiling,
+)
 from downscale.io.library import dump, hdf5_file, library, new_file, reading, writing_errors
-from downscale.io.reread import Place, Source, open_handle, require_same, source_of, sources_in
 from downscale.process.buffers import allocate
 from downscale.process.computing import cluster, computed, elsewhere, here, threads_that_end
 
@@ -38,18 +44,21 @@ if TYPE_CHECKING:
     import h5py
 
 T = TypeVar("T")
-VALUES = ("dtype", "_FillValue", "scale_factor", "add_offset")
+STORED_VALUES = ("dtype", "_FillValue", "scale_factor", "add_offset")
+READ_VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 # Bytes of a growing file between flushes to the disk, and interval of the test.
 BEHIND_BYTES, PAUSE_SECONDS = 64_000_000, 0.02
 # Blocks that a cluster computes ahead, per thread.
 AHEAD = 2
 # Bytes compared at both ends of a chunk to confirm its position.
 ENDS = 64
+Place = tuple[int, int]
+Offset = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Target:
-    """One variable of the file, and the encoding of its values."""
+    """One variable of the file, and the encoding of its values; ``blank`` is the fill value that stands for NaN."""
 
     name: str
     layout: Layout
@@ -58,17 +67,15 @@ class Target:
     blank: Any
     compiled: bool
 
-    def chunk(self, values: Array) -> Array | bytes:
-        """Return the stored bytes of one chunk."""
-        if values.dtype != self.layout.dtype or "scale_factor" in self.encoding:
-            values = stored_values(values, self.dims, self.encoding)
-        return encode_chunk(values, self.layout, self.blank, self.compiled)
-
     def chunks(self, block: Array, chunks: Any, block_id: tuple[int, ...]) -> Iterator[Any]:
         """Yield the first index of each storage chunk of a block, its slices within the block, and its bytes."""
         begin = block_start(chunks, block_id)
         for start, part in chunks_in(block.shape, self.layout.chunks):
-            yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, self.chunk(np.asarray(block[part]))
+            values = np.asarray(block[part])
+            if values.dtype != self.layout.dtype or "scale_factor" in self.encoding:
+                values = _stored_values(values, self.dims, self.encoding)
+            data = encode_chunk(values, self.layout, self.blank, self.compiled)
+            yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, data
 
 
 @dataclass(eq=False)
@@ -79,48 +86,60 @@ class Sink:
     # Looking up a name takes as long as storing a small chunk.
     _known: dict[str, Any] = field(default_factory=dict)
 
-    def put(self, name: str, offset: tuple[int, ...], data: Array | bytes) -> int:
+    def put(self, name: str, offset: Offset, data: Array | bytes) -> int:
         """Store a chunk; return its end in the file, unless the library reused free space."""
         with library(), writing_errors():
-            self._field(name).write_direct_chunk(offset, data)
+            if name not in self._known:
+                self._known[name] = self.file[name].id
+            self._known[name].write_direct_chunk(offset, data)
             return self.file.id.get_filesize()
 
-    def place(self, name: str, offset: tuple[int, ...]) -> Place | None:
+    def place(self, name: str, offset: Offset) -> Place | None:
         """Return position and length of a chunk, or None if it is not stored; the library searches all chunks."""
         with library(), writing_errors():
-            info = self._field(name).get_chunk_info_by_coord(offset)
+            info = self._known[name].get_chunk_info_by_coord(offset)
         return None if info.byte_offset is None else (info.byte_offset, info.size)
-
-    def _field(self, name: str) -> Any:
-        if name not in self._known:
-            self._known[name] = self.file[name].id
-        return self._known[name]
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One field on its way to the file and back."""
+    """One field on its way to the file and back: its target, and how the library decodes it.
+
+    ``attrs`` are needed only if decoding is more than replacing ``blank``, the fill value, by NaN; ``places`` are the
+    position and length of each stored chunk by offset.
+    """
 
     target: Target
-    source: Source
     sink: Sink
+    handle: int
+    dtype: np.dtype[Any]
+    attrs: dict[str, Any]
+    blank: Any
+    places: dict[Offset, Place] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, target: Target, variable: xr.Variable, sink: Sink, handle: int) -> Passage:
+        """Return the passage of a field that the library decodes as ``variable``."""
+        attrs = {key: variable.encoding[key] for key in READ_VALUES if key in variable.encoding}
+        is_float = variable.dtype == target.layout.dtype and variable.dtype.kind == "f"
+        is_plain = is_float and attrs.keys() <= {"_FillValue"}
+        blank = attrs.get("_FillValue") if is_plain else None
+        return cls(target, sink, handle, variable.dtype, {} if is_plain else attrs, blank)
 
     def is_whole(self) -> bool:
         """Return whether all chunks are stored."""
         layout = self.target.layout
-        counts = (-(-n // size) for n, size in zip(layout.shape, layout.chunks, strict=True))
-        return len(self.source.places) == np.prod(list(counts))
+        return len(self.places) == np.prod([-(-n // size) for n, size in zip(layout.shape, layout.chunks, strict=True)])
 
     def block(self, block: Array, *, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
         """Store a block, and return it as read back from the file."""
         out = allocate(block.shape, self.target.layout.dtype)
         for offset, part, data in self.target.chunks(block, chunks, block_id):
-            place = self._put(offset, data)
-            self.source.read_chunk(offset, place, out[part])
-            self.source.places[offset] = place
-        return self.source.decode(out)
+            self.places[offset] = self._put(offset, data)
+            self.read_chunk(offset, out[part])
+        return self.decode(out)
 
-    def _put(self, offset: tuple[int, ...], data: Array | bytes) -> Place:
+    def _put(self, offset: Offset, data: Array | bytes) -> Place:
         """Store a chunk and return its position.
 
         The library is asked only if the bytes at the end differ: asking takes longer the more chunks there are.
@@ -129,103 +148,153 @@ class Passage:
         size = raw.size
         first = self.sink.put(self.target.name, offset, data) - size
         ends = (0, min(ENDS, size)), (max(size - ENDS, 0), size)
-        handle = self.source.handle
-        if first >= 0 and all(os.pread(handle, b - a, first + a) == raw[a:b].tobytes() for a, b in ends):
+        if first >= 0 and all(os.pread(self.handle, b - a, first + a) == raw[a:b].tobytes() for a, b in ends):
             return first, size
-        chunk_place = self.sink.place(self.target.name, offset)
-        if chunk_place is None:
-            raise self.source.chunk_error(offset, "no chunk")
-        return chunk_place
+        place = self.sink.place(self.target.name, offset)
+        if place is None:
+            raise self._error(offset, "no chunk")
+        return place
+
+    def read_chunk(self, offset: Offset, view: Array) -> None:
+        """Read the stored chunk with this first index into ``view``, without decoding its values."""
+        layout, place = self.target.layout, self.places[offset]
+        is_direct = view.shape == layout.chunks and view.flags.c_contiguous
+        chunk = view if is_direct else buffers.of("whole", layout.nbytes).view(layout.dtype).reshape(layout.chunks)
+        try:
+            if layout.filters or place[1] != layout.nbytes:
+                stored = self._read_bytes(place, buffers.of("stored", place[1]))
+                decode_chunk(stored, chunk, layout, self.blank, self.target.compiled)
+            else:
+                self._read_bytes(place, chunk.reshape(-1).view(np.uint8))
+                restore_nan(chunk, self.blank)
+        except ValueError as error:
+            raise self._error(offset, error) from error
+        if not is_direct:
+            view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
+
+    def _read_bytes(self, place: Place, stored: Array) -> Array:
+        position, length = place
+        byte_count = 0
+        while byte_count < length:
+            count = os.preadv(self.handle, [stored[byte_count:].data], position + byte_count)
+            if count == 0:
+                raise ValueError(f"a chunk of {byte_count} bytes instead of {length}")
+            byte_count += count
+        if hasattr(os, "posix_fadvise"):
+            # Read once: the pages are released and reused for the next chunk, since fresh ones cost more than the work.
+            os.posix_fadvise(self.handle, position, length, os.POSIX_FADV_DONTNEED)
+        return stored
+
+    def decode(self, stored: Array) -> Array:
+        """Return decoded values."""
+        if not self.attrs:
+            return stored
+        variable = xr.Variable(self.target.dims, stored, self.attrs)
+        return np.asarray(xr.conventions.decode_cf_variable(self.target.name, variable).values)
+
+    def _error(self, offset: Offset, reason: object) -> OutputError:
+        return OutputError(f"{self.target.name}: expected what was written at {offset}, received {reason}; check the "
+                           "disk, write again")  # fmt: skip
 
     def array(self, data: Any) -> da.Array:
         """Return the field as stored, lazily; computing it writes it."""
         blocks = align_blocks(data, self.target.layout.chunks)
         return da.map_blocks(
-            partial(self.block, chunks=blocks.chunks), blocks, dtype=self.source.dtype,
-            meta=np.empty((0,) * blocks.ndim, dtype=self.source.dtype),
+            partial(self.block, chunks=blocks.chunks), blocks, dtype=self.dtype,
+            meta=np.empty((0,) * blocks.ndim, dtype=self.dtype),
             name=f"through-{self.target.name}-{os.urandom(8).hex()}",
         )  # fmt: skip
 
+    def require_places(self, places: dict[Offset, Place], variable: xr.Variable) -> None:
+        """Compare positions with those in the index of the closed file, and three chunks with the library's values."""
+        if any(places.get(offset) != place for offset, place in self.places.items()):
+            raise OutputError(
+                f"{self.target.name}: expected its chunks where they were written, received others from the index of "
+                "the file; check the disk, write again"
+            )
+        layout, offsets = self.target.layout, sorted(places)
+        passage = replace(self, places=places)
+        for offset in {offsets[0], offsets[len(offsets) // 2], offsets[-1]} if offsets else ():
+            ends = zip(offset, layout.chunks, layout.shape, strict=True)
+            part = tuple(slice(a, min(a + size, n)) for a, size, n in ends)
+            chunk = np.empty([ends.stop - ends.start for ends in part], layout.dtype)
+            passage.read_chunk(offset, chunk)
+            try:
+                reference = np.asarray(variable[part].values)
+            except (OSError, RuntimeError) as error:
+                raise self._error(offset, error) from error
+            values = self.decode(chunk)
+            if values.dtype != reference.dtype or values.tobytes() != reference.tobytes():
+                raise self._error(offset, "other values from the NetCDF library")
+
+
+def _places(dataset: h5py.Dataset) -> dict[Offset, Place]:
+    """Return the position and length of each chunk of a variable."""
+    places: dict[Offset, Place] = {}
+    dataset.id.chunk_iter(lambda chunk: places.update({tuple(chunk.chunk_offset): (chunk.byte_offset, chunk.size)}))
+    for offset in list(places)[-1:]:
+        if dataset.id.get_chunk_info_by_coord(offset).byte_offset != places[offset][0]:
+            # Some versions of the HDF5 library return offsets in numbers of chunks.
+            return {tuple(np.multiply(key, dataset.chunks).tolist()): place for key, place in places.items()}
+    return places
+
 
 def write_fields(
-    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
-) -> bool:
-    """Write a whole file of a format, its fields chunk by chunk; return False if only the library can write it."""
-    names = _write_frame(path, ds, encodings, unlimited, kind)
-    if not names:
-        return False
-    with _fields_of_file(path, ds, names, encodings) as (targets, sink):
-        if targets:
-            with written_behind(path):
-                store({target.name: ds[target.name].variable.data for target in targets}, targets, sink)
-    return bool(targets)
+    path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str],
+    kind: str, check: Callable[[xr.Dataset], T] | None,
+) -> tuple[bool, T | None]:  # fmt: skip
+    """Write a whole file of a format, the fields ``names`` chunk by chunk, and check it as it is read back.
 
-
-def write_and_check(
-    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str,
-    check: Callable[[xr.Dataset], T],
-) -> T | None:  # fmt: skip
-    """Write a whole file and return the result of ``check`` on it, or None if it can only be checked afterwards.
-
-    Raises an OutputError if the file's index or the NetCDF library disagrees with the values read.
+    Returns whether the file is written, else only the library can write it, and the result of ``check``; None if the
+    file can only be checked afterwards. Raises an OutputError if the file's index or the NetCDF library disagrees with
+    the values read.
     """
+    # Only the fields determine the length of a dimension without coordinates.
+    if not names or any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
+        return False, None
+    _write_frame(path, ds, names, encodings, unlimited, kind)
     # Blocks of other processes are stored here, and cannot be read back where they are computed.
-    names = [] if elsewhere() else _write_frame(path, ds, encodings, unlimited, kind)
-    if not names:
-        return None
-    with reading(path, decode_coords="all") as written:
-        frame = written.drop_vars(names).load()
-        variables = {name: written[name].variable for name in names}
-    with _fields_of_file(path, ds, names, encodings) as (targets, sink), open_handle(path) as handle:
-        sources = [source_of(variables[t.name], t.name, t.layout, handle, {}) for t in targets]
-        passages = [Passage(t, s, sink) for t, s in zip(targets, sources, strict=True) if s is not None]
-        if len(passages) < len(names):
-            return None
-        variables_by_name = {}
-        for passage in passages:
-            variable, data = variables[passage.target.name], ds[passage.target.name].variable.data
-            variables_by_name[passage.target.name] = (
-                variable.dims,
-                passage.array(data),
-                variable.attrs,
-                variable.encoding,
-            )
-        with written_behind(path), threads_that_end():
-            result = check(frame.assign(variables_by_name))
-            incomplete = [passage.target for passage in passages if not passage.is_whole()]
-            if incomplete:
-                store({target.name: ds[target.name].variable.data for target in incomplete}, incomplete, sink)
-    _require_places(path, [passage.source for passage in passages])
-    return result
-
-
-def _require_places(path: Path, sources: list[Source]) -> None:
-    """Compare the positions read with those in the closed file, and some values with the library's."""
-    with reading(path, chunks={}, decode_coords="all") as written, open_handle(path) as handle:
-        sources_by_name = {
-            stored.name: stored for stored in sources_in(written, [source.name for source in sources], path, handle)
-        }
-        for source in sources:
-            stored = sources_by_name.get(source.name)
-            if stored is None or any(stored.places.get(offset) != place for offset, place in source.places.items()):
-                raise OutputError(
-                    f"{source.name}: expected its chunks where they were written, received others from the index of "
-                    "the file; check the disk, write again"
-                )
-            require_same(written[source.name].variable, stored)
+    check = None if elsewhere() else check
+    if check is not None:
+        with reading(path, decode_coords="all") as written:
+            frame = written.drop_vars(names).load()
+            variables = {name: written[name].variable for name in names}
+    fields = {name: ds[name].variable.data for name in names}
+    with open(path, "rb", buffering=0) as reader:
+        with hdf5_file(path, "r+") as file:
+            candidates = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
+            targets = [target for target in candidates if target is not None]
+            if len(targets) < len(names):
+                return False, None
+            for target in targets:
+                if file[target.name].shape != target.layout.shape:
+                    file[target.name].resize(target.layout.shape)
+            sink = Sink(file)
+            if check is None:
+                with written_behind(path):
+                    _store(fields, targets, sink)
+                return True, None
+            passages = {t.name: Passage.of(t, variables[t.name], sink, reader.fileno()) for t in targets}
+            arrays = {
+                name: (variable.dims, passages[name].array(fields[name]), variable.attrs, variable.encoding)
+                for name, variable in variables.items()
+            }
+            with written_behind(path), threads_that_end():
+                result = check(frame.assign(arrays))
+                _store(fields, [t for t in targets if not passages[t.name].is_whole()], sink)
+        with hdf5_file(path) as file, library():
+            places = {name: _places(file[name]) for name in names}
+        with reading(path, decode_coords="all") as written:
+            for name, passage in passages.items():
+                passage.require_places(places[name], written[name].variable)
+    return True, result
 
 
 def _write_frame(
-    path: Path, ds: xr.Dataset, encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str], kind: str
-) -> list[str]:
-    """Write the file without the values of its chunked fields; return their names, empty if this is not possible."""
-    chunked = [str(n) for n in ds.data_vars if encodings.get(str(n), {}).get("chunksizes") is not None]
-    # Areas of large grids are stored like fields.
-    auxiliary = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
-    names = [name for name in chunked if name not in auxiliary]
-    # Only the fields determine the length of a dimension without coordinates.
-    if not names or not able() or any(d in unlimited and d not in ds.coords for n in names for d in ds[n].dims):
-        return []
+    path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str],
+    kind: str,
+) -> None:  # fmt: skip
+    """Write the file without the values of its fields."""
     lazy_fields = {}
     for name in names:
         v = ds[name].variable
@@ -234,41 +303,23 @@ def _write_frame(
     ready = in_memory(ds, [name for name in ds.variables if name not in lazy_fields]).assign(lazy_fields)
     with new_file(path, kind) as file:
         dump(ready, file, encodings, unlimited_dims=unlimited)
-    return names
-
-
-@contextmanager
-def _fields_of_file(
-    path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]]
-) -> Iterator[tuple[list[Target], Sink]]:
-    """Open a file for the chunks of its fields; no targets if the layout of one of them differs."""
-    with hdf5_file(path, "r+") as file:
-        candidates = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
-        targets = [target for target in candidates if target is not None]
-        targets = targets if len(targets) == len(names) else []
-        for target in targets:
-            if file[target.name].shape != target.layout.shape:
-                file[target.name].resize(target.layout.shape)
-        yield targets, Sink(file)
 
 
 def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: Mapping[str, Any]) -> Target | None:
     layout = layout_of(dataset, variable.shape)
     if layout is None:
         return None
-    value_encoding = {key: encoding[key] for key in VALUES if encoding.get(key) is not None}
+    value_encoding = {key: encoding[key] for key in STORED_VALUES if encoding.get(key) is not None}
     dims = tuple(str(dim) for dim in variable.dims)
     is_unchanged = variable.dtype == layout.dtype and "scale_factor" not in value_encoding
-    if (
-        not is_unchanged
-        and stored_values(np.zeros((1,) * variable.ndim, variable.dtype), dims, value_encoding).dtype != layout.dtype
-    ):
+    one = np.zeros((1,) * variable.ndim, variable.dtype)
+    if not is_unchanged and _stored_values(one, dims, value_encoding).dtype != layout.dtype:
         return None
     blank = value_encoding.get("_FillValue") if is_unchanged and layout.dtype.kind == "f" else None
     return Target(name, layout, dims, value_encoding, blank, worth_compiling(variable.size))
 
 
-def stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
+def _stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
     """Return values as the library would store them: packed, filled, converted."""
     return np.asarray(xr.conventions.encode_cf_variable(xr.Variable(dims, values, encoding=dict(encoding))).data)
 
@@ -317,13 +368,12 @@ def written_behind(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
+def _store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
     """Compute all fields into the file."""
     client = cluster()
     cluster_targets = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
-    tasks = [
-        _per_block(fields[t.name], t, partial(_write_block, sink=sink)) for t in targets if t not in cluster_targets
-    ]
+    tasks = [_per_block(fields[t.name], t, partial(_write_block, sink=sink)) for t in targets
+             if t not in cluster_targets]  # fmt: skip
     # An open file cannot be passed to other processes.
     with here() if elsewhere() else nullcontext(), threads_that_end():
         computed(*tasks)

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from xarray.backends.common import ArrayWriter
 
+from downscale.cf.coordinates import area_names
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io.attributes import archive_attributes, archive_encodings, file_attributes, parse_profile
@@ -26,6 +27,7 @@ from downscale.io.encoding import (
     Packing,
     areas_first,
     cf_ready,
+    companions,
     encodings,
     enough_bits,
     fields_of,
@@ -39,8 +41,7 @@ from downscale.io.encoding import (
 from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import LIBRARY, dump, new_file, plain_file, reading, writing_errors
 from downscale.io.paths import check_netcdf, flush, sources_of
-from downscale.io.reread import from_chunks
-from downscale.io.stream import in_memory, write_and_check, write_fields
+from downscale.io.stream import in_memory, write_fields
 from downscale.process.computing import computed, elsewhere, here, threads_that_end
 from downscale.version import __version__
 
@@ -122,13 +123,30 @@ def write_checked(
     with progress or nullcontext():
         out = prepare(ds, storage or Storage())
         with disk_errors(target), temporary_beside(target) as scratch:
-            if checker is not None:
-                report = write_and_check(scratch, out.ds, out.encodings, out.unlimited, out.format, checker)
-                if report is not None:
-                    return _sign(scratch, require_passed(report, out.packings), out.packings)
-            if not write_fields(scratch, out.ds, out.encodings, out.unlimited, out.format):
+            names = _chunked_fields(out)
+            written, report = write_fields(scratch, out.ds, names, out.encodings, out.unlimited, out.format, checker)
+            if not written:
                 _write_by_library(scratch, out)
-            return None if checker is None else check_written(scratch, checker, out.packings)
+            if checker is None:
+                return None
+            if report is None:
+                flush(scratch)
+                # In this process: the workers of a cluster would keep the file open, and it could not be signed.
+                try:
+                    with here(), reading(scratch, chunks={}, decode_coords="all") as fine:
+                        report = checker(fine)
+                except (OSError, RuntimeError) as error:
+                    line = f"expected what was written to {target}, received {error}; check the disk, write again"
+                    raise OutputError(line) from error
+            return sign(scratch, require_passed(report, out.packings), out.packings)
+
+
+def _chunked_fields(out: Output) -> list[str]:
+    """Return the names of the fields that are stored in chunks; areas of large grids are stored like fields."""
+    ds = out.ds
+    auxiliary = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
+    names = [str(name) for name in ds.data_vars if out.encodings[str(name)].get("chunksizes") is not None]
+    return [name for name in names if name not in auxiliary]
 
 
 class _Variable:
@@ -162,17 +180,7 @@ def _write_by_library(scratch: Path, out: Output) -> None:
                 computed(lazy)
 
 
-def check_written(scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
-    """Check a file as written, and add the check report to its attributes; raises an error if the check fails."""
-    flush(scratch)
-    # In this process: the workers of a cluster would keep the file open, and its attributes could not be written.
-    with here(), reading(scratch, chunks={}, decode_coords="all") as written:
-        with from_chunks(written, scratch) as fields:
-            report = require_passed(checker(fields), packings)
-    return _sign(scratch, report, packings)
-
-
-def _sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
+def sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
     """Write the check report into the attributes of a file, and return it."""
     file_attrs, attrs_by_name = check_attributes(report, packings)
     with plain_file(scratch, "a") as file:

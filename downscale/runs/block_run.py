@@ -1,7 +1,7 @@
 """Computation of the blocks of a run, locally or on a cluster; it can be stopped at any time and resumed.
 
-A block is computed from lazy input to a checked file with a manifest. A merged file is checked and hashed anew: what
-was correct in its block may be damaged on the way.
+A block is computed from lazy input to a checked file with a manifest. When blocks are merged, each must have its
+checksum, and the merged file is read back and compared with them byte for byte.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ import xarray as xr
 
 from downscale.cf.horizontal import ParsedGrids, share_grids
 from downscale.cf.times import time_encodings
-from downscale.check.conservation import check_conservation
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import DownscaleError, OptionError
 from downscale.io.chunks import chunk_sizes
-from downscale.io.encoding import Packing
 from downscale.io.leases import only_run, require_no_run
 from downscale.io.merge import merge_files
 from downscale.options import get_options, option, set_options
@@ -36,7 +34,7 @@ from downscale.runs.blocks import BlockPlan, absolute, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import clear, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
-from downscale.runs.single import check_options, fields_to_check, open_input, produce
+from downscale.runs.single import open_input, produce
 
 Tell = Callable[[], None]
 # Smaller arrays are stored in one chunk.
@@ -118,7 +116,7 @@ def choose_blocks(blocks: BlockPlan, how: How) -> list[int]:
     return [how.block]
 
 
-def run_blocks(recipe: Recipe, coarse: xr.Dataset, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
+def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
     """Compute all missing blocks, merge them if requested, and return the report; ``names`` are the variables.
 
     If a signal, a lost cluster or an invalid block ends the run, finished blocks are kept.
@@ -132,10 +130,9 @@ def run_blocks(recipe: Recipe, coarse: xr.Dataset, blocks: BlockPlan, names: Ite
     with _stoppable(blocks):
         sweep([*(blocks.paths[i] for i in indices), *([] if how.block is not None else [blocks.target])])
         finished = _compute_blocks(recipe, blocks, how, indices)
+        report = merge_reports(parse_report(entry["report"]) for entry in finished)
         if blocks.merge and how.block is None and len(blocks.paths) > 1:
-            report = _merge(recipe, coarse, blocks, names)
-        else:
-            report = merge_reports(parse_report(entry["report"]) for entry in finished)
+            _merge(recipe, blocks, names, [entry["sha256"] for entry in finished], report)
     files = blocks.outputs if how.block is None else [blocks.paths[how.block]]
     return Result(report, files, len(finished), sum(entry["kept"] for entry in finished))
 
@@ -227,24 +224,15 @@ def _bar(count: int) -> Iterator[Tell]:
 
 
 def _merge(
-    recipe: Recipe, coarse: xr.Dataset, blocks: BlockPlan, names: Iterable[str]
-) -> ConservationReport | None:  # fmt: skip
-    """Merge the blocks, check the merged file, write its manifest, remove the blocks and return the report."""
-
-    def check(fine: xr.Dataset) -> ConservationReport:
-        return check_conservation(fields_to_check(coarse, recipe), fine, **check_options(recipe))
-
+    recipe: Recipe, blocks: BlockPlan, names: Iterable[str], checksums: list[str], report: ConservationReport | None
+) -> None:  # fmt: skip
+    """Merge the blocks, write the manifest of the merged file and remove the blocks."""
     packing = recipe.output.packing
-    packings: dict[str, Packing] = {}
-    if packing is not None:
-        packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing)
+    packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing) if packing else {}
     remove_manifest(blocks.target)
-    assert blocks.record.dim is not None
-    checker = check if blocks.check else None
-    report = retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checker, packings)
+    retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checksums, report, packings)
     retry(write_manifest, blocks.target, blocks.request, blocks.span, None if report is None else report.to_dict())
     _remove_blocks(blocks)
-    return report
 
 
 def _remove_blocks(blocks: BlockPlan) -> None:
@@ -267,18 +255,18 @@ def compute_on_worker(work: Work) -> dict[str, Any]:
 
 
 def compute_block_file(work: Work) -> dict[str, Any]:
-    """Compute and write a block, unless its file verifies; return its report as plain values."""
+    """Compute and write a block, unless its file verifies; return its report as plain values, and its checksum."""
     path, span = Path(work.path), (work.start, work.stop)
     if work.resume:
         manifest = read_manifest(path, work.request, span)
         if manifest is not None:
-            return {"kept": True, "report": manifest["report"]}
+            return {"kept": True, "report": manifest["report"], "sha256": manifest["sha256"]}
     sweep([path])
     remove_manifest(path)
     with set_options(**work.options), share_grids(_grids_of(work.recipe, work.request)):
         report = retry(_write_block, work)
-    retry(write_manifest, path, work.request, span, report)
-    return {"kept": False, "report": report}
+    manifest = retry(write_manifest, path, work.request, span, report)
+    return {"kept": False, "report": report, "sha256": manifest["sha256"]}
 
 
 def _write_block(work: Work) -> dict[str, Any] | None:

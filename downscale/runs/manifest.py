@@ -1,7 +1,6 @@
 """Manifests: the request, the inputs and the checksum of a finished file, in a small hidden file.
 
-A block verifies only if the request, the inputs, the range of steps and all of its bytes match; for a file merged from
-checked blocks size, time of change and samples of its bytes stand for all of them.
+A file verifies only if the request, the inputs, the range of steps and all of its bytes match.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 
 from downscale.io.leases import left_of, temporary_beside
 from downscale.io.library import plain_file
+from downscale.io.merge import checksum
 from downscale.io.paths import address_of, flush, remove
 from downscale.runs.recipe import Recipe
 from downscale.version import __version__
@@ -25,7 +25,6 @@ FORMAT = 1
 ELSEWHERE = {"title", "description", "dask"}
 # Output options that affect the stored values.
 STORED = ("complevel", "packing", "profile", "attrs", "encoding")
-BUFFER = 1 << 22
 HEADS = (b"\x89HDF", b"CDF")
 OWN_HISTORY = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z downscale ")
 # Small inputs are read completely, others at this many places spread over the file; fewer if there are many files.
@@ -84,14 +83,15 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.manifest")
 
 
-def write_manifest(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
-    """Write the manifest of a finished file, with its checksum."""
+def write_manifest(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> dict[str, Any]:
+    """Write the manifest of a finished file, with its checksum, and return it."""
     facts = {
         "format": FORMAT, "file": path.name, "request": request, "steps": list(span), "bytes": path.stat().st_size,
         "sha256": checksum(path), "report": report,
     }  # fmt: skip
     with temporary_beside(manifest_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+    return facts
 
 
 def remove_manifest(path: Path) -> None:
@@ -130,12 +130,6 @@ def _is_damaged(path: Path) -> bool:
         return facts["file"] == path.name and (head.startswith(HEADS) or not head.strip(b"\0"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256", _bufsize=BUFFER).hexdigest()  # type: ignore[call-arg]
 
 
 def sweep(targets: Iterable[Path]) -> list[Path]:

@@ -125,7 +125,7 @@ def _in_blocks(outcome: Outcome, coarse: xr.Dataset, blocks: BlockPlan, how: How
     indices = choose_blocks(blocks, how)
     with lock_outputs(blocks, how):
         check_outputs(blocks, indices, inputs, resume=how.resume, overwrite=overwrite)
-        result = run_blocks(outcome.recipe, coarse, blocks, outcome.plan.variables, how)
+        result = run_blocks(outcome.recipe, blocks, outcome.plan.variables, how)
     outcome.conservation, outcome.kept = result.conservation, result.kept
     outcome.files += result.files
 
