@@ -132,7 +132,7 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
 
     steps = (300 if chosen.demo else 1500) if chosen.steps is None else chosen.steps
     how = GANSettings(
-        steps=steps, loss=chosen.loss, seed=chosen.seed, critic_steps=1 if chosen.loss == "hinge" else 3, say_every=100
+        steps=steps, loss=chosen.loss, seed=chosen.seed, critic_steps=1 if chosen.loss == "hinge" else 3
     )
     trainer = GANTrainer(generator, critic, draw_real, make, how, penalty if weight else None)
     return trainer.run(folder, chosen.resume, print).cpu()

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from downscale.errors import DownscaleError
 from downscale.process.interrupts import terminable, what_came
-from downscale.training.gan import GANSettings, resume_hint, train_adversarial
+from downscale.training.gan import GANSettings, train_adversarial
+from downscale.training.progress import resume_hint
 from downscale.training.schema import TrainingRecipe, load_training
 
 # Fine cells per side of the critic's patches: 8, 16, 32, 64, ...
@@ -57,7 +58,7 @@ def made(chosen: argparse.Namespace) -> Path:
     how = GANSettings(
         steps=chosen.steps, batch=recipe.training.batch, loss=chosen.loss,
         critic_steps=1 if chosen.loss == "hinge" else 3, generator_rate=chosen.rate, critic_rate=4 * chosen.rate,
-        save_every=chosen.save_every, say_every=chosen.save_every, seed=recipe.training.seed,
+        round=chosen.save_every, seed=recipe.training.seed,
     )  # fmt: skip
     return train_adversarial(recipe, how, chosen.start, chosen.resume, say=lambda line: print(line, flush=True))
 

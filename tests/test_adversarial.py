@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def trainer(seed: int = 0, penalty: bool = False, **settings: object) -> GANTrai
     def make(model: torch.nn.Module, fit: torch.Tensor | None, count: int) -> torch.Tensor:
         return model(torch.randn(count, 8))
 
-    how = GANSettings(**{"steps": 6, "batch": 4, "save_every": 2, "say_every": 2, "seed": seed, **settings})
+    how = GANSettings(**{"steps": 6, "batch": 4, "round": 2, "seed": seed, **settings})
     spacing = even_spacing(16, (1.0, 1.0))
     cap = (lambda maps: slope_cap(maps, spacing, 0.1)) if penalty else None
     return GANTrainer(generator, critic, draw, make, how, cap)
@@ -64,7 +65,7 @@ def test_critics_name_what_maps_are_to_fit_as_they_like(loss: str, tmp_path: Pat
 
     one, coarse, critic = trainer(loss=loss, steps=1), {"coarse": torch.ones(4, 1, 16, 16)}, Fitting()
     before = [value.clone() for value in critic.parameters()]
-    GANTrainer(one.generator, critic, lambda count: (one.draw(count)[0], coarse), one.make, one.how).run(tmp_path)
+    GANTrainer(one.model, critic, lambda count: (one.draw(count)[0], coarse), one.make, one.how).run(tmp_path)
     assert any(bool((a != b).any()) for a, b in zip(before, critic.parameters(), strict=True))
 
 
@@ -142,41 +143,44 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, los
     assert said[0] == "resumes from step 4"
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    with (tmp_path / "cut" / "log.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    logs = sorted((tmp_path / "cut" / "logs").rglob("metrics.csv"))
+    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
     assert [row["step"] for row in rows] == ["2", "4", "6"]
     assert all(float(row["spread"]) > 0 for row in rows)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     some = trainer(steps=100)
-    kept = some.draw
+    draw, draws = some.draw, count()
 
-    def broken(count: int) -> tuple[torch.Tensor, None]:
-        maps, fit = kept(count)
-        return (maps * float("nan") if some.step >= 4 else maps), fit
+    def broken(number: int) -> tuple[torch.Tensor, None]:
+        maps, fit = draw(number)
+        # Two draws a step.
+        return (maps * float("nan") if next(draws) >= 8 else maps), fit
 
     some.draw = broken
-    with pytest.raises(InputError, match=r"expected finite losses and weights, received critic nan.* at step 4;"):
+    words = r"expected finite losses, errors and weights, received critic nan.* at step 4; .*last good state"
+    with pytest.raises(InputError, match=words):
         some.run(tmp_path)
     good = trainer(steps=100)
-    good.load(tmp_path / "state.safetensors")
-    assert good.step == 4
+    loop = good.loop(tmp_path)
+    loop.restore()
+    assert loop.progress.step == 4
     assert all(bool(weight.isfinite().all()) for weight in good.averaged.parameters())
 
 
 def test_states_of_others_are_refused(tmp_path: Path) -> None:
     trainer().run(tmp_path)
     path = tmp_path / "state.safetensors"
-    with pytest.raises(InputError, match=r"expected the settings and data that .* was begun with, received others"):
-        trainer(seed=1).load(path)
-    other = trainer()
-    other.generator = Generator(32, 8, 4)
+    with pytest.raises(InputError, match=r"expected the recipe, settings and data that .* was begun with, received"):
+        trainer(seed=1).loop(tmp_path).restore()
+    one = trainer()
+    other = GANTrainer(Generator(32, 8, 4), one.critic, one.draw, one.make, one.how)
     with pytest.raises(InputError, match=r"expected the networks that .* was begun with"):
-        other.load(path)
+        other.loop(tmp_path).restore()
     path.write_bytes(b"not a state")
-    with pytest.raises(InputError, match="adversarial training state"):
-        trainer().load(path)
+    with pytest.raises(InputError, match="training state"):
+        trainer().loop(tmp_path).restore()
 
 
 def test_settings_are_checked() -> None:

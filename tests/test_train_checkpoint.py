@@ -19,7 +19,7 @@ from downscale.models.checkpoint import FORMAT_VERSION, MANY, Record, load, load
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.card import card
-from downscale.training.progress import Progress, State, moments_of, read_state, restore_moments, write_state
+from downscale.training.progress import Progress, moments_of, read_state, restore_moments, write_state
 
 SPEC = ModelSpec(
     "residual", (2, 2), (Variable("pr", "mm h-1", "rainfall_rate", "log1p", 0.4, 0.8, 2.5, (0.0, None)),),
@@ -200,27 +200,30 @@ def test_the_card_tells_what_a_user_must_know(file: Path) -> None:
     assert "Not recorded" in card(bare)
 
 
-def state_of(model: Learned) -> tuple[State, torch.optim.Optimizer]:
+Groups = dict[str, dict[str, torch.Tensor]]
+
+
+def state_of(model: Learned) -> tuple[Groups, torch.optim.Optimizer]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
     optimizer.step()
     weights, random = model.state_dict(), torch.get_rng_state()
     averages = {name: weight / 2 for name, weight in weights.items()}
-    return State(weights, averages, {}, moments_of(optimizer), Progress(step=3, best=0.5), "abc", random), optimizer
+    groups = {"weights": weights, "averages": averages, "moments": moments_of(optimizer), "random": {"": random}}
+    return groups, optimizer
 
 
 def test_a_state_comes_back_as_it_went(model: Learned, tmp_path: Path) -> None:
-    state, optimizer = state_of(model)
-    write_state(tmp_path / "s", state)
-    again = read_state(tmp_path / "s", "abc")
-    assert again.progress == state.progress
-    assert torch.equal(again.random, state.random)
-    for word in ("weights", "averages"):
-        kept = getattr(state, word)
-        assert all(torch.equal(kept[name], weight) for name, weight in getattr(again, word).items())
+    (groups, optimizer), progress = state_of(model), Progress(step=3, best=0.5)
+    write_state(tmp_path / "s", groups, progress, "abc")
+    again, same = read_state(tmp_path / "s", "abc")
+    assert same == progress
+    for name, group in groups.items():
+        assert group.keys() == again[name].keys()
+        assert all(torch.equal(again[name][key], value) for key, value in group.items())
     other = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    restore_moments(other, again.moments)
+    restore_moments(other, again["moments"])
     for weight in model.parameters():
         mine, theirs = optimizer.state[weight], other.state[weight]
         assert mine.keys() == theirs.keys()
@@ -228,9 +231,8 @@ def test_a_state_comes_back_as_it_went(model: Learned, tmp_path: Path) -> None:
 
 
 def test_a_state_of_something_else_is_refused(model: Learned, tmp_path: Path, file: Path) -> None:
-    state, _ = state_of(model)
-    write_state(tmp_path / "s", state)
-    with pytest.raises(InputError, match=r"expected the recipe and the data that .* was begun with, received others"):
+    write_state(tmp_path / "s", state_of(model)[0], Progress(), "abc")
+    with pytest.raises(InputError, match=r"expected the recipe, settings and data that .* was begun with"):
         read_state(tmp_path / "s", "other")
     with pytest.raises(InputError, match=r"expected a training state, received .* of another kind"):
         read_state(file, "abc")

@@ -244,7 +244,7 @@ def test_each_way_to_train_comes_to_its_end_and_says_it_once(tmp_path: Path, how
 
 def test_a_login_node_of_a_cluster_is_no_reason_for_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where `srun` is there, Lightning asks to be started by it, wherever it runs."""
-    from downscale.training.trainer import _environment
+    from downscale.training.loop import open_fabric
 
     (tmp_path / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "srun").chmod(0o755)
@@ -252,7 +252,7 @@ def test_a_login_node_of_a_cluster_is_no_reason_for_a_warning(tmp_path: Path, mo
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _environment() == []
+        assert open_fabric(Training(accelerator="cpu", devices=1), tmp_path).world_size == 1
 
 
 def test_an_earlier_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_an_earlier_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> N
     with pytest.raises(OutputError, match=r"expected no earlier run, received its state .*continue with --resume"):
         train(parse_training(content))
     other = recipe_content(tmp_path, steps=400, round=10, seed=1)
-    with pytest.raises(InputError, match=r"expected the recipe and the data that .* was begun with"):
+    with pytest.raises(InputError, match=r"expected the recipe, settings and data that .* was begun with"):
         train(parse_training(other), resume=True)
     content["output"]["overwrite"] = True
     content["training"].update(steps=2, round=1)
@@ -411,7 +411,7 @@ def test_all_missing_targets_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_training_that_diverges_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected (a finite loss|finite validation errors|finite weights)"):
+    with pytest.raises(InputError, match=r"expected finite losses, errors and weights, received .*; try a"):
         train(tiny_recipe(tmp_path, steps=40, round=20, learning_rate=1e30, clip=None, schedule="constant", warmup=0))
 
 
@@ -448,7 +448,7 @@ def test_rounds_add_up_to_the_steps_wherever_they_are_cut(steps: int, per_round:
         if progress.step <= kill < progress.step + left:
             # Killed in the midst of a round, and gone on with from a state.
             progress.step, progress.done = kill, progress.done + kill - progress.step
-            progress, kill = Progress.from_json(progress.to_json()), -1
+            kill = -1
             left = steps_of_round(progress, how)
         progress.step, progress.done = progress.step + left, progress.done + left
         rounds.append(progress.step)

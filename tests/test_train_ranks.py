@@ -14,20 +14,20 @@ from run_process import ROOT
 from training_recipes import recipe_content
 
 from downscale.models.checkpoint import load
-from downscale.training.module import TRAIN, VALIDATE
 from downscale.training.predict import random_numbers
+from downscale.training.tasks import TRAIN, VALIDATE
 
 PROBE = """
 import json, os, sys
 import torch, torch.distributed
 from pathlib import Path
-from downscale.training import module
+from downscale.training import tasks
 from downscale.training.fit import train
 from downscale.training.schema import parse_training
 
 content = json.loads(Path(sys.argv[1]).read_text())
 folder, drawn, rates = Path(sys.argv[1]).parent, [], []
-plain, count = module.predict, {"objects": 0, "reduced": 0}
+plain, count = tasks.predict, {"objects": 0, "reduced": 0}
 
 def predict(learned, batch, members=2, generator=None):
     if learned.training:
@@ -41,17 +41,17 @@ def counted(name, kind):
         return real(*given, **named)
     setattr(torch.distributed, name, called)
 
-module.predict = predict
+tasks.predict = predict
 for name in ("broadcast_object_list", "all_gather_object", "gather_object", "scatter_object_list"):
     counted(name, "objects")
 counted("all_reduce", "reduced")
-on_start = module.TrainedUpscaler.on_train_batch_start
+step = tasks.Downscaling.step
 
 def started(self, batch, number):
-    on_start(self, batch, number)
-    rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+    rates.append(self.optimizers[0].param_groups[0]["lr"])
+    return step(self, batch, number)
 
-module.TrainedUpscaler.on_train_batch_start = started
+tasks.Downscaling.step = started
 train(parse_training(content), say=lambda line: None)
 rank = int(os.environ.get("LOCAL_RANK", 0))
 (folder / f"rank{rank}.json").write_text(json.dumps({"drawn": drawn, "rates": rates, **count}))

@@ -21,14 +21,16 @@ def train(
 
     training = load_training(recipe)
     from downscale.process.interrupts import telling
-    from downscale.training.fit import is_first, resume_hint
+    from downscale.training.fit import folder_of, is_first
     from downscale.training.fit import train as carry_out
+    from downscale.training.progress import resume_hint
 
     if dry_run:
         carry_out(training, say=say, dry_run=True)
         return
+    folder, steps = folder_of(training), training.training.steps
     try:
-        with telling(lambda: resume_hint(training)):
+        with telling(lambda: resume_hint(folder, steps)):
             carry_out(training, resume, say)
     except BaseException as error:
         from downscale.process.interrupts import Stopped, what_came
@@ -38,7 +40,7 @@ def train(
             raise
         if not is_first():
             raise typer.Exit(1) from None
-        raise Stopped(f"{word}; {resume_hint(training)}") from None
+        raise Stopped(f"{word}; {resume_hint(folder, steps)}") from None
 
 
 @app.command()

@@ -25,13 +25,12 @@ from downscale.evaluation.schema import COST, LAW, Method
 from downscale.evaluation.truth import Block, Truth
 from downscale.methods.learned import opened
 from downscale.methods.registry import find_method, is_learned
-from downscale.metrics.events import EventCounts
+from downscale.metrics.events import EventCounts, occurs
 from downscale.metrics.scores import Scores
 from downscale.models import path_of
 from downscale.models.checkpoint import Record, load_record
 from downscale.training.pairs import prefix_errors
 from downscale.training.schema import EventRule, TrainingRecipe, load_training
-from downscale.training.tasks import occurs
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Floats = NDArray[np.float64]

@@ -20,7 +20,6 @@ from downscale.io.config import read_recipe
 from downscale.io.paths import IN_RECIPE, check_target, named_files
 from downscale.metrics.scores import Scores, Setting
 from downscale.training.pairs import prefix_errors
-from downscale.training.tasks import require_event_units
 
 Say = Callable[[str], None]
 KINDS = (".md", ".csv", ".nc")
@@ -92,7 +91,7 @@ def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
     if recipe.event is not None:
         for truth in truths:
             name = truth.names[0]
-            require_event_units(recipe.event, name, str(truth.fine[name].attrs.get("units", "1")))
+            recipe.event.require_units(name, str(truth.fine[name].attrs.get("units", "1")))
     require_maps(recipe, truths)
     methods = open_methods(recipe.methods, recipe.data.factor, folder, tell)
     rows = [row for truth in truths for row in _scored(recipe, truth, methods, tell)]

@@ -94,6 +94,14 @@ class EventCounts:
             return {"probability": middle, "frequency": event / area, "share": area / area.sum()}
 
 
+def occurs(rule: Any, values: Any) -> Any:
+    """Return where values of an array or tensor are in an event, False where they are missing.
+
+    ``rule`` has a ``threshold``, and a ``sign``: 1 for an event above it, -1 for one below.
+    """
+    return rule.sign * values >= rule.sign * rule.threshold
+
+
 def bin_of(probability: NDArray[Any]) -> NDArray[np.int64]:
     """Return the bin of each probability; the lower edge belongs to the bin."""
     return np.clip(np.floor(probability * BINS + 1e-6).astype(np.int64), 0, BINS - 1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,55 +18,40 @@ from downscale.errors import InputError, OptionError, OutputError
 from downscale.io.config import read_recipe
 from downscale.io.leases import only_run
 from downscale.io.paths import IN_RECIPE, check_target, named_files
-from downscale.losses.compose import Sobolev, Spectral, Terrain, WeightedSum
-from downscale.models.checkpoint import Record, load_record, read_texts, save
-from downscale.nn.learned import Learned
+from downscale.losses.compose import WeightedSum
+from downscale.models.checkpoint import Record, load_record, save
 from downscale.nn.networks import build
-from downscale.nn.spec import STATICS, Code, ModelSpec
+from downscale.nn.spec import STATICS, ModelSpec
 from downscale.training.card import advise
 from downscale.training.origin import data_hash, describe_source, recipe_identity, require_disjoint
-from downscale.training.pairs import MapCache, Source, Split, open_source, split_times
-from downscale.training.patches import (
-    Component,
-    PatchSet,
-    collate,
-    count_orientations,
-    static_components,
-    variable_components,
-)
-from downscale.training.predict import kernel_errors
-from downscale.training.progress import Progress, read_state, track_progress
+from downscale.training.pairs import Source, Split, open_source, split_times
+from downscale.training.patches import Component, count_orientations, static_components, variable_components
+from downscale.training.progress import STATE, track_progress
 from downscale.training.sampling import PatchSampler, require_samples
 from downscale.training.schema import TrainingRecipe
 from downscale.training.statistics import Statistics, measure_statistics
-from downscale.training.tasks import TASKS, event_of, measure_of, require_occurs, require_task
+from downscale.training.tasks import TASKS, Downscaling, task_of
 from downscale.version import TRAINS, library_versions
-
-if TYPE_CHECKING:
-    from downscale.training.module import TrainedUpscaler
-    from downscale.training.trainer import PatchData, StateCallback
 
 Say = Callable[[str], None]
 SUFFIX = ".safetensors"
-STATE = "state.safetensors"
-# Number of patches of a source for the kernel's error there, and the round that they are sampled from.
-TYPICAL_PATCHES, TYPICAL_ROUND = 24, 2**30
-__all__ = ["Prepared", "is_first", "model_spec", "prepare", "resume_hint", "train"]
+__all__ = ["Prepared", "is_first", "model_spec", "prepare", "train"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prepared:
     """Sources, split, survey and model of a training, before its first step."""
 
     recipe: TrainingRecipe
+    task: type[Downscaling]
     sources: tuple[Source, ...]
     sides: tuple[Split, ...]
     statistics: Statistics
     spec: ModelSpec
-    hash: str
-    advice: str
     samplers: Mapping[str, PatchSampler]  # of the patches of both sides of the split, "train" and "validation"
-    components: tuple[Component, ...] = ()
+    components: tuple[Component, ...]
+    hash: str = ""
+    advice: str = ""
 
     @property
     def origin(self) -> str:
@@ -133,15 +118,14 @@ def train(
         tell(f"{checkpoint} is done already")
         return checkpoint
     target = checkpoint_path(recipe, resume)
-    state = _state_path(recipe, target)
-    require_no_state(recipe, state, resume)
+    folder = folder_of(recipe)
+    require_no_state(recipe, folder / STATE, resume)
     try:
         with only_run(target) if is_first() else nullcontext():
-            return _trained(prepare(recipe, tell), target, state, resume, tell)
+            return _trained(prepare(recipe, tell), target, folder, resume, tell)
     finally:
         with suppress(OSError):
-            # The path of the state is valid here.
-            state.parent.rmdir()
+            folder.rmdir()
         # Trainer and module refer to each other: collect them now, or gigabytes of maps stay in memory during the next
         # training.
         gc.collect()
@@ -168,27 +152,16 @@ def require_no_state(recipe: TrainingRecipe, state: Path, resume: bool) -> None:
 
 def is_first() -> bool:
     """Return whether this process is the only or first process of a training, which prints messages."""
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
-
-
-def resume_hint(recipe: TrainingRecipe) -> str:
-    """Return a message on the step from which an interrupted training can resume."""
-    state = _state_path(recipe, Path(recipe.output.path).expanduser())
-    if not state.is_file():
-        return "no step is kept yet; run again"
-    step = Progress.from_json(read_texts(state, "state")["progress"]).step
-    of = "" if recipe.training.steps is None else f" of {recipe.training.steps}"
-    return f"step {step}{of} is kept; run again with --resume"
 
 
 def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     """Open the sources, split their times, survey the data and print the advice on conservation, without training."""
     tell = say or (lambda line: None)
     WeightedSum.from_config(recipe.training.loss)
-    require_task(recipe)
-    data = recipe.data
+    task, data = task_of(recipe), recipe.data
     sources = tuple(open_source(pair, data, recipe.network) for pair in data.pairs)
     sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
     require_disjoint(sources, sides)
@@ -204,48 +177,47 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
         samplers[side] = PatchSampler(sources, statistics.tables, maps, recipe.patches, recipe.training.seed, turns)
         require_samples(samplers[side], least, side)
     spec = model_spec(recipe, statistics)
-    if spec.event is not None:
-        tell(require_occurs(sources, sides, spec))
+    prepared = Prepared(recipe, task, sources, sides, statistics, spec, samplers, components)
+    if message := task.describe_data(prepared):
+        tell(message)
     build(spec)  # invalid options raise before hours of reading
-    advice = advise(sources, sides, spec)
+    prepared.advice = advise(sources, sides, spec)
     for source, split in zip(sources, sides, strict=True):
         tell(_words(source, split))
-    for line in advice.splitlines():
+    for line in prepared.advice.splitlines():
         tell(line)
-    files = [file for source in sources for file in source.files]
     # One process hashes the files, and writes the hash.
-    digest = data_hash(files) if is_first() else ""
-    return Prepared(recipe, sources, sides, statistics, spec, digest, advice, samplers, components)
+    if is_first():
+        prepared.hash = data_hash(file for source in sources for file in source.files)
+    return prepared
 
 
 def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
     """Return the specification of a recipe's model, with the normalisation of the survey."""
-    network = recipe.network
+    network, task = recipe.network, TASKS[recipe.task]
     constraint = network.constraint
-    event = None if recipe.event is None else event_of(recipe.event, found.outputs[0], found.spread[0])
-    if recipe.conserve is None or event is not None:
+    keys = task.spec_keys(recipe, found)
+    if recipe.conserve is None or not task.conserves:
         if constraint not in (None, "none"):
             raise OptionError(
                 f"expected network.constraint 'none' with conserve: null, received {constraint!r}; drop one of them"
             )
         constraint = "none"
     if constraint is None:
-        bounded = any(variable.bounds != (None, None) for variable in found.outputs)
-        constraint = "bounded" if bounded else "additive"
-    code = None if recipe.code is None else Code(**recipe.code.model_dump())
-    codes = () if code is None else code.variables(found.outputs[0].name)
+        is_bounded = any(variable.bounds != (None, None) for variable in found.outputs)
+        constraint = "bounded" if is_bounded else "additive"
+    codes = keys["code"].variables(found.outputs[0].name) if "code" in keys else ()
     return ModelSpec(
         network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=(*found.predictors, *codes),
         statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
-        constraint=constraint, taps=network.taps, order=network.order,
-        kept=network.kept, noise=network.noise, event=event, code=code,
+        constraint=constraint, taps=network.taps, order=network.order, kept=network.kept, noise=network.noise, **keys,
     )  # fmt: skip
 
 
 def _finished(recipe: TrainingRecipe) -> Path | None:
     """Return the checkpoint that an earlier run of the same recipe wrote, else None."""
     target = Path(recipe.output.path).expanduser()
-    if not target.is_file() or _state_path(recipe, target).exists():
+    if not target.is_file() or (folder_of(recipe) / STATE).exists():
         return None
     _, record = load_record(target)
     # The record has been through JSON, which turns tuples into lists.
@@ -257,35 +229,30 @@ def _finished(recipe: TrainingRecipe) -> Path | None:
     return target
 
 
-def _state_path(recipe: TrainingRecipe, target: Path) -> Path:
-    return folder_of(recipe, target) / STATE
-
-
-def folder_of(recipe: TrainingRecipe, target: Path) -> Path:
+def folder_of(recipe: TrainingRecipe) -> Path:
     """Return the folder of logs and state of a training."""
-    return Path(recipe.output.folder).expanduser() if recipe.output.folder else target.with_suffix(".training")
+    return Path(recipe.output.folder or Path(recipe.output.path).with_suffix(".training")).expanduser()
 
 
-def _trained(prepared: Prepared, target: Path, state: Path, resume: bool, say: Say) -> Path:
-    how, first = prepared.recipe.training, is_first()
-    with new_folder(state.parent, STATE):
-        origin = prepared.origin if first else None
-        earlier = read_state(state, origin) if resume and state.exists() else None
-        progress = Progress() if earlier is None else earlier.progress
-        if earlier is not None:
-            say(f"resumes from step {progress.step}")
+def _trained(prepared: Prepared, target: Path, folder: Path, resume: bool, say: Say) -> Path:
+    from downscale.training.loop import Loop
+
+    how = prepared.recipe.training
+    with new_folder(folder, STATE):
         torch.manual_seed(how.seed)
-        module, data = _parts(prepared, progress, say)
-        from downscale.training.trainer import StateCallback, run
-
-        callback = StateCallback(state, prepared.origin, progress, how, say, earlier)
-        trainer = run(how, module, data, callback, state.parent)
-    if trainer.is_global_zero:
-        module.averaged.load_state_dict(callback.best)
-        save(target, module.averaged, record_of(prepared, _skill(prepared, callback)), prepared.recipe.output.half)
-        state.unlink(missing_ok=True)
+        task = prepared.task(prepared, say)
+        loop = Loop(task, how, folder, prepared.origin if is_first() else None, say)
+        loop.run(resume)
+    if loop.fabric.is_global_zero:
+        progress = loop.progress
+        skill = {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
+                 "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, loop.errors.tolist()),
+                 "rounds": progress.scores}  # fmt: skip
+        task.averaged.load_state_dict(loop.best)
+        save(target, task.averaged, record_of(prepared, skill), prepared.recipe.output.half)
+        loop.state.unlink(missing_ok=True)
         say(f"wrote {target}")
-    trainer.strategy.barrier()
+    loop.fabric.barrier()
     return target
 
 
@@ -308,70 +275,25 @@ def new_folder(folder: Path, kept: str) -> Iterator[None]:
         raise
 
 
-def _parts(prepared: Prepared, progress: Progress, say: Say) -> tuple[TrainedUpscaler, PatchData]:
-    """Return the module and the data of a training."""
-    from downscale.training.module import TrainedMask, TrainedUpscaler
-    from downscale.training.trainer import PatchData
-
-    recipe, how = prepared.recipe, prepared.recipe.training
-    loss = WeightedSum.from_config(how.loss)
-    cache = MapCache(prepared.sources, recipe.patches.cache_mb)
-    distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in loss.terms)
-    patches = PatchSet(cache, prepared.components, recipe.patches, distances)
-    validation_keys = prepared.samplers["validation"].fixed(recipe.data.validation.patches)
-    typical = _typical(prepared, patches, say) if how.loss_scale == "kernel" else ()
-    parts = Learned(prepared.spec), how, loss, prepared.statistics.spread, progress, len(prepared.sources), typical
-    module: TrainedUpscaler
-    if recipe.event is None:
-        module = TrainedUpscaler(*parts)
-    else:
-        module = TrainedMask(*parts, wanted=recipe.event)
-    return module, PatchData(patches, prepared.samplers["train"], validation_keys, how, progress, prepared.spec.factor)
-
-
-def _typical(prepared: Prepared, patches: PatchSet, say: Say) -> list[list[float]]:
-    """Return the mean square error of the kernel on patches of the training split, by source and output."""
-    spec, sources = prepared.spec, len(prepared.sources)
-    sums, counts = torch.zeros(sources, len(spec.outputs)), torch.zeros(sources, 1)
-    # This round is never used in training, and is the same on every resume.
-    keys = prepared.samplers["train"].round(TYPICAL_ROUND, TYPICAL_PATCHES * sources)
-    # Sorted by map, so that each is read once.
-    for key in track_progress(sorted(keys), len(keys), say, "patches of the kernel looked at"):
-        sums[key.source] += kernel_errors(spec, collate([patches[key]], spec.factor))[0]
-        counts[key.source] += 1
-    mean = sums / counts.clamp_min(1)
-    # A source without sampled patches gets the mean of the others.
-    mean = torch.where(counts > 0, mean, mean.sum(dim=0) / (counts > 0).sum().clamp_min(1))
-    return [[float(value) for value in row] for row in mean.clamp_min(1e-24)]
-
-
 def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
     """Return the record of a training for its checkpoint: recipe, sources with licences, and skill."""
     recipe = prepared.recipe
     described = [describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)]
     licences = [description["licence"] for description in described if description["licence"]]
     # Keys that a task ignores are left out of the recorded recipe.
-    unused = {"training": set(TASKS[recipe.task].unused)} if TASKS[recipe.task].unused else None
+    unused = {"training": set(prepared.task.unused)}
     return Record(
         title=recipe.title, description=recipe.description, licence=recipe.licence,
         attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
-        data_hash=prepared.hash, skill=skill, advice=prepared.advice,
-        recipe=recipe.model_dump(mode="json", exclude=unused), conserve=None if recipe.event else recipe.conserve,
-        versions=library_versions(TRAINS),
+        data_hash=prepared.hash, skill=skill, advice=prepared.advice, versions=library_versions(TRAINS),
+        recipe=recipe.model_dump(mode="json", exclude=unused),
+        conserve=recipe.conserve if prepared.task.conserves else None,
     )  # fmt: skip
-
-
-def _skill(prepared: Prepared, callback: StateCallback) -> dict[str, Any]:
-    """Return errors on the validation split by source and output, and the length of the training."""
-    progress = callback.progress
-    return {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
-            "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, callback.errors.tolist()),
-            "rounds": progress.scores}  # fmt: skip
 
 
 def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
     """Return errors of model and kernel by source and output, from sums of errors and weights (sources, V, 3)."""
-    rows, measure = [], measure_of(prepared.spec)
+    rows, measure = [], prepared.task.measure(prepared.spec)
     for source, sums in zip(prepared.sources, errors, strict=True):
         for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
             if weight > 0:

@@ -14,19 +14,9 @@ from downscale.metrics.ensemble import crps
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec
 from downscale.training.patches import Batch
-from downscale.training.tasks import occurs
 
 # Number of ensemble members for scoring a round.
 VALIDATION_MEMBERS = 4
-
-
-@torch.no_grad()
-def update_averages(averaged: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Update exponential moving averages of a model's weights, and copy its buffers."""
-    for average, weight in zip(averaged.parameters(), model.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
-    for buffer, value in zip(averaged.buffers(), model.buffers(), strict=True):
-        buffer.copy_(value)
 
 
 def random_numbers(seed: int, *place: int) -> torch.Generator:
@@ -126,18 +116,3 @@ def relative_error(sums: Tensor, power: float = 0.5) -> float:
         # A kernel without error leaves no room for improvement.
         return 1.0 if bool((sums[..., 0] == 0).all()) else math.inf
     return float(torch.exp(power * torch.log((sums[..., 0] / sums[..., 1])[valid]).mean()))
-
-
-def logits(learned: Learned, batch: Batch) -> Tensor:
-    """Return the logits of a batch, shape (B, 1, Y, X)."""
-    made: Tensor = learned(
-        batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.clock, constrain=False
-    )
-    return made
-
-
-def truth_of(learned: Learned, batch: Batch) -> Tensor:
-    """Return 1 where the event occurs in the fine field of a batch, 0 where it does not, NaN where missing."""
-    rule = learned.spec.event
-    assert rule is not None
-    return torch.where(torch.isfinite(batch.target), occurs(rule, batch.target).to(batch.target), torch.nan)

@@ -10,11 +10,10 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from downscale.errors import InputError
@@ -30,7 +29,7 @@ EVERY = 10.0
 # Initial and final learning rate of the schedules, relative to the peak.
 FIRST_SHARE, LAST_SHARE = 0.04, 0.002
 FORMAT, WHAT = "downscale-training", "training state"
-RANDOM = "random"
+STATE = "state.safetensors"
 
 
 class LineTimer:
@@ -50,10 +49,10 @@ class LineTimer:
         """Return whether a line is due, and if so restart the timer."""
         due = time.monotonic() - self._last >= self.every
         if due:
-            self.said()
+            self.restart()
         return due
 
-    def said(self) -> None:
+    def restart(self) -> None:
         """Restart the timer after a line."""
         self._last = time.monotonic()
 
@@ -63,17 +62,14 @@ def has_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def track_progress(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterable[Any]:
-    """Return the items; show a bar on a terminal, else print a line every ten seconds."""
-    if not has_terminal():
-        return _told(items, total, say, doing)
-    from rich.console import Console
-    from rich.progress import track
+def track_progress(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterator[Any]:
+    """Yield the items; show a bar on a terminal, else print a line every ten seconds."""
+    if has_terminal():
+        from rich.console import Console
+        from rich.progress import track
 
-    return track(items, description=doing, total=total, transient=True, console=Console(stderr=True))
-
-
-def _told(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterator[Any]:
+        yield from track(items, description=doing, total=total, transient=True, console=Console(stderr=True))
+        return
     timer = LineTimer()
     for number, item in enumerate(items):
         if timer.due():
@@ -112,26 +108,18 @@ class Progress:
     stale: int = 0
     scores: list[tuple[int, float, float]] | None = None  # step, seconds and relative error of each round
 
-    def record_score(self, score: float) -> bool:
-        """Record the score of a round and start the next; return whether it is the best so far."""
+    def record_score(self, score: float | None) -> bool:
+        """Record the score of a round, if any, and start the next; return whether it is the best so far."""
+        self.round, self.done = self.round + 1, 0
+        if score is None:
+            return False
         is_best = score < self.best
         if is_best:
             self.best, self.best_step, self.stale = score, self.step, 0
         else:
             self.stale += 1
         self.scores = [*(self.scores or []), (self.step, round(self.seconds, 1), score)]
-        self.round, self.done = self.round + 1, 0
         return is_best
-
-    def to_json(self) -> str:
-        """Return the progress as JSON text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Progress:
-        """Return the progress from the text of :meth:`to_json`; unknown keys are ignored."""
-        names = {entry.name for entry in fields(cls)}
-        return cls(**{key: value for key, value in parse_text(text).items() if key in names})
 
 
 def share_done(progress: Progress, how: Training) -> float:
@@ -195,64 +183,50 @@ def ended(progress: Progress, how: Training) -> bool:
     return share_done(progress, how) >= 1 or impatient
 
 
-def round_line(progress: Progress, score: float, better: bool, how: Training, measure: str) -> str:
-    """Return a progress line on the round that ended; ``measure`` describes the score."""
-    total = f" of {how.steps}" if how.steps is not None else ""
-    best_score = "best so far" if better else f"best {progress.best:.4f} at step {progress.best_step}"
-    return f"step {progress.step}{total}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best_score})"
-
-
-def step_line(progress: Progress, loss: float, how: Training) -> str:
+def step_line(progress: Progress, row: Mapping[str, Tensor], how: Training) -> str:
     """Return a progress line with the last step, its loss and the time left."""
-    total = f" of {how.steps}" if how.steps is not None else ""
+    name, loss = next(iter(row.items()))
     time_left = remaining(progress.seconds, share_done(progress, how))
-    return f"step {progress.step}{total}, {progress.seconds:.0f} s: loss {loss:.4g}, {time_left}"
+    return f"step {progress.step}{_of(how.steps)}, {progress.seconds:.0f} s: {name} {float(loss):.4g}, {time_left}"
 
 
-@dataclass(frozen=True, eq=False)
-class State:
-    """State of a training after a step."""
-
-    # Network weights, their running averages, and the averages at the best validation (empty before the first).
-    weights: Mapping[str, Tensor]
-    averages: Mapping[str, Tensor]
-    best: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]  # moments of the optimiser, by number of the parameter and name
-    progress: Progress  # progress of the training
-    origin: str  # hash of its recipe and data
-    random: Tensor  # state of the generator of random numbers on the CPU
+def _of(steps: int | None) -> str:
+    return "" if steps is None else f" of {steps}"
 
 
-def write_state(path: Path, state: State) -> None:
-    """Write a state; it replaces an earlier one atomically."""
-    groups = {"weights": state.weights, "averages": state.averages, "best": state.best, "moments": state.moments}
+def write_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], progress: Progress, origin: str) -> None:
+    """Write the tensors of a state, by group and name; it replaces an earlier one atomically."""
     tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
-    texts = {"format": FORMAT, "progress": state.progress.to_json(), "origin": state.origin}
-    write_tensors(path, {**tensors, RANDOM: state.random}, texts)
+    write_tensors(path, tensors, {"format": FORMAT, "progress": json.dumps(asdict(progress)), "origin": origin})
 
 
-def read_state(path: Path, origin: str | None) -> State:
-    """Read a state; with ``origin`` None the origin is not checked, because another process has checked it."""
+def read_state(path: Path, origin: str | None) -> tuple[dict[str, dict[str, Tensor]], Progress]:
+    """Return the tensors of a state and its progress; with ``origin`` None the origin is not checked."""
     texts = read_texts(path, WHAT)
     if texts.get("format") != FORMAT or "progress" not in texts:
         raise InputError(f"expected a {WHAT}, received {path} of another kind; remove it, or choose another folder")
     if origin is not None and texts.get("origin") != origin:
         raise InputError(
-            f"expected the recipe and the data that {path} was begun with, received others; continue with those, or "
-            "remove that file to start again"
+            f"expected the recipe, settings and data that {path} was begun with, received others; continue with those, "
+            "or remove that file to start again"
         )
-    tensors = read_tensors(path, WHAT)
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "averages": {}, "best": {}, "moments": {}}
-    for name, tensor in tensors.items():
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_tensors(path, WHAT).items():
         group, _, rest = name.partition("/")
-        if group in parts:
-            parts[group][rest] = tensor
+        groups.setdefault(group, {})[rest] = tensor
     try:
-        progress = Progress.from_json(texts["progress"])
+        return groups, Progress(**parse_text(texts["progress"]))
     except (ValueError, TypeError):
         raise InputError(f"expected a {WHAT} with a readable header, received {path}; remove it") from None
-    random = tensors.get(RANDOM, torch.get_rng_state())
-    return State(**parts, progress=progress, origin=texts.get("origin", ""), random=random)
+
+
+def resume_hint(folder: Path, steps: int | None = None) -> str:
+    """Return a message on the step from which an interrupted training of a folder can resume."""
+    state = folder / STATE
+    if not state.is_file():
+        return "no step is kept yet; run again"
+    step = parse_text(read_texts(state, WHAT)["progress"])["step"]
+    return f"step {step}{_of(steps)} is kept; run again with --resume"
 
 
 def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -23,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from downscale.errors import listing
+from downscale.cf.units import same_units
+from downscale.errors import OptionError, listing
 from downscale.io.config import Block, checked, read_recipe
 from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
 
@@ -297,6 +298,14 @@ class EventRule(Block):
     def sign(self) -> int:
         """One where the event is above its threshold, else minus one."""
         return 1 if self.side == "above" else -1
+
+    def require_units(self, name: str, units: str) -> None:
+        """Refuse an event in other units than its variable's."""
+        if not same_units(self.units, units):
+            raise OptionError(
+                f"expected the threshold of {self.name!r} in {units!r} as {name!r} is, received {self.units!r}; "
+                "convert it"
+            )
 
 
 class EventBlock(EventRule):

@@ -1,41 +1,61 @@
-"""Tasks of recipes: their keys, their validation errors, and the event of a segmentation."""
+"""Tasks of recipes: for each, its keys, its part of the model, its training step and its validation."""
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from downscale.cf.units import same_units
 from downscale.errors import InputError, OptionError
-from downscale.nn.spec import Event, ModelSpec, Variable
-from downscale.training.pairs import Source, Split, read_truth
-from downscale.training.schema import EventRule, TrainingRecipe
+from downscale.losses.compose import LossContext, Sobolev, Spectral, Terrain, WeightedSum
+from downscale.losses.probabilistic import event_loss
+from downscale.metrics.events import LOGITS, EventCounts, calibrated_counts, calibration, logit_counts, occurs
+from downscale.nn.conv_transpose import ConservativeConvTranspose2d
+from downscale.nn.learned import Learned
+from downscale.nn.spec import Code, Event, ModelSpec
+from downscale.training.pairs import MapCache, read_truth
+from downscale.training.patches import Batch, PatchSet, collate
+from downscale.training.predict import (
+    VALIDATION_MEMBERS,
+    kernel_alone,
+    kernel_errors,
+    predict,
+    probabilistic_errors,
+    random_numbers,
+    relative_error,
+    squared_errors,
+)
+from downscale.training.progress import Progress, steps_of_round, track_progress
+from downscale.training.schema import TrainingRecipe
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from downscale.training.fit import Prepared
+    from downscale.training.sampling import PatchIndex
+    from downscale.training.statistics import Statistics
+
+Say = Callable[[str], None]
 BRIER = "root of the Brier score"
-# Largest fraction of cells with a rare event.
-NOT_RARE = 0.2
-# Number of maps per source to search for events.
-MOST_MAPS = 24
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of recipes."""
-
-    block: str | None = None  # block of the recipe that only this task has
-    unused: tuple[str, ...] = ()  # keys of the training block that it ignores
-
-
-# A mask has its own loss.
-TASKS = {
-    "downscaling": Task(),
-    "segmentation": Task("event", ("loss", "loss_scale", "members")),
-    "compression": Task("code"),
-}
+# Largest fraction of cells with a rare event, and number of maps per source to search for events.
+NOT_RARE, MOST_MAPS = 0.2, 24
+# Least standard deviation of a patch in the loss, relative to that of the variable.
+LEAST_SPREAD = 0.1
+# Least mean square error of the kernel on a patch in the loss, relative to that of its source.
+LEAST_ERROR = 0.01
+# Number of patches of a source for the kernel's error there, and the round that they are sampled from.
+TYPICAL_PATCHES, TYPICAL_ROUND = 24, 2**30
+# Uses of random noise.
+TRAIN, VALIDATE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -54,78 +74,366 @@ ENSEMBLE = Measure(
 MASK = Measure("one minus the best score of the mask", keys={"measure": BRIER, "measure_kernel": BRIER, "units": "1"})
 
 
-def measure_of(spec: ModelSpec) -> Measure:
-    """Return the measure of a model's errors."""
-    return MASK if spec.event is not None else ENSEMBLE if spec.stochastic else FIELD
+class _Call(nn.Module):
+    """Calls a function within the forward pass of a network, where other processes and precision take effect."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        """Return the result of the function."""
+        return function()
 
 
-def require_task(recipe: TrainingRecipe) -> None:
-    """Raise an OptionError if task and blocks of a recipe do not match."""
+class Rounds(torch.utils.data.Sampler[list["PatchIndex"]]):
+    """Batches of one process in the current round; an interrupted round resumes at its next batch."""
+
+    def __init__(self, prepared: Prepared, progress: Progress, fabric: Fabric) -> None:
+        self.how, self.sampler = prepared.recipe.training, prepared.samplers["train"]
+        self.progress, self.fabric = progress, fabric
+
+    def __iter__(self) -> Iterator[list[PatchIndex]]:
+        batch, first, world = self.how.batch, self.progress.done, self.fabric.world_size
+        keys = self.sampler.round(self.progress.round, self.how.round * batch * world)[self.fabric.global_rank :: world]
+        for number in range(first, first + steps_of_round(self.progress, self.how)):
+            yield keys[number * batch : (number + 1) * batch]
+
+
+class Downscaling:
+    """Fine fields, or members of an ensemble of them; the base of the other tasks.
+
+    ``errors`` has weighted sums of errors of the averaged model and of the kernel, and of weights, by source and
+    output: squared errors, or for an ensemble the fair CRPS and the absolute error.
+    """
+
+    name: ClassVar[str] = "downscaling"
+    block: ClassVar[str | None] = None  # block of the recipe that only this task has
+    unused: ClassVar[tuple[str, ...]] = ()  # keys of the training block that it ignores
+    conserves: ClassVar[bool] = True
+    averages_lag, check_every = 10, 20
+
+    @classmethod
+    def require(cls, recipe: TrainingRecipe) -> None:
+        """Raise an OptionError for a recipe that does not suit the task."""
+
+    @classmethod
+    def spec_keys(cls, recipe: TrainingRecipe, statistics: Statistics) -> dict[str, Any]:
+        """Return keys of the model's specification."""
+        return {}
+
+    @classmethod
+    def describe_data(cls, prepared: Prepared) -> str | None:
+        """Return a message on the training data."""
+        return None
+
+    @classmethod
+    def measure(cls, spec: ModelSpec) -> Measure:
+        """Return the measure of a model's errors."""
+        return ENSEMBLE if spec.stochastic else FIELD
+
+    def __init__(self, prepared: Prepared, say: Say) -> None:
+        recipe = prepared.recipe
+        self.prepared, self.how, self.spec = prepared, recipe.training, prepared.spec
+        self.loss = WeightedSum.from_config(self.how.loss)
+        distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in self.loss.terms)
+        cache = MapCache(prepared.sources, recipe.patches.cache_mb)
+        self.patches = PatchSet(cache, prepared.components, recipe.patches, distances)
+        self.typical = self._measure_kernel(say) if self.how.loss_scale == "kernel" else torch.empty(0)
+        self.model = self.networks = Learned(prepared.spec)
+        # The memory layout in which convolutions are fastest, on CPUs and accelerators.
+        self.model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False)
+        self.errors, self._loader = torch.empty(0), None
+
+    def _measure_kernel(self, say: Say) -> Tensor:
+        """Return the mean square error of the kernel on patches of the training split, by source and output."""
+        sources = len(self.prepared.sources)
+        sums, counts = torch.zeros(sources, len(self.spec.outputs)), torch.zeros(sources, 1)
+        # This round is never used in training, and is the same on every resume.
+        keys = self.prepared.samplers["train"].round(TYPICAL_ROUND, TYPICAL_PATCHES * sources)
+        # Sorted by map, so that each is read once.
+        for key in track_progress(sorted(keys), len(keys), say, "patches of the kernel looked at"):
+            sums[key.source] += kernel_errors(self.spec, collate([self.patches[key]], self.spec.factor))[0]
+            counts[key.source] += 1
+        mean = sums / counts.clamp_min(1)
+        # A source without sampled patches gets the mean of the others.
+        return torch.where(counts > 0, mean, mean.sum(dim=0) / (counts > 0).sum().clamp_min(1)).clamp_min(1e-24)
+
+    def setup(self, fabric: Fabric) -> None:
+        """Move the networks to the device, with weight decay on all parameters except biases and scales."""
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.how.weight_decay},
+            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.how.learning_rate)
+        self.fabric = fabric
+        self._call, optimizer = fabric.setup(_Call(self.model), optimizer)
+        self.optimizers = [optimizer]
+        fabric.to_device(self.averaged)
+
+    def batches(self, progress: Progress, fabric: Fabric) -> Iterable[Batch]:
+        """Return the batches that remain of the round."""
+        if self._loader is None:
+            self._loader = self._load(self.patches, Rounds(self.prepared, progress, fabric))
+            keys = self.prepared.samplers["validation"].fixed(self.prepared.recipe.data.validation.patches)
+            keys = keys[fabric.global_rank :: fabric.world_size]
+            held = [keys[i : i + self.how.batch] for i in range(0, len(keys), self.how.batch)]
+            self._validation = self._load(self.patches.tiled(), held)
+        return self._loader
+
+    def _load(self, patches: PatchSet, batches: Any) -> DataLoader[Any]:
+        workers = self.how.workers
+        return DataLoader(
+            patches,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=partial(collate, factor=self.spec.factor),
+            persistent_workers=workers > 0,
+            # Forked processes must not share open files.
+            multiprocessing_context="spawn" if workers else None,
+            # Each loader takes a random number: not from the generator that a resumed run restores.
+            generator=torch.Generator().manual_seed(self.how.seed),
+        )
+
+    def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        """Update the weights, and return the loss and its terms."""
+        values: dict[str, Tensor] = self._call(partial(self.measure_loss, batch, number))
+        self.optimizers[0].zero_grad()
+        self.fabric.backward(values["loss"])
+        if self.how.clip is not None:
+            self.fabric.clip_gradients(self._call, self.optimizers[0], max_norm=self.how.clip, error_if_nonfinite=False)
+        self.optimizers[0].step()
+        return {name: value.detach() for name, value in values.items()}
+
+    def measure_loss(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        """Return the loss of a batch and its terms; errors are in standard deviations of the variable."""
+        generator = random_numbers(self.how.seed, TRAIN, number, self.fabric.global_rank)
+        prediction = predict(self.model, batch, self.how.members, generator)
+        finite = torch.isfinite(prediction)
+        valid = torch.isfinite(batch.target) & (finite.all(dim=0) if self.spec.stochastic else finite)
+        # Missing values are NaN in both and must not reach a gradient.
+        prediction = torch.where(valid, prediction, torch.zeros_like(prediction))
+        target = torch.where(valid, batch.target, torch.full_like(batch.target, torch.nan))
+        context = self._context(batch, self._scale(batch, valid))
+        loss, values = self.loss.measure(prediction, target, batch.weight.expand_as(target), context)
+        return {"loss": loss, **{f"loss_{name}": value for name, value in values.items()}}
+
+    def _context(self, batch: Batch, scale: Tensor) -> LossContext:
+        names = self.spec.static_channels
+        orog = batch.statics[:, names.index("orog")].unsqueeze(1) if "orog" in names else None
+        kernels = tuple(m.weight for m in self.model.modules() if isinstance(m, ConservativeConvTranspose2d))
+        return LossContext(
+            spacing=batch.spacing, orog=orog, coarse=batch.coarse, cells=batch.cells, kernels=kernels, scale=scale,
+            variables=tuple(variable.name for variable in self.spec.outputs),
+            members=0 if self.spec.stochastic else None,
+        )  # fmt: skip
+
+    def _scale(self, batch: Batch, known: Tensor) -> Tensor:
+        spread = batch.target.new_tensor(self.prepared.statistics.spread).reshape(1, -1, 1, 1)
+        if self.how.loss_scale == "variable":
+            return spread
+        if self.how.loss_scale == "kernel":
+            errors = kernel_errors(self.spec, batch)
+            typical = self.typical.to(errors)[batch.source]
+            # The root of the mean of both mean squares, so that neither hard nor easy patches dominate the loss.
+            return ((torch.maximum(errors, LEAST_ERROR * typical) * typical) ** 0.25).clamp_min(1e-12)[..., None, None]
+        weight = batch.weight * known
+        total = weight.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        values = torch.where(known, batch.target, torch.zeros_like(batch.target))
+        mean = (weight * values).sum(dim=(-2, -1), keepdim=True) / total
+        variance = (weight * (values - mean) ** 2).sum(dim=(-2, -1), keepdim=True) / total
+        return torch.sqrt(variance + (LEAST_SPREAD * spread) ** 2)
+
+    @torch.no_grad()
+    def validate(self, say: Say) -> float:
+        """Return the score of the averaged weights on the validation split, and set ``errors``."""
+        self.averaged.eval()
+        sums: dict[int, Tensor] = {}
+        batches = track_progress(self._validation, len(self._validation), say, "batches of the validation split scored")
+        for number, batch in enumerate(batches):
+            batch = self.fabric.to_device(batch)
+            with self.fabric.autocast():
+                sum_errors = self.measure_errors(batch, number)
+            for source in batch.source.unique().tolist():
+                part = sum_errors(batch.source == source)
+                sums[source] = sums[source] + part if source in sums else part
+        zero = torch.zeros(self.errors_shape)
+        total = torch.stack([sums.get(i, zero).cpu().double() for i in range(len(self.prepared.sources))])
+        if self.fabric.world_size > 1:
+            total = self.fabric.all_reduce(total.float(), reduce_op="sum").cpu().double()
+        return self.score(total)
+
+    @property
+    def errors_shape(self) -> tuple[int, ...]:
+        """Shape of the sums of errors of a source."""
+        return len(self.spec.outputs), 3
+
+    def measure_errors(self, batch: Batch, number: int) -> Callable[[Tensor], Tensor]:
+        """Return a function that sums the errors of some patches of a batch."""
+        kernel = kernel_alone(self.spec, batch)
+        if self.spec.stochastic:
+            # The same noise in every round, so that scores differ by the weights alone.
+            noise = random_numbers(self.how.seed, VALIDATE, number, self.fabric.global_rank)
+            errors = probabilistic_errors(batch, predict(self.averaged, batch, VALIDATION_MEMBERS, noise), kernel)
+        else:
+            errors = squared_errors(batch, predict(self.averaged, batch), kernel)
+        return lambda chosen: errors[chosen].sum(dim=0)
+
+    def score(self, sums: Tensor) -> float:
+        """Return the score from the sums of errors by source, and set ``errors``."""
+        self.errors = sums
+        return relative_error(sums, self.measure(self.spec).power)
+
+    def round_line(self, progress: Progress, row: Mapping[str, float], is_best: bool) -> str:
+        """Return a progress line on the round that ended."""
+        total = "" if self.how.steps is None else f" of {self.how.steps}"
+        best = "best so far" if is_best else f"best {progress.best:.4f} at step {progress.best_step}"
+        score, measure = (progress.scores or [])[-1][-1], self.measure(self.spec).line
+        return f"step {progress.step}{total}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
+
+
+class Segmentation(Downscaling):
+    """Masks of a rare event; the score is one minus the best event score on the validation split."""
+
+    name, block, conserves = "segmentation", "event", False
+    unused = ("loss", "loss_scale", "members")  # a mask has its own loss
+
+    @classmethod
+    def require(cls, recipe: TrainingRecipe) -> None:
+        """Raise an OptionError for several outputs, or keys of other losses."""
+        if len(recipe.data.outputs) != 1:
+            raise OptionError(f"expected one output with task: segmentation, received {len(recipe.data.outputs)}")
+        for key in cls.unused:
+            if key in recipe.training.model_fields_set:
+                raise OptionError(
+                    f"training.{key}: expected no such key with task: segmentation, received "
+                    f"{getattr(recipe.training, key)!r}; the loss of a mask is event.loss, remove training.{key}"
+                )
+
+    @classmethod
+    def spec_keys(cls, recipe: TrainingRecipe, statistics: Statistics) -> dict[str, Any]:
+        """Return the event in the units of the variable."""
+        rule, variable = recipe.event, statistics.outputs[0]
+        assert rule is not None
+        rule.require_units(variable.name, variable.units)
+        return {"event": Event(rule.name, rule.threshold, rule.side, float(statistics.spread[0]))}
+
+    @classmethod
+    def describe_data(cls, prepared: Prepared) -> str:
+        """Return a message on the event's frequency in the training split; warn if it is not rare."""
+        event, hits, cells = prepared.spec.event, 0, 0
+        assert event is not None
+        for source, split in zip(prepared.sources, prepared.sides, strict=True):
+            maps = source.maps_of(split.train)
+            for number in maps[:: max(maps.size // MOST_MAPS, 1)]:
+                truth = read_truth(source, int(number))[0]
+                hits += int(occurs(event, truth).sum())
+                cells += int(np.isfinite(truth).sum())
+        output = prepared.spec.outputs[0]
+        words = f"{output.name} {event.side} {event.threshold:g} {output.units}"
+        if hits == 0:
+            raise InputError(
+                f"expected the event {event.name!r} ({words}) in the training data, received none; change it"
+            )
+        if hits > NOT_RARE * cells:
+            warnings.warn(
+                f"the event {event.name!r} ({words}) is in {hits / cells:.0%} of the cells, which is not rare",
+                UserWarning, stacklevel=3,
+            )  # fmt: skip
+        return f"{event.name}: {words} in {hits / cells:.3%} of the fine cells that train"
+
+    @classmethod
+    def measure(cls, spec: ModelSpec) -> Measure:
+        """Return the measure of masks."""
+        return MASK
+
+    @property
+    def errors_shape(self) -> tuple[int, ...]:
+        """Shape of the counts of a source: by event and logit, then the error of the kernel."""
+        return (2 * len(LOGITS) + 1,)
+
+    def _mask(self, model: Learned, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits, and 1 where the event occurs in the reference, 0 where not, NaN where missing."""
+        event = torch.where(
+            torch.isfinite(batch.target), occurs(self.spec.event, batch.target).to(batch.target), torch.nan
+        )
+        inputs = batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.clock
+        return model(*inputs, constrain=False), event
+
+    def measure_loss(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        """Return the loss of a batch."""
+        logit, event = self._mask(self.model, batch)
+        event = torch.where(torch.isfinite(logit), event, torch.nan)
+        logit = torch.where(torch.isfinite(event), logit, 0.0)
+        assert self.prepared.recipe.event is not None
+        return {"loss": event_loss(logit, event, batch.weight, **self.prepared.recipe.event.loss.model_dump())}
+
+    def measure_errors(self, batch: Batch, number: int) -> Callable[[Tensor], Tensor]:
+        """Return a function that counts events by logit, and sums squared errors of the kernel's mask."""
+        logit, event = self._mask(self.averaged, batch)
+        kernel, weight = occurs(self.spec.event, batch.proposal).to(logit), batch.weight.expand_as(event)
+
+        def count(chosen: Tensor) -> Tensor:
+            values, mask, events, areas = (
+                field[chosen].cpu().numpy() for field in (logit.float(), kernel.float(), event, weight)
+            )
+            counts, kernel_counts = logit_counts(values, events, areas), EventCounts.of(mask, events, areas)
+            return torch.tensor([*counts.ravel(), kernel_counts.brier], dtype=torch.float64)
+
+        return count
+
+    def score(self, sums: Tensor) -> float:
+        """Calibrate probabilities, and choose the threshold with the best score over all sources."""
+        counts = sums[:, :-1].reshape(-1, 2, len(LOGITS)).numpy()
+        line = calibration(counts.sum(axis=0))
+        assert self.prepared.recipe.event is not None
+        level, value = calibrated_counts(counts.sum(axis=0), *line).best(self.prepared.recipe.event.decision)
+        for model in (self.model, self.averaged):
+            model.decision.fill_(level)  # type: ignore[union-attr, operator]
+            model.calibration.copy_(torch.tensor(line))  # type: ignore[union-attr, operator]
+        brier = torch.tensor([calibrated_counts(row, *line).brier for row in counts], dtype=torch.float64)
+        self.errors = torch.stack([brier, sums[:, -1], sums[:, :-1].sum(dim=1)], dim=-1)[:, None]
+        # Without any event all rounds score the same.
+        return 1.0 if math.isnan(value) else 1 - value
+
+
+class Compression(Downscaling):
+    """An encoder of fine fields to a code, and its decoder."""
+
+    name, block = "compression", "code"
+
+    @classmethod
+    def require(cls, recipe: TrainingRecipe) -> None:
+        """Raise an OptionError for coarse files."""
+        if any(pair.coarse is not None for pair in recipe.data.pairs):
+            raise OptionError(
+                "expected fine files only with task: compression, whose coarse fields are their averages; remove coarse"
+            )
+
+    @classmethod
+    def spec_keys(cls, recipe: TrainingRecipe, statistics: Statistics) -> dict[str, Any]:
+        """Return the code."""
+        assert recipe.code is not None
+        return {"code": Code(**recipe.code.model_dump())}
+
+
+TASKS = {task.name: task for task in (Downscaling, Segmentation, Compression)}
+
+
+def task_of(recipe: TrainingRecipe) -> type[Downscaling]:
+    """Return the task of a recipe; raises OptionError if task and blocks of the recipe do not match."""
     for name, task in TASKS.items():
-        if task.block is None:
-            continue
-        has_block = getattr(recipe, task.block) is not None
+        has_block = task.block is not None and getattr(recipe, task.block) is not None
         article = "an" if task.block == "event" else "a"
         if has_block and recipe.task != name:
             raise OptionError(
                 f"expected task: {name} with {article} {task.block}, received task: {recipe.task}; set it"
             )
-        if not has_block and recipe.task == name:
+        if task.block is not None and not has_block and recipe.task == name:
             raise OptionError(f"expected {article} {task.block} with task: {name}, received none; give one")
-    if recipe.task == "downscaling":
-        return
-    if recipe.task == "segmentation" and len(recipe.data.outputs) != 1:
-        raise OptionError(f"expected one output with task: segmentation, received {len(recipe.data.outputs)}")
-    for key in TASKS[recipe.task].unused:
-        if key in recipe.training.model_fields_set:
-            raise OptionError(
-                f"training.{key}: expected no such key with task: segmentation, received "
-                f"{getattr(recipe.training, key)!r}; the loss of a mask is event.loss, remove training.{key}"
-            )
-    if any(recipe.network.noise):
+    if recipe.task != "downscaling" and any(recipe.network.noise):
         raise OptionError(f"expected no network.noise with task: {recipe.task}, received {recipe.network.noise}")
-    if recipe.task == "compression" and any(pair.coarse is not None for pair in recipe.data.pairs):
-        raise OptionError(
-            "expected fine files only with task: compression, whose coarse fields are their averages; remove coarse"
-        )
-
-
-def occurs(rule: Event | EventRule, values: Any) -> Any:
-    """Return where values of an array or tensor are in an event, False where they are missing."""
-    return rule.sign * values >= rule.sign * rule.threshold
-
-
-def event_of(wanted: EventRule, variable: Variable, spread: float) -> Event:
-    """Return the event in the units of the variable."""
-    require_event_units(wanted, variable.name, variable.units)
-    return Event(wanted.name, wanted.threshold, wanted.side, float(spread))
-
-
-def require_event_units(wanted: EventRule, name: str, units: str) -> None:
-    """Refuse an event in other units than its variable's."""
-    if not same_units(wanted.units, units):
-        raise OptionError(
-            f"expected the threshold of {wanted.name!r} in {units!r} as {name!r} is, received {wanted.units!r}; "
-            "convert it"
-        )
-
-
-def require_occurs(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -> str:
-    """Return a message on the event's frequency in the training split; warn if it is not rare."""
-    assert spec.event is not None
-    event, hits, cells = spec.event, 0, 0
-    for source, split in zip(sources, sides, strict=True):
-        maps = source.maps_of(split.train)
-        for number in maps[:: max(maps.size // MOST_MAPS, 1)]:
-            truth = read_truth(source, int(number))[0]
-            hits += int(occurs(event, truth).sum())
-            cells += int(np.isfinite(truth).sum())
-    words = f"{spec.outputs[0].name} {event.side} {event.threshold:g} {spec.outputs[0].units}"
-    if hits == 0:
-        raise InputError(f"expected the event {event.name!r} ({words}) in the training data, received none; change it")
-    if hits > NOT_RARE * cells:
-        warnings.warn(
-            f"the event {event.name!r} ({words}) is in {hits / cells:.0%} of the cells, which is not rare", UserWarning,
-            stacklevel=3,
-        )  # fmt: skip
-    return f"{event.name}: {words} in {hits / cells:.3%} of the fine cells that train"
+    TASKS[recipe.task].require(recipe)
+    return TASKS[recipe.task]

@@ -1,0 +1,264 @@
+"""The training loop: rounds, weight averages, learning rate, logs, saved states, resuming, early stopping.
+
+A task supplies steps and validation. Device, processes and precision are those of Lightning's Fabric.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+
+from downscale.engine.device import has_fast_bf16, is_cpu
+from downscale.errors import InputError, OptionError
+from downscale.process.interrupts import Terminated
+from downscale.training.progress import (
+    STATE,
+    LineTimer,
+    Progress,
+    ended,
+    has_terminal,
+    moments_of,
+    rate,
+    read_state,
+    restore_moments,
+    share_done,
+    step_line,
+    write_state,
+)
+from downscale.training.schema import Training
+
+Say = Callable[[str], None]
+# Steps between synchronisations of the processes' clocks, which also follow each round.
+AGREE_EVERY = 10
+# Key of the errors at the best validation, which are stored with its weights.
+ERRORS = "__errors__"
+# Clocks for the time limit of a training.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
+LOGGERS = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
+
+
+class Diverged(InputError):
+    """Losses, errors or weights became NaN or infinite."""
+
+
+class Trainee(Protocol):
+    """Networks in training, with their steps and their validation."""
+
+    averages_lag: ClassVar[int]  # steps over which the decay of the averages rises to that of the recipe
+    check_every: ClassVar[int]  # steps between checks of the loss, because each check waits for the accelerator
+    model: nn.Module  # network whose weights are averaged
+    averaged: nn.Module
+    networks: nn.Module  # all networks of the state
+    optimizers: list[Any]
+    errors: Tensor  # (sources, V, 3): sums of errors at the last validation, empty without one
+
+    def setup(self, fabric: Fabric) -> None:
+        """Move the networks to the device."""
+
+    def batches(self, progress: Progress, fabric: Fabric) -> Iterable[Any]:
+        """Return the batches that remain of the round."""
+
+    def step(self, batch: Any, number: int) -> Mapping[str, Tensor]:
+        """Update the weights, and return the values to log, first the loss."""
+
+    def validate(self, say: Say) -> float | None:
+        """Return the score of the averaged weights, less is better; None without a validation."""
+
+    def round_line(self, progress: Progress, row: Mapping[str, float], is_best: bool) -> str:
+        """Return a progress line on the round that ended."""
+
+
+class Loop:
+    """A training from its first to its last step, or from the step of a saved state.
+
+    ``best`` has the averaged weights at the best validation, ``errors`` the sums of errors there. ``origin`` identifies
+    recipe, settings and data; a state of another origin is refused (in the first process, which knows it).
+    """
+
+    def __init__(self, task: Trainee, how: Training, folder: Path, origin: str | None, say: Say) -> None:
+        self.task, self.how, self.origin, self.say = task, how, origin, say
+        self.state, self.progress = folder / STATE, Progress()
+        self.best, self.errors = dict[str, Tensor](), torch.empty(0)
+        self._timer, self._between_steps = LineTimer(), False
+        self.fabric = open_fabric(how, folder)
+        task.setup(self.fabric)
+
+    def run(self, resume: bool = False) -> None:
+        """Train to the end."""
+        torch.manual_seed(self.how.seed)
+        if resume and self.state.exists():
+            self.restore()
+            self.say(f"resumes from step {self.progress.step}")
+        self._clock = CLOCKS[self.how.clock]
+        self._start, self._saved = self._clock() - self.progress.seconds, time.monotonic()
+        try:
+            while not ended(self.progress, self.how):
+                self._train_round()
+        except BaseException as error:
+            # Within a step, the last saved state remains.
+            if isinstance(error, (KeyboardInterrupt, SystemExit, Terminated)) and self._between_steps:
+                self.save()
+            raise
+
+    def _train_round(self) -> None:
+        task, how, progress, row = self.task, self.how, self.progress, dict[str, Tensor]()
+        with _shown(how.round) as show:
+            for batch in task.batches(progress, self.fabric):
+                self._between_steps = False
+                for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
+                    group["lr"] = group.get("relative_rate", 1.0) * rate(share_done(progress, how), how)
+                row = dict(task.step(self.fabric.to_device(batch), progress.step))
+                if progress.step % task.check_every == 0:
+                    self._require_finite({name: float(value) for name, value in row.items()})
+                progress.step, progress.done = progress.step + 1, progress.done + 1
+                decay = min(how.ema, progress.step / (progress.step + task.averages_lag))
+                update_averages(task.averaged, task.model, decay)
+                self._update_clock(progress.step % AGREE_EVERY == 0)
+                self._between_steps, is_finished = progress.done < how.round, ended(progress, how)
+                line = step_line(progress, row, how) if self._timer.due() else None
+                show(line) if show else self.say(line) if line else None
+                if is_finished:
+                    break
+                if self._between_steps and time.monotonic() - self._saved >= how.save_every:
+                    self.save()
+        self._end_round({name: float(value) for name, value in row.items()})
+
+    def _end_round(self, row: dict[str, float]) -> None:
+        """Validate, log, and save the state."""
+        task, progress = self.task, self.progress
+        score = task.validate(self.say)
+        self._update_clock(True)
+        # A score ignores NaN, so weights that are NaN would score well.
+        is_finite = all(bool(weight.isfinite().all()) for weight in task.averaged.parameters())
+        self._require_finite({"validation error": score or 0.0, "weights": 0.0 if is_finite else float("nan")})
+        is_best = progress.record_score(score)
+        if is_best:
+            self.best = {name: value.detach().cpu().clone() for name, value in task.averaged.state_dict().items()}
+            self.errors = task.errors
+        self.say(task.round_line(progress, row, is_best))
+        self._timer.restart()
+        if score is not None:
+            rates = {"learning_rate": task.optimizers[0].param_groups[0]["lr"]}
+            row = {"relative_rmse": score, "seconds": progress.seconds, **rates, **row}
+        self.fabric.log_dict(row, progress.step)
+        for logger in self.fabric.loggers:
+            logger.save()
+        self.save()
+
+    def _require_finite(self, values: Mapping[str, float]) -> None:
+        """Raise an error for values that are NaN or infinite, before the state is replaced."""
+        faults = [f"{name} {value}" for name, value in values.items() if not abs(value) < float("inf")]
+        if faults:
+            kept = f"; the last good state is {self.state}, resume from it" if self.state.exists() else ""
+            raise Diverged(
+                f"expected finite losses, errors and weights, received {', '.join(faults)} at step "
+                f"{self.progress.step}; try a smaller learning rate, or precision 32{kept}"
+            )
+
+    def _update_clock(self, together: bool) -> None:
+        """Update the time spent; with ``together``, to that of the slowest process, so that all processes agree."""
+        elapsed = self._clock() - self._start
+        if self.fabric.world_size == 1 or self.how.max_time is None:
+            self.progress.seconds = elapsed
+        elif together:
+            self.progress.seconds = float(self.fabric.all_reduce(torch.tensor(elapsed), reduce_op="max"))
+
+    def save(self) -> None:
+        """Write the state, in the first process only."""
+        self._saved = time.monotonic()
+        if self.fabric.is_global_zero:
+            groups = {
+                "weights": self.task.networks.state_dict(),
+                "averages": self.task.averaged.state_dict(),
+                "best": {**self.best, ERRORS: self.errors} if self.best else {},
+                **{f"moments{i}": moments_of(optimizer) for i, optimizer in enumerate(self.task.optimizers)},
+                "random": {"": torch.get_rng_state()},
+            }
+            write_state(self.state, groups, self.progress, str(self.origin))
+
+    def restore(self) -> None:
+        """Resume from a state that :meth:`save` wrote."""
+        groups, self.progress = read_state(self.state, self.origin)
+        try:
+            self.task.networks.load_state_dict(groups["weights"])
+            self.task.averaged.load_state_dict(groups["averages"])
+        except (KeyError, RuntimeError):
+            raise InputError(
+                f"expected the networks that {self.state} was begun with, received others; remove it"
+            ) from None
+        for i, optimizer in enumerate(self.task.optimizers):
+            restore_moments(optimizer, groups.get(f"moments{i}", {}))
+        self.best = groups.get("best", {})
+        self.errors = self.best.pop(ERRORS, torch.empty(0))
+        torch.set_rng_state(groups["random"][""])
+
+
+@torch.no_grad()
+def update_averages(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """Update exponential moving averages of a model's weights, and copy its buffers."""
+    for average, weight in zip(averaged.parameters(), model.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
+    for buffer, value in zip(averaged.buffers(), model.buffers(), strict=True):
+        buffer.copy_(value)
+
+
+@contextmanager
+def _shown(steps: int) -> Iterator[Callable[[str | None], None] | None]:
+    """Show a bar over the steps of a round on a terminal; yield a function that advances it, and None elsewhere."""
+    if not has_terminal():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("round", total=steps)
+        yield lambda line: bar.update(task, advance=1, **({} if line is None else {"description": line}))
+
+
+def open_fabric(how: Training, folder: Path) -> Fabric:
+    """Return the processes of a training on their devices, with its precision and loggers."""
+    on_cpu = how.accelerator == "cpu" or (how.accelerator == "auto" and is_cpu())
+    is_mixed = how.precision == "bf16"
+    if is_mixed and on_cpu and not has_fast_bf16():
+        warnings.warn(
+            "training.precision: this processor has no fast bf16; the training runs in float32 instead", stacklevel=2
+        )
+        is_mixed = False
+    log = logging.getLogger("lightning.fabric")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            # On a login node, or within one node, there is nothing to distribute.
+            warnings.filterwarnings("ignore", message="The `srun` command is available")
+            fabric = Fabric(
+                accelerator=how.accelerator, devices=how.devices, num_nodes=how.num_nodes, strategy=how.strategy,
+                precision="bf16-mixed" if is_mixed else "32-true",
+                loggers=[] if how.logger is None else [LOGGERS[how.logger](folder, name="logs")],
+            )  # fmt: skip
+            fabric.launch()
+    except ModuleNotFoundError:
+        raise InputError(
+            "expected the library tensorboard for its logs, received an installation without it; pip install "
+            "tensorboard, or choose logger: csv"
+        ) from None
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(
+            f"expected accelerator, devices and strategy as Lightning has them, received: {reason}"
+        ) from None
+    finally:
+        log.setLevel(level)
+    return fabric
