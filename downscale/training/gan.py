@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,10 +98,10 @@ class GANTrainer:
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: Any,
         critic: nn.Module,
         draw: Callable[[int], Pair],
-        make: Callable[[nn.Module, Any, int], Tensor],
+        make: Callable[[Any, Any, int], Tensor],
         how: GANSettings,
         penalty: Callable[[Tensor], Tensor] | None = None,
         origin: str = "",
@@ -108,7 +109,8 @@ class GANTrainer:
         self.model, self.critic, self.draw, self.make = generator, critic, draw, make
         self.how, self.penalty = how, penalty
         self.networks = nn.ModuleDict({"generator": generator, "critic": critic})
-        self.averaged, self.errors = copy.deepcopy(generator).requires_grad_(False), torch.empty(0)
+        self.averaged: Any = copy.deepcopy(generator).requires_grad_(False)
+        self.errors = torch.empty(0)
         # No momentum on the mean gradient, because the opponent moves.
         self.optimizers = [
             torch.optim.Adam([{"params": module.parameters(), "relative_rate": rate}], lr=rate, betas=(0.0, 0.99))
@@ -127,7 +129,7 @@ class GANTrainer:
         )  # fmt: skip
         return Loop(self, training, folder, self.origin, say or (lambda line: None))
 
-    def run(self, folder: Path, resume: bool = False, say: Say | None = None) -> nn.Module:
+    def run(self, folder: Path, resume: bool = False, say: Say | None = None) -> Any:
         """Train to the end and return the averaged generator; the folder of state and logs is created if missing."""
         folder.mkdir(parents=True, exist_ok=True)
         self.loop(folder, say).run(resume)
@@ -153,7 +155,7 @@ class GANTrainer:
             loss = critic_loss(critic(real, fit), critic(maps, fit), how.loss)
             if how.loss == "wgan-gp":
                 mix = torch.rand(len(real), 1, 1, 1).to(real)
-                loss = loss + how.gradient_weight * gradient_penalty(lambda x, fit=fit: critic(x, fit), real, maps, mix)
+                loss = loss + how.gradient_weight * gradient_penalty(partial(_scores, critic, fit), real, maps, mix)
             _descend(self.optimizers[1], loss)
         real, fit = self.fabric.to_device(self.draw(how.batch))
         maps = self.make(generator, fit, how.batch)
@@ -185,6 +187,11 @@ def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor
     if other is None:
         return maps.std(dim=0).mean() / real.std(dim=0).mean().clamp_min(1e-12)
     return (maps - other).abs().mean() / (maps - real).abs().mean().clamp_min(1e-12)
+
+
+def _scores(critic: nn.Module, fit: Any, maps: Tensor) -> Tensor:
+    scores: Tensor = critic(maps, fit)
+    return scores
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -241,7 +248,7 @@ def train_adversarial(
         # Where the reference is missing, both maps are zero.
         return critic.scaled(batch.target), batch
 
-    def make(model: nn.Module, batch: Batch, count: int) -> Tensor:
+    def make(model: Any, batch: Batch, count: int) -> Tensor:
         maps = predict(model, batch, 1)[0]
         return critic.scaled(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
 

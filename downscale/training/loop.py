@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -51,41 +51,26 @@ class Diverged(InputError):
     """Losses, errors or weights became NaN or infinite."""
 
 
-class Trainee(Protocol):
-    """Networks in training, with their steps and their validation."""
-
-    averages_lag: ClassVar[int]  # steps over which the decay of the averages rises to that of the recipe
-    check_every: ClassVar[int]  # steps between checks of the loss, because each check waits for the accelerator
-    model: nn.Module  # network whose weights are averaged
-    averaged: nn.Module
-    networks: nn.Module  # all networks of the state
-    optimizers: list[Any]
-    errors: Tensor  # (sources, V, 3): sums of errors at the last validation, empty without one
-
-    def setup(self, fabric: Fabric) -> None:
-        """Move the networks to the device."""
-
-    def batches(self, progress: Progress, fabric: Fabric) -> Iterable[Any]:
-        """Return the batches that remain of the round."""
-
-    def step(self, batch: Any, number: int) -> Mapping[str, Tensor]:
-        """Update the weights, and return the values to log, first the loss."""
-
-    def validate(self, say: Say) -> float | None:
-        """Return the score of the averaged weights, less is better; None without a validation."""
-
-    def round_line(self, progress: Progress, row: Mapping[str, float], is_best: bool) -> str:
-        """Return a progress line on the round that ended."""
-
-
 class Loop:
     """A training from its first to its last step, or from the step of a saved state.
 
+    A task has networks: ``model``, whose weights are averaged in ``averaged``, and ``networks``, all of the state; and
+    ``optimizers``, to whose parameter groups ``relative_rate`` scales the learning rate. It supplies
+
+    - ``setup(fabric)``, which moves the networks to the device,
+    - ``batches(progress, fabric)``, those that remain of the round,
+    - ``step(batch, number)``, which updates the weights and returns the values to log, first the loss,
+    - ``validate(say)``, the score of the averaged weights (less is better) or None; it sets ``errors``, shape
+      (sources, V, 3),
+    - ``round_line(progress, row, is_best)``, a progress line on the round that ended,
+    - ``averages_lag``, the steps over which the decay of the averages rises to that of the recipe, and ``check_every``,
+      the steps between checks of the loss, because each check waits for the accelerator.
+
     ``best`` has the averaged weights at the best validation, ``errors`` the sums of errors there. ``origin`` identifies
-    recipe, settings and data; a state of another origin is refused (in the first process, which knows it).
+    recipe, settings and data; a state of another origin is refused, except in processes other than the first.
     """
 
-    def __init__(self, task: Trainee, how: Training, folder: Path, origin: str | None, say: Say) -> None:
+    def __init__(self, task: Any, how: Training, folder: Path, origin: str | None, say: Say) -> None:
         self.task, self.how, self.origin, self.say = task, how, origin, say
         self.state, self.progress = folder / STATE, Progress()
         self.best, self.errors = dict[str, Tensor](), torch.empty(0)
@@ -171,7 +156,8 @@ class Loop:
         if self.fabric.world_size == 1 or self.how.max_time is None:
             self.progress.seconds = elapsed
         elif together:
-            self.progress.seconds = float(self.fabric.all_reduce(torch.tensor(elapsed), reduce_op="max"))
+            slowest = self.fabric.all_reduce(torch.tensor(elapsed), reduce_op="max")
+            self.progress.seconds = float(torch.as_tensor(slowest))
 
     def save(self) -> None:
         """Write the state, in the first process only."""
@@ -223,7 +209,7 @@ def _shown(steps: int) -> Iterator[Callable[[str | None], None] | None]:
 
     with Bar(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("round", total=steps)
-        yield lambda line: bar.update(task, advance=1, **({} if line is None else {"description": line}))
+        yield lambda line: bar.update(task, advance=1, description=line)
 
 
 def open_fabric(how: Training, folder: Path) -> Fabric:

@@ -144,7 +144,7 @@ class Downscaling:
         # The memory layout in which convolutions are fastest, on CPUs and accelerators.
         self.model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
-        self.errors, self._loader = torch.empty(0), None
+        self.errors, self._loaders = torch.empty(0), list[DataLoader[Any]]()
 
     def _measure_kernel(self, say: Say) -> Tensor:
         """Return the mean square error of the kernel on patches of the training split, by source and output."""
@@ -175,13 +175,15 @@ class Downscaling:
 
     def batches(self, progress: Progress, fabric: Fabric) -> Iterable[Batch]:
         """Return the batches that remain of the round."""
-        if self._loader is None:
-            self._loader = self._load(self.patches, Rounds(self.prepared, progress, fabric))
+        if not self._loaders:
             keys = self.prepared.samplers["validation"].fixed(self.prepared.recipe.data.validation.patches)
             keys = keys[fabric.global_rank :: fabric.world_size]
             held = [keys[i : i + self.how.batch] for i in range(0, len(keys), self.how.batch)]
-            self._validation = self._load(self.patches.tiled(), held)
-        return self._loader
+            self._loaders = [
+                self._load(self.patches, Rounds(self.prepared, progress, fabric)),
+                self._load(self.patches.tiled(), held),
+            ]
+        return self._loaders[0]
 
     def _load(self, patches: PatchSet, batches: Any) -> DataLoader[Any]:
         workers = self.how.workers
@@ -251,7 +253,8 @@ class Downscaling:
         """Return the score of the averaged weights on the validation split, and set ``errors``."""
         self.averaged.eval()
         sums: dict[int, Tensor] = {}
-        batches = track_progress(self._validation, len(self._validation), say, "batches of the validation split scored")
+        loader = self._loaders[1]
+        batches = track_progress(loader, len(loader), say, "batches of the validation split scored")
         for number, batch in enumerate(batches):
             batch = self.fabric.to_device(batch)
             with self.fabric.autocast():
@@ -262,7 +265,7 @@ class Downscaling:
         zero = torch.zeros(self.errors_shape)
         total = torch.stack([sums.get(i, zero).cpu().double() for i in range(len(self.prepared.sources))])
         if self.fabric.world_size > 1:
-            total = self.fabric.all_reduce(total.float(), reduce_op="sum").cpu().double()
+            total = torch.as_tensor(self.fabric.all_reduce(total.float(), reduce_op="sum")).cpu().double()
         return self.score(total)
 
     @property
