@@ -18,7 +18,7 @@ STEPS = {
     "read": "import downscale; assert 280 < float(downscale.open_dataset('a.grib').t2m.mean()) < 290",
     "apply": "import downscale, xarray as xr; ds = xr.open_dataset('plane.nc').set_coords('crs'); "
     "area = downscale.cell_area(ds).sum().item(); assert abs(area / 1.92e8 - 1) < 0.01, area",
-    "cartopy": "import downscale; downscale.plot; import downscale.plot.view as v; v.choose_projection(0, 20, 40, 60)",
+    "cartopy": "import downscale; downscale.plot; import downscale.plot.cells as v; v.choose_projection(0, 20, 40, 60)",
 }
 ORDERS = [
     ("xarray", "apply", "read"), ("cfgrib", "apply"), ("cfgrib", "read", "apply"), ("read", "apply", "cartopy"),

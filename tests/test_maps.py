@@ -24,10 +24,9 @@ from downscale.cf.horizontal import horizontal
 from downscale.cf.mapping import unrotated
 from downscale.errors import GridError, InputError, OptionError, OutputError
 from downscale.plot import compare
-from downscale.plot.cells import find_field, read_cells, window
+from downscale.plot.cells import choose_projection, find_field, read_cells, window
 from downscale.plot.maps import installed_coast, relief_level, robust_limits, round_degrees
 from downscale.plot.style import degrees, raised, value_words
-from downscale.plot.view import choose_projection
 
 SAMPLE = Path(__file__).parents[1] / "downscale" / "sample"
 TAS = {"standard_name": "air_temperature", "long_name": "near-surface air temperature", "units": "K"}
@@ -217,13 +216,13 @@ def test_cells_have_the_bounds_of_a_dataset() -> None:
         coords={"lat": lat_bnds.mean(axis=1), "lon": [1.0, 2.0, 3.0]},
     )
     read = read_cells(*find_field(data))
-    np.testing.assert_array_equal(read.y.edges, [10, 20, 26, 28])
+    np.testing.assert_array_equal(read.grid.y.edges, [10, 20, 26, 28])
     mesh = meshes(compare(data, data))[1]
     assert mesh.get_coordinates().shape[0] > 4  # long cells are divided so that they follow curved parallels
 
 
 def test_windows_cut_divide_and_fill_gaps() -> None:
-    axis = read_cells(*find_field(field(0, 4, 350, 358, (2, 4)))).x
+    axis = read_cells(*find_field(field(0, 4, 350, 358, (2, 4)))).grid.x
     np.testing.assert_allclose(window(axis, -9.0, 0.0, np.inf).edges, [-9, -8, -6, -4, -2, 0])
     np.testing.assert_allclose(window(axis, -8.0, -6.0, 1.0).edges, [-8, -7, -6])
 

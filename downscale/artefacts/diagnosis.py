@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 Curve = tuple[NDArray[Any], NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A table: its title, names of columns, rows, and a note below it."""
 
     title: str
@@ -35,27 +34,20 @@ class Section:
 
 
 @dataclass(eq=False)
-class Pictures:
-    """Arrays of the figure; panels without data are left out."""
-
-    coverage: NDArray[Any] | None = None  # number of kernel weights by fine cell, over some coarse cells
-    responses: dict[str, Curve] = field(default_factory=dict)  # cycles per coarse cell, and decibels
-    rejection: dict[str, dict[str, float]] = field(default_factory=dict)  # decibels of each image
-    board: Checkerboard | None = None  # of a field
-    piece: NDArray[Any] | None = None  # part of that field
-    shifts: dict[str, Curve] = field(default_factory=dict)  # shifts in coarse cells, and errors
-
-
-@dataclass(eq=False)
 class Diagnosis:
-    """Complete result on one subject."""
+    """Complete result on one subject: tables, the same as plain values, and arrays of the figure."""
 
     subject: str
     kind: str  # kernel, model or field
     factor: tuple[int, int]  # fine cells per coarse cell
     sections: list[Section] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)  # the content of the tables as plain values
-    pictures: Pictures = field(default_factory=Pictures)
+    facts: dict[str, Any] = field(default_factory=dict)
+    coverage: NDArray[Any] | None = None  # number of kernel weights by fine cell, over some coarse cells
+    responses: dict[str, Curve] | None = None  # cycles per coarse cell, and decibels
+    rejection: dict[str, dict[str, float]] | None = None  # decibels of each image
+    piece: NDArray[Any] | None = None  # part of a field
+    board: Checkerboard | None = None  # of that field
+    shifts: dict[str, Curve] | None = None  # shifts in coarse cells, and errors
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; undefined ones are None."""
@@ -97,36 +89,29 @@ def db(value: float) -> str:
 def print_diagnosis(found: Diagnosis) -> None:
     """Print the tables of a diagnosis; plain text if the output is not a terminal."""
     factor = " x ".join(map(str, found.factor))
-    _console().print(f"[bold]{found.kind} {_safe(found.subject)}[/bold], {factor} fine cells in a coarse one")
-    print_sections(found.sections)
+    heading = f"[bold]{found.kind} {_escape(found.subject)}[/bold], {factor} fine cells in a coarse one"
+    print_sections(found.sections, heading)
 
 
-def print_sections(sections: Sequence[Section]) -> None:
+def print_sections(sections: Sequence[Section], heading: str = "") -> None:
     """Print tables with their titles and notes."""
-    console = _console()
+    # A pipe has no width; this one suits most tables.
+    console = Console(width=max(shutil.get_terminal_size((140, 40)).columns, 80), highlight=False)
+    if heading:
+        console.print(heading)
     for section in sections:
-        console.print()
-        console.print(f"[bold]{_safe(section.title)}[/bold]")
+        console.print(f"\n[bold]{_escape(section.title)}[/bold]")
         if section.rows:
-            console.print(_table(section))
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            for i, name in enumerate(section.head):
+                table.add_column(_escape(name), justify="left" if i == 0 else "right", overflow="fold")
+            for row in section.rows:
+                table.add_row(*map(_escape, row))
+            console.print(table)
         if section.note:
-            console.print(f"[dim]{_safe(section.note)}[/dim]")
+            console.print(f"[dim]{_escape(section.note)}[/dim]")
 
 
-def _table(section: Section) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(section.head):
-        table.add_column(_safe(name), justify="left" if i == 0 else "right", overflow="fold")
-    for row in section.rows:
-        table.add_row(*map(_safe, row))
-    return table
-
-
-def _safe(text: str) -> str:
+def _escape(text: str) -> str:
     """Return a text with control characters and markup escaped."""
     return escape(printable(text))
-
-
-def _console() -> Console:
-    # A pipe has no width; this one suits most tables.
-    return Console(width=max(shutil.get_terminal_size((140, 40)).columns, 80), highlight=False)

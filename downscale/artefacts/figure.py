@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,60 +21,54 @@ STYLES = ("-", "-", "--", "-.", ":")
 
 def draw(found: Diagnosis, path: Path | None = None) -> Figure:
     """Return the figure of a diagnosis, with panels for the available data; ``path`` also writes it."""
-    if path is not None:
-        check_path(path)
-    pictures = found.pictures
-    choices: list[tuple[bool, Callable[[Any, Diagnosis], None]]] = [
-        (pictures.coverage is not None, _coverage),
-        (bool(pictures.responses), _responses),
-        (bool(pictures.rejection), _rejection),
-        (pictures.piece is not None, _piece),
-        (pictures.board is not None, _power),
-        (pictures.board is not None, _pattern),
-        (bool(pictures.shifts), _shifts),
-    ]
-    panels = [make for has_data, make in choices if has_data]
-    columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
-    rows = -(-len(panels) // columns)
+    target = check_path(path)
+    drawings = [draw_panel for name, draw_panel in PANELS if getattr(found, name) is not None]
+    columns = len(drawings) if len(drawings) < 4 else -(-len(drawings) // 2)
+    rows = -(-len(drawings) // columns)
     figure = blank(WIDE * columns, HIGH * rows + 0.5, layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for panel, make in zip(axes, panels, strict=False):
-        make(panel, found)
-    for panel in axes[len(panels) :]:
+    for panel, draw_panel in zip(axes, drawings, strict=False):
+        draw_panel(panel, found)
+    for panel in axes[len(drawings) :]:
         panel.remove()
-    figure.suptitle(f"{found.kind} {found.subject}, {' x '.join(map(str, found.factor))} fine cells in a coarse one",
-    color=INK, fontsize=13,
-                    parse_math=False)  # fmt: skip
-    if path is not None:
-        write(figure, path, DPI)
-    return figure
+    title = f"{found.kind} {found.subject}, {' x '.join(map(str, found.factor))} fine cells in a coarse one"
+    figure.suptitle(title, color=INK, fontsize=13, parse_math=False)
+    return write(figure, target, DPI)
 
 
-def _titled(panel: Any, title: str, x: str = "", y: str = "") -> None:
+def _label(panel: Any, title: str, x: str = "", y: str = "") -> None:
     panel.set_title(title, fontsize=10.5, color=INK)
     panel.set_xlabel(x, fontsize=9, color=SOFT_INK)
     panel.set_ylabel(y, fontsize=9, color=SOFT_INK)
     panel.tick_params(labelsize=8)
 
 
+def _show(panel: Any, values: Any, unit: str = "", **style: Any) -> None:
+    """Draw an array of cells with a colour bar."""
+    image = panel.imshow(values, interpolation="nearest", **style)
+    panel.figure.colorbar(image, ax=panel, shrink=0.8, label=unit).ax.tick_params(labelsize=8)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Return the style of a line, the subject first."""
+    return {"color": GREYS[number % 5], "linestyle": STYLES[number % 5], "linewidth": 1.1 if number else 2.0}
+
+
 def _coverage(panel: Any, found: Diagnosis) -> None:
-    counts = found.pictures.coverage
-    assert counts is not None
-    image = panel.imshow(counts, cmap="viridis", interpolation="nearest", vmin=0)
-    _titled(panel, "Coverage: coarse cells that touch a fine one", "fine cell", "fine cell")
-    panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
+    _show(panel, found.coverage, cmap="viridis", vmin=0)
+    _label(panel, "Coverage: coarse cells that touch a fine one", "fine cell", "fine cell")
 
 
 def _responses(panel: Any, found: Diagnosis) -> None:
-    curves = found.pictures.responses
+    curves = found.responses or {}
     subjects = [label for label in curves if not label.endswith(", images")]
     for i, label in enumerate(subjects):
-        style = {"color": GREYS[i % 5], "linestyle": STYLES[i % 5], "linewidth": 2.0 if i == 0 else 1.1}
         x, y = curves[label]
-        panel.plot(x, np.maximum(y, LOWEST), label=label, **style)
+        panel.plot(x, np.maximum(y, LOWEST), label=label, **_style(i))
         if f"{label}, images" in curves:
             x, y = curves[f"{label}, images"]
-            panel.plot(x, np.maximum(y, LOWEST), label=f"{label}: images", **{**style, "linewidth": 1.0, "alpha": 0.55})
+            thin = {**_style(i), "linewidth": 1.0, "alpha": 0.55}
+            panel.plot(x, np.maximum(y, LOWEST), label=f"{label}: images", **thin)
     end = max(x[-1] for x, _ in curves.values())
     if end > 0.5:
         # Beyond half a cycle per coarse cell all power is images.
@@ -83,11 +76,11 @@ def _responses(panel: Any, found: Diagnosis) -> None:
     panel.set_xlim(0, end)
     panel.set_ylim(LOWEST, 5)
     panel.legend(fontsize=7, frameon=False, loc="lower left")
-    _titled(panel, "Response", "cycles per coarse cell", "dB")
+    _label(panel, "Response", "cycles per coarse cell", "dB")
 
 
 def _rejection(panel: Any, found: Diagnosis) -> None:
-    table = found.pictures.rejection
+    table = found.rejection or {}
     images, count = list(next(iter(table.values()))), len(table)
     for i, (label, values) in enumerate(table.items()):
         x = np.arange(len(images)) + (i - (count - 1) / 2) * 0.8 / count
@@ -99,47 +92,49 @@ def _rejection(panel: Any, found: Diagnosis) -> None:
         panel.legend(fontsize=7, frameon=False, ncols=2)
         panel.set_ylim(0, 1.25 * max(max(values.values()) for values in table.values()))
     title = "Power at images over that around them" if is_field else "Image rejection"
-    _titled(panel, title, "image (rows, columns)", "dB")
+    _label(panel, title, "image (rows, columns)", "dB")
 
 
 def _piece(panel: Any, found: Diagnosis) -> None:
-    image = panel.imshow(found.pictures.piece, cmap="viridis", interpolation="nearest")
-    _titled(panel, "Ten coarse cells of the field", "fine cell", "fine cell")
-    panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
+    _show(panel, found.piece, cmap="viridis")
+    _label(panel, "Ten coarse cells of the field", "fine cell", "fine cell")
 
 
 def _power(panel: Any, found: Diagnosis) -> None:
-    board = found.pictures.board
+    board = found.board
     assert board is not None
     power = 10 * np.log10(np.maximum(np.fft.fftshift(board.power), 1e-30))
     low, high = np.nanquantile(power, [0.05, 0.999])
     rows, columns = board.factor
     extent = (-columns / 2, columns / 2, rows / 2, -rows / 2)
-    image = panel.imshow(
-        power, cmap="magma", extent=extent, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
-    )
     points = [(n if n <= columns / 2 else n - columns, m if m <= rows / 2 else m - rows) for m, n in board.images]
+    _show(panel, power, "dB", cmap="magma", extent=extent, vmin=low, vmax=high, aspect="auto")
     panel.plot(*zip(*points, strict=True), "o", markersize=9, fillstyle="none", color="cyan", markeredgewidth=0.9,
                clip_on=False)  # fmt: skip
-    panel.figure.colorbar(image, ax=panel, shrink=0.8, label="dB").ax.tick_params(labelsize=8)
-    _titled(panel, f"Power of the field; images circled: {board.index:+.1f} dB", "cycles per coarse cell", "")
+    _label(panel, f"Power of the field; images circled: {board.index:+.1f} dB", "cycles per coarse cell")
 
 
 def _pattern(panel: Any, found: Diagnosis) -> None:
-    board = found.pictures.board
+    board = found.board
     assert board is not None
     limit = float(np.abs(board.pattern).max()) or 1.0
     tiles = np.tile(board.pattern, (2, 2))
-    image = panel.imshow(tiles, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    _show(panel, tiles, cmap="RdBu_r", vmin=-limit, vmax=limit)
     panel.set_xticks(range(0, tiles.shape[1], max(board.factor[1] // 4, 1)))
     panel.set_yticks(range(0, tiles.shape[0], max(board.factor[0] // 4, 1)))
-    panel.figure.colorbar(image, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
-    _titled(panel, f"Pattern that repeats (p = {board.p_value:.3f})", "fine cell of two coarse ones", "")
+    _label(panel, f"Pattern that repeats (p = {board.p_value:.3f})", "fine cell of two coarse ones")
 
 
 def _shifts(panel: Any, found: Diagnosis) -> None:
-    for i, (label, (x, y)) in enumerate(found.pictures.shifts.items()):
-        panel.plot(x, y, label=label, color=GREYS[i % 5], linestyle=STYLES[i % 5], linewidth=2.0 if i == 0 else 1.1)
+    for i, (label, (x, y)) in enumerate((found.shifts or {}).items()):
+        panel.plot(x, y, label=label, **_style(i))
     panel.set_ylim(bottom=0)
     panel.legend(fontsize=7, frameon=False)
-    _titled(panel, "Error of a shifted field", "shift, coarse cells", "error / standard deviation")
+    _label(panel, "Error of a shifted field", "shift, coarse cells", "error / standard deviation")
+
+
+# Attribute of a diagnosis that each panel needs, and the function that draws it.
+PANELS = (
+    ("coverage", _coverage), ("responses", _responses), ("rejection", _rejection), ("piece", _piece),
+    ("board", _power), ("board", _pattern), ("shifts", _shifts),
+)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from downscale.errors import ShapeError
 from downscale.kernels.coverage import Coverage, nearest_divisible, require_no_holes
 from downscale.kernels.imaging import REFERENCES, Imaging, decibels, imaging, reference, require_finite, response
 from downscale.kernels.laws import LAWS, law_residual
-from downscale.metrics.checkerboard import checkerboard
+from downscale.metrics.checkerboard import Checkerboard, checkerboard
 from downscale.metrics.response import Equivariance, Probe, equivariance, red_noise
 
 Floats = NDArray[np.float64]
@@ -65,16 +66,42 @@ def diagnose_kernels(kernels: Kernels) -> Diagnosis:
     """Return the diagnosis of kernels, including their effect on fields for a single kernel."""
     require_finite(kernels.weights)
     require_no_holes(kernels.weights.shape[-2:], kernels.stride, kernels.padding)
-    diagnosis = Diagnosis(kernels.name, "kernel", kernels.stride)
-    coverage, images = kernels.coverage, kernels.imaging
-    diagnosis.sections += [coverage_section(coverage), _laws_section(kernels), comparison(kernels, images)]
-    diagnosis.facts |= {"coverage": coverage_facts(coverage), "imaging": images.to_dict(), "laws": _laws(kernels)}
-    diagnosis.pictures.coverage = coverage_picture(coverage)
-    diagnosis.pictures.responses = {kernel.name: curve(kernel) for kernel in (kernels, *_others(kernels))}
-    diagnosis.pictures.rejection = {kernel.name: _bars(kernel.imaging) for kernel in (kernels, *_others(kernels))}
+    every = [kernels, *(method_kernels(name, kernels.stride) for name in REFERENCES if name != kernels.name)]
+    coverage, images, laws = kernels.coverage, {one.name: one.imaging for one in every}, _laws(kernels)
+    words = {law: "no kernel of these sizes can" if miss is None else "obeyed" if miss < 1e-6 else
+             f"missed by {miss:.3g}" for law, miss in laws.items()}  # fmt: skip
+    diagnosis = Diagnosis(
+        kernels.name, "kernel", kernels.stride,
+        [
+            _coverage_section(coverage),
+            Section("Sum-to-one laws", ("law", ""), [*words.items()]),
+            _images_section(images),
+        ],
+        {"coverage": coverage_facts(coverage), "imaging": images[kernels.name].to_dict(), "laws": laws},
+        coverage=coverage_picture(coverage),
+        responses={one.name: curve(one) for one in every},
+        rejection={name: simple_images(image.rejection, 100.0) for name, image in images.items()},
+    )  # fmt: skip
     if len(kernels.weights) == 1:
-        _in_fields(diagnosis, kernels)
+        field = torus(kernels, FIELD_CELLS)(LEVEL + red_noise(FIELD_CELLS, count=2))
+        shifts = {one.name: equivariance(torus(one, CELLS)) for one in every}
+        add_fields(diagnosis, shifts, checkerboard(field, kernels.stride))
     return diagnosis
+
+
+def simple_images(table: Mapping[Any, float], largest: float = np.inf) -> dict[str, float]:
+    """Return the images along columns alone, along rows alone and along both, by name."""
+    return {f"{m[0]},{m[1]}": min(v, largest) for m, v in table.items() if m[0] in (0, m[1]) or m[1] == 0}
+
+
+def add_fields(found: Diagnosis, shifts: dict[str, Equivariance], board: Checkerboard) -> None:
+    """Add the effect on fields: the error of shifts, of the subject first, and a checkerboard of red noise."""
+    name, *others = shifts
+    found.sections += [_shift_section(shifts), board_section({"red noise": board.to_dict()})]
+    found.facts |= {"equivariance": shifts[name].to_dict(), "checkerboard": board.to_dict()}
+    found.facts["equivariance_of_others"] = {other: shifts[other].mean for other in others}
+    found.shifts = {label: (shift.shifts, shift.error) for label, shift in shifts.items()}
+    found.board = board
 
 
 def coverage_picture(coverage: Coverage) -> NDArray[np.int64]:
@@ -98,7 +125,7 @@ def coverage_facts(coverage: Coverage) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def coverage_section(coverage: Coverage) -> Section:
+def _coverage_section(coverage: Coverage) -> Section:
     """Return coverage as a table, one row per axis."""
     rows, advice = [], []
     axes = zip(
@@ -126,37 +153,17 @@ def _laws(kernels: Kernels) -> dict[str, float | None]:
     return residuals
 
 
-def _laws_section(kernels: Kernels) -> Section:
-    def told(miss: float | None) -> str:
-        if miss is None:
-            return "no kernel of these sizes can"
-        return "obeyed" if miss < 1e-6 else f"missed by {miss:.3g}"
-
-    return Section("Sum-to-one laws", ("law", ""), [(law, told(miss)) for law, miss in _laws(kernels).items()])
-
-
-def _others(kernels: Kernels) -> list[Kernels]:
-    return [method_kernels(name, kernels.stride) for name in REFERENCES if name != kernels.name]
-
-
-def comparison(kernels: Kernels, images: Imaging) -> Section:
+def _images_section(images: dict[str, Imaging]) -> Section:
     """Return images and pass band beside those of the training-free methods."""
-    rows = [_row(kernels.name, images)] + [_row(kernel.name, kernel.imaging) for kernel in _others(kernels)]
+    rows = []
+    for name, image in images.items():
+        errors = (f"{value:.3f}" for value in (image.pass_band_error, image.pass_band_error_of_averages))
+        rows.append((name, db(image.overall), db(image.overall_of_constants), *errors))
     rows.append(("ideal low-pass", "none left", "none left", "0.000", "-"))
     head = ("kernel", "image rejection, dB", "of constants, dB", "pass-band error", "as averages")
-    note = f"waves up to {images.band:g} cycles per coarse cell; as averages: of waves with given cell means"
+    band = next(iter(images.values())).band
+    note = f"waves up to {band:g} cycles per coarse cell; as averages: of waves with given cell means"
     return Section("Spectral images", head, rows, note)
-
-
-def _row(name: str, images: Imaging) -> tuple[str, ...]:
-    errors = (f"{value:.3f}" for value in (images.pass_band_error, images.pass_band_error_of_averages))
-    return (name, db(images.overall), db(images.overall_of_constants), *errors)
-
-
-def _bars(images: Imaging) -> dict[str, float]:
-    """Return the images along columns alone, along rows alone and along both, by name."""
-    rejections = {m: v for m, v in images.rejection.items() if m[0] in (0, m[1]) or m[1] == 0}
-    return {",".join(map(str, m)): min(v, 100.0) for m, v in rejections.items()}
 
 
 def curve(kernels: Kernels) -> Curve:
@@ -187,19 +194,7 @@ def torus(kernels: Kernels, cells: int) -> Probe:
     return Probe(refine, cells, kernels.stride)
 
 
-def _in_fields(found: Diagnosis, kernels: Kernels) -> None:
-    """Add the kernel's effect on fields: the error of shifts beside other methods, and a checkerboard."""
-    shifts = {kernel.name: equivariance(torus(kernel, CELLS)) for kernel in (kernels, *_others(kernels))}
-    field = torus(kernels, FIELD_CELLS)(LEVEL + red_noise(FIELD_CELLS, count=2))
-    board = checkerboard(field, kernels.stride)
-    found.sections += [shift_section(shifts), board_section({"red noise": board.to_dict()})]
-    found.facts |= {"equivariance": shifts[kernels.name].to_dict(), "checkerboard": board.to_dict()}
-    found.facts["equivariance_of_others"] = {name: s.mean for name, s in shifts.items() if name != kernels.name}
-    found.pictures.shifts = {name: (shift.shifts, shift.error) for name, shift in shifts.items()}
-    found.pictures.board = board
-
-
-def shift_section(shifts: dict[str, Equivariance]) -> Section:
+def _shift_section(shifts: dict[str, Equivariance]) -> Section:
     """Return errors of shifts by fractions of a cell as a table, the subject first."""
     rows = [
         (name, f"{shift.mean:.4f}", f"{shift.worst:.4f}", f"{shift.mean_displacement:.4f}")

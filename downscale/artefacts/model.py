@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.artefacts.diagnosis import Diagnosis, Section, db
-from downscale.artefacts.kernel import board_section, coverage_facts, coverage_picture, shift_section
+from downscale.artefacts.kernel import add_fields, coverage_facts, coverage_picture
 from downscale.cf.coordinates import horizontal_variables, select
 from downscale.cf.horizontal import horizontal
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from downscale.grid.latlon import RectilinearGrid
     from downscale.nn.learned import Learned
     from downscale.nn.spec import ModelSpec, Variable
-    from downscale.nn.upsampling import Smoothed
     from downscale.typing import Place, Upscaler
 
 # Coarse cells of the torus: waves from sixteen cells on.
@@ -81,19 +80,13 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
         diagnosis.facts["event"] = spec.event.name
         return diagnosis
     level, swing = level_of(spec.outputs[0])
-    subject = model_probe(learned, CELLS)
     references = {label: probe(partial(_of_method, label, spec.factor), CELLS) for label in BESIDE}
-    probes: dict[str, Probe] = {name: subject, **references}
+    probes: dict[str, Probe] = {name: model_probe(learned, CELLS), **references}
     _waves(diagnosis, probes, level, swing)
     shifts = {label: equivariance(function, level=level, amplitude=swing / 2) for label, function in probes.items()}
     field = model_probe(learned, 3 * CELLS)(level + swing / 2 * np.clip(red_noise(3 * CELLS, count=2), -1.9, 1.9))
-    board = checkerboard(field, spec.factor)
-    diagnosis.sections += [shift_section(shifts), board_section({"red noise": board.to_dict()})]
-    diagnosis.facts |= {"equivariance": shifts[name].to_dict(), "checkerboard": board.to_dict()}
-    diagnosis.facts["equivariance_of_others"] = {label: shifts[label].mean for label in BESIDE}
-    diagnosis.facts["finite_reach"] = subject.exact
-    diagnosis.pictures.shifts = {label: (shift.shifts, shift.error) for label, shift in shifts.items()}
-    diagnosis.pictures.board = board
+    add_fields(diagnosis, shifts, checkerboard(field, spec.factor))
+    diagnosis.facts["finite_reach"] = probes[name].exact
     return diagnosis
 
 
@@ -137,8 +130,8 @@ def _layers(found: Diagnosis, learned: Learned) -> None:
             {"name": layer.name, "kind": layer.kind, "law": law, "image_rejection_db": rejection,
              "checkerboard_of_constants_db": of_constants, "coverage": coverage_facts(coverage)}
         )  # fmt: skip
-        if found.pictures.coverage is None:
-            found.pictures.coverage = coverage_picture(coverage)
+        if found.coverage is None:
+            found.coverage = coverage_picture(coverage)
     head = ("layer", "kind", "k", "s", "coverage", "law", "image rejection, dB", "of constants, dB")
     found.sections.append(
         Section("Up-sampling layers", head, rows, "" if rows else "none: the network upsamples by other layers")
@@ -148,7 +141,7 @@ def _layers(found: Diagnosis, learned: Learned) -> None:
 
 def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float) -> None:
     """Add responses to plane waves, the subject first."""
-    rows, facts = [], {}
+    rows, facts, responses = [], {}, {}
     for name, function in every.items():
         response = measure_response(function, level, swing)
         harmonics = float(-decibels(response.harmonics.max()))
@@ -157,51 +150,13 @@ def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float
              db(harmonics))
         )  # fmt: skip
         facts[name] = response.to_dict()
-        found.pictures.responses[name] = (response.frequency, decibels(response.gain**2))
-        found.pictures.responses[f"{name}, images"] = (response.frequency, decibels(response.images))
+        responses[name] = response.frequency, decibels(response.gain**2)
+        responses[f"{name}, images"] = response.frequency, decibels(response.images)
     head = ("", "image rejection, dB", "of constants, dB", "pass-band error", "harmonics below, dB")
     note = f"plane waves of {swing:g} about {level:g}; nonlinear layers produce harmonics"
     found.sections.append(Section("Plane waves", head, rows, note))
-    found.facts["waves"] = facts
-    found.facts["level"], found.facts["swing"] = level, swing
-
-
-@dataclass(frozen=True, eq=False)
-class Measures:
-    """Measures of a model's artefacts and error."""
-
-    constants: float  # decibels by which the pattern from a constant is below waves
-    rejection: float  # decibels by which images of waves are below them
-    shifts: float  # error of shifts by fractions of a cell, relative to the standard deviation of a field
-    index: float  # checkerboard index of its fields, in decibels
-    rmse: float | None = None  # area-weighted error on fine fields after coarsening, in their units
-
-
-@dataclass(frozen=True, eq=False)
-class Fix:
-    """Result of a fix: layers, measures of the model before and after, and the path of the fixed checkpoint."""
-
-    layers: list[Smoothed]
-    before: Measures
-    after: Measures
-    path: Path
-
-    @property
-    def sections(self) -> list[Section]:
-        """Tables of the result."""
-        layers = [(item.name, item.kind, item.law, f"{item.before:.4g}", f"{item.after:.4g}") for item in self.layers]
-        words = [
-            ("checkerboard of constants, dB below waves", db(self.before.constants), db(self.after.constants)),
-            ("image rejection, dB", db(self.before.rejection), db(self.after.rejection)),
-            ("checkerboard index of its fields, dB", f"{self.before.index:+.1f}", f"{self.after.index:+.1f}"),
-            ("error of shifts", f"{self.before.shifts:.4f}", f"{self.after.shifts:.4f}"),
-        ]
-        if self.before.rmse is not None and self.after.rmse is not None:
-            words.append(("RMSE on the given fields", f"{self.before.rmse:.5g}", f"{self.after.rmse:.5g}"))
-        return [
-            Section("Layers", ("layer", "kind", "law", "roughness before", "after"), layers),
-            Section("Model", ("", "before", "after"), words),
-        ]
+    found.facts |= {"waves": facts, "level": level, "swing": swing}
+    found.responses = responses
 
 
 def fix_model(
@@ -212,8 +167,10 @@ def fix_model(
     *,
     orog: Any = None,
     overwrite: bool = False,
-) -> Fix:
+) -> tuple[list[Section], Path]:
     """Smooth the upsampling layers of a trained model within their constraints, and write a new checkpoint.
+
+    Returns tables of the layers and of the model before and after, and the path of the checkpoint.
 
     ``strength`` is lambda of :func:`downscale.kernels.smooth.smooth`; zero imposes the constraints alone. Fine fields
     ``truth`` are coarsened and downscaled for the error before and after; ``orog`` is for models that use it.
@@ -239,19 +196,28 @@ def fix_model(
     after = _measure(learned, truth, orog)
     note = f"Up-sampling kernels smoothed by {strength:g} after training."
     save(target, learned, replace(record, description=f"{record.description} {note}".strip()))
-    return Fix(layers, before, after, target)
+    rows = [(item.name, item.kind, item.law, f"{item.before:.4g}", f"{item.after:.4g}") for item in layers]
+    measures = [(words, before[words], after[words]) for words in before]
+    tables = [
+        Section("Layers", ("layer", "kind", "law", "roughness before", "after"), rows),
+        Section("Model", ("", "before", "after"), measures),
+    ]
+    return tables, target
 
 
-def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> Measures:
+def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> dict[str, str]:
+    """Return measures of a model's artefacts and error as text."""
     facts = diagnose_model(learned, "model").facts
     waves = facts["waves"]["model"]
-    return Measures(
-        waves["checkerboard_of_constants_db"],
-        waves["image_rejection_db"],
-        facts["equivariance"]["equivariance_error"],
-        facts["checkerboard"]["checkerboard_index_db"],
-        None if truth is None else error_on(learned, truth, orog),
-    )
+    measures = {
+        "checkerboard of constants, dB below waves": db(waves["checkerboard_of_constants_db"]),
+        "image rejection, dB": db(waves["image_rejection_db"]),
+        "checkerboard index of its fields, dB": f"{facts['checkerboard']['checkerboard_index_db']:+.1f}",
+        "error of shifts": f"{facts['equivariance']['equivariance_error']:.4f}",
+    }
+    if truth is not None:
+        measures["RMSE on the given fields"] = f"{error_on(learned, truth, orog):.5g}"
+    return measures
 
 
 def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:

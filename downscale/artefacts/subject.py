@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.artefacts.diagnosis import Diagnosis
-from downscale.artefacts.kernel import Kernels, board_section, diagnose_kernels, method_kernels
+from downscale.artefacts.kernel import Kernels, board_section, diagnose_kernels, method_kernels, simple_images
 from downscale.cf.coordinates import horizontal_variables
 from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.kinds import is_categorical
@@ -163,10 +163,11 @@ def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable:
             boards[field_name] = board = checkerboard(data, factor)
         except DownscaleError as error:
             raise type(error)(f"{field_name}: {error}") from None
-        if diagnosis.pictures.board is None:
-            _draw(diagnosis, board, data)
-    diagnosis.sections.append(board_section({field_name: board.to_dict() for field_name, board in boards.items()}))
-    diagnosis.facts["checkerboard"] = {field_name: board.to_dict() for field_name, board in boards.items()}
+        if diagnosis.board is None:
+            _add_pictures(diagnosis, board, data)
+    facts = {field_name: board.to_dict() for field_name, board in boards.items()}
+    diagnosis.sections.append(board_section(facts))
+    diagnosis.facts["checkerboard"] = facts
     return diagnosis
 
 
@@ -180,15 +181,13 @@ def _wanted(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str
     return [variable]
 
 
-def _draw(found: Diagnosis, board: Checkerboard, data: Any) -> None:
+def _add_pictures(found: Diagnosis, board: Checkerboard, data: Any) -> None:
+    """Add the checkerboard of a field, a piece of its first map, and its images, for the figure."""
     first_map = np.asarray(data[(0,) * (data.ndim - 2)], dtype=np.float64)
-    sizes = [min(n, PIECE_CELLS * f) for n, f in zip(first_map.shape, found.factor, strict=True)]
-    rows, columns = (
-        slice(start, start + size)
-        for size, start in (
-            (size, (n - size) // 2 // f * f) for n, size, f in zip(first_map.shape, sizes, found.factor, strict=True)
-        )
-    )
-    found.pictures.board, found.pictures.piece = board, first_map[rows, columns]
-    numbers = {m: v for m, v in board.images.items() if m[0] in (0, m[1]) or m[1] == 0}
-    found.pictures.rejection = {"index": {",".join(map(str, m)): v for m, v in numbers.items()}}
+    slices = []
+    for n, f in zip(first_map.shape, found.factor, strict=True):
+        size = min(n, PIECE_CELLS * f)
+        start = (n - size) // 2 // f * f
+        slices.append(slice(start, start + size))
+    found.board, found.piece = board, first_map[tuple(slices)]
+    found.rejection = {"index": simple_images(board.images)}

@@ -151,9 +151,9 @@ def repair(
     from downscale.io.read import open_dataset
 
     fields = None if truth is None else open_dataset(truth)
-    repaired_model = fix_model(model, smooth, out, fields, orog=orog, overwrite=overwrite)
-    print_sections(repaired_model.sections)
-    say(f"\nwrote {repaired_model.path}")
+    tables, path = fix_model(model, smooth, out, fields, orog=orog, overwrite=overwrite)
+    print_sections(tables)
+    say(f"\nwrote {path}")
 
 
 @app.command()

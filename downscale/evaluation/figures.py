@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,9 @@ from downscale.errors import OptionError, listing
 from downscale.evaluation.methods import ReadyMethod, event_probability, is_mask, mark_event, slug
 from downscale.evaluation.schema import EvaluationRecipe, Figures
 from downscale.evaluation.truth import Truth
-from downscale.plot.cells import Drawn, read_field, reduce_field
-from downscale.plot.maps import add_map, colours, draw_bar, draw_cells, draw_coast, robust_limits
+from downscale.plot.cells import Cells, View, choose_view, read_cells
+from downscale.plot.maps import add_panel, colours, draw_bar, draw_cells, draw_coast, robust_limits
 from downscale.plot.style import INK, MINUS, SOFT_INK, blank, check_path, is_date, name_of, raised, value_words, write
-from downscale.plot.view import View, choose_view
 from downscale.training.schema import EventRule
 
 if TYPE_CHECKING:
@@ -44,15 +44,18 @@ def draw(
     selection = [m for m in methods if m.label in how.methods] if how.methods else methods[:MOST_METHODS]
     for truth in truths:
         for name, figure in _maps_of(truth, selection, how, recipe.event).items():
-            paths.append(check_path(_path(recipe, folder, name, truth.label, "maps")))
+            paths.append(_path(recipe, folder, name, truth.label, "maps"))
+            check_path(paths[-1])
             write(figure, paths[-1], how.dpi)
     for name in (channel.name for channel in recipe.data.outputs):
         if f"{name}_power" in scores:
-            paths.append(check_path(_path(recipe, folder, name, "spectra")))
+            paths.append(_path(recipe, folder, name, "spectra"))
+            check_path(paths[-1])
             write(spectra(scores, name), paths[-1], how.dpi)
         panels = summary(scores, name)
         if panels is not None:
-            paths.append(check_path(_path(recipe, folder, name, "skill")))
+            paths.append(_path(recipe, folder, name, "skill"))
+            check_path(paths[-1])
             write(panels, paths[-1], how.dpi)
     return paths
 
@@ -121,21 +124,18 @@ def _region(ds: xr.Dataset, how: Figures, truth: Truth) -> xr.Dataset:
 
 def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] | None = None) -> Figure:
     """Return a figure of one variable: reference, coarse maps and methods, with the error below each method."""
-    arrays, cells, where = {}, {}, None
-    for label, ds in fields.items():
-        at = horizontal(ds, guess=True)
-        where = where or at
-        arrays[label] = reduce_field(next(iter(ds.data_vars.values())), at, {})
-        cells[label] = read_field(arrays[label], at)
-    assert where is not None
-    view = choose_view(cells["Coarse"], cells["Truth"], arrays["Truth"], where.mapping)
+    cells = {
+        label: read_cells(next(iter(ds.data_vars.values())), horizontal(ds, guess=True)) for label, ds in fields.items()
+    }
+    reference = cells["Truth"]
+    view = choose_view(cells["Coarse"], reference)
     labels = [label for label in cells if label not in ("Truth", "Coarse")]
-    errors = {label: cells["Truth"].holding(cells[label].values - cells["Truth"].values) for label in labels}
+    errors = {label: replace(reference, values=cells[label].values - reference.values) for label in labels}
     figure, top, bottom, bars = _grid(view, len(cells))
-    _fill(top, bottom, bars, view, cells, errors, arrays["Truth"], limits)
+    _fill(top, bottom, bars, view, cells, errors, limits)
     draw_coast([*top, *bottom], view, None)
-    words = f"{name_of(arrays['Truth'], capital=True)}, {title}"
-    dates = [value_words(str(name), value.values[()]) for name, value in arrays["Truth"].coords.items()
+    words = f"{name_of(reference.field, capital=True)}, {title}"
+    dates = [value_words(str(name), value.values[()]) for name, value in reference.field.coords.items()
              if value.ndim == 0 and is_date(value.values[()])]  # fmt: skip
     figure.text(0.5, 0.985, ", ".join([words, *dates[:1]]), ha="center", va="top", fontsize=13, color=INK,
                 parse_math=False)  # fmt: skip
@@ -144,24 +144,20 @@ def maps(fields: dict[str, xr.Dataset], title: str, limits: tuple[float, float] 
 
 def _grid(view: View, count: int) -> tuple[Figure, list[Any], list[Any], list[Any]]:
     """Return axes in two rows, errors below the methods, and two colour bars in the remaining corner."""
-    extent = np.ptp(view.outline(), axis=0)
+    extent = np.ptp(view.outline, axis=0)
     panel_height = PANEL * float(np.clip(extent[1] / extent[0], NARROWEST, TALLEST))
     width, total_height = 2 * LEFT + count * PANEL + (count - 1) * GAP, HEAD + FOOT + 2 * panel_height + 0.35
     figure = blank(width, total_height)
 
     def panel(column: int, row: int) -> Any:
         x, y = LEFT + column * (PANEL + GAP), FOOT + (1 - row) * (panel_height + 0.35)
-        axes = add_map(figure, (x / width, y / total_height, PANEL / width, panel_height / total_height), view)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes = add_panel(figure, x, y, PANEL, panel_height, view)
+        axes.set(xticks=[], yticks=[])
         return axes
 
     top, bottom = [panel(i, 0) for i in range(count)], [panel(i, 1) for i in range(2, count)]
     middle = FOOT + panel_height / 2
-    bars = [
-        figure.add_axes((1.2 * LEFT / width, y / total_height, (2 * PANEL - 1.2 * LEFT) / width, 0.13 / total_height))
-        for y in (middle + 0.45, middle - 0.45)
-    ]
+    bars = [add_panel(figure, 1.2 * LEFT, middle + y, 2 * PANEL - 1.2 * LEFT, 0.13) for y in (0.45, -0.45)]
     return figure, top, bottom, bars
 
 
@@ -170,12 +166,12 @@ def _fill(
     below: list[Any],
     bars: list[Any],
     view: View,
-    drawn: dict[str, Drawn],
-    errors: dict[str, Drawn],
-    field: xr.DataArray,
+    drawn: dict[str, Cells],
+    errors: dict[str, Cells],
     limits: tuple[float, float] | None,
 ) -> None:
     """Draw all fields on one scale, all errors on another."""
+    field = drawn["Truth"].field
     field_colours, error_colours = colours(field, None)
     values = np.concatenate([cells.values.ravel() for cells in drawn.values()])
     meshes = []

@@ -5,7 +5,6 @@ when a figure is drawn.
 """
 
 from downscale.plot.charts import pit_histogram, power_spectrum, rank_histogram, spectrum
-from downscale.plot.comparison import compare, zoom
-from downscale.plot.conservation import conservation
+from downscale.plot.figures import compare, conservation, zoom
 
 __all__ = ["compare", "conservation", "pit_histogram", "power_spectrum", "rank_histogram", "spectrum", "zoom"]

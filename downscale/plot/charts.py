@@ -100,7 +100,7 @@ def spectrum(
     InputError, OptionError, OutputError
         If units differ, a field is constant, there is no field, or the path is not usable.
     """
-    target = None if path is None else check_path(Path(path))
+    target = check_path(path)
     if not fields:
         raise OptionError("expected fields by label, received none; give {'coarse': ..., 'fine': ...}")
     fields_by_label = {label: find_field(field) for label, field in fields.items()}
@@ -138,9 +138,7 @@ def spectrum(
     squared = f"({unit})²" if len(unit.split()) > 1 else f"{unit}²"
     tidy(panel, title or name_of(first[0], capital=True), "wavelength (km)", f"spectral density ({squared} km²)")
     panel.legend(frameon=False, fontsize=10.5, loc="lower left")
-    if target is not None:
-        write(figure, target, dpi)
-    return figure
+    return write(figure, target, dpi)
 
 
 def _plain_ticks(panel: Any) -> None:
@@ -226,7 +224,7 @@ def pit_histogram(
 
 
 def _draw_histograms(counts: Any, path: Any, title: str, words: str, unit: bool, dpi: int) -> Figure:
-    target = None if path is None else check_path(Path(path))
+    target = check_path(path)
     counts_by_label = counts if isinstance(counts, Mapping) else {"": counts}
     values_by_label = {label: _checked(label, values) for label, values in counts_by_label.items()}
     figure = blank(1.0 + 4.6 * len(values_by_label), 4.0, layout="constrained")
@@ -238,9 +236,7 @@ def _draw_histograms(counts: Any, path: Any, title: str, words: str, unit: bool,
         panel.grid(visible=False, axis="x")
     if len(values_by_label) > 1:
         figure.suptitle(title, fontsize=14, parse_math=False)
-    if target is not None:
-        write(figure, target, dpi)
-    return figure
+    return write(figure, target, dpi)
 
 
 def _checked(label: str, counts: Any) -> np.ndarray:

@@ -18,6 +18,8 @@ from downscale.io.paths import check_target
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from downscale.plot.cells import Cells
+
 INK, SOFT_INK, FRAME = "0.15", "0.42", "0.35"
 # Okabe and Ito's colours, which are distinguishable with colour blindness, strongest first.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -69,18 +71,13 @@ def name_of(field: xr.DataArray, capital: bool) -> str:
     return name[:1].upper() + name[1:] if capital else name
 
 
-def subtitle(
-    fields: Iterable[xr.DataArray],
-    chosen: Iterable[xr.DataArray],
-    select: Mapping[str, int],
-    level: float | None,
-) -> str:
+def subtitle(maps: Iterable[Cells], select: Mapping[str, int], level: float | None) -> str:
     """Return the time, member, ... shown of the whole fields, and the altitude of the dotted contour."""
     words: dict[str, list[str]] = {}
-    for field, part in zip(fields, chosen, strict=True):
-        for name in [str(dim) for dim in field.dims if dim not in part.dims] + ["time"]:
-            text = _place_words(field, part, name)
-            if text is None and field.sizes.get(name, 1) > 1:
+    for cells in maps:
+        for name in [*(str(dim) for dim in cells.source.dims if dim not in cells.field.dims), "time"]:
+            text = _position_words(cells, name)
+            if text is None and cells.source.sizes.get(name, 1) > 1:
                 text = f"{name} {select.get(name, 0)}"
             if text is not None and text not in words.setdefault(name, []):
                 words[name].append(text)
@@ -90,14 +87,14 @@ def subtitle(
     return " · ".join([*texts, *relief])
 
 
-def _place_words(whole: xr.DataArray, part: xr.DataArray, name: str) -> str | None:
-    """Return the position of a part along a dimension: a date if a coordinate has one, else the coordinate's value."""
-    if name not in part.coords or part.coords[name].ndim:
+def _position_words(cells: Cells, name: str) -> str | None:
+    """Return the position of a map along a dimension: a date if a coordinate has one, else the coordinate's value."""
+    coords = {key: v.values[()] for key, v in cells.field.coords.items() if v.ndim == 0}
+    if name not in coords:
         return None
-    names = [key for key, v in whole.coords.items() if v.dims == (name,) and part.coords[key].ndim == 0]
-    dates = [key for key in names if is_date(part.coords[key].values[()])]
-    coordinate = name if name in dates or not dates else dates[0]
-    return value_words(name, part.coords[coordinate].values[()])
+    along = [key for key, v in cells.source.coords.items() if v.dims == (name,)]
+    dates = [key for key in (name, *along) if key in coords and is_date(coords[key])]
+    return value_words(name, coords[dates[0] if dates else name])
 
 
 def is_date(value: Any) -> bool:
@@ -111,11 +108,10 @@ def value_words(name: str, value: Any) -> str:
         return str(value.astype("datetime64[m]")).replace("T", " ").removesuffix(" 00:00")
     if not hasattr(value, "year"):
         return f"{name} {value:g}" if isinstance(value, (float, np.floating)) else f"{name} {value}"
-    date = f"{value.year:04d}-{value.month:02d}-{value.day:02d}"
-    clock = f" {value.hour:02d}:{value.minute:02d}" if value.hour or value.minute else ""
+    date = value.isoformat(" ", "minutes").removesuffix(" 00:00")
     calendar = getattr(value, "calendar", "standard")
-    is_unusual = calendar not in ("standard", "gregorian", "proleptic_gregorian")
-    return f"{date}{clock}" + (f" ({calendar} calendar)" if is_unusual else "")
+    is_usual = calendar in ("standard", "gregorian", "proleptic_gregorian")
+    return date if is_usual else f"{date} ({calendar} calendar)"
 
 
 def degrees(value: float, letters: str) -> str:
@@ -125,10 +121,13 @@ def degrees(value: float, letters: str) -> str:
     return f"{abs(value):g}°{letter}"
 
 
-def check_path(path: Path, inputs: Iterable[Any] = ()) -> Path:
+def check_path(path: str | Path | None, inputs: Iterable[Any] = ()) -> Path | None:
     """Return a path that can be written, checked before any work is done; an existing picture is replaced."""
     from matplotlib.backend_bases import FigureCanvasBase
 
+    if path is None:
+        return None
+    path = Path(path)
     if not path.parent.is_dir():
         raise OutputError(f"expected an existing folder for the map, received '{path.parent}'; create it")
     if path.is_dir():
@@ -144,8 +143,10 @@ def _kind(path: Path) -> str:
     return path.suffix[1:].lower() or "png"
 
 
-def write(figure: Figure, path: Path, dpi: int) -> None:
-    """Write under a temporary name in the same folder, then rename: the file is never incomplete."""
+def write(figure: Figure, path: Path | None, dpi: int) -> Figure:
+    """Write a figure, if there is a path, under a temporary name that is then renamed, and return it."""
+    if path is None:
+        return figure
     try:
         with temporary_beside(path) as scratch, scratch.open("wb") as stream, warnings.catch_warnings():
             # A title with characters that the font lacks is drawn as boxes; the figure is still useful.
@@ -154,3 +155,4 @@ def write(figure: Figure, path: Path, dpi: int) -> None:
     except OSError as error:
         why = error.strerror or error
         raise OutputError(f"expected to write the map '{path}', received: {why}; choose another place") from error
+    return figure

@@ -27,8 +27,7 @@ from downscale.errors import DownscaleError
 from downscale.io.leases import temporary_beside
 from downscale.io.paths import sources_of
 from downscale.plot.charts import spectrum
-from downscale.plot.comparison import compare, zoom
-from downscale.plot.conservation import conservation
+from downscale.plot.figures import compare, conservation, zoom
 from downscale.plot.style import value_words
 from downscale.version import library_versions
 

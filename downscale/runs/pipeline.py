@@ -20,7 +20,7 @@ from downscale.io.config import read_recipe
 from downscale.io.paths import OVERWRITE, check_netcdf, check_target, named_files, sources_of
 from downscale.io.read import open_dataset
 from downscale.io.store import check_store
-from downscale.plot.comparison import compare
+from downscale.plot.figures import compare
 from downscale.plot.style import check_path
 from downscale.report.page import Outcome, draw_pictures, facts_path, write_report
 from downscale.request import Request
