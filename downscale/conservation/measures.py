@@ -81,6 +81,7 @@ def chunk(
     origin: tuple[int, ...],
     bounds: tuple[float | None, float | None] = (None, None),
     sizes: Floats | None = None,
+    smallest: float | None = None,
 ) -> Partial:
     """Return the conservation errors of one block; ``sizes`` are mean magnitudes of fine values that are means.
 
@@ -88,7 +89,7 @@ def chunk(
     in float64. An infinite fine value gives an infinite error; an infinite coarse one is missing, since no mean is
     defined with it.
     """
-    from downscale.conservation.loops import accumulate_errors
+    from downscale.kernels.refine import Subcells, check_cells
 
     lead_shape = coarse.shape[:-2]
     x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
@@ -98,10 +99,11 @@ def chunk(
     sums = np.zeros((3, len(x)))
     low, high = _limits(bounds, fine.dtype)
     magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
-    fraction = np.empty((0, 0)) if cells.cell_fraction is None else cells.cell_fraction
-    fractions = (cells.y_fraction, cells.x_fraction, fraction)
-    smallest = smallest_magnitude(coarse, fine)
-    accumulate_errors(x, y, magnitudes, *fractions, area, low, high, smallest, peaks, places, counts, sums)
+    nothing = np.empty((0, 0))
+    fraction = nothing if cells.cell_fraction is None else cells.cell_fraction
+    subcells = Subcells(cells.y_fraction, cells.x_fraction, fraction, nothing)
+    smallest = smallest_magnitude(coarse, fine) if smallest is None else smallest
+    check_cells(x, y, magnitudes, subcells, area, low, high, smallest, peaks, places, counts, sums)
     maxima = []
     for value, place in zip(peaks, places, strict=True):
         index = (*np.unravel_index(int(place[0]), lead_shape), *place[1:]) if lead_shape else tuple(place[1:])

@@ -16,7 +16,7 @@ does not excuse itself: such a field is checked to rounding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from downscale.conservation.measures import Partial, outside, peak_of, smallest_magnitude
+from downscale.conservation.measures import Partial, chunk, outside, peak_of, smallest_magnitude
 from downscale.fields.aggregate import Aggregation, SupermeshMean
 from downscale.grid.subcells import Subcells
 
@@ -177,7 +177,8 @@ def overlap_chunk(
     # The content of a blank cell is unknown: its region cannot be checked.
     whole_region = _sum((valid & blanks).astype(float), y, x) == 0
     sums = [np.where(whole_region, term, 0.0) for term in sums]
-    return _judged(sums, (given, made), _sum(missing.astype(float), y, x), measure, origin, bounds)
+    lost = int((_sum(missing.astype(float), y, x) > 0).sum())
+    return _compare_means(sums, (given, made), lost, measure, origin, bounds)
 
 
 def _spread_over(parts: tuple[Subcells, Subcells], hidden_parts: NDArray[np.bool_] | None) -> Floats:
@@ -194,30 +195,26 @@ def _sum(values: Floats, y: Regions, x: Regions) -> Floats:
     return y.total(x.total(values, -1), -2)
 
 
-def _judged(
-    sums: list[Floats], fields: tuple[Floats, Floats], lost: Floats, measure: Floats, origin: tuple[int, ...],
+def _compare_means(
+    sums: list[Floats], fields: tuple[Floats, Floats], lost: int, measure: Floats, origin: tuple[int, ...],
     bounds: tuple[float | None, float | None],
 ) -> Partial:  # fmt: skip
+    """Return the errors of regions from their integrals: coarse, fine, magnitude and measure."""
     coarse, fine = fields
-    is_valid = sums[3] > 0
-    x, y, size = (np.divide(term, sums[3], out=np.zeros_like(term), where=is_valid) for term in sums[:3])
-    with np.errstate(invalid="ignore"):
-        # Infinite values of both signs sum to NaN: the error is infinite all the same.
-        error = np.where(np.isfinite(y), np.abs(y - x), np.inf)
-    scale = np.maximum(np.maximum(np.abs(x), size), smallest_magnitude(coarse, fine))
-    finite = np.isfinite(error)
-    relative = np.divide(error, scale, out=np.where(finite, 0.0, np.inf), where=finite & is_valid & (scale > 0))
+    x, y, size = (np.divide(term, sums[3], out=np.full_like(term, np.nan), where=sums[3] > 0) for term in sums[:3])
+    # Infinite values of both signs sum to NaN: the error is infinite all the same.
+    y[np.isnan(y) & (sums[3] > 0)] = np.inf
+    single = Aggregation(np.ones(x.shape[-2]), np.ones(x.shape[-1]), 1, 1)
+    smallest = smallest_magnitude(coarse, fine)
+    partial = chunk(x, y, single, np.ones(x.shape[-2:]), origin, sizes=size, smallest=smallest)
     with np.errstate(invalid="ignore"):
         maps = np.stack([sums[i].sum(axis=(-2, -1)) for i in (1, 0, 2)])
     values = coarse[np.isfinite(coarse)]
     low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
     feasible = (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])
-    return Partial(
-        relative=peak_of(relative, origin),
-        absolute=peak_of(error, origin),
-        checked=int(is_valid.sum()),
-        masked=int((~is_valid).sum()),
-        lost=int((lost > 0).sum()),
+    return replace(
+        partial,
+        lost=lost,
         invented=int((~np.isnan(fine) & (measure == 0)).sum()),
         out_of_bounds=outside(fine, bounds) if feasible else 0,
         sums={tuple(origin[:-2]): maps},

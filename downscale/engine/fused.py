@@ -154,8 +154,8 @@ def _run(
 
 def _operator(y: Windows, x: Windows, rows: int, closed: bool, kind: Any = np.float64) -> Operator:
     """Return the arguments of the kernel for ``rows`` input rows."""
-    weights = y.weights.astype(kind, copy=False), x.runs.astype(kind, copy=False)
-    return Operator(y.table(rows), weights[0], x.cuts, x.starts, weights[1], x.left, x.wide, bool(closed))
+    y_weights, x_weights = (w.reshape(-1, w.shape[2]).astype(kind, copy=False) for w in (y.weights, x.runs))
+    return Operator(y.table(rows), y_weights, x.cuts, x.starts, x_weights, x.left, x.wide, bool(closed))
 
 
 def _in_threads(piece: Callable[..., Any], shape: tuple[int, ...], threads: int) -> list[Any]:

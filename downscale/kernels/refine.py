@@ -1,4 +1,4 @@
-"""Compiled operator, conservation and bounds: all loops over fine values, in one file.
+"""Compiled operator, conservation, bounds and conservation check: all loops over fine values, in one file.
 
 Each coarse row is refined along columns once, and is kept while windows contain it; fine rows are weighted sums of such
 rows. Conservation and bounds are imposed on strips of them that fit in the cache, and every fine value is written once,
@@ -41,9 +41,9 @@ class Operator(NamedTuple):
 
     Attributes
     ----------
-    index, y_weights : arrays, shapes (n_y, taps) and (n_y, factor_y, taps)
+    index, y_weights : arrays, shapes (n_y, taps) and (n_y * factor_y, taps)
         Coarse rows in the window of each row of cells, and their weights; no two rows of a window are ``taps`` apart.
-    cuts, starts, x_weights : arrays, shapes (runs + 1,), (runs,), (runs, factor_x, taps)
+    cuts, starts, x_weights : arrays, shapes (runs + 1,), (runs,), (runs * factor_x, taps)
         Runs of cells with equal weights and windows one step apart: first cells, and first columns of windows.
     left, wide, closed : int, int, bool
         Columns before the first, number of columns, and whether they continue around a circle.
@@ -154,6 +154,24 @@ def _write_row(fine, p, out, k, row, memory):  # type: ignore[no-untyped-def]
         out[k, row, U(i)] = fine[p, U(i)]
 
 
+def _by_factor(build):  # type: ignore[no-untyped-def]
+    """Return a function of a factor that calls loops over that factor as a literal (any other: 0), which unroll."""
+    two, four, eight, other = (compiled(build(literal)) for literal in (2, 4, 8, 0))
+
+    @compiled
+    def loops(factor, *arguments):  # type: ignore[no-untyped-def]
+        if factor == 4:
+            four(factor, *arguments)
+        elif factor == 2:
+            two(factor, *arguments)
+        elif factor == 8:
+            eight(factor, *arguments)
+        else:
+            other(factor, *arguments)
+
+    return loops
+
+
 # Fine rows from windows and weights.
 
 
@@ -172,86 +190,73 @@ def _pad_rows(coarse, k, first, last, operator, t):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _four_columns(t, row, operator, run, rows, slot):  # type: ignore[no-untyped-def]
-    """Compute the four columns of the cells of a run, with seven taps."""
-    w, q, s, k = operator.x_weights, U(run), U(slot), U(row)
-    first, start, cells = U(operator.cuts[run]), U(operator.starts[run]), operator.cuts[run + 1] - operator.cuts[run]
-    a0, a1, a2, a3 = w[q, 0, 0], w[q, 0, 1], w[q, 0, 2], w[q, 0, 3]
-    a4, a5, a6 = w[q, 0, 4], w[q, 0, 5], w[q, 0, 6]
-    b0, b1, b2, b3 = w[q, 1, 0], w[q, 1, 1], w[q, 1, 2], w[q, 1, 3]
-    b4, b5, b6 = w[q, 1, 4], w[q, 1, 5], w[q, 1, 6]
-    c0, c1, c2, c3 = w[q, 2, 0], w[q, 2, 1], w[q, 2, 2], w[q, 2, 3]
-    c4, c5, c6 = w[q, 2, 4], w[q, 2, 5], w[q, 2, 6]
-    d0, d1, d2, d3 = w[q, 3, 0], w[q, 3, 1], w[q, 3, 2], w[q, 3, 3]
-    d4, d5, d6 = w[q, 3, 4], w[q, 3, 5], w[q, 3, 6]
-    for i in range(cells):
-        u, o = start + U(i), U(4) * (first + U(i))
-        t0, t1, t2, t3 = t[k, u], t[k, u + U(1)], t[k, u + U(2)], t[k, u + U(3)]
-        t4, t5, t6 = t[k, u + U(4)], t[k, u + U(5)], t[k, u + U(6)]
-        rows[s, o] = a0 * t0 + a1 * t1 + a2 * t2 + a3 * t3 + a4 * t4 + a5 * t5 + a6 * t6
-        rows[s, o + U(1)] = b0 * t0 + b1 * t1 + b2 * t2 + b3 * t3 + b4 * t4 + b5 * t5 + b6 * t6
-        rows[s, o + U(2)] = c0 * t0 + c1 * t1 + c2 * t2 + c3 * t3 + c4 * t4 + c5 * t5 + c6 * t6
-        rows[s, o + U(3)] = d0 * t0 + d1 * t1 + d2 * t2 + d3 * t3 + d4 * t4 + d5 * t5 + d6 * t6
+def _seven(table, row, first):  # type: ignore[no-untyped-def]
+    """Return seven numbers in a row as a tuple, which the compiler holds in registers."""
+    row, first = U(row), U(first)
+    return (
+        table[row, first], table[row, first + U(1)], table[row, first + U(2)], table[row, first + U(3)],
+        table[row, first + U(4)], table[row, first + U(5)], table[row, first + U(6)],
+    )  # fmt: skip
 
 
-@compiled
-def _column(t, row, operator, run, c, rows, slot):  # type: ignore[no-untyped-def]
-    """Compute one column of the cells of a run, with any number of taps."""
-    w, q, c, s, k, f = operator.x_weights, U(run), U(c), U(slot), U(row), U(operator.x_weights.shape[1])
-    first, start, cells = U(operator.cuts[run]), U(operator.starts[run]), operator.cuts[run + 1] - operator.cuts[run]
-    a0, a1, a2, a3, a4, a5, a6 = w[q, c, 0], w[q, c, 1], w[q, c, 2], w[q, c, 3], w[q, c, 4], w[q, c, 5], w[q, c, 6]
-    for i in range(cells):
-        u = start + U(i)
-        t0, t1, t2, t3 = t[k, u], t[k, u + U(1)], t[k, u + U(2)], t[k, u + U(3)]
-        t4, t5, t6 = t[k, u + U(4)], t[k, u + U(5)], t[k, u + U(6)]
-        total = a0 * t0 + a1 * t1 + a2 * t2 + a3 * t3 + a4 * t4 + a5 * t5 + a6 * t6
-        for tap in range(UNROLLED, w.shape[2]):
-            total += w[q, c, U(tap)] * t[k, u + U(tap)]
-        rows[s, f * (first + U(i)) + c] = total
+@_by_factor
+def _refine_columns(literal):  # type: ignore[no-untyped-def]
+    together = min(literal, 4) or 1
+    one, two, three = (min(k, together - 1) for k in (1, 2, 3))
+
+    def loops(factor, t, row, operator, run, rows, slot):  # type: ignore[no-untyped-def]
+        """Compute the columns of the cells of a run."""
+        w, s, k, f = operator.x_weights, U(slot), U(row), literal or factor
+        first, start = U(operator.cuts[run] * f), operator.starts[run]
+        for c in range(0, f, together):
+            q = run * f + c
+            weights = _seven(w, q, 0), _seven(w, q + one, 0), _seven(w, q + two, 0), _seven(w, q + three, 0)
+            for i in range(operator.cuts[run + 1] - operator.cuts[run]):
+                values, o = _seven(t, k, start + i), first + U(f) * U(i) + U(c)
+                for p in range(together):
+                    total = weights[p][0] * values[0]
+                    for tap in range(1, UNROLLED):
+                        total += weights[p][tap] * values[tap]
+                    rows[s, o + U(p)] = total
+        for tap in range(UNROLLED, w.shape[1]):
+            for i in range(operator.cuts[run + 1] - operator.cuts[run]):
+                for c in range(f):
+                    rows[s, first + U(f * i + c)] += w[U(run * f + c), U(tap)] * t[k, U(start + i + tap)]
+
+    return loops
 
 
 @compiled
 def _update_rows(t, j, operator, rows, held, slots):  # type: ignore[no-untyped-def]
     """Provide the coarse rows of a window with their refined columns; ``slots`` holds their positions."""
-    weights, taps = operator.x_weights, operator.index.shape[1]
+    taps, factor = operator.index.shape[1], operator.x_weights.shape[0] // operator.starts.size
     for tap in range(taps):
         row = operator.index[j, tap]
-        slot = row % taps
-        slots[tap] = slot
-        if held[slot] == row:
+        slots[0, tap] = row % taps
+        if held[row % taps] == row:
             continue
-        held[slot] = row
+        held[row % taps] = row
         for run in range(operator.starts.size):
-            if weights.shape[1] == 4 and weights.shape[2] == UNROLLED:
-                _four_columns(t, row, operator, run, rows, slot)
-            else:
-                for c in range(weights.shape[1]):
-                    _column(t, row, operator, run, c, rows, slot)
+            _refine_columns(factor, t, row, operator, run, rows, row % taps)
 
 
 @compiled
-def _two_rows(rows, slots, weights, j, r, other, left, width, fine, one, two):  # type: ignore[no-untyped-def]
-    """Compute the fine rows ``r`` and ``other`` from column ``left`` on: ``fine[one]`` and ``fine[two]``."""
-    w, j, r, q, one, two = weights, U(j), U(r), U(other), U(one), U(two)
-    a0, a1, a2, a3 = w[j, r, 0], w[j, r, 1], w[j, r, 2], w[j, r, 3]
-    a4, a5, a6 = w[j, r, 4], w[j, r, 5], w[j, r, 6]
-    b0, b1, b2, b3 = w[j, q, 0], w[j, q, 1], w[j, q, 2], w[j, q, 3]
-    b4, b5, b6 = w[j, q, 4], w[j, q, 5], w[j, q, 6]
-    s0, s1, s2, s3 = U(slots[0]), U(slots[1]), U(slots[2]), U(slots[3])
-    s4, s5, s6 = U(slots[4]), U(slots[5]), U(slots[6])
+def _two_rows(rows, slots, weights, first, second, left, width, fine, one, two):  # type: ignore[no-untyped-def]
+    """Compute two fine rows, with the weights of two rows of a table, from column ``left`` on."""
+    a, b, s, one, two = _seven(weights, first, 0), _seven(weights, second, 0), _seven(slots, 0, 0), U(one), U(two)
     for i in range(width):
-        o = U(left) + U(i)
-        t0, t1, t2, t3, t4, t5, t6 = (
-            rows[s0, o], rows[s1, o], rows[s2, o], rows[s3, o], rows[s4, o], rows[s5, o], rows[s6, o]
-        )  # fmt: skip
-        fine[one, i] = a0 * t0 + a1 * t1 + a2 * t2 + a3 * t3 + a4 * t4 + a5 * t5 + a6 * t6
-        fine[two, i] = b0 * t0 + b1 * t1 + b2 * t2 + b3 * t3 + b4 * t4 + b5 * t5 + b6 * t6
-    for tap in range(UNROLLED, w.shape[2]):
-        a, b, s = w[j, r, U(tap)], w[j, q, U(tap)], U(slots[tap])
+        value = rows[U(s[0]), U(left) + U(i)]
+        v, w = a[0] * value, b[0] * value
+        for tap in range(1, UNROLLED):
+            value = rows[U(s[tap]), U(left) + U(i)]
+            v, w = v + a[tap] * value, w + b[tap] * value
+        fine[one, i], fine[two, i] = v, w
+    for tap in range(UNROLLED, weights.shape[1]):
+        v, w, slot = weights[first, tap], weights[second, tap], U(slots[0, tap])
         for i in range(width):
-            fine[one, i] += a * rows[s, U(left) + U(i)]
+            fine[one, i] += v * rows[slot, U(left) + U(i)]
             if two != one:
-                fine[two, i] += b * rows[s, U(left) + U(i)]
+                fine[two, i] += w * rows[slot, U(left) + U(i)]
 
 
 @compiled
@@ -260,21 +265,20 @@ def apply_operator(coarse, out, first, last, operator):  # type: ignore[no-untyp
 
     In the precision of the weights; ``out`` is in C order, and is written past the caches.
     """
-    index, weights, x_weights = operator.index, operator.y_weights, operator.x_weights
-    factor, taps, width = weights.shape[1], index.shape[1], operator.cuts[-1] * x_weights.shape[1]
-    memory = U(out.ctypes.data)
+    weights, taps, memory = operator.y_weights, operator.index.shape[1], U(out.ctypes.data)
+    factor, width = weights.shape[0] // operator.index.shape[0], out.shape[2]
     t, rows = np.empty((coarse.shape[1], operator.wide), weights.dtype), np.empty((taps, width), weights.dtype)
-    fine, held, slots = np.empty((2, width), out.dtype), np.empty(taps, np.int64), np.empty(taps, np.int64)
+    fine, held, slots = np.empty((2, width), out.dtype), np.empty(taps, np.int64), np.empty((1, taps), np.int64)
     for k in range(coarse.shape[0]):
         _pad_rows(coarse, k, first, last, operator, t)
         held[:] = -1
         for j in range(first, last):
             _update_rows(t, j, operator, rows, held, slots)
-            for r in range(0, factor, 2):
-                other = min(r + 1, factor - 1)
-                _two_rows(rows, slots, weights, j, r, other, 0, width, fine, 0, 1)
-                for p in range(other - r + 1):
-                    _write_row(fine, p, out, k, j * factor + r + p, memory)
+            for r in range(j * factor, (j + 1) * factor, 2):
+                other = min(r + 1, (j + 1) * factor - 1)
+                _two_rows(rows, slots, weights, r, other, 0, width, fine, 0, 1)
+                for row in range(r, other + 1):
+                    _write_row(fine, row - r, out, k, row, memory)
     _fence()  # type: ignore[call-arg]
 
 
@@ -287,50 +291,42 @@ def _share(cells, row, i):  # type: ignore[no-untyped-def]
     return cells.share[row, i] if cells.share.size else cells.y_share[row] * cells.x_share[i]
 
 
-@compiled
-def _means(values, ahead, strip, cells, total, mean):  # type: ignore[no-untyped-def]
-    """Return the mean of each cell of a strip, whose first subcell is ``values[0, ahead]``."""
-    columns, n, top = strip.columns, strip.n, strip.top
-    width, left, shift = n * columns, U(strip.begin * columns), U(ahead)
-    if cells.share.size or strip.rows != 4:
-        _add_rows(values, shift, strip, cells, total)
-    else:
-        y = cells.y_share
-        a, b, c, d = y[top], y[top + 1], y[top + 2], y[top + 3]
-        for i in range(width):
-            o = shift + U(i)
-            one, two = a * values[U(0), o] + b * values[U(1), o], c * values[U(2), o] + d * values[U(3), o]
-            total[i] = (one + two) * cells.x_share[left + U(i)]
-    if columns == 4:
+@_by_factor
+def _add_columns(literal):  # type: ignore[no-untyped-def]
+    def loops(factor, n, values, total):  # type: ignore[no-untyped-def]
+        """Add up the columns of each cell."""
+        f = literal or factor
         for i in range(n):
-            o = U(4) * U(i)
-            mean[i] = (total[o] + total[o + U(1)]) + (total[o + U(2)] + total[o + U(3)])
-        return
-    for i in range(n):
-        o, found = U(columns) * U(i), 0.0
-        for p in range(columns):
-            found += total[o + U(p)]
-        mean[i] = found
+            found = values[U(f) * U(i)]
+            for c in range(1, f):
+                found += values[U(f) * U(i) + U(c)]
+            total[i] = found
+
+    return loops
 
 
 @compiled
-def _add_rows(values, shift, strip, cells, total):  # type: ignore[no-untyped-def]
-    """Add up the fine rows of a strip, each subcell times its area fraction."""
-    width, left = strip.n * strip.columns, U(strip.begin * strip.columns)
-    for i in range(width):
-        total[i] = 0.0
-    for r in range(strip.rows):
-        row, own = U(r), U(strip.top + r)
-        if cells.share.size:
-            for i in range(width):
-                total[i] += cells.share[own, left + U(i)] * values[row, shift + U(i)]
-        else:
-            s = cells.y_share[own]
-            for i in range(width):
-                total[i] += s * values[row, shift + U(i)]
+def _means(values, ahead, strip, cells, absolute, total, mean):  # type: ignore[no-untyped-def]
+    """Return the mean, of magnitudes if ``absolute``, of each cell of a strip: the operator A.
+
+    The first subcell of the strip is ``values[0, ahead]``.
+    """
+    left, top, ahead = U(strip.begin * strip.columns), strip.top, U(ahead)
+    for r in range(0, strip.rows, 2):
+        one, two, odd = U(r), U(min(r + 1, strip.rows - 1)), r + 1 == strip.rows
+        if not cells.share.size:
+            a, b = cells.y_share[top + r], 0.0 if odd else cells.y_share[top + r + 1]
+        for i in range(strip.n * strip.columns):
+            v, w = values[one, ahead + U(i)], values[two, ahead + U(i)]
+            if absolute:
+                v, w = abs(v), abs(w)
+            if cells.share.size:
+                a, b = cells.share[U(top) + one, left + U(i)], 0.0 if odd else cells.share[U(top) + two, left + U(i)]
+            total[i] = a * v + b * w + (total[i] if r else 0.0)
     if not cells.share.size:
-        for i in range(width):
+        for i in range(strip.n * strip.columns):
             total[i] *= cells.x_share[left + U(i)]
+    _add_columns(strip.columns, strip.n, total, mean)
 
 
 @compiled
@@ -378,7 +374,7 @@ def _bound(x, strip, cells, law, covered, fine, residual, scale, least, most, sc
     """
     columns, low, high, count = strip.columns, law.low, law.high, 0
     chosen = scratch[0]
-    _extremes(fine, strip.n, columns, least, most)
+    _extremes(fine, 0, strip, least, most)
     edge = False
     for i in range(strip.n):
         value = np.float64(x[U(strip.k), U(strip.j), U(strip.begin) + U(i)])
@@ -410,41 +406,41 @@ def _bound(x, strip, cells, law, covered, fine, residual, scale, least, most, sc
     return edge
 
 
+@_by_factor
+def _reduce_columns(literal):  # type: ignore[no-untyped-def]
+    def loops(factor, n, least, most):  # type: ignore[no-untyped-def]
+        """Return the smallest and the largest column of each cell, in sequence."""
+        f = literal or factor
+        # Values are read before they are overwritten, and each choice is a single instruction.
+        for i in range(n):
+            a = least[U(f) * U(i)]
+            for c in range(1, f):
+                v = least[U(f) * U(i) + U(c)]
+                a = v if v < a else a
+            least[i] = a
+        for i in range(n):
+            b = most[U(f) * U(i)]
+            for c in range(1, f):
+                v = most[U(f) * U(i) + U(c)]
+                b = v if v > b else b
+            most[i] = b
+
+    return loops
+
+
 @compiled
-def _extremes(fine, n, columns, least, most):  # type: ignore[no-untyped-def]
+def _extremes(fine, ahead, strip, least, most):  # type: ignore[no-untyped-def]
     """Return the smallest and the largest subcell of each cell of a strip, in sequence."""
-    # Written so that each choice is a single instruction.
-    one, two = U(min(1, fine.shape[0] - 1)), U(min(2, fine.shape[0] - 1))
-    three = U(min(3, fine.shape[0] - 1))
-    for i in range(n * columns):
-        a, b, c, d = fine[U(0), i], fine[one, i], fine[two, i], fine[three, i]
-        v, w = a if a < b else b, c if c < d else d
-        a, c = a if a > b else b, c if c > d else d
-        least[i], most[i] = v if v < w else w, a if a > c else c
-    for r in range(4, fine.shape[0]):
-        for i in range(n * columns):
-            v, a, b = fine[U(r), i], least[i], most[i]
-            least[i], most[i] = v if v < a else a, v if v > b else b
-    # Values are read before they are overwritten.
-    if columns == 4:
-        for i in range(n):
-            o = U(4) * U(i)
-            a, b, c, d = least[o], least[o + U(1)], least[o + U(2)], least[o + U(3)]
-            a, c = a if a < b else b, c if c < d else d
-            least[i] = a if a < c else c
-        for i in range(n):
-            o = U(4) * U(i)
-            a, b, c, d = most[o], most[o + U(1)], most[o + U(2)], most[o + U(3)]
-            a, c = a if a > b else b, c if c > d else d
-            most[i] = a if a > c else c
-        return
-    for i in range(n):
-        begin = U(columns) * U(i)
-        a, b = least[begin], most[begin]
-        for c in range(1, columns):
-            v, w = least[begin + U(c)], most[begin + U(c)]
-            a, b = v if v < a else a, w if w > b else b
-        least[i], most[i] = a, b
+    ahead = U(ahead)
+    for r in range(0, strip.rows, 2):
+        one, two = U(r), U(min(r + 1, strip.rows - 1))
+        for i in range(strip.n * strip.columns):
+            v, w = fine[one, ahead + U(i)], fine[two, ahead + U(i)]
+            a, b = v if v < w else w, v if v > w else w
+            if r:
+                a, b = a if a < least[i] else least[i], b if b > most[i] else most[i]
+            least[i], most[i] = a, b
+    _reduce_columns(strip.columns, strip.n, least, most)
 
 
 @compiled
@@ -522,13 +518,25 @@ def _scale_to_mean(count, low, high, y, share, scratch):  # type: ignore[no-unty
 # Storage and check of a strip.
 
 
+@_by_factor
+def _repeat(literal):  # type: ignore[no-untyped-def]
+    def loops(factor, n, values, repeated):  # type: ignore[no-untyped-def]
+        """Give each subcell the value of its cell."""
+        f = literal or factor
+        for i in range(n):
+            for c in range(f):
+                repeated[U(f) * U(i) + U(c)] = values[i]
+
+    return loops
+
+
 @compiled
 def _convert(fine, residual, scale, stored, strip, plain, added, scales):  # type: ignore[no-untyped-def]
     """Convert the fine rows of a strip to the type of the result: ``scale`` times a subcell, plus ``residual``."""
     kind, left, width = stored.dtype.type, U(strip.begin * strip.columns), strip.n * strip.columns
-    _repeat(residual, strip.n, strip.columns, added)
+    _repeat(strip.columns, strip.n, residual, added)
     if not plain:
-        _repeat(scale, strip.n, strip.columns, scales)
+        _repeat(strip.columns, strip.n, scale, scales)
     for r in range(fine.shape[0]):
         row = U(r)
         if plain:
@@ -540,16 +548,13 @@ def _convert(fine, residual, scale, stored, strip, plain, added, scales):  # typ
 
 
 @compiled
-def _repeat(values, n, columns, repeated):  # type: ignore[no-untyped-def]
-    """Give each subcell the value of its cell."""
-    if columns == 4:
-        for i in range(n):
-            o, v = U(4) * U(i), values[i]
-            repeated[o], repeated[o + U(1)], repeated[o + U(2)], repeated[o + U(3)] = v, v, v, v
-        return
-    for i in range(n):
-        for c in range(columns):
-            repeated[U(columns) * U(i) + U(c)] = values[i]
+def relative_error(mean, value, size, smallest):  # type: ignore[no-untyped-def]
+    """Return the error of a cell mean relative to the coarse value or the mean magnitude: the largest of both.
+
+    Below the magnitude ``smallest`` the stored types lose precision, and errors are relative to that.
+    """
+    scale = max(abs(value), size)
+    return abs(mean - value) / max(scale, smallest) if scale > 0 else 0.0
 
 
 @compiled
@@ -568,7 +573,7 @@ def _count_doubtful(x, strip, cells, mean, covered, stored, tolerance):  # type:
             for q in range((strip.begin + i) * columns, (strip.begin + i + 1) * columns):
                 size += _share(cells, strip.top + r, q) * abs(np.float64(stored[r, q]))
         # Written so that NaN and infinite errors count.
-        if not (abs(mean[i] - value) <= tolerance * max(abs(value), size) and size < np.inf):
+        if not (relative_error(mean[i], value, size, 0.0) <= tolerance and size < np.inf):
             count += 1
     return count
 
@@ -595,12 +600,12 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
         Number of cells beyond the tolerance, written.
     """
     taps, n, memory = operator.index.shape[1], x.shape[2], U(out.ctypes.data)
-    rows, columns = operator.y_weights.shape[1], operator.x_weights.shape[1]
+    rows, columns = out.shape[1] // x.shape[1], out.shape[2] // n
     step = min(max(STRIP // columns, 1), n)
     width = step * columns
     t, lines = np.empty((coarse.shape[1], operator.wide)), np.empty((taps, n * columns))
     fine, stored = np.empty((rows, width)), np.empty((rows, n * columns), out.dtype)
-    held, slots, covered = np.empty(taps, np.int64), np.empty(taps, np.int64), np.ones(step, np.bool_)
+    held, slots, covered = np.empty(taps, np.int64), np.empty((1, taps), np.int64), np.ones(step, np.bool_)
     residual, scale, mean = np.zeros(step), np.ones(step), np.empty(step)
     some, more, scratch = np.empty(width), np.empty(width), np.empty((SCRATCH, step))
     y, share = np.empty((rows * columns, step)), np.empty((rows * columns, step))
@@ -614,7 +619,8 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
                 ahead, size = begin * columns, strip.n * columns
                 for r in range(0, rows, 2):
                     other = min(r + 1, rows - 1)
-                    _two_rows(lines, slots, operator.y_weights, j, r, other, ahead, size, fine, r, other)
+                    w, top = operator.y_weights, strip.top
+                    _two_rows(lines, slots, w, top + r, top + other, ahead, size, fine, r, other)
                 if cells.term.size:
                     for r in range(rows):
                         for i in range(size):
@@ -624,7 +630,7 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
                 if law.kind == NO_LAW:
                     residual[:] = 0.0
                 else:
-                    _means(fine, 0, strip, cells, some, mean)
+                    _means(fine, 0, strip, cells, False, some, mean)
                     if _residuals(x, strip, mean, residual):
                         _settle_small(x, strip, cells, law, fine, residual)
                 edge = False
@@ -632,7 +638,7 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
                     edge = _bound(x, strip, cells, law, covered, fine, residual, scale, some, more, scratch, y, share)
                 _convert(fine, residual, scale, stored, strip, not edge, some, more)
                 if law.tolerance < np.inf:
-                    _means(stored, ahead, strip, cells, some, mean)
+                    _means(stored, ahead, strip, cells, False, some, mean)
                     doubtful[k] += _count_doubtful(x, strip, cells, mean, covered, stored, law.tolerance)
             for i in range(n):
                 if np.isnan(x[U(k), U(j), U(i)]):
@@ -640,3 +646,99 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
             for r in range(rows):
                 _write_row(stored, r, out, k, j * rows + r, memory)
     _fence()  # type: ignore[call-arg]
+
+
+# Check of fields that are already stored.
+
+
+@compiled
+def check_cells(  # type: ignore[no-untyped-def]
+    x, y, sizes, cells, area, low, high, smallest, peaks, places, counts, sums
+):  # fmt: skip
+    """Compare coarse means ``x`` with fine values ``y``, cell by cell.
+
+    Parameters
+    ----------
+    x, y : arrays, shapes (maps, n_y, n_x) and (maps, n_y * factor_y, n_x * factor_x)
+        NaN marks missing cells; infinite coarse values are missing too.
+    sizes : array of the shape of ``y``, or (0, 0, 0)
+        Mean magnitudes of the values averaged into each fine value, if it is a mean; else empty.
+    cells : Subcells
+    area : array, shape (n_y, n_x)
+    low, high : float
+        Fine values outside are counted, in cells whose own value is within.
+    smallest : float
+        Magnitude below which the stored types lose precision.
+    peaks : array, shape (2,)
+        Largest relative and absolute error; written.
+    places : array of int, shape (2, 3)
+        Their locations; the first in index order if several are equal. Written.
+    counts : array of int, shape (6,)
+        Cells checked, masked, lost, invented; fine values out of bounds; cells checked with gaps. Written.
+    sums : array, shape (3, maps)
+        Area-weighted sums of the fine means, the coarse values and the magnitudes. Written.
+    """
+    n_y, n_x = x.shape[1:]
+    rows, width, bounded = y.shape[1] // n_y, y.shape[2], low > -np.inf or high < np.inf
+    some, more, means, magnitudes = np.empty(width), np.empty(width), np.empty(n_x), np.empty(n_x)
+    for k in range(x.shape[0]):
+        for j in range(n_y):
+            strip = _Strip(k, j, 0, n_x, j * rows, rows, width // n_x)
+            values, beside = y[k, strip.top : strip.top + rows], sizes[k : k + 1, strip.top : strip.top + rows]
+            _means(values, 0, strip, cells, False, some, means)
+            _means(values, 0, strip, cells, True, some, magnitudes)
+            if bounded:
+                _extremes(values, 0, strip, some, more)
+            for i in range(n_x):
+                value, mean, size, covered, gaps = x[k, j, i], means[i], magnitudes[i], True, False
+                finite = np.isfinite(mean)
+                if bounded and low <= value <= high and not (finite and some[i] >= low and more[i] <= high):
+                    counts[4] += _count_beyond(values, i, strip, low, high)
+                if sizes.size or not finite:
+                    mean, size, covered, gaps = _mean_with_gaps(values, beside, strip, cells, i)
+                if not np.isfinite(value):
+                    counts[1] += 1
+                    counts[3] += covered
+                elif not covered:
+                    counts[2] += 1
+                else:
+                    counts[0] += 1
+                    counts[5] += gaps
+                    errors = relative_error(mean, value, size, smallest), abs(mean - value)
+                    for p in range(2):
+                        if errors[p] > peaks[p]:
+                            peaks[p], places[p, 0], places[p, 1], places[p, 2] = errors[p], k, j, i
+                    sums[0, k] += area[j, i] * mean
+                    sums[1, k] += area[j, i] * value
+                    sums[2, k] += area[j, i] * max(abs(value), size)
+
+
+@compiled
+def _mean_with_gaps(values, sizes, strip, cells, i):  # type: ignore[no-untyped-def]
+    """Return mean and magnitude of a cell that may have gaps, whether any of it is covered, and whether it has gaps."""
+    total, size, valid, whole = 0.0, 0.0, 0.0, 0.0
+    for r in range(strip.rows):
+        for q in range(i * strip.columns, (i + 1) * strip.columns):
+            share, value = _share(cells, strip.top + r, q), np.float64(values[r, q])
+            whole += share
+            if share > 0 and not np.isnan(value):
+                magnitude = sizes[0, r, q] if sizes.size else abs(value)
+                total += share * value
+                size += share * magnitude if np.isfinite(magnitude) else 0.0
+                valid += share
+    if not valid > 0:
+        return np.nan, np.nan, False, False
+    # A cell without gaps gives the same bits as without a mask.
+    part = valid / whole if valid != whole else 1.0
+    # Infinite values of both signs sum to NaN: the error is infinite all the same.
+    return np.inf if np.isnan(total) else total / part, size / part, True, valid != whole
+
+
+@compiled
+def _count_beyond(values, i, strip, low, high):  # type: ignore[no-untyped-def]
+    """Count the values of a cell that are beyond the bounds."""
+    count = 0
+    for r in range(strip.rows):
+        for q in range(i * strip.columns, (i + 1) * strip.columns):
+            count += values[r, q] < low or values[r, q] > high
+    return count
