@@ -89,7 +89,8 @@ def chunk(
     in float64. An infinite fine value gives an infinite error; an infinite coarse one is missing, since no mean is
     defined with it.
     """
-    from downscale.kernels.refine import Subcells, check_cells
+    from downscale.kernels.refine import check_cells
+    from downscale.kernels.windows import Subcells
 
     lead_shape = coarse.shape[:-2]
     x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])

@@ -1,4 +1,4 @@
-"""Compilation of inner loops, cached on disk between runs.
+"""Compilation of inner loops, cached on disk between runs, and writing past the caches of the processor.
 
 The cache follows changes to the file of a function only: compiled functions call those of their own file.
 """
@@ -24,6 +24,13 @@ if not THREADS.strip().isdigit() or int(THREADS) < 1:
     )
 
 import numba  # noqa: E402 - after the check
+from llvmlite import ir  # noqa: E402
+from numba.core import cgutils, types  # noqa: E402
+from numba.core.errors import TypingError  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
+
+# Bytes of a cache line.
+LINE = 64
 
 
 def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
@@ -53,3 +60,44 @@ def _is_cacheable() -> bool:
         if not path.stat().st_size:
             path.unlink(missing_ok=True)
     return True
+
+
+@intrinsic
+def store_line(typingctx, source, row, out, k, at, i):  # type: ignore[no-untyped-def]
+    """Write the cache line of ``out[k, at]`` that begins with column ``i``, past the caches; rows are in C order.
+
+    Memory that is only written need not be read first, which is half the cost of a large result.
+    """
+    if source.layout != "C" or out.layout != "C" or source.dtype != out.dtype:
+        raise TypingError(f"expected arrays of one type in C order, received {source} and {out}; copy them first")
+
+    def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        def place(kind, array, index):  # type: ignore[no-untyped-def]
+            struct = context.make_array(kind)(context, builder, array)
+            shape, strides = (cgutils.unpack_tuple(builder, v) for v in (struct.shape, struct.strides))
+            data = struct.data
+            return cgutils.get_item_pointer2(context, builder, data, shape, strides, "C", index, wraparound=False)
+
+        item = context.get_value_type(signature.args[0].dtype)
+        size = context.get_abi_sizeof(item)
+        line = ir.VectorType(item, LINE // size).as_pointer()
+        origin = place(signature.args[0], values[0], (values[1], values[5]))
+        target = place(signature.args[2], values[2], values[3:6])
+        stored = builder.store(
+            builder.load(builder.bitcast(origin, line), align=size), builder.bitcast(target, line), LINE
+        )
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(source, row, out, k, at, i), code
+
+
+@intrinsic
+def fence(typingctx):  # type: ignore[no-untyped-def]
+    """Make values written past the caches visible to other threads."""
+
+    def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code

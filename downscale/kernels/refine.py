@@ -11,69 +11,22 @@ call each other must be in one file, since its cache follows changes to that fil
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.errors import TypingError
-from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-from downscale.kernels.compiled import compiled
+from downscale.kernels.compiled import LINE, compiled, fence, store_line
 
 # Number of taps of the unrolled inner loops, and minimum number of taps; more are added one at a time.
 UNROLLED = 7
 # Fine columns per strip: few enough for the fastest cache.
 STRIP = 1024
-# Bytes of a cache line.
-LINE = 64
 # Steps of the safeguarded Newton iteration (about 55 halvings reach rounding), and the values per cell that it needs.
 STEPS, EPS, SCRATCH = 128, 2.220446049250313e-16, 9
 # What is imposed: nothing, cell conservation, or cell conservation within bounds.
 NO_LAW, CELL, BOUNDED = 0, 1, 2
 # Unsigned, so that the compiler can exclude negative indices.
 U = np.uintp
-
-
-class Operator(NamedTuple):
-    """An operator along rows and columns as windows and weights.
-
-    Attributes
-    ----------
-    index, y_weights : arrays, shapes (n_y, taps) and (n_y * factor_y, taps)
-        Coarse rows in the window of each row of cells, and their weights; no two rows of a window are ``taps`` apart.
-    cuts, starts, x_weights : arrays, shapes (runs + 1,), (runs,), (runs * factor_x, taps)
-        Runs of cells with equal weights and windows one step apart: first cells, and first columns of windows.
-    left, wide, closed : int, int, bool
-        Columns before the first, number of columns, and whether they continue around a circle.
-    """
-
-    index: NDArray[np.int64]  # type: ignore[assignment]
-    y_weights: NDArray[Any]
-    cuts: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    x_weights: NDArray[Any]
-    left: int
-    wide: int
-    closed: bool
-
-
-class Subcells(NamedTuple):
-    """Area fractions of fine cells in their coarse cell, and the field to add to the proposal.
-
-    Attributes
-    ----------
-    y_share, x_share, share : arrays, shapes (fine rows,), (fine columns,), and both or (0, 0)
-        Fractions as products or not; those of a cell add up to one, or to zero if none is valid.
-    term : array, shape (fine rows, fine columns) or (0, 0)
-        Field to add.
-    """
-
-    y_share: NDArray[np.float64]
-    x_share: NDArray[np.float64]
-    share: NDArray[np.float64]
-    term: NDArray[np.float64]
 
 
 class Law(NamedTuple):
@@ -97,47 +50,6 @@ class _Strip(NamedTuple):
     columns: int
 
 
-@intrinsic
-def _store_line(typingctx, source, row, out, k, at, i):  # type: ignore[no-untyped-def]
-    """Write the cache line of ``out[k, at]`` that begins with column ``i``, past the caches; rows are in C order.
-
-    Memory that is only written need not be read first, which is half the cost of a large result.
-    """
-    if source.layout != "C" or out.layout != "C" or source.dtype != out.dtype:
-        raise TypingError(f"expected arrays of one type in C order, received {source} and {out}; copy them first")
-
-    def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
-        def place(kind, array, index):  # type: ignore[no-untyped-def]
-            struct = context.make_array(kind)(context, builder, array)
-            shape, strides = (cgutils.unpack_tuple(builder, v) for v in (struct.shape, struct.strides))
-            data = struct.data
-            return cgutils.get_item_pointer2(context, builder, data, shape, strides, "C", index, wraparound=False)
-
-        item = context.get_value_type(signature.args[0].dtype)
-        size = context.get_abi_sizeof(item)
-        line = ir.VectorType(item, LINE // size).as_pointer()
-        origin = place(signature.args[0], values[0], (values[1], values[5]))
-        target = place(signature.args[2], values[2], values[3:6])
-        stored = builder.store(
-            builder.load(builder.bitcast(origin, line), align=size), builder.bitcast(target, line), LINE
-        )
-        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-        return context.get_dummy_value()
-
-    return types.void(source, row, out, k, at, i), code
-
-
-@intrinsic
-def _fence(typingctx):  # type: ignore[no-untyped-def]
-    """Make values written past the caches visible to other threads."""
-
-    def code(context, builder, signature, values):  # type: ignore[no-untyped-def]
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), code
-
-
 @compiled
 def _write_row(fine, p, out, k, row, memory):  # type: ignore[no-untyped-def]
     """Write a fine row; ``memory`` is the address of ``out``."""
@@ -149,7 +61,7 @@ def _write_row(fine, p, out, k, row, memory):  # type: ignore[no-untyped-def]
     for i in range(first):
         out[k, row, U(i)] = fine[p, U(i)]
     for i in range(lines):
-        _store_line(fine, p, out, k, row, U(first + i * each))  # type: ignore[call-arg]
+        store_line(fine, p, out, k, row, U(first + i * each))  # type: ignore[call-arg]
     for i in range(first + lines * each, n):
         out[k, row, U(i)] = fine[p, U(i)]
 
@@ -279,7 +191,7 @@ def apply_operator(coarse, out, first, last, operator):  # type: ignore[no-untyp
                 _two_rows(rows, slots, weights, r, other, 0, width, fine, 0, 1)
                 for row in range(r, other + 1):
                     _write_row(fine, row - r, out, k, row, memory)
-    _fence()  # type: ignore[call-arg]
+    fence()  # type: ignore[call-arg]
 
 
 # Cell means of a strip.
@@ -645,7 +557,7 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
                     stored[:, i * columns : (i + 1) * columns] = np.nan
             for r in range(rows):
                 _write_row(stored, r, out, k, j * rows + r, memory)
-    _fence()  # type: ignore[call-arg]
+    fence()  # type: ignore[call-arg]
 
 
 # Check of fields that are already stored.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,46 @@ Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 # Weights that differ by less are equal: edges are accurate only to some 1e-14 of a cell.
 DIGITS = 12
+
+
+class Operator(NamedTuple):
+    """An operator along rows and columns as windows and weights.
+
+    Attributes
+    ----------
+    index, y_weights : arrays, shapes (n_y, taps) and (n_y * factor_y, taps)
+        Coarse rows in the window of each row of cells, and their weights; no two rows of a window are ``taps`` apart.
+    cuts, starts, x_weights : arrays, shapes (runs + 1,), (runs,), (runs * factor_x, taps)
+        Runs of cells with equal weights and windows one step apart: first cells, and first columns of windows.
+    left, wide, closed : int, int, bool
+        Columns before the first, number of columns, and whether they continue around a circle.
+    """
+
+    index: NDArray[np.int64]  # type: ignore[assignment]
+    y_weights: NDArray[Any]
+    cuts: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    x_weights: NDArray[Any]
+    left: int
+    wide: int
+    closed: bool
+
+
+class Subcells(NamedTuple):
+    """Area fractions of fine cells in their coarse cell, and the field to add to the proposal.
+
+    Attributes
+    ----------
+    y_share, x_share, share : arrays, shapes (fine rows,), (fine columns,), and both or (0, 0)
+        Fractions as products or not; those of a cell add up to one, or to zero if none is valid.
+    term : array, shape (fine rows, fine columns) or (0, 0)
+        Field to add.
+    """
+
+    y_share: NDArray[np.float64]
+    x_share: NDArray[np.float64]
+    share: NDArray[np.float64]
+    term: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
