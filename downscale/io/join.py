@@ -6,10 +6,11 @@ parts of a grid are then combined by their coordinates.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -37,10 +38,16 @@ TOGETHER = 16
 MONTHS_APART = 0.12
 GAP = 1.5
 Names = NDArray[Any]
+# The distinct coordinates along each dimension, each with the first file that has it.
+Coordinates = dict[str, list[tuple[NDArray[Any], str]]]
 
 
 class JoinWarning(UserWarning):
     """Files of a series differ slightly; the message names the remedy applied."""
+
+
+class DateWarning(UserWarning):
+    """Dates of a record repeat, are not in order or have a gap."""
 
 
 @dataclass
@@ -49,22 +56,6 @@ class Part:
 
     name: str
     ds: xr.Dataset
-
-
-@dataclass
-class Grids:
-    """The distinct coordinates along each dimension, each with the first file that has it."""
-
-    met: dict[str, list[tuple[NDArray[Any], str]]] = field(default_factory=dict)
-
-    def known(self, dim: str, values: NDArray[Any], name: str) -> tuple[int, NDArray[Any]]:
-        """Return the number and the values of the known coordinate equal to these within rounding, or add them."""
-        coordinates = self.met.setdefault(dim, [])
-        for number, (coordinate, _) in enumerate(coordinates):
-            if _alike(coordinate, values):
-                return number, coordinate
-        coordinates.append((values, name))
-        return len(coordinates) - 1, values
 
 
 def join_parts(parts: list[Part]) -> xr.Dataset:
@@ -76,12 +67,12 @@ def join_parts(parts: list[Part]) -> xr.Dataset:
     for family in _families(parts):
         family = _with_common_variables(family)
         family = [Part(part.name, _in_units_of(family[0], part)) for part in family]
-        grids = Grids()
+        coordinates: Coordinates = {}
         series: dict[tuple[Any, ...], list[Part]] = {}
         for part in family:
-            key, ds = _place_on_grids(part, grids)
+            key, ds = _place_on_grids(part, coordinates)
             series.setdefault(key, []).append(Part(part.name, ds))
-        _require_tiles(grids)
+        _require_tiles(coordinates)
         joined_parts += [Part(members[0].name, _join_series(members)) for members in series.values()]
     return joined_parts[0].ds if len(joined_parts) == 1 else _combine(joined_parts)
 
@@ -110,12 +101,9 @@ def _require_one_calendar(parts: list[Part]) -> None:
         name = time_name(part.ds)
         if name is None:
             continue
-        variable = part.ds[name].variable
-        stored_calendar = str(
-            part.ds[name].dt.calendar if variable.size else variable.encoding.get("calendar", "standard")
-        )
-        calendar = ALIASES.get(stored_calendar, stored_calendar)
-        files_by_calendar.setdefault(calendar, part.name)
+        times = part.ds[name]
+        calendar = str(times.dt.calendar if times.size else times.encoding.get("calendar", "standard"))
+        files_by_calendar.setdefault(ALIASES.get(calendar, calendar), part.name)
         if len(files_by_calendar) > 1:
             (first_calendar, first), (second_calendar, second) = files_by_calendar.items()
             raise InputError(
@@ -151,13 +139,14 @@ def _families(parts: list[Part]) -> list[list[Part]]:
     families: list[tuple[set[str], list[Part]]] = []
     for part in parts:
         field_names = set(fields_along(part.ds, series_dim(part.ds)) or map(str, part.ds.data_vars))
-        matching = [family for family in families if family[0] & field_names]
-        disjoint = [family for family in families if not family[0] & field_names]
-        members = [member for _, group in matching for member in group]
-        families = [*disjoint, (field_names.union(*(names for names, _ in matching)), [*members, part])]
-    order = {part.name: number for number, part in enumerate(parts)}
-    groups = [sorted(group, key=lambda part: order[part.name]) for _, group in families]
-    return sorted(groups, key=lambda group: order[group[0].name])
+        family = (field_names, [part])
+        for other in [other for other in families if other[0] & field_names]:
+            families.remove(other)
+            family = (family[0] | other[0], [*other[1], *family[1]])
+        families.append(family)
+    order = [part.name for part in parts]
+    groups = [sorted(group, key=lambda part: order.index(part.name)) for _, group in families]
+    return sorted(groups, key=lambda group: order.index(group[0].name))
 
 
 def _with_common_variables(parts: list[Part]) -> list[Part]:
@@ -167,14 +156,14 @@ def _with_common_variables(parts: list[Part]) -> list[Part]:
     extra = sorted(set.union(*names_by_part) - common)
     if not extra:
         return parts
-    lacks = next(part.name for part, names in zip(parts, names_by_part, strict=True) if extra[0] not in names)
-    has = next(part.name for part, names in zip(parts, names_by_part, strict=True) if extra[0] in names)
+    files = {extra[0] in names: part.name for part, names in reversed(list(zip(parts, names_by_part, strict=True)))}
+    lacks, has = files[False], files[True]
     if not common:
         raise InputError(
             f"expected files of the same variables, received {extra[0]!r} in {has} and not in {lacks}; {ADVICE}"
         )
     _warn(f"left out {listing(extra)}, which some files do not hold: {extra[0]!r} is in {has} and not in {lacks}")
-    return [Part(part.name, part.ds.drop_vars([n for n in extra if n in part.ds])) for part in parts]
+    return [Part(part.name, part.ds.drop_vars(extra, errors="ignore")) for part in parts]
 
 
 def _in_units_of(first: Part, part: Part) -> xr.Dataset:
@@ -195,9 +184,8 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
                 )
         reference_units, units = reference.attrs.get("units"), variable.attrs.get("units")
         if str(reference_units) != str(units) and not _same_meaning(units, reference_units):
-            ds = ds.assign_coords({name: _convert_units(first, part, name)}) if name in ds.coords else ds.assign(
-                {name: _convert_units(first, part, name)}
-            )  # fmt: skip
+            assign = ds.assign_coords if name in ds.coords else ds.assign
+            ds = assign({name: _convert_units(first, part, name)})
     return ds
 
 
@@ -210,9 +198,8 @@ def _same_meaning(units: Any, wanted: Any) -> bool:
 def _convert_units(first: Part, part: Part, name: str) -> xr.Variable:
     """Return a variable in the units of the first file, with a warning about the conversion."""
     units_of_first, units = first.ds[name].attrs.get("units"), part.ds[name].attrs.get("units")
-    zero, one = (
-        None if None in (units, units_of_first) else convert(v, str(units), str(units_of_first)) for v in (0.0, 1.0)
-    )
+    is_known = None not in (units, units_of_first)
+    zero, one = (convert(v, str(units), str(units_of_first)) if is_known else None for v in (0.0, 1.0))
     if zero is None or one is None:
         raise InputError(
             f"{name}: expected one unit in all files, received {units_of_first!r} in {first.name} and {units!r} in "
@@ -244,22 +231,23 @@ def _warn_of_origins(parts: list[Part]) -> None:
 # Grids
 
 
-def _place_on_grids(part: Part, grids: Grids) -> tuple[tuple[Any, ...], xr.Dataset]:
+def _place_on_grids(part: Part, coordinates: Coordinates) -> tuple[tuple[Any, ...], xr.Dataset]:
     """Return the position of a file in the grids, and its Dataset with the exact coordinates of the first such file."""
-    dim = series_dim(part.ds)
-    ds, key = part.ds, []
-    for name in [str(n) for n in ds.dims if n != dim]:
+    dim, ds, key = series_dim(part.ds), part.ds, []
+    for name in sorted(str(n) for n in ds.dims if n != dim):
         if name not in ds.indexes:
             key.append((name, ds.sizes[name]))
             continue
-        values = np.asarray(ds.indexes[name])
-        number, known_values = grids.known(name, values, part.name)
+        values, known = np.asarray(ds.indexes[name]), coordinates.setdefault(name, [])
+        number = next((i for i, (coordinate, _) in enumerate(known) if _alike(coordinate, values)), len(known))
+        if number == len(known):
+            known.append((values, part.name))
         key.append((name, number))
-        if known_values is not values and not np.array_equal(known_values, values):
-            old = ds[name]
-            ds = ds.assign_coords({name: (name, known_values, old.attrs)})
-            ds[name].encoding = dict(old.encoding)
-    return (tuple(sorted(key)), tuple(sorted(fields_along(ds, dim)))), ds
+        if not np.array_equal(known[number][0], values):
+            encoding = dict(ds[name].encoding)
+            ds = ds.assign_coords({name: (name, known[number][0], ds[name].attrs)})
+            ds[name].encoding = encoding
+    return (tuple(key), tuple(sorted(fields_along(ds, dim)))), ds
 
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
@@ -285,31 +273,18 @@ def _rounding(values: NDArray[np.float64]) -> float:
     return max(SAME * step, min(SINGLE * largest, step / 100 if step else SINGLE * largest))
 
 
-def _require_tiles(grids: Grids) -> None:
+def _require_tiles(coordinates: Coordinates) -> None:
     """Raise an InputError if coordinates of one dimension differ and yet overlap: different grids, not tiles."""
-    for dim, coordinates in grids.met.items():
-        for number, (values, name) in enumerate(coordinates):
-            for earlier_values, first in coordinates[:number]:
-                if (
-                    values.dtype.kind in "fiu"
-                    and earlier_values.dtype.kind in "fiu"
-                    and _overlap(values, earlier_values)
-                ):
-                    raise InputError(
-                        f"expected files of one grid, received {dim!r} of {_range(earlier_values)} in {first} and of "
-                        f"{_range(values)} in {name}; {ADVICE}"
-                    )
-
-
-def _overlap(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Return whether the ranges of two coordinates overlap; single values, such as levels, never do."""
-    if not one.size or not other.size or (one.size == 1 and other.size == 1):
-        return False
-    return bool(max(one.min(), other.min()) <= min(one.max(), other.max()))
-
-
-def _range(values: NDArray[Any]) -> str:
-    return f"{values.size} values from {values[0]:.10g} to {values[-1]:.10g}"
+    for dim, known in coordinates.items():
+        for (one, first), (other, name) in itertools.combinations(known, 2):
+            # The ranges of single values, such as levels, never overlap.
+            are_numbers = all(v.dtype.kind in "fiu" and v.size for v in (one, other))
+            if are_numbers and one.size + other.size > 2 and max(one.min(), other.min()) <= min(one.max(), other.max()):
+                ranges = [f"{v.size} values from {v[0]:.10g} to {v[-1]:.10g}" for v in (one, other)]
+                raise InputError(
+                    f"expected files of one grid, received {dim!r} of {ranges[0]} in {first} and of {ranges[1]} in "
+                    f"{name}; {ADVICE}"
+                )
 
 
 # One series
@@ -331,8 +306,9 @@ def _join_series(parts: list[Part]) -> xr.Dataset:
             )
         _warn(f"{names} is the same in {parts[0].name} and {parts[1].name}; it is read once")
         return first.ds
-    steps = [{name: _step(part.ds[name]) for name in fields_along(part.ds, dim)} for part in parts]
-    packed = {name: max(steps_by_name[name] for steps_by_name in steps) for name in steps[0]}
+    # The packing step of each field; zero if it is not packed.
+    packed = {name: max(abs(float(part.ds[name].encoding.get("scale_factor") or 0)) for part in parts)
+              for name in fields_along(first.ds, dim)}  # fmt: skip
     datasets = [part.ds.assign_coords({n: (dim, [v] * part.ds.sizes[dim]) for n, v in dates.items()})
              for part, dates in zip(parts, varying, strict=True)]  # fmt: skip
     owners = np.repeat(np.array([part.name for part in parts], dtype=object), [ds.sizes[dim] for ds in datasets])
@@ -345,11 +321,6 @@ def _join_series(parts: list[Part]) -> xr.Dataset:
     series, owners = sort_dates(series, dim, owners, packed)
     report_gaps(series, dim, owners)
     return series
-
-
-def _step(field_: xr.DataArray) -> float:
-    """Return the packing step of a field; zero if it is not packed."""
-    return abs(float(field_.encoding.get("scale_factor", 0.0) or 0.0))
 
 
 def _compare_coordinates(parts: list[Part], dim: str | None) -> tuple[list[Part], list[dict[str, Any]]]:
@@ -385,10 +356,8 @@ def _compare_coordinates(parts: list[Part], dim: str | None) -> tuple[list[Part]
         _warn(line)
     incomplete = [n for n in scalar_dates[0] if any(n not in dates for dates in scalar_dates)]
     scalar_dates = [{n: v for n, v in dates.items() if n not in incomplete} for dates in scalar_dates]
-    names_to_drop = {*dropped, *incomplete}
-    return [
-        Part(p.name, p.ds.drop_vars([n for n in names_to_drop if n in p.ds.variables])) for p in parts
-    ], scalar_dates
+    names = [*dropped, *incomplete]
+    return [Part(part.name, part.ds.drop_vars(names, errors="ignore")) for part in parts], scalar_dates
 
 
 def _equal(ours: xr.Variable, theirs: xr.Variable) -> bool:
@@ -435,33 +404,25 @@ def _refuse_or_warn(first: Part, part: Part, name: str, said: bool) -> None:
 
 def _near_ground(*heights: xr.DataArray) -> bool:
     """Return whether these are heights of screens and masts, which differ between versions of a model."""
-    are_heights = all("height" in (height.name, height.attrs.get("standard_name")) for height in heights)
-    return are_heights and all(
-        height.attrs.get("units", "m") == "m" and 0 < float(height) <= MAST for height in heights
-    )
+    return all("height" in (height.name, height.attrs.get("standard_name")) and height.attrs.get("units", "m") == "m"
+               and 0 < float(height) <= MAST for height in heights)  # fmt: skip
 
 
-def _combine(made: list[Part]) -> xr.Dataset:
+def _combine(series: list[Part]) -> xr.Dataset:
     """Return series of different variables, levels or parts of a grid as one Dataset."""
     options: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
-    combined: Any
     try:
-        combined = xr.combine_by_coords([part.ds for part in made], combine_attrs="override", **options)
-        return combined
+        return cast(xr.Dataset, xr.combine_by_coords([part.ds for part in series], combine_attrs="override", **options))
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"expected files of one grid and one period, received {made[0].name} and {made[1].name}, which do not fit "
-            f"({reason[:160]}); {ADVICE}"
+            f"expected files of one grid and one period, received {series[0].name} and {series[1].name}, which do not "
+            f"fit ({reason[:160]}); {ADVICE}"
         ) from None
 
 
-def _warn(line: str) -> None:
-    warnings.warn(line, JoinWarning, stacklevel=2)
-
-
-class DateWarning(UserWarning):
-    """Dates of a record repeat, are not in order or have a gap."""
+def _warn(line: str, kind: type[Warning] = JoinWarning) -> None:
+    warnings.warn(line, kind, stacklevel=2)
 
 
 def sort_dates(
@@ -475,7 +436,7 @@ def sort_dates(
     has_several_files = len(set(owners)) > 1
     if not index.is_monotonic_increasing:
         if not has_several_files:
-            _warn_of_dates(f"{dim!r} is not in order in {owners[0]}; its steps are sorted")
+            _warn(f"{dim!r} is not in order in {owners[0]}; its steps are sorted", DateWarning)
         ds, owners = ds.isel({dim: order}), owners[order]
         index = ds.indexes[dim]
     if index.is_unique:
@@ -487,7 +448,7 @@ def sort_dates(
     date = _word(index[repeats[0]])
     where = _where(owners[originals[0]], owners[repeats[0]])
     more = f" ({repeats.size} dates in all)" if repeats.size > 1 else ""
-    _warn_of_dates(f"{date} is {where} with equal values; it is read once{more}")
+    _warn(f"{date} is {where} with equal values; it is read once{more}", DateWarning)
     return ds.isel({dim: unique_steps}), owners[unique_steps]
 
 
@@ -533,10 +494,10 @@ def report_gaps(ds: xr.Dataset, dim: str, owners: Names) -> None:
     before, after = (f"{_word(ds.indexes[dim][step])} ({owners[step]})" for step in (first, first + 1))
     more = f", and {gaps.size - 1} more gaps" if gaps.size > 1 else ""
     missing = round(float(days[first]) / median_days) - 1
-    _warn_of_dates(
+    _warn(
         f"no dates between {before} and {after}, where about {missing} steps would be{more}; check that no file is "
-        "missing"
-    )
+        "missing", DateWarning,
+    )  # fmt: skip
 
 
 def _where(one: str, other: str) -> str:
@@ -549,7 +510,3 @@ def _word(date: Any) -> str:
         return stamp(getattr(date, "to_datetime64", lambda: date)()).removesuffix("T00:00:00Z")
     except (TypeError, ValueError):
         return str(date)
-
-
-def _warn_of_dates(line: str) -> None:
-    warnings.warn(line, DateWarning, stacklevel=2)

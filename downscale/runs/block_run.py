@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,10 @@ def block_work(blocks: BlockPlan, index: int, recipe: Recipe, resume: bool, opti
 
 def choose_blocks(blocks: BlockPlan, how: How) -> list[int]:
     """Return the indices of the selected blocks; raises OptionError if the number is not that of a block."""
-    count = len(blocks.blocks)
-    if how.block is None:
-        return list(range(count))
-    if not 0 <= how.block < count:
-        raise OptionError(f"expected a block from 0 to {count - 1}, received {how.block}")
-    return [how.block]
+    indices = list(range(len(blocks.blocks)))
+    if how.block is not None and how.block not in indices:
+        raise OptionError(f"expected a block from 0 to {indices[-1]}, received {how.block}")
+    return indices if how.block is None else [how.block]
 
 
 def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
@@ -140,17 +139,17 @@ def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How
 @contextmanager
 def lock_outputs(blocks: BlockPlan, how: How) -> Iterator[None]:
     """Lock all blocks, or one, against other runs, or raise OutputError; remove the folder of blocks if it is empty."""
-    all_blocks = how.block is None
     # The folder of the result exists before that of the blocks.
     names = [blocks.target.with_name(path.name) for path in blocks.paths]
-    with only_run(blocks.target if how.block is None else names[how.block]):
-        for name in names if all_blocks else [blocks.target]:
-            if name != blocks.target or not all_blocks:
+    locked, others = (blocks.target, names) if how.block is None else (names[how.block], [blocks.target])
+    with only_run(locked):
+        for name in others:
+            if name != locked or how.block is not None:
                 require_no_run(name)
         try:
             yield
         finally:
-            if all_blocks:
+            if how.block is None:
                 with suppress(OSError):
                     blocks.folder.rmdir()
 
@@ -181,9 +180,7 @@ def _stoppable(blocks: BlockPlan) -> Iterator[None]:
         raise Stopped(f"{type(error).__name__}: {error}; {state()} once that is fixed") from error
     finally:
         # Close the input that this process keeps open between blocks.
-        _open_once.cache_clear()
-        _grids_of.cache_clear()
-        _parse_once.cache_clear()
+        _shared_by_blocks.cache_clear()
 
 
 def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: How, chosen: list[int]) -> list[dict[str, Any]]:
@@ -193,18 +190,20 @@ def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: How, chosen: list[in
     options = {name: value for name, value in get_options().items() if name != "progress"}
     if profile is None:
         works = [block_work(blocks, i, recipe, how.resume, options) for i in chosen]
-        finished = []
         with _bar(len(works)) as advance, set_options(progress="off") if len(works) > 1 else nullcontext():
-            for work in works:
-                finished.append(compute_block_file(work))
-                advance()
-                go_on()
-        return finished
+            return [_compute_here(work, advance) for work in works]
     works = [block_work(blocks, i, absolute(recipe), how.resume, options) for i in chosen]
-    works = [replace(work, path=str(Path(work.path).absolute())) for work in works]
+    works = [replace(work, path=os.path.abspath(work.path)) for work in works]
     keys = [f"block-{i}-{work.request[:12]}" for i, work in enumerate(works)]
     with _bar(len(works)) as advance, client_of(profile, how.workers) as client:
         return compute_on_cluster(client, compute_on_worker, works, keys, advance)
+
+
+def _compute_here(work: Work, advance: Tell) -> dict[str, Any]:
+    entry = compute_block_file(work)
+    advance()
+    go_on()
+    return entry
 
 
 @contextmanager
@@ -263,15 +262,18 @@ def compute_block_file(work: Work) -> dict[str, Any]:
             return {"kept": True, "report": manifest["report"], "sha256": manifest["sha256"]}
     sweep([path])
     remove_manifest(path)
-    with set_options(**work.options), share_grids(_grids_of(work.recipe, work.request)):
+    with set_options(**work.options), share_grids(_shared_by_blocks(work.request)["grids"]):
         report = retry(_write_block, work)
     manifest = retry(write_manifest, path, work.request, span, report)
     return {"kept": False, "report": report, "sha256": manifest["sha256"]}
 
 
 def _write_block(work: Work) -> dict[str, Any] | None:
-    recipe = _parse_once(work.recipe)
-    coarse = cut_steps(_open_once(work.recipe, work.request), work.dim, work.start, work.stop)
+    shared = _shared_by_blocks(work.request)
+    recipe = parse_recipe(json.loads(work.recipe))
+    if "input" not in shared:
+        shared["input"] = open_input(recipe.input.path, recipe.input.chunks)
+    coarse = cut_steps(shared["input"], work.dim, work.start, work.stop)
 
     def encode(fine: xr.Dataset) -> dict[str, dict[str, Any]]:
         return block_encodings(fine, work, recipe.output.encoding or {})
@@ -281,21 +283,9 @@ def _write_block(work: Work) -> dict[str, Any] | None:
 
 
 @lru_cache(maxsize=1)
-def _parse_once(text: str) -> Recipe:
-    return parse_recipe(json.loads(text))
-
-
-@lru_cache(maxsize=1)
-def _open_once(text: str, request: str) -> xr.Dataset:
-    """Return the lazy input, opened once per process. ``request`` changes with the files."""
-    recipe = _parse_once(text)
-    return open_input(recipe.input.path, recipe.input.chunks)
-
-
-@lru_cache(maxsize=1)
-def _grids_of(text: str, request: str) -> ParsedGrids:
-    """Return the parsed grids of a run, which its blocks in this process share."""
-    return ParsedGrids()
+def _shared_by_blocks(request: str) -> dict[str, Any]:
+    """Return what the blocks of a run share in this process: the parsed grids and, once it is open, the input."""
+    return {"grids": ParsedGrids()}
 
 
 def cut_steps(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Dataset:
@@ -311,22 +301,17 @@ def cut_steps(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Data
 
 def block_encodings(fine: xr.Dataset, work: Work, encodings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return encodings in which the storage chunks of all blocks are those of the whole record."""
-    encodings = {name: dict(encoding) for name, encoding in encodings.items()}
-    if work.dim is None:
-        return encodings
-    for name, array in fine.data_vars.items():
+    encodings = dict(encodings)
+    for name, array in fine.data_vars.items() if work.dim is not None else ():
         encoding = encodings.get(str(name), {})
-        if work.dim not in array.dims or array.ndim < 2 or array.dtype.kind not in "fiu":
+        is_small = "chunksizes" not in encoding and array.size <= SMALLEST
+        if work.dim not in array.dims or array.ndim < 2 or array.dtype.kind not in "fiu" or is_small:
             continue
         axis = array.dims.index(work.dim)
-        if "chunksizes" in encoding:
-            sizes = list(encoding["chunksizes"])
-        elif array.size > SMALLEST:
-            shape = tuple(work.size if i == axis else n for i, n in enumerate(array.shape))
-            blocks = tuple((work.stride, 1) if i == axis else (n,) for i, n in enumerate(array.shape))
-            sizes = list(chunk_sizes(shape, blocks))
-        else:
-            continue
+        shape: list[int] = list(array.shape)
+        lengths: list[tuple[int, ...]] = [(n,) for n in shape]
+        shape[axis], lengths[axis] = work.size, (work.stride, 1)
+        sizes = list(encoding.get("chunksizes") or chunk_sizes(tuple(shape), tuple(lengths)))
         if len(sizes) == array.ndim and isinstance(sizes[axis], int | np.integer):
             sizes[axis] = min(int(sizes[axis]), work.stop - work.start)
         encodings[str(name)] = {**encoding, "chunksizes": tuple(sizes)}
@@ -340,36 +325,33 @@ def parse_report(facts: dict[str, Any] | None) -> ConservationReport | None:
     """Return the report of the values of :meth:`~downscale.conservation.report.ConservationReport.to_dict`."""
     if facts is None:
         return None
-    variables = {
+    return ConservationReport({
         name: VariableReport(**{key: values[key] for key in REPORT_FIELDS if key in values})
         for name, values in facts["variables"].items()
-    }
-    return ConservationReport(variables)
+    })  # fmt: skip
 
 
 def merge_reports(reports: Iterable[ConservationReport | None]) -> ConservationReport | None:
     """Return one report for several pieces of a record: the largest errors, and the sums of the counts."""
-    variables: dict[str, VariableReport] = {}
-    available = [report for report in reports if report is not None]
-    for report in available:
-        for name, variable_report in report.variables.items():
-            variables[name] = _merge_two(variables[name], variable_report) if name in variables else variable_report
-    return ConservationReport(variables) if available else None
+    available = [report.variables for report in reports if report is not None]
+    names = dict.fromkeys(name for variables in available for name in variables)
+    merged = {name: reduce(_merge_two, (variables[name] for variables in available if name in variables))
+              for name in names}  # fmt: skip
+    return ConservationReport(merged) if available else None
 
 
 def _merge_two(first: VariableReport, second: VariableReport) -> VariableReport:
     relative = max(first, second, key=lambda one: one.max_relative_error)
     absolute = max(first, second, key=lambda one: one.max_absolute_error)
     near = max(first, second, key=lambda one: one.near_error)
+    worst = {name: max(getattr(first, name), getattr(second, name))
+             for name in ("near_bound", "global_error", "tolerance", "cells_outside")}  # fmt: skip
+    counts = {name: getattr(first, name) + getattr(second, name) for name in COUNTS}
     return replace(
-        first,
-        near_error=near.near_error, where_near=near.where_near, near_bound=max(first.near_bound, second.near_bound),
+        first, **worst, **counts,
+        near_error=near.near_error, where_near=near.where_near,
         max_relative_error=relative.max_relative_error, where_relative=relative.where_relative,
         max_absolute_error=absolute.max_absolute_error, where_absolute=absolute.where_absolute,
-        global_error=max(first.global_error, second.global_error),
-        tolerance=max(first.tolerance, second.tolerance),
-        cells_outside=max(first.cells_outside, second.cells_outside),
-        **{name: getattr(first, name) + getattr(second, name) for name in COUNTS},
     )  # fmt: skip
 
 
@@ -389,9 +371,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    ids: set[int] = set()
-    while error is not None and id(error) not in ids:
-        ids.add(id(error))
+    while error is not None:
         yield error
         # The context is the original error, even if it is suppressed in tracebacks.
         error = error.__cause__ or error.__context__

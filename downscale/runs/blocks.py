@@ -37,7 +37,7 @@ UNITS = ("year", "month", "day")
 # Digits of a date: the year, and two for each further part.
 DIGITS = {"yr": 4, "mon": 6, "day": 8}
 ALL_DIGITS = 12
-WORDS = re.compile(r"\s*(\d+)\s*(year|month|day)s?\s*")
+WORDS = re.compile(r"\s*(\d+)\s*(?:(year|month|day)s?)?\s*")
 # Default block size in bytes of fine output.
 BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 128_000_000
 FEWEST_BLOCKS = 8
@@ -127,14 +127,9 @@ def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
     >>> parse_blocks("5 years"), parse_blocks("12"), parse_blocks(12)
     ((5, 'year'), 12, 12)
     """
-    if isinstance(wanted, str):
-        match = WORDS.fullmatch(wanted)
-        if match and int(match[1]):
-            return int(match[1]), match[2]
-        if wanted.strip().isdecimal():
-            wanted = int(wanted)
-    if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
-        return wanted
+    match = WORDS.fullmatch(str(wanted))
+    if match and int(match[1]) and not isinstance(wanted, bool):
+        return (int(match[1]), match[2]) if match[2] else int(match[1])
     raise OptionError(f'expected blocks as a number of steps or as "5 years", "1 month", received {wanted!r}')
 
 
@@ -145,11 +140,17 @@ def cut(record: Record, wanted: int | str) -> list[Block]:
         return [Block(0, 1)]
     if not record.size:
         raise InputError(f"expected at least one step along {record.dim}, received none")
+    _require_order(record)
     if isinstance(length, int):
-        _require_order(record)
         edges = [*range(0, record.size, length), record.size]
+    elif record.dates is None:
+        raise OptionError(
+            f"expected dates along {record.dim!r} for blocks of {length[0]} {length[1]}s, received none; give a number "
+            "of steps"
+        )
     else:
-        edges = [*_calendar_edges(record, *length), record.size]
+        period = _periods(record.dates, length[1]) // length[0]
+        edges = [0, *(np.flatnonzero(np.diff(period)) + 1).tolist(), record.size]
     blocks = [Block(a, b, _label(record, a, b)) for a, b in itertools.pairwise(edges)]
     if len({block.label for block in blocks}) < len(blocks):
         raise OptionError(f"expected blocks with dates that differ, received blocks={wanted!r}; make them longer")
@@ -168,34 +169,17 @@ def _require_order(record: Record) -> None:
         )
 
 
-def _calendar_edges(record: Record, count: int, unit: str) -> list[int]:
-    """Return the first step of each block of ``count`` years, months or days."""
-    if record.dates is None:
-        raise OptionError(
-            f"expected dates along {record.dim!r} for blocks of {count} {unit}s, received none; give a number of steps"
-        )
-    _require_order(record)
-    period = _periods(record.dates, unit) // count
-    return [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(period)))]
-
-
 def _periods(dates: NDArray[Any], unit: str) -> NDArray[np.int64]:
     """Return the number of years, months or days between the first date and each date."""
     if unit == "day":
         clock = Clock.of(dates)
         first = clock.seconds(np.array([clock.midnight(dates[0])]))[0]
         return np.floor((clock.seconds(dates) - first) / DAY).astype(np.int64)
-    years, months = _years_months(dates)
-    number = years if unit == "year" else 12 * years + months
-    return number - number[0]
-
-
-def _years_months(dates: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if dates.dtype.kind == "M":
-        months = dates.astype("M8[M]").astype(np.int64)
-        return months // 12, months % 12
-    pairs = np.array([(date.year, date.month - 1) for date in dates], dtype=np.int64)
-    return pairs[:, 0], pairs[:, 1]
+        numbers = dates.astype("M8[Y]" if unit == "year" else "M8[M]").astype(np.int64)
+    else:
+        numbers = np.array([d.year if unit == "year" else 12 * d.year + d.month for d in dates], dtype=np.int64)
+    return numbers - numbers[0]
 
 
 def _label(record: Record, start: int, stop: int) -> str:
