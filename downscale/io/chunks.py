@@ -31,18 +31,14 @@ def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
     for axis in (len(sizes) - 2, len(sizes) - 1):
         while int(np.prod(sizes[-2:])) > 1.5 * CHUNK_VALUES and sizes[axis] > 256:
             sizes[axis] = -(-sizes[axis] // 2)
-    return _fitted(tuple(sizes), blocks) if blocks else tuple(sizes)
-
-
-def _fitted(sizes: Sizes, blocks: Blocks) -> Sizes:
-    """Return sizes that divide the blocks, or ``sizes`` if those would be too small or too large."""
+    # Sizes that divide the blocks, unless those would be too small or too large.
     lengths_of_chunks = []
-    for size, lengths in zip(sizes, blocks, strict=True):
+    for size, lengths in zip(sizes, blocks or (), strict=False):
         step = math.gcd(*lengths[:-1]) if len(lengths) > 1 else size
         divisors = [n for n in range(1, min(step, 4 * size) + 1) if step % n == 0] if step % size else [size]
         lengths_of_chunks.append(min(divisors, key=lambda n: abs(math.log(n / size))))
-    count = math.prod(lengths_of_chunks)
-    return tuple(lengths_of_chunks) if FEWEST_VALUES <= count <= 2 * CHUNK_VALUES else sizes
+    is_good = blocks and FEWEST_VALUES <= math.prod(lengths_of_chunks) <= 2 * CHUNK_VALUES
+    return tuple(lengths_of_chunks if is_good else sizes)
 
 
 def align_blocks(data: Any, sizes: Sizes) -> da.Array:
@@ -60,12 +56,10 @@ def align_blocks(data: Any, sizes: Sizes) -> da.Array:
     blocks = data.rechunk(tuple(lengths))
     if blocks.npartitions >= FEW_BLOCKS:
         return blocks
-    return blocks.rechunk(tuple(_split(block, most) for block, most in zip(blocks.chunks, small, strict=True)))
-
-
-def _split(lengths: Sizes, most: int) -> Sizes:
-    """Return the lengths with those over ``most`` split."""
-    return tuple(min(most, length - start) for length in lengths for start in range(0, max(length, 1), most))
+    return blocks.rechunk(tuple(
+        tuple(min(most, length - start) for length in block for start in range(0, max(length, 1), most))
+        for block, most in zip(blocks.chunks, small, strict=True)
+    ))  # fmt: skip
 
 
 def piece_sizes(shape: Sizes, sizes: Sizes, most: int = PIECE_VALUES) -> Sizes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import struct
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -76,9 +75,14 @@ def reader_of_types(path: str | Path) -> str:
     """
     if not _head(path).startswith(HDF5):
         return NETCDF
+
+    def odd_number(name: str, item: Any) -> str | None:
+        is_odd = isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and item.dtype.itemsize not in (4, 8)
+        return f"{name!r} of {item.dtype}" if is_odd else None
+
     try:
         with hdf5_file(path) as file, library():
-            field = str(file.visititems(_odd_number) or "")
+            field = str(file.visititems(odd_number) or "")
     except Exception:  # the reader itself reports faults of the file better
         return NETCDF
     if not field:
@@ -89,13 +93,6 @@ def reader_of_types(path: str | Path) -> str:
             "float32"
         )
     return HDF5_READER
-
-
-def _odd_number(name: str, item: Any) -> str | None:
-    """Return the name and type of a variable of floating-point numbers that do not have 4 or 8 bytes."""
-    kind = item.dtype if isinstance(item, h5py.Dataset) else None
-    is_unsupported = kind is not None and kind.kind == "f" and kind.itemsize not in (4, 8)
-    return f"{name!r} of {kind}" if is_unsupported else None
 
 
 def _head(path: str | Path) -> bytes:
@@ -148,27 +145,18 @@ def require_variables(ds: Any, path: str | Path) -> None:
     """Raise an InputError if the root of a file or store has no variables; the message names its groups."""
     if ds.variables:
         return
-    groups = _groups(path)
+    groups: list[str] = []
+    if Path(path).is_dir():
+        groups = sorted(folder.name for folder in Path(path).iterdir() if is_store(folder))
+    elif Path(path).is_file():
+        with plain_file(path) as file:
+            groups = list(file.groups)
     if not groups:
         raise InputError(f"expected variables, received {path} without any; check it with ncdump -h")
     raise InputError(
         f"expected variables, received {path} with the groups {listing(groups)} only; open one with "
         f"group={groups[0]!r}, or take it out with ncks -G : -g {groups[0]} {path} out.nc"
     )
-
-
-def _groups(path: str | Path) -> list[str]:
-    if Path(path).is_dir():
-        return sorted(folder.name for folder in Path(path).iterdir() if is_store(folder))
-    if not Path(path).is_file():
-        return []
-    with plain_file(path) as file:
-        return list(file.groups)
-
-
-def reader_options(engine: str) -> dict[str, Any]:
-    """Return the options of a reader: no index files, and no damaged messages skipped."""
-    return {"backend_kwargs": {"indexpath": "", "errors": "raise"}} if engine == GRIB_READER else {}
 
 
 def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[Any, str, dict[str, Any]]:
@@ -182,7 +170,10 @@ def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[A
         _require_package(package, address)
     options = dict(storage or {})
     if scheme in WEB:
-        options = {"client_kwargs": {"timeout": _timeout()}, **options}
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
+        options = {"client_kwargs": {"timeout": timeout}, **options}
     import fsspec
 
     try:
@@ -194,14 +185,10 @@ def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[A
     except InputError:
         raise
     except Exception as error:  # each file system has its own error classes
-        raise InputError(unreachable(address, error)) from None
-
-
-def unreachable(address: str, error: Exception) -> str:
-    """Return the error message for an address that cannot be read."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    reason = "not found" if isinstance(error, FileNotFoundError) else reason[:200]
-    return f"expected a readable file or store at {address}, received none ({reason}); check the address"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = "not found" if isinstance(error, FileNotFoundError) else reason
+        line = f"expected a readable file or store at {address}, received none ({reason}); check the address"
+        raise InputError(line) from None
 
 
 def _file_at(address: str, system: Any, path: str, scheme: str) -> tuple[Any, str, dict[str, Any]]:
@@ -236,12 +223,6 @@ def _is_dap(system: Any, path: str) -> bool:
         return False
 
 
-def _timeout() -> Any:
-    import aiohttp
-
-    return aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
-
-
 def _require_package(package: str, address: str) -> None:
     try:
         import_module(package)
@@ -258,7 +239,7 @@ def require_whole(path: str | Path) -> None:
     try:
         with Path(path).open("rb") as file:
             expected = _expected_length(file)
-    except (struct.error, KeyError, UnicodeDecodeError):
+    except (EOFError, KeyError, IndexError):
         raise InputError(f"expected a whole NetCDF file, received {path} with half a header; get it again") from None
     if expected is not None and actual < expected:
         raise InputError(
@@ -273,47 +254,44 @@ def _expected_length(file: BinaryIO) -> int | None:
         return None
     count_width, offset_width = WIDTHS[magic[3]]
 
-    def integer(width: int) -> int:
-        return int(struct.unpack(">I" if width == 4 else ">Q", file.read(width))[0])
+    def read(length: int) -> bytes:
+        content = file.read(length)
+        if len(content) < length:
+            raise EOFError
+        return content
 
-    def count() -> int:
-        return integer(count_width)
-
-    def skip(length: int) -> None:
-        if len(file.read(_padded(length))) < _padded(length):
-            raise struct.error("end of file")
+    def integer(width: int = count_width) -> int:
+        return int.from_bytes(read(width), "big")
 
     def items() -> Iterator[None]:
         integer(4)
-        for _ in range(count()):
-            skip(count())  # the name
+        for _ in range(integer()):
+            read(_padded(integer()))  # the name
             yield
 
     def skip_attributes() -> None:
         for _ in items():
-            kind = integer(4)
-            skip(count() * TYPE_SIZES[kind])
+            size = TYPE_SIZES[integer(4)]
+            read(_padded(integer() * size))
 
-    records = count()
+    records = integer()
     # A file that is still streamed lacks the number of records.
     records = 0 if records == 2 ** (8 * count_width) - 1 else records
-    sizes = [count() for _ in items()]
+    sizes = [integer() for _ in items()]
     skip_attributes()
-    fixed: list[tuple[int, int]] = []
-    varying: list[tuple[int, int]] = []
+    variables = []
     for _ in items():
-        shape = [sizes[count()] for _ in range(count())]
+        shape = [sizes[integer()] for _ in range(integer())]
         skip_attributes()
-        kind = integer(4)
-        count()
-        begin = integer(offset_width)
-        is_record = bool(shape) and shape[0] == 0
-        length = math.prod(shape[1:] if is_record else shape) * TYPE_SIZES[kind]
-        (varying if is_record else fixed).append((begin, length))
+        size = TYPE_SIZES[integer(4)]
+        integer()
+        is_record = shape[:1] == [0]
+        variables.append((is_record, integer(offset_width), math.prod(shape[is_record:]) * size))
     # Each variable's part of a record is padded, except if there is only one.
-    step = varying[0][1] if len(varying) == 1 else sum(_padded(length) for _, length in varying)
-    ends = [begin + length for begin, length in fixed]
-    ends += [begin + (records - 1) * step + length if records else begin for begin, length in varying]
+    lengths = [length for is_record, _, length in variables if is_record]
+    step = lengths[0] if len(lengths) == 1 else sum(map(_padded, lengths))
+    ends = [begin + (length if not is_record else (records - 1) * step + length if records else 0)
+            for is_record, begin, length in variables]  # fmt: skip
     return max(ends, default=file.tell())
 
 

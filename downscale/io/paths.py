@@ -24,12 +24,7 @@ ADDRESS = re.compile(
     rf"(?:(?P<known>{SCHEMES}):/{{1,2}}|(?P<other>[A-Za-z][A-Za-z0-9+.-]+)://)(?P<rest>[^/].*)", re.DOTALL
 )
 PATTERN = "*?["
-SPECIAL = (
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 # Key of the encoding of variables for the files that they come from.
 SOURCES = "sources"
@@ -75,11 +70,9 @@ def regular_file(path: FileName, option: str = "") -> Path:
         mode = os.stat(text).st_mode
     except OSError:
         return Path(text)
-    for is_kind, kind in SPECIAL:
-        if is_kind(mode):
-            raise InputError(
-                f"{prefix}expected a regular file, received {path}, which is {kind}; write it to a file first"
-            )
+    kind = SPECIAL.get(stat.S_IFMT(mode))
+    if kind is not None:
+        raise InputError(f"{prefix}expected a regular file, received {path}, which is {kind}; write it to a file first")
     return Path(text)
 
 
@@ -143,17 +136,12 @@ def check_netcdf(
     path: str | Path, overwrite: bool = False, inputs: Iterable[Any] = (), remedy: str = OVERWRITE
 ) -> Path:
     """Return the path of a NetCDF file that may be written."""
-    require_netcdf_name(path)
-    return check_target(path, overwrite, inputs, remedy)
-
-
-def require_netcdf_name(path: str | Path) -> None:
-    """Raise an OutputError if the suffix of a name is that of another format than NetCDF."""
     suffix = Path(path).suffix.lower()
     if suffix in FOREIGN:
         raise OutputError(
             f"expected the name of a NetCDF file such as fine.nc, received {path} with {suffix}; {FOREIGN[suffix]}"
         )
+    return check_target(path, overwrite, inputs, remedy)
 
 
 def plain_path(path: str | Path) -> Path:
@@ -171,10 +159,9 @@ def plain_path(path: str | Path) -> Path:
         target = target.resolve()
         _require_plain_folder(target.parent)
     with suppress(OSError):
-        mode = target.stat().st_mode
-        for is_kind, word in SPECIAL:
-            if is_kind(mode):
-                raise OutputError(f"expected a regular file for the output, received {path}, {word}; choose another")
+        kind = SPECIAL.get(stat.S_IFMT(target.stat().st_mode))
+        if kind is not None:
+            raise OutputError(f"expected a regular file for the output, received {path}, {kind}; choose another")
     return target
 
 

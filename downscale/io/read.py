@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,6 @@ from downscale.io.formats import (
     is_store,
     open_address,
     reader_of_types,
-    reader_options,
     require_reader,
     require_variables,
     require_whole,
@@ -87,7 +87,12 @@ def open_dataset(
             # file.
             for harmless in HARMLESS:
                 warnings.filterwarnings("ignore", message=harmless)
-            ds = _known(_open_sources(sources, settings), chunks)
+            ds = _open_sources(sources, settings)
+            for dim in chunks if isinstance(chunks, Mapping) else ():
+                # xarray would ignore a misspelt dimension.
+                if dim not in ds.sizes:
+                    line = f"expected chunks of the dimensions {listing(ds.sizes)}, received {dim!r}; see ncdump -h"
+                    raise InputError(line)
     except DownscaleError:
         raise
     except Exception as error:
@@ -149,7 +154,9 @@ def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[So
         else:
             reader = str(engine or engine_of(name))
             reader = reader_of_types(name) if reader == NETCDF else reader
-            sources.append(Source(name, name, reader, reader_options(reader)))
+            # No index files, and no damaged messages skipped.
+            options = {"backend_kwargs": {"indexpath": "", "errors": "raise"}} if reader == GRIB_READER else {}
+            sources.append(Source(name, name, reader, options))
     engines = {source.engine: source.name for source in sources}
     if len(engines) > 1:
         raise InputError(f"expected files of one format, received {listing(engines.values())}; choose another pattern")
@@ -166,14 +173,6 @@ def _require_chunks(chunks: Chunks) -> None:
         if isinstance(size, int) and size != -1 and not 0 < size <= LARGEST:
             where = repr(name) if isinstance(chunks, Mapping) else name
             raise InputError(f"expected chunks of at least one value along {where}, received {size}; -1 is all of them")
-
-
-def _known(ds: xr.Dataset, chunks: Chunks) -> xr.Dataset:
-    """Return the Dataset if it has every dimension of ``chunks``; xarray would ignore a misspelt one."""
-    for name in chunks if isinstance(chunks, Mapping) else ():
-        if name not in ds.sizes:
-            raise InputError(f"expected chunks of the dimensions {listing(ds.sizes)}, received {name!r}; see ncdump -h")
-    return ds
 
 
 def _open_sources(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
@@ -285,8 +284,11 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     largest = max(fields, key=lambda field: field.size * field.dtype.itemsize)
     map_dims = map_dims or {str(dim) for dim in largest.dims[-2:]}
     sizes: dict[str, int] = {}
-    map_count = CHUNK_BYTES // max(largest.dtype.itemsize * _product(largest, map_dims), 1)
-    stored_steps = _stored_together(largest)
+    map_size = math.prod(size for dim, size in largest.sizes.items() if dim in map_dims)
+    map_count = CHUNK_BYTES // max(largest.dtype.itemsize * map_size, 1)
+    # Steps per storage chunk of each dimension; none for contiguous storage.
+    stored = largest.encoding.get("preferred_chunks", {})
+    stored_steps = {str(dim): int(size) for dim, size in stored.items()} if isinstance(stored, Mapping) else {}
     for dim in reversed([str(dim) for dim in largest.dims if dim not in map_dims]):
         size, piece = largest.sizes[dim], stored_steps.get(dim, 1)
         step_count = min(max(map_count, 1), size)
@@ -294,13 +296,3 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
         map_count //= max(sizes[dim], 1)
     dim_sizes = {str(dim): sizes.get(str(dim), -1) for dim in largest.dims}
     return {**dim_sizes, **{str(dim): -1 for dim in ds.dims if str(dim) not in dim_sizes}}
-
-
-def _product(field: xr.Variable, dims: set[str]) -> int:
-    return int(np.prod([field.sizes[dim] for dim in field.dims if dim in dims]))
-
-
-def _stored_together(field: xr.Variable) -> dict[str, int]:
-    """Return the steps per storage chunk of each dimension; one for contiguous storage."""
-    chunks = field.encoding.get("preferred_chunks", {})
-    return {str(dim): int(size) for dim, size in chunks.items()} if isinstance(chunks, Mapping) else {}
