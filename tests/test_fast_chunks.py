@@ -11,8 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downscale.io.chunks import FEW_BLOCKS, PIECE_VALUES, align_blocks, chunk_sizes, chunks_in, piece_sizes
-from downscale.io.filters import PIECE, STORED, Layout, decode_chunk, deflate, encode_chunk, inflate
+from downscale.io.chunks import (
+    FEW_BLOCKS,
+    PIECE,
+    PIECE_VALUES,
+    STORED,
+    Layout,
+    align_blocks,
+    chunk_sizes,
+    chunks_in,
+    decode_chunk,
+    deflate,
+    encode_chunk,
+    inflate,
+    piece_sizes,
+)
 
 TYPES = ("f4", "f8", "i2", "i4", "u1", "f2", "u8")
 

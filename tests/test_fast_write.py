@@ -350,15 +350,15 @@ def test_a_chunk_that_was_not_written_is_found(tmp_path, monkeypatch):
 
 def test_two_readers_that_disagree_are_an_error(tmp_path, monkeypatch):
     """A fault in our own decoding cannot vouch for a file."""
-    from downscale.io import filters
+    from downscale.io import chunks
 
-    unshuffled = filters._unshuffle
+    unshuffled = chunks._unshuffle
 
     def wrong(raw: Any, flat: Any, *options: Any) -> None:
         unshuffled(raw, flat, *options)
         flat.view("u4")[7] ^= 1
 
-    monkeypatch.setattr(filters, "_unshuffle", wrong)
+    monkeypatch.setattr(chunks, "_unshuffle", wrong)
     coarse = field_on(world(24, 32), dtype="float32")
     with pytest.raises(OutputError, match=r"tas: expected what was written at \(0, 0, 0\), received other values"):
         to_netcdf(coarse.downscale(2), tmp_path / "a.nc", coarse=coarse)

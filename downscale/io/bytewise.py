@@ -1,7 +1,7 @@
 """Compiled byte shuffles of numbers, with replacement of NaN.
 
 A shuffle puts all first bytes of a chunk before all second ones, so that fields compress well. NumPy versions are in
-:mod:`downscale.io.filters`, which imports this module late.
+:mod:`downscale.io.chunks`, which imports this module late.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ U8, U16, U32, U64 = np.uint8, np.uint16, np.uint32, np.uint64
 
 
 @compiled
-def shuffle_2(codes, out):  # type: ignore[no-untyped-def]
-    """Put byte ``k`` of value ``i`` at ``out[k * n + i]``."""
+def shuffle_2(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
+    """As :func:`shuffle_4`, for whole numbers of two bytes, without replacement."""
     n = codes.size
     a, b = out[:n], out[n : 2 * n]
     for i in range(n):
@@ -49,7 +49,7 @@ def shuffle_8(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def unshuffle_2(planes, codes):  # type: ignore[no-untyped-def]
+def unshuffle_2(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
     """Undo :func:`shuffle_2`."""
     n = codes.size
     a, b = planes[:n], planes[n : 2 * n]

@@ -25,11 +25,13 @@ import numpy as np
 import xarray as xr
 
 from downscale.errors import OutputError
-from downscale.io.chunks import align_blocks, block_start, chunks_in
-from downscale.io.filters import (
+from downscale.io.chunks import (
     Array,
     Layout,
+    align_blocks,
+    block_start,
     buffers,
+    chunks_in,
     decode_chunk,
     encode_chunk,
     layout_of,
@@ -42,6 +44,8 @@ from downscale.process.computing import cluster, computed, elsewhere, here, thre
 
 if TYPE_CHECKING:
     import h5py
+
+    from downscale.io.write import Output
 
 T = TypeVar("T")
 STORED_VALUES = ("dtype", "_FillValue", "scale_factor", "add_offset")
@@ -240,19 +244,19 @@ def _places(dataset: h5py.Dataset) -> dict[Offset, Place]:
 
 
 def write_fields(
-    path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str],
-    kind: str, check: Callable[[xr.Dataset], T] | None,
-) -> tuple[bool, T | None]:  # fmt: skip
-    """Write a whole file of a format, the fields ``names`` chunk by chunk, and check it as it is read back.
+    path: Path, out: Output, names: list[str], check: Callable[[xr.Dataset], T] | None
+) -> tuple[bool, T | None]:
+    """Write a whole file, the fields ``names`` chunk by chunk, and check it as it is read back.
 
     Returns whether the file is written, else only the library can write it, and the result of ``check``; None if the
     file can only be checked afterwards. Raises an OutputError if the file's index or the NetCDF library disagrees with
     the values read.
     """
+    ds = out.ds
     # Only the fields determine the length of a dimension without coordinates.
-    if not names or any(dim in unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
+    if not names or any(dim in out.unlimited and dim not in ds.coords for name in names for dim in ds[name].dims):
         return False, None
-    _write_frame(path, ds, names, encodings, unlimited, kind)
+    _write_frame(path, out, names)
     # Blocks of other processes are stored here, and cannot be read back where they are computed.
     check = None if elsewhere() else check
     if check is not None:
@@ -262,7 +266,7 @@ def write_fields(
     fields = {name: ds[name].variable.data for name in names}
     with open(path, "rb", buffering=0) as reader:
         with hdf5_file(path, "r+") as file:
-            candidates = [_target(file[name], ds[name].variable, name, encodings[name]) for name in names]
+            candidates = [_target(file[name], ds[name].variable, name, out.encodings[name]) for name in names]
             targets = [target for target in candidates if target is not None]
             if len(targets) < len(names):
                 return False, None
@@ -290,19 +294,16 @@ def write_fields(
     return True, result
 
 
-def _write_frame(
-    path: Path, ds: xr.Dataset, names: list[str], encodings: Mapping[str, Mapping[str, Any]], unlimited: list[str],
-    kind: str,
-) -> None:  # fmt: skip
+def _write_frame(path: Path, out: Output, names: list[str]) -> None:
     """Write the file without the values of its fields."""
     lazy_fields = {}
     for name in names:
-        v = ds[name].variable
+        v = out.ds[name].variable
         # A lazy array that is never computed, so that the library writes no values.
         lazy_fields[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
-    ready = in_memory(ds, [name for name in ds.variables if name not in lazy_fields]).assign(lazy_fields)
-    with new_file(path, kind) as file:
-        dump(ready, file, encodings, unlimited_dims=unlimited)
+    ready = in_memory(out.ds, [name for name in out.ds.variables if name not in lazy_fields]).assign(lazy_fields)
+    with new_file(path, out.format) as file:
+        dump(ready, file, out.encodings, unlimited_dims=out.unlimited)
 
 
 def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: Mapping[str, Any]) -> Target | None:
@@ -329,9 +330,8 @@ def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
     lazy = [name for name in names if ds[name].variable.chunks]
     loaded = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
     ready = ds.copy()
-    for name in names:
-        if name not in loaded:
-            ready.variables[name].load()
+    for name in set(names) - set(lazy):
+        ready.variables[name].load()
     ready = ready.assign_coords({n: v for n, v in loaded.items() if n in ds.coords})
     return ready.assign({n: v for n, v in loaded.items() if n not in ds.coords})
 

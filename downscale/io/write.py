@@ -123,8 +123,7 @@ def write_checked(
     with progress or nullcontext():
         out = prepare(ds, storage or Storage())
         with disk_errors(target), temporary_beside(target) as scratch:
-            names = _chunked_fields(out)
-            written, report = write_fields(scratch, out.ds, names, out.encodings, out.unlimited, out.format, checker)
+            written, report = write_fields(scratch, out, _chunked_fields(out), checker)
             if not written:
                 _write_by_library(scratch, out)
             if checker is None:
