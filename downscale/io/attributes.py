@@ -88,8 +88,9 @@ def file_attributes(ds: xr.Dataset) -> dict[str, Any]:
     attrs = {key: value for key, value in ds.attrs.items() if key not in STALE and not EXTENT.fullmatch(str(key))}
     if "frequency" in attrs and _base(attrs["frequency"]) != _base(frequency(ds)):
         del attrs["frequency"]
-    names = [_called(ds[name]) for name in fields_of(ds)]
-    standard = [str(ds[name].attrs["standard_name"]) for name in fields_of(ds) if "standard_name" in ds[name].attrs]
+    all_attrs = {name: ds[name].attrs for name in fields_of(ds)}
+    names = [str(own.get("long_name") or own.get("standard_name") or name) for name, own in all_attrs.items()]
+    standard = [str(own["standard_name"]) for own in all_attrs.values() if "standard_name" in own]
     settings = attrs.get("downscale_settings")
     file_attrs = {
         "title": ", ".join(names),
@@ -104,10 +105,6 @@ def file_attributes(ds: xr.Dataset) -> dict[str, Any]:
         **extent(ds),
         **coverage(ds),
     }
-
-
-def _called(field: xr.DataArray) -> str:
-    return str(field.attrs.get("long_name") or field.attrs.get("standard_name") or field.name)
 
 
 def now() -> str:
@@ -146,7 +143,8 @@ def extent(ds: xr.Dataset) -> dict[str, Any]:
     attrs: dict[str, Any] = {}
     for which, name in names.items():
         assert name is not None
-        ends = _latitudes(ds, name) if which == "lat" else _longitudes(ds, name)
+        values = _numbers(ds, name)
+        ends = _longitudes(ds, name) if which == "lon" else (float(np.nanmin(values)), float(np.nanmax(values)))
         for side, value in zip(("min", "max"), ends, strict=True):
             attrs[f"geospatial_{which}_{side}"] = float(value)
         attrs[f"geospatial_{which}_units"] = UNITS[which]
@@ -174,11 +172,6 @@ def _numbers(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
     except GridError:
         bounds = None
     return np.asarray(values_of(ds[name].variable) if bounds is None else bounds, dtype=np.float64)
-
-
-def _latitudes(ds: xr.Dataset, name: str) -> tuple[float, float]:
-    values = _numbers(ds, name)
-    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def _longitudes(ds: xr.Dataset, name: str) -> tuple[float, float]:
@@ -221,7 +214,11 @@ def parse_profile(profile: Any) -> tuple[str | None, dict[str, Any]]:
 def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the global attributes of the profile "cordex-esd"."""
     name = _one_field(ds)
-    derived_attrs = {**FIXED, **_drivers(ds.attrs), **_method(ds.attrs), "creation_date": now(), "variable_id": name}
+    # A regional input names its driver; a global one is the driver itself.
+    is_regional = "driving_source_id" in ds.attrs
+    keys = {key: key if is_regional else parent_key for key, parent_key in DRIVERS.items()}
+    drivers = {key: ds.attrs[source_key] for key, source_key in keys.items() if source_key in ds.attrs}
+    derived_attrs = {**FIXED, **drivers, **_method(ds.attrs), "creation_date": now(), "variable_id": name}
     derived_attrs.update(tracking_id=f"{HANDLE}/{uuid.uuid4()}", grid=_grid(ds), frequency=frequency(ds))
     if "downscale_version" in ds.attrs:
         derived_attrs["source"] = f"downscale {ds.attrs['downscale_version']}"
@@ -261,13 +258,6 @@ def _one_field(ds: xr.Dataset) -> str:
             "write one file for each"
         )
     return fields[0]
-
-
-def _drivers(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of the driver: that of a regional input, or the global input itself."""
-    if "driving_source_id" in attrs:
-        return {key: attrs[key] for key in DRIVERS if key in attrs}
-    return {key: attrs[parent_key] for key, parent_key in DRIVERS.items() if parent_key in attrs}
 
 
 def _method(attrs: Mapping[str, Any]) -> dict[str, Any]:

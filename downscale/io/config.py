@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import itertools
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +55,10 @@ class _Loader(yaml.SafeLoader):
         if id(node) not in self._sizes:
             if alias:
                 raise yaml.YAMLError("an alias inside the value that it names")
-            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(child), 1) for child in _inner_nodes(node))
+            # The items of a mapping are pairs of a key and a value.
+            children = node.value if isinstance(node, yaml.SequenceNode) else ()
+            children = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else children
+            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(child), 1) for child in children)
         if self._sizes[id(node)] > MOST_VALUES:
             raise yaml.YAMLError(f"aliases that expand to more than {MOST_VALUES} values")
         return node
@@ -69,13 +73,6 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.YAMLError(f"key {key.value!r} in line {line_by_key[key.value]} again in line {line}")
                 line_by_key[key.value] = line
         return super().construct_mapping(node, deep)
-
-
-def _inner_nodes(node: Any) -> list[Any]:
-    """Return the child nodes of a YAML node."""
-    if isinstance(node, yaml.MappingNode):
-        return [child for pair in node.value for child in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -94,7 +94,11 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
     complete_metadata(ready, set(bounds_names))
     ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
     ready.attrs["Conventions"] = CONVENTIONS
-    _drop_external(ready)
+    # External variables are not in the file itself.
+    words = str(ready.attrs.pop("external_variables", "")).split()
+    external = [word for word in words if word not in ready.variables]
+    if external:
+        ready.attrs["external_variables"] = " ".join(external)
     for key_to_drop in ("coordinates", CERTIFICATE):
         ready.attrs.pop(key_to_drop, None)
     ready.encoding.pop("coordinates", None)
@@ -169,14 +173,6 @@ def plain_attribute(value: Any) -> Any:
     kind = {"b": "i1", "f": "f4" if array.itemsize < 4 else "f8"}.get(array.dtype.kind)
     numbers = array.astype(kind) if kind is not None and array.dtype not in ("f4", "f8") else array
     return numbers if array.ndim else value if isinstance(value, int | float) else numbers[()]
-
-
-def _drop_external(ready: xr.Dataset) -> None:
-    """Remove external variables that the file itself contains."""
-    words = str(ready.attrs.pop("external_variables", "")).split()
-    names = [word for word in words if word not in ready.variables]
-    if names:
-        ready.attrs["external_variables"] = " ".join(names)
 
 
 def _referred(ds: xr.Dataset, *keys: str) -> set[str]:
@@ -305,16 +301,13 @@ def _require_legal(name: str, own: Mapping[str, Any], variable: xr.DataArray) ->
     if "complevel" in own:
         require_level(own["complevel"])
     sizes = own.get("chunksizes")
-    if sizes is not None and not _fit(sizes, variable.shape):
+    lengths = tuple(sizes) if isinstance(sizes, Iterable) else ()
+    pairs = zip(lengths, variable.shape, strict=False)
+    if sizes is not None and not (len(lengths) == variable.ndim and all(1 <= n <= most for n, most in pairs)):
         raise OptionError(
             f"encoding of {name!r}: expected chunksizes from 1 to {variable.shape}, one for each dimension, "
             f"received {sizes!r}"
         )
-
-
-def _fit(sizes: Any, shape: tuple[int, ...]) -> bool:
-    has_all_dims = isinstance(sizes, Iterable) and len(tuple(sizes)) == len(shape)
-    return has_all_dims and all(1 <= chunk <= size for chunk, size in zip(sizes, shape, strict=True))
 
 
 def require_level(level: Any) -> None:
@@ -331,35 +324,26 @@ def parse_packing(packing: Any, names: list[str], ds: xr.Dataset) -> dict[str, P
     for name, how in packings.items():
         if name not in names:
             raise OptionError(f"expected packing of a field among {listing(names)}, received {name!r}")
-        _require_packing(str(name), how, ds[name].dtype.itemsize)
+        most = MANTISSA[ds[name].dtype.itemsize]
+        is_count = isinstance(how, int | np.integer) and not isinstance(how, bool) and 1 <= how <= most
+        if how is not None and how != SHORT and not is_count:
+            raise OptionError(
+                f"{name}: expected packing to be None, 'int16' or the mantissa bits to keep (1 to {most}), received "
+                f"{how!r}"
+            )
     return {str(name): how for name, how in packings.items() if how is not None}
-
-
-def _require_packing(name: str, how: Any, size: int) -> None:
-    most = MANTISSA[size]
-    is_integer = isinstance(how, int | np.integer) and not isinstance(how, bool)
-    if how is None or how == SHORT or (is_integer and 1 <= how <= most):
-        return
-    raise OptionError(
-        f"{name}: expected packing to be None, 'int16' or the mantissa bits to keep (1 to {most}), received {how!r}"
-    )
 
 
 def round_fields(ds: xr.Dataset, packings: Mapping[str, Packing]) -> xr.Dataset:
     """Return ``ds`` with the mantissas of some variables rounded; lazy fields stay lazy."""
-    variables = {}
+    rounded = {}
     for name, how in packings.items():
         if how != SHORT:
-            variable = ds[name].variable
-            data, bits = variable.data, int(how)
-            is_lazy = isinstance(data, da.Array)
-            rounded = (
-                data.map_blocks(round_bits, bits, dtype=data.dtype) if is_lazy else round_bits(np.asarray(data), bits)
-            )
-            variables[name] = variable.copy(deep=False, data=rounded)
-    for name, variable in variables.items():
-        variable.encoding = dict(ds[name].encoding)
-    return ds.assign({name: (v.dims, v.data, v.attrs, v.encoding) for name, v in variables.items()})
+            v, bits = ds[name].variable, int(how)
+            lazy = isinstance(v.data, da.Array)
+            data = v.data.map_blocks(round_bits, bits, dtype=v.dtype) if lazy else round_bits(np.asarray(v.data), bits)
+            rounded[name] = (v.dims, data, v.attrs, v.encoding)
+    return ds.assign(rounded)
 
 
 def round_bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
@@ -415,13 +399,10 @@ def scale_and_offset(low: float, high: float) -> tuple[float, float]:
     if math.isnan(low):
         return 1.0, 0.0
     width = high - low
-    scale = 2.0 ** math.ceil(math.log2(width / CODES)) if width > 0 else _unit_in(low)
+    # The unit in the last place of a constant (float32).
+    unit = 2.0 ** (math.frexp(low)[1] - 24) if low else 1.0
+    scale = 2.0 ** math.ceil(math.log2(width / CODES)) if width > 0 else unit
     return scale, scale * round((low + high) / 2 / scale)
-
-
-def _unit_in(value: float) -> float:
-    """Return the unit in the last place of a value (float32), a power of two."""
-    return 2.0 ** (math.frexp(value)[1] - 24) if value else 1.0
 
 
 def enough_bits(tolerance: float, packing: Packing, error: float) -> int | None:

@@ -27,6 +27,7 @@ from downscale.version import __version__
 
 Layout = Literal["esmf", "scrip"]
 Side = Literal["a", "b"]
+SIDES: dict[Side, str] = {"a": "source", "b": "target"}
 
 # Target cell, source cell and weight of a link.
 LINKS: dict[Layout, tuple[str, str, str]] = {
@@ -270,8 +271,17 @@ def read_weights(
             "cdo gencon"
         )
     row, col, weight = (np.asarray(ds[key].values) for key in LINKS[layout])
-    weight = _first_weight(weight, name)
-    source, target = _side(ds, layout, "a", source_shape), _side(ds, layout, "b", target_shape)
+    if weight.ndim > 1:
+        # The other weights are those of gradients.
+        if np.any(weight[:, 1:]):
+            raise InputError(
+                f"expected one weight per link, received {name} with {weight.shape[1]} (second order or bicubic, "
+                "needing gradients of the field); make first-order weights, for example with cdo gencon or genbil"
+            )
+        weight = weight[:, 0]
+    shapes = {"a": source_shape, "b": target_shape}
+    source, target = (_side(ds, grid_names(layout, side), shapes[side], word, ANGLES[layout])
+                      for side, word in SIDES.items())  # fmt: skip
     _check_links(name, ("target", row, target[0]), ("source", col, source[0]), weight)
     return SparseWeights.from_links(row - 1, col - 1, weight, source[0], target[0], source[1], target[1])
 
@@ -284,18 +294,6 @@ def _opened(weights: Any) -> tuple[xr.Dataset, str]:
     # Fill values and scales are not decoded: lists of links are neither missing nor packed.
     with open_dataset(weights, chunks=None, decode_cf=False, decode_coords=False) as ds:
         return ds.load(), str(weights)
-
-
-def _first_weight(weight: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return the weights of the values; those of gradients must be zero."""
-    if weight.ndim == 1:
-        return weight
-    if np.any(weight[:, 1:]):
-        raise InputError(
-            f"expected one weight per link, received {name} with {weight.shape[1]} (second order or bicubic, needing "
-            "gradients of the field); make first-order weights, for example with cdo gencon or genbil"
-        )
-    return weight[:, 0]
 
 
 def _check_links(name: str, *sides: Any) -> None:
@@ -321,39 +319,32 @@ def _check_links(name: str, *sides: Any) -> None:
         )
 
 
-def _side(ds: xr.Dataset, layout: Layout, side: Side, given: Shape | None) -> tuple[Shape, Cells | None]:
-    """Return the shape of a grid, and its centres, corners and areas in degrees or metres if the file has them."""
-    names, word = grid_names(layout, side), "source" if side == "a" else "target"
-    return (shape := _shape(ds, names, given, word)), _cells(ds, shape, names, ANGLES[layout])
+def _side(
+    ds: xr.Dataset, names: GridNames, given: Shape | None, word: str, unit: str
+) -> tuple[Shape, Cells | None]:  # fmt: skip
+    """Return the shape of a grid, and its centres, corners and areas in degrees or metres if the file has them.
 
-
-def _shape(ds: xr.Dataset, names: GridNames, given: Shape | None, word: str) -> Shape:
-    """Return the shape of a grid, slowest dimension first, from the file, else as passed by the user."""
+    The shape, slowest dimension first, is that of the file, else that passed by the user.
+    """
     name, size = names.shape, names.size
     known = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
-    if known is None and given is None:
+    shape = given if known is None else known
+    if shape is None:
         raise ShapeError(f"expected {name} in the weights, received none; pass {word}_shape=(n_y, n_x)")
-    if known is not None and given is not None and tuple(given) != known:
+    if given is not None and tuple(given) != tuple(shape):
         raise ShapeError(f"expected the {word} shape of the weights, {known}, received {tuple(given)}; leave it out")
-    shape = tuple(given) if known is None else known  # type: ignore[arg-type]
+    shape = tuple(shape)
     if size in ds.sizes and int(np.prod(shape)) != ds.sizes[size]:
         raise ShapeError(f"expected {ds.sizes[size]} {word} cells ({size}), received the shape {shape}; check {name}")
-    return shape
-
-
-def _cells(ds: xr.Dataset, shape: Shape, names: GridNames, unit: str) -> Cells | None:
     if names.y not in ds.variables or names.x not in ds.variables:
-        return None
-    has_corners = names.y_corners in ds.variables and names.x_corners in ds.variables
-    return Cells(
-        shape,
-        _degrees(ds[names.y], unit),
-        _degrees(ds[names.x], unit),
-        _degrees(ds[names.y_corners], unit) if has_corners else None,
-        _degrees(ds[names.x_corners], unit) if has_corners else None,
-        np.asarray(ds[names.area].values, dtype=np.float64) if names.area in ds.variables else None,
-        spherical=str(ds[names.y].attrs.get("units", unit)).lower() not in METRES,
-    )
+        return shape, None
+    corners = [names.y_corners, names.x_corners]
+    has_corners = all(name in ds.variables for name in corners)
+    y, x = (_degrees(ds[name], unit) for name in (names.y, names.x))
+    y_corners, x_corners = (_degrees(ds[name], unit) if has_corners else None for name in corners)
+    area = np.asarray(ds[names.area].values, dtype=np.float64) if names.area in ds.variables else None
+    is_spherical = str(ds[names.y].attrs.get("units", unit)).lower() not in METRES
+    return shape, Cells(shape, y, x, y_corners, x_corners, area, spherical=is_spherical)
 
 
 def _degrees(variable: xr.DataArray, unit: str) -> NDArray[np.float64]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -205,23 +205,15 @@ def _attributes(variable: xr.DataArray, same_mapping: bool) -> dict[str, Any]:
 
 def _regridded(data: Any, weights: SparseWeights, skipna: bool, na_thres: float) -> Any:
     kind = np.dtype("f8" if data.dtype.itemsize > 4 or data.dtype in ("i4", "u4") else "f4")
+    regrid = partial(_regrid, weights=weights, skipna=skipna, na_thres=na_thres, kind=kind)
     if not isinstance(data, da.Array):
-        return weights.apply(data, skipna=skipna, na_thres=na_thres).astype(kind)
-    maps = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-    leading = maps.chunks[:-2]
-    rank = len(weights.target_shape)
-    # One task holds the weights; blocks refer to it instead of copying them.
-    operator = dask.delayed(weights, pure=True, traverse=False)
-    options: dict[str, Any] = {"weights": operator, "skipna": skipna, "na_thres": na_thres, "kind": kind}
-    if rank == 2:
-        chunks = (*leading, *((n,) for n in weights.target_shape))
-        return maps.map_blocks(_block, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind), **options)
-    chunks = (*leading, (weights.target_shape[0],))
-    meta = np.empty((0,) * (data.ndim - 1), kind)
-    return maps.map_blocks(_block, chunks=chunks, drop_axis=data.ndim - 1, dtype=kind, meta=meta, **options)
+        return regrid(data)
+    target = ("j", "i")[: len(weights.target_shape)]
+    return da.apply_gufunc(
+        regrid, f"(y,x)->({','.join(target)})", data, output_dtypes=kind, allow_rechunk=True,
+        output_sizes=dict(zip(target, weights.target_shape, strict=True)),
+    )  # fmt: skip
 
 
-def _block(
-    block: np.ndarray[Any, Any], weights: SparseWeights, skipna: bool, na_thres: float, kind: np.dtype[Any]
-) -> np.ndarray[Any, Any]:
-    return weights.apply(block, skipna=skipna, na_thres=na_thres).astype(kind)
+def _regrid(values: np.ndarray[Any, Any], weights: SparseWeights, kind: np.dtype[Any], **options: Any) -> Any:
+    return weights.apply(values, **options).astype(kind)

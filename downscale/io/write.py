@@ -201,18 +201,15 @@ def _refusal(one: VariableReport, packing: Packing) -> str:
     if one.judged_error <= one.tolerance:
         return f"{one.fault}, as packed ({packing_words(packing)}); leave out packing"
     bits = enough_bits(one.tolerance, packing, one.judged_error)
+    # A slightly larger round number.
+    text = f"{one.judged_error * 1.05:.0e}"
+    above = float(text) if float(text) > one.judged_error else float(f"{int(text[0]) + 1}{text[1:]}")
     more = "" if bits is None else f"keep about {bits} bits (packing={{{one.name!r}: {bits}}}), "
     return (
         f"{one.name}: expected the {one.law} law within {one.tolerance:g} as packed ({packing_words(packing)}), "
         f"received a largest relative error of {one.judged_error:.3g}; {more}"
-        f"pass tolerance={_above(one.judged_error):g}, or leave out packing"
+        f"pass tolerance={above:g}, or leave out packing"
     )
-
-
-def _above(error: float) -> float:
-    """Return a slightly larger round number."""
-    text = f"{error * 1.05:.0e}"
-    return float(text) if float(text) > error else float(f"{int(text[0]) + 1}{text[1:]}")
 
 
 def check_attributes(report: ConservationReport, packings: Mapping[str, Packing]) -> tuple[Claims, dict[str, Claims]]:
