@@ -7,6 +7,7 @@ of the whole coincide; otherwise stored values are copied.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,10 @@ PIECE_VALUES = 4_000_000
 FEW_VALUES = 100_000
 # Bytes per read of a checksum.
 BUFFER = 1 << 22
+# Attributes that must be equal in all pieces.
+DECODING = ("scale_factor", "add_offset", "units", "calendar")
+# The first step of each file in the whole.
+Pieces = Sequence[tuple[int, Path]]
 
 
 def merge_files(
@@ -47,17 +52,18 @@ def merge_files(
     check report of the pieces, if given, is then valid for the file and written to its attributes.
     """
     with disk_errors(target), temporary_beside(target) as scratch:
-        lengths = _lengths(parts, dim)
+        *starts, size = itertools.accumulate(_lengths(parts, dim), initial=0)
+        pieces = list(zip(starts, parts, strict=True))
         # The checksums are computed while the pieces are copied.
         with ThreadPoolExecutor(max_workers=1) as pool:
             actual = pool.map(checksum, parts) if checksums else ()
-            axes = _skeleton(parts, scratch, dim, lengths)
-            _copy_fields(parts, scratch, dim, lengths, axes)
+            axes = _write_small(pieces, scratch, dim, size)
+            _copy_fields(pieces, scratch, size, axes)
             for part, expected, received in zip(parts, checksums, actual, strict=False):
                 if received != expected:
                     raise _damage(part.name, "other bytes")
         flush(scratch)
-        _require_copies(parts, scratch, dim, lengths, axes)
+        _require_copies(pieces, scratch, dim, axes)
         _describe(scratch)
         if report is not None:
             sign(scratch, report, packings or {})
@@ -84,67 +90,54 @@ def _raw(path: Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
         yield file
 
 
-def _lengths(parts: Sequence[Path], dim: str) -> list[int]:
-    """Return the size of each file along ``dim``."""
+def _lengths(parts: Sequence[Path], dim: str) -> Iterator[int]:
+    """Yield the size of each file along ``dim``; all must have the same variables, other dimensions and packing."""
     first: Any = None
-    lengths = []
     for part in parts:
         with _raw(part) as file:
             if dim not in file.dimensions:
                 raise InputError(f"expected files with the dimension {dim!r}, received none in {part}")
-            properties = {name: (v.dtype, v.dimensions, _fixed(v, dim)) for name, v in file.variables.items()}
+            properties = {}
+            for name, v in file.variables.items():
+                sizes = [n for key, n in zip(v.dimensions, v.shape, strict=True) if key != dim]
+                attrs = [str(v.getncattr(key)) for key in DECODING if key in v.ncattrs()]
+                properties[name] = v.dtype, v.dimensions, sizes, attrs
             if first is not None and properties != first:
                 raise InputError(f"expected files of one making, received {part} unlike {parts[0]}; make them anew")
             first = properties
-            lengths.append(len(file.dimensions[dim]))
-    return lengths
+            yield len(file.dimensions[dim])
 
 
-def _fixed(variable: netCDF4.Variable, dim: str) -> tuple[Any, ...]:
-    """Return the properties that must be equal in all pieces: other dimensions, and packing."""
-    sizes = [n for name, n in zip(variable.dimensions, variable.shape, strict=True) if name != dim]
-    names = ("scale_factor", "add_offset", "units", "calendar")
-    return (*sizes, *(str(variable.getncattr(name)) for name in names if name in variable.ncattrs()))
-
-
-def _skeleton(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int]) -> dict[str, int]:
+def _write_small(pieces: Pieces, scratch: Path, dim: str, size: int) -> dict[str, int]:
     """Write the file with all its attributes and small variables; return the axis of each field still to copy."""
-    with _raw(parts[0]) as first, _raw(scratch, "w", format=first.data_model) as merged:
+    with _raw(pieces[0][1]) as first, _raw(scratch, "w", format=first.data_model) as merged:
         merged.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
         for name, dimension in first.dimensions.items():
-            merged.createDimension(
-                name, None if dimension.isunlimited() else sum(lengths) if name == dim else len(dimension)
-            )
-        for name, variable in first.variables.items():
-            _declare(merged, name, variable)
-        large_axes = {name: variable.dimensions.index(dim) for name, variable in first.variables.items()
-                      if dim in variable.dimensions and _is_large(variable, sum(lengths), dim)}  # fmt: skip
-        for name, variable in first.variables.items():
-            if dim not in variable.dimensions:
-                merged[name][...] = variable[...]
-        for start, part in zip(_starts(lengths), parts, strict=True):
+            length = size if name == dim else len(dimension)
+            merged.createDimension(name, None if dimension.isunlimited() else length)
+        axes = {}
+        for name, v in first.variables.items():
+            _declare(merged, name, v)
+            if dim in v.dimensions and v.ndim > 1 and isinstance(v.dtype, np.dtype):
+                axis = v.dimensions.index(dim)
+                if math.prod(v.shape) // max(v.shape[axis], 1) * size > FEW_VALUES:
+                    axes[name] = axis
+        for start, part in pieces:
             with _raw(part) as file:
-                for name, variable in file.variables.items():
-                    if dim in variable.dimensions and name not in large_axes:
-                        merged[name][_where(variable.dimensions, variable.shape, dim, start)] = variable[...]
-    return large_axes
+                for name, variable, place in _small_variables(file, dim, start, axes):
+                    merged[name][place] = variable[...]
+    return axes
 
 
-def _is_large(variable: netCDF4.Variable, size: int, dim: str) -> bool:
-    values_per_step = math.prod(n for name, n in zip(variable.dimensions, variable.shape, strict=True) if name != dim)
-    return variable.ndim > 1 and isinstance(variable.dtype, np.dtype) and values_per_step * size > FEW_VALUES
+def _small_variables(file: netCDF4.Dataset, dim: str, start: int, axes: Mapping[str, int]) -> Iterator[Any]:
+    """Yield name, variable and slices in the whole of each small variable; without ``dim`` only those of the first."""
+    for name, v in file.variables.items():
+        if name not in axes and (dim in v.dimensions or not start):
+            offsets = [start if key == dim else 0 for key in v.dimensions]
+            yield name, v, tuple(slice(a, a + n) for a, n in zip(offsets, v.shape, strict=True)) or ...
 
 
-def _starts(lengths: list[int]) -> list[int]:
-    return [sum(lengths[:i]) for i in range(len(lengths))]
-
-
-def _where(dims: tuple[str, ...], shape: tuple[int, ...], dim: str, start: int) -> tuple[slice, ...]:
-    """Return the slices of a piece in the whole."""
-    return tuple(slice(start, start + n) if name == dim else slice(0, n) for name, n in zip(dims, shape, strict=True))
-
-
-def _declare(made: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> None:
+def _declare(merged: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> None:
     """Create a variable like another: type, filters, chunks, attributes."""
     attrs = {key: variable.getncattr(key) for key in variable.ncattrs()}
     options: dict[str, Any] = {"fill_value": attrs.pop("_FillValue", None)}
@@ -154,20 +147,18 @@ def _declare(made: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> No
         options.update(complevel=int(filters.get("complevel") or 0), fletcher32=bool(filters.get("fletcher32")))
         chunks = variable.chunking()
         options.update(contiguous=True) if chunks == "contiguous" else options.update(chunksizes=chunks)
-    made.createVariable(name, variable.dtype, variable.dimensions, **options).setncatts(attrs)
+    merged.createVariable(name, variable.dtype, variable.dimensions, **options).setncatts(attrs)
 
 
-def _copy_fields(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], axes: dict[str, int]) -> None:
+def _copy_fields(pieces: Pieces, scratch: Path, size: int, axes: Mapping[str, int]) -> None:
     """Copy the large fields of all pieces: by chunks if these are chunks of the whole, else by values."""
     if not axes:
         return
     with library(), hdf5_file(scratch, "r+") as merged, writing_errors():
         for name, axis in axes.items():
-            shape = list(merged[name].shape)
-            if shape[axis] != sum(lengths):
-                shape[axis] = sum(lengths)
-                merged[name].resize(shape)
-        for start, part in zip(_starts(lengths), parts, strict=True):
+            if merged[name].shape[axis] != size:
+                merged[name].resize(size, axis)
+        for start, part in pieces:
             with hdf5_file(part) as file:
                 for name, axis in axes.items():
                     piece, whole = file[name], merged[name]
@@ -180,22 +171,19 @@ def _copy_fields(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[i
                             whole[target_place] = piece[place]
 
 
-def _require_copies(parts: Sequence[Path], scratch: Path, dim: str, lengths: list[int], axes: dict[str, int]) -> None:
+def _require_copies(pieces: Pieces, scratch: Path, dim: str, axes: Mapping[str, int]) -> None:
     """Raise an OutputError unless the merged file holds the stored chunks of all pieces, and their other values."""
     with _raw(scratch) as merged:
-        for start, part in zip(_starts(lengths), parts, strict=True):
+        for start, part in pieces:
             with _raw(part) as file:
-                for name, variable in file.variables.items():
-                    if name in axes or (dim not in variable.dimensions and start):
-                        continue
-                    place = _where(variable.dimensions, variable.shape, dim, start)
+                for name, variable, place in _small_variables(file, dim, start, axes):
                     values, copied = np.asarray(variable[...]), np.asarray(merged[name][place])
                     # Texts are objects, and NaN are compared by their bytes.
                     is_text = values.dtype == object
                     if not (np.array_equal(values, copied) if is_text else values.tobytes() == copied.tobytes()):
                         raise _damage(name, f"other values than those of {part.name}")
     with library(), hdf5_file(scratch) as merged:
-        for start, part in zip(_starts(lengths), parts, strict=True):
+        for start, part in pieces:
             with hdf5_file(part) as file:
                 for name, axis in axes.items():
                     piece, whole = file[name], merged[name]
@@ -232,16 +220,10 @@ def _same_chunks(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int
         return False
     chunk, end = whole.chunks[axis], start + piece.shape[axis]
     is_aligned = start % chunk == 0 and (end % chunk == 0 or end == whole.shape[axis])
-    return is_aligned and _filters(piece) == _filters(whole) and piece.id.get_num_chunks() == _count(piece)
-
-
-def _filters(dataset: h5py.Dataset) -> list[Any]:
-    properties = dataset.id.get_create_plist()
-    return [(entry[0], entry[2]) for entry in map(properties.get_filter, range(properties.get_nfilters()))]
-
-
-def _count(dataset: h5py.Dataset) -> int:
-    return math.prod(-(-n // size) for n, size in zip(dataset.shape, dataset.chunks, strict=True))
+    properties = [dataset.id.get_create_plist() for dataset in (piece, whole)]
+    filters = [[plist.get_filter(i)[::2] for i in range(plist.get_nfilters())] for plist in properties]
+    count = math.prod(-(-n // size) for n, size in zip(piece.shape, piece.chunks, strict=True))
+    return is_aligned and filters[0] == filters[1] and piece.id.get_num_chunks() == count
 
 
 def _describe(scratch: Path) -> None:
