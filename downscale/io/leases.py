@@ -152,7 +152,8 @@ def require_no_run(target: Path) -> None:
     """Raise an OutputError if a run holds the lock of an output."""
     path = lock_path(target)
     facts = _facts(path)
-    if path.exists() and not _abandoned(path, facts):
+    is_local = facts.get("host") == this_host() and isinstance(facts.get("pid"), int)
+    if path.exists() and (not is_dead(this_host(), facts["pid"], path) if is_local else _beats(path)):
         pid, machine, since = (facts.get(key, "?") for key in ("pid", "machine", "since"))
         raise OutputError(
             f"expected no other run of {target}, received that of process {pid} on {machine} since {since}; wait for "
@@ -165,7 +166,13 @@ def _take(path: Path, target: Path, token: str) -> None:
     facts = {"host": this_host(), "machine": machine, "pid": os.getpid(), "token": token, "since": since}
     for _ in range(ATTEMPTS):
         try:
-            _write(path, json.dumps(facts))
+            with path.open("x", encoding="utf-8") as file:
+                try:
+                    file.write(json.dumps(facts))
+                    file.flush()
+                except OSError:
+                    path.unlink(missing_ok=True)
+                    raise
             return
         except FileExistsError:
             require_no_run(target)
@@ -174,17 +181,6 @@ def _take(path: Path, target: Path, token: str) -> None:
             reason = error.strerror or error
             raise OutputError(f"expected to write {path}, received: {reason}; free space or choose another") from error
     raise OutputError(f"expected to lock {target}, received a lock that others take at once; try again")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a new file atomically."""
-    with path.open("x", encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
 
 
 def _put_away(path: Path, token: str) -> None:
@@ -200,18 +196,10 @@ def _put_away(path: Path, token: str) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    try:
+    with suppress(OSError, ValueError, RecursionError):
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _abandoned(path: Path, facts: dict[str, Any]) -> bool:
-    """Return whether the run that holds a lock is dead."""
-    if facts.get("host") == this_host() and isinstance(facts.get("pid"), int):
-        return is_dead(this_host(), facts["pid"], path)
-    return not _beats(path)
+        return facts if isinstance(facts, dict) else {}
+    return {}
 
 
 def _beats(path: Path) -> bool:

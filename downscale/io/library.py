@@ -42,8 +42,17 @@ class Library:
     def acquire(self, blocking: bool = True) -> bool:
         """Acquire the lock, again if this thread holds it; return whether it was acquired."""
         depth = getattr(self._own, "depth", 0)
-        if depth == 0 and not (NETCDF4_PYTHON_LOCK.acquire() if blocking else _taken_at_once()):
-            return False
+        if depth == 0 and blocking:
+            NETCDF4_PYTHON_LOCK.acquire()
+        elif depth == 0:
+            # Early versions of xarray keep a part of the locks if another is held.
+            held: list[Any] = []
+            for lock in NETCDF4_PYTHON_LOCK.locks:  # type: ignore[attr-defined]
+                if not lock.acquire(False):
+                    for held_lock in reversed(held):
+                        held_lock.release()
+                    return False
+                held.append(lock)
         self._own.depth = depth + 1
         return True
 
@@ -52,21 +61,14 @@ class Library:
         try:
             if self._own.depth == 1 and self.dropped:
                 with shielded():
-                    self._close_dropped()
+                    while self.dropped:
+                        # Files opened for reading: no data are lost if one cannot be closed.
+                        with suppress(OSError, RuntimeError):
+                            self.dropped.popleft().end()
         finally:
             self._own.depth -= 1
             if self._own.depth == 0:
                 NETCDF4_PYTHON_LOCK.release()
-
-    def put_aside(self, file: LazyFile) -> None:
-        """Let the next release of the lock close a file; never waits."""
-        self.dropped.append(file)
-
-    def _close_dropped(self) -> None:
-        while self.dropped:
-            # Files opened for reading: no data are lost if one cannot be closed.
-            with suppress(OSError, RuntimeError):
-                self.dropped.popleft().end()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -94,18 +96,6 @@ class Library:
 LIBRARY = Library()
 
 
-def _taken_at_once() -> bool:
-    """Acquire xarray's locks if none of them is held; early versions of xarray keep a part of them otherwise."""
-    locks: list[Any] = []
-    for lock in NETCDF4_PYTHON_LOCK.locks:  # type: ignore[attr-defined]
-        if not lock.acquire(False):
-            for held_lock in reversed(locks):
-                held_lock.release()
-            return False
-        locks.append(lock)
-    return True
-
-
 class LazyFile(CachingFileManager[Any]):
     """A lazily read file, closed under the lock of the libraries once nothing refers to it."""
 
@@ -115,7 +105,7 @@ class LazyFile(CachingFileManager[Any]):
 
     def __del__(self) -> None:
         # The garbage collector may call this in a thread that holds any lock: it must not wait.
-        LIBRARY.put_aside(self)
+        LIBRARY.dropped.append(self)
         if threading.get_ident() == self._opened_in and LIBRARY.acquire(blocking=False):
             LIBRARY.release()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,21 +124,14 @@ class _Masked(BackendArray):
 def mask_missing(ds: xr.Dataset, file: str) -> xr.Dataset:
     """Return a decoded Dataset, lazily, whose fields are NaN where the file's metadata mark values as missing."""
     variables = {}
-    for name, variable in ds.data_vars.items():
-        rule = missing_rule(str(name), variable.variable, file)
+    for name, v in ((name, array.variable) for name, array in ds.data_vars.items()):
+        rule = missing_rule(str(name), v, file)
         if rule is not None:
-            variables[name] = _through(variable.variable, rule)
+            data: Any = LazilyIndexedArray(_Masked(v, rule))
+            if v.chunks is not None:
+                data = da.map_blocks(rule, v.data, dtype=v.dtype, meta=np.empty((0,) * v.ndim, v.dtype))
+            variables[name] = xr.Variable(v.dims, data, v.attrs, v.encoding, fastpath=True)
     return ds.assign(variables) if variables else ds
-
-
-def _through(variable: xr.Variable, rule: Rule) -> xr.Variable:
-    data: Any
-    if variable.chunks is not None:
-        meta = np.empty((0,) * variable.ndim, variable.dtype)
-        data = da.map_blocks(rule, variable.data, dtype=variable.dtype, meta=meta)
-    else:
-        data = LazilyIndexedArray(_Masked(variable, rule))
-    return xr.Variable(variable.dims, data, variable.attrs, variable.encoding, fastpath=True)
 
 
 def widen_floats(ds: xr.Dataset) -> xr.Dataset:
@@ -155,10 +149,15 @@ def widen_floats(ds: xr.Dataset) -> xr.Dataset:
 
 def missing_rule(name: str, variable: xr.Variable, file: str) -> Rule | None:
     """Return the rule for missing values of a decoded variable that its reader does not mask, or None."""
-    if variable.dtype.kind not in "fiu" or not variable.ndim or _is_position(variable):
+    units = str(variable.attrs.get("units", ""))
+    is_position = variable.attrs.get("standard_name") in POSITIONS or re.fullmatch(DIRECTION, units)
+    if variable.dtype.kind not in "fiu" or not variable.ndim or is_position:
         return None
     stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
-    scale, offset = _number(variable, "scale_factor", 1.0), _number(variable, "add_offset", 0.0)
+    scale, offset = 1.0, 0.0
+    with suppress(TypeError, ValueError, IndexError):
+        scale = float(np.ravel(variable.encoding.get("scale_factor", 1.0))[0])
+        offset = float(np.ravel(variable.encoding.get("add_offset", 0.0))[0])
     is_packed = scale != 1.0 or offset != 0.0
     slack = 0.5 * abs(scale) if is_packed and stored.kind in "iu" else 0.0
     rule = Rule(name, file, slack=slack)
@@ -174,18 +173,6 @@ def missing_rule(name: str, variable: xr.Variable, file: str) -> Rule | None:
     if rule.fill is None and not rule.others and not (np.isfinite(rule.low) or np.isfinite(rule.high)):
         return None
     return rule
-
-
-def _is_position(variable: xr.Variable) -> bool:
-    units = str(variable.attrs.get("units", ""))
-    return variable.attrs.get("standard_name") in POSITIONS or re.fullmatch(DIRECTION, units) is not None
-
-
-def _number(variable: xr.Variable, key: str, usual: float) -> float:
-    try:
-        return float(np.ravel(variable.encoding.get(key, usual))[0])
-    except (TypeError, ValueError, IndexError):
-        return usual
 
 
 def _range(
@@ -206,16 +193,15 @@ def _range(
         if packed and not is_decoded:
             if str(variable.encoding.get("_Unsigned", "")).lower() == "true" and numbers.dtype.kind == "i":
                 numbers = numbers.astype(f"u{numbers.dtype.itemsize}")
-            numbers = np.sort(numbers.astype("f8") * scale + offset)
-            ends = (numbers[0] - 0.5 * abs(scale), numbers[-1] + 0.5 * abs(scale))
+            numbers = np.sort(numbers.astype("f8") * scale + offset) + 0.5 * abs(scale) * np.array([-1, 1])
         elif variable.dtype.kind == "f":
-            rounded = numbers.astype(variable.dtype)
-            ends = (float(rounded[0]), float(rounded[-1]))
-        else:
-            ends = (float(numbers[0]), float(numbers[-1]))
-        lower = key != "valid_max" if not packed or is_decoded or scale > 0 else key != "valid_min"
-        upper = key != "valid_min" if not packed or is_decoded or scale > 0 else key != "valid_max"
-        low, high = (max(low, ends[0]) if lower else low), (min(high, ends[1]) if upper else high)
+            numbers = numbers.astype(variable.dtype)
+        # A negative scale exchanges the ends.
+        is_reversed = packed and not is_decoded and scale < 0
+        if key != ("valid_min" if is_reversed else "valid_max"):
+            low = max(low, float(numbers[0]))
+        if key != ("valid_max" if is_reversed else "valid_min"):
+            high = min(high, float(numbers[-1]))
     return (low, high) if low < high else (-np.inf, np.inf)
 
 
