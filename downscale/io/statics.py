@@ -200,19 +200,15 @@ def _with_cells_of(static: xr.Dataset, there: Horizontal, grid: Any) -> Horizont
     axes = []
     for name, axis, fine in zip(there.dims, (there.grid.y, there.grid.x), (grid.y, grid.x), strict=True):
         centres = static[name].values * there.unit
-        has_lost_bounds = lost_bounds(static, name) is not None
-        is_comparable = (
-            has_lost_bounds and isinstance(fine, CellAxis) and axis.kind == fine.kind and axis.size == fine.size
-        )
-        if (
-            is_comparable
-            and np.abs(centres - fine.centres).max() <= COVERAGE_TOLERANCE * np.abs(np.diff(fine.edges)).min()
-        ):
-            axes.append(fine)
-            continue
-        if bounds_in(static, name) is None:
+        is_alike = isinstance(fine, CellAxis) and axis.kind == fine.kind and axis.size == fine.size
+        if is_alike and lost_bounds(static, name) is not None:
+            slack = COVERAGE_TOLERANCE * np.abs(np.diff(fine.edges)).min()
+            is_alike = np.abs(centres - fine.centres).max() <= slack
+        else:
+            is_alike = False
+        if not is_alike and bounds_in(static, name) is None:
             require_known(unknown_cells(static, name, centres, axis.kind))
-        axes.append(axis)
+        axes.append(fine if is_alike else axis)
     is_unchanged = axes[0] is there.grid.y and axes[1] is there.grid.x
     return there if is_unchanged else replace(there, grid=there.grid.with_axes(*axes))
 

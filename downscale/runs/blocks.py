@@ -41,6 +41,9 @@ WORDS = re.compile(r"\s*(\d+)\s*(?:(year|month|day)s?)?\s*")
 # Default block size in bytes of fine output.
 BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 128_000_000
 FEWEST_BLOCKS = 8
+# Arguments of a recipe that name files, by its sections.
+PATHS = {"input": ("path",), "output": ("path",), "downscale": ("mask", "sftlf", "target_grid", "method"),
+         "statics": ("orog",)}  # fmt: skip
 SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5")
 
 
@@ -95,28 +98,18 @@ def record_of(ds: xr.Dataset) -> Record:
     """Return the record of a Dataset; reads only coordinates."""
     name = time_name(ds)
     if name is not None and ds[name].ndim == 1:
-        return Record(str(ds[name].dims[0]), ds[name].size, _middles(ds, name), _digits(ds, name))
+        dates, pairs = values_of(ds[name].variable), date_bounds(ds, name)
+        if pairs is not None and pairs.dtype.kind in "MO":
+            # A mean stamped at the end of its period belongs to the year before.
+            dates = np.asarray(pairs[:, 0] + (pairs[:, 1] - pairs[:, 0]) // 2)
+        lengths = steps(ds, name)
+        is_daily = not lengths.size or lengths.min() >= 1
+        digits = DIGITS.get(str(frequency(ds)), DIGITS["day"] if is_daily else ALL_DIGITS)
+        return Record(str(ds[name].dims[0]), ds[name].size, dates, digits)
     fields = [field for field in ds.data_vars.values() if set(horizontal(ds, guess=True).dims) <= set(field.dims)]
     if any("time" in field.dims for field in fields):
         return Record("time", ds.sizes["time"], None)
     return Record(None, 1, None)
-
-
-def _middles(ds: xr.Dataset, name: str) -> NDArray[Any]:
-    """Return dates inside the period of each step: a mean stamped at its end belongs to the year before."""
-    stamps = values_of(ds[name].variable)
-    pairs = date_bounds(ds, name)
-    if pairs is None or pairs.dtype.kind not in "MO":
-        return stamps
-    return np.asarray(pairs[:, 0] + (pairs[:, 1] - pairs[:, 0]) // 2)
-
-
-def _digits(ds: xr.Dataset, name: str) -> int:
-    word = frequency(ds)
-    if word in DIGITS:
-        return DIGITS[word]
-    lengths = steps(ds, name)
-    return DIGITS["day"] if not lengths.size or lengths.min() >= 1 else ALL_DIGITS
 
 
 def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
@@ -291,12 +284,11 @@ def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan
         record = Record(None, 1, None)
     blocks = cut(record, default_blocks(plan.output_bytes, record.size) if output.blocks is None else output.blocks)
     target = Path(output.path).expanduser()
-    if not output.merge:
-        paths = [block.path(target) for block in blocks]
-    elif len(blocks) == 1:
+    paths = [block.path(target) for block in blocks]
+    if output.merge and len(blocks) == 1:
         paths = [target]
-    else:
-        paths = [blocks_folder(target) / block.path(target).name for block in blocks]
+    elif output.merge:
+        paths = [blocks_folder(target) / path.name for path in paths]
         packing = output.packing
         if SHORT in (packing.values() if isinstance(packing, dict) else [packing]):
             raise OptionError(
@@ -311,30 +303,18 @@ def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan
 def absolute(recipe: Recipe) -> Recipe:
     """Return a recipe with absolute paths."""
 
-    def full(name: Any, only_files: bool = False) -> Any:
+    def full(key: str, name: Any) -> Any:
         if isinstance(name, list):
-            return [full(item) for item in name]
+            return [full(key, item) for item in name]
         if not isinstance(name, str) or name.startswith(SAMPLE) or address_of(name) is not None:
             return name
-        if only_files and not Path(name).expanduser().exists():
-            return name
-        return os.path.abspath(os.path.expanduser(name))
+        path = os.path.expanduser(name)
+        is_word = not name.endswith(SUFFIX) if key == "method" else key == "target_grid" and not os.path.exists(path)
+        return name if is_word else os.path.abspath(path)
 
-    method = recipe.downscale.method
-    changes: dict[str, Any] = {
-        "input": recipe.input.model_copy(update={"path": full(recipe.input.path)}),
-        "output": recipe.output.model_copy(update={"path": full(recipe.output.path)}),
-        "downscale": recipe.downscale.model_copy(
-            update={
-                "mask": full(recipe.downscale.mask),
-                "sftlf": full(recipe.downscale.sftlf),
-                "target_grid": full(recipe.downscale.target_grid, True),
-                "method": full(method) if method.endswith(SUFFIX) else method,
-            }
-        ),
-    }
-    if recipe.statics is not None:
-        changes["statics"] = recipe.statics.model_copy(update={"orog": full(recipe.statics.orog)})
+    sections = {name: getattr(recipe, name) for name in PATHS if getattr(recipe, name) is not None}
+    changes = {name: section.model_copy(update={key: full(key, getattr(section, key)) for key in PATHS[name]})
+               for name, section in sections.items()}  # fmt: skip
     return recipe.model_copy(update=changes)
 
 
