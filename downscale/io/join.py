@@ -252,14 +252,11 @@ def _place_on_grids(part: Part, coordinates: Coordinates) -> tuple[tuple[Any, ..
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Return whether coordinates are equal within rounding."""
-    if one.shape != other.shape:
-        return False
-    if one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
-        return bool(np.array_equal(one, other))
-    a, b = one.astype("f8"), other.astype("f8")
-    if not (np.isnan(a) == np.isnan(b)).all():
-        return False
-    return bool((np.abs(a - b) <= _rounding(a))[np.isfinite(a)].all())
+    slack = 0.0
+    if one.dtype.kind in "fiu" and other.dtype.kind in "fiu":
+        one, other = one.astype("f8"), other.astype("f8")
+        slack = _rounding(one)
+    return one.shape == other.shape and bool(_equal_values(one, other, slack).all())
 
 
 def _rounding(values: NDArray[np.float64]) -> float:
@@ -474,7 +471,7 @@ def _require_equal(
 
 
 def _equal_values(a: NDArray[Any], b: NDArray[Any], step: float) -> NDArray[Any]:
-    if a.dtype.kind not in "fiu":
+    if a.dtype.kind not in "fiu" or b.dtype.kind not in "fiu":
         return np.asarray(a == b)
     with np.errstate(invalid="ignore"):
         return np.asarray((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= step))

@@ -25,45 +25,21 @@ ATTEMPTS = 5
 LISTEN_SECONDS, POLL_SECONDS = 2.5 * BEAT_SECONDS, 0.2
 
 
-class _Beats:
-    """One thread that touches files as long as there are any."""
-
-    def __init__(self) -> None:
-        self.paths: set[Path] = set()
-        self.lock = threading.Lock()
-        self.stop = threading.Event()
-
-    def add(self, path: Path) -> None:
-        with self.lock:
-            if not self.paths:
-                self.stop = threading.Event()
-                threading.Thread(target=self.run, args=(self.stop,), name="signs-of-life", daemon=True).start()
-            self.paths.add(path)
-
-    def drop(self, path: Path) -> None:
-        with self.lock:
-            self.paths.discard(path)
-            if not self.paths:
-                self.stop.set()
-
-    def run(self, stop: threading.Event) -> None:
-        while not stop.wait(BEAT_SECONDS):
-            for path in list(self.paths):
-                with suppress(OSError):
-                    os.utime(path)
-
-
-_BEATS = _Beats()
-
-
 @contextmanager
 def keep_alive(path: Path) -> Iterator[None]:
     """Touch a file or folder regularly within this block, if it exists."""
-    _BEATS.add(path)
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(BEAT_SECONDS):
+            with suppress(OSError):
+                os.utime(path)
+
+    threading.Thread(target=beat, name="signs-of-life", daemon=True).start()
     try:
         yield
     finally:
-        _BEATS.drop(path)
+        stop.set()
 
 
 @contextmanager
