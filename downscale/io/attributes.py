@@ -211,7 +211,7 @@ def parse_profile(profile: Any) -> tuple[str | None, dict[str, Any]]:
     return name, attrs
 
 
-def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], user_attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the global attributes of the profile "cordex-esd"."""
     name = _one_field(ds)
     # A regional input names its driver; a global one is the driver itself.
@@ -226,7 +226,7 @@ def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[
     archive_attrs = {
         **input_attrs,
         **{key: value for key, value in derived_attrs.items() if value is not None},
-        **given,
+        **user_attrs,
     }
     if "source_id" not in archive_attrs and {"esd_method_id", "training_id"} <= archive_attrs.keys():
         archive_attrs["source_id"] = f"{archive_attrs['esd_method_id']}-{archive_attrs['training_id']}"
@@ -240,14 +240,14 @@ def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], given: Mapping[
     return archive_attrs
 
 
-def archive_encodings(made: Encodings, ds: xr.Dataset) -> Encodings:
+def archive_encodings(encodings_by_name: Encodings, ds: xr.Dataset) -> Encodings:
     """Return encodings in the types of the archive: fields in single precision, coordinates and times in double."""
-    for name, encoding in made.items():
+    for name, encoding in encodings_by_name.items():
         if name in fields_of(ds):
             encoding.update(dtype="float32", missing_value=np.float32(FILL_VALUE), _FillValue=np.float32(FILL_VALUE))
         elif "units" in encoding or (name in ds.coords and ds[name].dtype.kind == "f"):
             encoding["dtype"] = "float64"
-    return made
+    return encodings_by_name
 
 
 def _one_field(ds: xr.Dataset) -> str:

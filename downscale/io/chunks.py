@@ -164,13 +164,13 @@ class _Buffers(threading.local):
     """Memory reused by a thread: fresh pages cost more than the arithmetic."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Array] = {}
+        self.arrays: dict[str, Array] = {}
 
     def of(self, use: str, nbytes: int) -> Array:
         """Return ``nbytes`` bytes for a use."""
-        if use not in self.kept or self.kept[use].nbytes < nbytes:
-            self.kept[use] = np.empty(nbytes, dtype=np.uint8)
-        return self.kept[use][:nbytes]
+        if use not in self.arrays or self.arrays[use].nbytes < nbytes:
+            self.arrays[use] = np.empty(nbytes, dtype=np.uint8)
+        return self.arrays[use][:nbytes]
 
 
 buffers = _Buffers()

@@ -139,22 +139,22 @@ def _no_way(path: str, part: str, origin: str) -> OptionError:
 
 
 def read_recipe(
-    kind: type[BlockT], given: str | Path | Mapping[str, Any] | BlockT, change: Mapping[str, Any] | None = None
+    kind: type[BlockT], source: str | Path | Mapping[str, Any] | BlockT, change: Mapping[str, Any] | None = None
 ) -> BlockT:
     """Return a recipe from a YAML file, its content or a recipe, with values changed by the path of their key.
 
     Raises an InputError if the file is missing or not YAML, and an OptionError that names the path of a faulty key.
     """
-    if isinstance(given, kind) and not change:
-        return given
-    if isinstance(given, str | Path):
-        origin, content = str(Path(given).expanduser()), read_yaml(given)
-    elif isinstance(given, Mapping):
-        origin, content = "recipe", dict(given)
-    elif isinstance(given, kind):
-        origin, content = "recipe", given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if isinstance(source, kind) and not change:
+        return source
+    if isinstance(source, str | Path):
+        origin, content = str(Path(source).expanduser()), read_yaml(source)
+    elif isinstance(source, Mapping):
+        origin, content = "recipe", dict(source)
+    elif isinstance(source, kind):
+        origin, content = "recipe", source.model_dump(mode="json", by_alias=True, exclude_unset=True)
     else:
-        raise InputError(f"expected a recipe: a YAML file or its content, received {type(given).__name__}")
+        raise InputError(f"expected a recipe: a YAML file or its content, received {type(source).__name__}")
     return checked(kind, laid_over(content, change or {}, origin), origin)
 
 

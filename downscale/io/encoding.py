@@ -192,7 +192,7 @@ def _areas(ds: xr.Dataset) -> set[str]:
     return _referred(ds, "cell_measures")
 
 
-def companions(ds: xr.Dataset) -> set[str]:
+def auxiliary_variables(ds: xr.Dataset) -> set[str]:
     """Return names of auxiliary variables: bounds, cell areas, grid mappings, terms of formulas.
 
     Fields that others refer to, such as the surface pressure of hybrid levels, remain fields.
@@ -211,7 +211,7 @@ def _is_coordinate(ds: xr.Dataset, name: str) -> bool:
 
 def fields_of(ds: xr.Dataset) -> list[str]:
     """Return the names of the fields of a Dataset from :func:`cf_ready`: floats that are not auxiliary variables."""
-    related = companions(ds)
+    related = auxiliary_variables(ds)
     return [str(n) for n, v in ds.data_vars.items() if v.dtype.kind == "f" and n not in related and v.ndim]
 
 
@@ -220,7 +220,7 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
 
     Encodings of ``ds`` itself are cleared; only units, calendar and type of times are inherited.
     """
-    related = companions(ds)
+    related = auxiliary_variables(ds)
     encodings_by_name: Encodings = {}
     times = time_encodings(ds)
     for name, variable in ds.variables.items():
@@ -271,36 +271,38 @@ def _horizontal(ds: xr.Dataset, name: str) -> str | None:
     return " ".join(words) if name in _areas(ds) and words else None
 
 
-def merge_encodings(made: Encodings, ds: xr.Dataset, asked: Mapping[str, Mapping[str, Any]] | None) -> Encodings:
+def merge_encodings(
+    encodings_by_name: Encodings, ds: xr.Dataset, overrides: Mapping[str, Mapping[str, Any]] | None
+) -> Encodings:
     """Return encodings overridden by those of the user."""
-    for name, encoding in (asked or {}).items():
-        if name not in made:
-            raise OptionError(f"expected encoding of a variable among {listing(made)}, received {name!r}")
+    for name, encoding in (overrides or {}).items():
+        if name not in encodings_by_name:
+            raise OptionError(f"expected encoding of a variable among {listing(encodings_by_name)}, received {name!r}")
         _require_legal(name, encoding, ds[name])
         level = encoding.get("complevel")
         deflate = {} if level is None else {"zlib": level > 0, "shuffle": level > 0}
-        made[name] = {**made[name], **deflate, **encoding}
-    return made
+        encodings_by_name[name] = {**encodings_by_name[name], **deflate, **encoding}
+    return encodings_by_name
 
 
-def _require_legal(name: str, own: Mapping[str, Any], variable: xr.DataArray) -> None:
-    packed = [key for key in own if key in PACKED]
+def _require_legal(name: str, encoding: Mapping[str, Any], variable: xr.DataArray) -> None:
+    packed = [key for key in encoding if key in PACKED]
     if packed:
         raise OptionError(
             f"encoding of {name!r}: expected no {listing(packed)}, which change or relabel values; "
             f"pass packing={{{name!r}: 'int16'}} to pack them"
         )
-    unknown = [key for key in own if key not in LEGAL]
+    unknown = [key for key in encoding if key not in LEGAL]
     if unknown:
         raise OptionError(f"encoding of {name!r}: expected keys among {listing(LEGAL)}, received {listing(unknown)}")
-    if "dtype" in own and variable.dtype.kind == "f" and np.dtype(own["dtype"]).kind != "f":
+    if "dtype" in encoding and variable.dtype.kind == "f" and np.dtype(encoding["dtype"]).kind != "f":
         raise OptionError(
-            f"encoding of {name!r}: expected a floating-point dtype, received {own['dtype']!r}; "
+            f"encoding of {name!r}: expected a floating-point dtype, received {encoding['dtype']!r}; "
             f"pass packing={{{name!r}: 'int16'}} to pack values"
         )
-    if "complevel" in own:
-        require_level(own["complevel"])
-    sizes = own.get("chunksizes")
+    if "complevel" in encoding:
+        require_level(encoding["complevel"])
+    sizes = encoding.get("chunksizes")
     lengths = tuple(sizes) if isinstance(sizes, Iterable) else ()
     pairs = zip(lengths, variable.shape, strict=False)
     if sizes is not None and not (len(lengths) == variable.ndim and all(1 <= n <= most for n, most in pairs)):

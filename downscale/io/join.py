@@ -189,9 +189,9 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
     return ds
 
 
-def _same_meaning(units: Any, wanted: Any) -> bool:
+def _same_meaning(units: Any, expected: Any) -> bool:
     """Return whether units differ only in spelling; missing units are compatible with any."""
-    plain = [None if text is None else str(text).strip() for text in (units, wanted)]
+    plain = [None if text is None else str(text).strip() for text in (units, expected)]
     return plain[0] == plain[1] or (None not in plain and same_units(str(plain[0]), str(plain[1])))
 
 

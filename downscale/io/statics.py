@@ -62,27 +62,27 @@ def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
 
 
 def _picked(
-    given: Any, option: str, what: str, ranks: tuple[tuple[str, ...], ...], name: str | None = None
+    static: Any, option: str, what: str, ranks: tuple[tuple[str, ...], ...], name: str | None = None
 ) -> xr.Dataset:  # fmt: skip
     """Return the Dataset of one field of an option: by name, else by the first group of names with a match."""
-    if isinstance(given, (str, Path)):
+    if isinstance(static, (str, Path)):
         from downscale.io.read import open_dataset
 
-        given = open_dataset(given, chunks=None)
-    if isinstance(given, xr.DataArray):
-        return given.to_dataset(name=option if given.name is None or given.name in given.coords else given.name)
-    if not isinstance(given, xr.Dataset):
-        raise InputError(f"expected {option} to be a Dataset, a DataArray or a file, received {type(given).__name__}")
-    bounds = bounds_variables(given)
-    fields = [str(key) for key, v in given.data_vars.items() if v.ndim >= 2 and key not in bounds]
+        static = open_dataset(static, chunks=None)
+    if isinstance(static, xr.DataArray):
+        return static.to_dataset(name=option if static.name is None or static.name in static.coords else static.name)
+    if not isinstance(static, xr.Dataset):
+        raise InputError(f"expected {option} to be a Dataset, a DataArray or a file, received {type(static).__name__}")
+    bounds = bounds_variables(static)
+    fields = [str(key) for key, v in static.data_vars.items() if v.ndim >= 2 and key not in bounds]
     if name is not None and name not in fields:
         raise InputError(f"expected a field among {listing(fields)}, received {name!r}")
-    matches = ([key for key in fields if key in names or given[key].attrs.get("standard_name") in names]
+    matches = ([key for key in fields if key in names or static[key].attrs.get("standard_name") in names]
              for names in ranks)  # fmt: skip
     choice = [name] if name is not None else next(filter(None, matches), fields)
     if len(choice) != 1:
         raise InputError(f"expected one {what}, received {choice or 'none'}; pass that DataArray itself")
-    return select(given, choice[0])
+    return select(static, choice[0])
 
 
 def mask_on_grid(mask: xr.Dataset, grid: Any, where: Horizontal | None = None) -> Floats:

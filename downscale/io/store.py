@@ -91,11 +91,11 @@ def _encodings(out: Output) -> Encodings:
     return encodings
 
 
-def _aligned(ds: xr.Dataset, made: Encodings) -> xr.Dataset:
+def _aligned(ds: xr.Dataset, encodings: Encodings) -> xr.Dataset:
     """Return ``ds`` without Dask blocks that end inside a chunk of the store, which two tasks would write at once."""
     aligned = {}
     for name, variable in ds.variables.items():
-        pairs = list(zip(variable.chunks or (), made[str(name)].get("chunks", variable.shape), strict=False))
+        pairs = list(zip(variable.chunks or (), encodings[str(name)].get("chunks", variable.shape), strict=False))
         if any(length % size for block, size in pairs for length in block[:-1]):
             lengths = [max(max(block) // size, 1) * size for block, size in pairs]
             aligned[name] = variable.chunk(dict(zip(variable.dims, lengths, strict=True)))

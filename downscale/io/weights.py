@@ -320,7 +320,7 @@ def _check_links(name: str, *sides: Any) -> None:
 
 
 def _side(
-    ds: xr.Dataset, names: GridNames, given: Shape | None, word: str, unit: str
+    ds: xr.Dataset, names: GridNames, user_shape: Shape | None, word: str, unit: str
 ) -> tuple[Shape, Cells | None]:  # fmt: skip
     """Return the shape of a grid, and its centres, corners and areas in degrees or metres if the file has them.
 
@@ -328,11 +328,12 @@ def _side(
     """
     name, size = names.shape, names.size
     known = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
-    shape = given if known is None else known
+    shape = user_shape if known is None else known
     if shape is None:
         raise ShapeError(f"expected {name} in the weights, received none; pass {word}_shape=(n_y, n_x)")
-    if given is not None and tuple(given) != tuple(shape):
-        raise ShapeError(f"expected the {word} shape of the weights, {known}, received {tuple(given)}; leave it out")
+    if user_shape is not None and tuple(user_shape) != tuple(shape):
+        line = f"expected the {word} shape of the weights, {known}, received {tuple(user_shape)}; leave it out"
+        raise ShapeError(line)
     shape = tuple(shape)
     if size in ds.sizes and int(np.prod(shape)) != ds.sizes[size]:
         raise ShapeError(f"expected {ds.sizes[size]} {word} cells ({size}), received the shape {shape}; check {name}")

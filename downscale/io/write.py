@@ -26,8 +26,8 @@ from downscale.io.encoding import (
     Encodings,
     Packing,
     areas_first,
+    auxiliary_variables,
     cf_ready,
-    companions,
     encodings,
     enough_bits,
     fields_of,
@@ -143,7 +143,7 @@ def write_checked(
 def _chunked_fields(out: Output) -> list[str]:
     """Return the names of the fields that are stored in chunks; areas of large grids are stored like fields."""
     ds = out.ds
-    auxiliary = {name for name in companions(ds) if ds[name].chunks is None or name not in area_names(ds)}
+    auxiliary = {name for name in auxiliary_variables(ds) if ds[name].chunks is None or name not in area_names(ds)}
     names = [str(name) for name in ds.data_vars if out.encodings[str(name)].get("chunksizes") is not None]
     return [name for name in names if name not in auxiliary]
 

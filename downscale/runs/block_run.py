@@ -51,7 +51,7 @@ COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "valu
 
 
 @dataclass(frozen=True)
-class How:
+class BlockOptions:
     """Options for the computation of blocks.
 
     ``resume`` keeps blocks that verify; ``cluster`` is a profile of the recipe, "local", "slurm", "pbs", a cluster of
@@ -107,7 +107,7 @@ def block_work(blocks: BlockPlan, index: int, recipe: Recipe, resume: bool, opti
     )  # fmt: skip
 
 
-def choose_blocks(blocks: BlockPlan, how: How) -> list[int]:
+def choose_blocks(blocks: BlockPlan, how: BlockOptions) -> list[int]:
     """Return the indices of the selected blocks; raises OptionError if the number is not that of a block."""
     indices = list(range(len(blocks.blocks)))
     if how.block is not None and how.block not in indices:
@@ -115,7 +115,7 @@ def choose_blocks(blocks: BlockPlan, how: How) -> list[int]:
     return indices if how.block is None else [how.block]
 
 
-def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How) -> Result:
+def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: BlockOptions) -> Result:
     """Compute all missing blocks, merge them if requested, and return the report; ``names`` are the variables.
 
     If a signal, a lost cluster or an invalid block ends the run, finished blocks are kept.
@@ -137,7 +137,7 @@ def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: How
 
 
 @contextmanager
-def lock_outputs(blocks: BlockPlan, how: How) -> Iterator[None]:
+def lock_outputs(blocks: BlockPlan, how: BlockOptions) -> Iterator[None]:
     """Lock all blocks, or one, against other runs, or raise OutputError; remove the folder of blocks if it is empty."""
     # The folder of the result exists before that of the blocks.
     names = [blocks.target.with_name(path.name) for path in blocks.paths]
@@ -183,7 +183,7 @@ def _stoppable(blocks: BlockPlan) -> Iterator[None]:
         _shared_by_blocks.cache_clear()
 
 
-def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: How, chosen: list[int]) -> list[dict[str, Any]]:
+def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: BlockOptions, chosen: list[int]) -> list[dict[str, Any]]:
     """Compute the selected blocks, and return their check reports as plain values."""
     cluster = how.cluster or ("local" if (how.workers or 1) > 1 and recipe.dask.use is None else None)
     profile = profile_of(cluster, recipe.dask)

@@ -112,7 +112,7 @@ def record_of(ds: xr.Dataset) -> Record:
     return Record(None, 1, None)
 
 
-def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
+def parse_blocks(length: int | str) -> int | tuple[int, str]:
     """Return a number of steps, or a number and a unit of the calendar.
 
     Examples
@@ -120,10 +120,10 @@ def parse_blocks(wanted: int | str) -> int | tuple[int, str]:
     >>> parse_blocks("5 years"), parse_blocks("12"), parse_blocks(12)
     ((5, 'year'), 12, 12)
     """
-    match = WORDS.fullmatch(str(wanted))
-    if match and int(match[1]) and not isinstance(wanted, bool):
+    match = WORDS.fullmatch(str(length))
+    if match and int(match[1]):
         return (int(match[1]), match[2]) if match[2] else int(match[1])
-    raise OptionError(f'expected blocks as a number of steps or as "5 years", "1 month", received {wanted!r}')
+    raise OptionError(f'expected blocks as a number of steps or as "5 years", "1 month", received {length!r}')
 
 
 def cut(record: Record, wanted: int | str) -> list[Block]:

@@ -24,7 +24,7 @@ from downscale.plot.figures import compare
 from downscale.plot.style import check_path
 from downscale.report.page import Outcome, draw_pictures, facts_path, write_report
 from downscale.request import Request
-from downscale.runs.block_run import How, choose_blocks, lock_outputs, run_blocks
+from downscale.runs.block_run import BlockOptions, choose_blocks, lock_outputs, run_blocks
 from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
@@ -77,13 +77,14 @@ def run(
     start = time.perf_counter()
     recipe = read_recipe(Recipe, recipe, change)
     overwrite = overwrite or recipe.output.overwrite
-    how = How(resume, cluster, workers, block)
+    how = BlockOptions(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
     outcome = Outcome(recipe, plan_request(coarse, request), command=command)
     outcome.stages["open and plan"] = time.perf_counter() - start
     blocks = None
-    if how != How() or recipe.output.blocks is not None or recipe.dask.use is not None or not recipe.output.merge:
+    output = recipe.output
+    if how != BlockOptions() or output.blocks is not None or recipe.dask.use is not None or not output.merge:
         blocks = plan_blocks(recipe, coarse, request, outcome.plan)
         outcome.blocks = len(blocks.blocks)
         note = f"{blocks}, about {block_size(blocks, outcome.plan)} each"
@@ -119,7 +120,7 @@ def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
     remove_manifest(target.expanduser())
 
 
-def _in_blocks(outcome: Outcome, coarse: xr.Dataset, blocks: BlockPlan, how: How, overwrite: bool) -> None:
+def _in_blocks(outcome: Outcome, coarse: xr.Dataset, blocks: BlockPlan, how: BlockOptions, overwrite: bool) -> None:
     """Compute and write block after block."""
     inputs = inputs_of(outcome.recipe, coarse)
     indices = choose_blocks(blocks, how)
