@@ -268,9 +268,9 @@ class Request:
 ARGUMENTS: dict[str, Argument] = {one.name: one.metadata["argument"] for one in fields(Request)}
 
 
-def require_legal(name: str, value: Any) -> None:
-    """Raise an OptionError if a value of this argument is not legal."""
-    expected = ARGUMENTS[name].expects(value)
+def require_legal(name: str, value: Any, expects: Callable[[Any], str | None] | None = None) -> None:
+    """Raise an OptionError if a value of this argument is not legal, by its declaration if ``expects`` is None."""
+    expected = (expects or ARGUMENTS[name].expects)(value)
     if expected is not None:
         raise OptionError(f"expected {called(name)} to be {expected}, received {value!r}")
 

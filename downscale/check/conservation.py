@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,28 +11,34 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.bounds import bounds_variables
+from downscale.api import downscale
+from downscale.cf.bounds import bounds_name, bounds_variables
 from downscale.cf.coordinates import horizontal_variables, read_areas, select, warn_of_misfit
 from downscale.cf.dates import Clock
-from downscale.cf.horizontal import Horizontal, XarrayObject, as_dataset, horizontal
+from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.cf.kinds import direction_reason, is_categorical
-from downscale.cf.quantities import is_number, is_sign_unknown, quantity_of, variable_bounds
+from downscale.cf.quantities import is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.units import convert, read_units
-from downscale.check.comparison import Aligned, Nested, Overlapping, aligned, build_comparison, cell_place
-from downscale.check.expected import Expected, is_plain
+from downscale.check.comparison import Comparison, Nested, Overlapping, cell_place, compare_fields
 from downscale.conservation.measures import combine_all, counted_line, default_tolerance, negative_line
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
 from downscale.methods.footprint import seen_through
-from downscale.options import option
+from downscale.options import one_of, option
+from downscale.request import called, require_legal
 
-LAWS = ("cell", "total")
-QUANTITIES = ("intensive", "extensive", None)
-Quantity = str | Mapping[str, str] | None
+LAWS = one_of("cell", "total")
 # Times stored as floating-point days since a distant date differ by microseconds.
 SAME_TIME = np.timedelta64(1, "ms")
+# Methods that may have produced a file: smooth ones first, then conservative remapping.
+METHODS = ("sobolev", "conservative", "bilinear")
+# Other methods, if a file names one of them.
+RECORDED = (*METHODS, "bicubic")
+TERRAIN = ("lapse_rate=", "terrain_penalty(")
+# Settings that this package records in its files.
+SETTINGS = re.compile(r"method=(?P<method>\w+)(?:, taps=(?P<taps>\d+) order=(?P<order>[\d.]+))?")
 
 
 def check_conservation(
@@ -42,7 +49,7 @@ def check_conservation(
     tolerance: float | None = None,
     bounds: Any = "auto",
     data_vars: Any = None,
-    quantity: str | Mapping[str, str] | None = None,
+    quantity: Any = None,
     mask: Any = None,
     na_thres: float = 1.0,
     footprint: Any = None,
@@ -92,44 +99,33 @@ def check_conservation(
     OptionError
         If an option is not legal.
     """
-    _require_legal(law, tolerance, quantity)
-    pair, comparison = _compare_fields(coarse, fine, quantity, mask, na_thres)
-    coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
+    require_legal("law", law, LAWS)
+    for key, value in (("tolerance", tolerance), ("quantity", quantity), ("na_thres", na_thres)):
+        require_legal(key, value)
+    comparison = compare_fields(coarse, fine, quantity, mask, na_thres)
     reports = {}
-    for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, data_vars):
-        field, own = in_one_unit(name, coarse_dataset[name], comparison)
-        _require_one_time(name, field, own.fine[name])
-        own, areas = _with_own_areas(coarse_dataset, fine_dataset, own, at_coarse, at_fine, name)
-        own = own if footprint is None else _through(own, name, footprint, field, quantity)
-        expected = Expected(coarse_dataset, name, mask, na_thres, _asked(quantity, name))
-        report = _variable_report(name, field, own, law, tolerance, bounds, quantity, expected)
+    for name in _shared_variables(comparison, data_vars):
+        own = _in_one_unit(comparison, name)
+        _require_one_time(name, own.coarse[name], own.fine[name])
+        own, areas = _with_own_areas(own, name)
+        asked = quantity.get(name) if isinstance(quantity, Mapping) else quantity
+        extensive = (asked or quantity_of(own.coarse[name])) == "extensive"
+        own = own if footprint is None else _blurred(own, name, footprint, extensive)
+        settings = {"mask": mask, "na_thres": na_thres, "quantity": asked}
+        report = _variable_report(own, name, law, tolerance, bounds, extensive, settings)
         reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)
 
 
-def _compare_fields(
-    coarse: XarrayObject, fine: XarrayObject, quantity: Any, mask: Any, na_thres: float
-) -> tuple[Aligned, Nested | Overlapping]:
-    """Return the aligned fields and the comparison of their grids."""
-    coarse_dataset, fine_dataset = as_dataset(coarse)[0], as_dataset(fine)[0]
-    if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
-        # Two arrays are compared regardless of their names.
-        fine_dataset = fine_dataset.rename({next(iter(fine_dataset.data_vars)): next(iter(coarse_dataset.data_vars))})
-    pair = aligned(coarse_dataset, fine_dataset, quantity)
-    return pair, build_comparison(pair.coarse, pair.fine, pair.sizes, pair.at_coarse, pair.at_fine, mask, na_thres)
-
-
-def in_one_unit(
-    name: str, coarse: xr.DataArray, comparison: Nested | Overlapping
-) -> tuple[xr.DataArray, Nested | Overlapping]:
-    """Return the coarse field and the comparison in the same units; raises InputError if these are not compatible.
+def _in_one_unit(comparison: Nested | Overlapping, name: str) -> Nested | Overlapping:
+    """Return the comparison with both fields in the same units; raises InputError if these are not compatible.
 
     Between kelvin and degrees Celsius, kelvin is used: its values are stored with fewer digits.
     """
-    fine = comparison.fine[name]
+    coarse, fine = comparison.coarse[name], comparison.fine[name]
     units = [str(field.attrs.get("units") or "").strip() for field in (coarse, fine)]
     if not all(units) or units[0] == units[1]:
-        return coarse, comparison
+        return comparison
     if any(read_units(unit) is None for unit in units):
         warnings.warn(
             f"{name}: expected the units {units[0]!r} in the fine field, received {units[1]!r}, which cannot be "
@@ -137,25 +133,24 @@ def in_one_unit(
             UserWarning,
             stacklevel=3,
         )
-        return coarse, comparison
+        return comparison
     zero, one = (convert(value, units[1], units[0]) for value in (0.0, 1.0))
     if zero is None or one is None:
         raise InputError(
             f"{name}: expected units of the fine field that fit {units[0]!r}, received {units[1]!r}; convert one field"
         )
-    if zero < 0:
-        reverse = [convert(value, units[0], units[1]) for value in (0.0, 1.0)]
-        assert reverse[0] is not None
-        assert reverse[1] is not None
-        return _converted(coarse, reverse[0], reverse[1], units[1]), comparison
     if zero == 0 and one == 1:
-        return coarse, comparison
-    return coarse, replace(comparison, fine=comparison.fine.assign({name: _converted(fine, zero, one, units[0])}))
+        return comparison
+    if zero < 0:
+        converted = comparison.coarse.assign({name: _converted(coarse, units[0], units[1])})
+        return replace(comparison, coarse=converted)
+    return replace(comparison, fine=comparison.fine.assign({name: _converted(fine, units[1], units[0])}))
 
 
-def _converted(field: xr.DataArray, zero: float, one: float, units: str) -> xr.DataArray:
-    values = field.astype("f8") * (one - zero) + zero
-    return values.assign_attrs({**field.attrs, "units": units, "stored": field.attrs.get("stored", field.dtype)})
+def _converted(field: xr.DataArray, old: str, new: str) -> xr.DataArray:
+    zero, one = (convert(value, old, new) for value in (0.0, 1.0))
+    values = field.astype("f8") * (one - zero) + zero  # type: ignore[operator]
+    return values.assign_attrs({**field.attrs, "units": new, "stored": field.attrs.get("stored", field.dtype)})
 
 
 def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
@@ -170,48 +165,36 @@ def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> No
             )
 
 
-def _with_own_areas(
-    big: xr.Dataset, small: xr.Dataset, comparison: Nested | Overlapping, at_coarse: Horizontal, at_fine: Horizontal,
-    name: str,
-) -> tuple[Nested | Overlapping, str]:  # fmt: skip
+def _with_own_areas(comparison: Nested | Overlapping, name: str) -> tuple[Nested | Overlapping, str]:
     """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
-    if isinstance(comparison, Nested):
-        # In the order of the coarse cells; fine cells that lost their bounds are those of the comparison.
-        small, at_fine = comparison.fine, comparison.at_fine
-    areas = read_areas(big, at_coarse, name), read_areas(small, at_fine, name)
-    for file_areas, what in zip(areas, ("coarse file", "fine file"), strict=True):
-        if file_areas is not None:
-            warn_of_misfit(file_areas, what)
-    coarse_areas = areas[0]
-    if coarse_areas is None or not coarse_areas.fits or not isinstance(comparison, Nested):
+    sides = (comparison.coarse, comparison.at_coarse, "coarse"), (comparison.fine, comparison.at_fine, "fine")
+    stored = {which: read_areas(ds, where, name) for ds, where, which in sides}
+    for which, areas in stored.items():
+        if areas is not None:
+            warn_of_misfit(areas, f"{which} file")
+    areas = stored["coarse"]
+    if areas is None or not areas.fits or not isinstance(comparison, Nested):
         return comparison, ""
-    weights = np.where(np.isfinite(coarse_areas.values), coarse_areas.values, at_coarse.grid.cell_area)
-    return replace(comparison, areas=weights), f"{coarse_areas.name} of the coarse file"
+    weights = np.where(np.isfinite(areas.values), areas.values, comparison.at_coarse.grid.cell_area)
+    return replace(comparison, areas=weights), f"{areas.name} of the coarse file"
 
 
-def _through(
-    comparison: Nested | Overlapping, name: str, footprint: Any, coarse: xr.DataArray, quantity: Quantity
-) -> Nested:
-    """Return a comparison of the blurred fine field."""
+def _blurred(comparison: Nested | Overlapping, name: str, footprint: Any, extensive: bool) -> Nested:
+    """Return a comparison of the fine field blurred by a footprint."""
     if not isinstance(comparison, Nested):
-        raise OptionError("expected a fine grid that nests in the coarse one with footprint, received another")
+        raise OptionError(
+            f"expected a fine grid that nests in the coarse one with {called('footprint')}, received another"
+        )
     where, field = comparison.at_fine, comparison.fine[name].transpose(..., *comparison.at_fine.dims)
     instrument = Instrument(pick_psf(footprint), where.grid)
-    area = where.grid.cell_area if (_asked(quantity, name) or quantity_of(coarse)) == "extensive" else 1.0
+    area = where.grid.cell_area if extensive else 1.0
     means = field.astype("f8") / area
     blurred = means.copy(data=seen_through(means.data, instrument) * area)
     size = means.copy(data=seen_through(np.abs(means.data), instrument))
     weights = xr.DataArray(where.grid.cell_area, dims=where.dims)
     floor = (size * weights).sum(where.dims) / weights.where(np.isfinite(size)).sum(where.dims)
-    sizes = size.where(~(size < floor), floor)
-    stored = {"stored": field.dtype}
-    blurred_fine = comparison.fine.assign({name: blurred.assign_attrs(stored)})
-    return replace(comparison, fine=blurred_fine, sizes=xr.Dataset({name: sizes}))
-
-
-def _asked(quantity: Quantity, name: str) -> str | None:
-    """Return the requested quantity of one variable."""
-    return quantity.get(name) if isinstance(quantity, Mapping) else quantity
+    fine = comparison.fine.assign({name: blurred.assign_attrs({"stored": field.dtype})})
+    return replace(comparison, fine=fine, sizes=xr.Dataset({name: size.where(~(size < floor), floor)}))
 
 
 def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObject, XarrayObject]:
@@ -226,21 +209,14 @@ def _size(obj: XarrayObject) -> tuple[int, int]:
     return int(np.prod(where.grid.shape)), values
 
 
-def _require_legal(law: str, tolerance: float | None, quantity: Quantity) -> None:
-    quantities = quantity.values() if isinstance(quantity, Mapping) else [quantity]
-    for name, value, legal in (("law", law, LAWS), *(("quantity", item, QUANTITIES) for item in quantities)):
-        if value not in legal:
-            raise OptionError(f"expected {name} to be one of {listing(legal)}, received {value!r}")
-    if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
-        raise OptionError(f"expected tolerance to be a positive number, received {tolerance!r}")
-
-
-def shared_variables(
-    coarse: xr.Dataset, fine: xr.Dataset, at_coarse: Horizontal, at_fine: Horizontal, wanted: Any
-) -> list[str]:
+def _shared_variables(comparison: Comparison, wanted: Any = None) -> list[str]:
     """Return the fields with means that both have, or the selected ones; raises InputError if none is common."""
-    fine_names = set(horizontal_variables(fine, at_fine))
-    shared = [n for n in horizontal_variables(coarse, at_coarse) if n in fine_names and not _has_no_mean(coarse[n])]
+    coarse, fine = comparison.coarse, comparison.fine
+    fine_names = set(horizontal_variables(fine, comparison.at_fine))
+    shared = [
+        name for name in horizontal_variables(coarse, comparison.at_coarse)
+        if name in fine_names and not is_categorical(coarse[name]) and direction_reason(coarse[name]) is None
+    ]  # fmt: skip
     if wanted is not None:
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         for name in names:
@@ -261,18 +237,12 @@ def shared_variables(
     return shared
 
 
-def _has_no_mean(variable: xr.DataArray) -> bool:
-    """Return whether conservation does not apply to a variable: codes and directions."""
-    return is_categorical(variable) or direction_reason(variable) is not None
-
-
 def _variable_report(
-    name: str, coarse: xr.DataArray, comparison: Nested | Overlapping, law: str, tolerance: float | None, bounds: Any,
-    quantity: Quantity, maker: Expected,
+    comparison: Nested | Overlapping, name: str, law: str, tolerance: float | None, bounds: Any, extensive: bool,
+    settings: Mapping[str, Any],
 ) -> VariableReport:  # fmt: skip
-    fine = comparison.fine[name]
-    x, y = matched(name, coarse, fine, comparison.at_coarse, comparison.at_fine)
-    extensive = (_asked(quantity, name) or quantity_of(coarse)) == "extensive"
+    coarse, fine = comparison.coarse[name], comparison.fine[name]
+    x, y = _matched(comparison, name)
     limits = variable_bounds(coarse, name, bounds)
     sign_unknown = limits[0] is None and is_sign_unknown(coarse, name, bounds)
     total, infinite, signs = comparison.find_errors(x, y, limits, sign_unknown, extensive)
@@ -281,46 +251,41 @@ def _variable_report(
         warnings.warn(line, UserWarning, stacklevel=3)
     if signs.new_negatives:
         warnings.warn(negative_line(name), UserWarning, stacklevel=3)
-    fine_dtype = fine.attrs.get("stored", fine.dtype)
-    coarse_dtype = coarse.attrs.get("stored", coarse.dtype)
-    kinds = [kind for kind in (coarse_dtype, fine_dtype) if kind.kind == "f"] or [np.dtype("f8")]
-    allowed = tolerance or option("tolerance") or max(default_tolerance(kind) for kind in kinds)
-    units, expected = str(coarse.attrs.get("units", "")), ""
+    kinds = [field.attrs.get("stored", field.dtype) for field in (coarse, fine)]
+    tolerances = [default_tolerance(kind) for kind in kinds if kind.kind == "f"] or [default_tolerance(np.dtype("f8"))]
+    allowed = float(tolerance or option("tolerance") or max(tolerances))
+    expected = ""
     if law == "cell" and isinstance(comparison, Overlapping) and comparison.near is not None:
-        method, expected_field = maker.field(x, y, comparison)
-        if expected_field is not None:
-            plain = is_plain(comparison.fine.attrs)
-            partial = comparison.near_cells(x, y, expected_field, float(allowed), extensive, plain)
+        method, field = _expected_field(comparison, name, x, y, settings)
+        if field is not None:
+            plain = not any(word in str(comparison.fine.attrs.get("downscale_settings", "")) for word in TERRAIN)
+            partial = comparison.near_cells(x, y, field, allowed, extensive, plain)
             total, expected = combine_all([total, partial]), method
     report = finalize(
-        name, total, law, float(allowed), units, lambda index: comparison.place(x, index), comparison.outside,
-        comparison.compared, expected, lambda index: cell_place(x, index),
+        name, total, law, allowed, str(coarse.attrs.get("units", "")), lambda index: comparison.place(x, index),
+        comparison.outside, comparison.compared, expected, lambda index: cell_place(x, index),
     )  # fmt: skip
     return replace(report, negative_values=signs.new_negatives)
 
 
-def matched(
-    name: str, coarse: xr.DataArray, fine: xr.DataArray, at_coarse: Horizontal, at_fine: Horizontal
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return both with the same other dimensions in the same order, horizontal dimensions last."""
-    extra = [d for d in fine.dims if d not in at_fine.dims and d not in coarse.dims]
-    others = [d for d in coarse.dims if d not in at_coarse.dims]
+def _matched(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return both fields with the same other dimensions in the same order, horizontal dimensions last."""
+    coarse, fine, flat = comparison.coarse[name], comparison.fine[name], comparison.at_fine.dims
+    extra = [d for d in fine.dims if d not in flat and d not in coarse.dims]
+    others = [d for d in coarse.dims if d not in comparison.at_coarse.dims]
     for dim in others:
         if dim not in fine.dims or fine.sizes[dim] != coarse.sizes[dim]:
             has = f"{fine.sizes[dim]} values" if dim in fine.dims else "none"
             raise GridError(f"{name}: expected {coarse.sizes[dim]} values of {dim!r} in the fine field, received {has}")
-        if dim in coarse.coords and dim in fine.coords and not coarse[dim].equals(fine[dim]):
-            _require_close(name, str(dim), coarse, fine)
-    x = coarse.transpose(*others, *at_coarse.dims)
+        has_values = dim in coarse.coords and dim in fine.coords and not coarse[dim].equals(fine[dim])
+        if has_values and not _equal(coarse[dim].values, fine[dim].values):
+            raise GridError(
+                f"{name}: expected equal coordinates {str(dim)!r}, received values that differ; select the same"
+            )
+    x = coarse.transpose(*others, *comparison.at_coarse.dims)
     if extra:
         x = x.expand_dims({d: fine[d] if d in fine.coords else fine.sizes[d] for d in extra})
-    return x, fine.transpose(*extra, *others, *at_fine.dims)
-
-
-def _require_close(name: str, dim: str, coarse: xr.DataArray, fine: xr.DataArray) -> None:
-    a, b = coarse[dim].values, fine[dim].values
-    if not _equal(a, b):
-        raise GridError(f"{name}: expected equal coordinates {dim!r}, received values that differ; select the same")
+    return x, fine.transpose(*extra, *others, *flat)
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
@@ -341,6 +306,74 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
         return bool((np.abs(a - b) <= SAME_TIME).all())
     except TypeError:
         return bool((a == b).all())
+
+
+def _expected_field(
+    comparison: Overlapping, name: str, x: xr.DataArray, y: xr.DataArray, settings: Mapping[str, Any]
+) -> tuple[str, xr.DataArray | None]:
+    """Return the method closest to the first map of ``y``, and its field on all maps in the order of ``y``.
+
+    ``settings`` are the mask and other options that were used for the fine field. Returns None as the field if no
+    method accepts the grids.
+    """
+    where = horizontal(comparison.coarse)
+    coarse = comparison.coarse.drop_vars(horizontal_variables(comparison.coarse, where))
+
+    def compute(x: xr.DataArray, y: xr.DataArray, options: dict[str, Any]) -> xr.DataArray | None:
+        try:
+            with warnings.catch_warnings():
+                # Warnings about the input are given elsewhere.
+                warnings.simplefilter("ignore")
+                ds = downscale(
+                    coarse.assign({name: x}), target_grid=_cells(comparison), data_vars=[name], check="skip",
+                    **settings, **options,
+                )  # fmt: skip
+        except DownscaleError:
+            return None
+        return ds[name].transpose(*y.dims[:-2], *comparison.at_fine.dims)  # type: ignore[index,no-any-return]
+
+    first = {dim: [0] for dim in y.dims[:-2]}
+    x_first, y_first = x.isel(first), y.isel(first)
+    candidates: list[tuple[float, dict[str, Any]]] = []
+    for options in _candidates(comparison.fine.attrs, variable_bounds(x, name, "auto") != (None, None)):
+        prediction = compute(x_first, y_first, options)
+        if prediction is not None:
+            candidates.append((_distance(prediction, y_first), options))
+    if not candidates:
+        return "", None
+    _, options = min(candidates, key=lambda each: each[0])
+    return str(options["method"]), compute(x, y, options)
+
+
+def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
+    """Return the options of the methods that may have produced a file, its recorded settings first."""
+    candidates: list[dict[str, Any]] = []
+    match = SETTINGS.search(str(attrs.get("downscale_settings", "")))
+    if match is not None and match["method"] in RECORDED:
+        options = {} if match["taps"] is None else {"taps": int(match["taps"]), "order": float(match["order"])}
+        candidates.append({"method": match["method"], **options})
+    candidates += [{"method": method} for method in METHODS if {"method": method} not in candidates]
+    return candidates + ([{"method": "sobolev", "bounds": None}] if bounded else [])
+
+
+def _cells(comparison: Overlapping) -> xr.Dataset:
+    """Return the cells of the fine grid without any fields."""
+    fine, where = comparison.fine, comparison.at_fine
+    names = [*where.dims, *(bounds_name(fine, dim) for dim in where.dims)]
+    names += [] if where.mapping is None else [where.mapping.name]
+    cells = fine[[name for name in names if name in fine.variables]]
+    cells = cells.drop_vars([name for name in cells.coords if name not in names])
+    if where.mapping is not None and where.mapping.name not in cells.variables:
+        cells = cells.assign_coords({where.mapping.name: ((), np.int32(0), dict(where.mapping.attrs))})
+    return cells.set_coords([str(name) for name in cells.data_vars])
+
+
+def _distance(made: xr.DataArray, field: xr.DataArray) -> float:
+    """Return the mean square difference of two fields over cells with values in both."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.asarray(made.values, np.float64) - np.asarray(field.values, np.float64)
+    valid = np.isfinite(difference)
+    return float(np.mean(difference[valid] ** 2)) if valid.any() else np.inf
 
 
 def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) -> xr.Dataset:
@@ -375,58 +408,51 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     >>> float(cell_error(coarse, coarse.downscale(2)).tas_relative_error.max()) < 1e-6
     True
     """
-    pair, comparison = _compare_fields(coarse, fine, None, mask, 1.0)
-    coarse_dataset, fine_dataset, at_coarse, at_fine = pair.coarse, pair.fine, pair.at_coarse, pair.at_fine
+    comparison = compare_fields(coarse, fine, mask=mask)
     if not isinstance(comparison, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
+    names = _shared_variables(comparison)
     arrays: dict[str, xr.DataArray] = {}
-    for name in shared_variables(coarse_dataset, fine_dataset, at_coarse, at_fine, None):
-        coarse_field, field_check = in_one_unit(name, coarse_dataset[name], comparison)
-        assert isinstance(field_check, Nested)
-        arrays |= _errors(name, coarse_field, field_check)
-    errors = xr.Dataset(arrays)
-    checked_fields = select(
-        coarse_dataset, [name.removesuffix("_relative_error") for name in arrays if name.endswith("_relative_error")]
-    )
-    bounds = bounds_variables(checked_fields)
-    coords = {key: v for key, v in checked_fields.coords.items() if set(v.dims) <= set(errors.dims) or key in bounds}
+    for name in names:
+        own = _in_one_unit(comparison, name)
+        assert isinstance(own, Nested)
+        arrays |= _errors(own, name)
+    errors, fields = xr.Dataset(arrays), select(comparison.coarse, names)
+    bounds = bounds_variables(fields)
+    coords = {key: v for key, v in fields.coords.items() if set(v.dims) <= set(errors.dims) or key in bounds}
     return errors.assign_coords(coords)
 
 
-def _errors(name: str, coarse: xr.DataArray, comparison: Nested) -> dict[str, xr.DataArray]:
+def _errors(comparison: Nested, name: str) -> dict[str, xr.DataArray]:
     """Return the absolute and relative errors of one variable."""
-    x, y = matched(name, coarse, comparison.fine[name], comparison.at_coarse, comparison.at_fine)
-    coarse_values = np.asarray(x.values, np.float64)
-    if comparison.hidden is not None:
-        coarse_values = np.where(comparison.hidden, np.nan, coarse_values)
+    x, y = _matched(comparison, name)
+    coarse = np.where(comparison.hidden | np.isinf(x.values), np.nan, np.asarray(x.values, np.float64))
     # If means along time were taken, magnitudes are those of the averaged values.
     sizes = None if comparison.sizes is None else comparison.sizes[name].transpose(*y.dims)
-    mean, size = np.empty(coarse_values.shape), np.empty(coarse_values.shape)
-    for index in np.ndindex(coarse_values.shape[:-2]):
-        values = np.asarray(y.data[index], np.float64)
+    coarse_area: Any = 1.0
+    fine_area: Any = 1.0
+    extensive = quantity_of(x) == "extensive"
+    if extensive:
+        coarse_area, fine_area = comparison.at_coarse.grid.cell_area, comparison.at_fine.grid.cell_area
+    mean, size = np.empty(coarse.shape), np.empty(coarse.shape)
+    for index in np.ndindex(coarse.shape[:-2]):
+        values = np.asarray(y.data[index], np.float64) / fine_area
         # An infinite value gives an infinite error, as in the report.
         valid = ~np.isnan(values)
         cells = comparison.cells.masked(None if valid.all() else valid)
-        magnitude = np.abs(values) if sizes is None else np.asarray(sizes.data[index], np.float64)
+        magnitude = np.abs(values) if sizes is None else np.asarray(sizes.data[index], np.float64) / fine_area
+        weight = cells.valid_fraction * coarse_area if extensive else 1.0
         with np.errstate(invalid="ignore"):
-            if quantity_of(coarse) == "extensive":
-                area = comparison.at_fine.grid.cell_area
-                values, magnitude = np.where(valid, values, 0.0) / area, np.where(valid, np.abs(values), 0.0) / area
-            mean[index], size[index] = cells.mean(values), cells.mean(magnitude)
-            if quantity_of(coarse) == "extensive":
-                valid_area = cells.valid_fraction * comparison.at_coarse.grid.cell_area
-                mean[index], size[index] = mean[index] * valid_area, size[index] * valid_area
-    coarse_values = np.where(np.isinf(coarse_values), np.nan, coarse_values)
+            mean[index], size[index] = cells.mean(values) * weight, cells.mean(magnitude) * weight
     with np.errstate(invalid="ignore"):
-        gap = np.where(np.isnan(mean) & np.isinf(size), np.inf, mean - coarse_values)
-        gap = np.where(np.isnan(coarse_values), np.nan, gap)
-        scale = np.maximum(np.abs(coarse_values), size)
-        relative = np.where(np.isinf(gap), np.inf, np.abs(gap) / np.where(scale > 0, scale, 1.0))
-    units = coarse.attrs.get("units", "")
-    words = str(coarse.attrs.get("long_name", name))
+        error = np.where(np.isnan(mean) & np.isinf(size), np.inf, mean - coarse)
+        error = np.where(np.isnan(coarse), np.nan, error)
+        scale = np.maximum(np.abs(coarse), size)
+        relative = np.where(np.isinf(error), np.inf, np.abs(error) / np.where(scale > 0, scale, 1.0))
+    words, units = str(x.attrs.get("long_name", name)), x.attrs.get("units", "")
     return {
         f"{name}_error": xr.DataArray(
-            gap, dims=x.dims, attrs={"long_name": f"mean of the fine cells minus {words}", "units": units}
+            error, dims=x.dims, attrs={"long_name": f"mean of the fine cells minus {words}", "units": units}
         ),
         f"{name}_relative_error": xr.DataArray(
             relative, dims=x.dims, attrs={"long_name": f"relative error of the coarse cell, {words}", "units": "1"}
