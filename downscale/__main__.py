@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from downscale.cli import main
+from downscale.cli.main import main
 from downscale.process.interrupts import Terminated, ignore_signals
 
 # Offset of the exit status after a signal: 128 plus its number.

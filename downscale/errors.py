@@ -5,12 +5,16 @@ Every message is one line: the expectation, the value received, the remedy.
 
 from __future__ import annotations
 
+import contextvars
 import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
+# Spelling of arguments in messages where it differs from Python's: "--orog" on the command line.
+spelling: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar("spelling", default=None)
 # Longer messages are hard to read; further names are counted instead of listed.
 LONGEST_MESSAGE, MOST_NAMES = 640, 40
 LINE_END = re.compile(r"\s*[\r\n]+\s*")
@@ -103,3 +107,19 @@ def counted(count: int, noun: str) -> str:
     ('1 block', '3 workers')
     """
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def called(name: str, *value: Any) -> str:
+    """Return an argument, and its value if there is one, as its user writes it.
+
+    Examples
+    --------
+    >>> called("conserve", "cell")
+    "conserve='cell'"
+    """
+    spelled = (spelling.get() or {}).get(name, name)
+    if not value:
+        return spelled
+    if spelled.startswith("-"):
+        return f"{spelled} {'none' if value[0] is None else value[0]}"
+    return f"{spelled}={value[0]!r}"

@@ -9,12 +9,11 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from downscale.errors import OptionError, listing
+from downscale.errors import OptionError, called, listing
 from downscale.options import CHECKS, VALIDATORS, one_of, option
 
 if TYPE_CHECKING:
@@ -24,14 +23,13 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 QUANTITIES = ("intensive", "extensive")
 MOST_MEMBERS = 2**31
 WIDTH = 120
-# Spelling of arguments in messages where it differs from Python's: "--orog" on the command line.
-spelling: ContextVar[Mapping[str, str] | None] = ContextVar("spelling", default=None)
 
 
 @dataclass(frozen=True)
 class Argument:
     """Declaration of an argument."""
 
+    default: Any
     kind: str  # type in the documentation of Python
     plain: Any  # type in recipes and on the command line
     help: str  # one sentence, the help text of the command line
@@ -42,7 +40,7 @@ class Argument:
 
 def argument(default: Any, *declaration: Any, **more: Any) -> Any:
     """Return the field of an argument with this default; the declaration is that of :class:`Argument`."""
-    return field(default=default, metadata={"argument": Argument(*declaration, **more)})
+    return field(default=default, metadata={"argument": Argument(default, *declaration, **more)})
 
 
 def _option_or_none(name: str, words: str = "") -> Callable[[Any], str | None]:
@@ -144,8 +142,8 @@ class Request:
         """"auto" takes them from the standard name (precipitation >= 0, fractions, humidity).""",
     )  # fmt: skip
     data_vars: Any = argument(
-        None, "str or list of str, optional", list[str] | None, "Variables to downscale.",
-        "All that have both horizontal dimensions by default.", in_recipe=False,
+        None, "str or list of str, optional", list[str] | None, "Variables, by default all.",
+        "All that have both horizontal dimensions.", in_recipe=False,
     )  # fmt: skip
     quantity: str | Mapping[str, str] | None = argument(
         None, '{"intensive", "extensive"} or mapping of name to these, optional', str | dict[str, str] | None,
@@ -267,28 +265,46 @@ class Request:
 
 ARGUMENTS: dict[str, Argument] = {one.name: one.metadata["argument"] for one in fields(Request)}
 
+# The arguments of :func:`downscale.deconvolve` that are not those of a request.
+DECONVOLUTION = {
+    "psf": Argument(
+        inspect.Parameter.empty, "str, Psf, ArrayPsf or array", str,
+        "Point-spread function, full width at half maximum: gaussian:25km, box:10km, airy:12km, gaussian:40x25km@30.",
+        """The last one is 40 km across along x, its first axis 30 degrees clockwise from north. Or weights of cells
+        that add up to one. Lengths are in km along great circles on latitude and longitude, in km of the plane on a
+        projection.""",
+    ),
+    "method": Argument(
+        "richardson_lucy", '{"richardson_lucy", "wiener", "tikhonov"}', str,
+        "Method: richardson_lucy (positive fields), wiener or tikhonov (any sign).",
+        "The weights of the latter two are chosen by generalised cross-validation.",
+    ),
+    "noise": Argument(
+        None, "float, optional", float | None, "Standard deviation of the noise in units of the field, by default "
+        "estimated.", '"richardson_lucy" stops at it; 0 for all iterations.',
+    ),
+    "iterations": Argument(None, "int, optional", int | None, "Maximum iterations of richardson_lucy (100)."),
+    "damping": Argument(None, "float, optional", float | None, "Weight of total variation in richardson_lucy (0)."),
+    "parameter": Argument(
+        None, "float, optional", float | None, "Weight of the roughness of wiener and tikhonov, by default "
+        "cross-validated.",
+    ),
+    "order": Argument(
+        None, "{1, 2}, optional", int | None, "Order of the Sobolev seminorm of tikhonov, 1 or 2 (1)."
+    ),
+    "dims": Argument(
+        None, "str or sequence of str, optional", str | None,
+        "One to three dimensions of a point-spread function in cells: lev, or lev,lat,lon.",
+        "In the order of its axes; by default the two horizontal ones.",
+    ),
+}  # fmt: skip
+
 
 def require_legal(name: str, value: Any, expects: Callable[[Any], str | None] | None = None) -> None:
     """Raise an OptionError if a value of this argument is not legal, by its declaration if ``expects`` is None."""
     expected = (expects or ARGUMENTS[name].expects)(value)
     if expected is not None:
         raise OptionError(f"expected {called(name)} to be {expected}, received {value!r}")
-
-
-def called(name: str, *value: Any) -> str:
-    """Return an argument, and its value if there is one, as its user writes it.
-
-    Examples
-    --------
-    >>> called("conserve", "cell")
-    "conserve='cell'"
-    """
-    spelled = (spelling.get() or {}).get(name, name)
-    if not value:
-        return spelled
-    if spelled.startswith("-"):
-        return f"{spelled} {'none' if value[0] is None else value[0]}"
-    return f"{spelled}={value[0]!r}"
 
 
 def _conflict(wanted: str, other: str, received: str) -> OptionError:
@@ -303,26 +319,28 @@ def read_request(arguments: Mapping[str, Any]) -> Request:
     return Request(**arguments)
 
 
-def takes_request(function: FunctionT) -> FunctionT:
-    """Return a function with the arguments of a request, instead of ``**options``, in its signature and docstring.
+def takes(declared: Mapping[str, Argument]) -> Callable[[FunctionT], FunctionT]:
+    """Return a decorator that puts declared arguments in place of ``**options`` in a signature and a docstring.
 
     Arguments that the function names itself keep their place; the others follow as keywords.
     """
-    signature = inspect.signature(function)
-    parameters = {name: item for name, item in signature.parameters.items() if item.kind is not item.VAR_KEYWORD}
-    keywords = [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type)
-        for item in fields(Request) if item.name not in parameters
-    ]  # fmt: skip
-    function.__signature__ = signature.replace(parameters=[*parameters.values(), *keywords])  # type: ignore[attr-defined]
-    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{arguments}", _documentation())
-    return function
+
+    def decorate(function: FunctionT) -> FunctionT:
+        signature = inspect.signature(function)
+        parameters = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
+        keywords = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=Any)
+            for name, entry in declared.items() if name not in signature.parameters
+        ]  # fmt: skip
+        lines = []
+        for name, entry in declared.items():
+            text = textwrap.fill(f"{entry.help} {entry.details}", WIDTH - 8, break_on_hyphens=False)
+            lines.append(f"{name} : {entry.kind}\n{textwrap.indent(text, ' ' * 4)}")
+        function.__signature__ = signature.replace(parameters=[*parameters, *keywords])  # type: ignore[attr-defined]
+        function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{arguments}", "\n".join(lines))
+        return function
+
+    return decorate
 
 
-def _documentation() -> str:
-    """Return the arguments of a request as a section of a docstring."""
-    lines = []
-    for name, entry in ARGUMENTS.items():
-        text = textwrap.fill(" ".join(f"{entry.help} {entry.details}".split()), WIDTH - 8, break_on_hyphens=False)
-        lines.append(f"{name} : {entry.kind}\n{textwrap.indent(text, ' ' * 4)}")
-    return "\n".join(lines)
+takes_request = takes(ARGUMENTS)

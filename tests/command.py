@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from downscale.cli import main
+from downscale.cli.main import main
 
 
 @dataclass(frozen=True)

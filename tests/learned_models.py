@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.nn import Learned, ModelSpec, Variable
-from downscale.nn.learned import cells_of
+from downscale.nn.learned import Learned, cells_of
 from downscale.nn.separable import parts_of, sobolev_operator
+from downscale.nn.spec import ModelSpec, Variable
 from downscale.typing import Place
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -22,7 +22,7 @@ def run_python(text: str, names: dict[str, Any]) -> None:
 
 
 def run_shell(text: str) -> None:
-    from downscale.cli import main
+    from downscale.cli.main import main
 
     for line in text.splitlines():
         words = shlex.split(line, comments=True)

@@ -24,7 +24,7 @@ def started(folder: Path, *arguments: Any, before: str = "") -> subprocess.Popen
     words = [str(argument) for argument in arguments]
     line = [sys.executable, "-m", "downscale", *words]
     if before:
-        script = f"{before}\nimport sys\nfrom downscale.cli import main\nsys.exit(main({words!r}))"
+        script = f"{before}\nimport sys\nfrom downscale.cli.main import main\nsys.exit(main({words!r}))"
         line = [sys.executable, "-c", script]
     return subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment

@@ -53,31 +53,31 @@ F = ("--factor", "2")
 RELIEF = (*F, "--lapse-rate", "-0.0065", "--orog")
 MASK = (*F, "--mask")
 OPTIONS: list[tuple[tuple[str, ...], str]] = [
-    ((), "expected factor or target_grid, received neither; try factor=4"),
-    (("--factor", "0"), "expected factor to be a whole number of at least 1, received 0"),
-    (("--factor", "-2"), "expected factor to be a whole number of at least 1, received -2"),
-    (("--factor", "2.5"), "expected factor to be a whole number, or dim:number,dim:number, received '2.5'"),
-    (("--factor", "x"), "expected factor to be a whole number, or dim:number,dim:number, received 'x'"),
-    (("--factor", ""), "expected factor to be a whole number, or dim:number,dim:number, received ''"),
-    (("--factor", "lat:2,lon"), "expected factor as a whole number or dim:number,dim:number, received 'lat:2,lon'"),
-    (("--factor", "lat:2,lat:3"), "expected factor for each dimension once, received 'lat' twice"),
-    (("--factor", "lat:0"), "expected factor to be a whole number of at least 1, received 0"),
-    (("--factor", "latitude:2"), "expected factor for the dimensions 'lat', 'lon', 'time', received 'latitude'"),
+    ((), "expected --factor or --target, received neither; try --factor 4"),
+    (("--factor", "0"), "expected --factor to be a whole number of at least 1, received 0"),
+    (("--factor", "-2"), "expected --factor to be a whole number of at least 1, received -2"),
+    (("--factor", "2.5"), "expected --factor to be a whole number, or dim:number,dim:number, received '2.5'"),
+    (("--factor", "x"), "expected --factor to be a whole number, or dim:number,dim:number, received 'x'"),
+    (("--factor", ""), "expected --factor to be a whole number, or dim:number,dim:number, received ''"),
+    (("--factor", "lat:2,lon"), "expected --factor to be a whole number, or dim:number,dim:number"),
+    (("--factor", "lat:2,lat:3"), "expected --factor for each dimension once, received 'lat' twice"),
+    (("--factor", "lat:0"), "expected --factor to be a whole number of at least 1, received 0"),
+    (("--factor", "latitude:2"), "expected --factor for the dimensions 'lat', 'lon', 'time', received 'latitude'"),
     (("--factor", "100000"), "expected a factor of at most 5405 along 'lat', which makes 200000 cells"),
     (("--factor", "9" * 25), "expected a factor of at most 5405 along 'lat'"),
     (("--factor", "time:2"), "'time': expected adjoining periods, received 1868-12-01T00:00:00Z to"),
-    ((*F, "--target", "1x1"), "expected factor or target_grid, received both; drop one of them"),
+    ((*F, "--target", "1x1"), "expected --factor or --target, received both; drop one of them"),
     (("--target", "far.nc"), "expected a target that overlaps the longitude range 224.062 to 315.938, received 74.06"),
     (("--target", "plane.nc"), "latitudes and longitudes, as the coarse field is, received one on metres of"),
-    (("--target", "none.nc"), "target_grid: expected an existing file, received none.nc; check the path"),
+    (("--target", "none.nc"), "--target: expected an existing file, received none.nc; check the path"),
     (("--target", "0x0"), 'expected a resolution of two positive numbers such as "0.25x0.25", received \'0x0\''),
     (("--target", "-1x1"), "expected a resolution of two positive numbers"),
-    (("--target", "0.25"), 'expected a resolution of rows x columns such as "0.25x0.25", received \'0.25\''),
-    (("--target", "1,1"), "expected a resolution of rows x columns"),
-    (("--target", ""), "expected a resolution of rows x columns"),
+    (("--target", "0.25"), 'expected --target as a resolution of rows x columns such as "0.25x0.25"'),
+    (("--target", "1,1"), "expected --target as a resolution of rows x columns"),
+    (("--target", ""), "expected --target as a resolution of rows x columns"),
     (("--target", "1e-9x1e-9"), "expected a resolution of at most 200000 cells along an axis"),
-    (("--target", "time:"), "expected target as a file, a resolution 0.25x0.25 or dim:frequency, received 'time:'"),
-    (("--target", "tiem:D"), "expected target_grid for the dimensions 'lat', 'lon', 'time', received 'tiem'"),
+    (("--target", "time:"), "expected --target as a file, a resolution 0.25x0.25 or dim:frequency, received 'time:'"),
+    (("--target", "tiem:D"), "expected --target for the dimensions 'lat', 'lon', 'time', received 'tiem'"),
     ((*MASK, "none.nc"), "expected an existing file, received none.nc"),
     ((*MASK, "plane.nc"), "mask: expected"),
     ((*MASK, "words.nc"), "mask: expected numbers, received 'tas' of type"),
@@ -89,7 +89,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*F, "--na-thres", "2"), "expected --na-thres to be a number from 0 to 1, received 2"),
     ((*F, "--na-thres", "nan"), "expected --na-thres to be a number from 0 to 1, received nan"),
     ((*F, "--lapse-rate", "-0.0065"), "expected --orog with --lapse-rate, received none; pass the fine"),
-    ((*F, "--orog", "relief.nc", "--lapse-rate", "nan"), "expected lapse_rate to be a number or a DataArray (units"),
+    ((*F, "--orog", "relief.nc", "--lapse-rate", "nan"), "expected --lapse-rate to be a number or a DataArray (units"),
     ((*RELIEF, "part.nc"), "orog: expected a field that covers the whole fine grid, received one that covers 0 % of"),
     ((*RELIEF, "far.nc"), "orog: expected"),
     ((*RELIEF, "two.nc"), "expected one orography field, received ['a', 'b']; pass that DataArray itself"),
@@ -104,12 +104,12 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*F, "--conserve", "none", "--bounds", "0:"), "expected --conserve cell with --bounds, received --conserve none"),
     ((*F, "--bounds", "3:1"), "expected the lower bound below the upper, received (3.0, 1.0)"),
     ((*F, "--bounds", "5:5"), "expected the lower bound below the upper, received (5.0, 5.0)"),
-    ((*F, "--bounds", "positive"), "expected bounds as auto, none or LOW:HIGH, received 'positive'"),
-    ((*F, "--bounds", "inf:"), "expected finite bounds LOW:HIGH, received 'inf:'; leave a side empty"),
+    ((*F, "--bounds", "positive"), "expected --bounds as auto, none or LOW:HIGH, received 'positive'"),
+    ((*F, "--bounds", "inf:"), "expected finite --bounds LOW:HIGH, received 'inf:'; leave a side empty"),
     ((*F, "--vars", "pr"), "expected a variable among 'tas', received 'pr'"),
     ((*F, "--vars", "tas,"), "expected --vars NAME,NAME, received 'tas,'; leave it out"),
     ((*F, "--chunks", "tiem:3"), "expected chunks of the dimensions 'time', 'lat', 'lon', 'bnds', received 'tiem'"),
-    ((*F, "--chunks", "time"), "expected chunks to be a whole number, or dim:number,dim:number, received 'time'"),
+    ((*F, "--chunks", "time"), "expected --chunks to be a whole number, or dim:number,dim:number, received 'time'"),
     ((*F, "--chunks", "time:0"), "expected chunks of at least one value along 'time', received 0; -1 is all"),
     ((*F, "--chunks", "time:-5"), "expected chunks of at least one value along 'time', received -5; -1 is"),
     ((*F, "--chunks", "-5"), "expected chunks of at least one value along every dimension, received -5"),
@@ -317,10 +317,10 @@ def test_times_of_another_calendar():
 # Checks and weights.
 
 CHECKS: list[tuple[tuple[str, ...], str]] = [
-    (("in.nc", "--law", "mass"), "expected law to be one of 'cell', 'total', received 'mass'"),
-    (("in.nc", "--tolerance", "-1"), "expected tolerance to be a positive number, received -1"),
-    (("in.nc", "--tolerance", "nan"), "expected tolerance to be a positive number, received nan"),
-    (("in.nc", "--na-thres", "7"), "Invalid value for '--na-thres'"),
+    (("in.nc", "--law", "mass"), "expected --law to be one of 'cell', 'total', received 'mass'"),
+    (("in.nc", "--tolerance", "-1"), "expected --tolerance to be a positive number, received -1"),
+    (("in.nc", "--tolerance", "nan"), "expected --tolerance to be a positive number, received nan"),
+    (("in.nc", "--na-thres", "7"), "expected --na-thres to be a number from 0 to 1"),
     (("in.nc", "--vars", "pr"), "expected a variable of both fields among 'tas', received 'pr'"),
     (("in.nc", "--mask", "words.nc"), "mask: expected numbers"),
     (("relief.nc",), "expected a variable that both fields have, received 'tas' and 'orog', 'sftlf'; rename one"),
@@ -349,11 +349,11 @@ def test_a_leak_is_status_1(here):
 
 
 WEIGHTS: list[tuple[tuple[str, ...], str]] = [
-    ((), "expected factor or target_grid, received neither"),
+    ((), "expected --factor or --target, received neither"),
     ((*F, "--layout", "foo"), "expected layout among 'esmf', 'scrip', received 'foo'"),
     ((*F, "--normalization", "foo"), "expected normalization among 'fracarea', 'destarea', received 'foo'"),
     ((*F, "--method", "cubic"), "expected method to be one of"),
-    (("--factor", "time:2"), "expected factor for the dimensions 'lat', 'lon', received 'time'"),
+    (("--factor", "time:2"), "expected --factor for the dimensions 'lat', 'lon', received 'time'"),
     (("--target", "plane.nc"), "latitudes and longitudes, as the coarse field is, received one on metres of"),
 ]
 
@@ -392,7 +392,7 @@ def test_a_full_disk_leaves_nothing(here):
     before = contents()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     line = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    line += "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); from downscale.cli import main;"
+    line += "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); from downscale.cli.main import main;"
     line += f"sys.exit(main(['apply', 'in.nc', '{OUT}', '--factor', '8', '--complevel', '0']))"
     call = [sys.executable, "-c", line]
     done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)

@@ -26,8 +26,8 @@ from downscale.evaluation.table import to_csv, to_markdown
 from downscale.evaluation.truth import open_truth
 from downscale.fields.aggregate import Aggregation
 from downscale.models.checkpoint import Record, save
-from downscale.nn import Learned, ModelSpec, Variable
-from downscale.nn.spec import Event
+from downscale.nn.learned import Learned
+from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.training.origin import describe_source
 from downscale.training.pairs import open_source, split_times
 from downscale.training.schema import Network, load_training

@@ -31,7 +31,7 @@ from strategies import (
 
 import downscale
 from downscale.errors import GridError
-from downscale.io.write import CERTIFICATE
+from downscale.io.encoding import CERTIFICATE
 from downscale.nn.separable import METHODS
 
 pytestmark = [pytest.mark.laws, pytest.mark.usefixtures("one_thread")]

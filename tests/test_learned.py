@@ -13,12 +13,11 @@ from torch import Tensor
 from downscale.errors import OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import additive, bounded
-from downscale.nn import Learned, ModelSpec, Variable
 from downscale.nn.channels import MOST_RATIO, channels
 from downscale.nn.edges import Frame, box_mean
-from downscale.nn.learned import SOFTMAX_FLOOR
+from downscale.nn.learned import SOFTMAX_FLOOR, Learned
 from downscale.nn.networks import NETWORKS
-from downscale.nn.spec import CONSTRAINTS, TRANSFORMS
+from downscale.nn.spec import CONSTRAINTS, TRANSFORMS, ModelSpec, Variable
 from downscale.nn.upsampling import UPSAMPLINGS
 
 LAWFUL = [name for name in CONSTRAINTS if name != "none"]

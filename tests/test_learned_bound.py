@@ -20,10 +20,10 @@ from downscale.engine.job import Job
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.fill import fill_missing
 from downscale.grid.subcells import Subcells
-from downscale.nn import Learned, ModelSpec, Variable
-from downscale.nn.learned import Bound, Seen, cells_of
+from downscale.nn.learned import Bound, Learned, Seen, cells_of
 from downscale.nn.networks import NETWORKS
 from downscale.nn.separable import parts_of
+from downscale.nn.spec import ModelSpec, Variable
 from downscale.typing import Place, Upscaler
 
 FACTOR = (2, 3)

@@ -12,7 +12,7 @@ import xarray as xr
 from sample_fields import field_on, rain_on, region, same_bits, world
 
 from downscale import check_conservation, sample
-from downscale.cli import main
+from downscale.cli.main import main
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.models.checkpoint import save
 from downscale.nn.learned import Learned

@@ -11,7 +11,7 @@ from conftest import shared_data
 from sample_fields import plane, rain_on
 
 import downscale
-from downscale.cli import main
+from downscale.cli.main import main
 from downscale.errors import OptionError
 from downscale.models import FOLDER, NAMES, factors
 from downscale.models.checkpoint import load_record

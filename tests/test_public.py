@@ -10,7 +10,7 @@ import xarray as xr
 
 import downscale
 from downscale import errors
-from downscale.cli.arguments import request_options
+from downscale.cli.arguments import options_of
 from downscale.errors import DownscaleError, OptionError, listing
 from downscale.options import CHECKS, get_options, option, set_options
 from downscale.request import Request
@@ -70,7 +70,7 @@ def test_recipes_and_the_command_line_take_their_arguments_from_the_request():
     declared = {one.name: one.default for one in dataclasses.fields(Request)}
     fields = Downscale.model_fields
     assert {name: field.default for name, field in fields.items()} == {name: declared[name] for name in fields}
-    assert {name: default for name, (_, default) in request_options().items()}.items() <= declared.items()
+    assert {name: default for name, (_, default) in options_of().items()}.items() <= declared.items()
 
 
 def test_all_errors_are_value_errors_of_one_family():

@@ -20,7 +20,8 @@ from downscale.fields.conserve import bounded
 from downscale.fields.gradient import Spacing, slope, sobel
 from downscale.grid.axis import CellAxis, axis_from_bounds, axis_from_centres
 from downscale.grid.latlon import RectilinearGrid
-from downscale.losses.terrain import TerrainPenalty, TerrainRefinement, terrain_gradient_penalty
+from downscale.losses.penalty import TerrainPenalty
+from downscale.losses.terrain import TerrainRefinement, terrain_gradient_penalty
 from downscale.nn.upsample import SobolevUpsample
 
 

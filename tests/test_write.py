@@ -20,9 +20,9 @@ import downscale
 from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io import stream, write
 from downscale.io.chunks import chunk_sizes
+from downscale.io.encoding import CERTIFICATE
 from downscale.io.leases import temporary_beside
 from downscale.io.paths import check_target
-from downscale.io.write import CERTIFICATE
 
 
 def reopened(path: Path) -> xr.Dataset:

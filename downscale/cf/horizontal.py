@@ -65,7 +65,7 @@ from downscale.cf.mapping import (
     text_mapping,
 )
 from downscale.cf.units import MUTE, degrees_in, metres_in
-from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing
+from downscale.errors import DownscaleError, GridError, InputError, ShapeError, called, listing
 from downscale.grid.axis import (
     CellAxis,
     Kind,
@@ -485,7 +485,9 @@ def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:
         return check_factor(factor), check_factor(factor)
     unknown = [name for name in factor if name not in where.dims]
     if unknown:
-        raise ShapeError(f"expected factor for the dimensions {listing(where.dims)}, received {listing(unknown)}")
+        raise ShapeError(
+            f"expected {called('factor')} for the dimensions {listing(where.dims)}, received {listing(unknown)}"
+        )
     return check_factor(factor.get(where.y, 1)), check_factor(factor.get(where.x, 1))
 
 

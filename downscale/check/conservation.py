@@ -24,10 +24,10 @@ from downscale.conservation.measures import combine_all, counted_line, default_t
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
-from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, called, listing
 from downscale.methods.footprint import seen_through
 from downscale.options import one_of, option
-from downscale.request import called, require_legal
+from downscale.request import require_legal
 
 LAWS = one_of("cell", "total")
 # Times stored as floating-point days since a distant date differ by microseconds.

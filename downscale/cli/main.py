@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextvars import copy_context
 
-from downscale.cli.app import app, given
+from downscale.cli.commands import app, typed
 from downscale.errors import ConservationError, DownscaleError, one_line
 from downscale.process.interrupts import NOTHING_LEFT, Stopped, status_of, terminable
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    given.set(tuple(arguments))
+    typed.set(tuple(arguments))
     signals: list[str] = []
     try:
         with terminable() as signals:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from downscale.cf.coordinates import AXIS_ATTRS, LENGTH_UNITS
 from downscale.cf.evidence import arrange
 from downscale.cf.horizontal import Horizontal, horizontal, parse_factor, require_same_axes, with_named_mapping
-from downscale.errors import GridError, InputError, OptionError
+from downscale.errors import GridError, InputError, OptionError, called
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
@@ -60,12 +60,16 @@ def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -
     """Return the fine cells of a factor or a target grid."""
     if target_grid is not None:
         if factor is not None:
-            raise OptionError("expected factor or target_grid, received both; drop one of them")
+            raise OptionError(
+                f"expected {called('factor')} or {called('target_grid')}, received both; drop one of them"
+            )
         return _on_target(where, arrange(target_dataset(target_grid, where)))
     if factor is None:
         factor = getattr(method, "factor", None)
         if factor is None:
-            raise OptionError("expected factor or target_grid, received neither; try factor=4")
+            raise OptionError(
+                f"expected {called('factor')} or {called('target_grid')}, received neither; try {called('factor', 4)}"
+            )
         factor = dict(zip(where.dims, factor, strict=True)) if isinstance(factor, tuple) else factor
     factors = parse_factor(factor, where)
     for name, size, count in zip(where.dims, where.grid.shape, factors, strict=True):
@@ -92,8 +96,8 @@ def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
     if isinstance(target, xr.Dataset):
         return target
     raise OptionError(
-        'expected target_grid to be a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25", received '
-        f"{type(target).__name__}"
+        f'expected {called("target_grid")} to be a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25", '
+        f"received {type(target).__name__}"
     )
 
 
@@ -109,7 +113,7 @@ def open_target(target: str | Path) -> xr.Dataset:
     try:
         return open_dataset(target, chunks={})
     except InputError as error:
-        raise InputError(f"target_grid: {error}") from None
+        raise InputError(f"{called('target_grid')}: {error}") from None
 
 
 def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:

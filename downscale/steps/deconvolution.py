@@ -21,6 +21,7 @@ from downscale.errors import InputError, OptionError, listing
 from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.footprint import seen_through, whole_maps
 from downscale.options import option
+from downscale.request import ARGUMENTS, DECONVOLUTION, takes
 from downscale.steps.history import add_history
 from downscale.steps.horizontal import result_type
 from downscale.steps.prepare import pick_variables
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from downscale.deconvolution.richardson_lucy import Solution
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
+# Arguments of all functions of this module.
+COMMON = ("dims", "data_vars", "device", "keep_attrs")
 # Variables reported for each map.
 CHOICES = ("iterations", "parameter", "noise", "misfit")
 # Options of each method.
@@ -108,54 +111,15 @@ class DeconvolutionPlan:
         )
 
 
-def deconvolve(
-    obj: XarrayObject,
-    psf: Any,
-    method: str = "richardson_lucy",
-    *,
-    noise: float | None = None,
-    iterations: int | None = None,
-    damping: float | None = None,
-    parameter: float | None = None,
-    order: int | None = None,
-    dims: Any = None,
-    data_vars: Any = None,
-    device: str | None = None,
-    keep_attrs: bool | None = None,
-) -> XarrayObject:
+@takes({**DECONVOLUTION, **{name: ARGUMENTS[name] for name in COMMON[1:]}})
+def deconvolve(obj: XarrayObject, psf: Any, method: str = "richardson_lucy", **options: Any) -> XarrayObject:
     """Undo the blur of an instrument and conserve the flux of every map.
 
     Parameters
     ----------
     obj : Dataset or DataArray
         Blurred fields. Never modified. Missing cells stay missing and exchange no flux.
-    psf : str, Psf, ArrayPsf or array
-        The point-spread function: a description such as "gaussian:25km" (full width at half maximum),
-        "gaussian:40x25km@30" (along x across, the first axis 30 degrees clockwise from north), "box:10km", "airy:12km";
-        or weights of cells that add up to one. Lengths are in km along great circles on latitude and longitude, in km
-        of the plane on a projection.
-    method : {"richardson_lucy", "wiener", "tikhonov"}
-        "richardson_lucy": positive fields. "wiener", "tikhonov": any sign, weight by generalised cross-validation.
-    noise : float, optional
-        Standard deviation of the noise in units of the field, at which "richardson_lucy" stops; estimated by default, 0
-        for all iterations.
-    iterations : int, optional
-        Maximum number of iterations of "richardson_lucy", 100 by default.
-    damping : float, optional
-        Weight of the total variation in "richardson_lucy", 0 by default.
-    parameter : float, optional
-        Weight of the roughness of "wiener" and "tikhonov".
-    order : {1, 2}, optional
-        Order of the Sobolev seminorm of "tikhonov", 1 by default.
-    dims : sequence of str, optional
-        One to three dimensions of a point-spread function in cells, in the order of its axes, such as profiles
-        ("lev",) or stacks ("lev", "lat", "lon"); by default the two horizontal ones.
-    data_vars : str or list of str, optional
-        Variables to restore; by default all numeric fields that have these dimensions.
-    device : str, optional
-        "auto" (default), "cpu", or the name of an accelerator.
-    keep_attrs : bool, optional
-        Keep the attributes of variables (default).
+    {arguments}
 
     Returns
     -------
@@ -181,8 +145,9 @@ def deconvolve(
     True
     """
     ds, name = as_dataset(obj)
-    options = DeconvolutionMethod(method, noise, iterations, damping, parameter, order)
-    fine = deconvolve_dataset(ds, plan_deconvolution(ds, psf, options, dims, data_vars), device, keep_attrs)
+    dims, data_vars, device, keep_attrs = (options.pop(key, None) for key in COMMON)
+    plan = plan_deconvolution(ds, psf, DeconvolutionMethod(method, **options), dims, data_vars)
+    fine = deconvolve_dataset(ds, plan, device, keep_attrs)
     return fine if name is None else as_array(fine, name, obj)
 
 

@@ -20,7 +20,7 @@ from downscale.cf.quantities import is_number, quantity_of, require_lapse_rate
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
 from downscale.engine.job import Job
-from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, called, listing
 from downscale.io.statics import brought_over, mask_on_grid, on_grid, pick_mask, pick_static
 from downscale.io.target import Target, is_file, open_target, pick_target
 from downscale.methods.build import build_upscalers
@@ -214,7 +214,9 @@ def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, 
         if isinstance(rate, xr.DataArray):
             rate = on_grid(pick_static(rate), fine, "lapse_rate", where)
         elif rate is not None and not (is_number(rate) and math.isfinite(rate)):
-            raise OptionError(f"expected lapse_rate to be a number or a DataArray (units per metre), received {rate!r}")
+            raise OptionError(
+                f"expected {called('lapse_rate')} to be a number or a DataArray (units per metre), received {rate!r}"
+            )
     if axes_kind(where) == "geographic":
         return statics, rate, ()
     if request.sftlf is not None:
@@ -289,7 +291,7 @@ def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], R
     for key, value in mappings.items():
         unknown = [name for name in value if name not in legal and name not in ds.coords]
         if unknown:
-            raise ShapeError(f"expected {key} for the dimensions {listing(legal)}, received {listing(unknown)}")
+            raise ShapeError(f"expected {called(key)} for the dimensions {listing(legal)}, received {listing(unknown)}")
     steps: dict[str, Step] = {}
     rest = dict(arguments)
     for key, value in mappings.items():
@@ -302,7 +304,8 @@ def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], R
             )
         names = [name for name in axis_values if name in steps]
         if names:
-            raise OptionError(f"expected factor or target_grid along {listing(names)}, received both; drop one of them")
+            either = f"{called('factor')} or {called('target_grid')}"
+            raise OptionError(f"expected {either} along {listing(names)}, received both; drop one of them")
         steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in axis_values.items()})
         rest[key] = on_map or None
     map_request = None if rest["factor"] is None and rest["target_grid"] is None else replace(request, **rest)
