@@ -53,7 +53,7 @@ def test_a_file_of_averages_is_found_to_be_one(tmp_path: Path) -> None:
 
 def test_a_constant_error_is_measured_and_its_cost_said(tmp_path: Path) -> None:
     made = measured(tmp_path, 2.0, 0.0)
-    assert made.difference.mean == pytest.approx(2.0, abs=1e-3)
+    assert made.bias == pytest.approx(2.0, abs=1e-3)
     assert made.floor["cell"] == pytest.approx(2.0, abs=1e-3)
     assert made.floor["total"] == pytest.approx(2.0, abs=1e-3)
     assert made.cost["cell"] == pytest.approx(np.hypot(2.0, made.cost["average"]), rel=1e-2)

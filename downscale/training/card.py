@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from downscale.fields.conserve import additive, bounded
 from downscale.models.checkpoint import Record, load_record
-from downscale.nn.spec import Event, ModelSpec, Variable
+from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.pairs import Source, Split, evenly, read_coarse, read_truth
 from downscale.training.statistics import Moments
 
@@ -35,60 +35,46 @@ def card(path: str | Path) -> str:
 
 def card_text(spec: ModelSpec, record: Record, name: str, size: int) -> str:
     """Return the card of a model."""
-    sections = [
-        f"# {record.title or name}",
-        str(record.description).strip(),
-        _table(("", ""), _facts(spec, record, name, size)),
-        "## Variables",
-        _table(("variable", "role", "units", "bounds", "transform"), _variables(spec)),
-        "## Skill",
-        _skill(record),
-        "## Learned from",
-        _sources(record),
-        "## Licence and attribution",
-        _licence(record),
-        "## Conservation on independent pairs" if record.advice else "",
-        str(record.advice),
-        "## Recipe" if record.recipe else "",
-        _recipe(record),
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    roles = [(variable, "in and out") for variable in spec.outputs]
+    roles += [(v, "code" if v.name in spec.code_names else "predictor") for v in spec.predictors]
+    variables = [(v.name, role, v.units, _bounds(v), _transform(v)) for v, role in roles]
+    licence = f"Weights: {record.licence}." if record.licence else "Weights: no licence recorded."
+    sections = {
+        f"# {record.title or name}": str(record.description).strip(),
+        "": _table(("", ""), _facts(spec, record, name, size)),
+        "## Variables": _table(("variable", "role", "units", "bounds", "transform"), variables),
+        "## Skill": _skill(record),
+        "## Learned from": _sources(record),
+        "## Licence and attribution": "\n".join([licence, *(f"- {line}" for line in record.attribution)]),
+    }
+    if record.advice:
+        sections["## Conservation on independent pairs"] = str(record.advice)
+    if record.recipe:
+        recipe = yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True).strip()
+        sections["## Recipe"] = f"```yaml\n{recipe}\n```"
+    return "\n\n".join(part for section in sections.items() for part in section if part) + "\n"
 
 
 def _facts(spec: ModelSpec, record: Record, name: str, size: int) -> list[tuple[str, str]]:
     options = ", ".join(f"{key} {value}" for key, value in spec.options.items())
-    laws = ", ".join(sorted(spec.laws))
+    laws, event, skill = ", ".join(sorted(spec.laws)), [], record.skill
+    if spec.event is not None:
+        rule = f"{spec.outputs[0].name} {spec.event.side} {spec.event.threshold:g} {spec.outputs[0].units}"
+        event = [("event", f"{spec.event.name}: {rule}, a flag and its probability")]
+    seconds = f"{float(skill.get('seconds', 0)):.0f} s; best at step {skill.get('step')}"
     return [
         ("file", f"{name}, {size / 1e6:.2f} MB"),
         ("network", spec.network + (f" ({options})" if options else "")),
         ("factor", f"{spec.factor[0]} x {spec.factor[1]}"),
         ("law", f"{laws} by construction ({spec.constraint})" if laws else "none"),
-        *([] if spec.event is None else [("event", _event(spec, spec.event))]),
+        *event,
         ("kernel beneath", f"Sobolev, {spec.taps} taps, order {spec.order:g}"),
         ("statics", ", ".join(spec.statics) or "none"),
         ("encodings", ", ".join(spec.encodings) or "none"),
-        ("trained", _trained(record)),
+        ("trained", f"{skill['steps']} steps in {seconds}" if "steps" in skill else "not recorded"),
         ("data", record.data_hash or "not recorded"),
         ("made with", ", ".join(f"{key} {value}" for key, value in record.versions.items()) or "not recorded"),
     ]
-
-
-def _event(spec: ModelSpec, event: Event) -> str:
-    first = spec.outputs[0]
-    return f"{event.name}: {first.name} {event.side} {event.threshold:g} {first.units}, a flag and its probability"
-
-
-def _trained(record: Record) -> str:
-    skill = record.skill
-    if "steps" not in skill:
-        return "not recorded"
-    return f"{skill['steps']} steps in {float(skill.get('seconds', 0)):.0f} s; best at step {skill.get('step')}"
-
-
-def _variables(spec: ModelSpec) -> list[tuple[str, ...]]:
-    roles = [(variable, "in and out") for variable in spec.outputs]
-    roles += [(v, "code" if v.name in spec.code_names else "predictor") for v in spec.predictors]
-    return [(v.name, role, v.units, _bounds(v), _transform(v)) for v, role in roles]
 
 
 def _bounds(variable: Variable) -> str:
@@ -141,44 +127,28 @@ def _sources(record: Record) -> str:
     return _table(head, rows) if rows else "Not recorded."
 
 
-def _licence(record: Record) -> str:
-    lines = [f"Weights: {record.licence}." if record.licence else "Weights: no licence recorded."]
-    lines += [f"- {line}" for line in record.attribution]
-    return "\n".join(lines)
-
-
-def _recipe(record: Record) -> str:
-    if not record.recipe:
-        return ""
-    return f"```yaml\n{yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True).strip()}\n```"
-
-
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Mismatch:
     """Differences between the coarse values of one variable and the block means of the reference field."""
 
     label: str  # of the source
     variable: str
     units: str
-    difference: Moments = field(default_factory=Moments)  # moments of coarse value minus mean of the reference
-    coarse: Moments = field(default_factory=Moments)  # moments of the block means of the reference
-    correlation: float = float("nan")  # correlation of coarse values and means of the reference
+    bias: float  # mean of coarse value minus mean of the reference
+    rmse: float  # root mean square of the difference
+    spread: float  # standard deviation of the means of the reference
+    correlation: float  # correlation of coarse values and means of the reference
     # Least root-mean-square error of any fine field with conservation "cell", "total" or "none".
-    floor: dict[str, float] = field(default_factory=dict)
+    floor: dict[str, float]
     # Error of the kernel for each kind of conservation, on maps held out from the fit of the linear correction. The
     # correction applies where conservation allows it. "average" is the error with exact block means as coarse values.
-    cost: dict[str, float] = field(default_factory=dict)
-    maps: int = 0  # number of maps measured
-
-    @property
-    def rmse(self) -> float:
-        """Root mean square of the difference."""
-        return float(np.hypot(self.difference.mean, self.difference.std))
+    cost: dict[str, float]
+    maps: int  # number of maps measured
 
     def to_text(self) -> str:
         """Return the result as three lines of text."""
@@ -194,8 +164,8 @@ class Mismatch:
             )
         return (
             f"{self.label}: {self.variable}: coarse values differ from the averages of the truth by {self.rmse:.4g} "
-            f"{u} (mean {self.difference.mean:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
-            f"{self.coarse.std:.4g}; {self.maps} maps)\n"
+            f"{u} (mean {self.bias:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
+            f"{self.spread:.4g}; {self.maps} maps)\n"
             f"  error of the kernel by law: {costs}, none {cost['none']:.4g} {u} after a linear "
             f"correction; {cost['average']:.4g} {u} if the coarse values were the averages\n"
             f"  {advice}"
@@ -217,56 +187,41 @@ def advise(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -
 def measure(source: Source, side: Split, spec: ModelSpec) -> list[Mismatch]:
     """Measure each output of a source on its training maps (validation maps where it has none)."""
     numbers = source.maps_of(side.train if side.train.size else side.validation)
-    maps = [_Map.read(source, int(number)) for number in evenly(numbers, MOST_MAPS)]
-    return [_measured(source, maps, i, variable) for i, variable in enumerate(spec.outputs)]
+    maps = [_read(source, int(number)) for number in evenly(numbers, MOST_MAPS)]
+    truth, means, coarse = (np.stack(fields, axis=1) for fields in zip(*maps, strict=True))
+    return [_measured(source, variable, truth[i], means[i], coarse[i]) for i, variable in enumerate(spec.outputs)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Map:
-    truth: Floats
-    means: Floats
-    coarse: Floats
-
-    @classmethod
-    def read(cls, source: Source, number: int) -> _Map:
-        truth, means = read_truth(source, number)
-        coarse = read_coarse(source, number, means)
-        valid = np.isfinite(means) & np.isfinite(coarse)
-        return cls(truth.astype(np.float32), np.where(valid, means, np.nan), np.where(valid, coarse, np.nan))
+def _read(source: Source, number: int) -> tuple[Any, Floats, Floats]:
+    """Return reference, its means, and coarse values of a map, shape (V, Y, X) or (V, y, x)."""
+    truth, means = read_truth(source, number)
+    coarse = read_coarse(source, number, means)
+    valid = np.isfinite(means) & np.isfinite(coarse)
+    return truth.astype(np.float32), np.where(valid, means, np.nan), np.where(valid, coarse, np.nan)
 
 
-def _measured(source: Source, maps: list[_Map], index: int, variable: Variable) -> Mismatch:
-    area = source.grid.cell_area
-    mismatch = Mismatch(source.label, variable.name, variable.units, maps=len(maps))
-    x, m = (np.stack([getattr(item, word)[index] for item in maps]) for word in ("coarse", "means"))
-    mismatch.difference.add(x - m, area)
-    mismatch.coarse.add(m, area)
-    mismatch.correlation = _correlation(x, m, area)
-    shifts = Moments()
-    for i in range(len(maps)):
-        shifts.add(np.array(_total(x[i] - m[i], area)), np.array(1.0))
-    mismatch.floor = {"cell": mismatch.rmse, "total": float(np.hypot(shifts.mean, shifts.std)), "none": 0.0}
-    mismatch.cost = _costs(source, maps, index, variable)
-    return mismatch
-
-
-def _costs(source: Source, maps: list[_Map], index: int, variable: Variable) -> dict[str, float]:
-    """Return the kernel's error for each law on the later half of the maps; the earlier half fits the correction."""
-    area = source.grid.cell_area
-    half = len(maps) // 2
-    fit_maps, test_maps = (maps[:half], maps[half:]) if half else (maps, maps)
-    x, m = (np.stack([getattr(item, word)[index] for item in fit_maps]) for word in ("coarse", "means"))
-    slope, offset = _line(x, m, area)
-    sums = {name: Moments() for name in (*LAWS, "average")}
-    for test_map in test_maps:
-        coarse = test_map.coarse[index]
-        corrected = np.clip(offset + slope * coarse, *_limits(variable))
-        shifted = corrected + _total(coarse - corrected, area)
-        inputs = {"cell": coarse, "total": shifted, "none": corrected, "average": test_map.means[index]}
-        for name, values in inputs.items():
-            error = _kernel(source, values, variable) - test_map.truth[index]
-            sums[name].add(error**2, source.fine.cell_area)
-    return {name: float(np.sqrt(moments.mean)) for name, moments in sums.items()}
+def _measured(source: Source, variable: Variable, truth: Any, means: Floats, coarse: Floats) -> Mismatch:
+    area, half = source.grid.cell_area, len(truth) // 2
+    # The earlier half of the maps fits the linear correction, the later half shows the costs.
+    slope, offset, _ = _line(coarse[: half or None], means[: half or None], area)
+    corrected = np.clip(offset + slope * coarse, *_limits(variable))
+    shift = np.array([_mean(values, area) for values in coarse - corrected])[:, None, None]
+    inputs = {"cell": coarse, "total": corrected + shift, "none": corrected, "average": means}
+    cost = {}
+    for name, values in inputs.items():
+        squares = Moments()
+        for number in range(half, len(truth)):
+            squares.add((_kernel(source, values[number], variable) - truth[number]) ** 2, source.fine.cell_area)
+        cost[name] = float(np.sqrt(squares.mean))
+    difference = coarse - means
+    rmse = float(np.sqrt(_mean(difference**2, area)))
+    total = float(np.sqrt(np.mean([_mean(values, area) ** 2 for values in difference])))
+    spread = float(np.sqrt(_mean((means - _mean(means, area)) ** 2, area)))
+    return Mismatch(
+        source.label, variable.name, variable.units, _mean(difference, area), rmse, spread,
+        _line(coarse, means, area)[2],
+        {"cell": rmse, "total": total, "none": 0.0}, cost, len(truth),
+    )  # fmt: skip
 
 
 def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
@@ -275,12 +230,11 @@ def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
 
     x = torch.from_numpy(coarse)
     proposal = source.operator(x)
-    mask = torch.isfinite(proposal)
-    low, high = _limits(variable)
+    cells, (low, high) = source.cells.masked(torch.isfinite(proposal)), _limits(variable)
     feasible = bool(((x >= low) & (x <= high) | torch.isnan(x)).all())
     if variable.bounds != (None, None) and feasible:
-        return np.asarray(bounded(proposal, x, source.cells.masked(mask), variable.bounds).numpy())
-    return np.asarray(additive(proposal, x, source.cells.masked(mask)).numpy())
+        return np.asarray(bounded(proposal, x, cells, variable.bounds).numpy())
+    return np.asarray(additive(proposal, x, cells).numpy())
 
 
 def _limits(variable: Variable) -> tuple[float, float]:
@@ -288,30 +242,19 @@ def _limits(variable: Variable) -> tuple[float, float]:
     return (-np.inf if low is None else low), (np.inf if high is None else high)
 
 
-def _total(values: Floats, area: Any) -> float:
-    """Return the area-weighted mean of finite values, zero where all are missing."""
-    valid = np.isfinite(values)
-    weight = np.where(valid, area, 0.0).sum()
-    return float((np.where(valid, values, 0.0) * area).sum() / weight) if weight > 0 else 0.0
-
-
-def _line(x: Floats, y: Floats, area: Any) -> tuple[float, float]:
-    """Return slope and offset of the area-weighted regression of y on x; the identity for constant x."""
-    mean_x, mean_y = _mean(x, area), _mean(y, area)
-    variance = _mean((x - mean_x) ** 2, area)
-    if not variance > 0:
-        return 1.0, 0.0
-    slope = _mean((x - mean_x) * (y - mean_y), area) / variance
-    return slope, mean_y - slope * mean_x
-
-
-def _correlation(x: Floats, y: Floats, area: Any) -> float:
-    dx, dy = x - _mean(x, area), y - _mean(y, area)
-    scale = np.sqrt(_mean(dx**2, area) * _mean(dy**2, area))
-    return _mean(dx * dy, area) / scale if scale > 0 else float("nan")
-
-
 def _mean(values: Floats, area: Any) -> float:
+    """Return the area-weighted mean of finite values, zero where all are missing."""
     moments = Moments()
     moments.add(values, area)
     return moments.mean
+
+
+def _line(x: Floats, y: Floats, area: Any) -> tuple[float, float, float]:
+    """Return slope, offset and correlation of the area-weighted regression of y on x; the identity for constant x."""
+    mean_x, mean_y = _mean(x, area), _mean(y, area)
+    dx, dy = x - mean_x, y - mean_y
+    variance, covariance, scale = _mean(dx**2, area), _mean(dx * dy, area), _mean(dy**2, area)
+    if not variance > 0:
+        return 1.0, 0.0, float("nan")
+    slope = covariance / variance
+    return slope, mean_y - slope * mean_x, covariance / np.sqrt(variance * scale) if scale > 0 else float("nan")

@@ -221,9 +221,8 @@ def open_fabric(how: Training, folder: Path) -> Fabric:
             "training.precision: this processor has no fast bf16; the training runs in float32 instead", stacklevel=2
         )
         is_mixed = False
-    log = logging.getLogger("lightning.fabric")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    level = logging.root.manager.disable
+    logging.disable(logging.INFO)  # the library's tips and summaries
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -246,5 +245,5 @@ def open_fabric(how: Training, folder: Path) -> Fabric:
             f"expected accelerator, devices and strategy as Lightning has them, received: {reason}"
         ) from None
     finally:
-        log.setLevel(level)
+        logging.disable(level)
     return fabric

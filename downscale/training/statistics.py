@@ -17,7 +17,7 @@ from downscale.errors import InputError
 from downscale.nn.spec import Variable
 from downscale.training.pairs import Source, Split, bounds_of, evenly, read_coarse, read_predictor, read_truth
 from downscale.training.sampling import Table, candidates, lattice, patch_size
-from downscale.training.schema import Channel, Data, Patches
+from downscale.training.schema import Data, Patches
 
 # Standard deviation relative to the mean below which the variation is rounding of stored values.
 ROUNDING = 1e-7
@@ -88,78 +88,6 @@ class Moments:
         return float(np.sqrt(self.squares / self.weight)) if self.weight else 0.0
 
 
-class Fit:
-    """Transform parameters of one variable, from all its coarse values in the training split.
-
-    The scale of "log1p" is the mean of positive values, which the logarithm needs. The data are therefore read twice,
-    first by :meth:`add`, then by :meth:`add_transformed`.
-    """
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self._plain, self._positive, self._transformed = Moments(), Moments(), Moments()
-
-    @property
-    def twice(self) -> bool:
-        """Whether a second pass is needed."""
-        return self.channel.transform == "log1p"
-
-    def add(self, values: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Add values of any shape with their areas, in the first pass."""
-        self._plain.add(values, weights)
-        if self.twice:
-            self._positive.add(np.where(values > 0, values, np.nan), weights)
-
-    @classmethod
-    def pooled(cls, fits: Sequence[Fit], weights: Sequence[float]) -> Fit:
-        """Return the fit of all sources together with their weights, independent of their sizes."""
-        pool = cls(fits[0].channel)
-        pool._plain = Moments.pooled([fit._plain for fit in fits], weights)
-        # A source counts in proportion to the fraction of its area with positive values.
-        shares = [fit._positive.weight / (fit._plain.weight or 1.0) for fit in fits]
-        positive = [weight * share for weight, share in zip(weights, shares, strict=True)]
-        pool._positive = Moments.pooled([fit._positive for fit in fits], positive)
-        return pool
-
-    def add_transformed(self, moments: Moments, values: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Add transformed values to the moments of a source, in the second pass, with the scale of all sources."""
-        if self.twice:
-            moments.add(np.log1p(values.clip(0) / self.scale), weights)
-
-    def pool_transformed(self, moments: Sequence[Moments], weights: Sequence[float]) -> None:
-        """Set the moments of the transformed values of all sources together."""
-        self._transformed = Moments.pooled(moments, weights)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the untransformed values."""
-        return self._plain.std
-
-    @property
-    def scale(self) -> float:
-        """Mean of positive values, one if there are none."""
-        return self._positive.mean if self._positive.mean > 0 else 1.0
-
-    def variable(self, units: str, standard_name: str, bounds: tuple[float | None, float | None]) -> Variable:
-        """Return the variable of the model, with its transform."""
-        if self._plain.weight == 0:
-            raise InputError(
-                f"{self.channel.name}: expected values to learn from, received missing ones only; check the files, "
-                "names and select"
-            )
-        if self._plain.std <= ROUNDING * abs(self._plain.mean):
-            raise InputError(
-                f"{self.channel.name}: expected values that vary, received {self._plain.mean:g} everywhere in the "
-                "training split; check the files"
-            )
-        moments = self._transformed if self.twice else self._plain
-        numbers = {"mean": moments.mean, "std": moments.std, "scale": self.scale}
-        return Variable(
-            name=self.channel.name, units=units, standard_name=standard_name, transform=self.channel.transform,
-            bounds=bounds, **numbers,
-        )  # fmt: skip
-
-
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Result of a survey."""
@@ -176,38 +104,64 @@ def measure_statistics(
 ) -> Statistics:
     """Read all sources once, or twice if a transform needs it."""
     channels = [*data.outputs, *data.predictors]
-    fits = [[Fit(channel) for channel in channels] for _ in sources]
+    weights = [source.pair.weight for source in sources]
     plans = [_choose_maps(source, side) for source, side in zip(sources, sides, strict=True)]
+    # By channel and source: moments of all values, of positive ones, and of the transformed ones.
+    plain, positive, transformed = ([[Moments() for _ in sources] for _ in channels] for _ in range(3))
+    is_log = [channel.transform == "log1p" for channel in channels]
     work = ((s, int(m)) for s, (maps, _) in enumerate(plans) for m in maps)
     patches_of: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in sources]
-    for source_index, map_number in work if progress is None else progress(work, sum(maps.size for maps, _ in plans)):
-        source = sources[source_index]
-        coarse, predictors = _read_inputs(source, map_number)
-        if map_number in plans[source_index][1]:
-            for fit, values in zip(fits[source_index], (*coarse, *predictors), strict=True):
-                fit.add(values, source.grid.cell_area)
-        patches_of[source_index].append(candidates(coarse, patch_size(how, source.grid.shape)))
+    for s, number in work if progress is None else progress(work, sum(maps.size for maps, _ in plans)):
+        fields, area = _read_inputs(sources[s], number), sources[s].grid.cell_area
+        for i, values in enumerate(fields) if number in plans[s][1] else ():
+            plain[i][s].add(values, area)
+            if is_log[i]:
+                positive[i][s].add(np.where(values > 0, values, np.nan), area)
+        size = patch_size(how, sources[s].grid.shape)
+        patches_of[s].append(candidates(np.stack(fields[: len(data.outputs)]), size))
     rows = zip(sources, plans, patches_of, strict=True)
     tables = tuple(_table(source, how, maps, patches) for source, (maps, _), patches in rows)
-    weights = [source.pair.weight for source in sources]
-    pooled = [Fit.pooled(variable_fits, weights) for variable_fits in zip(*fits, strict=True)]
-    if any(fit.twice for fit in pooled):
-        moments = [[Moments() for _ in pooled] for _ in sources]
-        for source, (_, train), source_moments in zip(sources, plans, moments, strict=True):
-            for map_number in sorted(train):
-                coarse, predictors = _read_inputs(source, map_number)
-                for fit, sums, values in zip(pooled, source_moments, (*coarse, *predictors), strict=True):
-                    fit.add_transformed(sums, values, source.grid.cell_area)
-        for fit, variable_moments in zip(pooled, zip(*moments, strict=True), strict=True):
-            fit.pool_transformed(variable_moments, weights)
-    variables, count = [], len(data.outputs)
+    # The scale of "log1p" is the mean of positive values: a source counts by its area fraction with such values.
+    scales = []
+    for every, some in zip(plain, positive, strict=True):
+        shares = [w * (p.weight / (a.weight or 1.0)) for w, a, p in zip(weights, every, some, strict=True)]
+        mean = Moments.pooled(some, shares).mean
+        scales.append(mean if mean > 0 else 1.0)
+    for s, (_, train) in enumerate(plans) if any(is_log) else ():
+        for number in sorted(train):
+            fields = _read_inputs(sources[s], number)
+            for i in (i for i, log in enumerate(is_log) if log):
+                transformed[i][s].add(np.log1p(fields[i].clip(0) / scales[i]), sources[s].grid.cell_area)
+    variables, spread = [], []
     # Names and units are those of the first source.
-    for fit, channel, field in zip(pooled, channels, (*sources[0].outputs, *sources[0].predictors), strict=True):
-        attrs, bounds = field.maps.attrs, bounds_of(channel, field.maps, field.factor, field.offset)
-        units = channel.units or str(attrs.get("units", "1"))
-        variables.append(fit.variable(units, str(attrs.get("standard_name", "")), bounds))
-    spread = tuple(fit.spread for fit in pooled[:count])
-    return Statistics(tuple(variables[:count]), tuple(variables[count:]), tables, spread)
+    for i, field in enumerate((*sources[0].outputs, *sources[0].predictors)):
+        moments = Moments.pooled(plain[i], weights)
+        _require_variation(channels[i].name, moments)
+        spread.append(moments.std)
+        moments = Moments.pooled(transformed[i], weights) if is_log[i] else moments
+        attrs, name = field.maps.attrs, channels[i].name
+        variables.append(
+            Variable(
+                name=name, units=channels[i].units or str(attrs.get("units", "1")),
+                standard_name=str(attrs.get("standard_name", "")), transform=channels[i].transform,
+                bounds=bounds_of(channels[i], field.maps, field.factor, field.offset), mean=moments.mean,
+                std=moments.std, scale=scales[i],
+            )
+        )  # fmt: skip
+    count = len(data.outputs)
+    return Statistics(tuple(variables[:count]), tuple(variables[count:]), tables, tuple(spread[:count]))
+
+
+def _require_variation(name: str, moments: Moments) -> None:
+    if moments.weight == 0:
+        raise InputError(
+            f"{name}: expected values to learn from, received missing ones only; check the files, names and select"
+        )
+    if moments.std <= ROUNDING * abs(moments.mean):
+        raise InputError(
+            f"{name}: expected values that vary, received {moments.mean:g} everywhere in the training split; check the "
+            "files"
+        )
 
 
 def _choose_maps(source: Source, side: Split) -> tuple[NDArray[np.int64], set[int]]:
@@ -216,12 +170,11 @@ def _choose_maps(source: Source, side: Split) -> tuple[NDArray[np.int64], set[in
     return np.sort(np.concatenate([train, validation])), set(train.tolist())
 
 
-def _read_inputs(source: Source, number: int) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
-    """Return the coarse values of the outputs, NaN without reference, and those of the predictors."""
+def _read_inputs(source: Source, number: int) -> list[NDArray[np.float64]]:
+    """Return the coarse values of the outputs, NaN without reference, then those of the predictors."""
     _, means = read_truth(source, number)
-    coarse = read_coarse(source, number, means)
-    predictors = [read_predictor(source, field, number) for field in source.predictors]
-    return np.where(np.isfinite(means), coarse, np.nan), predictors
+    coarse = np.where(np.isfinite(means), read_coarse(source, number, means), np.nan)
+    return [*coarse, *(read_predictor(source, field, number) for field in source.predictors)]
 
 
 def _table(source: Source, how: Patches, maps: NDArray[np.int64], found: list[Any]) -> Table:
