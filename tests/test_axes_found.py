@@ -11,7 +11,7 @@ import xarray as xr
 
 import downscale
 from downscale.cf.horizontal import horizontal
-from downscale.cf.units import degrees_in, metres_in
+from downscale.cf.units import size_in
 from downscale.errors import GridError
 
 SPHERE = 6_371_000.0
@@ -86,7 +86,7 @@ def test_every_unit_of_angle_makes_the_same_cells(kind, bounds, units):
     wanted = made(kind, mapping=MAPPINGS[kind], bounds=bounds, **attrs_of(kind, "degrees"))
     ds = made(kind, unit=ANGLES[units], mapping=MAPPINGS[kind], bounds=bounds, **attrs_of(kind, units))
     where, same = horizontal(ds), horizontal(wanted)
-    assert where.nature == same.nature == kind
+    assert where.system == same.system == kind
     np.testing.assert_allclose(where.grid.cell_area, same.grid.cell_area, rtol=1e-9)
     means, same_means = downscale.coarsen(ds, 2), downscale.coarsen(wanted, 2)
     for name in "ab":
@@ -174,7 +174,7 @@ NAMED = {
 def test_every_way_of_naming_axes(kind, how, turned):
     ds = made(kind, **how)
     where = horizontal(ds.transpose() if turned else ds)
-    assert where.nature == kind
+    assert where.system == kind
     assert where.dims == tuple(ds.tas.dims)
     axes = where.grid.y, where.grid.x
     scale = np.deg2rad(1) * SATELLITE["perspective_point_height"] if kind == "scan" else 1.0  # type: ignore[operator]
@@ -296,7 +296,7 @@ def test_names_say_nothing_where_attributes_do():
     ds = made("geographic", ("lon", "lat"), y={"units": "degrees_north"}, x={"units": "degrees_east"})
     assert horizontal(ds).dims == ("lon", "lat")
     ds = made("plane", ("lat", "lon"), y={"units": "m", "axis": "Y"}, x={"units": "m", "axis": "X"})
-    assert horizontal(ds).nature == "plane"
+    assert horizontal(ds).system == "plane"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_grid_mapping_that_is_named_and_lost_is_warned_about():
     assert "grid_mapping" not in ds.drop_attrs().tas.attrs
     assert horizontal(ds.drop_attrs()).notes
     on_the_sphere = made("geographic", mapping=GLOBE, **attrs_of("geographic")).drop_vars("place")
-    assert horizontal(on_the_sphere).nature == "geographic"
+    assert horizontal(on_the_sphere).system == "geographic"
 
 
 def test_cells_beyond_the_edge_of_the_earth_are_refused():
@@ -358,6 +358,6 @@ def test_fields_decide_between_axes_of_equal_evidence():
     ],
 )  # fmt: skip
 def test_units_of_angle_and_length_in_many_spellings(text, degrees, metres):
-    for found, wanted in ((degrees_in(text), degrees), (metres_in(text), metres)):
+    for found, wanted in ((size_in(text, "degree"), degrees), (size_in(text, "meter"), metres)):
         assert (found is None) == (wanted is None)
         assert found is None or found == pytest.approx(wanted, rel=1e-8)

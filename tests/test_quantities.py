@@ -14,17 +14,15 @@ from conftest import DATA, shared_data
 
 from downscale.cf.kinds import code_reason, direction_reason, quantity_over_time
 from downscale.cf.quantities import (
-    ROWS,
-    SHORT_NAMES,
-    Row,
-    _in_units,
+    CUSTOMARY,
+    LIMITS,
     automatic_bounds,
     bounds_and_reason,
     cell_methods,
+    limit_of,
     quantity_and_reason,
     quantity_of,
     require_lapse_rate,
-    row_of,
     variable_bounds,
 )
 from downscale.cf.units import convert, fits, is_logarithmic, read_units
@@ -306,15 +304,13 @@ def test_cell_methods_are_read_in_order_and_without_comments():
 
 
 def test_every_row_can_be_reached_and_reads_its_own_units():
-    for row in ROWS:
-        assert read_units(row.units) is not None, row
-        assert row.upper is None or row.lower < row.upper
-    for short in SHORT_NAMES:
-        assert row_of(short.standard_name) is not None, short
-        assert all(unit == "%" or fits(unit, unit) for unit in short.units)
-    names = [name for short in SHORT_NAMES for name in short.names.split()]
-    assert len(set(names)) == len(names)
-    assert all(name == name.lower() for name in names)
+    for limit in LIMITS:
+        assert read_units(limit.units) is not None, limit
+        assert limit.upper > 0
+    for name, (standard_name, units) in CUSTOMARY.items():
+        assert name == name.lower()
+        assert limit_of(standard_name) is not None, name
+        assert all(unit == "%" or fits(unit, unit) for unit in units)
 
 
 @pytest.mark.parametrize(
@@ -518,14 +514,6 @@ def test_products_without_standard_names_are_recognised_by_units_and_names(name,
     found, reason = bounds_and_reason(variable(name=name, units=units, long_name=long_name))
     assert found == bounds
     assert reason
-
-
-def test_bounds_off_zero_are_converted_with_their_offset():
-    """Absolute zero is no zero in degrees Celsius and Fahrenheit."""
-    row = Row("temperature_of_snow", "K", lower=0.0, upper=273.15)
-    assert _in_units(row, "K", "") == ((0.0, 273.15), "")
-    assert _in_units(row, "degC", "")[0] == pytest.approx((-273.15, 0.0))
-    assert _in_units(row, "degF", "")[0] == pytest.approx((-459.67, 32.0))
 
 
 # Standard name, name, units, long name: directions, and angles that are none.

@@ -53,7 +53,7 @@ def tool(name: str) -> str:
 
 def require_same_grid(back: Any, ds: xr.Dataset, kind: str) -> None:
     one, other = horizontal(ds), horizontal(back)
-    assert other.nature == one.nature == KINDS[kind]
+    assert other.system == one.system == KINDS[kind]
     assert other.grid.shape == one.grid.shape
     np.testing.assert_allclose(other.grid.cell_area, one.grid.cell_area, rtol=1e-9)
     for axis, same in ((other.grid.y, one.grid.y), (other.grid.x, one.grid.x)):
@@ -104,7 +104,7 @@ def test_files_with_a_mapping_of_degrees_survive_cdo(tmp_path, kind):
     with downscale.open_dataset(tmp_path / "b.nc", chunks=None) as back:
         assert back.lat.attrs["standard_name"] == "projection_y_coordinate"
         where = horizontal(back)
-        assert where.nature == "geographic"
+        assert where.system == "geographic"
         np.testing.assert_allclose(where.grid.cell_area, horizontal(ds).grid.cell_area, rtol=1e-12)
         assert downscale.coarsen(back, 2).lat.attrs["standard_name"] == "latitude"
 

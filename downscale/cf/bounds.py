@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.dates import values_of
-from downscale.cf.units import convert, degrees_in
+from downscale.cf.units import convert, size_in
 from downscale.errors import GridError
 from downscale.grid.axis import STORAGE_ROUNDING, Kind, evenly_spaced
 
@@ -34,7 +34,7 @@ PAIR_NAMES = ("bnds", "nv", "bounds_pair")
 MOST_VALUES = 20_000_000
 
 
-def _held(obj: XarrayObject) -> Any:
+def variables_of(obj: XarrayObject) -> Any:
     """Return every variable of an object by name."""
     return obj.variables if isinstance(obj, xr.Dataset) else obj.coords
 
@@ -47,9 +47,8 @@ def named_bounds(variable: Any) -> str | None:
 
 def bounds_in(obj: XarrayObject, name: str) -> str | None:
     """Return the name of the bounds of a coordinate if the object holds them."""
-    attr = named_bounds(obj[name])
-    customary = [pattern.format(name) for pattern in CUSTOMARY]
-    return next((key for key in (attr, *customary) if key is not None and key in _held(obj)), None)
+    keys = (named_bounds(obj[name]), *(pattern.format(name) for pattern in CUSTOMARY))
+    return next((key for key in keys if key is not None and key in variables_of(obj)), None)
 
 
 def bounds_name(obj: XarrayObject, name: str) -> str:
@@ -71,11 +70,9 @@ def lost_bounds(obj: XarrayObject, name: str) -> str | None:
 
 def bounds_variables(ds: xr.Dataset) -> set[str]:
     """Return the names of all variables that are bounds of another."""
-    targets = {named_bounds(variable) for variable in ds.variables.values()}
-    climates = {variable.attrs.get("climatology") or variable.encoding.get("climatology") for variable in
-                ds.variables.values()}  # fmt: skip
-    custom = {str(name) for name in ds.data_vars if str(name).endswith("_bnds")}
-    return {str(name) for name in targets | climates if isinstance(name, str) and name in ds.variables} | custom
+    named = {str(attrs.get(key)).strip() for variable in ds.variables.values()
+             for attrs in (variable.attrs, variable.encoding) for key in ("bounds", "climatology")}  # fmt: skip
+    return {str(n) for n in ds.variables if n in named or (str(n).endswith("_bnds") and n in ds.data_vars)}
 
 
 def corner_dimension(obj: XarrayObject, name: str) -> str | None:
@@ -134,18 +131,22 @@ def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
     if not extra:
         return values_of(variable)
     places = max(MOST_VALUES // max(int(np.prod(variable.shape[len(extra) :])), 1), 1)
-    for dim in extra:
-        samples = max(int(places ** (1 / len(extra))), 2)
-        if variable.sizes[dim] > samples:
-            variable = variable.isel({dim: np.unique(np.linspace(0, variable.sizes[dim] - 1, samples).astype(int))})
-    values = values_of(variable)
+    samples = max(int(places ** (1 / len(extra))), 2)
+    rows = {dim: np.unique(np.linspace(0, variable.sizes[dim] - 1, samples).astype(int)) for dim in extra
+            if variable.sizes[dim] > samples}  # fmt: skip
+    values = values_of(variable.isel(rows))
     flat = values.reshape(-1, *values.shape[len(extra) :])
     if not len(flat):
         raise GridError(f"expected bounds, received {held} without values along {extra[0]!r}")
     is_missing = xr.DataArray(flat).isnull().values
-    index = is_missing.argmin(axis=0)[None]
-    first = np.take_along_axis(flat, index, axis=0)[0]
-    differs = ~is_missing & _differs(flat, first)
+    first = np.take_along_axis(flat, is_missing.argmin(axis=0)[None], axis=0)[0]
+    if values.dtype.kind == "f":
+        # Means of repeated values differ from them by rounding.
+        largest = np.nanmax(np.abs(first)) if np.isfinite(first).any() else 0.0
+        differs = np.abs(flat - first) > STORAGE_ROUNDING * largest
+    else:
+        differs = flat != first
+    differs &= ~is_missing
     if differs.any():
         place = tuple(int(i) for i in np.argwhere(differs)[0])
         raise GridError(
@@ -155,37 +156,22 @@ def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
     return np.asarray(first)
 
 
-def _differs(values: NDArray[Any], once: NDArray[Any]) -> NDArray[np.bool_]:
-    if values.dtype.kind not in "f":
-        return np.asarray(values != once)
-    # Means of repeated values differ from them by rounding.
-    largest = np.nanmax(np.abs(once)) if np.isfinite(once).any() else 0.0
-    return np.asarray(np.abs(values - once) > STORAGE_ROUNDING * largest)
-
-
 def _in_units_of(values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, held: str) -> NDArray[Any]:
     """Return bounds in the units of their coordinate, which they have unless they have their own units."""
-    bounds_units, coordinate_units = (str(v.attrs.get("units") or "").strip() for v in (bounds, coordinate))
-    are_numbers = values.dtype.kind in "fiu" and " since " not in bounds_units + coordinate_units
-    if not are_numbers or not bounds_units or not coordinate_units or bounds_units.lower() == coordinate_units.lower():
+    units = [str(variable.attrs.get("units") or "").strip() for variable in (bounds, coordinate)]
+    are_numbers = values.dtype.kind in "fiu" and " since " not in "".join(units)
+    if not are_numbers or not all(units) or units[0].lower() == units[1].lower():
         return values
-    angles = [_angle(units) for units in (bounds_units, coordinate_units)]
-    if angles[0] is not None and angles[1] is not None:
+    angles = [size_in(text, "degree", rare=False) for text in units]
+    if angles[0] and angles[1]:
         return values if angles[0] == angles[1] else np.asarray(values * (angles[0] / angles[1]))
-    zero, one = None, None
-    if angles == [None, None]:
-        zero, one = (convert(value, bounds_units, coordinate_units) for value in (0.0, 1.0))
+    zero, one = (None if any(angles) else convert(value, *units) for value in (0.0, 1.0))
     if zero is None or one is None:
         raise GridError(
-            f"expected bounds in {coordinate_units!r} or units that fit, received {held} in {bounds_units!r}; "
+            f"expected bounds in {units[1]!r} or units that fit, received {held} in {units[0]!r}; "
             "convert them, or delete their attribute units"
         )
     return values if (zero, one) == (0.0, 1.0) else np.asarray(zero + values * (one - zero))
-
-
-def _angle(units: str) -> float | None:
-    """Return the degrees in one unit of an angle, or None for other units."""
-    return degrees_in(units, rare=False)
 
 
 def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
@@ -203,7 +189,7 @@ def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
     if not blank.any():
         return pairs
     centres = np.asarray(values_of(obj[name].variable), dtype=np.float64)
-    kind: Kind = "longitude" if _angle(str(obj[name].attrs.get("units") or "")) else "projected"
+    kind: Kind = "longitude" if size_in(str(obj[name].attrs.get("units") or ""), "degree", False) else "projected"
     rows = np.flatnonzero(blank)
     if not evenly_spaced(centres, kind):
         if blank.all():

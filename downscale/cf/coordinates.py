@@ -24,7 +24,7 @@ from downscale.cf.bounds import (
 )
 from downscale.cf.dates import is_time
 from downscale.cf.evidence import POSITIONS, STANDARD, degrees_of_unit, seems_position
-from downscale.cf.mapping import cf_attributes, positions
+from downscale.cf.mapping import GridMapping, positions
 from downscale.cf.units import CODE_UNITS, convert
 from downscale.errors import InputError, listing
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP, CellAxis
@@ -91,24 +91,9 @@ AXIS_ATTRS = {
 LENGTH_UNITS = {1.0: "m", 1000.0: "km", 0.3048: "foot", 1200 / 3937: "US_survey_foot"}
 PLANE_ATTRS = {name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS}
 HALF_CIRCLE = FULL_CIRCLE / 2
-MAPPING_ATTRS = {"grid_mapping_name", "crs_wkt", "spatial_ref"}
 # Areas of larger grids are lazy, in bands of this many cells: for one map they outweigh a field in float32.
 EAGER_AREAS, BAND_CELLS = 8_000_000, 1_000_000
 AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "units": "m2"}
-
-
-def mapping_name(variable: xr.DataArray) -> str | None:
-    """Return the name of the grid mapping of a variable, if it has one.
-
-    Arithmetic drops encodings, and with them that name: the only mapping among the coordinates is used then.
-    """
-    name = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
-    return str(name) if name else mapping_among(variable.coords)
-
-
-def mapping_among(coords: Mapping[Any, xr.DataArray]) -> str | None:
-    """Return the name of the first grid mapping among coordinates."""
-    return next((str(n) for n, c in coords.items() if c.size == 1 and MAPPING_ATTRS & set(c.attrs)), None)
 
 
 def new_coordinates(
@@ -212,18 +197,18 @@ def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, where: Hori
 
 def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[str, Any]:
     """Return the attributes of an axis: existing ones, and missing ones for its kind."""
-    default_attrs = dict(AXIS_ATTRS[where.nature][name == where.x])
+    default_attrs = dict(AXIS_ATTRS[where.system][name == where.x])
     attrs = {key: value for key, value in old.items() if key not in STALE_ATTRS}
     standard = str(attrs.get("standard_name") or "")
-    if standard in STANDARD and where.nature not in STANDARD[standard][1]:
+    if standard in STANDARD and where.system not in STANDARD[standard][1]:
         # Units and grid mapping contradict it: an error of the tool that wrote it.
         del attrs["standard_name"]
         standard = ""
-    if standard or (where.nature == "plane" and where.mapping is None):
+    if standard or (where.system == "plane" and where.mapping is None):
         return attrs
-    if where.nature == "plane" and where.unit in LENGTH_UNITS:
+    if where.system == "plane" and where.unit in LENGTH_UNITS:
         default_attrs["units"] = LENGTH_UNITS[where.unit]
-    if where.nature == "rotated" and where.mapping is None:
+    if where.system == "rotated" and where.mapping is None:
         return {**{key: default_attrs[key] for key in ("units", "axis")}, **attrs}
     return {**default_attrs, **attrs}
 
@@ -374,7 +359,8 @@ def _complete_mapping(attrs: dict[Any, Any]) -> None:
     """Add attributes of a grid mapping that CF requires and its others imply."""
     if str(attrs.get("grid_mapping_name", "")).lower() in UNNAMED:
         attrs.pop("grid_mapping_name", None)
-        wkt_attrs = cf_attributes(str(attrs.get("crs_wkt") or attrs.get("spatial_ref") or ""))
+        crs = GridMapping("", {"crs_wkt": attrs.get("crs_wkt") or attrs.get("spatial_ref") or ""}).crs
+        wkt_attrs = {} if crs is None else crs.to_cf()
         if str(wkt_attrs.get("grid_mapping_name", "")).lower() not in UNNAMED:
             attrs.update({key: value for key, value in wkt_attrs.items() if key not in attrs})
     if attrs.get("grid_mapping_name") == "polar_stereographic" and "latitude_of_projection_origin" not in attrs:

@@ -12,13 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.local import get_sync
 from numpy.typing import NDArray
 
 from downscale.cf.attributes import normalise_metadata
@@ -29,42 +27,39 @@ from downscale.cf.bounds import (
     require_known,
     unknown_cells,
     unknown_corners,
+    variables_of,
     without_lost_bounds,
 )
 from downscale.cf.dates import values_of
 from downscale.cf.evidence import (
+    AXIS_NAMES,
     COMPASS,
-    LAT_NAMES,
     NOTHING,
+    POSITION_NAMES,
     PROJECTED,
-    X_NAMES,
-    Y_NAMES,
-    Axis,
     arrange,
     axis_of,
-    claim_of_mapping,
     claims_of,
-    counts_only,
+    coordinate_system,
     degrees_of_unit,
+    find_positions,
     find_seam,
     first_map,
+    is_cell_number,
     moving_dimension,
-    nature_of,
-    planes_of,
+    position_direction,
     position_error,
-    way_of_position,
 )
 from downscale.cf.mapping import (
     TEXT_ATTRS,
+    CoordinateSystem,
     GridMapping,
     Locator,
-    Nature,
     is_mapping,
     mapping_of,
     named_mappings,
-    text_mapping,
 )
-from downscale.cf.units import MUTE, degrees_in, metres_in
+from downscale.cf.units import MUTE, size_in
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, called, listing
 from downscale.grid.axis import (
     CellAxis,
@@ -80,7 +75,7 @@ from downscale.grid.sphere import arc, unit_vectors
 
 XarrayObject = xr.Dataset | xr.DataArray
 
-MESH_NAMES = ("clat", "latcell"), ("clon", "loncell")
+MESH_NAMES = POSITION_NAMES | dict.fromkeys(("clat", "latcell"), "y") | dict.fromkeys(("clon", "loncell"), "x")
 # Attributes of CF that xarray moves to encodings.
 ENCODED = ("bounds", "climatology", "coordinates", "grid_mapping")
 
@@ -97,28 +92,22 @@ class Horizontal:
     x: str
     grid: RectilinearGrid | CurvilinearGrid  # cells in the order of the object, in degrees or metres
     unit: float = 1.0  # metres, or degrees, in one unit of the coordinates
-    lat: str | None = None  # names of two-dimensional latitudes and longitudes of the object, or of a new grid
-    lon: str | None = None
+    planes: tuple[str, str] | None = None  # two-dimensional latitudes and longitudes of the object, or of a new grid
     mapping: GridMapping | None = None  # None if the axes are latitude and longitude
     notes: tuple[str, ...] = ()  # for the plan
-    nature: Nature = "geographic"
-    lost: str | None = None  # the grid mapping named by fields on axes in metres, if it is missing
+    system: CoordinateSystem = "geographic"
+    missing_mapping: str | None = None  # the grid mapping that fields on axes in metres name, if it is not there
     unknown: str = ""  # why edges midway between centres are a guess, since bounds are lost; empty if they are not
 
     @property
     def rotated(self) -> bool:
         """Whether the axes are degrees about a rotated pole, with or without a grid mapping that defines it."""
-        return self.nature == "rotated"
+        return self.system == "rotated"
 
     @property
     def dims(self) -> tuple[str, str]:
         """Names of the row and column dimension."""
         return self.y, self.x
-
-    @property
-    def planes(self) -> tuple[str, str] | None:
-        """Names of two-dimensional latitudes and longitudes, or None if the axes suffice."""
-        return None if self.lat is None or self.lon is None else (self.lat, self.lon)
 
     @property
     def locator(self) -> Locator | None:
@@ -128,10 +117,10 @@ class Horizontal:
 
 def warn_of_plane(where: Horizontal) -> Horizontal:
     """Warn that areas are those of the plane if a field names a grid mapping that is missing; return the axes."""
-    if where.lost is not None:
+    if where.missing_mapping is not None:
         warnings.warn(
-            f"{where.y!r} and {where.x!r}: the grid mapping {where.lost!r} that fields name is not there; areas are "
-            'those of the plane. Keep it with the field: open the file with decode_coords="all"',
+            f"{where.y!r} and {where.x!r}: the grid mapping {where.missing_mapping!r} that fields name is not there; "
+            'areas are those of the plane. Keep it with the field: open the file with decode_coords="all"',
             UserWarning, stacklevel=3,
         )  # fmt: skip
     return where
@@ -163,7 +152,8 @@ class ParsedGrids:
             if values == _values_token(obj, names):
                 return where
         where = parse_horizontal(obj)
-        names = [name for name in dict.fromkeys((*where.dims, *(planes_of(obj) or ()))) if name in _held(obj)]
+        found = dict.fromkeys((*where.dims, *(find_positions(obj) or ())))
+        names = [name for name in found if name in variables_of(obj)]
         names += [bounds for name in names if (bounds := bounds_in(obj, name)) is not None]
         entries.append((names, _values_token(obj, names), where))
         return where
@@ -182,16 +172,12 @@ def share_grids(grids: ParsedGrids | None = None) -> Iterator[None]:
         _SHARED.reset(token)
 
 
-def _held(obj: XarrayObject) -> Mapping[Any, Any]:
-    return obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-
-
 def _metadata_token(obj: XarrayObject) -> str:
     """Return a token of all metadata that grids are parsed from, and of no values along other dimensions."""
     fields = [] if isinstance(obj, xr.Dataset) else [("", obj)]
     variables = [
         (str(name), v.dims, v.dtype.kind, v.attrs, [v.encoding.get(key) for key in ENCODED], is_mapping(v))
-        for name, v in (*_held(obj).items(), *fields)
+        for name, v in (*variables_of(obj).items(), *fields)
     ]
     return str(tokenize(variables, [obj.attrs.get(key) for key in (*TEXT_ATTRS, "coordinates")],
                         [obj.encoding.get(key) for key in ENCODED], list(getattr(obj, "data_vars", ()))))  # fmt: skip
@@ -203,118 +189,101 @@ def _values_token(obj: XarrayObject, names: list[str]) -> str:
 
 def parse_horizontal(obj: XarrayObject) -> Horizontal:
     """Return the axes or positions of an object; their cells may be a guess (see ``Horizontal.unknown``)."""
-    pair, planes = _axis_pair(obj), planes_of(obj)
-    if pair is not None:
-        y, x = pair
-        planes_match = planes is not None and set(_flat_dims(obj, planes[0])) == {y, x}
-        axes_count_cells = planes_match and counts_only(obj[y]) and counts_only(obj[x])
-        is_count_only = axes_count_cells and _mapping(obj, pair) is None
-        product = None if is_count_only else _product(obj, y, x, planes if planes_match else None)
-        if product is not None:
-            return product
+    axes, planes = _find_axes(obj), find_positions(obj)
+    if axes is not None:
+        is_located = planes is not None and set(obj[planes[0]].dims[-2:]) == set(axes)
+        # True degrees need no coordinate system in a text attribute.
+        is_true = any((claim.systems or PROJECTED) <= COMPASS for claim in claims_of(obj[axes[0]]))
+        mapping = mapping_of(obj, axes, text=not is_true)
+        if mapping is not None or not (is_located and all(is_cell_number(obj[name]) for name in axes)):
+            where = _read_axes(obj, axes, mapping, planes if is_located else None)
+            if where is not None:
+                return where
     if planes is None:
         raise _no_axes(obj)
-    return _quadrilaterals(obj, *planes)
+    return _read_positions(obj, *planes)
 
 
-def _axis_pair(obj: XarrayObject) -> tuple[str, str] | None:
+def _find_axes(obj: XarrayObject) -> tuple[str, str] | None:
     """Return the names of the two axes with the best evidence; if equal, those that fields use."""
-    lines = [obj[name] for name in obj.dims if name in obj.coords and obj[name].ndim == 1]
-    axes = [axis for axis in map(axis_of, lines) if axis is not None]
+    axes = [axis_of(obj[name]) for name in obj.dims if name in obj.coords and obj[name].ndim == 1]
     fields = list(obj.data_vars.values()) if isinstance(obj, xr.Dataset) else [obj]
-
-    def order(pair: tuple[Axis, Axis]) -> tuple[int, int]:
-        names = {axis.name for axis in pair}
-        return pair[0].rank + pair[1].rank, -sum(names <= set(field.dims) for field in fields)
-
-    pairs = [(y, x) for y in axes if y.way == "y" for x in axes if x.way == "x"]
-    best = min(pairs, key=order, default=None)
-    return None if best is None else (best[0].name, best[1].name)
+    pairs = [(y, x) for y in axes if y and y.direction == "y" for x in axes if x and x.direction == "x"]
+    best = min(pairs, default=None, key=lambda pair: (
+        pair[0].rank + pair[1].rank, -sum({axis.name for axis in pair} <= set(field.dims) for field in fields)
+    ))  # fmt: skip
+    return best and (best[0].name, best[1].name)
 
 
-def _flat_dims(obj: XarrayObject, name: str) -> tuple[str, str]:
-    """Return the two horizontal dimensions of positions, which may be repeated along leading ones."""
-    y, x = (str(dim) for dim in obj[name].dims[-2:])
-    return y, x
-
-
-def _mapping(obj: XarrayObject, pair: tuple[str, str]) -> GridMapping | None:
-    """Return the grid mapping of two axes; one in a text attribute only if axes are not true degrees."""
-    mapping = mapping_of(obj, pair)
-    if mapping is not None or any((claim.natures or PROJECTED) <= COMPASS for claim in claims_of(obj[pair[0]])):
-        return mapping
-    return text_mapping(obj, pair)
-
-
-def _product(obj: XarrayObject, y: str, x: str, planes: tuple[str, str] | None) -> Horizontal | None:
+def _read_axes(
+    obj: XarrayObject, dims: tuple[str, str], mapping: GridMapping | None, planes: tuple[str, str] | None
+) -> Horizontal | None:
     """Return the grid of two one-dimensional coordinates; None if these only count cells."""
-    mapping = _mapping(obj, (y, x))
-    claim = claim_of_mapping(mapping)
-    natures = nature_of(obj[y], claim), nature_of(obj[x], claim)
-    nature = natures[0]
-    straight: tuple[Kind, Kind] = ("latitude", "longitude")
-    kinds: list[Kind] = [
-        "projected" if quantity in ("plane", "scan") else kind for quantity, kind in zip(natures, straight, strict=True)
-    ]
-    unit = _unit(obj[y], obj[x], nature, mapping) if kinds[0] == "projected" or kinds[1] == "longitude" else 1.0
+    y, x = dims
+    systems = [coordinate_system(obj[name], mapping) for name in dims]
+    system, straight = systems[0], ("latitude", "longitude")
+    kinds: list[Any] = ["projected" if s in PROJECTED else kind for s, kind in zip(systems, straight, strict=True)]
+    unit = _unit(obj[y], obj[x], system, mapping) if kinds != ["latitude", "projected"] else 1.0
     if kinds[1] == "longitude" and find_seam(obj[x]) is not None:
         raise GridError(
             f"coordinate {x!r}: expected longitudes in one piece, received a jump across the seam of the circle; bring "
             f"them to -180 to 180 and sort: ds.assign_coords({x}=(ds.{x} + 180) % 360 - 180).sortby({x!r})"
         )
-    (y_axis, y_unknown), (x_axis, x_unknown) = _cells(obj, y, kinds[0], unit), _cells(obj, x, kinds[1], unit)
+    (y_axis, has_bounds, y_unknown), (x_axis, _, x_unknown) = (
+        _cells(obj, name, kind, unit) for name, kind in zip(dims, kinds, strict=True)
+    )
     if x_axis.periodic:
-        y_axis = draw_to_poles(y_axis, bounds_of(obj, y) is not None)
+        y_axis = draw_to_poles(y_axis, has_bounds)
     grid = RectilinearGrid(y_axis, x_axis)
-    where = partial(Horizontal, y, x, nature=nature, unknown=y_unknown or x_unknown)
-    if nature == "geographic":
-        _require_same(obj, planes, (grid, unit), None, (y, x))
-        return where(grid, unit)
-    if mapping is None and nature == "rotated":
-        note = "no grid_mapping locates the pole; no longitudes and latitudes are written"
-        return where(grid, unit, notes=(f"{y}, {x}: {note}",))
+    where = Horizontal(y, x, grid, unit, system=system, unknown=y_unknown or x_unknown)
+    if system == "geographic":
+        _match_positions(obj, planes, grid, None, dims)
+        return where
     if mapping is None:
-        mapping_name = next(iter(named_mappings(obj, (y, x))), None)
-        return where(grid, unit, notes=(f"{y}, {x}: no grid_mapping; areas are those of the plane",), lost=mapping_name)
-    if claim is None:
-        raise mapping.refusal()
-    best_mapping = _require_same(obj, planes, (grid, unit), mapping, (y, x))
-    if best_mapping is None:
-        return None
-    names = _plane_names(obj, (y, x), planes)
-    return where(grid if nature == "rotated" else _true_areas(grid, best_mapping, (y, x)), unit, *names, best_mapping)
-
-
-def _true_areas(grid: RectilinearGrid, mapping: GridMapping, dims: tuple[str, str]) -> RectilinearGrid:
-    """Return a grid in metres with its areas on the earth."""
-    embed = mapping.embedding()
-    true_grid = None if embed is None else projected_grid(grid.y, grid.x, embed, mapping.density())
-    if true_grid is None:
-        raise GridError(
-            f"{dims[0]!r} and {dims[1]!r}: expected cells that grid mapping {mapping.name!r} places on the earth, "
-            "received some beyond its edge or on a seam; crop the grid, or drop the grid mapping to take areas of the "
-            "plane"
+        note = (
+            "no grid_mapping locates the pole; no longitudes and latitudes are written"
+            if system == "rotated"
+            else "no grid_mapping; areas are those of the plane"
         )
-    return true_grid
+        missing = next(iter(named_mappings(obj, dims)), None) if system != "rotated" else None
+        return replace(where, notes=(f"{y}, {x}: {note}",), missing_mapping=missing)
+    if mapping.kind is None:
+        raise mapping.refusal()
+    mapping = _match_positions(obj, planes, grid, mapping, dims)
+    if mapping is None:
+        return None
+    if system != "rotated":
+        embed = mapping.embedding()
+        grid = None if embed is None else projected_grid(grid.y, grid.x, embed, mapping.density())  # type: ignore[assignment]
+        if grid is None:
+            raise GridError(
+                f"{y!r} and {x!r}: expected cells that grid mapping {mapping.name!r} places on the earth, received "
+                "some beyond its edge or on a seam; crop the grid, or drop the grid mapping to take areas of the plane"
+            )
+    if planes is None or set(obj[planes[0]].dims) != set(dims):
+        used_names = {*map(str, variables_of(obj)), *map(str, obj.dims)}
+        pairs = (("lat", "lon"), ("latitude", "longitude"), ("true_latitude", "true_longitude"))
+        planes = next((pair for pair in pairs if not used_names & set(pair)), pairs[-1])
+    return replace(where, grid=grid, planes=planes, mapping=mapping)
 
 
-def _require_same(
-    obj: XarrayObject, planes: tuple[str, str] | None, at: tuple[RectilinearGrid, float], mapping: GridMapping | None,
+def _match_positions(
+    obj: XarrayObject, planes: tuple[str, str] | None, grid: RectilinearGrid, mapping: GridMapping | None,
     dims: tuple[str, str],
 ) -> GridMapping | None:  # fmt: skip
     """Return the mapping for which axes and two-dimensional positions agree; None if axes only count cells."""
     if planes is None:
         return mapping
     places = [_degrees(obj, name, dims) for name in planes]
-    if mapping is None:
-        off, best = position_error(at[0], places, None), None
-    else:
-        errors = [(position_error(at[0], places, trial.locator()), trial) for trial in (mapping, *mapping.on_spheres())]
+    best, locator = mapping, None if mapping is None else mapping.locator()
+    off = position_error(grid, places, locator)
+    if off is not None and mapping is not None:
         # A mapping without a figure of the earth uses that of its model.
-        off, best = errors[0] if errors[0][0] is None else min(errors, key=lambda pair: pair[0] or (0.0, 0.0))
+        trials = [(position_error(grid, places, trial.locator()), trial) for trial in mapping.on_spheres()]
+        off, best = min([(off, mapping), *trials], key=lambda pair: pair[0] or (0.0, 0.0))
     if off is None:
         return best
-    if mapping is not None and all(counts_only(obj[name]) for name in dims):
+    if mapping is not None and all(is_cell_number(obj[name]) for name in dims):
         return None
     what = f"axes {dims[0]!r}, {dims[1]!r}" + ("" if mapping is None else f" with grid mapping {mapping.name!r}")
     raise GridError(
@@ -323,70 +292,49 @@ def _require_same(
     )
 
 
-def _plane_names(obj: XarrayObject, dims: tuple[str, str], planes: tuple[str, str] | None) -> tuple[str, str]:
-    """Return the names of two-dimensional latitudes and longitudes: existing ones, else unused ones."""
-    if planes is not None and set(obj[planes[0]].dims) == set(dims):
-        return planes
-    variables = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-    used_names = {*map(str, variables), *map(str, obj.dims)}
-    pairs = (("lat", "lon"), ("latitude", "longitude"), ("true_latitude", "true_longitude"))
-    return next((pair for pair in pairs if not used_names & set(pair)), pairs[-1])
-
-
-def _quadrilaterals(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
+def _read_positions(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
     """Return the grid of two-dimensional positions: quadrilaterals, or a product of axes if they are one."""
-    y, x = _flat_dims(obj, lat)
-    if y.lower() in (*X_NAMES, "i", "ni", "nlon") and x.lower() in (*Y_NAMES, "j", "nj", "nlat"):
+    y, x = map(str, obj[lat].dims[-2:])
+    rows, columns = ({n for n, d in AXIS_NAMES.items() if d == word} | {*more.split()} for word, more in
+                     (("y", "j nj nlat"), ("x", "i ni nlon")))  # fmt: skip
+    if y.lower() in columns and x.lower() in rows:
         y, x = x, y
     north, east = _degrees(obj, lat, (y, x)), _degrees(obj, lon, (y, x))
-    where = partial(Horizontal, y, x, lat=lat, lon=lon)
     try:
-        corners = _corners_of(obj, (lat, lon), (y, x))
+        corners = corners_of(obj, (lat, lon), (y, x))
+        if corners is not None:
+            corners = corners[0] * degrees_of_unit(obj[lat]), corners[1] * degrees_of_unit(obj[lon])
         product = product_of(north, east, corners)
         grid = product if product is not None else curvilinear_grid(east, north, *(corners or ())[::-1])
     except DownscaleError as error:
         raise type(error)(f"coordinates {lat!r} and {lon!r}: {error}") from None
+    where = Horizontal(y, x, grid, planes=(lat, lon))
     if not isinstance(grid, CurvilinearGrid):
-        pairs = ((lat, north[:, 0], "latitude"), (lon, east[0], "longitude")) if corners is None else ()
-        return where(grid, unknown=next(filter(None, (unknown_cells(obj, *pair) for pair in pairs)), ""))
-    unknown = unknown_corners(obj, (lat, lon)) if corners is None else ""
+        lines: Any = ((lat, north[:, 0], "latitude"), (lon, east[0], "longitude")) if corners is None else ()
+        return replace(where, unknown=next(filter(None, (unknown_cells(obj, *line) for line in lines)), ""))
     repeated = repeated_columns(grid)
     notes = [f"{lat}, {lon}: no bounds; corners lie midway between centres"] if corners is None else []
     if repeated:
         notes.append(f"{x}: the last {repeated} columns are the first again; sums count them twice, so leave them out")
-    return where(grid, notes=tuple(notes), unknown=unknown)
+    unknown = unknown_corners(obj, (lat, lon)) if corners is None else ""
+    return replace(where, notes=tuple(notes), unknown=unknown)
 
 
-def _corners_of(
-    obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
-    """Return bounds of two-dimensional positions in degrees, converted from their units, or None without any."""
-    corners = corners_of(obj, names, dims)
-    if corners is None:
-        return None
-    north, east = (values * degrees_of_unit(obj[name]) for values, name in zip(corners, names, strict=True))
-    return north, east
-
-
-def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> np.ndarray[Any, Any]:
+def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> NDArray[np.float64]:
     """Return two-dimensional positions in degrees, also if they are repeated along another dimension."""
     if obj[name].ndim > 2 and (dim := moving_dimension(obj[name])):
         raise GridError(
             f"coordinate {name!r}: expected positions that stay, received ones that change along {dim!r} (a moving "
             "nest, or the tiles of a mosaic); select one, or join only files whose nest rests"
         )
-    return _numbers(first_map(obj[name]).transpose(*dims)) * degrees_of_unit(obj[name])
-
-
-def _numbers(variable: xr.DataArray) -> np.ndarray[Any, Any]:
-    # Positions are read immediately in this process, like bounds.
-    return np.asarray(variable.compute(scheduler=get_sync).values, dtype=np.float64)
+    values = values_of(first_map(obj[name]).transpose(*dims).variable)
+    return np.asarray(values, dtype=np.float64) * degrees_of_unit(obj[name])
 
 
 def _no_axes(obj: XarrayObject) -> GridError:
-    for name in (name for name in obj.dims if name in obj.coords and str(name).lower() in (*Y_NAMES, *X_NAMES)):
-        if any(claim.natures == NOTHING for claim in claims_of(obj[name])):
-            nature_of(obj[name], None)  # raises the error about its units
+    for name in (name for name in obj.dims if name in obj.coords and str(name).lower() in AXIS_NAMES):
+        if any(claim.systems == NOTHING for claim in claims_of(obj[name])):
+            coordinate_system(obj[name], None)  # raises the error about its units
     mesh = _mesh(obj)
     if mesh is not None:
         what, cells = mesh
@@ -405,32 +353,35 @@ def _no_axes(obj: XarrayObject) -> GridError:
 def _mesh(obj: XarrayObject) -> tuple[str, int] | None:
     """Return a description of cells that are not rows and columns, and their number, or None."""
     variables = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
-    ways = [(str(v.dims[0]), way_of_position(v, MESH_NAMES)) for v in variables.values() if v.ndim == 1]
-    dims = [{dim for dim, way in ways if way == direction} for direction in ("y", "x")]
-    shared = sorted((dims[0] & dims[1]) - {str(n) for n in obj.dims if n in obj.coords and n in LAT_NAMES})
-    if any(v.attrs.get("grid_mapping_name") == "healpix" for v in variables.values()):
-        shared = shared or [str(max(obj.sizes, key=lambda dim: obj.sizes[dim]))]
-        return f"a HEALPix grid ({obj.sizes[shared[0]]} cells along {shared[0]!r})", int(obj.sizes[shared[0]])
-    if shared:
-        return f"an unstructured mesh ({obj.sizes[shared[0]]} cells along {shared[0]!r})", int(obj.sizes[shared[0]])
+    lines = [(str(v.dims[0]), position_direction(v, MESH_NAMES)) for v in variables.values() if v.ndim == 1]
+    dims = [{dim for dim, direction in lines if direction == wanted} for wanted in ("y", "x")]
+    latitudes = {str(n) for n in obj.dims if n in obj.coords and POSITION_NAMES.get(str(n)) == "y"}
+    shared: list[Any] = sorted((dims[0] & dims[1]) - latitudes)
+    is_healpix = any(v.attrs.get("grid_mapping_name") == "healpix" for v in variables.values())
+    if is_healpix or shared:
+        dim = shared[0] if shared else max(obj.sizes, key=lambda dim: obj.sizes[dim])
+        what = "a HEALPix grid" if is_healpix else "an unstructured mesh"
+        return f"{what} ({obj.sizes[dim]} cells along {str(dim)!r})", int(obj.sizes[dim])
     if any(v.attrs.get("cf_role") == "mesh_topology" or "mesh" in v.attrs for v in variables.values()):
-        size = max(obj.sizes.values(), default=1)
-        return f"an unstructured mesh ({size} cells)", int(size)
+        size = int(max(obj.sizes.values(), default=1))
+        return f"an unstructured mesh ({size} cells)", size
     return None
 
 
-def _unit(y: xr.DataArray, x: xr.DataArray, nature: Nature, mapping: GridMapping | None) -> float:
+def _unit(y: xr.DataArray, x: xr.DataArray, system: CoordinateSystem, mapping: GridMapping | None) -> float:
     """Return metres or degrees in the common unit of two coordinates.
 
     Coordinates without units are in degrees, in the unit of their coordinate system, or in metres.
     """
     units = [str(coordinate.attrs.get("units") or "") for coordinate in (y, x)]
-    sizes = {_size_of(unit, nature, mapping) for unit in units}
+    default = 1.0 if system != "plane" or mapping is None else mapping.axis_metres
+    base: Literal["meter", "degree"] = "meter" if system == "plane" else "degree"
+    sizes = {default if unit.strip().lower() in MUTE else size_in(unit, base) for unit in units}
     if len(sizes) > 1 or None in sizes:
-        text = "both in m or both in km" if nature == "plane" else "in one unit of angle"
+        text = "both in m or both in km" if system == "plane" else "in one unit of angle"
         raise GridError(f"expected {y.name!r} and {x.name!r} {text}, received {listing(units)}; convert them first")
     size = sizes.pop() or 1.0
-    if nature != "scan":
+    if system != "scan":
         return size
     height = None if mapping is None else mapping.height
     if height is None:
@@ -441,27 +392,19 @@ def _unit(y: xr.DataArray, x: xr.DataArray, nature: Nature, mapping: GridMapping
     return float(np.deg2rad(size)) * height
 
 
-def _size_of(unit: str, nature: Nature, mapping: GridMapping | None) -> float | None:
-    """Return metres or degrees in a unit, or None if it measures another quantity."""
-    if nature == "plane":
-        default_size = 1.0 if mapping is None else mapping.axis_metres
-        return default_size if unit.strip().lower() in MUTE else metres_in(unit)
-    return 1.0 if unit.strip().lower() in MUTE else degrees_in(unit)
-
-
-def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellAxis, str]:
-    """Return the cells along a coordinate, and why they are a guess."""
+def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellAxis, bool, str]:
+    """Return the cells along a coordinate, whether bounds define them, and why they are a guess."""
     centres = np.asarray(obj[name].values)
     if centres.dtype.kind not in "fiu":
         raise GridError(f"coordinate {name!r}: expected numbers, received {centres.dtype}; convert it first")
     try:
         bounds = bounds_of(obj, name)
         if bounds is not None:
-            return axis_from_bounds(bounds * unit, kind, centres * unit, name), ""
+            return axis_from_bounds(bounds * unit, kind, centres * unit, name), True, ""
         axis = axis_from_centres(centres * unit, kind)
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
-    return axis, unknown_cells(obj, name, centres * unit, kind)
+    return axis, False, unknown_cells(obj, name, centres * unit, kind)
 
 
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
@@ -541,39 +484,31 @@ def same_axes(one: Horizontal, other: Horizontal) -> bool:
 
 def _one_place(one: Horizontal, other: Horizontal, mine: GridMapping, theirs: GridMapping) -> bool:
     """Return whether two grid mappings give the cells of both grids the same positions."""
-    if _plain(mine) == _plain(theirs):
+    texts = [{key: str(np.asarray(value).tolist()) for key, value in m.attrs.items()} for m in (mine, theirs)]
+    if texts[0] == texts[1]:
         return True
     locate, relocate = one.locator, other.locator
     if locate is None or relocate is None:
         return False
-    steps = [np.abs(np.diff(axis.edges)).min() for where in (one, other) for axis in (where.grid.y, where.grid.x)]
-    y, x = (_sample(axis.edges) for axis in (one.grid.y, one.grid.x))
+    step = min(np.abs(np.diff(axis.edges)).min() for where in (one, other) for axis in (where.grid.y, where.grid.x))
+    y, x = (axis.edges[np.unique(np.linspace(0, axis.size, 5).astype(int))] for axis in (one.grid.y, one.grid.x))
     points = np.meshgrid(x, y)
     first, second = unit_vectors(*locate(*points)), unit_vectors(*relocate(*points))
-    step_points = unit_vectors(*locate(points[0] + min(steps), points[1]))
+    next_points = unit_vectors(*locate(points[0] + step, points[1]))
     with np.errstate(invalid="ignore"):
-        is_close = arc(first, second) <= MOST_SHIFT * arc(first, step_points)
-    is_finite = np.isfinite(first).all(-1) & np.isfinite(second).all(-1) & np.isfinite(step_points).all(-1)
+        is_close = arc(first, second) <= MOST_SHIFT * arc(first, next_points)
+    is_finite = np.isfinite(first + second + next_points).all(-1)
     return bool(is_finite.any() and is_close[is_finite].all())
 
 
 def _one_domain(one: Horizontal, other: Horizontal) -> bool:
     """Return whether two product grids begin and end at the same numbers, with sizes that divide."""
-    pairs = zip((one.grid.y, one.grid.x), (other.grid.y, other.grid.x), strict=True)
     return all(
         max(a.size, b.size) % min(a.size, b.size) == 0
         and np.allclose(np.sort(a.edges)[[0, -1]], np.sort(b.edges)[[0, -1]], rtol=0,
                         atol=1e-3 * min(np.abs(np.diff(a.edges)).min(), np.abs(np.diff(b.edges)).min()))
-        for a, b in pairs
+        for a, b in ((one.grid.y, other.grid.y), (one.grid.x, other.grid.x))
     )  # fmt: skip
-
-
-def _plain(mapping: GridMapping) -> dict[str, str]:
-    return {key: str(np.asarray(value).tolist()) for key, value in mapping.attrs.items()}
-
-
-def _sample(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    return edges[np.unique(np.linspace(0, edges.size - 1, 5).astype(int))]
 
 
 def with_named_mapping(where: Horizontal, obj: XarrayObject, beside: Horizontal) -> Horizontal:

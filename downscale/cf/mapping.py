@@ -9,13 +9,14 @@ ecCodes, or else in a way that it finds its own functions first.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import dask
 import dask.array as da
@@ -24,7 +25,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.errors import GridError, InputError, listing
-from downscale.grid.axis import CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import Density, Embedding, RectilinearGrid
 from downscale.grid.sphere import degrees_of, polygon_area, unit_vectors
@@ -77,7 +77,7 @@ def _require_working() -> None:
 
 
 Floats = NDArray[np.float64]
-Nature = Literal["geographic", "rotated", "plane", "scan"]
+CoordinateSystem = Literal["geographic", "rotated", "plane", "scan"]
 # From coordinates of a grid (x, y) to longitudes and latitudes in degrees, arrays of one shape.
 Locator = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
@@ -164,7 +164,7 @@ class GridMapping:
         return {**proj_attrs, **{key: value for key, value in self.attrs.items() if key != "grid_mapping_name"}}
 
     @cached_property
-    def kind(self) -> Nature | None:
+    def kind(self) -> CoordinateSystem | None:
         """Quantity of the axes: "geographic", "rotated", "plane", "scan" (geostationary) or, if unreadable, None."""
         name = self.cf.get("grid_mapping_name")
         if name == GEOGRAPHIC:
@@ -228,10 +228,7 @@ class GridMapping:
         ratio = (float(crs.ellipsoid.semi_minor_metre) / major) ** 2
 
         def embed(x: Floats, y: Floats) -> Floats:
-            lon, lat = locate(x, y)
-            # Beyond the edge of the earth PROJ returns infinite values.
-            is_finite = np.isfinite(lon) & np.isfinite(lat)
-            up = unit_vectors(np.where(is_finite, lon, np.nan), np.where(is_finite, lat, np.nan))
+            up = finite_vectors(*locate(x, y))
             normal = major / np.sqrt(1 - (1 - ratio) * up[..., 2] ** 2)
             return up * normal[..., None] * np.array([1.0, 1.0, ratio])
 
@@ -257,6 +254,12 @@ class GridMapping:
             return np.where(is_valid, 1 / np.asarray(scale), np.nan)
 
         return density
+
+
+def finite_vectors(lon: Floats, lat: Floats) -> Floats:
+    """Return unit vectors, NaN beyond the edge of the earth, where PROJ returns infinite values."""
+    is_finite = np.isfinite(lon) & np.isfinite(lat)
+    return unit_vectors(np.where(is_finite, lon, np.nan), np.where(is_finite, lat, np.nan))
 
 
 def unrotated(
@@ -299,31 +302,46 @@ def _method(crs: CRS) -> str:
     return "" if operation is None else str(operation.method_name).lower()
 
 
-def cf_attributes(text: str) -> dict[str, Any]:
-    """Return the CF attributes of a coordinate system as well-known text, empty if it cannot be read."""
-    load_pyproj()
-    from pyproj import CRS
-    from pyproj.exceptions import CRSError
-
-    try:
-        return dict(CRS.from_wkt(text).to_cf())
-    except CRSError:
-        return {}
-
-
 def is_mapping(variable: Any) -> bool:
     """Return whether a variable is a grid mapping: a single value with attributes of one."""
     return variable.size == 1 and bool({"grid_mapping_name", *PROJ_ATTRS} & set(variable.attrs))
 
 
-def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
-    """Return the grid mapping named by a field on the horizontal dimensions, else the only one."""
+def mapping_among(coords: Mapping[Any, xr.DataArray]) -> str | None:
+    """Return the name of the first grid mapping among coordinates."""
+    return next((str(name) for name, coordinate in coords.items() if is_mapping(coordinate)), None)
+
+
+def mapping_name(variable: xr.DataArray) -> str | None:
+    """Return the name of the grid mapping of a variable, if it has one.
+
+    Arithmetic drops encodings, and with them that name: the only mapping among the coordinates is used then.
+    """
+    name = variable.encoding.get("grid_mapping") or variable.attrs.get("grid_mapping")
+    return str(name) if name else mapping_among(variable.coords)
+
+
+def _fields_on(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> list[xr.DataArray]:
+    fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
+    return [field for field in fields if set(dims) <= set(field.dims)]
+
+
+def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str], text: bool = False) -> GridMapping | None:
+    """Return the grid mapping named by a field on the horizontal dimensions, else the only one.
+
+    With ``text``, a coordinate system in an attribute of a field or of the file counts if there is no other.
+    """
     variables = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
     names = [word for word in named_mappings(obj, dims) if word in variables]
     if not names:
-        names = [str(n) for n, v in variables.items() if is_mapping(v)]
+        names = [str(name) for name, variable in variables.items() if is_mapping(variable)]
         names = names if len(names) == 1 else []
-    return GridMapping(names[0], dict(variables[names[0]].attrs)) if names else None
+    if names:
+        return GridMapping(names[0], dict(variables[names[0]].attrs))
+    items = (*_fields_on(obj, dims), obj) if text else ()
+    texts = (GridMapping(key, {"spatial_ref": item.attrs[key]}) for item in items for key in TEXT_ATTRS
+             if key in item.attrs)  # fmt: skip
+    return next((mapping for mapping in texts if mapping.crs is not None), None)
 
 
 def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> list[str]:
@@ -331,33 +349,16 @@ def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> lis
 
     For the long form, ``crsOSGB: x y crsWGS84: lat lon``, return the one whose coordinates are the dimensions.
     """
-    fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
-    texts = [v.attrs.get("grid_mapping") or v.encoding.get("grid_mapping") for v in fields if set(dims) <= set(v.dims)]
     names = []
-    for words in (str(text).split() for text in texts if text):
-        groups: dict[str, set[str]] = {}
-        for word in words:
-            if word.endswith(":"):
-                groups[word[:-1]] = set()
-            elif groups:
-                groups[next(reversed(groups))].add(word)
-        names += [name for name, axes in groups.items() if set(dims) & axes] or [w.rstrip(":") for w in words[:1]]
+    for field in _fields_on(obj, dims):
+        text = str(field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping") or "")
+        groups = re.findall(r"(\S+):((?:\s+[^\s:]+(?!\S))*)", text)
+        matching = [name for name, axes in groups if set(dims) & set(axes.split())]
+        names += matching or [word.rstrip(":") for word in text.split()[:1]]
     return names
 
 
-def text_mapping(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> GridMapping | None:
-    """Return the coordinate system in a text attribute of a field or of the file, or None."""
-    fields = obj.data_vars.values() if isinstance(obj, xr.Dataset) else (obj,)
-    for item in (*(field for field in fields if set(dims) <= set(field.dims)), obj):
-        for key in TEXT_ATTRS:
-            mapping = GridMapping(key, {"spatial_ref": item.attrs[key]}) if key in item.attrs else None
-            if mapping is not None and mapping.crs is not None:
-                return mapping
-    return None
-
-
-@dataclass(frozen=True, eq=False)
-class Positions:
+class Positions(NamedTuple):
     """Longitudes and latitudes of cells in degrees, shape (n_y, n_x), and of their corners, (n_y, n_x, 4), if any.
 
     Corners are counter-clockwise seen from above, as CF requires; arrays of large grids are lazy.
@@ -370,56 +371,38 @@ class Positions:
 
 def positions(grid: RectilinearGrid | CurvilinearGrid, locator: Locator | None, west: float = -180.0) -> Positions:
     """Return the positions of the cells of a grid on the earth; longitudes of a product grid begin at ``west``."""
-    if isinstance(grid, CurvilinearGrid):
-        return _pieces(grid.shape, lambda rows: _own(grid), whole=True)
-    y, x, position_of = grid.y, grid.x, locator or (lambda lon, lat: (lon, lat))
-    seam = None if locator is None else west
-    middle = (y.edges[y.size // 2 :][:2], x.edges[x.size // 2 :][:2])
-    order = [0, 1, 2, 3] if _handed(position_of, *middle) > 0 else [3, 2, 1, 0]
-    return _pieces(grid.shape, lambda rows: _product(position_of, y, x, rows, seam, order))
-
-
-def _own(grid: CurvilinearGrid) -> tuple[Floats, Floats]:
-    lon, lat = grid.corners
-    return np.stack([grid.lon, grid.lat]), np.stack([lon, lat])
-
-
-def _handed(place: Locator, y: Floats, x: Floats) -> float:
-    """Return the sign of a cell's area with its corners in the order of the axes."""
-    ring = unit_vectors(*place(x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]))
-    return float(polygon_area(ring))
-
-
-def _product(
-    place: Locator, y: CellAxis, x: CellAxis, rows: slice, west: float | None, order: list[int]
-) -> tuple[Floats, Floats]:
-    """Return centres, shape (2, rows, n_x), and corners, shape (2, rows, n_x, 4), of some rows of a product grid."""
-    lon, lat = place(*np.meshgrid(x.centres, y.centres[rows]))
-    if west is not None:
-        lon = _within(lon, west)
-    east, north = place(*np.meshgrid(x.edges, y.edges[rows.start : rows.stop + 1]))
-    rings = [np.stack([v[:-1, :-1], v[:-1, 1:], v[1:, 1:], v[1:, :-1]], axis=-1)[..., order] for v in (east, north)]
-    if west is not None:
-        # Corners of a cell at the seam are on the side of its centre.
-        rings[0] = rings[0] + 360.0 * np.round((lon[..., None] - rings[0]) / 360.0)
-    return np.stack([lon, lat]), np.stack(rings)
-
-
-def _pieces(shape: tuple[int, int], piece: Callable[[slice], tuple[Floats, Floats]], whole: bool = False) -> Positions:
-    """Return positions, those of large grids lazily in bands of rows."""
-    n_y, n_x = shape
+    n_y, n_x = grid.shape
+    rows_of = partial(_rows_of_positions, grid, locator, west)
     if n_y * n_x <= EAGER_CELLS:
-        centres, corners = piece(slice(0, n_y))
+        centres, corners = rows_of(slice(0, n_y))
         return Positions(centres[0], centres[1], (corners[0], corners[1]))
-    step = n_y if whole else max(EAGER_CELLS // n_x, 1)
+    step = n_y if isinstance(grid, CurvilinearGrid) else max(EAGER_CELLS // n_x, 1)
     parts: tuple[list[Any], list[Any]] = ([], [])
     for start in range(0, n_y, step):
         rows = slice(start, min(start + step, n_y))
-        arrays, count = dask.delayed(piece, nout=2)(rows), rows.stop - rows.start
-        parts[0].append(da.from_delayed(arrays[0], (2, count, n_x), np.float64))
-        parts[1].append(da.from_delayed(arrays[1], (2, count, n_x, 4), np.float64))
+        arrays, shape = dask.delayed(rows_of, nout=2)(rows), (2, rows.stop - rows.start, n_x)
+        parts[0].append(da.from_delayed(arrays[0], shape, np.float64))
+        parts[1].append(da.from_delayed(arrays[1], (*shape, 4), np.float64))
     lon, lat = da.concatenate(parts[0], axis=1)
-    if n_y * n_x > MOST_CORNERS:
-        return Positions(lon, lat, None)
-    corners = da.concatenate(parts[1], axis=1)
-    return Positions(lon, lat, (corners[0], corners[1]))
+    return Positions(lon, lat, None if n_y * n_x > MOST_CORNERS else tuple(da.concatenate(parts[1], axis=1)))
+
+
+def _rows_of_positions(
+    grid: RectilinearGrid | CurvilinearGrid, locator: Locator | None, west: float, rows: slice
+) -> tuple[Floats, Floats]:
+    """Return centres, shape (2, rows, n_x), and corners, shape (2, rows, n_x, 4), of some rows, all of a mesh."""
+    if isinstance(grid, CurvilinearGrid):
+        return np.stack([grid.lon, grid.lat]), np.stack(grid.corners)
+    y, x, place = grid.y, grid.x, locator or (lambda lon, lat: (lon, lat))
+    # The corners of a cell in the middle, in the order of the axes, show whether that is counter-clockwise.
+    (south, north), (left, right) = y.edges[y.size // 2 :][:2], x.edges[x.size // 2 :][:2]
+    ring = place(np.array([left, right, right, left]), np.array([south, south, north, north]))
+    order = [0, 1, 2, 3] if polygon_area(unit_vectors(*ring)) > 0 else [3, 2, 1, 0]
+    lon, lat = place(*np.meshgrid(x.centres, y.centres[rows]))
+    edges = place(*np.meshgrid(x.edges, y.edges[rows.start : rows.stop + 1]))
+    rings = [np.stack([v[:-1, :-1], v[:-1, 1:], v[1:, 1:], v[1:, :-1]], axis=-1)[..., order] for v in edges]
+    if locator is not None:
+        lon = _within(lon, west)
+        # Corners of a cell at the seam are on the side of its centre.
+        rings[0] = rings[0] + 360.0 * np.round((lon[..., None] - rings[0]) / 360.0)
+    return np.stack([lon, lat]), np.stack(rings)

@@ -132,61 +132,47 @@ def _registry() -> Any:
 COMPASS_UNITS = re.compile(r"deg(?:ree)?s?[_ ]*(n(?:orth)?|e(?:ast)?|s(?:outh)?|w(?:est)?)")
 # Directions of axes by letter of the compass; south and west count the other way.
 COMPASS_AXES: dict[str, Literal["y", "x"]] = {"n": "y", "e": "x"}
-DEGREES_IN = {
-    **dict.fromkeys(("degree", "degrees", "deg", "degs", "\N{DEGREE SIGN}", "arc_degree", "arcdeg"), 1.0),
-    **dict.fromkeys(("radian", "radians", "rad", "rads"), 57.29577951308232),
-    **dict.fromkeys(("gon", "grad", "grads", "gradian", "gradians"), 0.9),
-    **dict.fromkeys(("arcminute", "arcminutes", "arcmin", "arc_minute", "arc_minutes", "minutes_of_arc"), 1 / 60),
-    **dict.fromkeys(("arcsecond", "arcseconds", "arcsec", "arc_second", "arc_seconds", "seconds_of_arc"), 1 / 3600),
-    **dict.fromkeys(("microradian", "microradians", "urad", "\N{GREEK SMALL LETTER MU}rad"), 57.29577951308232e-6),
-}
-METRES_IN = {
-    **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
-    **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
-    **dict.fromkeys(("us_survey_foot", "us_survey_feet", "us-ft", "ftus"), 1200 / 3937),
+# Degrees and metres in one unit, by its names.
+SIZES = {
+    "degree": {
+        **dict.fromkeys(("degree", "degrees", "deg", "degs", "\N{DEGREE SIGN}", "arc_degree", "arcdeg"), 1.0),
+        **dict.fromkeys(("radian", "radians", "rad", "rads"), 57.29577951308232),
+        **dict.fromkeys(("gon", "grad", "grads", "gradian", "gradians"), 0.9),
+        **dict.fromkeys("arcminute arcminutes arcmin arc_minute arc_minutes minutes_of_arc".split(), 1 / 60),
+        **dict.fromkeys("arcsecond arcseconds arcsec arc_second arc_seconds seconds_of_arc".split(), 1 / 3600),
+        **dict.fromkeys(("microradian", "microradians", "urad", "\N{GREEK SMALL LETTER MU}rad"), 57.29577951308232e-6),
+    },
+    "meter": {
+        **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
+        **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
+        **dict.fromkeys(("us_survey_foot", "us_survey_feet", "us-ft", "ftus"), 1200 / 3937),
+    },
 }
 # Units without information about a coordinate.
 MUTE = ("", "1", "none", "unknown", "unitless", "dimensionless", "undefined", "index", "count", "pixel", "pixels")
 
 
-def degrees_in(units: str, rare: bool = True) -> float | None:
-    """Return the degrees in one unit of angle, or None for other units.
+def size_in(units: str, base: Literal["degree", "meter"], rare: bool = True) -> float | None:
+    """Return the degrees in one unit of angle or the metres in one of length, or None for other units.
 
     Examples
     --------
-    >>> degrees_in("degrees_north"), degrees_in("grad"), degrees_in("m")
-    (1.0, 0.9, None)
+    >>> size_in("degrees_north", "degree"), size_in("grad", "degree"), size_in("feet", "meter"), size_in("m", "degree")
+    (1.0, 0.9, 0.3048, None)
     """
     text = _plain(units)
-    compass = compass_letter(text)
-    if compass is not None:
-        return 1.0 if compass in COMPASS_AXES else None
-    return DEGREES_IN[text] if text in DEGREES_IN else _by_pint(units, "degree") if rare else None
-
-
-def metres_in(units: str, rare: bool = True) -> float | None:
-    """Return the metres in one unit of length, or None for other units.
-
-    Examples
-    --------
-    >>> metres_in("km"), metres_in("feet"), metres_in("degrees")
-    (1000.0, 0.3048, None)
-    """
-    text = _plain(units)
-    return METRES_IN[text] if text in METRES_IN else _by_pint(units, "meter") if rare else None
+    letter = compass_letter(text)
+    if letter is not None:
+        return 1.0 if letter in COMPASS_AXES and base == "degree" else None
+    return SIZES[base].get(text) or (convert(1.0, str(units), base) if rare and text not in MUTE else None)
 
 
 def compass_letter(units: str) -> str | None:
     """Return the letter of the compass direction in units of degrees, or None ("degrees" does not mean south)."""
     text = _plain(units)
-    match = None if text in DEGREES_IN else COMPASS_UNITS.fullmatch(text)
-    return None if match is None else match[1][0]
+    match = None if text in SIZES["degree"] else COMPASS_UNITS.fullmatch(text)
+    return match and match[1][0]
 
 
 def _plain(units: str) -> str:
     return re.sub(r"\s+", "_", str(units).strip().lower())
-
-
-def _by_pint(units: str, wanted: str) -> float | None:
-
-    return None if _plain(units) in MUTE else convert(1.0, str(units), wanted)

@@ -135,7 +135,7 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
     coordinates: dict[str, Any] = {}
     for name, axis, step in zip(where.dims, (where.grid.y, where.grid.x), steps, strict=True):
         # Lengths in the unit of the file; angles in degrees, and scan angles in metres, whatever the unit of the file.
-        unit = where.unit if where.nature == "plane" and where.unit in LENGTH_UNITS else 1.0
+        unit = where.unit if where.system == "plane" and where.unit in LENGTH_UNITS else 1.0
         edges = _multiples(axis, step * unit, text) / unit
         pairs = np.stack([edges[:-1], edges[1:]], axis=1)
         attrs = {**_axis_attrs(axis, where), "bounds": f"{name}_bnds"}
@@ -147,7 +147,7 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
 
 
 def _axis_attrs(axis: CellAxis, where: Horizontal) -> dict[str, str]:
-    nature = "plane" if axis.kind == "projected" else where.nature
+    nature = "plane" if axis.kind == "projected" else where.system
     attrs = {key: text for key, text in AXIS_ATTRS[nature][axis is where.grid.x].items() if key != "long_name"}
     return {"units": LENGTH_UNITS.get(where.unit, "m"), **attrs} if nature == "plane" else attrs
 

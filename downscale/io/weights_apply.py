@@ -14,7 +14,7 @@ import xarray as xr
 from downscale.cf.attributes import STALE_ATTRS
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.coordinates import CF_ATTRS, area_names, new_coordinates
-from downscale.cf.evidence import X_NAMES, Y_NAMES
+from downscale.cf.evidence import AXIS_NAMES
 from downscale.cf.horizontal import Horizontal, XarrayObject, as_array, as_dataset, horizontal
 from downscale.cf.kinds import REMEDY, direction_reason, is_categorical
 from downscale.cf.quantities import quantity_of
@@ -110,7 +110,7 @@ def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str
 def _curved_dims(ds: xr.Dataset) -> tuple[str, str] | None:
     """Return the dimensions of two-dimensional latitudes, without reading their values."""
     for key, coordinate in ds.coords.items():
-        is_position = str(key).lower() in (*Y_NAMES, *X_NAMES) or coordinate.attrs.get("standard_name") in CF_ATTRS
+        is_position = str(key).lower() in AXIS_NAMES or coordinate.attrs.get("standard_name") in CF_ATTRS
         if coordinate.ndim == 2 and is_position:
             return str(coordinate.dims[0]), str(coordinate.dims[1])
     return None

@@ -11,9 +11,10 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.attributes import AREA
-from downscale.cf.coordinates import copy_coordinates, horizontal_variables, mapping_name, new_coordinates
+from downscale.cf.coordinates import copy_coordinates, horizontal_variables, new_coordinates
 from downscale.cf.horizontal import XarrayObject, as_array, as_dataset, horizontal, parse_factor, warn_of_plane
 from downscale.cf.kinds import is_categorical, without_directions
+from downscale.cf.mapping import mapping_name
 from downscale.cf.quantities import quantity_of
 from downscale.fields.aggregate import SLACK, Aggregation
 from downscale.kernels.sparse import check_threshold

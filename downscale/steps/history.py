@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import xarray as xr
 
 from downscale.cf.attributes import AREA, STALE_ATTRS, as_text, references
-from downscale.cf.coordinates import mapping_among, mapping_name
+from downscale.cf.mapping import mapping_among, mapping_name
 from downscale.deconvolution.psf import pick_psf
 from downscale.errors import printable
 from downscale.io.paths import SOURCES, sources_of
