@@ -8,7 +8,7 @@ in their own calendar; other coordinates keep their numbers and units.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ PERIOD_METHODS = ("mean", "sum", "maximum", "minimum", "mid_range", "range", "me
                   "variance")  # fmt: skip
 
 # Labels, bounds and attributes of a coordinate.
-Written = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
+Stored = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +41,11 @@ class Line:
     axis: CellAxis  # in seconds since ``clock.origin`` (time), or in ``units``
     clock: Clock | None = None  # None if the axis is not time
     units: str = ""  # of a coordinate that is not time
-    given: Written | None = None  # the target's own coordinate for these cells; None: midpoints, as in the source
+    stored: Stored | None = None  # the target's own coordinate for these cells; None: midpoints, as in the source
 
     def refine(self, factor: int) -> Line:
         """Return the axis with each cell cut into ``factor`` equal parts."""
-        return self if factor == 1 else replace(self, axis=self.axis.refine(factor), given=None)
+        return self if factor == 1 else replace(self, axis=self.axis.refine(factor), stored=None)
 
 
 def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
@@ -95,32 +95,32 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], ta
             "months of one year as bounds instead"
         )
     dates, pairs = values_of(ds[name].variable), read_bounds(ds, name)
-    if pairs is None:
-        clock, missing_bounds = Clock.of(dates), lost_bounds(ds, name)
-        starts_periods = missing_bounds is None and (target or _means_of_periods(ds, dim, name))
-        edges = natural_edges(dates, clock, starts_periods)
-        if edges is None or (missing_bounds is not None and not _in_the_middle(clock.seconds(dates), edges)):
-            raise GridError(_no_bounds(name, dates, missing_bounds))
-    elif pairs.dtype.kind not in "MO":
+    if pairs is not None and pairs.dtype.kind not in "MO":
         raise GridError(f"expected dates as bounds, received {pairs.dtype}; name them in attribute bounds, then decode")
+    clock = Clock.of(dates if pairs is None else pairs)
+    stamps = clock.seconds(dates)
+    if pairs is None:
+        missing_bounds = lost_bounds(ds, name)
+        fields = [v for v in ds.data_vars.values() if dim in v.dims and v.dtype.kind in "fiu"]
+        are_means = all(set(methods_along(field, dim, name, "time")) & set(PERIOD_METHODS) for field in fields)
+        edges = natural_edges(dates, clock, missing_bounds is None and (target or (bool(fields) and are_means)))
+        if edges is None:
+            raise GridError(_no_bounds(name, dates, missing_bounds))
+        # Stamps at an end may refer to the period before.
+        fraction = (stamps - edges[:-1]) / np.diff(edges)
+        if missing_bounds is not None and not ((fraction >= 0.25) & (fraction <= 0.75)).all():
+            raise GridError(_no_bounds(name, dates, missing_bounds))
     else:
-        clock = Clock.of(pairs)
         edges = pair_edges(pairs, clock)
-        outside_rows = np.flatnonzero((clock.seconds(dates) < edges[:-1]) | (clock.seconds(dates) > edges[1:]))
+        outside_rows = np.flatnonzero((stamps < edges[:-1]) | (stamps > edges[1:]))
         if outside_rows.size:
             row = int(outside_rows[0])
             raise GridError(
                 f"expected bounds around their dates, received {pairs[row, 0]} to {pairs[row, 1]} for {dates[row]}; "
                 "repair the bounds or drop them"
             )
-    target_coordinate: Written | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
-    return Line(dim, name, CellAxis(edges, "time"), clock, given=target_coordinate)
-
-
-def _in_the_middle(stamps: NDArray[np.float64], edges: NDArray[np.float64]) -> bool:
-    """Return whether stamps are well inside their periods: those at an end may refer to the period before."""
-    fraction = (stamps - edges[:-1]) / np.diff(edges)
-    return bool((fraction >= 0.25).all() and (fraction <= 0.75).all())
+    stored: Stored | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
+    return Line(dim, name, CellAxis(edges, "time"), clock, stored=stored)
 
 
 def _no_bounds(name: str, dates: NDArray[Any], lost: str | None) -> str:
@@ -135,12 +135,6 @@ def _no_bounds(name: str, dates: NDArray[Any], lost: str | None) -> str:
         f"expected bounds of the time axis, {what}; add {name}_bnds, or cell_methods 'time: mean' to daily means, or "
         f"ds.cf.add_bounds({name!r})"
     )
-
-
-def _means_of_periods(ds: xr.Dataset, dim: str, name: str) -> bool:
-    """Return whether ``cell_methods`` of the variables on this axis refer to whole periods."""
-    fields = [v for v in ds.data_vars.values() if dim in v.dims and v.dtype.kind in "fiu"]
-    return bool(fields) and all(set(methods_along(v, dim, name, "time")) & set(PERIOD_METHODS) for v in fields)
 
 
 def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
@@ -170,19 +164,13 @@ def _layer_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) -
         raise GridError(f"expected dates or numbers, received {coordinate.dtype}; choose an axis with bounds")
     pairs = read_bounds(ds, name)
     if pairs is None:
-        raise GridError(_no_layers(name, metadata))
-    return Line(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values, name), None, units,
-                (coordinate.values, pairs, dict(coordinate.attrs)))  # fmt: skip
-
-
-def _no_layers(name: str, metadata: dict[str, Any]) -> str:
-    # Pressures are much more often levels than layers.
-    reason = (
-        "; values at levels are no means of layers"
-        if metadata.get("units") and fits(str(metadata["units"]), "Pa")
-        else ""
-    )
-    return f"expected bounds of the axis, received none{reason}; give the edges of its layers as {name}_bnds (bounds)"
+        # Pressures are much more often levels than layers.
+        reason = "; values at levels are no means of layers" if units and fits(units, "Pa") else ""
+        raise GridError(
+            f"expected bounds of the axis, received none{reason}; give the edges of its layers as {name}_bnds (bounds)"
+        )
+    stored: Stored = coordinate.values, pairs, dict(coordinate.attrs)
+    return Line(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values, name), None, units, stored)
 
 
 def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -198,12 +186,16 @@ def target_line(line: Line, target: Any) -> Line:
         if line.clock is None:
             raise OptionError(f"expected the cells of a target for {line.name!r}, received {target!r}; give bounds")
         span = float(line.axis.edges[0]), float(line.axis.edges[-1])
-        return replace(line, axis=CellAxis(frequency_edges(line.clock, *span, target), "time"), given=None)
-    target_cells = _target_of(line, target)
-    if (target_cells.clock is None) != (line.clock is None):
-        kinds = ["a time" if cells.clock is not None else "an axis of numbers" for cells in (line, target_cells)]
+        return replace(line, axis=CellAxis(frequency_edges(line.clock, *span, target), "time"), stored=None)
+    found = _target_of(line, target)
+    if (found.clock is None) != (line.clock is None):
+        kinds = ["a time" if cells.clock is not None else "an axis of numbers" for cells in (line, found)]
         raise GridError(f"expected a target for {line.name!r} that is {kinds[0]}, received {kinds[1]}")
-    return _in_time_of(line, target_cells) if line.clock is not None else _in_units_of(line, target_cells)
+    if line.clock is None or found.clock is None:
+        return _in_units_of(line, found)
+    adopt, stored = line.clock.adopt, found.stored
+    edges = line.clock.seconds(adopt(found.clock.dates(found.axis.edges)))
+    return replace(line, axis=CellAxis(edges, "time"), stored=stored and (adopt(stored[0]), adopt(stored[1]), {}))
 
 
 def _target_of(line: Line, target: Any) -> Line:
@@ -225,7 +217,7 @@ def _target_of(line: Line, target: Any) -> Line:
     attrs = {**units, "bounds": "cells"}
     labels = values[:, 0] if values.dtype.kind in "MO" else np.asarray(values, dtype=np.float64).mean(axis=1)
     dataset = xr.Dataset(coords={line.name: (line.name, labels, attrs), "cells": ((line.name, "bnds"), values)})
-    return replace(read_line(dataset, line.name, target=True), given=None)
+    return replace(read_line(dataset, line.name, target=True), stored=None)
 
 
 def _axis_in(target: xr.Dataset, line: Line) -> str:
@@ -235,33 +227,17 @@ def _axis_in(target: xr.Dataset, line: Line) -> str:
             return name
     lines = [str(n) for n in target.coords if target[n].ndim == 1]
     if line.clock is not None:
-        fitting = [name for name in lines if is_time(target[name].variable)]
+        matching = [name for name in lines if is_time(target[name].variable)]
     else:
-        numbers = [name for name in lines if target[name].dtype.kind in "fiu"]
-        fitting = [name for name in numbers if _has_pairs(target, name)]
-    if len(fitting) != 1:
+        matching = [name for name in lines if target[name].dtype.kind in "fiu" and _has_pairs(target, name)]
+    if len(matching) != 1:
         raise GridError(f"expected a target with an axis {line.name!r}, received {listing(lines) or 'none'}; rename it")
-    return fitting[0]
-
-
-def _in_time_of(line: Line, found: Line) -> Line:
-    assert line.clock is not None
-    assert found.clock is not None
-    dates = line.clock.adopt(found.clock.dates(found.axis.edges))
-    axis = CellAxis(line.clock.seconds(dates), "time")
-    target_coordinate: Written | None = None
-    if found.given is not None:
-        target_coordinate = line.clock.adopt(found.given[0]), line.clock.adopt(found.given[1]), {}
-    return Line(line.dim, line.name, axis, line.clock, "", target_coordinate)
+    return matching[0]
 
 
 def _in_units_of(line: Line, found: Line) -> Line:
     """Return target layers in the units of the source; the written coordinate keeps the target's units."""
-    error = GridError(
-        f"expected a target for {line.name!r} in units that fit {line.units or 'none'!r}, received "
-        f"{found.units or 'none'!r}; convert it, or set the attribute units"
-    )
-    directions = [axis.given[2].get("positive") if axis.given else None for axis in (line, found)]
+    directions = [axis.stored[2].get("positive") if axis.stored else None for axis in (line, found)]
     if None not in directions and directions[0] != directions[1]:
         raise GridError(
             f"expected a target for {line.name!r} that counts {directions[0]}, received one that counts "
@@ -271,10 +247,12 @@ def _in_units_of(line: Line, found: Line) -> Line:
     if found.units != line.units:
         zero, one = (convert(value, found.units, line.units) for value in (0.0, 1.0))
         if not found.units or not line.units or zero is None or one is None:
-            raise error
+            raise GridError(
+                f"expected a target for {line.name!r} in units that fit {line.units or 'none'!r}, received "
+                f"{found.units or 'none'!r}; convert it, or set the attribute units"
+            )
         edges = zero + edges * (one - zero)
-    target_coordinate = found.given
-    return Line(line.dim, line.name, CellAxis(edges, "vertical"), None, line.units, target_coordinate)
+    return replace(line, axis=CellAxis(edges, "vertical"), stored=found.stored)
 
 
 def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hashable, xr.Variable]:
@@ -283,31 +261,24 @@ def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hasha
     Times keep their units, except units without a fixed length (months, years).
     """
     old, bounds, corner = ds[source.name], bounds_name(ds, source.name), new_pair_dimension(ds, source.name)
-    if line.given is not None:
-        labels, pairs, attrs = line.given
-    else:
-        labels, pairs, attrs = line.axis.centres, _edge_pairs(line.axis.edges), {}
-        if line.clock is not None:
-            labels, pairs = line.clock.dates(labels), line.clock.dates(pairs)
-        if line is source:
-            # Unchanged cells keep their stamps.
-            labels = values_of(old.variable)
-    attrs = {**old.attrs, **attrs, "bounds": bounds}
-    attrs = {key: value for key, value in attrs.items() if key not in STALE}
-    variables = {source.name: xr.Variable(source.dim, labels, attrs), bounds: xr.Variable((source.dim, corner), pairs)}
+    labels, pairs, attrs = line.stored or (line.axis.centres, _edge_pairs(line.axis.edges), {})
+    if line.stored is None and line.clock is not None:
+        labels, pairs = line.clock.dates(labels), line.clock.dates(pairs)
+    if line.stored is None and line is source:
+        # Unchanged cells keep their stamps.
+        labels = values_of(old.variable)
+    attrs = {key: value for key, value in {**old.attrs, **attrs, "bounds": bounds}.items() if key not in STALE}
+    encoding: dict[str, Any] = {}
     if line.clock is not None:
-        for variable in variables.values():
-            variable.encoding = _counting(old.encoding)
-    return variables  # type: ignore[return-value]
-
-
-def _counting(encoding: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    new_encoding: dict[Hashable, Any] = {key: encoding[key] for key in ("units", "calendar") if key in encoding}
-    if "units" in new_encoding:
-        new_encoding["units"] = re.sub(r"^\s*(?:months?|years?|common_years?)\b", "days", str(new_encoding["units"]))
-        # Fine stamps are seldom whole days.
-        new_encoding["dtype"] = np.dtype("f8")
-    return new_encoding
+        encoding = {key: old.encoding[key] for key in ("units", "calendar") if key in old.encoding}
+        if "units" in encoding:
+            # Fine stamps are seldom whole days.
+            days = re.sub(r"^\s*(?:months?|years?|common_years?)\b", "days", str(encoding["units"]))
+            encoding |= {"units": days, "dtype": np.dtype("f8")}
+    return {
+        source.name: xr.Variable(source.dim, labels, attrs, encoding),
+        bounds: xr.Variable((source.dim, corner), pairs, None, encoding),
+    }
 
 
 def split_coordinates(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable], list[str]]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.local import get_sync
-from numpy.typing import NDArray
 
 from downscale.cf.attributes import AREA, STALE_ATTRS, find_referenced
 from downscale.cf.bounds import (
@@ -22,7 +19,7 @@ from downscale.cf.bounds import (
     corner_dimension,
     new_pair_dimension,
 )
-from downscale.cf.dates import is_time
+from downscale.cf.dates import is_time, values_of
 from downscale.cf.evidence import POSITIONS, STANDARD, degrees_of_unit, seems_position
 from downscale.cf.mapping import GridMapping, positions
 from downscale.cf.units import CODE_UNITS, convert
@@ -142,26 +139,28 @@ def _plane_variables(
         if has_planes and where.mapping is not None and (float(source[lon].max()) * degrees_of_unit(source[lon]) > 180)
         else -180.0
     )
-    new_positions = positions(grid, where.locator, west)
-    turn = _into_branch(source[lon], new_positions.lon) if has_planes and isinstance(grid, CurvilinearGrid) else None
+    lons, lats, corners = positions(grid, where.locator, west)
+    rings: list[Any] = [None, None] if corners is None else [corners[1], corners[0]]
+    if has_planes and isinstance(grid, CurvilinearGrid):
+        shift = _position_shift(source[lon], lons)
+        lons, rings[1] = lons + shift, None if corners is None else rings[1] + shift[..., None]
     variables: dict[Hashable, xr.Variable] = {}
-    for index, (name, word) in enumerate(((lat, "latitude"), (lon, "longitude"))):
-        old, bounds = (dict(source[name].attrs), bounds_name(source, name)) if has_planes else ({}, f"{name}_bnds")
-        stale = (*STALE_ATTRS, "bounds")
-        attrs = {key: value for key, value in {**PLANE_ATTRS[word], **old}.items() if key not in stale}
-        unit = degrees_of_unit(source[name]) if has_planes else 1.0
-        centres = (new_positions.lat, new_positions.lon)[index]
-        needs_turn = turn is not None and word == "longitude"
-        variables[name] = xr.Variable(where.dims, _divided(centres + turn if needs_turn else centres, unit), attrs)
-        if new_positions.corners is not None:
+    for name, word, centres, ring in ((lat, "latitude", lats, rings[0]), (lon, "longitude", lons, rings[1])):
+        attrs, unit, bounds, corner = dict(PLANE_ATTRS[word]), 1.0, f"{name}_bnds", None
+        if has_planes:
+            attrs, unit, bounds = attrs | source[name].attrs, degrees_of_unit(source[name]), bounds_name(source, name)
+            corner = corner_dimension(source, name)
+        attrs = {key: value for key, value in attrs.items() if key not in (*STALE_ATTRS, "bounds")}
+        variables[name] = xr.Variable(where.dims, centres if unit == 1 else centres / unit, attrs)
+        if ring is not None:
             variables[name].attrs["bounds"] = bounds
-            corners = new_positions.corners[1 - index]
-            corners = _divided(corners + turn[..., None] if needs_turn else corners, unit)  # type: ignore[index]
-            variables[bounds] = xr.Variable((*where.dims, _corner_dim(source, name if has_planes else None)), corners)
+            if corner is None or source[bounds].sizes[corner] != 4:
+                corner = next(dim for dim in ("vertices", "corners", "cell_corners") if source.sizes.get(dim, 4) == 4)
+            variables[bounds] = xr.Variable((*where.dims, corner), ring if unit == 1 else ring / unit)
     return variables
 
 
-def _into_branch(old: xr.DataArray, new: Any) -> Any:
+def _position_shift(old: xr.DataArray, new: Any) -> Any:
     """Return multiples of 360 degrees that bring longitudes into the branch of those of the source."""
     low, high = (float(end) * degrees_of_unit(old) for end in (old.min(), old.max()))
     wests = (-HALF_CIRCLE, 0.0, (low + high) / 2 - HALF_CIRCLE)
@@ -169,33 +168,18 @@ def _into_branch(old: xr.DataArray, new: Any) -> Any:
     return -np.floor((new - west) / FULL_CIRCLE) * FULL_CIRCLE
 
 
-def _corner_dim(source: XarrayObject, name: str | None) -> str:
-    """Return the dimension of four corners: that of the source, or an unused one."""
-    source_dim = None if name is None else corner_dimension(source, name)
-    if source_dim is not None and source[bounds_name(source, str(name))].sizes[source_dim] == 4:
-        return source_dim
-    return next(dim for dim in ("vertices", "corners", "cell_corners") if source.sizes.get(dim, 4) == 4)
-
-
-def _divided(values: Any, unit: float) -> Any:
-    """Return degrees or metres in a unit of the file; values already in it are bit-identical."""
-    return values if unit == 1.0 else values / unit
-
-
 def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, where: Horizontal) -> dict[Hashable, xr.Variable]:
-    old = source[name]
-    bounds = bounds_name(source, name)
-    corner = new_pair_dimension(source, name)
-    centres, edges = axis.centres, np.stack([axis.edges[:-1], axis.edges[1:]], axis=1)
+    old, bounds, edges = source[name], bounds_name(source, name), np.stack([axis.edges[:-1], axis.edges[1:]], axis=1)
+    shift = np.zeros(axis.size)
     if axis.kind == "longitude":
-        turn = _turns(np.asarray(old.values, dtype=np.float64) * where.unit, centres)
-        centres, edges = centres + turn, edges + turn[:, None]
-    centres, edges = _divided(centres, where.unit), _divided(edges, where.unit)
-    attrs = {**_line_attrs(old.attrs, where, name), "bounds": bounds}
-    return {name: xr.Variable((name,), centres, attrs), bounds: xr.Variable((name, corner), edges)}
+        shift = _seam_shift(np.asarray(old.values, dtype=np.float64) * where.unit, axis.centres)
+    centres, edges = (axis.centres + shift) / where.unit, (edges + shift[:, None]) / where.unit
+    attrs = {**_axis_attrs(old.attrs, where, name), "bounds": bounds}
+    dims = name, new_pair_dimension(source, name)
+    return {name: xr.Variable((name,), centres, attrs), bounds: xr.Variable(dims, edges)}
 
 
-def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[str, Any]:
+def _axis_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[str, Any]:
     """Return the attributes of an axis: existing ones, and missing ones for its kind."""
     default_attrs = dict(AXIS_ATTRS[where.system][name == where.x])
     attrs = {key: value for key, value in old.items() if key not in STALE_ATTRS}
@@ -213,7 +197,7 @@ def _line_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[st
     return {**default_attrs, **attrs}
 
 
-def _turns(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _seam_shift(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return multiples of 360 degrees that bring centres back to the branch of coordinates that jump at the seam.
 
     Coordinates that do not jump stay monotonic.
@@ -257,67 +241,35 @@ LEAST, MOST, OFF, FEW = 0.5, 2.0, 0.2, 0.05
 MOST_CELLS = 200_000
 
 
-@dataclass(frozen=True, eq=False)
-class StoredAreas:
-    """The cell areas of a file, and whether they agree with the grid."""
+def read_areas(ds: xr.Dataset, where: Horizontal, field: str, what: str) -> tuple[xr.DataArray, float] | None:
+    """Return the areas named by ``cell_measures`` of a field or by customary names, and square metres in their unit.
 
-    name: str
-    field: xr.DataArray  # as stored, rows and columns in the order of the grid
-    scale: float  # square metres in its unit
-    ratio: tuple[float, float]  # smallest and largest ratio to the areas of the cells
-    fits: bool
-
-    @property
-    def values(self) -> NDArray[np.float64]:
-        """All areas in m2."""
-        return _read(self.field, self.scale)
-
-
-def read_areas(ds: xr.Dataset, where: Horizontal, field: str) -> StoredAreas | None:
-    """Return the areas named by ``cell_measures`` of a field or by customary names, or None if there are none."""
+    Returns None if there are none, or if they contradict the grid, with a warning about the file ``what``.
+    """
     words = str(ds[field].attrs.get("cell_measures") or ds[field].encoding.get("cell_measures") or "").split()
     measures = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "area:"]
     customary = [str(n) for n, v in ds.variables.items() if n in NAMES or v.attrs.get("standard_name") == "cell_area"]
+    usable = (name for name in (*measures, *customary) if name in ds.variables and ds[name].dtype.kind in "fiu"
+              and set(ds[name].dims) == set(where.dims))  # fmt: skip
+    scaled = ((name, convert(1.0, str(ds[name].attrs.get("units") or "m2"), "m2")) for name in usable)
+    name, scale = next((pair for pair in scaled if pair[1] is not None), ("", None))
+    if scale is None:
+        return None
+    areas = ds[name].transpose(*where.dims)
     rows, columns = (np.arange(size) for size in where.grid.shape)
     rows = rows[:: max(rows.size * columns.size // MOST_CELLS, 1)]
-    for name in (*measures, *customary):
-        if name not in ds.variables or set(ds[name].dims) != set(where.dims) or ds[name].dtype.kind not in "fiu":
-            continue
-        scale = convert(1.0, str(ds[name].attrs.get("units") or "m2"), "m2")
-        if scale is None:
-            continue
-        areas = ds[name].transpose(*where.dims)
-        sample = _read(areas.isel({where.y: rows}), scale)
-        return StoredAreas(name, areas, scale, *_fit(sample, where.grid.areas(rows, columns)))
-    return None
-
-
-def _read(field: xr.DataArray, scale: float) -> NDArray[np.float64]:
-    return np.asarray(field.compute(scheduler=get_sync).values, np.float64) * scale
-
-
-def _fit(values: NDArray[np.float64], exact: NDArray[np.float64]) -> tuple[tuple[float, float], bool]:
+    exact, values = where.grid.areas(rows, columns), values_of(areas.isel({where.y: rows}).variable) * scale
     is_valid = np.isfinite(values) & (values > 0) & (exact > 0)
-    if not is_valid.any():
-        return (0.0, 0.0), False
-    ratio = values[is_valid] / exact[is_valid]
+    ratio, weights = values[is_valid] / exact[is_valid] if is_valid.any() else np.zeros(1), exact[is_valid]
     median = float(np.median(ratio))
-    # Areas at a pole are small and uncertain.
-    area_fraction = exact[is_valid] / exact[is_valid].sum()
-    is_close = LEAST <= median <= MOST and float(area_fraction[np.abs(ratio / median - 1) > OFF].sum()) <= FEW
-    return (float(ratio.min()), float(ratio.max())), bool(is_close)
-
-
-def warn_of_misfit(areas: StoredAreas, what: str) -> None:
-    """Warn if the areas of a file contradict its grid."""
-    if not areas.fits:
-        low, high = areas.ratio
-        warnings.warn(
-            f"{areas.name}: expected the cell areas of the {what} in m2, received {low:.3g} to {high:.3g} times these; "
-            "areas from the cells are used, repair the file",
-            UserWarning,
-            stacklevel=5,
-        )
+    if LEAST <= median <= MOST and weights[np.abs(ratio / median - 1) > OFF].sum() <= FEW * weights.sum():
+        return areas, scale
+    warnings.warn(
+        f"{name}: expected the cell areas of the {what} in m2, received {ratio.min():.3g} to {ratio.max():.3g} times "
+        "these; areas from the cells are used, repair the file",
+        UserWarning, stacklevel=5,
+    )  # fmt: skip
+    return None
 
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:

@@ -6,6 +6,7 @@ Dates are never converted between calendars; leap days and months of 30 days fol
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -103,15 +104,14 @@ class Clock:
     def seconds(self, dates: NDArray[Any]) -> Seconds:
         """Return dates as seconds, of the same shape."""
         values = np.asarray(dates)
-        if self.numpy:
-            if np.isnat(values).any():
-                raise GridError("expected dates, received NaT; drop those steps")
-            ticks = (values.astype(self.origin.dtype) - self.origin).astype(np.int64)
-            whole_seconds, remainder = np.divmod(ticks, PER_SECOND[self._unit])
-            return np.asarray(whole_seconds + remainder / PER_SECOND[self._unit], dtype=np.float64)
-        gaps = [date - self.origin for date in values.ravel()]
-        numbers = [gap.days * DAY + gap.seconds + gap.microseconds / 1e6 for gap in gaps]
-        return np.array(numbers, dtype=np.float64).reshape(values.shape)
+        if not self.numpy:
+            seconds = [(date - self.origin).total_seconds() for date in values.ravel()]
+            return np.array(seconds, dtype=np.float64).reshape(values.shape)
+        if np.isnat(values).any():
+            raise GridError("expected dates, received NaT; drop those steps")
+        ticks = (values.astype(self.origin.dtype) - self.origin).astype(np.int64)
+        whole_seconds, remainder = np.divmod(ticks, PER_SECOND[self._unit])
+        return np.asarray(whole_seconds + remainder / PER_SECOND[self._unit], dtype=np.float64)
 
     def dates(self, seconds: Seconds) -> NDArray[Any]:
         """Return the dates of ``seconds``, rounded to the resolution of the type, of the same shape."""
@@ -121,36 +121,32 @@ class Clock:
             per_second = PER_SECOND[self._unit]
             ticks = whole_seconds.astype(np.int64) * per_second + np.rint(fractions * per_second).astype(np.int64)
             return np.asarray(self.origin + ticks.astype(f"m8[{self._unit}]"))
-        dates = np.empty(seconds.shape, dtype=object)
-        for index in np.ndindex(seconds.shape):
-            microseconds = round(float(fractions[index]) * 1e6)
-            dates[index] = self.origin + timedelta(seconds=int(whole_seconds[index]), microseconds=microseconds)
-        return dates
+        spans = (timedelta(0, int(whole), round(float(part) * 1e6))
+                 for whole, part in zip(whole_seconds.flat, fractions.flat, strict=True))  # fmt: skip
+        return np.array([self.origin + span for span in spans], dtype=object).reshape(seconds.shape)
 
-    def date(self, year: int, month: int = 1, day: int = 1) -> Any:
-        """Return midnight of a day in this calendar."""
+    def midnights(self, parts: Iterable[tuple[int, ...]]) -> NDArray[Any]:
+        """Return the beginnings of days, months or years, given by year, month and day, in this calendar."""
+        days = [(*part, 1, 1)[:3] for part in parts]
         if self.numpy:
-            return np.datetime64(f"{year:04d}-{month:02d}-{day:02d}").astype(self.origin.dtype)
-        return self.origin.replace(year=year, month=month, day=day, hour=0, minute=0, second=0, microsecond=0)
-
-    def midnight(self, date: Any) -> Any:
-        """Return the beginning of the day of a date."""
-        return self.date(*parts_of(date))
+            return np.array(["{:04d}-{:02d}-{:02d}".format(*day) for day in days], dtype=self.origin.dtype)
+        first = self.origin.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        return np.array([first.replace(year=year, month=month, day=day) for year, month, day in days], dtype=object)
 
     def adopt(self, dates: NDArray[Any]) -> NDArray[Any]:
         """Return dates of another clock in the type of this one, if both calendars agree on their names."""
-        clock = Clock.of(dates)
+        values, clock = np.asarray(dates), Clock.of(dates)
         if clock.calendar == self.calendar and clock.numpy == self.numpy:
-            return np.asarray(dates).astype(self.origin.dtype) if self.numpy else np.asarray(dates)
+            return values.astype(self.origin.dtype) if self.numpy else values
         are_gregorian = {self.calendar, clock.calendar} <= set(GREGORIAN)
-        if not are_gregorian or any(parts_of(date) < REFORM for date in (np.asarray(dates).min(), self.origin)):
+        if not are_gregorian or any(parts_of(date) < REFORM for date in (values.min(), self.origin)):
             raise GridError(
                 f"expected dates in the calendar {self.calendar!r} of the data, received {clock.calendar!r}; convert "
                 f"one of them on purpose: ds.convert_calendar({clock.calendar!r})"
             )
-        midnights = [self.date(*parts_of(date)) for date in np.asarray(dates).ravel()]
-        starts = np.array(midnights, dtype=self.origin.dtype if self.numpy else object).reshape(np.shape(dates))
-        return self.dates(self.seconds(starts) + clock.seconds(dates) - clock.seconds(_days(clock, dates)))
+        parts = [parts_of(date) for date in values.ravel()]
+        own, other = (c.seconds(c.midnights(parts)).reshape(values.shape) for c in (self, clock))
+        return self.dates(own + clock.seconds(values) - other)
 
 
 def parts_of(date: Any) -> tuple[int, int, int]:
@@ -167,11 +163,6 @@ def parts_of(date: Any) -> tuple[int, int, int]:
     return int(year), int(month), int(day)
 
 
-def _days(clock: Clock, dates: NDArray[Any]) -> NDArray[Any]:
-    midnights = [clock.midnight(date) for date in np.asarray(dates).ravel()]
-    return np.array(midnights, dtype=clock.origin.dtype if clock.numpy else object).reshape(np.shape(dates))
-
-
 def natural_edges(dates: NDArray[Any], clock: Clock, starts_of_days: bool) -> Seconds | None:
     """Return the edges of the periods of time stamps without bounds, or None if they are ambiguous.
 
@@ -183,30 +174,19 @@ def natural_edges(dates: NDArray[Any], clock: Clock, starts_of_days: bool) -> Se
     if not steps.size or (steps <= 0).any():
         return None
     years, months = np.array([parts_of(date)[:2] for date in dates]).T
-    if _about(steps, MONTH_STEP) and (np.diff(12 * years + months) == 1).all():
-        next_month = 12 * years[-1] + months[-1]
-        end = clock.date(int(next_month // 12), int(next_month % 12) + 1)
-        return clock.seconds(np.array([*map(clock.date, years.tolist(), months.tolist()), end]))
-    if _about(steps, YEAR_STEP) and (np.diff(years) == 1).all():
-        return clock.seconds(np.array([clock.date(year) for year in [*years.tolist(), int(years[-1]) + 1]]))
-    return _even_edges(seconds, clock.seconds(np.array([clock.midnight(dates[0])]))[0], starts_of_days)
-
-
-def _about(steps: Seconds, limits: tuple[float, float]) -> bool:
-    return bool(limits[0] <= steps.min() and steps.max() <= limits[1])
-
-
-def _even_edges(seconds: Seconds, midnight: float, starts_of_days: bool) -> Seconds | None:
+    counts = 12 * years + months - 1
+    for numbers, (shortest, longest), per_year in ((counts, MONTH_STEP, 12), (years, YEAR_STEP, 1)):
+        if shortest <= steps.min() and steps.max() <= longest and (np.diff(numbers) == 1).all():
+            starts = [divmod(number, per_year) for number in range(int(numbers[0]), int(numbers[-1]) + 2)]
+            return clock.seconds(clock.midnights((year, month + 1) for year, month in starts))
     step = float(np.rint((seconds[-1] - seconds[0]) / (seconds.size - 1)))
-    if step < 1 or np.abs(np.diff(seconds) - step).max() > ROUNDING:
+    if step < 1 or np.abs(steps - step).max() > ROUNDING or (step % DAY and DAY % step):
         return None
-    whole_days = step % DAY == 0
-    if not whole_days and DAY % step:
-        return None
+    midnight = clock.seconds(clock.midnights([parts_of(dates[0])]))[0]
     offset = seconds[0] - step / 2 - midnight
     if starts_of_days and step == DAY and abs(seconds[0] - midnight) <= ROUNDING:
         offset = 0.0
-    unit = DAY if whole_days else step
+    unit = min(step, DAY)
     if abs(offset - np.rint(offset / unit) * unit) > ROUNDING:
         return None
     return midnight + np.rint(offset / unit) * unit + step * np.arange(seconds.size + 1)
@@ -215,18 +195,21 @@ def _even_edges(seconds: Seconds, midnight: float, starts_of_days: bool) -> Seco
 def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> Seconds:
     """Return the edges of the periods of a pandas-style frequency that cover a span, in seconds."""
     # The end of a month is a label in pandas; the period is the month.
-    starts = {"ME": "MS", "QE": "QS", "YE": "YS"}
-    for end, start in starts.items():
-        frequency = frequency.replace(end, start)
+    frequency = re.sub("([MQY])E", r"\1S", frequency)
     if not re.match(r"[\d.]*[A-Za-z]", frequency):
         raise _no_frequency(frequency, "a number and a unit")
-    begin = clock.midnight(clock.dates(np.array([first]))[0])
+    begin = clock.midnights([parts_of(clock.dates(np.array([first]))[0])])[0]
     next_two = clock.seconds(_range(clock, frequency, start=begin, periods=2))
     step = float(next_two[-1] - next_two[0])
     if step <= 0 or (last - first) / step > MOST_PERIODS:
         raise _no_frequency(frequency, f"at most {MOST_PERIODS} periods")
-    start = _period_around(clock, frequency, begin)
-    edges = clock.seconds(_range(clock, frequency, start=start, end=clock.dates(np.array([last]))[0]))
+    # The start of the period around that day; without an anchor, the day itself.
+    starts = _range(clock, frequency, end=begin, periods=1)
+    if not starts.size:
+        # Dates of other calendars do not roll back: find the last single period that begins in the year before.
+        year_before = clock.dates(clock.seconds(np.array([begin])) - YEAR_STEP[1])[0]
+        starts = _range(clock, frequency.lstrip("0123456789"), start=year_before, end=begin)
+    edges = clock.seconds(_range(clock, frequency, start=starts[-1], end=clock.dates(np.array([last]))[0]))
     while edges[-1] < last:
         next_edges = _range(clock, frequency, start=clock.dates(edges[-1:])[0], periods=2)
         edges = np.append(edges, clock.seconds(next_edges[1:]))
@@ -235,16 +218,6 @@ def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> 
 
 def _no_frequency(frequency: str, reason: str) -> OptionError:
     return OptionError(f"expected a frequency such as '6h', 'D', '5D', 'MS' or 'YS', received {frequency!r} ({reason})")
-
-
-def _period_around(clock: Clock, frequency: str, date: Any) -> Any:
-    """Return the start of the period of a frequency around a date; without an anchor, the date itself."""
-    starts = _range(clock, frequency, end=date, periods=1)
-    if not starts.size:
-        # Dates of other calendars do not roll back: find the last single period that begins in the year before.
-        year_before = clock.dates(clock.seconds(np.array([date])) - YEAR_STEP[1])[0]
-        starts = _range(clock, frequency.lstrip("0123456789"), start=year_before, end=date)
-    return starts[-1]
 
 
 def _range(clock: Clock, frequency: str, **span: Any) -> NDArray[Any]:

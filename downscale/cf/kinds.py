@@ -20,6 +20,7 @@ from downscale.cf.units import CODE_UNITS, fits
 from downscale.errors import InputError
 
 CODE_WORDS = {word for word in CODE_UNITS if word != "index"} | {"type", "types"}
+CLASS_WORDS = ("category", "categories", "class", "classes", "type", "types", "code", "codes")
 CODE_NAMES = {"lu_index", "ivgtyp", "isltyp", "tvl", "tvh", "slt", "ptype"}
 MASK_WORDS = set("mask masks lsm landmask seamask oceanmask icemask tmask umask vmask landsea".split())
 NO_UNITS = ("", "1", "-", "~", "none", "unitless", "dimensionless", "(0 - 1)", "(code table 4.201)", "numeric")
@@ -43,57 +44,45 @@ def is_categorical(variable: xr.DataArray) -> bool:
 def code_reason(variable: xr.DataArray) -> str | None:
     """Return why values are codes, or None: booleans, flags, bytes, masks, or names of classes.
 
-    Integers are recognised by their stored type, since a fill value converts them to floating point.
+    Integers are recognised by their stored type, since a fill value converts them to floating point. Floating-point
+    numbers are codes only without units and with an unambiguous name.
 
     Examples
     --------
     >>> code_reason(xr.DataArray(np.int8(1), name="lsm"))
     "by type int8 and the word 'lsm' in its name"
     """
-    attrs, kind = variable.attrs, variable.dtype.kind
+    attrs, encoding, kind = variable.attrs, variable.encoding, variable.dtype.kind
     if kind in "bSUO":
         return "by type " + {"b": "bool"}.get(kind, "text")
-    flags = [key for key in ("flag_values", "flag_masks", "flag_meanings") if key in attrs]
-    if flags:
-        return f"by attribute {flags[0]}"
-    units = str(attrs.get("units", "")).strip().lower()
+    flag = next((key for key in ("flag_values", "flag_masks", "flag_meanings") if key in attrs), None)
+    if flag is not None:
+        return f"by attribute {flag}"
+    units, standard = (str(attrs.get(key, "")).strip().lower() for key in ("units", "standard_name"))
     names = [str(name).lower() for name in (variable.name, attrs.get("long_name"), attrs.get("standard_name")) if name]
     words = set(re.split(r"[\W_]+", " ".join(names)))
-    word = next(iter(sorted(words & CODE_WORDS)), None)
-    stored_type = np.dtype(variable.encoding.get("dtype", variable.dtype))
-    is_scaled = variable.encoding.get("scale_factor") is not None or variable.encoding.get("add_offset") is not None
-    if stored_type.kind not in "iu" or is_scaled:
-        return _floating_codes(variable, units, word)
-    if units in CODE_UNITS:
-        return f"by type {stored_type} and units {units!r}"
-    if word is not None:
-        return f"by type {stored_type} and the word {word!r} in its name"
-    if units in NO_UNITS:
-        mask = next(iter(sorted(words & MASK_WORDS)), None)
-        if mask is not None:
-            return f"by type {stored_type} and the word {mask!r} in its name"
-        if stored_type.itemsize == 1:
-            return f"by type {stored_type} without units"
-    return None
-
-
-def _floating_codes(variable: xr.DataArray, units: str, word: str | None) -> str | None:
-    """Return why floating-point numbers are codes: only without units and with an unambiguous name."""
+    word, mask = (min(words & legal, default=None) for legal in (CODE_WORDS, MASK_WORDS))
+    stored_type = np.dtype(encoding.get("dtype", variable.dtype))
+    is_scaled = encoding.get("scale_factor") is not None or encoding.get("add_offset") is not None
+    if stored_type.kind in "iu" and not is_scaled:
+        word = word or (mask if units in NO_UNITS else None)
+        if units in CODE_UNITS:
+            return f"by type {stored_type} and units {units!r}"
+        if word is not None:
+            return f"by type {stored_type} and the word {word!r} in its name"
+        return f"by type {stored_type} without units" if units in NO_UNITS and stored_type.itemsize == 1 else None
     if units in CODE_UNITS and units != "index":
         return f"by units {units!r}"
-    if units not in NO_UNITS and not units.startswith("code table") and not units.startswith("(code table"):
+    if units not in NO_UNITS and not units.lstrip("(").startswith("code table"):
         return None
     if str(variable.name).lower() in CODE_NAMES:
         return f"by name {str(variable.name)!r}"
-    long_name = str(variable.attrs.get("long_name", ""))
+    long_name = str(attrs.get("long_name", ""))
     if LEGEND.search(long_name[:200]):
         return f"by long_name {long_name[:60]!r}"
     # A name of several words, such as "type of low vegetation", is that of codes; a standard name of CF is not.
-    if word in ("category", "categories", "class", "classes", "type", "types", "code", "codes"):
-        standard = str(variable.attrs.get("standard_name", "")).lower()
-        if standard in ("", "unknown", "none") or word in standard.split("_"):
-            return f"by the word {word!r} in its name, without units"
-    return None
+    is_class = word in CLASS_WORDS and (standard in ("", "unknown", "none") or word in standard.split("_"))
+    return f"by the word {word!r} in its name, without units" if is_class else None
 
 
 # In standard names, and as words in other names.
@@ -140,38 +129,32 @@ def direction_reason(variable: xr.DataArray) -> str | None:
         words = in_words(text)
         if (DIRECTION if is_angle else MOVING).fullmatch(words) or (what == "name" and is_angle and words in NAMES):
             return f"by {what} {str(text)!r}" + (f" and units {units!r}" if is_angle else "")
-    return _around_a_circle(variable) if is_angle else None
-
-
-def _around_a_circle(variable: xr.DataArray) -> str | None:
-    """Return the attribute that shows that an angle covers a full circle, if there is one."""
+    # An angle whose valid range is a full circle.
     metadata = {**variable.encoding, **variable.attrs}
     pair = metadata.get("valid_range", (metadata.get("valid_min"), metadata.get("valid_max")))
     try:
         low, high = (float(end) for end in pair)
     except (TypeError, ValueError):
         return None
-    is_full_circle = any(abs(high - low - circle) < 0.02 * circle for circle in CIRCLES)
-    return f"by its valid range, {low:g} to {high:g}" if is_full_circle else None
+    is_circle = is_angle and any(abs(high - low - circle) < 0.02 * circle for circle in CIRCLES)
+    return f"by its valid range, {low:g} to {high:g}" if is_circle else None
 
 
 def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tuple[list[str], list[str]]:
     """Return the fields that are not directions, and one line for each direction that is left out."""
-    reasons = {name: direction_reason(ds[name]) for name in names}
-    fields = [name for name in names if reasons[name] is None]
-    directions = {name: reason for name, reason in reasons.items() if reason is not None}
-    if directions and (wanted is not None or not fields):
-        name, reason = next(iter(directions.items()))
+    reasons = {name: reason for name in names if (reason := direction_reason(ds[name])) is not None}
+    fields = [name for name in names if name not in reasons]
+    if reasons and (wanted is not None or not fields):
+        name, reason = next(iter(reasons.items()))
         raise InputError(
             f"expected fields that have a mean over cells, received the direction {name!r} ({reason}), which starts "
             f"again after a circle; {REMEDY}"
         )
-    lines = [
+    return fields, [
         f"left out {name}, a direction ({reason}): its mean over cells means nothing; {REMEDY}, or name the other "
         "variables (data_vars=, --vars)"
-        for name, reason in directions.items()
+        for name, reason in reasons.items()
     ]
-    return fields, lines
 
 
 # Flows, in standard names and as words: in the units of an amount they are accumulated over the period.

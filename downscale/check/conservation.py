@@ -13,8 +13,8 @@ import xarray as xr
 
 from downscale.api import downscale
 from downscale.cf.bounds import bounds_name, bounds_variables
-from downscale.cf.coordinates import horizontal_variables, read_areas, select, warn_of_misfit
-from downscale.cf.dates import Clock
+from downscale.cf.coordinates import horizontal_variables, read_areas, select
+from downscale.cf.dates import Clock, values_of
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import is_sign_unknown, quantity_of, variable_bounds
@@ -167,16 +167,13 @@ def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> No
 
 def _with_own_areas(comparison: Nested | Overlapping, name: str) -> tuple[Nested | Overlapping, str]:
     """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
-    sides = (comparison.coarse, comparison.at_coarse, "coarse"), (comparison.fine, comparison.at_fine, "fine")
-    stored = {which: read_areas(ds, where, name) for ds, where, which in sides}
-    for which, areas in stored.items():
-        if areas is not None:
-            warn_of_misfit(areas, f"{which} file")
-    areas = stored["coarse"]
-    if areas is None or not areas.fits or not isinstance(comparison, Nested):
+    stored = read_areas(comparison.coarse, comparison.at_coarse, name, "coarse file")
+    read_areas(comparison.fine, comparison.at_fine, name, "fine file")
+    if stored is None or not isinstance(comparison, Nested):
         return comparison, ""
-    weights = np.where(np.isfinite(areas.values), areas.values, comparison.at_coarse.grid.cell_area)
-    return replace(comparison, areas=weights), f"{areas.name} of the coarse file"
+    areas = values_of(stored[0].variable).astype(np.float64) * stored[1]
+    weights = np.where(np.isfinite(areas), areas, comparison.at_coarse.grid.cell_area)
+    return replace(comparison, areas=weights), f"{stored[0].name} of the coarse file"
 
 
 def _blurred(comparison: Nested | Overlapping, name: str, footprint: Any, extensive: bool) -> Nested:

@@ -166,7 +166,7 @@ def _periods(dates: NDArray[Any], unit: str) -> NDArray[np.int64]:
     """Return the number of years, months or days between the first date and each date."""
     if unit == "day":
         clock = Clock.of(dates)
-        first = clock.seconds(np.array([clock.midnight(dates[0])]))[0]
+        first = clock.seconds(clock.midnights([parts_of(dates[0])]))[0]
         return np.floor((clock.seconds(dates) - first) / DAY).astype(np.int64)
     if dates.dtype.kind == "M":
         numbers = dates.astype("M8[Y]" if unit == "year" else "M8[M]").astype(np.int64)
