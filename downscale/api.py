@@ -11,7 +11,7 @@ import xarray as xr
 
 from downscale.cf.attributes import AREA
 from downscale.cf.bounds import bounds_variables
-from downscale.cf.coordinates import area_names, copy_coordinates, find_replaced, new_coordinates
+from downscale.cf.coordinates import area_names, copy_coordinates, new_coordinates
 from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.kinds import code_reason, direction_reason
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
@@ -270,5 +270,5 @@ def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
     inputs = () if prepared.model is None else [str(variable.name) for variable in prepared.model.inputs.values()]
-    grid = {*bounds_variables(ds), *area_names(ds), *find_replaced(ds, prepared.where)}
+    grid = {*bounds_variables(ds), *area_names(ds), *prepared.where.replaced}
     return {*prepared.jobs, *prepared.categorical, *grid, *inputs}

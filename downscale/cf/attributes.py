@@ -120,35 +120,27 @@ def remove_references(variable: Variable, gone: Collection[str], held: Collectio
     >>> remove_references(tas, {"orog", "ps"}), tas.attrs
     (['coordinates', 'formula_terms'], {'coordinates': 'lat'})
     """
-    changed, gone = [], set(gone)
-    for key, names in references(variable, held).items():
-        if not gone & set(names):
-            continue
-        changed.append(key)
+    changed = [key for key, names in references(variable, held).items() if not set(names).isdisjoint(gone)]
+    for key in changed:
         for attrs in (variable.encoding, variable.attrs):
             if key in attrs:
-                remaining = _left(key, str(attrs[key]).replace(":", ": ").split(), gone)
-                if key in WHOLE or not remaining:
+                attrs[key] = "" if key in WHOLE else _without(key, str(attrs[key]).replace(":", ": "), gone)
+                if not attrs[key]:
                     del attrs[key]
-                else:
-                    attrs[key] = " ".join(remaining)
     return changed
 
 
-def _left(key: str, words: list[str], gone: set[str]) -> list[str]:
-    """Return the words of an attribute without the missing names and their keywords."""
-    remaining: list[str] = []
-    in_missing_mapping = False  # within a missing grid mapping, followed by its coordinates
-    for word in words:
-        name = word.removesuffix(":")
-        if key == MAPPING and word.endswith(":"):
-            in_missing_mapping = name in gone
-        if in_missing_mapping or name in gone:
-            if key in BEHIND_WORDS and remaining and remaining[-1].endswith(":"):
-                remaining.pop()
-            continue
-        remaining.append(word)
-    return [] if key == MAPPING and remaining and all(word.endswith(":") for word in remaining) else remaining
+def _without(key: str, text: str, gone: Collection[str]) -> str:
+    """Return an attribute without the missing names and their keywords."""
+    if key in BEHIND_WORDS:
+        pairs = re.findall(r"(\S+:)\s+(\S+)", text)
+        return " ".join(f"{word} {name}" for word, name in pairs if name not in gone)
+    if key == MAPPING and ":" in text:
+        groups = re.findall(r"(\S+):((?:\s+[^\s:]+(?!\S))*)", text)
+        left = [(name, [word for word in words.split() if word not in gone]) for name, words in groups]
+        left = [(name, words) for name, words in left if name not in gone]
+        return " ".join(" ".join([f"{name}:", *words]) for name, words in left if any(words for _, words in left))
+    return " ".join(word for word in text.split() if word not in gone)
 
 
 TEXTS = frozenset({
@@ -179,16 +171,14 @@ def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str |
     Numbers name no variable, pairs of words have colons, and decoded dates have no units.
     """
     changes: dict[Any, str | None] = {}
-    for key, value in attrs.items():
-        if key not in TEXTS or value is None:
-            continue
-        text = as_text(value)
+    for key in TEXTS & attrs.keys():
+        value, text = attrs[key], as_text(attrs[key])
+        is_text, has_names = isinstance(value, str), any(word.isidentifier() for word in text.split())
         has_pairs = key not in BEHIND_WORDS or re.fullmatch(r"(\s*\S+:\s*\S+)+\s*", text) is not None
-        if not isinstance(value, str) and key in DEFINED and not any(word.isidentifier() for word in text.split()):
+        is_meaningless = not has_pairs or (not is_text and key in DEFINED and not has_names)
+        if value is not None and (is_meaningless or (dates and key in ("units", "calendar"))):
             changes[key] = None
-        elif not has_pairs or (dates and key in ("units", "calendar")):
-            changes[key] = None
-        elif not isinstance(value, str):
+        elif value is not None and not is_text:
             changes[key] = text
     return changes
 
@@ -199,16 +189,14 @@ def with_texts(ds: xr.Dataset) -> xr.Dataset:
         name: (changes_in(v.attrs, bool({"units", "calendar"} & set(v.attrs)) and is_time(v)), changes_in(v.encoding))
         for name, v in ds.variables.items()
     }
-    if not any(in_attrs or in_encoding for in_attrs, in_encoding in changes.values()):
+    if not any(map(any, changes.values())):
         return ds
     ds = ds.copy()
     for name, pair in changes.items():
         for attrs, change in zip((ds[name].attrs, ds[name].encoding), pair, strict=True):
-            for key, text in change.items():
-                if text is None:
-                    del attrs[key]
-                else:
-                    attrs[key] = text
+            attrs.update(change)
+            for key in [key for key, text in change.items() if text is None]:
+                del attrs[key]
     return ds
 
 

@@ -14,10 +14,10 @@ from downscale.cf.attributes import AREA, STALE_ATTRS, find_referenced
 from downscale.cf.bounds import (
     XarrayObject,
     bounds_in,
-    bounds_name,
     bounds_variables,
     corner_dimension,
     new_pair_dimension,
+    variables_of,
 )
 from downscale.cf.dates import is_time, values_of
 from downscale.cf.evidence import POSITIONS, STANDARD, degrees_of_unit, seems_position
@@ -132,7 +132,7 @@ def _plane_variables(
     if where.planes is None:
         return {}
     lat, lon = where.planes
-    has_planes = lon in plane_names(source, where)
+    has_planes = lon in variables_of(source)
     # Only a projection has a choice; longitudes start at 0 if those of the source exceed 180.
     west = (
         0.0
@@ -146,9 +146,9 @@ def _plane_variables(
         lons, rings[1] = lons + shift, None if corners is None else rings[1] + shift[..., None]
     variables: dict[Hashable, xr.Variable] = {}
     for name, word, centres, ring in ((lat, "latitude", lats, rings[0]), (lon, "longitude", lons, rings[1])):
-        attrs, unit, bounds, corner = dict(PLANE_ATTRS[word]), 1.0, f"{name}_bnds", None
+        attrs, unit, bounds, corner = dict(PLANE_ATTRS[word]), 1.0, where.bounds_of(name), None
         if has_planes:
-            attrs, unit, bounds = attrs | source[name].attrs, degrees_of_unit(source[name]), bounds_name(source, name)
+            attrs, unit = attrs | source[name].attrs, degrees_of_unit(source[name])
             corner = corner_dimension(source, name)
         attrs = {key: value for key, value in attrs.items() if key not in (*STALE_ATTRS, "bounds")}
         variables[name] = xr.Variable(where.dims, centres if unit == 1 else centres / unit, attrs)
@@ -169,7 +169,7 @@ def _position_shift(old: xr.DataArray, new: Any) -> Any:
 
 
 def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, where: Horizontal) -> dict[Hashable, xr.Variable]:
-    old, bounds, edges = source[name], bounds_name(source, name), np.stack([axis.edges[:-1], axis.edges[1:]], axis=1)
+    old, bounds, edges = source[name], where.bounds_of(name), np.stack([axis.edges[:-1], axis.edges[1:]], axis=1)
     shift = np.zeros(axis.size)
     if axis.kind == "longitude":
         shift = _seam_shift(np.asarray(old.values, dtype=np.float64) * where.unit, axis.centres)
@@ -220,15 +220,9 @@ def copy_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, 
     }
 
 
-def find_replaced(source: XarrayObject, where: Horizontal) -> set[str]:
-    """Return the names of variables of ``source`` that are created anew for a new grid."""
-    axes = {where.y, where.x, bounds_name(source, where.y), bounds_name(source, where.x)}
-    return {*axes, *plane_names(source, where), AREA}
-
-
 def find_lost_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
     """Return the names of horizontal coordinates that a new grid cannot keep (cell numbers, names of basins, ...)."""
-    replaced, dims = find_replaced(source, where), set(where.dims)
+    replaced, dims = where.replaced, set(where.dims)
     return [str(n) for n, coord in source.coords.items() if dims & set(coord.dims) and n not in replaced]
 
 
@@ -274,15 +268,9 @@ def read_areas(ds: xr.Dataset, where: Horizontal, field: str, what: str) -> tupl
 
 def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
     """Return the names of the numeric fields on both horizontal dimensions, without cell areas."""
-    dims, areas = set(where.dims), {*area_names(ds), *plane_names(ds, where), *bounds_variables(ds)}
+    dims, areas = set(where.dims), {*area_names(ds), *where.replaced, *bounds_variables(ds)}
     names = [str(n) for n, v in ds.data_vars.items() if dims <= set(v.dims) and v.dtype.kind in "fiub"]
     return [name for name in names if name not in areas]
-
-
-def plane_names(obj: XarrayObject, where: Horizontal) -> list[str]:
-    """Return the names of two-dimensional positions and their bounds, which a new grid creates anew."""
-    present = [name for name in where.planes or () if name in obj.coords or name in getattr(obj, "variables", ())]
-    return [*present, *(bounds_name(obj, name) for name in present)]
 
 
 def area_names(ds: xr.Dataset) -> list[str]:

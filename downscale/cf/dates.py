@@ -34,10 +34,11 @@ def is_time(variable: xr.Variable) -> bool:
     """Return whether values are dates, of NumPy or cftime."""
     if variable.dtype.kind == "M":
         return True
-    return variable.dtype.kind == "O" and variable.size > 0 and isinstance(_first(variable), cftime.datetime)
+    return variable.dtype.kind == "O" and variable.size > 0 and isinstance(first_value(variable), cftime.datetime)
 
 
-def _first(variable: xr.Variable) -> Any:
+def first_value(variable: xr.Variable) -> Any:
+    """Return the first value of a variable."""
     return values_of(variable.isel({dim: 0 for dim in variable.dims})).item()
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +19,10 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from downscale.cf.attributes import normalise_metadata
+from downscale.cf.attributes import AREA, normalise_metadata
 from downscale.cf.bounds import (
     bounds_in,
+    bounds_name,
     bounds_of,
     corners_of,
     require_known,
@@ -97,6 +98,7 @@ class Horizontal:
     notes: tuple[str, ...] = ()  # for the plan
     system: CoordinateSystem = "geographic"
     missing_mapping: str | None = None  # the grid mapping that fields on axes in metres name, if it is not there
+    bounds: Mapping[str, str] = field(default_factory=dict)  # names of bounds, by those of axes and positions
     unknown: str = ""  # why edges midway between centres are a guess, since bounds are lost; empty if they are not
 
     @property
@@ -108,6 +110,15 @@ class Horizontal:
     def dims(self) -> tuple[str, str]:
         """Names of the row and column dimension."""
         return self.y, self.x
+
+    @property
+    def replaced(self) -> set[str]:
+        """Names of axes, positions, their bounds and cell areas, which a new grid creates anew."""
+        return {*self.dims, *(self.planes or ()), *self.bounds.values(), AREA}
+
+    def bounds_of(self, name: str) -> str:
+        """Return the name of the bounds of an axis or of positions, present or to be created."""
+        return self.bounds.get(name, f"{name}_bnds")
 
     @property
     def locator(self) -> Locator | None:
@@ -189,7 +200,7 @@ def _values_token(obj: XarrayObject, names: list[str]) -> str:
 
 def parse_horizontal(obj: XarrayObject) -> Horizontal:
     """Return the axes or positions of an object; their cells may be a guess (see ``Horizontal.unknown``)."""
-    axes, planes = _find_axes(obj), find_positions(obj)
+    axes, planes, where = _find_axes(obj), find_positions(obj), None
     if axes is not None:
         is_located = planes is not None and set(obj[planes[0]].dims[-2:]) == set(axes)
         # True degrees need no coordinate system in a text attribute.
@@ -197,11 +208,12 @@ def parse_horizontal(obj: XarrayObject) -> Horizontal:
         mapping = mapping_of(obj, axes, text=not is_true)
         if mapping is not None or not (is_located and all(is_cell_number(obj[name]) for name in axes)):
             where = _read_axes(obj, axes, mapping, planes if is_located else None)
-            if where is not None:
-                return where
-    if planes is None:
-        raise _no_axes(obj)
-    return _read_positions(obj, *planes)
+    if where is None:
+        if planes is None:
+            raise _no_axes(obj)
+        where = _read_positions(obj, *planes)
+    names = [name for name in (*where.dims, *(where.planes or ())) if name in variables_of(obj)]
+    return replace(where, bounds={name: bounds_name(obj, name) for name in names})
 
 
 def _find_axes(obj: XarrayObject) -> tuple[str, str] | None:

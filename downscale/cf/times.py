@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.bounds import bounds_in, read_bounds
-from downscale.cf.dates import GREGORIAN, _first, is_time, values_of
+from downscale.cf.dates import GREGORIAN, first_value, is_time, values_of
 from downscale.errors import GridError
 
 REFERENCE = "1850-01-01"
@@ -42,42 +42,35 @@ def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     bounds_names = {name: bounds_in(ds, name) for name in dates}
     encodings: dict[str, dict[str, Any]] = {}
     for name in [name for name in dates if name not in bounds_names.values()]:
-        family = [key for key in (name, bounds_names[name]) if key in dates]
-        encoding = _encoding([ds[key].variable for key in family])
-        encodings.update({str(key): dict(encoding) for key in family})
+        names = [key for key in (name, bounds_names[name]) if key in dates]
+        first, variables = ds[name].variable, [ds[key].variable for key in names]
+        calendar = calendar_of(first)
+        choices = [f"{unit} since {REFERENCE}" for unit in UNITS]
+        units = str(first.encoding.get("units") or "") or next(
+            (units for units in choices if _are_whole(variables, units, calendar)), choices[0]
+        )
+        dtype = np.dtype(first.encoding.get("dtype") or "f8")
+        is_exact = dtype.kind in "iu" and _are_whole(variables, units, calendar)
+        encoding = {"units": units, "calendar": calendar, "dtype": dtype.name if is_exact else "float64"}
+        encodings.update({str(key): dict(encoding) for key in names})
     return encodings
 
 
-def _encoding(family: list[xr.Variable]) -> dict[str, Any]:
-    encoding = family[0].encoding
-    calendar = _calendar(family[0])
-    units = str(encoding.get("units") or _units(family, calendar))
-    dtype = np.dtype(encoding.get("dtype") or "f8")
-    are_whole = dtype.kind in "iu" and all(_whole(variable, units, calendar) for variable in family)
-    return {"units": units, "calendar": calendar, "dtype": dtype.name if are_whole else "float64"}
+def calendar_of(variable: xr.Variable) -> str:
+    """Return the calendar of dates, in the stored spelling of the Gregorian one."""
+    stored = str(variable.encoding.get("calendar") or "")
+    calendar = GREGORIAN[-1] if variable.dtype.kind == "M" else str(first_value(variable).calendar)
+    return stored if stored in GREGORIAN and calendar in GREGORIAN else calendar
 
 
-def _calendar(variable: xr.Variable) -> str:
-    stored_calendar = str(variable.encoding.get("calendar") or "")
-    if variable.dtype.kind == "M":
-        return stored_calendar if stored_calendar in GREGORIAN else GREGORIAN[-1]
-    calendar = str(_first(variable).calendar)
-    return stored_calendar if stored_calendar in GREGORIAN and calendar in GREGORIAN else calendar
-
-
-def _units(family: list[xr.Variable], calendar: str) -> str:
-    choices = [f"{unit} since {REFERENCE}" for unit in UNITS]
-    return next((units for units in choices if all(_whole(dates, units, calendar) for dates in family)), choices[0])
-
-
-def _whole(variable: xr.Variable, units: str, calendar: str) -> bool:
-    numbers = numbers_of(variable, units, calendar)
-    return bool((numbers[np.isfinite(numbers)] % 1 == 0).all())
+def _are_whole(variables: list[xr.Variable], units: str, calendar: str) -> bool:
+    numbers = (numbers_of(variable, units, calendar) for variable in variables)
+    return all(bool((values[np.isfinite(values)] % 1 == 0).all()) for values in numbers)
 
 
 def numbers_of(variable: xr.Variable, units: str = DAYS, calendar: str = "") -> NDArray[np.float64]:
     """Return dates as numbers in ``units``, of the shape of ``variable``."""
-    encoding = {"units": units, "calendar": calendar or _calendar(variable), "dtype": np.dtype("f8")}
+    encoding = {"units": units, "calendar": calendar or calendar_of(variable), "dtype": np.dtype("f8")}
     dates = xr.Variable(variable.dims, values_of(variable), encoding=encoding)
     return np.asarray(xr.conventions.encode_cf_variable(dates).values, dtype=np.float64)
 
