@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.quantities import (
-    FALLS,
+    PATTERNS,
     SPREADS,
+    WORDS,
     cell_methods,
     in_words,
     infer_standard_name,
@@ -19,13 +20,7 @@ from downscale.cf.quantities import (
 from downscale.cf.units import CODE_UNITS, fits
 from downscale.errors import InputError
 
-CODE_WORDS = {word for word in CODE_UNITS if word != "index"} | {"type", "types"}
-CLASS_WORDS = ("category", "categories", "class", "classes", "type", "types", "code", "codes")
-CODE_NAMES = {"lu_index", "ivgtyp", "isltyp", "tvl", "tvh", "slt", "ptype"}
-MASK_WORDS = set("mask masks lsm landmask seamask oceanmask icemask tmask umask vmask landsea".split())
 NO_UNITS = ("", "1", "-", "~", "none", "unitless", "dimensionless", "(0 - 1)", "(code table 4.201)", "numeric")
-# As in "LAND MASK (1 FOR LAND, 2 FOR WATER)" and "0=sea, 1=land".
-LEGEND = re.compile(r"\b\d+\s*(=|:|\bfor\b|\bis\b)\s*[a-z]\w+.*\b\d+\s*(=|:|\bfor\b|\bis\b)\s*[a-z]\w+", re.IGNORECASE)
 
 
 def is_categorical(variable: xr.DataArray) -> bool:
@@ -61,7 +56,7 @@ def code_reason(variable: xr.DataArray) -> str | None:
     units, standard = (str(attrs.get(key, "")).strip().lower() for key in ("units", "standard_name"))
     names = [str(name).lower() for name in (variable.name, attrs.get("long_name"), attrs.get("standard_name")) if name]
     words = set(re.split(r"[\W_]+", " ".join(names)))
-    word, mask = (min(words & legal, default=None) for legal in (CODE_WORDS, MASK_WORDS))
+    word, mask = (min(words & legal, default=None) for legal in (WORDS["codes"], WORDS["masks"]))
     stored_type = np.dtype(encoding.get("dtype", variable.dtype))
     is_scaled = encoding.get("scale_factor") is not None or encoding.get("add_offset") is not None
     if stored_type.kind in "iu" and not is_scaled:
@@ -75,31 +70,16 @@ def code_reason(variable: xr.DataArray) -> str | None:
         return f"by units {units!r}"
     if units not in NO_UNITS and not units.lstrip("(").startswith("code table"):
         return None
-    if str(variable.name).lower() in CODE_NAMES:
+    if str(variable.name).lower() in WORDS["code_names"]:
         return f"by name {str(variable.name)!r}"
     long_name = str(attrs.get("long_name", ""))
-    if LEGEND.search(long_name[:200]):
+    if PATTERNS["legend"].search(long_name[:200]):
         return f"by long_name {long_name[:60]!r}"
     # A name of several words, such as "type of low vegetation", is that of codes; a standard name of CF is not.
-    is_class = word in CLASS_WORDS and (standard in ("", "unknown", "none") or word in standard.split("_"))
+    is_class = word in WORDS["classes"] and (standard in ("", "unknown", "none") or word in standard.split("_"))
     return f"by the word {word!r} in its name, without units" if is_class else None
 
 
-# In standard names, and as words in other names.
-DIRECTION = re.compile(
-    r"(.*_)?((from|to)_direction|directions?|azimuth|heading|bearing|winddir(ection)?|wind_dir|aspect)(_.*)?"
-    r"|angle_of_rotation_from_.*|.*(tide|tidal|harmonic)_.*phase(_.*)?"
-)
-# Without units only these words are unambiguous.
-MOVING = re.compile(r"(.*_)?(winds?|waves?|swells?|currents?|drift|flow)_(from_|to_|mean_|peak_)*direction(_.*)?")
-# Customary names, which count only with units of angle.
-NAMES = frozenset(
-    "wd wdir wd10 wd10m wdir10 wdir10m wdirsfc dd dd10 ddx dir drct th thm theta0 mwd mwd1 mwd2 mwd3 mdts mdww dwi "
-    "dwww dwps vmdr vmdr_ww vmdr_sw1 vmdr_sw2 vpdir wvdir wwvdir swdir dirpw dirsw wavedir swelldir peakdir dp".split()
-)
-ANGLES = frozenset("degree degrees deg degs arcdegree arcdegrees ° radian radians rad".split())
-# Only directions are measured from the north.
-FROM_NORTH = re.compile(r"deg(ree)?s?[\s_]*(\(?true\)?|t|compass|(clockwise[\s_]+)?from[\s_]+.*north)", re.IGNORECASE)
 CIRCLES = (360.0, 2 * np.pi)
 REMEDY = "use components (u, v) instead"
 
@@ -118,16 +98,18 @@ def direction_reason(variable: xr.DataArray) -> str | None:
     if modifier or any(method in SPREADS for _, method in cell_methods(variable)):
         return None
     units = units_of(variable) or ""
-    if FROM_NORTH.fullmatch(units):
+    if PATTERNS["from_north"].fullmatch(units):
         return f"by units {units!r}"
-    is_angle = units.lower() in ANGLES
+    is_angle = units.lower() in WORDS["angles"]
     if not is_angle and units not in ("", "1"):
         return None
     if standard:
-        return f"by standard_name {standard!r}" if DIRECTION.fullmatch(standard) else None
+        return f"by standard_name {standard!r}" if PATTERNS["direction"].fullmatch(standard) else None
     for what, text in (("long_name", variable.attrs.get("long_name")), ("name", variable.name)):
         words = in_words(text)
-        if (DIRECTION if is_angle else MOVING).fullmatch(words) or (what == "name" and is_angle and words in NAMES):
+        if (PATTERNS["direction"] if is_angle else PATTERNS["moving"]).fullmatch(words) or (
+            what == "name" and is_angle and words in WORDS["direction_names"]
+        ):
             return f"by {what} {str(text)!r}" + (f" and units {units!r}" if is_angle else "")
     # An angle whose valid range is a full circle.
     metadata = {**variable.encoding, **variable.attrs}
@@ -157,21 +139,7 @@ def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tupl
     ]
 
 
-# Flows, in standard names and as words: in the units of an amount they are accumulated over the period.
-FLOWS = re.compile(
-    rf"(.*_)?({FALLS}|rain|runoff|evaporation|evapotranspiration|transpiration|sublimation|drainage|snow_?melt|melt)(_.*)?"
-    r"|(.*_)?(radiation|radiative|shortwave|longwave|short_wave|long_wave|heat|solar|thermal)(_.*)?_?(flux|radiation)(_.*)?"
-    r"|integral_wrt_time_of_.*|duration_of_.*|number_of_days_.*|(.*_)?sunshine(_.*)?"
-)
-# States, extremes of a period, and quantities that are only related to a flow.
-NO_TOTALS = re.compile(
-    r"(.*_)?(surface_snow_(amount|thickness|mass)|lying_snow|snow_depth|canopy|soil|maximum|minimum|max|min|heaviest|highest|"
-    r"type|fraction|height|depth|content|temperature|mean|average|rate)(_.*)?"
-)
 FLOW_UNITS = ("kg m-2", "m", "J m-2", "mol m-2", "s")
-# Names of fluxes of either sign in forecasts and reanalyses.
-FLOW_NAMES = frozenset("e es pev slhf sshf ssr str tsr ttr ssrc strc tsrc ttrc ewss nsss sund sundur pet aet".split())
-LARGEST_OF_PERIODS = frozenset("rx1day rx5day prhmax".split())
 
 
 def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
@@ -198,12 +166,16 @@ def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
         return "intensive", f"by units {units!r}, which are not those of an amount"
     name, reason = infer_standard_name(variable)
     short, words = str(variable.name or "").lower(), in_words(variable.attrs.get("long_name"))
-    if short in LARGEST_OF_PERIODS:
+    if short in ("rx1day", "rx5day", "prhmax"):
         return "intensive", f"by name {short!r}, the largest of a period"
-    if name is None and short in FLOW_NAMES:
+    if name is None and short in WORDS["flow_names"]:
         name, reason = "evaporation", f"by name {short!r} and units {units!r}"
-    if name is None and FLOWS.fullmatch(words):
+    if name is None and PATTERNS["flow"].fullmatch(words):
         name, reason = words, f"by long_name {variable.attrs.get('long_name')!r} and units {units!r}"
-    if name is None or not FLOWS.fullmatch(name) or NO_TOTALS.fullmatch(f"{name}_{words}" if words else name):
+    if (
+        name is None
+        or not PATTERNS["flow"].fullmatch(name)
+        or PATTERNS["no_total"].fullmatch(f"{name}_{words}" if words else name)
+    ):
         return "intensive", "by its name, which is not that of a flow"
     return "extensive", f"{reason}: a total over each period"

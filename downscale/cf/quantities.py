@@ -33,9 +33,9 @@ class Limit(NamedTuple):
 
 
 _TEXT = files(__package__).joinpath("quantities.toml").read_text("utf-8")
-_TABLES = tomllib.loads(_TEXT.replace("{falls}", FALLS := tomllib.loads(_TEXT)["falls"]))
-# Of either sign: checked before limits.
-SIGNED = re.compile("|".join(_TABLES["signed"]))
+_TABLES = tomllib.loads(_TEXT.replace("{falls}", tomllib.loads(_TEXT)["falls"]))
+PATTERNS = {name: re.compile("|".join(patterns)) for name, patterns in _TABLES["patterns"].items()}
+WORDS = {name: frozenset(words.split()) for name, words in _TABLES["words"].items()}
 LIMITS = [Limit(pattern, units, upper) for units, upper, *patterns in _TABLES["limits"] for pattern in patterns]
 # Standard name and units by customary name.
 CUSTOMARY = {name: (standard, units) for standard, units, names in _TABLES["names"] for name in names.split()}
@@ -48,34 +48,15 @@ SPREADS = (
     "standard_deviation", "variance", "range", "sum_of_squares", "root_mean_square", "mean_absolute_value",
     "maximum_absolute_value", "minimum_absolute_value",
 )  # fmt: skip
-# Anomalies keep the standard name of their quantity; only words identify them. Bounds on them would flatten half of the
-# field.
-RELATIVE = re.compile(
-    r"\b(anom(al(y|ies|ous))?|departures?|differences?|bias(es)?|trends?|increments?|residuals?|eofs?|perturbations?"
-    r"|(?<!standard )deviations?|(?<!square )(?<!absolute )errors?|corrections?|standardi[sz]ed|normali[sz]ed)\b"
-)
 HORIZONTAL = [{"lat", "lon"}, {"latitude", "longitude"}, {"y", "x"}, {"rlat", "rlon"},
               {"grid_latitude", "grid_longitude"}]  # fmt: skip
 # Units of sums over cells. Volume per time is not among them: discharge belongs to a river, not to an area.
 SUMS = ("kg", "kg s-1", "m3", "J", "W", "mol", "mol s-1")
 COUNTS = ("count", "counts", "person", "persons", "people", "inhabitants", "individuals", "heads")
-# Through a line, along a river or to an instrument: not sums over the area of a cell, whatever the units.
-THROUGH = re.compile(r".*(transport|streamfunction|discharge|streamflow|across_line|river|received_|lightning).*")
 AREAS = re.compile(r"(.*_)?area|sea_ice_extent")
 # A larger change of temperature per metre of height is a lapse rate per kilometre by mistake.
 STEEPEST_LAPSE = 0.1
-# Words for level, sampling and accumulation after a customary name.
-QUALIFIED = re.compile(
-    r"_(surface|sfc|mean|avg|ave|tavg|f|inst|acc|accum|total|sum|daily|monthly|hourly|yearly|day|mon|month|corr|corrected|bc"
-    r"|max|min|land|eatm|\d+(m|h|hr|d|day|maboveground|m_above_ground)?)$"
-)
 LONGEST_NAME = 200
-# Vector components and other quantities of either sign, by name and by words.
-COMPONENTS = re.compile(
-    r"[uvw]|[uv]10m?|[uv]100m?|[uv]a|[uv]as|[uv]wnd|[uv]grd|omega|wap|(.*_)?(eastward|northward|upward|zonal|meridional"
-    r"|vertical|vorticity|divergence|potential|geopotential|velocity|flux|stress|height|altitude|elevation|orography|pressure"
-    r"|topography|latitude|longitude)(_.*)?|(.*_)?[uvwxy]_(wind|velocity|stress)(_.*)?|.*_component(_.*)?|orog|topo|elev|zg?"
-)
 # Units that never add up over cells, recognised without a library of units.
 BY_SIGHT = frozenset(
     {"", "K", "%", "1", "m", "mm", "m s-1", "Pa", "degC", *(limit.units for limit in LIMITS)} - {*SUMS, "m2"}
@@ -165,7 +146,7 @@ def infer_standard_name(variable: xr.DataArray) -> tuple[str | None, str]:
     if standard:
         return standard, f"by standard_name {standard!r}"
     units, name, reason = units_of(variable), str(variable.name).lower(), "no standard_name, and the name says nothing"
-    while name not in CUSTOMARY and (shorter := QUALIFIED.sub("", name)) not in (name, ""):
+    while name not in CUSTOMARY and (shorter := PATTERNS["qualifier"].sub("", name)) not in (name, ""):
         name = shorter
     if name in CUSTOMARY:
         guess, legal_units = CUSTOMARY[name]
@@ -197,7 +178,7 @@ def in_words(name: Any) -> str:
 @cache
 def _standard_name_of_words(words: str, units: str) -> str | None:
     """Return the standard name of a long name, if the units are those of that quantity."""
-    if SIGNED.fullmatch(words):
+    if PATTERNS["signed"].fullmatch(words):
         return None
     for standard, legal_units, pattern in _TABLES["long_names"]:
         if re.fullmatch(pattern, words) and _one_of(units, legal_units):
@@ -229,7 +210,7 @@ def limit_of(standard_name: str) -> Limit | None:
     if integral:
         limit = limit_of(integral[2])
         return limit and limit._replace(upper=math.inf)
-    if SIGNED.fullmatch(standard_name):
+    if PATTERNS["signed"].fullmatch(standard_name):
         return None
     return next((limit for limit in LIMITS if re.fullmatch(limit.pattern, standard_name)), None)
 
@@ -237,7 +218,7 @@ def limit_of(standard_name: str) -> Limit | None:
 def _relative_word(variable: xr.DataArray) -> str | None:
     """Return the evidence that a variable is an anomaly or a difference, or None."""
     texts = {"name": str(variable.name or "").replace("_", " "), "long_name": str(variable.attrs.get("long_name", ""))}
-    words = ((what, RELATIVE.search(text.lower())) for what, text in texts.items())
+    words = ((what, PATTERNS["relative"].search(text.lower())) for what, text in texts.items())
     return next((f"{what} speaks of {word[0]!r}" for what, word in words if word), None)
 
 
@@ -277,7 +258,7 @@ def quantity_and_reason(variable: xr.DataArray) -> tuple[str, str]:
     sum_units = next((sums for sums in SUMS if fits(units, sums)), None)
     if sum_units is None:
         return "intensive", f"by units {units!r}, which do not add up over cells"
-    if THROUGH.fullmatch(name):
+    if PATTERNS["through"].fullmatch(name):
         return "intensive", f"{name!r} is no sum over the area of a cell, whatever its units {units!r}"
     return "extensive", f"by units {units!r}, which add up over cells as {sum_units!r}"
 
@@ -318,7 +299,9 @@ def is_sign_unknown(variable: xr.DataArray, name: str, bounds: Any) -> bool:
     if name in bounds if isinstance(bounds, Mapping) else not isinstance(bounds, str):
         return False
     words = map(in_words, (standard_name_of(variable)[0], variable.name, variable.attrs.get("long_name")))
-    is_signed = any(SIGNED.fullmatch(phrase) or COMPONENTS.fullmatch(phrase) for phrase in words)
+    is_signed = any(
+        PATTERNS["signed"].fullmatch(phrase) or PATTERNS["components"].fullmatch(phrase) for phrase in words
+    )
     return not is_signed and _relative_word(variable) is None and not is_temperature(variable)
 
 
