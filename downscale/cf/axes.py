@@ -1,7 +1,7 @@
 """Axes with bounds that are not horizontal (times and layers): reading, targets, writing.
 
 The bounds define the cells of such an axis. Times without bounds are accepted if their stamps are unambiguous
-(:func:`downscale.cf.times.natural_edges`), layers without bounds never are. Times become seconds since the first edge,
+(:func:`downscale.cf.dates.natural_edges`), layers without bounds never are. Times become seconds since the first edge,
 in their own calendar; other coordinates keep their numbers and units.
 """
 

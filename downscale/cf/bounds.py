@@ -77,17 +77,13 @@ def bounds_variables(ds: xr.Dataset) -> set[str]:
 
 def corner_dimension(obj: XarrayObject, name: str) -> str | None:
     """Return the dimension of the pair or the corners in the bounds of a coordinate, or None without bounds."""
-    bounds = bounds_in(obj, name)
-    if bounds is None:
-        return None
-    coord_dims, dims = set(obj[name].dims), obj[bounds].dims
-    extra = [str(dim) for dim in dims if dim not in coord_dims]
+    bounds, coordinate_dims = bounds_in(obj, name), obj[name].dims
+    extra = [] if bounds is None else [str(dim) for dim in obj[bounds].dims if dim not in coordinate_dims]
     if len(extra) < 2:
         return extra[0] if extra else None
-    size = 2 if len(coord_dims) < 2 else 4
-    other_dims = _dimensions_of_fields(obj)
-    ranks = [(obj[bounds].sizes[dim] == size, dim not in other_dims, i) for i, dim in enumerate(extra)]
-    return extra[ranks.index(max(ranks))]
+    size, other_dims = 2 if len(coordinate_dims) < 2 else 4, _dimensions_of_fields(obj)
+    # The last of the best: of the right size, and used by no field.
+    return max(reversed(extra), key=lambda dim: (obj[bounds].sizes[dim] == size, dim not in other_dims))
 
 
 def _dimensions_of_fields(obj: XarrayObject) -> set[str]:
@@ -103,8 +99,7 @@ def new_pair_dimension(obj: XarrayObject, name: str) -> str:
     used_dims, corner = _dimensions_of_fields(obj), corner_dimension(obj, name)
     if corner is not None and corner not in used_dims and obj[bounds_name(obj, name)].sizes[corner] == 2:
         return corner
-    sizes = dict(obj.sizes)
-    free = (dim for dim in PAIR_NAMES if dim not in used_dims and sizes.get(dim, 2) == 2)
+    free = (dim for dim in PAIR_NAMES if dim not in used_dims and obj.sizes.get(dim, 2) == 2)
     return next(free, f"{name}_pair")
 
 
@@ -259,28 +254,23 @@ def corners_of(
     obj: XarrayObject, names: tuple[str, str], dims: tuple[str, str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return the bounds of two-dimensional latitudes and longitudes, shapes (n_y, n_x, corners), or None."""
-    corners = []
-    for name in names:
-        values = read_bounds(obj, name)
-        if values is not None:
-            order = [obj[name].dims.index(dim) for dim in dims]
-            values = np.asarray(values.transpose(*order, 2), dtype=np.float64)
-        corners.append(values)
+    corners = [read_bounds(obj, name) for name in names]
     if corners[0] is None and corners[1] is None:
         return None
     if corners[0] is None or corners[1] is None:
         present = names[0] if corners[0] is not None else names[1]
         raise GridError(f"expected bounds of both, received those of {present!r} only; add the others, or drop these")
-    return corners[0], corners[1]
+    orders = [[obj[name].dims.index(dim) for dim in dims] for name in names]
+    lat, lon = (np.asarray(values.transpose(*order, 2), dtype=np.float64)
+                for values, order in zip(corners, orders, strict=True) if values is not None)  # fmt: skip
+    return lat, lon
 
 
 def without_lost_bounds(array: xr.DataArray) -> xr.DataArray:
     """Return an array whose coordinates name only bounds that it holds; the input is not modified."""
-    names = [name for name in array.coords if lost_bounds(array, str(name)) is not None]
     coordinates = {}
-    for name in names:
-        variable = array[name].variable.copy(deep=False)
-        variable.attrs = {key: value for key, value in variable.attrs.items() if key != "bounds"}
-        variable.encoding = {key: value for key, value in variable.encoding.items() if key != "bounds"}
-        coordinates[name] = variable
+    for name in [name for name in array.coords if lost_bounds(array, str(name)) is not None]:
+        coordinates[name] = variable = array[name].variable.copy(deep=False)
+        for attrs in (variable.attrs, variable.encoding):
+            attrs.pop("bounds", None)
     return array.assign_coords(coordinates) if coordinates else array

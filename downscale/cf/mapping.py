@@ -39,41 +39,31 @@ ECCODES, READER = ("gribapi", "eccodes", "eccodeslib"), "cfgrib"
 def load_pyproj() -> None:
     """Import pyproj so that it finds its own functions first; does nothing if it is already loaded."""
     has_eccodes = any(name in sys.modules for name in ECCODES)
-    if "pyproj" in sys.modules:
-        if has_eccodes:
-            _require_working()
-        return
-    deep_flag = getattr(os, "RTLD_DEEPBIND", 0) if has_eccodes else 0
-    if not deep_flag:
-        import_module("pyproj")
-        return
-    flags = sys.getdlopenflags()
-    sys.setdlopenflags(flags | deep_flag)
-    try:
-        import_module("pyproj")
-    finally:
-        sys.setdlopenflags(flags)
+    if "pyproj" not in sys.modules:
+        flags = sys.getdlopenflags()
+        sys.setdlopenflags(flags | (getattr(os, "RTLD_DEEPBIND", 0) if has_eccodes else 0))
+        try:
+            import_module("pyproj")
+        finally:
+            sys.setdlopenflags(flags)
+    elif has_eccodes:
+        from pyproj import CRS
+        from pyproj.exceptions import CRSError
+
+        try:
+            CRS.from_epsg(4326)  # the simplest coordinate system
+        except CRSError as error:
+            reason = " ".join(str(error).split())[:120]
+            raise InputError(
+                f"expected pyproj to read coordinate systems, received an error ({reason}); import downscale or pyproj "
+                "before xarray, cfgrib or eccodes"
+            ) from None
 
 
 def load_pyproj_before_eccodes() -> None:
     """Import pyproj if xarray could load ecCodes, which it does for any file if cfgrib is installed."""
     if find_spec(READER) is not None:
         load_pyproj()
-
-
-def _require_working() -> None:
-    """Raise an InputError if pyproj cannot read the simplest coordinate system."""
-    from pyproj import CRS
-    from pyproj.exceptions import CRSError
-
-    try:
-        CRS.from_epsg(4326)
-    except CRSError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"expected pyproj to read coordinate systems, received an error ({reason}); import downscale or pyproj "
-            "before xarray, cfgrib or eccodes"
-        ) from None
 
 
 Floats = NDArray[np.float64]
@@ -95,7 +85,7 @@ SPHERES = (6_371_229.0, 6_370_000.0, 6_371_000.0, 6_371_200.0, 6_367_470.0)
 EAGER_CELLS, MOST_CORNERS = 1_000_000, 20_000_000
 
 
-def _plain(value: Any) -> Any:
+def _hashable(value: Any) -> Any:
     """Return an attribute as a hashable value: arrays become tuples of numbers."""
     if isinstance(value, (np.ndarray, list, tuple)):
         return tuple(np.asarray(value).tolist())
@@ -109,11 +99,10 @@ def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
     from pyproj.exceptions import CRSError
 
     cf_attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs}
-    cf_attrs |= {key: _spelled(cf_attrs[key]) for key in PROJ_ATTRS if key in cf_attrs}
+    texts = {key: _spelled(cf_attrs[key]) for key in PROJ_ATTRS if key in cf_attrs}
+    cf_attrs |= texts
     # Well-known text is complete; CF attributes come next, other strings last.
-    texts: list[Any] = [cf_attrs[key] for key in PROJ_ATTRS if key in cf_attrs]
-    texts.insert(1 if "crs_wkt" in cf_attrs else 0, None)
-    for text in texts:
+    for text in dict.fromkeys((texts.pop("crs_wkt", None), None, *texts.values())):
         try:
             crs = pyproj.CRS.from_cf(cf_attrs) if text is None else pyproj.CRS.from_user_input(text)
         except (CRSError, KeyError, ValueError, TypeError, AttributeError):
@@ -151,28 +140,30 @@ class GridMapping:
     def crs(self) -> CRS | None:
         """The coordinate system as read by PROJ, or None if it cannot be read."""
         # Looking up a datum without a name takes PROJ a third of a second.
-        return _crs(tuple(sorted((str(key), _plain(value)) for key, value in self.attrs.items())))
+        return _crs(tuple(sorted((str(key), _hashable(value)) for key, value in self.attrs.items())))
+
+    @property
+    def projection(self) -> CRS | None:
+        """The coordinate system if its axes are on a plane, else None."""
+        return None if self.rotated or self.crs is None or not self.crs.is_projected else self.crs
 
     @cached_property
     def cf(self) -> Mapping[str, Any]:
         """Attributes in CF form: the given ones, or PROJ's conversion of a coordinate system in another form."""
         name = str(self.attrs.get("grid_mapping_name") or "").strip().lower()
-        is_complete = name == GEOGRAPHIC or (name == ROTATED and "grid_north_pole_latitude" in self.attrs)
-        if is_complete or (name and name != ROTATED):
+        if name and (name != ROTATED or "grid_north_pole_latitude" in self.attrs):
             return {**self.attrs, "grid_mapping_name": name}
         proj_attrs = {} if self.crs is None else self.crs.to_cf()
         return {**proj_attrs, **{key: value for key, value in self.attrs.items() if key != "grid_mapping_name"}}
 
     @cached_property
     def kind(self) -> CoordinateSystem | None:
-        """Quantity of the axes: "geographic", "rotated", "plane", "scan" (geostationary) or, if unreadable, None."""
+        """System of the axes: "geographic", "rotated", "plane", "scan" (geostationary) or, if unreadable, None."""
         name = self.cf.get("grid_mapping_name")
-        if name == GEOGRAPHIC:
-            return "geographic"
-        if name == ROTATED:
-            return "rotated" if self.rotated else None
+        if name == GEOGRAPHIC or self.rotated:
+            return "rotated" if self.rotated else "geographic"
         crs = self.crs
-        if crs is None:
+        if name == ROTATED or crs is None:
             return None
         if not crs.is_projected:
             return "rotated" if crs.is_derived else "geographic"
@@ -216,13 +207,12 @@ class GridMapping:
             pole = [float(self.cf.get(key, 0.0)) for key in (
                 "grid_north_pole_longitude", "grid_north_pole_latitude", "north_pole_grid_longitude")]  # fmt: skip
             return lambda x, y: unrotated(x, y, *pole)
-        crs = self.crs
-        return None if crs is None or not crs.is_projected else _inverse(crs, "EPSG:4326")
+        return None if self.projection is None else _inverse(self.projection, "EPSG:4326")
 
     def embedding(self) -> Embedding | None:
         """Return the function from the plane to points in space, on the ellipsoid of the projection."""
-        crs = None if self.rotated else self.crs
-        if crs is None or not crs.is_projected or crs.ellipsoid is None or crs.geodetic_crs is None:
+        crs = self.projection
+        if crs is None or crs.ellipsoid is None or crs.geodetic_crs is None:
             return None
         locate, major = _inverse(crs, crs.geodetic_crs), float(crs.ellipsoid.semi_major_metre)
         ratio = (float(crs.ellipsoid.semi_minor_metre) / major) ** 2
@@ -236,9 +226,9 @@ class GridMapping:
 
     def density(self) -> Density | None:
         """Return the function from the plane to the area on the ellipsoid per unit of area, NaN near the poles."""
-        crs = None if self.rotated else self.crs
+        crs = self.projection
         # PROJ's factors of the web Mercator are those of a sphere, whereas its latitudes are of an ellipsoid.
-        if crs is None or not crs.is_projected or crs.geodetic_crs is None or "pseudo" in _method(crs):
+        if crs is None or crs.geodetic_crs is None or "pseudo" in _method(crs):
             return None
         import pyproj
 
