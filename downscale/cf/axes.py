@@ -104,12 +104,20 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], ta
         fields = [v for v in ds.data_vars.values() if dim in v.dims and v.dtype.kind in "fiu"]
         are_means = all(set(methods_along(field, dim, name, "time")) & set(PERIOD_METHODS) for field in fields)
         edges = natural_edges(dates, clock, missing_bounds is None and (target or (bool(fields) and are_means)))
-        if edges is None:
-            raise GridError(_no_bounds(name, dates, missing_bounds))
         # Stamps at an end may refer to the period before.
-        fraction = (stamps - edges[:-1]) / np.diff(edges)
-        if missing_bounds is not None and not ((fraction >= 0.25) & (fraction <= 0.75)).all():
-            raise GridError(_no_bounds(name, dates, missing_bounds))
+        is_central = edges is not None and (np.abs((stamps - edges[:-1]) / np.diff(edges) - 0.5) <= 0.25).all()
+        if edges is None or (missing_bounds is not None and not is_central):
+            first_dates = ", ".join(str(date) for date in dates[:3])
+            bounds = "" if missing_bounds is None else f" {missing_bounds!r},"
+            remedy = (
+                f"add {name}_bnds, or cell_methods 'time: mean' to daily means, or ds.cf.add_bounds({name!r})"
+                if missing_bounds is None
+                else "pass the Dataset that has them (data_vars= chooses a field), or add them"
+            )
+            raise GridError(
+                f"expected bounds of the time axis,{bounds} received none and {dates.size} stamps, {first_dates}..., "
+                f"whose periods are not clear; {remedy}"
+            )
     else:
         edges = pair_edges(pairs, clock)
         outside_rows = np.flatnonzero((stamps < edges[:-1]) | (stamps > edges[1:]))
@@ -121,20 +129,6 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], ta
             )
     stored: Stored | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
     return Line(dim, name, CellAxis(edges, "time"), clock, stored=stored)
-
-
-def _no_bounds(name: str, dates: NDArray[Any], lost: str | None) -> str:
-    first_dates = ", ".join(str(date) for date in dates[:3])
-    what = f"received none and {dates.size} stamps, {first_dates}..., whose periods are not clear"
-    if lost is not None:
-        return (
-            f"expected bounds of the time axis, {lost!r}, {what}; pass the Dataset that has them (data_vars= chooses a "
-            "field), or add them"
-        )
-    return (
-        f"expected bounds of the time axis, {what}; add {name}_bnds, or cell_methods 'time: mean' to daily means, or "
-        f"ds.cf.add_bounds({name!r})"
-    )
 
 
 def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
