@@ -14,7 +14,7 @@ from sample_fields import field_on, plane, region, world
 from test_cf import on_planes, sheared
 
 import downscale
-from downscale.cf.axes import read_line
+from downscale.cf.axes import read_axis
 from downscale.cf.bounds import read_bounds
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import horizontal
@@ -52,7 +52,7 @@ def uneven(**dims: tuple[str, ...]) -> xr.Dataset:
 
 def edges_read(ds: xr.Dataset) -> list[np.ndarray]:
     where = horizontal(ds)
-    line = read_line(ds, "time")
+    line = read_axis(ds, "time")
     return [where.grid.y.edges, where.grid.x.edges, line.axis.edges]
 
 

@@ -9,7 +9,7 @@ from conftest import shared_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downscale.cf.axes import new_line_coordinates, read_line, target_line
+from downscale.cf.axes import new_axis_coordinates, read_axis, target_axis
 from downscale.errors import GridError
 from downscale.request import Request
 from downscale.steps.axis_downscale import downscale_axis
@@ -102,12 +102,12 @@ def test_units_that_fit_are_converted_and_those_of_the_target_are_written():
 
 
 def test_units_or_directions_that_do_not_fit_are_refused():
-    line = read_line(column(EDGES), "plev")
+    line = read_axis(column(EDGES), "plev")
     for units in ("m", ""):
         with pytest.raises(GridError, match=f"in units that fit 'Pa', received '{units or 'none'}'; convert it"):
-            target_line(line, layers([1, 2.0], units=units))
+            target_axis(line, layers([1, 2.0], units=units))
     with pytest.raises(GridError, match=r"that counts down, received one that counts up \(positive\)"):
-        target_line(line, layers([1, 2.0], positive="up"))
+        target_axis(line, layers([1, 2.0], positive="up"))
 
 
 def test_sums_over_layers_stay_sums():
@@ -129,26 +129,26 @@ def test_layers_without_bounds_are_never_guessed():
     with xr.open_dataset(shared_data("temperature_ukv_1p5km_rotated_20091119.nc"), decode_coords="all") as ukv:
         both = r"expected one coordinate with bounds along 'model_level_number', received 'level_height', 'sigma'; name"
         with pytest.raises(GridError, match=both):
-            read_line(ukv, "model_level_number")
+            read_axis(ukv, "model_level_number")
         # Every third level was kept: between them lies air that no mean is known of.
         gap = r"coordinate 'level_height': expected adjoining vertical cells, received \[900.0, 1013.3.* before \[1260"
         with pytest.raises(GridError, match=gap):
-            read_line(ukv, "level_height")
+            read_axis(ukv, "level_height")
     bare = column(EDGES).drop_vars("plev_bnds")
     words = "values at levels are no means of layers; give the edges of its layers as plev_bnds"
     with pytest.raises(GridError, match=words):
-        read_line(bare, "plev")
+        read_axis(bare, "plev")
     hybrid = column(EDGES)
     hybrid["plev"].attrs["formula_terms"] = "a: a b: b ps: ps"
     with pytest.raises(GridError, match=r"received hybrid levels \(formula_terms\).*; interpolate to layers"):
-        read_line(hybrid, "plev")
+        read_axis(hybrid, "plev")
     words = column(EDGES).assign_coords(plev=list("abcdefgh"))
     with pytest.raises(GridError, match="expected dates or numbers, received <U1"):
-        read_line(words, "plev")
+        read_axis(words, "plev")
     with pytest.raises(GridError, match=r"expected a dimension among .* received 'height'"):
-        read_line(bare, "height")
+        read_axis(bare, "height")
     with pytest.raises(GridError, match="expected a coordinate with bounds along 'lat', received none"):
-        read_line(bare, "lat")
+        read_axis(bare, "lat")
 
 
 def test_an_auxiliary_coordinate_with_bounds_gives_the_layers_of_its_dimension():
@@ -187,8 +187,8 @@ def test_a_real_wind_in_layers_keeps_its_mass_flux():
 
 def test_coordinates_of_parts_have_the_units_of_the_source():
     ds = column(EDGES)
-    line = read_line(ds, "plev")
-    made = new_line_coordinates(ds, line, line.refine(3))
+    line = read_axis(ds, "plev")
+    made = new_axis_coordinates(ds, line, line.refine(3))
     np.testing.assert_allclose(made["plev_bnds"].values[::3, 0], EDGES[:-1], rtol=0, atol=0)
     np.testing.assert_allclose(made["plev"].values, made["plev_bnds"].values.mean(axis=1), rtol=1e-15)
     assert made["plev"].attrs == ds["plev"].attrs

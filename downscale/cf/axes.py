@@ -33,7 +33,7 @@ Stored = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class BoundedAxis:
     """The cells along one dimension that is not horizontal."""
 
     dim: str
@@ -43,12 +43,12 @@ class Line:
     units: str = ""  # of a coordinate that is not time
     stored: Stored | None = None  # the target's own coordinate for these cells; None: midpoints, as in the source
 
-    def refine(self, factor: int) -> Line:
+    def refine(self, factor: int) -> BoundedAxis:
         """Return the axis with each cell cut into ``factor`` equal parts."""
         return self if factor == 1 else replace(self, axis=self.axis.refine(factor), stored=None)
 
 
-def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
+def read_axis(ds: xr.Dataset, key: str, target: bool = False) -> BoundedAxis:
     """Return the cells along a dimension, or along the dimension of a one-dimensional coordinate.
 
     In a ``target``, daily stamps at midnight represent the day that begins.
@@ -58,8 +58,8 @@ def read_line(ds: xr.Dataset, key: str, target: bool = False) -> Line:
     metadata = {**variable.encoding, **variable.attrs}
     try:
         if is_time(variable):
-            return _time_line(ds, dim, name, metadata, target)
-        return _layer_line(ds, dim, name, metadata)
+            return _read_times(ds, dim, name, metadata, target)
+        return _read_layers(ds, dim, name, metadata)
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
 
@@ -88,7 +88,7 @@ def _has_pairs(ds: xr.Dataset, name: str) -> bool:
     return bounds is not None and ds[bounds].ndim > 1 and ds[name].dims[0] in ds[bounds].dims
 
 
-def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], target: bool) -> Line:
+def _read_times(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], target: bool) -> BoundedAxis:
     if "climatology" in metadata:
         raise GridError(
             f"expected periods that follow each other, received the climatology {metadata['climatology']!r}; give the "
@@ -128,7 +128,7 @@ def _time_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], ta
                 "repair the bounds or drop them"
             )
     stored: Stored | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
-    return Line(dim, name, CellAxis(edges, "time"), clock, stored=stored)
+    return BoundedAxis(dim, name, CellAxis(edges, "time"), clock, stored=stored)
 
 
 def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
@@ -142,7 +142,7 @@ def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
     return [method for axes, method in cell_methods(variable) if axes & set(names)]
 
 
-def _layer_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) -> Line:
+def _read_layers(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) -> BoundedAxis:
     coordinate, units = ds[name], str(metadata.get("units") or "")
     if " since " in units:
         raise GridError(
@@ -164,14 +164,14 @@ def _layer_line(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) -
             f"expected bounds of the axis, received none{reason}; give the edges of its layers as {name}_bnds (bounds)"
         )
     stored: Stored = coordinate.values, pairs, dict(coordinate.attrs)
-    return Line(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values, name), None, units, stored)
+    return BoundedAxis(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values, name), None, units, stored)
 
 
 def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
-def target_line(line: Line, target: Any) -> Line:
+def target_axis(line: BoundedAxis, target: Any) -> BoundedAxis:
     """Return the cells of a target, in the seconds or units of the source.
 
     A target is a frequency such as "D" or "MS", an object with such an axis, its coordinate, or bounds of shape (n, 2).
@@ -192,29 +192,29 @@ def target_line(line: Line, target: Any) -> Line:
     return replace(line, axis=CellAxis(edges, "time"), stored=stored and (adopt(stored[0]), adopt(stored[1]), {}))
 
 
-def _target_of(line: Line, target: Any) -> Line:
+def _target_of(line: BoundedAxis, target: Any) -> BoundedAxis:
     """Return the axis of a target object."""
     if isinstance(target, xr.DataArray) and target.ndim == 1 and not set(target.dims) & set(target.coords):
         target = target.values
     if isinstance(target, xr.DataArray):
         target = target.coords.to_dataset()
     if isinstance(target, xr.Dataset):
-        return read_line(target, _axis_in(target, line), target=True)
+        return read_axis(target, _axis_in(target, line), target=True)
     values = np.asarray(target)
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 2) or not values.size:
         raise GridError(
             f"expected a target for {line.name!r} of n coordinates or of bounds (n, 2), received {values.shape}"
         )
     if values.ndim == 1:
-        return read_line(xr.Dataset(coords={line.name: (line.name, values)}), line.name, target=True)
+        return read_axis(xr.Dataset(coords={line.name: (line.name, values)}), line.name, target=True)
     units = {"units": line.units} if line.units else {}
     attrs = {**units, "bounds": "cells"}
     labels = values[:, 0] if values.dtype.kind in "MO" else np.asarray(values, dtype=np.float64).mean(axis=1)
     dataset = xr.Dataset(coords={line.name: (line.name, labels, attrs), "cells": ((line.name, "bnds"), values)})
-    return replace(read_line(dataset, line.name, target=True), stored=None)
+    return replace(read_axis(dataset, line.name, target=True), stored=None)
 
 
-def _axis_in(target: xr.Dataset, line: Line) -> str:
+def _axis_in(target: xr.Dataset, line: BoundedAxis) -> str:
     """Return the matching axis of a target: by name, else its only time or its only coordinate with bounds."""
     for name in (line.name, line.dim):
         if name in target.coords and target[name].ndim == 1:
@@ -229,7 +229,7 @@ def _axis_in(target: xr.Dataset, line: Line) -> str:
     return matching[0]
 
 
-def _in_units_of(line: Line, found: Line) -> Line:
+def _in_units_of(line: BoundedAxis, found: BoundedAxis) -> BoundedAxis:
     """Return target layers in the units of the source; the written coordinate keeps the target's units."""
     directions = [axis.stored[2].get("positive") if axis.stored else None for axis in (line, found)]
     if None not in directions and directions[0] != directions[1]:
@@ -249,7 +249,7 @@ def _in_units_of(line: Line, found: Line) -> Line:
     return replace(line, axis=CellAxis(edges, "vertical"), stored=found.stored)
 
 
-def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hashable, xr.Variable]:
+def new_axis_coordinates(ds: xr.Dataset, source: BoundedAxis, line: BoundedAxis) -> dict[Hashable, xr.Variable]:
     """Return coordinate and bounds of new cells in the names, type and calendar of the source.
 
     Times keep their units, except units without a fixed length (months, years).
@@ -275,14 +275,14 @@ def new_line_coordinates(ds: xr.Dataset, source: Line, line: Line) -> dict[Hasha
     }
 
 
-def split_coordinates(ds: xr.Dataset, line: Line) -> tuple[dict[Hashable, xr.Variable], list[str]]:
+def split_coordinates(ds: xr.Dataset, line: BoundedAxis) -> tuple[dict[Hashable, xr.Variable], list[str]]:
     """Return the coordinates that are not on a dimension, and the names of those on it, which are lost."""
     line_names = {line.name, bounds_name(ds, line.name)}
     coords = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
     return coords, [str(name) for name, coord in ds.coords.items() if line.dim in coord.dims and name not in line_names]
 
 
-def require_variables(ds: xr.Dataset, line: Line, wanted: Any) -> list[str]:
+def require_variables(ds: xr.Dataset, line: BoundedAxis, wanted: Any) -> list[str]:
     """Return the names of the fields along a dimension, or of the ``wanted`` ones."""
     bounds = bounds_variables(ds)
     fields = [str(n) for n, v in ds.data_vars.items() if line.dim in v.dims and v.dtype.kind in "fiub"]

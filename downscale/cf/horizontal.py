@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from downscale.cf.attributes import AREA, normalise_metadata
 from downscale.cf.bounds import (
-    bounds_in,
     bounds_name,
     bounds_of,
     corners_of,
@@ -163,9 +162,8 @@ class ParsedGrids:
             if values == _values_token(obj, names):
                 return where
         where = parse_horizontal(obj)
-        found = dict.fromkeys((*where.dims, *(find_positions(obj) or ())))
+        found = dict.fromkeys((*where.dims, *(find_positions(obj) or ()), *where.bounds.values()))
         names = [name for name in found if name in variables_of(obj)]
-        names += [bounds for name in names if (bounds := bounds_in(obj, name)) is not None]
         entries.append((names, _values_token(obj, names), where))
         return where
 

@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.axes import read_line
+from downscale.cf.axes import read_axis
 from downscale.cf.bounds import bounds_in, bounds_variables, require_known, unknown_cells, unknown_corners
 from downscale.cf.horizontal import (
     Horizontal,
@@ -143,7 +143,7 @@ def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) ->
     fields = ds.drop_vars([name for name, field in _fields(ds).items() if field.dtype.kind != "f"])
     if request.quantity is None:
         # Fine values are of the same quantity as the coarse ones.
-        line = read_line(coarse, dim)
+        line = read_axis(coarse, dim)
         shared = [name for name in _fields(fields) if name in coarse.data_vars]
         request = replace(request, quantity={name: axis_quantity(coarse[name], line)[0] for name in shared})
     return downscale_axis(fields, dim, target=coarse, request=request)

@@ -17,13 +17,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.cf.axes import (
-    Line,
+    BoundedAxis,
     methods_along,
-    new_line_coordinates,
-    read_line,
+    new_axis_coordinates,
+    read_axis,
     require_variables,
     split_coordinates,
-    target_line,
+    target_axis,
 )
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
@@ -48,8 +48,8 @@ KEPT_ENCODING = ("grid_mapping", "cell_measures")
 class AxisPlan:
     """The plan along one axis, made before any data are read."""
 
-    source: Line
-    target: Line
+    source: BoundedAxis
+    target: BoundedAxis
     parts: Subcells  # pieces of the source cells, cut by the target
     whole: NDArray[np.int64] | None  # the piece that equals each target cell; None if target cells combine several
     jobs: dict[str, Job]  # by variable, for maps of this axis (rows) by the last other dimension (columns)
@@ -83,12 +83,12 @@ def plan_axis(
     """Return the plan of :func:`downscale_axis` for these arguments; reads only coordinates."""
     request = request or Request()
     _require_usable(dim, factor, target, request)
-    source = read_line(ds, dim)
+    source = read_axis(ds, dim)
     if factor is not None:
         target_cells = source.refine(check_factor(factor))
         parts, words = Subcells.nested(source.axis, target_cells.axis, check_factor(factor)), f"{dim} x{factor}"
     else:
-        target_cells = target_line(source, target)
+        target_cells = target_axis(source, target)
         parts = Subcells.between(source.axis, target_cells.axis)
         words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({target_cells.axis.size} cells)"
     names, lines = without_directions(ds, require_variables(ds, source, request.data_vars), request.data_vars)
@@ -133,7 +133,7 @@ def _whole_parts(parts: Subcells) -> NDArray[np.int64] | None:
     return pieces[np.argsort(parts.owner[pieces], kind="stable")]
 
 
-def _warn_of_points(variable: xr.DataArray, name: str, line: Line) -> None:
+def _warn_of_points(variable: xr.DataArray, name: str, line: BoundedAxis) -> None:
     if "point" in methods_along(variable, line.dim, line.name, *(["time"] if line.clock is not None else [])):
         warnings.warn(
             f"{name}: 'point' values along {line.name!r} are taken for means over its cells", UserWarning, stacklevel=5
@@ -155,7 +155,7 @@ def _operators(axis: CellAxis, parts: Subcells, equal: bool, request: Request) -
 
 
 def _job(
-    variable: xr.DataArray, name: str, line: Line, parts: Subcells, whole: Any, operators: Any, request: Request
+    variable: xr.DataArray, name: str, line: BoundedAxis, parts: Subcells, whole: Any, operators: Any, request: Request
 ) -> Job:
     other_sizes = [size for dim, size in variable.sizes.items() if dim != line.dim]
     grid, fine, subcells, operator, cells = operators(other_sizes[-1] if other_sizes else 1)
@@ -170,7 +170,7 @@ def _job(
     )
 
 
-def axis_quantity(variable: xr.DataArray, line: Line) -> tuple[str, str]:
+def axis_quantity(variable: xr.DataArray, line: BoundedAxis) -> tuple[str, str]:
     """Return whether values are sums over the cells of an axis ("extensive") or means ("intensive"), and why."""
     if line.clock is not None:
         return quantity_over_time(variable, line.dim, line.name)
@@ -200,7 +200,7 @@ def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Data
             dropped.append(str(name))
     if dropped:
         warnings.warn(f"dropped {', '.join(dropped)}: not on the new axis {dim!r}", UserWarning, stacklevel=4)
-    coordinates = new_line_coordinates(ds, plan.source, plan.target)
+    coordinates = new_axis_coordinates(ds, plan.source, plan.target)
     variables = {name: variable for name, variable in variables.items() if name not in coordinates}
     result = xr.Dataset(variables, {**coords, **coordinates}, dict(ds.attrs))
     result.encoding = {key: value for key, value in ds.encoding.items() if key in ("unlimited_dims", "source")}
@@ -221,7 +221,7 @@ def _refine_variable(variable: xr.DataArray, job: Job, plan: AxisPlan) -> xr.Var
     return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
 
 
-def _mark_sums(made: xr.Variable, job: Job, line: Line) -> None:
+def _mark_sums(made: xr.Variable, job: Job, line: BoundedAxis) -> None:
     """Add "sum" to the cell methods of sums over periods that were recognised by name and units only."""
     field = xr.DataArray(made)
     if job.extensive and line.clock is not None and not methods_along(field, line.dim, line.name, "time"):
