@@ -252,10 +252,12 @@ def read_areas(ds: xr.Dataset, where: Horizontal, field: str, what: str) -> tupl
     areas = ds[name].transpose(*where.dims)
     rows, columns = (np.arange(size) for size in where.grid.shape)
     rows = rows[:: max(rows.size * columns.size // MOST_CELLS, 1)]
-    exact, values = where.grid.areas(rows, columns), values_of(areas.isel({where.y: rows}).variable) * scale
+    exact = where.grid.areas(rows, columns)
+    values = values_of(areas.isel({where.y: rows}).variable).astype(np.float64) * scale
     is_valid = np.isfinite(values) & (values > 0) & (exact > 0)
     ratio, weights = values[is_valid] / exact[is_valid] if is_valid.any() else np.zeros(1), exact[is_valid]
     median = float(np.median(ratio))
+    # By area: those at a pole are small and uncertain.
     if LEAST <= median <= MOST and weights[np.abs(ratio / median - 1) > OFF].sum() <= FEW * weights.sum():
         return areas, scale
     warnings.warn(
