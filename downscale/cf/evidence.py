@@ -24,21 +24,18 @@ from downscale.grid.sphere import EARTH_RADIUS, arc, unit_vectors
 
 Direction = Literal["y", "x", "other"]
 
+
+def _names(**names: str) -> dict[str, Any]:
+    return {name: direction for direction, text in names.items() for name in text.split()}
+
+
 # Fallback names, for files whose axes have no attributes.
-PLANE_NAMES: dict[str, Direction] = {
-    **dict.fromkeys(("y", "yc", "projection_y_coordinate", "northing"), "y"),
-    **dict.fromkeys(("x", "xc", "projection_x_coordinate", "easting"), "x"),
-}
-ROTATED_NAMES: dict[str, Direction] = {"rlat": "y", "grid_latitude": "y", "rlon": "x", "grid_longitude": "x"}
-AXIS_NAMES: dict[str, Direction] = {
-    **dict.fromkeys(("lat", "latitude", "nav_lat"), "y"),
-    **dict.fromkeys(("lon", "longitude", "long", "nav_lon"), "x"),
-    **ROTATED_NAMES, **PLANE_NAMES,
-}  # fmt: skip
-POSITION_NAMES: dict[str, Direction] = {
-    **dict.fromkeys(("lat", "latitude", "nav_lat", "xlat", "tlat", "lat2d", "geolat", "gphit"), "y"),
-    **dict.fromkeys(("lon", "longitude", "nav_lon", "xlong", "tlong", "lon2d", "geolon", "glamt"), "x"),
-}
+PLANE_NAMES = _names(y="y yc projection_y_coordinate northing", x="x xc projection_x_coordinate easting")
+ROTATED_NAMES = _names(y="rlat grid_latitude", x="rlon grid_longitude")
+AXIS_NAMES = _names(y="lat latitude nav_lat", x="lon longitude long nav_lon") | ROTATED_NAMES | PLANE_NAMES
+POSITION_NAMES = _names(
+    y="lat latitude nav_lat xlat tlat lat2d geolat gphit", x="lon longitude nav_lon xlong tlong lon2d geolon glamt"
+)
 POSITIONS = ("latitude", "longitude")
 
 ANGLES: frozenset[CoordinateSystem] = frozenset(("geographic", "rotated", "scan"))
@@ -57,10 +54,7 @@ STANDARD: dict[str, tuple[Direction, frozenset[CoordinateSystem]]] = {
     "projection_x_angular_coordinate": ("x", frozenset(("scan",))),
 }
 AXIS_ATTRS = ("axis", "cartesian_axis", "_CoordinateAxisType")
-AXES: dict[str, Direction] = {
-    **dict.fromkeys(("y", "lat", "geoy"), "y"), **dict.fromkeys(("x", "lon", "geox"), "x"),
-    **dict.fromkeys(("z", "t", "height", "pressure", "time", "geoz", "ensemble"), "other"),
-}  # fmt: skip
+AXES = _names(y="y lat geoy", x="x lon geox", other="z t height pressure time geoz ensemble")
 # Single precision at 180 degrees, in degrees: smaller differences are not a movement of positions.
 STILL = 2e-5
 # Axes and positions further apart than this fraction of a cell contradict each other: datums differ by less.

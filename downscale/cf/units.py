@@ -13,19 +13,15 @@ from typing import Any, Literal
 CODE_UNITS = ("id", "ids", "code", "codes", "class", "classes", "category", "categories", "index", "flag", "flags")
 
 
-# Spellings of climate files that pint does not recognise or misreads (C coulomb, mb millibarn, d day).
-SPELLINGS = {
-    "%": "percent", "C": "degree_Celsius", "Celsius": "degree_Celsius", "deg_C": "degree_Celsius",
-    "degC": "degree_Celsius", "degreeC": "degree_Celsius", "degrees_C": "degree_Celsius",
-    "degrees_Celsius": "degree_Celsius", "Kelvin": "kelvin", "degK": "kelvin", "deg_K": "kelvin", "mb": "millibar",
-    "mbar": "millibar", "hrs": "hour", "hr": "hour", "h": "hour", "hourly": "hour", "d": "day", "dy": "day",
-    "daily": "day", "mon": "month", "yr": "year", "a": "year", "sec": "second", "gpm": "meter", "gpdam": "decameter",
-    "mwe": "meter", "Percent": "percent", "percentage": "percent", "fraction": "dimensionless",
-    "Fraction": "dimensionless", "proportion": "dimensionless", "Proportion": "dimensionless",
-    "unitless": "dimensionless", "none": "dimensionless", "ppmv": "ppm", "okta": "(0.125)", "oktas": "(0.125)",
-    "octa": "(0.125)", "octas": "(0.125)", "psu": "(0.001)", "PSU": "(0.001)", "DU": "(2.1415e-5 kg m**-2)",
-    "ppbv": "(1e-9)", "ppb": "(1e-9)", "pptv": "(1e-12)", "ppt": "(1e-12)",
-}  # fmt: skip
+# Spellings of climate files that pint does not recognise or misreads (C coulomb, mb millibarn, d day), by pint's.
+SPELLINGS = {name: unit for unit, names in {
+    "percent": "% Percent percentage", "degree_Celsius": "C Celsius deg_C degC degreeC degrees_C degrees_Celsius",
+    "kelvin": "Kelvin degK deg_K", "millibar": "mb mbar", "hour": "hrs hr h hourly", "day": "d dy daily",
+    "month": "mon", "year": "yr a", "second": "sec", "meter": "gpm mwe", "decameter": "gpdam",
+    "dimensionless": "fraction Fraction proportion Proportion unitless none", "ppm": "ppmv",
+    "(0.125)": "okta oktas octa octas", "(0.001)": "psu PSU", "(2.1415e-5 kg m**-2)": "DU", "(1e-9)": "ppbv ppb",
+    "(1e-12)": "pptv ppt",
+}.items() for name in names.split()}  # fmt: skip
 # Words that describe the quantity, which the name already contains.
 REMARKS = re.compile(
     r"(?:\bof\s+)?\b(?:liquid\s+)?water[\s_-]+(?:equivalents?|eq\.?)|\bw\.\s*e\.(?:q\.)?|\blwe\b|\bSWE\b", re.IGNORECASE
@@ -133,21 +129,19 @@ COMPASS_UNITS = re.compile(r"deg(?:ree)?s?[_ ]*(n(?:orth)?|e(?:ast)?|s(?:outh)?|
 # Directions of axes by letter of the compass; south and west count the other way.
 COMPASS_AXES: dict[str, Literal["y", "x"]] = {"n": "y", "e": "x"}
 # Degrees and metres in one unit, by its names.
-SIZES = {
+SIZES = {base: {name: size for names, size in sizes.items() for name in names.split()} for base, sizes in {
     "degree": {
-        **dict.fromkeys(("degree", "degrees", "deg", "degs", "\N{DEGREE SIGN}", "arc_degree", "arcdeg"), 1.0),
-        **dict.fromkeys(("radian", "radians", "rad", "rads"), 57.29577951308232),
-        **dict.fromkeys(("gon", "grad", "grads", "gradian", "gradians"), 0.9),
-        **dict.fromkeys("arcminute arcminutes arcmin arc_minute arc_minutes minutes_of_arc".split(), 1 / 60),
-        **dict.fromkeys("arcsecond arcseconds arcsec arc_second arc_seconds seconds_of_arc".split(), 1 / 3600),
-        **dict.fromkeys(("microradian", "microradians", "urad", "\N{GREEK SMALL LETTER MU}rad"), 57.29577951308232e-6),
+        "degree degrees deg degs \N{DEGREE SIGN} arc_degree arcdeg": 1.0, "radian radians rad rads": 57.29577951308232,
+        "microradian microradians urad \N{GREEK SMALL LETTER MU}rad": 57.29577951308232e-6,
+        "gon grad grads gradian gradians": 0.9,
+        "arcminute arcminutes arcmin arc_minute arc_minutes minutes_of_arc": 1 / 60,
+        "arcsecond arcseconds arcsec arc_second arc_seconds seconds_of_arc": 1 / 3600,
     },
     "meter": {
-        **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
-        **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
-        **dict.fromkeys(("us_survey_foot", "us_survey_feet", "us-ft", "ftus"), 1200 / 3937),
+        "m metre meter metres meters": 1.0, "km kilometre kilometer kilometres kilometers": 1000.0,
+        "us_survey_foot us_survey_feet us-ft ftus": 1200 / 3937,
     },
-}
+}.items()}  # fmt: skip
 # Units without information about a coordinate.
 MUTE = ("", "1", "none", "unknown", "unitless", "dimensionless", "undefined", "index", "count", "pixel", "pixels")
 
