@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from downscale.grid.axis import CellAxis
@@ -91,6 +92,14 @@ def relief_on(grid: RectilinearGrid, factor: tuple[int, int] = (2, 2), seed: int
     values = np.random.default_rng(seed).gamma(0.8, 700.0, fine.shape)
     attrs = {"standard_name": "surface_altitude", "units": "m"}
     return xr.Dataset({"orog": ((y, x), values, attrs)}, coords)
+
+
+def random_field(shape: tuple[int, ...], seed: int = 0, missing: float = 0.0) -> torch.Tensor:
+    """Normal values about 280 of which ``missing`` are NaN."""
+    rng = np.random.default_rng(seed)
+    field = torch.from_numpy(rng.standard_normal(shape) * 10 + 280)
+    field[torch.from_numpy(rng.uniform(size=shape) < missing)] = torch.nan
+    return field
 
 
 def untouched(ds: Any) -> Any:
