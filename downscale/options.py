@@ -6,6 +6,7 @@ Used like xarray's: ``downscale.set_options(check="warn")`` permanently, or as a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -20,27 +21,11 @@ def one_of(*legal: str | None) -> Callable[[Any], str | None]:
     return lambda value: None if value in legal else f"one of {listing(legal)}"
 
 
-def _boolean(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "True or False"
-
-
-def _tolerance(value: Any) -> str | None:
-    good = value is None or (isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0)
-    return None if good else "a positive number, or None for the default of the data type"
-
-
-def _device(value: Any) -> str | None:
-    return None if isinstance(value, str) and value else "'auto', 'cpu' or the name of an accelerator"
-
-
 def _memory(value: Any) -> str | None:
-    expected = 'a size such as "2GB", a number of bytes, or None for no limit'
-    if value is None:
-        return None
-    try:
-        return None if not isinstance(value, bool) and bytes_of(value) > 0 else expected
-    except (ValueError, TypeError, AttributeError):
-        return expected
+    with suppress(ValueError, TypeError, AttributeError):
+        if value is None or (not isinstance(value, bool) and bytes_of(value) > 0):
+            return None
+    return 'a size such as "2GB", a number of bytes, or None for no limit'
 
 
 def bytes_of(size: int | float | str) -> int:
@@ -56,25 +41,27 @@ def bytes_of(size: int | float | str) -> int:
     return int(parse_bytes(size))
 
 
+def _check(is_legal: Callable[[Any], bool], expected: str) -> Callable[[Any], str | None]:
+    return lambda value: None if is_legal(value) else expected
+
+
+def _is_tolerance(value: Any) -> bool:
+    return value is None or (isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0)
+
+
 VALIDATORS: dict[str, Callable[[Any], str | None]] = {
     "check": one_of(*CHECKS),
-    "device": _device,
+    "device": _check(lambda v: isinstance(v, str) and v != "", "'auto', 'cpu' or the name of an accelerator"),
     "engine": one_of(*ENGINES),
     "progress": one_of("auto", "on", "off"),
-    "keep_attrs": _boolean,
+    "keep_attrs": _check(lambda value: isinstance(value, bool), "True or False"),
     "max_memory": _memory,
-    "tolerance": _tolerance,
+    "tolerance": _check(_is_tolerance, "a positive number, or None for the default of the data type"),
 }
 
-_OPTIONS: dict[str, Any] = {
-    "check": "raise",
-    "device": "auto",
-    "engine": "auto",
-    "progress": "auto",
-    "keep_attrs": True,
-    "max_memory": None,
-    "tolerance": None,
-}
+_OPTIONS: dict[str, Any] = dict.fromkeys(VALIDATORS, "auto") | {
+    "check": "raise", "keep_attrs": True, "max_memory": None, "tolerance": None
+}  # fmt: skip
 
 
 def get_options() -> dict[str, Any]:

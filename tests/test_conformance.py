@@ -149,6 +149,7 @@ def test_linear_functions_stay_linear_inside(engine, method):
     np.testing.assert_allclose(fine[9:-9, 12:-12], linear[1][9:-9, 12:-12], rtol=1e-12)
 
 
+@settings(max_examples=10)
 @given(grids(1, 8), factor_pairs, methods, seeds)
 def test_operators_are_linear(engine, grid, factor, method, seed):
     one, other = (field_on(grid, 1, seed=seed + k) for k in (0, 1))

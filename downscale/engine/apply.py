@@ -14,8 +14,8 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
-from downscale.engine.checks import finite, require_finite, tell_negative
-from downscale.engine.cut import Cut, Span, cut_axis, cut_span
+from downscale.engine.checks import finite_or_missing, require_finite, tell_negative
+from downscale.engine.cut import Cut, cut_axis, cut_span
 from downscale.engine.job import Job
 from downscale.process.buffers import allocate
 from downscale.process.computing import computed, threads
@@ -50,7 +50,10 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     if not is_lazy and job.compiled:
         return _computed(job, np.asarray(values), statics or {})
     array = values if is_lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
-    fine_statics = {name: _as_dask(static) for name, static in (statics or {}).items()}
+    fine_statics = {
+        name: static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1)
+        for name, static in (statics or {}).items()
+    }
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
     # One entry of the graph, sent once to each worker; blocks refer to it by name. Equal content has the same name.
     # User-defined upsamplers are tokenised only if they define how: Dask would pickle an object whose class is defined
@@ -66,20 +69,11 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
 
 def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
     """Return the fine cells of an array in memory, computed at once with its rows shared among threads."""
-    rows, columns = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
-    block = values
-    for axis, cut in ((-2, rows[0]), (-1, columns[0])):
-        if not (cut.given.whole and cut.given.first == 0):
-            block = np.take(block, cut.given.cells, axis=axis)
+    (rows,), (columns,) = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
+    block = _take(values, rows, columns, (1, 1))
     factors = job.cells.factor_y, job.cells.factor_x
-    block_statics = {}
-    for name, static in statics.items():
-        array = np.asarray(static)
-        for axis, cut, factor in zip((-2, -1), (rows[0], columns[0]), factors, strict=True):
-            if not (cut.given.whole and cut.given.first == 0):
-                array = np.take(array, cut.given.fine_cells(factor), axis=axis)
-        block_statics[name] = array
-    return compute_block(block, job, rows[0], columns[0], block_statics, threads=threads())
+    block_statics = {name: _take(np.asarray(static), rows, columns, factors) for name, static in statics.items()}
+    return compute_block(block, job, rows, columns, block_statics, threads=threads())
 
 
 def compute_block(
@@ -95,7 +89,7 @@ def compute_block(
     ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to add, "mask" (1 if valid). If
     the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
     """
-    maps = finite(values.reshape(-1, *values.shape[-job.inner :]), job)
+    maps = finite_or_missing(values.reshape(-1, *values.shape[-job.inner :]), job.name, job.check)
     shape = (len(maps), *job.block_shape(rows, columns))
     # Reuse the memory of an earlier block or result, if there is any.
     fine = allocate(shape, job.dtype)
@@ -124,10 +118,6 @@ def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
     return (*reversed(chunks), *(-1,) * job.inner)
 
 
-def _as_dask(static: Any) -> da.Array:
-    return static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1)
-
-
 def token_of(*parts: object) -> str:
     """Return a token of the arguments: equal for equal content, unique for content that Dask cannot tokenise."""
     try:
@@ -139,12 +129,11 @@ def token_of(*parts: object) -> str:
 def _block(
     job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
 ) -> da.Array:
-    block = _taken(_taken(array, rows.given, -2, 1), columns.given, -1, 1)
+    block = _take(array, rows, columns, (1, 1))
     block = block.rechunk(dict.fromkeys(range(block.ndim - job.inner, block.ndim), -1))
-    factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     static_parts, static_names = {}, {}
     for name, static in statics.items():
-        part = _taken(_taken(static, rows.given, -2, factor_y), columns.given, -1, factor_x).rechunk(-1)
+        part = _take(static, rows, columns, (job.cells.factor_y, job.cells.factor_x)).rechunk(-1)
         static_parts[name], static_names[name] = part.to_delayed().item(), part.name
     height, width = job.block_shape(rows, columns)
     out_chunks = (*block.chunks[: -job.inner], (height,), (width,))
@@ -163,15 +152,17 @@ def _block(
     )
 
 
-def _taken(array: da.Array, span: Span, axis: int, factor: int) -> da.Array:
-    """Return the cells of ``span`` along ``axis``, across the seam of a circle if it crosses it."""
-    if span.whole and span.first == 0:
-        return array
-    pieces = []
-    for turn in (-1, 0, 1):
-        low, high = max(span.first, turn * span.size), min(span.last, (turn + 1) * span.size)
-        if low < high:
-            index = [slice(None)] * array.ndim
-            index[axis] = slice((low - turn * span.size) * factor, (high - turn * span.size) * factor)
-            pieces.append(array[tuple(index)])
-    return pieces[0] if len(pieces) == 1 else da.concatenate(pieces, axis=axis)
+def _take(array: Any, rows: Cut, columns: Cut, factors: tuple[int, int]) -> Any:
+    """Return the input cells of a block, ``factors`` fine ones each, across the seam of a circle if it crosses it."""
+    for axis, span, factor in zip((-2, -1), (rows.given, columns.given), factors, strict=True):
+        if span.in_order:
+            continue
+        pieces = []
+        for turn in (-1, 0, 1):
+            low, high = max(span.first, turn * span.size), min(span.last, (turn + 1) * span.size)
+            if low < high:
+                part = slice((low - turn * span.size) * factor, (high - turn * span.size) * factor)
+                pieces.append(array[(..., part) if axis == -1 else (..., part, slice(None))])
+        join = da.concatenate if isinstance(array, da.Array) else np.concatenate
+        array = pieces[0] if len(pieces) == 1 else join(pieces, axis=axis)
+    return array

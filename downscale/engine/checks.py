@@ -19,13 +19,8 @@ from downscale.grid.subcells import SubcellGrid
 logger = logging.getLogger("downscale")
 
 
-def finite(values: NDArray[Any], job: Job) -> NDArray[Any]:
-    """Return the values with NaN for infinite ones, with a warning: no mean is defined with them."""
-    return finite_or_missing(values, job.name, job.check)
-
-
 def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> NDArray[Any]:
-    """Return the values of a variable with NaN for infinite ones, reported by the option ``check``."""
+    """Return the values of a variable with NaN for infinite ones, which have no mean; the option ``check`` applies."""
     is_finite = values.dtype.kind != "f" or np.isfinite(values)
     if np.all(is_finite):
         return values
@@ -96,10 +91,10 @@ def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[
 
 def _within(means: NDArray[Any], parts: NDArray[Any], groups: SupermeshMean, job: Job) -> NDArray[Any]:
     """Return means with values just beyond a bound, by rounding, set to that bound."""
-    low, high = job.bounds
-    if high is not None and bool((above := means > high).any()):
+    low, high = job.limits
+    if (above := means > high).any():
         means = np.where(above, np.minimum(means, groups.largest(parts)), means)
-    if low is not None and bool((below := means < low).any()):
+    if (below := means < low).any():
         means = np.where(below, np.maximum(means, -groups.largest(-parts)), means)
     return means
 

@@ -30,6 +30,11 @@ class Span:
         return self.length == self.size
 
     @property
+    def in_order(self) -> bool:
+        """Whether these are all cells of the axis from the first on."""
+        return self.whole and self.first == 0
+
+    @property
     def cells(self) -> NDArray[np.int64]:
         """Indices into the whole axis, wrapped."""
         return np.arange(self.first, self.last) % self.size

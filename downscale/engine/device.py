@@ -173,42 +173,34 @@ class Lane:
 MOST_FORMS = 64
 
 
-class Compiled:
-    """A function compiled by PyTorch at its first call, or unchanged if that fails: some machines lack compilers.
+@cache
+def compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return a function compiled by PyTorch at its first call, or the same if that fails: some machines lack compilers.
 
-    Sizes are dynamic, so that blocks and batches of all sizes share the compiled code.
+    Sizes are dynamic, so that blocks and batches of all sizes in the process share the compiled code.
     """
+    import torch
 
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        import torch
+    compiler = cast(Any, torch.compile)
+    try:
+        fast = compiler(function, dynamic=True, recompile_limit=MOST_FORMS)
+    except TypeError:
+        # Versions of PyTorch before this option have a limit of eight.
+        fast = compiler(function, dynamic=True)
 
-        self._plain, compiler = function, cast(Any, torch.compile)
-        self._fast: Callable[..., torch.Tensor]
+    def call(*arguments: torch.Tensor) -> torch.Tensor:
+        nonlocal fast
         try:
-            self._fast = compiler(function, dynamic=True, recompile_limit=MOST_FORMS)
-        except TypeError:
-            # Versions of PyTorch before this option have a limit of eight.
-            self._fast = compiler(function, dynamic=True)
-
-    def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
-        """Call the function."""
-        import torch
-
-        try:
-            return self._fast(*arguments)
+            return cast("torch.Tensor", fast(*arguments))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if self._fast is self._plain:
+            if fast is function:
                 raise
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             logger.warning("up-sampling continues without compilation, which failed: %s", reason)
-            self._fast = self._plain
+            fast = function
         # Outside of the handler, since the error would keep memory alive.
-        return self._plain(*arguments)
+        return function(*arguments)
 
-
-@cache
-def compiled(function: Callable[..., torch.Tensor]) -> Compiled:
-    """Return the compiled form of a function, shared by the whole process."""
-    return Compiled(function)
+    return call

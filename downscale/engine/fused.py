@@ -80,15 +80,10 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     x_fraction, _ = alike(job.cells.x_fraction.reshape(-1, cells.factor_x))
     cells = replace(cells, x_fraction=x_fraction[columns.own.cells].ravel())
     if valid is not None:
-        part_share = _valid_share(valid, cells)
+        part_share = np.asarray(cells.masked(valid).fractions(np.float64(0)))
     term = np.ascontiguousarray(statics["terrain"][own_cells], np.float64) if "terrain" in statics else NOTHING
     hidden = None if valid is None or valid.all() else ~valid
     return Layout(y, x, closed, cells, np.ascontiguousarray(part_share), term, hidden, job.upscaler.reach)
-
-
-def _valid_share(valid: NDArray[np.bool_], cells: Aggregation) -> NDArray[np.float64]:
-    """Return the area fractions of fine cells in the valid part of their cell."""
-    return np.asarray(cells.masked(valid).fractions(np.float64(0)))
 
 
 def _refined(
@@ -112,20 +107,15 @@ def _refined(
 
 def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
     """Return what is imposed on the coarse values ``x``; refuse or report those out of bounds."""
-    tolerance = job.tolerance if job.check != "skip" and job.conserve is not None else np.inf
-    if job.conserve is None:
-        return Law(NO_LAW, -np.inf, np.inf, tolerance)
-    if job.bounds == (None, None):
-        # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
-        # of a cell with much smaller values.
-        return Law(CELL, -np.inf, np.inf, tolerance)
-    low = -np.inf if job.bounds[0] is None else float(job.bounds[0])
-    high = np.inf if job.bounds[1] is None else float(job.bounds[1])
+    # Conservation also for conservative operators: their rounding scales with the neighbours' values, which exceeds the
+    # rounding of a cell with much smaller values.
+    kind = NO_LAW if job.conserve is None else CELL if job.bounds == (None, None) else BOUNDED
+    low, high = job.limits if kind == BOUNDED else (-np.inf, np.inf)
     out_of_bounds = (x < low) | (x > high)
     if out_of_bounds.any():
         # Conservation has priority over bounds: such a cell is filled with its coarse value.
         report_infeasible(out_of_bounds, x, job, rows, columns)
-    return Law(BOUNDED, low, high, tolerance)
+    return Law(kind, low, high, np.inf if kind == NO_LAW or job.check == "skip" else job.tolerance)
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,21 @@ class Job:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bounds", stored_bounds(self.bounds, self.dtype))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Cached properties are not sent to workers.
+        return {key: self.__dict__[key] for key in self.__dataclass_fields__}
+
+    @cached_property
+    def layouts(self) -> dict[Any, Any]:
+        """Layouts of the operator for some cells of this process, and the batch size of its device."""
+        return {}
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The bounds as numbers, infinite where there is none."""
+        low, high = self.bounds
+        return -np.inf if low is None else low, np.inf if high is None else high
 
     @property
     def compiled(self) -> bool:

@@ -115,15 +115,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings for JSON."""
-        return {
-            "method": self.method,
-            "factor": self.factor,
-            "target": self.target,
-            "device": self.device,
-            "tasks": self.tasks,
-            "workers": self.workers,
-            "output_bytes": self.output_bytes,
-            "peak_bytes": self.peak_bytes,
+        names = ("method", "factor", "target", "device", "tasks", "workers", "output_bytes", "peak_bytes")
+        return {name: getattr(self, name) for name in names} | {
             "passed_through": list(self.passed_through),
             "notes": list(self.notes),
             "variables": {name: vars(plan) for name, plan in self.variables.items()},

@@ -8,13 +8,10 @@ would block.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -47,23 +44,6 @@ LARGEST = 1e30
 MOST_LAYOUTS = 256
 
 Finish = Callable[[], NDArray[Any]]
-
-
-@dataclass(eq=False)
-class Known:
-    """Cached state of a job in this process: the layout of its operator, and the batch size of its device."""
-
-    modules: dict[tuple[Span, Span, str], Any] = field(default_factory=dict)
-    most_values: float = np.inf
-
-
-_known: WeakKeyDictionary[Job, Known] = WeakKeyDictionary()
-_lock = threading.Lock()
-
-
-def _known_of(job: Job) -> Known:
-    with _lock:
-        return _known.setdefault(job, Known())
 
 
 def refine_maps(
@@ -144,7 +124,7 @@ class Work:
         if free_bytes is not None:
             limit = min(int(free_bytes * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
             limit = min(limit, max(maps * values // CARD_BATCHES, BATCH_VALUES))
-        return max(int(min(limit, _known_of(self.job).most_values)) // values, 1)
+        return max(int(min(limit, self.job.layouts.get("most values", np.inf))) // values, 1)
 
     def smaller(self, part: slice, others: bool) -> int:
         """Release memory, and return the number of maps to try after those of ``part`` did not fit.
@@ -168,7 +148,7 @@ class Work:
             "%s: %s ran out of memory; batches are cut down to %d maps, which changes no value",
             self.job.name, self.lane.device, maps,
         )  # fmt: skip
-        _known_of(self.job).most_values = maps * float(np.prod(self.shape))
+        self.job.layouts["most values"] = maps * float(np.prod(self.shape))
 
     @cached_property
     def fixed(self) -> dict[str, Tensor]:
@@ -191,7 +171,7 @@ class Work:
         if not isinstance(self.job.upscaler, Separable):
             return None
         rows, columns = self.rows.given, self.columns.given
-        layouts, key = _known_of(self.job).modules, (rows, columns, str(self.lane.device))
+        layouts, key = self.job.layouts, (rows, columns, str(self.lane.device))
         layout = layouts.get(key)
         if layout is None and self.job.engine == "dense":
             return partial(apply_dense, self.job.upscaler, rows, columns)
@@ -291,13 +271,10 @@ def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work,
 
 def _feasible_bounds(seen: NDArray[Any], job: Job) -> tuple[Bound, Bound]:
     """Return the bounds widened to the coarse values that violate them (those cells have a warning)."""
-    low, high = job.bounds
-    finite = seen[np.isfinite(seen)]
-    if finite.size == 0:
-        return job.bounds
+    (low, high), finite = job.bounds, seen[np.isfinite(seen)]
     return (
-        None if low is None else min(low, float(finite.min())),
-        None if high is None else max(high, float(finite.max())),
+        None if low is None else min(low, float(finite.min(initial=np.inf))),
+        None if high is None else max(high, float(finite.max(initial=-np.inf))),
     )
 
 
@@ -305,33 +282,23 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     job, rows, columns, cells = work.job, work.rows, work.columns, work.cells
     if job.conserve is None:
         return fine
-    mask = None if whole else _valid(fine)
+    mask = None if whole else torch.isfinite(fine)
+    cells = cells if mask is None or bool(mask.all()) else cells.masked(mask)
     if job.bounds == (None, None):
         # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
         # of a cell with much smaller values.
-        return additive(fine, x, cells.masked(mask))
-    low = -np.inf if job.bounds[0] is None else job.bounds[0]
-    high = np.inf if job.bounds[1] is None else job.bounds[1]
+        return additive(fine, x, cells)
+    low, high = job.limits
     out_of_bounds = (seen < low) | (seen > high)
-    if not out_of_bounds.any() and _satisfies_constraints(work):
-        return fine
     if not out_of_bounds.any():
-        return bounded(fine, x, cells.masked(mask), job.bounds)
+        # Some upsamplers impose both themselves.
+        is_done = job.capabilities.satisfies_constraints and "terrain" not in work.statics
+        return fine if is_done else bounded(fine, x, cells, job.bounds)
     own_cells = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
     if out_of_bounds[own_cells].any():
         report_infeasible(out_of_bounds[own_cells], seen[own_cells], job, rows, columns)
     # Conservation has priority over bounds: such a cell is filled with its coarse value.
     is_infeasible = infeasible(x, low, high)
-    inner = bounded(fine, torch.where(is_infeasible, torch.clamp(x, low, high), x), cells.masked(mask), job.bounds)
+    inner = bounded(fine, torch.where(is_infeasible, torch.clamp(x, low, high), x), cells, job.bounds)
     uniform = torch.where(torch.isnan(fine), fine, cells.broadcast_to_fine(x))
     return torch.where(cells.broadcast_to_fine(is_infeasible), uniform, inner)
-
-
-def _satisfies_constraints(work: Work) -> bool:
-    """Return whether the upsampler itself has imposed conservation and bounds, and nothing was added to its output."""
-    return work.job.capabilities.satisfies_constraints and "terrain" not in work.statics
-
-
-def _valid(fine: Tensor) -> Tensor | None:
-    mask = torch.isfinite(fine)
-    return None if bool(mask.all()) else mask
