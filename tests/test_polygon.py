@@ -13,7 +13,7 @@ from downscale.grid.sphere import (
     degrees_of,
     inner_points,
     normalised,
-    parts_area,
+    part_corners,
     polygon_area,
     unit_vectors,
 )
@@ -52,7 +52,7 @@ def test_small_areas_keep_their_digits(seed, size):
 @given(seeds, st.sampled_from([1e-4, 1e-2, 0.3]), st.integers(1, 5), st.integers(1, 5))
 def test_the_parts_of_a_quadrilateral_add_up_to_it(seed, size, along, across):
     corners = random_quadrilaterals(seed, size)
-    parts = parts_area(corners, along, across)
+    parts = polygon_area(part_corners(corners, along, across))
     assert parts.shape == (20, across, along)
     assert (parts > 0).all()
     np.testing.assert_allclose(parts.sum(axis=(1, 2)), polygon_area(corners), rtol=1e-15 / size + 1e-14)

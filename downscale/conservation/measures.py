@@ -7,6 +7,7 @@ block, with the same result as in one piece. Infinite values and new negative on
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -160,26 +161,18 @@ def _limits(bounds: Bounds, dtype: np.dtype[Any]) -> tuple[float, float]:
     return -np.inf if low is None else low, np.inf if high is None else high
 
 
+def _add_sums(first: dict[Any, Any], second: dict[Any, Any]) -> dict[Any, Any]:
+    return {**first, **{start: first.get(start, 0.0) + values for start, values in second.items()}}
+
+
+# How the attributes of two partial results combine, by their type.
+COMBINE: dict[type, Any] = {Peak: Peak.larger, int: operator.add, float: max, dict: _add_sums}
+
+
 def combine(first: Partial, second: Partial) -> Partial:
     """Combine the contributions of two blocks."""
-    sums = dict(first.sums)
-    for start, values in second.sums.items():
-        sums[start] = sums[start] + values if start in sums else values
-    return Partial(
-        relative=first.relative.larger(second.relative),
-        absolute=first.absolute.larger(second.absolute),
-        checked=first.checked + second.checked,
-        masked=first.masked + second.masked,
-        lost=first.lost + second.lost,
-        invented=first.invented + second.invented,
-        out_of_bounds=first.out_of_bounds + second.out_of_bounds,
-        sums=sums,
-        near=first.near.larger(second.near),
-        near_checked=first.near_checked + second.near_checked,
-        near_failed=first.near_failed + second.near_failed,
-        near_bound=max(first.near_bound, second.near_bound),
-        holes=first.holes + second.holes,
-    )
+    pairs = {name: (value, getattr(second, name)) for name, value in vars(first).items()}
+    return Partial(**{name: COMBINE[type(pair[0])](*pair) for name, pair in pairs.items()})
 
 
 def combine_all(partials: list[Partial]) -> Partial:

@@ -278,9 +278,6 @@ def near_chunk(
     ``allowed`` is the relative error that rounding explains. ``plain`` is false if a terrain term was added to the fine
     field, which then differs from the expected one.
     """
-    # Compiled loops take a third of a second to load.
-    from downscale.conservation.loops import local_range
-
     excess, bounds = np.zeros(given.shape), np.zeros(given.shape)
     is_checked = np.zeros(given.shape, bool)
     smallest = smallest_magnitude(given, made)
@@ -292,12 +289,11 @@ def near_chunk(
         difference = values - np.asarray(expected[index], np.float64) / cell_measure
         valid = np.isfinite(difference) & visible
         difference, size = np.where(valid, difference, np.nan), np.where(valid, np.abs(values), 0.0)
-        ranges, value_ranges = np.zeros(difference.shape), np.zeros(difference.shape)
-        local_range(np.where(valid, values, np.nan), near.closed, False, value_ranges)
+        value_ranges = _local_range(np.where(valid, values, np.nan), near.closed)
         equal = np.abs(np.where(valid, difference, 0.0)) <= 2 * allowed * size
         varying = valid & (value_ranges > 0)
         strict = plain and bool(varying.any()) and equal[varying].mean() >= SAME
-        local_range(difference, near.closed, strict, ranges)
+        ranges = _local_range(difference, near.closed, inner=strict)
         filled_difference = np.where(valid, difference, 0.0)
         # If part of a cell is missing, the rest of it is unknown.
         is_complete = near.sums((visible & ~valid).astype(np.float64)) == 0
@@ -321,3 +317,32 @@ def near_chunk(
         near_failed=int((excess > 0).sum()),
         near_bound=float(bounds.max(initial=0.0)),
     )
+
+
+def _local_range(values: Floats, closed: bool, inner: bool = False) -> Floats:
+    """Return the range over each value and its neighbours, without NaN; zero where a value is NaN.
+
+    ``closed`` states whether the last column neighbours the first. With ``inner`` the largest and the smallest are left
+    out, too, if there are at least four values.
+    """
+    wide = np.pad(values, 1, constant_values=np.nan)
+    if closed:
+        wide[:, 0], wide[:, -1] = wide[:, -2].copy(), wide[:, 1].copy()
+    is_missing = np.isnan(wide)
+    low_padded, high_padded = np.where(is_missing, np.inf, wide), np.where(is_missing, -np.inf, wide)
+    low, second_low = np.full((2, *values.shape), np.inf)
+    high, second_high = np.full((2, *values.shape), -np.inf)
+    # Written in place: new arrays take longer than the comparisons.
+    count, inside = np.zeros(values.shape, np.int8), np.empty(values.shape)
+    for row, column in np.ndindex(3, 3):
+        window = slice(row, row + values.shape[0]), slice(column, column + values.shape[1])
+        lower, upper = low_padded[window], high_padded[window]
+        if inner:
+            np.minimum(second_low, np.maximum(low, lower, out=inside), out=second_low)
+            np.maximum(second_high, np.minimum(high, upper, out=inside), out=second_high)
+            count += ~is_missing[window]
+        np.minimum(low, lower, out=low)
+        np.maximum(high, upper, out=high)
+    with np.errstate(invalid="ignore"):
+        ranges = np.where(count >= 4, second_high - second_low, high - low) if inner else high - low
+    return np.where(np.isnan(values), 0.0, ranges)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from downscale.errors import ShapeError
 from downscale.grid.curvilinear import CurvilinearGrid
@@ -263,105 +264,79 @@ def _ones_like(mask: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class TargetPieces:
-    """Subcells of each target cell along one axis, with their measures, shape (n_target, k), zero where padded.
-
-    ``total`` is the measure of the whole target cell, whether covered or not.
-    """
-
-    subcell: NDArray[np.int64]
-    measure: NDArray[np.float64]
-    total: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, subcells: Subcells, cells: NDArray[np.int64] | None = None) -> TargetPieces:
-        """Return the subcells of the coarse ``cells`` (all by default), numbered in the order of these cells."""
-        coarse_cells = np.arange(subcells.coarse.size) if cells is None else cells
-        index = (coarse_cells[:, None] * subcells.count + np.arange(subcells.count)).ravel()
-        owner, measure = subcells.owner[index], subcells.measure[index]
-        target_subcells = np.flatnonzero(owner >= 0)
-        order = target_subcells[np.argsort(owner[target_subcells], kind="stable")]
-        number = np.bincount(owner[order], minlength=subcells.target.size)
-        first = np.cumsum(number) - number
-        rank = np.arange(max(int(number.max(initial=0)), 1))
-        is_present = rank < number[:, None]
-        piece = np.zeros(is_present.shape, np.int64)
-        if order.size:
-            piece = np.where(is_present, order[np.minimum(first[:, None] + rank, order.size - 1)], 0)
-        return cls(piece, np.where(is_present, measure[piece], 0.0), subcells.target.measure)
-
-    def combine(self, field: Array, axis: int, largest: bool = False) -> Array:
-        """Return sums over target cells along one axis, in the order of their subcells, or largest values."""
-        slices = (slice(None), None) if axis == -2 else slice(None)
-        xp = namespace(field)
-
-        def term(rank: int) -> Array:
-            index, measure = self.subcell[:, rank], self.measure[:, rank]
-            values = field[..., index] if axis == -1 else field[..., index, :]
-            measure = like(measure, values)[slices]
-            return xp.where(measure > 0, values, xp.full_like(values, -np.inf)) if largest else values * measure
-
-        return reduce(xp.maximum if largest else add, (term(rank) for rank in range(self.subcell.shape[1])))
-
-
-@dataclass(frozen=True, eq=False)
 class SupermeshMean:
     """Means of target cells over the valid subcells that they cover: the second half of a remap that does not nest.
 
     Fields are computed on the subcells into which target edges cut the coarse cells, with cell conservation. Averaging
     the subcells to target cells conserves area integrals exactly, and the mean of every region that is a union of
     coarse cells and of target cells. The weight of a target value in any area integral is ``valid_measure``.
+
+    Attributes
+    ----------
+    y, x : sparse arrays, shapes (n_target_y, rows) and (n_target_x, columns)
+        Measures of the subcells in each target cell.
+    whole_measure : array, shape (n_target_y, n_target_x)
+        Measures of whole target cells, whether covered or not.
+    mask : array of bool, shape (..., rows, columns), optional
+        False for subcells that are ignored.
     """
 
-    y: TargetPieces
-    x: TargetPieces
-    mask: Array | None = None
+    y: csr_array
+    x: csr_array
+    whole_measure: NDArray[np.float64]
+    mask: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(
         cls, y: Subcells, x: Subcells, rows: NDArray[np.int64] | None = None, columns: NDArray[np.int64] | None = None
     ) -> SupermeshMean:
-        """Return the operator for fields on the subcells of the coarse ``rows`` by ``columns``."""
-        return cls(TargetPieces.of(y, rows), TargetPieces.of(x, columns))
+        """Return the operator for fields on the subcells of the coarse ``rows`` by ``columns``, all by default."""
+        whole_measure = np.multiply.outer(y.target.measure, x.target.measure)
+        return cls(_target_measures(y, rows), _target_measures(x, columns), whole_measure)
 
-    def masked(self, mask: Array | None) -> SupermeshMean:
-        """Return the operator over valid subcells only, of the kind of the fields; None returns the operator itself."""
+    def masked(self, mask: NDArray[np.bool_] | None) -> SupermeshMean:
+        """Return the operator over valid subcells only; None returns the operator itself."""
         return self if mask is None else replace(self, mask=mask)
 
-    @property
-    def whole_measure(self) -> NDArray[np.float64]:
-        """Measures of whole target cells, whether covered or not."""
-        return np.multiply.outer(self.y.total, self.x.total)
-
     @cached_property
-    def valid_measure(self) -> Array:
-        """Measures of the valid subcells of target cells, with the kind of the mask."""
+    def valid_measure(self) -> NDArray[np.float64]:
+        """Measures of the valid subcells of target cells."""
         if self.mask is None:
-            return np.multiply.outer(self.y.measure.sum(axis=1), self.x.measure.sum(axis=1))
-        ones = _ones_like(self.mask)
-        return self._total(namespace(ones).where(self.mask, ones, namespace(ones).zeros_like(ones)))
+            return np.multiply.outer(self.y.sum(axis=1), self.x.sum(axis=1))
+        return self._total(self.mask.astype(np.float64))
 
-    def mean(self, field: Array, na_thres: float = 1.0) -> Array:
+    def mean(self, field: NDArray[Any], na_thres: float = 1.0) -> NDArray[np.float64]:
         """Return means over the valid subcells of target cells, NaN if none is valid; masked values are ignored.
 
         ``na_thres`` is the maximum missing fraction of a target cell that still gets a value, 0 to 1; area outside the
         coarse domain is missing. 1 requires any valid subcell, 0 all of them (as in xESMF).
         """
-        xp = namespace(field)
-        total = self._total(field if self.mask is None else xp.where(self.mask, field, xp.zeros_like(field)))
-        valid, total_measure = like(self.valid_measure, field), like(self.whole_measure, field)
-        has_value = (valid > 0) & (1 - valid / total_measure <= na_thres + SLACK)
-        return xp.where(has_value, total / xp.where(has_value, valid, xp.ones_like(valid)), xp.full_like(total, np.nan))
+        total, valid = self._total(field if self.mask is None else np.where(self.mask, field, 0.0)), self.valid_measure
+        has_value = (valid > 0) & (1 - valid / self.whole_measure <= na_thres + SLACK)
+        return np.divide(total, valid, out=np.full(total.shape, np.nan), where=has_value)
 
-    def largest(self, field: Array) -> Array:
+    def largest(self, field: NDArray[Any]) -> NDArray[np.float64]:
         """Return the largest value that each target cell covers, -inf if it covers only NaN or nothing.
 
         Rounding can put a mean above the largest of its values: an area fraction above 1.
         """
-        xp = namespace(field)
-        valid = xp.where(xp.isnan(field), xp.full_like(field, -np.inf), field)
-        return self.y.combine(self.x.combine(valid, -1, largest=True), -2, largest=True)
+        for matrix in (self.y, self.x):
+            cell, part = matrix.nonzero()
+            largest = np.full((*field.shape[:-2], matrix.shape[0], field.shape[-1]), -np.inf)
+            np.fmax.at(largest, (..., cell, slice(None)), field[..., part, :])
+            field = largest.swapaxes(-1, -2)
+        return field
 
-    def _total(self, field: Array) -> Array:
-        """Return integrals over target cells: (..., subcells) -> (..., n_target_y, n_target_x)."""
-        return self.y.combine(self.x.combine(field, -1), -2)
+    def _total(self, field: NDArray[Any]) -> NDArray[np.float64]:
+        """Return integrals over target cells: (..., rows, columns) -> (..., n_target_y, n_target_x)."""
+        maps = [(self.x @ (self.y @ one).T).T for one in field.reshape(-1, *field.shape[-2:])]
+        return np.reshape(maps, (*field.shape[:-2], *self.whole_measure.shape))
+
+
+def _target_measures(subcells: Subcells, cells: NDArray[np.int64] | None) -> csr_array:
+    """Return the measure of each subcell of some coarse cells, numbered in the order of these, in each target cell."""
+    coarse_cells = np.arange(subcells.coarse.size) if cells is None else cells
+    index = (coarse_cells[:, None] * subcells.count + np.arange(subcells.count)).ravel()
+    owner, measure = subcells.owner[index], subcells.measure[index]
+    part = np.flatnonzero(owner >= 0)
+    return csr_array((measure[part], (owner[part], part)), (subcells.target.size, index.size))

@@ -22,7 +22,7 @@ from downscale.grid.sphere import (
     degrees_of,
     inner_points,
     normalised,
-    parts_area,
+    part_corners,
     polygon_area,
     unit_vectors,
 )
@@ -233,18 +233,14 @@ class CurvilinearGrid:
 
     def _areas(self, rows: slice) -> Floats:
         """Return areas in steradians of the cells in some undivided rows."""
-        parts = np.abs(parts_area(self._vectors(rows), self.cut[1], self.cut[0]))
+        parts = np.abs(polygon_area(part_corners(self._vectors(rows), self.cut[1], self.cut[0])))
         if self.base_area is not None:
             total = parts.sum(axis=(-2, -1))
             parts = parts * (self.base_area[rows] / np.where(total > 0, total, 1.0))[..., None, None]
         return _mosaic(parts)
 
     def _rings(self, rows: slice) -> Floats:
-        across, along = (np.linspace(0, 1, n + 1) for n in self.cut)
-        points = inner_points(self._vectors(rows), along, across)
-        low, high = points[..., :-1, :, :], points[..., 1:, :, :]
-        rings = np.stack([low[..., :-1, :], low[..., 1:, :], high[..., 1:, :], high[..., :-1, :]], axis=-2)
-        return _mosaic(rings)
+        return _mosaic(part_corners(self._vectors(rows), self.cut[1], self.cut[0]))
 
     def _joined(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
         corners = _outer(self.all_corners(), factor_y, factor_x)

@@ -14,6 +14,7 @@ from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import arc, degrees_of, inner_points, unit_vectors
+from downscale.grid.subcells import overlap_matrix
 
 Floats = NDArray[np.float64]
 # From axes (x, y) to longitudes and latitudes in degrees, arrays of one shape.
@@ -100,12 +101,8 @@ class Sampling:
         (join_y, join_x), count = self._counts
         y, x = _joined(self.source.y, join_y), _joined(self.source.x, join_x)
         field = np.asarray(values, np.float64)
-        for axis, join, cell_axis in ((0, join_y, self.source.y), (1, join_x, self.source.x)):
-            if join > 1:
-                weights = cell_axis.measure if axis else cell_axis.measure[:, None]
-                starts = np.arange(0, cell_axis.size, join)
-                total = np.add.reduceat(cell_axis.measure, starts)
-                field = np.add.reduceat(field * weights, starts, axis=axis) / (total if axis else total[:, None])
+        if join_y * join_x > 1:
+            field = overlap_matrix(self.source.y, y) @ field @ overlap_matrix(self.source.x, x).T
         out = np.empty(self.places.grid.shape)
         for rows in self.places.blocks(count):
             lon, lat = self.places.points(rows, count)

@@ -90,12 +90,11 @@ def inner_points(corners: Floats, along: Floats, across: Floats) -> Floats:
     return normalised((1 - t) * ((1 - s) * a + s * b) + t * ((1 - s) * d + s * c))
 
 
-def parts_area(corners: Floats, along: int, across: int) -> Floats:
-    """Return the signed areas of equal parts (in index) of quadrilaterals, shape (..., across, along).
+def part_corners(corners: Floats, along: int, across: int) -> Floats:
+    """Return the corners of equal parts (in index) of quadrilaterals, shape (..., across, along, 4, 3).
 
-    Invariant: the parts of a quadrilateral add up to its own area.
+    Invariant: the areas of the parts of a quadrilateral add up to its own.
     """
     points = inner_points(corners, np.linspace(0, 1, along + 1), np.linspace(0, 1, across + 1))
     low, high = points[..., :-1, :, :], points[..., 1:, :, :]
-    rings = np.stack([low[..., :-1, :], low[..., 1:, :], high[..., 1:, :], high[..., :-1, :]], axis=-2)
-    return polygon_area(rings)
+    return np.stack([low[..., :-1, :], low[..., 1:, :], high[..., 1:, :], high[..., :-1, :]], axis=-2)
