@@ -74,7 +74,12 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
         references_to = {name for names in references(variable).values() for name in names}
         remove_references(variable, references_to - {str(name) for name in ready.variables})
         variable.attrs = _own_attributes(str(name), variable)
-    _name_axes(ready)
+    if "time" in ready.indexes and is_time(ready["time"].variable):
+        ready["time"].attrs.setdefault("standard_name", "time")
+    for name in [name for name in ready.indexes if name in ready.dims]:
+        axis = AXES.get(str(ready[name].attrs.get("standard_name")))
+        if axis is not None:
+            ready[name].attrs.setdefault("axis", axis)
     # A file opened without decoding names its auxiliary coordinates only in attributes.
     ready = ready.set_coords(coordinate_names & {str(name) for name in ready.data_vars})
     auxiliary = [
@@ -113,16 +118,6 @@ def areas_first(ready: xr.Dataset) -> xr.Dataset:
     """
     areas = _areas(ready)
     return ready[sorted(ready.variables, key=lambda name: name not in areas)] if areas else ready
-
-
-def _name_axes(ready: xr.Dataset) -> None:
-    """Set the attribute "axis" of dimension coordinates that lack it."""
-    if "time" in ready.indexes and is_time(ready["time"].variable):
-        ready["time"].attrs.setdefault("standard_name", "time")
-    for name in [name for name in ready.indexes if name in ready.dims]:
-        axis = AXES.get(str(ready[name].attrs.get("standard_name")))
-        if axis is not None:
-            ready[name].attrs.setdefault("axis", axis)
 
 
 def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
@@ -236,13 +231,17 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
             sizes = chunk_sizes(variable.shape, variable.chunks)
             encoding.update(zlib=deflate, complevel=complevel, shuffle=deflate, chunksizes=sizes)
         encodings_by_name[str(name)] = encoding
-    for name in ds.variables:
+    areas = _areas(ds)
+    for key in ds.variables:
         # A scalar coordinate belongs to the fields; None prevents xarray from adding it to bounds and areas.
-        if str(name) in related:
-            ds[name].encoding = {"coordinates": _horizontal(ds, str(name))}
-        else:
-            words = _auxiliary_coordinates(ds, str(name)) if name in ds.data_vars else None
-            ds[name].encoding = {} if words is None else {"coordinates": words}
+        name, words = str(key), None
+        if name in areas:
+            # Otherwise cell areas are not georeferenced.
+            planes = [str(n) for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) <= set(ds[name].dims)]
+            words = " ".join(plane for plane in planes if _is_coordinate(ds, plane)) or None
+        elif name in ds.data_vars and name not in related:
+            words = _auxiliary_coordinates(ds, name)
+        ds[name].encoding = {"coordinates": words} if words or name in related else {}
     return encodings_by_name
 
 
@@ -262,13 +261,6 @@ def _whole_numbers(variable: xr.Variable) -> dict[str, Any]:
     if kind.kind not in "iu" or fill is None or not is_categorical(xr.DataArray(variable)):
         return {}
     return {"dtype": kind, "_FillValue": kind.type(fill)}
-
-
-def _horizontal(ds: xr.Dataset, name: str) -> str | None:
-    """Return the two-dimensional latitude and longitude of cell areas, which are otherwise not georeferenced."""
-    planes = [str(n) for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) <= set(ds[name].dims)]
-    words = [n for n in planes if _is_coordinate(ds, n)]
-    return " ".join(words) if name in _areas(ds) and words else None
 
 
 def merge_encodings(

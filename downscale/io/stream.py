@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -372,34 +372,34 @@ def _store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
     """Compute all fields into the file."""
     client = cluster()
     cluster_targets = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
-    tasks = [_per_block(fields[t.name], t, partial(_write_block, sink=sink)) for t in targets
-             if t not in cluster_targets]  # fmt: skip
+    tasks = [_per_block(fields[t.name], t, sink) for t in targets if t not in cluster_targets]
     # An open file cannot be passed to other processes.
-    with here() if elsewhere() else nullcontext(), threads_that_end():
+    with here(), threads_that_end():
         computed(*tasks)
     for t in cluster_targets:
-        _store_from(client, _per_block(fields[t.name], t, _encode_block), t.name, sink)
+        _store_from(client, _per_block(fields[t.name], t, None), t.name, sink)
 
 
-def _per_block(data: Any, target: Target, task: Callable[..., Array]) -> da.Array:
-    """Return an array of the results of ``task``, one value per block."""
+def _per_block(data: Any, target: Target, sink: Sink | None) -> da.Array:
+    """Return an array of one list per block: that of its encoded chunks, empty if they are stored in the sink."""
     blocks = align_blocks(data, target.layout.chunks)
     return da.map_blocks(
-        partial(task, target=target, chunks=blocks.chunks), blocks, chunks=tuple((1,) * n for n in blocks.numblocks),
-        dtype=object, meta=np.empty((0,) * blocks.ndim, dtype=object),
-        name=f"store-{target.name}-{os.urandom(8).hex()}",
+        partial(_encode_block, target=target, chunks=blocks.chunks, sink=sink), blocks,
+        chunks=tuple((1,) * n for n in blocks.numblocks), dtype=object,
+        meta=np.empty((0,) * blocks.ndim, dtype=object), name=f"store-{target.name}-{os.urandom(8).hex()}",
     )  # fmt: skip
 
 
-def _write_block(block: Array, *, target: Target, chunks: Any, sink: Sink, block_id: tuple[int, ...] = ()) -> Array:
+def _encode_block(
+    block: Array, *, target: Target, chunks: Any, sink: Sink | None, block_id: tuple[int, ...] = ()
+) -> Array:
+    encoded, result = [], np.empty((1,) * block.ndim, dtype=object)
     for offset, _, data in target.chunks(block, chunks, block_id):
-        sink.put(target.name, offset, data)
-    return np.full((1,) * block.ndim, None)
-
-
-def _encode_block(block: Array, *, target: Target, chunks: Any, block_id: tuple[int, ...] = ()) -> Array:
-    result = np.empty((1,) * block.ndim, dtype=object)
-    result[(0,) * block.ndim] = [(offset, bytes(data)) for offset, _, data in target.chunks(block, chunks, block_id)]
+        if sink is None:
+            encoded.append((offset, bytes(data)))
+        else:
+            sink.put(target.name, offset, data)
+    result[(0,) * block.ndim] = encoded
     return result
 
 

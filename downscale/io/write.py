@@ -42,7 +42,7 @@ from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import LIBRARY, dump, new_file, plain_file, reading, writing_errors
 from downscale.io.paths import check_netcdf, flush, sources_of
 from downscale.io.stream import in_memory, write_fields
-from downscale.process.computing import computed, elsewhere, here, threads_that_end
+from downscale.process.computing import computed, here, threads_that_end
 from downscale.version import __version__
 
 # Types whose values the library does not inspect before writing.
@@ -175,7 +175,7 @@ def _write_by_library(scratch: Path, out: Output) -> None:
         dump(ready, file, out.encodings, writer=writer, unlimited_dims=out.unlimited)
         lazy = writer.sync(compute=False)
         if lazy is not None:
-            with here() if elsewhere() else nullcontext(), threads_that_end():
+            with here(), threads_that_end():
                 computed(lazy)
 
 
