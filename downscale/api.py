@@ -28,12 +28,12 @@ from downscale.steps.history import add_history, describe_request, set_attribute
 from downscale.steps.horizontal import (
     event_variables,
     fine_variable,
-    fit_chunks,
     horizontal_last,
     other_memory,
     remove_dangling,
     repeat_codes,
 )
+from downscale.steps.jobs import fit_chunks
 from downscale.steps.prepare import Prepared, Step, prepare, split_request
 
 # Static fields of a model that are computed from the orography.

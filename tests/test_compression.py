@@ -169,7 +169,7 @@ def test_an_untrained_codec_with_all_waves_loses_only_its_rounding() -> None:
 
 
 def test_the_command_encodes_and_apply_decodes(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:
-    from downscale.cli.commands import app
+    from downscale.cli.main import app
 
     downscale.to_netcdf(fine, tmp_path / "fine.nc")
     code, out = tmp_path / "code.nc", tmp_path / "back.nc"

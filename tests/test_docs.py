@@ -107,7 +107,7 @@ def test_the_reference_of_the_commands_names_every_option() -> None:
         sys.path.pop(0)
     import typer.main
 
-    from downscale.cli.commands import app
+    from downscale.cli.main import app
 
     root = typer.main.get_command(app)
     for name, command in root.commands.items():  # type: ignore[attr-defined]

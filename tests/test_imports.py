@@ -35,7 +35,7 @@ def test_the_command_loads_not_even_xarray_for_its_help(option):
     done = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert done.returncode == 0
     loaded = {words.rpartition("|")[2].strip() for words in done.stderr.splitlines()}
-    assert "downscale.cli.commands" in loaded
+    assert "downscale.cli.main" in loaded
     assert not {"xarray", "torch", "numpy", "pydantic"} & loaded
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "downscale"
 MOST_LINES, MOST_FUNCTION_LINES = 700, 100
 # A cluster of one process per card has the name of the cards, too, and the help says so.
-DEVICE_FILES = {"engine/device.py", "runs/clusters.py", "cli/commands.py"}
+DEVICE_FILES = {"engine/device.py", "runs/clusters.py", "cli/main.py"}
 FILES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
 
 

@@ -20,7 +20,7 @@ from downscale.cf import coordinates
 from downscale.engine.memory import MAKING_COPIES, READING, Beside
 from downscale.errors import OptionError
 from downscale.steps import horizontal
-from downscale.steps.horizontal import fit_chunks
+from downscale.steps.jobs import fit_chunks
 
 
 @pytest.mark.parametrize("grid", [world(7, 9), region(8, 10), plane(6, 11)], ids=["world", "region", "plane"])

@@ -51,7 +51,7 @@ class Commands(SphinxDirective):
     """Write a section for every command."""
 
     def run(self) -> list[nodes.Node]:
-        from downscale.cli.commands import app
+        from downscale.cli.main import app
 
         root: Any = typer.main.get_command(app)
         lines = [line for name, command in root.commands.items() for line in markdown_of(name, command)]

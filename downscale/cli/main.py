@@ -1,23 +1,449 @@
-"""The function of the command line: runs a command, prints errors as one line and returns the exit status.
+"""The commands, in the order of the help, and the function that runs one.
 
-Exit status 0: success; 1: conservation or the run failed; 2: the request or the input is invalid.
+It prints errors as one line and returns the exit status: 0 for success; 1 if conservation or the run failed; 2 if the
+request or the input is invalid.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
+from pathlib import Path
+from typing import Annotated, Any
 
-from downscale.cli.commands import app, typed
-from downscale.errors import ConservationError, DownscaleError, one_line
+import typer
+
+from downscale.cli.arguments import (
+    REQUEST,
+    options_of,
+    parse_attrs,
+    parse_chunks,
+    parse_names,
+    parse_options,
+    parse_packing,
+    parse_pair,
+    with_options,
+)
+from downscale.errors import ConservationError, DownscaleError, counted, one_line, printable
 from downscale.process.interrupts import NOTHING_LEFT, Stopped, status_of, terminable
+from downscale.request import DECONVOLUTION
 
 # Exit status of the argument parser for Ctrl-C.
 INTERRUPTED = 130
 # The parser's message for extra arguments, and the package's wording.
 EXTRA = "Got unexpected extra argument(s)", "expected no more arguments, received"
+# The arguments as typed, for the command that a report prints to reproduce the run.
+typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
+
+app = typer.Typer(
+    name="downscale",
+    help="Downscale gridded climate fields and conserve every coarse-cell mean.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def say(text: object) -> None:
+    """Print text on the standard output, with control characters in names escaped."""
+    typer.echo("\n".join(printable(line) for line in str(text).split("\n")))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from downscale.version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Downscale gridded climate fields and conserve every coarse-cell mean."""
+
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; read no data and write nothing.")]
+Chunks = Annotated[str, typer.Option(help="Dask chunks: auto, or by dimension time:365.")]
+Complevel = Annotated[int, typer.Option(help="Deflate level, 0 to 9.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+# Options of every run: how it is split along time, and where it is computed.
+RUN = {
+    "overwrite": (Overwrite, False),
+    "dry_run": (DryRun, False),
+    "blocks": (
+        Annotated[str | None, typer.Option("--blocks", help='Steps per block of time, or "5 years", "1 month".')], None,
+    ),
+    "merge": (
+        Annotated[bool | None, typer.Option("--merge/--no-merge", help="One file, or one per block, named by dates.")],
+        None,
+    ),
+    "resume": (
+        Annotated[bool, typer.Option("--resume", help="Resume an interrupted run; keep blocks that verify.")], False,
+    ),
+    "cluster": (
+        Annotated[str | None, typer.Option(help="local, slurm, pbs, cuda, ADDRESS, or a profile of the recipe.")], None,
+    ),
+    "block": (
+        Annotated[int | None, typer.Option("--block", help="Compute only this block, from 0 (for job arrays).")], None,
+    ),
+    "workers": (Annotated[int | None, typer.Option(min=1, help="Number of workers of the cluster to start.")], None),
+    "max_memory": (Annotated[str | None, typer.Option(help="Memory limit of each process, e.g. 2GB.")], None),
+}  # fmt: skip
+# Options of the files of one call.
+OUTPUT = {
+    "chunks": (Chunks, "auto"),
+    "complevel": (Complevel, 1),
+    "packing": (Annotated[str | None, typer.Option(help="int16, or bits of the mantissa to keep.")], None),
+    "profile": (Annotated[str | None, typer.Option(help="Attributes that an archive requires: cordex-esd.")], None),
+    "attrs": (
+        Annotated[list[str] | None, typer.Option("--attr", help="Global attribute NAME=VALUE; repeatable.")], None,
+    ),
+}  # fmt: skip
+CHECK = ("tolerance", "data_vars", "mask", "na_thres", "footprint", "quantity", "bounds")
+SOURCE = ("factor", "target_grid", "method")
+
+
+def _require_input(*names: str) -> None:
+    """Refuse a misspelt name before loading the libraries, which takes seconds."""
+    from downscale.io.read import find_files
+
+    for name in names:
+        if not name.startswith("sample:"):
+            find_files(name)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the outputs; made if missing.")] = Path("demo"),
+) -> None:
+    """Downscale the embedded sample with the kernel and with a network: NetCDF, maps and a report."""
+    from downscale.runs.demo import (
+        LEARNED_NOTE,
+        demo_recipe,
+        format_comparison,
+        learned_recipe,
+        prepare_folder,
+        run_both,
+    )
+
+    prepare_folder(out)
+    from downscale.process.computing import scheduled
+
+    with scheduled():
+        outcomes, comparison = run_both(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
+    for outcome in outcomes:
+        _say_outcome(outcome)
+    say(format_comparison(comparison))
+    say(comparison.note)
+
+
+@app.command()
+@with_options(**RUN)
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="The recipe.")],
+    **how: Any,
+) -> None:
+    """Run a recipe: read, statics, downscale, terrain, validate, write."""
+    from downscale.io.paths import require_no_input
+    from downscale.runs.recipe import load_recipe
+
+    checked_recipe = load_recipe(recipe)
+    for name in (checked_recipe.output.path, checked_recipe.output.map, checked_recipe.output.report):
+        if name is not None:
+            require_no_input(Path(name).expanduser(), (recipe,))
+    _run_recipe(checked_recipe, **how)
+
+
+@app.command()
+@with_options(**options_of(), **OUTPUT, **RUN)
+def apply(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="Coarse file, or a quoted pattern.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Fine file to write (or store, OUT.zarr).")],
+    **values: Any,
+) -> None:
+    """Downscale one file into another and check conservation as written."""
+    from downscale.runs.recipe import recipe_of
+
+    factor, target = values["factor"], values["target_grid"]
+    change = f"x {factor}" if factor else f"to {target}" if target else values["method"]
+    arguments = parse_options(values, REQUEST)
+    output_section = {
+        "path": str(output), "complevel": values.pop("complevel"), "packing": parse_packing(values.pop("packing")),
+        "profile": values.pop("profile"), "attrs": parse_attrs(values.pop("attrs")),
+    }  # fmt: skip
+    title, chunks = f"{Path(source).name} {change}", parse_chunks(values.pop("chunks"))
+    _run_recipe(recipe_of(arguments, title=title, path=source, chunks=chunks, output=output_section), **values)
+
+
+def _run_recipe(recipe: Any, *, blocks: str | None, merge: bool | None, max_memory: str | None, **how: Any) -> None:
+    """Run a recipe, with the block options of the command line, and print the outcome."""
+    from downscale.options import set_options
+
+    changes = {key: value for key, value in {"blocks": blocks, "merge": merge}.items() if value is not None}
+    recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update=changes)})
+    if max_memory is not None:
+        set_options(max_memory=max_memory)
+    _require_input(*([recipe.input.path] if isinstance(recipe.input.path, str) else recipe.input.path))
+    from downscale.process.computing import scheduled
+    from downscale.runs.pipeline import run as run_recipe
+
+    with scheduled():
+        _say_outcome(run_recipe(recipe, command=shlex.join(["downscale", *typed.get()]), **how))
+
+
+def _say_outcome(outcome: Any) -> None:
+    if outcome.conservation is None and not outcome.files:
+        say(repr(outcome.plan))
+        return
+    if outcome.conservation is not None:
+        say(repr(outcome.conservation))
+    for name, values in outcome.terrain_penalty.items():
+        say(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
+    if outcome.kept:
+        verify = "verifies" if outcome.kept == 1 else "verify"
+        say(f"kept {outcome.kept} of {counted(outcome.blocks, 'block')} of an earlier run, which {verify}")
+    for path in outcome.files:
+        say(f"wrote {path}")
+
+
+@app.command()
+@with_options(**options_of(tuple(DECONVOLUTION), DECONVOLUTION), **options_of(("data_vars", "device")))
+def deconvolve(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="Blurred file, or a quoted pattern.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Restored file to write.")],
+    chunks: Chunks = "auto",
+    complevel: Complevel = 1,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    **values: Any,
+) -> None:
+    """Undo the blur of an instrument and conserve the flux of every map, checked as written."""
+    from downscale.deconvolution.psf import parse_psf
+    from downscale.steps.deconvolution import DeconvolutionMethod
+
+    arguments = parse_options(values, ("data_vars", "device"))
+    psf, dims = parse_psf(values.pop("psf")), parse_names(values.pop("dims"), "dims")
+    solver, chunk_sizes = DeconvolutionMethod(**values), parse_chunks(chunks)
+    _require_input(source)
+    from downscale.process.computing import scheduled
+    from downscale.runs.deconvolution import deconvolve_file, lines_of
+
+    with scheduled():
+        plan, facts = deconvolve_file(
+            source, output, psf, solver, dims=dims, **arguments, chunks=chunk_sizes,
+            complevel=complevel, overwrite=overwrite, dry_run=dry_run,
+        )  # fmt: skip
+    if dry_run:
+        say(str(plan))
+        if output.exists() and not overwrite:
+            say(f"note: {output} exists; to replace it, pass --overwrite")
+    elif as_json:
+        say(json.dumps({"plan": str(plan), "variables": facts, "file": str(output)}, indent=2))
+    else:
+        for line in [str(plan), *lines_of(facts), f"wrote {output}"]:
+            say(line)
+
+
+@app.command()
+@with_options(**options_of(CHECK))
+def check(
+    coarse: Annotated[str, typer.Argument(metavar="COARSE.nc", help="The coarse file, or a quoted pattern.")],
+    fine: Annotated[str, typer.Argument(metavar="FINE.nc", help="The fine file, from any source.")],
+    law: Annotated[str, typer.Option(help="The error that decides: cell or total.")] = "cell",
+    as_json: AsJson = False,
+    **values: Any,
+) -> None:
+    """Check that the fine file conserves the cell means of the coarse one; exit status 1 if it does not."""
+    arguments = parse_options(values, CHECK)
+    from downscale.check.conservation import check_conservation
+    from downscale.runs.single import open_input
+
+    report = check_conservation(open_input(coarse), open_input(fine), law=law, **arguments)
+    say(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="KERNEL|MODEL|FILE",
+            help="sobolev, transposed:5,2, weights.npy, rain, MODEL.safetensors, or FINE.nc.",
+        ),
+    ],
+    factor: Annotated[
+        str | None, typer.Option(help="Fine cells per coarse cell: 4, or 4,2 (rows, columns). Needed for a file.")
+    ] = None,
+    variable: Annotated[str | None, typer.Option("--var", help="Variable of a file; by default all.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file for all numbers.")] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Figure of the diagnosis.")] = None,
+    card_only: Annotated[bool, typer.Option("--card", help="Print only the card of a model.")] = False,
+) -> None:
+    """Diagnose artefacts of a kernel, a model (with its card) or a written file: coverage, images, checkerboards."""
+    from downscale.artefacts.diagnosis import print_diagnosis
+    from downscale.artefacts.subject import diagnose, is_model, require_outputs
+
+    pair = parse_pair(factor)
+    require_outputs(target, as_json, figure)
+    if is_model(target):
+        from downscale.models import path_of
+        from downscale.training.card import card
+
+        say(card(path_of(target, pair)))
+        if card_only:
+            return
+
+    diagnosis = diagnose(target, pair, variable)
+    print_diagnosis(diagnosis)
+    if as_json is not None:
+        diagnosis.to_json(as_json)
+    if figure is not None:
+        from downscale.artefacts.figure import draw
+
+        draw(diagnosis, figure)
+
+
+@app.command()
+def repair(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or the name of a model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The repaired checkpoint.")],
+    smooth: Annotated[float, typer.Option(help="Strength of the smoothing; 0 only imposes conservation.")] = 0.03,
+    truth: Annotated[str | None, typer.Option(help="Fine reference fields to score before and after.")] = None,
+    orog: Annotated[str | None, typer.Option(help="File with the fine orography, for models that use it.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Smooth the upsampling kernels of a trained model subject to their sum-to-one constraints."""
+    from downscale.artefacts.diagnosis import print_sections
+    from downscale.artefacts.model import fix_model
+    from downscale.io.read import open_dataset
+
+    fields = None if truth is None else open_dataset(truth)
+    tables, path = fix_model(model, smooth, out, fields, orog=orog, overwrite=overwrite)
+    print_sections(tables)
+    say(f"\nwrote {path}")
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and options."""
+    from downscale.engine.device import device_names
+    from downscale.options import get_options
+    from downscale.version import library_versions
+
+    lines = {**library_versions(), "devices": ", ".join(device_names())}
+    lines.update({f"option {name}": str(value) for name, value in get_options().items()})
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        say(f"{name.ljust(width)}  {value}")
+
+
+@app.command()
+@with_options(**options_of(SOURCE, method="sobolev, conservative, bilinear or bicubic"))
+def weights(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="A file on the coarse grid.")],
+    output: Annotated[Path, typer.Argument(metavar="WEIGHTS.nc", help="File of weights to write.")],
+    layout: Annotated[str, typer.Option(help="esmf (xESMF, NCO) or scrip (cdo remap).")] = "esmf",
+    normalization: Annotated[str, typer.Option(help="fracarea or destarea.")] = "fracarea",
+    overwrite: Overwrite = False,
+    **values: Any,
+) -> None:
+    """Write the weights of a method (row, col and S) for use in other tools."""
+    arguments = parse_options(values, SOURCE)
+    from downscale.io.paths import check_netcdf, sources_of
+    from downscale.io.weights import write_weights
+    from downscale.methods.operators import weights as weights_of
+    from downscale.runs.single import open_input
+
+    coarse, target = open_input(source), arguments["target_grid"]
+    inputs = (*sources_of(coarse), *([target] if target else []))
+    check_netcdf(output, overwrite, inputs)
+    dataset = weights_of(coarse, **arguments, layout=layout, normalization=normalization)
+    say(f"wrote {write_weights(dataset, output, overwrite=overwrite, inputs=inputs)}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="A training recipe.")],
+    resume: Annotated[bool, typer.Option(help="Resume an interrupted run.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the data, run the advisor, train nothing.")] = False,
+) -> None:
+    """Train a model on pairs of coarse and fine fields, and write its checkpoint (extra "train")."""
+    from downscale.training.schema import load_training
+
+    training = load_training(recipe)
+    from downscale.process.interrupts import Stopped, telling, what_came
+    from downscale.training.fit import folder_of, is_first
+    from downscale.training.fit import train as carry_out
+    from downscale.training.progress import resume_hint
+
+    if dry_run:
+        carry_out(training, say=say, dry_run=True)
+        return
+    folder, steps = folder_of(training), training.training.steps
+    try:
+        with telling(lambda: resume_hint(folder, steps)):
+            carry_out(training, resume, say)
+    except BaseException as error:
+        word = what_came(error)
+        if word is None:
+            raise
+        if not is_first():
+            raise typer.Exit(1) from None
+        raise Stopped(f"{word}; {resume_hint(folder, steps)}") from None
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="An evaluation recipe.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of tables and figures; made if missing.")] = None,
+) -> None:
+    """Score methods and models on held-out data: tables (markdown, CSV, NetCDF), maps and spectra."""
+    from downscale.evaluation.schema import load_evaluation
+
+    evaluation = load_evaluation(recipe)  # a wrong recipe is refused before libraries are loaded, which takes seconds
+    from downscale.evaluation.run import evaluate as carry_out
+
+    carry_out(evaluation, say, change=None if out is None else {"output.folder": str(out)})
+
+
+@app.command()
+@with_options(**options_of(("device",)))
+def encode(
+    source: Annotated[str, typer.Argument(metavar="FINE.nc", help="Fine file, a quoted pattern, or sample:NAME.")],
+    output: Annotated[Path, typer.Argument(metavar="CODE.nc", help="Output file for coarse means and code.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="A compressor: MODEL.safetensors.")],
+    report: Annotated[bool, typer.Option("--report", help="Decode too, and print errors and checkerboard.")] = False,
+    chunks: Chunks = "auto",
+    complevel: Complevel = 1,
+    overwrite: Overwrite = False,
+    **values: Any,
+) -> None:
+    """Compress fine fields to coarse means and a code; decode with `downscale apply CODE.nc --method MODEL`."""
+    device = parse_options(values, ("device",))["device"] or "auto"
+    chunk_sizes = parse_chunks(chunks)
+    _require_input(source)
+    from downscale.process.computing import scheduled
+    from downscale.runs.compression import encode_file, lines_of
+
+    with scheduled():
+        facts = encode_file(
+            source, output, method, chunks=chunk_sizes, complevel=complevel, overwrite=overwrite, device=device
+        )
+        for line in lines_of(source, output, method, facts, report):
+            say(line)
 
 
 def main(arguments: list[str] | None = None) -> int:

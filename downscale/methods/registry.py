@@ -1,6 +1,6 @@
 """The methods of downscaling in one table: their names, and what each can do.
 
-A new method with a name is one entry of ``METHODS`` and a builder in :mod:`downscale.methods.build`; one with weights
+A new method with a name is one entry of ``METHODS`` and a builder in :mod:`downscale.steps.prepare`; one with weights
 per axis is one entry of ``downscale.nn.separable.METHODS``. Learned models and any object with the protocol
 :class:`downscale.typing.Upscaler` need none.
 """
@@ -20,7 +20,7 @@ CASCADE = "cascade"
 
 
 class Method(NamedTuple):
-    """A kind of method: the name of its builder in :mod:`downscale.methods.build`, and its capabilities.
+    """A kind of method, by which :mod:`downscale.steps.prepare` builds it, and its capabilities.
 
     ``separable`` methods are one linear operator per axis, and also refine along time and layers. ``members`` states
     whether the method generates an ensemble; None if only the object shows it.

@@ -39,7 +39,7 @@ from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.registry import METHODS, find_method, name_of
 from downscale.nn.separable import operator
 from downscale.request import Request
-from downscale.steps.horizontal import fit_chunks, job_settings
+from downscale.steps.jobs import fit_chunks, job_settings
 
 KEPT_ENCODING = ("grid_mapping", "cell_measures")
 

@@ -23,7 +23,7 @@ from downscale.methods.footprint import seen_through, whole_maps
 from downscale.options import option
 from downscale.request import ARGUMENTS, DECONVOLUTION, takes
 from downscale.steps.history import add_history
-from downscale.steps.horizontal import result_type
+from downscale.steps.jobs import result_type
 from downscale.steps.prepare import pick_variables
 
 if TYPE_CHECKING:

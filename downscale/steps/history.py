@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -13,8 +14,10 @@ from downscale.errors import printable
 from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.registry import find_method, name_of
 from downscale.request import Request
-from downscale.steps.prepare import Prepared
 from downscale.version import __version__
+
+if TYPE_CHECKING:
+    from downscale.steps.prepare import Prepared
 
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 

@@ -12,76 +12,28 @@ import xarray as xr
 
 from downscale.cf.attributes import remove_references
 from downscale.cf.mapping import MOST_CORNERS
-from downscale.cf.quantities import is_sign_unknown, variable_bounds
-from downscale.conservation.measures import default_tolerance
 from downscale.engine.apply import apply, compute_block
 from downscale.engine.cut import Cut, Span
-from downscale.engine.job import Job, features_of
+from downscale.engine.job import Job
 from downscale.engine.memory import (
-    ALIVE,
     AREA_COPIES,
-    BATCH_VALUES,
     CORNER_COPIES,
     POLYGON_COPIES,
     POSITION_COPIES,
     Beside,
-    block_budget,
-    features_budget,
 )
-from downscale.errors import OptionError
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.subcells import SubcellGrid
 from downscale.methods.footprint import FootprintWork, fine_field
 from downscale.methods.learned import inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
-from downscale.request import Request
+from downscale.steps.jobs import fit_chunks
 
 if TYPE_CHECKING:
     from downscale.steps.prepare import Prepared
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 MISSING_FLAG = np.int8(-1)
-NOTHING = Beside()
-
-
-def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
-    """Return the settings of a job that depend only on the variable and the request, not on the axes."""
-    dtype = result_type(variable.dtype)
-    bounds = variable_bounds(variable, name, request.bounds) if request.conserve == "cell" else (None, None)
-    if extensive and request.bounds == "auto":
-        bounds = (0.0 if bounds[0] == 0 else None, None)
-    if extensive and not set(bounds) <= {None, 0.0}:
-        # The sum over a small part may be anything up to that of the whole; only the sign is common to both.
-        raise OptionError(f"{name}: expected bounds of 0 or none for sums over cells, received {bounds}; drop them")
-    tolerance = request.setting("tolerance")
-    return {
-        "name": name,
-        "dtype": dtype,
-        "tolerance": default_tolerance(dtype) if tolerance is None else float(tolerance),
-        # Global conservation is imposed on whole maps after the blocks; along one axis it follows from cell
-        # conservation.
-        "conserve": "cell" if request.conserve == "cell" else None,
-        "bounds": bounds,
-        "strict_bounds": request.bounds != "auto",
-        "extensive": extensive,
-        "check": request.setting("check"),
-        "device": request.setting("device"),
-        "na_thres": request.na_thres,
-        "tell_negative": is_sign_unknown(variable, name, request.bounds),
-    }
-
-
-def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the floating type that holds a coarse type: float32 for up to two bytes, else float64.
-
-    Examples
-    --------
-    >>> result_type(np.dtype("int16"))
-    dtype('float32')
-    """
-    if dtype.kind == "f" and dtype.itemsize in (4, 8):
-        return np.dtype(f"f{dtype.itemsize}")
-    return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
 
 
 def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
@@ -150,55 +102,6 @@ def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
     if prepared.where.planes is not None:
         copies += CORNER_COPIES if cells <= MOST_CORNERS else POSITION_COPIES
     return copies + POLYGON_COPIES * isinstance(job.fine, CurvilinearGrid)
-
-
-def fit_chunks(data: Any, job: Job, other: Beside = NOTHING) -> Any:
-    """Return a lazy array in chunks whose fine fields stay within the budget of a block.
-
-    The leading dimensions are split first, then maps into bands of rows; ``other`` is the memory held besides.
-    """
-    if not isinstance(data, da.Array):
-        return data
-    factor = job.cells.factor_y * job.cells.factor_x
-    largest = [max(sizes) for sizes in data.chunks]
-    rows = job.upscaler.halo is not None and job.target is None
-    # One map may be too large for a network, even if time is split.
-    band, features = _band(largest, job, rows)
-    if band < largest[-2]:
-        data, largest[-2] = data.rechunk({data.ndim - 2: band}), band
-    budget = block_budget(features, other.whole)
-    for axis in range(data.ndim - 1 if rows else data.ndim - 2):
-        maps, cells = np.prod(largest[:-2]), largest[-2] * largest[-1] * factor
-        excess = cells * (maps * job.dtype.itemsize + other.per_cell / ALIVE) / budget
-        if excess <= 1:
-            break
-        pieces = min(int(np.ceil(excess)), _most_pieces(largest, axis, job))
-        largest[axis] = -(-largest[axis] // pieces)
-        data = data.rechunk({axis: largest[axis]})
-    return data
-
-
-def _band(largest: list[int], job: Job, cuttable: bool) -> tuple[int, int]:
-    """Return the rows of a band that leaves room for the features of a network, and the bytes of these features."""
-    rows, columns = largest[-2:]
-    features, room = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
-    if features <= room or not cuttable:
-        return rows, features
-    halo_rows = _around(largest, job)
-    band = min(max(room * rows // features - halo_rows, halo_rows, 8), rows)
-    return band, features_of(job, BATCH_VALUES, (min(band + halo_rows, rows), columns))
-
-
-def _around(largest: list[int], job: Job) -> int:
-    """Return the rows that a band needs around its own."""
-    return 2 * (job.upscaler.halo[0] + job.margin[0]) if job.upscaler.halo else largest[-2]
-
-
-def _most_pieces(largest: list[int], axis: int, job: Job) -> int:
-    """Return the maximum number of pieces of a dimension: bands are at least as wide as their halo."""
-    if axis < len(largest) - 2:
-        return largest[axis]
-    return max(largest[axis] // max(_around(largest, job), 8), 1)
 
 
 def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
