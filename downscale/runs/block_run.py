@@ -22,6 +22,7 @@ import dask
 import numpy as np
 import xarray as xr
 
+from downscale.api import downscale_request
 from downscale.cf.horizontal import ParsedGrids, share_grids
 from downscale.cf.times import time_encodings
 from downscale.conservation.report import ConservationReport, VariableReport
@@ -30,12 +31,13 @@ from downscale.io.chunks import chunk_sizes
 from downscale.io.leases import only_run, require_no_run
 from downscale.io.merge import merge_files
 from downscale.options import get_options, option, set_options
+from downscale.output import to_netcdf, to_zarr
 from downscale.process.interrupts import Stopped, Terminated, go_on, telling, what_came
 from downscale.runs.blocks import BlockPlan, absolute, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import clear, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
-from downscale.runs.single import open_input, produce
+from downscale.runs.single import STORE, build_request, check_options, fields_to_check, open_input
 
 Tell = Callable[[], None]
 # Smaller arrays are stored in one chunk.
@@ -48,6 +50,24 @@ TRANSIENT.add(getattr(errno, "EREMOTEIO", errno.EIO))
 REPORT_FIELDS = [attribute.name for attribute in fields(VariableReport)]
 COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds", "near_checked",
           "near_failed", "cells_with_gaps", "negative_values")  # fmt: skip
+
+
+def produce(
+    coarse: xr.Dataset, recipe: Recipe, path: str | Path, check: bool, *, overwrite: bool, encode: Any = None
+) -> ConservationReport | None:
+    """Downscale a Dataset and write it to ``path``; return the check report of the written file, or None.
+
+    ``encode`` maps the result to the ``encoding`` of its storage; by default the recipe sets it.
+    """
+    fine: Any = downscale_request(coarse, build_request(recipe))
+    coarse_fields = fields_to_check(coarse, recipe) if check else None
+    encoding = recipe.output.encoding if encode is None else encode(fine)
+    write = to_zarr if str(path).endswith(STORE) else to_netcdf
+    output = recipe.output
+    return write(
+        fine, path, coarse=coarse_fields, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
+        profile=output.profile, attrs=output.attrs, encoding=encoding, **check_options(recipe),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

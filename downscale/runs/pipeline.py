@@ -24,11 +24,11 @@ from downscale.plot.figures import compare
 from downscale.plot.style import check_path
 from downscale.report.page import Outcome, draw_pictures, facts_path, write_report
 from downscale.request import Request
-from downscale.runs.block_run import BlockOptions, choose_blocks, lock_outputs, run_blocks
+from downscale.runs.block_run import BlockOptions, choose_blocks, lock_outputs, produce, run_blocks
 from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
-from downscale.runs.single import STORE, build_request, has_means, open_input, produce, static_sources
+from downscale.runs.single import STORE, build_request, has_means, open_input, static_sources
 from downscale.steps.prepare import split_request
 
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.api import downscale_request
 from downscale.cf.coordinates import select
-from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing
 from downscale.io.paths import called, sources_of
@@ -17,7 +15,6 @@ from downscale.io.read import open_dataset
 from downscale.io.statics import pick_static
 from downscale.losses.penalty import TerrainPenalty
 from downscale.methods.learned import makes_mask
-from downscale.output import to_netcdf, to_zarr
 from downscale.request import Request
 from downscale.runs.recipe import Downscale, Recipe
 
@@ -68,24 +65,6 @@ def static_sources(recipe: Recipe) -> tuple[str, ...]:
     if recipe.statics is None:
         return tuple(files)
     return (*sources_of(open_input(recipe.statics.orog, chunks=None)), *files)
-
-
-def produce(
-    coarse: xr.Dataset, recipe: Recipe, path: str | Path, check: bool, *, overwrite: bool, encode: Any = None
-) -> ConservationReport | None:
-    """Downscale a Dataset and write it to ``path``; return the check report of the written file, or None.
-
-    ``encode`` maps the result to the ``encoding`` of its storage; by default the recipe sets it.
-    """
-    fine: Any = downscale_request(coarse, build_request(recipe))
-    coarse_fields = fields_to_check(coarse, recipe) if check else None
-    encoding = recipe.output.encoding if encode is None else encode(fine)
-    write = to_zarr if str(path).endswith(STORE) else to_netcdf
-    output = recipe.output
-    return write(
-        fine, path, coarse=coarse_fields, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
-        profile=output.profile, attrs=output.attrs, encoding=encoding, **check_options(recipe),
-    )  # fmt: skip
 
 
 def fields_to_check(coarse: xr.Dataset, recipe: Recipe) -> xr.Dataset:
