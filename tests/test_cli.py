@@ -20,7 +20,7 @@ from sample_fields import field_on, rain_on, region, relief_on, same_bits, world
 import downscale
 from downscale.cli.arguments import parse_bounds, parse_names, parse_pairs
 from downscale.errors import OptionError
-from downscale.runs import single
+from downscale.runs import block_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,8 +119,8 @@ def test_json_of_a_lawful_file(here):
 
 
 def test_a_run_whose_law_is_broken_ends_with_one(here, monkeypatch):
-    honest = single.downscale_request
-    monkeypatch.setattr(single, "downscale_request", lambda *a, **k: honest(*a, **k) * 1.001)
+    honest = block_run.downscale_request
+    monkeypatch.setattr(block_run, "downscale_request", lambda *a, **k: honest(*a, **k) * 1.001)
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
     assert said.status == 1
     assert "tas: expected the cell law within 1e-12, received a largest relative error of 0.000999" in said.complaint
@@ -223,7 +223,7 @@ def test_an_interrupted_run_says_so(here, monkeypatch):
     def stop(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(single, "downscale_request", stop)
+    monkeypatch.setattr(block_run, "downscale_request", stop)
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
     assert said.status == 130
     assert said.complaint == "downscale: interrupted; nothing incomplete was left behind"
@@ -242,7 +242,7 @@ def test_no_traceback_whatever_happens(here, monkeypatch, error, status, words):
     def fail(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(single, "downscale_request", fail)
+    monkeypatch.setattr(block_run, "downscale_request", fail)
     monkeypatch.setattr(sys, "orig_argv", ["downscale"])
     said = command("apply", "in.nc", "out.nc", "--factor", 2)
     assert said.status == status

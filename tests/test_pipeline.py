@@ -21,7 +21,7 @@ import downscale
 from downscale.check import self_validation
 from downscale.errors import ConservationError, OutputError
 from downscale.request import Request
-from downscale.runs import pipeline, single
+from downscale.runs import block_run, pipeline, single
 from downscale.runs.demo import demo_recipe, format_comparison, prepare_folder, run_both
 from downscale.runs.recipe import parse_recipe
 
@@ -200,7 +200,7 @@ def test_a_file_of_codes_alone_is_written(tmp_path):
 
 def test_outputs_are_checked_before_any_work(tmp_path, monkeypatch):
     """Another run's facts are not replaced, no two outputs share a name, and no input is one."""
-    monkeypatch.setattr(single, "downscale_request", lambda *a, **k: pytest.fail("work was done"))
+    monkeypatch.setattr(block_run, "downscale_request", lambda *a, **k: pytest.fail("work was done"))
     relief_on(region()).to_netcdf(tmp_path / "relief.nc")
     statics = {"orog": str(tmp_path / "relief.nc")}
     (tmp_path / "old.json").write_text("precious")
@@ -234,13 +234,13 @@ def test_no_part_of_a_pattern_is_overwritten(tmp_path):
 
 
 def test_a_run_whose_law_is_broken_leaves_nothing(tmp_path, monkeypatch):
-    honest = single.downscale_request
+    honest = block_run.downscale_request
 
     def leaking(*arguments: Any, **options: Any) -> xr.Dataset:
         return honest(*arguments, **options) * 1.001
 
     recipe = small(tmp_path, output={"map": "m.png", "report": "r.html"})
-    monkeypatch.setattr(single, "downscale_request", leaking)
+    monkeypatch.setattr(block_run, "downscale_request", leaking)
     with pytest.raises(ConservationError, match="tas: expected the cell law within 1e-12"):
         pipeline.run(recipe)
     assert os.listdir(tmp_path) == ["in.nc"]

@@ -419,14 +419,14 @@ def test_ranges_of_single_blocks_are_good_apart(here):
 
 
 def test_a_broken_law_is_told_and_what_is_done_stays(here, monkeypatch):
-    honest = single.downscale_request
+    honest = block_run.downscale_request
     count = [0]
 
     def leaking(*arguments: Any, **options: Any) -> xr.Dataset:
         count[0] += 1
         return honest(*arguments, **options) * (1.001 if count[0] == 2 else 1)
 
-    monkeypatch.setattr(single, "downscale_request", leaking)
+    monkeypatch.setattr(block_run, "downscale_request", leaking)
     said = command(*APPLY, "--blocks", 7)
     assert said.status == 1
     assert "expected the cell law within" in said.complaint
@@ -500,14 +500,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT])
 def test_what_passes_is_tried_again(here, monkeypatch, impatient, number):
     faults = [OSError(number, "for a moment")] * 2
-    honest = single.downscale_request
+    honest = block_run.downscale_request
 
     def shaky(*arguments: Any, **options: Any) -> Any:
         if faults:
             raise faults.pop()
         return honest(*arguments, **options)
 
-    monkeypatch.setattr(single, "downscale_request", shaky)
+    monkeypatch.setattr(block_run, "downscale_request", shaky)
     said = good(command(*APPLY, "--blocks", 10))
     assert said.err.count("for a moment; trying again in") == 2
     assert raw(Path("out.nc")) == whole()
@@ -524,7 +524,7 @@ def test_what_stays_is_told_at_once(here, monkeypatch, impatient, error):
         count[0] += 1
         raise error
 
-    monkeypatch.setattr(single, "downscale_request", broken)
+    monkeypatch.setattr(block_run, "downscale_request", broken)
     said = command(*APPLY, "--blocks", 10)
     assert said.status in (1, 2)
     assert said.complaint
