@@ -94,10 +94,12 @@ def relief_on(grid: RectilinearGrid, factor: tuple[int, int] = (2, 2), seed: int
     return xr.Dataset({"orog": ((y, x), values, attrs)}, coords)
 
 
-def random_field(shape: tuple[int, ...], seed: int = 0, missing: float = 0.0) -> torch.Tensor:
-    """Normal values about 280 of which ``missing`` are NaN."""
+def random_field(
+    shape: tuple[int, ...], seed: int = 0, missing: float = 0.0, mean: float = 280.0, scale: float = 10.0
+) -> torch.Tensor:
+    """Normal values of which ``missing`` are NaN."""
     rng = np.random.default_rng(seed)
-    field = torch.from_numpy(rng.standard_normal(shape) * 10 + 280)
+    field = torch.from_numpy(rng.standard_normal(shape) * scale + mean)
     field[torch.from_numpy(rng.uniform(size=shape) < missing)] = torch.nan
     return field
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_fields import random_field as normal_field
 from scipy.optimize import minimize
 from strategies import cuttings, factor_pairs, generator, grids, irregular, longitudes, projected_axes, seeds
 
@@ -24,14 +26,8 @@ from downscale.losses.penalty import TerrainPenalty
 from downscale.losses.terrain import TerrainRefinement, terrain_gradient_penalty
 from downscale.nn.upsample import SobolevUpsample
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The fields are tiny: handing them to several threads takes longer than the arithmetic."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+random_field = partial(normal_field, mean=0.0, scale=1.0)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plane(rows: int, columns: int, step: float = 1.0) -> RectilinearGrid:
@@ -41,13 +37,6 @@ def plane(rows: int, columns: int, step: float = 1.0) -> RectilinearGrid:
 def world(rows: int, columns: int) -> RectilinearGrid:
     lat, lon = np.linspace(90, -90, rows + 1), np.linspace(0, 360, columns + 1)
     return RectilinearGrid(CellAxis(lat, "latitude"), CellAxis(lon, "longitude"))
-
-
-def random_field(shape, seed: int = 0, missing: float = 0.0) -> torch.Tensor:
-    rng = generator(seed)
-    field = torch.from_numpy(rng.standard_normal(shape))
-    field[torch.from_numpy(rng.uniform(size=shape) < missing)] = torch.nan
-    return field
 
 
 def penalty_of(field, grid, allowed, mask=None) -> torch.Tensor:
