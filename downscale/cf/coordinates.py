@@ -263,7 +263,7 @@ def read_areas(ds: xr.Dataset, where: Horizontal, field: str, what: str) -> tupl
     warnings.warn(
         f"{name}: expected the cell areas of the {what} in m2, received {ratio.min():.3g} to {ratio.max():.3g} times "
         "these; areas from the cells are used, repair the file",
-        UserWarning, stacklevel=5,
+        UserWarning, stacklevel=4,
     )  # fmt: skip
     return None
 
